@@ -1,0 +1,38 @@
+"""The feed's tables, in the write database. command_server's migrations make them; this is their one description.
+
+A position is a counter's next value, taken under the counter's row lock in the transaction that inserts the event, and
+the lock is held until that transaction ends. So positions commit in order and without a gap: whoever sees position p
+can never meet a new event at or below p. A sequence would not do: its values are taken outside the transaction, so they
+commit out of order and leave gaps, and a reader that tails them skips events for good. Transaction ids would not do
+either: one long transaction anywhere would hold every reader back, and a dump and restore gives all rows new ones.
+"""
+
+from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, Text, Uuid, func
+
+SCHEMA = "tandem_write"
+CHANNEL = "tandem_feed"
+"""The NOTIFY channel of the write database; one notification a commit, with no payload."""
+
+metadata = MetaData(schema=SCHEMA)
+
+feed_head = Table(
+    "feed_head",
+    metadata,
+    Column("id", SmallInteger, primary_key=True),
+    Column("epoch", Uuid, nullable=False),
+    Column("position", BigInteger, nullable=False),
+)
+"""One row: the feed's epoch and its last position."""
+
+event = Table(
+    "event",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", Text, nullable=False),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("payload", LargeBinary, nullable=False),
+)
+"""The events, append-only, partitioned by ranges of PARTITION_SIZE positions. `payload` is a commerce.event.v1.Event."""
+
+PARTITION_SIZE = 10_000_000
+"""Positions in a partition: some gigabytes, so that dropping old ones is worth a command and an index stays shallow."""

@@ -1,0 +1,86 @@
+"""The cache's keys, entries and nodes, as projector and query_server both see them.
+
+A key names the view, the node's epoch and the row. An epoch is a random word that belongs to one writer at one node for
+as long as that writer has missed nothing: when a write fails, or another projector takes the view over without a clean
+hand-over, the epoch ends, and what was stored under it can never be read again, whoever writes it, and however late.
+So an older entry cannot replace a newer one: within an epoch there is one writer, on one connection, in order.
+"""
+
+import secrets
+import uuid
+
+from commerce.internal.v1.stored_pb2 import CacheEntry
+from pymemcache.client.base import Client
+from pymemcache.client.rendezvous import RendezvousHash
+
+CacheEpochs = dict[str, str | None]
+"""Node ("host:port") to its epoch; None while the node is fenced off. The order is that of the setting."""
+
+PLACEHOLDER: bytes = CacheEntry().SerializeToString()
+"""What a reader stores while it fills a missing entry: an entry without a value."""
+
+LEASE_SECONDS = 3
+"""How long a placeholder lives: longer than a read of the database takes, short enough that a reader that died costs
+little."""
+
+
+def new_epoch() -> str:
+    """A word that no earlier epoch had, also when the read database was restored from a backup: 64 random bits."""
+    return secrets.token_hex(8)
+
+
+def cache_key(view: str, epoch: str, key: uuid.UUID) -> str:
+    """memcached's key for a row: at most 80 bytes, without blanks or control characters."""
+    return f"{view}:{epoch}:{key.hex}"
+
+
+def encode_entry(value: bytes) -> bytes:
+    return CacheEntry(value=value).SerializeToString()
+
+
+def decode_entry(raw: bytes) -> bytes | None:
+    """The view's bytes, or None for a placeholder."""
+    entry = CacheEntry.FromString(raw)
+    return entry.value if entry.HasField("value") else None
+
+
+class Ring:
+    """Which node a key belongs to, over all configured nodes, whether they are up or not.
+
+    A key never moves because its node is away: moving it back later would bring old values back to life.
+    """
+
+    def __init__(self, nodes: list[str]) -> None:
+        self.nodes = nodes
+        self._hash = RendezvousHash(nodes)
+
+    def node_of(self, key: uuid.UUID) -> str:
+        if len(self.nodes) == 1:
+            return self.nodes[0]
+        node: str = self._hash.get_node(key.hex)
+        return node
+
+
+def parse_node(node: str) -> tuple[str, int]:
+    """("host", port) of "host:port". Raises ValueError."""
+    host, separator, port = node.rpartition(":")
+    if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{node!r} is not host:port")
+    return host.strip("[]"), int(port)
+
+
+def node_client(node: str, *, timeout: float) -> Client:
+    """A connection to one memcached node, for one thread. `timeout` in seconds, for connecting and for each answer.
+
+    pymemcache's defaults are not ours: it would wait for ever, delay small packets, and call an `add` that was
+    refused a success (default_noreply).
+    """
+    return Client(
+        parse_node(node),
+        connect_timeout=timeout,
+        timeout=timeout,
+        no_delay=True,
+        default_noreply=False,
+        ignore_exc=False,
+        allow_unicode_keys=False,
+    )

@@ -1,0 +1,87 @@
+"""The read database. projector's migrations make these tables; this is their one description.
+
+A view's row holds its message, serialised with deterministic=True, beside the columns that reads select and sort by:
+the hot path moves these bytes and never parses them.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Index,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    Uuid,
+    func,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+SCHEMA = "tandem_read"
+CHANNEL = "tandem_projection"
+"""The NOTIFY channel of the read database: one Announcement after every batch, and every second."""
+
+metadata = MetaData(schema=SCHEMA)
+
+projection = Table(
+    "projection",
+    metadata,
+    Column("view", Text, primary_key=True),
+    Column("feed_epoch", Uuid, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("cache_epochs", JSONB, nullable=True),
+)
+"""One row a view: the last position that its rows include, in the same transaction as the rows.
+
+cache_epochs: {node: epoch} as a projector that stopped cleanly left it, in the order of the nodes; NULL while one runs
+or after one died, and then nobody may trust what is in the cache.
+"""
+
+change = Table(
+    "change",
+    metadata,
+    Column("position", BigInteger, nullable=False),
+    Column("view", Text, nullable=False),
+    Column("key", Uuid, nullable=False),
+    Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("view", "position", "key"),
+)
+"""The change log: which key of which view changed at which position. Kept for a while, then purged."""
+
+
+def _view_table(name: str, *columns: Column[object]) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("key", Uuid, primary_key=True),
+        Column("position", BigInteger, nullable=False),
+        *columns,
+        Column("value", LargeBinary, nullable=False),
+    )
+
+
+order_details = _view_table("order_details")
+product_card = _view_table("product_card")
+customer_profile = _view_table("customer_profile")
+order_summary = _view_table(
+    "order_summary",
+    Column("customer_id", Uuid, nullable=False),
+    Column("placed_at", DateTime(timezone=True), nullable=False),
+    Column("placed_position", BigInteger, nullable=False),
+)
+Index(
+    "order_summary_recent",
+    order_summary.c.customer_id,
+    order_summary.c.placed_at.desc(),
+    order_summary.c.placed_position.desc(),
+)
+
+VIEWS: dict[str, Table] = {
+    table.name: table for table in (order_details, order_summary, product_card, customer_profile)
+}
+"""The views by name. A view's name is its table's, everywhere."""
+
+CACHED_VIEWS: frozenset[str] = frozenset({"order_details", "product_card", "customer_profile"})
+"""The views that are read by key and so have entries in memcached. Lists come from an index of the read database."""

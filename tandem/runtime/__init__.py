@@ -1,0 +1,1 @@
+"""What every service runs on: settings, server, errors, logs, metrics, database engines. No domain word in here."""

@@ -1,0 +1,143 @@
+"""PostgreSQL: engines, sessions that cannot hang, which failures pass, and migrations."""
+
+from pathlib import Path
+
+import alembic.command
+import alembic.config
+import psycopg
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from tandem.runtime.settings import DatabaseSettings, SettingsError
+
+# SQLSTATE classes and codes of failures that may pass when the same is tried again: connection lost, transaction
+# rolled back (deadlock, serialisation), out of resources, operator intervention (shutdown, failover), read-only
+# standby, lock not available.
+_PASSING_CLASSES = ("08", "40", "53", "57")
+_PASSING_CODES = ("25006", "55P03")
+
+
+def database_url(settings: DatabaseSettings) -> URL:
+    """The URL for SQLAlchemy, with the password from its file. Raises SettingsError."""
+    try:
+        url = make_url(settings.url.get_secret_value())
+    except ArgumentError:
+        raise SettingsError("database url: must look like postgresql://user@host:port/database") from None
+    if url.get_backend_name() != "postgresql":
+        raise SettingsError(f"database url: must begin with postgresql://, not {url.get_backend_name()}://")
+    if settings.password_file is not None:
+        try:
+            url = url.set(password=settings.password_file.read_text(encoding="utf-8").strip())
+        except OSError as error:
+            raise SettingsError(f"database password_file: {error}") from error
+    return url.set(drivername="postgresql+psycopg")
+
+
+def connection_arguments(settings: DatabaseSettings, name: str) -> dict[str, object]:
+    """Arguments for every connection: the session's limits, and keepalives so that a dead peer is noticed.
+
+    A client that stops in the middle of a transaction (paused, cut off) must not keep its locks: the server ends such a
+    transaction after the time that a statement may take. Both ends probe a silent connection after 5 s, three times.
+    """
+    options = {
+        "statement_timeout": f"{int(settings.statement_timeout * 1000)}ms",
+        "lock_timeout": f"{int(settings.lock_timeout * 1000)}ms",
+        "idle_in_transaction_session_timeout": f"{int(settings.statement_timeout * 1000)}ms",
+        "tcp_keepalives_idle": "5",
+        "tcp_keepalives_interval": "2",
+        "tcp_keepalives_count": "3",
+    }
+    return {
+        "options": " ".join(f"-c {key}={value}" for key, value in options.items()),
+        "connect_timeout": settings.connect_timeout,
+        "application_name": name,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+    }
+
+
+def create_database_engine(settings: DatabaseSettings, *, name: str, pool_size: int) -> Engine:
+    """An engine of at most `pool_size` connections, which waits `connect_timeout` seconds for a free one.
+
+    Nothing connects before the first use. `name` is what pg_stat_activity shows.
+    """
+    return create_engine(
+        database_url(settings),
+        connect_args=connection_arguments(settings, name),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=settings.connect_timeout,
+    )
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same work may succeed when tried again: True for a failed connection, a deadlock, a failover."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if not isinstance(cause, psycopg.Error):
+        return False
+    state = cause.sqlstate
+    if state is None:
+        # No answer from the server: the connection could not be made, or broke.
+        return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
+    return state.startswith(_PASSING_CLASSES) or state in _PASSING_CODES
+
+
+def listen_url(settings: DatabaseSettings) -> str:
+    """The URL for a plain psycopg connection, as LISTEN needs one of its own."""
+    return database_url(settings).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+# Serialises migrations of one database: two servers that start together must not both create the tables.
+_MIGRATION_LOCK = 7_246_001
+
+
+def migrate(settings: DatabaseSettings, scripts: Path, schema: str) -> str:
+    """Brings `schema` to the newest migration in `scripts`; returns its revision. Safe to run at any time, by several.
+
+    Raises sqlalchemy.exc.DBAPIError; nothing is changed then.
+    """
+    engine = create_database_engine(settings, name="tandem-migrate", pool_size=1)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+            config = _alembic(scripts)
+            config.attributes["connection"] = connection
+            config.attributes["schema"] = schema
+            alembic.command.upgrade(config, "head")
+            return newest_revision(scripts)
+    finally:
+        engine.dispose()
+
+
+def newest_revision(scripts: Path) -> str:
+    """The revision that the program needs."""
+    revision = ScriptDirectory.from_config(_alembic(scripts)).get_current_head()
+    assert revision is not None, f"no migrations in {scripts}"
+    return revision
+
+
+def current_revision(connection: Connection, schema: str) -> str | None:
+    """The revision that the database has; None before the first migration."""
+    return MigrationContext.configure(connection, opts={"version_table_schema": schema}).get_current_revision()
+
+
+def run_migrations(connection: Connection, schema: str) -> None:
+    """What an alembic env.py does here: run them in the transaction of `connection`, version table in `schema`."""
+    from alembic import context  # noqa: PLC0415 - only there while alembic runs an env.py
+
+    context.configure(connection=connection, version_table_schema=schema, transaction_per_migration=False)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _alembic(scripts: Path) -> alembic.config.Config:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    return config

@@ -1,0 +1,183 @@
+"""A service's process: the gRPC server, health, reflection, what runs beside them, and a stop that loses nothing."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import grpc
+import pygrpc_native.aio
+import uvloop
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from tandem.runtime.rpc import Admission, add_service
+from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
+from tandem.runtime.telemetry import log, serve_metrics
+
+# How often readiness is asked again. Orchestrators probe every few seconds; a store's return should not wait for more.
+_READINESS_SECONDS = 1.0
+# Clients that keep idle connections open ping; the default minimum of 5 minutes would close them (too_many_pings).
+_MIN_PING_MILLISECONDS = 10_000
+
+
+class Component(Protocol):
+    """Something that runs beside the server: started before it, in order, and stopped after it, in reverse."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Application:
+    """A service, wired. `build(settings)` of each service makes one and that is all the wiring there is."""
+
+    name: str
+    server: ServerSettings
+    service: ServiceDescriptor
+    servicer: object
+    ready: Callable[[], Awaitable[bool]]
+    """Whether calls can be answered now: its stores are there and their schema is the one this program needs."""
+    components: Sequence[Component] = field(default_factory=tuple)
+
+
+class PortInUse(Exception):
+    """The port to listen on is taken; the message names it."""
+
+
+class RunningApplication:
+    """A started application; `port` is the one it listens on."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._health = health.aio.HealthServicer()
+        self._readiness: asyncio.Task[None] | None = None
+        self._started: list[Component] = []
+        self._stop_metrics: Callable[[], None] = lambda: None
+        self._server = _new_server(application.server)
+        self.port = 0
+
+    async def start(self) -> None:
+        """Starts components, then the server. Raises PortInUse; what was started is then stopped again."""
+        application = self._application
+        try:
+            self.port = _bind(self._server, application.server)
+            for component in application.components:
+                await component.start()
+                self._started.append(component)
+            add_service(
+                self._server,
+                application.service,
+                application.servicer,
+                Admission(application.server.max_concurrent_calls),
+            )
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            if application.server.reflection:
+                names = (application.service.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+                reflection.enable_server_reflection(names, self._server)
+            await self._set_health(await application.ready())
+            await self._server.start()
+            self._stop_metrics = _start_metrics(application.server)
+        except BaseException:
+            await self._stop_components()
+            raise
+        self._readiness = asyncio.create_task(self._follow_readiness())
+        log.info("serving", host=application.server.host, port=self.port, transport=type(self._server).__module__)
+
+    async def stop(self) -> None:
+        """Says NOT_SERVING, refuses new calls, lets those under way finish, then stops the components."""
+        settings = self._application.server
+        if self._readiness is not None:
+            self._readiness.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._readiness
+        log.info("stopping")
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(settings.drain_delay_seconds)
+        await self._server.stop(settings.drain_seconds)
+        await self._stop_components()
+        self._stop_metrics()
+        log.info("stopped")
+
+    async def _stop_components(self) -> None:
+        while self._started:
+            await self._started.pop().stop()
+
+    async def _follow_readiness(self) -> None:
+        while True:
+            await asyncio.sleep(_READINESS_SECONDS)
+            await self._set_health(await self._application.ready())
+
+    async def _set_health(self, ready: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", self._application.service.full_name):
+            await self._health.set(name, status)
+
+
+def run(application: Application) -> int:
+    """Runs until SIGTERM or SIGINT; returns the exit code. What stops it early is said on standard error."""
+    try:
+        uvloop.run(_serve_until_signalled(application))
+    except (PortInUse, SettingsError) as error:
+        sys.stderr.write(f"{application.name}: {error}\n")
+        return 1
+    return 0
+
+
+async def _serve_until_signalled(application: Application) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    running = RunningApplication(application)
+    await running.start()
+    await stop.wait()
+    await running.stop()
+
+
+def _new_server(settings: ServerSettings) -> aio.Server:
+    options: list[tuple[str, int]] = [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_MILLISECONDS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.so_reuseport", 0),
+    ]
+    if settings.transport == "grpcio" or settings.tls is not None:
+        return aio.server(options=options)
+    server: aio.Server = pygrpc_native.aio.server(options=options)
+    return server
+
+
+def _bind(server: aio.Server, settings: ServerSettings) -> int:
+    address = f"{settings.host}:{settings.port}"
+    try:
+        if settings.tls is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, _credentials(settings.tls))
+    except RuntimeError as error:
+        raise PortInUse(
+            f"cannot listen on {address}: the port is in use, or the address is not this machine's"
+        ) from error
+
+
+def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
+    try:
+        pair = (tls.key_file.read_bytes(), tls.certificate_file.read_bytes())
+        client_ca = tls.client_ca_file.read_bytes() if tls.client_ca_file else None
+    except OSError as error:
+        raise SettingsError(f"tls: {error}") from error
+    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
+
+
+def _start_metrics(settings: ServerSettings) -> Callable[[], None]:
+    try:
+        return serve_metrics(settings.host, settings.metrics_port)
+    except OSError as error:
+        raise PortInUse(f"cannot serve metrics on {settings.host}:{settings.metrics_port}: {error.strerror}") from error

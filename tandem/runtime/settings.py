@@ -1,0 +1,199 @@
+"""Settings: shared blocks, and the one place that reads the environment.
+
+A service's settings come from the environment (`TANDEM_COMMAND_DATABASE__URL=…`) over a TOML file that TANDEM_CONFIG
+names (`[command.database]` / `url = "…"`) over the defaults. An unknown key is an error in either. Settings are frozen.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+# The sections of the file, and the middle word of the environment names.
+SECTIONS = ("command", "query", "projector")
+CONFIG_VARIABLE = "TANDEM_CONFIG"
+
+
+class SettingsError(Exception):
+    """The settings are wrong; the message names every wrong key and where it came from."""
+
+
+class Block(BaseModel):
+    """A group of settings that several services share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatabaseSettings(Block):
+    """One PostgreSQL database."""
+
+    url: SecretStr = Field(description="postgresql://user:password@host:port/database, or ?host=/socket/folder")
+    password_file: Path | None = Field(None, description="A file that holds the password, instead of one in the URL")
+    connect_timeout: int = Field(3, ge=1, le=60, description="Seconds to wait for a connection")
+    statement_timeout: float = Field(5.0, gt=0, le=300, description="Seconds that one statement may take")
+    lock_timeout: float = Field(2.0, gt=0, le=300, description="Seconds that a statement may wait for a row lock")
+
+
+class TlsSettings(Block):
+    """TLS in this process; leave it out behind a sidecar."""
+
+    certificate_file: Path = Field(description="PEM file with the server's certificate chain")
+    key_file: Path = Field(description="PEM file with its private key")
+    client_ca_file: Path | None = Field(None, description="PEM file; when set, clients must show a certificate of it")
+
+
+class ServerSettings(Block):
+    """The gRPC server."""
+
+    host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for every interface")
+    port: int = Field(ge=0, le=65535, description="The port to listen on; 0 takes a free one and logs it")
+    transport: Literal["auto", "native", "grpcio"] = Field(
+        "auto", description="native serves HTTP/2 outside the GIL and no TLS; auto takes it where it can"
+    )
+    tls: TlsSettings | None = Field(None, description="Speak TLS (transport grpcio)")
+    max_concurrent_calls: int = Field(
+        2048, ge=1, description="Calls under way at once; past it RESOURCE_EXHAUSTED. Health checks are not counted"
+    )
+    max_message_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="The largest message to receive or send")
+    drain_seconds: float = Field(10.0, ge=0, le=300, description="How long calls under way may finish at a stop")
+    drain_delay_seconds: float = Field(
+        0.0, ge=0, le=300, description="How long to answer NOT_SERVING before new calls are refused at a stop"
+    )
+    reflection: bool = Field(True, description="Serve reflection, so that grpcurl needs no proto files")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port for Prometheus metrics over HTTP; 0 is off")
+
+    @model_validator(mode="after")
+    def _native_speaks_no_tls(self) -> Self:
+        if self.tls is not None and self.transport == "native":
+            raise ValueError("transport native cannot speak TLS: use auto or grpcio")
+        return self
+
+
+class LogSettings(Block):
+    """Logs, one JSON object a line on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to log")
+
+
+class ServiceSettings(BaseSettings):
+    """The base of a service's settings. Subclasses set `section` and `env_prefix`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_nested_delimiter="__", nested_model_default_partial_update=True
+    )
+    section: ClassVar[str]
+
+    log: LogSettings = Field(LogSettings(level="info"), description="Logs")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Explicit arguments (tests) over the environment over the file."""
+        return init_settings, env_settings, _FileSection(settings_cls, cls.section)
+
+
+class _FileSection(PydanticBaseSettingsSource):
+    """One section of the TOML file that TANDEM_CONFIG names; empty when it names none."""
+
+    def __init__(self, settings_cls: type[BaseSettings], section: str) -> None:
+        super().__init__(settings_cls)
+        self._section = section
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        path = os.environ.get(CONFIG_VARIABLE)
+        if not path:
+            return {}
+        try:
+            content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{CONFIG_VARIABLE}={path}: {error}") from error
+        unknown = sorted(set(content) - set(SECTIONS))
+        if unknown:
+            raise SettingsError(f"{path}: unknown section {', '.join(unknown)}; known: {', '.join(SECTIONS)}")
+        section = content.get(self._section, {})
+        if not isinstance(section, dict):
+            raise SettingsError(f"{path}: {self._section} must be a section")
+        return section
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load(settings: type[S]) -> S:
+    """Reads a service's settings.
+
+    Raises SettingsError, which names every wrong or unknown key.
+    """
+    _refuse_unknown_variables(settings)
+    try:
+        return settings()
+    except ValidationError as error:
+        prefix = settings.model_config.get("env_prefix", "")
+        lines = [
+            f"  {'.'.join(map(str, problem['loc'])) or settings.section}"
+            f" ({prefix}{'__'.join(str(part) for part in problem['loc']).upper()}): {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("\n".join([f"wrong settings for {settings.section}:", *lines])) from None
+
+
+def _refuse_unknown_variables(settings: type[ServiceSettings]) -> None:
+    """A misspelt variable would silently leave the default in force, so it is an error.
+
+    Variables of the other services are left to them.
+    """
+    own = f"TANDEM_{settings.section.upper()}_"
+    others = tuple(f"TANDEM_{section.upper()}_" for section in SECTIONS if section != settings.section)
+    known = set(_variables(settings, own))
+    wrong = sorted(
+        name
+        for name in os.environ
+        if name.startswith("TANDEM_") and name != CONFIG_VARIABLE and not name.startswith(others) and name not in known
+    )
+    if wrong:
+        raise SettingsError(f"unknown environment variable: {', '.join(wrong)}")
+
+
+def _variables(model: type[BaseModel], prefix: str) -> list[str]:
+    names = []
+    for name, field in model.model_fields.items():
+        variable = prefix + name.upper()
+        names.append(variable)
+        block = _block_of(field.annotation)
+        if block is not None:
+            names += _variables(block, variable + "__")
+    return names
+
+
+def _block_of(annotation: Any) -> type[Block] | None:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Block)), None)
+
+
+def describe(settings: type[ServiceSettings]) -> list[tuple[str, str, str]]:
+    """(environment name, default, description) of every setting, for the documentation."""
+    return _describe(settings, f"TANDEM_{settings.section.upper()}_")
+
+
+def _describe(model: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
+    rows = []
+    for name, field in model.model_fields.items():
+        block = _block_of(field.annotation)
+        if block is not None:
+            rows += _describe(block, f"{prefix}{name.upper()}__")
+            continue
+        default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
+        rows.append((prefix + name.upper(), default, field.description or ""))
+    return rows

@@ -1,0 +1,67 @@
+"""Logs and metrics: JSON lines on standard error, Prometheus over HTTP."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from tandem.runtime.settings import LogSettings
+
+log = structlog.get_logger()
+
+CALLS = Counter("tandem_calls_total", "Calls answered, by method and status code", ["method", "code"])
+CALL_SECONDS = Histogram(
+    "tandem_call_seconds",
+    "Time from a call's arrival to its answer",
+    ["method"],
+    # Cached reads take a fraction of a millisecond, a wait for a token up to a minute.
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+)
+CALLS_UNDER_WAY = Gauge("tandem_calls_under_way", "Calls that are being answered")
+
+
+def configure_logging(settings: LogSettings, service: str) -> None:
+    """Sends structlog's and the standard library's records to standard error as JSON, each naming the service."""
+    shared: list[Callable[..., object]] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        lambda _logger, _name, event: {"service": service, **event},
+        structlog.processors.format_exc_info,
+    ]
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    structlog.configure(
+        processors=[*shared, structlog.processors.JSONRenderer()],  # type: ignore[list-item]
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,  # type: ignore[arg-type]
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(level, logging.WARNING))
+
+
+def serve_metrics(host: str, port: int) -> Callable[[], None]:
+    """Serves the metrics on http://host:port/metrics from a thread; returns what stops it. Port 0 serves nothing."""
+    if port == 0:
+        return lambda: None
+    server, thread = start_http_server(port, addr=host)
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop
