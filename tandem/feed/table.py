@@ -32,7 +32,7 @@ event = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("payload", LargeBinary, nullable=False),
 )
-"""The events, append-only, partitioned by ranges of PARTITION_SIZE positions. `payload` is a commerce.event.v1.Event."""
+"""The events, append-only, partitioned by ranges of PARTITION_SIZE positions. `payload`: a commerce.event.v1.Event."""
 
 PARTITION_SIZE = 10_000_000
 """Positions in a partition: some gigabytes, so that dropping old ones is worth a command and an index stays shallow."""
