@@ -1,0 +1,47 @@
+"""The command server, wired: read downward and you have seen every dependency."""
+
+import asyncio
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from command_server.executor import Executor
+from command_server.maintenance import Maintenance
+from command_server.servicers import CommandServicer
+from command_server.settings import Settings
+from commerce.command.v1.command_service_pb2 import DESCRIPTOR
+from tandem.feed.table import SCHEMA
+from tandem.runtime.database import create_database_engine, current_revision, newest_revision
+from tandem.runtime.process import Application
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def build(settings: Settings) -> Application:
+    lanes = create_database_engine(settings.database, name="tandem-command", pool_size=settings.executor.lanes)
+    # Apart from the lanes: a purge or a readiness check must not wait for a batch, nor a batch for them.
+    side = create_database_engine(settings.database, name="tandem-command-side", pool_size=2)
+    executor = Executor(lanes, settings.executor)
+    maintenance = Maintenance(side, settings.receipts)
+    needed = newest_revision(MIGRATIONS)
+
+    async def ready() -> bool:
+        return await asyncio.to_thread(_has_revision, side, needed)
+
+    return Application(
+        name="command_server",
+        server=settings.server,
+        service=DESCRIPTOR.services_by_name["CommandService"],
+        servicer=CommandServicer(executor),
+        ready=ready,
+        components=(executor, maintenance),
+    )
+
+
+def _has_revision(engine: Engine, needed: str) -> bool:
+    try:
+        with engine.connect() as connection:
+            return current_revision(connection, SCHEMA) == needed
+    except SQLAlchemyError:
+        return False

@@ -1,0 +1,97 @@
+"""The table of commands: for each request, what it touches, how it is checked and which rule decides it."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+from command_server import validation
+from command_server.aggregates import Aggregates, Keys
+from command_server.command import Command
+from command_server.decide import customers, orders, products
+from command_server.validation import Checker
+from commerce.command.v1 import command_service_pb2 as commands
+
+
+@dataclass(frozen=True)
+class CommandKind:
+    """One kind of command.
+
+    subject: the field with the id of what the command creates or changes; `creates` says which.
+    validate: names every wrong field to the Checker.
+    keys: the aggregates that the rule may read or change, beside those that only the loaded ones tell.
+    decide: the rule; typed by the request, which is why it is Any here.
+    """
+
+    response: type[Message]
+    subject: str
+    creates: bool
+    validate: Callable[[Any, Checker], None]
+    keys: Callable[[Any, uuid.UUID], Keys]
+    decide: Callable[[Any, Command, Aggregates], list[Message]]
+
+
+def _order_keys(_request: Message, subject: uuid.UUID) -> Keys:
+    return Keys(orders=frozenset({subject}))
+
+
+def _customer_keys(_request: Message, subject: uuid.UUID) -> Keys:
+    return Keys(customers=frozenset({subject}))
+
+
+def _product_keys(_request: Message, subject: uuid.UUID) -> Keys:
+    return Keys(products=frozenset({subject}))
+
+
+def _place_order_keys(request: commands.PlaceOrderRequest, subject: uuid.UUID) -> Keys:
+    return Keys(
+        orders=frozenset({subject}),
+        customers=frozenset({uuid.UUID(request.customer_id)}),
+        products=frozenset(uuid.UUID(line.product_id) for line in request.lines),
+    )
+
+
+CATALOGUE: dict[type[Message], CommandKind] = {
+    commands.RegisterCustomerRequest: CommandKind(
+        commands.RegisterCustomerResponse, "customer_id", True,
+        validation.register_customer, _customer_keys, customers.register_customer,
+    ),
+    commands.UpdateAddressRequest: CommandKind(
+        commands.UpdateAddressResponse, "customer_id", False,
+        validation.update_address, _customer_keys, customers.update_address,
+    ),
+    commands.AddProductRequest: CommandKind(
+        commands.AddProductResponse, "product_id", True,
+        validation.add_product, _product_keys, products.add_product,
+    ),
+    commands.ChangePriceRequest: CommandKind(
+        commands.ChangePriceResponse, "product_id", False,
+        validation.change_price, _product_keys, products.change_price,
+    ),
+    commands.AdjustStockRequest: CommandKind(
+        commands.AdjustStockResponse, "product_id", False,
+        validation.adjust_stock, _product_keys, products.adjust_stock,
+    ),
+    commands.DiscontinueProductRequest: CommandKind(
+        commands.DiscontinueProductResponse, "product_id", False,
+        validation.nothing_more, _product_keys, products.discontinue_product,
+    ),
+    commands.PlaceOrderRequest: CommandKind(
+        commands.PlaceOrderResponse, "order_id", True,
+        validation.place_order, _place_order_keys, orders.place_order,
+    ),
+    commands.PayOrderRequest: CommandKind(
+        commands.PayOrderResponse, "order_id", False,
+        validation.pay_order, _order_keys, orders.pay_order,
+    ),
+    commands.ShipOrderRequest: CommandKind(
+        commands.ShipOrderResponse, "order_id", False,
+        validation.ship_order, _order_keys, orders.ship_order,
+    ),
+    commands.CancelOrderRequest: CommandKind(
+        commands.CancelOrderResponse, "order_id", False,
+        validation.cancel_order, _order_keys, orders.cancel_order,
+    ),
+}  # fmt: skip

@@ -1,0 +1,45 @@
+"""A command on its way: the request, what the server added to it, and what it may touch."""
+
+import hashlib
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+from google.protobuf.message import Message
+
+
+@dataclass(frozen=True)
+class Command:
+    """A validated request with all that its rule needs besides the aggregates.
+
+    request: the Protobuf request; it is the command, there is no twin of it.
+    request_id: the caller's, or the server's own: an unknown COMMIT is looked up by it either way.
+    subject_id: what the command creates or changes.
+    now: the server's clock when the command arrived, UTC.
+    """
+
+    request: Message
+    request_id: uuid.UUID
+    subject_id: uuid.UUID
+    now: datetime
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the command as the caller sent it, without its request_id: equal for a repeated command."""
+        request = type(self.request)()
+        request.CopyFrom(self.request)
+        request.ClearField("request_id")
+        body = request.SerializeToString(deterministic=True)
+        return hashlib.sha256(request.DESCRIPTOR.full_name.encode() + b"\0" + body).digest()
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a command that is stored has done: `version` is the subject's after it, `position` its last event's."""
+
+    subject_id: uuid.UUID
+    position: int
+    version: int
+    epoch: uuid.UUID
+    replayed: bool = False

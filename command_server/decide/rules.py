@@ -1,0 +1,34 @@
+"""What the rules of every aggregate share: versions and refusals."""
+
+import uuid
+
+from google.protobuf.message import Message
+
+from tandem.runtime.errors import AlreadyExists, Conflict, NotFound, PreconditionFailed, Violation
+
+
+def must_be_new(existing: object | None, kind: str, identity: uuid.UUID) -> None:
+    """Refuses to create what exists. `kind` in the singular: "order"."""
+    if existing is not None:
+        raise AlreadyExists(kind, f"{kind}s/{identity}")
+
+
+def not_found(kind: str, identity: uuid.UUID) -> NotFound:
+    return NotFound(kind, f"{kind}s/{identity}")
+
+
+def check_version(request: Message, current: int) -> None:
+    """Refuses a command whose caller has seen another version than the current one."""
+    if request.HasField("expected_version"):
+        expected = request.expected_version  # type: ignore[attr-defined]
+        if expected != current:
+            raise Conflict(
+                f"version {expected} was expected, the current one is {current}",
+                reason="VERSION_MISMATCH",
+                metadata={"expected_version": str(expected), "current_version": str(current)},
+            )
+
+
+def refuse(kind: str, subject: str, description: str) -> PreconditionFailed:
+    """A refusal for one broken rule. `kind` is the rule in UPPER_SNAKE, `subject` the resource's name."""
+    return PreconditionFailed([Violation(subject, description, kind)])

@@ -1,0 +1,218 @@
+"""Group commit: whatever waits is stored in one transaction.
+
+Python pays for each round trip and PostgreSQL for each commit, so both are paid per batch. Nothing is delayed: a batch
+is what came in while the one before was committing. A lane is a thread with a connection; no call can be cancelled into
+the middle of a transaction, because a call only waits for a future.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg.errors
+from prometheus_client import Counter, Histogram
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+
+from command_server.command import Command, Receipt
+from command_server.settings import ExecutorSettings
+from command_server.storage.aggregates import load, save
+from command_server.storage.feed import append, find_receipts
+from command_server.working_set import Accepted, decide_batch, keys_of
+from tandem.runtime.database import may_pass
+from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError, Unavailable
+from tandem.runtime.telemetry import log
+
+COMMANDS = Counter("tandem_commands_total", "Commands by outcome", ["outcome"])
+BATCH_SIZE = Histogram(
+    "tandem_command_batch_size", "Commands in a transaction", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+RETRIES = Counter("tandem_command_batch_retries_total", "Batches that were run again after a failure that may pass")
+
+# Two transactions that create the same thing or store the same request_id: one wins, the other sees it when run again.
+# Once is enough for that; more is for several in one batch.
+_MAX_COLLISIONS = 5
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    command: Command
+    deadline: float
+    answer: asyncio.Future[Receipt]
+
+
+class _CommitInDoubt(Exception):
+    """The connection broke during COMMIT; `__cause__` says how. The receipts will tell."""
+
+
+class Executor:
+    """Takes commands from the event loop and stores them. `start` and `stop` make it a Component."""
+
+    def __init__(self, engine: Engine, settings: ExecutorSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._waiting: queue.Queue[_Waiting | None] = queue.Queue(settings.max_waiting)
+        self._lanes: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        for number in range(self._settings.lanes):
+            lane = threading.Thread(target=self._run_lane, name=f"lane-{number}", daemon=True)
+            lane.start()
+            self._lanes.append(lane)
+
+    async def stop(self) -> None:
+        """Stores what is still waiting, then ends the lanes."""
+        for _ in self._lanes:
+            await asyncio.to_thread(self._waiting.put, None)
+        for lane in self._lanes:
+            await asyncio.to_thread(lane.join)
+        self._lanes.clear()
+        self._engine.dispose()
+
+    async def submit(self, command: Command, deadline: float) -> Receipt:
+        """Stores a command; returns when it is durable.
+
+        deadline: on the clock of time.monotonic(); a command that still waits then is not run.
+        Raises the rule's refusal (TandemError), Overloaded when too many wait, DeadlineExceeded, or Unavailable with
+        reason STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with its request_id).
+        """
+        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        try:
+            self._waiting.put_nowait(_Waiting(command, deadline, answer))
+        except queue.Full:
+            raise Overloaded(f"{self._settings.max_waiting} commands are waiting already") from None
+        return await answer
+
+    def _run_lane(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            batch, stop = self._drain(first)
+            now = time.monotonic()
+            late = [it for it in batch if it.deadline <= now]
+            self._answer([(it, DeadlineExceeded("the deadline passed before the command was run")) for it in late])
+            live = [it for it in batch if it.deadline > now and not it.answer.cancelled()]
+            if live:
+                self._answer(self._store(live))
+            if stop:
+                return
+
+    def _drain(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
+        batch = [first]
+        while len(batch) < self._settings.max_batch:
+            try:
+                following = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if following is None:
+                return batch, True
+            batch.append(following)
+        return batch, False
+
+    def _store(self, batch: Sequence[_Waiting]) -> list[tuple[_Waiting, Receipt | BaseException]]:
+        """Stores a batch, with all its failures dealt with: each command gets its receipt or its own error.
+
+        A failure that will not pass is some command's fault: halving the batch leaves that one alone with it.
+        """
+        try:
+            outcomes = self._store_with_retries([it.command for it in batch])
+        except Unavailable as error:
+            return [(it, error) for it in batch]
+        except Exception as error:
+            if len(batch) == 1:
+                return [(batch[0], error)]
+            log.warning("splitting a batch that failed", size=len(batch), error=repr(error)[:500])
+            middle = len(batch) // 2
+            return self._store(batch[:middle]) + self._store(batch[middle:])
+        return list(zip(batch, outcomes, strict=True))
+
+    def _store_with_retries(self, batch: Sequence[Command]) -> list[Receipt | TandemError]:
+        in_doubt = False
+        collisions = 0
+
+        def worth_another_run(error: BaseException) -> bool:
+            nonlocal in_doubt, collisions
+            if isinstance(error, _CommitInDoubt):
+                in_doubt = True
+                return True
+            if _collided(error):
+                collisions += 1
+                return collisions <= _MAX_COLLISIONS
+            return may_pass(error)
+
+        retrying = Retrying(
+            retry=retry_if_exception(worth_another_run),
+            stop=stop_after_delay(self._settings.retry_seconds),
+            wait=wait_exponential_jitter(initial=0.01, max=0.5, jitter=0.01),
+            before_sleep=lambda _: RETRIES.inc(),
+        )
+        try:
+            outcomes: list[Receipt | TandemError] = retrying(self._store_once, batch)
+        except RetryError as error:
+            cause = error.last_attempt.exception()
+            log.warning("a batch could not be stored", size=len(batch), in_doubt=in_doubt, error=repr(cause)[:500])
+            raise _unavailable(in_doubt) from cause
+        return outcomes
+
+    def _store_once(self, batch: Sequence[Command]) -> list[Receipt | TandemError]:
+        """One transaction. Rows are locked before receipts are looked up: see find_receipts."""
+        with self._engine.connect() as connection:
+            loaded = load(connection, keys_of(batch))
+            found = find_receipts(connection, [it.request_id for it in batch])
+            decisions = decide_batch(batch, loaded, found)
+            appended = None
+            if decisions.receipts:
+                save(connection, loaded, decisions.aggregates)
+                appended = append(connection, decisions.events, decisions.receipts)
+                try:
+                    connection.commit()
+                except DBAPIError as error:
+                    if may_pass(error):
+                        raise _CommitInDoubt from error
+                    raise
+        BATCH_SIZE.observe(len(batch))
+        return [it.receipt_after(appended) if isinstance(it, Accepted) else it for it in decisions.outcomes]
+
+    def _answer(self, answers: Sequence[tuple[_Waiting, Receipt | BaseException]]) -> None:
+        if not answers:
+            return
+        for _, result in answers:
+            COMMANDS.labels(_outcome_name(result)).inc()
+        assert self._loop is not None
+        # One trip to the event loop for the batch.
+        self._loop.call_soon_threadsafe(_resolve, answers)
+
+
+def _resolve(answers: Sequence[tuple[_Waiting, Receipt | BaseException]]) -> None:
+    for waiting, result in answers:
+        if waiting.answer.done():
+            # The caller has gone; the command stays as it is, and its request_id finds the receipt.
+            continue
+        if isinstance(result, Receipt):
+            waiting.answer.set_result(result)
+        else:
+            waiting.answer.set_exception(result)
+
+
+def _outcome_name(result: Receipt | BaseException) -> str:
+    if isinstance(result, Receipt):
+        return "replayed" if result.replayed else "stored"
+    return "refused" if isinstance(result, TandemError) and not isinstance(result, Unavailable) else "failed"
+
+
+def _collided(error: BaseException) -> bool:
+    return isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.errors.UniqueViolation)
+
+
+def _unavailable(in_doubt: bool) -> Unavailable:
+    if in_doubt:
+        return Unavailable(
+            "the connection broke while the command was being stored; repeat it with the same request_id to learn"
+            " the outcome",
+            reason="OUTCOME_UNKNOWN",
+        )
+    return Unavailable("the write database is away; nothing was done", reason="STORE_UNAVAILABLE")

@@ -1,0 +1,85 @@
+"""CommandService: each RPC validates and submits."""
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.message import Message
+from uuid_utils.compat import uuid7
+
+from command_server.catalogue import CATALOGUE
+from command_server.command import Command
+from command_server.executor import Executor
+from command_server.validation import Checker
+from commerce.command.v1 import command_service_pb2 as commands
+from commerce.type.v1.receipt_pb2 import CommandReceipt
+from tandem.feed.token import encode_token
+from tandem.runtime.rpc import Call
+
+
+class CommandServicer:
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    async def RegisterCustomer(self, request: commands.RegisterCustomerRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def UpdateAddress(self, request: commands.UpdateAddressRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def AddProduct(self, request: commands.AddProductRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def ChangePrice(self, request: commands.ChangePriceRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def AdjustStock(self, request: commands.AdjustStockRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def DiscontinueProduct(self, request: commands.DiscontinueProductRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def PlaceOrder(self, request: commands.PlaceOrderRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def PayOrder(self, request: commands.PayOrderRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def ShipOrder(self, request: commands.ShipOrderRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def CancelOrder(self, request: commands.CancelOrderRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def _submit(self, request: Message, call: Call) -> Message:
+        command = command_of(request, datetime.now(UTC))
+        receipt = await self._executor.submit(command, call.deadline)
+        kind = CATALOGUE[type(request)]
+        proof = CommandReceipt(
+            consistency_token=encode_token(receipt.epoch, receipt.position),
+            position=receipt.position,
+            version=receipt.version,
+            replayed=receipt.replayed,
+        )
+        fields: dict[str, Any] = {kind.subject: str(receipt.subject_id), "receipt": proof}
+        return kind.response(**fields)
+
+
+def command_of(request: Any, now: datetime) -> Command:
+    """The command that a request is, with the ids that the caller left to the server. Raises InvalidArgument."""
+    kind = CATALOGUE[type(request)]
+    check = Checker(now)
+    if request.request_id:
+        check.uuid("request_id", request.request_id)
+    subject = getattr(request, kind.subject)
+    named = not kind.creates or request.HasField(kind.subject)
+    if named:
+        check.uuid(kind.subject, subject)
+    kind.validate(request, check)
+    check.finish()
+    return Command(
+        request=request,
+        request_id=uuid.UUID(request.request_id) if request.request_id else uuid7(),
+        subject_id=uuid.UUID(subject) if named else uuid7(),
+        now=now,
+    )

@@ -1,0 +1,1 @@
+"""The write database: its tables, bulk load and save of aggregates, receipts, and the append to the feed."""

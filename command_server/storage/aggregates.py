@@ -1,0 +1,127 @@
+"""Bulk load and save of aggregates: one statement a table, whatever the size of the batch."""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TypeVar
+
+from sqlalchemy import Connection, bindparam, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import Uuid
+
+from command_server.aggregates import Aggregates, Customer, Keys, Order, OrderedLine, Product
+from command_server.storage.tables import customer, customer_order, order_line, product
+from commerce.type.v1.address_pb2 import Address
+from commerce.type.v1.order_status_pb2 import OrderStatus
+from tandem.runtime.bulk import Row, insert_rows, update_rows
+
+T = TypeVar("T")
+
+# `= ANY(array)` is one prepared statement for every number of ids; `IN (…)` would be one for each.
+_IDS = bindparam("ids", type_=ARRAY(Uuid))
+
+_LOCK_ORDERS = (
+    select(customer_order).where(customer_order.c.id == _IDS.any_()).order_by(customer_order.c.id).with_for_update()
+)
+_READ_LINES = (
+    select(order_line)
+    .where(order_line.c.order_id == _IDS.any_())
+    .order_by(order_line.c.order_id, order_line.c.line_number)
+)
+_LOCK_CUSTOMERS = select(customer).where(customer.c.id == _IDS.any_()).order_by(customer.c.id).with_for_update()
+_LOCK_PRODUCTS = select(product).where(product.c.id == _IDS.any_()).order_by(product.c.id).with_for_update()
+
+
+def load(connection: Connection, keys: Keys) -> Aggregates:
+    """Locks and loads the aggregates that exist, and the products of the loaded orders' lines with them.
+
+    Tables in one order everywhere and ids sorted, so that two transactions never wait for each other in a circle. The
+    locks last until the transaction ends.
+    """
+    aggregates = Aggregates()
+    products = set(keys.products)
+    if keys.orders:
+        aggregates.orders = _load_orders(connection, sorted(keys.orders))
+        # A cancelled order gives the stock of its lines back.
+        products.update(line.product_id for order in aggregates.orders.values() for line in order.lines)
+    if keys.customers:
+        rows = connection.execute(_LOCK_CUSTOMERS, {"ids": sorted(keys.customers)})
+        aggregates.customers = {
+            row.id: Customer(
+                row.id, row.version, row.name, row.email, row.phone, row.address and Address.FromString(row.address)
+            )
+            for row in rows
+        }
+    if products:
+        rows = connection.execute(_LOCK_PRODUCTS, {"ids": sorted(products)})
+        aggregates.products = {row.id: Product(*row) for row in rows}
+    return aggregates
+
+
+def _load_orders(connection: Connection, ids: list[uuid.UUID]) -> dict[uuid.UUID, Order]:
+    orders = connection.execute(_LOCK_ORDERS, {"ids": ids}).all()
+    if not orders:
+        return {}
+    lines: defaultdict[uuid.UUID, list[OrderedLine]] = defaultdict(list)
+    for line in connection.execute(_READ_LINES, {"ids": [order.id for order in orders]}):
+        lines[line.order_id].append(
+            OrderedLine(line.product_id, line.quantity, line.unit_price, line.discount_basis_points, line.line_total)
+        )
+    return {
+        row.id: Order(
+            row.id,
+            row.version,
+            row.customer_id,
+            OrderStatus.ValueType(row.status),
+            row.currency,
+            row.total,
+            tuple(lines[row.id]),
+        )
+        for row in orders
+    }
+
+
+def save(connection: Connection, before: Aggregates, after: Aggregates) -> None:
+    """Writes what differs: inserts what is new, updates what changed. One statement a table for each.
+
+    An insert fails with a unique violation when another transaction has created the same in between.
+    """
+    new_orders = _new(before.orders, after.orders)
+    insert_rows(connection, customer, map(_customer_row, _new(before.customers, after.customers)))
+    insert_rows(connection, product, map(_product_row, _new(before.products, after.products)))
+    insert_rows(connection, customer_order, map(_order_row, new_orders))
+    insert_rows(connection, order_line, (row for order in new_orders for row in _line_rows(order)))
+    update_rows(connection, customer_order, map(_order_row, _changed(before.orders, after.orders)))
+    update_rows(connection, customer, map(_customer_row, _changed(before.customers, after.customers)))
+    update_rows(connection, product, map(_product_row, _changed(before.products, after.products)))
+
+
+def _new(before: dict[uuid.UUID, T], after: dict[uuid.UUID, T]) -> list[T]:
+    return [aggregate for identity, aggregate in after.items() if identity not in before]
+
+
+def _changed(before: dict[uuid.UUID, T], after: dict[uuid.UUID, T]) -> list[T]:
+    # An aggregate is replaced by another object when an event changes it, so identity tells.
+    return [aggregate for identity, aggregate in after.items() if before.get(identity, aggregate) is not aggregate]
+
+
+def _customer_row(it: Customer) -> Row:
+    address = it.address.SerializeToString(deterministic=True) if it.address else None
+    return it.id, it.version, it.name, it.email, it.phone, address
+
+
+def _product_row(it: Product) -> Row:
+    return (
+        it.id, it.version, it.name, it.description, it.category, it.price, it.currency, it.stock, it.discontinued,
+    )  # fmt: skip
+
+
+def _order_row(it: Order) -> Row:
+    return it.id, it.version, it.customer_id, it.status, it.currency, it.total
+
+
+def _line_rows(order: Order) -> Iterator[Row]:
+    for number, it in enumerate(order.lines, start=1):
+        yield (
+            order.id, number, it.product_id, it.quantity, it.unit_price, it.discount_basis_points, it.line_total,
+        )  # fmt: skip

@@ -1,0 +1,167 @@
+"""The end of a batch's transaction: positions, events and receipts, in one statement."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, bindparam, select, text, true
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import Uuid
+
+from command_server.storage.tables import receipt
+from tandem.feed import table as feed
+
+
+@dataclass(frozen=True)
+class StoredReceipt:
+    """A receipt as it is stored. `offset` counts from the batch's first position minus one."""
+
+    request_id: uuid.UUID
+    fingerprint: bytes
+    subject_id: uuid.UUID
+    offset: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Appended:
+    """Where a batch's events went: to the positions after `base`, in the feed named `epoch`."""
+
+    epoch: uuid.UUID
+    base: int
+
+
+@dataclass(frozen=True)
+class FoundReceipt:
+    """A receipt of an earlier transaction, with the feed's epoch of today."""
+
+    fingerprint: bytes
+    subject_id: uuid.UUID
+    position: int
+    version: int
+    epoch: uuid.UUID
+
+
+_FIND = (
+    select(
+        receipt.c.request_id,
+        receipt.c.fingerprint,
+        receipt.c.subject_id,
+        receipt.c.position,
+        receipt.c.version,
+        feed.feed_head.c.epoch,
+    )
+    .join_from(receipt, feed.feed_head, true())
+    .where(receipt.c.request_id == bindparam("ids", type_=ARRAY(Uuid)).any_())
+)
+
+# The feed's head is the one row that serialises all writers. It is locked here and released by the COMMIT that follows
+# at once, so it is held for a round trip and not for the batch.
+_APPEND = text(f"""
+WITH head AS (
+  UPDATE {feed.feed_head.fullname} SET position = position + :count
+  RETURNING epoch, position - :count AS base
+), events AS (
+  INSERT INTO {feed.event.fullname} (position, kind, payload)
+  SELECT head.base + e.ordinal, e.kind, e.payload
+  FROM head, unnest(CAST(:kinds AS text[]), CAST(:payloads AS bytea[])) WITH ORDINALITY AS e (kind, payload, ordinal)
+), receipts AS (
+  INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version)
+  SELECT r.request_id, r.fingerprint, r.subject_id, head.base + r.start, r.version
+  FROM head, unnest(
+    CAST(:request_ids AS uuid[]), CAST(:fingerprints AS bytea[]), CAST(:subject_ids AS uuid[]),
+    CAST(:offsets AS bigint[]), CAST(:versions AS bigint[])
+  ) AS r (request_id, fingerprint, subject_id, start, version)
+)
+SELECT epoch, base, pg_notify('{feed.CHANNEL}', '') FROM head
+""")  # noqa: S608 - only names from our own tables are put in
+
+
+def find_receipts(connection: Connection, request_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, FoundReceipt]:
+    """The receipts that exist, by request id.
+
+    To be called after the batch's rows are locked: a first run of the same command that is committing elsewhere holds
+    one of them (or makes our insert wait), so it is either seen here or conflicts.
+    """
+    rows = connection.execute(_FIND, {"ids": list(request_ids)})
+    return {
+        row.request_id: FoundReceipt(row.fingerprint, row.subject_id, row.position, row.version, row.epoch)
+        for row in rows
+    }
+
+
+def append(connection: Connection, events: Sequence[tuple[str, bytes]], receipts: Sequence[StoredReceipt]) -> Appended:
+    """Appends events (kind, payload) and receipts, and wakes whoever follows the feed. To be followed by COMMIT.
+
+    A unique violation when one of the request ids was stored in between.
+    """
+    row = connection.execute(
+        _APPEND,
+        {
+            "count": len(events),
+            "kinds": [kind for kind, _ in events],
+            "payloads": [payload for _, payload in events],
+            "request_ids": [it.request_id for it in receipts],
+            "fingerprints": [it.fingerprint for it in receipts],
+            "subject_ids": [it.subject_id for it in receipts],
+            "offsets": [it.offset for it in receipts],
+            "versions": [it.version for it in receipts],
+        },
+    ).one()
+    return Appended(row.epoch, row.base)
+
+
+_PURGE = text(f"""
+DELETE FROM {receipt.fullname} WHERE request_id IN (
+  SELECT request_id FROM {receipt.fullname} WHERE created_at < :before ORDER BY created_at LIMIT :most
+  FOR UPDATE SKIP LOCKED
+)
+""")  # noqa: S608
+
+
+def purge_receipts(connection: Connection, now: datetime, keep: timedelta, most: int) -> int:
+    """Deletes at most `most` receipts that are older than `keep`; returns how many."""
+    return connection.execute(_PURGE, {"before": now - keep, "most": most}).rowcount
+
+
+def ensure_partition(connection: Connection) -> int | None:
+    """Makes the feed's next partition when the head is in the second half of the last one; returns its first position.
+
+    Every command server asks now and then; half a partition, millions of events, is the time there is.
+    """
+    position: int = connection.execute(select(feed.feed_head.c.position)).scalar_one()
+    first = (position // feed.PARTITION_SIZE) * feed.PARTITION_SIZE
+    if position - first >= feed.PARTITION_SIZE // 2:
+        first += feed.PARTITION_SIZE
+    name = partition_name(first)
+    if connection.execute(text("SELECT to_regclass(:name)"), {"name": name}).scalar_one() is not None:
+        return None
+    create_partition(connection, first)
+    return first
+
+
+def partition_name(first: int) -> str:
+    return f"{feed.event.fullname}_{first // feed.PARTITION_SIZE}"
+
+
+def create_partition(connection: Connection, first: int) -> None:
+    """Makes the partition of positions `first` to `first` + PARTITION_SIZE - 1.
+
+    Made apart and then attached, which does not shut writers out as CREATE … PARTITION OF would.
+    """
+    name, parent = partition_name(first), feed.event.fullname
+    connection.execute(text(f"CREATE TABLE IF NOT EXISTS {name} (LIKE {parent} INCLUDING DEFAULTS INCLUDING INDEXES)"))
+    connection.execute(
+        text(
+            f"ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES FROM ({first}) TO ({first + feed.PARTITION_SIZE})"
+        )
+    )
+
+
+def begin_epoch(connection: Connection) -> uuid.UUID:
+    """Names the feed anew, after its database was restored to an earlier state; tokens from before are refused then."""
+    epoch: uuid.UUID = connection.execute(
+        text(f"UPDATE {feed.feed_head.fullname} SET epoch = gen_random_uuid() RETURNING epoch")  # noqa: S608
+    ).scalar_one()
+    return epoch
