@@ -1,0 +1,73 @@
+"""Requests that are right unless a test says otherwise, and ids that tell what they are."""
+
+import uuid
+from datetime import UTC, datetime
+
+from google.protobuf.message import Message
+
+from command_server.command import Command
+from command_server.servicers import command_of
+from commerce.command.v1 import command_service_pb2 as commands
+from commerce.type.v1.address_pb2 import Address
+from commerce.type.v1.money_pb2 import Money
+
+NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+_NAMESPACE = uuid.UUID("6f0f5c0e-8a0b-4b5e-9f0a-7d1f6f1a2b3c")
+
+
+def identity(*name: object) -> str:
+    """The same UUID for the same name, every time: identity("order", 7)."""
+    return str(uuid.uuid5(_NAMESPACE, "/".join(map(str, name))))
+
+
+def address(**changes: str) -> Address:
+    fields = {"street": "Obere Str. 57", "city": "Berlin", "postal_code": "12209", "country_code": "DE"}
+    return Address(**(fields | changes))
+
+
+def usd(minor_units: int) -> Money:
+    return Money(minor_units=minor_units, currency_code="USD")
+
+
+def register_customer(number: int = 1, *, has_address: bool = True) -> commands.RegisterCustomerRequest:
+    return commands.RegisterCustomerRequest(
+        request_id=identity("register", number),
+        customer_id=identity("customer", number),
+        name=f"Customer {number}",
+        address=address() if has_address else None,
+    )
+
+
+def add_product(
+    number: int = 1, *, price: int = 1999, stock: int = 100, currency: str = "USD"
+) -> commands.AddProductRequest:
+    return commands.AddProductRequest(
+        request_id=identity("add", number),
+        product_id=identity("product", number),
+        name=f"Product {number}",
+        category="Tea",
+        price=Money(minor_units=price, currency_code=currency),
+        initial_stock=stock,
+    )
+
+
+def place_order(
+    number: int = 1, *, customer: int = 1, lines: dict[int, int] | None = None, discount: int = 0
+) -> commands.PlaceOrderRequest:
+    """`lines`: product number to quantity."""
+    return commands.PlaceOrderRequest(
+        request_id=identity("place", number),
+        order_id=identity("order", number),
+        customer_id=identity("customer", customer),
+        lines=[
+            commands.PlaceOrderLine(
+                product_id=identity("product", product), quantity=quantity, discount_basis_points=discount
+            )
+            for product, quantity in (lines or {1: 1}).items()
+        ],
+    )
+
+
+def command(request: Message) -> Command:
+    """The command that the command server makes of a request, at NOW."""
+    return command_of(request, NOW)

@@ -1,0 +1,132 @@
+"""Random interleavings of commands: batches of any size decide what one at a time decides."""
+
+import uuid
+from dataclasses import dataclass, field
+
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from command_server.aggregates import Aggregates
+from command_server.command import Command, Receipt
+from command_server.storage.feed import Appended, FoundReceipt
+from command_server.working_set import Accepted, decide_batch, keys_of
+from commerce.command.v1 import command_service_pb2 as commands
+from tandem.runtime.errors import TandemError
+from tests.support.builders import add_product, command, identity, place_order, register_customer, usd
+
+EPOCH = uuid.UUID(int=7)
+few = st.integers(1, 3)
+
+
+def _order(kind: type[Message]) -> st.SearchStrategy[Message]:
+    return st.builds(lambda order: kind(order_id=identity("order", order)), few)  # type: ignore[call-arg]
+
+
+requests: st.SearchStrategy[Message] = st.one_of(
+    st.builds(register_customer, few),
+    st.builds(add_product, few, stock=st.integers(0, 5)),
+    st.builds(
+        place_order,
+        few,
+        customer=few,
+        lines=st.dictionaries(few, st.integers(1, 4), min_size=1, max_size=3),
+        discount=st.integers(0, 10_000),
+    ),
+    st.builds(
+        lambda product, delta: commands.AdjustStockRequest(product_id=identity("product", product), delta=delta),
+        few,
+        st.integers(-4, 4).filter(bool),
+    ),
+    st.builds(
+        lambda product, price: commands.ChangePriceRequest(product_id=identity("product", product), price=usd(price)),
+        few,
+        st.integers(0, 10_000),
+    ),
+    _order(commands.PayOrderRequest),
+    _order(commands.ShipOrderRequest),
+    _order(commands.CancelOrderRequest),
+)
+"""Few ids, so that commands meet; place_order and the like come with request ids, so repeats happen, and clashes."""
+
+
+@dataclass
+class Memory:
+    """A write database for one thread, in memory."""
+
+    aggregates: Aggregates = field(default_factory=Aggregates)
+    receipts: dict[uuid.UUID, FoundReceipt] = field(default_factory=dict)
+    events: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def run(self, batch: list[Command]) -> list[Receipt | TandemError]:
+        decisions = decide_batch(batch, self._load(batch), self.receipts)
+        appended = Appended(EPOCH, base=len(self.events))
+        self.aggregates.orders |= decisions.aggregates.orders
+        self.aggregates.customers |= decisions.aggregates.customers
+        self.aggregates.products |= decisions.aggregates.products
+        self.events += decisions.events
+        for it in decisions.receipts:
+            self.receipts[it.request_id] = FoundReceipt(
+                it.fingerprint, it.subject_id, appended.base + it.offset, it.version, EPOCH
+            )
+        return [it.receipt_after(appended) if isinstance(it, Accepted) else it for it in decisions.outcomes]
+
+    def _load(self, batch: list[Command]) -> Aggregates:
+        """Only what the keys name, and the products of the loaded orders: as the database does."""
+        keys = keys_of(batch)
+        orders = {it: self.aggregates.orders[it] for it in keys.orders & self.aggregates.orders.keys()}
+        products = keys.products | {line.product_id for order in orders.values() for line in order.lines}
+        return Aggregates(
+            orders,
+            {it: self.aggregates.customers[it] for it in keys.customers & self.aggregates.customers.keys()},
+            {it: self.aggregates.products[it] for it in products & self.aggregates.products.keys()},
+        )
+
+
+def _shown(outcome: Receipt | TandemError) -> object:
+    return outcome if isinstance(outcome, Receipt) else (type(outcome), outcome.reason, outcome.message)
+
+
+@given(st.lists(requests, max_size=30), st.lists(st.integers(1, 9), min_size=1))
+def test_batches_of_any_size_do_what_one_at_a_time_does(sent: list[Message], sizes: list[int]) -> None:
+    batch = [command(it) for it in sent]
+    alone, together = Memory(), Memory()
+    expected = [_shown(outcome) for it in batch for outcome in alone.run([it])]
+    actual: list[object] = []
+    start, turn = 0, 0
+    while start < len(batch):
+        size = sizes[turn % len(sizes)]
+        actual += [_shown(outcome) for outcome in together.run(batch[start : start + size])]
+        start, turn = start + size, turn + 1
+    assert actual == expected
+    assert together.events == alone.events
+    assert together.aggregates == alone.aggregates
+
+
+@given(st.lists(requests, max_size=40))
+def test_stock_is_never_negative_and_positions_have_no_gap(sent: list[Message]) -> None:
+    memory = Memory()
+    outcomes = memory.run([command(it) for it in sent])
+    assert all(product.stock >= 0 for product in memory.aggregates.products.values())
+    fresh = [it.position for it in outcomes if isinstance(it, Receipt) and not it.replayed]
+    assert fresh == list(range(1, len(memory.events) + 1)), "each command here causes one event"
+
+
+@given(st.lists(requests, max_size=20))
+def test_all_commands_sent_twice_have_no_second_effect(sent: list[Message]) -> None:
+    batch = [command(it) for it in sent if it.request_id]  # type: ignore[attr-defined]
+    memory = Memory()
+    first = memory.run(batch)
+    events = len(memory.events)
+    second = memory.run(batch)
+    now_accepted = [it for it in second if isinstance(it, Receipt) and not it.replayed]
+    assert len(memory.events) - events == len(now_accepted), "only what was refused before may have an effect now"
+    for before, after in zip(first, second, strict=True):
+        if isinstance(before, Receipt):
+            assert isinstance(after, Receipt)
+            assert (after.subject_id, after.position, after.version) == (
+                before.subject_id,
+                before.position,
+                before.version,
+            )
+            assert after.replayed

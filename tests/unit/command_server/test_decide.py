@@ -1,0 +1,203 @@
+"""The business rules, each alone: what is decided, and what is refused and why."""
+
+import pytest
+from google.protobuf.message import Message
+
+from command_server.aggregates import Aggregates
+from command_server.command import Command
+from command_server.decide.orders import line_total
+from command_server.working_set import Accepted, Decisions, decide_batch
+from commerce.command.v1 import command_service_pb2 as commands
+from commerce.event.v1.event_pb2 import Event
+from tandem.runtime.errors import AlreadyExists, Conflict, NotFound, PreconditionFailed, TandemError
+from tests.support.builders import add_product, address, command, identity, place_order, register_customer, usd
+
+ORDER = identity("order", 1)
+PAY = commands.PayOrderRequest(order_id=ORDER)
+SHIP = commands.ShipOrderRequest(order_id=ORDER)
+CANCEL = commands.CancelOrderRequest(order_id=ORDER, reason="changed my mind")
+
+
+def decide(*requests: Message) -> Decisions:
+    return decide_batch([command(it) for it in requests], Aggregates(), {})
+
+
+def accepted(*requests: Message) -> list[Event]:
+    """The events of requests that must all be accepted."""
+    decisions = decide(*requests)
+    assert all(isinstance(it, Accepted) for it in decisions.outcomes), decisions.outcomes
+    return [Event.FromString(payload) for _, payload in decisions.events]
+
+
+def refused(*requests: Message) -> TandemError:
+    """The refusal of the last request, after the others were accepted."""
+    *before, last = decide(*requests).outcomes
+    assert all(isinstance(it, Accepted) for it in before), before
+    assert isinstance(last, TandemError)
+    return last
+
+
+def rules(error: TandemError) -> dict[str, str]:
+    assert isinstance(error, PreconditionFailed)
+    return {it.subject: it.kind for it in error.violations}
+
+
+SHOP = (register_customer(1), add_product(1, price=333, stock=10), add_product(2, price=1000, stock=10))
+
+
+def test_an_order_tells_all_that_a_reader_needs_as_it_was() -> None:
+    request = place_order(lines={1: 3, 2: 1}, discount=500)
+    request.shipping_fee.CopyFrom(usd(450))
+    placed = accepted(*SHOP, request)[-1].order_placed
+    assert placed.personal.name == "Customer 1"
+    assert placed.personal.address == address(recipient="Customer 1")
+    assert [(it.product_name, it.unit_price.minor_units, it.line_total.minor_units) for it in placed.lines] == [
+        ("Product 1", 333, 949),
+        ("Product 2", 1000, 950),
+    ]
+    assert placed.total == usd(949 + 950 + 450)
+
+
+@pytest.mark.parametrize(
+    ("price", "quantity", "discount", "total"),
+    [
+        (333, 1, 5000, 167),
+        (1, 1, 5000, 1),
+        (1, 1, 5001, 0),
+        (100, 3, 1, 300),
+        (1000, 5, 10_000, 0),
+        (10**12, 10**6, 0, 10**18),
+    ],
+)
+def test_a_line_is_rounded_once_half_up(price: int, quantity: int, discount: int, total: int) -> None:
+    assert line_total(price, quantity, discount) == total
+
+
+def test_every_broken_rule_of_an_order_is_named_at_once() -> None:
+    discontinue = commands.DiscontinueProductRequest(product_id=identity("product", 2))
+    euros = add_product(4, currency="EUR")
+    request = place_order(customer=9, lines={1: 11, 2: 1, 3: 1, 4: 1})
+    request.shipping_fee.CopyFrom(usd(1))
+    request.shipping_fee.currency_code = "EUR"
+    assert rules(refused(*SHOP, discontinue, euros, request)) == {
+        f"customers/{identity('customer', 9)}": "CUSTOMER_UNKNOWN",
+        f"products/{identity('product', 1)}": "OUT_OF_STOCK",
+        f"products/{identity('product', 2)}": "PRODUCT_DISCONTINUED",
+        f"products/{identity('product', 3)}": "PRODUCT_UNKNOWN",
+        f"products/{identity('product', 4)}": "CURRENCY_MISMATCH",
+        "shipping_fee": "CURRENCY_MISMATCH",
+    }
+
+
+def test_an_order_needs_an_address_of_its_own_or_the_customers() -> None:
+    nobody = register_customer(2, has_address=False)
+    request = place_order(customer=2)
+    assert rules(refused(*SHOP, nobody, request)) == {f"customers/{identity('customer', 2)}": "ADDRESS_REQUIRED"}
+    request.shipping_address.CopyFrom(address(recipient="Somebody else"))
+    assert accepted(*SHOP, nobody, request)[-1].order_placed.personal.address.recipient == "Somebody else"
+
+
+def test_an_order_that_costs_more_than_sums_can_hold_is_refused() -> None:
+    dear = add_product(3, price=10**12, stock=10**6)
+    assert rules(refused(*SHOP, dear, place_order(lines={3: 10**6}))) == {"total": "TOTAL_LIMIT"}
+
+
+def test_the_second_order_sees_what_the_first_has_reserved() -> None:
+    assert rules(refused(*SHOP, place_order(1, lines={1: 6}), place_order(2, lines={1: 5}))) == {
+        f"products/{identity('product', 1)}": "OUT_OF_STOCK"
+    }
+
+
+def test_a_cancelled_order_gives_its_stock_back() -> None:
+    last = place_order(2, lines={1: 10})
+    events = accepted(*SHOP, place_order(1, lines={1: 10}), CANCEL, last)
+    assert events[-2].order_cancelled.released[0].quantity == 10
+    assert events[-1].WhichOneof("kind") == "order_placed"
+
+
+def test_a_price_change_touches_no_earlier_order() -> None:
+    raise_price = commands.ChangePriceRequest(product_id=identity("product", 1), price=usd(999))
+    decisions = decide(*SHOP, place_order(1), raise_price, place_order(2))
+    prices = [order.lines[0].unit_price for order in decisions.aggregates.orders.values()]
+    assert prices == [333, 999]
+
+
+@pytest.mark.parametrize(
+    ("before", "request_", "rule"),
+    [
+        ((), SHIP, "ORDER_NOT_PAID"),
+        ((PAY,), PAY, "ORDER_NOT_PLACED"),
+        ((CANCEL,), PAY, "ORDER_NOT_PLACED"),
+        ((PAY, SHIP), SHIP, "ORDER_NOT_PAID"),
+        ((PAY, SHIP), CANCEL, "ORDER_NOT_CANCELLABLE"),
+        ((PAY, CANCEL), CANCEL, "ORDER_NOT_CANCELLABLE"),
+    ],
+)
+def test_an_order_moves_only_forward(before: tuple[Message, ...], request_: Message, rule: str) -> None:
+    assert rules(refused(*SHOP, place_order(), *before, request_)) == {f"orders/{ORDER}": rule}
+
+
+@pytest.mark.parametrize("before", [(), (PAY,)])
+def test_an_unshipped_order_is_cancelled(before: tuple[Message, ...]) -> None:
+    assert accepted(*SHOP, place_order(), *before, CANCEL)[-1].order_cancelled.reason == "changed my mind"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        PAY,
+        SHIP,
+        CANCEL,
+        commands.UpdateAddressRequest(customer_id=ORDER, address=address()),
+        commands.ChangePriceRequest(product_id=ORDER, price=usd(1)),
+        commands.AdjustStockRequest(product_id=ORDER, delta=1),
+        commands.DiscontinueProductRequest(product_id=ORDER),
+    ],
+)
+def test_what_is_not_known_is_not_found(request_: Message) -> None:
+    error = refused(request_)
+    assert isinstance(error, NotFound)
+    assert error.resource_name.endswith(ORDER)
+
+
+@pytest.mark.parametrize("index", range(len(SHOP)))
+def test_what_exists_is_not_created_again(index: int) -> None:
+    again = type(SHOP[index])()
+    again.CopyFrom(SHOP[index])  # type: ignore[arg-type]
+    again.request_id = identity("again")
+    assert isinstance(refused(*SHOP, again), AlreadyExists)
+
+
+def test_a_command_with_another_version_than_the_current_is_refused_and_told_the_current() -> None:
+    late = commands.PayOrderRequest(order_id=ORDER, expected_version=2)
+    error = refused(*SHOP, place_order(), late)
+    assert isinstance(error, Conflict)
+    assert (error.reason, error.metadata["current_version"]) == ("VERSION_MISMATCH", "1")
+
+
+def test_orders_leave_a_products_version_alone_and_its_own_changes_count_it_up() -> None:
+    adjust = commands.AdjustStockRequest(product_id=identity("product", 1), expected_version=1, delta=-3)
+    aggregates = decide(*SHOP, place_order(), adjust).aggregates
+    product = next(it for it in aggregates.products.values() if it.name == "Product 1")
+    assert (product.version, product.stock) == (2, 6)
+
+
+def test_stock_is_not_counted_below_zero_nor_beyond_what_sums_can_hold() -> None:
+    product = identity("product", 1)
+    fewer = commands.AdjustStockRequest(product_id=product, delta=-11)
+    assert rules(refused(*SHOP, fewer)) == {f"products/{product}": "OUT_OF_STOCK"}
+
+
+def test_a_refused_command_leaves_no_trace() -> None:
+    decisions = decide(*SHOP, place_order(1, lines={1: 1, 2: 11}))
+    assert len(decisions.events) == len(SHOP)
+    assert {it.stock for it in decisions.aggregates.products.values()} == {10}
+
+
+def test_a_command_does_not_touch_what_was_loaded() -> None:
+    loaded = decide(*SHOP).aggregates
+    before = dict(loaded.products)
+    batch: list[Command] = [command(place_order())]
+    decide_batch(batch, loaded, {})
+    assert loaded.products == before
+    assert not loaded.orders

@@ -1,0 +1,136 @@
+"""Bad input gets a clear error that names every wrong field."""
+
+import pytest
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from commerce.command.v1 import command_service_pb2 as commands
+from tandem.runtime.errors import InvalidArgument
+from tests.support.builders import NOW, add_product, address, command, identity, place_order, register_customer, usd
+
+
+def violations(request: Message) -> dict[str, str]:
+    with pytest.raises(InvalidArgument) as caught:
+        command(request)
+    return {it.subject: it.kind for it in caught.value.violations}
+
+
+def test_every_wrong_field_of_an_order_is_named_at_once() -> None:
+    request = commands.PlaceOrderRequest(
+        request_id="not a uuid",
+        customer_id="",
+        lines=[
+            commands.PlaceOrderLine(product_id="x", quantity=0, discount_basis_points=10_001),
+            commands.PlaceOrderLine(product_id=identity("product", 1), quantity=1_000_001),
+            commands.PlaceOrderLine(product_id=identity("product", 1).upper(), quantity=1),
+        ],
+        shipping_address=address(street=" ", country_code="Germany"),
+        shipping_fee=usd(-1),
+        placed_at=Timestamp(seconds=int(NOW.timestamp()) + 3600),
+    )
+    assert violations(request) == {
+        "request_id": "MALFORMED",
+        "customer_id": "REQUIRED",
+        "lines[0].product_id": "MALFORMED",
+        "lines[0].quantity": "OUT_OF_RANGE",
+        "lines[0].discount_basis_points": "OUT_OF_RANGE",
+        "lines[1].quantity": "OUT_OF_RANGE",
+        "lines[2].product_id": "DUPLICATE",
+        "shipping_address.street": "REQUIRED",
+        "shipping_address.country_code": "MALFORMED",
+        "shipping_fee.minor_units": "OUT_OF_RANGE",
+        "placed_at": "OUT_OF_RANGE",
+    }
+
+
+@pytest.mark.parametrize("count", [0, 201])
+def test_an_order_holds_1_to_200_lines(count: int) -> None:
+    request = place_order()
+    del request.lines[:]
+    request.lines.extend(
+        commands.PlaceOrderLine(product_id=identity("product", number), quantity=1) for number in range(count)
+    )
+    assert violations(request) == {"lines": "OUT_OF_RANGE"}
+
+
+def test_an_order_of_200_lines_is_taken() -> None:
+    request = place_order(lines=dict.fromkeys(range(200), 1))
+    assert command(request).subject_id.hex == identity("order", 1).replace("-", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "kind"),
+    [
+        ({"name": ""}, "name", "REQUIRED"),
+        ({"name": "\t "}, "name", "REQUIRED"),
+        ({"name": "x" * 201}, "name", "TOO_LONG"),
+        ({"name": "a\0b"}, "name", "MALFORMED"),
+        ({"email": "ada"}, "email", "MALFORMED"),
+        ({"email": "ada@b@c"}, "email", "MALFORMED"),
+        ({"phone": "1" * 41}, "phone", "TOO_LONG"),
+        ({"customer_id": "{0190b5a2-7c1e-7d30-8a44-1f2e3d4c5b6a}"}, "customer_id", "MALFORMED"),
+        ({"customer_id": ""}, "customer_id", "REQUIRED"),
+    ],
+)
+def test_a_customer_is_checked(change: dict[str, str], field: str, kind: str) -> None:
+    request = register_customer()
+    for name, value in change.items():
+        setattr(request, name, value)
+    assert violations(request) == {field: kind}
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "kind"),
+    [
+        (commands.AddProductRequest(name="Tea"), "price", "REQUIRED"),
+        (add_product(price=-1), "price.minor_units", "OUT_OF_RANGE"),
+        (add_product(price=1_000_000_000_001), "price.minor_units", "OUT_OF_RANGE"),
+        (add_product(currency="usd"), "price.currency_code", "MALFORMED"),
+        (add_product(stock=-1), "initial_stock", "OUT_OF_RANGE"),
+        (commands.ChangePriceRequest(product_id=identity("p")), "price", "REQUIRED"),
+        (commands.AdjustStockRequest(product_id=identity("p"), delta=0), "delta", "OUT_OF_RANGE"),
+        (commands.AdjustStockRequest(product_id=identity("p"), delta=-1_000_000_001), "delta", "OUT_OF_RANGE"),
+        (commands.DiscontinueProductRequest(), "product_id", "REQUIRED"),
+        (commands.UpdateAddressRequest(customer_id=identity("c")), "address", "REQUIRED"),
+        (commands.PayOrderRequest(order_id="1"), "order_id", "MALFORMED"),
+        (
+            commands.PayOrderRequest(order_id=identity("o"), payment_reference="x" * 201),
+            "payment_reference",
+            "TOO_LONG",
+        ),
+        (commands.PayOrderRequest(order_id=identity("o"), paid_at=Timestamp(nanos=-1)), "paid_at", "MALFORMED"),
+        (commands.ShipOrderRequest(order_id=identity("o"), carrier="x" * 101), "carrier", "TOO_LONG"),
+        (
+            commands.ShipOrderRequest(order_id=identity("o"), shipped_at=Timestamp(seconds=2**62)),
+            "shipped_at",
+            "MALFORMED",
+        ),
+        (commands.CancelOrderRequest(order_id=identity("o"), reason="x" * 501), "reason", "TOO_LONG"),
+    ],
+)
+def test_each_command_is_checked(request_: Message, field: str, kind: str) -> None:
+    assert violations(request_) == {field: kind}
+
+
+def test_the_server_names_what_the_caller_does_not() -> None:
+    first, second = (
+        command(commands.AddProductRequest(name="Tea", price=usd(1))),
+        command(commands.AddProductRequest(name="Tea", price=usd(1))),
+    )
+    assert first.subject_id != second.subject_id
+    assert first.request_id != second.request_id
+    assert first.subject_id.version == 7
+
+
+def test_a_repeated_command_has_the_same_fingerprint_whatever_its_request_id_and_another_has_not() -> None:
+    one, two, other = place_order(1), place_order(1), place_order(1, discount=1)
+    two.request_id = identity("another")
+    assert command(one).fingerprint == command(two).fingerprint
+    assert command(one).fingerprint != command(other).fingerprint
+
+
+def test_commands_of_different_kinds_have_different_fingerprints() -> None:
+    pay = commands.PayOrderRequest(order_id=identity("o"))
+    cancel = commands.CancelOrderRequest(order_id=identity("o"))
+    assert pay.SerializeToString() == cancel.SerializeToString()
+    assert command(pay).fingerprint != command(cancel).fingerprint
