@@ -9,9 +9,10 @@ So an older entry cannot replace a newer one: within an epoch there is one write
 import secrets
 import uuid
 
-from commerce.internal.v1.stored_pb2 import CacheEntry
 from pymemcache.client.base import Client
 from pymemcache.client.rendezvous import RendezvousHash
+
+from commerce.internal.v1.stored_pb2 import CacheEntry
 
 CacheEpochs = dict[str, str | None]
 """Node ("host:port") to its epoch; None while the node is fenced off. The order is that of the setting."""

@@ -23,6 +23,9 @@ SCHEMA = "tandem_read"
 CHANNEL = "tandem_projection"
 """The NOTIFY channel of the read database: one Announcement after every batch, and every second."""
 
+REVISION = "0001"
+"""The migration that a reader of these tables needs: projector's newest, said here because readers cannot see it."""
+
 metadata = MetaData(schema=SCHEMA)
 
 projection = Table(
