@@ -147,7 +147,7 @@ class Executor:
         retrying = Retrying(
             retry=retry_if_exception(worth_another_run),
             stop=stop_after_delay(self._settings.retry_seconds),
-            wait=wait_exponential_jitter(initial=0.01, max=0.5, jitter=0.01),
+            wait=wait_exponential_jitter(multiplier=0.01, max=0.5, jitter=0.01),
             before_sleep=lambda _: RETRIES.inc(),
         )
         try:

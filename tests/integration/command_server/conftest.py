@@ -1,0 +1,97 @@
+"""A migrated write database for each test, and an executor on it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from pydantic import SecretStr
+from sqlalchemy import Engine, select, text
+
+from command_server.app import MIGRATIONS
+from command_server.command import Receipt
+from command_server.executor import Executor
+from command_server.settings import ExecutorSettings
+from tandem.feed import table as feed
+from tandem.runtime.database import create_database_engine, migrate
+from tandem.runtime.settings import DatabaseSettings
+from tests.support.builders import command
+
+
+@dataclass(frozen=True)
+class WriteDatabase:
+    """`engine` is the test's own, beside those of the executors under test."""
+
+    settings: DatabaseSettings
+    engine: Engine
+
+    def events(self) -> list[tuple[int, str, bytes]]:
+        with self.engine.connect() as connection:
+            query = select(feed.event.c.position, feed.event.c.kind, feed.event.c.payload)
+            return [tuple(row) for row in connection.execute(query.order_by(feed.event.c.position))]
+
+
+def open_write_database(url: str, **settings: Any) -> WriteDatabase:
+    blocks = DatabaseSettings(url=SecretStr(url), **settings)
+    migrate(blocks, MIGRATIONS, feed.SCHEMA)
+    return WriteDatabase(blocks, create_database_engine(blocks, name="test", pool_size=5))
+
+
+@pytest.fixture
+def database(fresh_database: Callable[[], str]) -> Iterator[WriteDatabase]:
+    opened = open_write_database(fresh_database())
+    yield opened
+    opened.engine.dispose()
+
+
+class Commands:
+    """Executors on a database, and a way to send commands through them."""
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._settings = settings
+        self._started: list[Executor] = []
+
+    async def executor(self, settings: DatabaseSettings | None = None, **changes: Any) -> Executor:
+        chosen = ExecutorSettings(**changes)
+        engine = create_database_engine(settings or self._settings, name="executor", pool_size=chosen.lanes)
+        executor = Executor(engine, chosen)
+        await executor.start()
+        self._started.append(executor)
+        return executor
+
+    async def stop(self) -> None:
+        for executor in self._started:
+            await executor.stop()
+
+
+@pytest.fixture
+async def commands_on(database: WriteDatabase) -> AsyncIterator[Commands]:
+    commands = Commands(database.settings)
+    yield commands
+    await commands.stop()
+
+
+async def submit(executor: Executor, request: Message, *, seconds: float = 20) -> Receipt:
+    return await executor.submit(command(request), time.monotonic() + seconds)
+
+
+async def submit_all(executor: Executor, requests: Sequence[Message]) -> list[Receipt | BaseException]:
+    """All at once, in order: they form batches."""
+    return await asyncio.gather(*(submit(executor, it) for it in requests), return_exceptions=True)
+
+
+async def until_blocked(database: WriteDatabase, *, sessions: int = 1) -> None:
+    """Until that many other sessions wait for a lock that the test holds."""
+    deadline = time.monotonic() + 10
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    while time.monotonic() < deadline:
+        with database.engine.connect() as connection:
+            if connection.execute(query).scalar_one() >= sessions:
+                return
+        await asyncio.sleep(0.01)
+    raise AssertionError("nothing waits for the lock")

@@ -1,0 +1,151 @@
+"""G3 once: a repeated command has no second effect, whatever broke in between."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text, update
+from sqlalchemy.engine import make_url
+
+from command_server.command import Receipt
+from command_server.maintenance import Maintenance
+from command_server.settings import ReceiptSettings
+from command_server.storage.tables import customer_order, receipt
+from commerce.command.v1 import command_service_pb2 as commands
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.errors import InvalidArgument, Unavailable
+from tandem.runtime.settings import DatabaseSettings
+from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all, until_blocked
+from tests.support.builders import add_product, identity, place_order, register_customer
+from tests.support.proxy import CuttingProxy
+
+SHOP = [register_customer(1), add_product(1, stock=100)]
+PAY = commands.PayOrderRequest(request_id=identity("pay"), order_id=identity("order", 1))
+
+
+@pytest.fixture
+def proxy(database: WriteDatabase) -> Iterator[CuttingProxy]:
+    url = make_url(database.settings.url.get_secret_value())
+    proxy = CuttingProxy((url.host or "", url.port or 0))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def through_proxy(database: WriteDatabase, proxy: CuttingProxy) -> DatabaseSettings:
+    url = make_url(database.settings.url.get_secret_value()).set(port=proxy.port)
+    return database.settings.model_copy(update={"url": SecretStr(url.render_as_string(hide_password=False))})
+
+
+async def test_a_repeat_gets_the_first_receipt_and_another_body_is_refused(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    executor = await commands_on.executor()
+    await submit_all(executor, SHOP)
+    first = await submit(executor, place_order(1))
+    again = await submit(executor, place_order(1))
+    assert again.replayed
+    assert (again.subject_id, again.position, again.version) == (first.subject_id, first.position, first.version)
+    other = place_order(1, lines={1: 2})
+    with pytest.raises(InvalidArgument) as caught:
+        await submit(executor, other)
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+    assert len(database.events()) == 3
+
+
+async def test_repeats_in_one_batch_are_one(commands_on: Commands, database: WriteDatabase) -> None:
+    executor = await commands_on.executor()
+    await submit_all(executor, SHOP)
+    outcomes = await submit_all(executor, [place_order(1)] * 20)
+    assert [it.replayed for it in outcomes if isinstance(it, Receipt)] == [False] + [True] * 19
+    assert {it.position for it in outcomes if isinstance(it, Receipt)} == {3}
+    assert len(database.events()) == 3
+
+
+async def test_a_command_without_a_request_id_is_done_each_time(commands_on: Commands) -> None:
+    executor = await commands_on.executor()
+    adjust = commands.AdjustStockRequest(product_id=identity("product", 1), delta=1)
+    await submit_all(executor, SHOP)
+    outcomes = await submit_all(executor, [adjust, adjust])
+    assert [it.version for it in outcomes if isinstance(it, Receipt)] == [2, 3]
+
+
+async def test_a_repeat_that_overtakes_its_first_run_is_replayed_and_not_refused_by_a_rule(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    """Both servers wait for the order's row; the second must find the first one's receipt, not "already paid"."""
+    one, two = await commands_on.executor(), await commands_on.executor()
+    await submit_all(one, [*SHOP, place_order(1)])
+    with database.engine.begin() as connection:
+        connection.execute(text(f"SELECT 1 FROM {customer_order.fullname} FOR UPDATE"))
+        tasks = [asyncio.create_task(submit(it, PAY)) for it in (one, two)]
+        await until_blocked(database, sessions=2)
+    receipts = await asyncio.gather(*tasks)
+    assert sorted(it.replayed for it in receipts) == [False, True]
+    assert len({it.position for it in receipts}) == 1
+
+
+async def test_creations_that_collide_on_two_servers_are_one(commands_on: Commands, database: WriteDatabase) -> None:
+    one, two = await commands_on.executor(), await commands_on.executor()
+    await submit_all(one, SHOP)
+    for number in range(1, 21):
+        receipts = await asyncio.gather(*(submit(it, place_order(number)) for it in (one, two)))
+        assert sorted(it.replayed for it in receipts) == [False, True]
+    assert len(database.events()) == 22
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_a_connection_that_breaks_during_commit_is_found_out_by_the_receipts(
+    commands_on: Commands, database: WriteDatabase, proxy: CuttingProxy, through_proxy: DatabaseSettings, stored: bool
+) -> None:
+    executor = await commands_on.executor(through_proxy)
+    await submit_all(executor, [*SHOP, place_order(1)])
+    proxy.cut_on(b"COMMIT", after=stored)
+    paid = await submit(executor, PAY)
+    assert proxy.cuts == 1
+    assert paid.replayed is stored, "it was stored by the first run, or by the second"
+    assert paid.version == 2
+    assert len(database.events()) == 4
+
+
+async def test_an_outcome_that_cannot_be_learnt_is_said_to_be_unknown_and_the_request_id_tells_later(
+    commands_on: Commands, database: WriteDatabase, proxy: CuttingProxy, through_proxy: DatabaseSettings
+) -> None:
+    executor = await commands_on.executor(through_proxy, retry_seconds=0.0)
+    await submit_all(executor, [*SHOP, place_order(1)])
+    proxy.cut_on(b"COMMIT", after=True)
+    with pytest.raises(Unavailable) as caught:
+        await submit(executor, PAY)
+    assert caught.value.reason == "OUTCOME_UNKNOWN"
+    assert (await submit(executor, PAY)).replayed
+    assert len(database.events()) == 4
+
+
+async def test_a_connection_that_breaks_before_commit_is_made_anew_and_nothing_is_lost(
+    commands_on: Commands, database: WriteDatabase, proxy: CuttingProxy, through_proxy: DatabaseSettings
+) -> None:
+    executor = await commands_on.executor(through_proxy)
+    await submit_all(executor, SHOP)
+    proxy.cut_on(b"feed_head SET position", after=True)
+    receipt_ = await submit(executor, place_order(1))
+    assert proxy.cuts == 1
+    assert (receipt_.replayed, receipt_.position) == (False, 3)
+
+
+async def test_old_receipts_are_purged_in_small_batches_and_young_ones_kept(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    executor = await commands_on.executor()
+    await submit_all(executor, [add_product(number) for number in range(1, 8)])
+    with database.engine.begin() as connection:
+        old = [row.request_id for row in connection.execute(receipt.select().limit(5))]
+        moved = datetime.now(UTC) - timedelta(days=8)
+        connection.execute(update(receipt).where(receipt.c.request_id.in_(old)).values(created_at=moved))
+    side = create_database_engine(database.settings, name="side", pool_size=1)
+    maintenance = Maintenance(side, ReceiptSettings(purge_batch=2))
+    assert [maintenance.purge_once() for _ in range(4)] == [2, 2, 1, 0]
+    side.dispose()
+    with database.engine.connect() as connection:
+        assert not {row.request_id for row in connection.execute(receipt.select())} & set(old)

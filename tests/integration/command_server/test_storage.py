@@ -1,0 +1,65 @@
+"""The write database's schema and the feed's table."""
+
+import uuid
+
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+
+import command_server.storage.tables  # noqa: F401 - fills the metadata
+from command_server.app import MIGRATIONS
+from command_server.storage.feed import append, begin_epoch, ensure_partition
+from tandem.feed import table as feed
+from tandem.feed.reader import read_events, read_head
+from tandem.runtime.database import migrate
+from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
+from tests.support.builders import add_product
+
+
+def test_the_migrations_make_the_tables_that_the_program_describes(database: WriteDatabase) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "version_table_schema": feed.SCHEMA,
+                "include_schemas": True,
+                "compare_type": True,
+                "include_name": lambda name, kind, _parents: kind != "schema" or name == feed.SCHEMA,
+                "include_object": lambda _object, name, kind, _reflected, _compared: (
+                    not (kind == "table" and name in ("event_0", "alembic_version"))
+                ),
+            },
+        )
+        assert compare_metadata(context, feed.metadata) == []
+
+
+def test_migrating_twice_changes_nothing(database: WriteDatabase) -> None:
+    assert migrate(database.settings, MIGRATIONS, feed.SCHEMA) == "0001"
+
+
+def test_the_feed_crosses_into_its_next_partition(database: WriteDatabase) -> None:
+    half = feed.PARTITION_SIZE // 2
+    with database.engine.begin() as connection:
+        assert ensure_partition(connection) is None, "the first one is enough at first"
+        connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {half}"))
+        assert ensure_partition(connection) == feed.PARTITION_SIZE
+        assert ensure_partition(connection) is None
+        connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {feed.PARTITION_SIZE - 2}"))
+        append(connection, [("order_paid", b"")] * 4, [])
+    with database.engine.connect() as connection:
+        found = read_events(connection, feed.PARTITION_SIZE - 2, 10)
+        assert [it.position - feed.PARTITION_SIZE for it in found] == [-1, 0, 1, 2]
+
+
+async def test_a_new_epoch_keeps_the_positions_and_changes_the_name(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    executor = await commands_on.executor()
+    before = await submit(executor, add_product(1))
+    with database.engine.begin() as connection:
+        epoch = begin_epoch(connection)
+        head = read_head(connection)
+    assert isinstance(epoch, uuid.UUID)
+    assert (head.epoch, head.position) == (epoch, before.position)
+    assert before.epoch != epoch
+    assert (await submit(executor, add_product(2))).epoch == epoch

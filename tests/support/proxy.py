@@ -1,0 +1,104 @@
+"""A TCP proxy on loopback that breaks connections at the worst moment."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+
+class CuttingProxy:
+    """Forwards to `target`; once armed, it cuts the next connection whose client sends `armed`.
+
+    after=True: the target still gets what the client sent and answers, and the client never hears the answer.
+    after=False: the target does not get it either.
+    """
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._armed: tuple[bytes, bool] | None = None
+        self._lock = threading.Lock()
+        self._sockets: set[socket.socket] = set()
+        self._answered = threading.Event()
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def cut_on(self, words: bytes, *, after: bool) -> None:
+        with self._lock:
+            self._armed = (words, after)
+
+    def close(self) -> None:
+        with self._lock:
+            open_sockets = list(self._sockets)
+        for it in (self._listener, *open_sockets):
+            with contextlib.suppress(OSError):
+                it.shutdown(socket.SHUT_RDWR)
+            it.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            with self._lock:
+                self._sockets |= {client, server}
+            silenced = threading.Event()
+            threading.Thread(target=self._to_server, args=(client, server, silenced), daemon=True).start()
+            threading.Thread(target=self._to_client, args=(server, client, silenced), daemon=True).start()
+
+    def _to_server(self, client: socket.socket, server: socket.socket, silenced: threading.Event) -> None:
+        for chunk in _chunks(client):
+            cut = self._take(chunk)
+            if cut is None:
+                server.sendall(chunk)
+                continue
+            silenced.set()
+            if cut:
+                server.sendall(chunk)
+                # The answer says that the target has done it; only then is the client cut off.
+                self._answered.wait(5)
+            break
+        self._hang_up(client, server)
+
+    def _to_client(self, server: socket.socket, client: socket.socket, silenced: threading.Event) -> None:
+        for chunk in _chunks(server):
+            if silenced.is_set():
+                self._answered.set()
+                return
+            with contextlib.suppress(OSError):
+                client.sendall(chunk)
+        self._hang_up(client, server)
+
+    def _take(self, chunk: bytes) -> bool | None:
+        """Whether this chunk is the one to cut on, and if so whether it still goes to the target."""
+        with self._lock:
+            if self._armed is None or self._armed[0] not in chunk:
+                return None
+            after = self._armed[1]
+            self._armed = None
+            self._answered = threading.Event()
+            self.cuts += 1
+            return after
+
+    def _hang_up(self, *sockets: socket.socket) -> None:
+        for it in sockets:
+            with contextlib.suppress(OSError):
+                it.shutdown(socket.SHUT_RDWR)
+
+
+def _chunks(source: socket.socket) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = source.recv(65536)
+        except OSError:
+            return
+        if not chunk:
+            return
+        yield chunk
