@@ -1,0 +1,49 @@
+"""The query server, wired: read downward and you have seen every dependency."""
+
+import asyncio
+
+from commerce.query.v1.query_service_pb2 import DESCRIPTOR
+from query_server.batcher import Batcher
+from query_server.cache import Cache
+from query_server.database import ReadDatabase
+from query_server.freshness import Freshness
+from query_server.reader import ViewReader
+from query_server.servicers import QueryServicer
+from query_server.settings import Settings
+from query_server.views import Views
+from tandem.read_store.tables import CHANNEL
+from tandem.runtime.listener import Listener
+from tandem.runtime.process import Application
+
+
+def build(settings: Settings) -> Application:
+    reading = settings.reader
+    # A connection for each thread that reads, one for the positions that waiters ask for, one for readiness.
+    database = ReadDatabase(settings.database, connections=2 * reading.threads + 2)
+    listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
+    freshness = Freshness(settings.freshness, listener, database.positions)
+    caches = [Cache(settings.cache) for _ in range(reading.threads)]
+    entries = Batcher(
+        "key",
+        [ViewReader(database, cache if settings.cache.enabled else None, freshness) for cache in caches],
+        max_batch=reading.max_batch,
+        max_waiting=reading.max_waiting,
+    )
+    pages = Batcher(
+        "list",
+        [database.recent_orders for _ in range(reading.threads)],
+        max_batch=reading.max_batch,
+        max_waiting=reading.max_waiting,
+    )
+
+    async def ready() -> bool:
+        return await asyncio.to_thread(database.is_ready)
+
+    return Application(
+        name="query_server",
+        server=settings.server,
+        service=DESCRIPTOR.services_by_name["QueryService"],
+        servicer=QueryServicer(Views(freshness, entries, pages), settings.freshness.default_max_wait),
+        ready=ready,
+        components=(database, *caches, freshness, entries, pages),
+    )

@@ -1,0 +1,169 @@
+"""memcached as a reader sees it: read many, and fill what is missing under a lease.
+
+A node that fails is a miss, never an error: the connection is closed, and the node is left alone for a while.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+
+from google.protobuf.message import DecodeError
+from prometheus_client import Counter
+from pymemcache.client.base import Client
+from pymemcache.exceptions import MemcacheError
+
+from query_server.settings import CacheSettings
+from tandem.read_store.cache import (
+    LEASE_SECONDS,
+    PLACEHOLDER,
+    CacheEpochs,
+    Ring,
+    cache_key,
+    decode_entry,
+    encode_entry,
+    node_client,
+)
+from tandem.runtime.telemetry import log
+
+NODE_FAILURES = Counter(
+    "tandem_cache_node_failures_total", "Failures of a memcached node as readers met them", ["node"]
+)
+
+# KeyError and ValueError are how pymemcache meets an answer that it did not ask for; it closes the connection then.
+_FAILURES = (OSError, MemcacheError, ValueError, KeyError)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Place(NamedTuple):
+    """Where an entry is kept."""
+
+    node: str
+    key: str
+
+
+class Lookup(NamedTuple):
+    """values: the entries found. absent: where those belong that were asked for and are not there, and nobody fills.
+
+    asked: how many were asked for; keys of nodes that are fenced off or have failed are not.
+    """
+
+    values: dict[uuid.UUID, bytes]
+    absent: dict[uuid.UUID, Place]
+    asked: int
+
+
+class Lease(NamedTuple):
+    """The right to fill an entry, as long as nobody else has written it.
+
+    It is good on the connection that took it: after a restart memcached counts its cas values anew.
+    """
+
+    place: Place
+    cas: bytes
+    client: Client
+
+
+class Cache:
+    """A reader's connections, one to each node. For one thread at a time."""
+
+    def __init__(self, settings: CacheSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._clients: dict[str, Client] = {}
+        self._resting_until: dict[str, float] = {}
+        self._ring = Ring([])
+
+    async def start(self) -> None:
+        """Nothing connects before the first use."""
+
+    async def stop(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    def look_up(self, view: str, epochs: CacheEpochs, keys: Iterable[uuid.UUID]) -> Lookup:
+        """Reads the entries of `keys` under the epochs that were announced."""
+        found = Lookup({}, {}, 0)
+        asked = 0
+        for node, places in self._by_node(view, epochs, keys).items():
+            entries = self._try(node, Client.get_many, list(places))
+            if entries is None:
+                continue
+            asked += len(places)
+            for name, key in places.items():
+                value = _value(entries.get(name))
+                if value is not None:
+                    found.values[key] = value
+                elif name not in entries:
+                    found.absent[key] = Place(node, name)
+        return found._replace(asked=asked)
+
+    def lease(self, absent: Mapping[uuid.UUID, Place]) -> dict[uuid.UUID, Lease]:
+        """Places placeholders for absent entries, at most `max_fills`; a lease for each that nobody else has placed.
+
+        Read the database after this, not before: the projector's write of a newer row ends the lease. A plain `add` of
+        the value would not do: it succeeds where a newer entry was set and evicted in between.
+        """
+        leases: dict[uuid.UUID, Lease] = {}
+        placed: dict[str, dict[str, uuid.UUID]] = {}
+        for key, (node, name) in islice(absent.items(), self._settings.max_fills):
+            if self._try(node, Client.add, name, PLACEHOLDER, expire=LEASE_SECONDS):
+                placed.setdefault(node, {})[name] = key
+        for node, names in placed.items():
+            for name, (value, cas) in (self._try(node, Client.gets_many, list(names)) or {}).items():
+                if value == PLACEHOLDER:
+                    leases[names[name]] = Lease(Place(node, name), cas, self._clients[node])
+        return leases
+
+    def fill(self, leases: Mapping[uuid.UUID, Lease], values: Mapping[uuid.UUID, bytes]) -> None:
+        """Stores values under their leases. A placeholder without a value expires."""
+        for key, ((node, name), cas, client) in leases.items():
+            value = values.get(key)
+            if value is not None and self._clients.get(node) is client:
+                self._try(node, Client.cas, name, encode_entry(value), cas)
+
+    def _by_node(self, view: str, epochs: CacheEpochs, keys: Iterable[uuid.UUID]) -> dict[str, dict[str, uuid.UUID]]:
+        """Cache keys by node, without the nodes that are fenced off."""
+        nodes = list(epochs)
+        if self._ring.nodes != nodes:
+            self._ring = Ring(nodes)
+        places: dict[str, dict[str, uuid.UUID]] = {}
+        for key in keys:
+            node = self._ring.node_of(key)
+            epoch = epochs[node]
+            if epoch is not None:
+                places.setdefault(node, {})[cache_key(view, epoch, key)] = key
+        return places
+
+    def _try(
+        self, node: str, command: Callable[Concatenate[Client, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T | None:
+        """What the node answers; None when it fails or is left alone."""
+        if self._clock() < self._resting_until.get(node, 0.0):
+            return None
+        try:
+            if node not in self._clients:
+                self._clients[node] = node_client(node, timeout=self._settings.timeout)
+            return command(self._clients[node], *args, **kwargs)
+        except _FAILURES as error:
+            self._resting_until[node] = self._clock() + self._settings.rest_seconds
+            failed = self._clients.pop(node, None)
+            if failed is not None:
+                failed.close()
+            NODE_FAILURES.labels(node).inc()
+            log.warning("a cache node failed", node=node, error=repr(error)[:200])
+            return None
+
+
+def _value(entry: bytes | None) -> bytes | None:
+    """The view's bytes; None when the entry is not there, is a placeholder, or is not one of ours."""
+    if entry is None:
+        return None
+    try:
+        return decode_entry(entry)
+    except DecodeError:
+        return None

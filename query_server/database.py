@@ -1,0 +1,156 @@
+"""The read database: every statement, and what its failures mean to a caller.
+
+Each statement returns rows and the view's position together, so the position is true of exactly those rows, also on a
+replica, and also when there are no rows.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import psycopg.errors
+from sqlalchemy import Engine, TextClause, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from query_server.page_token import Cursor
+from tandem.feed.token import Token
+from tandem.read_store.tables import REVISION, SCHEMA, VIEWS, order_summary, projection
+from tandem.runtime.database import create_database_engine, current_revision, may_pass
+from tandem.runtime.errors import Unavailable
+from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.telemetry import log
+
+
+class PageKey(NamedTuple):
+    """A page of a customer's orders: at most `limit` rows that follow `after`, newest first."""
+
+    customer_id: uuid.UUID
+    after: Cursor
+    limit: int
+
+
+class Row(NamedTuple):
+    """An OrderSummary, serialised, and its sort key."""
+
+    value: bytes
+    cursor: Cursor
+
+
+class Page(NamedTuple):
+    rows: list[Row]
+    as_of: Token
+
+
+# No row where the view's key is not there, but the position all the same.
+_BY_KEY: dict[str, TextClause] = {
+    name: text(
+        f"SELECT p.feed_epoch, p.position, v.key, v.value FROM {projection.fullname} AS p"  # noqa: S608
+        f" LEFT JOIN {table.fullname} AS v ON v.key = ANY(:keys) WHERE p.view = '{name}'"
+    )
+    for name, table in VIEWS.items()
+}
+
+# One round trip for all pages that are asked for together; each is a walk down the index.
+_RECENT_ORDERS = text(
+    f"""
+    SELECT p.feed_epoch, p.position, q.number, o.value, o.placed_at, o.placed_position
+    FROM {projection.fullname} AS p
+    CROSS JOIN unnest(
+        CAST(:customers AS uuid[]), CAST(:ats AS timestamptz[]), CAST(:positions AS bigint[]), CAST(:limits AS int[])
+    ) WITH ORDINALITY AS q (customer_id, at, position, most, number)
+    LEFT JOIN LATERAL (
+        SELECT s.value, s.placed_at, s.placed_position FROM {order_summary.fullname} AS s
+        WHERE s.customer_id = q.customer_id AND (s.placed_at, s.placed_position) < (q.at, q.position)
+        ORDER BY s.placed_at DESC, s.placed_position DESC LIMIT q.most
+    ) AS o ON true
+    WHERE p.view = '{order_summary.name}'
+    ORDER BY q.number, o.placed_at DESC, o.placed_position DESC
+    """  # noqa: S608
+)
+
+_POSITIONS = text(f"SELECT view, feed_epoch, position FROM {projection.fullname}")  # noqa: S608
+
+
+class ReadDatabase:
+    """Statements on the read database, for threads. `start` and `stop` make it a Component."""
+
+    def __init__(self, settings: DatabaseSettings, *, connections: int) -> None:
+        engine = create_database_engine(settings, name="tandem-query", pool_size=connections)
+        # One statement is one snapshot: a transaction around it would cost two round trips.
+        self._engine: Engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def start(self) -> None:
+        """Nothing connects before the first use."""
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self._engine.dispose)
+
+    def rows(self, view: str, keys: Sequence[uuid.UUID]) -> tuple[dict[uuid.UUID, bytes], Token]:
+        """The rows of `view` that exist among `keys`, and the view's position. Raises Unavailable."""
+        found = self._execute(_BY_KEY[view], {"keys": list(keys)})
+        if not found:
+            raise _never_projected(view)
+        as_of = Token(found[0].feed_epoch, found[0].position)
+        return {row.key: bytes(row.value) for row in found if row.key is not None}, as_of
+
+    def recent_orders(self, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
+        """The rows of each page, and the view's position. Raises Unavailable."""
+        arguments = {
+            "customers": [page.customer_id for page in pages],
+            "ats": [page.after.at for page in pages],
+            "positions": [page.after.position for page in pages],
+            "limits": [page.limit for page in pages],
+        }
+        found = self._execute(_RECENT_ORDERS, arguments)
+        if not found:
+            raise _never_projected(order_summary.name)
+        as_of = Token(found[0].feed_epoch, found[0].position)
+        answer = {page: Page([], as_of) for page in pages}
+        for row in found:
+            if row.value is not None:
+                cursor = Cursor(row.placed_at, row.placed_position)
+                answer[pages[row.number - 1]].rows.append(Row(bytes(row.value), cursor))
+        return answer
+
+    def positions(self) -> dict[str, Token]:
+        """Every view's position. Raises Unavailable."""
+        return {row.view: Token(row.feed_epoch, row.position) for row in self._execute(_POSITIONS, {})}
+
+    def is_ready(self) -> bool:
+        """Whether the database answers and has the schema that this program reads."""
+        try:
+            with self._engine.connect() as connection:
+                return current_revision(connection, SCHEMA) == REVISION
+        except SQLAlchemyError as error:
+            log.debug("the read database is not ready", error=str(error)[:500])
+            return False
+
+    def _execute(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+        try:
+            try:
+                return self._execute_once(statement, arguments)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                # A pooled connection from before a restart of the database: its first use is how one learns of it.
+                return self._execute_once(statement, arguments)
+        except (DBAPIError, PoolTimeout) as error:
+            if isinstance(error, PoolTimeout) or may_pass(error) or _is_not_set_up(error):
+                log.warning("the read database is away", error=str(error)[:500])
+                raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
+            raise
+
+    def _execute_once(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+        with self._engine.connect() as connection:
+            return connection.execute(statement, arguments).all()
+
+
+def _is_not_set_up(error: DBAPIError) -> bool:
+    """Services start in any order: this one may be there before the read database's first migration."""
+    return isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName)
+
+
+def _never_projected(view: str) -> Unavailable:
+    return Unavailable(f"no projector has begun the view {view} yet", reason="STORE_UNAVAILABLE")

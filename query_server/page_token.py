@@ -1,0 +1,63 @@
+"""Page tokens: where a page ended, bound to the query that it belongs to, opaque to callers."""
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.message import DecodeError
+
+from commerce.internal.v1.stored_pb2 import PageToken
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_MAX_LENGTH = 200
+_MAX_POSITION = 2**63 - 1
+
+
+class MalformedPageToken(ValueError):
+    """The text is not a page token that this program made for this query."""
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The sort key of the last row of a page, newest first."""
+
+    at: datetime
+    position: int
+
+
+FIRST_PAGE = Cursor(datetime.max.replace(tzinfo=UTC), _MAX_POSITION)
+"""Before every row."""
+
+
+def encode_page_token(cursor: Cursor, *query: str) -> str:
+    """`query`: the query's name and all its arguments but the page size."""
+    stored = PageToken(
+        query=_fingerprint(query),
+        sort_micros=(cursor.at - _EPOCH) // _MICROSECOND,
+        sort_position=cursor.position,
+    )
+    return base64.urlsafe_b64encode(stored.SerializeToString()).rstrip(b"=").decode()
+
+
+def decode_page_token(text: str, *query: str) -> Cursor:
+    """The inverse of encode_page_token. Raises MalformedPageToken for anything else, whatever a caller sends."""
+    if len(text) > _MAX_LENGTH:
+        raise MalformedPageToken
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        stored = PageToken.FromString(raw)
+        cursor = Cursor(_EPOCH + stored.sort_micros * _MICROSECOND, stored.sort_position)
+    except (binascii.Error, DecodeError, ValueError, OverflowError):
+        raise MalformedPageToken from None
+    if cursor.position > _MAX_POSITION or encode_page_token(cursor, *query) != text:
+        raise MalformedPageToken
+    return cursor
+
+
+def _fingerprint(query: tuple[str, ...]) -> bytes:
+    # Lengths keep ("a", "bc") apart from ("ab", "c").
+    text = "".join(f"{len(part)}:{part}" for part in query)
+    return hashlib.sha256(text.encode()).digest()[:8]

@@ -1,0 +1,111 @@
+"""QueryService: each RPC validates, reads, and puts bytes behind bytes."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from google.protobuf.message import Message
+
+from commerce.query.v1 import query_service_pb2 as queries
+from commerce.type.v1.consistency_pb2 import Consistency
+from query_server.database import PageKey
+from query_server.encoding import EncodedField
+from query_server.page_token import encode_page_token
+from query_server.validation import Checker
+from query_server.views import Views, as_of_text
+from tandem.read_store.tables import customer_profile, order_details, product_card
+from tandem.runtime.errors import NotFound
+from tandem.runtime.rpc import Call
+
+
+class _One:
+    """A query for one row: which view answers it, and how the response is put together."""
+
+    def __init__(self, view: str, response: type[Message], field: str, id_field: str, resource: str) -> None:
+        self.view = view
+        self.id_field = id_field
+        self.resource = resource
+        self.value = EncodedField(response, field)
+        self.as_of = EncodedField(response, "as_of")
+
+
+class _Many:
+    """A query for several rows."""
+
+    def __init__(self, view: str, response: type[Message], field: str, ids_field: str) -> None:
+        self.view = view
+        self.ids_field = ids_field
+        self.value = EncodedField(response, field)
+        self.missing = EncodedField(response, f"missing_{ids_field}")
+        self.as_of = EncodedField(response, "as_of")
+
+
+_ORDER = _One(order_details.name, queries.GetOrderDetailsResponse, "order_details", "order_id", "order")
+_PRODUCT = _One(product_card.name, queries.GetProductResponse, "product", "product_id", "product")
+_CUSTOMER = _One(customer_profile.name, queries.GetCustomerResponse, "customer", "customer_id", "customer")
+_ORDERS = _Many(order_details.name, queries.BatchGetOrderDetailsResponse, "order_details", "order_ids")
+_PRODUCTS = _Many(product_card.name, queries.BatchGetProductsResponse, "products", "product_ids")
+
+_RECENT_ORDERS = "ListRecentOrders"
+_PAGE_ORDER = EncodedField(queries.ListRecentOrdersResponse, "orders")
+_PAGE_NEXT = EncodedField(queries.ListRecentOrdersResponse, "next_page_token")
+_PAGE_AS_OF = EncodedField(queries.ListRecentOrdersResponse, "as_of")
+
+
+class QueryServicer:
+    def __init__(self, views: Views, default_max_wait: float) -> None:
+        self._views = views
+        self._default_max_wait = default_max_wait
+
+    async def GetOrderDetails(self, request: queries.GetOrderDetailsRequest, call: Call) -> bytes:
+        return await self._get_one(_ORDER, request.order_id, request.consistency, call)
+
+    async def BatchGetOrderDetails(self, request: queries.BatchGetOrderDetailsRequest, call: Call) -> bytes:
+        return await self._get_many(_ORDERS, request.order_ids, request.consistency, call)
+
+    async def ListRecentOrders(self, request: queries.ListRecentOrdersRequest, call: Call) -> bytes:
+        check = Checker(self._default_max_wait)
+        customer_id = check.uuid("customer_id", request.customer_id)
+        query = (_RECENT_ORDERS, str(customer_id))
+        size = check.page_size(request.page_size)
+        after = check.page_token(request.page_token, *query)
+        need = check.consistency(request.consistency)
+        check.finish()
+        # One more than the page holds tells whether another page follows.
+        rows, as_of = await self._views.recent_orders(PageKey(customer_id, after, size + 1), need, call)
+        parts = [_PAGE_ORDER(row.value) for row in rows[:size]]
+        if len(rows) > size:
+            parts.append(_PAGE_NEXT(encode_page_token(rows[size - 1].cursor, *query).encode()))
+        parts.append(_PAGE_AS_OF(as_of_text(as_of)))
+        return b"".join(parts)
+
+    async def GetProduct(self, request: queries.GetProductRequest, call: Call) -> bytes:
+        return await self._get_one(_PRODUCT, request.product_id, request.consistency, call)
+
+    async def BatchGetProducts(self, request: queries.BatchGetProductsRequest, call: Call) -> bytes:
+        return await self._get_many(_PRODUCTS, request.product_ids, request.consistency, call)
+
+    async def GetCustomer(self, request: queries.GetCustomerRequest, call: Call) -> bytes:
+        return await self._get_one(_CUSTOMER, request.customer_id, request.consistency, call)
+
+    async def _get_one(self, query: _One, text: str, consistency: Consistency, call: Call) -> bytes:
+        check = Checker(self._default_max_wait)
+        key = check.uuid(query.id_field, text)
+        need = check.consistency(consistency)
+        check.finish()
+        rows = await self._views.get(query.view, [key], need, call)
+        [value] = rows.values
+        if value is None:
+            raise NotFound(query.resource, f"{query.resource}s/{key}")
+        return query.value(value) + query.as_of(as_of_text(rows.as_of))
+
+    async def _get_many(self, query: _Many, texts: Sequence[str], consistency: Consistency, call: Call) -> bytes:
+        check = Checker(self._default_max_wait)
+        keys: list[UUID] = check.uuids(query.ids_field, texts)
+        need = check.consistency(consistency)
+        check.finish()
+        rows = await self._views.get(query.view, keys, need, call)
+        found = [query.value(value) for value in rows.values if value is not None]
+        missing = [
+            query.missing(text.encode()) for text, value in zip(texts, rows.values, strict=True) if value is None
+        ]
+        return b"".join([*found, *missing, query.as_of(as_of_text(rows.as_of))])

@@ -1,0 +1,52 @@
+"""The query server's settings."""
+
+from typing import ClassVar
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from tandem.runtime.settings import Block, DatabaseSettings, ServerSettings, ServiceSettings
+
+
+class ReaderSettings(Block):
+    """Reading in batches: calls that arrive together are read together."""
+
+    threads: int = Field(
+        1, ge=1, le=32, description="Batches under way at once, by key and by list each; each has a connection"
+    )
+    max_batch: int = Field(256, ge=1, le=4096, description="Keys, or pages of lists, in one batch at most")
+    max_waiting: int = Field(4096, ge=100, description="Keys that may wait for a batch; past it calls are refused")
+
+
+class CacheSettings(Block):
+    """memcached. Its nodes are the projector's setting; query servers learn them from the announcements."""
+
+    enabled: bool = Field(True, description="Read from memcached where the projector announces nodes")
+    timeout: float = Field(0.1, gt=0, le=10, description="Seconds for connecting to a node and for each answer")
+    rest_seconds: float = Field(1.0, ge=0, le=60, description="How long a node is left alone after it failed")
+    max_fills: int = Field(32, ge=0, le=1024, description="Missing entries that one batch puts into the cache at most")
+
+
+class FreshnessSettings(Block):
+    """Following the announcements, and waiting for a position."""
+
+    blind_after: float = Field(
+        3.0, gt=0, le=60, description="Seconds without an announcement until the cache is not read"
+    )
+    default_max_wait: float = Field(
+        2.0, ge=0, le=60, description="Seconds to wait for a token's position where the call does not say"
+    )
+    max_waiters: int = Field(1000, ge=1, description="Calls that may wait for a position; past it they are refused")
+
+
+class Settings(ServiceSettings):
+    """All settings of the query server: TANDEM_QUERY_… or the section [query]."""
+
+    model_config = SettingsConfigDict(env_prefix="TANDEM_QUERY_")
+    section: ClassVar[str] = "query"
+
+    database: DatabaseSettings = Field(description="The read database, or a replica of it")
+    server: ServerSettings = Field(ServerSettings(port=50052), description="The gRPC server")
+    reader: ReaderSettings = Field(ReaderSettings(), description="Reading in batches")
+    cache: CacheSettings = Field(CacheSettings(), description="memcached")
+    freshness: FreshnessSettings = Field(FreshnessSettings(), description="Announcements and waits")

@@ -1,0 +1,96 @@
+"""What makes a request wrong in itself. Every violated field is named, not the first."""
+
+import re
+from collections.abc import Sequence
+from uuid import UUID
+
+from commerce.type.v1.consistency_pb2 import Consistency
+from query_server.page_token import FIRST_PAGE, Cursor, MalformedPageToken, decode_page_token
+from query_server.views import Need
+from tandem.feed.token import MalformedToken, Token, decode_token
+from tandem.runtime.errors import InvalidArgument, Violation
+
+MAX_BATCH = 100
+MAX_PAGE_SIZE = 100
+DEFAULT_PAGE_SIZE = 20
+MAX_WAIT_SECONDS = 60
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+# Stands for an id that is wrong; `finish` raises before anybody uses it.
+_NO_ID = UUID(int=0)
+
+
+class Checker:
+    """Collects what is wrong, and returns what is right in the form that the program uses.
+
+    Fields are named as a caller writes them: `order_ids[3]`. What is returned counts only after `finish`.
+    """
+
+    def __init__(self, default_max_wait: float) -> None:
+        self._default_max_wait = default_max_wait
+        self._violations: list[Violation] = []
+
+    def finish(self) -> None:
+        """Raises InvalidArgument if anything was wrong."""
+        if self._violations:
+            raise InvalidArgument(self._violations)
+
+    def uuid(self, field: str, value: str) -> UUID:
+        if _UUID.fullmatch(value):
+            return UUID(value)
+        if value:
+            self._wrong(field, "MALFORMED", "must be a UUID such as 0190b5a2-7c1e-7d30-8a44-1f2e3d4c5b6a")
+        else:
+            self._wrong(field, "REQUIRED", "is required")
+        return _NO_ID
+
+    def uuids(self, field: str, values: Sequence[str]) -> list[UUID]:
+        """1 to MAX_BATCH ids, each once."""
+        if not 1 <= len(values) <= MAX_BATCH:
+            self._wrong(field, "OUT_OF_RANGE", f"holds {len(values)} ids; it must hold 1 to {MAX_BATCH}")
+        keys = [self.uuid(f"{field}[{number}]", value) for number, value in enumerate(values[:MAX_BATCH])]
+        seen: dict[UUID, int] = {}
+        for number, key in enumerate(keys):
+            first = seen.setdefault(key, number)
+            if first != number and key != _NO_ID:
+                self._wrong(f"{field}[{number}]", "DUPLICATE", f"is the same as {field}[{first}]")
+        return keys
+
+    def page_size(self, value: int) -> int:
+        if not 0 <= value <= MAX_PAGE_SIZE:
+            self._wrong("page_size", "OUT_OF_RANGE", f"is {value}; it must be from 0 to {MAX_PAGE_SIZE}")
+        return value or DEFAULT_PAGE_SIZE
+
+    def page_token(self, text: str, *query: str) -> Cursor:
+        """Where the page begins. `query`: the query's name and all its arguments but the page size."""
+        if not text:
+            return FIRST_PAGE
+        try:
+            return decode_page_token(text, *query)
+        except MalformedPageToken:
+            self._wrong("page_token", "MALFORMED", "must be the next_page_token of an answer to the same query")
+            return FIRST_PAGE
+
+    def consistency(self, value: Consistency) -> Need:
+        token: Token | None = None
+        requirement = value.WhichOneof("requirement")
+        if requirement == "at_least_as_fresh":
+            try:
+                token = decode_token(value.at_least_as_fresh)
+            except MalformedToken:
+                self._wrong(
+                    "consistency.at_least_as_fresh",
+                    "MALFORMED",
+                    "must be the consistency_token of a receipt or the as_of of an answer",
+                )
+        elif requirement == "minimize_latency" and not value.minimize_latency:
+            self._wrong("consistency.minimize_latency", "INVALID", "must be true when set")
+        if not value.HasField("max_wait"):
+            return Need(token, self._default_max_wait)
+        seconds = value.max_wait.seconds + value.max_wait.nanos / 1e9
+        if not 0 <= seconds <= MAX_WAIT_SECONDS or not 0 <= value.max_wait.nanos < 1_000_000_000:
+            self._wrong("consistency.max_wait", "OUT_OF_RANGE", f"must be from 0 to {MAX_WAIT_SECONDS} s")
+        return Need(token, seconds)
+
+    def _wrong(self, field: str, kind: str, description: str) -> None:
+        self._violations.append(Violation(field, description, kind))

@@ -1,0 +1,101 @@
+"""A query's way: wait for the token, read, check what was read against the token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+from uuid import UUID
+
+from query_server.batcher import Batcher
+from query_server.database import Page, PageKey, Row
+from query_server.freshness import Freshness, projection_lag
+from query_server.reader import Found, ViewKey
+from tandem.feed.token import Token, encode_token
+from tandem.read_store.tables import order_summary
+from tandem.runtime.errors import PreconditionFailed, Unavailable, Violation
+from tandem.runtime.rpc import Call
+
+# What is left of the caller's deadline when a wait ends, so that the answer says why, and arrives.
+_MARGIN_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Need:
+    """How fresh an answer must be. token: what it must include, None for anything; max_wait: in seconds."""
+
+    token: Token | None
+    max_wait: float
+
+
+class Rows(NamedTuple):
+    """The values in the order of the keys, None where there is no row, and the position that all of them include."""
+
+    values: list[bytes | None]
+    as_of: Token
+
+
+class Views:
+    def __init__(self, freshness: Freshness, entries: Batcher[ViewKey, Found], pages: Batcher[PageKey, Page]) -> None:
+        self._freshness = freshness
+        self._entries = entries
+        self._pages = pages
+
+    async def get(self, view: str, keys: Sequence[UUID], need: Need, call: Call) -> Rows:
+        """The rows of `view` with `keys`.
+
+        Raises Unavailable (PROJECTION_LAG, STORE_UNAVAILABLE), PreconditionFailed for a token of another feed, and
+        Overloaded.
+        """
+        await self._reach(view, need, call)
+        found = await self._entries.read([ViewKey(view, key) for key in keys])
+        as_of = _oldest(found)
+        if as_of is None or not _includes(as_of, need.token):
+            # The announcements and the database know of different states; the database's own word is final.
+            found = await self._entries.read([ViewKey(view, key, database=True) for key in keys])
+            as_of = _oldest(found)
+            if as_of is None:
+                raise Unavailable(f"the view {view} is being replaced", reason="STORE_UNAVAILABLE")
+            _require(view, as_of, need.token)
+        return Rows([it.value for it in found], as_of)
+
+    async def recent_orders(self, wanted: PageKey, need: Need, call: Call) -> tuple[list[Row], Token]:
+        """A page of OrderSummary, and the position that it includes. Raises as `get` does."""
+        await self._reach(order_summary.name, need, call)
+        [page] = await self._pages.read([wanted])
+        _require(order_summary.name, page.as_of, need.token)
+        return page.rows, page.as_of
+
+    async def _reach(self, view: str, need: Need, call: Call) -> None:
+        if need.token is not None:
+            left = call.seconds_left()
+            # A short deadline keeps most of its time for the wait.
+            seconds = min(need.max_wait, left - min(_MARGIN_SECONDS, left / 4))
+            await self._freshness.reach(view, need.token, seconds)
+
+
+@lru_cache(maxsize=1024)
+def as_of_text(as_of: Token) -> bytes:
+    """The token's text in UTF-8. All answers between two announcements share it."""
+    return encode_token(as_of.epoch, as_of.position).encode()
+
+
+def _oldest(found: Sequence[Found]) -> Token | None:
+    """The position that all include; None when they are of different feeds and no position is."""
+    first = found[0].as_of
+    if any(it.as_of.epoch != first.epoch for it in found):
+        return None
+    return min((it.as_of for it in found), key=lambda token: token.position)
+
+
+def _includes(as_of: Token, wanted: Token | None) -> bool:
+    return wanted is None or (as_of.epoch == wanted.epoch and as_of.position >= wanted.position)
+
+
+def _require(view: str, as_of: Token, wanted: Token | None) -> None:
+    if wanted is None:
+        return
+    if as_of.epoch != wanted.epoch:
+        description = "belongs to another feed: the write store was restored since, and what it stood for may be gone"
+        raise PreconditionFailed([Violation("consistency.at_least_as_fresh", description, "TOKEN_EPOCH_MISMATCH")])
+    if as_of.position < wanted.position:
+        raise projection_lag(view, as_of, wanted)
