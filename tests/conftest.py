@@ -1,0 +1,73 @@
+"""Fixtures over tests/support/stack.py."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tandem.cli.embedded import Memcached, Postgres, memcached_path
+from tests.support.stack import Databases, Stack
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """One PostgreSQL for all tests that do not kill it. Without fsync: a machine crash is not among the tests."""
+    server = Postgres(tmp_path_factory.mktemp("postgres") / "data", settings={"fsync": "off"})
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def databases(postgres: Postgres) -> Databases:
+    return Databases(postgres)
+
+
+@pytest.fixture
+def fresh_database(databases: Databases) -> Iterator[Callable[[], str]]:
+    """Makes new empty databases, and drops them after the test."""
+    urls: list[str] = []
+
+    def create() -> str:
+        urls.append(databases.create())
+        return urls[-1]
+
+    yield create
+    for url in urls:
+        databases.drop(url)
+
+
+@pytest.fixture
+def memcached_nodes() -> Iterator[Callable[[int], list[Memcached]]]:
+    """Starts memcached nodes, new and empty, and stops them after the test."""
+    started: list[Memcached] = []
+
+    def start(count: int) -> list[Memcached]:
+        if count and memcached_path() is None:
+            pytest.skip("memcached is not installed (apt-get install memcached): the cache's own tests need it")
+        nodes = [Memcached() for _ in range(count)]
+        for node in nodes:
+            node.start()
+            started.append(node)
+        return nodes
+
+    yield start
+    for node in started:
+        node.stop()
+
+
+@pytest.fixture
+def new_stack(
+    databases: Databases, memcached_nodes: Callable[[int], list[Memcached]], tmp_path: Path
+) -> Iterator[Callable[..., Stack]]:
+    """Starts a Stack; takes its keyword arguments, and the number of cache nodes as `cache_nodes`."""
+    stacks: list[Stack] = []
+
+    def start(cache_nodes: int = 0, **options: object) -> Stack:
+        stack = Stack(databases, tmp_path, nodes=memcached_nodes(cache_nodes), **options)  # type: ignore[arg-type]
+        stacks.append(stack)
+        return stack.start()
+
+    yield start
+    for stack in stacks:
+        stack.stop()
