@@ -1,0 +1,123 @@
+"""Every violated field is named; what is right comes back in the form that is used."""
+
+import uuid
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from commerce.type.v1.consistency_pb2 import Consistency
+from query_server.page_token import FIRST_PAGE, encode_page_token
+from query_server.validation import Checker
+from query_server.views import Need
+from tandem.feed.token import Token, encode_token
+from tandem.runtime.errors import InvalidArgument
+
+ID = uuid.UUID("0190b5a2-7c1e-7d30-8a44-1f2e3d4c5b6a")
+TOKEN = Token(ID, 42)
+
+
+def violations(check: Checker) -> dict[str, str]:
+    with pytest.raises(InvalidArgument) as raised:
+        check.finish()
+    return {it.subject: it.kind for it in raised.value.violations}
+
+
+@pytest.mark.parametrize("text", [str(ID), str(ID).upper()])
+def test_a_uuid_is_taken_in_either_case(text: str) -> None:
+    check = Checker(2)
+
+    assert check.uuid("order_id", text) == ID
+    check.finish()
+
+
+@pytest.mark.parametrize(
+    "text", [ID.hex, f"{{{ID}}}", f"urn:uuid:{ID}", f"{ID}\n", "x", str(ID).replace("0", "\u0660")]
+)
+def test_other_forms_of_a_uuid_are_refused(text: str) -> None:
+    check = Checker(2)
+    check.uuid("order_id", text)
+
+    assert violations(check) == {"order_id": "MALFORMED"}
+
+
+def test_every_bad_id_of_a_batch_is_named() -> None:
+    check = Checker(2)
+    check.uuids("order_ids", [str(ID), "x", "", str(ID).upper()])
+
+    assert violations(check) == {
+        "order_ids[1]": "MALFORMED",
+        "order_ids[2]": "REQUIRED",
+        "order_ids[3]": "DUPLICATE",
+    }
+
+
+@pytest.mark.parametrize("count", [0, 101])
+def test_a_batch_holds_one_to_a_hundred_ids(count: int) -> None:
+    check = Checker(2)
+    check.uuids("order_ids", [str(uuid.UUID(int=number + 1)) for number in range(count)])
+
+    assert violations(check) == {"order_ids": "OUT_OF_RANGE"}
+
+
+def test_the_violations_of_all_fields_are_named_together() -> None:
+    check = Checker(2)
+    check.uuid("customer_id", "")
+    check.page_size(-1)
+    check.page_token("nonsense", "ListRecentOrders", "x")
+    check.consistency(Consistency(at_least_as_fresh="nonsense", max_wait=Duration(seconds=61)))
+
+    assert violations(check) == {
+        "customer_id": "REQUIRED",
+        "page_size": "OUT_OF_RANGE",
+        "page_token": "MALFORMED",
+        "consistency.at_least_as_fresh": "MALFORMED",
+        "consistency.max_wait": "OUT_OF_RANGE",
+    }
+
+
+@pytest.mark.parametrize(("size", "rows"), [(0, 20), (1, 1), (100, 100)])
+def test_a_page_is_twenty_rows_unless_told(size: int, rows: int) -> None:
+    assert Checker(2).page_size(size) == rows
+
+
+def test_a_page_size_past_a_hundred_is_refused() -> None:
+    check = Checker(2)
+    check.page_size(101)
+
+    assert violations(check) == {"page_size": "OUT_OF_RANGE"}
+
+
+def test_a_page_token_of_another_customer_is_refused() -> None:
+    check = Checker(2)
+    check.page_token(encode_page_token(FIRST_PAGE, "ListRecentOrders", "theirs"), "ListRecentOrders", "mine")
+
+    assert violations(check) == {"page_token": "MALFORMED"}
+
+
+@pytest.mark.parametrize("consistency", [Consistency(), Consistency(minimize_latency=True)])
+def test_nothing_is_needed_unless_told(consistency: Consistency) -> None:
+    assert Checker(2).consistency(consistency) == Need(None, 2)
+
+
+def test_a_token_and_a_wait_are_taken() -> None:
+    text = encode_token(TOKEN.epoch, TOKEN.position)
+    wait = Duration(seconds=1, nanos=500_000_000)
+
+    assert Checker(2).consistency(Consistency(at_least_as_fresh=text, max_wait=wait)) == Need(TOKEN, 1.5)
+
+
+@pytest.mark.parametrize(
+    "wait", [Duration(seconds=-1), Duration(nanos=-1), Duration(seconds=60, nanos=1), Duration(nanos=1_000_000_000)]
+)
+def test_a_wait_outside_its_range_is_refused(wait: Duration) -> None:
+    check = Checker(2)
+    check.consistency(Consistency(max_wait=wait))
+
+    assert violations(check) == {"consistency.max_wait": "OUT_OF_RANGE"}
+
+
+def test_minimize_latency_must_be_true_when_set() -> None:
+    check = Checker(2)
+    check.consistency(Consistency(minimize_latency=False))
+
+    assert violations(check) == {"consistency.minimize_latency": "INVALID"}
