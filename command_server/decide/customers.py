@@ -4,7 +4,7 @@ from google.protobuf.message import Message
 
 from command_server.aggregates import Aggregates
 from command_server.command import Command
-from command_server.decide.rules import check_version, must_be_new, not_found
+from command_server.decide.rules import check_version, must_be_new, not_found, timestamp
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import AddressUpdated, CustomerRegistered, PersonalData
 
@@ -16,7 +16,11 @@ def register_customer(
     personal = PersonalData(name=request.name, email=request.email, phone=request.phone)
     if request.HasField("address"):
         personal.address.CopyFrom(request.address)
-    return [CustomerRegistered(customer_id=str(command.subject_id), version=1, personal=personal)]
+    return [
+        CustomerRegistered(
+            customer_id=str(command.subject_id), version=1, personal=personal, registered_at=timestamp(command.now)
+        )
+    ]
 
 
 def update_address(request: commands.UpdateAddressRequest, command: Command, aggregates: Aggregates) -> list[Message]:

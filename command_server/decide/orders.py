@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from command_server.aggregates import Aggregates, Customer, Order, Product
 from command_server.command import Command
-from command_server.decide.rules import check_version, must_be_new, not_found, refuse
+from command_server.decide.rules import check_version, must_be_new, not_found, refuse, timestamp
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import (
     OrderCancelled,
@@ -102,7 +102,7 @@ def cancel_order(request: commands.CancelOrderRequest, command: Command, aggrega
             order_id=str(order.id),
             version=order.version + 1,
             reason=request.reason,
-            cancelled_at=_timestamp(command.now),
+            cancelled_at=timestamp(command.now),
             released=[ReleasedStock(product_id=str(line.product_id), quantity=line.quantity) for line in order.lines],
         )
     ]
@@ -190,10 +190,4 @@ def _name(order: Order) -> str:
 def _moment(request: Message, field: str, now: datetime) -> Timestamp:
     """The caller's time where it gave one, else now."""
     given: Timestamp = getattr(request, field)
-    return given if request.HasField(field) else _timestamp(now)
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp
+    return given if request.HasField(field) else timestamp(now)

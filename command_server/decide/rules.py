@@ -1,8 +1,10 @@
 """What the rules of every aggregate share: versions and refusals."""
 
 import uuid
+from datetime import datetime
 
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tandem.runtime.errors import AlreadyExists, Conflict, NotFound, PreconditionFailed, Violation
 
@@ -32,3 +34,9 @@ def check_version(request: Message, current: int) -> None:
 def refuse(kind: str, subject: str, description: str) -> PreconditionFailed:
     """A refusal for one broken rule. `kind` is the rule in UPPER_SNAKE, `subject` the resource's name."""
     return PreconditionFailed([Violation(subject, description, kind)])
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    result = Timestamp()
+    result.FromDatetime(moment)
+    return result

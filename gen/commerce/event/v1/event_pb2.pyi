@@ -152,6 +152,7 @@ class CustomerRegistered(_message.Message):
     CUSTOMER_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     PERSONAL_FIELD_NUMBER: _builtins.int
+    REGISTERED_AT_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """UUID of the customer."""
     version: _builtins.int
@@ -160,16 +161,21 @@ class CustomerRegistered(_message.Message):
     def personal(self) -> Global___PersonalData:
         """Name, e-mail, telephone and address as registered."""
 
+    @_builtins.property
+    def registered_at(self) -> _timestamp_pb2.Timestamp:
+        """When the customer was registered."""
+
     def __init__(
         self,
         *,
         customer_id: _builtins.str = ...,
         version: _builtins.int = ...,
         personal: Global___PersonalData | None = ...,
+        registered_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["personal", b"personal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["personal", b"personal", "registered_at", b"registered_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "personal", b"personal", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "personal", b"personal", "registered_at", b"registered_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

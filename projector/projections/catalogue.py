@@ -1,0 +1,14 @@
+"""All views, by name."""
+
+from projector.projections import customer_profile, order_details, order_summary, product_card
+from projector.projections.shape import Projection
+
+PROJECTIONS: dict[str, Projection] = {
+    it.view: it
+    for it in (
+        order_details.PROJECTION,
+        order_summary.PROJECTION,
+        product_card.PROJECTION,
+        customer_profile.PROJECTION,
+    )
+}

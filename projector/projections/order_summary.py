@@ -1,0 +1,64 @@
+"""OrderSummary: an order as a row of its customer's list."""
+
+from datetime import UTC
+
+from commerce.event.v1 import event_pb2 as events
+from commerce.query.v1.views_pb2 import OrderSummary
+from commerce.type.v1.order_status_pb2 import OrderStatus
+from projector.projections.shape import Columns, Projection, present
+
+# The versions and statuses of an order are all that later events change here.
+Later = events.OrderPaid | events.OrderShipped | events.OrderCancelled
+
+
+def placed(_view: OrderSummary | None, event: events.OrderPlaced) -> OrderSummary:
+    return OrderSummary(
+        order_id=event.order_id,
+        customer_id=event.customer_id,
+        status=OrderStatus.ORDER_STATUS_PLACED,
+        total=event.total,
+        line_count=len(event.lines),
+        unit_count=sum(line.quantity for line in event.lines),
+        placed_at=event.placed_at,
+        version=event.version,
+    )
+
+
+def paid(view: OrderSummary | None, event: events.OrderPaid) -> OrderSummary:
+    return _moved(view, event, OrderStatus.ORDER_STATUS_PAID)
+
+
+def shipped(view: OrderSummary | None, event: events.OrderShipped) -> OrderSummary:
+    return _moved(view, event, OrderStatus.ORDER_STATUS_SHIPPED)
+
+
+def cancelled(view: OrderSummary | None, event: events.OrderCancelled) -> OrderSummary:
+    return _moved(view, event, OrderStatus.ORDER_STATUS_CANCELLED)
+
+
+def _moved(view: OrderSummary | None, event: Later, status: OrderStatus.ValueType) -> OrderSummary:
+    changed: OrderSummary = present(view, event)
+    changed.status = status
+    changed.version = event.version
+    return changed
+
+
+def columns(view: OrderSummary, position: int, before: Columns | None) -> Columns:
+    """customer_id, placed_at and placed_position: the last is the position at which the order was placed, for ever."""
+    placed_position = before[2] if before else position
+    return view.customer_id, view.placed_at.ToDatetime(tzinfo=UTC), placed_position
+
+
+PROJECTION = Projection(
+    view="order_summary",
+    message=OrderSummary,
+    key_field="order_id",
+    rules={
+        "order_placed": placed,
+        "order_paid": paid,
+        "order_shipped": shipped,
+        "order_cancelled": cancelled,
+    },
+    keys={},
+    columns=columns,
+)

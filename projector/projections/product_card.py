@@ -1,0 +1,69 @@
+"""ProductCard: a product as it is now, with what can still be ordered."""
+
+from commerce.event.v1 import event_pb2 as events
+from commerce.query.v1.views_pb2 import ProductCard
+from projector.projections.shape import Projection, present
+
+
+def added(_view: ProductCard | None, event: events.ProductAdded) -> ProductCard:
+    return ProductCard(
+        product_id=event.product_id,
+        name=event.name,
+        description=event.description,
+        category=event.category,
+        price=event.price,
+        available=event.stock,
+        version=event.version,
+    )
+
+
+def price_changed(view: ProductCard | None, event: events.PriceChanged) -> ProductCard:
+    changed: ProductCard = present(view, event)
+    changed.price.CopyFrom(event.price)
+    changed.version = event.version
+    return changed
+
+
+def stock_adjusted(view: ProductCard | None, event: events.StockAdjusted) -> ProductCard:
+    changed: ProductCard = present(view, event)
+    changed.available += event.delta
+    changed.version = event.version
+    return changed
+
+
+def discontinued(view: ProductCard | None, event: events.ProductDiscontinued) -> ProductCard:
+    changed: ProductCard = present(view, event)
+    changed.discontinued = True
+    changed.version = event.version
+    return changed
+
+
+def ordered(view: ProductCard | None, event: events.OrderPlaced) -> ProductCard:
+    changed: ProductCard = present(view, event)
+    changed.available -= sum(line.quantity for line in event.lines if line.product_id == changed.product_id)
+    return changed
+
+
+def given_back(view: ProductCard | None, event: events.OrderCancelled) -> ProductCard:
+    changed: ProductCard = present(view, event)
+    changed.available += sum(it.quantity for it in event.released if it.product_id == changed.product_id)
+    return changed
+
+
+PROJECTION = Projection(
+    view="product_card",
+    message=ProductCard,
+    key_field="product_id",
+    rules={
+        "product_added": added,
+        "price_changed": price_changed,
+        "stock_adjusted": stock_adjusted,
+        "product_discontinued": discontinued,
+        "order_placed": ordered,
+        "order_cancelled": given_back,
+    },
+    keys={
+        "order_placed": lambda event: [line.product_id for line in event.lines],
+        "order_cancelled": lambda event: [it.product_id for it in event.released],
+    },
+)

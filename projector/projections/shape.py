@@ -1,0 +1,56 @@
+"""What a projection is made of."""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+Rule = Callable[[Any, Any], Message | None]
+"""(view or None, event) -> view or None. Typed by the view and the event in each file, which is why it is Any here."""
+
+Columns = tuple[object, ...]
+
+
+def no_columns(_view: Any, _position: int, _before: Columns | None) -> Columns:
+    """For views that are read by key alone."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A view and how it follows the feed.
+
+    view: its name, and its table's. message: what its rows hold.
+    rules: by kind of event; events of other kinds do not concern the view.
+    keys: by kind of event, the ids of the rows that the event changes; None takes `key_field` of the event.
+    columns: what its table has beside key, position and value, from the view, the event's position and the row's
+        columns before (None for a new row).
+    """
+
+    view: str
+    message: type[Message]
+    key_field: str
+    rules: Mapping[str, Rule]
+    keys: Mapping[str, Callable[[Any], Sequence[str]]]
+    columns: Callable[[Any, int, Columns | None], Columns] = no_columns
+
+    def keys_of(self, kind: str, event: Message) -> list[uuid.UUID]:
+        """The rows that an event changes, each once."""
+        several = self.keys.get(kind)
+        texts = several(event) if several else [getattr(event, self.key_field)]
+        return [uuid.UUID(text) for text in dict.fromkeys(texts)]
+
+
+class NotThere(Exception):
+    """An event for a row that is not there: the feed and the view do not belong together."""
+
+
+def present(view: Any, event: Message) -> Any:
+    """A copy of the view, to be changed. Raises NotThere for None."""
+    if view is None:
+        raise NotThere(f"{event.DESCRIPTOR.name} for something that is not in the view")
+    copy = type(view)()
+    copy.CopyFrom(view)
+    return copy
