@@ -38,7 +38,7 @@ projection = Table(
 )
 """One row a view: the last position that its rows include, in the same transaction as the rows.
 
-cache_epochs: {node: epoch} as a projector that stopped cleanly left it, in the order of the nodes; NULL while one runs
+cache_epochs: [[node, epoch], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL while one runs
 or after one died, and then nobody may trust what is in the cache.
 """
 

@@ -1,0 +1,143 @@
+"""The fenced cache, from the writer's side. See tandem.read_store.cache for what an epoch is."""
+
+import contextlib
+import threading
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping
+
+from prometheus_client import Gauge
+from pymemcache.client.base import Client
+from pymemcache.exceptions import MemcacheError
+
+from projector.settings import CacheSettings
+from tandem.read_store.cache import CacheEpochs, Ring, cache_key, encode_entry, new_epoch, node_client
+from tandem.runtime.telemetry import log
+
+FENCED = Gauge("tandem_cache_fenced_nodes", "Nodes of the cache that readers must not read")
+
+# memcached takes values of 1 MiB with their key and header unless it is told otherwise. One that is too large would
+# fail the write and fence the node again and again; without an entry, readers go to the database for it.
+_MAX_ENTRY_BYTES = 1_000_000
+
+_Failure = (OSError, MemcacheError)
+
+
+class CacheWriter:
+    """Writes entries, and fences a node as soon as a write to it may have been missed. For one thread, but for `probe`.
+
+    Epochs are per view and node: `epochs[view][node]`, None while the node is fenced.
+    """
+
+    def __init__(self, nodes: tuple[str, ...], settings: CacheSettings) -> None:
+        self._settings = settings
+        self._ring = Ring(list(nodes))
+        self._clients: dict[str, Client] = {}
+        self._down: set[str] = set()
+        self._answering: set[str] = set()
+        self._stop = threading.Event()
+        self._prober: threading.Thread | None = None
+        self.epochs: dict[str, CacheEpochs] = {}
+
+    @property
+    def nodes(self) -> list[str]:
+        return self._ring.nodes
+
+    def begin(self, view: str, left: CacheEpochs | None) -> None:
+        """Takes a view over. `left`: the epochs that the projector before left at a clean stop; None begins new ones.
+
+        They are taken only if the nodes are the same in the same order: else keys belong to other nodes than before.
+        """
+        if left is not None and list(left) == self.nodes:
+            self.epochs[view] = dict(left)
+        else:
+            self.epochs[view] = {node: new_epoch() for node in self.nodes}
+        for node in self._down:
+            self.epochs[view][node] = None
+
+    def end(self, view: str) -> CacheEpochs:
+        """Gives a view up; returns its epochs, to be left for the next projector after a clean stop."""
+        return self.epochs.pop(view)
+
+    def write(self, view: str, values: Mapping[uuid.UUID, bytes | None]) -> None:
+        """Stores the entries, deletes those of None. A node that fails is fenced and the others are written."""
+        by_node: defaultdict[str, dict[uuid.UUID, bytes | None]] = defaultdict(dict)
+        for key, value in values.items():
+            by_node[self._ring.node_of(key)][key] = value
+        for node, entries in by_node.items():
+            epoch = self.epochs[view][node]
+            if epoch is not None:
+                try:
+                    self._write_to(node, {cache_key(view, epoch, key): value for key, value in entries.items()})
+                except _Failure as error:
+                    self._fence(node, error)
+
+    def revive(self) -> bool:
+        """Gives new epochs to fenced nodes that answer again; True if there were any."""
+        back = self._down & self._answering
+        for node in back:
+            self._down.discard(node)
+            self._answering.discard(node)
+            for epochs in self.epochs.values():
+                epochs[node] = new_epoch()
+            log.info("cache node is back, under a new epoch", node=node)
+        FENCED.set(len(self._down))
+        return bool(back)
+
+    def start(self) -> None:
+        self._stop.clear()
+        if self.nodes:
+            self._prober = threading.Thread(target=self._probe_fenced, name="cache-prober", daemon=True)
+            self._prober.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._prober is not None:
+            self._prober.join()
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    def _write_to(self, node: str, entries: Mapping[str, bytes | None]) -> None:
+        client = self._clients.get(node)
+        if client is None:
+            client = self._clients[node] = node_client(node, timeout=self._settings.timeout)
+        stored = {key: encode_entry(value) for key, value in entries.items() if value is not None}
+        small = {key: entry for key, entry in stored.items() if len(entry) <= _MAX_ENTRY_BYTES}
+        # noreply would be faster and could not tell that a write was missed.
+        failed = client.set_many(small, expire=self._settings.entry_seconds, noreply=False) if small else []
+        for key in entries.keys() - small.keys():
+            client.delete(key, noreply=False)
+        if failed:
+            raise MemcacheError(f"{len(failed)} entries were not stored")
+
+    def _fence(self, node: str, error: Exception) -> None:
+        log.warning("cache node is fenced off", node=node, error=repr(error))
+        self._answering.discard(node)
+        self._down.add(node)
+        for epochs in self.epochs.values():
+            epochs[node] = None
+        FENCED.set(len(self._down))
+        # What was sent may still arrive: under an epoch that nobody reads.
+        client = self._clients.pop(node, None)
+        if client is not None:
+            with contextlib.suppress(OSError):
+                client.close()
+
+    def _probe_fenced(self) -> None:
+        """On a thread of its own: a node that hangs would otherwise hold the views up for its time-out each time."""
+        while not self._stop.wait(self._settings.probe_seconds):
+            for node in self.nodes:
+                if node in self._down and _answers(node, self._settings.timeout):
+                    self._answering.add(node)
+
+
+def _answers(node: str, timeout: float) -> bool:
+    client = node_client(node, timeout=timeout)
+    try:
+        client.version()
+    except _Failure:
+        return False
+    finally:
+        client.close()
+    return True

@@ -1,0 +1,87 @@
+"""Who projects a view: an advisory lock for each, held by the very connection that writes it.
+
+When the connection goes, for whatever reason, the lock goes with it, and a standby takes the view over. The compared
+position in each transaction is the second line of defence.
+"""
+
+import json
+import uuid
+import zlib
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from projector.apply import raw
+from tandem.read_store.cache import CacheEpochs
+from tandem.read_store.tables import projection
+
+# The first half of the locks' names, ours among all advisory locks of the database; the second is the view's name.
+_LOCK_SPACE = 7_246_002
+
+
+class OtherFeed(Exception):
+    """The view was made from another feed than the one that is there; the message says how to mend it."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A view as it was taken over. `left`: the cache's epochs after a clean stop of the projector before."""
+
+    position: int
+    left: CacheEpochs | None
+
+
+def try_lock(connection: Connection, view: str) -> bool:
+    """Whether the view's lock is ours now. It is kept until the connection ends, or `unlock`."""
+    held: bool = connection.execute(
+        text("SELECT pg_try_advisory_lock(:space, :view)"), {"space": _LOCK_SPACE, "view": _number(view)}
+    ).scalar_one()
+    return held
+
+
+def unlock(connection: Connection, view: str) -> None:
+    connection.execute(text("SELECT pg_advisory_unlock(:space, :view)"), {"space": _LOCK_SPACE, "view": _number(view)})
+
+
+def take_over(connection: Connection, view: str, epoch: uuid.UUID) -> Taken:
+    """Reads where the view is, and makes sure that its cache epochs are not taken from it a second time.
+
+    epoch: the feed's. Raises OtherFeed when the view belongs to another one.
+    """
+    with raw(connection).transaction():
+        connection.execute(
+            text(
+                f"INSERT INTO {projection.fullname} (view, feed_epoch, position) VALUES (:view, :epoch, 0)"  # noqa: S608
+                " ON CONFLICT (view) DO NOTHING"
+            ),
+            {"view": view, "epoch": epoch},
+        )
+        row = connection.execute(projection.select().where(projection.c.view == view).with_for_update()).one()
+        if row.feed_epoch != epoch:
+            raise OtherFeed(
+                f"it was made from the feed {row.feed_epoch}, and the write database has the feed {epoch}: after a"
+                " restore, stop the projectors and run `python -m projector reset`"
+            )
+        connection.execute(
+            text(f"UPDATE {projection.fullname} SET cache_epochs = NULL WHERE view = :view"),  # noqa: S608
+            {"view": view},
+        )
+        # A list of pairs: JSONB does not keep the order of an object's keys.
+        left = dict(row.cache_epochs) if row.cache_epochs is not None else None
+        return Taken(row.position, left)
+
+
+def leave_epochs(connection: Connection, view: str, position: int, epochs: CacheEpochs) -> None:
+    """At a clean stop: the next projector may go on with the cache, if the view is still where we left it."""
+    connection.execute(
+        text(
+            f"UPDATE {projection.fullname} SET cache_epochs = CAST(:epochs AS jsonb)"  # noqa: S608
+            " WHERE view = :view AND position = :position"
+        ),
+        {"epochs": json.dumps(list(epochs.items())), "view": view, "position": position},
+    )
+
+
+def _number(view: str) -> int:
+    """A stable signed 32-bit number for a view's name."""
+    return zlib.crc32(view.encode()) - 2**31
