@@ -59,9 +59,7 @@ def commit(
             raise Deposed(f"{', '.join(before)}: moved by another projector")
 
 
-def load_rows(
-    connection: Connection, projection_: Projection, keys: set[uuid.UUID]
-) -> dict[uuid.UUID, ViewRow]:
+def load_rows(connection: Connection, projection_: Projection, keys: set[uuid.UUID]) -> dict[uuid.UUID, ViewRow]:
     """Those of the rows that exist."""
     table = VIEWS[projection_.view]
     query = select(table).where(table.c.key == bindparam("keys", type_=ARRAY(Uuid)).any_())
@@ -80,11 +78,7 @@ def raw(connection: Connection) -> "psycopg.Connection[Any]":
 
 def _save(connection: Connection, view: str, changed: Changes) -> None:
     table = VIEWS[view]
-    present = [
-        (key, row.position, *row.columns, row.message.SerializeToString(deterministic=True))
-        for key, row in changed.rows.items()
-        if row is not None
-    ]
+    present = [(key, row.position, *row.columns, row.value) for key, row in changed.rows.items() if row is not None]
     upsert_rows(connection, table, present)
     gone = [key for key, row in changed.rows.items() if row is None]
     if gone:

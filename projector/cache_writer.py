@@ -49,7 +49,8 @@ class CacheWriter:
         They are taken only if the nodes are the same in the same order: else keys belong to other nodes than before.
         """
         if left is not None and list(left) == self.nodes:
-            self.epochs[view] = dict(left)
+            # What was fenced then may be up by now; a new epoch is right either way.
+            self.epochs[view] = {node: epoch or new_epoch() for node, epoch in left.items()}
         else:
             self.epochs[view] = {node: new_epoch() for node in self.nodes}
         for node in self._down:

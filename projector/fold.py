@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from google.protobuf.message import Message
 
@@ -17,6 +18,11 @@ class ViewRow:
     message: Message
     position: int
     columns: Columns
+
+    @cached_property
+    def value(self) -> bytes:
+        """The message as it is stored, in the database and in the cache: the same bytes whoever serialises it."""
+        return self.message.SerializeToString(deterministic=True)
 
 
 @dataclass

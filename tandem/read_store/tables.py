@@ -38,8 +38,8 @@ projection = Table(
 )
 """One row a view: the last position that its rows include, in the same transaction as the rows.
 
-cache_epochs: [[node, epoch], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL while one runs
-or after one died, and then nobody may trust what is in the cache.
+cache_epochs: [[node, epoch], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL while one
+runs or after one died, and then nobody may trust what is in the cache.
 """
 
 change = Table(
@@ -50,6 +50,7 @@ change = Table(
     Column("key", Uuid, nullable=False),
     Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("view", "position", "key"),
+    Index("change_changed_at", "changed_at"),
 )
 """The change log: which key of which view changed at which position. Kept for a while, then purged."""
 
