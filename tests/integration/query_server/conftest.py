@@ -1,0 +1,262 @@
+"""A query server in this process, on a real read database and real cache nodes; the test is its projector."""
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc import aio
+from grpc_status import rpc_status
+from prometheus_client import REGISTRY
+from pydantic import SecretStr
+from sqlalchemy import Connection, text
+from sqlalchemy.dialects.postgresql import insert
+
+from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
+from query_server.app import build
+from query_server.settings import CacheSettings, FreshnessSettings, ReaderSettings, Settings
+from tandem.feed.token import Token, decode_token, encode_token
+from tandem.read_store.announcement import Announcement
+from tandem.read_store.cache import CacheEpochs, cache_key, decode_entry, encode_entry, node_client
+from tandem.read_store.tables import CHANNEL, REVISION, SCHEMA, VIEWS, metadata, order_summary, projection
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.process import RunningApplication
+from tandem.runtime.settings import DatabaseSettings, ServerSettings
+
+if TYPE_CHECKING:
+    # The stubs alone know it.
+    from commerce.query.v1.query_service_pb2_grpc import QueryServiceAsyncStub
+
+# Positions differ between tests, so that the one that a metric shows is this test's.
+_POSITIONS = itertools.count(1000, 1000)
+
+
+class ReadSide:
+    """What a projector does: rows, positions, cache entries and announcements."""
+
+    def __init__(self, url: str) -> None:
+        self.settings = DatabaseSettings(url=SecretStr(url))
+        self.engine = create_database_engine(self.settings, name="test", pool_size=10)
+        self.feed = uuid.uuid4()
+        self.position = next(_POSITIONS)
+        self.cache_epochs: CacheEpochs = {}
+
+    def migrate(self) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+            metadata.create_all(connection)
+            connection.execute(text(f"CREATE TABLE {SCHEMA}.alembic_version (version_num varchar(32) PRIMARY KEY)"))
+            connection.execute(text(f"INSERT INTO {SCHEMA}.alembic_version VALUES ('{REVISION}')"))
+            self._write_positions(connection)
+
+    def put(self, view: str, key: str, message: Message) -> int:
+        """Commits a row at the next position; returns the position."""
+        return self._put(view, key, message, {})
+
+    def put_summary(self, key: str, message: Message, *, customer: str, at: datetime) -> int:
+        return self._put(order_summary.name, key, message, {"customer_id": uuid.UUID(customer), "placed_at": at})
+
+    def _put(self, view: str, key: str, message: Message, columns: dict[str, Any]) -> int:
+        self.position += 1
+        if columns:
+            columns["placed_position"] = self.position
+        value = message.SerializeToString(deterministic=True)
+        row = {"key": uuid.UUID(key), "position": self.position, "value": value, **columns}
+        with self.engine.begin() as connection:
+            statement = insert(VIEWS[view]).values(row)
+            connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=row))
+            self._write_positions(connection)
+        return self.position
+
+    def _write_positions(self, connection: Connection) -> None:
+        for view in VIEWS:
+            row = {"view": view, "feed_epoch": self.feed, "position": self.position}
+            statement = insert(projection).values(row)
+            connection.execute(statement.on_conflict_do_update(index_elements=["view"], set_=row))
+
+    def advance(self) -> int:
+        """Commits a position that changes no row."""
+        self.position += 1
+        with self.engine.begin() as connection:
+            self._write_positions(connection)
+        return self.position
+
+    async def announce(self) -> int:
+        """Announces the next position with the cache epochs, until the server has heard it."""
+        position = self.advance()
+        payload = Announcement(
+            self.feed, dict.fromkeys(VIEWS, position), dict.fromkeys(VIEWS, self.cache_epochs)
+        ).encode()
+
+        def heard() -> bool:
+            with self.engine.begin() as connection:
+                connection.execute(
+                    text("SELECT pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": payload}
+                )
+            return all(
+                REGISTRY.get_sample_value("tandem_announced_position", {"view": view}) == position for view in VIEWS
+            )
+
+        await until(heard, "the announcement is heard")
+        return position
+
+    def token(self, position: int) -> str:
+        return encode_token(self.feed, position)
+
+    def cached(self, node: str, view: str, key: str, epoch: str) -> bytes | None:
+        """What is in the cache: the view's bytes, b"" for a placeholder, None for nothing."""
+        client = node_client(node, timeout=2)
+        try:
+            raw = client.get(cache_key(view, epoch, uuid.UUID(key)))
+        finally:
+            client.close()
+        return None if raw is None else decode_entry(raw) or b""
+
+    def store(self, node: str, view: str, key: str, epoch: str, message: Message | None) -> None:
+        """Sets an entry as a projector does; None deletes it, as an eviction does."""
+        client = node_client(node, timeout=2)
+        name = cache_key(view, epoch, uuid.UUID(key))
+        try:
+            if message is None:
+                client.delete(name, noreply=False)
+            else:
+                client.set(name, encode_entry(message.SerializeToString(deterministic=True)), noreply=False)
+        finally:
+            client.close()
+
+    def end_sessions(self, name: str) -> None:
+        """Ends the server's connections of that name, as a failover does."""
+        statement = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name"
+        with self.engine.connect() as connection:
+            assert connection.execute(text(statement), {"name": name}).all()
+
+    def drop_schema(self) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text(f"DROP SCHEMA {SCHEMA} CASCADE"))
+
+    def query_sessions(self, condition: str) -> int:
+        """How many of the server's connections are as `condition` says, in pg_stat_activity's words."""
+        statement = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            f" AND application_name = 'tandem-query' AND {condition}"
+        )
+        with self.engine.connect() as connection:
+            count: int = connection.execute(text(statement)).scalar_one()
+            return count
+
+    async def until_blocked(self) -> None:
+        """Until the server waits for a lock that the test holds."""
+        await until(lambda: self.query_sessions("wait_event_type = 'Lock'") > 0, "the server waits for a lock")
+
+
+class TablesLocked:
+    """No view can be read from the database while this is entered."""
+
+    def __init__(self, read_side: ReadSide) -> None:
+        self._connection = read_side.engine.connect()
+
+    def __enter__(self) -> None:
+        names = ", ".join(table.fullname for table in VIEWS.values())
+        self._connection.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"))
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.rollback()
+        self._connection.close()
+
+
+async def until(condition: Callable[[], Any], what: str) -> None:
+    """Asks, in a thread, until the answer is true; AssertionError with `what` after a while."""
+    await eventually(lambda: asyncio.to_thread(condition), what)
+
+
+async def eventually(condition: Callable[[], Awaitable[Any]], what: str, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        if await condition():
+            return
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+def position_of(as_of: str) -> int:
+    return decode_token(as_of).position
+
+
+def token_of(as_of: str) -> Token:
+    return decode_token(as_of)
+
+
+def detail(error: aio.AioRpcError, kind: type[Any]) -> Any:
+    """The detail of a kind that the error's status carries."""
+    status = rpc_status.from_call(error)
+    assert status is not None, error
+    for packed in status.details:
+        found = kind()
+        if packed.Unpack(found):
+            return found
+    raise AssertionError(f"no {kind.__name__} in {status}")
+
+
+def reason(error: aio.AioRpcError) -> str:
+    text: str = detail(error, error_details_pb2.ErrorInfo).reason
+    return text
+
+
+def counted(result: str, view: str = "order_details") -> float:
+    return REGISTRY.get_sample_value("tandem_cache_reads_total", {"view": view, "result": result}) or 0
+
+
+@pytest.fixture
+def read_side(fresh_database: Callable[[], str]) -> Iterator[ReadSide]:
+    read_side = ReadSide(fresh_database())
+    read_side.migrate()
+    yield read_side
+    read_side.engine.dispose()
+
+
+@pytest.fixture(params=["native", "grpcio"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+async def serve(read_side: ReadSide, transport: str) -> AsyncIterator[Serve]:
+    """Starts a query server and returns a stub; keyword arguments change its settings' blocks."""
+    running: list[RunningApplication] = []
+    channels: list[aio.Channel] = []
+
+    async def start(**blocks: dict[str, Any]) -> "QueryServiceAsyncStub":
+        application = RunningApplication(build(query_settings(read_side.settings, transport, **blocks)))
+        await application.start()
+        running.append(application)
+        channel = aio.insecure_channel(f"127.0.0.1:{application.port}")
+        channels.append(channel)
+        stub: QueryServiceAsyncStub = QueryServiceStub(channel)
+        return stub
+
+    yield start
+    for channel in channels:
+        await channel.close()
+    for application in running:
+        await application.stop()
+
+
+def query_settings(database: DatabaseSettings, transport: str, **blocks: dict[str, Any]) -> Settings:
+    # Announcements come when the test sends them: only the tests about blindness let them be missed.
+    freshness = {"blind_after": 60.0, **blocks.get("freshness", {})}
+    return Settings(
+        database=database,
+        server=ServerSettings(port=0, transport=transport, drain_seconds=5),
+        reader=ReaderSettings(**blocks.get("reader", {})),
+        cache=CacheSettings(timeout=1.0, **blocks.get("cache", {})),
+        freshness=FreshnessSettings(**freshness),
+    )

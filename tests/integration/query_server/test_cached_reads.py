@@ -1,0 +1,239 @@
+"""Reads by key through memcached: hits, lease-filled misses, the fence, and nodes that go away."""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+
+import pytest
+
+from commerce.query.v1 import query_service_pb2 as queries
+from commerce.query.v1.views_pb2 import OrderDetails
+from tandem.cli.embedded import Memcached
+from tandem.read_store.cache import cache_key, node_client
+from tests.integration.query_server.conftest import (
+    ReadSide,
+    Serve,
+    TablesLocked,
+    counted,
+    eventually,
+    position_of,
+    until,
+)
+from tests.support.builders import identity
+
+VIEW = "order_details"
+ORDER = identity("order", 1)
+EPOCH = "e1"
+Nodes = Callable[[int], list[Memcached]]
+
+
+def order(number: int = 1, *, name: str = "Ada", version: int = 1) -> OrderDetails:
+    return OrderDetails(order_id=identity("order", number), customer_name=name, version=version)
+
+
+def asked(*numbers: int) -> queries.BatchGetOrderDetailsRequest:
+    return queries.BatchGetOrderDetailsRequest(order_ids=[identity("order", it) for it in numbers])
+
+
+@pytest.fixture
+def node(memcached_nodes: Nodes, read_side: ReadSide) -> Memcached:
+    [node] = memcached_nodes(1)
+    read_side.cache_epochs = {node.node: EPOCH}
+    return node
+
+
+async def test_a_cached_read_does_not_touch_the_database(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+    stub = await serve()
+    read_side.store(node.node, VIEW, ORDER, EPOCH, order())
+    announced = await read_side.announce()
+    read_side.advance()
+
+    with TablesLocked(read_side):
+        response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER.upper()), timeout=10)
+
+    assert response.order_details == order()
+    assert position_of(response.as_of) == announced
+
+
+async def test_a_miss_is_read_from_the_database_and_fills_the_cache(
+    read_side: ReadSide, serve: Serve, node: Memcached
+) -> None:
+    stub = await serve()
+    read_side.put(VIEW, ORDER, order())
+    await read_side.announce()
+    request = queries.GetOrderDetailsRequest(order_id=ORDER)
+    later = read_side.advance()
+    before = counted("miss"), counted("hit")
+
+    from_database = await stub.GetOrderDetails(request, timeout=10)
+    with TablesLocked(read_side):
+        from_cache = await stub.GetOrderDetails(request, timeout=10)
+
+    assert from_database.order_details == from_cache.order_details == order()
+    assert position_of(from_database.as_of) == later
+    assert (counted("miss"), counted("hit")) == (before[0] + 1, before[1] + 1)
+
+
+async def test_an_answer_from_both_says_the_lower_position(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+    stub = await serve()
+    read_side.put(VIEW, identity("order", 2), order(2))
+    read_side.store(node.node, VIEW, ORDER, EPOCH, order())
+    announced = await read_side.announce()
+    read_side.advance()
+
+    response = await stub.BatchGetOrderDetails(asked(2, 3, 1), timeout=10)
+
+    assert list(response.order_details) == [order(2), order(1)]
+    assert list(response.missing_order_ids) == [identity("order", 3)]
+    assert position_of(response.as_of) == announced
+
+
+@pytest.mark.parametrize("evicted", [False, True])
+async def test_a_slow_reader_does_not_put_an_old_value_over_a_newer_one(
+    read_side: ReadSide, serve: Serve, node: Memcached, evicted: bool
+) -> None:
+    stub = await serve()
+    read_side.put(VIEW, ORDER, order(version=1))
+    await read_side.announce()
+
+    with TablesLocked(read_side):
+        reading = asyncio.ensure_future(
+            stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
+        )
+        await read_side.until_blocked()
+        assert read_side.cached(node.node, VIEW, ORDER, EPOCH) == b"", "the reader holds a lease"
+        read_side.store(node.node, VIEW, ORDER, EPOCH, order(version=2))
+        if evicted:
+            read_side.store(node.node, VIEW, ORDER, EPOCH, None)
+
+    assert (await reading).order_details.version == 1
+    # Another read of the same connection: the fill has been tried by now.
+    await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
+    newer = order(version=2).SerializeToString(deterministic=True)
+    older = order(version=1).SerializeToString(deterministic=True)
+    # Evicted, the second read fills it again, from a database that this test has left at version 1.
+    assert read_side.cached(node.node, VIEW, ORDER, EPOCH) == (older if evicted else newer)
+
+
+async def test_a_placeholder_of_another_reader_is_a_miss_and_is_left_to_it(
+    read_side: ReadSide, serve: Serve, node: Memcached
+) -> None:
+    stub = await serve()
+    other = await serve()
+    read_side.put(VIEW, ORDER, order())
+    await read_side.announce()
+    request = queries.GetOrderDetailsRequest(order_id=ORDER)
+
+    with TablesLocked(read_side):
+        first = asyncio.ensure_future(stub.GetOrderDetails(request, timeout=10))
+        await read_side.until_blocked()
+        second = asyncio.ensure_future(other.GetOrderDetails(request, timeout=10))
+        await until(lambda: read_side.query_sessions("wait_event_type = 'Lock'") == 2, "both read the database")
+
+    assert (await first).order_details == (await second).order_details == order()
+
+
+async def test_an_order_that_is_not_there_is_not_cached(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+    stub = await serve()
+    await read_side.announce()
+    assert list((await stub.BatchGetOrderDetails(asked(1), timeout=10)).missing_order_ids) == [ORDER]
+
+    read_side.put(VIEW, ORDER, order())
+    response = await stub.BatchGetOrderDetails(asked(1), timeout=10)
+
+    assert list(response.order_details) == [order()]
+
+
+async def test_a_node_that_is_fenced_off_is_not_read(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+    stub = await serve()
+    read_side.put(VIEW, ORDER, order(version=2))
+    read_side.store(node.node, VIEW, ORDER, EPOCH, order(version=1))
+    read_side.cache_epochs = {node.node: None}
+    await read_side.announce()
+    before = counted("bypass")
+
+    response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
+
+    assert response.order_details.version == 2
+    assert counted("bypass") == before + 1
+
+
+async def test_entries_of_an_ended_epoch_are_not_read(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+    stub = await serve()
+    read_side.put(VIEW, ORDER, order(version=2))
+    read_side.store(node.node, VIEW, ORDER, EPOCH, order(version=1))
+    read_side.cache_epochs = {node.node: "e2"}
+    await read_side.announce()
+
+    response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
+
+    assert response.order_details.version == 2
+
+
+async def test_an_entry_that_is_not_ours_is_a_miss(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+    stub = await serve()
+    read_side.put(VIEW, ORDER, order())
+    client = node_client(node.node, timeout=2)
+    client.set(cache_key(VIEW, EPOCH, uuid.UUID(ORDER)), b"\xff\xff\xff", noreply=False)
+    client.close()
+    await read_side.announce()
+
+    response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
+
+    assert response.order_details == order()
+
+
+async def test_a_node_that_is_killed_loses_no_read_and_brings_hits_back(
+    read_side: ReadSide, serve: Serve, memcached_nodes: Nodes
+) -> None:
+    nodes = memcached_nodes(3)
+    read_side.cache_epochs = {node.node: EPOCH for node in nodes}
+    stub = await serve(cache={"rest_seconds": 0.05})
+    for number in range(30):
+        read_side.put(VIEW, identity("order", number), order(number))
+    await read_side.announce()
+    everything = [order(number) for number in range(30)]
+    # Twice: the second time from the cache.
+    for _ in range(2):
+        assert list((await stub.BatchGetOrderDetails(asked(*range(30)), timeout=10)).order_details) == everything
+
+    nodes[0].kill()
+    for _ in range(5):
+        assert list((await stub.BatchGetOrderDetails(asked(*range(30)), timeout=10)).order_details) == everything
+
+    read_side.cache_epochs[nodes[0].node] = None
+    await read_side.announce()
+    nodes[0].start()
+    read_side.cache_epochs[nodes[0].node] = "e2"
+    await read_side.announce()
+
+    async def all_hit() -> bool:
+        before = counted("hit")
+        assert list((await stub.BatchGetOrderDetails(asked(*range(30)), timeout=10)).order_details) == everything
+        return counted("hit") == before + 30
+
+    await eventually(all_hit, "all entries come from the cache again")
+
+
+async def test_without_a_cache_node_every_read_is_from_the_database(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    read_side.put(VIEW, ORDER, order())
+    announced = await read_side.announce()
+    before = counted("bypass")
+
+    response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
+
+    assert response.order_details == order()
+    assert position_of(response.as_of) == announced
+    assert counted("bypass") == before + 1
+
+
+async def test_the_cache_can_be_switched_off(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+    stub = await serve(cache={"enabled": False})
+    read_side.put(VIEW, ORDER, order(version=2))
+    read_side.store(node.node, VIEW, ORDER, EPOCH, order(version=1))
+    await read_side.announce()
+
+    response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
+
+    assert response.order_details.version == 2

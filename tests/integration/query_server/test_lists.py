@@ -1,0 +1,147 @@
+"""A customer's recent orders, page by page."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc import aio
+
+from commerce.query.v1 import query_service_pb2 as queries
+from commerce.query.v1.views_pb2 import OrderSummary
+from commerce.type.v1.consistency_pb2 import Consistency
+from tests.integration.query_server.conftest import ReadSide, Serve, detail, position_of
+from tests.support.builders import identity
+
+if TYPE_CHECKING:
+    # The stubs alone know it.
+    from commerce.query.v1.query_service_pb2_grpc import QueryServiceAsyncStub
+
+DAY = datetime(2026, 1, 31, tzinfo=UTC)
+ADA, BOB = identity("customer", "ada"), identity("customer", "bob")
+
+
+def place(read_side: ReadSide, number: int, *, customer: str = ADA, at: datetime | None = None) -> str:
+    """Orders are placed in threes at the same moment, so that the position has to break ties."""
+    key = identity("order", customer, number)
+    summary = OrderSummary(order_id=key, customer_id=customer, unit_count=number)
+    read_side.put_summary(key, summary, customer=customer, at=at or DAY + timedelta(microseconds=number // 3))
+    return key
+
+
+async def page(
+    stub: "QueryServiceAsyncStub", *, customer: str = ADA, size: int = 0, token: str = ""
+) -> queries.ListRecentOrdersResponse:
+    request = queries.ListRecentOrdersRequest(customer_id=customer, page_size=size, page_token=token)
+    return await stub.ListRecentOrders(request, timeout=10)
+
+
+def ids(response: queries.ListRecentOrdersResponse) -> list[str]:
+    return [it.order_id for it in response.orders]
+
+
+async def all_pages(stub: "QueryServiceAsyncStub", *, size: int, customer: str = ADA) -> list[list[str]]:
+    pages, token = [], ""
+    while True:
+        response = await page(stub, customer=customer, size=size, token=token)
+        pages.append(ids(response))
+        token = response.next_page_token
+        if not token:
+            return pages
+
+
+async def test_orders_come_newest_first_over_all_pages(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    placed = [place(read_side, number) for number in range(23)]
+    place(read_side, 1, customer=BOB)
+
+    pages = await all_pages(stub, size=5)
+
+    assert [len(it) for it in pages] == [5, 5, 5, 5, 3]
+    assert [it for page in pages for it in page] == placed[::-1]
+
+
+async def test_a_page_that_ends_with_the_last_order_has_no_next(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    for number in range(4):
+        place(read_side, number)
+
+    assert [len(it) for it in await all_pages(stub, size=2)] == [2, 2]
+
+
+async def test_a_page_holds_twenty_orders_unless_told(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    for number in range(21):
+        place(read_side, number)
+
+    assert len((await page(stub)).orders) == 20
+
+
+async def test_pages_stay_in_place_while_new_orders_arrive(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    placed = [place(read_side, number) for number in range(12)]
+
+    first = await page(stub, size=5)
+    for number in range(12, 20):
+        place(read_side, number)
+    second = await page(stub, size=5, token=first.next_page_token)
+    place(read_side, 20)
+    third = await page(stub, size=5, token=second.next_page_token)
+
+    assert ids(first) + ids(second) + ids(third) == placed[::-1]
+    assert not third.next_page_token
+
+
+async def test_a_customer_without_orders_has_an_empty_page_with_a_position(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    position = read_side.advance()
+
+    response = await page(stub)
+
+    assert list(response.orders) == []
+    assert not response.next_page_token
+    assert position_of(response.as_of) == position
+
+
+async def test_lists_that_are_asked_for_together_do_not_mix(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    ada = [place(read_side, number) for number in range(7)]
+    bob = [place(read_side, number, customer=BOB) for number in range(5)]
+
+    answers = await asyncio.gather(
+        page(stub, size=3), page(stub, customer=BOB, size=2), page(stub, size=3), page(stub, size=100)
+    )
+
+    assert [ids(it) for it in answers] == [ada[:3:-1], bob[:2:-1], ada[:3:-1], ada[::-1]]
+
+
+async def test_a_list_with_a_token_waits_for_it(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    wanted = await read_side.announce() + 1
+    consistency = Consistency(at_least_as_fresh=read_side.token(wanted))
+    consistency.max_wait.FromSeconds(10)
+    request = queries.ListRecentOrdersRequest(customer_id=ADA, consistency=consistency)
+    waiting = asyncio.ensure_future(stub.ListRecentOrders(request, timeout=20))
+    assert ids(await page(stub)) == []
+    assert not waiting.done()
+
+    placed = place(read_side, 1)
+    await read_side.announce()
+
+    assert ids(await waiting) == [placed]
+
+
+async def test_a_page_token_of_another_customer_is_refused_and_named(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    for number in range(3):
+        place(read_side, number)
+    token = (await page(stub, size=1)).next_page_token
+
+    with pytest.raises(aio.AioRpcError) as raised:
+        await page(stub, customer=BOB, size=101, token=token)
+
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    violations = detail(raised.value, error_details_pb2.BadRequest).field_violations
+    assert {it.field for it in violations} == {"page_token", "page_size"}

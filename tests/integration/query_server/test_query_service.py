@@ -1,0 +1,214 @@
+"""QueryService as its callers see it: answers, errors, health, and what happens when a store is away."""
+
+import asyncio
+import random
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc import aio
+
+from commerce.query.v1 import query_service_pb2 as queries
+from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
+from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, ProductCard
+from query_server.app import build
+from tandem.cli.embedded import Postgres
+from tandem.runtime.process import RunningApplication
+from tests.integration.query_server.conftest import (
+    ReadSide,
+    Serve,
+    TablesLocked,
+    detail,
+    eventually,
+    position_of,
+    query_settings,
+    reason,
+    until,
+)
+from tests.support.builders import identity
+
+ORDER, PRODUCT, CUSTOMER = identity("order", 1), identity("product", 1), identity("customer", 1)
+
+
+async def test_a_product_and_a_customer_are_read_by_id(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    product, customer = ProductCard(product_id=PRODUCT, available=-1), CustomerProfile(customer_id=CUSTOMER, name="Ö")
+    read_side.put("product_card", PRODUCT, product)
+    position = read_side.put("customer_profile", CUSTOMER, customer)
+
+    one = await stub.GetProduct(queries.GetProductRequest(product_id=PRODUCT), timeout=10)
+    many = await stub.BatchGetProducts(queries.BatchGetProductsRequest(product_ids=[ORDER, PRODUCT]), timeout=10)
+    profile = await stub.GetCustomer(queries.GetCustomerRequest(customer_id=CUSTOMER), timeout=10)
+
+    assert one.product == product
+    assert list(many.products) == [product]
+    assert list(many.missing_product_ids) == [ORDER]
+    assert profile.customer == customer
+    assert {position_of(it.as_of) for it in (one, many, profile)} == {position}
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "name"),
+    [
+        ("GetOrderDetails", queries.GetOrderDetailsRequest(order_id=ORDER), f"orders/{ORDER}"),
+        ("GetProduct", queries.GetProductRequest(product_id=PRODUCT), f"products/{PRODUCT}"),
+        ("GetCustomer", queries.GetCustomerRequest(customer_id=CUSTOMER), f"customers/{CUSTOMER}"),
+    ],
+)
+async def test_what_is_not_there_is_named(
+    read_side: ReadSide, serve: Serve, method: str, request_: object, name: str
+) -> None:
+    stub = await serve()
+
+    with pytest.raises(aio.AioRpcError) as raised:
+        await getattr(stub, method)(request_, timeout=10)
+
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+    assert detail(raised.value, error_details_pb2.ResourceInfo).resource_name == name
+
+
+async def test_every_bad_field_is_named_in_one_answer(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    request = queries.BatchGetOrderDetailsRequest(order_ids=[ORDER, "x", ""])
+    request.consistency.at_least_as_fresh = "nonsense"
+    request.consistency.max_wait.FromSeconds(61)
+
+    with pytest.raises(aio.AioRpcError) as raised:
+        await stub.BatchGetOrderDetails(request, timeout=10)
+
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    fields = [it.field for it in detail(raised.value, error_details_pb2.BadRequest).field_violations]
+    assert fields == ["order_ids[1]", "order_ids[2]", "consistency.at_least_as_fresh", "consistency.max_wait"]
+
+
+async def test_many_calls_at_once_each_get_their_own_answer(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve(reader={"max_batch": 16, "threads": 2})
+    keys = [identity("order", number) for number in range(100)]
+    for key in keys:
+        read_side.put("order_details", key, OrderDetails(order_id=key))
+
+    calls = (stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=key), timeout=20) for key in keys)
+
+    assert [it.order_details.order_id for it in await asyncio.gather(*calls)] == keys
+
+
+async def test_calls_cancelled_anywhere_leave_no_connection_behind(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve(reader={"threads": 2})
+    read_side.put("order_details", ORDER, OrderDetails(order_id=ORDER))
+    token = read_side.token(await read_side.announce())
+    chance = random.Random(7)
+
+    def call(number: int) -> asyncio.Future[Any]:
+        get = queries.GetOrderDetailsRequest(order_id=ORDER)
+        match number % 4:
+            case 0:
+                get.consistency.at_least_as_fresh = read_side.token(read_side.position + 1000)
+            case 1:
+                get.consistency.at_least_as_fresh = token
+            case 2:
+                listing = queries.ListRecentOrdersRequest(customer_id=CUSTOMER)
+                return running(stub.ListRecentOrders(listing, timeout=20))
+        return running(stub.GetOrderDetails(get, timeout=20))
+
+    def running(awaitable: Awaitable[Any]) -> asyncio.Future[Any]:
+        return asyncio.ensure_future(awaitable)
+
+    for round_ in range(10):
+        calls = [call(number) for number in range(40)]
+        if round_ % 2:
+            with TablesLocked(read_side):
+                await read_side.until_blocked()
+                for it in calls:
+                    it.cancel()
+        for it in calls:
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+            it.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
+    assert response.order_details.order_id == ORDER
+    await until(lambda: read_side.query_sessions("state <> 'idle'") == 0, "no connection is left in the middle")
+    # Two threads for keys, two for lists, one each for positions and readiness.
+    assert read_side.query_sessions("true") <= 6
+
+
+async def test_past_the_limit_of_waiting_keys_a_call_is_refused(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve(reader={"max_waiting": 100})
+    ids = [identity("order", number) for number in range(100)]
+    batch = queries.BatchGetOrderDetailsRequest(order_ids=ids)
+
+    with TablesLocked(read_side):
+        reading = asyncio.ensure_future(
+            stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=20)
+        )
+        await read_side.until_blocked()
+        first = asyncio.ensure_future(stub.BatchGetOrderDetails(batch, timeout=20))
+        second = asyncio.ensure_future(
+            stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=identity("order", "more")), timeout=20)
+        )
+        [refused], _ = await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
+
+    error = refused.exception()
+    assert isinstance(error, aio.AioRpcError)
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert reason(error) == "OVERLOADED"
+    await asyncio.gather(reading, first, second, return_exceptions=True)
+
+
+async def test_before_the_read_database_is_migrated_the_server_says_that_it_cannot_answer(
+    read_side: ReadSide, serve: Serve
+) -> None:
+    read_side.drop_schema()
+    stub = await serve()
+
+    with pytest.raises(aio.AioRpcError) as raised:
+        await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
+    assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert reason(raised.value) == "STORE_UNAVAILABLE"
+
+    read_side.migrate()
+    with pytest.raises(aio.AioRpcError) as raised:
+        await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_database_that_is_killed_is_said_to_be_away_and_read_again_when_it_is_back(
+    tmp_path: Path, transport: str
+) -> None:
+    server = Postgres(tmp_path / "postgres" / "data", settings={"fsync": "off"})
+    server.start()
+    read_side = ReadSide(server.url("postgres"))
+    read_side.migrate()
+    read_side.put("order_details", ORDER, OrderDetails(order_id=ORDER))
+    application = build(query_settings(read_side.settings, transport))
+    running = RunningApplication(application)
+    await running.start()
+    request = queries.GetOrderDetailsRequest(order_id=ORDER)
+    try:
+        async with aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
+            stub = QueryServiceStub(channel)
+            await stub.GetOrderDetails(request, timeout=10)
+            assert await application.ready()
+
+            await asyncio.to_thread(server.kill)
+            with pytest.raises(aio.AioRpcError) as raised:
+                await stub.GetOrderDetails(request, timeout=10)
+            assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+            assert reason(raised.value) == "STORE_UNAVAILABLE"
+            assert detail(raised.value, error_details_pb2.RetryInfo)
+            assert not await application.ready()
+
+            await asyncio.to_thread(server.start)
+            assert (await stub.GetOrderDetails(request, timeout=10)).order_details.order_id == ORDER
+            await eventually(application.ready, "it is ready again")
+            # Heard again, too. The test's own connections are from before the kill.
+            read_side.engine.dispose()
+            await read_side.announce()
+    finally:
+        await running.stop()
+        read_side.engine.dispose()
+        await asyncio.to_thread(server.stop)
