@@ -71,7 +71,7 @@ def load_rows(connection: Connection, projection_: Projection, keys: set[uuid.UU
 
 def raw(connection: Connection) -> "psycopg.Connection[Any]":
     """psycopg's own connection: for transactions in autocommit mode."""
-    driver = connection.connection.driver_connection
+    driver = connection.connection.dbapi_connection
     assert isinstance(driver, psycopg.Connection)
     return driver
 

@@ -139,6 +139,10 @@ async def _serve_until_signalled(application: Application) -> None:
     await running.start()
     await stop.wait()
     await running.stop()
+    # Stopped well: a second signal, while the interpreter ends, must not make it look like a crash.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _new_server(settings: ServerSettings) -> aio.Server:
