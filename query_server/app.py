@@ -7,7 +7,7 @@ from query_server.batcher import Batcher
 from query_server.cache import Cache
 from query_server.database import ReadDatabase
 from query_server.freshness import Freshness
-from query_server.reader import ViewReader
+from query_server.reader import CacheReader, DatabaseReader, Reader
 from query_server.servicers import QueryServicer
 from query_server.settings import Settings
 from query_server.views import Views
@@ -18,23 +18,18 @@ from tandem.runtime.process import Application
 
 def build(settings: Settings) -> Application:
     reading = settings.reader
+    threads = range(reading.threads)
+    limits = {"max_batch": reading.max_batch, "max_waiting": reading.max_waiting}
     # A connection for each thread that reads, one for the positions that waiters ask for, one for readiness.
     database = ReadDatabase(settings.database, connections=2 * reading.threads + 2)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
-    freshness = Freshness(settings.freshness, listener, database.positions)
-    caches = [Cache(settings.cache) for _ in range(reading.threads)]
-    entries = Batcher(
-        "key",
-        [ViewReader(database, cache if settings.cache.enabled else None, freshness) for cache in caches],
-        max_batch=reading.max_batch,
-        max_waiting=reading.max_waiting,
-    )
-    pages = Batcher(
-        "list",
-        [database.recent_orders for _ in range(reading.threads)],
-        max_batch=reading.max_batch,
-        max_waiting=reading.max_waiting,
-    )
+    freshness = Freshness(settings.freshness, listener, database.positions, with_cache=settings.cache.enabled)
+    # Connections to the cache are a thread's own: some read it, the others fill it.
+    reads, fills = ([Cache(settings.cache) for _ in threads] for _ in ("read", "fill"))
+    cached = Batcher("cache", [CacheReader(cache, freshness) for cache in reads], **limits)
+    stored = Batcher("database", [DatabaseReader(database, cache, freshness) for cache in fills], **limits)
+    pages = Batcher("list", [database.recent_orders for _ in threads], **limits)
+    views = Views(freshness, Reader(freshness, cached, stored), pages)
 
     async def ready() -> bool:
         return await asyncio.to_thread(database.is_ready)
@@ -43,7 +38,7 @@ def build(settings: Settings) -> Application:
         name="query_server",
         server=settings.server,
         service=DESCRIPTOR.services_by_name["QueryService"],
-        servicer=QueryServicer(Views(freshness, entries, pages), settings.freshness.default_max_wait),
+        servicer=QueryServicer(views, settings.freshness.default_max_wait),
         ready=ready,
-        components=(database, *caches, freshness, entries, pages),
+        components=(database, *reads, *fills, freshness, cached, stored, pages),
     )

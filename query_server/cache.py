@@ -38,21 +38,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Place(NamedTuple):
-    """Where an entry is kept."""
-
-    node: str
-    key: str
-
-
 class Lookup(NamedTuple):
-    """values: the entries found. absent: where those belong that were asked for and are not there, and nobody fills.
-
-    asked: how many were asked for; keys of nodes that are fenced off or have failed are not.
-    """
+    """values: the entries found. asked: how many were asked for; keys of nodes that are fenced off or fail are not."""
 
     values: dict[uuid.UUID, bytes]
-    absent: dict[uuid.UUID, Place]
     asked: int
 
 
@@ -62,7 +51,8 @@ class Lease(NamedTuple):
     It is good on the connection that took it: after a restart memcached counts its cas values anew.
     """
 
-    place: Place
+    node: str
+    name: str
     cas: bytes
     client: Client
 
@@ -87,41 +77,36 @@ class Cache:
 
     def look_up(self, view: str, epochs: CacheEpochs, keys: Iterable[uuid.UUID]) -> Lookup:
         """Reads the entries of `keys` under the epochs that were announced."""
-        found = Lookup({}, {}, 0)
+        values: dict[uuid.UUID, bytes] = {}
         asked = 0
-        for node, places in self._by_node(view, epochs, keys).items():
-            entries = self._try(node, Client.get_many, list(places))
-            if entries is None:
-                continue
-            asked += len(places)
-            for name, key in places.items():
-                value = _value(entries.get(name))
-                if value is not None:
-                    found.values[key] = value
-                elif name not in entries:
-                    found.absent[key] = Place(node, name)
-        return found._replace(asked=asked)
+        for node, names in self._by_node(view, epochs, keys).items():
+            entries = self._try(node, Client.get_many, list(names))
+            if entries is not None:
+                asked += len(names)
+                for name, entry in entries.items():
+                    value = _value(entry)
+                    if value is not None:
+                        values[names[name]] = value
+        return Lookup(values, asked)
 
-    def lease(self, absent: Mapping[uuid.UUID, Place]) -> dict[uuid.UUID, Lease]:
-        """Places placeholders for absent entries, at most `max_fills`; a lease for each that nobody else has placed.
+    def lease(self, view: str, epochs: CacheEpochs, keys: Iterable[uuid.UUID]) -> dict[uuid.UUID, Lease]:
+        """Places placeholders for entries that are not there, at most `max_fills`; a lease for each one placed.
 
         Read the database after this, not before: the projector's write of a newer row ends the lease. A plain `add` of
         the value would not do: it succeeds where a newer entry was set and evicted in between.
         """
         leases: dict[uuid.UUID, Lease] = {}
-        placed: dict[str, dict[str, uuid.UUID]] = {}
-        for key, (node, name) in islice(absent.items(), self._settings.max_fills):
-            if self._try(node, Client.add, name, PLACEHOLDER, expire=LEASE_SECONDS):
-                placed.setdefault(node, {})[name] = key
-        for node, names in placed.items():
-            for name, (value, cas) in (self._try(node, Client.gets_many, list(names)) or {}).items():
+        for node, names in self._by_node(view, epochs, islice(keys, self._settings.max_fills)).items():
+            placed = [name for name in names if self._try(node, Client.add, name, PLACEHOLDER, expire=LEASE_SECONDS)]
+            entries = self._try(node, Client.gets_many, placed) if placed else None
+            for name, (value, cas) in (entries or {}).items():
                 if value == PLACEHOLDER:
-                    leases[names[name]] = Lease(Place(node, name), cas, self._clients[node])
+                    leases[names[name]] = Lease(node, name, cas, self._clients[node])
         return leases
 
     def fill(self, leases: Mapping[uuid.UUID, Lease], values: Mapping[uuid.UUID, bytes]) -> None:
         """Stores values under their leases. A placeholder without a value expires."""
-        for key, ((node, name), cas, client) in leases.items():
+        for key, (node, name, cas, client) in leases.items():
             value = values.get(key)
             if value is not None and self._clients.get(node) is client:
                 self._try(node, Client.cas, name, encode_entry(value), cas)
@@ -131,13 +116,13 @@ class Cache:
         nodes = list(epochs)
         if self._ring.nodes != nodes:
             self._ring = Ring(nodes)
-        places: dict[str, dict[str, uuid.UUID]] = {}
+        names: dict[str, dict[str, uuid.UUID]] = {}
         for key in keys:
             node = self._ring.node_of(key)
             epoch = epochs[node]
             if epoch is not None:
-                places.setdefault(node, {})[cache_key(view, epoch, key)] = key
-        return places
+                names.setdefault(node, {})[cache_key(view, epoch, key)] = key
+        return names
 
     def _try(
         self, node: str, command: Callable[Concatenate[Client, P], T], *args: P.args, **kwargs: P.kwargs
@@ -159,10 +144,8 @@ class Cache:
             return None
 
 
-def _value(entry: bytes | None) -> bytes | None:
-    """The view's bytes; None when the entry is not there, is a placeholder, or is not one of ours."""
-    if entry is None:
-        return None
+def _value(entry: bytes) -> bytes | None:
+    """The view's bytes; None when the entry is a placeholder, or is not one of ours."""
     try:
         return decode_entry(entry)
     except DecodeError:

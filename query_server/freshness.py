@@ -51,6 +51,7 @@ class Announced:
 
     token: Token
     cache_epochs: CacheEpochs
+    """Empty where there is no cache."""
     heard_at: float
 
 
@@ -71,12 +72,18 @@ class Freshness:
         settings: FreshnessSettings,
         listener: Listener,
         read_positions: Callable[[], dict[str, Token]],
+        *,
+        with_cache: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """read_positions: the views' positions in the database; raises Unavailable. It is called in a thread."""
+        """read_positions: the views' positions in the database; raises Unavailable. It is called in a thread.
+
+        with_cache: False to take no notice of the nodes that are announced.
+        """
         self._settings = settings
         self._listener = listener
         self._read_positions = read_positions
+        self._with_cache = with_cache
         self._clock = clock
         self._announced: dict[str, Announced] = {}
         self._waiting: dict[str, list[_Waiter]] = {view: [] for view in VIEWS}
@@ -137,7 +144,8 @@ class Freshness:
                 IGNORED.inc()
                 continue
             was_blind = self.announced(view) is None
-            self._announced[view] = Announced(token, announcement.cache_epochs.get(view, {}), heard_at)
+            epochs = announcement.cache_epochs.get(view, {}) if self._with_cache else {}
+            self._announced[view] = Announced(token, epochs, heard_at)
             POSITION.labels(view).set(position)
             if was_blind or not same_feed:
                 # Some may wait with a token of another feed: that is decided now, but not by positions.
@@ -152,7 +160,7 @@ class Freshness:
 
     def _is_decided(self, view: str, token: Token) -> bool:
         last = self.announced(view)
-        return last is not None and (last.token.epoch != token.epoch or last.token.position >= token.position)
+        return last is not None and (last.token.epoch != token.epoch or last.token.includes(token))
 
     async def _wait(self, view: str, token: Token) -> bool:
         if self._waiters >= self._settings.max_waiters:
@@ -205,7 +213,7 @@ class Freshness:
 
     def _settle(self, view: str, actual: Token) -> None:
         for waiter in self._waiting[view]:
-            if waiter.token.epoch != actual.epoch or waiter.position <= actual.position:
+            if actual.epoch != waiter.token.epoch or actual.includes(waiter.token):
                 _answer(waiter, True)
         self._waiting[view] = [it for it in self._waiting[view] if not it.woken.done()]
         heapq.heapify(self._waiting[view])

@@ -1,4 +1,7 @@
-"""Reads views by key, a batch at a time: the cache first, one statement for what it lacks."""
+"""Reads views by key, a batch at a time, in two stages: the cache, and the database for what the cache lacks.
+
+Each stage has threads of its own, so a database that is slow or away delays nobody whose rows are cached.
+"""
 
 import uuid
 from collections.abc import Sequence
@@ -6,7 +9,8 @@ from typing import NamedTuple
 
 from prometheus_client import Counter
 
-from query_server.cache import Cache, Lookup
+from query_server.batcher import Batcher
+from query_server.cache import Cache
 from query_server.database import ReadDatabase
 from query_server.freshness import Freshness
 from tandem.feed.token import Token
@@ -17,15 +21,12 @@ CACHE_READS = Counter(
     ["view", "result"],
 )
 
-_NOTHING = Lookup({}, {}, 0)
-
 
 class ViewKey(NamedTuple):
-    """A row of a view. `database`: read it from there, whatever the cache holds."""
+    """A row of a view."""
 
     view: str
     key: uuid.UUID
-    database: bool = False
 
 
 class Found(NamedTuple):
@@ -35,46 +36,91 @@ class Found(NamedTuple):
     as_of: Token
 
 
-class ViewReader:
-    """Reads batches. For one thread at a time: it owns the connections of its cache."""
+class CacheReader:
+    """Reads batches from the cache. For one thread at a time: it owns the cache's connections."""
 
-    def __init__(self, database: ReadDatabase, cache: Cache | None, freshness: Freshness) -> None:
+    def __init__(self, cache: Cache, freshness: Freshness) -> None:
+        self._cache = cache
+        self._freshness = freshness
+
+    def __call__(self, batch: Sequence[ViewKey]) -> dict[ViewKey, Found | None]:
+        """What is cached for each key; None where only the database knows."""
+        answer: dict[ViewKey, Found | None] = dict.fromkeys(batch)
+        for view, keys in _by_view(batch).items():
+            # Before the cache is read: what was announced by now is in the entries, whatever comes in later.
+            announced = self._freshness.announced(view)
+            if announced is None or not announced.cache_epochs:
+                _count(view, bypass=len(keys))
+                continue
+            lookup = self._cache.look_up(view, announced.cache_epochs, keys)
+            for key, value in lookup.values.items():
+                answer[ViewKey(view, key)] = Found(value, announced.token)
+            hits = len(lookup.values)
+            _count(view, hit=hits, miss=lookup.asked - hits, bypass=len(keys) - lookup.asked)
+        return answer
+
+
+class DatabaseReader:
+    """Reads batches from the database, and fills the cache with them. For one thread at a time, as CacheReader."""
+
+    def __init__(self, database: ReadDatabase, cache: Cache, freshness: Freshness) -> None:
         self._database = database
         self._cache = cache
         self._freshness = freshness
 
     def __call__(self, batch: Sequence[ViewKey]) -> dict[ViewKey, Found]:
-        """What is there for each key. Raises Unavailable when the database is needed and away."""
-        by_view: dict[str, list[ViewKey]] = {}
-        for wanted in batch:
-            by_view.setdefault(wanted.view, []).append(wanted)
+        """What is stored for each key. Raises Unavailable."""
         answer: dict[ViewKey, Found] = {}
-        for view, keys in by_view.items():
-            self._read_view(view, keys, answer)
+        for view, keys in _by_view(batch).items():
+            announced = self._freshness.announced(view)
+            epochs = announced.cache_epochs if announced is not None else {}
+            # The leases first: a row that is written after it was read here ends its lease.
+            leases = self._cache.lease(view, epochs, keys) if epochs else {}
+            rows, as_of = self._database.rows(view, keys)
+            for key in keys:
+                answer[ViewKey(view, key)] = Found(rows.get(key), as_of)
+            # A database that lost commits in a failover is behind what was announced, and must not fill.
+            if announced is not None and as_of.includes(announced.token):
+                self._cache.fill(leases, rows)
         return answer
 
-    def _read_view(self, view: str, wanted: Sequence[ViewKey], answer: dict[ViewKey, Found]) -> None:
-        # Before the cache is read: what was announced by now is in the entries, whatever comes in later.
+
+class Reader:
+    """Both stages, for the event loop."""
+
+    def __init__(
+        self, freshness: Freshness, cached: Batcher[ViewKey, Found | None], stored: Batcher[ViewKey, Found]
+    ) -> None:
+        self._freshness = freshness
+        self._cached = cached
+        self._stored = stored
+
+    async def read(self, view: str, keys: Sequence[uuid.UUID]) -> list[Found]:
+        """What there is for each key, from wherever is nearest. Each key once. Raises Unavailable and Overloaded."""
+        wanted = [ViewKey(view, key) for key in keys]
         announced = self._freshness.announced(view)
-        lookup = _NOTHING
-        if self._cache is not None and announced is not None and announced.cache_epochs:
-            lookup = self._cache.look_up(view, announced.cache_epochs, [it.key for it in wanted if not it.database])
-            for it in wanted:
-                if not it.database and it.key in lookup.values:
-                    answer[it] = Found(lookup.values[it.key], announced.token)
-        _count(view, len(wanted), lookup)
-        rest = [it for it in wanted if it not in answer]
-        if rest:
-            leases = self._cache.lease(lookup.absent) if self._cache is not None else {}
-            rows, as_of = self._database.rows(view, list({it.key for it in rest}))
-            for it in rest:
-                answer[it] = Found(rows.get(it.key), as_of)
-            if self._cache is not None:
-                self._cache.fill(leases, rows)
+        if announced is None or not announced.cache_epochs:
+            _count(view, bypass=len(wanted))
+            return await self._stored.read(wanted)
+        found = dict(zip(wanted, await self._cached.read(wanted), strict=True))
+        missing = [it for it in wanted if found[it] is None]
+        if missing:
+            found.update(zip(missing, await self._stored.read(missing), strict=True))
+        return [it for it in found.values() if it is not None]
+
+    async def read_stored(self, view: str, keys: Sequence[uuid.UUID]) -> list[Found]:
+        """As `read`, from the database alone."""
+        return await self._stored.read([ViewKey(view, key) for key in keys])
 
 
-def _count(view: str, wanted: int, lookup: Lookup) -> None:
-    hits = len(lookup.values)
-    for result, number in (("hit", hits), ("miss", lookup.asked - hits), ("bypass", wanted - lookup.asked)):
+def _by_view(batch: Sequence[ViewKey]) -> dict[str, list[uuid.UUID]]:
+    keys: dict[str, list[uuid.UUID]] = {}
+    for wanted in batch:
+        keys.setdefault(wanted.view, []).append(wanted.key)
+    return keys
+
+
+def _count(view: str, **results: int) -> None:
+    for result, number in results.items():
         if number:
             CACHE_READS.labels(view, result).inc(number)

@@ -12,10 +12,12 @@ class ReaderSettings(Block):
     """Reading in batches: calls that arrive together are read together."""
 
     threads: int = Field(
-        1, ge=1, le=32, description="Batches under way at once, by key and by list each; each has a connection"
+        1, ge=1, le=32, description="Batches under way at once of each kind: of the cache, the database, and lists"
     )
     max_batch: int = Field(256, ge=1, le=4096, description="Keys, or pages of lists, in one batch at most")
-    max_waiting: int = Field(4096, ge=100, description="Keys that may wait for a batch; past it calls are refused")
+    max_waiting: int = Field(
+        4096, ge=100, description="Keys that may wait for a batch of one kind; past it calls are refused"
+    )
 
 
 class CacheSettings(Block):
@@ -45,7 +47,7 @@ class Settings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="TANDEM_QUERY_")
     section: ClassVar[str] = "query"
 
-    database: DatabaseSettings = Field(description="The read database, or a replica of it")
+    database: DatabaseSettings = Field(description="The read database")
     server: ServerSettings = Field(ServerSettings(port=50052), description="The gRPC server")
     reader: ReaderSettings = Field(ReaderSettings(), description="Reading in batches")
     cache: CacheSettings = Field(CacheSettings(), description="memcached")

@@ -9,7 +9,7 @@ from uuid import UUID
 from query_server.batcher import Batcher
 from query_server.database import Page, PageKey, Row
 from query_server.freshness import Freshness, projection_lag
-from query_server.reader import Found, ViewKey
+from query_server.reader import Found, Reader
 from tandem.feed.token import Token, encode_token
 from tandem.read_store.tables import order_summary
 from tandem.runtime.errors import PreconditionFailed, Unavailable, Violation
@@ -35,9 +35,9 @@ class Rows(NamedTuple):
 
 
 class Views:
-    def __init__(self, freshness: Freshness, entries: Batcher[ViewKey, Found], pages: Batcher[PageKey, Page]) -> None:
+    def __init__(self, freshness: Freshness, reader: Reader, pages: Batcher[PageKey, Page]) -> None:
         self._freshness = freshness
-        self._entries = entries
+        self._reader = reader
         self._pages = pages
 
     async def get(self, view: str, keys: Sequence[UUID], need: Need, call: Call) -> Rows:
@@ -47,11 +47,11 @@ class Views:
         Overloaded.
         """
         await self._reach(view, need, call)
-        found = await self._entries.read([ViewKey(view, key) for key in keys])
+        found = await self._reader.read(view, keys)
         as_of = _oldest(found)
-        if as_of is None or not _includes(as_of, need.token):
+        if as_of is None or (need.token is not None and not as_of.includes(need.token)):
             # The announcements and the database know of different states; the database's own word is final.
-            found = await self._entries.read([ViewKey(view, key, database=True) for key in keys])
+            found = await self._reader.read_stored(view, keys)
             as_of = _oldest(found)
             if as_of is None:
                 raise Unavailable(f"the view {view} is being replaced", reason="STORE_UNAVAILABLE")
@@ -87,15 +87,10 @@ def _oldest(found: Sequence[Found]) -> Token | None:
     return min((it.as_of for it in found), key=lambda token: token.position)
 
 
-def _includes(as_of: Token, wanted: Token | None) -> bool:
-    return wanted is None or (as_of.epoch == wanted.epoch and as_of.position >= wanted.position)
-
-
 def _require(view: str, as_of: Token, wanted: Token | None) -> None:
-    if wanted is None:
+    if wanted is None or as_of.includes(wanted):
         return
-    if as_of.epoch != wanted.epoch:
-        description = "belongs to another feed: the write store was restored since, and what it stood for may be gone"
-        raise PreconditionFailed([Violation("consistency.at_least_as_fresh", description, "TOKEN_EPOCH_MISMATCH")])
-    if as_of.position < wanted.position:
+    if as_of.epoch == wanted.epoch:
         raise projection_lag(view, as_of, wanted)
+    description = "belongs to another feed: the write store was restored since, and what it stood for may be gone"
+    raise PreconditionFailed([Violation("consistency.at_least_as_fresh", description, "TOKEN_EPOCH_MISMATCH")])

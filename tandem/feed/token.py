@@ -24,6 +24,10 @@ class Token:
     epoch: uuid.UUID
     position: int
 
+    def includes(self, other: "Token") -> bool:
+        """Whether a state at this token holds all that the other stands for; never so for one of another feed."""
+        return self.epoch == other.epoch and self.position >= other.position
+
 
 def encode_token(epoch: uuid.UUID, position: int) -> str:
     """The token's text: URL-safe ASCII, about 30 characters."""

@@ -87,9 +87,12 @@ class ReadSide:
             self._write_positions(connection)
         return self.position
 
-    async def announce(self) -> int:
-        """Announces the next position with the cache epochs, until the server has heard it."""
-        position = self.advance()
+    async def announce(self, *, lost: bool = False) -> int:
+        """Announces the next position with the cache epochs, until the server has heard it; returns the position.
+
+        lost: the position is not in the database, as after a failover that lost a commit.
+        """
+        position = self.position + 1 if lost else self.advance()
         payload = Announcement(
             self.feed, dict.fromkeys(VIEWS, position), dict.fromkeys(VIEWS, self.cache_epochs)
         ).encode()

@@ -107,12 +107,25 @@ async def test_a_slow_reader_does_not_put_an_old_value_over_a_newer_one(
             read_side.store(node.node, VIEW, ORDER, EPOCH, None)
 
     assert (await reading).order_details.version == 1
-    # Another read of the same connection: the fill has been tried by now.
-    await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
     newer = order(version=2).SerializeToString(deterministic=True)
-    older = order(version=1).SerializeToString(deterministic=True)
-    # Evicted, the second read fills it again, from a database that this test has left at version 1.
-    assert read_side.cached(node.node, VIEW, ORDER, EPOCH) == (older if evicted else newer)
+    assert read_side.cached(node.node, VIEW, ORDER, EPOCH) == (None if evicted else newer)
+
+
+async def test_a_database_that_hangs_delays_nobody_whose_row_is_cached(
+    read_side: ReadSide, serve: Serve, node: Memcached
+) -> None:
+    stub = await serve()
+    read_side.store(node.node, VIEW, ORDER, EPOCH, order())
+    await read_side.announce()
+
+    with TablesLocked(read_side):
+        missing = asyncio.ensure_future(stub.BatchGetOrderDetails(asked(1, 2), timeout=10))
+        await read_side.until_blocked()
+        response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
+        assert response.order_details == order()
+        assert not missing.done()
+
+    assert list((await missing).order_details) == [order()]
 
 
 async def test_a_placeholder_of_another_reader_is_a_miss_and_is_left_to_it(
@@ -131,6 +144,22 @@ async def test_a_placeholder_of_another_reader_is_a_miss_and_is_left_to_it(
         await until(lambda: read_side.query_sessions("wait_event_type = 'Lock'") == 2, "both read the database")
 
     assert (await first).order_details == (await second).order_details == order()
+
+
+async def test_a_database_that_lost_commits_does_not_fill_the_cache(
+    read_side: ReadSide, serve: Serve, node: Memcached
+) -> None:
+    stub = await serve()
+    read_side.put(VIEW, ORDER, order())
+    await read_side.announce(lost=True)
+    request = queries.GetOrderDetailsRequest(order_id=ORDER)
+
+    response = await stub.GetOrderDetails(request, timeout=10)
+    # The next read comes after the first one's fill.
+    await stub.GetOrderDetails(request, timeout=10)
+
+    assert position_of(response.as_of) == read_side.position
+    assert read_side.cached(node.node, VIEW, ORDER, EPOCH) == b""
 
 
 async def test_an_order_that_is_not_there_is_not_cached(read_side: ReadSide, serve: Serve, node: Memcached) -> None:

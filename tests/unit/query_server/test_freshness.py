@@ -30,7 +30,7 @@ class Scene:
         self.looks = count()
         # It connects when its thread starts, which it never does here.
         listener = Listener(DatabaseSettings(url=SecretStr("postgresql://nowhere")), "channel", "test")
-        self.freshness = Freshness(FreshnessSettings(**settings), listener, self.look, lambda: self.now)
+        self.freshness = Freshness(FreshnessSettings(**settings), listener, self.look, clock=lambda: self.now)
 
     def look(self) -> dict[str, Token]:
         next(self.looks)
