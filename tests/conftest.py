@@ -1,7 +1,9 @@
-"""Fixtures over tests/support/stack.py."""
+"""Fixtures over tests/support/stack.py, and the services' logs in the report of a test that fails."""
 
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,16 +11,28 @@ from tandem.cli.embedded import Memcached, Postgres, memcached_path
 from tests.support.stack import Databases, Stack
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for stack in Stack.running:
+            report.sections += [(f"end of the log of {name}", text) for name, text in stack.logs().items()]
+    return report
+
+
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """One PostgreSQL for all tests that do not kill it. Without fsync: a machine crash is not among the tests."""
-    server = Postgres(tmp_path_factory.mktemp("postgres") / "data", settings={"fsync": "off"})
-    server.start()
-    yield server
-    server.stop()
+    # Not under pytest's own temporary folder: PostgreSQL's user must pass through the folders above its data, and
+    # every pytest that starts makes that one private again.
+    with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
+        server = Postgres(Path(folder) / "data", settings={"fsync": "off"})
+        server.start()
+        yield server
+        server.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def databases(postgres: Postgres) -> Databases:
     return Databases(postgres)
 
@@ -63,8 +77,8 @@ def new_stack(
     """Starts a Stack; takes its keyword arguments, and the number of cache nodes as `cache_nodes`."""
     stacks: list[Stack] = []
 
-    def start(cache_nodes: int = 0, **options: object) -> Stack:
-        stack = Stack(databases, tmp_path, nodes=memcached_nodes(cache_nodes), **options)  # type: ignore[arg-type]
+    def start(cache_nodes: int = 0, **options: Any) -> Stack:
+        stack = Stack(databases, tmp_path, nodes=memcached_nodes(cache_nodes), **options)
         stacks.append(stack)
         return stack.start()
 

@@ -1,31 +1,52 @@
 """Tandem as real processes on real stores, for tests."""
 
+import asyncio
 import itertools
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import grpc
-import psycopg
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from psycopg import sql
+from pydantic import SecretStr
 
+import command_server
+import projector
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
-from tandem.cli.embedded import Memcached, Postgres, free_port, spawn, tail
+from tandem.cli.child import free_port
+from tandem.cli.embedded import Memcached, Postgres
+from tandem.cli.services import Service, Stores
+from tandem.feed.table import SCHEMA as WRITE_SCHEMA
+from tandem.read_store.tables import SCHEMA as READ_SCHEMA
+from tandem.runtime.database import migrate
+from tandem.runtime.settings import DatabaseSettings
 
-START_SECONDS = 30.0
-# A test that fails must not wait for a server that hangs.
-STOP_SECONDS = 30.0
+if TYPE_CHECKING:
+    from commerce.command.v1.command_service_pb2_grpc import CommandServiceAsyncStub
+    from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceAsyncStub
+    from commerce.query.v1.query_service_pb2_grpc import QueryServiceAsyncStub
+
+T = TypeVar("T")
+Side = Literal["write", "read"]
+
+_MIGRATIONS: dict[Side, tuple[Path, str]] = {
+    "write": (Path(command_server.__path__[0]) / "migrations", WRITE_SCHEMA),
+    "read": (Path(projector.__path__[0]) / "migrations", READ_SCHEMA),
+}
+# A server that was killed and comes back is to be found at once, not after a growing pause.
+_CHANNEL_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+]
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+def wait_until(condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
     """Asks until the answer is true and returns it; AssertionError with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
@@ -35,125 +56,60 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -
     return answer
 
 
+async def until(condition: Callable[[], Awaitable[T]], what: str, seconds: float = 20.0) -> T:
+    """`wait_until` for a coroutine function, without holding the event loop up."""
+    deadline = time.monotonic() + seconds
+    while not (answer := await condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        await asyncio.sleep(0.01)
+    return answer
+
+
 class Databases:
-    """New empty databases on one PostgreSQL server."""
+    """New databases on one PostgreSQL server."""
 
     def __init__(self, postgres: Postgres) -> None:
         self.postgres = postgres
         self._numbers = itertools.count(1)
+        self._templates: set[str] = set()
 
-    def create(self) -> str:
-        """The URL of a new database."""
+    def create(self, *sides: Side) -> str:
+        """The URL of a new database: empty, or migrated for the sides that it is to serve."""
         name = f"test_{os.getpid()}_{next(self._numbers)}"
-        self.postgres.create_database(name)
+        self.postgres.create_database(name, template=self._template(sides) if sides else "template1")
         return self.postgres.url(name)
 
     def drop(self, url: str) -> None:
-        name = url.rsplit("/", 1)[1]
-        with psycopg.connect(self.postgres.url("postgres"), autocommit=True) as connection:
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        self.postgres.drop_database(url.rsplit("/", 1)[1])
+
+    def _template(self, sides: Iterable[Side]) -> str:
+        """A migrated database to copy: migrating takes a second, copying some milliseconds."""
+        name = "_".join(["migrated", *sorted(set(sides))])
+        if name not in self._templates:
+            self.postgres.create_database(name)
+            for side in set(sides):
+                migrate(DatabaseSettings(url=SecretStr(self.postgres.url(name))), *_MIGRATIONS[side])
+            self._templates.add(name)
+        return name
 
 
-class Service:
-    """One of the three servers as a process: `python -m {module}`."""
-
-    def __init__(self, module: str, environment: dict[str, str], folder: Path, port: int) -> None:
-        self.module = module
-        self.port = port
-        self._environment = environment
-        self._log = folder / f"{module}-{port}.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None, f"{self.module} is not started"
-        return self._process.pid
-
-    def start(self, *, serving: bool = True) -> None:
-        """Starts the process; with `serving`, waits until its health says so."""
-        with self._log.open("ab") as log:
-            self._process = spawn(
-                [sys.executable, "-m", self.module],
-                log=log,
-                death_signal=signal.SIGKILL,
-                environment={**_plain_environment(), **self._environment},
-            )
-        if serving:
-            self.wait_until_serving()
-
-    def run(self, action: str) -> None:
-        """Runs `python -m {module} {action}` to its end, which must be a good one."""
-        result = subprocess.run(
-            [sys.executable, "-m", self.module, action],
-            env={**_plain_environment(), **self._environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, f"{self.module} {action}: {result.stdout}{result.stderr}"
-
-    def health(self) -> int:
-        """Its overall health as a HealthCheckResponse.ServingStatus; UNKNOWN while it does not answer."""
-        with grpc.insecure_channel(self.address) as channel:
-            try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
-            except grpc.RpcError:
-                return int(health_pb2.HealthCheckResponse.UNKNOWN)
-        return int(answer.status)
-
-    def wait_until_serving(self) -> None:
-        def serving() -> bool:
-            assert self._process is not None
-            code = self._process.poll()
-            assert code is None, f"{self.module} ended with {code}; its log ends:\n{self.log()}"
-            return self.health() == health_pb2.HealthCheckResponse.SERVING
-
-        try:
-            wait_until(serving, f"{self.module} serves", START_SECONDS)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.log()}") from None
-
-    def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
-        if self._process is None:
-            return 0
-        process, self._process = self._process, None
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        try:
-            return process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise AssertionError(f"{self.module} did not stop:\n{self.log()}") from None
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-        self._process = None
-
-    def pause(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
-
-    def log(self, lines: int = 40) -> str:
-        return tail(self._log, lines)
+@dataclass(frozen=True)
+class AsyncStubs:
+    commands: "CommandServiceAsyncStub"
+    queries: "QueryServiceAsyncStub"
+    projections: "ProjectionServiceAsyncStub"
 
 
 class Stack:
-    """The three services on their own databases and cache nodes.
+    """The three services on their own, migrated databases and cache nodes.
 
     lite: both sides in one database, as CQRS lite. nodes: the memcached nodes to use. transport: of all services.
-    settings: more environment for each service, by the middle word: {"COMMAND": {"EXECUTOR__LANES": "2"}}.
+    settings: more settings for each service, by the middle word: {"COMMAND": {"EXECUTOR__LANES": "2"}}.
     """
+
+    # For the report of a test that fails: see tests/conftest.py.
+    running: ClassVar[list["Stack"]] = []
 
     def __init__(
         self,
@@ -169,71 +125,99 @@ class Stack:
         self._folder = folder
         self._transport = transport
         self._settings = settings or {}
-        self.write_url = databases.create()
-        self.read_url = self.write_url if lite else databases.create()
         self.nodes = list(nodes)
-        self.command_server = self.service("command_server", "COMMAND", {"DATABASE__URL": self.write_url})
-        self.projector = self.new_projector()
-        self.query_server = self.service("query_server", "QUERY", {"DATABASE__URL": self.read_url})
-        self._services = [self.command_server, self.projector, self.query_server]
-        self._channels: list[grpc.Channel] = []
+        self.write_url = databases.create("write", "read") if lite else databases.create("write")
+        self.read_url = self.write_url if lite else databases.create("read")
+        self._stores = Stores(self.write_url, self.read_url, [node.node for node in self.nodes])
+        self.services: list[Service] = []
+        self.command_server = self._service("command")
+        self.projector = self._service("projector")
+        self.query_server = self._service("query")
+        self._channels: dict[int, grpc.Channel] = {}
 
-    def service(self, module: str, word: str, settings: dict[str, str]) -> Service:
+    def _service(self, section: str) -> Service:
         port = free_port()
-        values = {
-            "SERVER__PORT": str(port),
-            "SERVER__TRANSPORT": self._transport,
-            **settings,
-            **self._settings.get(word, {}),
-        }
-        environment = {f"TANDEM_{word}_{key}": value for key, value in values.items()}
-        return Service(module, environment, self._folder, port)
+        service = Service(
+            section,
+            port=port,
+            log=self._folder / f"{section}-{port}.log",
+            settings={
+                "SERVER__TRANSPORT": self._transport,
+                **self._stores.settings_of(section),
+                **self._settings.get(section.upper(), {}),
+            },
+            environment=_plain_environment(),
+            metrics_port=free_port(),
+        )
+        self.services.append(service)
+        return service
 
     def new_projector(self) -> Service:
-        """A projector of this stack; the second one that is started is a standby."""
-        nodes = ",".join(f'"{node.node}"' for node in self.nodes)
-        settings = {
-            "FEED_DATABASE__URL": self.write_url,
-            "READ_DATABASE__URL": self.read_url,
-            "CACHE_NODES": f"[{nodes}]",
-        }
-        return self.service("projector", "PROJECTOR", settings)
+        """Another projector, not started: the second one that is started is a standby."""
+        return self._service("projector")
+
+    def new_query_server(self) -> Service:
+        """Another query server, not started."""
+        return self._service("query")
 
     def start(self) -> "Stack":
-        self.command_server.run("migrate")
-        self.projector.run("migrate")
-        for service in self._services:
+        """Starts the three and waits until they serve. Raises StackError with the log of the one that does not."""
+        Stack.running.append(self)
+        first = (self.command_server, self.projector, self.query_server)
+        for service in first:
             service.start(serving=False)
-        for service in self._services:
+        for service in first:
             service.wait_until_serving()
         return self
 
     def stop(self) -> None:
-        for channel in self._channels:
+        """Stops all that still runs and drops the databases; AssertionError for a service that did not stop well."""
+        for channel in self._channels.values():
             channel.close()
-        for service in self._services:
-            service.stop()
+        running = [service for service in self.services if service.exit_code() is None]
+        for service in running:
+            service.ask_to_stop()
+        codes = {service.name: (service.stop(), service.log_tail()) for service in running}
         for url in {self.write_url, self.read_url}:
             self._databases.drop(url)
+        if self in Stack.running:
+            Stack.running.remove(self)
+        bad = [f"{name} ended with exit code {code}:\n{log}" for name, (code, log) in codes.items() if code != 0]
+        assert not bad, "\n".join(bad)
 
-    def _channel(self, service: Service) -> grpc.Channel:
-        # A server that was killed and comes back is to be found at once, not after a growing pause.
-        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
-        channel = grpc.insecure_channel(service.address, options)
-        self._channels.append(channel)
-        return channel
+    def logs(self) -> dict[str, str]:
+        """The end of each service's log, by name and port."""
+        return {f"{it.name}:{it.port}": it.log_tail(40) for it in self.services}
+
+    def channel(self, service: Service) -> grpc.Channel:
+        """A channel to one of this stack's services, closed with the stack; the same one each time."""
+        if service.port not in self._channels:
+            self._channels[service.port] = grpc.insecure_channel(service.address, _CHANNEL_OPTIONS)
+        return self._channels[service.port]
 
     @property
     def commands(self) -> CommandServiceStub:
-        return CommandServiceStub(self._channel(self.command_server))
+        return CommandServiceStub(self.channel(self.command_server))
 
     @property
     def queries(self) -> QueryServiceStub:
-        return QueryServiceStub(self._channel(self.query_server))
+        return QueryServiceStub(self.channel(self.query_server))
 
     @property
     def projections(self) -> ProjectionServiceStub:
-        return ProjectionServiceStub(self._channel(self.projector))
+        return ProjectionServiceStub(self.channel(self.projector))
+
+    @asynccontextmanager
+    async def async_stubs(self) -> AsyncIterator[AsyncStubs]:
+        """Stubs for the running event loop."""
+        async with AsyncExitStack() as exits:
+            to_command, to_query, to_projector = [
+                await exits.enter_async_context(grpc.aio.insecure_channel(it.address, _CHANNEL_OPTIONS))
+                for it in (self.command_server, self.query_server, self.projector)
+            ]
+            yield AsyncStubs(
+                CommandServiceStub(to_command), QueryServiceStub(to_query), ProjectionServiceStub(to_projector)
+            )
 
 
 def _plain_environment() -> dict[str, str]:

@@ -1,0 +1,134 @@
+"""Child processes that do not outlive this one, and the ports that they listen on."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+HOST = "127.0.0.1"
+_STOP_SECONDS = 20.0
+
+
+class StackError(Exception):
+    """Something of the stack on this machine cannot start or stop; the message says what, and how to mend it."""
+
+
+class Child:
+    """A program as a child process; what it prints goes to the end of the file `log`.
+
+    Subclasses say what to run, in `start`.
+    """
+
+    # What ends it in good order.
+    stop_signal = signal.SIGTERM
+    # What the kernel sends it when this process dies. SIGKILL also ends a child that is paused or hangs.
+    death_signal = signal.SIGKILL
+
+    def __init__(self, name: str, port: int, log: Path) -> None:
+        self.name = name
+        self.port = port
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, f"{self.name} is not started"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Starts it and waits until it answers. Raises StackError; its process is gone then."""
+        raise NotImplementedError
+
+    def exit_code(self) -> int | None:
+        """None while it runs, negative when a signal ended it; 0 when it is not started."""
+        return self._process.poll() if self._process is not None else 0
+
+    def ask_to_stop(self) -> None:
+        """Sends what ends it in good order; `stop` waits for that."""
+        if self.exit_code() is None:
+            os.kill(self.pid, signal.SIGCONT)
+            os.kill(self.pid, self.stop_signal)
+
+    def stop(self) -> int:
+        """Ends it in good order, by force when that takes too long; returns the exit code, 0 when it is not started."""
+        if self._process is None:
+            return 0
+        self.ask_to_stop()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        code = self._process.wait()
+        self._process = None
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL, and waits until it is gone."""
+        assert self._process is not None, f"{self.name} is not started"
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def pause(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines of its log; empty when there is none."""
+        try:
+            return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return ""
+
+    def _spawn(
+        self,
+        command: list[str],
+        *,
+        user: str | None = None,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Starts the process: as `user`, in `folder`, with `environment` alone; None leaves these as ours.
+
+        In a session of its own, so that Ctrl-C reaches us alone and we end the children in order. The kernel sends the
+        death signal when the *thread* that started the child ends, so that must be a thread that stays.
+        """
+        wrapper = Path(__file__).with_name("exec_child.py")
+        options = [str(int(self.death_signal)), str(os.getpid()), user or ""]
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(wrapper), *options, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=folder,
+                env=None if environment is None else dict(environment),
+            )
+        return self._process
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.create_server((HOST, 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def port_in_use(port: int) -> bool:
+    """Whether a server cannot listen on this port of 127.0.0.1."""
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError:
+        return True
+    return False

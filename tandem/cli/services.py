@@ -1,0 +1,124 @@
+"""The three services as child processes, wired to their stores by their settings."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from tandem.cli.child import HOST, Child, StackError
+
+_START_SECONDS = 60.0
+_ASK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where the services find their data. Both URLs alike and no nodes is CQRS lite."""
+
+    write_url: str
+    read_url: str
+    cache_nodes: Sequence[str] = ()
+
+    def settings_of(self, section: str) -> dict[str, str]:
+        """The settings that name the stores for one service; section: command, query or projector."""
+        return {
+            "command": {"DATABASE__URL": self.write_url},
+            "query": {"DATABASE__URL": self.read_url},
+            "projector": {
+                "FEED_DATABASE__URL": self.write_url,
+                "READ_DATABASE__URL": self.read_url,
+                "CACHE_NODES": json.dumps(list(self.cache_nodes)),
+            },
+        }[section]
+
+
+MODULES = {"command": "command_server", "query": "query_server", "projector": "projector"}
+
+
+class Service(Child):
+    """One of the three servers: `python -m {module}`.
+
+    section: command, query or projector. settings: by name without the prefix, such as {"SERVER__TRANSPORT": "native"},
+    over those in `environment`. metrics_port: 0 for none.
+    """
+
+    def __init__(
+        self,
+        section: str,
+        *,
+        port: int,
+        log: Path,
+        settings: Mapping[str, str],
+        environment: Mapping[str, str] = os.environ,
+        metrics_port: int = 0,
+    ) -> None:
+        super().__init__(MODULES[section], port, log)
+        self.metrics_port = metrics_port
+        own = {"SERVER__HOST": HOST, "SERVER__PORT": str(port), "SERVER__METRICS_PORT": str(metrics_port), **settings}
+        self._environment = {**environment, **{f"TANDEM_{section.upper()}_{key}": own[key] for key in own}}
+
+    def start(self, *, serving: bool = True) -> None:
+        """Starts the process; with `serving`, waits until its health says so. Raises StackError."""
+        self._spawn([sys.executable, "-m", self.name, "serve"], environment=self._environment)
+        if serving:
+            self.wait_until_serving()
+
+    def wait_until_serving(self) -> None:
+        """Raises StackError when it ends before that, or takes too long; the process is gone then."""
+        deadline = time.monotonic() + _START_SECONDS
+        while self.health() != health_pb2.HealthCheckResponse.SERVING:
+            code = self.exit_code()
+            if code is not None:
+                problem = f"{self.name} ended with exit code {code}"
+            elif time.monotonic() > deadline:
+                problem = f"{self.name} does not serve after {_START_SECONDS:.0f} s"
+            else:
+                time.sleep(0.02)
+                continue
+            self.stop()
+            raise StackError(f"{problem}; its log ends:\n{self.log_tail()}")
+
+    def run(self, action: str) -> None:
+        """Runs `python -m {module} {action}` to its end. Raises StackError when that is not a good one."""
+        result = subprocess.run(
+            [sys.executable, "-m", self.name, action],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode != 0:
+            raise StackError(f"{self.name} {action} failed:\n{(result.stdout + result.stderr).strip()}")
+
+    def health(self) -> int:
+        """Its overall health as a HealthCheckResponse.ServingStatus; UNKNOWN while it does not answer."""
+        with grpc.insecure_channel(self.address) as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(), timeout=_ASK_SECONDS
+                )
+            except grpc.RpcError:
+                return int(health_pb2.HealthCheckResponse.UNKNOWN)
+        return int(answer.status)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels; 0 when there is none. Raises OSError."""
+        with urllib.request.urlopen(f"http://{HOST}:{self.metrics_port}/metrics", timeout=_ASK_SECONDS) as answer:
+            text = answer.read().decode()
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
