@@ -109,7 +109,7 @@ class Cache:
         for key, (node, name, cas, client) in leases.items():
             value = values.get(key)
             if value is not None and self._clients.get(node) is client:
-                self._try(node, Client.cas, name, encode_entry(value), cas)
+                self._try(node, Client.cas, name, encode_entry(value), cas, expire=self._settings.entry_seconds)
 
     def _by_node(self, view: str, epochs: CacheEpochs, keys: Iterable[uuid.UUID]) -> dict[str, dict[str, uuid.UUID]]:
         """Cache keys by node, without the nodes that are fenced off."""

@@ -26,6 +26,7 @@ class CacheSettings(Block):
     enabled: bool = Field(True, description="Read from memcached where the projector announces nodes")
     timeout: float = Field(0.1, gt=0, le=10, description="Seconds for connecting to a node and for each answer")
     rest_seconds: float = Field(1.0, ge=0, le=60, description="How long a node is left alone after it failed")
+    entry_seconds: int = Field(86_400, ge=60, le=2_592_000, description="How long an entry lives that a reader brought")
     max_fills: int = Field(32, ge=0, le=1024, description="Missing entries that one batch puts into the cache at most")
 
 

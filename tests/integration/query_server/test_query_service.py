@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable
+import tempfile
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ from tests.integration.query_server.conftest import (
 from tests.support.builders import identity
 
 ORDER, PRODUCT, CUSTOMER = identity("order", 1), identity("product", 1), identity("customer", 1)
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """One that may be killed."""
+    with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
+        server = Postgres(Path(folder) / "data", settings={"fsync": "off"})
+        server.start()
+        yield server
+        server.stop()
 
 
 async def test_a_product_and_a_customer_are_read_by_id(read_side: ReadSide, serve: Serve) -> None:
@@ -177,10 +188,9 @@ async def test_before_the_read_database_is_migrated_the_server_says_that_it_cann
 
 
 async def test_a_database_that_is_killed_is_said_to_be_away_and_read_again_when_it_is_back(
-    tmp_path: Path, transport: str
+    own_postgres: Postgres, transport: str
 ) -> None:
-    server = Postgres(tmp_path / "postgres" / "data", settings={"fsync": "off"})
-    server.start()
+    server = own_postgres
     read_side = ReadSide(server.url("postgres"))
     read_side.migrate()
     read_side.put("order_details", ORDER, OrderDetails(order_id=ORDER))
@@ -211,4 +221,3 @@ async def test_a_database_that_is_killed_is_said_to_be_away_and_read_again_when_
     finally:
         await running.stop()
         read_side.engine.dispose()
-        await asyncio.to_thread(server.stop)
