@@ -62,6 +62,8 @@ class CacheWriter:
 
     def write(self, view: str, values: Mapping[uuid.UUID, bytes | None]) -> None:
         """Stores the entries, deletes those of None. A node that fails is fenced and the others are written."""
+        if not self.nodes:
+            return
         by_node: defaultdict[str, dict[uuid.UUID, bytes | None]] = defaultdict(dict)
         for key, value in values.items():
             by_node[self._ring.node_of(key)][key] = value
