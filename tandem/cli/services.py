@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tandem.cli.child import HOST, Child, StackError
 
-_START_SECONDS = 60.0
 _ASK_SECONDS = 1.0
 
 
@@ -66,26 +64,11 @@ class Service(Child):
         own = {"SERVER__HOST": HOST, "SERVER__PORT": str(port), "SERVER__METRICS_PORT": str(metrics_port), **settings}
         self._environment = {**environment, **{f"TANDEM_{section.upper()}_{key}": own[key] for key in own}}
 
-    def start(self, *, serving: bool = True) -> None:
-        """Starts the process; with `serving`, waits until its health says so. Raises StackError."""
+    def launch(self) -> None:
         self._spawn([sys.executable, "-m", self.name, "serve"], environment=self._environment)
-        if serving:
-            self.wait_until_serving()
 
-    def wait_until_serving(self) -> None:
-        """Raises StackError when it ends before that, or takes too long; the process is gone then."""
-        deadline = time.monotonic() + _START_SECONDS
-        while self.health() != health_pb2.HealthCheckResponse.SERVING:
-            code = self.exit_code()
-            if code is not None:
-                problem = f"{self.name} ended with exit code {code}"
-            elif time.monotonic() > deadline:
-                problem = f"{self.name} does not serve after {_START_SECONDS:.0f} s"
-            else:
-                time.sleep(0.02)
-                continue
-            self.stop()
-            raise StackError(f"{problem}; its log ends:\n{self.log_tail()}")
+    def serves(self) -> bool:
+        return self.health() == health_pb2.HealthCheckResponse.SERVING
 
     def run(self, action: str) -> None:
         """Runs `python -m {module} {action}` to its end. Raises StackError when that is not a good one."""

@@ -165,7 +165,7 @@ class Stack:
         Stack.running.append(self)
         first = (self.command_server, self.projector, self.query_server)
         for service in first:
-            service.start(serving=False)
+            service.launch()
         for service in first:
             service.wait_until_serving()
         return self
