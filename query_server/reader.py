@@ -96,17 +96,16 @@ class Reader:
         self._stored = stored
 
     async def read(self, view: str, keys: Sequence[uuid.UUID]) -> list[Found]:
-        """What there is for each key, from wherever is nearest. Each key once. Raises Unavailable and Overloaded."""
+        """What there is for each key, from wherever is nearest. Raises Unavailable and Overloaded."""
         wanted = [ViewKey(view, key) for key in keys]
         announced = self._freshness.announced(view)
         if announced is None or not announced.cache_epochs:
             _count(view, bypass=len(wanted))
             return await self._stored.read(wanted)
-        found = dict(zip(wanted, await self._cached.read(wanted), strict=True))
-        missing = [it for it in wanted if found[it] is None]
-        if missing:
-            found.update(zip(missing, await self._stored.read(missing), strict=True))
-        return [it for it in found.values() if it is not None]
+        cached = await self._cached.read(wanted)
+        missing = [key for key, it in zip(wanted, cached, strict=True) if it is None]
+        stored = iter(await self._stored.read(missing) if missing else ())
+        return [it if it is not None else next(stored) for it in cached]
 
     async def read_stored(self, view: str, keys: Sequence[uuid.UUID]) -> list[Found]:
         """As `read`, from the database alone."""

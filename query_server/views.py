@@ -81,10 +81,14 @@ def as_of_text(as_of: Token) -> bytes:
 
 def _oldest(found: Sequence[Found]) -> Token | None:
     """The position that all include; None when they are of different feeds and no position is."""
-    first = found[0].as_of
-    if any(it.as_of.epoch != first.epoch for it in found):
-        return None
-    return min((it.as_of for it in found), key=lambda token: token.position)
+    oldest = found[0].as_of
+    for it in found:
+        if it.as_of is not oldest:
+            if it.as_of.epoch != oldest.epoch:
+                return None
+            if oldest.includes(it.as_of):
+                oldest = it.as_of
+    return oldest
 
 
 def _require(view: str, as_of: Token, wanted: Token | None) -> None:
