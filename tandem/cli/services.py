@@ -68,7 +68,7 @@ class Service(Child):
         self._spawn([sys.executable, "-m", self.name, "serve"], environment=self._environment)
 
     def serves(self) -> bool:
-        return self.health() == health_pb2.HealthCheckResponse.SERVING
+        return self.health() == int(health_pb2.HealthCheckResponse.SERVING)
 
     def run(self, action: str) -> None:
         """Runs `python -m {module} {action}` to its end. Raises StackError when that is not a good one."""

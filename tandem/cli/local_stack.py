@@ -1,0 +1,139 @@
+"""The whole of Tandem on this machine: which processes, on which ports, started and stopped in order."""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tandem.cli.child import HOST, Child, StackError, port_in_use
+from tandem.cli.embedded import Memcached, Postgres, memcached_path
+from tandem.cli.services import Service, Stores
+
+WRITE_DATABASE = "tandem_write"
+READ_DATABASE = "tandem_read"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The ports to listen on; each field is the name of an option of `tandem up` without its `-port`."""
+
+    command: int = 50051
+    query: int = 50052
+    projector: int = 50053
+    postgres: int = 54320
+    memcached: int = 11311
+    command_metrics: int = 50061
+    query_metrics: int = 50062
+    projector_metrics: int = 50063
+
+
+class LocalStack:
+    """PostgreSQL, memcached and the services, with their data and logs in one folder.
+
+    lite: one database and no cache. transport: auto, native or grpcio.
+    """
+
+    def __init__(self, folder: Path, ports: Ports, *, lite: bool = False, transport: str = "auto") -> None:
+        self._logs = folder / "logs"
+        self.postgres = Postgres(folder / "postgres", ports.postgres, log=self._logs / "postgres.log")
+        self.memcached: Memcached | None = None
+        if not lite and memcached_path() is not None:
+            self.memcached = Memcached(ports.memcached, log=self._logs / "memcached.log")
+        # CQRS lite keeps the views beside the write tables, so leaving it needs no move of data: the projector fills
+        # the other database from the feed.
+        self._read_database = WRITE_DATABASE if lite else READ_DATABASE
+        self._stores = Stores(
+            write_url=self.postgres.url(WRITE_DATABASE),
+            read_url=self.postgres.url(self._read_database),
+            cache_nodes=[self.memcached.node] if self.memcached else [],
+        )
+        self.command_server = self._service("command", ports.command, ports.command_metrics, transport)
+        self.query_server = self._service("query", ports.query, ports.query_metrics, transport)
+        self.projector = self._service("projector", ports.projector, ports.projector_metrics, transport)
+
+    def _service(self, section: str, port: int, metrics_port: int, transport: str) -> Service:
+        settings = {"SERVER__TRANSPORT": transport, **self._stores.settings_of(section)}
+        log = self._logs / f"{section}.log"
+        return Service(section, port=port, log=log, settings=settings, metrics_port=metrics_port)
+
+    @property
+    def stores(self) -> list[Child]:
+        return [self.postgres, *([self.memcached] if self.memcached else [])]
+
+    @property
+    def services(self) -> list[Service]:
+        return [self.command_server, self.projector, self.query_server]
+
+    @property
+    def children(self) -> list[Child]:
+        """In the order of their start."""
+        return [*self.stores, *self.services]
+
+    def start(self, say: Callable[[str], None]) -> None:
+        """Starts all of it, migrates, and waits until it serves. Raises StackError; `stop` is to be called then too."""
+        self._keep_last_logs()
+        for store in self.stores:
+            store.start()
+            say(f"{store.name:<15} {store.address}")
+        for database in (WRITE_DATABASE, self._read_database):
+            self.postgres.create_database(database)
+        self.command_server.run("migrate")
+        self.projector.run("migrate")
+        for service in self.services:
+            service.launch()
+        for service in self.services:
+            service.wait_until_serving()
+            say(f"{service.name:<15} {service.address}")
+
+    def stop(self) -> None:
+        """Stops all that runs: the services first and together, then what they stand on."""
+        for service in self.services:
+            service.ask_to_stop()
+        for child in reversed(self.children):
+            child.stop()
+
+    def _keep_last_logs(self) -> None:
+        """Each run writes its logs anew and keeps those of the run before: they do not grow for ever."""
+        for log in list(self._logs.glob("*.log")):
+            log.replace(log.with_suffix(".log.before"))
+
+
+def refuse_ports_in_use(ports: Ports) -> None:
+    """Raises StackError when a port is taken, or is wanted twice; the message names the port and the option."""
+    wanted: dict[int, str] = {}
+    for field, port in vars(ports).items():
+        option = f"--{field.replace('_', '-')}-port"
+        if port in wanted:
+            raise StackError(f"port {port} is wanted by both {wanted[port]} and {option}: choose different ones")
+        wanted[port] = option
+    for port, option in wanted.items():
+        if port_in_use(port):
+            raise StackError(f"port {port} of {HOST} is in use: choose another with {option}")
+
+
+@contextmanager
+def sole_user_of(folder: Path) -> Iterator[None]:
+    """Makes the folder and keeps others off it. Raises StackError when another process has it.
+
+    The kernel lets go of the lock when the process dies, however it dies.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+", encoding="ascii")
+    except OSError as error:
+        raise StackError(f"the data folder {folder} cannot be used: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise StackError(
+                f"another `tandem up` (process {file.read().strip()}) runs on {folder}: stop it, or choose another"
+                " folder with --data-dir"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

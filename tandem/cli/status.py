@@ -1,0 +1,143 @@
+"""How the services and the views are: asked over gRPC, shown as tables or as JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, Projection, ProjectionState
+from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
+
+# A person waits for the answer; a service that takes longer is not well either.
+_ASK_SECONDS = 3.0
+PROJECTOR = "projector"
+
+
+@dataclass(frozen=True)
+class ServiceHealth:
+    """health: "serving", "not serving" or "unreachable"; problem: why it is unreachable, or empty."""
+
+    name: str
+    address: str
+    health: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """state: "running", "standby" or "failed"; lag_seconds: the age of the oldest event that it has not taken in."""
+
+    name: str
+    state: str
+    position: int
+    lag_events: int
+    lag_seconds: float
+    error: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """feed_head: None when the projector does not tell; `problem` then says why, unless it is unreachable."""
+
+    services: tuple[ServiceHealth, ...]
+    feed_head: int | None
+    views: tuple[View, ...]
+    problem: str = ""
+
+    @property
+    def well(self) -> bool:
+        """All services serve, and every view has a projector that follows the feed or stands by."""
+        return (
+            all(it.health == "serving" for it in self.services)
+            and self.feed_head is not None
+            and all(it.state != "failed" for it in self.views)
+        )
+
+
+def ask(channels: Mapping[str, tuple[str, grpc.Channel]]) -> Report:
+    """Asks the services; channels: name of the service to its address and a channel to it."""
+    services = tuple(_health(name, address, channel) for name, (address, channel) in channels.items())
+    if any(it.name == PROJECTOR and it.health == "unreachable" for it in services):
+        return Report(services, None, ())
+    _, channel = channels[PROJECTOR]
+    try:
+        answer = ProjectionServiceStub(channel).ListProjections(ListProjectionsRequest(), timeout=_ASK_SECONDS)
+    except grpc.RpcError as error:
+        return Report(services, None, (), f"the projector does not tell how far the views are: {_told(error)}")
+    return Report(services, answer.feed_head, tuple(map(_view, answer.projections)))
+
+
+def _health(name: str, address: str, channel: grpc.Channel) -> ServiceHealth:
+    try:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=_ASK_SECONDS)
+    except grpc.RpcError as error:
+        return ServiceHealth(name, address, "unreachable", _told(error))
+    serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+    return ServiceHealth(name, address, "serving" if serving else "not serving")
+
+
+def _told(error: grpc.RpcError) -> str:
+    return f"{error.code().name}: {error.details()}"
+
+
+def _view(projection: Projection) -> View:
+    return View(
+        name=projection.view,
+        state=ProjectionState.Name(projection.state).removeprefix("PROJECTION_STATE_").lower(),
+        position=projection.position,
+        lag_events=projection.lag_events,
+        lag_seconds=projection.lag.ToTimedelta().total_seconds(),
+        error=projection.error,
+    )
+
+
+def as_json(report: Report) -> str:
+    """The report for programs."""
+    content = {
+        "well": report.well,
+        "feed_head": report.feed_head,
+        "services": [vars(it) for it in report.services],
+        "views": [vars(it) for it in report.views],
+        "problem": report.problem,
+    }
+    return json.dumps(content, indent=2)
+
+
+def as_tables(report: Report) -> RenderableType:
+    """The report for people; what is wrong is said in sentences below the tables."""
+    services = Table("service", "address", "health", box=None, pad_edge=False)
+    for service in report.services:
+        style = "green" if service.health == "serving" else "red"
+        services.add_row(service.name, service.address, f"[{style}]{service.health}[/]")
+    parts: list[RenderableType] = [services]
+    if report.feed_head is not None:
+        views = Table("view", "state", box=None, pad_edge=False)
+        for column in ("position", "events behind", "seconds behind"):
+            views.add_column(column, justify="right")
+        for view in report.views:
+            style = "red" if view.state == "failed" else "green"
+            lag = f"{view.lag_seconds:.3f}"
+            views.add_row(view.name, f"[{style}]{view.state}[/]", f"{view.position:,}", f"{view.lag_events:,}", lag)
+        parts += ["", views, "", f"feed head: {report.feed_head:,}"]
+    return Group(*parts)
+
+
+def problems(report: Report) -> list[str]:
+    """What is wrong, a sentence each; empty when all is well."""
+    found = [
+        f"{it.name} cannot be reached at {it.address} ({it.problem}). Is it running there?"
+        for it in report.services
+        if it.health == "unreachable"
+    ]
+    found += [
+        f"{it.name} does not serve: its database is away or not migrated; its log says more."
+        for it in report.services
+        if it.health == "not serving"
+    ]
+    if report.problem:
+        found.append(report.problem)
+    return found + [f"{it.name} cannot go on: {it.error}" for it in report.views if it.state == "failed"]
