@@ -4,13 +4,19 @@ A service's settings come from the environment (`TANDEM_COMMAND_DATABASE__URL=â€
 names (`[command.database]` / `url = "â€¦"`) over the defaults. An unknown key is an error in either. Settings are frozen.
 """
 
+import json
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 # The sections of the file, and the middle word of the environment names.
 SECTIONS = ("command", "query", "projector")
@@ -93,12 +99,22 @@ class ServiceSettings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Explicit arguments (tests) over the environment over the file."""
-        return init_settings, env_settings, _FileSection(settings_cls, cls.section)
+        return init_settings, _Environment(settings_cls), _FileSection(settings_cls, cls.section)
+
+
+class _Environment(EnvSettingsSource):
+    """pydantic's, except that a list or block that is not JSON is one wrong key among others and not the end."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value  # which is no list and no block, as the validation then says
 
 
 class _FileSection(PydanticBaseSettingsSource):
@@ -136,34 +152,37 @@ def load(settings: type[S]) -> S:
 
     Raises SettingsError, which names every wrong or unknown key.
     """
-    _refuse_unknown_variables(settings)
+    wrong = [f"{name}: unknown environment variable" for name in _unknown_variables(settings)]
     try:
-        return settings()
+        loaded = settings()
     except ValidationError as error:
-        prefix = settings.model_config.get("env_prefix", "")
-        lines = [
-            f"  {'.'.join(map(str, problem['loc'])) or settings.section}"
-            f" ({prefix}{'__'.join(str(part) for part in problem['loc']).upper()}): {problem['msg']}"
-            for problem in error.errors(include_input=False, include_url=False)
-        ]
-        raise SettingsError("\n".join([f"wrong settings for {settings.section}:", *lines])) from None
+        wrong += [_sentence(settings, problem) for problem in error.errors(include_input=False, include_url=False)]
+    else:
+        if not wrong:
+            return loaded
+    raise SettingsError("\n  ".join([f"wrong settings for {settings.section}:", *wrong])) from None
 
 
-def _refuse_unknown_variables(settings: type[ServiceSettings]) -> None:
+def _sentence(settings: type[ServiceSettings], problem: "ErrorDetails") -> str:
+    """Names the key as the file and as the environment spell it."""
+    parts = [str(part) for part in problem["loc"] if isinstance(part, str)]
+    variable = f"TANDEM_{settings.section.upper()}_{'__'.join(parts).upper()}"
+    return f"{'.'.join([settings.section, *parts])} ({variable}): {problem['msg']}"
+
+
+def _unknown_variables(settings: type[ServiceSettings]) -> list[str]:
     """A misspelt variable would silently leave the default in force, so it is an error.
 
     Variables of the other services are left to them.
     """
     own = f"TANDEM_{settings.section.upper()}_"
     others = tuple(f"TANDEM_{section.upper()}_" for section in SECTIONS if section != settings.section)
-    known = set(_variables(settings, own))
-    wrong = sorted(
+    known = {CONFIG_VARIABLE, *_variables(settings, own)}
+    return sorted(
         name
         for name in os.environ
-        if name.startswith("TANDEM_") and name != CONFIG_VARIABLE and not name.startswith(others) and name not in known
+        if name.upper().startswith("TANDEM_") and not name.upper().startswith(others) and name not in known
     )
-    if wrong:
-        raise SettingsError(f"unknown environment variable: {', '.join(wrong)}")
 
 
 def _variables(model: type[BaseModel], prefix: str) -> list[str]:
@@ -183,17 +202,28 @@ def _block_of(annotation: Any) -> type[Block] | None:
 
 
 def describe(settings: type[ServiceSettings]) -> list[tuple[str, str, str]]:
-    """(environment name, default, description) of every setting, for the documentation."""
-    return _describe(settings, f"TANDEM_{settings.section.upper()}_")
+    """(environment name, default as one writes it, description) of every setting, for the documentation."""
+    return _describe(settings, f"TANDEM_{settings.section.upper()}_", {}, "required")
 
 
-def _describe(model: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
+def _describe(
+    model: type[BaseModel], prefix: str, defaults: Mapping[str, Any], required: str
+) -> list[tuple[str, str, str]]:
+    """`defaults`: what the block around says, over the fields' own. `required`: what to say of a field without any."""
     rows = []
     for name, field in model.model_fields.items():
+        default = defaults.get(name, field.get_default())
         block = _block_of(field.annotation)
         if block is not None:
-            rows += _describe(block, f"{prefix}{name.upper()}__")
-            continue
-        default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
-        rows.append((prefix + name.upper(), default, field.description or ""))
+            given = default if isinstance(default, Block) else None
+            without = required if default is not None else f"required with {name}"
+            inner = {part: getattr(given, part) for part in given.model_fields_set} if given is not None else {}
+            rows += _describe(block, f"{prefix}{name.upper()}__", inner, without)
+        else:
+            missing = field.is_required() and name not in defaults
+            rows.append((prefix + name.upper(), required if missing else _written(default), field.description or ""))
     return rows
+
+
+def _written(value: Any) -> str:
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
