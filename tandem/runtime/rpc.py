@@ -8,14 +8,15 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any
 
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import DecodeError
-from google.rpc import status_pb2
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
+from prometheus_client import Counter
 
 from tandem.runtime.errors import (
     InvalidArgument,
@@ -32,6 +33,8 @@ from tandem.runtime.telemetry import CALL_SECONDS, CALLS, CALLS_UNDER_WAY, log
 _MAX_REFERENCE = 128
 # A call without a deadline still gets one: a caller that waits for ever is a leak. Longer than any wait we offer.
 _LONGEST_CALL_SECONDS = 120.0
+# The transport's clock of a deadline and ours started at moments that differ by as much as the event loop is late.
+_DEADLINE_SLACK_SECONDS = 0.05
 
 
 class Call:
@@ -95,48 +98,48 @@ def add_service(server: aio.Server, service: ServiceDescriptor, servicer: object
 def _guarded(method: MethodDescriptor, behaviour: Behaviour, admission: Admission) -> Any:
     request_class = message_factory.GetMessageClass(method.input_type)
     seconds = CALL_SECONDS.labels(method.name)
-    succeeded = CALLS.labels(method.name, "OK")
+
+    @cache
+    def answered(code: grpc.StatusCode) -> Counter:
+        return CALLS.labels(method.name, code.name)
 
     async def answer(payload: bytes, context: aio.ServicerContext[Any, Any]) -> bytes:
         started = time.perf_counter()
+        call = Call(context)
+        code = grpc.StatusCode.OK
         try:
             admission.enter()
             try:
-                try:
-                    request = request_class.FromString(payload)
-                except DecodeError:
-                    raise InvalidArgument([Violation("", f"is not a {method.input_type.full_name}")]) from None
-                response = await behaviour(request, Call(context))
+                response = await behaviour(_decoded(request_class, payload), call)
+                return response if isinstance(response, bytes) else response.SerializeToString()
             finally:
                 admission.leave()
         except asyncio.CancelledError:
-            CALLS.labels(method.name, "CANCELLED").inc()
+            # The transports cancel a call when the caller leaves, and when its deadline passes.
+            passed = call.seconds_left() < _DEADLINE_SLACK_SECONDS
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
             raise
         except TandemError as error:
-            CALLS.labels(method.name, code_of(error).name).inc()
-            log.debug("call refused", method=method.name, reason=error.reason, reference=Call(context).reference())
-            await _abort(context, to_status(error))
+            code, status = code_of(error), to_status(error)
+            log.debug("call refused", method=method.name, reason=error.reason, reference=call.reference())
         except Exception:
-            reference = Call(context).reference()
-            CALLS.labels(method.name, "INTERNAL").inc()
+            reference = call.reference()
+            code, status = grpc.StatusCode.INTERNAL, internal_status(reference)
             log.exception("call failed", method=method.name, reference=reference)
-            await _abort(context, internal_status(reference))
-        else:
-            succeeded.inc()
-            return response if isinstance(response, bytes) else response.SerializeToString()
         finally:
+            answered(code).inc()
             seconds.observe(time.perf_counter() - started)
+        details = (("grpc-status-details-bin", status.SerializeToString()),)
+        # Outside of the handlers above: abort() raises, and what it raises is the transport's to see.
+        await context.abort(code, status.message, details)
         raise AssertionError("abort() returned")
 
     return answer
 
 
-_STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-async def _abort(context: aio.ServicerContext[Any, Any], status: status_pb2.Status) -> None:
-    await context.abort(
-        _STATUS_CODES[status.code],
-        status.message,
-        (("grpc-status-details-bin", status.SerializeToString()),),
-    )
+def _decoded(request_class: type[Message], payload: bytes) -> Message:
+    try:
+        return request_class.FromString(payload)
+    except DecodeError:
+        name = request_class.DESCRIPTOR.full_name
+        raise InvalidArgument([Violation("", f"the request is not a {name}", "MALFORMED")]) from None
