@@ -6,16 +6,17 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import grpc
 import pygrpc_native.aio
 import uvloop
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from tandem.runtime.health import Health
 from tandem.runtime.rpc import Admission, add_service
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
 from tandem.runtime.telemetry import log, serve_metrics
@@ -56,7 +57,7 @@ class RunningApplication:
 
     def __init__(self, application: Application) -> None:
         self._application = application
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self._readiness: asyncio.Task[None] | None = None
         self._started: list[Component] = []
         self._stop_metrics: Callable[[], None] = lambda: None
@@ -64,7 +65,7 @@ class RunningApplication:
         self.port = 0
 
     async def start(self) -> None:
-        """Starts components, then the server. Raises PortInUse; what was started is then stopped again."""
+        """Starts components, then the server. Raises PortInUse; what was started is stopped again then."""
         application = self._application
         try:
             self.port = _bind(self._server, application.server)
@@ -81,14 +82,16 @@ class RunningApplication:
             if application.server.reflection:
                 names = (application.service.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME)
                 reflection.enable_server_reflection(names, self._server)
-            await self._set_health(await application.ready())
-            await self._server.start()
             self._stop_metrics = _start_metrics(application.server)
+            await self._set_health(await self._is_ready())
+            await self._server.start()
         except BaseException:
+            await self._server.stop(None)
             await self._stop_components()
+            self._stop_metrics()
             raise
         self._readiness = asyncio.create_task(self._follow_readiness())
-        log.info("serving", host=application.server.host, port=self.port, transport=type(self._server).__module__)
+        log.info("serving", host=application.server.host, port=self.port, transport=transport_of(application.server))
 
     async def stop(self) -> None:
         """Says NOT_SERVING, refuses new calls, lets those under way finish, then stops the components."""
@@ -100,6 +103,7 @@ class RunningApplication:
         log.info("stopping")
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(settings.drain_delay_seconds)
+        self._health.end_watches()
         await self._server.stop(settings.drain_seconds)
         await self._stop_components()
         self._stop_metrics()
@@ -112,7 +116,15 @@ class RunningApplication:
     async def _follow_readiness(self) -> None:
         while True:
             await asyncio.sleep(_READINESS_SECONDS)
-            await self._set_health(await self._application.ready())
+            await self._set_health(await self._is_ready())
+
+    async def _is_ready(self) -> bool:
+        try:
+            return await self._application.ready()
+        except Exception:
+            # A bug; what it must not do is end the watch and leave the last answer standing for ever.
+            log.exception("the readiness check failed")
+            return False
 
     async def _set_health(self, ready: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -145,6 +157,11 @@ async def _serve_until_signalled(application: Application) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def transport_of(settings: ServerSettings) -> Literal["native", "grpcio"]:
+    """Which transport serves: native wherever it can."""
+    return "grpcio" if settings.transport == "grpcio" or settings.tls is not None else "native"
+
+
 def _new_server(settings: ServerSettings) -> aio.Server:
     options: list[tuple[str, int]] = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -153,14 +170,15 @@ def _new_server(settings: ServerSettings) -> aio.Server:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.so_reuseport", 0),
     ]
-    if settings.transport == "grpcio" or settings.tls is not None:
+    if transport_of(settings) == "grpcio":
         return aio.server(options=options)
     server: aio.Server = pygrpc_native.aio.server(options=options)
     return server
 
 
 def _bind(server: aio.Server, settings: ServerSettings) -> int:
-    address = f"{settings.host}:{settings.port}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"{host}:{settings.port}"
     try:
         if settings.tls is None:
             return server.add_insecure_port(address)
