@@ -93,7 +93,7 @@ def listen_url(settings: DatabaseSettings) -> str:
     return database_url(settings).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-# Serialises migrations of one database: two servers that start together must not both create the tables.
+# Serialises the migrations of one database: two servers that start together must not both create the tables.
 _MIGRATION_LOCK = 7_246_001
 
 
@@ -105,7 +105,7 @@ def migrate(settings: DatabaseSettings, scripts: Path, schema: str) -> str:
     engine = create_database_engine(settings, name="tandem-migrate", pool_size=1)
     try:
         with engine.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            _wait_for_our_turn(connection)
             connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
             config = _alembic(scripts)
             config.attributes["connection"] = connection
@@ -114,6 +114,16 @@ def migrate(settings: DatabaseSettings, scripts: Path, schema: str) -> str:
             return newest_revision(scripts)
     finally:
         engine.dispose()
+
+
+def _wait_for_our_turn(connection: Connection) -> None:
+    """Waits for a migration that is under way, however long it takes: the session's limits bound its statements."""
+    limits = ("statement_timeout", "lock_timeout")
+    for limit in limits:
+        connection.execute(text(f"SET LOCAL {limit} = 0"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+    for limit in limits:
+        connection.execute(text(f"SET LOCAL {limit} TO DEFAULT"))
 
 
 def newest_revision(scripts: Path) -> str:
