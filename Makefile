@@ -1,27 +1,81 @@
 # Everything a person or CI runs. `make help` lists it.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON := $(PYTHON)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# Options for `tandem up` and pytest: make up ARGS="--no-sample", make test ARGS=tests/unit
+ARGS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help install memcached gen
+.PHONY: help install memcached up test lint format gen gen-check breaking lock docs hooks clean ci
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp changes when the lock file or the project file does, so a second `make` installs nothing.
 install: $(VENV)/.installed  ## Install everything pinned in requirements.lock into .venv
 
 $(VENV)/.installed: requirements.lock pyproject.toml
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Tandem needs Python 3.11 or newer; '$(PYTHON)' is older. Try: make PYTHON=/path/to/python3.11 ..."; exit 1; }
-	@"$(PYTHON)" -m venv $(VENV) \
-	  || { echo "Python's venv module is missing. On Debian: apt-get install python3-venv"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "Tandem needs Python 3.11 or newer, and '$(PYTHON)' is not. Try: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "'$(PYTHON)' cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV)
 	@echo "Installing the pinned packages into $(VENV) (about a minute, once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+memcached:  ## Install Debian's memcached where it is missing and we may; go on without it otherwise
+	@command -v memcached >/dev/null || tools/install_memcached.sh
+
+up: install memcached  ## Start everything on this machine, with sample data; Ctrl-C stops it
+	@tandem up $(ARGS)
+
+test: install memcached  ## Run all tests
+	@pytest $(ARGS)
+
+lint: install  ## Check style, types, import rules and the contract
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	buf lint
+	buf format --diff --exit-code
+
+format: install  ## Format the code and the contract
+	ruff check --fix --exit-zero .
+	ruff format .
+	buf format --write
+
 gen: install  ## Regenerate the Python stubs in gen/ from proto/
 	buf generate
+
+gen-check: install  ## Check that gen/ is what `make gen` makes
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
+	  && buf generate --output "$$folder" \
+	  && diff --recursive --exclude=__pycache__ gen "$$folder/gen" \
+	  || { echo "gen/ is not what proto/ makes: run make gen"; exit 1; }
+
+breaking: install  ## Check that the contract breaks no caller of the last release, or of main
+	@tools/breaking.sh
+
+lock: install  ## Pin the newest versions that pyproject.toml allows in requirements.lock
+	@pip-compile --quiet --upgrade --all-extras --allow-unsafe --generate-hashes --no-emit-find-links \
+	  --no-emit-index-url --no-emit-options --no-emit-trusted-host --strip-extras \
+	  --output-file=requirements.lock pyproject.toml
+
+docs: install  ## Regenerate docs/configuration.md from the settings
+	python -m tools.configuration > docs/configuration.md
+
+hooks: install  ## Check style, types and the contract before each commit
+	pre-commit install
+
+clean:  ## Remove caches, builds and the virtual environment; data stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+ci:  ## Run what CI runs
+	.ci/run

@@ -1,0 +1,58 @@
+"""Writes docs/configuration.md from the settings: `make docs`."""
+
+import sys
+
+import command_server.settings
+import projector.settings
+import query_server.settings
+from tandem.runtime.settings import CONFIG_VARIABLE, ServiceSettings, describe
+
+_SERVICES: tuple[tuple[str, type[ServiceSettings]], ...] = (
+    ("Command server", command_server.settings.Settings),
+    ("Projector", projector.settings.Settings),
+    ("Query server", query_server.settings.Settings),
+)
+
+_HEAD = f"""# Configuration
+
+<!-- Generated from the settings by `make docs`. -->
+
+Each service reads its settings from the environment, over a TOML file that `{CONFIG_VARIABLE}` names, over the defaults
+below. The file has one section for each service, and one file may serve all three:
+
+```toml
+[command]
+server = {{ port = 50051 }}
+
+[command.database]
+url = "postgresql://tandem@db.internal/write"
+password_file = "/run/secrets/write-password"
+```
+
+The same in the environment is `TANDEM_COMMAND_SERVER__PORT=50051` and so on: the service, then the path in the file in
+capitals, with `__` between its parts. Lists are JSON: `TANDEM_PROJECTOR_CACHE_NODES='["10.0.0.7:11211"]'`.
+
+A name that is not below is an error, in the file and in the environment, and so is a value that does not fit. A service
+that finds one starts nothing, names every wrong key on standard error, and ends with exit code 2. Secrets never show in
+logs.
+"""
+
+
+def render() -> str:
+    """The whole page."""
+    parts = [_HEAD]
+    for title, settings in _SERVICES:
+        parts.append(f"## {title}: the section `[{settings.section}]`\n\n| setting | default | |\n|---|---|---|\n")
+        parts += [
+            f"| `{name}` | {_default(default)} | {description} |\n" for name, default, description in describe(settings)
+        ]
+        parts.append("\n")
+    return "\n".join([parts[0], "".join(parts[1:])]).rstrip() + "\n"
+
+
+def _default(text: str) -> str:
+    return text if text.startswith(("required", "none")) else f"`{text}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())
