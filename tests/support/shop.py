@@ -8,8 +8,7 @@ import grpc
 
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.type.v1.receipt_pb2 import CommandReceipt
-from tests.support.builders import add_product, identity, place_order, register_customer
-from tests.support.stack import until
+from tests.support.builders import add_product, place_order, register_customer
 
 CUSTOMERS = 5
 PRODUCTS = 10
@@ -63,15 +62,3 @@ class Load:
                 self.receipts[answer.order_id] = answer.receipt
 
         await asyncio.gather(*(buy() for _ in range(self.buyers)))
-
-    async def reached(self, count: int) -> None:
-        """Until that many orders are acknowledged."""
-
-        async def enough() -> bool:
-            return len(self.receipts) >= count
-
-        await until(enough, f"{count} orders are acknowledged", seconds=120)
-
-
-def order_id(number: int) -> str:
-    return identity("order", number)

@@ -1,0 +1,116 @@
+"""G6, G8: a read with a token never shows a state before it, whoever pauses."""
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+
+from commerce.command.v1 import command_service_pb2 as commands
+from commerce.query.v1 import query_service_pb2 as queries
+from commerce.type.v1.consistency_pb2 import Consistency
+from tests.support.builders import identity, usd
+from tests.support.shop import PRODUCTS, open_shop
+from tests.support.stack import AsyncStubs, Stack, until
+
+CLIENTS = 6
+# Pauses shorter and longer than a read's max_wait, and longer than the 3 s after which readers are blind.
+PAUSES = (0.05, 0.2, 0.5, 1.5, 3.5)
+
+
+async def test_no_read_with_a_token_is_older_than_it_while_the_projector_pauses(
+    new_stack: Callable[..., Stack],
+) -> None:
+    stack = new_stack(cache_nodes=1)
+    async with stack.async_stubs() as stubs:
+        await open_shop(stubs.commands)
+        stop = asyncio.Event()
+        clients = [asyncio.create_task(_write_and_read(stubs, number, stop)) for number in range(1, CLIENTS + 1)]
+        for pause in PAUSES:
+            stack.projector.pause()
+            await asyncio.sleep(pause)
+            stack.projector.resume()
+            await asyncio.sleep(0.3)
+        stop.set()
+        results = await asyncio.gather(*clients)
+    assert sum(answered for answered, _ in results) > 50
+    assert sum(lagged for _, lagged in results) > 0, "pauses were long enough for some reads to give up"
+
+
+async def _write_and_read(stubs: AsyncStubs, number: int, stop: asyncio.Event) -> tuple[int, int]:
+    """Changes a price and reads it, over and over; returns how many reads were answered and how many gave up."""
+    product = identity("product", number % PRODUCTS + 1)
+    answered = lagged = version = 0
+    while not stop.is_set():
+        request = commands.ChangePriceRequest(product_id=product, price=usd(version + 1))
+        receipt = (await stubs.commands.ChangePrice(request)).receipt
+        read = queries.GetProductRequest(
+            product_id=product,
+            consistency=Consistency(at_least_as_fresh=receipt.consistency_token, max_wait={"nanos": 500_000_000}),  # type: ignore[arg-type]
+        )
+        try:
+            answer = await stubs.queries.GetProduct(read, timeout=10)
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE or "behind" not in (error.details() or ""):
+                raise
+            lagged += 1
+            continue
+        assert answer.product.version >= receipt.version, "a state before the token"
+        assert answer.product.version >= version, "a state before one that was seen"
+        version = answer.product.version
+        answered += 1
+    return answered, lagged
+
+
+async def test_a_standby_takes_over_from_a_projector_that_dies(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(cache_nodes=1)
+    standby = stack.new_projector()
+    standby.start()
+    async with stack.async_stubs() as stubs:
+        await open_shop(stubs.commands)
+        for round_ in range(1, 4):
+            active, standby_ = (stack.projector, standby) if round_ % 2 else (standby, stack.projector)
+            active.kill()
+            price = commands.ChangePriceRequest(product_id=identity("product", 1), price=usd(round_))
+            receipt = (await stubs.commands.ChangePrice(price)).receipt
+            read = queries.GetProductRequest(
+                product_id=identity("product", 1),
+                consistency=Consistency(at_least_as_fresh=receipt.consistency_token, max_wait={"seconds": 30}),  # type: ignore[arg-type]
+            )
+            answer = await stubs.queries.GetProduct(read, timeout=40)
+            assert answer.product.price == usd(round_)
+            assert standby_.exit_code() is None
+            active.launch()
+
+
+async def test_a_repeated_command_gets_its_first_receipt_across_a_restart(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    async with stack.async_stubs() as stubs:
+        await open_shop(stubs.commands)
+        request = commands.AdjustStockRequest(request_id=identity("once"), product_id=identity("product", 1), delta=5)
+        first = (await stubs.commands.AdjustStock(request)).receipt
+        stack.command_server.stop()
+        stack.command_server.start()
+
+        async def answers() -> bool:
+            try:
+                await stubs.commands.AdjustStock(request)
+            except grpc.aio.AioRpcError as error:
+                return error.code() != grpc.StatusCode.UNAVAILABLE
+            return True
+
+        await until(answers, "the command server is back")
+        again = (await stubs.commands.AdjustStock(request)).receipt
+        assert again.replayed
+        assert (again.position, again.version, again.consistency_token) == (
+            first.position,
+            first.version,
+            first.consistency_token,
+        )
+        other = commands.AdjustStockRequest(request_id=identity("once"), product_id=identity("product", 1), delta=6)
+        try:
+            await stubs.commands.AdjustStock(other)
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+        else:
+            code = grpc.StatusCode.OK
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
