@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +100,15 @@ class LocalStack:
             log.replace(log.with_suffix(".log.before"))
 
 
-def refuse_ports_in_use(ports: Ports) -> None:
-    """Raises StackError when a port is taken, or is wanted twice; the message names the port and the option."""
+def refuse_ports_in_use(ports: Ports, *, unused: Collection[str] = ()) -> None:
+    """Raises StackError when a port is taken, or is wanted twice; the message names the port and the option.
+
+    unused: fields of the ports that nobody will listen on.
+    """
     wanted: dict[int, str] = {}
     for field, port in vars(ports).items():
+        if field in unused:
+            continue
         option = f"--{field.replace('_', '-')}-port"
         if port in wanted:
             raise StackError(f"port {port} is wanted by both {wanted[port]} and {option}: choose different ones")

@@ -1,0 +1,117 @@
+"""`tandem up`: starts the stack, loads the sample, says what to try, and watches until it is told to stop."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import grpc
+from rich.console import Console
+from rich.live import Live
+from rich.progress import Progress
+from rich.text import Text
+
+from tandem.cli import examples, sample
+from tandem.cli.live import Meter
+from tandem.cli.local_stack import LocalStack, Ports, refuse_ports_in_use, sole_user_of
+from tandem.cli.supervisor import Supervisor
+
+_TICK_SECONDS = 1.0
+# Without a terminal the line goes to a log, where one a second would be noise.
+_TICKS_A_PLAIN_LINE = 10
+
+
+@dataclass(frozen=True)
+class Options:
+    folder: Path
+    ports: Ports
+    lite: bool
+    transport: str
+    with_sample: bool
+
+
+def up(options: Options, console: Console) -> None:
+    """Runs until SIGINT, SIGTERM or SIGHUP, then stops everything. Raises StackError, with everything stopped."""
+    with sole_user_of(options.folder):
+        stack = LocalStack(options.folder, options.ports, lite=options.lite, transport=options.transport)
+        refuse_ports_in_use(options.ports, unused=() if stack.memcached else ("memcached",))
+        with _stopped_by_signals():
+            try:
+                _run(stack, options, console)
+            except KeyboardInterrupt:
+                console.print("stopping")
+            finally:
+                _let_signals_kill()
+                stack.stop()
+        console.print(f"stopped; the data stays in {options.folder}")
+
+
+def _run(stack: LocalStack, options: Options, console: Console) -> NoReturn:
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    say(f"Tandem on {options.folder}, logs in {options.folder / 'logs'}")
+    if stack.memcached is None:
+        say("without a cache: " + ("lite" if options.lite else "memcached is not on the PATH"))
+    stack.start(say)
+    if options.with_sample:
+        _load_sample_once(stack, options.folder / "sample-loaded", console)
+    say("\nTry, in another terminal:")
+    for line in examples.lines(
+        stack.command_server.address, stack.query_server.address, with_sample=options.with_sample
+    ):
+        say(f"  {line}")
+    say("\nTandem is up; Ctrl-C stops it")
+    with grpc.insecure_channel(stack.projector.address) as channel:
+        _watch(Supervisor(stack.children, say), Meter(stack.command_server, stack.query_server, channel), console)
+
+
+def _load_sample_once(stack: LocalStack, marker: Path, console: Console) -> None:
+    """The marker spares later starts the time. A load that was cut short goes on: its commands have request ids."""
+    if marker.exists():
+        return
+    stages = sample.generate()
+    total = sum(len(stage.calls) for stage in stages)
+    started = time.monotonic()
+    with (
+        grpc.insecure_channel(stack.command_server.address) as channel,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
+        task = progress.add_task("sample data", total=total)
+        sample.load(channel, stages, lambda count: progress.advance(task, count))
+    marker.touch()
+    counts = ", ".join(f"{len(stage.calls):,} {stage.title}" for stage in stages)
+    console.print(f"sample data: {counts} in {time.monotonic() - started:.1f} s", highlight=False, soft_wrap=True)
+
+
+def _watch(supervisor: Supervisor, meter: Meter, console: Console) -> NoReturn:
+    if not console.is_terminal:
+        tick = 0
+        while True:
+            supervisor.check()
+            if tick % _TICKS_A_PLAIN_LINE == 0:
+                console.print(meter.line(), highlight=False, soft_wrap=True)
+            tick += 1
+            time.sleep(_TICK_SECONDS)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            supervisor.check()
+            live.update(Text(meter.line()), refresh=True)
+            time.sleep(_TICK_SECONDS)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP do what Ctrl-C does: raise KeyboardInterrupt."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    yield
+
+
+def _let_signals_kill() -> None:
+    """While we stop, a second signal ends us at once; the kernel then ends the children."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
