@@ -9,7 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 
 from tandem.runtime.settings import DatabaseSettings, SettingsError
 
@@ -21,13 +21,8 @@ _PASSING_CODES = ("25006", "55P03")
 
 
 def database_url(settings: DatabaseSettings) -> URL:
-    """The URL for SQLAlchemy, with the password from its file. Raises SettingsError."""
-    try:
-        url = make_url(settings.url.get_secret_value())
-    except ArgumentError:
-        raise SettingsError("database url: must look like postgresql://user@host:port/database") from None
-    if url.get_backend_name() != "postgresql":
-        raise SettingsError(f"database url: must begin with postgresql://, not {url.get_backend_name()}://")
+    """The URL for SQLAlchemy, with the password from its file. Raises SettingsError when that cannot be read."""
+    url = make_url(settings.url.get_secret_value())
     if settings.password_file is not None:
         try:
             url = url.set(password=settings.password_file.read_text(encoding="utf-8").strip())

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -30,7 +32,7 @@ class SettingsError(Exception):
 class Block(BaseModel):
     """A group of settings that several services share."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class DatabaseSettings(Block):
@@ -41,6 +43,17 @@ class DatabaseSettings(Block):
     connect_timeout: int = Field(3, ge=1, le=60, description="Seconds to wait for a connection")
     statement_timeout: float = Field(5.0, gt=0, le=300, description="Seconds that one statement may take")
     lock_timeout: float = Field(2.0, gt=0, le=300, description="Seconds that a statement may wait for a row lock")
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_postgresql_url(cls, url: SecretStr) -> SecretStr:
+        try:
+            backend = make_url(url.get_secret_value()).get_backend_name()
+        except (ArgumentError, ValueError):
+            raise ValueError("must look like postgresql://user@host:port/database") from None
+        if backend != "postgresql":
+            raise ValueError(f"must begin with postgresql://, not {backend}://")
+        return url
 
 
 class TlsSettings(Block):
@@ -88,7 +101,11 @@ class ServiceSettings(BaseSettings):
     """The base of a service's settings. Subclasses set `section` and `env_prefix`."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_nested_delimiter="__", nested_model_default_partial_update=True
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
     )
     section: ClassVar[str]
 
