@@ -1,0 +1,160 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from pydantic import Field, ValidationError
+from pydantic_settings import SettingsConfigDict
+
+from tandem.runtime.settings import (
+    Block,
+    DatabaseSettings,
+    ServerSettings,
+    ServiceSettings,
+    SettingsError,
+    describe,
+    load,
+)
+
+
+class Sizes(Block):
+    small: int = Field(1, ge=1, description="The small one")
+    large: int = Field(10, ge=1, description="The large one")
+
+
+class Settings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="TANDEM_COMMAND_")
+    section: ClassVar[str] = "command"
+
+    database: DatabaseSettings = Field(description="The database")
+    server: ServerSettings = Field(ServerSettings(port=50051), description="The server")
+    sizes: Sizes = Field(Sizes(small=2), description="Sizes")
+    nodes: tuple[str, ...] = Field((), description="Nodes")
+
+
+URL = "postgresql://tandem:s3cret@127.0.0.1/write"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    monkeypatch.setenv("TANDEM_COMMAND_DATABASE__URL", URL)
+    return monkeypatch
+
+
+@pytest.fixture
+def config(environment: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    path = tmp_path / "tandem.toml"
+    environment.setenv("TANDEM_CONFIG", str(path))
+    return path
+
+
+def problem() -> str:
+    with pytest.raises(SettingsError) as raised:
+        load(Settings)
+    assert "s3cret" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_a_nested_setting_comes_from_the_environment_and_its_neighbours_keep_their_defaults(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv("TANDEM_COMMAND_SERVER__HOST", "0.0.0.0")
+    environment.setenv("TANDEM_COMMAND_SIZES__LARGE", "20")
+    settings = load(Settings)
+    assert (settings.server.host, settings.server.port) == ("0.0.0.0", 50051)
+    assert settings.sizes == Sizes(small=2, large=20)
+
+
+def test_the_file_is_read_and_the_environment_wins_over_it(config: Path, environment: pytest.MonkeyPatch) -> None:
+    config.write_text(
+        '[command]\nsizes = { small = 3, large = 30 }\nnodes = ["a:1"]\n[query]\nanything = "is not ours"\n'
+    )
+    environment.setenv("TANDEM_COMMAND_SIZES__LARGE", "20")
+    settings = load(Settings)
+    assert settings.sizes == Sizes(small=3, large=20)
+    assert settings.nodes == ("a:1",)
+
+
+def test_a_block_of_the_file_leaves_the_other_defaults_of_that_block(config: Path) -> None:
+    config.write_text("[command.server]\nmetrics_port = 9100\n")
+    settings = load(Settings)
+    assert (settings.server.port, settings.server.metrics_port) == (50051, 9100)
+
+
+def test_variables_of_other_services_are_left_to_them(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("TANDEM_QUERY_WHATEVER", "1")
+    assert load(Settings).sizes.small == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["TANDEM_COMMAND_SERVER__PROT", "TANDEM_COMMAND_SIZE", "TANDEM_PORT", "tandem_command_sizes__small"]
+)
+def test_an_unknown_variable_is_refused(environment: pytest.MonkeyPatch, name: str) -> None:
+    environment.setenv(name, "7")
+    assert f"{name}: unknown environment variable" in problem()
+
+
+def test_an_unknown_section_of_the_file_is_refused(config: Path) -> None:
+    config.write_text("[comand]\n")
+    assert "unknown section comand; known: command, query, projector" in problem()
+
+
+def test_an_unknown_key_of_the_file_is_refused(config: Path) -> None:
+    config.write_text("[command.server]\nprot = 1\n")
+    assert "command.server.prot" in problem()
+
+
+@pytest.mark.parametrize("content", ["command = 7\n", "[command\n"])
+def test_a_file_of_the_wrong_form_is_refused(config: Path, content: str) -> None:
+    config.write_text(content)
+    assert str(config) in problem()
+
+
+def test_a_file_that_is_missing_is_refused(config: Path) -> None:
+    assert str(config) in problem()
+
+
+def test_every_wrong_key_is_named_in_one_message(environment: pytest.MonkeyPatch, config: Path) -> None:
+    config.write_text('[command.sizes]\nlarge = "many"\n')
+    environment.delenv("TANDEM_COMMAND_DATABASE__URL")
+    environment.setenv("TANDEM_COMMAND_SERVER__PORT", "70000")
+    environment.setenv("TANDEM_COMMAND_NODES", "127.0.0.1:11211")
+    environment.setenv("TANDEM_COMMAND_LOG__LEVEL", "loud")
+    environment.setenv("TANDEM_COMMAND_ODD", "1")
+    message = problem()
+    for name in ("DATABASE", "SERVER__PORT", "NODES", "LOG__LEVEL", "SIZES__LARGE"):
+        assert f"(TANDEM_COMMAND_{name}): " in message
+    assert "TANDEM_COMMAND_ODD: unknown environment variable" in message
+    assert len(message.splitlines()) == 7
+
+
+def test_native_transport_with_tls_is_refused(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("TANDEM_COMMAND_SERVER__TRANSPORT", "native")
+    environment.setenv("TANDEM_COMMAND_SERVER__TLS__CERTIFICATE_FILE", "server.pem")
+    environment.setenv("TANDEM_COMMAND_SERVER__TLS__KEY_FILE", "server.key")
+    assert "transport native cannot speak TLS" in problem()
+
+
+def test_secrets_do_not_show() -> None:
+    settings = load(Settings)
+    assert "s3cret" not in repr(settings) + str(settings) + settings.model_dump_json()
+    assert settings.database.url.get_secret_value() == URL
+
+
+def test_settings_are_frozen() -> None:
+    settings = load(Settings)
+    with pytest.raises(ValidationError):
+        settings.nodes = ("a:1",)  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        settings.sizes.small = 5  # type: ignore[misc]
+
+
+def test_a_description_says_the_name_the_default_in_force_and_what_it_is() -> None:
+    described = {name: (default, text) for name, default, text in describe(Settings)}
+    assert described["TANDEM_COMMAND_DATABASE__URL"][0] == "required"
+    assert described["TANDEM_COMMAND_DATABASE__PASSWORD_FILE"][0] == "none"
+    assert described["TANDEM_COMMAND_SERVER__PORT"][0] == "50051"
+    assert described["TANDEM_COMMAND_SERVER__TLS__KEY_FILE"][0] == "required with tls"
+    assert described["TANDEM_COMMAND_SIZES__SMALL"] == ("2", "The small one")
+    assert described["TANDEM_COMMAND_SIZES__LARGE"] == ("10", "The large one")
+    assert described["TANDEM_COMMAND_NODES"] == ("[]", "Nodes")
