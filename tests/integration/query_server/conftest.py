@@ -260,6 +260,6 @@ def query_settings(database: DatabaseSettings, transport: str, **blocks: dict[st
         database=database,
         server=ServerSettings(port=0, transport=transport, drain_seconds=5),
         reader=ReaderSettings(**blocks.get("reader", {})),
-        cache=CacheSettings(timeout=1.0, **blocks.get("cache", {})),
+        cache=CacheSettings(**{"timeout": 1.0, **blocks.get("cache", {})}),
         freshness=FreshnessSettings(**freshness),
     )

@@ -244,6 +244,17 @@ async def test_a_node_that_is_killed_loses_no_read_and_brings_hits_back(
     await eventually(all_hit, "all entries come from the cache again")
 
 
+async def test_a_node_that_hangs_loses_no_read(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+    stub = await serve(cache={"timeout": 0.05})
+    read_side.put(VIEW, ORDER, order())
+    await read_side.announce()
+    node.pause()
+
+    for _ in range(3):
+        response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
+        assert response.order_details == order()
+
+
 async def test_without_a_cache_node_every_read_is_from_the_database(read_side: ReadSide, serve: Serve) -> None:
     stub = await serve()
     read_side.put(VIEW, ORDER, order())

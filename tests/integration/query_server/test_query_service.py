@@ -50,9 +50,12 @@ async def test_a_product_and_a_customer_are_read_by_id(read_side: ReadSide, serv
     read_side.put("product_card", PRODUCT, product)
     position = read_side.put("customer_profile", CUSTOMER, customer)
 
-    one = await stub.GetProduct(queries.GetProductRequest(product_id=PRODUCT), timeout=10)
-    many = await stub.BatchGetProducts(queries.BatchGetProductsRequest(product_ids=[ORDER, PRODUCT]), timeout=10)
-    profile = await stub.GetCustomer(queries.GetCustomerRequest(customer_id=CUSTOMER), timeout=10)
+    # Together: a batch holds keys of several views.
+    one, many, profile = await asyncio.gather(
+        stub.GetProduct(queries.GetProductRequest(product_id=PRODUCT), timeout=10),
+        stub.BatchGetProducts(queries.BatchGetProductsRequest(product_ids=[ORDER, PRODUCT]), timeout=10),
+        stub.GetCustomer(queries.GetCustomerRequest(customer_id=CUSTOMER), timeout=10),
+    )
 
     assert one.product == product
     assert list(many.products) == [product]
