@@ -1,6 +1,7 @@
 """Child processes that do not outlive this one, and the ports that they listen on."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -13,6 +14,9 @@ HOST = "127.0.0.1"
 # A crashed database recovers first.
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
+# Linux takes the ports of outgoing connections from 32768 on, unless it is told otherwise.
+_QUIET_PORTS = range(15_000, 32_000)
+_given: set[int] = set()
 
 
 class StackError(Exception):
@@ -150,10 +154,16 @@ def ending(code: int) -> str:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.create_server((HOST, 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on now, another one each time.
+
+    Below the range that the kernel takes the ports of outgoing connections from, one of which could otherwise have taken
+    it by the time that the server listens.
+    """
+    while True:
+        port = secrets.choice(_QUIET_PORTS)
+        if port not in _given and not port_in_use(port):
+            _given.add(port)
+            return port
 
 
 def port_in_use(port: int) -> bool:
