@@ -80,6 +80,7 @@ class ReadDatabase:
         engine = create_database_engine(settings, name="tandem-query", pool_size=connections)
         # One statement is one snapshot: a transaction around it would cost two round trips.
         self._engine: Engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._away = False
 
     async def start(self) -> None:
         """Nothing connects before the first use."""
@@ -129,18 +130,29 @@ class ReadDatabase:
 
     def _execute(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         try:
-            try:
-                return self._execute_once(statement, arguments)
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-                # A pooled connection from before a restart of the database: its first use is how one learns of it.
-                return self._execute_once(statement, arguments)
+            rows = self._execute_twice(statement, arguments)
         except (DBAPIError, PoolTimeout) as error:
-            if isinstance(error, PoolTimeout) or may_pass(error) or _is_not_set_up(error):
-                log.warning("the read database is away", error=str(error)[:500])
-                raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
-            raise
+            if isinstance(error, DBAPIError) and not may_pass(error) and not _is_not_set_up(error):
+                raise
+            self._log_change(away=True, error=str(error)[:500])
+            raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
+        self._log_change(away=False)
+        return rows
+
+    def _log_change(self, *, away: bool, **details: str) -> None:
+        """Once, not for every batch that fails meanwhile."""
+        if away != self._away:
+            self._away = away
+            log.warning("the read database is away" if away else "the read database is back", **details)
+
+    def _execute_twice(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+        try:
+            return self._execute_once(statement, arguments)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            # A pooled connection from before a restart of the database: its first use is how one learns of it.
+            return self._execute_once(statement, arguments)
 
     def _execute_once(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         with self._engine.connect() as connection:

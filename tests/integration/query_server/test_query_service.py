@@ -1,11 +1,9 @@
 """QueryService as its callers see it: answers, errors, health, and what happens when a store is away."""
 
 import asyncio
-import random
 import tempfile
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -27,7 +25,6 @@ from tests.integration.query_server.conftest import (
     position_of,
     query_settings,
     reason,
-    until,
 )
 from tests.support.builders import identity
 
@@ -107,47 +104,6 @@ async def test_many_calls_at_once_each_get_their_own_answer(read_side: ReadSide,
     calls = (stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=key), timeout=20) for key in keys)
 
     assert [it.order_details.order_id for it in await asyncio.gather(*calls)] == keys
-
-
-async def test_calls_cancelled_anywhere_leave_no_connection_behind(read_side: ReadSide, serve: Serve) -> None:
-    stub = await serve(reader={"threads": 2})
-    read_side.put("order_details", ORDER, OrderDetails(order_id=ORDER))
-    token = read_side.token(await read_side.announce())
-    chance = random.Random(7)
-
-    def call(number: int) -> asyncio.Future[Any]:
-        get = queries.GetOrderDetailsRequest(order_id=ORDER)
-        match number % 4:
-            case 0:
-                get.consistency.at_least_as_fresh = read_side.token(read_side.position + 1000)
-            case 1:
-                get.consistency.at_least_as_fresh = token
-            case 2:
-                listing = queries.ListRecentOrdersRequest(customer_id=CUSTOMER)
-                return running(stub.ListRecentOrders(listing, timeout=20))
-        return running(stub.GetOrderDetails(get, timeout=20))
-
-    def running(awaitable: Awaitable[Any]) -> asyncio.Future[Any]:
-        return asyncio.ensure_future(awaitable)
-
-    for round_ in range(10):
-        calls = [call(number) for number in range(40)]
-        if round_ % 2:
-            with TablesLocked(read_side):
-                await read_side.until_blocked()
-                for it in calls:
-                    it.cancel()
-        for it in calls:
-            for _ in range(chance.randrange(4)):
-                await asyncio.sleep(0)
-            it.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-
-    response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
-    assert response.order_details.order_id == ORDER
-    await until(lambda: read_side.query_sessions("state <> 'idle'") == 0, "no connection is left in the middle")
-    # Two threads for keys, two for lists, one each for positions and readiness.
-    assert read_side.query_sessions("true") <= 6
 
 
 async def test_past_the_limit_of_waiting_keys_a_call_is_refused(read_side: ReadSide, serve: Serve) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from itertools import count
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from query_server.freshness import Freshness
@@ -137,6 +139,37 @@ def test_a_view_of_a_newer_program_is_ignored() -> None:
     scene.announce(7, view="unheard_of")
 
     assert scene.position("unheard_of") is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.just("announce"), st.integers(0, 9))
+        | st.tuples(st.just("pass"), st.floats(0, 4))
+        | st.just(("lose", 0))
+    )
+)
+def test_whatever_comes_in_a_view_is_never_taken_back_and_its_epochs_stay_with_their_position(
+    events: list[tuple[str, float]],
+) -> None:
+    scene = Scene()
+    highest, heard_at = -1, float("-inf")
+    for what, value in events:
+        if what == "pass":
+            scene.now += value
+        elif what == "lose":
+            scene.freshness.lose()
+            heard_at = float("-inf")
+        else:
+            scene.announce(int(value), epoch=f"of {int(value)}")
+            if value >= highest:
+                highest, heard_at = int(value), scene.now
+        announced = scene.freshness.announced(VIEW)
+        if scene.now - heard_at >= 3:
+            assert announced is None
+        else:
+            assert announced is not None
+            assert announced.token == Token(FEED, highest)
+            assert announced.cache_epochs == {"node:1": f"of {highest}"}
 
 
 async def test_a_position_that_is_reached_is_not_waited_for() -> None:
