@@ -156,8 +156,8 @@ def ending(code: int) -> str:
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on now, another one each time.
 
-    Below the range that the kernel takes the ports of outgoing connections from, one of which could otherwise have taken
-    it by the time that the server listens.
+    Below the range that the kernel takes the ports of outgoing connections from: one of those could have taken it by
+    the time that the server listens.
     """
     while True:
         port = secrets.choice(_QUIET_PORTS)
