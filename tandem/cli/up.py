@@ -2,8 +2,6 @@
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -38,14 +36,14 @@ def up(options: Options, console: Console) -> None:
     with sole_user_of(options.folder):
         stack = LocalStack(options.folder, options.ports, lite=options.lite, transport=options.transport)
         refuse_ports_in_use(options.ports, unused=() if stack.memcached else ("memcached",))
-        with _stopped_by_signals():
-            try:
-                _run(stack, options, console)
-            except KeyboardInterrupt:
-                console.print("stopping")
-            finally:
-                _let_signals_kill()
-                stack.stop()
+        _let_signals_stop()
+        try:
+            _run(stack, options, console)
+        except KeyboardInterrupt:
+            console.print("stopping")
+        finally:
+            _let_signals_kill()
+            stack.stop()
         console.print(f"stopped; the data stays in {options.folder}")
 
 
@@ -103,15 +101,19 @@ def _watch(supervisor: Supervisor, meter: Meter, console: Console) -> NoReturn:
             time.sleep(_TICK_SECONDS)
 
 
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP do what Ctrl-C does: raise KeyboardInterrupt."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+def _signals() -> list[signal.Signals]:
+    """What asks us to stop. SIGHUP not under `nohup`, which has it ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
+
+
+def _let_signals_stop() -> None:
+    """They raise KeyboardInterrupt from now on, wherever we are."""
+    for number in _signals():
         signal.signal(number, signal.default_int_handler)
-    yield
 
 
 def _let_signals_kill() -> None:
-    """While we stop, a second signal ends us at once; the kernel then ends the children."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    """While we stop, another one ends us at once; the kernel then ends the children."""
+    for number in _signals():
         signal.signal(number, signal.SIG_DFL)
