@@ -84,7 +84,10 @@ def test_a_bad_order_gets_all_its_violated_fields_in_one_answer(new_stack: Calla
     }
     result = grpcurl(stack.command_server.address, f"{COMMANDS}/PlaceOrder", request=bad)
     assert result.returncode != 0
-    for field in (
+    error = json.loads(result.stderr)
+    assert error["code"] == 3, "INVALID_ARGUMENT"
+    violations = next(it for it in error["details"] if it["@type"].endswith("BadRequest"))["field_violations"]
+    assert [it["field"] for it in violations] == [
         "request_id",
         "lines[0].product_id",
         "lines[0].quantity",
@@ -92,6 +95,4 @@ def test_a_bad_order_gets_all_its_violated_fields_in_one_answer(new_stack: Calla
         "lines[1].discount_basis_points",
         "shipping_fee.minor_units",
         "shipping_fee.currency_code",
-    ):
-        assert f'"{field}"' in result.stderr, result.stderr
-    assert "InvalidArgument" in result.stderr
+    ]
