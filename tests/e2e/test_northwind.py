@@ -9,7 +9,7 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderSummary
 from commerce.type.v1.consistency_pb2 import Consistency
 from tests.support.northwind import FOLDER, Northwind
-from tests.support.stack import AsyncStubs, Stack
+from tests.support.stack import AsyncStubs, Stack, up_to
 
 pytestmark = pytest.mark.skipif(
     not FOLDER.is_dir(), reason="the Northwind data is not beside this project, in ../shared/data/northwind"
@@ -30,7 +30,7 @@ def told(view: Any) -> Any:
 
 async def test_every_view_of_northwind_equals_the_join_of_its_files(new_stack: Callable[..., Stack]) -> None:
     northwind = Northwind.read()
-    stack = new_stack(cache_nodes=1)
+    stack = new_stack(cache_nodes=up_to(1))
     async with stack.async_stubs() as stubs:
         fresh = Consistency(at_least_as_fresh=await northwind.replay(stubs.commands))
         await _orders_are_equal(northwind, stubs, fresh)

@@ -10,7 +10,7 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from tests.support.builders import identity, usd
 from tests.support.shop import PRODUCTS, open_shop
-from tests.support.stack import AsyncStubs, Stack, until
+from tests.support.stack import AsyncStubs, Stack, until, up_to
 
 CLIENTS = 6
 # Pauses shorter and longer than a read's max_wait, and longer than the 3 s after which readers are blind.
@@ -20,7 +20,7 @@ PAUSES = (0.05, 0.2, 0.5, 1.5, 3.5)
 async def test_no_read_with_a_token_is_older_than_it_while_the_projector_pauses(
     new_stack: Callable[..., Stack],
 ) -> None:
-    stack = new_stack(cache_nodes=1)
+    stack = new_stack(cache_nodes=up_to(1))
     async with stack.async_stubs() as stubs:
         await open_shop(stubs.commands)
         stop = asyncio.Event()
@@ -62,7 +62,7 @@ async def _write_and_read(stubs: AsyncStubs, number: int, stop: asyncio.Event) -
 
 
 async def test_a_standby_takes_over_from_a_projector_that_dies(new_stack: Callable[..., Stack]) -> None:
-    stack = new_stack(cache_nodes=1)
+    stack = new_stack(cache_nodes=up_to(1))
     standby = stack.new_projector()
     standby.start()
     async with stack.async_stubs() as stubs:

@@ -22,7 +22,7 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, Postgres
 from tests.support.builders import identity
 from tests.support.shop import CUSTOMERS, PRODUCTS, Load, an_order, open_shop, until_answered
-from tests.support.stack import AsyncStubs, Databases, Stack, wait_until
+from tests.support.stack import AsyncStubs, Databases, Stack, up_to, wait_until
 
 ORDERS = 2000
 
@@ -39,7 +39,7 @@ def own_postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def stack(own_postgres: Postgres, memcached_nodes: Callable[[int], list[Memcached]], tmp_path: Path) -> Iterator[Stack]:
-    stack = Stack(Databases(own_postgres), tmp_path, nodes=memcached_nodes(1))
+    stack = Stack(Databases(own_postgres), tmp_path, nodes=memcached_nodes(up_to(1)))
     stack.start()
     yield stack
     stack.stop()

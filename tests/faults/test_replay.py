@@ -10,11 +10,11 @@ from commerce.command.v1 import command_service_pb2 as commands
 from tandem.read_store.tables import VIEWS
 from tests.support.builders import identity
 from tests.support.shop import Load, open_shop
-from tests.support.stack import Stack, wait_until
+from tests.support.stack import Stack, up_to, wait_until
 
 
 async def test_replaying_the_feed_into_empty_tables_gives_the_same_bytes(new_stack: Callable[..., Stack]) -> None:
-    stack = new_stack(cache_nodes=1)
+    stack = new_stack(cache_nodes=up_to(1))
     load = Load(300)
     async with stack.async_stubs() as stubs:
         await open_shop(stubs.commands)

@@ -19,7 +19,7 @@ from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from tandem.cli.child import free_port
-from tandem.cli.embedded import Memcached, Postgres
+from tandem.cli.embedded import Memcached, Postgres, memcached_path
 from tandem.cli.services import Service, Stores
 from tandem.feed.table import SCHEMA as WRITE_SCHEMA
 from tandem.read_store.tables import SCHEMA as READ_SCHEMA
@@ -44,6 +44,11 @@ _CHANNEL_OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
 ]
+
+
+def up_to(nodes: int) -> int:
+    """So many cache nodes where memcached is installed, else none: for tests that are not about the cache."""
+    return nodes if memcached_path() else 0
 
 
 def wait_until(condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
