@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
@@ -59,7 +59,7 @@ class Call:
     """An RPC of CommandService and its request."""
 
     rpc: str
-    request: Message
+    request: Any  # each RPC has a message of its own
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _send(stub: CommandServiceStub, call: Call) -> None:
     retrying = Retrying(
         retry=retry_if_exception(_may_pass),
         stop=stop_after_delay(_RETRY_SECONDS),
-        wait=wait_exponential_jitter(initial=0.05, max=1, jitter=0.05),
+        wait=wait_exponential_jitter(multiplier=0.05, max=1, jitter=0.05),
         reraise=True,
     )
     try:

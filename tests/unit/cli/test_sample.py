@@ -1,0 +1,141 @@
+from collections import Counter
+from datetime import UTC, datetime
+from threading import Lock
+from typing import Any
+
+import grpc
+import grpc_testing
+import pytest
+
+from commerce.command.v1 import command_service_pb2 as commands
+from tandem.cli import sample
+from tandem.cli.sample import Call, SampleError, Stage, generate, identity, load
+from tests.support.fake_channel import Answer, FakeService, fake_channel
+
+SERVICE = commands.DESCRIPTOR.services_by_name["CommandService"]
+ADD, PLACE = SERVICE.methods_by_name["AddProduct"], SERVICE.methods_by_name["PlaceOrder"]
+
+
+def requests_of(stages: list[Stage], rpc: str) -> list[Any]:
+    return [call.request for stage in stages for call in stage.calls if call.rpc == rpc]
+
+
+def test_the_sample_is_the_same_every_time() -> None:
+    assert generate() == generate()
+
+
+def test_the_sample_has_the_promised_size() -> None:
+    stages = generate()
+    assert len(requests_of(stages, "RegisterCustomer")) == sample.CUSTOMERS
+    assert len(requests_of(stages, "AddProduct")) == sample.PRODUCTS
+    assert len(requests_of(stages, "PlaceOrder")) == sample.ORDERS
+
+
+def test_every_command_has_a_request_id_of_its_own() -> None:
+    ids = [call.request.request_id for stage in generate() for call in stage.calls]
+    assert all(ids)
+    assert len(set(ids)) == len(ids)
+
+
+def test_orders_name_customers_and_products_of_the_sample_and_no_product_twice() -> None:
+    stages = generate()
+    customers = {it.customer_id for it in requests_of(stages, "RegisterCustomer")}
+    products = {it.product_id for it in requests_of(stages, "AddProduct")}
+    for order in requests_of(stages, "PlaceOrder"):
+        ordered = [line.product_id for line in order.lines]
+        assert order.customer_id in customers
+        assert set(ordered) <= products
+        assert len(set(ordered)) == len(ordered)
+
+
+def test_the_stock_lasts_for_all_orders_in_any_order() -> None:
+    stages = generate()
+    wanted: Counter[str] = Counter()
+    for order in requests_of(stages, "PlaceOrder"):
+        for line in order.lines:
+            wanted[line.product_id] += line.quantity
+    for product in requests_of(stages, "AddProduct"):
+        assert product.initial_stock >= wanted[product.product_id]
+
+
+def test_only_paid_orders_are_shipped_and_none_is_both_shipped_and_cancelled() -> None:
+    stages = generate()
+    paid = {it.order_id for it in requests_of(stages, "PayOrder")}
+    shipped = {it.order_id for it in requests_of(stages, "ShipOrder")}
+    cancelled = {it.order_id for it in requests_of(stages, "CancelOrder")}
+    placed = {it.order_id for it in requests_of(stages, "PlaceOrder")}
+    assert shipped <= paid
+    assert not shipped & cancelled
+    assert placed - paid - cancelled, "some orders wait for payment"
+    assert paid & cancelled, "some paid orders are cancelled"
+
+
+def test_its_times_are_past_and_in_their_order() -> None:
+    stages = generate()
+    placed = {it.order_id: it.placed_at.ToDatetime(UTC) for it in requests_of(stages, "PlaceOrder")}
+    paid = {it.order_id: it.paid_at.ToDatetime(UTC) for it in requests_of(stages, "PayOrder")}
+    for shipment in requests_of(stages, "ShipOrder"):
+        shipped = shipment.shipped_at.ToDatetime(UTC)
+        assert placed[shipment.order_id] < paid[shipment.order_id] < shipped < datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def add(number: int) -> Call:
+    return Call("AddProduct", commands.AddProductRequest(product_id=identity("product", number)))
+
+
+def place(number: int) -> Call:
+    return Call("PlaceOrder", commands.PlaceOrderRequest(order_id=identity("order", number)))
+
+
+class Shop:
+    """A command service on a fake channel that writes down what it is asked."""
+
+    def __init__(self, channel: grpc_testing.Channel, adds: int, places: int) -> None:
+        self.seen: list[str] = []
+        self._lock = Lock()
+        FakeService(channel, ADD, self._added, adds)
+        FakeService(channel, PLACE, self._placed, places)
+
+    def _note(self, what: str) -> None:
+        with self._lock:
+            self.seen.append(what)
+
+    def _added(self, request: commands.AddProductRequest) -> Answer:
+        self._note("AddProduct")
+        return commands.AddProductResponse(product_id=request.product_id)
+
+    def _placed(self, request: commands.PlaceOrderRequest) -> Answer:
+        self._note("PlaceOrder")
+        return commands.PlaceOrderResponse(order_id=request.order_id)
+
+
+def test_a_stage_begins_when_the_one_before_is_done() -> None:
+    channel = fake_channel([SERVICE])
+    shop = Shop(channel, adds=5, places=7)
+    stages = [
+        Stage("products", tuple(map(add, range(5)))),
+        Stage("orders", tuple(map(place, range(7)))),
+    ]
+    done: list[int] = []
+    load(channel, stages, done.append)
+    assert shop.seen == ["AddProduct"] * 5 + ["PlaceOrder"] * 7
+    assert sum(done) == 12
+
+
+def test_a_call_that_fails_in_passing_is_sent_again_as_it_was() -> None:
+    channel = fake_channel([SERVICE])
+    answers: list[Answer] = [
+        (grpc.StatusCode.UNAVAILABLE, "the write database is away"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded"),
+        commands.AddProductResponse(),
+    ]
+    service = FakeService(channel, ADD, lambda _: answers.pop(0), calls=3)
+    load(channel, [Stage("products", (add(1),))])
+    assert service.requests == [add(1).request] * 3
+
+
+def test_a_refused_command_ends_the_load_with_its_name_and_reason() -> None:
+    channel = fake_channel([SERVICE])
+    FakeService(channel, PLACE, lambda _: (grpc.StatusCode.FAILED_PRECONDITION, "refused: OUT_OF_STOCK"))
+    with pytest.raises(SampleError, match=r"PlaceOrder failed with FAILED_PRECONDITION: refused: OUT_OF_STOCK"):
+        load(channel, [Stage("orders", (place(1),)), Stage("more", (place(2),))])

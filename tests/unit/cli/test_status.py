@@ -1,0 +1,139 @@
+import json
+from collections.abc import Callable
+
+import grpc
+import grpc_testing
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1 import health_pb2
+from rich.console import Console
+
+from commerce.projection.v1 import projection_service_pb2 as projections
+from tandem.cli import status
+from tests.support.fake_channel import Answer, FakeService, fake_channel
+
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+PROJECTION = projections.DESCRIPTOR.services_by_name["ProjectionService"]
+SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+NOT_SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
+REFUSED = (grpc.StatusCode.UNAVAILABLE, "Connection refused")
+VIEWS = projections.ListProjectionsResponse(
+    feed_head=1234,
+    projections=[
+        projections.Projection(
+            view="order_details",
+            state=projections.PROJECTION_STATE_RUNNING,
+            position=1230,
+            lag_events=4,
+            lag=Duration(nanos=250_000_000),
+        )
+    ],
+)
+
+
+def always(answer: Answer) -> Callable[[object], Answer]:
+    return lambda _: answer
+
+
+def ask(health: dict[str, Answer], views: Answer | None = VIEWS) -> status.Report:
+    channels: dict[str, tuple[str, grpc_testing.Channel]] = {}
+    for number, (name, answer) in enumerate(health.items()):
+        channel = fake_channel([HEALTH, PROJECTION])
+        FakeService(channel, HEALTH.methods_by_name["Check"], always(answer))
+        if name == status.PROJECTOR and views is not None:
+            FakeService(channel, PROJECTION.methods_by_name["ListProjections"], always(views))
+        channels[name] = (f"127.0.0.1:{number}", channel)
+    return status.ask(channels)
+
+
+ALL_SERVE: dict[str, Answer] = {"command_server": SERVING, "query_server": SERVING, "projector": SERVING}
+
+
+def shown(report: status.Report) -> str:
+    console = Console(width=120, no_color=True)
+    with console.capture() as capture:
+        console.print(status.as_tables(report))
+    return capture.get()
+
+
+def test_services_that_serve_and_views_that_run_are_well() -> None:
+    report = ask(ALL_SERVE)
+    assert report.well
+    assert status.problems(report) == []
+
+
+def test_the_tables_show_services_views_and_the_feed_head() -> None:
+    lines = shown(ask(ALL_SERVE)).splitlines()
+    assert lines[1].split() == ["command_server", "127.0.0.1:0", "serving"]
+    assert ["order_details", "running", "1,230", "4", "0.250"] in [line.split() for line in lines]
+    assert lines[-1] == "feed head: 1,234"
+
+
+def test_the_json_says_the_same_to_programs() -> None:
+    content = json.loads(status.as_json(ask(ALL_SERVE)))
+    assert content["well"] is True
+    assert content["feed_head"] == 1234
+    assert content["views"] == [
+        {
+            "name": "order_details",
+            "state": "running",
+            "position": 1230,
+            "lag_events": 4,
+            "lag_seconds": 0.25,
+            "error": "",
+        }
+    ]
+    assert content["services"][2] == {
+        "name": "projector",
+        "address": "127.0.0.1:2",
+        "health": "serving",
+        "problem": "",
+    }
+
+
+@pytest.mark.parametrize("name", ["command_server", "query_server"])
+def test_a_service_that_cannot_be_reached_is_named_with_its_address(name: str) -> None:
+    report = ask(ALL_SERVE | {name: REFUSED})
+    assert not report.well
+    [problem] = status.problems(report)
+    assert problem.startswith(f"{name} cannot be reached at 127.0.0.1:")
+    assert "Connection refused" in problem
+    assert report.feed_head == 1234, "the projector still tells"
+
+
+def test_without_the_projector_the_services_are_shown_alone() -> None:
+    report = ask(ALL_SERVE | {"projector": REFUSED}, views=None)
+    assert not report.well
+    assert report.views == ()
+    assert "unreachable" in shown(report)
+    assert "feed head" not in shown(report)
+
+
+def test_a_service_that_does_not_serve_is_not_well() -> None:
+    report = ask(ALL_SERVE | {"query_server": NOT_SERVING})
+    assert not report.well
+    assert status.problems(report) == [
+        "query_server does not serve: its database is away or not migrated; its log says more."
+    ]
+
+
+def test_a_projector_that_cannot_tell_is_a_problem() -> None:
+    report = ask(ALL_SERVE, views=(grpc.StatusCode.UNAVAILABLE, "the read database is away"))
+    assert not report.well
+    assert status.problems(report) == [
+        "the projector does not tell how far the views are: UNAVAILABLE: the read database is away"
+    ]
+
+
+def test_a_view_that_cannot_go_on_says_why() -> None:
+    failed = projections.ListProjectionsResponse(
+        feed_head=9,
+        projections=[
+            projections.Projection(
+                view="product_card", state=projections.PROJECTION_STATE_FAILED, error="event 7: unknown product"
+            )
+        ],
+    )
+    report = ask(ALL_SERVE, views=failed)
+    assert not report.well
+    assert status.problems(report) == ["product_card cannot go on: event 7: unknown product"]
