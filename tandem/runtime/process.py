@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from tandem.runtime.telemetry import log, serve_metrics
 _READINESS_SECONDS = 1.0
 # Clients that keep idle connections open ping; the default minimum of 5 minutes would close them (too_many_pings).
 _MIN_PING_MILLISECONDS = 10_000
+# Until a transport's threads have written what they were given: they take microseconds, on a busy machine more.
+_FLUSH_SECONDS = 0.1
 
 
 class Component(Protocol):
@@ -57,6 +60,7 @@ class RunningApplication:
 
     def __init__(self, application: Application) -> None:
         self._application = application
+        self._admission = Admission(application.server.max_concurrent_calls)
         self._health = Health()
         self._readiness: asyncio.Task[None] | None = None
         self._started: list[Component] = []
@@ -72,12 +76,7 @@ class RunningApplication:
             for component in application.components:
                 await component.start()
                 self._started.append(component)
-            add_service(
-                self._server,
-                application.service,
-                application.servicer,
-                Admission(application.server.max_concurrent_calls),
-            )
+            add_service(self._server, application.service, application.servicer, self._admission)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
             if application.server.reflection:
                 names = (application.service.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME)
@@ -86,7 +85,6 @@ class RunningApplication:
             await self._set_health(await self._is_ready())
             await self._server.start()
         except BaseException:
-            await self._server.stop(None)
             await self._stop_components()
             self._stop_metrics()
             raise
@@ -104,10 +102,17 @@ class RunningApplication:
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(settings.drain_delay_seconds)
         self._health.end_watches()
-        await self._server.stop(settings.drain_seconds)
+        await self._drain()
         await self._stop_components()
         self._stop_metrics()
         log.info("stopped")
+
+    async def _drain(self) -> None:
+        # The transports' own stop() closes connections as soon as the last handler has returned, some with answers
+        # still unwritten: the native one often, grpcio now and then. So calls are waited for before it.
+        await self._admission.close(self._application.server.drain_seconds)
+        await asyncio.sleep(_FLUSH_SECONDS)
+        await self._server.stop(_FLUSH_SECONDS)
 
     async def _stop_components(self) -> None:
         while self._started:
@@ -190,11 +195,23 @@ def _bind(server: aio.Server, settings: ServerSettings) -> int:
 
 
 def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
+    """Raises SettingsError: grpcio would say of a bad certificate what it says of a port in use."""
     try:
         pair = (tls.key_file.read_bytes(), tls.certificate_file.read_bytes())
         client_ca = tls.client_ca_file.read_bytes() if tls.client_ca_file else None
     except OSError as error:
         raise SettingsError(f"tls: {error}") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without the password OpenSSL would ask the terminal for one.
+        context.load_cert_chain(tls.certificate_file, tls.key_file, password=lambda: "")
+    except ssl.SSLError as error:
+        raise SettingsError(f"tls: {tls.certificate_file} and {tls.key_file} are no pair: {error}") from error
+    try:
+        if tls.client_ca_file:
+            context.load_verify_locations(tls.client_ca_file)
+    except ssl.SSLError as error:
+        raise SettingsError(f"tls: {tls.client_ca_file} is no certificate: {error}") from error
     return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
 
 

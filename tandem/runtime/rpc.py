@@ -5,6 +5,7 @@ line for a bug. A servicer's method is `async (request, Call) -> response messag
 """
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from tandem.runtime.errors import (
     InvalidArgument,
     Overloaded,
     TandemError,
+    Unavailable,
     Violation,
     code_of,
     internal_status,
@@ -70,16 +72,31 @@ class Admission:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
 
     def enter(self) -> None:
+        """Raises Overloaded past the limit, and Unavailable once closed."""
+        if self._closed:
+            raise Unavailable("the server is stopping", reason="STOPPING")
         if self._under_way >= self._limit:
             raise Overloaded(f"more than {self._limit} calls are under way")
         self._under_way += 1
+        self._idle.clear()
         CALLS_UNDER_WAY.set(self._under_way)
 
     def leave(self) -> None:
         self._under_way -= 1
+        if not self._under_way:
+            self._idle.set()
         CALLS_UNDER_WAY.set(self._under_way)
+
+    async def close(self, seconds: float) -> None:
+        """Refuses new calls, and waits at most `seconds` for those under way."""
+        self._closed = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
 
 
 def add_service(server: aio.Server, service: ServiceDescriptor, servicer: object, admission: Admission) -> None:
