@@ -1,0 +1,215 @@
+"""What a caller sees of an answer, a refusal, a bug and a limit, whichever transport serves."""
+
+import asyncio
+from typing import NoReturn
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from commerce.projection.v1.projection_service_pb2 import ListProjectionsResponse, Projection
+from tandem.runtime.errors import Conflict, InvalidArgument, NotFound, Overloaded, TandemError, Unavailable, Violation
+from tandem.runtime.rpc import Call
+from tests.contract.transport.conftest import METHOD, PATIENCE, Serve, Waiting, answer, detail, reached, status_of
+from tests.support.stack import until
+
+
+def counted(code: str) -> float:
+    return REGISTRY.get_sample_value("tandem_calls_total", {"method": "ListProjections", "code": code}) or 0.0
+
+
+async def test_an_answer_arrives(serve: Serve) -> None:
+    before = counted("OK")
+    served = await serve(answer)
+    assert (await served.call()).feed_head == 7
+    assert counted("OK") == before + 1
+
+
+async def test_an_answer_of_bytes_arrives_as_the_message_that_they_are(serve: Serve) -> None:
+    async def as_bytes(request: Message, call: Call) -> bytes:
+        return ListProjectionsResponse(feed_head=8).SerializeToString()
+
+    served = await serve(as_bytes)
+    assert (await served.call()).feed_head == 8
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidArgument([Violation("name", "ist zu lang für ein Feld", "TOO_LONG"), Violation("sku", "is required")]),
+        NotFound("order", "orders/1"),
+        Conflict("changed", reason="VERSION_MISMATCH", metadata={"current_version": "3"}),
+        Overloaded("full"),
+        Unavailable("away", reason="DATABASE_AWAY"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_refusal_arrives_as_a_status_with_details(serve: Serve, error: TandemError) -> None:
+    async def refuse(request: Message, call: Call) -> NoReturn:
+        raise error
+
+    served = await serve(refuse)
+    refusal = await served.refusal()
+    status = status_of(refusal)
+    assert (status.code, status.message) == (refusal.code().value[0], error.message)
+    assert refusal.details() == error.message
+    assert detail(refusal, error_details_pb2.ErrorInfo).reason == error.reason
+
+
+async def test_the_largest_refusal_arrives_whole(serve: Serve) -> None:
+    async def refuse(request: Message, call: Call) -> NoReturn:
+        raise InvalidArgument([Violation(f"lines[{number}]", "é" * 500) for number in range(500)])
+
+    served = await serve(refuse)
+    refusal = await served.refusal()
+    assert refusal.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert detail(refusal, error_details_pb2.BadRequest).field_violations[-1].reason == "MORE_VIOLATIONS"
+
+
+@pytest.mark.parametrize("answered", ["raises", "not a message"])
+async def test_a_bug_leaks_nothing_and_is_logged_once_under_the_reference_that_the_caller_gets(
+    serve: Serve, answered: str
+) -> None:
+    async def fail(request: Message, call: Call) -> Message:
+        if answered == "raises":
+            raise RuntimeError("the password is s3cret")
+        return "s3cret"  # type: ignore[return-value]
+
+    served = await serve(fail)
+    with capture_logs() as logs:
+        refusal = await served.refusal(metadata=(("x-request-id", "order-4711"),))
+    assert refusal.code() == grpc.StatusCode.INTERNAL
+    assert refusal.details() == "internal error, reference order-4711"
+    assert detail(refusal, error_details_pb2.ErrorInfo).metadata["reference"] == "order-4711"
+    assert "s3cret" not in str(status_of(refusal)) + str(refusal.trailing_metadata())
+    [entry] = [entry for entry in logs if entry["log_level"] == "error"]
+    assert (entry["reference"], entry["method"], entry["exc_info"]) == ("order-4711", "ListProjections", True)
+
+
+async def test_a_bug_gets_a_reference_when_the_caller_gives_none(serve: Serve) -> None:
+    async def fail(request: Message, call: Call) -> Message:
+        raise RuntimeError
+
+    served = await serve(fail)
+    with capture_logs() as logs:
+        refusal = await served.refusal()
+    [entry] = [entry for entry in logs if entry["log_level"] == "error"]
+    assert entry["reference"] in (refusal.details() or "")
+    assert len(entry["reference"]) == 32
+
+
+async def test_bytes_that_are_no_request_are_an_invalid_argument(serve: Serve) -> None:
+    served = await serve()
+    refusal = await served.refusal(b"\xff\xff")
+    assert refusal.code() == grpc.StatusCode.INVALID_ARGUMENT
+    [violation] = detail(refusal, error_details_pb2.BadRequest).field_violations
+    assert violation.description == "the request is not a commerce.projection.v1.ListProjectionsRequest"
+
+
+async def test_a_call_ends_at_its_deadline_and_its_work_is_cancelled(serve: Serve, waiting: Waiting) -> None:
+    before = counted("DEADLINE_EXCEEDED")
+    served = await serve(waiting)
+    refusal = await served.refusal(timeout=0.3)
+    assert refusal.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    await reached(waiting.cancelled)
+
+    async def counted_as_such() -> bool:
+        return counted("DEADLINE_EXCEEDED") == before + 1
+
+    await until(counted_as_such, "the call counts as one that ran out of time")
+
+
+async def test_the_work_of_a_caller_who_leaves_is_cancelled(serve: Serve, waiting: Waiting) -> None:
+    before = counted("CANCELLED")
+    served = await serve(waiting)
+    call = served.call()
+    await reached(waiting.entered)
+    call.cancel()
+    await reached(waiting.cancelled)
+
+    async def counted_as_such() -> bool:
+        return counted("CANCELLED") == before + 1
+
+    await until(counted_as_such, "the call counts as cancelled")
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+@pytest.mark.parametrize(("given", "most"), [(5.0, 5.0), (None, 120.0)])
+async def test_a_servicer_knows_how_long_its_caller_waits(serve: Serve, given: float | None, most: float) -> None:
+    seen: list[float] = []
+
+    async def look(request: Message, call: Call) -> Message:
+        seen.append(call.seconds_left())
+        return await answer(request, call)
+
+    served = await serve(look)
+    await served.channel.unary_unary(METHOD)(b"", timeout=given)
+    assert 0 < seen[0] <= most
+
+
+async def test_calls_past_the_limit_are_refused_at_once_while_health_answers(serve: Serve, waiting: Waiting) -> None:
+    served = await serve(waiting, max_concurrent_calls=1)
+    first = served.call()
+    await reached(waiting.entered)
+    refusal = await served.refusal()
+    assert refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert detail(refusal, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+    assert detail(refusal, error_details_pb2.ErrorInfo).reason == "OVERLOADED"
+    assert await served.health_of() == 1
+    waiting.release.set()
+    assert (await first).feed_head == 7
+    assert (await served.call()).feed_head == 7
+
+
+async def test_a_cancelled_call_makes_room_for_another(serve: Serve, waiting: Waiting) -> None:
+    served = await serve(waiting, max_concurrent_calls=1)
+    first = served.call()
+    await reached(waiting.entered)
+    first.cancel()
+    await reached(waiting.cancelled)
+    waiting.release.set()
+
+    async def there_is_room() -> bool:
+        return await served.outcome() == grpc.StatusCode.OK
+
+    await until(there_is_room, "a call is answered after the first was cancelled")
+
+
+async def test_a_request_over_the_size_limit_is_refused(serve: Serve) -> None:
+    served = await serve(max_message_bytes=2048)
+    # A field that this program does not know is part of a message's size.
+    padding = ListProjectionsResponse(projections=[Projection(error="x" * 4096)]).SerializeToString()
+    assert (await served.refusal(padding)).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await served.call()).feed_head == 7
+
+
+async def test_an_answer_over_the_size_limit_is_refused(serve: Serve) -> None:
+    async def much(request: Message, call: Call) -> Message:
+        return ListProjectionsResponse(projections=[Projection(error="x" * 4096)])
+
+    served = await serve(much, max_message_bytes=2048)
+    assert (await served.refusal()).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("method", ["/commerce.projection.v1.ProjectionService/Nothing", "/nobody/Nothing"])
+async def test_what_nobody_serves_is_unimplemented(serve: Serve, method: str) -> None:
+    served = await serve()
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await served.channel.unary_unary(method)(b"", timeout=PATIENCE)
+    assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_many_calls_at_once_each_get_their_own_answer(serve: Serve) -> None:
+    numbers = iter(range(1, 1000))
+
+    async def count(request: Message, call: Call) -> Message:
+        await asyncio.sleep(0)
+        return ListProjectionsResponse(feed_head=next(numbers))
+
+    served = await serve(count)
+    answers = await asyncio.gather(*(served.call() for _ in range(200)))
+    assert sorted(it.feed_head for it in answers) == list(range(1, 201))

@@ -1,0 +1,211 @@
+"""Health tells the truth, and a stop loses no call, whichever transport serves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from structlog.testing import capture_logs
+
+from tandem.runtime.process import RunningApplication
+from tandem.runtime.rpc import Call
+from tandem.runtime.settings import ServerSettings
+from tests.contract.transport.conftest import (
+    PATIENCE,
+    SERVICE,
+    Serve,
+    Served,
+    Transport,
+    Waiting,
+    answer,
+    application,
+    reached,
+)
+from tests.support.stack import until
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def watched(served: Served, service: str = "") -> AsyncIterator[int]:
+    """The states that a watcher is told, until the stream ends."""
+    async for told in served.health.Watch(health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE):
+        yield told.status
+
+
+@pytest.mark.parametrize("service", ["", SERVICE.full_name])
+async def test_health_is_told_overall_and_for_the_service(serve: Serve, service: str) -> None:
+    served = await serve()
+    assert await served.health_of(service) == SERVING
+
+
+async def test_the_health_of_an_unknown_service_is_not_found(serve: Serve) -> None:
+    served = await serve()
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await served.health_of("nobody")
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("service", ["", SERVICE.full_name])
+async def test_health_follows_readiness_and_a_watcher_sees_it(serve: Serve, service: str) -> None:
+    served = await serve()
+    states = watched(served, service)
+    assert await anext(states) == SERVING
+    served.ready.clear()
+    assert await anext(states) == NOT_SERVING
+    assert await served.health_of(service) == NOT_SERVING
+    served.ready.set()
+    assert await anext(states) == SERVING
+
+
+async def test_a_readiness_check_that_fails_means_not_serving_and_is_asked_again(transport: Transport) -> None:
+    answers = iter([True])
+
+    async def check() -> bool:
+        return next(answers)  # and StopIteration, as RuntimeError, from then on
+
+    running = RunningApplication(application(answer, ServerSettings(port=0, transport=transport), ready=check))
+    with capture_logs() as logs:
+        await running.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
+            served = Served(running, channel, asyncio.Event())
+
+            async def is_unwell() -> bool:
+                return await served.health_of() == NOT_SERVING
+
+            await until(is_unwell, "health says NOT_SERVING")
+            answers = iter([True] * 1000)
+
+            async def is_well() -> bool:
+                return await served.health_of() == SERVING
+
+            await until(is_well, "health says SERVING again")
+        await running.stop()
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["the readiness check failed"]
+
+
+async def test_a_stop_lets_the_call_under_way_finish_and_refuses_new_ones(serve: Serve, waiting: Waiting) -> None:
+    served = await serve(waiting, drain_seconds=PATIENCE)
+    under_way = served.call()
+    await reached(waiting.entered)
+    stopping = asyncio.create_task(served.running.stop())
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{served.running.port}") as another:
+        new = Served(served.running, another, asyncio.Event())
+
+        async def new_calls_are_refused() -> bool:
+            # Short: a call that is not refused would wait for the release.
+            refusal = await new.refusal(timeout=0.5)
+            return refusal.code() == grpc.StatusCode.UNAVAILABLE
+
+        await until(new_calls_are_refused, "new calls are UNAVAILABLE")
+    assert not stopping.done()
+    waiting.release.set()
+    assert (await under_way).feed_head == 7
+    await asyncio.wait_for(stopping, PATIENCE)
+
+
+async def test_a_stop_loses_none_of_many_answers(serve: Serve) -> None:
+    waiting = Waiting()
+    entered = 0
+
+    async def count(request: Message, call: Call) -> Message:
+        nonlocal entered
+        entered += 1
+        return await waiting(request, call)
+
+    served = await serve(count, drain_seconds=PATIENCE)
+    calls = [asyncio.ensure_future(served.outcome()) for _ in range(100)]
+
+    async def all_are_under_way() -> bool:
+        return entered == 100
+
+    await until(all_are_under_way, "100 calls are under way")
+    stopping = asyncio.create_task(served.running.stop())
+    waiting.release.set()
+    assert set(await asyncio.gather(*calls)) == {grpc.StatusCode.OK}
+    await asyncio.wait_for(stopping, PATIENCE)
+
+
+async def test_a_call_that_outlasts_the_drain_is_cancelled(serve: Serve, waiting: Waiting) -> None:
+    served = await serve(waiting, drain_seconds=0.1)
+    under_way = asyncio.create_task(served.refusal())
+    await reached(waiting.entered)
+    await asyncio.wait_for(served.running.stop(), PATIENCE)
+    await reached(waiting.cancelled)
+    assert (await under_way).code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+async def test_health_says_not_serving_before_new_calls_are_refused(serve: Serve) -> None:
+    served = await serve(drain_delay_seconds=2)
+    states = watched(served)
+    assert await anext(states) == SERVING
+    stopping = asyncio.create_task(served.running.stop())
+    assert await anext(states) == NOT_SERVING
+    assert await served.outcome() == grpc.StatusCode.OK
+    assert await served.health_of() == NOT_SERVING
+    await asyncio.wait_for(stopping, PATIENCE)
+
+
+async def test_readiness_does_not_bring_a_stopping_server_back(serve: Serve, waiting: Waiting) -> None:
+    served = await serve(waiting, drain_delay_seconds=2, drain_seconds=PATIENCE)
+    served.ready.clear()
+    states = watched(served)
+    while await anext(states) != NOT_SERVING:
+        pass
+    stopping = asyncio.create_task(served.running.stop())
+    served.ready.set()
+    assert [state async for state in states if state == SERVING] == []
+    await asyncio.wait_for(stopping, PATIENCE)
+
+
+async def test_a_watcher_of_health_does_not_hold_a_stop_up(serve: Serve) -> None:
+    served = await serve(drain_seconds=300)
+    states = watched(served)
+    assert await anext(states) == SERVING
+    await asyncio.wait_for(served.running.stop(), PATIENCE)
+    assert await anext(states) == NOT_SERVING
+
+
+class Part:
+    """A component that notes when it is started and stopped."""
+
+    def __init__(self, name: str, notes: list[str], *, fails: bool = False) -> None:
+        self._name = name
+        self._notes = notes
+        self._fails = fails
+
+    async def start(self) -> None:
+        if self._fails:
+            raise ValueError(f"{self._name} cannot start")
+        self._notes.append(f"start {self._name}")
+
+    async def stop(self) -> None:
+        self._notes.append(f"stop {self._name}")
+
+
+async def test_components_start_in_order_and_stop_in_reverse_after_the_last_call(serve: Serve) -> None:
+    notes: list[str] = []
+    waiting = Waiting()
+    parts = (Part("a", notes), Part("b", notes))
+    served = await serve(waiting, components=parts, drain_seconds=PATIENCE)
+    under_way = served.call()
+    await reached(waiting.entered)
+    stopping = asyncio.create_task(served.running.stop())
+    waiting.release.set()
+    await under_way
+    assert [note for note in notes if note.startswith("start")] == notes[:2] == ["start a", "start b"]
+    await asyncio.wait_for(stopping, PATIENCE)
+    assert notes[2:] == ["stop b", "stop a"]
+
+
+async def test_a_component_that_cannot_start_stops_what_had_started(transport: Transport) -> None:
+    notes: list[str] = []
+    parts = (Part("a", notes), Part("b", notes), Part("c", notes, fails=True))
+    settings = ServerSettings(port=0, transport=transport)
+    running = RunningApplication(application(answer, settings, components=parts))
+    with pytest.raises(ValueError, match="c cannot start"):
+        await running.start()
+    assert notes == ["start a", "start b", "stop b", "stop a"]

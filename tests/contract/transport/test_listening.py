@@ -1,0 +1,157 @@
+"""Ports, reflection and TLS: how a server is reached."""
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import grpc
+import pytest
+import trustme
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from tandem.runtime.process import PortInUse, RunningApplication, transport_of
+from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
+from tests.contract.transport.conftest import METHOD, PATIENCE, SERVICE, Serve, Transport, answer, application
+
+
+async def test_a_port_in_use_is_named(serve: Serve, transport: Transport) -> None:
+    port = (await serve()).running.port
+    second = RunningApplication(application(answer, ServerSettings(port=port, transport=transport)))
+    with pytest.raises(PortInUse, match=f"127.0.0.1:{port}"):
+        await second.start()
+
+
+async def test_a_metrics_port_in_use_is_named_and_the_server_does_not_serve(serve: Serve, transport: Transport) -> None:
+    taken = (await serve()).running.port
+    settings = ServerSettings(port=0, metrics_port=taken, transport=transport)
+    second = RunningApplication(application(answer, settings))
+    with pytest.raises(PortInUse, match=f"metrics on 127.0.0.1:{taken}"):
+        await second.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{second.port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await channel.unary_unary(METHOD)(b"", timeout=1)
+
+
+async def test_the_same_port_can_be_taken_right_after_a_stop(serve: Serve, transport: Transport) -> None:
+    first = await serve()
+    assert (await first.call()).feed_head == 7
+    await first.running.stop()
+    again = await serve(port=first.running.port)
+    assert (await again.call()).feed_head == 7
+
+
+async def test_an_ipv6_address_is_listened_on(serve: Serve) -> None:
+    served = await serve(host="::1")
+    async with grpc.aio.insecure_channel(f"[::1]:{served.running.port}") as channel:
+        assert await channel.unary_unary(METHOD)(b"", timeout=PATIENCE)
+
+
+def reflected(port: int) -> tuple[set[str], set[str]]:
+    """The services that reflection lists, and the methods of ours."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        services = set(database.get_services())
+        found = DescriptorPool(database).FindServiceByName(SERVICE.full_name)
+        return services, {method.name for method in found.methods}
+
+
+async def test_reflection_lists_the_services_and_describes_ours(serve: Serve) -> None:
+    served = await serve()
+    services, methods = await asyncio.to_thread(reflected, served.running.port)
+    assert services >= {SERVICE.full_name, "grpc.health.v1.Health"}
+    assert methods == {"ListProjections"}
+
+
+async def test_reflection_can_be_off(serve: Serve) -> None:
+    served = await serve(reflection=False)
+    with pytest.raises(grpc.RpcError) as raised:
+        await asyncio.to_thread(reflected, served.running.port)
+    assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_auto_is_native_unless_this_process_must_speak_tls(tmp_path: Path) -> None:
+    tls = TlsSettings(certificate_file=tmp_path / "a", key_file=tmp_path / "b")
+    assert transport_of(ServerSettings(port=0)) == "native"
+    assert transport_of(ServerSettings(port=0, tls=tls)) == "grpcio"
+    assert transport_of(ServerSettings(port=0, transport="grpcio")) == "grpcio"
+
+
+class Certificates:
+    """A certificate authority, a server's certificate of it, and a client's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = trustme.CA()
+        server = self.authority.issue_cert("127.0.0.1")
+        self.client = self.authority.issue_cert("client@tandem.internal")
+        server.private_key_pem.write_to_path(folder / "server.key")
+        for blob in server.cert_chain_pems:
+            blob.write_to_path(folder / "server.pem", append=True)
+        self.authority.cert_pem.write_to_path(folder / "ca.pem")
+        self.settings = {"certificate_file": folder / "server.pem", "key_file": folder / "server.key"}
+        self.client_ca_file = folder / "ca.pem"
+
+    def credentials(self, *, with_certificate: bool = False) -> grpc.ChannelCredentials:
+        root = self.authority.cert_pem.bytes()
+        if not with_certificate:
+            return grpc.ssl_channel_credentials(root)
+        chain = b"".join(blob.bytes() for blob in self.client.cert_chain_pems)
+        return grpc.ssl_channel_credentials(root, self.client.private_key_pem.bytes(), chain)
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path)
+
+
+async def outcome(channel: grpc.aio.Channel) -> grpc.StatusCode:
+    try:
+        await channel.unary_unary(METHOD)(b"", timeout=PATIENCE)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    finally:
+        await channel.close()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("transport", ["auto", "grpcio"])
+async def test_tls_is_spoken_and_nothing_else(serve: Serve, certificates: Certificates) -> None:
+    served = await serve(tls=certificates.settings)
+    address = f"127.0.0.1:{served.running.port}"
+    assert await outcome(grpc.aio.secure_channel(address, certificates.credentials())) == grpc.StatusCode.OK
+    assert await outcome(grpc.aio.insecure_channel(address)) == grpc.StatusCode.UNAVAILABLE
+    _, writer = await asyncio.open_connection("127.0.0.1", served.running.port, ssl=_alpn(certificates))
+    assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+    writer.close()
+
+
+def _alpn(certificates: Certificates) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=certificates.authority.cert_pem.bytes().decode())
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+@pytest.mark.parametrize("transport", ["auto"])
+async def test_a_client_authority_asks_clients_for_a_certificate(serve: Serve, certificates: Certificates) -> None:
+    served = await serve(tls={**certificates.settings, "client_ca_file": certificates.client_ca_file})
+    address = f"127.0.0.1:{served.running.port}"
+    known = grpc.aio.secure_channel(address, certificates.credentials(with_certificate=True))
+    unknown = grpc.aio.secure_channel(address, certificates.credentials())
+    assert await outcome(known) == grpc.StatusCode.OK
+    assert await outcome(unknown) == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("transport", ["auto"])
+async def test_a_certificate_that_cannot_be_read_is_a_wrong_setting(serve: Serve, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"server\.key"):
+        await serve(tls={"certificate_file": tmp_path / "server.pem", "key_file": tmp_path / "server.key"})
+
+
+@pytest.mark.parametrize("transport", ["auto"])
+@pytest.mark.parametrize("name", ["server.pem", "server.key", "ca.pem"])
+async def test_a_file_that_holds_no_certificate_is_a_wrong_setting(
+    serve: Serve, certificates: Certificates, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("not PEM")
+    with pytest.raises(SettingsError, match=name.replace(".", r"\.")):
+        await serve(tls={**certificates.settings, "client_ca_file": certificates.client_ca_file})
