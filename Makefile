@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached up test lint format gen gen-check breaking lock docs hooks clean ci
+.PHONY: help install memcached up test bench lint format gen gen-check breaking lock docs hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ up: install memcached  ## Start everything on this machine, with sample data; Ct
 
 test: install memcached  ## Run all tests
 	@pytest $(ARGS)
+
+bench: install memcached  ## Compare the ways to read and to write on this machine (benchmarks/README.md)
+	python -m benchmarks.reads
+	python -m benchmarks.writes
 
 lint: install  ## Check style, types, import rules and the contract
 	ruff check .
