@@ -1,0 +1,102 @@
+"""The house's rules for code: nothing happens at import, one place reads the environment, files stay short."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("tandem", "command_server", "query_server", "projector")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in SOURCES
+    if "migrations" not in path.parts  # alembic runs these; nobody imports them
+)
+
+# Imports all modules, and says what any of them did besides.
+IMPORT_ALL = """
+import json, sys, threading
+
+done = []
+FORBIDDEN = {"socket.connect", "socket.bind", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.fork"}
+sys.addaudithook(lambda event, _: done.append(event) if event in FORBIDDEN else None)
+for name in json.load(sys.stdin):
+    before = len(done)
+    __import__(name)
+    done[before:] = [f"{name}: {what}" for what in done[before:]]
+others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+print(json.dumps(done + [f"started the thread {name}" for name in others]))
+"""
+
+
+def test_importing_does_nothing_but_import() -> None:
+    # Settings that are refused, should a module load them.
+    environment = {**os.environ, "TANDEM_CONFIG": "/nowhere", "TANDEM_COMMAND_SERVER__PORT": "none"}
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL],
+        input=json.dumps(MODULES),
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == []
+    assert result.stderr == ""
+
+
+def reads_environment(tree: ast.AST) -> bool:
+    names = {"environ", "environb", "getenv", "getenvb"}
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr in names)
+        or (isinstance(node, ast.ImportFrom) and node.module == "os" and names & {it.name for it in node.names})
+        for node in ast.walk(tree)
+    )
+
+
+def test_only_the_settings_and_the_cli_read_the_environment() -> None:
+    allowed = [ROOT / "tandem" / "runtime" / "settings.py", ROOT / "tandem" / "cli"]
+    found = [
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if reads_environment(ast.parse(path.read_text())) and not any(path.is_relative_to(it) for it in allowed)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if path.name == "__init__.py"],
+    ids=lambda path: str(path.relative_to(ROOT).parent),
+)
+def test_a_packages_init_holds_its_docstring_and_nothing_else(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "says what belongs there"
+    assert len(tree.body) == 1
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if "migrations" not in path.parts and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == []
+
+
+def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
+    drawers = {"utils", "util", "common", "helpers", "helper", "misc", "manager", "managers"}
+    assert [str(path) for path in SOURCES if drawers & {*path.relative_to(ROOT).with_suffix("").parts}] == []
+
+
+def test_files_stay_under_400_lines() -> None:
+    folders = (*PACKAGES, "tests", "tools", "benchmarks")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}

@@ -1,0 +1,92 @@
+"""What the contract promises is there: every RPC, every event, every error; and the stubs fit what is installed."""
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import google.protobuf
+import grpc
+import pytest
+from google.protobuf.descriptor import ServiceDescriptor
+
+from command_server.servicers import CommandServicer
+from commerce.command.v1 import command_service_pb2
+from commerce.projection.v1 import projection_service_pb2
+from commerce.query.v1 import query_service_pb2
+from projector.projections.catalogue import PROJECTIONS
+from projector.servicers import ProjectionServicer
+from query_server.servicers import QueryServicer
+from tandem.feed.events import EVENT_KINDS
+from tandem.read_store.tables import CACHED_VIEWS, VIEWS
+from tandem.runtime import errors
+
+ROOT = Path(__file__).parents[2]
+GEN = ROOT / "gen"
+
+SERVED: dict[str, tuple[ServiceDescriptor, type]] = {
+    it[0].full_name: it
+    for it in (
+        (command_service_pb2.DESCRIPTOR.services_by_name["CommandService"], CommandServicer),
+        (query_service_pb2.DESCRIPTOR.services_by_name["QueryService"], QueryServicer),
+        (projection_service_pb2.DESCRIPTOR.services_by_name["ProjectionService"], ProjectionServicer),
+    )
+}
+
+IGNORED_EVENTS: dict[str, str] = {}
+"""Events that no view takes, by kind, and why."""
+
+
+def test_every_service_of_the_contract_is_served() -> None:
+    in_contract = set()
+    for path in (ROOT / "proto").rglob("*.proto"):
+        text = path.read_text()
+        package = re.search(r"^package ([\w.]+);", text, re.MULTILINE)
+        assert package, f"{path} names no package"
+        in_contract |= {f"{package[1]}.{name}" for name in re.findall(r"^service (\w+)", text, re.MULTILINE)}
+    assert in_contract == set(SERVED)
+
+
+@pytest.mark.parametrize("service", SERVED)
+def test_every_rpc_has_a_method_of_its_name_and_no_method_is_without_an_rpc(service: str) -> None:
+    descriptor, servicer = SERVED[service]
+    methods = {name for name in vars(servicer) if not name.startswith("_")}
+    assert methods == {method.name for method in descriptor.methods}
+
+
+def test_every_event_changes_a_view_or_is_listed_as_ignored() -> None:
+    projected = {kind for projection in PROJECTIONS.values() for kind in projection.rules}
+    assert projected <= set(EVENT_KINDS), "rules for events that are not in the contract"
+    assert set(EVENT_KINDS) - projected == set(IGNORED_EVENTS)
+
+
+def test_every_view_has_a_table_and_every_table_a_projection() -> None:
+    assert set(PROJECTIONS) == set(VIEWS)
+    assert set(VIEWS) >= CACHED_VIEWS
+
+
+def test_every_kind_of_error_has_a_status_code() -> None:
+    kinds = set(errors.TandemError.__subclasses__())
+    assert kinds
+    without = {kind.__name__ for kind in kinds if kind not in errors._CODES}
+    assert not without
+    drawn = set(re.findall(r"[├└]── (\w+) +[A-Z_]+ ", errors.__doc__ or ""))
+    assert drawn == {kind.__name__ for kind in kinds}, "the tree in the module's docstring"
+
+
+def versions(pattern: str, files: str) -> set[str]:
+    """What the generated files of a glob say of themselves."""
+    found = {match[1] for path in GEN.rglob(files) if (match := re.search(pattern, path.read_text()))}
+    assert found, f"no {files} says a version"
+    return found
+
+
+def test_the_stubs_were_made_by_the_grpcio_that_is_installed() -> None:
+    assert versions(r"GRPC_GENERATED_VERSION = '([\d.]+)'", "*_pb2_grpc.py") == {grpc.__version__}
+    assert version("grpcio-tools") == grpc.__version__
+
+
+def test_the_messages_were_made_for_the_protobuf_that_is_installed() -> None:
+    [made_for] = versions(r"# Protobuf Python Version: ([\d.]+)", "*_pb2.py")
+    installed = google.protobuf.__version__
+    assert made_for.split(".")[0] == installed.split(".")[0], "another major: the pair is not supported"
+    assert [*map(int, made_for.split("."))] <= [*map(int, installed.split("."))], "newer than the runtime"

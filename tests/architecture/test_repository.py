@@ -1,0 +1,104 @@
+"""What the repository says of itself is true: pages, commands, migrations."""
+
+import itertools
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from alembic.config import Config
+from alembic.script import Script, ScriptDirectory
+
+import command_server.settings
+import projector.settings
+import query_server.settings
+from command_server.app import MIGRATIONS as WRITE_MIGRATIONS
+from projector.app import MIGRATIONS as READ_MIGRATIONS
+from tandem.read_store.tables import REVISION
+from tandem.runtime.settings import SECTIONS, describe
+from tools.configuration import render
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = (command_server.settings.Settings, query_server.settings.Settings, projector.settings.Settings)
+
+
+def test_the_configuration_page_is_what_the_settings_say() -> None:
+    assert (ROOT / "docs" / "configuration.md").read_text() == render(), "run make docs"
+
+
+def test_every_setting_says_what_it_is() -> None:
+    rows = [row for settings in SETTINGS for row in describe(settings)]
+    assert len(rows) > 50
+    assert [name for name, _, text in rows if not text] == []
+
+
+def test_every_service_has_its_section() -> None:
+    assert {settings.section for settings in SETTINGS} == set(SECTIONS)
+    for settings in SETTINGS:
+        assert settings.model_config.get("env_prefix") == f"TANDEM_{settings.section.upper()}_"
+
+
+def targets() -> dict[str, str]:
+    """The Makefile's targets and what `make help` says of them."""
+    text = (ROOT / "Makefile").read_text()
+    return dict(re.findall(r"^([a-z-]+):.*## (.+)$", text, re.MULTILINE))
+
+
+def test_every_make_target_is_in_the_help() -> None:
+    [phony] = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(phony.split()) == set(targets())
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))],
+    ids=lambda path: path.name,
+)
+def test_every_make_command_of_a_page_exists(page: Path) -> None:
+    commands = re.findall(r"(?:^|`|\$ )make ([a-z-]+)", page.read_text(), re.MULTILINE)
+    assert set(commands) <= set(targets())
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+    broken = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+        if "://" not in link and not (page.parent / link).exists()
+    ]
+    assert broken == []
+
+
+def migrations(folder: Path) -> list[Script]:
+    """From the first to the newest."""
+    config = Config()
+    config.set_main_option("script_location", str(folder))
+    return list(ScriptDirectory.from_config(config).walk_revisions())[::-1]
+
+
+@pytest.mark.parametrize("folder", [WRITE_MIGRATIONS, READ_MIGRATIONS], ids=["write", "read"])
+def test_migrations_are_numbered_one_after_the_other(folder: Path) -> None:
+    found = migrations(folder)
+    numbers = [f"{number:04}" for number in range(1, len(found) + 1)]
+    assert [it.revision for it in found] == numbers
+    assert [it.down_revision for it in found] == [None, *numbers[:-1]]
+    assert [Path(it.path).name[:5] for it in found] == [f"{number}_" for number in numbers]
+    assert len(list((folder / "versions").glob("*.py"))) == len(found)
+
+
+def test_readers_ask_for_the_newest_read_migration() -> None:
+    assert migrations(READ_MIGRATIONS)[-1].revision == REVISION
+
+
+def test_pre_commit_fetches_nothing() -> None:
+    text = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert set(re.findall(r"repo: (\S+)", text)) == {"local"}
+    assert set(re.findall(r"language: (\S+)", text)) == {"system"}
+
+
+def test_every_package_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    pinned = set(re.findall(r"^([\w-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert {re.split(r"[\[<>=!~ ]", name)[0] for name in wanted} <= pinned
