@@ -31,6 +31,15 @@ async def answer(request: Message, call: Call) -> Message:
     return projection.ListProjectionsResponse(feed_head=7)
 
 
+def raw(channel: grpc.aio.Channel, method: str = METHOD) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, Any]":
+    """The method, for requests that are bytes already."""
+    return channel.unary_unary(
+        method,
+        request_serializer=bytes,
+        response_deserializer=projection.ListProjectionsResponse.FromString,
+    )
+
+
 class Waiting:
     """A behaviour that waits until it is released, and says when it was cancelled instead."""
 
@@ -85,10 +94,9 @@ class Served:
         *,
         timeout: float = PATIENCE,
         metadata: tuple[tuple[str, str], ...] = (),
-    ) -> grpc.aio.UnaryUnaryCall[bytes, Any]:
+    ) -> "grpc.aio.UnaryUnaryCall[bytes, Any]":
         """A call with the request's bytes as they are."""
-        ask = self.channel.unary_unary(METHOD, response_deserializer=projection.ListProjectionsResponse.FromString)
-        return ask(payload, timeout=timeout, metadata=metadata)
+        return raw(self.channel)(payload, timeout=timeout, metadata=metadata)
 
     async def refusal(self, payload: bytes = b"", **options: Any) -> grpc.aio.AioRpcError:
         with pytest.raises(grpc.aio.AioRpcError) as raised:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsResponse, Projection
 from tandem.runtime.errors import Conflict, InvalidArgument, NotFound, Overloaded, TandemError, Unavailable, Violation
 from tandem.runtime.rpc import Call
-from tests.contract.transport.conftest import METHOD, PATIENCE, Serve, Waiting, answer, detail, reached, status_of
+from tests.contract.transport.conftest import PATIENCE, Serve, Waiting, answer, detail, raw, reached, status_of
 from tests.support.stack import until
 
 
@@ -147,7 +147,7 @@ async def test_a_servicer_knows_how_long_its_caller_waits(serve: Serve, given: f
         return await answer(request, call)
 
     served = await serve(look)
-    await served.channel.unary_unary(METHOD)(b"", timeout=given)
+    await raw(served.channel)(b"", timeout=given)
     assert 0 < seen[0] <= most
 
 
@@ -199,7 +199,7 @@ async def test_an_answer_over_the_size_limit_is_refused(serve: Serve) -> None:
 async def test_what_nobody_serves_is_unimplemented(serve: Serve, method: str) -> None:
     served = await serve()
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await served.channel.unary_unary(method)(b"", timeout=PATIENCE)
+        await raw(served.channel, method)(b"", timeout=PATIENCE)
     assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -73,13 +73,13 @@ async def test_a_readiness_check_that_fails_means_not_serving_and_is_asked_again
             served = Served(running, channel, asyncio.Event())
 
             async def is_unwell() -> bool:
-                return await served.health_of() == NOT_SERVING
+                return await served.health_of() == int(NOT_SERVING)
 
             await until(is_unwell, "health says NOT_SERVING")
             answers = iter([True] * 1000)
 
             async def is_well() -> bool:
-                return await served.health_of() == SERVING
+                return await served.health_of() == int(SERVING)
 
             await until(is_well, "health says SERVING again")
         await running.stop()

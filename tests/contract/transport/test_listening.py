@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from tandem.runtime.process import PortInUse, RunningApplication, transport_of
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
-from tests.contract.transport.conftest import METHOD, PATIENCE, SERVICE, Serve, Transport, answer, application
+from tests.contract.transport.conftest import PATIENCE, SERVICE, Serve, Transport, answer, application, raw
 
 
 async def test_a_port_in_use_is_named(serve: Serve, transport: Transport) -> None:
@@ -30,7 +30,7 @@ async def test_a_metrics_port_in_use_is_named_and_the_server_does_not_serve(serv
         await second.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{second.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError):
-            await channel.unary_unary(METHOD)(b"", timeout=1)
+            await raw(channel)(b"", timeout=1)
 
 
 async def test_the_same_port_can_be_taken_right_after_a_stop(serve: Serve, transport: Transport) -> None:
@@ -44,7 +44,7 @@ async def test_the_same_port_can_be_taken_right_after_a_stop(serve: Serve, trans
 async def test_an_ipv6_address_is_listened_on(serve: Serve) -> None:
     served = await serve(host="::1")
     async with grpc.aio.insecure_channel(f"[::1]:{served.running.port}") as channel:
-        assert await channel.unary_unary(METHOD)(b"", timeout=PATIENCE)
+        assert (await raw(channel)(b"", timeout=PATIENCE)).feed_head == 7
 
 
 def reflected(port: int) -> tuple[set[str], set[str]]:
@@ -106,7 +106,7 @@ def certificates(tmp_path: Path) -> Certificates:
 
 async def outcome(channel: grpc.aio.Channel) -> grpc.StatusCode:
     try:
-        await channel.unary_unary(METHOD)(b"", timeout=PATIENCE)
+        await raw(channel)(b"", timeout=PATIENCE)
     except grpc.aio.AioRpcError as error:
         return error.code()
     finally:

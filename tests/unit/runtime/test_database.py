@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -10,8 +11,8 @@ from tandem.runtime.database import connection_arguments, database_url, listen_u
 from tandem.runtime.settings import DatabaseSettings, SettingsError
 
 
-def settings(url: str, **more: object) -> DatabaseSettings:
-    return DatabaseSettings(url=SecretStr(url), **more)  # type: ignore[arg-type]
+def settings(url: str, **more: Any) -> DatabaseSettings:
+    return DatabaseSettings(url=SecretStr(url), **more)
 
 
 def wrapped(cause: BaseException, *, invalidated: bool = False) -> DBAPIError:

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -36,7 +35,7 @@ URL = "postgresql://tandem:s3cret@127.0.0.1/write"
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setenv("TANDEM_COMMAND_DATABASE__URL", URL)
     return monkeypatch
 
