@@ -8,6 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from commerce.projection.v1.projection_service_pb2 import DESCRIPTOR
 from projector.cache_writer import CacheWriter
+from projector.feed import Feed
 from projector.loop import Loop
 from projector.servicers import ProjectionServicer
 from projector.settings import Settings
@@ -16,43 +17,45 @@ from tandem.read_store.tables import SCHEMA
 from tandem.runtime.database import create_database_engine, current_revision, newest_revision
 from tandem.runtime.listener import Listener
 from tandem.runtime.process import Application
+from tandem.runtime.settings import DatabaseSettings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def build(settings: Settings) -> Application:
-    # One statement is one snapshot; a batch's transaction says its own BEGIN and COMMIT.
-    feed = create_database_engine(settings.feed_database, name="tandem-projector", pool_size=3).execution_options(
-        isolation_level="AUTOCOMMIT"
-    )
-    read = create_database_engine(settings.read_database, name="tandem-projector", pool_size=1).execution_options(
-        isolation_level="AUTOCOMMIT"
-    )
-    # Apart from the loop's connection, which holds the views' locks.
-    side = create_database_engine(settings.read_database, name="tandem-projector-side", pool_size=2).execution_options(
-        isolation_level="AUTOCOMMIT"
+    # The loop has connections of its own: operators who ask how far the views are must not hold it up.
+    feed = Feed(
+        _engine(settings.feed_database, "tandem-projector", 1),
+        Listener(settings.feed_database, FEED_CHANNEL, "tandem-projector-listener"),
+        settings.follow.poll_seconds,
     )
     loop = Loop(
-        feed=feed,
-        read=read,
-        listener=Listener(settings.feed_database, FEED_CHANNEL, "tandem-projector-listener"),
-        cache=CacheWriter(settings.cache_nodes, settings.cache),
-        follow=settings.follow,
-        change_log=settings.change_log,
+        feed,
+        _engine(settings.read_database, "tandem-projector", 1),
+        CacheWriter(settings.cache_nodes, settings.cache),
+        settings.follow,
+        settings.change_log,
     )
+    asked_feed = _engine(settings.feed_database, "tandem-projector-status", 2)
+    asked_read = _engine(settings.read_database, "tandem-projector-status", 2)
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
-        return await asyncio.to_thread(_has_revision, side, needed)
+        return await asyncio.to_thread(_has_revision, asked_read, needed)
 
     return Application(
         name="projector",
         server=settings.server,
         service=DESCRIPTOR.services_by_name["ProjectionService"],
-        servicer=ProjectionServicer(feed, side, loop),
+        servicer=ProjectionServicer(asked_feed, asked_read, loop),
         ready=ready,
-        components=(_Pool(side), loop),
+        components=(_Pool(asked_feed), _Pool(asked_read), loop),
     )
+
+
+def _engine(settings: DatabaseSettings, name: str, size: int) -> Engine:
+    """One statement is one snapshot; a batch's transaction says its own BEGIN and COMMIT."""
+    return create_database_engine(settings, name=name, pool_size=size).execution_options(isolation_level="AUTOCOMMIT")
 
 
 class _Pool:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -9,7 +10,7 @@ from sqlalchemy import Connection, bindparam, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Uuid
 
-from projector.fold import Changes, ViewRow, fold, keys_of
+from projector.fold import Changes, ViewRow, fold, touched
 from projector.projections.catalogue import PROJECTIONS
 from projector.projections.shape import Projection
 from tandem.feed.events import FeedEvent
@@ -29,34 +30,46 @@ WHERE p.view = v.view AND p.position = v.before AND p.feed_epoch = :epoch
 
 
 def plan(connection: Connection, view: str, events: Sequence[FeedEvent]) -> Changes:
-    """What the events do to the view. Raises CannotApply."""
+    """What the events do to the view, up to the first that it cannot take in."""
     projection_ = PROJECTIONS[view]
-    keys = keys_of(projection_, events)
+    keys = touched(projection_, events)
     return fold(projection_, events, load_rows(connection, projection_, keys) if keys else {})
 
 
-def commit(
-    connection: Connection, epoch: uuid.UUID, before: Mapping[str, int], after: int, changes: Mapping[str, Changes]
-) -> None:
-    """Stores the changes of all views and moves them to position `after`, or does nothing at all.
+@dataclass(frozen=True)
+class Move:
+    """A view's way through a batch: from the position that was read to the one that its rows include then."""
 
-    connection: in autocommit mode, so that BEGIN and COMMIT are said here. before: each view's position as it was read.
-    Raises Deposed when a view is not there any more.
+    before: int
+    after: int
+    changes: Changes
+
+
+def commit(connection: Connection, epoch: uuid.UUID, moves: Mapping[str, Move]) -> None:
+    """Stores the changes of all views and moves their positions, or does nothing at all.
+
+    connection: in autocommit mode, so that BEGIN and COMMIT are said here. Raises Deposed when a view is not where it
+    was read any more, or belongs to another feed than `epoch`.
     """
     with raw(connection).transaction():
-        for view, changed in changes.items():
-            _save(connection, view, changed)
+        for view, move in moves.items():
+            _save(connection, view, move.changes)
         insert_rows(
             connection,
             change,
-            [(position, view, key) for view, changed in changes.items() for position, key in changed.log],
+            [(position, view, key) for view, move in moves.items() for position, key in move.changes.log],
         )
         moved = connection.execute(
             _MOVE,
-            {"views": list(before), "before": list(before.values()), "after": [after] * len(before), "epoch": epoch},
+            {
+                "views": list(moves),
+                "before": [move.before for move in moves.values()],
+                "after": [move.after for move in moves.values()],
+                "epoch": epoch,
+            },
         )
-        if moved.rowcount != len(before):
-            raise Deposed(f"{', '.join(before)}: moved by another projector")
+        if moved.rowcount != len(moves):
+            raise Deposed(f"{', '.join(moves)}: moved by another projector")
 
 
 def load_rows(connection: Connection, projection_: Projection, keys: set[uuid.UUID]) -> dict[uuid.UUID, ViewRow]:

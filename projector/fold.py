@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from projector.projections.shape import Columns, Projection
 from tandem.feed.events import EVENT_KINDS, FeedEvent
@@ -27,11 +27,15 @@ class ViewRow:
 
 @dataclass
 class Changes:
-    """What a batch of events does to a view. None for a row that is gone."""
+    """What a batch of events does to a view.
+
+    rows: as they are after the events; None for a row that is gone. log: (position, key) in order, for the change log.
+    stopped_by: the event that the view cannot take in, if there is one; those before it are in.
+    """
 
     rows: dict[uuid.UUID, ViewRow | None] = field(default_factory=dict)
     log: list[tuple[int, uuid.UUID]] = field(default_factory=list)
-    """(position, key) in order: for the change log."""
+    stopped_by: "CannotApply | None" = None
 
 
 class CannotApply(Exception):
@@ -39,32 +43,50 @@ class CannotApply(Exception):
 
     def __init__(self, event: FeedEvent, reason: str) -> None:
         super().__init__(f"event {event.position} ({event.kind}): {reason}")
+        self.position = event.position
 
 
-def keys_of(projection: Projection, events: Sequence[FeedEvent]) -> set[uuid.UUID]:
-    """The rows of the view that the events change. Raises CannotApply."""
-    return {key for event in events for key in _keys(projection, event)}
+def touched(projection: Projection, events: Sequence[FeedEvent]) -> set[uuid.UUID]:
+    """The rows of the view that the events change, up to the first event that `fold` will stop at, at least."""
+    keys: set[uuid.UUID] = set()
+    for event in events:
+        try:
+            keys.update(_keys(projection, event))
+        except CannotApply:
+            break
+    return keys
 
 
 def fold(projection: Projection, events: Sequence[FeedEvent], rows: Mapping[uuid.UUID, ViewRow]) -> Changes:
-    """The rows after the events, from `rows`, which holds those of their keys that exist. Raises CannotApply."""
+    """The rows after the events, from `rows`, which holds those of their keys that exist.
+
+    An event is taken in whole or not at all, also where it changes several rows.
+    """
     changes = Changes()
     for event in events:
-        for key in _keys(projection, event):
-            before = changes.rows[key] if key in changes.rows else rows.get(key)
-            payload = getattr(event.event, event.kind)
-            try:
-                message = projection.rules[event.kind](before.message if before else None, payload)
-                columns = (
-                    projection.columns(message, event.position, before.columns if before else None)
-                    if message is not None
-                    else ()
-                )
-            except Exception as error:  # whatever a rule raises stops this view alone, visibly
-                raise CannotApply(event, f"{type(error).__name__}: {error}") from error
-            changes.rows[key] = ViewRow(message, event.position, columns) if message is not None else None
-            changes.log.append((event.position, key))
+        try:
+            after = {
+                key: _apply(projection, event, changes.rows[key] if key in changes.rows else rows.get(key))
+                for key in _keys(projection, event)
+            }
+        except CannotApply as error:
+            changes.stopped_by = error
+            break
+        changes.rows.update(after)
+        changes.log.extend((event.position, key) for key in after)
     return changes
+
+
+def _apply(projection: Projection, event: FeedEvent, before: ViewRow | None) -> ViewRow | None:
+    payload = getattr(event.event, event.kind)
+    try:
+        message = projection.rules[event.kind](before.message if before else None, payload)
+        if message is None:
+            return None
+        columns = projection.columns(message, event.position, before.columns if before else None)
+    except Exception as error:  # whatever a rule raises stops this view alone, visibly
+        raise CannotApply(event, f"{type(error).__name__}: {error}") from error
+    return ViewRow(message, event.position, columns)
 
 
 def _keys(projection: Projection, event: FeedEvent) -> list[uuid.UUID]:
@@ -75,5 +97,5 @@ def _keys(projection: Projection, event: FeedEvent) -> list[uuid.UUID]:
         return []
     try:
         return projection.keys_of(event.kind, getattr(event.event, event.kind))
-    except ValueError as error:
-        raise CannotApply(event, str(error)) from error
+    except (ValueError, DecodeError) as error:
+        raise CannotApply(event, f"{type(error).__name__}: {error}") from error

@@ -31,6 +31,16 @@ class Taken:
     left: CacheEpochs | None
 
 
+def end_when_silent(connection: Connection, seconds: float) -> None:
+    """Makes the database end this session, and its locks with it, when it says nothing for so long.
+
+    A projector that is paused or hangs keeps its connection open: without this, no standby would ever take over.
+    """
+    connection.execute(
+        text("SELECT set_config('idle_session_timeout', :limit, false)"), {"limit": f"{int(seconds * 1000)}ms"}
+    )
+
+
 def try_lock(connection: Connection, view: str) -> bool:
     """Whether the view's lock is ours now. It is kept until the connection ends, or `unlock`."""
     held: bool = connection.execute(

@@ -1,11 +1,14 @@
 """The projector's settings."""
 
+import uuid
 from typing import ClassVar
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from tandem.read_store.cache import parse_node
+from tandem.read_store.announcement import Announcement
+from tandem.read_store.cache import new_epoch, parse_node
+from tandem.read_store.tables import VIEWS
 from tandem.runtime.settings import Block, DatabaseSettings, ServerSettings, ServiceSettings
 
 
@@ -16,6 +19,9 @@ class FollowSettings(Block):
     poll_seconds: float = Field(0.1, gt=0, le=10, description="How soon a lost notification is made up for")
     heartbeat_seconds: float = Field(
         1.0, gt=0, le=2, description="Time between announcements when nothing happens; readers wait 3 s for one"
+    )
+    hung_seconds: float = Field(
+        15.0, ge=3, le=600, description="How long a projector that hangs keeps its views from a standby"
     )
     standby_seconds: float = Field(0.5, gt=0, le=60, description="How often a standby asks for views that are free")
     retry_seconds: float = Field(5.0, gt=0, le=600, description="How often a view that cannot go on is tried again")
@@ -62,4 +68,10 @@ class Settings(ServiceSettings):
             parse_node(node)
         if len(set(nodes)) != len(nodes):
             raise ValueError("names a node twice")
+        longest = Announcement(
+            feed_epoch=uuid.UUID(int=0),
+            positions=dict.fromkeys(VIEWS, 2**63),
+            cache_epochs=dict.fromkeys(VIEWS, dict.fromkeys(nodes, new_epoch())),
+        )
+        longest.encode()  # raises ValueError for more nodes than fit
         return nodes

@@ -6,7 +6,6 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select
 
-from commerce.event.v1.event_pb2 import Event
 from tandem.feed import table
 from tandem.feed.events import FeedEvent
 
@@ -24,15 +23,20 @@ def read_head(connection: Connection) -> FeedHead:
     return FeedHead(row.epoch, row.position)
 
 
-def read_events(connection: Connection, after: int, limit: int) -> list[FeedEvent]:
-    """At most `limit` events that follow position `after`, in order. Empty when there are none yet."""
+def read_events(connection: Connection, after: int, limit: int, epoch: uuid.UUID | None = None) -> list[FeedEvent]:
+    """At most `limit` events that follow position `after`, in order. Empty when there are none yet.
+
+    epoch: nothing is returned of a feed that is another; its positions are no continuation of ours.
+    """
     query = (
         select(table.event.c.position, table.event.c.kind, table.event.c.payload)
         .where(table.event.c.position > after)
         .order_by(table.event.c.position)
         .limit(limit)
     )
-    return [FeedEvent(row.position, row.kind, Event.FromString(row.payload)) for row in connection.execute(query)]
+    if epoch is not None:
+        query = query.where(select(table.feed_head.c.epoch).scalar_subquery() == epoch)
+    return [FeedEvent(*row) for row in connection.execute(query)]
 
 
 def recorded_at(connection: Connection, position: int) -> datetime | None:

@@ -1,0 +1,254 @@
+"""What one connection to the read database holds and does: the views' locks are the connection's."""
+
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from prometheus_client import Counter, Gauge, Histogram
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from projector.apply import Move, commit, plan
+from projector.cache_writer import CacheWriter
+from projector.feed import Feed, first_line
+from projector.ownership import OtherFeed, end_when_silent, leave_epochs, take_over, try_lock, unlock
+from projector.settings import ChangeLogSettings, FollowSettings
+from tandem.feed.events import FeedEvent
+from tandem.feed.reader import read_events, read_head
+from tandem.read_store.announcement import Announcement
+from tandem.read_store.tables import CACHED_VIEWS, CHANNEL, change
+from tandem.runtime.database import may_pass
+from tandem.runtime.telemetry import log
+
+POSITION = Gauge("tandem_projection_position", "The last position that a view has taken in", ["view"])
+PROJECTED = Counter("tandem_projected_events_total", "Events of the feed that a view has passed", ["view"])
+BATCH_SECONDS = Histogram(
+    "tandem_projection_batch_seconds",
+    "Time from reading a batch to announcing it",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+)
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """A view as this projector has it. `error` says why it cannot go on; it is tried again at `retry_at`.
+
+    held: whether its lock is ours; without it we are standby for the view.
+    """
+
+    held: bool = False
+    position: int = 0
+    error: str = ""
+    retry_at: float = 0.0
+
+
+class FeedChanged(Exception):
+    """The feed has another epoch than the views that are followed."""
+
+
+class Session:
+    """Follows the feed with the views that it can get, until it is stopped or an error ends it."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        feed: Feed,
+        cache: CacheWriter,
+        follow: FollowSettings,
+        change_log: ChangeLogSettings,
+        states: dict[str, ViewState],
+        stop: threading.Event,
+    ) -> None:
+        """connection: in autocommit mode, and closed after the session. states: of all views, none of them held."""
+        self._connection = connection
+        self._feed = feed
+        self._cache = cache
+        self._follow = follow
+        self._change_log = change_log
+        self._states = states
+        self._stop = stop
+        self._epoch = uuid.UUID(int=0)
+        self._due: defaultdict[str, float] = defaultdict(float)
+
+    def begin(self) -> None:
+        """Raises SQLAlchemyError when the read database is not there, or not migrated."""
+        end_when_silent(self._connection, self._follow.hung_seconds)
+        self._take_free_views()
+
+    def run(self) -> None:
+        """Until `stop`, or an error ends the session."""
+        while not self._stop.is_set():
+            if self._is_due("take", self._follow.standby_seconds):
+                self._take_free_views()
+            progressed = False
+            for views in self._groups():
+                progressed |= self._step(views)
+            if self._is_due("heartbeat", self._follow.heartbeat_seconds):
+                self._look_at_head()
+                self._announce()
+            if self._cache.revive():
+                self._announce()
+            if self._is_due("purge", self._change_log.purge_every_seconds):
+                self._purge()
+            if not progressed:
+                self._feed.wait(self._stop)
+        for view, state in self._followed().items():
+            # Every committed batch is in the cache, or its node is fenced: the step that committed it saw to that.
+            leave_epochs(self._connection, view, state.position, self._cache.end(view))
+            unlock(self._connection, view)
+
+    def _is_due(self, what: str, every: float) -> bool:
+        now = time.monotonic()
+        if now < self._due[what]:
+            return False
+        self._due[what] = now + every
+        return True
+
+    def _held(self) -> dict[str, ViewState]:
+        return {view: state for view, state in self._states.items() if state.held}
+
+    def _followed(self) -> dict[str, ViewState]:
+        """The held views that belong to this feed."""
+        return {view: state for view, state in self._held().items() if view in self._cache.epochs}
+
+    def _look_at_head(self) -> bool:
+        """Makes sure that the feed is still the one we follow; False while it cannot be read."""
+        head = self._feed.read(read_head)
+        if head is None:
+            return False
+        if self._followed() and head.epoch != self._epoch:
+            raise FeedChanged(f"the feed is {head.epoch} now, it was {self._epoch}")
+        self._epoch = head.epoch
+        self._feed.saw(head.position)
+        return True
+
+    def _take_free_views(self) -> None:
+        free = [view for view, state in self._states.items() if not state.held]
+        if not free or not self._look_at_head():
+            return
+        taken = [view for view in free if try_lock(self._connection, view)]
+        for view in taken:
+            self._take(view)
+        if taken:
+            # Readers learn the new cache epochs at once and need not wait for the heartbeat.
+            self._announce()
+
+    def _take(self, view: str) -> None:
+        try:
+            taken = take_over(self._connection, view, self._epoch)
+        except OtherFeed as error:
+            # Held, and not followed: were it let go, the next round would take it again.
+            self._fail(view, ViewState(held=True, retry_at=float("inf")), str(error))
+            return
+        self._cache.begin(view, taken.left)
+        self._states[view] = ViewState(held=True, position=taken.position)
+        POSITION.labels(view).set(taken.position)
+        log.info("took a view over", view=view, position=taken.position, cache="kept" if taken.left else "new")
+
+    def _groups(self) -> list[list[str]]:
+        """The held views that are to be followed now, those at the same position together.
+
+        One that is behind must not hold the others up, and one that failed is tried alone.
+        """
+        now = time.monotonic()
+        groups: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
+        for view, state in self._held().items():
+            if not state.error:
+                groups[state.position, ""].append(view)
+            elif now >= state.retry_at:
+                groups[state.position, view].append(view)
+        return list(groups.values())
+
+    def _step(self, views: Sequence[str]) -> bool:
+        """Takes the next events in; False if there were none."""
+        started = time.perf_counter()
+        position = self._states[views[0]].position
+        limit = self._follow.batch_size
+        events = self._feed.read(lambda feed: read_events(feed, position, limit, self._epoch))
+        if not events:
+            return False
+        self._feed.saw(max(events[-1].position, self._feed.head))
+        moved = self._take_in(views, events)
+        if moved:
+            self._announce()
+            BATCH_SECONDS.observe(time.perf_counter() - started)
+        return moved
+
+    def _take_in(self, views: Sequence[str], events: Sequence[FeedEvent]) -> bool:
+        """One transaction for all views, then the cache. False if no view could take any of the events in."""
+        moves: dict[str, Move] = {}
+        try:
+            for view in views:
+                changes = plan(self._connection, view, events)
+                after = changes.stopped_by.position - 1 if changes.stopped_by else events[-1].position
+                moves[view] = Move(self._states[view].position, after, changes)
+            if any(move.after > move.before for move in moves.values()):
+                commit(self._connection, self._epoch, moves)
+        except SQLAlchemyError as error:
+            if may_pass(error):
+                raise
+            if len(views) > 1:
+                # Some view's rows cannot be stored: alone, each shows whether it is the one.
+                return sum(self._take_in([view], events) for view in views) > 0
+            what = f"events {events[0].position} to {events[-1].position}: {first_line(error)}"
+            self._fail(views[0], self._states[views[0]], what)
+            return False
+        for view, move in moves.items():
+            self._moved(view, move)
+        return any(move.after > move.before for move in moves.values())
+
+    def _moved(self, view: str, move: Move) -> None:
+        """After the commit: the cache, and what we say of the view."""
+        if view in CACHED_VIEWS:
+            self._cache.write(view, {key: row.value if row else None for key, row in move.changes.rows.items()})
+        if move.after > move.before:
+            self._states[view] = ViewState(held=True, position=move.after)
+            POSITION.labels(view).set(move.after)
+            PROJECTED.labels(view).inc(move.after - move.before)
+        if move.changes.stopped_by is not None:
+            self._fail(view, self._states[view], str(move.changes.stopped_by))
+
+    def _fail(self, view: str, state: ViewState, error: str) -> None:
+        if state.error != error:
+            log.error("a view cannot go on", view=view, position=state.position, error=error)
+        retry_at = max(state.retry_at, time.monotonic() + self._follow.retry_seconds)
+        self._states[view] = replace(state, error=error, retry_at=retry_at)
+
+    def _announce(self) -> None:
+        """After the rows and the cache, on the connection that holds the locks: whoever lost them cannot announce."""
+        followed = self._followed()
+        if not followed:
+            return
+        announcement = Announcement(
+            feed_epoch=self._epoch,
+            positions={view: state.position for view, state in followed.items()},
+            cache_epochs={view: self._cache.epochs[view] for view in followed},
+        )
+        self._connection.execute(
+            text("SELECT pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": announcement.encode()}
+        )
+
+    def _purge(self) -> None:
+        keep, most = self._change_log.keep_hours, self._change_log.purge_batch
+        try:
+            purged = self._connection.execute(_PURGE, {"keep": keep, "most": most}).rowcount
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            # Too slow, or refused: old rows take room, and no view need stop for that.
+            log.warning("the change log is not purged", error=first_line(error))
+            return
+        if purged == most:
+            self._due["purge"] = 0.0  # there is more
+
+
+_PURGE = text(f"""
+DELETE FROM {change.fullname} WHERE (view, position, key) IN (
+  SELECT view, position, key FROM {change.fullname}
+  WHERE changed_at < now() - make_interval(secs => :keep * 3600) ORDER BY changed_at LIMIT :most
+)
+""")  # noqa: S608 - only the table's name is put in
