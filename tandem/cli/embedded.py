@@ -153,9 +153,9 @@ class Memcached(Child):
         if program is None:
             raise StackError("memcached is not on the PATH; on Debian: apt-get install memcached")
         command = [program, "-l", HOST, "-p", str(self.port), "-U", "0", "-m", str(self._megabytes)]
-        if os.geteuid() == 0:
-            command += ["-u", "nobody"]
-        self._spawn(command)
+        # It does not run as root either. With its own option -u it would change its user itself, and the kernel forgets
+        # the death signal then.
+        self._spawn(command, user="nobody" if os.geteuid() == 0 else None)
 
     def serves(self) -> bool:
         try:

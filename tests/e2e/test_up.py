@@ -1,0 +1,180 @@
+"""`tandem up` as a person starts it."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest
+from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
+from commerce.query.v1 import query_service_pb2 as queries
+from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
+from tandem.cli import sample
+from tandem.cli.embedded import memcached_path
+from tests.support.stack import wait_until
+from tests.support.up import PROGRAM, Up
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One that is up, for tests that leave it so."""
+    started = Up(tmp_path_factory.mktemp("up") / "data")
+    try:
+        yield started.wait_until_up()
+    finally:
+        started.clean_up()
+
+
+@pytest.fixture
+def new_up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def start(*options: str) -> Up:
+        started.append(Up(tmp_path / "data", *options))
+        return started[-1]
+
+    yield start
+    for it in started:
+        it.clean_up()
+
+
+def feed_head(up: Up) -> int:
+    """The feed's head, once all views have come that far."""
+    with up.channel(up.ports.projector) as channel:
+        stub = ProjectionServiceStub(channel)
+
+        def caught_up() -> int:
+            answer = stub.ListProjections(ListProjectionsRequest(), timeout=5)
+            return answer.feed_head if all(it.position == answer.feed_head for it in answer.projections) else 0
+
+        return wait_until(caught_up, "the views have caught up")
+
+
+def order(up: Up, number: int) -> queries.GetOrderDetailsResponse:
+    with up.channel(up.ports.query) as channel:
+        request = queries.GetOrderDetailsRequest(order_id=sample.identity("order", number))
+        return QueryServiceStub(channel).GetOrderDetails(request, timeout=10)
+
+
+def commands_of_the_sample() -> int:
+    return sum(len(stage.calls) for stage in sample.generate())
+
+
+def test_the_whole_sample_is_in_the_feed_and_in_the_views(up: Up) -> None:
+    assert feed_head(up) == commands_of_the_sample()
+    for number in (1, sample.ORDERS):
+        assert order(up, number).order_details.order_id == sample.identity("order", number)
+
+
+def test_status_finds_all_well(up: Up) -> None:
+    addresses = [f"--{name}-address=127.0.0.1:{getattr(up.ports, name)}" for name in ("command", "query", "projector")]
+    result = subprocess.run([PROGRAM, "status", "--json", *addresses], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert json.loads(result.stdout)["well"] is True
+
+
+def test_the_lines_that_it_prints_work_when_pasted(up: Up) -> None:
+    said = up.said()
+    lines = [line.strip() for line in said.split("Try, in another terminal:")[1].split("Tandem is up")[0].splitlines()]
+    script = "\n".join(["set -eu -o pipefail", *filter(None, lines)])
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "commerce.command.v1.CommandService" in result.stdout
+    assert sample.identity("order", 1) in result.stdout
+    assert '"status": "ORDER_STATUS_PLACED"' in result.stdout, "the order that was placed is read back"
+
+
+def test_it_says_what_goes_on_in_plain_lines_where_there_is_no_terminal(up: Up) -> None:
+    up.wait_until_it_says("feed head ")
+    assert "\x1b" not in up.said()
+    line = next(line for line in up.said().splitlines() if "feed head" in line)
+    for words in ("commands/s ", "lag ", "order_details ", "cache hits "):
+        assert words in line
+
+
+def test_without_memcached_on_the_path_it_says_so_and_runs_without(up: Up) -> None:
+    runs = any("memcached" in command for command in up.children())
+    assert runs == (memcached_path() is not None)
+    assert ("without a cache: memcached is not on the PATH" in up.said()) == (not runs)
+
+
+def test_a_second_one_on_the_same_folder_is_refused(up: Up) -> None:
+    second = Up(up.folder)
+    assert second.process.wait(30) == 1
+    assert f"another `tandem up` (process {up.process.pid}) runs on" in second.said()
+
+
+def test_a_service_that_is_killed_is_named_and_started_again(up: Up) -> None:
+    up.child("-m query_server").kill()
+    up.wait_until_it_says("query_server died (signal SIGKILL)")
+    up.wait_until_it_says("query_server was started again")
+
+    def serves() -> bool:
+        with up.channel(up.ports.query) as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
+            except grpc.RpcError:
+                return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    wait_until(serves, "the query server serves again")
+    assert order(up, 2).order_details.order_id == sample.identity("order", 2)
+
+
+def test_ctrl_c_leaves_the_data_and_no_process_and_so_does_sigkill(new_up: Callable[..., Up]) -> None:
+    first = new_up().wait_until_up()
+    head = feed_head(first)
+    assert first.end(signal.SIGINT) == 0
+    assert "stopped; the data stays in" in first.said()
+
+    second = new_up().wait_until_up()
+    assert "sample data:" not in second.said()
+    assert feed_head(second) == head
+    assert order(second, 1).order_details.order_id == sample.identity("order", 1)
+    assert second.end(signal.SIGKILL) == -signal.SIGKILL
+
+    third = new_up("--no-sample").wait_until_up()
+    assert feed_head(third) == head
+
+
+def test_a_load_of_the_sample_that_was_cut_short_goes_on_and_stores_nothing_twice(new_up: Callable[..., Up]) -> None:
+    first = new_up()
+    first.wait_until_it_says("query_server ")
+    with first.channel(first.ports.projector) as channel:
+        stub = ProjectionServiceStub(channel)
+        wait_until(lambda: stub.ListProjections(ListProjectionsRequest(), timeout=5).feed_head > 300, "it loads")
+    first.end(signal.SIGKILL)
+    assert feed_head(new_up().wait_until_up()) == commands_of_the_sample()
+
+
+def test_sigterm_while_it_starts_stops_it(new_up: Callable[..., Up]) -> None:
+    started = new_up("--no-sample")
+    started.wait_until_it_says("PostgreSQL ")
+    assert started.end(signal.SIGTERM) == 0
+
+
+def test_lite_needs_one_database_and_no_cache(new_up: Callable[..., Up]) -> None:
+    started = new_up("--lite").wait_until_up()
+    assert feed_head(started) == commands_of_the_sample()
+    assert order(started, 3).order_details.order_id == sample.identity("order", 3)
+    assert not any("memcached" in command for command in started.children())
+    url = f"postgresql://postgres@127.0.0.1:{started.ports.postgres}/postgres"
+    with psycopg.connect(url) as connection:
+        names = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'tandem%'").fetchall()
+    assert names == [("tandem_write",)]
+
+
+def test_a_service_with_wrong_settings_is_told_in_its_own_words(
+    new_up: Callable[..., Up], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_QUERY_READER__THREADS", "0")
+    started = new_up("--no-sample")
+    assert started.process.wait(120) == 1
+    assert "query_server ended with exit code 2; its log ends:" in started.said()
+    assert "TANDEM_QUERY_READER__THREADS" in started.said()

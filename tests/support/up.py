@@ -1,0 +1,85 @@
+"""A real `tandem up` on free ports."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import psutil
+
+from tandem.cli.child import HOST, free_port
+from tandem.cli.local_stack import Ports
+from tests.support.stack import wait_until
+
+# What a service of it takes to stop (drain) and PostgreSQL to write, on a busy machine.
+_END_SECONDS = 60.0
+_START_SECONDS = 120.0
+PROGRAM = Path(sys.executable).with_name("tandem")
+
+
+class Up:
+    """`tandem up` on `folder`; what it says is collected."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.ports = Ports(**{name: free_port() for name in vars(Ports())})
+        self._out = folder.with_name(f"{folder.name}-{self.ports.command}.out")
+        words = [f"--{name.replace('_', '-')}-port={port}" for name, port in vars(self.ports).items()]
+        with self._out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [PROGRAM, "up", f"--data-dir={folder}", *words, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def said(self) -> str:
+        return self._out.read_text(encoding="utf-8")
+
+    def wait_until_it_says(self, words: str) -> None:
+        def heard() -> bool:
+            said = self.said()
+            if words in said:
+                return True
+            assert self.process.poll() is None, f"`tandem up` ended before {words!r}:\n{said}"
+            return False
+
+        wait_until(heard, f"`tandem up` says {words!r}", _START_SECONDS)
+
+    def wait_until_up(self) -> "Up":
+        self.wait_until_it_says("Tandem is up")
+        return self
+
+    def children(self) -> dict[str, psutil.Process]:
+        """Its processes and theirs, by command and process id."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return {f"{' '.join(it.cmdline())} {it.pid}": it for it in found if _runs(it)}
+
+    def child(self, words: str) -> psutil.Process:
+        """The one child whose command has these words."""
+        [found] = [process for command, process in self.children().items() if words in command]
+        return found
+
+    def end(self, number: signal.Signals) -> int:
+        """Sends the signal and waits until it and all its processes are gone; returns its exit code."""
+        left = list(self.children().values())
+        self.process.send_signal(number)
+        code = self.process.wait(_END_SECONDS)
+        wait_until(lambda: not any(map(_runs, left)), f"all of {left} are gone", _END_SECONDS)
+        return code
+
+    def clean_up(self) -> None:
+        if self.process.poll() is None:
+            self.end(signal.SIGKILL)
+
+    def channel(self, port: int) -> grpc.Channel:
+        return grpc.insecure_channel(f"{HOST}:{port}")
+
+
+def _runs(process: psutil.Process) -> bool:
+    # A zombie waits for its parent alone; as an orphan that is init.
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
