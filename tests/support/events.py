@@ -1,0 +1,219 @@
+"""Events as the command server stores them, and histories of a shop made of them."""
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from commerce.event.v1 import event_pb2 as events
+from commerce.event.v1.event_pb2 import Event
+from tandem.feed.events import FeedEvent
+from tests.support.builders import NOW, address, identity, usd
+
+
+def at(seconds: int) -> Timestamp:
+    """A moment, `seconds` after NOW."""
+    return timestamp(NOW + timedelta(seconds=seconds))
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
+
+def feed_events(history: Iterable[Event], *, first: int = 1) -> list[FeedEvent]:
+    """The events with positions from `first` on."""
+    return [
+        FeedEvent(position, str(event.WhichOneof("kind")), event.SerializeToString())
+        for position, event in enumerate(history, start=first)
+    ]
+
+
+def customer_registered(customer: int = 1, *, has_address: bool = True) -> Event:
+    personal = events.PersonalData(
+        name=f"Customer {customer}",
+        email=f"{customer}@example.org",
+        phone="030-0074321",
+        address=address() if has_address else None,
+    )
+    return Event(
+        customer_registered=events.CustomerRegistered(
+            customer_id=identity("customer", customer), version=1, personal=personal, registered_at=at(customer)
+        )
+    )
+
+
+def address_updated(customer: int = 1, *, version: int = 2, city: str = "Hamburg") -> Event:
+    personal = events.PersonalData(address=address(city=city))
+    return Event(
+        address_updated=events.AddressUpdated(
+            customer_id=identity("customer", customer), version=version, personal=personal
+        )
+    )
+
+
+def product_added(product: int = 1, *, stock: int = 100, description: str = "10 boxes x 20 bags") -> Event:
+    return Event(
+        product_added=events.ProductAdded(
+            product_id=identity("product", product),
+            version=1,
+            name=f"Product {product}",
+            description=description,
+            category="Tea",
+            price=usd(1999),
+            stock=stock,
+        )
+    )
+
+
+def price_changed(product: int = 1, *, version: int = 2, price: int = 2499) -> Event:
+    return Event(
+        price_changed=events.PriceChanged(product_id=identity("product", product), version=version, price=usd(price))
+    )
+
+
+def stock_adjusted(product: int = 1, *, version: int = 2, delta: int = 5) -> Event:
+    return Event(
+        stock_adjusted=events.StockAdjusted(product_id=identity("product", product), version=version, delta=delta)
+    )
+
+
+def product_discontinued(product: int = 1, *, version: int = 2) -> Event:
+    return Event(
+        product_discontinued=events.ProductDiscontinued(product_id=identity("product", product), version=version)
+    )
+
+
+def order_placed(order: int = 1, *, customer: int = 1, lines: Iterable[tuple[int, int]] = ((1, 1),)) -> Event:
+    """lines: (product, quantity); a product may come twice."""
+    placed = events.OrderPlaced(
+        order_id=identity("order", order),
+        version=1,
+        customer_id=identity("customer", customer),
+        personal=events.PersonalData(name=f"Customer {customer}", address=address()),
+        lines=[
+            events.OrderLine(
+                product_id=identity("product", product),
+                product_name=f"Product {product}",
+                unit_price=usd(1000),
+                quantity=quantity,
+                discount_basis_points=1000,
+                line_total=usd(900 * quantity),
+            )
+            for product, quantity in lines
+        ],
+        shipping_fee=usd(495),
+        placed_at=at(order),
+    )
+    placed.total.CopyFrom(usd(495 + sum(line.line_total.minor_units for line in placed.lines)))
+    return Event(order_placed=placed)
+
+
+def order_paid(order: int = 1, *, version: int = 2) -> Event:
+    return Event(
+        order_paid=events.OrderPaid(
+            order_id=identity("order", order), version=version, payment_reference=f"pay-{order}", paid_at=at(100)
+        )
+    )
+
+
+def order_shipped(order: int = 1, *, version: int = 3) -> Event:
+    return Event(
+        order_shipped=events.OrderShipped(
+            order_id=identity("order", order),
+            version=version,
+            carrier="Speedy Express",
+            tracking_number=f"track-{order}",
+            shipped_at=at(200),
+        )
+    )
+
+
+def order_cancelled(order: int = 1, *, version: int = 2, lines: Iterable[tuple[int, int]] = ((1, 1),)) -> Event:
+    return Event(
+        order_cancelled=events.OrderCancelled(
+            order_id=identity("order", order),
+            version=version,
+            reason="changed my mind",
+            cancelled_at=at(150),
+            released=[
+                events.ReleasedStock(product_id=identity("product", product), quantity=quantity)
+                for product, quantity in lines
+            ],
+        )
+    )
+
+
+@dataclass
+class _Order:
+    lines: list[tuple[int, int]]
+    status: str = "placed"
+
+
+@dataclass
+class Shop:
+    """Draws one event after the other such that each is possible after those before it."""
+
+    rng: random.Random
+    customers: int = 0
+    versions: dict[int, int] = field(default_factory=dict)
+    """Product to version."""
+    orders: dict[int, _Order] = field(default_factory=dict)
+
+    def events(self, count: int) -> Iterator[Event]:
+        for _ in range(count):
+            yield self._next()
+
+    def _next(self) -> Event:
+        if not self.customers or self.rng.random() < 0.1:
+            self.customers += 1
+            return customer_registered(self.customers, has_address=self.rng.random() < 0.8)
+        if not self.versions or self.rng.random() < 0.1:
+            product = len(self.versions) + 1
+            self.versions[product] = 1
+            return product_added(product, stock=self.rng.randint(0, 100))
+        return self.rng.choice([self._about_product, self._about_customer, self._place, self._about_order])()
+
+    def _about_customer(self) -> Event:
+        return address_updated(self.rng.randint(1, self.customers), city=f"City {self.rng.randint(1, 99)}")
+
+    def _about_product(self) -> Event:
+        product = self.rng.choice(list(self.versions))
+        self.versions[product] += 1
+        version = self.versions[product]
+        kind = self.rng.randrange(5)
+        if kind < 2:
+            return price_changed(product, version=version, price=self.rng.randint(0, 9999))
+        if kind < 4:
+            return stock_adjusted(product, version=version, delta=self.rng.randint(-50, 50))
+        return product_discontinued(product, version=version)
+
+    def _place(self) -> Event:
+        order = len(self.orders) + 1
+        lines = [(self.rng.choice(list(self.versions)), self.rng.randint(1, 9)) for _ in range(self.rng.randint(1, 4))]
+        self.orders[order] = _Order(lines)
+        return order_placed(order, customer=self.rng.randint(1, self.customers), lines=lines)
+
+    def _about_order(self) -> Event:
+        open_orders = [number for number, it in self.orders.items() if it.status in {"placed", "paid"}]
+        if not open_orders:
+            return self._place()
+        number = self.rng.choice(open_orders)
+        order = self.orders[number]
+        if order.status == "placed" and self.rng.random() < 0.6:
+            order.status = "paid"
+            return order_paid(number)
+        if order.status == "paid" and self.rng.random() < 0.7:
+            order.status = "shipped"
+            return order_shipped(number)
+        version = 2 if order.status == "placed" else 3
+        order.status = "cancelled"
+        return order_cancelled(number, version=version, lines=order.lines)
+
+
+def a_history(count: int, seed: int = 1) -> list[Event]:
+    """The same events for the same seed."""
+    return list(Shop(random.Random(seed)).events(count))

@@ -1,0 +1,210 @@
+"""Each rule of each view, alone: a view and an event go in, a view comes out."""
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+
+from commerce.event.v1.event_pb2 import Event
+from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, OrderDetailsLine, OrderSummary, ProductCard
+from commerce.type.v1.order_status_pb2 import OrderStatus
+from projector.projections.catalogue import PROJECTIONS
+from projector.projections.shape import NotThere
+from tandem.feed.events import EVENT_KINDS
+from tandem.read_store.tables import VIEWS
+from tests.support import events
+from tests.support.builders import NOW, address, identity, usd
+from tests.support.events import at
+
+
+def after(view: str, *history: Event) -> Any:
+    """The view after events that all concern the same row."""
+    message: Message | None = None
+    for event in history:
+        kind = str(event.WhichOneof("kind"))
+        message = PROJECTIONS[view].rules[kind](message, getattr(event, kind))
+    return message
+
+
+def test_a_placed_order_shows_the_order_as_it_was_placed() -> None:
+    assert after("order_details", events.order_placed(lines=[(1, 2), (2, 3)])) == OrderDetails(
+        order_id=identity("order", 1),
+        customer_id=identity("customer", 1),
+        customer_name="Customer 1",
+        status=OrderStatus.ORDER_STATUS_PLACED,
+        shipping_address=address(),
+        lines=[
+            OrderDetailsLine(
+                product_id=identity("product", product),
+                product_name=f"Product {product}",
+                unit_price=usd(1000),
+                quantity=quantity,
+                discount_basis_points=1000,
+                line_total=usd(900 * quantity),
+            )
+            for product, quantity in ((1, 2), (2, 3))
+        ],
+        subtotal=usd(4500),
+        shipping_fee=usd(495),
+        total=usd(4995),
+        placed_at=at(1),
+        version=1,
+    )
+
+
+def test_an_order_that_is_paid_and_shipped_shows_when_and_how() -> None:
+    expected = after("order_details", events.order_placed())
+    expected.status = OrderStatus.ORDER_STATUS_PAID
+    expected.paid_at.CopyFrom(at(100))
+    expected.payment_reference = "pay-1"
+    expected.version = 2
+    assert after("order_details", events.order_placed(), events.order_paid()) == expected
+
+    expected.status = OrderStatus.ORDER_STATUS_SHIPPED
+    expected.shipped_at.CopyFrom(at(200))
+    expected.carrier = "Speedy Express"
+    expected.tracking_number = "track-1"
+    expected.version = 3
+    assert after("order_details", events.order_placed(), events.order_paid(), events.order_shipped()) == expected
+
+
+def test_a_cancelled_order_shows_when_and_why() -> None:
+    expected = after("order_details", events.order_placed())
+    expected.status = OrderStatus.ORDER_STATUS_CANCELLED
+    expected.cancelled_at.CopyFrom(at(150))
+    expected.cancellation_reason = "changed my mind"
+    expected.version = 2
+    assert after("order_details", events.order_placed(), events.order_cancelled()) == expected
+
+
+def test_a_summary_counts_lines_and_units_and_follows_the_status() -> None:
+    placed = events.order_placed(lines=[(1, 2), (2, 3)])
+    expected = OrderSummary(
+        order_id=identity("order", 1),
+        customer_id=identity("customer", 1),
+        status=OrderStatus.ORDER_STATUS_PLACED,
+        total=usd(4995),
+        line_count=2,
+        unit_count=5,
+        placed_at=at(1),
+        version=1,
+    )
+    assert after("order_summary", placed) == expected
+    for status, version, later in (
+        (OrderStatus.ORDER_STATUS_PAID, 2, [events.order_paid()]),
+        (OrderStatus.ORDER_STATUS_SHIPPED, 3, [events.order_paid(), events.order_shipped()]),
+        (OrderStatus.ORDER_STATUS_CANCELLED, 2, [events.order_cancelled()]),
+    ):
+        expected.status = status
+        expected.version = version
+        assert after("order_summary", placed, *later) == expected
+
+
+def test_a_summary_keeps_the_position_at_which_its_order_was_placed() -> None:
+    columns = PROJECTIONS["order_summary"].columns
+    placed = after("order_summary", events.order_placed())
+    first = columns(placed, 7, None)
+    assert first == (identity("customer", 1), at(1).ToDatetime(tzinfo=NOW.tzinfo), 7)
+    assert columns(after("order_summary", events.order_placed(), events.order_paid()), 9, first) == first
+
+
+def test_a_new_product_can_be_ordered_as_often_as_it_is_in_stock() -> None:
+    assert after("product_card", events.product_added(stock=7)) == ProductCard(
+        product_id=identity("product", 1),
+        name="Product 1",
+        description="10 boxes x 20 bags",
+        category="Tea",
+        price=usd(1999),
+        available=7,
+        version=1,
+    )
+
+
+def test_price_stock_and_end_of_sale_change_the_card_and_its_version() -> None:
+    history = [
+        events.product_added(stock=7),
+        events.price_changed(version=2, price=5),
+        events.stock_adjusted(version=3, delta=-3),
+        events.product_discontinued(version=4),
+    ]
+    card = after("product_card", *history)
+    assert (card.price, card.available, card.discontinued, card.version) == (usd(5), 4, True, 4)
+
+
+def test_orders_take_and_cancelled_orders_give_back_units_and_leave_the_version_alone() -> None:
+    lines = [(1, 2), (2, 50), (1, 3)]
+    added = events.product_added(stock=7)
+    card = after("product_card", added, events.order_placed(lines=lines))
+    assert (card.available, card.version) == (2, 1), "both lines of the product count, and no other"
+    card = after("product_card", added, events.order_placed(lines=lines), events.order_cancelled(lines=lines))
+    assert (card.available, card.version) == (7, 1)
+
+
+def test_an_order_concerns_each_of_its_products_once() -> None:
+    lines = [(1, 2), (2, 50), (1, 3)]
+    for event in (events.order_placed(lines=lines), events.order_cancelled(lines=lines)):
+        kind = str(event.WhichOneof("kind"))
+        keys = PROJECTIONS["product_card"].keys_of(kind, getattr(event, kind))
+        assert [str(key) for key in keys] == [identity("product", 1), identity("product", 2)]
+
+
+def test_a_profile_shows_the_customer_and_then_the_new_address() -> None:
+    expected = CustomerProfile(
+        customer_id=identity("customer", 1),
+        name="Customer 1",
+        email="1@example.org",
+        phone="030-0074321",
+        address=address(),
+        registered_at=at(1),
+        version=1,
+    )
+    assert after("customer_profile", events.customer_registered()) == expected
+    expected.address.CopyFrom(address(city="Hamburg"))
+    expected.version = 2
+    assert after("customer_profile", events.customer_registered(), events.address_updated()) == expected
+
+
+def test_a_profile_without_an_address_has_none_until_one_is_known() -> None:
+    assert not after("customer_profile", events.customer_registered(has_address=False)).HasField("address")
+    known = after("customer_profile", events.customer_registered(has_address=False), events.address_updated())
+    assert known.address == address(city="Hamburg")
+
+
+_FIRST = {"order_placed", "product_added", "customer_registered"}
+
+
+@pytest.mark.parametrize(
+    ("view", "kind"),
+    [
+        (view, kind)
+        for view, projection in PROJECTIONS.items()
+        for kind in projection.rules
+        if kind not in _FIRST or (view, kind) == ("product_card", "order_placed")
+    ],
+)
+def test_an_event_about_something_that_is_not_in_the_view_is_refused(view: str, kind: str) -> None:
+    with pytest.raises(NotThere):
+        PROJECTIONS[view].rules[kind](None, getattr(Event(), kind))
+
+
+@pytest.mark.parametrize(
+    ("view", "history"),
+    [
+        ("order_details", [events.order_placed(), events.order_paid()]),
+        ("order_summary", [events.order_placed(), events.order_cancelled()]),
+        ("product_card", [events.product_added(), events.order_placed()]),
+        ("customer_profile", [events.customer_registered(), events.address_updated()]),
+    ],
+)
+def test_a_rule_leaves_the_view_that_it_was_given_as_it_was(view: str, history: list[Event]) -> None:
+    before = after(view, history[0])
+    same = type(before)()
+    same.CopyFrom(before)
+    kind = str(history[1].WhichOneof("kind"))
+    PROJECTIONS[view].rules[kind](before, getattr(history[1], kind))
+    assert before == same
+
+
+def test_every_event_is_taken_by_a_view_and_every_view_has_its_table() -> None:
+    assert {kind for projection in PROJECTIONS.values() for kind in projection.rules} == set(EVENT_KINDS)
+    assert PROJECTIONS.keys() == VIEWS.keys()
