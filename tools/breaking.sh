@@ -30,4 +30,8 @@ if [ -z "$against" ]; then
     exit 0
 fi
 echo "Comparing the contract with $(git log -1 --format='%h (%s)' "$against")."
-exec buf breaking --against ".git#ref=$(git rev-parse "$against^{commit}")"
+# Unpacked and not `.git#ref=…`: buf would clone, and git clones nothing that belongs to another user.
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+git archive --format=tar "$against" proto | tar -x -C "$folder"
+buf breaking --against "$folder/proto"
