@@ -108,7 +108,9 @@ class Child:
         self._process = None
 
     def pause(self) -> None:
+        """SIGSTOP, and waits until it stands still."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

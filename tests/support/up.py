@@ -54,7 +54,7 @@ class Up:
     def children(self) -> dict[str, psutil.Process]:
         """Its processes and theirs, by command and process id."""
         found = psutil.Process(self.process.pid).children(recursive=True)
-        return {f"{' '.join(it.cmdline())} {it.pid}": it for it in found if _runs(it)}
+        return {f"{' '.join(it.cmdline())} {it.pid}": it for it in found if runs(it)}
 
     def child(self, words: str) -> psutil.Process:
         """The one child whose command has these words."""
@@ -66,7 +66,7 @@ class Up:
         left = list(self.children().values())
         self.process.send_signal(number)
         code = self.process.wait(_END_SECONDS)
-        wait_until(lambda: not any(map(_runs, left)), f"all of {left} are gone", _END_SECONDS)
+        wait_until(lambda: not any(map(runs, left)), f"all of {left} are gone", _END_SECONDS)
         return code
 
     def clean_up(self) -> None:
@@ -77,7 +77,8 @@ class Up:
         return grpc.insecure_channel(f"{HOST}:{port}")
 
 
-def _runs(process: psutil.Process) -> bool:
+def runs(process: psutil.Process) -> bool:
+    """Whether it still does anything."""
     # A zombie waits for its parent alone; as an orphan that is init.
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
