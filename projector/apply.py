@@ -52,13 +52,7 @@ def commit(connection: Connection, epoch: uuid.UUID, moves: Mapping[str, Move]) 
     was read any more, or belongs to another feed than `epoch`.
     """
     with raw(connection).transaction():
-        for view, move in moves.items():
-            _save(connection, view, move.changes)
-        insert_rows(
-            connection,
-            change,
-            [(position, view, key) for view, move in moves.items() for position, key in move.changes.log],
-        )
+        # First of all: the rows of a view that somebody else has moved would fail in ways that say nothing of that.
         moved = connection.execute(
             _MOVE,
             {
@@ -70,6 +64,13 @@ def commit(connection: Connection, epoch: uuid.UUID, moves: Mapping[str, Move]) 
         )
         if moved.rowcount != len(moves):
             raise Deposed(f"{', '.join(moves)}: moved by another projector")
+        for view, move in moves.items():
+            _save(connection, view, move.changes)
+        insert_rows(
+            connection,
+            change,
+            [(position, view, key) for view, move in moves.items() for position, key in move.changes.log],
+        )
 
 
 def load_rows(connection: Connection, projection_: Projection, keys: set[uuid.UUID]) -> dict[uuid.UUID, ViewRow]:

@@ -1,0 +1,283 @@
+"""Projectors in this process, on a real feed, a real read database and real cache nodes; the test writes the feed."""
+
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from grpc import aio
+from pydantic import SecretStr
+from sqlalchemy import Engine, select, text
+
+from command_server.storage.feed import append, begin_epoch
+from commerce.event.v1.event_pb2 import Event
+from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, Projection
+from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
+from projector.app import build
+from projector.settings import CacheSettings, ChangeLogSettings, FollowSettings, Settings
+from tandem.feed import table as feed
+from tandem.feed.events import FeedEvent
+from tandem.feed.reader import read_events, read_head
+from tandem.read_store.announcement import Announcement
+from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, node_client
+from tandem.read_store.tables import CHANNEL, VIEWS, change, projection
+from tandem.runtime.bulk import insert_rows
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.process import RunningApplication
+from tandem.runtime.settings import DatabaseSettings, ServerSettings
+from tests.support.builders import NOW
+from tests.support.stack import Databases, until
+
+if TYPE_CHECKING:
+    # The stubs alone know it.
+    from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceAsyncStub
+
+Rows = dict[str, list[tuple[Any, ...]]]
+
+
+class Stores:
+    """Both databases, as the test sees them. `write` and `read` are engines of the test's own."""
+
+    def __init__(self, write_url: str, read_url: str) -> None:
+        self.write_url, self.read_url = write_url, read_url
+        self.write = self._engine(write_url)
+        self.read = self._engine(read_url)
+
+    @staticmethod
+    def _engine(url: str) -> Engine:
+        return create_database_engine(DatabaseSettings(url=SecretStr(url)), name="test", pool_size=5)
+
+    def append(self, events: Iterable[Event]) -> int:
+        """Commits events to the feed, as the command server does; returns the feed's head."""
+        return self.append_stored(_stored(events))
+
+    def append_stored(self, rows: list[tuple[str, bytes]]) -> int:
+        """rows: (kind, payload)."""
+        with self.write.begin() as connection:
+            return append(connection, rows, []).base + len(rows)
+
+    def append_unheard(self, events: Iterable[Event]) -> int:
+        """As `append`, with a notification that is lost."""
+        with self.write.begin() as connection:
+            base = read_head(connection).position
+            rows = [(base + number, *row) for number, row in enumerate(_stored(events), start=1)]
+            insert_rows(connection, feed.event, [(position, kind, NOW, payload) for position, kind, payload in rows])
+            head = base + len(rows)
+            connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {head}"))
+        return head
+
+    def new_feed_epoch(self) -> uuid.UUID:
+        with self.write.begin() as connection:
+            return begin_epoch(connection)
+
+    def events(self) -> list[FeedEvent]:
+        with self.write.connect() as connection:
+            return read_events(connection, 0, 1_000_000)
+
+    def positions(self) -> dict[str, int]:
+        with self.read.connect() as connection:
+            return {row.view: row.position for row in connection.execute(select(projection))}
+
+    def rows(self, *views: str) -> Rows:
+        """All columns of all rows, by view."""
+        with self.read.connect() as connection:
+            return {
+                view: [tuple(row) for row in connection.execute(select(VIEWS[view]).order_by("key"))]
+                for view in views or VIEWS
+            }
+
+    def value(self, view: str, key: str) -> bytes | None:
+        with self.read.connect() as connection:
+            table = VIEWS[view]
+            found: bytes | None = connection.execute(
+                select(table.c.value).where(table.c.key == uuid.UUID(key))
+            ).scalar_one_or_none()
+            return found
+
+    def change_log(self) -> list[tuple[Any, ...]]:
+        """(view, position, key), in order."""
+        with self.read.connect() as connection:
+            query = select(change.c.view, change.c.position, change.c.key)
+            return [tuple(row) for row in connection.execute(query.order_by("view", "position", "key"))]
+
+    def left_epochs(self, view: str) -> CacheEpochs | None:
+        with self.read.connect() as connection:
+            left = connection.execute(select(projection.c.cache_epochs).where(projection.c.view == view)).scalar_one()
+            return None if left is None else dict(left)
+
+    def run(self, statement: str, side: str = "read") -> Any:
+        """Executes SQL in a transaction; returns the first value, if it returns rows."""
+        with (self.read if side == "read" else self.write).begin() as connection:
+            result = connection.execute(text(statement))
+            return result.scalar() if result.returns_rows else None
+
+    def end_sessions(self, side: str = "read", name: str = "tandem-projector") -> None:
+        """Ends the projectors' sessions, as a failover does."""
+        ended = self.run(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            f" WHERE datname = current_database() AND application_name = '{name}'",
+            side,
+        )
+        assert ended
+
+    async def caught_up(self, *views: str) -> None:
+        """Waits until the views, or all, are at the head of the feed."""
+        with self.write.connect() as connection:
+            head = read_head(connection).position
+        await self.reached(head, *views)
+
+    async def reached(self, position: int, *views: str) -> None:
+        async def there() -> bool:
+            positions = self.positions()
+            return all(positions.get(view, -1) >= position for view in views or VIEWS)
+
+        await until(there, f"the views are at {position}")
+
+    def close(self) -> None:
+        self.write.dispose()
+        self.read.dispose()
+
+
+def _stored(events: Iterable[Event]) -> list[tuple[str, bytes]]:
+    return [(str(event.WhichOneof("kind")), event.SerializeToString()) for event in events]
+
+
+class Announcements:
+    """All announcements since it was started, in order."""
+
+    def __init__(self, url: str) -> None:
+        self.heard: list[Announcement] = []
+        self._connection = psycopg.connect(url, autocommit=True)
+        self._connection.execute(f"LISTEN {CHANNEL}")
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            self.heard += [
+                Announcement.decode(it.payload) for it in self._connection.notifies(timeout=0.05, stop_after=1)
+            ]
+
+    def positions(self, view: str) -> list[int]:
+        return [it.positions[view] for it in self.heard if view in it.positions]
+
+    def epochs(self, view: str = "product_card") -> CacheEpochs:
+        """The last that were announced."""
+        return next(it.cache_epochs[view] for it in reversed(self.heard) if view in it.cache_epochs)
+
+    async def reached(self, position: int, *views: str) -> None:
+        async def there() -> bool:
+            return all(max(self.positions(view), default=-1) >= position for view in views or VIEWS)
+
+        await until(there, f"position {position} is announced")
+
+    async def one_more(self) -> Announcement:
+        """The next one."""
+        count = len(self.heard)
+
+        async def more() -> bool:
+            return len(self.heard) > count
+
+        await until(more, "another announcement")
+        return self.heard[-1]
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._connection.close()
+
+
+class Running:
+    """A projector that runs in this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._application = RunningApplication(build(settings))
+        self._stopped = False
+
+    async def start(self) -> "Running":
+        await self._application.start()
+        return self
+
+    async def list(self) -> dict[str, Projection]:
+        """ListProjections, by view."""
+        async with aio.insecure_channel(f"127.0.0.1:{self._application.port}") as channel:
+            stub: ProjectionServiceAsyncStub = ProjectionServiceStub(channel)
+            answer = await stub.ListProjections(ListProjectionsRequest(), timeout=10)
+        return {it.view: it for it in answer.projections}
+
+    async def is_ready(self) -> bool:
+        return await self._application._application.ready()
+
+    async def until_state(self, state: int, *views: str) -> dict[str, Projection]:
+        async def there() -> dict[str, Projection] | None:
+            found = await self.list()
+            return found if all(found[view].state == state for view in views or VIEWS) else None
+
+        answer = await until(there, f"{views or 'all views'} are in state {state}")
+        assert answer is not None
+        return answer
+
+    async def stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            await self._application.stop()
+
+
+def cached(view: str, key: str, epochs: CacheEpochs) -> bytes | None:
+    """What a reader that heard these epochs finds: None for nothing, and where the node is fenced off."""
+    node = Ring(list(epochs)).node_of(uuid.UUID(key))
+    epoch = epochs[node]
+    if epoch is None:
+        return None
+    client = node_client(node, timeout=2)
+    try:
+        raw = client.get(cache_key(view, epoch, uuid.UUID(key)))
+    finally:
+        client.close()
+    return None if raw is None else decode_entry(raw)
+
+
+@pytest.fixture
+def stores(databases: Databases) -> Iterator[Stores]:
+    stores = Stores(databases.create("write"), databases.create("read"))
+    yield stores
+    stores.close()
+    databases.drop(stores.write_url)
+    databases.drop(stores.read_url)
+
+
+@pytest.fixture
+def announcements(stores: Stores) -> Iterator[Announcements]:
+    announcements = Announcements(stores.read_url)
+    yield announcements
+    announcements.stop()
+
+
+Project = Callable[..., Any]
+
+
+@pytest.fixture
+async def project(stores: Stores) -> AsyncIterator[Project]:
+    """Starts a projector: `await project(nodes, follow={…}, cache={…}, change_log={…})`."""
+    running: list[Running] = []
+
+    async def start(nodes: Iterable[str] = (), **blocks: dict[str, Any]) -> Running:
+        settings = Settings(
+            feed_database=DatabaseSettings(url=SecretStr(stores.write_url)),
+            read_database=DatabaseSettings(url=SecretStr(stores.read_url)),
+            cache_nodes=tuple(nodes),
+            server=ServerSettings(port=0),
+            follow=FollowSettings(**{"retry_seconds": 0.2, "standby_seconds": 0.05, **blocks.get("follow", {})}),
+            cache=CacheSettings(**{"probe_seconds": 0.05, **blocks.get("cache", {})}),
+            change_log=ChangeLogSettings(**blocks.get("change_log", {})),
+        )
+        projector = Running(settings)
+        running.append(projector)
+        return await projector.start()
+
+    yield start
+    for projector in running:
+        await projector.stop()

@@ -1,0 +1,181 @@
+"""G7: what a reader of the announced epochs finds is never older than what was announced."""
+
+import uuid
+from collections.abc import Callable
+
+import pytest
+
+from projector.cache_writer import CacheWriter
+from projector.settings import CacheSettings
+from tandem.cli.embedded import Memcached
+from tandem.read_store.cache import Ring
+from tandem.read_store.tables import CACHED_VIEWS
+from tests.integration.projector.conftest import Announcements, Project, Stores, cached
+from tests.support import events
+from tests.support.builders import identity
+from tests.support.stack import until
+
+Nodes = Callable[[int], list[Memcached]]
+PRODUCT = identity("product", 1)
+
+
+def all_entries_are_the_rows(stores: Stores, announcements: Announcements) -> bool:
+    """Of the cached views; False where an entry is missing."""
+    return all(
+        cached(view, str(row[0]), announcements.epochs(view)) == row[-1]
+        for view, rows in stores.rows(*CACHED_VIEWS).items()
+        for row in rows
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_every_changed_row_of_a_cached_view_has_its_entry(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes, count: int
+) -> None:
+    await project([it.node for it in memcached_nodes(count)])
+    await announcements.reached(stores.append(events.a_history(200)))
+    assert all_entries_are_the_rows(stores, announcements)
+    epochs = announcements.epochs()
+    assert len(set(epochs.values())) == count
+    for _, *_, value in stores.rows("order_summary")["order_summary"]:
+        assert value
+
+
+async def test_a_position_is_announced_when_its_entries_are_written_and_not_before(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+) -> None:
+    [node] = memcached_nodes(1)
+    await project([node.node], cache={"timeout": 10})
+    before = stores.append([events.product_added()])
+    await announcements.reached(before)
+    node.pause()
+    after = stores.append([events.price_changed()])
+    await stores.reached(after)
+    # The projector waits for the node: what it says after that comes after the entry.
+    assert max(announcements.positions("product_card")) == before
+    node.resume()
+    await announcements.reached(after)
+    assert cached("product_card", PRODUCT, announcements.epochs()) == stores.value("product_card", PRODUCT)
+
+
+@pytest.mark.parametrize("fault", ["killed", "paused"])
+async def test_a_node_that_cannot_be_written_is_fenced_and_comes_back_under_a_new_epoch(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes, fault: str
+) -> None:
+    nodes = memcached_nodes(2)
+    await project([it.node for it in nodes])
+    products = range(1, 20)
+    await announcements.reached(stores.append([events.product_added(it) for it in products]))
+    before = announcements.epochs()
+    ring = Ring(list(before))
+    of_first = [it for it in products if ring.node_of(uuid.UUID(identity("product", it))) == nodes[0].node]
+    assert 0 < len(of_first) < len(products)
+
+    if fault == "killed":
+        nodes[0].kill()
+    else:
+        nodes[0].pause()
+    await announcements.reached(stores.append([events.price_changed(it) for it in products]))
+    fenced = announcements.epochs()
+    assert fenced == {nodes[0].node: None, nodes[1].node: before[nodes[1].node]}
+    for it in set(products) - set(of_first):
+        key = identity("product", it)
+        assert cached("product_card", key, fenced) == stores.value("product_card", key), "the other node goes on"
+
+    if fault == "killed":
+        nodes[0].start()
+    else:
+        nodes[0].resume()
+
+    async def is_back() -> bool:
+        return announcements.epochs()[nodes[0].node] is not None
+
+    await until(is_back, "the node is announced again")
+    back = announcements.epochs()
+    assert back[nodes[0].node] != before[nodes[0].node]
+    for view in CACHED_VIEWS:
+        assert announcements.epochs(view)[nodes[0].node] not in {None, before[nodes[0].node]}
+    assert [cached("product_card", identity("product", it), back) for it in of_first] == [None] * len(of_first)
+    await announcements.reached(stores.append([events.price_changed(it, version=3) for it in products]))
+    assert all_entries_are_the_rows(stores, announcements)
+
+
+async def test_a_node_that_is_away_at_the_start_is_fenced_and_holds_nothing_up(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+) -> None:
+    [node] = memcached_nodes(1)
+    node.kill()
+    await project([node.node])
+    await announcements.reached(stores.append([events.product_added()]))
+    assert announcements.epochs() == {node.node: None}
+
+
+async def test_a_value_that_memcached_does_not_take_leaves_no_old_entry_and_fences_nothing(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+) -> None:
+    [node] = memcached_nodes(1)
+    await project([node.node])
+    await announcements.reached(stores.append([events.product_added(1), events.product_added(2)]))
+    epochs = announcements.epochs()
+    large = events.product_added(1, description="x" * 1_200_000)
+    await announcements.reached(stores.append([large, events.price_changed(2)]))
+    assert announcements.epochs() == epochs
+    assert cached("product_card", PRODUCT, epochs) is None
+    assert cached("product_card", identity("product", 2), epochs) == stores.value(
+        "product_card", identity("product", 2)
+    )
+
+
+def test_an_entry_of_a_row_that_is_gone_is_deleted(memcached_nodes: Nodes) -> None:
+    [node] = memcached_nodes(1)
+    writer = CacheWriter((node.node,), CacheSettings())
+    writer.begin("product_card", None)
+    writer.write("product_card", {uuid.UUID(PRODUCT): b"value"})
+    assert cached("product_card", PRODUCT, writer.epochs["product_card"]) == b"value"
+    writer.write("product_card", {uuid.UUID(PRODUCT): None})
+    assert cached("product_card", PRODUCT, writer.epochs["product_card"]) is None
+    writer.stop()
+
+
+async def test_a_clean_stop_leaves_the_epochs_to_the_next_projector_once(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+) -> None:
+    nodes = [it.node for it in memcached_nodes(2)]
+    first = await project(nodes)
+    await announcements.reached(stores.append([events.product_added()]))
+    epochs = {view: announcements.epochs(view) for view in CACHED_VIEWS}
+    assert stores.left_epochs("product_card") is None, "nobody may take them while they are in use"
+    await first.stop()
+    assert stores.left_epochs("product_card") == epochs["product_card"]
+
+    await project(nodes)
+    await announcements.reached(stores.append([events.price_changed()]))
+    assert {view: announcements.epochs(view) for view in CACHED_VIEWS} == epochs
+    assert stores.left_epochs("product_card") is None
+
+
+@pytest.mark.parametrize("change", ["other order", "one more"])
+async def test_epochs_are_not_taken_over_with_another_list_of_nodes(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes, change: str
+) -> None:
+    one, two, three = (it.node for it in memcached_nodes(3))
+    first = await project([one, two])
+    await announcements.reached(stores.append([events.product_added()]))
+    before = announcements.epochs()
+    await first.stop()
+    await project([two, one] if change == "other order" else [one, two, three])
+    await announcements.reached(stores.append([events.price_changed()]))
+    assert not set(announcements.epochs().values()) & set(before.values())
+
+
+async def test_a_projector_that_lost_its_connection_begins_new_epochs(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+) -> None:
+    [node] = memcached_nodes(1)
+    await project([node.node])
+    await announcements.reached(stores.append([events.product_added()]))
+    before = announcements.epochs()
+    stores.end_sessions()
+    await announcements.reached(stores.append([events.price_changed()]))
+    assert announcements.epochs()[node.node] not in {None, before[node.node]}
+    assert all_entries_are_the_rows(stores, announcements)

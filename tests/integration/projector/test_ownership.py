@@ -1,0 +1,186 @@
+"""G5, G7: one projector at a time writes a view, whoever dies, pauses or is deposed."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from commerce.projection.v1.projection_service_pb2 import ProjectionState
+from projector.apply import Deposed, Move, commit, plan
+from projector.ownership import try_lock
+from tandem.cli.embedded import Memcached
+from tandem.feed.reader import read_head
+from tandem.read_store.tables import CACHED_VIEWS, VIEWS
+from tests.integration.projector.conftest import Announcements, Project, Stores, cached
+from tests.support import events
+from tests.support.builders import identity
+from tests.support.stack import Databases, Stack, until
+
+RUNNING, STANDBY = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_STANDBY
+PRODUCT = identity("product", 1)
+
+
+async def test_a_standby_waits_says_so_and_takes_over_after_a_clean_stop(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    first = await project()
+    await announcements.reached(stores.append([events.product_added()]))
+    second = await project()
+    assert {it.position for it in (await second.until_state(STANDBY)).values()} == {1}
+    assert {it.state for it in (await first.list()).values()} == {RUNNING}
+    await first.stop()
+    await second.until_state(RUNNING)
+    await announcements.reached(stores.append([events.price_changed()]))
+
+
+async def test_views_are_held_one_by_one_so_that_projectors_can_share_them(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    with stores.read.connect() as other:
+        assert try_lock(other, "product_card")
+        projector = await project()
+        found = await projector.until_state(RUNNING, *(VIEWS.keys() - {"product_card"}))
+        assert found["product_card"].state == STANDBY
+        head = stores.append(events.a_history(50))
+        await announcements.reached(head, *(VIEWS.keys() - {"product_card"}))
+        assert "product_card" not in stores.positions()
+        other.invalidate()  # the connection goes, and its lock with it
+    await announcements.reached(head)
+
+
+async def test_a_projector_whose_view_was_moved_by_another_cannot_commit(stores: Stores) -> None:
+    """The second line of defence, for when a lock was lost unseen."""
+    stores.append([events.product_added(), events.price_changed()])
+    with stores.write.connect() as connection:
+        epoch = read_head(connection).epoch
+    stores.run(f"INSERT INTO tandem_read.projection (view, feed_epoch, position) VALUES ('product_card', '{epoch}', 0)")
+    history = stores.events()
+    with stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        stale = Move(0, 1, plan(connection, "product_card", history[:1]))
+        commit(connection, epoch, {"product_card": Move(0, 2, plan(connection, "product_card", history))})
+        before = (stores.rows(), stores.change_log(), stores.positions())
+        with pytest.raises(Deposed):
+            commit(connection, epoch, {"product_card": stale})
+    assert (stores.rows(), stores.change_log(), stores.positions()) == before
+
+
+async def test_a_deposed_projector_starts_over_from_where_the_other_came_to(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Callable[[int], list[Memcached]]
+) -> None:
+    [node] = memcached_nodes(1)
+    await project([node.node])
+    await announcements.reached(stores.append([events.product_added()]))
+    before = announcements.epochs()
+    # As if another had taken in two more events: this one may do nothing to the view that follows from position 1.
+    unheard = stores.append_unheard([events.stock_adjusted(delta=5), events.stock_adjusted(version=3, delta=7)])
+    stores.run(f"UPDATE tandem_read.projection SET position = {unheard} WHERE view = 'product_card'")
+    await announcements.reached(stores.append([events.price_changed(version=4)]))
+    assert announcements.epochs() != before
+    assert cached("product_card", PRODUCT, announcements.epochs()) == stores.value("product_card", PRODUCT)
+
+
+@pytest.fixture
+def processes(
+    databases: Databases, tmp_path: Path, memcached_nodes: Callable[[int], list[Memcached]]
+) -> Iterator[Stack]:
+    """Projectors as processes of their own, with one node; nothing is started."""
+    settings = {"FOLLOW__HUNG_SECONDS": "3", "CACHE__TIMEOUT": "10", "FOLLOW__STANDBY_SECONDS": "0.05"}
+    stack = Stack(databases, tmp_path, nodes=memcached_nodes(1), settings={"PROJECTOR": settings})
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture
+def process_stores(processes: Stack) -> Iterator[Stores]:
+    stores = Stores(processes.write_url, processes.read_url)
+    yield stores
+    stores.close()
+
+
+@pytest.fixture
+def heard(processes: Stack) -> Iterator[Announcements]:
+    heard = Announcements(processes.read_url)
+    yield heard
+    heard.stop()
+
+
+def no_entry_differs_from_its_row(stores: Stores, heard: Announcements) -> None:
+    for view, rows in stores.rows(*CACHED_VIEWS).items():
+        for row in rows:
+            assert cached(view, str(row[0]), heard.epochs(view)) in {None, row[-1]}
+
+
+async def test_an_event_is_projected_once_when_a_projector_dies_between_the_commit_and_the_cache(
+    processes: Stack, process_stores: Stores, heard: Announcements
+) -> None:
+    [node] = processes.nodes
+    processes.projector.start()
+    await heard.reached(process_stores.append([events.product_added(stock=10)]))
+    node.pause()
+    head = process_stores.append([events.stock_adjusted(delta=5)])
+    await process_stores.reached(head)
+    processes.projector.kill()
+    assert max(heard.positions("product_card")) < head, "it died before it announced"
+    row = process_stores.value("product_card", PRODUCT)
+    log = process_stores.change_log()
+    node.resume()  # which now stores what the dead one had sent
+
+    processes.projector.start()
+    await heard.reached(head)
+    assert process_stores.value("product_card", PRODUCT) == row
+    assert process_stores.change_log() == log
+    no_entry_differs_from_its_row(process_stores, heard)
+    await heard.reached(process_stores.append([events.stock_adjusted(version=3, delta=1)]))
+    assert cached("product_card", PRODUCT, heard.epochs()) == process_stores.value("product_card", PRODUCT)
+
+
+async def test_a_standby_takes_over_from_one_that_hangs_and_its_late_writes_are_never_read(
+    processes: Stack, process_stores: Stores, heard: Announcements
+) -> None:
+    [node] = processes.nodes
+    processes.projector.start()
+    standby = processes.new_projector()
+    standby.start()
+    await heard.reached(process_stores.append([events.product_added(stock=10)]))
+    before = heard.epochs()
+
+    # It hangs with a batch committed whose entry is on its way to the node, or will be sent when it wakes up.
+    node.pause()
+    head = process_stores.append([events.stock_adjusted(delta=5)])
+    await process_stores.reached(head)
+    processes.projector.pause()
+    node.resume()
+    await heard.reached(head)
+    assert heard.epochs() != before
+    head = process_stores.append([events.stock_adjusted(version=3, delta=7)])
+    await heard.reached(head)
+    row = process_stores.value("product_card", PRODUCT)
+    assert cached("product_card", PRODUCT, heard.epochs()) == row
+
+    processes.projector.resume()
+
+    async def started_over() -> bool:
+        return '"event": "the read database is away"' in processes.projector.log_tail(40)
+
+    await until(started_over, "the one that hung finds that its session has ended")
+    assert cached("product_card", PRODUCT, heard.epochs()) == row
+    late = cached("product_card", PRODUCT, before)
+    assert late not in {None, row}, "what it wrote late is there, under an epoch that nobody reads"
+    positions = heard.positions("product_card")
+    assert positions == sorted(positions)
+
+
+async def test_a_standby_takes_over_from_one_that_is_killed(
+    processes: Stack, process_stores: Stores, heard: Announcements
+) -> None:
+    processes.projector.start()
+    standby = processes.new_projector()
+    standby.start()
+    await heard.reached(process_stores.append(events.a_history(50)))
+    before = heard.epochs()
+    processes.projector.kill()
+    head = process_stores.append([events.product_added(1000)])
+    await heard.reached(head)
+    assert heard.epochs() != before
+    key = identity("product", 1000)
+    assert cached("product_card", key, heard.epochs()) == process_stores.value("product_card", key)
