@@ -97,7 +97,7 @@ def _watch(supervisor: Supervisor, meter: Meter, console: Console) -> NoReturn:
     with Live(console=console, auto_refresh=False) as live:
         while True:
             supervisor.check()
-            live.update(Text(meter.line()), refresh=True)
+            live.update(Text(meter.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
             time.sleep(_TICK_SECONDS)
 
 
