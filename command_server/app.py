@@ -3,16 +3,13 @@
 import asyncio
 from pathlib import Path
 
-from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
-
 from command_server.executor import Executor
 from command_server.maintenance import Maintenance
 from command_server.servicers import CommandServicer
 from command_server.settings import Settings
 from commerce.command.v1.command_service_pb2 import DESCRIPTOR
 from tandem.feed.table import SCHEMA
-from tandem.runtime.database import create_database_engine, current_revision, newest_revision
+from tandem.runtime.database import create_database_engine, has_revision, newest_revision
 from tandem.runtime.process import Application
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -27,7 +24,7 @@ def build(settings: Settings) -> Application:
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
-        return await asyncio.to_thread(_has_revision, side, needed)
+        return await asyncio.to_thread(has_revision, side, SCHEMA, needed)
 
     return Application(
         name="command_server",
@@ -37,11 +34,3 @@ def build(settings: Settings) -> Application:
         ready=ready,
         components=(executor, maintenance),
     )
-
-
-def _has_revision(engine: Engine, needed: str) -> bool:
-    try:
-        with engine.connect() as connection:
-            return current_revision(connection, SCHEMA) == needed
-    except SQLAlchemyError:
-        return False

@@ -4,7 +4,6 @@ import asyncio
 from pathlib import Path
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from commerce.projection.v1.projection_service_pb2 import DESCRIPTOR
 from projector.cache_writer import CacheWriter
@@ -14,7 +13,7 @@ from projector.servicers import ProjectionServicer
 from projector.settings import Settings
 from tandem.feed.table import CHANNEL as FEED_CHANNEL
 from tandem.read_store.tables import SCHEMA
-from tandem.runtime.database import create_database_engine, current_revision, newest_revision
+from tandem.runtime.database import create_database_engine, has_revision, newest_revision
 from tandem.runtime.listener import Listener
 from tandem.runtime.process import Application
 from tandem.runtime.settings import DatabaseSettings
@@ -41,7 +40,7 @@ def build(settings: Settings) -> Application:
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
-        return await asyncio.to_thread(_has_revision, asked_read, needed)
+        return await asyncio.to_thread(has_revision, asked_read, SCHEMA, needed)
 
     return Application(
         name="projector",
@@ -69,11 +68,3 @@ class _Pool:
 
     async def stop(self) -> None:
         self._engine.dispose()
-
-
-def _has_revision(engine: Engine, needed: str) -> bool:
-    try:
-        with engine.connect() as connection:
-            return current_revision(connection, SCHEMA) == needed
-    except SQLAlchemyError:
-        return False

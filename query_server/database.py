@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import psycopg.errors
 from sqlalchemy import Engine, TextClause, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from query_server.page_token import Cursor
 from tandem.feed.token import Token
 from tandem.read_store.tables import REVISION, SCHEMA, VIEWS, order_summary, projection
-from tandem.runtime.database import create_database_engine, current_revision, may_pass
+from tandem.runtime.database import create_database_engine, has_revision, may_pass
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
@@ -121,12 +121,7 @@ class ReadDatabase:
 
     def is_ready(self) -> bool:
         """Whether the database answers and has the schema that this program reads."""
-        try:
-            with self._engine.connect() as connection:
-                return current_revision(connection, SCHEMA) == REVISION
-        except SQLAlchemyError as error:
-            log.debug("the read database is not ready", error=str(error)[:500])
-            return False
+        return has_revision(self._engine, SCHEMA, REVISION)
 
     def _execute(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         try:

@@ -9,9 +9,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tandem.runtime.settings import DatabaseSettings, SettingsError
+from tandem.runtime.telemetry import log
 
 # SQLSTATE classes and codes of failures that may pass when the same is tried again: connection lost, transaction
 # rolled back (deadlock, serialisation), out of resources, operator intervention (shutdown, failover), read-only
@@ -131,6 +132,16 @@ def newest_revision(scripts: Path) -> str:
 def current_revision(connection: Connection, schema: str) -> str | None:
     """The revision that the database has; None before the first migration."""
     return MigrationContext.configure(connection, opts={"version_table_schema": schema}).get_current_revision()
+
+
+def has_revision(engine: Engine, schema: str, revision: str) -> bool:
+    """Whether the database answers and its schema is at this revision: a service is ready then."""
+    try:
+        with engine.connect() as connection:
+            return current_revision(connection, schema) == revision
+    except SQLAlchemyError as error:
+        log.debug("the database is not ready", schema=schema, error=str(error)[:500])
+        return False
 
 
 def run_migrations(connection: Connection, schema: str) -> None:
