@@ -3,6 +3,7 @@
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -121,6 +122,24 @@ class Stores:
             side,
         )
         assert ended
+
+    @contextmanager
+    def refused(self, side: str) -> Iterator[None]:
+        """While this is entered, one database takes no connections and has none."""
+        server, name = getattr(self, f"{side}_url").rsplit("/", 1)
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+
+            def allow(allowed: bool) -> None:
+                connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {allowed}".encode())
+
+            allow(False)
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            # The test's own went with them.
+            getattr(self, side).dispose()
+            try:
+                yield
+            finally:
+                allow(True)
 
     async def caught_up(self, *views: str) -> None:
         """Waits until the views, or all, are at the head of the feed."""

@@ -1,0 +1,161 @@
+"""A view that cannot go on, a feed that is another, databases that go away: visible, and mended by themselves."""
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from commerce.projection.v1.projection_service_pb2 import ProjectionState
+from tandem.cli.child import StackError
+from tandem.cli.services import Service
+from tandem.cli.services import Stores as Urls
+from tandem.read_store.tables import VIEWS
+from tests.integration.projector.conftest import Announcements, Project, Stores
+from tests.support import events
+from tests.support.builders import identity
+from tests.support.stack import until
+
+RUNNING, FAILED = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_FAILED
+ORDERS = ("order_details", "order_summary")
+OTHERS = tuple(VIEWS.keys() - set(ORDERS))
+
+
+async def test_a_view_that_cannot_take_an_event_in_stops_alone_right_before_it(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    projector = await project()
+    # Order 2 is not known; what comes before it in the same batch is taken in.
+    head = stores.append([events.product_added(), events.order_placed(1), events.order_paid(2), events.order_paid(1)])
+    await stores.reached(head, *OTHERS)
+    found = await projector.until_state(FAILED, *ORDERS)
+    for view in ORDERS:
+        assert found[view].position == 2
+        assert found[view].lag_events == 2
+        assert found[view].error.startswith("event 3 (order_paid): NotThere:")
+    assert {found[view].state for view in OTHERS} == {RUNNING}
+    assert len(stores.rows("order_details")["order_details"]) == 1
+    head = stores.append([events.price_changed()])
+    await announcements.reached(head, *OTHERS)
+    assert announcements.heard[-1].positions == {**dict.fromkeys(ORDERS, 2), **dict.fromkeys(OTHERS, head)}
+
+
+async def test_a_view_whose_rows_cannot_be_stored_stops_alone_and_goes_on_when_that_has_passed(
+    stores: Stores, project: Project
+) -> None:
+    stores.run("ALTER TABLE tandem_read.product_card ADD CONSTRAINT refused CHECK (octet_length(value) < 1)")
+    projector = await project()
+    head = stores.append([events.product_added(), events.customer_registered(), events.order_placed()])
+    found = await projector.until_state(FAILED, "product_card")
+    assert found["product_card"].error.startswith("events 1 to 3: (psycopg.errors.CheckViolation)")
+    await stores.reached(head, *(VIEWS.keys() - {"product_card"}))
+    assert stores.positions()["product_card"] == 0
+
+    stores.run("ALTER TABLE tandem_read.product_card DROP CONSTRAINT refused")
+    await projector.until_state(RUNNING)
+    await stores.caught_up()
+    assert stores.run("SELECT count(*) FROM tandem_read.change WHERE view = 'product_card'") == 2
+
+
+async def test_an_event_of_a_kind_that_this_program_does_not_know_is_never_passed_over(
+    stores: Stores, project: Project
+) -> None:
+    stores.append([events.product_added()])
+    head = stores.append_stored([("order_returned", b"")])
+    projector = await project()
+    found = await projector.until_state(FAILED)
+    assert {(it.position, it.lag_events) for it in found.values()} == {(head - 1, 1)}
+    assert all("this program does not know this kind of event" in it.error for it in found.values())
+
+
+async def test_a_failure_is_logged_once_however_often_it_is_tried(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    with capture_logs() as logs:
+        projector = await project(follow={"retry_seconds": 0.01, "heartbeat_seconds": 0.05})
+        stores.append([events.order_paid()])
+        await projector.until_state(FAILED, *ORDERS)
+        for _ in range(5):
+            await announcements.one_more()
+        await projector.stop()
+    failures = [it for it in logs if it["event"] == "a view cannot go on"]
+    assert sorted(it["view"] for it in failures) == sorted(ORDERS)
+
+
+async def test_views_of_another_feed_are_refused_and_a_reset_makes_them_anew(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    first = await project()
+    await announcements.reached(stores.append([events.product_added()]))
+    before = stores.rows()
+    await first.stop()
+    epoch = stores.new_feed_epoch()
+    second = await project()
+    found = await second.until_state(FAILED)
+    assert all("python -m projector reset" in it.error for it in found.values())
+    stores.append([events.price_changed()])
+    with pytest.raises(StackError, match="a projector holds"):
+        command(stores, "reset")
+    assert stores.rows() == before, "what is served is left alone"
+    await second.stop()
+
+    command(stores, "reset")
+    assert set(stores.positions().values()) == {0}
+    assert not any(stores.rows().values())
+    assert stores.change_log() == []
+    third = await project()
+    await third.until_state(RUNNING)
+    await stores.caught_up()
+    assert announcements.heard[-1].feed_epoch == epoch
+    assert stores.value("product_card", identity("product", 1))
+
+
+def command(stores: Stores, action: str) -> None:
+    """Runs `python -m projector {action}` on the databases. Raises StackError."""
+    urls = Urls(stores.write_url, stores.read_url)
+    Service("projector", port=0, log=Path("/dev/null"), settings=urls.settings_of("projector")).run(action)
+
+
+async def test_a_feed_that_becomes_another_while_it_is_followed_is_refused(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    projector = await project(follow={"heartbeat_seconds": 0.05})
+    await announcements.reached(stores.append([events.product_added()]))
+    before = stores.rows()
+    stores.new_feed_epoch()
+    stores.append([events.price_changed()])
+    await projector.until_state(FAILED)
+    assert stores.rows() == before
+    assert set(stores.positions().values()) == {1}
+
+
+async def test_a_write_database_that_goes_away_is_told_and_followed_again_when_it_is_back(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    projector = await project(follow={"heartbeat_seconds": 0.05})
+    head = stores.append([events.product_added()])
+    await announcements.reached(head)
+    with stores.refused("write"):
+        found = await projector.until_state(FAILED)
+        assert all("the write database cannot be read" in it.error for it in found.values())
+        assert {it.position for it in found.values()} == {head}
+        assert await projector.is_ready(), "what was projected is served; the query servers need not know"
+        assert (await announcements.one_more()).positions == dict.fromkeys(VIEWS, head)
+    await announcements.reached(stores.append([events.price_changed()]))
+    await projector.until_state(RUNNING)
+
+
+async def test_a_read_database_that_goes_away_is_written_again_when_it_is_back(
+    stores: Stores, project: Project
+) -> None:
+    projector = await project()
+    await stores.reached(stores.append([events.product_added()]))
+    with stores.refused("read"):
+
+        async def is_unready() -> bool:
+            return not await projector.is_ready()
+
+        await until(is_unready, "the projector is not ready")
+        stores.append([events.price_changed()])
+    await stores.caught_up()
+    await projector.until_state(RUNNING)
+    assert await projector.is_ready()
