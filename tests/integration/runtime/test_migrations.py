@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from tandem.runtime.database import create_database_engine, current_revision, migrate, newest_revision
+from tandem.runtime.database import create_database_engine, current_revision, has_revision, migrate, newest_revision
 from tandem.runtime.settings import DatabaseSettings
 
 SCHEMA = "tandem_test"
@@ -115,3 +115,18 @@ def test_a_statement_of_a_migration_is_bounded_again_after_the_wait(settings: Da
 
 def test_a_database_without_migrations_has_no_revision(settings: DatabaseSettings) -> None:
     assert revision(settings) is None
+
+
+def test_a_schema_is_current_at_the_newest_revision_alone(settings: DatabaseSettings, scripts: Path) -> None:
+    engine = create_database_engine(settings, name="test", pool_size=1)
+    assert not has_revision(engine, SCHEMA, "0001")
+    migrate(settings, scripts, SCHEMA)
+    assert has_revision(engine, SCHEMA, "0001")
+    assert not has_revision(engine, SCHEMA, "0002")
+    engine.dispose()
+
+
+def test_no_schema_is_current_where_the_database_is_away() -> None:
+    away = DatabaseSettings(url=SecretStr("postgresql://tandem@127.0.0.1:1/nowhere"))
+    engine = create_database_engine(away, name="test", pool_size=1)
+    assert not has_revision(engine, SCHEMA, "0001")
