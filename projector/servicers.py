@@ -47,12 +47,14 @@ class ProjectionServicer:
         return await asyncio.to_thread(self._list)
 
     def _list(self) -> ListProjectionsResponse:
-        # Positions before the head: the other way round a view could seem to be ahead of its feed.
+        # States before positions: a failed view's position is committed before its state says so, and is to be seen
+        # with it. Positions before the head: the other way round a view could seem to be ahead of its feed.
+        states = dict(self._loop.states)
         positions = self._positions()
         feed = self._feed_now({*positions.values(), 0})
         now = datetime.now(UTC)
         answer = ListProjectionsResponse(feed_head=feed.head)
-        for view, state in sorted(self._loop.states.items()):
+        for view, state in sorted(states.items()):
             position = positions.get(view, 0)
             since = feed.waiting_since.get(position)
             error = state.error or (feed.problem if state.held else "")

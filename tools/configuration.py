@@ -32,7 +32,8 @@ password_file = "/run/secrets/write-password"
 The same in the environment is `TANDEM_COMMAND_SERVER__PORT=50051` and so on: the service, then the path in the file in
 capitals, with `__` between its parts. Lists are JSON: `TANDEM_PROJECTOR_CACHE_NODES='["10.0.0.7:11211"]'`.
 
-`tandem up` hands all of these on to the services that it starts, but for the ports and stores that it gives them itself.
+`tandem up` hands all of these on to the services that it starts, but for the ports and stores that it gives them
+itself.
 
 A name that is not below is an error, in the file and in the environment, and so is a value that does not fit. A service
 that finds one starts nothing, names every wrong key on standard error, and ends with exit code 2. Secrets never show in
