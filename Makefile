@@ -8,6 +8,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Options for `tandem up` and pytest: make up ARGS="--no-sample", make test ARGS=tests/unit
 ARGS ?=
 
+# Test processes, each with a PostgreSQL of its own. Tests wait more than they compute: one more than two cores.
+WORKERS ?= 3
+
 .DEFAULT_GOAL := help
 .PHONY: help install memcached up test bench lint format gen gen-check breaking lock docs hooks clean ci
 
@@ -35,7 +38,7 @@ up: install memcached  ## Start everything on this machine, with sample data; Ct
 	@tandem up $(ARGS)
 
 test: install memcached  ## Run all tests
-	@pytest $(ARGS)
+	@pytest --numprocesses=$(WORKERS) $(ARGS)
 
 bench: install memcached  ## Compare the ways to read and to write on this machine (benchmarks/README.md)
 	python -m benchmarks.reads
