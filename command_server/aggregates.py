@@ -1,11 +1,8 @@
-"""The aggregates as the rules see them, and how an event changes them."""
+"""The aggregates as the rules see them."""
 
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 
-from google.protobuf.message import Message
-
-from commerce.event.v1 import event_pb2
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.order_status_pb2 import OrderStatus
 
@@ -36,6 +33,8 @@ class Product:
     currency: str
     stock: int
     discontinued: bool
+    attributes: tuple[tuple[str, str], ...]
+    """(name, value), by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +66,11 @@ class Keys:
     orders: frozenset[uuid.UUID] = frozenset()
     customers: frozenset[uuid.UUID] = frozenset()
     products: frozenset[uuid.UUID] = frozenset()
+    with_customer: frozenset[uuid.UUID] = frozenset()
+    """Those of `orders` whose customers are read too."""
+
+    def __or__(self, other: "Keys") -> "Keys":
+        return Keys(*(getattr(self, it.name) | getattr(other, it.name) for it in fields(Keys)))
 
 
 @dataclass
@@ -77,6 +81,10 @@ class Aggregates:
     customers: dict[uuid.UUID, Customer] = field(default_factory=dict)
     products: dict[uuid.UUID, Product] = field(default_factory=dict)
 
+    def copy(self) -> "Aggregates":
+        """The same aggregates, to be replaced one by one."""
+        return Aggregates(**{it.name: dict(getattr(self, it.name)) for it in fields(Aggregates)})
+
 
 def version_of(aggregates: Aggregates, subject_id: uuid.UUID) -> int:
     """The version of the aggregate with this id. Ids are UUIDs: no two kinds share one in a batch."""
@@ -85,99 +93,3 @@ def version_of(aggregates: Aggregates, subject_id: uuid.UUID) -> int:
     )
     assert subject is not None, f"no aggregate {subject_id}"
     return subject.version
-
-
-def apply(aggregates: Aggregates, event: Message) -> None:
-    """Replaces the aggregates that the event changes by their next state. Raises KeyError for one not loaded."""
-    match event:
-        case event_pb2.CustomerRegistered():
-            _register_customer(aggregates, event)
-        case event_pb2.AddressUpdated():
-            customer = aggregates.customers[uuid.UUID(event.customer_id)]
-            aggregates.customers[customer.id] = replace(customer, version=event.version, address=event.personal.address)
-        case event_pb2.ProductAdded():
-            _add_product(aggregates, event)
-        case event_pb2.PriceChanged():
-            product = aggregates.products[uuid.UUID(event.product_id)]
-            aggregates.products[product.id] = replace(product, version=event.version, price=event.price.minor_units)
-        case event_pb2.StockAdjusted():
-            product = aggregates.products[uuid.UUID(event.product_id)]
-            aggregates.products[product.id] = replace(product, version=event.version, stock=product.stock + event.delta)
-        case event_pb2.ProductDiscontinued():
-            product = aggregates.products[uuid.UUID(event.product_id)]
-            aggregates.products[product.id] = replace(product, version=event.version, discontinued=True)
-        case event_pb2.OrderPlaced():
-            _place_order(aggregates, event)
-        case event_pb2.OrderPaid():
-            _move_order(aggregates, event.order_id, event.version, OrderStatus.ORDER_STATUS_PAID)
-        case event_pb2.OrderShipped():
-            _move_order(aggregates, event.order_id, event.version, OrderStatus.ORDER_STATUS_SHIPPED)
-        case event_pb2.OrderCancelled():
-            _move_order(aggregates, event.order_id, event.version, OrderStatus.ORDER_STATUS_CANCELLED)
-            for released in event.released:
-                _change_stock(aggregates, uuid.UUID(released.product_id), released.quantity)
-        case _:
-            raise TypeError(f"no rule applies {event.DESCRIPTOR.full_name}")
-
-
-def _register_customer(aggregates: Aggregates, event: event_pb2.CustomerRegistered) -> None:
-    personal = event.personal
-    customer = Customer(
-        id=uuid.UUID(event.customer_id),
-        version=event.version,
-        name=personal.name,
-        email=personal.email,
-        phone=personal.phone,
-        address=personal.address if personal.HasField("address") else None,
-    )
-    aggregates.customers[customer.id] = customer
-
-
-def _add_product(aggregates: Aggregates, event: event_pb2.ProductAdded) -> None:
-    product = Product(
-        id=uuid.UUID(event.product_id),
-        version=event.version,
-        name=event.name,
-        description=event.description,
-        category=event.category,
-        price=event.price.minor_units,
-        currency=event.price.currency_code,
-        stock=event.stock,
-        discontinued=False,
-    )
-    aggregates.products[product.id] = product
-
-
-def _place_order(aggregates: Aggregates, event: event_pb2.OrderPlaced) -> None:
-    lines = tuple(
-        OrderedLine(
-            product_id=uuid.UUID(line.product_id),
-            quantity=line.quantity,
-            unit_price=line.unit_price.minor_units,
-            discount_basis_points=line.discount_basis_points,
-            line_total=line.line_total.minor_units,
-        )
-        for line in event.lines
-    )
-    order = Order(
-        id=uuid.UUID(event.order_id),
-        version=event.version,
-        customer_id=uuid.UUID(event.customer_id),
-        status=OrderStatus.ORDER_STATUS_PLACED,
-        currency=event.total.currency_code,
-        total=event.total.minor_units,
-        lines=lines,
-    )
-    aggregates.orders[order.id] = order
-    for line in lines:
-        _change_stock(aggregates, line.product_id, -line.quantity)
-
-
-def _move_order(aggregates: Aggregates, order_id: str, version: int, status: OrderStatus.ValueType) -> None:
-    order = aggregates.orders[uuid.UUID(order_id)]
-    aggregates.orders[order.id] = replace(order, version=version, status=status)
-
-
-def _change_stock(aggregates: Aggregates, product_id: uuid.UUID, delta: int) -> None:
-    product = aggregates.products[product_id]
-    aggregates.products[product_id] = replace(product, stock=product.stock + delta)

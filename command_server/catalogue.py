@@ -37,6 +37,10 @@ def _order_keys(_request: Message, subject: uuid.UUID) -> Keys:
     return Keys(orders=frozenset({subject}))
 
 
+def _order_and_customer_keys(_request: Message, subject: uuid.UUID) -> Keys:
+    return Keys(orders=frozenset({subject}), with_customer=frozenset({subject}))
+
+
 def _customer_keys(_request: Message, subject: uuid.UUID) -> Keys:
     return Keys(customers=frozenset({subject}))
 
@@ -78,6 +82,10 @@ CATALOGUE: dict[type[Message], CommandKind] = {
         commands.DiscontinueProductResponse, "product_id", False,
         validation.nothing_more, _product_keys, products.discontinue_product,
     ),
+    commands.ReviseProductRequest: CommandKind(
+        commands.ReviseProductResponse, "product_id", False,
+        validation.revise_product, _product_keys, products.revise_product,
+    ),
     commands.PlaceOrderRequest: CommandKind(
         commands.PlaceOrderResponse, "order_id", True,
         validation.place_order, _place_order_keys, orders.place_order,
@@ -89,6 +97,14 @@ CATALOGUE: dict[type[Message], CommandKind] = {
     commands.ShipOrderRequest: CommandKind(
         commands.ShipOrderResponse, "order_id", False,
         validation.ship_order, _order_keys, orders.ship_order,
+    ),
+    commands.DeliverOrderRequest: CommandKind(
+        commands.DeliverOrderResponse, "order_id", False,
+        validation.deliver_order, _order_keys, orders.deliver_order,
+    ),
+    commands.ChangeShippingAddressRequest: CommandKind(
+        commands.ChangeShippingAddressResponse, "order_id", False,
+        validation.change_shipping_address, _order_and_customer_keys, orders.change_shipping_address,
     ),
     commands.CancelOrderRequest: CommandKind(
         commands.CancelOrderResponse, "order_id", False,

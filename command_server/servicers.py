@@ -39,6 +39,9 @@ class CommandServicer:
     async def DiscontinueProduct(self, request: commands.DiscontinueProductRequest, call: Call) -> Message:
         return await self._submit(request, call)
 
+    async def ReviseProduct(self, request: commands.ReviseProductRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
     async def PlaceOrder(self, request: commands.PlaceOrderRequest, call: Call) -> Message:
         return await self._submit(request, call)
 
@@ -46,6 +49,12 @@ class CommandServicer:
         return await self._submit(request, call)
 
     async def ShipOrder(self, request: commands.ShipOrderRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def DeliverOrder(self, request: commands.DeliverOrderRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def ChangeShippingAddress(self, request: commands.ChangeShippingAddressRequest, call: Call) -> Message:
         return await self._submit(request, call)
 
     async def CancelOrder(self, request: commands.CancelOrderRequest, call: Call) -> Message:

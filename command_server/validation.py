@@ -5,6 +5,7 @@ The limits stand in the contract, beside the fields.
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.message import Message
@@ -13,12 +14,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.money_pb2 import Money
+from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from tandem.runtime.errors import InvalidArgument, Violation
 
 MAX_LINES = 200
 MAX_QUANTITY = 1_000_000
 MAX_PRICE = 1_000_000_000_000
 MAX_STOCK_CHANGE = 1_000_000_000
+MAX_ATTRIBUTES = 50
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _CURRENCY = re.compile(r"[A-Z]{3}")
@@ -87,6 +90,12 @@ class Checker:
         elif not _COUNTRY.fullmatch(address.country_code):
             self.wrong(f"{field}.country_code", "MALFORMED", "must be an ISO 3166-1 alpha-2 code such as DE")
 
+    def address_name(self, field: str, value: str, *, required: bool) -> None:
+        """The name of one of a customer's addresses."""
+        self.text(field, value, 50, required=required)
+        if value != value.strip():
+            self.wrong(field, "MALFORMED", "must not begin or end with a blank")
+
     def past(self, request: Message, field: str) -> None:
         """A moment that the caller may give, and that must not be in the future."""
         if not request.HasField(field):
@@ -124,6 +133,31 @@ def add_product(request: commands.AddProductRequest, check: Checker) -> None:
     check.text("category", request.category, 100)
     check.money("price", request, "price", required=True)
     check.number("initial_stock", request.initial_stock, 0, MAX_STOCK_CHANGE)
+    _attributes("attributes", request.attributes, check)
+
+
+def revise_product(request: commands.ReviseProductRequest, check: Checker) -> None:
+    changes = ("name", "description", "category", "attributes")
+    if not {field.name for field, _ in request.ListFields()}.intersection(changes):
+        for name in changes:
+            check.wrong(name, "REQUIRED", f"one of {', '.join(changes)} must be set")
+    if request.HasField("name"):
+        check.text("name", request.name, 200, required=True)
+    check.text("description", request.description, 4000, lines=True)
+    check.text("category", request.category, 100)
+    _attributes("attributes.attributes", request.attributes.attributes, check)
+
+
+def _attributes(field: str, attributes: Sequence[ProductAttribute], check: Checker) -> None:
+    if len(attributes) > MAX_ATTRIBUTES:
+        check.wrong(field, "OUT_OF_RANGE", f"holds {len(attributes)} attributes; at most {MAX_ATTRIBUTES} are taken")
+    seen: dict[str, int] = {}
+    for number, attribute in enumerate(attributes[:MAX_ATTRIBUTES]):
+        check.text(f"{field}[{number}].name", attribute.name, 50, required=True)
+        check.text(f"{field}[{number}].value", attribute.value, 200, required=True)
+        first = seen.setdefault(attribute.name.casefold(), number)
+        if first != number and attribute.name:
+            check.wrong(f"{field}[{number}].name", "DUPLICATE", f"is the name of {field}[{first}] too")
 
 
 def change_price(request: commands.ChangePriceRequest, check: Checker) -> None:
@@ -162,6 +196,17 @@ def ship_order(request: commands.ShipOrderRequest, check: Checker) -> None:
     check.text("carrier", request.carrier, 100)
     check.text("tracking_number", request.tracking_number, 100)
     check.past(request, "shipped_at")
+
+
+def deliver_order(request: commands.DeliverOrderRequest, check: Checker) -> None:
+    check.past(request, "delivered_at")
+
+
+def change_shipping_address(request: commands.ChangeShippingAddressRequest, check: Checker) -> None:
+    if request.WhichOneof("destination") == "address_name":
+        check.address_name("address_name", request.address_name, required=True)
+    else:
+        check.address("address", request, "address", required=True)
 
 
 def cancel_order(request: commands.CancelOrderRequest, check: Checker) -> None:

@@ -3,8 +3,11 @@
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 
-from command_server.aggregates import Aggregates, Keys, apply, version_of
+from command_server.aggregates import Aggregates, Keys, version_of
+from command_server.apply import apply
 from command_server.catalogue import CATALOGUE
 from command_server.command import Command, Receipt
 from command_server.storage.feed import Appended, FoundReceipt, StoredReceipt
@@ -17,12 +20,7 @@ _KIND_OF_MESSAGE = {type(getattr(Event(), kind)): kind for kind in EVENT_KINDS}
 
 def keys_of(batch: Iterable[Command]) -> Keys:
     """All aggregates that the batch's commands may read or change."""
-    keys = [CATALOGUE[type(it.request)].keys(it.request, it.subject_id) for it in batch]
-    return Keys(
-        orders=frozenset().union(*(it.orders for it in keys)),
-        customers=frozenset().union(*(it.customers for it in keys)),
-        products=frozenset().union(*(it.products for it in keys)),
-    )
+    return reduce(or_, (CATALOGUE[type(it.request)].keys(it.request, it.subject_id) for it in batch), Keys())
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Decisions:
 
 def decide_batch(batch: Sequence[Command], loaded: Aggregates, found: Mapping[uuid.UUID, FoundReceipt]) -> Decisions:
     """Decides the commands in order of arrival: each sees the events of those before, a refused one leaves no trace."""
-    decisions = Decisions(Aggregates(dict(loaded.orders), dict(loaded.customers), dict(loaded.products)))
+    decisions = Decisions(loaded.copy())
     stored: dict[uuid.UUID, StoredReceipt] = {}
     for command in batch:
         earlier = found.get(command.request_id) or stored.get(command.request_id)

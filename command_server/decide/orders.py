@@ -12,12 +12,14 @@ from command_server.decide.rules import check_version, must_be_new, not_found, r
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import (
     OrderCancelled,
+    OrderDelivered,
     OrderLine,
     OrderPaid,
     OrderPlaced,
     OrderShipped,
     PersonalData,
     ReleasedStock,
+    ShippingAddressChanged,
 )
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.money_pb2 import Money
@@ -27,7 +29,7 @@ from tandem.runtime.errors import PreconditionFailed, Violation
 # 10 trillion of a currency with cents: sums of it stay exact in 64 bits.
 MAX_TOTAL = 1_000_000_000_000_000
 
-_CANCELLABLE = (OrderStatus.ORDER_STATUS_PLACED, OrderStatus.ORDER_STATUS_PAID)
+_NOT_SHIPPED = (OrderStatus.ORDER_STATUS_PLACED, OrderStatus.ORDER_STATUS_PAID)
 
 
 def place_order(request: commands.PlaceOrderRequest, command: Command, aggregates: Aggregates) -> list[Message]:
@@ -90,10 +92,45 @@ def ship_order(request: commands.ShipOrderRequest, command: Command, aggregates:
     ]
 
 
+def deliver_order(request: commands.DeliverOrderRequest, command: Command, aggregates: Aggregates) -> list[Message]:
+    order = _existing(command, aggregates)
+    check_version(request, order.version)
+    if order.status != OrderStatus.ORDER_STATUS_SHIPPED:
+        raise refuse(
+            "ORDER_NOT_SHIPPED", f"orders/{order.id}", f"only a shipped order is delivered; it is {_name(order)}"
+        )
+    return [
+        OrderDelivered(
+            order_id=str(order.id),
+            version=order.version + 1,
+            delivered_at=_moment(request, "delivered_at", command.now),
+        )
+    ]
+
+
+def change_shipping_address(
+    request: commands.ChangeShippingAddressRequest, command: Command, aggregates: Aggregates
+) -> list[Message]:
+    order = _existing(command, aggregates)
+    check_version(request, order.version)
+    if order.status not in _NOT_SHIPPED:
+        description = f"only an unshipped order can go elsewhere; it is {_name(order)}"
+        raise refuse("ORDER_NOT_READDRESSABLE", f"orders/{order.id}", description)
+    customer = aggregates.customers[order.customer_id]
+    return [
+        ShippingAddressChanged(
+            order_id=str(order.id),
+            version=order.version + 1,
+            customer_id=str(customer.id),
+            personal=PersonalData(address=_addressed(request.address, customer)),
+        )
+    ]
+
+
 def cancel_order(request: commands.CancelOrderRequest, command: Command, aggregates: Aggregates) -> list[Message]:
     order = _existing(command, aggregates)
     check_version(request, order.version)
-    if order.status not in _CANCELLABLE:
+    if order.status not in _NOT_SHIPPED:
         raise refuse(
             "ORDER_NOT_CANCELLABLE", f"orders/{order.id}", f"only an unshipped order is cancelled; it is {_name(order)}"
         )

@@ -1,12 +1,21 @@
 """Rules for products and their stock."""
 
+from collections.abc import Iterable
+
 from google.protobuf.message import Message
 
 from command_server.aggregates import Aggregates, Product
 from command_server.command import Command
 from command_server.decide.rules import check_version, must_be_new, not_found, refuse
 from commerce.command.v1 import command_service_pb2 as commands
-from commerce.event.v1.event_pb2 import PriceChanged, ProductAdded, ProductDiscontinued, StockAdjusted
+from commerce.event.v1.event_pb2 import (
+    PriceChanged,
+    ProductAdded,
+    ProductDiscontinued,
+    ProductRevised,
+    StockAdjusted,
+)
+from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 
 # Far above any warehouse, far below what 64 bits hold: sums of it stay exact.
 MAX_STOCK = 1_000_000_000_000
@@ -23,6 +32,23 @@ def add_product(request: commands.AddProductRequest, command: Command, aggregate
             category=request.category,
             price=request.price,
             stock=request.initial_stock,
+            attributes=_by_name(request.attributes),
+        )
+    ]
+
+
+def revise_product(request: commands.ReviseProductRequest, command: Command, aggregates: Aggregates) -> list[Message]:
+    product = _existing(command, aggregates)
+    check_version(request, product.version)
+    kept = [ProductAttribute(name=name, value=value) for name, value in product.attributes]
+    return [
+        ProductRevised(
+            product_id=str(product.id),
+            version=product.version + 1,
+            name=request.name if request.HasField("name") else product.name,
+            description=request.description if request.HasField("description") else product.description,
+            category=request.category if request.HasField("category") else product.category,
+            attributes=_by_name(request.attributes.attributes) if request.HasField("attributes") else kept,
         )
     ]
 
@@ -53,6 +79,11 @@ def discontinue_product(
     if product.discontinued:
         raise refuse("ALREADY_DISCONTINUED", f"products/{product.id}", "it is no longer sold already")
     return [ProductDiscontinued(product_id=str(product.id), version=product.version + 1)]
+
+
+def _by_name(attributes: Iterable[ProductAttribute]) -> list[ProductAttribute]:
+    """In one order whoever sends them, so that equal products have equal bytes."""
+    return sorted(attributes, key=lambda it: it.name)
 
 
 def _existing(command: Command, aggregates: Aggregates) -> Product:

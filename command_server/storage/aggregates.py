@@ -3,7 +3,7 @@
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -11,8 +11,10 @@ from sqlalchemy.types import Uuid
 
 from command_server.aggregates import Aggregates, Customer, Keys, Order, OrderedLine, Product
 from command_server.storage.tables import customer, customer_order, order_line, product
+from commerce.command.v1.command_service_pb2 import ProductAttributes
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.order_status_pb2 import OrderStatus
+from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from tandem.runtime.bulk import Row, insert_rows, update_rows
 
 T = TypeVar("T")
@@ -39,13 +41,14 @@ def load(connection: Connection, keys: Keys) -> Aggregates:
     locks last until the transaction ends.
     """
     aggregates = Aggregates()
-    products = set(keys.products)
+    customers, products = set(keys.customers), set(keys.products)
     if keys.orders:
         aggregates.orders = _load_orders(connection, sorted(keys.orders))
         # A cancelled order gives the stock of its lines back.
         products.update(line.product_id for order in aggregates.orders.values() for line in order.lines)
-    if keys.customers:
-        rows = connection.execute(_LOCK_CUSTOMERS, {"ids": sorted(keys.customers)})
+        customers.update(order.customer_id for order in aggregates.orders.values() if order.id in keys.with_customer)
+    if customers:
+        rows = connection.execute(_LOCK_CUSTOMERS, {"ids": sorted(customers)})
         aggregates.customers = {
             row.id: Customer(
                 row.id, row.version, row.name, row.email, row.phone, row.address and Address.FromString(row.address)
@@ -54,7 +57,7 @@ def load(connection: Connection, keys: Keys) -> Aggregates:
         }
     if products:
         rows = connection.execute(_LOCK_PRODUCTS, {"ids": sorted(products)})
-        aggregates.products = {row.id: Product(*row) for row in rows}
+        aggregates.products = {row.id: _product(row) for row in rows}
     return aggregates
 
 
@@ -79,6 +82,12 @@ def _load_orders(connection: Connection, ids: list[uuid.UUID]) -> dict[uuid.UUID
         )
         for row in orders
     }
+
+
+def _product(row: Any) -> Product:
+    *columns, attributes = row
+    stored = ProductAttributes.FromString(attributes).attributes
+    return Product(*(*columns, tuple((it.name, it.value) for it in stored)))
 
 
 def save(connection: Connection, before: Aggregates, after: Aggregates) -> None:
@@ -111,8 +120,12 @@ def _customer_row(it: Customer) -> Row:
 
 
 def _product_row(it: Product) -> Row:
+    attributes = ProductAttributes(
+        attributes=[ProductAttribute(name=name, value=value) for name, value in it.attributes]
+    )
     return (
         it.id, it.version, it.name, it.description, it.category, it.price, it.currency, it.stock, it.discontinued,
+        attributes.SerializeToString(deterministic=True),
     )  # fmt: skip
 
 

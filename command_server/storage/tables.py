@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     func,
+    text,
 )
 
 from tandem.feed.table import metadata
@@ -46,6 +47,13 @@ product = Table(
     Column("currency", Text, nullable=False),
     Column("stock", BigInteger, CheckConstraint("stock >= 0"), nullable=False),
     Column("discontinued", Boolean, nullable=False),
+    Column(
+        "attributes",
+        LargeBinary,
+        nullable=False,
+        server_default=text("''::bytea"),
+        comment="commerce.command.v1.ProductAttributes",
+    ),
 )
 
 customer_order = Table(

@@ -55,6 +55,21 @@ def shipped(view: OrderDetails | None, event: events.OrderShipped) -> OrderDetai
     return changed
 
 
+def delivered(view: OrderDetails | None, event: events.OrderDelivered) -> OrderDetails:
+    changed: OrderDetails = present(view, event)
+    changed.status = OrderStatus.ORDER_STATUS_DELIVERED
+    changed.delivered_at.CopyFrom(event.delivered_at)
+    changed.version = event.version
+    return changed
+
+
+def address_changed(view: OrderDetails | None, event: events.ShippingAddressChanged) -> OrderDetails:
+    changed: OrderDetails = present(view, event)
+    changed.shipping_address.CopyFrom(event.personal.address)
+    changed.version = event.version
+    return changed
+
+
 def cancelled(view: OrderDetails | None, event: events.OrderCancelled) -> OrderDetails:
     changed: OrderDetails = present(view, event)
     changed.status = OrderStatus.ORDER_STATUS_CANCELLED
@@ -72,7 +87,9 @@ PROJECTION = Projection(
         "order_placed": placed,
         "order_paid": paid,
         "order_shipped": shipped,
+        "order_delivered": delivered,
         "order_cancelled": cancelled,
+        "shipping_address_changed": address_changed,
     },
     keys={},
 )

@@ -8,7 +8,13 @@ from commerce.type.v1.order_status_pb2 import OrderStatus
 from projector.projections.shape import Columns, Projection, present
 
 # The versions and statuses of an order are all that later events change here.
-Later = events.OrderPaid | events.OrderShipped | events.OrderCancelled
+Later = (
+    events.OrderPaid
+    | events.OrderShipped
+    | events.OrderDelivered
+    | events.OrderCancelled
+    | events.ShippingAddressChanged
+)
 
 
 def placed(_view: OrderSummary | None, event: events.OrderPlaced) -> OrderSummary:
@@ -36,6 +42,16 @@ def cancelled(view: OrderSummary | None, event: events.OrderCancelled) -> OrderS
     return _moved(view, event, OrderStatus.ORDER_STATUS_CANCELLED)
 
 
+def delivered(view: OrderSummary | None, event: events.OrderDelivered) -> OrderSummary:
+    return _moved(view, event, OrderStatus.ORDER_STATUS_DELIVERED)
+
+
+def address_changed(view: OrderSummary | None, event: events.ShippingAddressChanged) -> OrderSummary:
+    changed: OrderSummary = present(view, event)
+    changed.version = event.version
+    return changed
+
+
 def _moved(view: OrderSummary | None, event: Later, status: OrderStatus.ValueType) -> OrderSummary:
     changed: OrderSummary = present(view, event)
     changed.status = status
@@ -57,7 +73,9 @@ PROJECTION = Projection(
         "order_placed": placed,
         "order_paid": paid,
         "order_shipped": shipped,
+        "order_delivered": delivered,
         "order_cancelled": cancelled,
+        "shipping_address_changed": address_changed,
     },
     keys={},
     columns=columns,

@@ -14,7 +14,19 @@ def added(_view: ProductCard | None, event: events.ProductAdded) -> ProductCard:
         price=event.price,
         available=event.stock,
         version=event.version,
+        attributes=event.attributes,
     )
+
+
+def revised(view: ProductCard | None, event: events.ProductRevised) -> ProductCard:
+    changed: ProductCard = present(view, event)
+    changed.name = event.name
+    changed.description = event.description
+    changed.category = event.category
+    del changed.attributes[:]
+    changed.attributes.extend(event.attributes)
+    changed.version = event.version
+    return changed
 
 
 def price_changed(view: ProductCard | None, event: events.PriceChanged) -> ProductCard:
@@ -56,6 +68,7 @@ PROJECTION = Projection(
     key_field="product_id",
     rules={
         "product_added": added,
+        "product_revised": revised,
         "price_changed": price_changed,
         "stock_adjusted": stock_adjusted,
         "product_discontinued": discontinued,

@@ -9,8 +9,11 @@ import grpc
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 
+from command_server.apply import CHANGES
+from command_server.catalogue import CATALOGUE
 from command_server.servicers import CommandServicer
 from commerce.command.v1 import command_service_pb2
+from commerce.event.v1.event_pb2 import Event
 from commerce.projection.v1 import projection_service_pb2
 from commerce.query.v1 import query_service_pb2
 from projector.projections.catalogue import PROJECTIONS
@@ -57,6 +60,15 @@ def test_every_event_changes_a_view_or_is_listed_as_ignored() -> None:
     projected = {kind for projection in PROJECTIONS.values() for kind in projection.rules}
     assert projected <= set(EVENT_KINDS), "rules for events that are not in the contract"
     assert set(EVENT_KINDS) - projected == set(IGNORED_EVENTS)
+
+
+def test_every_event_changes_the_write_model_and_says_how() -> None:
+    assert {type(getattr(Event(), kind)) for kind in EVENT_KINDS} == set(CHANGES)
+
+
+def test_every_command_is_in_the_catalogue() -> None:
+    service = command_service_pb2.DESCRIPTOR.services_by_name["CommandService"]
+    assert {it.DESCRIPTOR.name for it in CATALOGUE} == {method.input_type.name for method in service.methods}
 
 
 def test_every_view_has_a_table_and_every_table_a_projection() -> None:

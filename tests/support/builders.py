@@ -10,6 +10,7 @@ from command_server.servicers import command_of
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.money_pb2 import Money
+from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 _NAMESPACE = uuid.UUID("6f0f5c0e-8a0b-4b5e-9f0a-7d1f6f1a2b3c")
@@ -39,7 +40,7 @@ def register_customer(number: int = 1, *, has_address: bool = True) -> commands.
 
 
 def add_product(
-    number: int = 1, *, price: int = 1999, stock: int = 100, currency: str = "USD"
+    number: int = 1, *, price: int = 1999, stock: int = 100, currency: str = "USD", **attributes: str
 ) -> commands.AddProductRequest:
     return commands.AddProductRequest(
         request_id=identity("add", number),
@@ -48,6 +49,26 @@ def add_product(
         category="Tea",
         price=Money(minor_units=price, currency_code=currency),
         initial_stock=stock,
+        attributes=[ProductAttribute(name=name, value=value) for name, value in attributes.items()],
+    )
+
+
+def revise_product(
+    number: int = 1,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    category: str | None = None,
+    attributes: dict[str, str] | None = None,
+) -> commands.ReviseProductRequest:
+    """None leaves a field unset."""
+    given = [ProductAttribute(name=name, value=value) for name, value in (attributes or {}).items()]
+    return commands.ReviseProductRequest(
+        product_id=identity("product", number),
+        name=name,
+        description=description,
+        category=category,
+        attributes=None if attributes is None else commands.ProductAttributes(attributes=given),
     )
 
 

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.event.v1.event_pb2 import Event
+from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from tandem.feed.events import FeedEvent
 from tests.support.builders import NOW, address, identity, usd
 
@@ -65,6 +66,21 @@ def product_added(product: int = 1, *, stock: int = 100, description: str = "10 
             category="Tea",
             price=usd(1999),
             stock=stock,
+        )
+    )
+
+
+def product_revised(
+    product: int = 1, *, version: int = 2, name: str = "Product, revised", attributes: dict[str, str] | None = None
+) -> Event:
+    return Event(
+        product_revised=events.ProductRevised(
+            product_id=identity("product", product),
+            version=version,
+            name=name,
+            description="20 boxes",
+            category="Beverages",
+            attributes=[ProductAttribute(name=name, value=value) for name, value in (attributes or {}).items()],
         )
     )
 
@@ -132,6 +148,23 @@ def order_shipped(order: int = 1, *, version: int = 3) -> Event:
     )
 
 
+def order_delivered(order: int = 1, *, version: int = 4) -> Event:
+    return Event(
+        order_delivered=events.OrderDelivered(order_id=identity("order", order), version=version, delivered_at=at(300))
+    )
+
+
+def shipping_address_changed(order: int = 1, *, customer: int = 1, version: int = 2, city: str = "Hamburg") -> Event:
+    return Event(
+        shipping_address_changed=events.ShippingAddressChanged(
+            order_id=identity("order", order),
+            version=version,
+            customer_id=identity("customer", customer),
+            personal=events.PersonalData(address=address(city=city)),
+        )
+    )
+
+
 def order_cancelled(order: int = 1, *, version: int = 2, lines: Iterable[tuple[int, int]] = ((1, 1),)) -> Event:
     return Event(
         order_cancelled=events.OrderCancelled(
@@ -149,8 +182,10 @@ def order_cancelled(order: int = 1, *, version: int = 2, lines: Iterable[tuple[i
 
 @dataclass
 class _Order:
+    customer: int
     lines: list[tuple[int, int]]
     status: str = "placed"
+    version: int = 1
 
 
 @dataclass
@@ -184,34 +219,44 @@ class Shop:
         product = self.rng.choice(list(self.versions))
         self.versions[product] += 1
         version = self.versions[product]
-        kind = self.rng.randrange(5)
+        kind = self.rng.randrange(6)
         if kind < 2:
             return price_changed(product, version=version, price=self.rng.randint(0, 9999))
         if kind < 4:
             return stock_adjusted(product, version=version, delta=self.rng.randint(-50, 50))
+        if kind < 5:
+            name = f"Product {product}, {version}"
+            return product_revised(product, version=version, name=name, attributes={"Origin": f"Place {version}"})
         return product_discontinued(product, version=version)
 
     def _place(self) -> Event:
         order = len(self.orders) + 1
         lines = [(self.rng.choice(list(self.versions)), self.rng.randint(1, 9)) for _ in range(self.rng.randint(1, 4))]
-        self.orders[order] = _Order(lines)
-        return order_placed(order, customer=self.rng.randint(1, self.customers), lines=lines)
+        customer = self.rng.randint(1, self.customers)
+        self.orders[order] = _Order(customer, lines)
+        return order_placed(order, customer=customer, lines=lines)
 
     def _about_order(self) -> Event:
-        open_orders = [number for number, it in self.orders.items() if it.status in {"placed", "paid"}]
+        open_orders = [number for number, it in self.orders.items() if it.status in {"placed", "paid", "shipped"}]
         if not open_orders:
             return self._place()
         number = self.rng.choice(open_orders)
         order = self.orders[number]
-        if order.status == "placed" and self.rng.random() < 0.6:
+        order.version += 1
+        if order.status == "shipped":
+            order.status = "delivered"
+            return order_delivered(number, version=order.version)
+        if self.rng.random() < 0.2:
+            city = f"City {self.rng.randint(1, 99)}"
+            return shipping_address_changed(number, customer=order.customer, version=order.version, city=city)
+        if self.rng.random() < 0.3:
+            order.status = "cancelled"
+            return order_cancelled(number, version=order.version, lines=order.lines)
+        if order.status == "placed":
             order.status = "paid"
-            return order_paid(number)
-        if order.status == "paid" and self.rng.random() < 0.7:
-            order.status = "shipped"
-            return order_shipped(number)
-        version = 2 if order.status == "placed" else 3
-        order.status = "cancelled"
-        return order_cancelled(number, version=version, lines=order.lines)
+            return order_paid(number, version=order.version)
+        order.status = "shipped"
+        return order_shipped(number, version=order.version)
 
 
 def a_history(count: int, seed: int = 1) -> list[Event]:

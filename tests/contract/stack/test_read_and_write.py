@@ -14,7 +14,7 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from tandem.cli.embedded import Memcached, memcached_path
-from tests.support.builders import add_product, address, identity, place_order, register_customer, usd
+from tests.support.builders import add_product, address, identity, place_order, register_customer, revise_product, usd
 from tests.support.stack import AsyncStubs, Databases, Stack
 
 CONFIGURATIONS = {
@@ -102,9 +102,21 @@ async def test_an_order_is_read_back_with_its_token_through_every_step(
             OrderStatus.ORDER_STATUS_PAID,
         ),
         (
+            stubs.commands.ChangeShippingAddress,
+            commands.ChangeShippingAddressRequest(
+                order_id=order, address=address(city="Bonn", recipient="A neighbour"), expected_version=2
+            ),
+            OrderStatus.ORDER_STATUS_PAID,
+        ),
+        (
             stubs.commands.ShipOrder,
-            commands.ShipOrderRequest(order_id=order, carrier="Post", expected_version=2),
+            commands.ShipOrderRequest(order_id=order, carrier="Post", expected_version=3),
             OrderStatus.ORDER_STATUS_SHIPPED,
+        ),
+        (
+            stubs.commands.DeliverOrder,
+            commands.DeliverOrderRequest(order_id=order, expected_version=4),
+            OrderStatus.ORDER_STATUS_DELIVERED,
         ),
     ]
     for version, (call, step, status) in enumerate(steps, start=1):
@@ -119,6 +131,31 @@ async def test_an_order_is_read_back_with_its_token_through_every_step(
     assert shown.customer_name == f"Customer {n}"
     assert [line.product_name for line in shown.lines] == [f"Product {n}", f"Product {n + 1}"]
     assert (shown.payment_reference, shown.carrier) == ("p-1", "Post")
+    assert shown.shipping_address == address(city="Bonn", recipient="A neighbour")
+    assert shown.delivered_at.ToNanoseconds() >= shown.shipped_at.ToNanoseconds()
+
+
+async def test_a_product_that_is_renamed_is_renamed_where_it_is_shown_as_it_is_now_and_nowhere_else(
+    stubs: AsyncStubs, numbers: Iterator[int]
+) -> None:
+    n = next(numbers)
+    await shop(stubs, n)
+    order, product = identity("order", n), identity("product", n)
+    await stubs.commands.PlaceOrder(place_order(n, customer=n, lines={n: 1}))
+    renamed = await stubs.commands.ReviseProduct(revise_product(n, name="Renamed", attributes={"Size": "L"}))
+    token = fresh(renamed.receipt)
+    card = await stubs.queries.GetProduct(queries.GetProductRequest(product_id=product, consistency=token))
+    assert (card.product.name, card.product.available, card.product.version) == ("Renamed", 99, 2)
+    assert [(it.name, it.value) for it in card.product.attributes] == [("Size", "L")]
+    shown = await stubs.queries.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=order, consistency=token))
+    assert [line.product_name for line in shown.order_details.lines] == [f"Product {n}"]
+    # The write side has the attributes and the name too, from its own tables.
+    again = await stubs.commands.ReviseProduct(revise_product(n, description="Large", attributes=None))
+    card = await stubs.queries.GetProduct(
+        queries.GetProductRequest(product_id=product, consistency=fresh(again.receipt))
+    )
+    assert (card.product.name, card.product.description, card.product.version) == ("Renamed", "Large", 3)
+    assert [(it.name, it.value) for it in card.product.attributes] == [("Size", "L")]
 
 
 async def test_views_follow_products_and_customers(stubs: AsyncStubs, numbers: Iterator[int]) -> None:

@@ -13,7 +13,16 @@ from command_server.storage.feed import Appended, FoundReceipt
 from command_server.working_set import Accepted, decide_batch, keys_of
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.runtime.errors import TandemError
-from tests.support.builders import add_product, command, identity, place_order, register_customer, usd
+from tests.support.builders import (
+    add_product,
+    address,
+    command,
+    identity,
+    place_order,
+    register_customer,
+    revise_product,
+    usd,
+)
 
 EPOCH = uuid.UUID(int=7)
 few = st.integers(1, 3)
@@ -43,6 +52,15 @@ requests: st.SearchStrategy[Message] = st.one_of(
         few,
         st.integers(0, 10_000),
     ),
+    st.builds(revise_product, few, name=st.sampled_from([None, "Tea"]), description=st.sampled_from(["", "dry"])),
+    st.builds(
+        lambda order, city: commands.ChangeShippingAddressRequest(
+            order_id=identity("order", order), address=address(city=city)
+        ),
+        few,
+        st.sampled_from(["Bonn", "Ulm"]),
+    ),
+    _order(commands.DeliverOrderRequest),
     _order(commands.PayOrderRequest),
     _order(commands.ShipOrderRequest),
     _order(commands.CancelOrderRequest),
@@ -72,13 +90,14 @@ class Memory:
         return [it.receipt_after(appended) if isinstance(it, Accepted) else it for it in decisions.outcomes]
 
     def _load(self, batch: list[Command]) -> Aggregates:
-        """Only what the keys name, and the products of the loaded orders: as the database does."""
+        """Only what the keys name, and the products and customers of the loaded orders: as the database does."""
         keys = keys_of(batch)
         orders = {it: self.aggregates.orders[it] for it in keys.orders & self.aggregates.orders.keys()}
+        customers = keys.customers | {orders[it].customer_id for it in keys.with_customer & orders.keys()}
         products = keys.products | {line.product_id for order in orders.values() for line in order.lines}
         return Aggregates(
             orders,
-            {it: self.aggregates.customers[it] for it in keys.customers & self.aggregates.customers.keys()},
+            {it: self.aggregates.customers[it] for it in customers & self.aggregates.customers.keys()},
             {it: self.aggregates.products[it] for it in products & self.aggregates.products.keys()},
         )
 

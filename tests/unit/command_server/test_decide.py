@@ -10,11 +10,22 @@ from command_server.working_set import Accepted, Decisions, decide_batch
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
 from tandem.runtime.errors import AlreadyExists, Conflict, NotFound, PreconditionFailed, TandemError
-from tests.support.builders import add_product, address, command, identity, place_order, register_customer, usd
+from tests.support.builders import (
+    add_product,
+    address,
+    command,
+    identity,
+    place_order,
+    register_customer,
+    revise_product,
+    usd,
+)
 
 ORDER = identity("order", 1)
 PAY = commands.PayOrderRequest(order_id=ORDER)
 SHIP = commands.ShipOrderRequest(order_id=ORDER)
+DELIVER = commands.DeliverOrderRequest(order_id=ORDER)
+MOVE = commands.ChangeShippingAddressRequest(order_id=ORDER, address=address(city="Bonn"))
 CANCEL = commands.CancelOrderRequest(order_id=ORDER, reason="changed my mind")
 
 
@@ -131,6 +142,11 @@ def test_a_price_change_touches_no_earlier_order() -> None:
         ((PAY, SHIP), SHIP, "ORDER_NOT_PAID"),
         ((PAY, SHIP), CANCEL, "ORDER_NOT_CANCELLABLE"),
         ((PAY, CANCEL), CANCEL, "ORDER_NOT_CANCELLABLE"),
+        ((PAY,), DELIVER, "ORDER_NOT_SHIPPED"),
+        ((PAY, SHIP, DELIVER), DELIVER, "ORDER_NOT_SHIPPED"),
+        ((PAY, SHIP, DELIVER), CANCEL, "ORDER_NOT_CANCELLABLE"),
+        ((PAY, SHIP), MOVE, "ORDER_NOT_READDRESSABLE"),
+        ((CANCEL,), MOVE, "ORDER_NOT_READDRESSABLE"),
     ],
 )
 def test_an_order_moves_only_forward(before: tuple[Message, ...], request_: Message, rule: str) -> None:
@@ -147,7 +163,10 @@ def test_an_unshipped_order_is_cancelled(before: tuple[Message, ...]) -> None:
     [
         PAY,
         SHIP,
+        DELIVER,
+        MOVE,
         CANCEL,
+        commands.ReviseProductRequest(product_id=ORDER, name="Tea"),
         commands.UpdateAddressRequest(customer_id=ORDER, address=address()),
         commands.ChangePriceRequest(product_id=ORDER, price=usd(1)),
         commands.AdjustStockRequest(product_id=ORDER, delta=1),
@@ -166,6 +185,47 @@ def test_what_exists_is_not_created_again(index: int) -> None:
     again.CopyFrom(SHOP[index])  # type: ignore[arg-type]
     again.request_id = identity("again")
     assert isinstance(refused(*SHOP, again), AlreadyExists)
+
+
+def test_an_unshipped_order_goes_elsewhere_and_its_customer_stays_where_he_is() -> None:
+    decisions = decide(*SHOP, place_order(), PAY, MOVE)
+    changed = Event.FromString(decisions.events[-1][1]).shipping_address_changed
+    assert changed.customer_id == identity("customer", 1)
+    assert changed.personal.address == address(city="Bonn", recipient="Customer 1")
+    assert [it.address for it in decisions.aggregates.customers.values()] == [address()]
+
+
+def test_a_shipped_order_is_delivered_when_the_caller_says() -> None:
+    late = commands.DeliverOrderRequest(order_id=ORDER)
+    late.delivered_at.FromJsonString("2026-01-30T08:00:00Z")
+    assert accepted(*SHOP, place_order(), PAY, SHIP, late)[-1].order_delivered.delivered_at == late.delivered_at
+
+
+def test_a_revision_changes_what_is_set_and_keeps_the_rest() -> None:
+    tea = add_product(3, Origin="Assam", Grade="FTGFOP")
+    revised = accepted(tea, revise_product(3, name="Assam Tea", description=""))[-1].product_revised
+    assert (revised.version, revised.name, revised.description, revised.category) == (2, "Assam Tea", "", "Tea")
+    assert [(it.name, it.value) for it in revised.attributes] == [("Grade", "FTGFOP"), ("Origin", "Assam")]
+    emptied = accepted(tea, revise_product(3, attributes={}))[-1].product_revised
+    assert (emptied.name, list(emptied.attributes)) == ("Product 3", [])
+
+
+def test_a_revised_product_has_its_new_name_in_orders_from_then_on() -> None:
+    events = accepted(*SHOP, place_order(1), revise_product(1, name="New"), place_order(2))
+    names = [it.order_placed.lines[0].product_name for it in events if it.HasField("order_placed")]
+    assert names == ["Product 1", "New"]
+
+
+def test_a_discontinued_product_may_be_revised() -> None:
+    discontinue = commands.DiscontinueProductRequest(product_id=identity("product", 1))
+    assert accepted(*SHOP, discontinue, revise_product(1, category="Old"))[-1].product_revised.category == "Old"
+
+
+def test_a_product_is_discontinued_once() -> None:
+    discontinue = commands.DiscontinueProductRequest(product_id=identity("product", 1))
+    assert rules(refused(*SHOP, discontinue, discontinue)) == {
+        f"products/{identity('product', 1)}": "ALREADY_DISCONTINUED"
+    }
 
 
 def test_a_command_with_another_version_than_the_current_is_refused_and_told_the_current() -> None:

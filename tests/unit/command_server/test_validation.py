@@ -6,7 +6,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.runtime.errors import InvalidArgument
-from tests.support.builders import NOW, add_product, address, command, identity, place_order, register_customer, usd
+from tests.support.builders import (
+    NOW,
+    add_product,
+    address,
+    command,
+    identity,
+    place_order,
+    register_customer,
+    revise_product,
+    usd,
+)
 
 
 def violations(request: Message) -> dict[str, str]:
@@ -106,10 +116,48 @@ def test_a_customer_is_checked(change: dict[str, str], field: str, kind: str) ->
             "MALFORMED",
         ),
         (commands.CancelOrderRequest(order_id=identity("o"), reason="x" * 501), "reason", "TOO_LONG"),
+        (
+            commands.DeliverOrderRequest(
+                order_id=identity("o"), delivered_at=Timestamp(seconds=int(NOW.timestamp()) + 3600)
+            ),
+            "delivered_at",
+            "OUT_OF_RANGE",
+        ),
     ],
 )
 def test_each_command_is_checked(request_: Message, field: str, kind: str) -> None:
     assert violations(request_) == {field: kind}
+
+
+def test_a_revision_must_revise_something() -> None:
+    request = commands.ReviseProductRequest(product_id=identity("p"))
+    assert violations(request) == dict.fromkeys(["name", "description", "category", "attributes"], "REQUIRED")
+
+
+def test_every_wrong_field_of_a_revision_is_named_at_once() -> None:
+    request = revise_product(name=" ", description="x" * 4001, category="a\0", attributes={"": "v", "Size": ""})
+    request.attributes.attributes.add(name="size", value="L")
+    assert violations(request) == {
+        "name": "REQUIRED",
+        "description": "TOO_LONG",
+        "category": "MALFORMED",
+        "attributes.attributes[0].name": "REQUIRED",
+        "attributes.attributes[1].value": "REQUIRED",
+        "attributes.attributes[2].name": "DUPLICATE",
+    }
+
+
+def test_a_product_has_at_most_50_attributes() -> None:
+    assert violations(add_product(**{f"a{number}": "v" for number in range(51)})) == {"attributes": "OUT_OF_RANGE"}
+
+
+def test_an_order_goes_to_an_address_or_to_the_name_of_one() -> None:
+    nowhere = commands.ChangeShippingAddressRequest(order_id=identity("o"))
+    wrong = commands.ChangeShippingAddressRequest(order_id=identity("o"), address=address(city=""))
+    unnamed = commands.ChangeShippingAddressRequest(order_id=identity("o"), address_name=" work")
+    assert violations(nowhere) == {"address": "REQUIRED"}
+    assert violations(wrong) == {"address.city": "REQUIRED"}
+    assert violations(unnamed) == {"address_name": "MALFORMED"}
 
 
 def test_the_server_names_what_the_caller_does_not() -> None:

@@ -68,6 +68,35 @@ def test_an_order_that_is_paid_and_shipped_shows_when_and_how() -> None:
     assert after("order_details", events.order_placed(), events.order_paid(), events.order_shipped()) == expected
 
 
+def test_a_delivered_order_shows_when() -> None:
+    shipped = (events.order_placed(), events.order_paid(), events.order_shipped())
+    expected = after("order_details", *shipped)
+    expected.status = OrderStatus.ORDER_STATUS_DELIVERED
+    expected.delivered_at.CopyFrom(at(300))
+    expected.version = 4
+    assert after("order_details", *shipped, events.order_delivered()) == expected
+
+
+def test_an_order_that_goes_elsewhere_shows_where_and_nothing_else_changes() -> None:
+    expected = after("order_details", events.order_placed())
+    expected.shipping_address.CopyFrom(address(city="Hamburg"))
+    expected.version = 2
+    assert after("order_details", events.order_placed(), events.shipping_address_changed()) == expected
+
+
+def test_a_revised_product_shows_what_it_is_now_and_keeps_price_and_stock() -> None:
+    added = events.product_added(stock=7)
+    expected = after("product_card", added)
+    expected.name, expected.description, expected.category = "Product, revised", "20 boxes", "Beverages"
+    expected.attributes.add(name="Origin", value="Assam")
+    expected.version = 2
+    revised = events.product_revised(attributes={"Origin": "Assam"})
+    assert after("product_card", added, revised) == expected
+    del expected.attributes[:]
+    expected.version = 3
+    assert after("product_card", added, revised, events.product_revised(version=3)) == expected
+
+
 def test_a_cancelled_order_shows_when_and_why() -> None:
     expected = after("order_details", events.order_placed())
     expected.status = OrderStatus.ORDER_STATUS_CANCELLED
@@ -93,6 +122,12 @@ def test_a_summary_counts_lines_and_units_and_follows_the_status() -> None:
     for status, version, later in (
         (OrderStatus.ORDER_STATUS_PAID, 2, [events.order_paid()]),
         (OrderStatus.ORDER_STATUS_SHIPPED, 3, [events.order_paid(), events.order_shipped()]),
+        (
+            OrderStatus.ORDER_STATUS_DELIVERED,
+            4,
+            [events.order_paid(), events.order_shipped(), events.order_delivered()],
+        ),
+        (OrderStatus.ORDER_STATUS_PLACED, 2, [events.shipping_address_changed()]),
         (OrderStatus.ORDER_STATUS_CANCELLED, 2, [events.order_cancelled()]),
     ):
         expected.status = status

@@ -24,59 +24,74 @@ _sym_db = _symbol_database.Default()
 
 from commerce.type.v1 import address_pb2 as commerce_dot_type_dot_v1_dot_address__pb2
 from commerce.type.v1 import money_pb2 as commerce_dot_type_dot_v1_dot_money__pb2
+from commerce.type.v1 import product_attribute_pb2 as commerce_dot_type_dot_v1_dot_product__attribute__pb2
 from commerce.type.v1 import receipt_pb2 as commerce_dot_type_dot_v1_dot_receipt__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)commerce/command/v1/command_service.proto\x12\x13\x63ommerce.command.v1\x1a\x1e\x63ommerce/type/v1/address.proto\x1a\x1c\x63ommerce/type/v1/money.proto\x1a\x1e\x63ommerce/type/v1/receipt.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x01\n\x17RegisterCustomerRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12$\n\x0b\x63ustomer_id\x18\x02 \x01(\tH\x00R\ncustomerId\x88\x01\x01\x12\x12\n\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n\x05\x65mail\x18\x04 \x01(\tR\x05\x65mail\x12\x14\n\x05phone\x18\x05 \x01(\tR\x05phone\x12\x33\n\x07\x61\x64\x64ress\x18\x06 \x01(\x0b\x32\x19.commerce.type.v1.AddressR\x07\x61\x64\x64ressB\x0e\n\x0c_customer_id\"w\n\x18RegisterCustomerResponse\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xd0\x01\n\x14UpdateAddressRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1f\n\x0b\x63ustomer_id\x18\x02 \x01(\tR\ncustomerId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12\x33\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0b\x32\x19.commerce.type.v1.AddressR\x07\x61\x64\x64ressB\x13\n\x11_expected_version\"t\n\x15UpdateAddressResponse\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\x8b\x02\n\x11\x41\x64\x64ProductRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\"\n\nproduct_id\x18\x02 \x01(\tH\x00R\tproductId\x88\x01\x01\x12\x12\n\x04name\x18\x03 \x01(\tR\x04name\x12 \n\x0b\x64\x65scription\x18\x04 \x01(\tR\x0b\x64\x65scription\x12\x1a\n\x08\x63\x61tegory\x18\x05 \x01(\tR\x08\x63\x61tegory\x12-\n\x05price\x18\x06 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x05price\x12#\n\rinitial_stock\x18\x07 \x01(\x03R\x0cinitialStockB\r\n\x0b_product_id\"o\n\x12\x41\x64\x64ProductResponse\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xc6\x01\n\x12\x43hangePriceRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1d\n\nproduct_id\x18\x02 \x01(\tR\tproductId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12-\n\x05price\x18\x04 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x05priceB\x13\n\x11_expected_version\"p\n\x13\x43hangePriceResponse\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xad\x01\n\x12\x41\x64justStockRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1d\n\nproduct_id\x18\x02 \x01(\tR\tproductId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12\x14\n\x05\x64\x65lta\x18\x04 \x01(\x12R\x05\x64\x65ltaB\x13\n\x11_expected_version\"p\n\x13\x41\x64justStockResponse\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\x9e\x01\n\x19\x44iscontinueProductRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1d\n\nproduct_id\x18\x02 \x01(\tR\tproductId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x42\x13\n\x11_expected_version\"w\n\x1a\x44iscontinueProductResponse\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xf6\x02\n\x11PlaceOrderRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1e\n\x08order_id\x18\x02 \x01(\tH\x00R\x07orderId\x88\x01\x01\x12\x1f\n\x0b\x63ustomer_id\x18\x03 \x01(\tR\ncustomerId\x12\x39\n\x05lines\x18\x04 \x03(\x0b\x32#.commerce.command.v1.PlaceOrderLineR\x05lines\x12\x44\n\x10shipping_address\x18\x05 \x01(\x0b\x32\x19.commerce.type.v1.AddressR\x0fshippingAddress\x12:\n\x0cshipping_fee\x18\x06 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x0bshippingFee\x12\x37\n\tplaced_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08placedAtB\x0b\n\t_order_id\"\x7f\n\x0ePlaceOrderLine\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12\x1a\n\x08quantity\x18\x02 \x01(\rR\x08quantity\x12\x32\n\x15\x64iscount_basis_points\x18\x03 \x01(\rR\x13\x64iscountBasisPoints\"k\n\x12PlaceOrderResponse\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xf2\x01\n\x0fPayOrderRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x19\n\x08order_id\x18\x02 \x01(\tR\x07orderId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12+\n\x11payment_reference\x18\x04 \x01(\tR\x10paymentReference\x12\x33\n\x07paid_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x06paidAtB\x13\n\x11_expected_version\"i\n\x10PayOrderResponse\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\x8f\x02\n\x10ShipOrderRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x19\n\x08order_id\x18\x02 \x01(\tR\x07orderId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12\x18\n\x07\x63\x61rrier\x18\x04 \x01(\tR\x07\x63\x61rrier\x12\'\n\x0ftracking_number\x18\x05 \x01(\tR\x0etrackingNumber\x12\x39\n\nshipped_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tshippedAtB\x13\n\x11_expected_version\"j\n\x11ShipOrderResponse\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xab\x01\n\x12\x43\x61ncelOrderRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x19\n\x08order_id\x18\x02 \x01(\tR\x07orderId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reasonB\x13\n\x11_expected_version\"l\n\x13\x43\x61ncelOrderResponse\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt2\xf9\x07\n\x0e\x43ommandService\x12o\n\x10RegisterCustomer\x12,.commerce.command.v1.RegisterCustomerRequest\x1a-.commerce.command.v1.RegisterCustomerResponse\x12\x66\n\rUpdateAddress\x12).commerce.command.v1.UpdateAddressRequest\x1a*.commerce.command.v1.UpdateAddressResponse\x12]\n\nAddProduct\x12&.commerce.command.v1.AddProductRequest\x1a\'.commerce.command.v1.AddProductResponse\x12`\n\x0b\x43hangePrice\x12\'.commerce.command.v1.ChangePriceRequest\x1a(.commerce.command.v1.ChangePriceResponse\x12`\n\x0b\x41\x64justStock\x12\'.commerce.command.v1.AdjustStockRequest\x1a(.commerce.command.v1.AdjustStockResponse\x12u\n\x12\x44iscontinueProduct\x12..commerce.command.v1.DiscontinueProductRequest\x1a/.commerce.command.v1.DiscontinueProductResponse\x12]\n\nPlaceOrder\x12&.commerce.command.v1.PlaceOrderRequest\x1a\'.commerce.command.v1.PlaceOrderResponse\x12W\n\x08PayOrder\x12$.commerce.command.v1.PayOrderRequest\x1a%.commerce.command.v1.PayOrderResponse\x12Z\n\tShipOrder\x12%.commerce.command.v1.ShipOrderRequest\x1a&.commerce.command.v1.ShipOrderResponse\x12`\n\x0b\x43\x61ncelOrder\x12\'.commerce.command.v1.CancelOrderRequest\x1a(.commerce.command.v1.CancelOrderResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)commerce/command/v1/command_service.proto\x12\x13\x63ommerce.command.v1\x1a\x1e\x63ommerce/type/v1/address.proto\x1a\x1c\x63ommerce/type/v1/money.proto\x1a(commerce/type/v1/product_attribute.proto\x1a\x1e\x63ommerce/type/v1/receipt.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x01\n\x17RegisterCustomerRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12$\n\x0b\x63ustomer_id\x18\x02 \x01(\tH\x00R\ncustomerId\x88\x01\x01\x12\x12\n\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n\x05\x65mail\x18\x04 \x01(\tR\x05\x65mail\x12\x14\n\x05phone\x18\x05 \x01(\tR\x05phone\x12\x33\n\x07\x61\x64\x64ress\x18\x06 \x01(\x0b\x32\x19.commerce.type.v1.AddressR\x07\x61\x64\x64ressB\x0e\n\x0c_customer_id\"w\n\x18RegisterCustomerResponse\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xd0\x01\n\x14UpdateAddressRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1f\n\x0b\x63ustomer_id\x18\x02 \x01(\tR\ncustomerId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12\x33\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0b\x32\x19.commerce.type.v1.AddressR\x07\x61\x64\x64ressB\x13\n\x11_expected_version\"t\n\x15UpdateAddressResponse\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xcf\x02\n\x11\x41\x64\x64ProductRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\"\n\nproduct_id\x18\x02 \x01(\tH\x00R\tproductId\x88\x01\x01\x12\x12\n\x04name\x18\x03 \x01(\tR\x04name\x12 \n\x0b\x64\x65scription\x18\x04 \x01(\tR\x0b\x64\x65scription\x12\x1a\n\x08\x63\x61tegory\x18\x05 \x01(\tR\x08\x63\x61tegory\x12-\n\x05price\x18\x06 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x05price\x12#\n\rinitial_stock\x18\x07 \x01(\x03R\x0cinitialStock\x12\x42\n\nattributes\x18\x08 \x03(\x0b\x32\".commerce.type.v1.ProductAttributeR\nattributesB\r\n\x0b_product_id\"o\n\x12\x41\x64\x64ProductResponse\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xc6\x01\n\x12\x43hangePriceRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1d\n\nproduct_id\x18\x02 \x01(\tR\tproductId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12-\n\x05price\x18\x04 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x05priceB\x13\n\x11_expected_version\"p\n\x13\x43hangePriceResponse\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xad\x01\n\x12\x41\x64justStockRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1d\n\nproduct_id\x18\x02 \x01(\tR\tproductId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12\x14\n\x05\x64\x65lta\x18\x04 \x01(\x12R\x05\x64\x65ltaB\x13\n\x11_expected_version\"p\n\x13\x41\x64justStockResponse\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\x9e\x01\n\x19\x44iscontinueProductRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1d\n\nproduct_id\x18\x02 \x01(\tR\tproductId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x42\x13\n\x11_expected_version\"w\n\x1a\x44iscontinueProductResponse\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xe8\x02\n\x14ReviseProductRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1d\n\nproduct_id\x18\x02 \x01(\tR\tproductId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12\x17\n\x04name\x18\x04 \x01(\tH\x01R\x04name\x88\x01\x01\x12%\n\x0b\x64\x65scription\x18\x05 \x01(\tH\x02R\x0b\x64\x65scription\x88\x01\x01\x12\x1f\n\x08\x63\x61tegory\x18\x06 \x01(\tH\x03R\x08\x63\x61tegory\x88\x01\x01\x12\x46\n\nattributes\x18\x07 \x01(\x0b\x32&.commerce.command.v1.ProductAttributesR\nattributesB\x13\n\x11_expected_versionB\x07\n\x05_nameB\x0e\n\x0c_descriptionB\x0b\n\t_category\"W\n\x11ProductAttributes\x12\x42\n\nattributes\x18\x01 \x03(\x0b\x32\".commerce.type.v1.ProductAttributeR\nattributes\"r\n\x15ReviseProductResponse\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xf6\x02\n\x11PlaceOrderRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1e\n\x08order_id\x18\x02 \x01(\tH\x00R\x07orderId\x88\x01\x01\x12\x1f\n\x0b\x63ustomer_id\x18\x03 \x01(\tR\ncustomerId\x12\x39\n\x05lines\x18\x04 \x03(\x0b\x32#.commerce.command.v1.PlaceOrderLineR\x05lines\x12\x44\n\x10shipping_address\x18\x05 \x01(\x0b\x32\x19.commerce.type.v1.AddressR\x0fshippingAddress\x12:\n\x0cshipping_fee\x18\x06 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x0bshippingFee\x12\x37\n\tplaced_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08placedAtB\x0b\n\t_order_id\"\x7f\n\x0ePlaceOrderLine\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12\x1a\n\x08quantity\x18\x02 \x01(\rR\x08quantity\x12\x32\n\x15\x64iscount_basis_points\x18\x03 \x01(\rR\x13\x64iscountBasisPoints\"k\n\x12PlaceOrderResponse\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xf2\x01\n\x0fPayOrderRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x19\n\x08order_id\x18\x02 \x01(\tR\x07orderId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12+\n\x11payment_reference\x18\x04 \x01(\tR\x10paymentReference\x12\x33\n\x07paid_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x06paidAtB\x13\n\x11_expected_version\"i\n\x10PayOrderResponse\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\x8f\x02\n\x10ShipOrderRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x19\n\x08order_id\x18\x02 \x01(\tR\x07orderId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12\x18\n\x07\x63\x61rrier\x18\x04 \x01(\tR\x07\x63\x61rrier\x12\'\n\x0ftracking_number\x18\x05 \x01(\tR\x0etrackingNumber\x12\x39\n\nshipped_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tshippedAtB\x13\n\x11_expected_version\"j\n\x11ShipOrderResponse\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xd3\x01\n\x13\x44\x65liverOrderRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x19\n\x08order_id\x18\x02 \x01(\tR\x07orderId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12=\n\x0c\x64\x65livered_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x64\x65liveredAtB\x13\n\x11_expected_version\"m\n\x14\x44\x65liverOrderResponse\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\x88\x02\n\x1c\x43hangeShippingAddressRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x19\n\x08order_id\x18\x02 \x01(\tR\x07orderId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x01R\x0f\x65xpectedVersion\x88\x01\x01\x12\x35\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0b\x32\x19.commerce.type.v1.AddressH\x00R\x07\x61\x64\x64ress\x12#\n\x0c\x61\x64\x64ress_name\x18\x05 \x01(\tH\x00R\x0b\x61\x64\x64ressNameB\r\n\x0b\x64\x65stinationB\x13\n\x11_expected_version\"v\n\x1d\x43hangeShippingAddressResponse\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xab\x01\n\x12\x43\x61ncelOrderRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x19\n\x08order_id\x18\x02 \x01(\tR\x07orderId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reasonB\x13\n\x11_expected_version\"l\n\x13\x43\x61ncelOrderResponse\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt2\xc6\n\n\x0e\x43ommandService\x12o\n\x10RegisterCustomer\x12,.commerce.command.v1.RegisterCustomerRequest\x1a-.commerce.command.v1.RegisterCustomerResponse\x12\x66\n\rUpdateAddress\x12).commerce.command.v1.UpdateAddressRequest\x1a*.commerce.command.v1.UpdateAddressResponse\x12]\n\nAddProduct\x12&.commerce.command.v1.AddProductRequest\x1a\'.commerce.command.v1.AddProductResponse\x12`\n\x0b\x43hangePrice\x12\'.commerce.command.v1.ChangePriceRequest\x1a(.commerce.command.v1.ChangePriceResponse\x12`\n\x0b\x41\x64justStock\x12\'.commerce.command.v1.AdjustStockRequest\x1a(.commerce.command.v1.AdjustStockResponse\x12u\n\x12\x44iscontinueProduct\x12..commerce.command.v1.DiscontinueProductRequest\x1a/.commerce.command.v1.DiscontinueProductResponse\x12\x66\n\rReviseProduct\x12).commerce.command.v1.ReviseProductRequest\x1a*.commerce.command.v1.ReviseProductResponse\x12]\n\nPlaceOrder\x12&.commerce.command.v1.PlaceOrderRequest\x1a\'.commerce.command.v1.PlaceOrderResponse\x12W\n\x08PayOrder\x12$.commerce.command.v1.PayOrderRequest\x1a%.commerce.command.v1.PayOrderResponse\x12Z\n\tShipOrder\x12%.commerce.command.v1.ShipOrderRequest\x1a&.commerce.command.v1.ShipOrderResponse\x12\x63\n\x0c\x44\x65liverOrder\x12(.commerce.command.v1.DeliverOrderRequest\x1a).commerce.command.v1.DeliverOrderResponse\x12~\n\x15\x43hangeShippingAddress\x12\x31.commerce.command.v1.ChangeShippingAddressRequest\x1a\x32.commerce.command.v1.ChangeShippingAddressResponse\x12`\n\x0b\x43\x61ncelOrder\x12\'.commerce.command.v1.CancelOrderRequest\x1a(.commerce.command.v1.CancelOrderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'commerce.command.v1.command_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REGISTERCUSTOMERREQUEST']._serialized_start=194
-  _globals['_REGISTERCUSTOMERREQUEST']._serialized_end=421
-  _globals['_REGISTERCUSTOMERRESPONSE']._serialized_start=423
-  _globals['_REGISTERCUSTOMERRESPONSE']._serialized_end=542
-  _globals['_UPDATEADDRESSREQUEST']._serialized_start=545
-  _globals['_UPDATEADDRESSREQUEST']._serialized_end=753
-  _globals['_UPDATEADDRESSRESPONSE']._serialized_start=755
-  _globals['_UPDATEADDRESSRESPONSE']._serialized_end=871
-  _globals['_ADDPRODUCTREQUEST']._serialized_start=874
-  _globals['_ADDPRODUCTREQUEST']._serialized_end=1141
-  _globals['_ADDPRODUCTRESPONSE']._serialized_start=1143
-  _globals['_ADDPRODUCTRESPONSE']._serialized_end=1254
-  _globals['_CHANGEPRICEREQUEST']._serialized_start=1257
-  _globals['_CHANGEPRICEREQUEST']._serialized_end=1455
-  _globals['_CHANGEPRICERESPONSE']._serialized_start=1457
-  _globals['_CHANGEPRICERESPONSE']._serialized_end=1569
-  _globals['_ADJUSTSTOCKREQUEST']._serialized_start=1572
-  _globals['_ADJUSTSTOCKREQUEST']._serialized_end=1745
-  _globals['_ADJUSTSTOCKRESPONSE']._serialized_start=1747
-  _globals['_ADJUSTSTOCKRESPONSE']._serialized_end=1859
-  _globals['_DISCONTINUEPRODUCTREQUEST']._serialized_start=1862
-  _globals['_DISCONTINUEPRODUCTREQUEST']._serialized_end=2020
-  _globals['_DISCONTINUEPRODUCTRESPONSE']._serialized_start=2022
-  _globals['_DISCONTINUEPRODUCTRESPONSE']._serialized_end=2141
-  _globals['_PLACEORDERREQUEST']._serialized_start=2144
-  _globals['_PLACEORDERREQUEST']._serialized_end=2518
-  _globals['_PLACEORDERLINE']._serialized_start=2520
-  _globals['_PLACEORDERLINE']._serialized_end=2647
-  _globals['_PLACEORDERRESPONSE']._serialized_start=2649
-  _globals['_PLACEORDERRESPONSE']._serialized_end=2756
-  _globals['_PAYORDERREQUEST']._serialized_start=2759
-  _globals['_PAYORDERREQUEST']._serialized_end=3001
-  _globals['_PAYORDERRESPONSE']._serialized_start=3003
-  _globals['_PAYORDERRESPONSE']._serialized_end=3108
-  _globals['_SHIPORDERREQUEST']._serialized_start=3111
-  _globals['_SHIPORDERREQUEST']._serialized_end=3382
-  _globals['_SHIPORDERRESPONSE']._serialized_start=3384
-  _globals['_SHIPORDERRESPONSE']._serialized_end=3490
-  _globals['_CANCELORDERREQUEST']._serialized_start=3493
-  _globals['_CANCELORDERREQUEST']._serialized_end=3664
-  _globals['_CANCELORDERRESPONSE']._serialized_start=3666
-  _globals['_CANCELORDERRESPONSE']._serialized_end=3774
-  _globals['_COMMANDSERVICE']._serialized_start=3777
-  _globals['_COMMANDSERVICE']._serialized_end=4794
+  _globals['_REGISTERCUSTOMERREQUEST']._serialized_start=236
+  _globals['_REGISTERCUSTOMERREQUEST']._serialized_end=463
+  _globals['_REGISTERCUSTOMERRESPONSE']._serialized_start=465
+  _globals['_REGISTERCUSTOMERRESPONSE']._serialized_end=584
+  _globals['_UPDATEADDRESSREQUEST']._serialized_start=587
+  _globals['_UPDATEADDRESSREQUEST']._serialized_end=795
+  _globals['_UPDATEADDRESSRESPONSE']._serialized_start=797
+  _globals['_UPDATEADDRESSRESPONSE']._serialized_end=913
+  _globals['_ADDPRODUCTREQUEST']._serialized_start=916
+  _globals['_ADDPRODUCTREQUEST']._serialized_end=1251
+  _globals['_ADDPRODUCTRESPONSE']._serialized_start=1253
+  _globals['_ADDPRODUCTRESPONSE']._serialized_end=1364
+  _globals['_CHANGEPRICEREQUEST']._serialized_start=1367
+  _globals['_CHANGEPRICEREQUEST']._serialized_end=1565
+  _globals['_CHANGEPRICERESPONSE']._serialized_start=1567
+  _globals['_CHANGEPRICERESPONSE']._serialized_end=1679
+  _globals['_ADJUSTSTOCKREQUEST']._serialized_start=1682
+  _globals['_ADJUSTSTOCKREQUEST']._serialized_end=1855
+  _globals['_ADJUSTSTOCKRESPONSE']._serialized_start=1857
+  _globals['_ADJUSTSTOCKRESPONSE']._serialized_end=1969
+  _globals['_DISCONTINUEPRODUCTREQUEST']._serialized_start=1972
+  _globals['_DISCONTINUEPRODUCTREQUEST']._serialized_end=2130
+  _globals['_DISCONTINUEPRODUCTRESPONSE']._serialized_start=2132
+  _globals['_DISCONTINUEPRODUCTRESPONSE']._serialized_end=2251
+  _globals['_REVISEPRODUCTREQUEST']._serialized_start=2254
+  _globals['_REVISEPRODUCTREQUEST']._serialized_end=2614
+  _globals['_PRODUCTATTRIBUTES']._serialized_start=2616
+  _globals['_PRODUCTATTRIBUTES']._serialized_end=2703
+  _globals['_REVISEPRODUCTRESPONSE']._serialized_start=2705
+  _globals['_REVISEPRODUCTRESPONSE']._serialized_end=2819
+  _globals['_PLACEORDERREQUEST']._serialized_start=2822
+  _globals['_PLACEORDERREQUEST']._serialized_end=3196
+  _globals['_PLACEORDERLINE']._serialized_start=3198
+  _globals['_PLACEORDERLINE']._serialized_end=3325
+  _globals['_PLACEORDERRESPONSE']._serialized_start=3327
+  _globals['_PLACEORDERRESPONSE']._serialized_end=3434
+  _globals['_PAYORDERREQUEST']._serialized_start=3437
+  _globals['_PAYORDERREQUEST']._serialized_end=3679
+  _globals['_PAYORDERRESPONSE']._serialized_start=3681
+  _globals['_PAYORDERRESPONSE']._serialized_end=3786
+  _globals['_SHIPORDERREQUEST']._serialized_start=3789
+  _globals['_SHIPORDERREQUEST']._serialized_end=4060
+  _globals['_SHIPORDERRESPONSE']._serialized_start=4062
+  _globals['_SHIPORDERRESPONSE']._serialized_end=4168
+  _globals['_DELIVERORDERREQUEST']._serialized_start=4171
+  _globals['_DELIVERORDERREQUEST']._serialized_end=4382
+  _globals['_DELIVERORDERRESPONSE']._serialized_start=4384
+  _globals['_DELIVERORDERRESPONSE']._serialized_end=4493
+  _globals['_CHANGESHIPPINGADDRESSREQUEST']._serialized_start=4496
+  _globals['_CHANGESHIPPINGADDRESSREQUEST']._serialized_end=4760
+  _globals['_CHANGESHIPPINGADDRESSRESPONSE']._serialized_start=4762
+  _globals['_CHANGESHIPPINGADDRESSRESPONSE']._serialized_end=4880
+  _globals['_CANCELORDERREQUEST']._serialized_start=4883
+  _globals['_CANCELORDERREQUEST']._serialized_end=5054
+  _globals['_CANCELORDERRESPONSE']._serialized_start=5056
+  _globals['_CANCELORDERRESPONSE']._serialized_end=5164
+  _globals['_COMMANDSERVICE']._serialized_start=5167
+  _globals['_COMMANDSERVICE']._serialized_end=6517
 # @@protoc_insertion_point(module_scope)

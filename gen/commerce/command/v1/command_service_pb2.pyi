@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from commerce.type.v1 import address_pb2 as _address_pb2
 from commerce.type.v1 import money_pb2 as _money_pb2
+from commerce.type.v1 import product_attribute_pb2 as _product_attribute_pb2
 from commerce.type.v1 import receipt_pb2 as _receipt_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -175,6 +176,7 @@ class AddProductRequest(_message.Message):
     CATEGORY_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     INITIAL_STOCK_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
     product_id: _builtins.str
@@ -191,6 +193,10 @@ class AddProductRequest(_message.Message):
     def price(self) -> _money_pb2.Money:
         """Its price for one unit: 0 to 1,000,000,000,000 minor units. Required."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_product_attribute_pb2.ProductAttribute]:
+        """Its attributes, in any order: at most 50."""
+
     def __init__(
         self,
         *,
@@ -201,10 +207,11 @@ class AddProductRequest(_message.Message):
         category: _builtins.str = ...,
         price: _money_pb2.Money | None = ...,
         initial_stock: _builtins.int = ...,
+        attributes: _abc.Iterable[_product_attribute_pb2.ProductAttribute] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_product_id", b"_product_id", "price", b"price", "product_id", b"product_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_product_id", b"_product_id", "category", b"category", "description", b"description", "initial_stock", b"initial_stock", "name", b"name", "price", b"price", "product_id", b"product_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_product_id", b"_product_id", "attributes", b"attributes", "category", b"category", "description", b"description", "initial_stock", b"initial_stock", "name", b"name", "price", b"price", "product_id", b"product_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__product_id: _TypeAlias = _typing.Literal["product_id"]  # noqa: Y015
     _WhichOneofArgType__product_id: _TypeAlias = _typing.Literal["_product_id", b"_product_id"]  # noqa: Y015
@@ -429,6 +436,121 @@ class DiscontinueProductResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DiscontinueProductResponse: _TypeAlias = DiscontinueProductResponse  # noqa: Y015
+
+@_typing.final
+class ReviseProductRequest(_message.Message):
+    """Changes what a product is called and how it is described. What is not set stays; at least one field must be set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    product_id: _builtins.str
+    """UUID of the product. Required."""
+    expected_version: _builtins.int
+    """When set, the command is done only if this is the product's version."""
+    name: _builtins.str
+    """The new name: 1 to 200 characters."""
+    description: _builtins.str
+    """The new description; may be empty. At most 4,000 characters."""
+    category: _builtins.str
+    """The new category; may be empty. At most 100 characters."""
+    @_builtins.property
+    def attributes(self) -> Global___ProductAttributes:
+        """The new attributes: all of them, in place of those before."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        product_id: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+        name: _builtins.str | None = ...,
+        description: _builtins.str | None = ...,
+        category: _builtins.str | None = ...,
+        attributes: Global___ProductAttributes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_category", b"_category", "_description", b"_description", "_expected_version", b"_expected_version", "_name", b"_name", "attributes", b"attributes", "category", b"category", "description", b"description", "expected_version", b"expected_version", "name", b"name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_category", b"_category", "_description", b"_description", "_expected_version", b"_expected_version", "_name", b"_name", "attributes", b"attributes", "category", b"category", "description", b"description", "expected_version", b"expected_version", "name", b"name", "product_id", b"product_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__category: _TypeAlias = _typing.Literal["category"]  # noqa: Y015
+    _WhichOneofArgType__category: _TypeAlias = _typing.Literal["_category", b"_category"]  # noqa: Y015
+    _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
+    _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__category) -> _WhichOneofReturnType__category | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+
+Global___ReviseProductRequest: _TypeAlias = ReviseProductRequest  # noqa: Y015
+
+@_typing.final
+class ProductAttributes(_message.Message):
+    """All attributes of a product."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_product_attribute_pb2.ProductAttribute]:
+        """The attributes, in any order: at most 50; none takes all away."""
+
+    def __init__(
+        self,
+        *,
+        attributes: _abc.Iterable[_product_attribute_pb2.ProductAttribute] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProductAttributes: _TypeAlias = ProductAttributes  # noqa: Y015
+
+@_typing.final
+class ReviseProductResponse(_message.Message):
+    """The answer to ReviseProduct."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """UUID of the product."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_id", b"product_id", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviseProductResponse: _TypeAlias = ReviseProductResponse  # noqa: Y015
 
 @_typing.final
 class PlaceOrderRequest(_message.Message):
@@ -689,6 +811,149 @@ class ShipOrderResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShipOrderResponse: _TypeAlias = ShipOrderResponse  # noqa: Y015
+
+@_typing.final
+class DeliverOrderRequest(_message.Message):
+    """Marks a shipped order as delivered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    DELIVERED_AT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    order_id: _builtins.str
+    """UUID of the order. Required."""
+    expected_version: _builtins.int
+    """When set, the command is done only if this is the order's version."""
+    @_builtins.property
+    def delivered_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was delivered, for deliveries that are brought in from elsewhere; not in the future. When unset, now. It is
+        stored as given and not compared with the time of shipment, which another system's clock may have given.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+        delivered_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "delivered_at", b"delivered_at", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "delivered_at", b"delivered_at", "expected_version", b"expected_version", "order_id", b"order_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___DeliverOrderRequest: _TypeAlias = DeliverOrderRequest  # noqa: Y015
+
+@_typing.final
+class DeliverOrderResponse(_message.Message):
+    """The answer to DeliverOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliverOrderResponse: _TypeAlias = DeliverOrderResponse  # noqa: Y015
+
+@_typing.final
+class ChangeShippingAddressRequest(_message.Message):
+    """Changes where an order goes, as long as it is not shipped. The customer's own addresses stay as they are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    ADDRESS_NAME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    order_id: _builtins.str
+    """UUID of the order. Required."""
+    expected_version: _builtins.int
+    """When set, the command is done only if this is the order's version."""
+    address_name: _builtins.str
+    """The customer's address of this name, as it is now."""
+    @_builtins.property
+    def address(self) -> _address_pb2.Address:
+        """This address."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+        address: _address_pb2.Address | None = ...,
+        address_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "address", b"address", "address_name", b"address_name", "destination", b"destination", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "address", b"address", "address_name", b"address_name", "destination", b"destination", "expected_version", b"expected_version", "order_id", b"order_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    _WhichOneofReturnType_destination: _TypeAlias = _typing.Literal["address", "address_name"]  # noqa: Y015
+    _WhichOneofArgType_destination: _TypeAlias = _typing.Literal["destination", b"destination"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_destination) -> _WhichOneofReturnType_destination | None: ...
+
+Global___ChangeShippingAddressRequest: _TypeAlias = ChangeShippingAddressRequest  # noqa: Y015
+
+@_typing.final
+class ChangeShippingAddressResponse(_message.Message):
+    """The answer to ChangeShippingAddress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeShippingAddressResponse: _TypeAlias = ChangeShippingAddressResponse  # noqa: Y015
 
 @_typing.final
 class CancelOrderRequest(_message.Message):

@@ -35,6 +35,9 @@ class CommandServiceStub:
     another command (reason REQUEST_ID_REUSED); ABORTED with reason VERSION_MISMATCH when `expected_version` is not the
     current one; RESOURCE_EXHAUSTED with reason OVERLOADED past the limits (nothing was done); UNAVAILABLE with reason
     STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with the same request_id to learn the outcome).
+
+    An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
+    or returned) are not part of this contract.
     """
 
     def __init__(self, channel):
@@ -73,6 +76,11 @@ class CommandServiceStub:
                 request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.DiscontinueProductRequest.SerializeToString,
                 response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.DiscontinueProductResponse.FromString,
                 _registered_method=True)
+        self.ReviseProduct = channel.unary_unary(
+                '/commerce.command.v1.CommandService/ReviseProduct',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ReviseProductRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ReviseProductResponse.FromString,
+                _registered_method=True)
         self.PlaceOrder = channel.unary_unary(
                 '/commerce.command.v1.CommandService/PlaceOrder',
                 request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.PlaceOrderRequest.SerializeToString,
@@ -87,6 +95,16 @@ class CommandServiceStub:
                 '/commerce.command.v1.CommandService/ShipOrder',
                 request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ShipOrderRequest.SerializeToString,
                 response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ShipOrderResponse.FromString,
+                _registered_method=True)
+        self.DeliverOrder = channel.unary_unary(
+                '/commerce.command.v1.CommandService/DeliverOrder',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.DeliverOrderRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.DeliverOrderResponse.FromString,
+                _registered_method=True)
+        self.ChangeShippingAddress = channel.unary_unary(
+                '/commerce.command.v1.CommandService/ChangeShippingAddress',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ChangeShippingAddressRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ChangeShippingAddressResponse.FromString,
                 _registered_method=True)
         self.CancelOrder = channel.unary_unary(
                 '/commerce.command.v1.CommandService/CancelOrder',
@@ -105,6 +123,9 @@ class CommandServiceServicer:
     another command (reason REQUEST_ID_REUSED); ABORTED with reason VERSION_MISMATCH when `expected_version` is not the
     current one; RESOURCE_EXHAUSTED with reason OVERLOADED past the limits (nothing was done); UNAVAILABLE with reason
     STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with the same request_id to learn the outcome).
+
+    An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
+    or returned) are not part of this contract.
     """
 
     def RegisterCustomer(self, request, context):
@@ -149,6 +170,13 @@ class CommandServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReviseProduct(self, request, context):
+        """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that the product had when they were placed. A discontinued product may be revised. Errors: NOT_FOUND when the product is not known.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PlaceOrder(self, request, context):
         """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, ADDRESS_REQUIRED, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT.
         """
@@ -165,6 +193,20 @@ class CommandServiceServicer:
 
     def ShipOrder(self, request, context):
         """Marks a paid order as shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeliverOrder(self, request, context):
+        """Marks a shipped order as delivered. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeShippingAddress(self, request, context):
+        """Changes where an order goes, as long as it is not shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN, CUSTOMER_ERASED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -210,6 +252,11 @@ def add_CommandServiceServicer_to_server(servicer, server):
                     request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.DiscontinueProductRequest.FromString,
                     response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.DiscontinueProductResponse.SerializeToString,
             ),
+            'ReviseProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReviseProduct,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ReviseProductRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ReviseProductResponse.SerializeToString,
+            ),
             'PlaceOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.PlaceOrder,
                     request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.PlaceOrderRequest.FromString,
@@ -224,6 +271,16 @@ def add_CommandServiceServicer_to_server(servicer, server):
                     servicer.ShipOrder,
                     request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ShipOrderRequest.FromString,
                     response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ShipOrderResponse.SerializeToString,
+            ),
+            'DeliverOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeliverOrder,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.DeliverOrderRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.DeliverOrderResponse.SerializeToString,
+            ),
+            'ChangeShippingAddress': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeShippingAddress,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ChangeShippingAddressRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ChangeShippingAddressResponse.SerializeToString,
             ),
             'CancelOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelOrder,
@@ -248,6 +305,9 @@ class CommandService:
     another command (reason REQUEST_ID_REUSED); ABORTED with reason VERSION_MISMATCH when `expected_version` is not the
     current one; RESOURCE_EXHAUSTED with reason OVERLOADED past the limits (nothing was done); UNAVAILABLE with reason
     STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with the same request_id to learn the outcome).
+
+    An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
+    or returned) are not part of this contract.
     """
 
     @staticmethod
@@ -413,6 +473,33 @@ class CommandService:
             _registered_method=True)
 
     @staticmethod
+    def ReviseProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/ReviseProduct',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.ReviseProductRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.ReviseProductResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def PlaceOrder(request,
             target,
             options=(),
@@ -483,6 +570,60 @@ class CommandService:
             '/commerce.command.v1.CommandService/ShipOrder',
             commerce_dot_command_dot_v1_dot_command__service__pb2.ShipOrderRequest.SerializeToString,
             commerce_dot_command_dot_v1_dot_command__service__pb2.ShipOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeliverOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/DeliverOrder',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.DeliverOrderRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.DeliverOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeShippingAddress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/ChangeShippingAddress',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.ChangeShippingAddressRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.ChangeShippingAddressResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,9 @@ class CommandServiceStub:
     another command (reason REQUEST_ID_REUSED); ABORTED with reason VERSION_MISMATCH when `expected_version` is not the
     current one; RESOURCE_EXHAUSTED with reason OVERLOADED past the limits (nothing was done); UNAVAILABLE with reason
     STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with the same request_id to learn the outcome).
+
+    An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
+    or returned) are not part of this contract.
     """
 
     @_typing.overload
@@ -54,12 +57,18 @@ class CommandServiceStub:
     """Counts a product's stock up or down, other than by an order. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than none, STOCK_LIMIT when more than 1,000,000,000,000 would be)."""
     DiscontinueProduct: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.DiscontinueProductRequest, _command_service_pb2.DiscontinueProductResponse]
     """Stops selling a product. Orders that were placed before go on. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (ALREADY_DISCONTINUED)."""
+    ReviseProduct: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ReviseProductRequest, _command_service_pb2.ReviseProductResponse]
+    """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that the product had when they were placed. A discontinued product may be revised. Errors: NOT_FOUND when the product is not known."""
     PlaceOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.PlaceOrderRequest, _command_service_pb2.PlaceOrderResponse]
     """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, ADDRESS_REQUIRED, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT."""
     PayOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.PayOrderRequest, _command_service_pb2.PayOrderResponse]
     """Marks a placed order as paid. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED)."""
     ShipOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ShipOrderRequest, _command_service_pb2.ShipOrderResponse]
     """Marks a paid order as shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID)."""
+    DeliverOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.DeliverOrderRequest, _command_service_pb2.DeliverOrderResponse]
+    """Marks a shipped order as delivered. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED)."""
+    ChangeShippingAddress: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ChangeShippingAddressRequest, _command_service_pb2.ChangeShippingAddressResponse]
+    """Changes where an order goes, as long as it is not shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN, CUSTOMER_ERASED)."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.CancelOrderRequest, _command_service_pb2.CancelOrderResponse]
     """Cancels an order that is not shipped yet and gives its stock back. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE)."""
 
@@ -74,6 +83,9 @@ class CommandServiceAsyncStub(CommandServiceStub):
     another command (reason REQUEST_ID_REUSED); ABORTED with reason VERSION_MISMATCH when `expected_version` is not the
     current one; RESOURCE_EXHAUSTED with reason OVERLOADED past the limits (nothing was done); UNAVAILABLE with reason
     STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with the same request_id to learn the outcome).
+
+    An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
+    or returned) are not part of this contract.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -89,12 +101,18 @@ class CommandServiceAsyncStub(CommandServiceStub):
     """Counts a product's stock up or down, other than by an order. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than none, STOCK_LIMIT when more than 1,000,000,000,000 would be)."""
     DiscontinueProduct: _aio.UnaryUnaryMultiCallable[_command_service_pb2.DiscontinueProductRequest, _command_service_pb2.DiscontinueProductResponse]  # type: ignore[assignment]
     """Stops selling a product. Orders that were placed before go on. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (ALREADY_DISCONTINUED)."""
+    ReviseProduct: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ReviseProductRequest, _command_service_pb2.ReviseProductResponse]  # type: ignore[assignment]
+    """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that the product had when they were placed. A discontinued product may be revised. Errors: NOT_FOUND when the product is not known."""
     PlaceOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.PlaceOrderRequest, _command_service_pb2.PlaceOrderResponse]  # type: ignore[assignment]
     """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, ADDRESS_REQUIRED, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT."""
     PayOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.PayOrderRequest, _command_service_pb2.PayOrderResponse]  # type: ignore[assignment]
     """Marks a placed order as paid. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED)."""
     ShipOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ShipOrderRequest, _command_service_pb2.ShipOrderResponse]  # type: ignore[assignment]
     """Marks a paid order as shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID)."""
+    DeliverOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.DeliverOrderRequest, _command_service_pb2.DeliverOrderResponse]  # type: ignore[assignment]
+    """Marks a shipped order as delivered. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED)."""
+    ChangeShippingAddress: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ChangeShippingAddressRequest, _command_service_pb2.ChangeShippingAddressResponse]  # type: ignore[assignment]
+    """Changes where an order goes, as long as it is not shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN, CUSTOMER_ERASED)."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.CancelOrderRequest, _command_service_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels an order that is not shipped yet and gives its stock back. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE)."""
 
@@ -108,6 +126,9 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
     another command (reason REQUEST_ID_REUSED); ABORTED with reason VERSION_MISMATCH when `expected_version` is not the
     current one; RESOURCE_EXHAUSTED with reason OVERLOADED past the limits (nothing was done); UNAVAILABLE with reason
     STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with the same request_id to learn the outcome).
+
+    An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
+    or returned) are not part of this contract.
     """
 
     @_abc_1.abstractmethod
@@ -159,6 +180,14 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stops selling a product. Orders that were placed before go on. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (ALREADY_DISCONTINUED)."""
 
     @_abc_1.abstractmethod
+    def ReviseProduct(
+        self,
+        request: _command_service_pb2.ReviseProductRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.ReviseProductResponse, _abc.Awaitable[_command_service_pb2.ReviseProductResponse]]:
+        """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that the product had when they were placed. A discontinued product may be revised. Errors: NOT_FOUND when the product is not known."""
+
+    @_abc_1.abstractmethod
     def PlaceOrder(
         self,
         request: _command_service_pb2.PlaceOrderRequest,
@@ -181,6 +210,22 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.ShipOrderResponse, _abc.Awaitable[_command_service_pb2.ShipOrderResponse]]:
         """Marks a paid order as shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID)."""
+
+    @_abc_1.abstractmethod
+    def DeliverOrder(
+        self,
+        request: _command_service_pb2.DeliverOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.DeliverOrderResponse, _abc.Awaitable[_command_service_pb2.DeliverOrderResponse]]:
+        """Marks a shipped order as delivered. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED)."""
+
+    @_abc_1.abstractmethod
+    def ChangeShippingAddress(
+        self,
+        request: _command_service_pb2.ChangeShippingAddressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.ChangeShippingAddressResponse, _abc.Awaitable[_command_service_pb2.ChangeShippingAddressResponse]]:
+        """Changes where an order goes, as long as it is not shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN, CUSTOMER_ERASED)."""
 
     @_abc_1.abstractmethod
     def CancelOrder(

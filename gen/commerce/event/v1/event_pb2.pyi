@@ -6,6 +6,7 @@ The events, as they are stored in the feed for ever. An event holds all that a p
 from collections import abc as _abc
 from commerce.type.v1 import address_pb2 as _address_pb2
 from commerce.type.v1 import money_pb2 as _money_pb2
+from commerce.type.v1 import product_attribute_pb2 as _product_attribute_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -38,6 +39,9 @@ class Event(_message.Message):
     ORDER_PAID_FIELD_NUMBER: _builtins.int
     ORDER_SHIPPED_FIELD_NUMBER: _builtins.int
     ORDER_CANCELLED_FIELD_NUMBER: _builtins.int
+    PRODUCT_REVISED_FIELD_NUMBER: _builtins.int
+    ORDER_DELIVERED_FIELD_NUMBER: _builtins.int
+    SHIPPING_ADDRESS_CHANGED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def recorded_at(self) -> _timestamp_pb2.Timestamp:
         """When the command that caused it was decided, by the command server's clock."""
@@ -82,6 +86,18 @@ class Event(_message.Message):
     def order_cancelled(self) -> Global___OrderCancelled:
         """An order was cancelled, and its stock given back."""
 
+    @_builtins.property
+    def product_revised(self) -> Global___ProductRevised:
+        """A product's name, description, category or attributes changed."""
+
+    @_builtins.property
+    def order_delivered(self) -> Global___OrderDelivered:
+        """An order was delivered."""
+
+    @_builtins.property
+    def shipping_address_changed(self) -> Global___ShippingAddressChanged:
+        """An order that was not shipped yet goes elsewhere."""
+
     def __init__(
         self,
         *,
@@ -96,12 +112,15 @@ class Event(_message.Message):
         order_paid: Global___OrderPaid | None = ...,
         order_shipped: Global___OrderShipped | None = ...,
         order_cancelled: Global___OrderCancelled | None = ...,
+        product_revised: Global___ProductRevised | None = ...,
+        order_delivered: Global___OrderDelivered | None = ...,
+        shipping_address_changed: Global___ShippingAddressChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["address_updated", b"address_updated", "customer_registered", b"customer_registered", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "recorded_at", b"recorded_at", "stock_adjusted", b"stock_adjusted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address_updated", b"address_updated", "customer_registered", b"customer_registered", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_updated", b"address_updated", "customer_registered", b"customer_registered", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "recorded_at", b"recorded_at", "stock_adjusted", b"stock_adjusted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_updated", b"address_updated", "customer_registered", b"customer_registered", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["customer_registered", "address_updated", "product_added", "price_changed", "stock_adjusted", "product_discontinued", "order_placed", "order_paid", "order_shipped", "order_cancelled"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["customer_registered", "address_updated", "product_added", "price_changed", "stock_adjusted", "product_discontinued", "order_placed", "order_paid", "order_shipped", "order_cancelled", "product_revised", "order_delivered", "shipping_address_changed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -226,6 +245,7 @@ class ProductAdded(_message.Message):
     CATEGORY_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     STOCK_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """UUID of the product."""
     version: _builtins.int
@@ -242,6 +262,10 @@ class ProductAdded(_message.Message):
     def price(self) -> _money_pb2.Money:
         """Its price for one unit."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_product_attribute_pb2.ProductAttribute]:
+        """Its attributes, by name."""
+
     def __init__(
         self,
         *,
@@ -252,10 +276,11 @@ class ProductAdded(_message.Message):
         category: _builtins.str = ...,
         price: _money_pb2.Money | None = ...,
         stock: _builtins.int = ...,
+        attributes: _abc.Iterable[_product_attribute_pb2.ProductAttribute] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "description", b"description", "name", b"name", "price", b"price", "product_id", b"product_id", "stock", b"stock", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "category", b"category", "description", b"description", "name", b"name", "price", b"price", "product_id", b"product_id", "stock", b"stock", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -348,6 +373,50 @@ class ProductDiscontinued(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProductDiscontinued: _TypeAlias = ProductDiscontinued  # noqa: Y015
+
+@_typing.final
+class ProductRevised(_message.Message):
+    """A product's name, description, category or attributes changed. All of them are here, changed or not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """UUID of the product."""
+    version: _builtins.int
+    """The product's version after this event."""
+    name: _builtins.str
+    """Its name."""
+    description: _builtins.str
+    """Its description, or empty."""
+    category: _builtins.str
+    """Its category, or empty."""
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_product_attribute_pb2.ProductAttribute]:
+        """Its attributes, by name."""
+
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        category: _builtins.str = ...,
+        attributes: _abc.Iterable[_product_attribute_pb2.ProductAttribute] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "category", b"category", "description", b"description", "name", b"name", "product_id", b"product_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProductRevised: _TypeAlias = ProductRevised  # noqa: Y015
 
 @_typing.final
 class OrderLine(_message.Message):
@@ -530,6 +599,74 @@ class OrderShipped(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OrderShipped: _TypeAlias = OrderShipped  # noqa: Y015
+
+@_typing.final
+class OrderDelivered(_message.Message):
+    """An order was delivered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DELIVERED_AT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    version: _builtins.int
+    """The order's version after this event."""
+    @_builtins.property
+    def delivered_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was delivered."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        delivered_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivered_at", b"delivered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivered_at", b"delivered_at", "order_id", b"order_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderDelivered: _TypeAlias = OrderDelivered  # noqa: Y015
+
+@_typing.final
+class ShippingAddressChanged(_message.Message):
+    """An order that was not shipped yet goes elsewhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    PERSONAL_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    version: _builtins.int
+    """The order's version after this event."""
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    @_builtins.property
+    def personal(self) -> Global___PersonalData:
+        """The address that the order goes to now; the other fields are not set."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        customer_id: _builtins.str = ...,
+        personal: Global___PersonalData | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["personal", b"personal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "order_id", b"order_id", "personal", b"personal", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShippingAddressChanged: _TypeAlias = ShippingAddressChanged  # noqa: Y015
 
 @_typing.final
 class ReleasedStock(_message.Message):

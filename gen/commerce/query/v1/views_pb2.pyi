@@ -7,6 +7,7 @@ from collections import abc as _abc
 from commerce.type.v1 import address_pb2 as _address_pb2
 from commerce.type.v1 import money_pb2 as _money_pb2
 from commerce.type.v1 import order_status_pb2 as _order_status_pb2
+from commerce.type.v1 import product_attribute_pb2 as _product_attribute_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -24,7 +25,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class OrderDetails(_message.Message):
-    """An order with all that a page about it shows. Names, address and prices are those of the moment it was placed."""
+    """An order with all that a page about it shows. Names and prices are those of the moment it was placed, whatever the
+    customer and the products are called now; the address is the one it was placed with, or was changed to since.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -46,6 +49,7 @@ class OrderDetails(_message.Message):
     TRACKING_NUMBER_FIELD_NUMBER: _builtins.int
     CANCELLATION_REASON_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    DELIVERED_AT_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """UUID of the order."""
     customer_id: _builtins.str
@@ -100,6 +104,10 @@ class OrderDetails(_message.Message):
     def cancelled_at(self) -> _timestamp_pb2.Timestamp:
         """When it was cancelled; unset otherwise."""
 
+    @_builtins.property
+    def delivered_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was delivered; unset before."""
+
     def __init__(
         self,
         *,
@@ -121,10 +129,11 @@ class OrderDetails(_message.Message):
         tracking_number: _builtins.str = ...,
         cancellation_reason: _builtins.str = ...,
         version: _builtins.int = ...,
+        delivered_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "paid_at", b"paid_at", "placed_at", b"placed_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee", "subtotal", b"subtotal", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "delivered_at", b"delivered_at", "paid_at", b"paid_at", "placed_at", b"placed_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee", "subtotal", b"subtotal", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_reason", b"cancellation_reason", "cancelled_at", b"cancelled_at", "carrier", b"carrier", "customer_id", b"customer_id", "customer_name", b"customer_name", "lines", b"lines", "order_id", b"order_id", "paid_at", b"paid_at", "payment_reference", b"payment_reference", "placed_at", b"placed_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee", "status", b"status", "subtotal", b"subtotal", "total", b"total", "tracking_number", b"tracking_number", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_reason", b"cancellation_reason", "cancelled_at", b"cancelled_at", "carrier", b"carrier", "customer_id", b"customer_id", "customer_name", b"customer_name", "delivered_at", b"delivered_at", "lines", b"lines", "order_id", b"order_id", "paid_at", b"paid_at", "payment_reference", b"payment_reference", "placed_at", b"placed_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee", "status", b"status", "subtotal", b"subtotal", "total", b"total", "tracking_number", b"tracking_number", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -232,7 +241,7 @@ Global___OrderSummary: _TypeAlias = OrderSummary  # noqa: Y015
 
 @_typing.final
 class ProductCard(_message.Message):
-    """A product as it is now."""
+    """A product as it is now: name, description, category and attributes follow every revision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -244,6 +253,7 @@ class ProductCard(_message.Message):
     AVAILABLE_FIELD_NUMBER: _builtins.int
     DISCONTINUED_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """UUID of the product."""
     name: _builtins.str
@@ -262,6 +272,10 @@ class ProductCard(_message.Message):
     def price(self) -> _money_pb2.Money:
         """Its price for one unit."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_product_attribute_pb2.ProductAttribute]:
+        """Its attributes, by name."""
+
     def __init__(
         self,
         *,
@@ -273,10 +287,11 @@ class ProductCard(_message.Message):
         available: _builtins.int = ...,
         discontinued: _builtins.bool = ...,
         version: _builtins.int = ...,
+        attributes: _abc.Iterable[_product_attribute_pb2.ProductAttribute] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "category", b"category", "description", b"description", "discontinued", b"discontinued", "name", b"name", "price", b"price", "product_id", b"product_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "available", b"available", "category", b"category", "description", b"description", "discontinued", b"discontinued", "name", b"name", "price", b"price", "product_id", b"product_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

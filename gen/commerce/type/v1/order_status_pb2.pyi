@@ -32,9 +32,11 @@ class _OrderStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderStat
     """Shipped: it can no longer be cancelled."""
     ORDER_STATUS_CANCELLED: _OrderStatus.ValueType  # 4
     """Cancelled: its stock was given back."""
+    ORDER_STATUS_DELIVERED: _OrderStatus.ValueType  # 5
+    """Delivered."""
 
 class OrderStatus(_OrderStatus, metaclass=_OrderStatusEnumTypeWrapper):
-    """Where an order stands. PLACED leads to PAID or CANCELLED, PAID to SHIPPED or CANCELLED."""
+    """Where an order stands. PLACED leads to PAID or CANCELLED, PAID to SHIPPED or CANCELLED, SHIPPED to DELIVERED."""
 
 ORDER_STATUS_UNSPECIFIED: OrderStatus.ValueType  # 0
 """Never used."""
@@ -46,4 +48,6 @@ ORDER_STATUS_SHIPPED: OrderStatus.ValueType  # 3
 """Shipped: it can no longer be cancelled."""
 ORDER_STATUS_CANCELLED: OrderStatus.ValueType  # 4
 """Cancelled: its stock was given back."""
+ORDER_STATUS_DELIVERED: OrderStatus.ValueType  # 5
+"""Delivered."""
 Global___OrderStatus: _TypeAlias = OrderStatus  # noqa: Y015

@@ -1,0 +1,160 @@
+"""How an event changes the aggregates: one function an event, and the table of them at the end."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from google.protobuf.message import Message
+
+from command_server.aggregates import Aggregates, Customer, Order, OrderedLine, Product
+from commerce.event.v1 import event_pb2
+from commerce.type.v1.order_status_pb2 import OrderStatus
+
+
+def apply(aggregates: Aggregates, event: Message) -> None:
+    """Replaces the aggregates that the event changes by their next state. Raises KeyError for one not loaded."""
+    CHANGES[type(event)](aggregates, event)
+
+
+def _register_customer(aggregates: Aggregates, event: event_pb2.CustomerRegistered) -> None:
+    personal = event.personal
+    customer = Customer(
+        id=uuid.UUID(event.customer_id),
+        version=event.version,
+        name=personal.name,
+        email=personal.email,
+        phone=personal.phone,
+        address=personal.address if personal.HasField("address") else None,
+    )
+    aggregates.customers[customer.id] = customer
+
+
+def _add_product(aggregates: Aggregates, event: event_pb2.ProductAdded) -> None:
+    product = Product(
+        id=uuid.UUID(event.product_id),
+        version=event.version,
+        name=event.name,
+        description=event.description,
+        category=event.category,
+        price=event.price.minor_units,
+        currency=event.price.currency_code,
+        stock=event.stock,
+        discontinued=False,
+        attributes=_attributes(event),
+    )
+    aggregates.products[product.id] = product
+
+
+def _revise_product(aggregates: Aggregates, event: event_pb2.ProductRevised) -> None:
+    _change_product(
+        aggregates,
+        event.product_id,
+        event.version,
+        name=event.name,
+        description=event.description,
+        category=event.category,
+        attributes=_attributes(event),
+    )
+
+
+def _attributes(event: event_pb2.ProductAdded | event_pb2.ProductRevised) -> tuple[tuple[str, str], ...]:
+    return tuple((it.name, it.value) for it in event.attributes)
+
+
+def _place_order(aggregates: Aggregates, event: event_pb2.OrderPlaced) -> None:
+    lines = tuple(
+        OrderedLine(
+            product_id=uuid.UUID(line.product_id),
+            quantity=line.quantity,
+            unit_price=line.unit_price.minor_units,
+            discount_basis_points=line.discount_basis_points,
+            line_total=line.line_total.minor_units,
+        )
+        for line in event.lines
+    )
+    order = Order(
+        id=uuid.UUID(event.order_id),
+        version=event.version,
+        customer_id=uuid.UUID(event.customer_id),
+        status=OrderStatus.ORDER_STATUS_PLACED,
+        currency=event.total.currency_code,
+        total=event.total.minor_units,
+        lines=lines,
+    )
+    aggregates.orders[order.id] = order
+    for line in lines:
+        _change_stock(aggregates, line.product_id, -line.quantity)
+
+
+def _change_order(aggregates: Aggregates, event: Any, **changes: Any) -> None:
+    order = aggregates.orders[uuid.UUID(event.order_id)]
+    aggregates.orders[order.id] = replace(order, version=event.version, **changes)
+
+
+def _change_stock(aggregates: Aggregates, product_id: uuid.UUID, delta: int) -> None:
+    product = aggregates.products[product_id]
+    aggregates.products[product_id] = replace(product, stock=product.stock + delta)
+
+
+def _update_address(aggregates: Aggregates, event: event_pb2.AddressUpdated) -> None:
+    customer = aggregates.customers[uuid.UUID(event.customer_id)]
+    aggregates.customers[customer.id] = replace(customer, version=event.version, address=event.personal.address)
+
+
+def _change_product(aggregates: Aggregates, product_id: str, version: int, **changes: Any) -> None:
+    product = aggregates.products[uuid.UUID(product_id)]
+    aggregates.products[product.id] = replace(product, version=version, **changes)
+
+
+def _change_price(aggregates: Aggregates, event: event_pb2.PriceChanged) -> None:
+    _change_product(aggregates, event.product_id, event.version, price=event.price.minor_units)
+
+
+def _adjust_stock(aggregates: Aggregates, event: event_pb2.StockAdjusted) -> None:
+    stock = aggregates.products[uuid.UUID(event.product_id)].stock + event.delta
+    _change_product(aggregates, event.product_id, event.version, stock=stock)
+
+
+def _discontinue_product(aggregates: Aggregates, event: event_pb2.ProductDiscontinued) -> None:
+    _change_product(aggregates, event.product_id, event.version, discontinued=True)
+
+
+def _pay_order(aggregates: Aggregates, event: event_pb2.OrderPaid) -> None:
+    _change_order(aggregates, event, status=OrderStatus.ORDER_STATUS_PAID)
+
+
+def _ship_order(aggregates: Aggregates, event: event_pb2.OrderShipped) -> None:
+    _change_order(aggregates, event, status=OrderStatus.ORDER_STATUS_SHIPPED)
+
+
+def _deliver_order(aggregates: Aggregates, event: event_pb2.OrderDelivered) -> None:
+    _change_order(aggregates, event, status=OrderStatus.ORDER_STATUS_DELIVERED)
+
+
+def _change_shipping_address(aggregates: Aggregates, event: event_pb2.ShippingAddressChanged) -> None:
+    # Rules never ask where an order goes, so the write model does not keep it.
+    _change_order(aggregates, event)
+
+
+def _cancel_order(aggregates: Aggregates, event: event_pb2.OrderCancelled) -> None:
+    _change_order(aggregates, event, status=OrderStatus.ORDER_STATUS_CANCELLED)
+    for released in event.released:
+        _change_stock(aggregates, uuid.UUID(released.product_id), released.quantity)
+
+
+CHANGES: dict[type[Message], Callable[[Aggregates, Any], None]] = {
+    event_pb2.CustomerRegistered: _register_customer,
+    event_pb2.AddressUpdated: _update_address,
+    event_pb2.ProductAdded: _add_product,
+    event_pb2.ProductRevised: _revise_product,
+    event_pb2.PriceChanged: _change_price,
+    event_pb2.StockAdjusted: _adjust_stock,
+    event_pb2.ProductDiscontinued: _discontinue_product,
+    event_pb2.OrderPlaced: _place_order,
+    event_pb2.OrderPaid: _pay_order,
+    event_pb2.OrderShipped: _ship_order,
+    event_pb2.OrderDelivered: _deliver_order,
+    event_pb2.ShippingAddressChanged: _change_shipping_address,
+    event_pb2.OrderCancelled: _cancel_order,
+}
