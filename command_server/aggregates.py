@@ -3,7 +3,7 @@
 import uuid
 from dataclasses import dataclass, field, fields
 
-from commerce.type.v1.address_pb2 import Address
+from commerce.type.v1.address_pb2 import Address, NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
 
 
@@ -14,7 +14,15 @@ class Customer:
     name: str
     email: str
     phone: str
-    address: Address | None
+    addresses: tuple[NamedAddress, ...]
+    erased: bool
+
+    @property
+    def default_address(self) -> NamedAddress | None:
+        return next((it for it in self.addresses if it.is_default), None)
+
+    def address_named(self, name: str) -> Address | None:
+        return next((it.address for it in self.addresses if it.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,8 @@ class Keys:
     products: frozenset[uuid.UUID] = frozenset()
     with_customer: frozenset[uuid.UUID] = frozenset()
     """Those of `orders` whose customers are read too."""
+    whole_customers: frozenset[uuid.UUID] = frozenset()
+    """Those of `customers` of which all orders are wanted, by id."""
 
     def __or__(self, other: "Keys") -> "Keys":
         return Keys(*(getattr(self, it.name) | getattr(other, it.name) for it in fields(Keys)))
@@ -80,6 +90,8 @@ class Aggregates:
     orders: dict[uuid.UUID, Order] = field(default_factory=dict)
     customers: dict[uuid.UUID, Customer] = field(default_factory=dict)
     products: dict[uuid.UUID, Product] = field(default_factory=dict)
+    order_ids: dict[uuid.UUID, frozenset[uuid.UUID]] = field(default_factory=dict)
+    """All orders of the customers that were asked for as a whole, by customer."""
 
     def copy(self) -> "Aggregates":
         """The same aggregates, to be replaced one by one."""

@@ -9,7 +9,11 @@ from google.protobuf.message import Message
 
 from command_server.aggregates import Aggregates, Customer, Order, OrderedLine, Product
 from commerce.event.v1 import event_pb2
+from commerce.type.v1.address_pb2 import NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
+
+FIRST_ADDRESS = "main"
+"""What a customer's first address is called when nobody says."""
 
 
 def apply(aggregates: Aggregates, event: Message) -> None:
@@ -25,7 +29,12 @@ def _register_customer(aggregates: Aggregates, event: event_pb2.CustomerRegister
         name=personal.name,
         email=personal.email,
         phone=personal.phone,
-        address=personal.address if personal.HasField("address") else None,
+        addresses=(
+            (NamedAddress(name=FIRST_ADDRESS, address=personal.address, is_default=True),)
+            if personal.HasField("address")
+            else ()
+        ),
+        erased=False,
     )
     aggregates.customers[customer.id] = customer
 
@@ -83,6 +92,8 @@ def _place_order(aggregates: Aggregates, event: event_pb2.OrderPlaced) -> None:
         lines=lines,
     )
     aggregates.orders[order.id] = order
+    if order.customer_id in aggregates.order_ids:
+        aggregates.order_ids[order.customer_id] |= {order.id}
     for line in lines:
         _change_stock(aggregates, line.product_id, -line.quantity)
 
@@ -97,9 +108,44 @@ def _change_stock(aggregates: Aggregates, product_id: uuid.UUID, delta: int) -> 
     aggregates.products[product_id] = replace(product, stock=product.stock + delta)
 
 
-def _update_address(aggregates: Aggregates, event: event_pb2.AddressUpdated) -> None:
+def _change_customer(aggregates: Aggregates, event: Any, **changes: Any) -> None:
     customer = aggregates.customers[uuid.UUID(event.customer_id)]
-    aggregates.customers[customer.id] = replace(customer, version=event.version, address=event.personal.address)
+    aggregates.customers[customer.id] = replace(customer, version=event.version, **changes)
+
+
+def _rename_customer(aggregates: Aggregates, event: event_pb2.CustomerRenamed) -> None:
+    _change_customer(aggregates, event, name=event.personal.name)
+
+
+def _update_address(aggregates: Aggregates, event: event_pb2.AddressUpdated) -> None:
+    before = aggregates.customers[uuid.UUID(event.customer_id)].addresses
+    changed = NamedAddress(
+        name=event.personal.address_name, address=event.personal.address, is_default=event.is_default
+    )
+    others = [
+        NamedAddress(name=it.name, address=it.address, is_default=it.is_default and not event.is_default)
+        for it in before
+    ]
+    names = [it.name for it in before]
+    if changed.name in names:
+        others[names.index(changed.name)] = changed
+    else:
+        others.append(changed)
+    _change_customer(aggregates, event, addresses=tuple(others))
+
+
+def _remove_address(aggregates: Aggregates, event: event_pb2.AddressRemoved) -> None:
+    before = aggregates.customers[uuid.UUID(event.customer_id)].addresses
+    left = tuple(it for it in before if it.name != event.personal.address_name)
+    _change_customer(aggregates, event, addresses=left)
+
+
+def _erase_customer(aggregates: Aggregates, event: event_pb2.CustomerErased) -> None:
+    _change_customer(aggregates, event, name="", email="", phone="", addresses=(), erased=True)
+
+
+def _anonymize_orders(aggregates: Aggregates, event: event_pb2.OrdersAnonymized) -> None:
+    """The write model's orders hold nothing of a person."""
 
 
 def _change_product(aggregates: Aggregates, product_id: str, version: int, **changes: Any) -> None:
@@ -145,7 +191,11 @@ def _cancel_order(aggregates: Aggregates, event: event_pb2.OrderCancelled) -> No
 
 CHANGES: dict[type[Message], Callable[[Aggregates, Any], None]] = {
     event_pb2.CustomerRegistered: _register_customer,
+    event_pb2.CustomerRenamed: _rename_customer,
     event_pb2.AddressUpdated: _update_address,
+    event_pb2.AddressRemoved: _remove_address,
+    event_pb2.CustomerErased: _erase_customer,
+    event_pb2.OrdersAnonymized: _anonymize_orders,
     event_pb2.ProductAdded: _add_product,
     event_pb2.ProductRevised: _revise_product,
     event_pb2.PriceChanged: _change_price,

@@ -45,6 +45,10 @@ def _customer_keys(_request: Message, subject: uuid.UUID) -> Keys:
     return Keys(customers=frozenset({subject}))
 
 
+def _whole_customer_keys(_request: Message, subject: uuid.UUID) -> Keys:
+    return Keys(customers=frozenset({subject}), whole_customers=frozenset({subject}))
+
+
 def _product_keys(_request: Message, subject: uuid.UUID) -> Keys:
     return Keys(products=frozenset({subject}))
 
@@ -62,9 +66,21 @@ CATALOGUE: dict[type[Message], CommandKind] = {
         commands.RegisterCustomerResponse, "customer_id", True,
         validation.register_customer, _customer_keys, customers.register_customer,
     ),
+    commands.RenameCustomerRequest: CommandKind(
+        commands.RenameCustomerResponse, "customer_id", False,
+        validation.rename_customer, _customer_keys, customers.rename_customer,
+    ),
     commands.UpdateAddressRequest: CommandKind(
         commands.UpdateAddressResponse, "customer_id", False,
         validation.update_address, _customer_keys, customers.update_address,
+    ),
+    commands.RemoveAddressRequest: CommandKind(
+        commands.RemoveAddressResponse, "customer_id", False,
+        validation.remove_address, _customer_keys, customers.remove_address,
+    ),
+    commands.EraseCustomerRequest: CommandKind(
+        commands.EraseCustomerResponse, "customer_id", False,
+        validation.nothing_more, _whole_customer_keys, customers.erase_customer,
     ),
     commands.AddProductRequest: CommandKind(
         commands.AddProductResponse, "product_id", True,

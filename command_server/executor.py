@@ -21,7 +21,7 @@ from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay,
 from command_server.command import Command, Receipt
 from command_server.settings import ExecutorSettings
 from command_server.storage.aggregates import load, save
-from command_server.storage.feed import append, find_receipts
+from command_server.storage.feed import append, find_receipts, stored
 from command_server.working_set import Accepted, decide_batch, keys_of
 from tandem.runtime.database import may_pass
 from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError, Unavailable
@@ -161,13 +161,13 @@ class Executor:
     def _store_once(self, batch: Sequence[Command]) -> list[Receipt | TandemError]:
         """One transaction. Rows are locked before receipts are looked up: see find_receipts."""
         with self._engine.connect() as connection:
-            loaded = load(connection, keys_of(batch))
+            loaded, personal_keys = load(connection, keys_of(batch))
             found = find_receipts(connection, [it.request_id for it in batch])
             decisions = decide_batch(batch, loaded, found)
             appended = None
             if decisions.receipts:
-                save(connection, loaded, decisions.aggregates)
-                appended = append(connection, decisions.events, decisions.receipts)
+                personal_keys |= save(connection, loaded, decisions.aggregates)
+                appended = append(connection, stored(decisions.events, personal_keys), decisions.receipts)
                 try:
                     connection.commit()
                 except DBAPIError as error:

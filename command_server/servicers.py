@@ -24,7 +24,16 @@ class CommandServicer:
     async def RegisterCustomer(self, request: commands.RegisterCustomerRequest, call: Call) -> Message:
         return await self._submit(request, call)
 
+    async def RenameCustomer(self, request: commands.RenameCustomerRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
     async def UpdateAddress(self, request: commands.UpdateAddressRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def RemoveAddress(self, request: commands.RemoveAddressRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def EraseCustomer(self, request: commands.EraseCustomerRequest, call: Call) -> Message:
         return await self._submit(request, call)
 
     async def AddProduct(self, request: commands.AddProductRequest, call: Call) -> Message:

@@ -93,7 +93,7 @@ class Checker:
     def address_name(self, field: str, value: str, *, required: bool) -> None:
         """The name of one of a customer's addresses."""
         self.text(field, value, 50, required=required)
-        if value != value.strip():
+        if value.strip() and value != value.strip():
             self.wrong(field, "MALFORMED", "must not begin or end with a blank")
 
     def past(self, request: Message, field: str) -> None:
@@ -123,8 +123,17 @@ def register_customer(request: commands.RegisterCustomerRequest, check: Checker)
     check.address("address", request, "address", required=False)
 
 
+def rename_customer(request: commands.RenameCustomerRequest, check: Checker) -> None:
+    check.text("name", request.name, 200, required=True)
+
+
 def update_address(request: commands.UpdateAddressRequest, check: Checker) -> None:
     check.address("address", request, "address", required=True)
+    check.address_name("address_name", request.address_name, required=False)
+
+
+def remove_address(request: commands.RemoveAddressRequest, check: Checker) -> None:
+    check.address_name("address_name", request.address_name, required=True)
 
 
 def add_product(request: commands.AddProductRequest, check: Checker) -> None:
@@ -183,6 +192,9 @@ def place_order(request: commands.PlaceOrderRequest, check: Checker) -> None:
         check.number(f"lines[{number}].quantity", line.quantity, 1, MAX_QUANTITY)
         check.number(f"lines[{number}].discount_basis_points", line.discount_basis_points, 0, 10_000)
     check.address("shipping_address", request, "shipping_address", required=False)
+    check.address_name("shipping_address_name", request.shipping_address_name, required=False)
+    if request.shipping_address_name and request.HasField("shipping_address"):
+        check.wrong("shipping_address_name", "INVALID", "must not be set together with shipping_address")
     check.money("shipping_fee", request, "shipping_fee", required=False)
     check.past(request, "placed_at")
 

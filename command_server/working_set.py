@@ -49,7 +49,7 @@ class Decisions:
 
     aggregates: Aggregates
     outcomes: list[Outcome] = field(default_factory=list)
-    events: list[tuple[str, bytes]] = field(default_factory=list)
+    events: list[tuple[str, Event]] = field(default_factory=list)
     receipts: list[StoredReceipt] = field(default_factory=list)
 
 
@@ -90,7 +90,7 @@ def _decide(command: Command, decisions: Decisions) -> StoredReceipt:
         name = _KIND_OF_MESSAGE[type(change)]
         event = Event(**{name: change})  # type: ignore[arg-type]
         event.recorded_at.FromDatetime(command.now)
-        decisions.events.append((name, event.SerializeToString(deterministic=True)))
+        decisions.events.append((name, event))
     return StoredReceipt(
         request_id=command.request_id,
         fingerprint=command.fingerprint,

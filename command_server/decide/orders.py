@@ -46,13 +46,12 @@ def place_order(request: commands.PlaceOrderRequest, command: Command, aggregate
     ]
     if broken or customer is None:
         raise PreconditionFailed(broken)
-    address = request.shipping_address if request.HasField("shipping_address") else customer.address
     return [
         OrderPlaced(
             order_id=str(command.subject_id),
             version=1,
             customer_id=str(customer.id),
-            personal=PersonalData(name=customer.name, address=_addressed(address, customer)),
+            personal=PersonalData(name=customer.name, address=_addressed(_destination(request, customer), customer)),
             lines=lines,
             shipping_fee=Money(minor_units=request.shipping_fee.minor_units, currency_code=currency),
             total=Money(minor_units=total, currency_code=currency),
@@ -117,12 +116,18 @@ def change_shipping_address(
         description = f"only an unshipped order can go elsewhere; it is {_name(order)}"
         raise refuse("ORDER_NOT_READDRESSABLE", f"orders/{order.id}", description)
     customer = aggregates.customers[order.customer_id]
+    subject = f"customers/{customer.id}"
+    if customer.erased:
+        raise refuse("CUSTOMER_ERASED", subject, "the customer was erased")
+    address = customer.address_named(request.address_name) if request.address_name else request.address
+    if address is None:
+        raise refuse("ADDRESS_UNKNOWN", subject, "the customer has no address of this name")
     return [
         ShippingAddressChanged(
             order_id=str(order.id),
             version=order.version + 1,
             customer_id=str(customer.id),
-            personal=PersonalData(address=_addressed(request.address, customer)),
+            personal=PersonalData(address=_addressed(address, customer)),
         )
     ]
 
@@ -170,9 +175,21 @@ def _customer_rules(request: commands.PlaceOrderRequest, customer: Customer | No
     subject = f"customers/{request.customer_id}"
     if customer is None:
         return [Violation(subject, "the customer is not known", "CUSTOMER_UNKNOWN")]
-    if customer.address is None and not request.HasField("shipping_address"):
+    if customer.erased:
+        return [Violation(subject, "the customer was erased", "CUSTOMER_ERASED")]
+    if _destination(request, customer) is None:
+        if request.shipping_address_name:
+            return [Violation(subject, "the customer has no address of this name", "ADDRESS_UNKNOWN")]
         return [Violation(subject, "the customer has no address and the order names none", "ADDRESS_REQUIRED")]
     return []
+
+
+def _destination(request: commands.PlaceOrderRequest, customer: Customer) -> Address | None:
+    if request.HasField("shipping_address"):
+        return request.shipping_address
+    if request.shipping_address_name:
+        return customer.address_named(request.shipping_address_name)
+    return customer.default_address.address if customer.default_address else None
 
 
 def _line_rules(request: commands.PlaceOrderRequest, products: list[Product | None], currency: str) -> list[Violation]:

@@ -5,16 +5,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Uuid
 
 from command_server.aggregates import Aggregates, Customer, Keys, Order, OrderedLine, Product
 from command_server.storage.tables import customer, customer_order, order_line, product
 from commerce.command.v1.command_service_pb2 import ProductAttributes
-from commerce.type.v1.address_pb2 import Address
+from commerce.type.v1.address_pb2 import AddressBook
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
+from tandem.feed.personal import new_key
+from tandem.feed.table import personal_key
 from tandem.runtime.bulk import Row, insert_rows, update_rows
 
 T = TypeVar("T")
@@ -30,17 +32,35 @@ _READ_LINES = (
     .where(order_line.c.order_id == _IDS.any_())
     .order_by(order_line.c.order_id, order_line.c.line_number)
 )
-_LOCK_CUSTOMERS = select(customer).where(customer.c.id == _IDS.any_()).order_by(customer.c.id).with_for_update()
+# The key comes along: who places an order pays for no statement more because personal data is sealed.
+_LOCK_CUSTOMERS = (
+    select(customer, personal_key.c.key)
+    .join_from(customer, personal_key, personal_key.c.customer_id == customer.c.id, isouter=True)
+    .where(customer.c.id == _IDS.any_())
+    .order_by(customer.c.id)
+    .with_for_update(of=customer)
+)
+_READ_ORDER_IDS = select(customer_order.c.id, customer_order.c.customer_id).where(
+    customer_order.c.customer_id == _IDS.any_()
+)
+_DESTROY_KEYS = update(personal_key).where(personal_key.c.customer_id == _IDS.any_()).values(key=None)
 _LOCK_PRODUCTS = select(product).where(product.c.id == _IDS.any_()).order_by(product.c.id).with_for_update()
 
 
-def load(connection: Connection, keys: Keys) -> Aggregates:
+PersonalKeys = dict[uuid.UUID, bytes]
+"""By customer; an erased one has none."""
+
+
+def load(connection: Connection, keys: Keys) -> tuple[Aggregates, PersonalKeys]:
     """Locks and loads the aggregates that exist, and the products of the loaded orders' lines with them.
+
+    With them come the keys of the loaded customers.
 
     Tables in one order everywhere and ids sorted, so that two transactions never wait for each other in a circle. The
     locks last until the transaction ends.
     """
     aggregates = Aggregates()
+    personal_keys: PersonalKeys = {}
     customers, products = set(keys.customers), set(keys.products)
     if keys.orders:
         aggregates.orders = _load_orders(connection, sorted(keys.orders))
@@ -48,17 +68,24 @@ def load(connection: Connection, keys: Keys) -> Aggregates:
         products.update(line.product_id for order in aggregates.orders.values() for line in order.lines)
         customers.update(order.customer_id for order in aggregates.orders.values() if order.id in keys.with_customer)
     if customers:
-        rows = connection.execute(_LOCK_CUSTOMERS, {"ids": sorted(customers)})
-        aggregates.customers = {
-            row.id: Customer(
-                row.id, row.version, row.name, row.email, row.phone, row.address and Address.FromString(row.address)
-            )
-            for row in rows
-        }
+        for row in connection.execute(_LOCK_CUSTOMERS, {"ids": sorted(customers)}):
+            aggregates.customers[row.id] = _customer(row)
+            if row.key is not None:
+                personal_keys[row.id] = row.key
+    if keys.whole_customers:
+        # Who places an order locks its customer, so after that lock the list is complete.
+        aggregates.order_ids = _load_order_ids(connection, sorted(keys.whole_customers))
     if products:
         rows = connection.execute(_LOCK_PRODUCTS, {"ids": sorted(products)})
         aggregates.products = {row.id: _product(row) for row in rows}
-    return aggregates
+    return aggregates, personal_keys
+
+
+def _load_order_ids(connection: Connection, customers: list[uuid.UUID]) -> dict[uuid.UUID, frozenset[uuid.UUID]]:
+    orders: dict[uuid.UUID, set[uuid.UUID]] = {customer_id: set() for customer_id in customers}
+    for row in connection.execute(_READ_ORDER_IDS, {"ids": customers}):
+        orders[row.customer_id].add(row.id)
+    return {customer_id: frozenset(ids) for customer_id, ids in orders.items()}
 
 
 def _load_orders(connection: Connection, ids: list[uuid.UUID]) -> dict[uuid.UUID, Order]:
@@ -84,25 +111,39 @@ def _load_orders(connection: Connection, ids: list[uuid.UUID]) -> dict[uuid.UUID
     }
 
 
+def _customer(row: Any) -> Customer:
+    addresses = tuple(AddressBook.FromString(row.addresses).addresses)
+    return Customer(row.id, row.version, row.name, row.email, row.phone, addresses, row.erased)
+
+
 def _product(row: Any) -> Product:
     *columns, attributes = row
     stored = ProductAttributes.FromString(attributes).attributes
     return Product(*(*columns, tuple((it.name, it.value) for it in stored)))
 
 
-def save(connection: Connection, before: Aggregates, after: Aggregates) -> None:
+def save(connection: Connection, before: Aggregates, after: Aggregates) -> PersonalKeys:
     """Writes what differs: inserts what is new, updates what changed. One statement a table for each.
 
-    An insert fails with a unique violation when another transaction has created the same in between.
+    New customers get their keys, which are returned, and the keys of erased ones are destroyed. An insert fails with a
+    unique violation when another transaction has created the same in between.
     """
-    new_orders = _new(before.orders, after.orders)
-    insert_rows(connection, customer, map(_customer_row, _new(before.customers, after.customers)))
+    new_customers, new_orders = _new(before.customers, after.customers), _new(before.orders, after.orders)
+    changed_customers = _changed(before.customers, after.customers)
+    keys = {it.id: new_key() for it in new_customers}
+    insert_rows(connection, customer, map(_customer_row, new_customers))
+    # One that was registered and erased in this very batch leaves a key for its events, and none in the table.
+    insert_rows(connection, personal_key, ((it.id, None if it.erased else keys[it.id]) for it in new_customers))
     insert_rows(connection, product, map(_product_row, _new(before.products, after.products)))
     insert_rows(connection, customer_order, map(_order_row, new_orders))
     insert_rows(connection, order_line, (row for order in new_orders for row in _line_rows(order)))
     update_rows(connection, customer_order, map(_order_row, _changed(before.orders, after.orders)))
-    update_rows(connection, customer, map(_customer_row, _changed(before.customers, after.customers)))
+    update_rows(connection, customer, map(_customer_row, changed_customers))
     update_rows(connection, product, map(_product_row, _changed(before.products, after.products)))
+    erased = [it.id for it in changed_customers if it.erased]
+    if erased:
+        connection.execute(_DESTROY_KEYS, {"ids": erased})
+    return keys
 
 
 def _new(before: dict[uuid.UUID, T], after: dict[uuid.UUID, T]) -> list[T]:
@@ -115,8 +156,8 @@ def _changed(before: dict[uuid.UUID, T], after: dict[uuid.UUID, T]) -> list[T]:
 
 
 def _customer_row(it: Customer) -> Row:
-    address = it.address.SerializeToString(deterministic=True) if it.address else None
-    return it.id, it.version, it.name, it.email, it.phone, address
+    addresses = AddressBook(addresses=it.addresses).SerializeToString(deterministic=True)
+    return it.id, it.version, it.name, it.email, it.phone, addresses, it.erased
 
 
 def _product_row(it: Product) -> Row:

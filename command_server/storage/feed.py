@@ -1,16 +1,19 @@
 """The end of a batch's transaction: positions, events and receipts, in one statement."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Uuid
 
 from command_server.storage.tables import receipt
+from commerce.event.v1.event_pb2 import Event
 from tandem.feed import table as feed
+from tandem.feed.personal import customer_of, seal
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,10 @@ WITH head AS (
   UPDATE {feed.feed_head.fullname} SET position = position + :count
   RETURNING epoch, position - :count AS base
 ), events AS (
-  INSERT INTO {feed.event.fullname} (position, kind, payload)
-  SELECT head.base + e.ordinal, e.kind, e.payload
-  FROM head, unnest(CAST(:kinds AS text[]), CAST(:payloads AS bytea[])) WITH ORDINALITY AS e (kind, payload, ordinal)
+  INSERT INTO {feed.event.fullname} (position, kind, payload, customer_id)
+  SELECT head.base + e.ordinal, e.kind, e.payload, e.customer_id
+  FROM head, unnest(CAST(:kinds AS text[]), CAST(:payloads AS bytea[]), CAST(:customers AS uuid[]))
+    WITH ORDINALITY AS e (kind, payload, customer_id, ordinal)
 ), receipts AS (
   INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version)
   SELECT r.request_id, r.fingerprint, r.subject_id, head.base + r.start, r.version
@@ -91,8 +95,28 @@ def find_receipts(connection: Connection, request_ids: Sequence[uuid.UUID]) -> d
     }
 
 
-def append(connection: Connection, events: Sequence[tuple[str, bytes]], receipts: Sequence[StoredReceipt]) -> Appended:
-    """Appends events (kind, payload) and receipts, and wakes whoever follows the feed. To be followed by COMMIT.
+class StoredEvent(NamedTuple):
+    """An event as it is stored. customer_id: whose key its personal data is sealed with, None without any."""
+
+    kind: str
+    payload: bytes
+    customer_id: uuid.UUID | None
+
+
+def stored(events: Iterable[tuple[str, Event]], keys: Mapping[uuid.UUID, bytes]) -> list[StoredEvent]:
+    """The events with their personal data sealed. keys: of all customers that the events tell of."""
+    return [_stored(kind, event, keys) for kind, event in events]
+
+
+def _stored(kind: str, event: Event, keys: Mapping[uuid.UUID, bytes]) -> StoredEvent:
+    customer = customer_of(event)
+    if customer is not None:
+        event = seal(event, keys[customer])
+    return StoredEvent(kind, event.SerializeToString(deterministic=True), customer)
+
+
+def append(connection: Connection, events: Sequence[StoredEvent], receipts: Sequence[StoredReceipt]) -> Appended:
+    """Appends events and receipts, and wakes whoever follows the feed. To be followed by COMMIT.
 
     A unique violation when one of the request ids was stored in between.
     """
@@ -100,8 +124,9 @@ def append(connection: Connection, events: Sequence[tuple[str, bytes]], receipts
         _APPEND,
         {
             "count": len(events),
-            "kinds": [kind for kind, _ in events],
-            "payloads": [payload for _, payload in events],
+            "kinds": [it.kind for it in events],
+            "payloads": [it.payload for it in events],
+            "customers": [it.customer_id for it in events],
             "request_ids": [it.request_id for it in receipts],
             "fingerprints": [it.fingerprint for it in receipts],
             "subject_ids": [it.subject_id for it in receipts],

@@ -32,7 +32,8 @@ customer = Table(
     Column("name", Text, nullable=False),
     Column("email", Text, nullable=False),
     Column("phone", Text, nullable=False),
-    Column("address", LargeBinary, nullable=True, comment="commerce.type.v1.Address"),
+    Column("addresses", LargeBinary, nullable=False, comment="commerce.type.v1.AddressBook"),
+    Column("erased", Boolean, nullable=False, server_default=text("false")),
 )
 
 product = Table(

@@ -79,6 +79,13 @@ def cancelled(view: OrderDetails | None, event: events.OrderCancelled) -> OrderD
     return changed
 
 
+def anonymized(view: OrderDetails | None, event: events.OrdersAnonymized) -> OrderDetails:
+    changed: OrderDetails = present(view, event)
+    changed.ClearField("customer_name")
+    changed.ClearField("shipping_address")
+    return changed
+
+
 PROJECTION = Projection(
     view="order_details",
     message=OrderDetails,
@@ -90,6 +97,7 @@ PROJECTION = Projection(
         "order_delivered": delivered,
         "order_cancelled": cancelled,
         "shipping_address_changed": address_changed,
+        "orders_anonymized": anonymized,
     },
-    keys={},
+    keys={"orders_anonymized": lambda event: event.order_ids},
 )

@@ -60,6 +60,7 @@ class Postgres(Child):
             "unix_socket_directories": "",  # a folder's path may be too long for a socket
             "max_connections": "200",
             "log_checkpoints": "off",
+            "log_error_verbosity": "terse",  # without the rows that failed: they hold personal data
             **(settings or {}),
         }
 

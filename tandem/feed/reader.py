@@ -29,7 +29,13 @@ def read_events(connection: Connection, after: int, limit: int, epoch: uuid.UUID
     epoch: nothing is returned of a feed that is another; its positions are no continuation of ours.
     """
     query = (
-        select(table.event.c.position, table.event.c.kind, table.event.c.payload)
+        select(table.event.c.position, table.event.c.kind, table.event.c.payload, table.personal_key.c.key)
+        .join_from(
+            table.event,
+            table.personal_key,
+            table.personal_key.c.customer_id == table.event.c.customer_id,
+            isouter=True,
+        )
         .where(table.event.c.position > after)
         .order_by(table.event.c.position)
         .limit(limit)

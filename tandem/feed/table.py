@@ -31,8 +31,20 @@ event = Table(
     Column("kind", Text, nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("payload", LargeBinary, nullable=False),
+    Column("customer_id", Uuid, nullable=True),
 )
-"""The events, append-only, partitioned by ranges of PARTITION_SIZE positions. `payload`: a commerce.event.v1.Event."""
+"""The events, append-only, partitioned by ranges of PARTITION_SIZE positions. `payload`: a commerce.event.v1.Event.
+
+customer_id: whose key the event's personal data is sealed with; NULL where there is none.
+"""
+
+personal_key = Table(
+    "personal_key",
+    metadata,
+    Column("customer_id", Uuid, primary_key=True),
+    Column("key", LargeBinary, nullable=True),
+)
+"""Each customer's key; NULL once the customer is erased. See tandem.feed.personal."""
 
 PARTITION_SIZE = 10_000_000
 """Positions in a partition: some gigabytes, so that dropping old ones is worth a command and an index stays shallow."""

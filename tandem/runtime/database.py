@@ -7,8 +7,8 @@ import alembic.config
 import psycopg
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tandem.runtime.settings import DatabaseSettings, SettingsError
@@ -59,15 +59,30 @@ def connection_arguments(settings: DatabaseSettings, name: str) -> dict[str, obj
 def create_database_engine(settings: DatabaseSettings, *, name: str, pool_size: int) -> Engine:
     """An engine of at most `pool_size` connections, which waits `connect_timeout` seconds for a free one.
 
-    Nothing connects before the first use. `name` is what pg_stat_activity shows.
+    Nothing connects before the first use. `name` is what pg_stat_activity shows. Its errors hold no values: neither
+    a statement's parameters nor the rows that PostgreSQL quotes.
     """
-    return create_engine(
+    engine = create_engine(
         database_url(settings),
         connect_args=connection_arguments(settings, name),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=settings.connect_timeout,
+        hide_parameters=True,
     )
+    event.listen(engine, "handle_error", _leave_values_out)
+    return engine
+
+
+def _leave_values_out(context: ExceptionContext) -> None:
+    """PostgreSQL adds to some errors the row that failed, whole: errors are logged, and rows hold personal data."""
+    cause = context.original_exception
+    if isinstance(cause, psycopg.Error) and cause.diag.message_detail:
+        cause.args = (cause.diag.message_primary,)
+        if context.sqlalchemy_exception is not None:
+            context.sqlalchemy_exception.args = (
+                f"({type(cause).__module__}.{type(cause).__name__}) {cause.diag.message_primary}",
+            )
 
 
 def may_pass(error: BaseException) -> bool:

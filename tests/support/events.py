@@ -47,11 +47,47 @@ def customer_registered(customer: int = 1, *, has_address: bool = True) -> Event
     )
 
 
-def address_updated(customer: int = 1, *, version: int = 2, city: str = "Hamburg") -> Event:
-    personal = events.PersonalData(address=address(city=city))
+def customer_renamed(customer: int = 1, *, version: int = 2, name: str = "Renamed") -> Event:
+    return Event(
+        customer_renamed=events.CustomerRenamed(
+            customer_id=identity("customer", customer), version=version, personal=events.PersonalData(name=name)
+        )
+    )
+
+
+def address_updated(
+    customer: int = 1, *, version: int = 2, city: str = "Hamburg", name: str = "", default: bool = False
+) -> Event:
+    personal = events.PersonalData(address=address(city=city), address_name=name)
     return Event(
         address_updated=events.AddressUpdated(
-            customer_id=identity("customer", customer), version=version, personal=personal
+            customer_id=identity("customer", customer), version=version, personal=personal, is_default=default
+        )
+    )
+
+
+def address_removed(customer: int = 1, *, version: int = 2, name: str = "main") -> Event:
+    return Event(
+        address_removed=events.AddressRemoved(
+            customer_id=identity("customer", customer),
+            version=version,
+            personal=events.PersonalData(address_name=name),
+        )
+    )
+
+
+def customer_erased(customer: int = 1, *, version: int = 2) -> Event:
+    return Event(
+        customer_erased=events.CustomerErased(
+            customer_id=identity("customer", customer), version=version, erased_at=at(400)
+        )
+    )
+
+
+def orders_anonymized(customer: int = 1, *, orders: Iterable[int] = ()) -> Event:
+    return Event(
+        orders_anonymized=events.OrdersAnonymized(
+            customer_id=identity("customer", customer), order_ids=[identity("order", number) for number in orders]
         )
     )
 
@@ -213,7 +249,10 @@ class Shop:
         return self.rng.choice([self._about_product, self._about_customer, self._place, self._about_order])()
 
     def _about_customer(self) -> Event:
-        return address_updated(self.rng.randint(1, self.customers), city=f"City {self.rng.randint(1, 99)}")
+        customer = self.rng.randint(1, self.customers)
+        if self.rng.random() < 0.3:
+            return customer_renamed(customer, name=f"Name {self.rng.randint(1, 99)}")
+        return address_updated(customer, city=f"City {self.rng.randint(1, 99)}")
 
     def _about_product(self) -> Event:
         product = self.rng.choice(list(self.versions))

@@ -19,7 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, OrderDetailsLine, OrderSummary, ProductCard
-from commerce.type.v1.address_pb2 import Address
+from commerce.type.v1.address_pb2 import Address, NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from tests.support.builders import identity, usd
 
@@ -175,6 +175,7 @@ class Northwind:
                 name=it["company_name"],
                 phone=it["phone"],
                 address=_address(it, "", it["contact_name"]),
+                addresses=[NamedAddress(name="main", address=_address(it, "", it["contact_name"]), is_default=True)],
             )
             for it in self.customers
         }

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 from pydantic import SecretStr
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, text
 
 from command_server.app import MIGRATIONS
 from command_server.command import Receipt
 from command_server.executor import Executor
 from command_server.settings import ExecutorSettings
 from tandem.feed import table as feed
+from tandem.feed.reader import read_events
 from tandem.runtime.database import create_database_engine, migrate
 from tandem.runtime.settings import DatabaseSettings
 from tests.support.builders import command
@@ -29,9 +30,10 @@ class WriteDatabase:
     engine: Engine
 
     def events(self) -> list[tuple[int, str, bytes]]:
+        """(position, kind, event), with the personal data opened: sealing is another one each time."""
         with self.engine.connect() as connection:
-            query = select(feed.event.c.position, feed.event.c.kind, feed.event.c.payload)
-            return [tuple(row) for row in connection.execute(query.order_by(feed.event.c.position))]
+            found = read_events(connection, 0, 100_000)
+        return [(it.position, it.kind, it.event.SerializeToString(deterministic=True)) for it in found]
 
 
 def open_write_database(url: str, **settings: Any) -> WriteDatabase:

@@ -8,10 +8,10 @@ from sqlalchemy import text
 
 import command_server.storage.tables  # noqa: F401 - fills the metadata
 from command_server.app import MIGRATIONS
-from command_server.storage.feed import append, begin_epoch, ensure_partition
+from command_server.storage.feed import StoredEvent, append, begin_epoch, ensure_partition
 from tandem.feed import table as feed
 from tandem.feed.reader import read_events, read_head
-from tandem.runtime.database import migrate
+from tandem.runtime.database import migrate, newest_revision
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
 from tests.support.builders import add_product
 
@@ -34,7 +34,7 @@ def test_the_migrations_make_the_tables_that_the_program_describes(database: Wri
 
 
 def test_migrating_twice_changes_nothing(database: WriteDatabase) -> None:
-    assert migrate(database.settings, MIGRATIONS, feed.SCHEMA) == "0001"
+    assert migrate(database.settings, MIGRATIONS, feed.SCHEMA) == newest_revision(MIGRATIONS)
 
 
 def test_the_feed_crosses_into_its_next_partition(database: WriteDatabase) -> None:
@@ -45,7 +45,7 @@ def test_the_feed_crosses_into_its_next_partition(database: WriteDatabase) -> No
         assert ensure_partition(connection) == feed.PARTITION_SIZE
         assert ensure_partition(connection) is None
         connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {feed.PARTITION_SIZE - 2}"))
-        append(connection, [("order_paid", b"")] * 4, [])
+        append(connection, [StoredEvent("order_paid", b"", None)] * 4, [])
     with database.engine.connect() as connection:
         found = read_events(connection, feed.PARTITION_SIZE - 2, 10)
         assert [it.position - feed.PARTITION_SIZE for it in found] == [-1, 0, 1, 2]

@@ -1,5 +1,6 @@
 """Projectors in this process, on a real feed, a real read database and real cache nodes; the test writes the feed."""
 
+import hashlib
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -12,7 +13,7 @@ from grpc import aio
 from pydantic import SecretStr
 from sqlalchemy import Engine, select, text
 
-from command_server.storage.feed import append, begin_epoch
+from command_server.storage.feed import StoredEvent, append, begin_epoch, stored
 from commerce.event.v1.event_pb2 import Event
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, Projection
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
@@ -20,11 +21,12 @@ from projector.app import build
 from projector.settings import CacheSettings, ChangeLogSettings, FollowSettings, Settings
 from tandem.feed import table as feed
 from tandem.feed.events import FeedEvent
+from tandem.feed.personal import customer_of
 from tandem.feed.reader import read_events, read_head
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, node_client
 from tandem.read_store.tables import CHANNEL, VIEWS, change, projection
-from tandem.runtime.bulk import insert_rows
+from tandem.runtime.bulk import insert_rows, upsert_rows
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
@@ -52,19 +54,30 @@ class Stores:
 
     def append(self, events: Iterable[Event]) -> int:
         """Commits events to the feed, as the command server does; returns the feed's head."""
-        return self.append_stored(_stored(events))
+        return self.append_stored(self._sealed(events))
 
-    def append_stored(self, rows: list[tuple[str, bytes]]) -> int:
-        """rows: (kind, payload)."""
+    def append_stored(self, rows: list[StoredEvent]) -> int:
         with self.write.begin() as connection:
             return append(connection, rows, []).base + len(rows)
 
+    def _sealed(self, events: Iterable[Event]) -> list[StoredEvent]:
+        """As the command server stores them; the customers they are about get keys."""
+        named = [(str(event.WhichOneof("kind")), event) for event in events]
+        customers = {customer for _, event in named if (customer := customer_of(event))}
+        keys = {customer: hashlib.sha256(customer.bytes).digest() for customer in customers}
+        with self.write.begin() as connection:
+            upsert_rows(connection, feed.personal_key, list(keys.items()))
+        return stored(named, keys)
+
     def append_unheard(self, events: Iterable[Event]) -> int:
         """As `append`, with a notification that is lost."""
+        sealed = self._sealed(events)
         with self.write.begin() as connection:
             base = read_head(connection).position
-            rows = [(base + number, *row) for number, row in enumerate(_stored(events), start=1)]
-            insert_rows(connection, feed.event, [(position, kind, NOW, payload) for position, kind, payload in rows])
+            rows = [
+                (base + number, it.kind, NOW, it.payload, it.customer_id) for number, it in enumerate(sealed, start=1)
+            ]
+            insert_rows(connection, feed.event, rows)
             head = base + len(rows)
             connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {head}"))
         return head
@@ -157,10 +170,6 @@ class Stores:
     def close(self) -> None:
         self.write.dispose()
         self.read.dispose()
-
-
-def _stored(events: Iterable[Event]) -> list[tuple[str, bytes]]:
-    return [(str(event.WhichOneof("kind")), event.SerializeToString()) for event in events]
 
 
 class Announcements:

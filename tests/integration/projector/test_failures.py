@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from command_server.storage.feed import StoredEvent
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from tandem.cli.child import StackError
 from tandem.cli.services import Service
@@ -60,7 +61,7 @@ async def test_an_event_of_a_kind_that_this_program_does_not_know_is_never_passe
     stores: Stores, project: Project
 ) -> None:
     stores.append([events.product_added()])
-    head = stores.append_stored([("order_returned", b"")])
+    head = stores.append_stored([StoredEvent("order_returned", b"", None)])
     projector = await project()
     found = await projector.until_state(FAILED)
     assert {(it.position, it.lag_events) for it in found.values()} == {(head - 1, 1)}

@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, OrderDetailsLine, OrderSummary, ProductCard
+from commerce.type.v1.address_pb2 import NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from projector.projections.catalogue import PROJECTIONS
 from projector.projections.shape import NotThere
@@ -190,13 +191,68 @@ def test_a_profile_shows_the_customer_and_then_the_new_address() -> None:
         email="1@example.org",
         phone="030-0074321",
         address=address(),
+        addresses=[NamedAddress(name="main", address=address(), is_default=True)],
         registered_at=at(1),
         version=1,
     )
     assert after("customer_profile", events.customer_registered()) == expected
     expected.address.CopyFrom(address(city="Hamburg"))
+    expected.addresses[0].address.CopyFrom(address(city="Hamburg"))
     expected.version = 2
+    # An event from before addresses had names.
     assert after("customer_profile", events.customer_registered(), events.address_updated()) == expected
+    expected.name = "Ada King"
+    expected.version = 3
+    renamed = events.customer_renamed(version=3, name="Ada King")
+    history = (events.customer_registered(), events.address_updated(), renamed)
+    assert after("customer_profile", *history) == expected
+
+
+def test_a_profile_shows_every_address_and_the_default_one_apart() -> None:
+    def named(name: str, city: str, *, default: bool = False) -> NamedAddress:
+        return NamedAddress(name=name, address=address(city=city), is_default=default)
+
+    home = events.address_updated(version=2, name="home", city="Ulm")
+    work = events.address_updated(version=3, name="work", city="Bonn", default=True)
+    shown = after("customer_profile", events.customer_registered(), home, work)
+    assert shown.address == address(city="Bonn")
+    assert list(shown.addresses) == [
+        named("main", "Berlin"),
+        named("home", "Ulm"),
+        named("work", "Bonn", default=True),
+    ]
+    shown = after("customer_profile", events.customer_registered(), home, work, events.address_removed(name="main"))
+    assert list(shown.addresses) == [named("home", "Ulm"), named("work", "Bonn", default=True)]
+    last = [events.address_removed(version=3 + number, name=name) for number, name in enumerate(("home", "work"))]
+    emptied = after("customer_profile", events.customer_registered(has_address=False), home, work, *last)
+    assert not emptied.HasField("address")
+    assert not emptied.addresses
+
+
+def test_an_erased_person_is_shown_no_more_whatever_could_still_be_opened() -> None:
+    def unopened(event: Event) -> Event:
+        kind = str(event.WhichOneof("kind"))
+        blank = Event()
+        blank.CopyFrom(event)
+        if kind != "order_paid":
+            getattr(blank, kind).ClearField("personal")
+        return blank
+
+    history = [
+        events.customer_registered(),
+        events.customer_renamed(name="Ada King"),
+        events.address_updated(version=3, name="work", city="Bonn", default=True),
+        events.address_removed(version=4, name="main"),
+    ]
+    erased = events.customer_erased(version=5)
+    left = CustomerProfile(customer_id=identity("customer", 1), registered_at=at(1), version=5, erased_at=at(400))
+    assert after("customer_profile", *history, erased) == left
+    assert after("customer_profile", *map(unopened, history), erased) == left
+
+    orders = [events.order_placed(), events.shipping_address_changed(), events.order_paid(version=3)]
+    live = after("order_details", *orders, events.orders_anonymized(orders=[1]))
+    assert (live.customer_name, live.HasField("shipping_address"), live.total) == ("", False, usd(1395))
+    assert after("order_details", *map(unopened, orders), events.orders_anonymized(orders=[1])) == live
 
 
 def test_a_profile_without_an_address_has_none_until_one_is_known() -> None:

@@ -47,7 +47,7 @@ class RegisterCustomerRequest(_message.Message):
     """Telephone number; may be empty. At most 40 characters."""
     @_builtins.property
     def address(self) -> _address_pb2.Address:
-        """Postal address; may be unset, but an order needs one."""
+        """Postal address, which becomes the default one, with the name "main"; may be unset, but an order needs one."""
 
     def __init__(
         self,
@@ -98,8 +98,74 @@ class RegisterCustomerResponse(_message.Message):
 Global___RegisterCustomerResponse: _TypeAlias = RegisterCustomerResponse  # noqa: Y015
 
 @_typing.final
+class RenameCustomerRequest(_message.Message):
+    """Changes a customer's name. Orders keep the name that the customer had when they were placed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    customer_id: _builtins.str
+    """UUID of the customer. Required."""
+    expected_version: _builtins.int
+    """When set, the command is done only if this is the customer's version."""
+    name: _builtins.str
+    """The new name: 1 to 200 characters."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "customer_id", b"customer_id", "expected_version", b"expected_version", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___RenameCustomerRequest: _TypeAlias = RenameCustomerRequest  # noqa: Y015
+
+@_typing.final
+class RenameCustomerResponse(_message.Message):
+    """The answer to RenameCustomer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameCustomerResponse: _TypeAlias = RenameCustomerResponse  # noqa: Y015
+
+@_typing.final
 class UpdateAddressRequest(_message.Message):
-    """Replaces a customer's address. Orders that were placed before keep theirs."""
+    """Adds an address to a customer's, or replaces the one of that name. A customer has at most 20. Orders that were placed
+    before keep theirs.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -107,15 +173,23 @@ class UpdateAddressRequest(_message.Message):
     CUSTOMER_ID_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    ADDRESS_NAME_FIELD_NUMBER: _builtins.int
+    MAKE_DEFAULT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
     customer_id: _builtins.str
     """UUID of the customer. Required."""
     expected_version: _builtins.int
     """When set, the command is done only if this is the customer's version."""
+    address_name: _builtins.str
+    """Which of the customer's addresses it is: 1 to 50 characters, without blanks at its ends. When empty, the default one,
+    or "main" for a customer without any.
+    """
+    make_default: _builtins.bool
+    """Whether orders go there from now on when they name no address. A customer's first address is the default anyway."""
     @_builtins.property
     def address(self) -> _address_pb2.Address:
-        """The new address. Required."""
+        """The address. Required."""
 
     def __init__(
         self,
@@ -124,10 +198,12 @@ class UpdateAddressRequest(_message.Message):
         customer_id: _builtins.str = ...,
         expected_version: _builtins.int | None = ...,
         address: _address_pb2.Address | None = ...,
+        address_name: _builtins.str = ...,
+        make_default: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "address", b"address", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "address", b"address", "customer_id", b"customer_id", "expected_version", b"expected_version", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "address", b"address", "address_name", b"address_name", "customer_id", b"customer_id", "expected_version", b"expected_version", "make_default", b"make_default", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -162,6 +238,130 @@ class UpdateAddressResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateAddressResponse: _TypeAlias = UpdateAddressResponse  # noqa: Y015
+
+@_typing.final
+class RemoveAddressRequest(_message.Message):
+    """Takes one of a customer's addresses away. Orders that go there keep it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    ADDRESS_NAME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    customer_id: _builtins.str
+    """UUID of the customer. Required."""
+    expected_version: _builtins.int
+    """When set, the command is done only if this is the customer's version."""
+    address_name: _builtins.str
+    """Which one. Required. The default one can go only as the last."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+        address_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "address_name", b"address_name", "customer_id", b"customer_id", "expected_version", b"expected_version", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___RemoveAddressRequest: _TypeAlias = RemoveAddressRequest  # noqa: Y015
+
+@_typing.final
+class RemoveAddressResponse(_message.Message):
+    """The answer to RemoveAddress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveAddressResponse: _TypeAlias = RemoveAddressResponse  # noqa: Y015
+
+@_typing.final
+class EraseCustomerRequest(_message.Message):
+    """Erases all that is known of a person. There is no way back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    customer_id: _builtins.str
+    """UUID of the customer. Required."""
+    expected_version: _builtins.int
+    """When set, the command is done only if this is the customer's version."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "customer_id", b"customer_id", "expected_version", b"expected_version", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___EraseCustomerRequest: _TypeAlias = EraseCustomerRequest  # noqa: Y015
+
+@_typing.final
+class EraseCustomerResponse(_message.Message):
+    """The answer to EraseCustomer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored. A query that carries its token is answered when the erasure is visible everywhere."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseCustomerResponse: _TypeAlias = EraseCustomerResponse  # noqa: Y015
 
 @_typing.final
 class AddProductRequest(_message.Message):
@@ -565,19 +765,22 @@ class PlaceOrderRequest(_message.Message):
     SHIPPING_ADDRESS_FIELD_NUMBER: _builtins.int
     SHIPPING_FEE_FIELD_NUMBER: _builtins.int
     PLACED_AT_FIELD_NUMBER: _builtins.int
+    SHIPPING_ADDRESS_NAME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
     order_id: _builtins.str
     """UUID for the new order, chosen by the caller; when unset the server chooses one (UUIDv7)."""
     customer_id: _builtins.str
     """UUID of the customer who orders. Required."""
+    shipping_address_name: _builtins.str
+    """The name of one of the customer's addresses: where the order goes. Not together with `shipping_address`."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceOrderLine]:
         """What is ordered: 1 to 200 lines, all in one currency, each product once."""
 
     @_builtins.property
     def shipping_address(self) -> _address_pb2.Address:
-        """Where the order goes; when unset, the customer's address."""
+        """Where the order goes; when unset, the customer's address that `shipping_address_name` names, or the default one."""
 
     @_builtins.property
     def shipping_fee(self) -> _money_pb2.Money:
@@ -597,10 +800,11 @@ class PlaceOrderRequest(_message.Message):
         shipping_address: _address_pb2.Address | None = ...,
         shipping_fee: _money_pb2.Money | None = ...,
         placed_at: _timestamp_pb2.Timestamp | None = ...,
+        shipping_address_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_order_id", b"_order_id", "order_id", b"order_id", "placed_at", b"placed_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order_id", b"_order_id", "customer_id", b"customer_id", "lines", b"lines", "order_id", b"order_id", "placed_at", b"placed_at", "request_id", b"request_id", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order_id", b"_order_id", "customer_id", b"customer_id", "lines", b"lines", "order_id", b"order_id", "placed_at", b"placed_at", "request_id", b"request_id", "shipping_address", b"shipping_address", "shipping_address_name", b"shipping_address_name", "shipping_fee", b"shipping_fee"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__order_id: _TypeAlias = _typing.Literal["order_id"]  # noqa: Y015
     _WhichOneofArgType__order_id: _TypeAlias = _typing.Literal["_order_id", b"_order_id"]  # noqa: Y015
@@ -686,7 +890,7 @@ class PayOrderRequest(_message.Message):
     expected_version: _builtins.int
     """When set, the command is done only if this is the order's version."""
     payment_reference: _builtins.str
-    """The payment's name in the payment system; may be empty. At most 200 characters."""
+    """The payment's name in the payment system; may be empty. At most 200 characters. No personal data: it is not erased."""
     @_builtins.property
     def paid_at(self) -> _timestamp_pb2.Timestamp:
         """When it was paid, for payments that are brought in from elsewhere; not in the future. When unset, now."""
@@ -759,7 +963,7 @@ class ShipOrderRequest(_message.Message):
     carrier: _builtins.str
     """Who carries it; may be empty. At most 100 characters."""
     tracking_number: _builtins.str
-    """The carrier's tracking number; may be empty. At most 100 characters."""
+    """The carrier's tracking number; may be empty. At most 100 characters. No personal data: it is not erased."""
     @_builtins.property
     def shipped_at(self) -> _timestamp_pb2.Timestamp:
         """When it was shipped, for shipments that are brought in from elsewhere; not in the future. When unset, now."""
@@ -972,7 +1176,7 @@ class CancelOrderRequest(_message.Message):
     expected_version: _builtins.int
     """When set, the command is done only if this is the order's version."""
     reason: _builtins.str
-    """Why; may be empty. At most 500 characters."""
+    """Why; may be empty. At most 500 characters. No personal data: it is not erased."""
     def __init__(
         self,
         *,

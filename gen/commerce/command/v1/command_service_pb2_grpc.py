@@ -51,10 +51,25 @@ class CommandServiceStub:
                 request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RegisterCustomerRequest.SerializeToString,
                 response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RegisterCustomerResponse.FromString,
                 _registered_method=True)
+        self.RenameCustomer = channel.unary_unary(
+                '/commerce.command.v1.CommandService/RenameCustomer',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RenameCustomerRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RenameCustomerResponse.FromString,
+                _registered_method=True)
         self.UpdateAddress = channel.unary_unary(
                 '/commerce.command.v1.CommandService/UpdateAddress',
                 request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.UpdateAddressRequest.SerializeToString,
                 response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.UpdateAddressResponse.FromString,
+                _registered_method=True)
+        self.RemoveAddress = channel.unary_unary(
+                '/commerce.command.v1.CommandService/RemoveAddress',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RemoveAddressRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RemoveAddressResponse.FromString,
+                _registered_method=True)
+        self.EraseCustomer = channel.unary_unary(
+                '/commerce.command.v1.CommandService/EraseCustomer',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.EraseCustomerRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.EraseCustomerResponse.FromString,
                 _registered_method=True)
         self.AddProduct = channel.unary_unary(
                 '/commerce.command.v1.CommandService/AddProduct',
@@ -135,8 +150,29 @@ class CommandServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenameCustomer(self, request, context):
+        """Changes a customer's name. Orders keep the name that the customer had when they were placed. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateAddress(self, request, context):
-        """Replaces a customer's address. Orders that were placed before keep theirs. Errors: NOT_FOUND when the customer is not known.
+        """Adds an address to a customer's, or replaces the one of that name. Orders that were placed before keep theirs. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_LIMIT, CUSTOMER_ERASED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveAddress(self, request, context):
+        """Takes one of a customer's addresses away. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_UNKNOWN, DEFAULT_ADDRESS, CUSTOMER_ERASED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseCustomer(self, request, context):
+        """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or ship them before. There is no way back. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,7 +214,7 @@ class CommandServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PlaceOrder(self, request, context):
-        """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, ADDRESS_REQUIRED, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT.
+        """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, CUSTOMER_ERASED, ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -227,10 +263,25 @@ def add_CommandServiceServicer_to_server(servicer, server):
                     request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RegisterCustomerRequest.FromString,
                     response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RegisterCustomerResponse.SerializeToString,
             ),
+            'RenameCustomer': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameCustomer,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RenameCustomerRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RenameCustomerResponse.SerializeToString,
+            ),
             'UpdateAddress': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateAddress,
                     request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.UpdateAddressRequest.FromString,
                     response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.UpdateAddressResponse.SerializeToString,
+            ),
+            'RemoveAddress': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveAddress,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RemoveAddressRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RemoveAddressResponse.SerializeToString,
+            ),
+            'EraseCustomer': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseCustomer,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.EraseCustomerRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.EraseCustomerResponse.SerializeToString,
             ),
             'AddProduct': grpc.unary_unary_rpc_method_handler(
                     servicer.AddProduct,
@@ -338,6 +389,33 @@ class CommandService:
             _registered_method=True)
 
     @staticmethod
+    def RenameCustomer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/RenameCustomer',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.RenameCustomerRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.RenameCustomerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def UpdateAddress(request,
             target,
             options=(),
@@ -354,6 +432,60 @@ class CommandService:
             '/commerce.command.v1.CommandService/UpdateAddress',
             commerce_dot_command_dot_v1_dot_command__service__pb2.UpdateAddressRequest.SerializeToString,
             commerce_dot_command_dot_v1_dot_command__service__pb2.UpdateAddressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveAddress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/RemoveAddress',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.RemoveAddressRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.RemoveAddressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseCustomer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/EraseCustomer',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.EraseCustomerRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.EraseCustomerResponse.FromString,
             options,
             channel_credentials,
             insecure,

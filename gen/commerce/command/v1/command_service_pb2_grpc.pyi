@@ -47,8 +47,14 @@ class CommandServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CommandServiceAsyncStub: ...
     RegisterCustomer: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.RegisterCustomerRequest, _command_service_pb2.RegisterCustomerResponse]
     """Registers a customer. Errors: ALREADY_EXISTS when a customer has this id."""
+    RenameCustomer: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.RenameCustomerRequest, _command_service_pb2.RenameCustomerResponse]
+    """Changes a customer's name. Orders keep the name that the customer had when they were placed. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED)."""
     UpdateAddress: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.UpdateAddressRequest, _command_service_pb2.UpdateAddressResponse]
-    """Replaces a customer's address. Orders that were placed before keep theirs. Errors: NOT_FOUND when the customer is not known."""
+    """Adds an address to a customer's, or replaces the one of that name. Orders that were placed before keep theirs. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_LIMIT, CUSTOMER_ERASED)."""
+    RemoveAddress: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.RemoveAddressRequest, _command_service_pb2.RemoveAddressResponse]
+    """Takes one of a customer's addresses away. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_UNKNOWN, DEFAULT_ADDRESS, CUSTOMER_ERASED)."""
+    EraseCustomer: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.EraseCustomerRequest, _command_service_pb2.EraseCustomerResponse]
+    """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or ship them before. There is no way back. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED)."""
     AddProduct: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.AddProductRequest, _command_service_pb2.AddProductResponse]
     """Adds a product to the catalogue. Errors: ALREADY_EXISTS when a product has this id."""
     ChangePrice: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ChangePriceRequest, _command_service_pb2.ChangePriceResponse]
@@ -60,7 +66,7 @@ class CommandServiceStub:
     ReviseProduct: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ReviseProductRequest, _command_service_pb2.ReviseProductResponse]
     """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that the product had when they were placed. A discontinued product may be revised. Errors: NOT_FOUND when the product is not known."""
     PlaceOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.PlaceOrderRequest, _command_service_pb2.PlaceOrderResponse]
-    """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, ADDRESS_REQUIRED, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT."""
+    """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, CUSTOMER_ERASED, ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT."""
     PayOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.PayOrderRequest, _command_service_pb2.PayOrderResponse]
     """Marks a placed order as paid. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED)."""
     ShipOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ShipOrderRequest, _command_service_pb2.ShipOrderResponse]
@@ -91,8 +97,14 @@ class CommandServiceAsyncStub(CommandServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterCustomer: _aio.UnaryUnaryMultiCallable[_command_service_pb2.RegisterCustomerRequest, _command_service_pb2.RegisterCustomerResponse]  # type: ignore[assignment]
     """Registers a customer. Errors: ALREADY_EXISTS when a customer has this id."""
+    RenameCustomer: _aio.UnaryUnaryMultiCallable[_command_service_pb2.RenameCustomerRequest, _command_service_pb2.RenameCustomerResponse]  # type: ignore[assignment]
+    """Changes a customer's name. Orders keep the name that the customer had when they were placed. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED)."""
     UpdateAddress: _aio.UnaryUnaryMultiCallable[_command_service_pb2.UpdateAddressRequest, _command_service_pb2.UpdateAddressResponse]  # type: ignore[assignment]
-    """Replaces a customer's address. Orders that were placed before keep theirs. Errors: NOT_FOUND when the customer is not known."""
+    """Adds an address to a customer's, or replaces the one of that name. Orders that were placed before keep theirs. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_LIMIT, CUSTOMER_ERASED)."""
+    RemoveAddress: _aio.UnaryUnaryMultiCallable[_command_service_pb2.RemoveAddressRequest, _command_service_pb2.RemoveAddressResponse]  # type: ignore[assignment]
+    """Takes one of a customer's addresses away. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_UNKNOWN, DEFAULT_ADDRESS, CUSTOMER_ERASED)."""
+    EraseCustomer: _aio.UnaryUnaryMultiCallable[_command_service_pb2.EraseCustomerRequest, _command_service_pb2.EraseCustomerResponse]  # type: ignore[assignment]
+    """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or ship them before. There is no way back. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED)."""
     AddProduct: _aio.UnaryUnaryMultiCallable[_command_service_pb2.AddProductRequest, _command_service_pb2.AddProductResponse]  # type: ignore[assignment]
     """Adds a product to the catalogue. Errors: ALREADY_EXISTS when a product has this id."""
     ChangePrice: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ChangePriceRequest, _command_service_pb2.ChangePriceResponse]  # type: ignore[assignment]
@@ -104,7 +116,7 @@ class CommandServiceAsyncStub(CommandServiceStub):
     ReviseProduct: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ReviseProductRequest, _command_service_pb2.ReviseProductResponse]  # type: ignore[assignment]
     """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that the product had when they were placed. A discontinued product may be revised. Errors: NOT_FOUND when the product is not known."""
     PlaceOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.PlaceOrderRequest, _command_service_pb2.PlaceOrderResponse]  # type: ignore[assignment]
-    """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, ADDRESS_REQUIRED, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT."""
+    """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, CUSTOMER_ERASED, ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT."""
     PayOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.PayOrderRequest, _command_service_pb2.PayOrderResponse]  # type: ignore[assignment]
     """Marks a placed order as paid. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED)."""
     ShipOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ShipOrderRequest, _command_service_pb2.ShipOrderResponse]  # type: ignore[assignment]
@@ -140,12 +152,36 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         """Registers a customer. Errors: ALREADY_EXISTS when a customer has this id."""
 
     @_abc_1.abstractmethod
+    def RenameCustomer(
+        self,
+        request: _command_service_pb2.RenameCustomerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.RenameCustomerResponse, _abc.Awaitable[_command_service_pb2.RenameCustomerResponse]]:
+        """Changes a customer's name. Orders keep the name that the customer had when they were placed. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED)."""
+
+    @_abc_1.abstractmethod
     def UpdateAddress(
         self,
         request: _command_service_pb2.UpdateAddressRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.UpdateAddressResponse, _abc.Awaitable[_command_service_pb2.UpdateAddressResponse]]:
-        """Replaces a customer's address. Orders that were placed before keep theirs. Errors: NOT_FOUND when the customer is not known."""
+        """Adds an address to a customer's, or replaces the one of that name. Orders that were placed before keep theirs. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_LIMIT, CUSTOMER_ERASED)."""
+
+    @_abc_1.abstractmethod
+    def RemoveAddress(
+        self,
+        request: _command_service_pb2.RemoveAddressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.RemoveAddressResponse, _abc.Awaitable[_command_service_pb2.RemoveAddressResponse]]:
+        """Takes one of a customer's addresses away. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_UNKNOWN, DEFAULT_ADDRESS, CUSTOMER_ERASED)."""
+
+    @_abc_1.abstractmethod
+    def EraseCustomer(
+        self,
+        request: _command_service_pb2.EraseCustomerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.EraseCustomerResponse, _abc.Awaitable[_command_service_pb2.EraseCustomerResponse]]:
+        """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or ship them before. There is no way back. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED)."""
 
     @_abc_1.abstractmethod
     def AddProduct(
@@ -193,7 +229,7 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.PlaceOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.PlaceOrderResponse, _abc.Awaitable[_command_service_pb2.PlaceOrderResponse]]:
-        """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, ADDRESS_REQUIRED, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT."""
+        """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, CUSTOMER_ERASED, ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT."""
 
     @_abc_1.abstractmethod
     def PayOrder(

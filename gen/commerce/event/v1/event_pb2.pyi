@@ -39,6 +39,10 @@ class Event(_message.Message):
     ORDER_PAID_FIELD_NUMBER: _builtins.int
     ORDER_SHIPPED_FIELD_NUMBER: _builtins.int
     ORDER_CANCELLED_FIELD_NUMBER: _builtins.int
+    CUSTOMER_RENAMED_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ERASED_FIELD_NUMBER: _builtins.int
+    ORDERS_ANONYMIZED_FIELD_NUMBER: _builtins.int
+    ADDRESS_REMOVED_FIELD_NUMBER: _builtins.int
     PRODUCT_REVISED_FIELD_NUMBER: _builtins.int
     ORDER_DELIVERED_FIELD_NUMBER: _builtins.int
     SHIPPING_ADDRESS_CHANGED_FIELD_NUMBER: _builtins.int
@@ -87,6 +91,22 @@ class Event(_message.Message):
         """An order was cancelled, and its stock given back."""
 
     @_builtins.property
+    def customer_renamed(self) -> Global___CustomerRenamed:
+        """A customer's name changed."""
+
+    @_builtins.property
+    def customer_erased(self) -> Global___CustomerErased:
+        """A person was erased."""
+
+    @_builtins.property
+    def orders_anonymized(self) -> Global___OrdersAnonymized:
+        """Orders of an erased person lost name and address."""
+
+    @_builtins.property
+    def address_removed(self) -> Global___AddressRemoved:
+        """A customer's address was taken away."""
+
+    @_builtins.property
     def product_revised(self) -> Global___ProductRevised:
         """A product's name, description, category or attributes changed."""
 
@@ -112,15 +132,19 @@ class Event(_message.Message):
         order_paid: Global___OrderPaid | None = ...,
         order_shipped: Global___OrderShipped | None = ...,
         order_cancelled: Global___OrderCancelled | None = ...,
+        customer_renamed: Global___CustomerRenamed | None = ...,
+        customer_erased: Global___CustomerErased | None = ...,
+        orders_anonymized: Global___OrdersAnonymized | None = ...,
+        address_removed: Global___AddressRemoved | None = ...,
         product_revised: Global___ProductRevised | None = ...,
         order_delivered: Global___OrderDelivered | None = ...,
         shipping_address_changed: Global___ShippingAddressChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["address_updated", b"address_updated", "customer_registered", b"customer_registered", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address_removed", b"address_removed", "address_updated", b"address_updated", "customer_erased", b"customer_erased", "customer_registered", b"customer_registered", "customer_renamed", b"customer_renamed", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "orders_anonymized", b"orders_anonymized", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_updated", b"address_updated", "customer_registered", b"customer_registered", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_removed", b"address_removed", "address_updated", b"address_updated", "customer_erased", b"customer_erased", "customer_registered", b"customer_registered", "customer_renamed", b"customer_renamed", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "orders_anonymized", b"orders_anonymized", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["customer_registered", "address_updated", "product_added", "price_changed", "stock_adjusted", "product_discontinued", "order_placed", "order_paid", "order_shipped", "order_cancelled", "product_revised", "order_delivered", "shipping_address_changed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["customer_registered", "address_updated", "product_added", "price_changed", "stock_adjusted", "product_discontinued", "order_placed", "order_paid", "order_shipped", "order_cancelled", "customer_renamed", "customer_erased", "orders_anonymized", "address_removed", "product_revised", "order_delivered", "shipping_address_changed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -128,7 +152,9 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 
 @_typing.final
 class PersonalData(_message.Message):
-    """All that an event tells of a person, in one place, so that it can be encrypted or erased as one."""
+    """All that an event tells of a person, in one place. It is stored sealed, with a key of that customer alone; erasing the
+    customer destroys the key. An event with this field has a `customer_id` beside it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -136,12 +162,20 @@ class PersonalData(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     PHONE_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    ADDRESS_NAME_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The customer's name."""
     email: _builtins.str
     """The customer's e-mail address, if known."""
     phone: _builtins.str
     """The customer's telephone number, if known."""
+    address_name: _builtins.str
+    """What the customer calls that address."""
+    sealed: _builtins.bytes
+    """In the store, all of the above and nothing else: 12 bytes of nonce, then a PersonalData without this field, encrypted
+    with AES-256-GCM, the customer_id's 16 bytes as associated data. Never set in what a reader of the feed gets.
+    """
     @_builtins.property
     def address(self) -> _address_pb2.Address:
         """The address that the event is about."""
@@ -153,10 +187,12 @@ class PersonalData(_message.Message):
         email: _builtins.str = ...,
         phone: _builtins.str = ...,
         address: _address_pb2.Address | None = ...,
+        address_name: _builtins.str = ...,
+        sealed: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "email", b"email", "name", b"name", "phone", b"phone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "address_name", b"address_name", "email", b"email", "name", b"name", "phone", b"phone", "sealed", b"sealed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -202,7 +238,43 @@ Global___CustomerRegistered: _TypeAlias = CustomerRegistered  # noqa: Y015
 
 @_typing.final
 class AddressUpdated(_message.Message):
-    """A customer's address changed. Orders that were placed before keep theirs."""
+    """A customer has an address more, or another one of that name. Orders that were placed before keep theirs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PERSONAL_FIELD_NUMBER: _builtins.int
+    IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    version: _builtins.int
+    """The customer's version after this event."""
+    is_default: _builtins.bool
+    """Whether it is the default one now. A customer's first address is so, whatever this says."""
+    @_builtins.property
+    def personal(self) -> Global___PersonalData:
+        """The new address and its name; the other fields are not set. Without a name it is "main"."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        personal: Global___PersonalData | None = ...,
+        is_default: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["personal", b"personal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "is_default", b"is_default", "personal", b"personal", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddressUpdated: _TypeAlias = AddressUpdated  # noqa: Y015
+
+@_typing.final
+class CustomerRenamed(_message.Message):
+    """A customer's name changed. Orders that were placed before keep the name of then."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -215,7 +287,7 @@ class AddressUpdated(_message.Message):
     """The customer's version after this event."""
     @_builtins.property
     def personal(self) -> Global___PersonalData:
-        """The new address; the other fields are not set."""
+        """The new name; the other fields are not set."""
 
     def __init__(
         self,
@@ -230,7 +302,99 @@ class AddressUpdated(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AddressUpdated: _TypeAlias = AddressUpdated  # noqa: Y015
+Global___CustomerRenamed: _TypeAlias = CustomerRenamed  # noqa: Y015
+
+@_typing.final
+class AddressRemoved(_message.Message):
+    """A customer's address was taken away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PERSONAL_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    version: _builtins.int
+    """The customer's version after this event."""
+    @_builtins.property
+    def personal(self) -> Global___PersonalData:
+        """The address's name; the other fields are not set."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        personal: Global___PersonalData | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["personal", b"personal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "personal", b"personal", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddressRemoved: _TypeAlias = AddressRemoved  # noqa: Y015
+
+@_typing.final
+class CustomerErased(_message.Message):
+    """A person was erased. Who keeps copies of the customer's personal data erases them now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ERASED_AT_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    version: _builtins.int
+    """The customer's version after this event."""
+    @_builtins.property
+    def erased_at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        erased_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erased_at", b"erased_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "erased_at", b"erased_at", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CustomerErased: _TypeAlias = CustomerErased  # noqa: Y015
+
+@_typing.final
+class OrdersAnonymized(_message.Message):
+    """Orders of an erased person lost name and address. It follows CustomerErased, as often as the orders need."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    ORDER_IDS_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    @_builtins.property
+    def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of the orders, 1 to 100."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        order_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "order_ids", b"order_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrdersAnonymized: _TypeAlias = OrdersAnonymized  # noqa: Y015
 
 @_typing.final
 class ProductAdded(_message.Message):

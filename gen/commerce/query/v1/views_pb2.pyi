@@ -55,7 +55,7 @@ class OrderDetails(_message.Message):
     customer_id: _builtins.str
     """UUID of the customer."""
     customer_name: _builtins.str
-    """The customer's name when the order was placed."""
+    """The customer's name when the order was placed; empty when the customer was erased."""
     status: _order_status_pb2.OrderStatus.ValueType
     """Where the order stands."""
     payment_reference: _builtins.str
@@ -70,7 +70,7 @@ class OrderDetails(_message.Message):
     """The order's version: for a command's `expected_version`."""
     @_builtins.property
     def shipping_address(self) -> _address_pb2.Address:
-        """Where the order goes."""
+        """Where the order goes; unset when the customer was erased."""
 
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderDetailsLine]:
@@ -299,7 +299,7 @@ Global___ProductCard: _TypeAlias = ProductCard  # noqa: Y015
 
 @_typing.final
 class CustomerProfile(_message.Message):
-    """A customer as known now."""
+    """A customer as known now. Of one that was erased only the id, the version and two times are left."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -310,6 +310,8 @@ class CustomerProfile(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     REGISTERED_AT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    ERASED_AT_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """UUID of the customer."""
     name: _builtins.str
@@ -322,11 +324,19 @@ class CustomerProfile(_message.Message):
     """The customer's version: for a command's `expected_version`."""
     @_builtins.property
     def address(self) -> _address_pb2.Address:
-        """Postal address; unset while none is known."""
+        """The default address; unset while none is known."""
 
     @_builtins.property
     def registered_at(self) -> _timestamp_pb2.Timestamp:
         """When the customer was registered."""
+
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[_address_pb2.NamedAddress]:
+        """All addresses, in the order in which their names came."""
+
+    @_builtins.property
+    def erased_at(self) -> _timestamp_pb2.Timestamp:
+        """When the person was erased; unset otherwise."""
 
     def __init__(
         self,
@@ -338,10 +348,12 @@ class CustomerProfile(_message.Message):
         address: _address_pb2.Address | None = ...,
         registered_at: _timestamp_pb2.Timestamp | None = ...,
         version: _builtins.int = ...,
+        addresses: _abc.Iterable[_address_pb2.NamedAddress] | None = ...,
+        erased_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "registered_at", b"registered_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "erased_at", b"erased_at", "registered_at", b"registered_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "customer_id", b"customer_id", "email", b"email", "name", b"name", "phone", b"phone", "registered_at", b"registered_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "addresses", b"addresses", "customer_id", b"customer_id", "email", b"email", "erased_at", b"erased_at", "name", b"name", "phone", b"phone", "registered_at", b"registered_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

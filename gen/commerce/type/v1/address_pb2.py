@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63ommerce/type/v1/address.proto\x12\x10\x63ommerce.type.v1\"\xaf\x01\n\x07\x41\x64\x64ress\x12\x1c\n\trecipient\x18\x01 \x01(\tR\trecipient\x12\x16\n\x06street\x18\x02 \x01(\tR\x06street\x12\x12\n\x04\x63ity\x18\x03 \x01(\tR\x04\x63ity\x12\x16\n\x06region\x18\x04 \x01(\tR\x06region\x12\x1f\n\x0bpostal_code\x18\x05 \x01(\tR\npostalCode\x12!\n\x0c\x63ountry_code\x18\x06 \x01(\tR\x0b\x63ountryCodeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63ommerce/type/v1/address.proto\x12\x10\x63ommerce.type.v1\"\xaf\x01\n\x07\x41\x64\x64ress\x12\x1c\n\trecipient\x18\x01 \x01(\tR\trecipient\x12\x16\n\x06street\x18\x02 \x01(\tR\x06street\x12\x12\n\x04\x63ity\x18\x03 \x01(\tR\x04\x63ity\x12\x16\n\x06region\x18\x04 \x01(\tR\x06region\x12\x1f\n\x0bpostal_code\x18\x05 \x01(\tR\npostalCode\x12!\n\x0c\x63ountry_code\x18\x06 \x01(\tR\x0b\x63ountryCode\"v\n\x0cNamedAddress\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x33\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0b\x32\x19.commerce.type.v1.AddressR\x07\x61\x64\x64ress\x12\x1d\n\nis_default\x18\x03 \x01(\x08R\tisDefault\"K\n\x0b\x41\x64\x64ressBook\x12<\n\taddresses\x18\x01 \x03(\x0b\x32\x1e.commerce.type.v1.NamedAddressR\taddressesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,4 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ADDRESS']._serialized_start=53
   _globals['_ADDRESS']._serialized_end=228
+  _globals['_NAMEDADDRESS']._serialized_start=230
+  _globals['_NAMEDADDRESS']._serialized_end=348
+  _globals['_ADDRESSBOOK']._serialized_start=350
+  _globals['_ADDRESSBOOK']._serialized_end=425
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,73 @@
+"""Personal data in stored events: sealed with a key of each customer's, and gone for good when the key is.
+
+An event that has a field `personal` has a `customer_id` beside it. In the store the field holds nothing but `sealed`;
+the contract says how that is made. Keys are in the table `personal_key`; erasing a customer sets the key to NULL.
+"""
+
+import os
+import uuid
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from google.protobuf.descriptor import Descriptor
+
+from commerce.event.v1.event_pb2 import Event, PersonalData
+
+_NONCE_BYTES = 12
+_KEY_BITS = 256
+
+
+class WrongKey(ValueError):
+    """The key is not the one that the data was sealed with, or the data was changed."""
+
+
+def new_key() -> bytes:
+    return AESGCM.generate_key(_KEY_BITS)
+
+
+def customer_of(event: Event) -> uuid.UUID | None:
+    """Whose personal data the event holds; None for an event without any."""
+    payload = _payload(event)
+    return (
+        uuid.UUID(payload.customer_id) if _has_personal(payload.DESCRIPTOR) and payload.HasField("personal") else None
+    )
+
+
+def seal(event: Event, key: bytes) -> Event:
+    """The event as it is to be stored. It must be one that has personal data."""
+    sealed = Event()
+    sealed.CopyFrom(event)
+    payload = _payload(sealed)
+    customer = uuid.UUID(payload.customer_id).bytes
+    # A key seals a customer's few events: random nonces cannot meet.
+    nonce = os.urandom(_NONCE_BYTES)
+    plain = payload.personal.SerializeToString(deterministic=True)
+    payload.personal.CopyFrom(PersonalData(sealed=nonce + AESGCM(key).encrypt(nonce, plain, customer)))
+    return sealed
+
+
+def open_sealed(event: Event, key: bytes | None) -> None:
+    """Puts personal data that is sealed in its place again, or takes it away where the key is gone. Raises WrongKey."""
+    payload = _payload(event)
+    if not _has_personal(payload.DESCRIPTOR) or not payload.personal.sealed:
+        return
+    if key is None:
+        payload.ClearField("personal")
+        return
+    sealed = payload.personal.sealed
+    customer = uuid.UUID(payload.customer_id).bytes
+    try:
+        plain = AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], customer)
+    except InvalidTag:
+        raise WrongKey(f"the personal data of customer {payload.customer_id} cannot be opened") from None
+    payload.personal.CopyFrom(PersonalData.FromString(plain))
+
+
+def _payload(event: Event) -> Any:
+    kind = event.WhichOneof("kind")
+    return getattr(event, kind) if kind is not None else event
+
+
+def _has_personal(payload: Descriptor) -> bool:
+    return "personal" in payload.fields_by_name
