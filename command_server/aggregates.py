@@ -2,9 +2,11 @@
 
 import uuid
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 
 from commerce.type.v1.address_pb2 import Address, NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
+from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,39 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class Subscription:
+    """Its plan and price are those of the next renewal; `price` in minor units for `period_months` months.
+
+    period_start, period_end: the last period that is paid for, UTC.
+    """
+
+    id: uuid.UUID
+    version: int
+    customer_id: uuid.UUID
+    status: SubscriptionStatus.ValueType
+    plan: str
+    price: int
+    currency: str
+    period_months: int
+    started_at: datetime
+    period_start: datetime
+    period_end: datetime
+    cancellation_reason: str
+
+    @property
+    def anchor_day(self) -> int:
+        """The day of the month on which its periods begin and end, where the month has it."""
+        return self.started_at.day
+
+
+@dataclass(frozen=True, slots=True)
 class Keys:
     """Which aggregates a command may read or change."""
 
     orders: frozenset[uuid.UUID] = frozenset()
     customers: frozenset[uuid.UUID] = frozenset()
     products: frozenset[uuid.UUID] = frozenset()
+    subscriptions: frozenset[uuid.UUID] = frozenset()
     with_customer: frozenset[uuid.UUID] = frozenset()
     """Those of `orders` whose customers are read too."""
     whole_customers: frozenset[uuid.UUID] = frozenset()
@@ -90,6 +119,7 @@ class Aggregates:
     orders: dict[uuid.UUID, Order] = field(default_factory=dict)
     customers: dict[uuid.UUID, Customer] = field(default_factory=dict)
     products: dict[uuid.UUID, Product] = field(default_factory=dict)
+    subscriptions: dict[uuid.UUID, Subscription] = field(default_factory=dict)
     order_ids: dict[uuid.UUID, frozenset[uuid.UUID]] = field(default_factory=dict)
     """All orders of the customers that were asked for as a whole, by customer."""
 
@@ -100,8 +130,7 @@ class Aggregates:
 
 def version_of(aggregates: Aggregates, subject_id: uuid.UUID) -> int:
     """The version of the aggregate with this id. Ids are UUIDs: no two kinds share one in a batch."""
-    subject = (
-        aggregates.orders.get(subject_id) or aggregates.customers.get(subject_id) or aggregates.products.get(subject_id)
-    )
+    kinds = (aggregates.orders, aggregates.customers, aggregates.products, aggregates.subscriptions)
+    subject = next((it for kind in kinds if (it := kind.get(subject_id)) is not None), None)
     assert subject is not None, f"no aggregate {subject_id}"
     return subject.version

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from command_server.executor import Executor
+from command_server.expiry import Expiry
 from command_server.maintenance import Maintenance
 from command_server.servicers import CommandServicer
 from command_server.settings import Settings
@@ -17,10 +18,12 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 def build(settings: Settings) -> Application:
     lanes = create_database_engine(settings.database, name="tandem-command", pool_size=settings.executor.lanes)
-    # Apart from the lanes: a purge or a readiness check must not wait for a batch, nor a batch for them.
-    side = create_database_engine(settings.database, name="tandem-command-side", pool_size=2)
+    # Apart from the lanes: a purge, a look for what is due or a readiness check must not wait for a batch, nor a batch
+    # for them.
+    side = create_database_engine(settings.database, name="tandem-command-side", pool_size=3)
     executor = Executor(lanes, settings.executor)
     maintenance = Maintenance(side, settings.receipts)
+    expiry = Expiry(side, executor, settings.subscriptions)
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
@@ -32,5 +35,6 @@ def build(settings: Settings) -> Application:
         service=DESCRIPTOR.services_by_name["CommandService"],
         servicer=CommandServicer(executor),
         ready=ready,
-        components=(executor, maintenance),
+        # The last one started is stopped first: what it submits, the executor must still store.
+        components=(maintenance, executor, expiry),
     )

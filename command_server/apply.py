@@ -3,14 +3,16 @@
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC
 from typing import Any
 
 from google.protobuf.message import Message
 
-from command_server.aggregates import Aggregates, Customer, Order, OrderedLine, Product
+from command_server.aggregates import Aggregates, Customer, Order, OrderedLine, Product, Subscription
 from commerce.event.v1 import event_pb2
 from commerce.type.v1.address_pb2 import NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
+from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 
 FIRST_ADDRESS = "main"
 """What a customer's first address is called when nobody says."""
@@ -189,6 +191,60 @@ def _cancel_order(aggregates: Aggregates, event: event_pb2.OrderCancelled) -> No
         _change_stock(aggregates, uuid.UUID(released.product_id), released.quantity)
 
 
+def _start_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionStarted) -> None:
+    started = event.started_at.ToDatetime(tzinfo=UTC)
+    subscription = Subscription(
+        id=uuid.UUID(event.subscription_id),
+        version=event.version,
+        customer_id=uuid.UUID(event.customer_id),
+        status=SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE,
+        plan=event.plan,
+        price=event.price.minor_units,
+        currency=event.price.currency_code,
+        period_months=event.period_months,
+        started_at=started,
+        period_start=started,
+        period_end=event.period_end.ToDatetime(tzinfo=UTC),
+        cancellation_reason="",
+    )
+    aggregates.subscriptions[subscription.id] = subscription
+
+
+def _change_subscription(aggregates: Aggregates, event: Any, **changes: Any) -> None:
+    subscription = aggregates.subscriptions[uuid.UUID(event.subscription_id)]
+    aggregates.subscriptions[subscription.id] = replace(subscription, version=event.version, **changes)
+
+
+def _change_plan(aggregates: Aggregates, event: event_pb2.SubscriptionPlanChanged) -> None:
+    _change_subscription(
+        aggregates, event, plan=event.plan, price=event.price.minor_units, period_months=event.period_months
+    )
+
+
+def _renew_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionRenewed) -> None:
+    start, end = event.period_start.ToDatetime(tzinfo=UTC), event.period_end.ToDatetime(tzinfo=UTC)
+    _change_subscription(aggregates, event, period_start=start, period_end=end)
+
+
+def _schedule_cancellation(aggregates: Aggregates, event: event_pb2.SubscriptionCancellationScheduled) -> None:
+    canceling = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING
+    _change_subscription(aggregates, event, status=canceling, cancellation_reason=event.reason)
+
+
+def _cancel_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionCancelled) -> None:
+    cancelled = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELLED
+    _change_subscription(aggregates, event, status=cancelled, cancellation_reason=event.reason)
+
+
+def _lapse_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionLapsed) -> None:
+    _change_subscription(aggregates, event, status=SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED)
+
+
+def _resume_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionResumed) -> None:
+    active = SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE
+    _change_subscription(aggregates, event, status=active, cancellation_reason="")
+
+
 CHANGES: dict[type[Message], Callable[[Aggregates, Any], None]] = {
     event_pb2.CustomerRegistered: _register_customer,
     event_pb2.CustomerRenamed: _rename_customer,
@@ -207,4 +263,11 @@ CHANGES: dict[type[Message], Callable[[Aggregates, Any], None]] = {
     event_pb2.OrderDelivered: _deliver_order,
     event_pb2.ShippingAddressChanged: _change_shipping_address,
     event_pb2.OrderCancelled: _cancel_order,
+    event_pb2.SubscriptionStarted: _start_subscription,
+    event_pb2.SubscriptionPlanChanged: _change_plan,
+    event_pb2.SubscriptionRenewed: _renew_subscription,
+    event_pb2.SubscriptionCancellationScheduled: _schedule_cancellation,
+    event_pb2.SubscriptionCancelled: _cancel_subscription,
+    event_pb2.SubscriptionLapsed: _lapse_subscription,
+    event_pb2.SubscriptionResumed: _resume_subscription,
 }

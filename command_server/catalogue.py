@@ -10,9 +10,10 @@ from google.protobuf.message import Message
 from command_server import validation
 from command_server.aggregates import Aggregates, Keys
 from command_server.command import Command
-from command_server.decide import customers, orders, products
+from command_server.decide import customers, orders, products, subscriptions
 from command_server.validation import Checker
 from commerce.command.v1 import command_service_pb2 as commands
+from commerce.internal.v1 import stored_pb2
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,14 @@ def _whole_customer_keys(_request: Message, subject: uuid.UUID) -> Keys:
 
 def _product_keys(_request: Message, subject: uuid.UUID) -> Keys:
     return Keys(products=frozenset({subject}))
+
+
+def _subscription_keys(_request: Message, subject: uuid.UUID) -> Keys:
+    return Keys(subscriptions=frozenset({subject}))
+
+
+def _start_subscription_keys(request: commands.StartSubscriptionRequest, subject: uuid.UUID) -> Keys:
+    return Keys(subscriptions=frozenset({subject}), customers=frozenset({uuid.UUID(request.customer_id)}))
 
 
 def _place_order_keys(request: commands.PlaceOrderRequest, subject: uuid.UUID) -> Keys:
@@ -125,5 +134,30 @@ CATALOGUE: dict[type[Message], CommandKind] = {
     commands.CancelOrderRequest: CommandKind(
         commands.CancelOrderResponse, "order_id", False,
         validation.cancel_order, _order_keys, orders.cancel_order,
+    ),
+    commands.StartSubscriptionRequest: CommandKind(
+        commands.StartSubscriptionResponse, "subscription_id", True,
+        validation.start_subscription, _start_subscription_keys, subscriptions.start_subscription,
+    ),
+    commands.ChangeSubscriptionPlanRequest: CommandKind(
+        commands.ChangeSubscriptionPlanResponse, "subscription_id", False,
+        validation.change_subscription_plan, _subscription_keys, subscriptions.change_subscription_plan,
+    ),
+    commands.RenewSubscriptionRequest: CommandKind(
+        commands.RenewSubscriptionResponse, "subscription_id", False,
+        validation.nothing_more, _subscription_keys, subscriptions.renew_subscription,
+    ),
+    commands.CancelSubscriptionRequest: CommandKind(
+        commands.CancelSubscriptionResponse, "subscription_id", False,
+        validation.cancel_subscription, _subscription_keys, subscriptions.cancel_subscription,
+    ),
+    commands.ResumeSubscriptionRequest: CommandKind(
+        commands.ResumeSubscriptionResponse, "subscription_id", False,
+        validation.nothing_more, _subscription_keys, subscriptions.resume_subscription,
+    ),
+    # Not an RPC: a command server gives it to itself.
+    stored_pb2.EndSubscriptionPeriodRequest: CommandKind(
+        stored_pb2.EndSubscriptionPeriodResponse, "subscription_id", False,
+        validation.nothing_more, _subscription_keys, subscriptions.end_subscription_period,
     ),
 }  # fmt: skip

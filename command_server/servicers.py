@@ -69,6 +69,21 @@ class CommandServicer:
     async def CancelOrder(self, request: commands.CancelOrderRequest, call: Call) -> Message:
         return await self._submit(request, call)
 
+    async def StartSubscription(self, request: commands.StartSubscriptionRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def ChangeSubscriptionPlan(self, request: commands.ChangeSubscriptionPlanRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def RenewSubscription(self, request: commands.RenewSubscriptionRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def CancelSubscription(self, request: commands.CancelSubscriptionRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
+    async def ResumeSubscription(self, request: commands.ResumeSubscriptionRequest, call: Call) -> Message:
+        return await self._submit(request, call)
+
     async def _submit(self, request: Message, call: Call) -> Message:
         command = command_of(request, datetime.now(UTC))
         receipt = await self._executor.submit(command, call.deadline)

@@ -31,6 +31,16 @@ class ReceiptSettings(Block):
     purge_every_seconds: float = Field(60.0, gt=0, description="Time between purges")
 
 
+class SubscriptionSettings(Block):
+    """Subscriptions end by themselves."""
+
+    grace_days: float = Field(
+        3.0, ge=0, le=366, description="How long after its period's end a subscription may be renewed before it lapses"
+    )
+    check_every_seconds: float = Field(5.0, gt=0, description="Time between looks for subscriptions that have ended")
+    batch: int = Field(100, ge=1, le=1000, description="Subscriptions ended at once")
+
+
 class Settings(ServiceSettings):
     """All settings of the command server: TANDEM_COMMAND_… or the section [command]."""
 
@@ -41,3 +51,4 @@ class Settings(ServiceSettings):
     server: ServerSettings = Field(ServerSettings(port=50051), description="The gRPC server")
     executor: ExecutorSettings = Field(ExecutorSettings(), description="Group commit")
     receipts: ReceiptSettings = Field(ReceiptSettings(), description="Receipts")
+    subscriptions: SubscriptionSettings = Field(SubscriptionSettings(), description="Subscriptions")

@@ -22,6 +22,7 @@ MAX_QUANTITY = 1_000_000
 MAX_PRICE = 1_000_000_000_000
 MAX_STOCK_CHANGE = 1_000_000_000
 MAX_ATTRIBUTES = 50
+MAX_PERIOD_MONTHS = 36
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _CURRENCY = re.compile(r"[A-Z]{3}")
@@ -223,3 +224,27 @@ def change_shipping_address(request: commands.ChangeShippingAddressRequest, chec
 
 def cancel_order(request: commands.CancelOrderRequest, check: Checker) -> None:
     check.text("reason", request.reason, 500, lines=True)
+
+
+def start_subscription(request: commands.StartSubscriptionRequest, check: Checker) -> None:
+    check.uuid("customer_id", request.customer_id)
+    _plan(request, check)
+    check.past(request, "started_at")
+
+
+def change_subscription_plan(request: commands.ChangeSubscriptionPlanRequest, check: Checker) -> None:
+    _plan(request, check)
+
+
+def cancel_subscription(request: commands.CancelSubscriptionRequest, check: Checker) -> None:
+    if request.when == commands.CANCELLATION_TIME_UNSPECIFIED:
+        check.wrong("when", "REQUIRED", "is required")
+    elif request.when not in commands.CancellationTime.values():
+        check.wrong("when", "MALFORMED", f"{request.when} is no CancellationTime")
+    check.text("reason", request.reason, 500, lines=True)
+
+
+def _plan(request: commands.StartSubscriptionRequest | commands.ChangeSubscriptionPlanRequest, check: Checker) -> None:
+    check.text("plan", request.plan, 100, required=True)
+    check.money("price", request, "price", required=True)
+    check.number("period_months", request.period_months, 1, MAX_PERIOD_MONTHS)

@@ -1,12 +1,14 @@
 """The query server, wired: read downward and you have seen every dependency."""
 
 import asyncio
+from functools import partial
 
 from commerce.query.v1.query_service_pb2 import DESCRIPTOR
 from query_server.batcher import Batcher
 from query_server.cache import Cache
 from query_server.database import ReadDatabase
 from query_server.freshness import Freshness
+from query_server.queries.subscriptions import list_subscriptions
 from query_server.reader import CacheReader, DatabaseReader, Reader
 from query_server.servicers import QueryServicer
 from query_server.settings import Settings
@@ -21,15 +23,16 @@ def build(settings: Settings) -> Application:
     threads = range(reading.threads)
     limits = {"max_batch": reading.max_batch, "max_waiting": reading.max_waiting}
     # A connection for each thread that reads, one for the positions that waiters ask for, one for readiness.
-    database = ReadDatabase(settings.database, connections=2 * reading.threads + 2)
+    database = ReadDatabase(settings.database, connections=3 * reading.threads + 2)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
     freshness = Freshness(settings.freshness, listener, database.positions, with_cache=settings.cache.enabled)
     # Connections to the cache are a thread's own: some read it, the others fill it.
     reads, fills = ([Cache(settings.cache) for _ in threads] for _ in ("read", "fill"))
     cached = Batcher("cache", [CacheReader(cache, freshness) for cache in reads], **limits)
     stored = Batcher("database", [DatabaseReader(database, cache, freshness) for cache in fills], **limits)
-    pages = Batcher("list", [database.recent_orders for _ in threads], **limits)
-    views = Views(freshness, Reader(freshness, cached, stored), pages)
+    recent_orders = Batcher("orders", [database.recent_orders for _ in threads], **limits)
+    subscriptions = Batcher("subscriptions", [partial(list_subscriptions, database) for _ in threads], **limits)
+    views = Views(freshness, Reader(freshness, cached, stored))
 
     async def ready() -> bool:
         return await asyncio.to_thread(database.is_ready)
@@ -38,7 +41,7 @@ def build(settings: Settings) -> Application:
         name="query_server",
         server=settings.server,
         service=DESCRIPTOR.services_by_name["QueryService"],
-        servicer=QueryServicer(views, settings.freshness.default_max_wait),
+        servicer=QueryServicer(views, recent_orders, subscriptions, settings.freshness.default_max_wait),
         ready=ready,
-        components=(database, *reads, *fills, freshness, cached, stored, pages),
+        components=(database, *reads, *fills, freshness, cached, stored, recent_orders, subscriptions),
     )

@@ -90,9 +90,7 @@ class ReadDatabase:
 
     def rows(self, view: str, keys: Sequence[uuid.UUID]) -> tuple[dict[uuid.UUID, bytes], Token]:
         """The rows of `view` that exist among `keys`, and the view's position. Raises Unavailable."""
-        found = self._execute(_BY_KEY[view], {"keys": list(keys)})
-        if not found:
-            raise _never_projected(view)
+        found = self.execute(view, _BY_KEY[view], {"keys": list(keys)})
         as_of = Token(found[0].feed_epoch, found[0].position)
         return {row.key: bytes(row.value) for row in found if row.key is not None}, as_of
 
@@ -104,9 +102,7 @@ class ReadDatabase:
             "positions": [page.after.position for page in pages],
             "limits": [page.limit for page in pages],
         }
-        found = self._execute(_RECENT_ORDERS, arguments)
-        if not found:
-            raise _never_projected(order_summary.name)
+        found = self.execute(order_summary.name, _RECENT_ORDERS, arguments)
         as_of = Token(found[0].feed_epoch, found[0].position)
         answer = {page: Page([], as_of) for page in pages}
         for row in found:
@@ -114,6 +110,13 @@ class ReadDatabase:
                 cursor = Cursor(row.placed_at, row.placed_position)
                 answer[pages[row.number - 1]].rows.append(Row(bytes(row.value), cursor))
         return answer
+
+    def execute(self, view: str, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+        """The rows of a statement that begins with the position of `view`: at least one. Raises Unavailable."""
+        found = self._execute(statement, arguments)
+        if not found:
+            raise Unavailable(f"no projector has begun the view {view} yet", reason="STORE_UNAVAILABLE")
+        return found
 
     def positions(self) -> dict[str, Token]:
         """Every view's position. Raises Unavailable."""
@@ -157,7 +160,3 @@ class ReadDatabase:
 def _is_not_set_up(error: DBAPIError) -> bool:
     """Services start in any order: this one may be there before the read database's first migration."""
     return isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName)
-
-
-def _never_projected(view: str) -> Unavailable:
-    return Unavailable(f"no projector has begun the view {view} yet", reason="STORE_UNAVAILABLE")

@@ -7,12 +7,20 @@ from google.protobuf.message import Message
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
-from query_server.database import PageKey
+from query_server.batcher import Batcher
+from query_server.database import Page, PageKey
 from query_server.encoding import EncodedField
 from query_server.page_token import encode_page_token
+from query_server.queries.subscriptions import SubscriptionsKey
 from query_server.validation import Checker
 from query_server.views import Views, as_of_text
-from tandem.read_store.tables import customer_profile, order_details, product_card
+from tandem.read_store.tables import (
+    customer_profile,
+    order_details,
+    order_summary,
+    product_card,
+    subscription_details,
+)
 from tandem.runtime.errors import NotFound
 from tandem.runtime.rpc import Call
 
@@ -39,21 +47,51 @@ class _Many:
         self.as_of = EncodedField(response, "as_of")
 
 
+class _List:
+    """A query for pages of rows, newest first."""
+
+    def __init__(self, name: str, view: str, response: type[Message], field: str) -> None:
+        self.name = name
+        self.view = view
+        self.value = EncodedField(response, field)
+        self.next_page_token = EncodedField(response, "next_page_token")
+        self.as_of = EncodedField(response, "as_of")
+
+    def encode(self, page: Page, size: int, *query: str) -> bytes:
+        """The response with the first `size` rows. One more than the page holds tells that another page follows."""
+        parts = [self.value(row.value) for row in page.rows[:size]]
+        if len(page.rows) > size:
+            parts.append(self.next_page_token(encode_page_token(page.rows[size - 1].cursor, *query).encode()))
+        parts.append(self.as_of(as_of_text(page.as_of)))
+        return b"".join(parts)
+
+
 _ORDER = _One(order_details.name, queries.GetOrderDetailsResponse, "order_details", "order_id", "order")
 _PRODUCT = _One(product_card.name, queries.GetProductResponse, "product", "product_id", "product")
 _CUSTOMER = _One(customer_profile.name, queries.GetCustomerResponse, "customer", "customer_id", "customer")
+_SUBSCRIPTION = _One(
+    subscription_details.name, queries.GetSubscriptionResponse, "subscription", "subscription_id", "subscription"
+)
 _ORDERS = _Many(order_details.name, queries.BatchGetOrderDetailsResponse, "order_details", "order_ids")
 _PRODUCTS = _Many(product_card.name, queries.BatchGetProductsResponse, "products", "product_ids")
 
-_RECENT_ORDERS = "ListRecentOrders"
-_PAGE_ORDER = EncodedField(queries.ListRecentOrdersResponse, "orders")
-_PAGE_NEXT = EncodedField(queries.ListRecentOrdersResponse, "next_page_token")
-_PAGE_AS_OF = EncodedField(queries.ListRecentOrdersResponse, "as_of")
+_RECENT_ORDERS = _List("ListRecentOrders", order_summary.name, queries.ListRecentOrdersResponse, "orders")
+_SUBSCRIPTIONS = _List(
+    "ListSubscriptions", subscription_details.name, queries.ListSubscriptionsResponse, "subscriptions"
+)
 
 
 class QueryServicer:
-    def __init__(self, views: Views, default_max_wait: float) -> None:
+    def __init__(
+        self,
+        views: Views,
+        recent_orders: Batcher[PageKey, Page],
+        subscriptions: Batcher[SubscriptionsKey, Page],
+        default_max_wait: float,
+    ) -> None:
         self._views = views
+        self._recent_orders = recent_orders
+        self._subscriptions = subscriptions
         self._default_max_wait = default_max_wait
 
     async def GetOrderDetails(self, request: queries.GetOrderDetailsRequest, call: Call) -> bytes:
@@ -65,18 +103,14 @@ class QueryServicer:
     async def ListRecentOrders(self, request: queries.ListRecentOrdersRequest, call: Call) -> bytes:
         check = Checker(self._default_max_wait)
         customer_id = check.uuid("customer_id", request.customer_id)
-        query = (_RECENT_ORDERS, str(customer_id))
+        query = (_RECENT_ORDERS.name, str(customer_id))
         size = check.page_size(request.page_size)
         after = check.page_token(request.page_token, *query)
         need = check.consistency(request.consistency)
         check.finish()
-        # One more than the page holds tells whether another page follows.
-        rows, as_of = await self._views.recent_orders(PageKey(customer_id, after, size + 1), need, call)
-        parts = [_PAGE_ORDER(row.value) for row in rows[:size]]
-        if len(rows) > size:
-            parts.append(_PAGE_NEXT(encode_page_token(rows[size - 1].cursor, *query).encode()))
-        parts.append(_PAGE_AS_OF(as_of_text(as_of)))
-        return b"".join(parts)
+        wanted = PageKey(customer_id, after, size + 1)
+        page = await self._views.page(_RECENT_ORDERS.view, self._recent_orders, wanted, need, call)
+        return _RECENT_ORDERS.encode(page, size, *query)
 
     async def GetProduct(self, request: queries.GetProductRequest, call: Call) -> bytes:
         return await self._get_one(_PRODUCT, request.product_id, request.consistency, call)
@@ -86,6 +120,25 @@ class QueryServicer:
 
     async def GetCustomer(self, request: queries.GetCustomerRequest, call: Call) -> bytes:
         return await self._get_one(_CUSTOMER, request.customer_id, request.consistency, call)
+
+    async def GetSubscription(self, request: queries.GetSubscriptionRequest, call: Call) -> bytes:
+        return await self._get_one(_SUBSCRIPTION, request.subscription_id, request.consistency, call)
+
+    async def ListSubscriptions(self, request: queries.ListSubscriptionsRequest, call: Call) -> bytes:
+        check = Checker(self._default_max_wait)
+        customer_id = check.optional_uuid("customer_id", request.customer_id)
+        statuses = check.statuses("statuses", request.statuses)
+        if not request.customer_id and not request.statuses:
+            for field in ("customer_id", "statuses"):
+                check.wrong(field, "REQUIRED", "customer_id or statuses is required")
+        query = (_SUBSCRIPTIONS.name, str(customer_id), str(statuses))
+        size = check.page_size(request.page_size)
+        after = check.page_token(request.page_token, *query)
+        need = check.consistency(request.consistency)
+        check.finish()
+        wanted = SubscriptionsKey(customer_id, statuses, after, size + 1)
+        page = await self._views.page(_SUBSCRIPTIONS.view, self._subscriptions, wanted, need, call)
+        return _SUBSCRIPTIONS.encode(page, size, *query)
 
     async def _get_one(self, query: _One, text: str, consistency: Consistency, call: Call) -> bytes:
         check = Checker(self._default_max_wait)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from commerce.type.v1.consistency_pb2 import Consistency
+from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from query_server.page_token import FIRST_PAGE, Cursor, MalformedPageToken, decode_page_token
 from query_server.views import Need
 from tandem.feed.token import MalformedToken, Token, decode_token
@@ -39,26 +40,37 @@ class Checker:
         if _UUID.fullmatch(value):
             return UUID(value)
         if value:
-            self._wrong(field, "MALFORMED", "must be a UUID such as 0190b5a2-7c1e-7d30-8a44-1f2e3d4c5b6a")
+            self.wrong(field, "MALFORMED", "must be a UUID such as 0190b5a2-7c1e-7d30-8a44-1f2e3d4c5b6a")
         else:
-            self._wrong(field, "REQUIRED", "is required")
+            self.wrong(field, "REQUIRED", "is required")
         return _NO_ID
 
     def uuids(self, field: str, values: Sequence[str]) -> list[UUID]:
         """1 to MAX_BATCH ids, each once."""
         if not 1 <= len(values) <= MAX_BATCH:
-            self._wrong(field, "OUT_OF_RANGE", f"holds {len(values)} ids; it must hold 1 to {MAX_BATCH}")
+            self.wrong(field, "OUT_OF_RANGE", f"holds {len(values)} ids; it must hold 1 to {MAX_BATCH}")
         keys = [self.uuid(f"{field}[{number}]", value) for number, value in enumerate(values[:MAX_BATCH])]
         seen: dict[UUID, int] = {}
         for number, key in enumerate(keys):
             first = seen.setdefault(key, number)
             if first != number and key != _NO_ID:
-                self._wrong(f"{field}[{number}]", "DUPLICATE", f"is the same as {field}[{first}]")
+                self.wrong(f"{field}[{number}]", "DUPLICATE", f"is the same as {field}[{first}]")
         return keys
+
+    def optional_uuid(self, field: str, value: str) -> UUID | None:
+        return self.uuid(field, value) if value else None
+
+    def statuses(self, field: str, values: Sequence[int]) -> tuple[int, ...]:
+        """Values of SubscriptionStatus, each once, in one order however they came."""
+        known = set(SubscriptionStatus.values()) - {SubscriptionStatus.SUBSCRIPTION_STATUS_UNSPECIFIED}
+        for number, value in enumerate(values):
+            if value not in known:
+                self.wrong(f"{field}[{number}]", "MALFORMED", f"{value} is no status of a subscription")
+        return tuple(sorted(set(values)))
 
     def page_size(self, value: int) -> int:
         if not 0 <= value <= MAX_PAGE_SIZE:
-            self._wrong("page_size", "OUT_OF_RANGE", f"is {value}; it must be from 0 to {MAX_PAGE_SIZE}")
+            self.wrong("page_size", "OUT_OF_RANGE", f"is {value}; it must be from 0 to {MAX_PAGE_SIZE}")
         return value or DEFAULT_PAGE_SIZE
 
     def page_token(self, text: str, *query: str) -> Cursor:
@@ -68,7 +80,7 @@ class Checker:
         try:
             return decode_page_token(text, *query)
         except MalformedPageToken:
-            self._wrong("page_token", "MALFORMED", "must be the next_page_token of an answer to the same query")
+            self.wrong("page_token", "MALFORMED", "must be the next_page_token of an answer to the same query")
             return FIRST_PAGE
 
     def consistency(self, value: Consistency) -> Need:
@@ -78,19 +90,19 @@ class Checker:
             try:
                 token = decode_token(value.at_least_as_fresh)
             except MalformedToken:
-                self._wrong(
+                self.wrong(
                     "consistency.at_least_as_fresh",
                     "MALFORMED",
                     "must be the consistency_token of a receipt or the as_of of an answer",
                 )
         elif requirement == "minimize_latency" and not value.minimize_latency:
-            self._wrong("consistency.minimize_latency", "INVALID", "must be true when set")
+            self.wrong("consistency.minimize_latency", "INVALID", "must be true when set")
         if not value.HasField("max_wait"):
             return Need(token, self._default_max_wait)
         seconds = value.max_wait.seconds + value.max_wait.nanos / 1e9
         if not 0 <= seconds <= MAX_WAIT_SECONDS or not 0 <= value.max_wait.nanos < 1_000_000_000:
-            self._wrong("consistency.max_wait", "OUT_OF_RANGE", f"must be from 0 to {MAX_WAIT_SECONDS} s")
+            self.wrong("consistency.max_wait", "OUT_OF_RANGE", f"must be from 0 to {MAX_WAIT_SECONDS} s")
         return Need(token, seconds)
 
-    def _wrong(self, field: str, kind: str, description: str) -> None:
+    def wrong(self, field: str, kind: str, description: str) -> None:
         self._violations.append(Violation(field, description, kind))

@@ -1,22 +1,23 @@
 """A query's way: wait for the token, read, check what was read against the token."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from query_server.batcher import Batcher
-from query_server.database import Page, PageKey, Row
+from query_server.database import Page
 from query_server.freshness import Freshness, projection_lag
 from query_server.reader import Found, Reader
 from tandem.feed.token import Token, encode_token
-from tandem.read_store.tables import order_summary
 from tandem.runtime.errors import PreconditionFailed, Unavailable, Violation
 from tandem.runtime.rpc import Call
 
 # What is left of the caller's deadline when a wait ends, so that the answer says why, and arrives.
 _MARGIN_SECONDS = 0.1
+
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,9 @@ class Rows(NamedTuple):
 
 
 class Views:
-    def __init__(self, freshness: Freshness, reader: Reader, pages: Batcher[PageKey, Page]) -> None:
+    def __init__(self, freshness: Freshness, reader: Reader) -> None:
         self._freshness = freshness
         self._reader = reader
-        self._pages = pages
 
     async def get(self, view: str, keys: Sequence[UUID], need: Need, call: Call) -> Rows:
         """The rows of `view` with `keys`.
@@ -58,12 +58,12 @@ class Views:
             _require(view, as_of, need.token)
         return Rows([it.value for it in found], as_of)
 
-    async def recent_orders(self, wanted: PageKey, need: Need, call: Call) -> tuple[list[Row], Token]:
-        """A page of OrderSummary, and the position that it includes. Raises as `get` does."""
-        await self._reach(order_summary.name, need, call)
-        [page] = await self._pages.read([wanted])
-        _require(order_summary.name, page.as_of, need.token)
-        return page.rows, page.as_of
+    async def page(self, view: str, pages: Batcher[K, Page], wanted: K, need: Need, call: Call) -> Page:
+        """A page of a list of `view`, and the position that it includes. Raises as `get` does."""
+        await self._reach(view, need, call)
+        [page] = await pages.read([wanted])
+        _require(view, page.as_of, need.token)
+        return page
 
     async def _reach(self, view: str, need: Need, call: Call) -> None:
         if need.token is not None:

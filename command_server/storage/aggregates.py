@@ -3,18 +3,20 @@
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import UTC
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Uuid
 
-from command_server.aggregates import Aggregates, Customer, Keys, Order, OrderedLine, Product
-from command_server.storage.tables import customer, customer_order, order_line, product
+from command_server.aggregates import Aggregates, Customer, Keys, Order, OrderedLine, Product, Subscription
+from command_server.storage.tables import customer, customer_order, order_line, product, subscription
 from commerce.command.v1.command_service_pb2 import ProductAttributes
 from commerce.type.v1.address_pb2 import AddressBook
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
+from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from tandem.feed.personal import new_key
 from tandem.feed.table import personal_key
 from tandem.runtime.bulk import Row, insert_rows, update_rows
@@ -44,6 +46,9 @@ _READ_ORDER_IDS = select(customer_order.c.id, customer_order.c.customer_id).wher
     customer_order.c.customer_id == _IDS.any_()
 )
 _DESTROY_KEYS = update(personal_key).where(personal_key.c.customer_id == _IDS.any_()).values(key=None)
+_LOCK_SUBSCRIPTIONS = (
+    select(subscription).where(subscription.c.id == _IDS.any_()).order_by(subscription.c.id).with_for_update()
+)
 _LOCK_PRODUCTS = select(product).where(product.c.id == _IDS.any_()).order_by(product.c.id).with_for_update()
 
 
@@ -67,6 +72,9 @@ def load(connection: Connection, keys: Keys) -> tuple[Aggregates, PersonalKeys]:
         # A cancelled order gives the stock of its lines back.
         products.update(line.product_id for order in aggregates.orders.values() for line in order.lines)
         customers.update(order.customer_id for order in aggregates.orders.values() if order.id in keys.with_customer)
+    if keys.subscriptions:
+        rows = connection.execute(_LOCK_SUBSCRIPTIONS, {"ids": sorted(keys.subscriptions)})
+        aggregates.subscriptions = {row.id: _subscription(row) for row in rows}
     if customers:
         for row in connection.execute(_LOCK_CUSTOMERS, {"ids": sorted(customers)}):
             aggregates.customers[row.id] = _customer(row)
@@ -135,6 +143,8 @@ def save(connection: Connection, before: Aggregates, after: Aggregates) -> Perso
     # One that was registered and erased in this very batch leaves a key for its events, and none in the table.
     insert_rows(connection, personal_key, ((it.id, None if it.erased else keys[it.id]) for it in new_customers))
     insert_rows(connection, product, map(_product_row, _new(before.products, after.products)))
+    insert_rows(connection, subscription, map(_subscription_row, _new(before.subscriptions, after.subscriptions)))
+    update_rows(connection, subscription, map(_subscription_row, _changed(before.subscriptions, after.subscriptions)))
     insert_rows(connection, customer_order, map(_order_row, new_orders))
     insert_rows(connection, order_line, (row for order in new_orders for row in _line_rows(order)))
     update_rows(connection, customer_order, map(_order_row, _changed(before.orders, after.orders)))
@@ -167,6 +177,31 @@ def _product_row(it: Product) -> Row:
     return (
         it.id, it.version, it.name, it.description, it.category, it.price, it.currency, it.stock, it.discontinued,
         attributes.SerializeToString(deterministic=True),
+    )  # fmt: skip
+
+
+def _subscription(row: Any) -> Subscription:
+    # The database answers in the session's time zone.
+    return Subscription(
+        id=row.id,
+        version=row.version,
+        customer_id=row.customer_id,
+        status=SubscriptionStatus.ValueType(row.status),
+        plan=row.plan,
+        price=row.price,
+        currency=row.currency,
+        period_months=row.period_months,
+        started_at=row.started_at.astimezone(UTC),
+        period_start=row.period_start.astimezone(UTC),
+        period_end=row.period_end.astimezone(UTC),
+        cancellation_reason=row.cancellation_reason,
+    )
+
+
+def _subscription_row(it: Subscription) -> Row:
+    return (
+        it.id, it.version, it.customer_id, it.status, it.plan, it.price, it.currency, it.period_months,
+        it.started_at, it.period_start, it.period_end, it.cancellation_reason,
     )  # fmt: skip
 
 

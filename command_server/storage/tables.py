@@ -80,6 +80,30 @@ order_line = Table(
     Column("line_total", BigInteger, nullable=False, comment="minor units"),
 )
 
+subscription = Table(
+    "subscription",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("customer_id", Uuid, ForeignKey(customer.c.id), nullable=False),
+    Column("status", SmallInteger, nullable=False, comment="commerce.type.v1.SubscriptionStatus"),
+    Column("plan", Text, nullable=False),
+    Column("price", BigInteger, nullable=False, comment="minor units"),
+    Column("currency", Text, nullable=False),
+    Column("period_months", Integer, CheckConstraint("period_months > 0"), nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+    Column("period_start", DateTime(timezone=True), nullable=False),
+    Column("period_end", DateTime(timezone=True), nullable=False),
+    Column("cancellation_reason", Text, nullable=False),
+)
+Index(
+    "subscription_due",
+    subscription.c.status,
+    subscription.c.period_end,
+    # Those that have ended, most of them in time, are not in it.
+    postgresql_where=subscription.c.status.in_((1, 2)),
+)
+
 receipt = Table(
     "receipt",
     metadata,

@@ -1,6 +1,12 @@
 """All views, by name."""
 
-from projector.projections import customer_profile, order_details, order_summary, product_card
+from projector.projections import (
+    customer_profile,
+    order_details,
+    order_summary,
+    product_card,
+    subscription_details,
+)
 from projector.projections.shape import Projection
 
 PROJECTIONS: dict[str, Projection] = {
@@ -10,5 +16,6 @@ PROJECTIONS: dict[str, Projection] = {
         order_summary.PROJECTION,
         product_card.PROJECTION,
         customer_profile.PROJECTION,
+        subscription_details.PROJECTION,
     )
 }

@@ -12,6 +12,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     Uuid,
@@ -23,7 +24,7 @@ SCHEMA = "tandem_read"
 CHANNEL = "tandem_projection"
 """The NOTIFY channel of the read database: one Announcement after every batch, and every second."""
 
-REVISION = "0001"
+REVISION = "0002"
 """The migration that a reader of these tables needs: projector's newest, said here because readers cannot see it."""
 
 metadata = MetaData(schema=SCHEMA)
@@ -82,10 +83,25 @@ Index(
     order_summary.c.placed_position.desc(),
 )
 
+subscription_details = _view_table(
+    "subscription_details",
+    Column("customer_id", Uuid, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+    Column("started_position", BigInteger, nullable=False),
+)
+for _leading in (subscription_details.c.customer_id, subscription_details.c.status):
+    Index(
+        f"subscription_details_by_{_leading.name}",
+        _leading,
+        subscription_details.c.started_at.desc(),
+        subscription_details.c.started_position.desc(),
+    )
+
 VIEWS: dict[str, Table] = {
-    table.name: table for table in (order_details, order_summary, product_card, customer_profile)
+    table.name: table for table in (order_details, order_summary, product_card, customer_profile, subscription_details)
 }
 """The views by name. A view's name is its table's, everywhere."""
 
-CACHED_VIEWS: frozenset[str] = frozenset({"order_details", "product_card", "customer_profile"})
+CACHED_VIEWS: frozenset[str] = frozenset({"order_details", "product_card", "customer_profile", "subscription_details"})
 """The views that are read by key and so have entries in memcached. Lists come from an index of the read database."""

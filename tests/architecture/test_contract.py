@@ -68,7 +68,8 @@ def test_every_event_changes_the_write_model_and_says_how() -> None:
 
 def test_every_command_is_in_the_catalogue() -> None:
     service = command_service_pb2.DESCRIPTOR.services_by_name["CommandService"]
-    assert {it.DESCRIPTOR.name for it in CATALOGUE} == {method.input_type.name for method in service.methods}
+    public = {it.DESCRIPTOR.name for it in CATALOGUE if it.DESCRIPTOR.file.package == "commerce.command.v1"}
+    assert public == {method.input_type.name for method in service.methods}
 
 
 def test_every_view_has_a_table_and_every_table_a_projection() -> None:

@@ -30,6 +30,10 @@ def usd(minor_units: int) -> Money:
     return Money(minor_units=minor_units, currency_code="USD")
 
 
+def euros(minor_units: int) -> Money:
+    return Money(minor_units=minor_units, currency_code="EUR")
+
+
 def register_customer(number: int = 1, *, has_address: bool = True) -> commands.RegisterCustomerRequest:
     return commands.RegisterCustomerRequest(
         request_id=identity("register", number),
@@ -87,6 +91,23 @@ def place_order(
             for product, quantity in (lines or {1: 1}).items()
         ],
     )
+
+
+def start_subscription(
+    number: int = 1, *, customer: int = 1, started_at: str = "", months: int = 1
+) -> commands.StartSubscriptionRequest:
+    """started_at: RFC 3339; empty for now."""
+    request = commands.StartSubscriptionRequest(
+        request_id=identity("subscribe", number),
+        subscription_id=identity("subscription", number),
+        customer_id=identity("customer", customer),
+        plan="silver",
+        price=usd(1900),
+        period_months=months,
+    )
+    if started_at:
+        request.started_at.FromJsonString(started_at)
+    return request
 
 
 def command(request: Message) -> Command:

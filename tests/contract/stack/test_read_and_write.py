@@ -1,89 +1,23 @@
 """What callers may rely on, whatever the transport, the number of cache nodes and of databases."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from commerce.type.v1.order_status_pb2 import OrderStatus
-from tandem.cli.embedded import Memcached, memcached_path
-from tests.support.builders import add_product, address, identity, place_order, register_customer, revise_product, usd
-from tests.support.stack import AsyncStubs, Databases, Stack
-
-CONFIGURATIONS = {
-    "native, no cache, two databases": {"transport": "native", "cache_nodes": 0, "lite": False},
-    "native, one node, two databases": {"transport": "native", "cache_nodes": 1, "lite": False},
-    "native, three nodes, one database": {"transport": "native", "cache_nodes": 3, "lite": True},
-    "grpcio, CQRS lite": {"transport": "grpcio", "cache_nodes": 0, "lite": True},
-    "grpcio, one node, two databases": {"transport": "grpcio", "cache_nodes": 1, "lite": False},
-    "grpcio, three nodes, two databases": {"transport": "grpcio", "cache_nodes": 3, "lite": False},
-}
-
-
-@pytest.fixture(scope="module", params=CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
-def stack(
-    request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    options = dict(request.param)
-    count = options.pop("cache_nodes")
-    if count and memcached_path() is None:
-        pytest.skip("memcached is not installed (apt-get install memcached): the cache's own tests need it")
-    nodes = [Memcached() for _ in range(count)]
-    for node in nodes:
-        node.start()
-    stack = Stack(databases, tmp_path_factory.mktemp("stack"), nodes=nodes, **options)
-    stack.start()
-    yield stack
-    stack.stop()
-    for node in nodes:
-        node.stop()
-
-
-@pytest.fixture
-async def stubs(stack: Stack) -> AsyncIterator[AsyncStubs]:
-    async with stack.async_stubs() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def numbers() -> Iterator[int]:
-    """Every test of the suite works on customers, products and orders of its own."""
-    return iter(range(1, 10_000, 100))
-
-
-def fresh(receipt: Any) -> Consistency:
-    return Consistency(at_least_as_fresh=receipt.consistency_token)
-
-
-def details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
-    """google.rpc details by their type's short name."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
-    assert status is not None
-    found = {}
-    for packed in status.details:
-        detail = getattr(error_details_pb2, packed.TypeName().rsplit(".", 1)[1])()
-        packed.Unpack(detail)
-        found[type(detail).__name__] = detail
-    return found
-
-
-async def refused(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
-
-
-async def shop(stubs: AsyncStubs, number: int, *, stock: int = 100) -> None:
-    await stubs.commands.RegisterCustomer(register_customer(number))
-    for product in (number, number + 1):
-        await stubs.commands.AddProduct(add_product(product, price=1000 + product, stock=stock))
+from tests.contract.stack.conftest import details, fresh, refused, shop
+from tests.support.builders import (
+    address,
+    identity,
+    place_order,
+    usd,
+)
+from tests.support.stack import AsyncStubs, Stack
 
 
 async def test_an_order_is_read_back_with_its_token_through_every_step(
@@ -133,29 +67,6 @@ async def test_an_order_is_read_back_with_its_token_through_every_step(
     assert (shown.payment_reference, shown.carrier) == ("p-1", "Post")
     assert shown.shipping_address == address(city="Bonn", recipient="A neighbour")
     assert shown.delivered_at.ToNanoseconds() >= shown.shipped_at.ToNanoseconds()
-
-
-async def test_a_product_that_is_renamed_is_renamed_where_it_is_shown_as_it_is_now_and_nowhere_else(
-    stubs: AsyncStubs, numbers: Iterator[int]
-) -> None:
-    n = next(numbers)
-    await shop(stubs, n)
-    order, product = identity("order", n), identity("product", n)
-    await stubs.commands.PlaceOrder(place_order(n, customer=n, lines={n: 1}))
-    renamed = await stubs.commands.ReviseProduct(revise_product(n, name="Renamed", attributes={"Size": "L"}))
-    token = fresh(renamed.receipt)
-    card = await stubs.queries.GetProduct(queries.GetProductRequest(product_id=product, consistency=token))
-    assert (card.product.name, card.product.available, card.product.version) == ("Renamed", 99, 2)
-    assert [(it.name, it.value) for it in card.product.attributes] == [("Size", "L")]
-    shown = await stubs.queries.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=order, consistency=token))
-    assert [line.product_name for line in shown.order_details.lines] == [f"Product {n}"]
-    # The write side has the attributes and the name too, from its own tables.
-    again = await stubs.commands.ReviseProduct(revise_product(n, description="Large", attributes=None))
-    card = await stubs.queries.GetProduct(
-        queries.GetProductRequest(product_id=product, consistency=fresh(again.receipt))
-    )
-    assert (card.product.name, card.product.description, card.product.version) == ("Renamed", "Large", 3)
-    assert [(it.name, it.value) for it in card.product.attributes] == [("Size", "L")]
 
 
 async def test_views_follow_products_and_customers(stubs: AsyncStubs, numbers: Iterator[int]) -> None:

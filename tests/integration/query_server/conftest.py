@@ -60,12 +60,15 @@ class ReadSide:
         return self._put(view, key, message, {})
 
     def put_summary(self, key: str, message: Message, *, customer: str, at: datetime) -> int:
-        return self._put(order_summary.name, key, message, {"customer_id": uuid.UUID(customer), "placed_at": at})
+        columns = {"customer_id": uuid.UUID(customer), "placed_at": at}
+        return self.put_listed(order_summary.name, key, message, columns, "placed_position")
+
+    def put_listed(self, view: str, key: str, message: Message, columns: dict[str, Any], first_position: str) -> int:
+        """As `put`, with the columns that lists go by; `first_position` is the one for where a row's first event is."""
+        return self._put(view, key, message, {**columns, first_position: self.position + 1})
 
     def _put(self, view: str, key: str, message: Message, columns: dict[str, Any]) -> int:
         self.position += 1
-        if columns:
-            columns["placed_position"] = self.position
         value = message.SerializeToString(deterministic=True)
         row = {"key": uuid.UUID(key), "position": self.position, "value": value, **columns}
         with self.engine.begin() as connection:

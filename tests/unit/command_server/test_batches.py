@@ -22,6 +22,7 @@ from tests.support.builders import (
     place_order,
     register_customer,
     revise_product,
+    start_subscription,
     usd,
 )
 
@@ -35,6 +36,10 @@ def _order(kind: type[Message]) -> st.SearchStrategy[Message]:
 
 def _customer(kind: type[Message]) -> st.SearchStrategy[Message]:
     return st.builds(lambda customer: kind(customer_id=identity("customer", customer)), few)  # type: ignore[call-arg]
+
+
+def _subscription(kind: type[Message]) -> st.SearchStrategy[Message]:
+    return st.builds(lambda number: kind(subscription_id=identity("subscription", number)), few)  # type: ignore[call-arg]
 
 
 requests: st.SearchStrategy[Message] = st.one_of(
@@ -66,6 +71,16 @@ requests: st.SearchStrategy[Message] = st.one_of(
         st.sampled_from(["Bonn", "Ulm"]),
     ),
     _customer(commands.EraseCustomerRequest),
+    st.builds(start_subscription, few, customer=few, started_at=st.sampled_from(["", "2025-01-31T00:00:00Z"])),
+    _subscription(commands.RenewSubscriptionRequest),
+    _subscription(commands.ResumeSubscriptionRequest),
+    st.builds(
+        lambda subscription, when: commands.CancelSubscriptionRequest(
+            subscription_id=identity("subscription", subscription), when=when
+        ),
+        few,
+        st.sampled_from([commands.CANCELLATION_TIME_AT_ONCE, commands.CANCELLATION_TIME_AT_PERIOD_END]),
+    ),
     st.builds(
         lambda customer, name, default: commands.UpdateAddressRequest(
             customer_id=identity("customer", customer), address=address(), address_name=name, make_default=default
@@ -103,6 +118,7 @@ class Memory:
         self.aggregates.orders |= decisions.aggregates.orders
         self.aggregates.customers |= decisions.aggregates.customers
         self.aggregates.products |= decisions.aggregates.products
+        self.aggregates.subscriptions |= decisions.aggregates.subscriptions
         self.events += decisions.events
         for it in decisions.receipts:
             self.receipts[it.request_id] = FoundReceipt(
@@ -120,6 +136,7 @@ class Memory:
             orders,
             {it: self.aggregates.customers[it] for it in customers & self.aggregates.customers.keys()},
             {it: self.aggregates.products[it] for it in products & self.aggregates.products.keys()},
+            {it: self.aggregates.subscriptions[it] for it in keys.subscriptions & self.aggregates.subscriptions.keys()},
             {
                 customer: frozenset(it.id for it in self.aggregates.orders.values() if it.customer_id == customer)
                 for customer in keys.whole_customers

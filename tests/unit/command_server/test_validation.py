@@ -160,6 +160,46 @@ def test_an_order_goes_to_an_address_or_to_the_name_of_one() -> None:
     assert violations(unnamed) == {"address_name": "MALFORMED"}
 
 
+def test_every_wrong_field_of_a_subscription_is_named_at_once() -> None:
+    request = commands.StartSubscriptionRequest(
+        subscription_id="x",
+        plan=" ",
+        price=usd(-1),
+        period_months=37,
+        started_at=Timestamp(seconds=int(NOW.timestamp()) + 3600),
+    )
+    wrong = {
+        "subscription_id": "MALFORMED",
+        "plan": "REQUIRED",
+        "price.minor_units": "OUT_OF_RANGE",
+        "period_months": "OUT_OF_RANGE",
+    }
+    assert violations(request) == wrong | {"customer_id": "REQUIRED", "started_at": "OUT_OF_RANGE"}
+    change = commands.ChangeSubscriptionPlanRequest(subscription_id="x", plan=" ", price=usd(-1))
+    assert violations(change) == wrong
+
+
+def test_a_cancellation_says_when() -> None:
+    request = commands.CancelSubscriptionRequest(subscription_id=identity("s"), reason="x" * 501)
+    assert violations(request) == {"when": "REQUIRED", "reason": "TOO_LONG"}
+    request.when = 7  # type: ignore[assignment]
+    request.reason = ""
+    assert violations(request) == {"when": "MALFORMED"}
+
+
+def test_addresses_have_names_without_blanks_around_them_and_an_order_goes_to_one_place() -> None:
+    customer = identity("c")
+    update = commands.UpdateAddressRequest(customer_id=customer, address=address(), address_name="x" * 51)
+    remove = commands.RemoveAddressRequest(customer_id=customer)
+    order = place_order()
+    order.shipping_address.CopyFrom(address())
+    order.shipping_address_name = "home"
+    assert violations(update) == {"address_name": "TOO_LONG"}
+    assert violations(remove) == {"address_name": "REQUIRED"}
+    assert violations(order) == {"shipping_address_name": "INVALID"}
+    assert violations(commands.RenameCustomerRequest(customer_id=customer)) == {"name": "REQUIRED"}
+
+
 def test_the_server_names_what_the_caller_does_not() -> None:
     first, second = (
         command(commands.AddProductRequest(name="Tea", price=usd(1))),

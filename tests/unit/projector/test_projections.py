@@ -261,7 +261,7 @@ def test_a_profile_without_an_address_has_none_until_one_is_known() -> None:
     assert known.address == address(city="Hamburg")
 
 
-_FIRST = {"order_placed", "product_added", "customer_registered"}
+_FIRST = {"order_placed", "product_added", "customer_registered", "subscription_started"}
 
 
 @pytest.mark.parametrize(

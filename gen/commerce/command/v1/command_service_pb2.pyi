@@ -12,6 +12,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -22,6 +23,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _CancellationTime:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CancellationTimeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancellationTime.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CANCELLATION_TIME_UNSPECIFIED: _CancellationTime.ValueType  # 0
+    """Never used."""
+    CANCELLATION_TIME_AT_ONCE: _CancellationTime.ValueType  # 1
+    """Now."""
+    CANCELLATION_TIME_AT_PERIOD_END: _CancellationTime.ValueType  # 2
+    """With the period that is paid for."""
+
+class CancellationTime(_CancellationTime, metaclass=_CancellationTimeEnumTypeWrapper):
+    """When a cancelled subscription ends."""
+
+CANCELLATION_TIME_UNSPECIFIED: CancellationTime.ValueType  # 0
+"""Never used."""
+CANCELLATION_TIME_AT_ONCE: CancellationTime.ValueType  # 1
+"""Now."""
+CANCELLATION_TIME_AT_PERIOD_END: CancellationTime.ValueType  # 2
+"""With the period that is paid for."""
+Global___CancellationTime: _TypeAlias = CancellationTime  # noqa: Y015
 
 @_typing.final
 class RegisterCustomerRequest(_message.Message):
@@ -1222,3 +1247,350 @@ class CancelOrderResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelOrderResponse: _TypeAlias = CancelOrderResponse  # noqa: Y015
+
+@_typing.final
+class StartSubscriptionRequest(_message.Message):
+    """Starts a subscription. Its first period begins when it is started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    PERIOD_MONTHS_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    subscription_id: _builtins.str
+    """UUID for the new subscription, chosen by the caller; when unset the server chooses one (UUIDv7)."""
+    customer_id: _builtins.str
+    """UUID of the customer who subscribes. Required."""
+    plan: _builtins.str
+    """The plan's code in the caller's system: 1 to 100 characters."""
+    period_months: _builtins.int
+    """How many months a period has: 1 to 36."""
+    @_builtins.property
+    def price(self) -> _money_pb2.Money:
+        """What a period costs: 0 to 1,000,000,000,000 minor units. Required."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was started, for subscriptions that are brought in from elsewhere; not in the future. When unset, now.
+
+        Periods are calendar months in UTC from here on: period n ends n times `period_months` months later, on the same day
+        of the month, or on the month's last day where the month is shorter, and at the same time of day. What starts on 31
+        January ends its first month on the last day of February and its second on 31 March.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subscription_id: _builtins.str | None = ...,
+        customer_id: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        price: _money_pb2.Money | None = ...,
+        period_months: _builtins.int = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_subscription_id", b"_subscription_id", "price", b"price", "started_at", b"started_at", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_subscription_id", b"_subscription_id", "customer_id", b"customer_id", "period_months", b"period_months", "plan", b"plan", "price", b"price", "request_id", b"request_id", "started_at", b"started_at", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__subscription_id: _TypeAlias = _typing.Literal["subscription_id"]  # noqa: Y015
+    _WhichOneofArgType__subscription_id: _TypeAlias = _typing.Literal["_subscription_id", b"_subscription_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__subscription_id) -> _WhichOneofReturnType__subscription_id | None: ...
+
+Global___StartSubscriptionRequest: _TypeAlias = StartSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class StartSubscriptionResponse(_message.Message):
+    """The answer to StartSubscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartSubscriptionResponse: _TypeAlias = StartSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class ChangeSubscriptionPlanRequest(_message.Message):
+    """Changes a subscription's plan, for the periods after the one under way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    PERIOD_MONTHS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    subscription_id: _builtins.str
+    """UUID of the subscription. Required."""
+    expected_version: _builtins.int
+    """When set, the command is done only if this is the subscription's version."""
+    plan: _builtins.str
+    """The new plan's code in the caller's system: 1 to 100 characters."""
+    period_months: _builtins.int
+    """How many months a period has: 1 to 36."""
+    @_builtins.property
+    def price(self) -> _money_pb2.Money:
+        """What a period costs, in the subscription's currency: 0 to 1,000,000,000,000 minor units. Required."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+        plan: _builtins.str = ...,
+        price: _money_pb2.Money | None = ...,
+        period_months: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "period_months", b"period_months", "plan", b"plan", "price", b"price", "request_id", b"request_id", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___ChangeSubscriptionPlanRequest: _TypeAlias = ChangeSubscriptionPlanRequest  # noqa: Y015
+
+@_typing.final
+class ChangeSubscriptionPlanResponse(_message.Message):
+    """The answer to ChangeSubscriptionPlan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeSubscriptionPlanResponse: _TypeAlias = ChangeSubscriptionPlanResponse  # noqa: Y015
+
+@_typing.final
+class RenewSubscriptionRequest(_message.Message):
+    """Adds one period to a subscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    subscription_id: _builtins.str
+    """UUID of the subscription. Required."""
+    expected_version: _builtins.int
+    """When set, the command is done only if this is the subscription's version."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "request_id", b"request_id", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___RenewSubscriptionRequest: _TypeAlias = RenewSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class RenewSubscriptionResponse(_message.Message):
+    """The answer to RenewSubscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewSubscriptionResponse: _TypeAlias = RenewSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class CancelSubscriptionRequest(_message.Message):
+    """Ends a subscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    WHEN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    subscription_id: _builtins.str
+    """UUID of the subscription. Required."""
+    expected_version: _builtins.int
+    """When set, the command is done only if this is the subscription's version."""
+    when: Global___CancellationTime.ValueType
+    """When it ends. Required."""
+    reason: _builtins.str
+    """Why; may be empty. At most 500 characters. No personal data: it is not erased."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+        when: Global___CancellationTime.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "reason", b"reason", "request_id", b"request_id", "subscription_id", b"subscription_id", "when", b"when"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___CancelSubscriptionRequest: _TypeAlias = CancelSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class CancelSubscriptionResponse(_message.Message):
+    """The answer to CancelSubscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelSubscriptionResponse: _TypeAlias = CancelSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class ResumeSubscriptionRequest(_message.Message):
+    """Takes back a cancellation at the period's end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    subscription_id: _builtins.str
+    """UUID of the subscription. Required."""
+    expected_version: _builtins.int
+    """When set, the command is done only if this is the subscription's version."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "request_id", b"request_id", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___ResumeSubscriptionRequest: _TypeAlias = ResumeSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class ResumeSubscriptionResponse(_message.Message):
+    """The answer to ResumeSubscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSubscriptionResponse: _TypeAlias = ResumeSubscriptionResponse  # noqa: Y015

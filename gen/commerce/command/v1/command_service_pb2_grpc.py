@@ -126,6 +126,31 @@ class CommandServiceStub:
                 request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.CancelOrderRequest.SerializeToString,
                 response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.CancelOrderResponse.FromString,
                 _registered_method=True)
+        self.StartSubscription = channel.unary_unary(
+                '/commerce.command.v1.CommandService/StartSubscription',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.StartSubscriptionRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.StartSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.ChangeSubscriptionPlan = channel.unary_unary(
+                '/commerce.command.v1.CommandService/ChangeSubscriptionPlan',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ChangeSubscriptionPlanRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ChangeSubscriptionPlanResponse.FromString,
+                _registered_method=True)
+        self.RenewSubscription = channel.unary_unary(
+                '/commerce.command.v1.CommandService/RenewSubscription',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RenewSubscriptionRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RenewSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.CancelSubscription = channel.unary_unary(
+                '/commerce.command.v1.CommandService/CancelSubscription',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.CancelSubscriptionRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.CancelSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.ResumeSubscription = channel.unary_unary(
+                '/commerce.command.v1.CommandService/ResumeSubscription',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ResumeSubscriptionRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ResumeSubscriptionResponse.FromString,
+                _registered_method=True)
 
 
 class CommandServiceServicer:
@@ -255,6 +280,41 @@ class CommandServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartSubscription(self, request, context):
+        """Starts a subscription. Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeSubscriptionPlan(self, request, context):
+        """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the period under way ends when it would have ended. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, CURRENCY_MISMATCH).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewSubscription(self, request, context):
+        """Adds one period to a subscription, at most one ahead of the one that is under way. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSubscription(self, request, context):
+        """Ends a subscription, at once or with its period. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING when it ends with its period already).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSubscription(self, request, context):
+        """Takes back a cancellation at the period's end, as long as that has not come. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_NOT_CANCELING, SUBSCRIPTION_ENDED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CommandServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -337,6 +397,31 @@ def add_CommandServiceServicer_to_server(servicer, server):
                     servicer.CancelOrder,
                     request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.CancelOrderRequest.FromString,
                     response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.CancelOrderResponse.SerializeToString,
+            ),
+            'StartSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartSubscription,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.StartSubscriptionRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.StartSubscriptionResponse.SerializeToString,
+            ),
+            'ChangeSubscriptionPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeSubscriptionPlan,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ChangeSubscriptionPlanRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ChangeSubscriptionPlanResponse.SerializeToString,
+            ),
+            'RenewSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewSubscription,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RenewSubscriptionRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RenewSubscriptionResponse.SerializeToString,
+            ),
+            'CancelSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSubscription,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.CancelSubscriptionRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.CancelSubscriptionResponse.SerializeToString,
+            ),
+            'ResumeSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSubscription,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ResumeSubscriptionRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ResumeSubscriptionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -783,6 +868,141 @@ class CommandService:
             '/commerce.command.v1.CommandService/CancelOrder',
             commerce_dot_command_dot_v1_dot_command__service__pb2.CancelOrderRequest.SerializeToString,
             commerce_dot_command_dot_v1_dot_command__service__pb2.CancelOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/StartSubscription',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.StartSubscriptionRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.StartSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeSubscriptionPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/ChangeSubscriptionPlan',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.ChangeSubscriptionPlanRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.ChangeSubscriptionPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/RenewSubscription',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.RenewSubscriptionRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.RenewSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/CancelSubscription',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.CancelSubscriptionRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.CancelSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/ResumeSubscription',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.ResumeSubscriptionRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.ResumeSubscriptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,6 +77,16 @@ class CommandServiceStub:
     """Changes where an order goes, as long as it is not shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN, CUSTOMER_ERASED)."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.CancelOrderRequest, _command_service_pb2.CancelOrderResponse]
     """Cancels an order that is not shipped yet and gives its stock back. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE)."""
+    StartSubscription: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.StartSubscriptionRequest, _command_service_pb2.StartSubscriptionResponse]
+    """Starts a subscription. Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED)."""
+    ChangeSubscriptionPlan: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ChangeSubscriptionPlanRequest, _command_service_pb2.ChangeSubscriptionPlanResponse]
+    """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the period under way ends when it would have ended. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, CURRENCY_MISMATCH)."""
+    RenewSubscription: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.RenewSubscriptionRequest, _command_service_pb2.RenewSubscriptionResponse]
+    """Adds one period to a subscription, at most one ahead of the one that is under way. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY)."""
+    CancelSubscription: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.CancelSubscriptionRequest, _command_service_pb2.CancelSubscriptionResponse]
+    """Ends a subscription, at once or with its period. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING when it ends with its period already)."""
+    ResumeSubscription: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ResumeSubscriptionRequest, _command_service_pb2.ResumeSubscriptionResponse]
+    """Takes back a cancellation at the period's end, as long as that has not come. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_NOT_CANCELING, SUBSCRIPTION_ENDED)."""
 
 @_typing.type_check_only
 class CommandServiceAsyncStub(CommandServiceStub):
@@ -127,6 +137,16 @@ class CommandServiceAsyncStub(CommandServiceStub):
     """Changes where an order goes, as long as it is not shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN, CUSTOMER_ERASED)."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.CancelOrderRequest, _command_service_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels an order that is not shipped yet and gives its stock back. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE)."""
+    StartSubscription: _aio.UnaryUnaryMultiCallable[_command_service_pb2.StartSubscriptionRequest, _command_service_pb2.StartSubscriptionResponse]  # type: ignore[assignment]
+    """Starts a subscription. Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED)."""
+    ChangeSubscriptionPlan: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ChangeSubscriptionPlanRequest, _command_service_pb2.ChangeSubscriptionPlanResponse]  # type: ignore[assignment]
+    """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the period under way ends when it would have ended. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, CURRENCY_MISMATCH)."""
+    RenewSubscription: _aio.UnaryUnaryMultiCallable[_command_service_pb2.RenewSubscriptionRequest, _command_service_pb2.RenewSubscriptionResponse]  # type: ignore[assignment]
+    """Adds one period to a subscription, at most one ahead of the one that is under way. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY)."""
+    CancelSubscription: _aio.UnaryUnaryMultiCallable[_command_service_pb2.CancelSubscriptionRequest, _command_service_pb2.CancelSubscriptionResponse]  # type: ignore[assignment]
+    """Ends a subscription, at once or with its period. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING when it ends with its period already)."""
+    ResumeSubscription: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ResumeSubscriptionRequest, _command_service_pb2.ResumeSubscriptionResponse]  # type: ignore[assignment]
+    """Takes back a cancellation at the period's end, as long as that has not come. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_NOT_CANCELING, SUBSCRIPTION_ENDED)."""
 
 class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes writes. An answer means that the write is stored for good; its receipt's token lets a query see it.
@@ -270,5 +290,45 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.CancelOrderResponse, _abc.Awaitable[_command_service_pb2.CancelOrderResponse]]:
         """Cancels an order that is not shipped yet and gives its stock back. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE)."""
+
+    @_abc_1.abstractmethod
+    def StartSubscription(
+        self,
+        request: _command_service_pb2.StartSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.StartSubscriptionResponse, _abc.Awaitable[_command_service_pb2.StartSubscriptionResponse]]:
+        """Starts a subscription. Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED)."""
+
+    @_abc_1.abstractmethod
+    def ChangeSubscriptionPlan(
+        self,
+        request: _command_service_pb2.ChangeSubscriptionPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.ChangeSubscriptionPlanResponse, _abc.Awaitable[_command_service_pb2.ChangeSubscriptionPlanResponse]]:
+        """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the period under way ends when it would have ended. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, CURRENCY_MISMATCH)."""
+
+    @_abc_1.abstractmethod
+    def RenewSubscription(
+        self,
+        request: _command_service_pb2.RenewSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.RenewSubscriptionResponse, _abc.Awaitable[_command_service_pb2.RenewSubscriptionResponse]]:
+        """Adds one period to a subscription, at most one ahead of the one that is under way. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY)."""
+
+    @_abc_1.abstractmethod
+    def CancelSubscription(
+        self,
+        request: _command_service_pb2.CancelSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.CancelSubscriptionResponse, _abc.Awaitable[_command_service_pb2.CancelSubscriptionResponse]]:
+        """Ends a subscription, at once or with its period. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING when it ends with its period already)."""
+
+    @_abc_1.abstractmethod
+    def ResumeSubscription(
+        self,
+        request: _command_service_pb2.ResumeSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.ResumeSubscriptionResponse, _abc.Awaitable[_command_service_pb2.ResumeSubscriptionResponse]]:
+        """Takes back a cancellation at the period's end, as long as that has not come. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_NOT_CANCELING, SUBSCRIPTION_ENDED)."""
 
 def add_CommandServiceServicer_to_server(servicer: CommandServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -46,6 +46,13 @@ class Event(_message.Message):
     PRODUCT_REVISED_FIELD_NUMBER: _builtins.int
     ORDER_DELIVERED_FIELD_NUMBER: _builtins.int
     SHIPPING_ADDRESS_CHANGED_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_STARTED_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_PLAN_CHANGED_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_RENEWED_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_CANCELLATION_SCHEDULED_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_CANCELLED_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_LAPSED_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_RESUMED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def recorded_at(self) -> _timestamp_pb2.Timestamp:
         """When the command that caused it was decided, by the command server's clock."""
@@ -118,6 +125,34 @@ class Event(_message.Message):
     def shipping_address_changed(self) -> Global___ShippingAddressChanged:
         """An order that was not shipped yet goes elsewhere."""
 
+    @_builtins.property
+    def subscription_started(self) -> Global___SubscriptionStarted:
+        """A subscription was started."""
+
+    @_builtins.property
+    def subscription_plan_changed(self) -> Global___SubscriptionPlanChanged:
+        """A subscription's plan changed."""
+
+    @_builtins.property
+    def subscription_renewed(self) -> Global___SubscriptionRenewed:
+        """A subscription got one more period."""
+
+    @_builtins.property
+    def subscription_cancellation_scheduled(self) -> Global___SubscriptionCancellationScheduled:
+        """A subscription will end with its period."""
+
+    @_builtins.property
+    def subscription_cancelled(self) -> Global___SubscriptionCancelled:
+        """A subscription ended because it was cancelled."""
+
+    @_builtins.property
+    def subscription_lapsed(self) -> Global___SubscriptionLapsed:
+        """A subscription ended because it was not renewed."""
+
+    @_builtins.property
+    def subscription_resumed(self) -> Global___SubscriptionResumed:
+        """A subscription will not end with its period after all."""
+
     def __init__(
         self,
         *,
@@ -139,12 +174,19 @@ class Event(_message.Message):
         product_revised: Global___ProductRevised | None = ...,
         order_delivered: Global___OrderDelivered | None = ...,
         shipping_address_changed: Global___ShippingAddressChanged | None = ...,
+        subscription_started: Global___SubscriptionStarted | None = ...,
+        subscription_plan_changed: Global___SubscriptionPlanChanged | None = ...,
+        subscription_renewed: Global___SubscriptionRenewed | None = ...,
+        subscription_cancellation_scheduled: Global___SubscriptionCancellationScheduled | None = ...,
+        subscription_cancelled: Global___SubscriptionCancelled | None = ...,
+        subscription_lapsed: Global___SubscriptionLapsed | None = ...,
+        subscription_resumed: Global___SubscriptionResumed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["address_removed", b"address_removed", "address_updated", b"address_updated", "customer_erased", b"customer_erased", "customer_registered", b"customer_registered", "customer_renamed", b"customer_renamed", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "orders_anonymized", b"orders_anonymized", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address_removed", b"address_removed", "address_updated", b"address_updated", "customer_erased", b"customer_erased", "customer_registered", b"customer_registered", "customer_renamed", b"customer_renamed", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "orders_anonymized", b"orders_anonymized", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted", "subscription_cancellation_scheduled", b"subscription_cancellation_scheduled", "subscription_cancelled", b"subscription_cancelled", "subscription_lapsed", b"subscription_lapsed", "subscription_plan_changed", b"subscription_plan_changed", "subscription_renewed", b"subscription_renewed", "subscription_resumed", b"subscription_resumed", "subscription_started", b"subscription_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_removed", b"address_removed", "address_updated", b"address_updated", "customer_erased", b"customer_erased", "customer_registered", b"customer_registered", "customer_renamed", b"customer_renamed", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "orders_anonymized", b"orders_anonymized", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_removed", b"address_removed", "address_updated", b"address_updated", "customer_erased", b"customer_erased", "customer_registered", b"customer_registered", "customer_renamed", b"customer_renamed", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "orders_anonymized", b"orders_anonymized", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted", "subscription_cancellation_scheduled", b"subscription_cancellation_scheduled", "subscription_cancelled", b"subscription_cancelled", "subscription_lapsed", b"subscription_lapsed", "subscription_plan_changed", b"subscription_plan_changed", "subscription_renewed", b"subscription_renewed", "subscription_resumed", b"subscription_resumed", "subscription_started", b"subscription_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["customer_registered", "address_updated", "product_added", "price_changed", "stock_adjusted", "product_discontinued", "order_placed", "order_paid", "order_shipped", "order_cancelled", "customer_renamed", "customer_erased", "orders_anonymized", "address_removed", "product_revised", "order_delivered", "shipping_address_changed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["customer_registered", "address_updated", "product_added", "price_changed", "stock_adjusted", "product_discontinued", "order_placed", "order_paid", "order_shipped", "order_cancelled", "customer_renamed", "customer_erased", "orders_anonymized", "address_removed", "product_revised", "order_delivered", "shipping_address_changed", "subscription_started", "subscription_plan_changed", "subscription_renewed", "subscription_cancellation_scheduled", "subscription_cancelled", "subscription_lapsed", "subscription_resumed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -899,3 +941,297 @@ class OrderCancelled(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OrderCancelled: _TypeAlias = OrderCancelled  # noqa: Y015
+
+@_typing.final
+class SubscriptionStarted(_message.Message):
+    """A subscription was started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    PERIOD_MONTHS_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    PERIOD_END_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    version: _builtins.int
+    """The subscription's version after this event."""
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    plan: _builtins.str
+    """The plan's code."""
+    period_months: _builtins.int
+    """How many months a period has."""
+    @_builtins.property
+    def price(self) -> _money_pb2.Money:
+        """What a period costs."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was started: its first period begins then."""
+
+    @_builtins.property
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """When its first period ends."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        customer_id: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        price: _money_pb2.Money | None = ...,
+        period_months: _builtins.int = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        period_end: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "price", b"price", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "period_end", b"period_end", "period_months", b"period_months", "plan", b"plan", "price", b"price", "started_at", b"started_at", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionStarted: _TypeAlias = SubscriptionStarted  # noqa: Y015
+
+@_typing.final
+class SubscriptionPlanChanged(_message.Message):
+    """A subscription's plan changed, for the periods after the one under way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    PERIOD_MONTHS_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    version: _builtins.int
+    """The subscription's version after this event."""
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    plan: _builtins.str
+    """The plan's code."""
+    period_months: _builtins.int
+    """How many months a period has."""
+    @_builtins.property
+    def price(self) -> _money_pb2.Money:
+        """What a period costs."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        customer_id: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        price: _money_pb2.Money | None = ...,
+        period_months: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "period_months", b"period_months", "plan", b"plan", "price", b"price", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionPlanChanged: _TypeAlias = SubscriptionPlanChanged  # noqa: Y015
+
+@_typing.final
+class SubscriptionRenewed(_message.Message):
+    """A subscription got one more period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    PERIOD_END_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    version: _builtins.int
+    """The subscription's version after this event."""
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    @_builtins.property
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """When the new period begins: when the one before ends."""
+
+    @_builtins.property
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """When it ends."""
+
+    @_builtins.property
+    def price(self) -> _money_pb2.Money:
+        """What it costs."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        customer_id: _builtins.str = ...,
+        period_start: _timestamp_pb2.Timestamp | None = ...,
+        period_end: _timestamp_pb2.Timestamp | None = ...,
+        price: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "period_start", b"period_start", "price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "period_end", b"period_end", "period_start", b"period_start", "price", b"price", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionRenewed: _TypeAlias = SubscriptionRenewed  # noqa: Y015
+
+@_typing.final
+class SubscriptionCancellationScheduled(_message.Message):
+    """A subscription will end with its period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    ENDS_AT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    version: _builtins.int
+    """The subscription's version after this event."""
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    reason: _builtins.str
+    """Why, in the caller's words, or empty."""
+    @_builtins.property
+    def ends_at(self) -> _timestamp_pb2.Timestamp:
+        """When it will end."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        customer_id: _builtins.str = ...,
+        ends_at: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "ends_at", b"ends_at", "reason", b"reason", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionCancellationScheduled: _TypeAlias = SubscriptionCancellationScheduled  # noqa: Y015
+
+@_typing.final
+class SubscriptionCancelled(_message.Message):
+    """A subscription ended because it was cancelled, at once or with its period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    version: _builtins.int
+    """The subscription's version after this event."""
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    reason: _builtins.str
+    """Why, in the caller's words, or empty."""
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        customer_id: _builtins.str = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "ended_at", b"ended_at", "reason", b"reason", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionCancelled: _TypeAlias = SubscriptionCancelled  # noqa: Y015
+
+@_typing.final
+class SubscriptionLapsed(_message.Message):
+    """A subscription ended because it was not renewed in time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    version: _builtins.int
+    """The subscription's version after this event."""
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended: with its last period."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        customer_id: _builtins.str = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "ended_at", b"ended_at", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionLapsed: _TypeAlias = SubscriptionLapsed  # noqa: Y015
+
+@_typing.final
+class SubscriptionResumed(_message.Message):
+    """A subscription will not end with its period after all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    version: _builtins.int
+    """The subscription's version after this event."""
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        customer_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionResumed: _TypeAlias = SubscriptionResumed  # noqa: Y015

@@ -22,19 +22,24 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!commerce/internal/v1/stored.proto\x12\x14\x63ommerce.internal.v1\"M\n\x10\x43onsistencyToken\x12\x1d\n\nfeed_epoch\x18\x01 \x01(\x0cR\tfeedEpoch\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\"g\n\tPageToken\x12\x14\n\x05query\x18\x01 \x01(\x0cR\x05query\x12\x1f\n\x0bsort_micros\x18\x02 \x01(\x03R\nsortMicros\x12#\n\rsort_position\x18\x03 \x01(\x04R\x0csortPosition\"1\n\nCacheEntry\x12\x19\n\x05value\x18\x01 \x01(\x0cH\x00R\x05value\x88\x01\x01\x42\x08\n\x06_valueb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!commerce/internal/v1/stored.proto\x12\x14\x63ommerce.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"M\n\x10\x43onsistencyToken\x12\x1d\n\nfeed_epoch\x18\x01 \x01(\x0cR\tfeedEpoch\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\"g\n\tPageToken\x12\x14\n\x05query\x18\x01 \x01(\x0cR\x05query\x12\x1f\n\x0bsort_micros\x18\x02 \x01(\x03R\nsortMicros\x12#\n\rsort_position\x18\x03 \x01(\x04R\x0csortPosition\"1\n\nCacheEntry\x12\x19\n\x05value\x18\x01 \x01(\x0cH\x00R\x05value\x88\x01\x01\x42\x08\n\x06_value\"\xa1\x01\n\x1c\x45ndSubscriptionPeriodRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\'\n\x0fsubscription_id\x18\x02 \x01(\tR\x0esubscriptionId\x12\x39\n\nperiod_end\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tperiodEnd\"H\n\x1d\x45ndSubscriptionPeriodResponse\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionIdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'commerce.internal.v1.stored_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONSISTENCYTOKEN']._serialized_start=59
-  _globals['_CONSISTENCYTOKEN']._serialized_end=136
-  _globals['_PAGETOKEN']._serialized_start=138
-  _globals['_PAGETOKEN']._serialized_end=241
-  _globals['_CACHEENTRY']._serialized_start=243
-  _globals['_CACHEENTRY']._serialized_end=292
+  _globals['_CONSISTENCYTOKEN']._serialized_start=92
+  _globals['_CONSISTENCYTOKEN']._serialized_end=169
+  _globals['_PAGETOKEN']._serialized_start=171
+  _globals['_PAGETOKEN']._serialized_end=274
+  _globals['_CACHEENTRY']._serialized_start=276
+  _globals['_CACHEENTRY']._serialized_end=325
+  _globals['_ENDSUBSCRIPTIONPERIODREQUEST']._serialized_start=328
+  _globals['_ENDSUBSCRIPTIONPERIODREQUEST']._serialized_end=489
+  _globals['_ENDSUBSCRIPTIONPERIODRESPONSE']._serialized_start=491
+  _globals['_ENDSUBSCRIPTIONPERIODRESPONSE']._serialized_end=563
 # @@protoc_insertion_point(module_scope)

@@ -71,6 +71,16 @@ class QueryServiceStub:
                 request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetCustomerRequest.SerializeToString,
                 response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetCustomerResponse.FromString,
                 _registered_method=True)
+        self.GetSubscription = channel.unary_unary(
+                '/commerce.query.v1.QueryService/GetSubscription',
+                request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetSubscriptionRequest.SerializeToString,
+                response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.ListSubscriptions = channel.unary_unary(
+                '/commerce.query.v1.QueryService/ListSubscriptions',
+                request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsRequest.SerializeToString,
+                response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsResponse.FromString,
+                _registered_method=True)
 
 
 class QueryServiceServicer:
@@ -125,6 +135,20 @@ class QueryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSubscription(self, request, context):
+        """Returns one subscription.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSubscriptions(self, request, context):
+        """Lists subscriptions of a customer, or of some status, or both, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -157,6 +181,16 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.GetCustomer,
                     request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetCustomerRequest.FromString,
                     response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetCustomerResponse.SerializeToString,
+            ),
+            'GetSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSubscription,
+                    request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetSubscriptionRequest.FromString,
+                    response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetSubscriptionResponse.SerializeToString,
+            ),
+            'ListSubscriptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSubscriptions,
+                    request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsRequest.FromString,
+                    response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -328,6 +362,60 @@ class QueryService:
             '/commerce.query.v1.QueryService/GetCustomer',
             commerce_dot_query_dot_v1_dot_query__service__pb2.GetCustomerRequest.SerializeToString,
             commerce_dot_query_dot_v1_dot_query__service__pb2.GetCustomerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.query.v1.QueryService/GetSubscription',
+            commerce_dot_query_dot_v1_dot_query__service__pb2.GetSubscriptionRequest.SerializeToString,
+            commerce_dot_query_dot_v1_dot_query__service__pb2.GetSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSubscriptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.query.v1.QueryService/ListSubscriptions',
+            commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsRequest.SerializeToString,
+            commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,10 @@ class QueryServiceStub:
     """Returns up to 100 products by id."""
     GetCustomer: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetCustomerRequest, _query_service_pb2.GetCustomerResponse]
     """Returns one customer."""
+    GetSubscription: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetSubscriptionRequest, _query_service_pb2.GetSubscriptionResponse]
+    """Returns one subscription."""
+    ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ListSubscriptionsRequest, _query_service_pb2.ListSubscriptionsResponse]
+    """Lists subscriptions of a customer, or of some status, or both, newest first."""
 
 @_typing.type_check_only
 class QueryServiceAsyncStub(QueryServiceStub):
@@ -77,6 +81,10 @@ class QueryServiceAsyncStub(QueryServiceStub):
     """Returns up to 100 products by id."""
     GetCustomer: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetCustomerRequest, _query_service_pb2.GetCustomerResponse]  # type: ignore[assignment]
     """Returns one customer."""
+    GetSubscription: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetSubscriptionRequest, _query_service_pb2.GetSubscriptionResponse]  # type: ignore[assignment]
+    """Returns one subscription."""
+    ListSubscriptions: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ListSubscriptionsRequest, _query_service_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
+    """Lists subscriptions of a customer, or of some status, or both, newest first."""
 
 class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers reads from views that follow the writes within milliseconds. Every answer says how fresh it is (`as_of`),
@@ -135,5 +143,21 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.GetCustomerResponse, _abc.Awaitable[_query_service_pb2.GetCustomerResponse]]:
         """Returns one customer."""
+
+    @_abc_1.abstractmethod
+    def GetSubscription(
+        self,
+        request: _query_service_pb2.GetSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_service_pb2.GetSubscriptionResponse, _abc.Awaitable[_query_service_pb2.GetSubscriptionResponse]]:
+        """Returns one subscription."""
+
+    @_abc_1.abstractmethod
+    def ListSubscriptions(
+        self,
+        request: _query_service_pb2.ListSubscriptionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_service_pb2.ListSubscriptionsResponse, _abc.Awaitable[_query_service_pb2.ListSubscriptionsResponse]]:
+        """Lists subscriptions of a customer, or of some status, or both, newest first."""
 
 def add_QueryServiceServicer_to_server(servicer: QueryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

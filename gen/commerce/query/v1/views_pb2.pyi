@@ -8,6 +8,7 @@ from commerce.type.v1 import address_pb2 as _address_pb2
 from commerce.type.v1 import money_pb2 as _money_pb2
 from commerce.type.v1 import order_status_pb2 as _order_status_pb2
 from commerce.type.v1 import product_attribute_pb2 as _product_attribute_pb2
+from commerce.type.v1 import subscription_status_pb2 as _subscription_status_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -358,3 +359,85 @@ class CustomerProfile(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CustomerProfile: _TypeAlias = CustomerProfile  # noqa: Y015
+
+@_typing.final
+class SubscriptionDetails(_message.Message):
+    """A subscription as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    PERIOD_MONTHS_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    PERIOD_END_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    CANCELLATION_REASON_FIELD_NUMBER: _builtins.int
+    PERIOD_COUNT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """UUID of the subscription."""
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    status: _subscription_status_pb2.SubscriptionStatus.ValueType
+    """Where it stands. It ends by itself, soon after its last period: within seconds when it was cancelled, after some days
+    of grace (as the operator says) when it was not renewed.
+    """
+    plan: _builtins.str
+    """The plan's code, as it was changed last."""
+    period_months: _builtins.int
+    """How many months a period has from the next renewal on."""
+    cancellation_reason: _builtins.str
+    """Why it was cancelled, or empty."""
+    period_count: _builtins.int
+    """How many periods it has had, the one under way included."""
+    version: _builtins.int
+    """The subscription's version: for a command's `expected_version`."""
+    @_builtins.property
+    def price(self) -> _money_pb2.Money:
+        """What a period costs from the next renewal on."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was started."""
+
+    @_builtins.property
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """When the last period that is paid for begins."""
+
+    @_builtins.property
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """When that period ends."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; unset before."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        status: _subscription_status_pb2.SubscriptionStatus.ValueType = ...,
+        plan: _builtins.str = ...,
+        price: _money_pb2.Money | None = ...,
+        period_months: _builtins.int = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        period_start: _timestamp_pb2.Timestamp | None = ...,
+        period_end: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+        cancellation_reason: _builtins.str = ...,
+        period_count: _builtins.int = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "period_end", b"period_end", "period_start", b"period_start", "price", b"price", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_reason", b"cancellation_reason", "customer_id", b"customer_id", "ended_at", b"ended_at", "period_count", b"period_count", "period_end", b"period_end", "period_months", b"period_months", "period_start", b"period_start", "plan", b"plan", "price", b"price", "started_at", b"started_at", "status", b"status", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionDetails: _TypeAlias = SubscriptionDetails  # noqa: Y015

@@ -1,0 +1,1 @@
+"""One file a topic: what is asked of the read database beyond rows by key."""

@@ -1,0 +1,145 @@
+"""Each kind of thing from its first command to its last, whatever the transport, the cache and the databases."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from commerce.command.v1 import command_service_pb2 as commands
+from commerce.query.v1 import query_service_pb2 as queries
+from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
+from tests.contract.stack.conftest import fresh, shop
+from tests.support.builders import (
+    address,
+    identity,
+    place_order,
+    register_customer,
+    revise_product,
+    start_subscription,
+    usd,
+)
+from tests.support.stack import AsyncStubs
+
+
+async def test_a_product_that_is_renamed_is_renamed_where_it_is_shown_as_it_is_now_and_nowhere_else(
+    stubs: AsyncStubs, numbers: Iterator[int]
+) -> None:
+    n = next(numbers)
+    await shop(stubs, n)
+    order, product = identity("order", n), identity("product", n)
+    await stubs.commands.PlaceOrder(place_order(n, customer=n, lines={n: 1}))
+    renamed = await stubs.commands.ReviseProduct(revise_product(n, name="Renamed", attributes={"Size": "L"}))
+    token = fresh(renamed.receipt)
+    card = await stubs.queries.GetProduct(queries.GetProductRequest(product_id=product, consistency=token))
+    assert (card.product.name, card.product.available, card.product.version) == ("Renamed", 99, 2)
+    assert [(it.name, it.value) for it in card.product.attributes] == [("Size", "L")]
+    shown = await stubs.queries.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=order, consistency=token))
+    assert [line.product_name for line in shown.order_details.lines] == [f"Product {n}"]
+    # The write side has the attributes and the name too, from its own tables.
+    again = await stubs.commands.ReviseProduct(revise_product(n, description="Large", attributes=None))
+    card = await stubs.queries.GetProduct(
+        queries.GetProductRequest(product_id=product, consistency=fresh(again.receipt))
+    )
+    assert (card.product.name, card.product.description, card.product.version) == ("Renamed", "Large", 3)
+    assert [(it.name, it.value) for it in card.product.attributes] == [("Size", "L")]
+
+
+async def test_a_subscription_is_read_back_alone_and_in_lists_through_every_step(
+    stubs: AsyncStubs, numbers: Iterator[int]
+) -> None:
+    n = next(numbers)
+    customer, subscription = identity("customer", n), identity("subscription", n)
+    await stubs.commands.RegisterCustomer(register_customer(n))
+    await stubs.commands.StartSubscription(start_subscription(n + 1, customer=n, months=12))
+    steps: list[tuple[Any, Any, SubscriptionStatus.ValueType]] = [
+        (
+            stubs.commands.StartSubscription,
+            start_subscription(n, customer=n),
+            SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE,
+        ),
+        (
+            stubs.commands.ChangeSubscriptionPlan,
+            commands.ChangeSubscriptionPlanRequest(
+                subscription_id=subscription, plan="gold", price=usd(4900), period_months=12
+            ),
+            SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE,
+        ),
+        (
+            stubs.commands.RenewSubscription,
+            commands.RenewSubscriptionRequest(subscription_id=subscription, expected_version=2),
+            SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE,
+        ),
+        (
+            stubs.commands.CancelSubscription,
+            commands.CancelSubscriptionRequest(
+                subscription_id=subscription, when=commands.CANCELLATION_TIME_AT_PERIOD_END
+            ),
+            SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING,
+        ),
+        (
+            stubs.commands.ResumeSubscription,
+            commands.ResumeSubscriptionRequest(subscription_id=subscription),
+            SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE,
+        ),
+        (
+            stubs.commands.CancelSubscription,
+            commands.CancelSubscriptionRequest(
+                subscription_id=subscription, when=commands.CANCELLATION_TIME_AT_ONCE, reason="moving"
+            ),
+            SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELLED,
+        ),
+    ]
+    for version, (call, step, status) in enumerate(steps, start=1):
+        token = fresh((await call(step)).receipt)
+        answer = await stubs.queries.GetSubscription(
+            queries.GetSubscriptionRequest(subscription_id=subscription, consistency=token)
+        )
+        assert (answer.subscription.status, answer.subscription.version) == (status, version)
+        listed = await stubs.queries.ListSubscriptions(
+            queries.ListSubscriptionsRequest(customer_id=customer, statuses=[status], consistency=token)
+        )
+        assert answer.subscription in list(listed.subscriptions)
+    both = await stubs.queries.ListSubscriptions(
+        queries.ListSubscriptionsRequest(customer_id=customer, consistency=token)
+    )
+    assert [it.subscription_id for it in both.subscriptions] == [subscription, identity("subscription", n + 1)]
+    shown = both.subscriptions[0]
+    assert (shown.plan, shown.price, shown.period_count, shown.cancellation_reason) == ("gold", usd(4900), 2, "moving")
+
+
+async def test_a_customer_is_renamed_where_the_current_name_is_shown_and_has_several_addresses(
+    stubs: AsyncStubs, numbers: Iterator[int]
+) -> None:
+    n = next(numbers)
+    await shop(stubs, n)
+    customer = identity("customer", n)
+    await stubs.commands.PlaceOrder(place_order(n, customer=n, lines={n: 1}))
+    await stubs.commands.RenameCustomer(commands.RenameCustomerRequest(customer_id=customer, name="Ada King"))
+    work = commands.UpdateAddressRequest(
+        customer_id=customer, address=address(city="Bonn"), address_name="work", make_default=True
+    )
+    await stubs.commands.UpdateAddress(work)
+    to_main = place_order(n + 1, customer=n, lines={n: 1})
+    to_main.shipping_address_name = "main"
+    await stubs.commands.PlaceOrder(to_main)
+    await stubs.commands.PlaceOrder(place_order(n + 2, customer=n, lines={n: 1}))
+    await stubs.commands.ChangeShippingAddress(
+        commands.ChangeShippingAddressRequest(order_id=identity("order", n), address_name="work")
+    )
+    removed = await stubs.commands.RemoveAddress(
+        commands.RemoveAddressRequest(customer_id=customer, address_name="main")
+    )
+    token = fresh(removed.receipt)
+    profile = (
+        await stubs.queries.GetCustomer(queries.GetCustomerRequest(customer_id=customer, consistency=token))
+    ).customer
+    assert (profile.name, profile.version, profile.address.city) == ("Ada King", 4, "Bonn")
+    assert [(it.name, it.is_default) for it in profile.addresses] == [("work", True)]
+    orders = await stubs.queries.BatchGetOrderDetails(
+        queries.BatchGetOrderDetailsRequest(
+            order_ids=[identity("order", number) for number in (n, n + 1, n + 2)], consistency=token
+        )
+    )
+    assert [(it.customer_name, it.shipping_address.city) for it in orders.order_details] == [
+        (f"Customer {n}", "Bonn"),
+        ("Ada King", "Berlin"),
+        ("Ada King", "Bonn"),
+    ]

@@ -1,0 +1,130 @@
+"""Subscriptions end by themselves, once, however many command servers look after them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import pytest
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from command_server.executor import Executor
+from command_server.expiry import Expiry
+from command_server.servicers import command_of
+from command_server.settings import SubscriptionSettings
+from commerce.command.v1 import command_service_pb2 as commands
+from commerce.event.v1.event_pb2 import Event
+from tests.integration.command_server.conftest import Commands, WriteDatabase
+from tests.support.builders import identity, register_customer, start_subscription
+from tests.support.stack import until
+
+MakeExpiry = Callable[..., Expiry]
+
+
+@pytest.fixture
+async def make_expiry(database: WriteDatabase) -> AsyncIterator[MakeExpiry]:
+    started: list[Expiry] = []
+
+    def make(executor: Executor, **settings: float) -> Expiry:
+        it = Expiry(database.engine, executor, SubscriptionSettings(**settings))  # type: ignore[arg-type]
+        started.append(it)
+        return it
+
+    yield make
+    for it in started:
+        await it.stop()
+
+
+async def send(executor: Executor, request: Message) -> None:
+    """Submits a command that arrives now, by the real clock: the one that tells what is due."""
+    await executor.submit(command_of(request, datetime.now(UTC)), time.monotonic() + 20)
+
+
+def ago(**age: float) -> str:
+    stamp = Timestamp()
+    stamp.FromDatetime(datetime.now(UTC) - timedelta(**age))
+    return stamp.ToJsonString()
+
+
+def ends(database: WriteDatabase) -> list[tuple[str, str]]:
+    """(kind, subscription) of every end, in the feed's order."""
+    found = []
+    for _, kind, payload in database.events():
+        if kind in ("subscription_cancelled", "subscription_lapsed"):
+            found.append((kind, getattr(Event.FromString(payload), kind).subscription_id))
+    return found
+
+
+async def ended(database: WriteDatabase, count: int) -> bool:
+    return len(ends(database)) == count
+
+
+async def test_what_is_due_ends_and_nothing_else_does(
+    commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
+) -> None:
+    executor = await commands_on.executor()
+    await send(executor, register_customer())
+    # A month ended 69 days ago, one a day ago, and one has 29 days to go.
+    for number, days in enumerate((100, 100, 32, 32, 1), start=1):
+        await send(executor, start_subscription(number, started_at=ago(days=days)))
+    for number in (2, 4, 5):
+        when = commands.CANCELLATION_TIME_AT_PERIOD_END
+        await send(
+            executor, commands.CancelSubscriptionRequest(subscription_id=identity("subscription", number), when=when)
+        )
+    expiry = make_expiry(executor, grace_days=5)
+    assert not await expiry.end_due()
+    assert sorted(ends(database)) == sorted(
+        [
+            ("subscription_cancelled", identity("subscription", 2)),
+            ("subscription_cancelled", identity("subscription", 4)),
+            ("subscription_lapsed", identity("subscription", 1)),
+        ]
+    )
+    assert not await expiry.end_due()
+    assert len(ends(database)) == 3
+
+
+async def test_several_servers_end_each_subscription_once(
+    commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
+) -> None:
+    one, two = await commands_on.executor(), await commands_on.executor()
+    await send(one, register_customer())
+    await asyncio.gather(*(send(one, start_subscription(number, started_at=ago(days=60))) for number in range(1, 31)))
+    expiries = [make_expiry(executor, grace_days=1, batch=7) for executor in (one, two)]
+
+    async def until_none_is_due(expiry: Expiry) -> None:
+        while len(ends(database)) < 30:
+            await expiry.end_due()
+
+    await asyncio.wait_for(asyncio.gather(*map(until_none_is_due, expiries)), 60)
+    found = [subscription for _, subscription in ends(database)]
+    assert sorted(found) == sorted(identity("subscription", number) for number in range(1, 31))
+
+
+async def test_a_subscription_that_is_renewed_while_it_is_found_to_be_over_goes_on(
+    commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
+) -> None:
+    executor = await commands_on.executor()
+    await send(executor, register_customer())
+    await send(executor, start_subscription(started_at=ago(days=32)))
+    expiry = make_expiry(executor, grace_days=0)
+    [due] = expiry._find()
+    renew = commands.RenewSubscriptionRequest(subscription_id=identity("subscription", 1))
+    await send(executor, renew)
+    assert not await expiry._end(due)
+    assert ends(database) == []
+
+
+async def test_it_looks_again_and_again_until_it_is_stopped(
+    commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
+) -> None:
+    executor = await commands_on.executor()
+    await send(executor, register_customer())
+    expiry = make_expiry(executor, grace_days=0, check_every_seconds=0.01)
+    await expiry.start()
+    for number in (1, 2):
+        await send(executor, start_subscription(number, started_at=ago(days=40)))
+        await until(partial(ended, database, number), "it has ended")

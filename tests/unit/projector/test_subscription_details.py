@@ -1,0 +1,90 @@
+"""SubscriptionDetails: each rule, alone."""
+
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from commerce.event.v1 import event_pb2 as events
+from commerce.query.v1.views_pb2 import SubscriptionDetails
+from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
+from projector.projections import subscription_details as rules
+from tests.support.builders import NOW, identity, usd
+from tests.support.events import at
+
+IDENTITY: dict[str, Any] = {
+    "subscription_id": identity("subscription", 1),
+    "customer_id": identity("customer", 1),
+}
+STARTED = rules.started(
+    None,
+    events.SubscriptionStarted(
+        **IDENTITY, version=1, plan="silver", price=usd(1900), period_months=1, started_at=at(1), period_end=at(100)
+    ),
+)
+
+
+def changed(version: int, **fields: Any) -> SubscriptionDetails:
+    """The subscription as it was started, but for these."""
+    expected = SubscriptionDetails()
+    expected.CopyFrom(STARTED)
+    expected.MergeFrom(SubscriptionDetails(version=version, **fields))
+    return expected
+
+
+def test_a_started_subscription_shows_its_first_period() -> None:
+    assert (
+        SubscriptionDetails(
+            **IDENTITY,
+            status=SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE,
+            plan="silver",
+            price=usd(1900),
+            period_months=1,
+            started_at=at(1),
+            period_start=at(1),
+            period_end=at(100),
+            period_count=1,
+            version=1,
+        )
+        == STARTED
+    )
+
+
+def test_a_renewal_moves_the_period_and_counts_it() -> None:
+    event = events.SubscriptionRenewed(**IDENTITY, version=2, period_start=at(100), period_end=at(200), price=usd(1))
+    assert rules.renewed(STARTED, event) == changed(2, period_start=at(100), period_end=at(200), period_count=2)
+
+
+def test_a_changed_plan_leaves_the_period_alone() -> None:
+    event = events.SubscriptionPlanChanged(**IDENTITY, version=2, plan="gold", price=usd(4900), period_months=12)
+    assert rules.plan_changed(STARTED, event) == changed(2, plan="gold", price=usd(4900), period_months=12)
+
+
+def test_a_scheduled_cancellation_shows_why_and_is_taken_back_without_a_trace() -> None:
+    event = events.SubscriptionCancellationScheduled(**IDENTITY, version=2, ends_at=at(100), reason="moving")
+    canceling = rules.cancellation_scheduled(STARTED, event)
+    status = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING
+    assert canceling == changed(2, status=status, cancellation_reason="moving")
+    assert rules.resumed(canceling, events.SubscriptionResumed(**IDENTITY, version=3)) == changed(3)
+
+
+def test_what_has_ended_shows_when_and_why() -> None:
+    cancelled = events.SubscriptionCancelled(**IDENTITY, version=2, ended_at=at(50), reason="too dear")
+    assert rules.cancelled(STARTED, cancelled) == changed(
+        2,
+        status=SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELLED,
+        ended_at=at(50),
+        cancellation_reason="too dear",
+    )
+    lapsed = events.SubscriptionLapsed(**IDENTITY, version=2, ended_at=at(100))
+    status = SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED
+    assert rules.lapsed(STARTED, lapsed) == changed(2, status=status, ended_at=at(100))
+
+
+def test_the_columns_follow_the_status_and_keep_the_start() -> None:
+    first = rules.columns(STARTED, 7, None)
+    started: Timestamp = at(1)
+    moment = started.ToDatetime(tzinfo=NOW.tzinfo)
+    assert first == (identity("customer", 1), SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE, moment, 7)
+    ended = rules.lapsed(STARTED, events.SubscriptionLapsed(**IDENTITY, version=2, ended_at=at(100)))
+    status = SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED
+    assert rules.columns(ended, 9, first) == (identity("customer", 1), status, moment, 7)
