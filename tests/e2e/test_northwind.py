@@ -42,7 +42,7 @@ async def test_every_view_of_northwind_equals_the_join_of_its_files(new_stack: C
 async def _orders_are_equal(northwind: Northwind, stubs: AsyncStubs, fresh: Consistency) -> None:
     ids = northwind.order_ids()
     assert len(ids) == 830
-    found = {}
+    found: dict[str, Any] = {}
     for start in range(0, len(ids), 100):
         request = queries.BatchGetOrderDetailsRequest(order_ids=ids[start : start + 100], consistency=fresh)
         answer = await stubs.queries.BatchGetOrderDetails(request)

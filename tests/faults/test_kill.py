@@ -130,7 +130,7 @@ def _views_hold_nothing_else(url: str, expected: dict[str, Any]) -> None:
             sold[line.product_id] += line.quantity
     with contextlib.closing(psycopg.connect(url)) as connection:
         for view in ("order_details", "order_summary"):
-            keys = connection.execute(f"SELECT key FROM tandem_read.{view}").fetchall()  # type: ignore[arg-type]
+            keys = connection.execute(f"SELECT key FROM tandem_read.{view}").fetchall()
             assert {str(key) for (key,) in keys} == expected.keys()
         cards = [
             ProductCard.FromString(value)

@@ -51,7 +51,4 @@ def _rows_when_caught_up(stack: Stack) -> dict[str, list[Any]]:
 
 def _rows(url: str) -> dict[str, list[Any]]:
     with psycopg.connect(url) as connection:
-        return {
-            view: connection.execute(f"SELECT * FROM tandem_read.{view} ORDER BY key").fetchall()  # type: ignore[arg-type]
-            for view in VIEWS
-        }
+        return {view: connection.execute(f"SELECT * FROM tandem_read.{view} ORDER BY key").fetchall() for view in VIEWS}

@@ -12,16 +12,18 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from commerce.command.v1 import command_service_pb2 as commands
-from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, OrderDetailsLine, OrderSummary, ProductCard
 from commerce.type.v1.address_pb2 import Address, NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from tests.support.builders import identity, usd
+
+if TYPE_CHECKING:
+    from commerce.command.v1.command_service_pb2_grpc import CommandServiceAsyncStub
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "northwind"
 
@@ -63,7 +65,7 @@ class Northwind:
             lines[line["order_id"]].append(line)
         return cls(_rows("customers"), _rows("products"), _rows("orders"), dict(lines))
 
-    async def replay(self, stub: CommandServiceStub) -> str:
+    async def replay(self, stub: "CommandServiceAsyncStub") -> str:
         """Sends everything in order of date, each order as its own unit; returns the last receipt's token."""
         await asyncio.gather(*(stub.RegisterCustomer(_register(it)) for it in self.customers))
         await asyncio.gather(*(stub.AddProduct(_add(it)) for it in self.products))

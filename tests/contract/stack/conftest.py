@@ -23,7 +23,7 @@ CONFIGURATIONS = {
 }
 
 
-@pytest.fixture(scope="session", params=CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+@pytest.fixture(scope="session", params=CONFIGURATIONS.values(), ids=list(CONFIGURATIONS))
 def stack(
     request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
@@ -60,7 +60,7 @@ def fresh(receipt: Any) -> Consistency:
 
 def details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     """google.rpc details by their type's short name."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    status = rpc_status.from_call(error)
     assert status is not None
     found = {}
     for packed in status.details:

@@ -28,7 +28,7 @@ async def make_expiry(database: WriteDatabase) -> AsyncIterator[MakeExpiry]:
     started: list[Expiry] = []
 
     def make(executor: Executor, **settings: float) -> Expiry:
-        it = Expiry(database.engine, executor, SubscriptionSettings(**settings))  # type: ignore[arg-type]
+        it = Expiry(database.engine, executor, SubscriptionSettings(**settings))
         started.append(it)
         return it
 

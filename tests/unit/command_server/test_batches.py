@@ -31,15 +31,15 @@ few = st.integers(1, 3)
 
 
 def _order(kind: type[Message]) -> st.SearchStrategy[Message]:
-    return st.builds(lambda order: kind(order_id=identity("order", order)), few)  # type: ignore[call-arg]
+    return st.builds(lambda order: kind(order_id=identity("order", order)), few)
 
 
 def _customer(kind: type[Message]) -> st.SearchStrategy[Message]:
-    return st.builds(lambda customer: kind(customer_id=identity("customer", customer)), few)  # type: ignore[call-arg]
+    return st.builds(lambda customer: kind(customer_id=identity("customer", customer)), few)
 
 
 def _subscription(kind: type[Message]) -> st.SearchStrategy[Message]:
-    return st.builds(lambda number: kind(subscription_id=identity("subscription", number)), few)  # type: ignore[call-arg]
+    return st.builds(lambda number: kind(subscription_id=identity("subscription", number)), few)
 
 
 requests: st.SearchStrategy[Message] = st.one_of(
