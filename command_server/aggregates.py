@@ -67,6 +67,7 @@ class Order:
     currency: str
     total: int
     lines: tuple[OrderedLine, ...]
+    placed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,7 @@ def _place_order(aggregates: Aggregates, event: event_pb2.OrderPlaced) -> None:
         currency=event.total.currency_code,
         total=event.total.minor_units,
         lines=lines,
+        placed_at=event.placed_at.ToDatetime(tzinfo=UTC),
     )
     aggregates.orders[order.id] = order
     if order.customer_id in aggregates.order_ids:

@@ -145,7 +145,17 @@ def cancel_order(request: commands.CancelOrderRequest, command: Command, aggrega
             version=order.version + 1,
             reason=request.reason,
             cancelled_at=timestamp(command.now),
-            released=[ReleasedStock(product_id=str(line.product_id), quantity=line.quantity) for line in order.lines],
+            released=[
+                ReleasedStock(
+                    product_id=str(line.product_id),
+                    quantity=line.quantity,
+                    line_total=Money(minor_units=line.line_total, currency_code=order.currency),
+                )
+                for line in order.lines
+            ],
+            placed_at=timestamp(order.placed_at),
+            shipping_fee=Money(minor_units=_shipping_fee(order), currency_code=order.currency),
+            total=Money(minor_units=order.total, currency_code=order.currency),
         )
     ]
 
@@ -235,6 +245,10 @@ def _existing(command: Command, aggregates: Aggregates) -> Order:
     if order is None:
         raise not_found("order", command.subject_id)
     return order
+
+
+def _shipping_fee(order: Order) -> int:
+    return order.total - sum(line.line_total for line in order.lines)
 
 
 def _name(order: Order) -> str:

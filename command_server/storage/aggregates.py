@@ -114,6 +114,7 @@ def _load_orders(connection: Connection, ids: list[uuid.UUID]) -> dict[uuid.UUID
             row.currency,
             row.total,
             tuple(lines[row.id]),
+            row.placed_at,
         )
         for row in orders
     }
@@ -206,7 +207,7 @@ def _subscription_row(it: Subscription) -> Row:
 
 
 def _order_row(it: Order) -> Row:
-    return it.id, it.version, it.customer_id, it.status, it.currency, it.total
+    return it.id, it.version, it.customer_id, it.status, it.currency, it.total, it.placed_at
 
 
 def _line_rows(order: Order) -> Iterator[Row]:

@@ -66,6 +66,7 @@ customer_order = Table(
     Column("status", SmallInteger, nullable=False, comment="commerce.type.v1.OrderStatus"),
     Column("currency", Text, nullable=False),
     Column("total", BigInteger, nullable=False, comment="minor units"),
+    Column("placed_at", DateTime(timezone=True), nullable=False),
 )
 
 order_line = Table(

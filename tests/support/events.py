@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.event.v1.event_pb2 import Event
+from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from tandem.feed.events import FeedEvent
 from tests.support.builders import NOW, address, identity, usd
@@ -139,7 +140,14 @@ def product_discontinued(product: int = 1, *, version: int = 2) -> Event:
     )
 
 
-def order_placed(order: int = 1, *, customer: int = 1, lines: Iterable[tuple[int, int]] = ((1, 1),)) -> Event:
+def order_placed(
+    order: int = 1,
+    *,
+    customer: int = 1,
+    lines: Iterable[tuple[int, int]] = ((1, 1),),
+    placed_at: Timestamp | None = None,
+    currency: str = "USD",
+) -> Event:
     """lines: (product, quantity); a product may come twice."""
     placed = events.OrderPlaced(
         order_id=identity("order", order),
@@ -150,17 +158,18 @@ def order_placed(order: int = 1, *, customer: int = 1, lines: Iterable[tuple[int
             events.OrderLine(
                 product_id=identity("product", product),
                 product_name=f"Product {product}",
-                unit_price=usd(1000),
+                unit_price=Money(minor_units=1000, currency_code=currency),
                 quantity=quantity,
                 discount_basis_points=1000,
-                line_total=usd(900 * quantity),
+                line_total=Money(minor_units=900 * quantity, currency_code=currency),
             )
             for product, quantity in lines
         ],
-        shipping_fee=usd(495),
-        placed_at=at(order),
+        shipping_fee=Money(minor_units=495, currency_code=currency),
+        placed_at=placed_at or at(order),
     )
-    placed.total.CopyFrom(usd(495 + sum(line.line_total.minor_units for line in placed.lines)))
+    total = 495 + sum(line.line_total.minor_units for line in placed.lines)
+    placed.total.CopyFrom(Money(minor_units=total, currency_code=currency))
     return Event(order_placed=placed)
 
 
@@ -201,17 +210,24 @@ def shipping_address_changed(order: int = 1, *, customer: int = 1, version: int 
     )
 
 
-def order_cancelled(order: int = 1, *, version: int = 2, lines: Iterable[tuple[int, int]] = ((1, 1),)) -> Event:
+def order_cancelled(
+    order: int = 1, *, version: int = 2, lines: Iterable[tuple[int, int]] = ((1, 1),), placed: Event | None = None
+) -> Event:
+    """placed: the order's order_placed; without it, the one that the other arguments tell."""
+    before = (placed or order_placed(order, lines=lines)).order_placed
     return Event(
         order_cancelled=events.OrderCancelled(
-            order_id=identity("order", order),
+            order_id=before.order_id,
             version=version,
             reason="changed my mind",
             cancelled_at=at(150),
             released=[
-                events.ReleasedStock(product_id=identity("product", product), quantity=quantity)
-                for product, quantity in lines
+                events.ReleasedStock(product_id=it.product_id, quantity=it.quantity, line_total=it.line_total)
+                for it in before.lines
             ],
+            placed_at=before.placed_at,
+            shipping_fee=before.shipping_fee,
+            total=before.total,
         )
     )
 
@@ -219,7 +235,7 @@ def order_cancelled(order: int = 1, *, version: int = 2, lines: Iterable[tuple[i
 @dataclass
 class _Order:
     customer: int
-    lines: list[tuple[int, int]]
+    placed: Event
     status: str = "placed"
     version: int = 1
 
@@ -272,8 +288,16 @@ class Shop:
         order = len(self.orders) + 1
         lines = [(self.rng.choice(list(self.versions)), self.rng.randint(1, 9)) for _ in range(self.rng.randint(1, 4))]
         customer = self.rng.randint(1, self.customers)
-        self.orders[order] = _Order(customer, lines)
-        return order_placed(order, customer=customer, lines=lines)
+        placed = order_placed(
+            order,
+            customer=customer,
+            lines=lines,
+            # Over some days of two months, and not in the order of time.
+            placed_at=at(self.rng.randint(-2, 2) * 43_200 + order),
+            currency=self.rng.choice(["USD", "EUR"]),
+        )
+        self.orders[order] = _Order(customer, placed)
+        return placed
 
     def _about_order(self) -> Event:
         open_orders = [number for number, it in self.orders.items() if it.status in {"placed", "paid", "shipped"}]
@@ -290,7 +314,7 @@ class Shop:
             return shipping_address_changed(number, customer=order.customer, version=order.version, city=city)
         if self.rng.random() < 0.3:
             order.status = "cancelled"
-            return order_cancelled(number, version=order.version, lines=order.lines)
+            return order_cancelled(number, version=order.version, placed=order.placed)
         if order.status == "placed":
             order.status = "paid"
             return order_paid(number, version=order.version)

@@ -1,5 +1,7 @@
 """The business rules, each alone: what is decided, and what is refused and why."""
 
+from datetime import UTC, datetime
+
 import pytest
 from google.protobuf.message import Message
 
@@ -124,6 +126,20 @@ def test_a_cancelled_order_gives_its_stock_back() -> None:
     events = accepted(*SHOP, place_order(1, lines={1: 10}), CANCEL, last)
     assert events[-2].order_cancelled.released[0].quantity == 10
     assert events[-1].WhichOneof("kind") == "order_placed"
+
+
+def test_a_cancellation_tells_what_it_takes_off_and_off_which_day() -> None:
+    request = place_order(lines={1: 3, 2: 1}, discount=500)
+    request.shipping_fee.CopyFrom(usd(450))
+    request.placed_at.FromDatetime(datetime(2025, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
+    placed, cancelled = accepted(*SHOP, request, CANCEL)[-2:]
+    it = cancelled.order_cancelled
+    assert [(line.product_id, line.quantity, line.line_total) for line in it.released] == [
+        (line.product_id, line.quantity, line.line_total) for line in placed.order_placed.lines
+    ]
+    assert it.placed_at == placed.order_placed.placed_at
+    assert it.shipping_fee == usd(450)
+    assert it.total == placed.order_placed.total
 
 
 def test_a_price_change_touches_no_earlier_order() -> None:

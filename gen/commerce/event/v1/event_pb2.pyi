@@ -882,19 +882,25 @@ class ReleasedStock(_message.Message):
 
     PRODUCT_ID_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
+    LINE_TOTAL_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """UUID of the product."""
     quantity: _builtins.int
     """How many units."""
+    @_builtins.property
+    def line_total(self) -> _money_pb2.Money:
+        """What the order's line cost, discount taken off."""
+
     def __init__(
         self,
         *,
         product_id: _builtins.str = ...,
         quantity: _builtins.int = ...,
+        line_total: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["line_total", b"line_total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_id", b"product_id", "quantity", b"quantity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["line_total", b"line_total", "product_id", b"product_id", "quantity", b"quantity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -911,6 +917,9 @@ class OrderCancelled(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CANCELLED_AT_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
+    PLACED_AT_FIELD_NUMBER: _builtins.int
+    SHIPPING_FEE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """UUID of the order."""
     version: _builtins.int
@@ -925,6 +934,18 @@ class OrderCancelled(_message.Message):
     def released(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReleasedStock]:
         """What was given back: one entry a line of the order."""
 
+    @_builtins.property
+    def placed_at(self) -> _timestamp_pb2.Timestamp:
+        """When the order had been placed, to the microsecond: sums by day take it off the day that they put it on."""
+
+    @_builtins.property
+    def shipping_fee(self) -> _money_pb2.Money:
+        """What shipping would have cost."""
+
+    @_builtins.property
+    def total(self) -> _money_pb2.Money:
+        """The sum of the lines and the shipping fee."""
+
     def __init__(
         self,
         *,
@@ -933,10 +954,13 @@ class OrderCancelled(_message.Message):
         reason: _builtins.str = ...,
         cancelled_at: _timestamp_pb2.Timestamp | None = ...,
         released: _abc.Iterable[Global___ReleasedStock] | None = ...,
+        placed_at: _timestamp_pb2.Timestamp | None = ...,
+        shipping_fee: _money_pb2.Money | None = ...,
+        total: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "placed_at", b"placed_at", "shipping_fee", b"shipping_fee", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "order_id", b"order_id", "reason", b"reason", "released", b"released", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "order_id", b"order_id", "placed_at", b"placed_at", "reason", b"reason", "released", b"released", "shipping_fee", b"shipping_fee", "total", b"total", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
