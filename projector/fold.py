@@ -66,21 +66,23 @@ def fold(projection: Projection, events: Sequence[FeedEvent], rows: Mapping[uuid
     for event in events:
         try:
             after = {
-                key: _apply(projection, event, changes.rows[key] if key in changes.rows else rows.get(key))
-                for key in _keys(projection, event)
+                key: _apply(projection, event, name, changes.rows[key] if key in changes.rows else rows.get(key))
+                for key, name in _keys(projection, event).items()
             }
         except CannotApply as error:
             changes.stopped_by = error
             break
         changes.rows.update(after)
-        changes.log.extend((event.position, key) for key in after)
+        if projection.logged:
+            changes.log.extend((event.position, key) for key in after)
     return changes
 
 
-def _apply(projection: Projection, event: FeedEvent, before: ViewRow | None) -> ViewRow | None:
+def _apply(projection: Projection, event: FeedEvent, name: str, before: ViewRow | None) -> ViewRow | None:
     payload = getattr(event.event, event.kind)
     try:
-        message = projection.rules[event.kind](before.message if before else None, payload)
+        view = before.message if before else _blank(projection, event.kind, name)
+        message = projection.rules[event.kind](view, payload)
         if message is None:
             return None
         columns = projection.columns(message, event.position, before.columns if before else None)
@@ -89,12 +91,17 @@ def _apply(projection: Projection, event: FeedEvent, before: ViewRow | None) -> 
     return ViewRow(message, event.position, columns)
 
 
-def _keys(projection: Projection, event: FeedEvent) -> list[uuid.UUID]:
+def _blank(projection: Projection, kind: str, name: str) -> Message | None:
+    blank = projection.blank.get(kind)
+    return blank(name) if blank else None
+
+
+def _keys(projection: Projection, event: FeedEvent) -> dict[uuid.UUID, str]:
     if event.kind not in EVENT_KINDS:
         # A newer command server's. To pass over it would lose it for good when this program is upgraded.
         raise CannotApply(event, "this program does not know this kind of event; upgrade it")
     if event.kind not in projection.rules:
-        return []
+        return {}
     try:
         return projection.keys_of(event.kind, getattr(event.event, event.kind))
     except (ValueError, DecodeError) as error:

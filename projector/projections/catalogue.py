@@ -5,6 +5,7 @@ from projector.projections import (
     order_details,
     order_summary,
     product_card,
+    sales_summary,
     subscription_details,
 )
 from projector.projections.shape import Projection
@@ -17,5 +18,6 @@ PROJECTIONS: dict[str, Projection] = {
         product_card.PROJECTION,
         customer_profile.PROJECTION,
         subscription_details.PROJECTION,
+        sales_summary.PROJECTION,
     )
 }

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import Message
@@ -24,9 +24,14 @@ class Projection:
 
     view: its name, and its table's. message: what its rows hold.
     rules: by kind of event; events of other kinds do not concern the view.
-    keys: by kind of event, the ids of the rows that the event changes; None takes `key_field` of the event.
+    keys: by kind of event, the names of the rows that the event changes; None takes `key_field` of the event.
     columns: what its table has beside key, position and value, from the view, the event's position and the row's
         columns before (None for a new row).
+    key_of: a row's key from its name; a name that is no UUID needs one of its own.
+    blank: by kind of event, the view that a rule gets for a new row of this name, instead of None: for events that
+        begin several rows, where a rule could not tell which one it is to make.
+    logged: whether its changes go into the change log. Sums do not: every order changes several, and whoever follows
+        them asks for all of them.
     """
 
     view: str
@@ -35,12 +40,15 @@ class Projection:
     rules: Mapping[str, Rule]
     keys: Mapping[str, Callable[[Any], Sequence[str]]]
     columns: Callable[[Any, int, Columns | None], Columns] = no_columns
+    key_of: Callable[[str], uuid.UUID] = uuid.UUID
+    blank: Mapping[str, Callable[[str], Message]] = field(default_factory=dict)
+    logged: bool = True
 
-    def keys_of(self, kind: str, event: Message) -> list[uuid.UUID]:
-        """The rows that an event changes, each once."""
+    def keys_of(self, kind: str, event: Message) -> dict[uuid.UUID, str]:
+        """The rows that an event changes, each once, with their names. Raises ValueError for what is not a name."""
         several = self.keys.get(kind)
-        texts = several(event) if several else [getattr(event, self.key_field)]
-        return [uuid.UUID(text) for text in dict.fromkeys(texts)]
+        names = several(event) if several else [getattr(event, self.key_field)]
+        return {self.key_of(name): name for name in names}
 
 
 class NotThere(Exception):

@@ -6,7 +6,9 @@ the hot path moves these bytes and never parses them.
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
+    Date,
     DateTime,
     Index,
     LargeBinary,
@@ -24,7 +26,7 @@ SCHEMA = "tandem_read"
 CHANNEL = "tandem_projection"
 """The NOTIFY channel of the read database: one Announcement after every batch, and every second."""
 
-REVISION = "0002"
+REVISION = "0003"
 """The migration that a reader of these tables needs: projector's newest, said here because readers cannot see it."""
 
 metadata = MetaData(schema=SCHEMA)
@@ -98,8 +100,52 @@ for _leading in (subscription_details.c.customer_id, subscription_details.c.stat
         subscription_details.c.started_position.desc(),
     )
 
+sales_summary = _view_table(
+    "sales_summary",
+    Column("day", Date, nullable=False),
+    Column("monthly", Boolean, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("product_id", Uuid, nullable=True),
+    Column("named_at", DateTime(timezone=True), nullable=True),
+    Column("order_count", BigInteger, nullable=False),
+    Column("unit_count", BigInteger, nullable=False),
+    Column("revenue", BigInteger, nullable=False),
+    Column("shipping_fees", BigInteger, nullable=False),
+    Column("cancelled_order_count", BigInteger, nullable=False),
+    Column("cancelled_unit_count", BigInteger, nullable=False),
+    Column("cancelled_revenue", BigInteger, nullable=False),
+    Column("cancelled_shipping_fees", BigInteger, nullable=False),
+)
+"""Sums over orders: for all products together (product_id is NULL) a row a day and currency, and for each product a row
+a day and one a month, of which `day` is the first then. Money in minor units.
+
+No index holds what an order changes: today's rows are written with every batch, and stay on their page.
+"""
+Index(
+    "sales_summary_total",
+    sales_summary.c.day,
+    sales_summary.c.currency_code,
+    postgresql_where=sales_summary.c.product_id.is_(None),
+)
+Index(
+    "sales_summary_product",
+    sales_summary.c.monthly,
+    sales_summary.c.day,
+    sales_summary.c.currency_code,
+    sales_summary.c.product_id,
+    postgresql_where=sales_summary.c.product_id.is_not(None),
+)
+
 VIEWS: dict[str, Table] = {
-    table.name: table for table in (order_details, order_summary, product_card, customer_profile, subscription_details)
+    table.name: table
+    for table in (
+        order_details,
+        order_summary,
+        product_card,
+        customer_profile,
+        subscription_details,
+        sales_summary,
+    )
 }
 """The views by name. A view's name is its table's, everywhere."""
 
