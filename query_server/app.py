@@ -8,6 +8,7 @@ from query_server.batcher import Batcher
 from query_server.cache import Cache
 from query_server.database import ReadDatabase
 from query_server.freshness import Freshness
+from query_server.queries.sales import SalesReader
 from query_server.queries.subscriptions import list_subscriptions
 from query_server.reader import CacheReader, DatabaseReader, Reader
 from query_server.servicers import QueryServicer
@@ -22,8 +23,10 @@ def build(settings: Settings) -> Application:
     reading = settings.reader
     threads = range(reading.threads)
     limits = {"max_batch": reading.max_batch, "max_waiting": reading.max_waiting}
+    reports = settings.reports
     # A connection for each thread that reads, one for the positions that waiters ask for, one for readiness.
-    database = ReadDatabase(settings.database, connections=3 * reading.threads + 2)
+    connections = 3 * reading.threads + reports.threads + 2
+    database = ReadDatabase(settings.database, connections=connections)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
     freshness = Freshness(settings.freshness, listener, database.positions, with_cache=settings.cache.enabled)
     # Connections to the cache are a thread's own: some read it, the others fill it.
@@ -32,6 +35,9 @@ def build(settings: Settings) -> Application:
     stored = Batcher("database", [DatabaseReader(database, cache, freshness) for cache in fills], **limits)
     recent_orders = Batcher("orders", [database.recent_orders for _ in threads], **limits)
     subscriptions = Batcher("subscriptions", [partial(list_subscriptions, database) for _ in threads], **limits)
+    # One at a time: sums of two ranges share nothing.
+    sums = [SalesReader(database) for _ in range(reports.threads)]
+    sales = Batcher("sales", sums, max_batch=1, max_waiting=reports.max_waiting)
     views = Views(freshness, Reader(freshness, cached, stored))
 
     async def ready() -> bool:
@@ -41,7 +47,7 @@ def build(settings: Settings) -> Application:
         name="query_server",
         server=settings.server,
         service=DESCRIPTOR.services_by_name["QueryService"],
-        servicer=QueryServicer(views, recent_orders, subscriptions, settings.freshness.default_max_wait),
+        servicer=QueryServicer(views, recent_orders, subscriptions, sales, settings.freshness.default_max_wait),
         ready=ready,
-        components=(database, *reads, *fills, freshness, cached, stored, recent_orders, subscriptions),
+        components=(database, *reads, *fills, freshness, cached, stored, recent_orders, subscriptions, sales),
     )

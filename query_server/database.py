@@ -132,6 +132,8 @@ class ReadDatabase:
         except (DBAPIError, PoolTimeout) as error:
             if isinstance(error, DBAPIError) and not may_pass(error) and not _is_not_set_up(error):
                 raise
+            if isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.errors.QueryCanceled):
+                raise Unavailable("the read database took too long", reason="STORE_UNAVAILABLE") from error
             self._log_change(away=True, error=str(error)[:500])
             raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
         self._log_change(away=False)

@@ -11,6 +11,7 @@ from query_server.batcher import Batcher
 from query_server.database import Page, PageKey
 from query_server.encoding import EncodedField
 from query_server.page_token import encode_page_token
+from query_server.queries.sales import Sales, SalesKey, sales_key
 from query_server.queries.subscriptions import SubscriptionsKey
 from query_server.validation import Checker
 from query_server.views import Views, as_of_text
@@ -19,6 +20,7 @@ from tandem.read_store.tables import (
     order_details,
     order_summary,
     product_card,
+    sales_summary,
     subscription_details,
 )
 from tandem.runtime.errors import NotFound
@@ -80,6 +82,8 @@ _SUBSCRIPTIONS = _List(
     "ListSubscriptions", subscription_details.name, queries.ListSubscriptionsResponse, "subscriptions"
 )
 
+_SALES_AS_OF = EncodedField(queries.GetSalesSummaryResponse, "as_of")
+
 
 class QueryServicer:
     def __init__(
@@ -87,11 +91,13 @@ class QueryServicer:
         views: Views,
         recent_orders: Batcher[PageKey, Page],
         subscriptions: Batcher[SubscriptionsKey, Page],
+        sales: Batcher[SalesKey, Sales],
         default_max_wait: float,
     ) -> None:
         self._views = views
         self._recent_orders = recent_orders
         self._subscriptions = subscriptions
+        self._sales = sales
         self._default_max_wait = default_max_wait
 
     async def GetOrderDetails(self, request: queries.GetOrderDetailsRequest, call: Call) -> bytes:
@@ -109,7 +115,7 @@ class QueryServicer:
         need = check.consistency(request.consistency)
         check.finish()
         wanted = PageKey(customer_id, after, size + 1)
-        page = await self._views.page(_RECENT_ORDERS.view, self._recent_orders, wanted, need, call)
+        page = await self._views.read(_RECENT_ORDERS.view, self._recent_orders, wanted, need, call)
         return _RECENT_ORDERS.encode(page, size, *query)
 
     async def GetProduct(self, request: queries.GetProductRequest, call: Call) -> bytes:
@@ -137,8 +143,16 @@ class QueryServicer:
         need = check.consistency(request.consistency)
         check.finish()
         wanted = SubscriptionsKey(customer_id, statuses, after, size + 1)
-        page = await self._views.page(_SUBSCRIPTIONS.view, self._subscriptions, wanted, need, call)
+        page = await self._views.read(_SUBSCRIPTIONS.view, self._subscriptions, wanted, need, call)
         return _SUBSCRIPTIONS.encode(page, size, *query)
+
+    async def GetSalesSummary(self, request: queries.GetSalesSummaryRequest, call: Call) -> bytes:
+        check = Checker(self._default_max_wait)
+        wanted = sales_key(request, check)
+        need = check.consistency(request.consistency)
+        check.finish()
+        sales = await self._views.read(sales_summary.name, self._sales, wanted, need, call)
+        return sales.summaries + _SALES_AS_OF(as_of_text(sales.as_of))
 
     async def _get_one(self, query: _One, text: str, consistency: Consistency, call: Call) -> bytes:
         check = Checker(self._default_max_wait)

@@ -20,6 +20,13 @@ class ReaderSettings(Block):
     )
 
 
+class ReportSettings(Block):
+    """Sums over many rows, apart from all other reads, so that a slow one holds none of them up."""
+
+    threads: int = Field(1, ge=1, le=32, description="Reports under way at once")
+    max_waiting: int = Field(100, ge=1, description="Different reports that may wait; past it calls are refused")
+
+
 class CacheSettings(Block):
     """memcached. Its nodes are the projector's setting; query servers learn them from the announcements."""
 
@@ -51,5 +58,6 @@ class Settings(ServiceSettings):
     database: DatabaseSettings = Field(description="The read database")
     server: ServerSettings = Field(ServerSettings(port=50052), description="The gRPC server")
     reader: ReaderSettings = Field(ReaderSettings(), description="Reading in batches")
+    reports: ReportSettings = Field(ReportSettings(), description="Sums over many rows")
     cache: CacheSettings = Field(CacheSettings(), description="memcached")
     freshness: FreshnessSettings = Field(FreshnessSettings(), description="Announcements and waits")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import date
 from uuid import UUID
 
 from commerce.type.v1.consistency_pb2 import Consistency
@@ -15,8 +16,11 @@ MAX_BATCH = 100
 MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 20
 MAX_WAIT_SECONDS = 60
+MAX_DAYS = 366
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_CURRENCY = re.compile(r"[A-Z]{3}")
 # Stands for an id that is wrong; `finish` raises before anybody uses it.
 _NO_ID = UUID(int=0)
 
@@ -68,10 +72,43 @@ class Checker:
                 self.wrong(f"{field}[{number}]", "MALFORMED", f"{value} is no status of a subscription")
         return tuple(sorted(set(values)))
 
+    def dates(self, first: str, first_value: str, last: str, last_value: str) -> tuple[date, date]:
+        """A range of 1 to MAX_DAYS days, both ends included, by the fields' names and values; no last is the first."""
+        start = self._date(first, first_value)
+        end = self._date(last, last_value) if last_value else start
+        if start and end:
+            days = (end - start).days + 1
+            if days < 1:
+                self.wrong(last, "OUT_OF_RANGE", f"must not be before {first}")
+            elif days > MAX_DAYS:
+                self.wrong(last, "OUT_OF_RANGE", f"ends a range of {days} days; it must have at most {MAX_DAYS}")
+        return start or date.min, end or date.min
+
+    def _date(self, field: str, value: str) -> date | None:
+        try:
+            if _DATE.fullmatch(value):
+                return date.fromisoformat(value)
+        except ValueError:
+            pass  # the 30th of February
+        if value:
+            self.wrong(field, "MALFORMED", "must be a day of the calendar such as 2026-01-31")
+        else:
+            self.wrong(field, "REQUIRED", "is required")
+        return None
+
+    def currency_code(self, field: str, value: str) -> str:
+        """May be empty."""
+        if value and not _CURRENCY.fullmatch(value):
+            self.wrong(field, "MALFORMED", "must be an ISO 4217 code such as USD")
+        return value
+
+    def number(self, field: str, value: int, least: int, most: int) -> int:
+        if not least <= value <= most:
+            self.wrong(field, "OUT_OF_RANGE", f"is {value}; it must be from {least} to {most}")
+        return value
+
     def page_size(self, value: int) -> int:
-        if not 0 <= value <= MAX_PAGE_SIZE:
-            self.wrong("page_size", "OUT_OF_RANGE", f"is {value}; it must be from 0 to {MAX_PAGE_SIZE}")
-        return value or DEFAULT_PAGE_SIZE
+        return self.number("page_size", value, 0, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
 
     def page_token(self, text: str, *query: str) -> Cursor:
         """Where the page begins. `query`: the query's name and all its arguments but the page size."""

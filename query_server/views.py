@@ -3,11 +3,10 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from query_server.batcher import Batcher
-from query_server.database import Page
 from query_server.freshness import Freshness, projection_lag
 from query_server.reader import Found, Reader
 from tandem.feed.token import Token, encode_token
@@ -35,6 +34,16 @@ class Rows(NamedTuple):
     as_of: Token
 
 
+class _OneState(Protocol):
+    """What was read in one statement, and the position that it includes."""
+
+    @property
+    def as_of(self) -> Token: ...
+
+
+V = TypeVar("V", bound=_OneState)
+
+
 class Views:
     def __init__(self, freshness: Freshness, reader: Reader) -> None:
         self._freshness = freshness
@@ -58,12 +67,12 @@ class Views:
             _require(view, as_of, need.token)
         return Rows([it.value for it in found], as_of)
 
-    async def page(self, view: str, pages: Batcher[K, Page], wanted: K, need: Need, call: Call) -> Page:
-        """A page of a list of `view`, and the position that it includes. Raises as `get` does."""
+    async def read(self, view: str, reads: Batcher[K, V], wanted: K, need: Need, call: Call) -> V:
+        """What `reads` finds in the database's `view`. Raises as `get` does, and what the reader raises."""
         await self._reach(view, need, call)
-        [page] = await pages.read([wanted])
-        _require(view, page.as_of, need.token)
-        return page
+        [found] = await reads.read([wanted])
+        _require(view, found.as_of, need.token)
+        return found
 
     async def _reach(self, view: str, need: Need, call: Call) -> None:
         if need.token is not None:

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from commerce.query.v1 import sales_pb2 as _sales_pb2
 from commerce.query.v1 import views_pb2 as _views_pb2
 from commerce.type.v1 import consistency_pb2 as _consistency_pb2
 from commerce.type.v1 import subscription_status_pb2 as _subscription_status_pb2
@@ -514,3 +515,73 @@ class ListSubscriptionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListSubscriptionsResponse: _TypeAlias = ListSubscriptionsResponse  # noqa: Y015
+
+@_typing.final
+class GetSalesSummaryRequest(_message.Message):
+    """Asks for the sales of a day, or of a range of days. An order belongs to the calendar day, in UTC, of its `placed_at`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_DATE_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    TOP_PRODUCTS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    start_date: _builtins.str
+    """The first day, as "2026-01-31". Required."""
+    end_date: _builtins.str
+    """The last day, which is part of the range; the range has at most 366 days. Empty means the first day."""
+    currency_code: _builtins.str
+    """ISO 4217 code of the currency that is asked for; empty for all currencies."""
+    top_products: _builtins.int
+    """How many products are listed for each currency at most: 0 to 100. When unset, 10."""
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh the answer must be."""
+
+    def __init__(
+        self,
+        *,
+        start_date: _builtins.str = ...,
+        end_date: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        top_products: _builtins.int | None = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_top_products", b"_top_products", "consistency", b"consistency", "top_products", b"top_products"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_products", b"_top_products", "consistency", b"consistency", "currency_code", b"currency_code", "end_date", b"end_date", "start_date", b"start_date", "top_products", b"top_products"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__top_products: _TypeAlias = _typing.Literal["top_products"]  # noqa: Y015
+    _WhichOneofArgType__top_products: _TypeAlias = _typing.Literal["_top_products", b"_top_products"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_products) -> _WhichOneofReturnType__top_products | None: ...
+
+Global___GetSalesSummaryRequest: _TypeAlias = GetSalesSummaryRequest  # noqa: Y015
+
+@_typing.final
+class GetSalesSummaryResponse(_message.Message):
+    """The sales of a range of days. All of it is one state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARIES_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    as_of: _builtins.str
+    """A token for the state that this answer shows, or for an older one."""
+    @_builtins.property
+    def summaries(self) -> _containers.RepeatedCompositeFieldContainer[_sales_pb2.SalesSummary]:
+        """One for each currency in which anything was ordered, by currency code: none for a range without orders."""
+
+    def __init__(
+        self,
+        *,
+        summaries: _abc.Iterable[_sales_pb2.SalesSummary] | None = ...,
+        as_of: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "summaries", b"summaries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSalesSummaryResponse: _TypeAlias = GetSalesSummaryResponse  # noqa: Y015

@@ -81,6 +81,11 @@ class QueryServiceStub:
                 request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsRequest.SerializeToString,
                 response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsResponse.FromString,
                 _registered_method=True)
+        self.GetSalesSummary = channel.unary_unary(
+                '/commerce.query.v1.QueryService/GetSalesSummary',
+                request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetSalesSummaryRequest.SerializeToString,
+                response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetSalesSummaryResponse.FromString,
+                _registered_method=True)
 
 
 class QueryServiceServicer:
@@ -149,6 +154,14 @@ class QueryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSalesSummary(self, request, context):
+        """Returns what was sold on a range of days, by currency, by day and by product. FAILED_PRECONDITION with reason
+        TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request names none of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -191,6 +204,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.ListSubscriptions,
                     request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsRequest.FromString,
                     response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsResponse.SerializeToString,
+            ),
+            'GetSalesSummary': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSalesSummary,
+                    request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetSalesSummaryRequest.FromString,
+                    response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetSalesSummaryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -416,6 +434,33 @@ class QueryService:
             '/commerce.query.v1.QueryService/ListSubscriptions',
             commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsRequest.SerializeToString,
             commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSalesSummary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.query.v1.QueryService/GetSalesSummary',
+            commerce_dot_query_dot_v1_dot_query__service__pb2.GetSalesSummaryRequest.SerializeToString,
+            commerce_dot_query_dot_v1_dot_query__service__pb2.GetSalesSummaryResponse.FromString,
             options,
             channel_credentials,
             insecure,

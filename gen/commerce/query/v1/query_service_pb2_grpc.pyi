@@ -56,6 +56,10 @@ class QueryServiceStub:
     """Returns one subscription."""
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ListSubscriptionsRequest, _query_service_pb2.ListSubscriptionsResponse]
     """Lists subscriptions of a customer, or of some status, or both, newest first."""
+    GetSalesSummary: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetSalesSummaryRequest, _query_service_pb2.GetSalesSummaryResponse]
+    """Returns what was sold on a range of days, by currency, by day and by product. FAILED_PRECONDITION with reason
+    TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request names none of them.
+    """
 
 @_typing.type_check_only
 class QueryServiceAsyncStub(QueryServiceStub):
@@ -85,6 +89,10 @@ class QueryServiceAsyncStub(QueryServiceStub):
     """Returns one subscription."""
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ListSubscriptionsRequest, _query_service_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
     """Lists subscriptions of a customer, or of some status, or both, newest first."""
+    GetSalesSummary: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetSalesSummaryRequest, _query_service_pb2.GetSalesSummaryResponse]  # type: ignore[assignment]
+    """Returns what was sold on a range of days, by currency, by day and by product. FAILED_PRECONDITION with reason
+    TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request names none of them.
+    """
 
 class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers reads from views that follow the writes within milliseconds. Every answer says how fresh it is (`as_of`),
@@ -159,5 +167,15 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.ListSubscriptionsResponse, _abc.Awaitable[_query_service_pb2.ListSubscriptionsResponse]]:
         """Lists subscriptions of a customer, or of some status, or both, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetSalesSummary(
+        self,
+        request: _query_service_pb2.GetSalesSummaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_service_pb2.GetSalesSummaryResponse, _abc.Awaitable[_query_service_pb2.GetSalesSummaryResponse]]:
+        """Returns what was sold on a range of days, by currency, by day and by product. FAILED_PRECONDITION with reason
+        TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request names none of them.
+        """
 
 def add_QueryServiceServicer_to_server(servicer: QueryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,239 @@
+"""GetSalesSummary: sums over a range of days, from the rows of days and months.
+
+All currencies' days and the products with the highest revenue come from one statement, so an answer is one state. A
+range is added up from the rows of its whole months and of the days before and after them: a year of the rows of each
+product and day would take longer than a statement may.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import TextClause, text
+
+from commerce.internal.v1.stored_pb2 import SalesSummaryRow
+from commerce.query.v1.query_service_pb2 import GetSalesSummaryRequest, GetSalesSummaryResponse
+from commerce.query.v1.sales_pb2 import ProductSales, SalesDay, SalesFigures, SalesSummary
+from commerce.type.v1.money_pb2 import Money
+from query_server.database import ReadDatabase
+from query_server.validation import MAX_DAYS, Checker
+from tandem.feed.token import Token
+from tandem.read_store.tables import projection, sales_summary
+from tandem.runtime.errors import PreconditionFailed, Violation
+
+MAX_TOP_PRODUCTS = 100
+DEFAULT_TOP_PRODUCTS = 10
+# An answer with so many full years and full lists of products is about a megabyte, under what clients take.
+MAX_CURRENCIES = 50
+
+_DAY = timedelta(days=1)
+
+
+class SalesKey(NamedTuple):
+    """The days from `first` to `last`, one currency or ("") all of them, and so many top products of each."""
+
+    first: date
+    last: date
+    currency_code: str
+    top_products: int
+
+
+class Sales(NamedTuple):
+    """The field `summaries` of the response, serialised, and the position that it includes."""
+
+    summaries: bytes
+    as_of: Token
+
+
+class Parts(NamedTuple):
+    """A range taken apart: the days before its whole months, the months, the days after. An empty part ends early."""
+
+    first_day: date
+    last_day: date
+    first_month: date
+    last_month: date
+    late_first_day: date
+    late_last_day: date
+
+
+def sales_key(request: GetSalesSummaryRequest, check: Checker) -> SalesKey:
+    """What the request asks for; tells `check` what is wrong with it."""
+    first, last = check.dates("start_date", request.start_date, "end_date", request.end_date)
+    top = request.top_products if request.HasField("top_products") else DEFAULT_TOP_PRODUCTS
+    return SalesKey(
+        first,
+        last,
+        check.currency_code("currency_code", request.currency_code),
+        check.number("top_products", top, 0, MAX_TOP_PRODUCTS),
+    )
+
+
+def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
+    table = sales_summary.fullname
+    currency = "AND s.currency_code = :currency" if one_currency else ""
+    products = f"""
+        UNION ALL
+        SELECT r.currency_code, NULL, r.rank, r.product_id, n.value,
+            r.order_count, r.unit_count, r.revenue, 0, 0, 0, 0, 0
+        FROM (
+            SELECT *, row_number() OVER (PARTITION BY currency_code ORDER BY revenue DESC, product_id) AS rank
+            FROM (
+                SELECT s.currency_code, s.product_id, max(s.named_at) AS named_at,
+                    CAST(sum(s.order_count) AS bigint) AS order_count,
+                    CAST(sum(s.unit_count) AS bigint) AS unit_count,
+                    CAST(sum(s.revenue) AS bigint) AS revenue
+                FROM {table} AS s
+                WHERE s.product_id IS NOT NULL {currency} AND (
+                    NOT s.monthly AND s.day BETWEEN :first_day AND :last_day
+                    OR s.monthly AND s.day BETWEEN :first_month AND :last_month
+                    OR NOT s.monthly AND s.day BETWEEN :late_first_day AND :late_last_day
+                )
+                GROUP BY s.currency_code, s.product_id HAVING sum(s.order_count) > 0
+            ) AS sums
+        ) AS r
+        -- The name is the one of the day on which it was ordered last.
+        CROSS JOIN LATERAL (
+            SELECT s.value FROM {table} AS s
+            WHERE NOT s.monthly AND s.day = CAST(r.named_at AT TIME ZONE 'UTC' AS date)
+                AND s.currency_code = r.currency_code AND s.product_id = r.product_id
+            LIMIT 1
+        ) AS n
+        WHERE r.rank <= :top"""  # noqa: S608 - only the table's name is put in
+    return text(f"""
+    SELECT p.feed_epoch, p.position, v.*
+    FROM {projection.fullname} AS p LEFT JOIN (
+        SELECT s.currency_code, s.day, NULL AS rank, s.product_id, NULL AS value,
+            s.order_count, s.unit_count, s.revenue, s.shipping_fees,
+            s.cancelled_order_count, s.cancelled_unit_count, s.cancelled_revenue, s.cancelled_shipping_fees
+        FROM {table} AS s WHERE s.product_id IS NULL AND s.day BETWEEN :first AND :last {currency}
+        {products if with_products else ""}
+    ) AS v ON true
+    WHERE p.view = '{sales_summary.name}'
+    ORDER BY v.day, v.rank LIMIT :most
+    """)  # noqa: S608
+
+
+_STATEMENTS = {
+    (one_currency, with_products): _statement(one_currency=one_currency, with_products=with_products)
+    for one_currency in (False, True)
+    for with_products in (False, True)
+}
+
+
+class SalesReader:
+    """Reads for a Batcher, in a thread."""
+
+    def __init__(self, database: ReadDatabase) -> None:
+        self._database = database
+
+    def __call__(self, batch: Sequence[SalesKey]) -> dict[SalesKey, Sales]:
+        """Raises Unavailable, and PreconditionFailed for more than MAX_CURRENCIES."""
+        return {wanted: self._read(wanted) for wanted in batch}
+
+    def _read(self, wanted: SalesKey) -> Sales:
+        arguments: dict[str, object] = {
+            "first": wanted.first,
+            "last": wanted.last,
+            # More than this are of more currencies than are answered.
+            "most": MAX_CURRENCIES * (MAX_DAYS + MAX_TOP_PRODUCTS) + 1,
+        }
+        if wanted.currency_code:
+            arguments["currency"] = wanted.currency_code
+        if wanted.top_products:
+            arguments |= {"top": wanted.top_products, **take_apart(wanted.first, wanted.last)._asdict()}
+        statement = _STATEMENTS[bool(wanted.currency_code), bool(wanted.top_products)]
+        rows = self._database.execute(sales_summary.name, statement, arguments)
+        response = GetSalesSummaryResponse(summaries=_summaries([row for row in rows if row.currency_code is not None]))
+        return Sales(response.SerializeToString(deterministic=True), Token(rows[0].feed_epoch, rows[0].position))
+
+
+def take_apart(first: date, last: date) -> Parts:
+    """The range's whole months, and what is left of it at both ends.
+
+    >>> take_apart(date(2026, 1, 30), date(2026, 4, 2))._asdict()["first_month"]
+    datetime.date(2026, 2, 1)
+    """
+    if last.year == date.max.year:
+        # There is no day after its last, and no order in that year.
+        return Parts(first, last, *_NONE, *_NONE)
+    first_month = first if first.day == 1 else _next_month(first)
+    # The month of the day after the range is the first that is not whole.
+    end = (last + _DAY).replace(day=1)
+    if end <= first_month:
+        return Parts(first, last, *_NONE, *_NONE)
+    before = (first, first_month - _DAY) if first < first_month else _NONE
+    return Parts(*before, first_month, end - _DAY, *((end, last) if end <= last else _NONE))
+
+
+_NONE = (date(2, 1, 1), date(1, 1, 1))
+
+
+def _next_month(day: date) -> date:
+    return (day.replace(day=28) + timedelta(days=4)).replace(day=1)
+
+
+def _summaries(rows: Sequence[Any]) -> Iterator[SalesSummary]:
+    """Of rows in the order of days and ranks, by currency."""
+    by_currency: dict[str, list[Any]] = {}
+    for row in rows:
+        by_currency.setdefault(row.currency_code, []).append(row)
+    if len(by_currency) > MAX_CURRENCIES:
+        raise PreconditionFailed(
+            [
+                Violation(
+                    "currency_code",
+                    f"more than {MAX_CURRENCIES} currencies have sales in this range; name one",
+                    "TOO_MANY_CURRENCIES",
+                )
+            ]
+        )
+    for currency in sorted(by_currency):
+        days = [row for row in by_currency[currency] if row.day is not None]
+        products = [row for row in by_currency[currency] if row.day is None]
+        yield SalesSummary(
+            currency_code=currency,
+            sold=_figures(currency, [_sold(row) for row in days]),
+            cancelled=_figures(currency, [_cancelled(row) for row in days]),
+            days=[
+                SalesDay(
+                    date=row.day.isoformat(),
+                    sold=_figures(currency, [_sold(row)]),
+                    cancelled=_figures(currency, [_cancelled(row)]),
+                )
+                for row in days
+            ],
+            top_products=[_product(row) for row in products],
+        )
+
+
+def _sold(row: Any) -> tuple[int, int, int, int]:
+    return row.order_count, row.unit_count, row.revenue, row.shipping_fees
+
+
+def _cancelled(row: Any) -> tuple[int, int, int, int]:
+    return (
+        row.cancelled_order_count,
+        row.cancelled_unit_count,
+        row.cancelled_revenue,
+        row.cancelled_shipping_fees,
+    )
+
+
+def _figures(currency: str, figures: Sequence[tuple[int, int, int, int]]) -> SalesFigures:
+    orders, units, revenue, fees = (sum(column) for column in zip(*figures, strict=True))
+    return SalesFigures(
+        order_count=orders,
+        unit_count=units,
+        revenue=Money(minor_units=revenue, currency_code=currency),
+        shipping_fees=Money(minor_units=fees, currency_code=currency),
+    )
+
+
+def _product(row: Any) -> ProductSales:
+    return ProductSales(
+        product_id=str(row.product_id),
+        product_name=SalesSummaryRow.FromString(row.value).product_name,
+        order_count=row.order_count,
+        unit_count=row.unit_count,
+        revenue=Money(minor_units=row.revenue, currency_code=row.currency_code),
+    )
