@@ -37,7 +37,7 @@ class Child:
     def __init__(self, name: str, port: int, log: Path) -> None:
         self.name = name
         self.port = port
-        self._log = log
+        self.log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -118,7 +118,7 @@ class Child:
     def log_tail(self, lines: int = 15) -> str:
         """The last lines of its log; empty when there is none."""
         try:
-            return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+            return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
         except FileNotFoundError:
             return ""
 
@@ -137,8 +137,8 @@ class Child:
         """
         wrapper = Path(__file__).with_name("exec_child.py")
         options = [str(int(self.death_signal)), str(os.getpid()), user or ""]
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as log:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(wrapper), *options, *command],
                 stdin=subprocess.DEVNULL,
