@@ -16,14 +16,18 @@ from command_server.app import MIGRATIONS as WRITE_MIGRATIONS
 from projector.app import MIGRATIONS as READ_MIGRATIONS
 from tandem.read_store.tables import REVISION
 from tandem.runtime.settings import SECTIONS, describe
-from tools.configuration import render
+from tools import configuration, contract
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (command_server.settings.Settings, query_server.settings.Settings, projector.settings.Settings)
 
 
 def test_the_configuration_page_is_what_the_settings_say() -> None:
-    assert (ROOT / "docs" / "configuration.md").read_text() == render(), "run make docs"
+    assert (ROOT / "docs" / "configuration.md").read_text() == configuration.render(), "run make docs"
+
+
+def test_the_contract_page_is_what_the_contract_says() -> None:
+    assert (ROOT / "docs" / "contract.md").read_text() == contract.render(), "run make docs"
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -31,10 +31,13 @@ class CommandServiceStub:
     Every command may carry a `request_id`: sent again with the same id, it has no second effect and gets the first
     receipt. So a call may be repeated after any error when it carries one.
 
-    Errors, all with google.rpc details: INVALID_ARGUMENT names every wrong field, and a request_id that was used for
-    another command (reason REQUEST_ID_REUSED); ABORTED with reason VERSION_MISMATCH when `expected_version` is not the
-    current one; RESOURCE_EXHAUSTED with reason OVERLOADED past the limits (nothing was done); UNAVAILABLE with reason
-    STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with the same request_id to learn the outcome).
+    Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
+    was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
+    database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the commit, STOPPING when the server
+    ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -159,157 +162,216 @@ class CommandServiceServicer:
     Every command may carry a `request_id`: sent again with the same id, it has no second effect and gets the first
     receipt. So a call may be repeated after any error when it carries one.
 
-    Errors, all with google.rpc details: INVALID_ARGUMENT names every wrong field, and a request_id that was used for
-    another command (reason REQUEST_ID_REUSED); ABORTED with reason VERSION_MISMATCH when `expected_version` is not the
-    current one; RESOURCE_EXHAUSTED with reason OVERLOADED past the limits (nothing was done); UNAVAILABLE with reason
-    STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with the same request_id to learn the outcome).
+    Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
+    was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
+    database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the commit, STOPPING when the server
+    ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
     """
 
     def RegisterCustomer(self, request, context):
-        """Registers a customer. Errors: ALREADY_EXISTS when a customer has this id.
+        """Registers a customer.
+
+        Errors: ALREADY_EXISTS when a customer has this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenameCustomer(self, request, context):
-        """Changes a customer's name. Orders keep the name that the customer had when they were placed. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
+        """Changes a customer's name. Orders keep the name that the customer had when they were placed.
+
+        Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAddress(self, request, context):
-        """Adds an address to a customer's, or replaces the one of that name. Orders that were placed before keep theirs. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_LIMIT, CUSTOMER_ERASED).
+        """Adds an address to a customer's, or replaces the one of that name. Orders that were placed before keep theirs.
+
+        Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_LIMIT, CUSTOMER_ERASED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveAddress(self, request, context):
-        """Takes one of a customer's addresses away. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_UNKNOWN, DEFAULT_ADDRESS, CUSTOMER_ERASED).
+        """Takes one of a customer's addresses away.
+
+        Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_UNKNOWN, DEFAULT_ADDRESS,
+        CUSTOMER_ERASED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EraseCustomer(self, request, context):
-        """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or ship them before. There is no way back. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
+        """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and
+        in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them
+        any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or
+        ship them before. There is no way back.
+
+        Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddProduct(self, request, context):
-        """Adds a product to the catalogue. Errors: ALREADY_EXISTS when a product has this id.
+        """Adds a product to the catalogue.
+
+        Errors: ALREADY_EXISTS when a product has this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangePrice(self, request, context):
-        """Changes a product's price, for orders from now on. No earlier order changes. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (CURRENCY_MISMATCH).
+        """Changes a product's price, for orders from now on. No earlier order changes.
+
+        Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (CURRENCY_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AdjustStock(self, request, context):
-        """Counts a product's stock up or down, other than by an order. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than none, STOCK_LIMIT when more than 1,000,000,000,000 would be).
+        """Counts a product's stock up or down, other than by an order.
+
+        Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than
+        none, STOCK_LIMIT when more than 1,000,000,000,000 would be).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DiscontinueProduct(self, request, context):
-        """Stops selling a product. Orders that were placed before go on. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (ALREADY_DISCONTINUED).
+        """Stops selling a product. Orders that were placed before go on.
+
+        Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (ALREADY_DISCONTINUED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReviseProduct(self, request, context):
-        """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that the product had when they were placed. A discontinued product may be revised. Errors: NOT_FOUND when the product is not known.
+        """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that
+        the product had when they were placed. A discontinued product may be revised.
+
+        Errors: NOT_FOUND when the product is not known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PlaceOrder(self, request, context):
-        """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, CUSTOMER_ERASED, ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT.
+        """Places an order and reserves its stock. A refusal names every rule that is broken.
+
+        Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
+        ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH,
+        TOTAL_LIMIT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PayOrder(self, request, context):
-        """Marks a placed order as paid. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED).
+        """Marks a placed order as paid.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ShipOrder(self, request, context):
-        """Marks a paid order as shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID).
+        """Marks a paid order as shipped.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeliverOrder(self, request, context):
-        """Marks a shipped order as delivered. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED).
+        """Marks a shipped order as delivered.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangeShippingAddress(self, request, context):
-        """Changes where an order goes, as long as it is not shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN, CUSTOMER_ERASED).
+        """Changes where an order goes, as long as it is not shipped.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN,
+        CUSTOMER_ERASED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelOrder(self, request, context):
-        """Cancels an order that is not shipped yet and gives its stock back. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE).
+        """Cancels an order that is not shipped yet and gives its stock back.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartSubscription(self, request, context):
-        """Starts a subscription. Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED).
+        """Starts a subscription.
+
+        Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangeSubscriptionPlan(self, request, context):
-        """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the period under way ends when it would have ended. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, CURRENCY_MISMATCH).
+        """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the
+        period under way ends when it would have ended.
+
+        Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
+        CURRENCY_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewSubscription(self, request, context):
-        """Adds one period to a subscription, at most one ahead of the one that is under way. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY).
+        """Adds one period to a subscription, at most one ahead of the one that is under way.
+
+        Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
+        SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelSubscription(self, request, context):
-        """Ends a subscription, at once or with its period. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING when it ends with its period already).
+        """Ends a subscription, at once or with its period.
+
+        Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
+        SUBSCRIPTION_CANCELING when it ends with its period already).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeSubscription(self, request, context):
-        """Takes back a cancellation at the period's end, as long as that has not come. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_NOT_CANCELING, SUBSCRIPTION_ENDED).
+        """Takes back a cancellation at the period's end, as long as that has not come.
+
+        Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_NOT_CANCELING,
+        SUBSCRIPTION_ENDED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -437,10 +499,13 @@ class CommandService:
     Every command may carry a `request_id`: sent again with the same id, it has no second effect and gets the first
     receipt. So a call may be repeated after any error when it carries one.
 
-    Errors, all with google.rpc details: INVALID_ARGUMENT names every wrong field, and a request_id that was used for
-    another command (reason REQUEST_ID_REUSED); ABORTED with reason VERSION_MISMATCH when `expected_version` is not the
-    current one; RESOURCE_EXHAUSTED with reason OVERLOADED past the limits (nothing was done); UNAVAILABLE with reason
-    STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with the same request_id to learn the outcome).
+    Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
+    was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
+    database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the commit, STOPPING when the server
+    ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.

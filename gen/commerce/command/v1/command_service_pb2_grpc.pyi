@@ -32,10 +32,13 @@ class CommandServiceStub:
     Every command may carry a `request_id`: sent again with the same id, it has no second effect and gets the first
     receipt. So a call may be repeated after any error when it carries one.
 
-    Errors, all with google.rpc details: INVALID_ARGUMENT names every wrong field, and a request_id that was used for
-    another command (reason REQUEST_ID_REUSED); ABORTED with reason VERSION_MISMATCH when `expected_version` is not the
-    current one; RESOURCE_EXHAUSTED with reason OVERLOADED past the limits (nothing was done); UNAVAILABLE with reason
-    STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with the same request_id to learn the outcome).
+    Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
+    was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
+    database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the commit, STOPPING when the server
+    ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -46,47 +49,124 @@ class CommandServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CommandServiceAsyncStub: ...
     RegisterCustomer: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.RegisterCustomerRequest, _command_service_pb2.RegisterCustomerResponse]
-    """Registers a customer. Errors: ALREADY_EXISTS when a customer has this id."""
+    """Registers a customer.
+
+    Errors: ALREADY_EXISTS when a customer has this id.
+    """
     RenameCustomer: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.RenameCustomerRequest, _command_service_pb2.RenameCustomerResponse]
-    """Changes a customer's name. Orders keep the name that the customer had when they were placed. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED)."""
+    """Changes a customer's name. Orders keep the name that the customer had when they were placed.
+
+    Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
+    """
     UpdateAddress: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.UpdateAddressRequest, _command_service_pb2.UpdateAddressResponse]
-    """Adds an address to a customer's, or replaces the one of that name. Orders that were placed before keep theirs. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_LIMIT, CUSTOMER_ERASED)."""
+    """Adds an address to a customer's, or replaces the one of that name. Orders that were placed before keep theirs.
+
+    Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_LIMIT, CUSTOMER_ERASED).
+    """
     RemoveAddress: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.RemoveAddressRequest, _command_service_pb2.RemoveAddressResponse]
-    """Takes one of a customer's addresses away. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_UNKNOWN, DEFAULT_ADDRESS, CUSTOMER_ERASED)."""
+    """Takes one of a customer's addresses away.
+
+    Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_UNKNOWN, DEFAULT_ADDRESS,
+    CUSTOMER_ERASED).
+    """
     EraseCustomer: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.EraseCustomerRequest, _command_service_pb2.EraseCustomerResponse]
-    """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or ship them before. There is no way back. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED)."""
+    """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and
+    in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them
+    any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or
+    ship them before. There is no way back.
+
+    Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
+    """
     AddProduct: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.AddProductRequest, _command_service_pb2.AddProductResponse]
-    """Adds a product to the catalogue. Errors: ALREADY_EXISTS when a product has this id."""
+    """Adds a product to the catalogue.
+
+    Errors: ALREADY_EXISTS when a product has this id.
+    """
     ChangePrice: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ChangePriceRequest, _command_service_pb2.ChangePriceResponse]
-    """Changes a product's price, for orders from now on. No earlier order changes. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (CURRENCY_MISMATCH)."""
+    """Changes a product's price, for orders from now on. No earlier order changes.
+
+    Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (CURRENCY_MISMATCH).
+    """
     AdjustStock: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.AdjustStockRequest, _command_service_pb2.AdjustStockResponse]
-    """Counts a product's stock up or down, other than by an order. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than none, STOCK_LIMIT when more than 1,000,000,000,000 would be)."""
+    """Counts a product's stock up or down, other than by an order.
+
+    Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than
+    none, STOCK_LIMIT when more than 1,000,000,000,000 would be).
+    """
     DiscontinueProduct: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.DiscontinueProductRequest, _command_service_pb2.DiscontinueProductResponse]
-    """Stops selling a product. Orders that were placed before go on. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (ALREADY_DISCONTINUED)."""
+    """Stops selling a product. Orders that were placed before go on.
+
+    Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (ALREADY_DISCONTINUED).
+    """
     ReviseProduct: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ReviseProductRequest, _command_service_pb2.ReviseProductResponse]
-    """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that the product had when they were placed. A discontinued product may be revised. Errors: NOT_FOUND when the product is not known."""
+    """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that
+    the product had when they were placed. A discontinued product may be revised.
+
+    Errors: NOT_FOUND when the product is not known.
+    """
     PlaceOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.PlaceOrderRequest, _command_service_pb2.PlaceOrderResponse]
-    """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, CUSTOMER_ERASED, ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT."""
+    """Places an order and reserves its stock. A refusal names every rule that is broken.
+
+    Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
+    ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH,
+    TOTAL_LIMIT).
+    """
     PayOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.PayOrderRequest, _command_service_pb2.PayOrderResponse]
-    """Marks a placed order as paid. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED)."""
+    """Marks a placed order as paid.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED).
+    """
     ShipOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ShipOrderRequest, _command_service_pb2.ShipOrderResponse]
-    """Marks a paid order as shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID)."""
+    """Marks a paid order as shipped.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID).
+    """
     DeliverOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.DeliverOrderRequest, _command_service_pb2.DeliverOrderResponse]
-    """Marks a shipped order as delivered. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED)."""
+    """Marks a shipped order as delivered.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED).
+    """
     ChangeShippingAddress: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ChangeShippingAddressRequest, _command_service_pb2.ChangeShippingAddressResponse]
-    """Changes where an order goes, as long as it is not shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN, CUSTOMER_ERASED)."""
+    """Changes where an order goes, as long as it is not shipped.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN,
+    CUSTOMER_ERASED).
+    """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.CancelOrderRequest, _command_service_pb2.CancelOrderResponse]
-    """Cancels an order that is not shipped yet and gives its stock back. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE)."""
+    """Cancels an order that is not shipped yet and gives its stock back.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE).
+    """
     StartSubscription: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.StartSubscriptionRequest, _command_service_pb2.StartSubscriptionResponse]
-    """Starts a subscription. Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED)."""
+    """Starts a subscription.
+
+    Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED).
+    """
     ChangeSubscriptionPlan: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ChangeSubscriptionPlanRequest, _command_service_pb2.ChangeSubscriptionPlanResponse]
-    """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the period under way ends when it would have ended. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, CURRENCY_MISMATCH)."""
+    """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the
+    period under way ends when it would have ended.
+
+    Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
+    CURRENCY_MISMATCH).
+    """
     RenewSubscription: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.RenewSubscriptionRequest, _command_service_pb2.RenewSubscriptionResponse]
-    """Adds one period to a subscription, at most one ahead of the one that is under way. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY)."""
+    """Adds one period to a subscription, at most one ahead of the one that is under way.
+
+    Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
+    SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY).
+    """
     CancelSubscription: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.CancelSubscriptionRequest, _command_service_pb2.CancelSubscriptionResponse]
-    """Ends a subscription, at once or with its period. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING when it ends with its period already)."""
+    """Ends a subscription, at once or with its period.
+
+    Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
+    SUBSCRIPTION_CANCELING when it ends with its period already).
+    """
     ResumeSubscription: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ResumeSubscriptionRequest, _command_service_pb2.ResumeSubscriptionResponse]
-    """Takes back a cancellation at the period's end, as long as that has not come. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_NOT_CANCELING, SUBSCRIPTION_ENDED)."""
+    """Takes back a cancellation at the period's end, as long as that has not come.
+
+    Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_NOT_CANCELING,
+    SUBSCRIPTION_ENDED).
+    """
 
 @_typing.type_check_only
 class CommandServiceAsyncStub(CommandServiceStub):
@@ -95,10 +175,13 @@ class CommandServiceAsyncStub(CommandServiceStub):
     Every command may carry a `request_id`: sent again with the same id, it has no second effect and gets the first
     receipt. So a call may be repeated after any error when it carries one.
 
-    Errors, all with google.rpc details: INVALID_ARGUMENT names every wrong field, and a request_id that was used for
-    another command (reason REQUEST_ID_REUSED); ABORTED with reason VERSION_MISMATCH when `expected_version` is not the
-    current one; RESOURCE_EXHAUSTED with reason OVERLOADED past the limits (nothing was done); UNAVAILABLE with reason
-    STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with the same request_id to learn the outcome).
+    Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
+    was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
+    database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the commit, STOPPING when the server
+    ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -106,47 +189,124 @@ class CommandServiceAsyncStub(CommandServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterCustomer: _aio.UnaryUnaryMultiCallable[_command_service_pb2.RegisterCustomerRequest, _command_service_pb2.RegisterCustomerResponse]  # type: ignore[assignment]
-    """Registers a customer. Errors: ALREADY_EXISTS when a customer has this id."""
+    """Registers a customer.
+
+    Errors: ALREADY_EXISTS when a customer has this id.
+    """
     RenameCustomer: _aio.UnaryUnaryMultiCallable[_command_service_pb2.RenameCustomerRequest, _command_service_pb2.RenameCustomerResponse]  # type: ignore[assignment]
-    """Changes a customer's name. Orders keep the name that the customer had when they were placed. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED)."""
+    """Changes a customer's name. Orders keep the name that the customer had when they were placed.
+
+    Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
+    """
     UpdateAddress: _aio.UnaryUnaryMultiCallable[_command_service_pb2.UpdateAddressRequest, _command_service_pb2.UpdateAddressResponse]  # type: ignore[assignment]
-    """Adds an address to a customer's, or replaces the one of that name. Orders that were placed before keep theirs. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_LIMIT, CUSTOMER_ERASED)."""
+    """Adds an address to a customer's, or replaces the one of that name. Orders that were placed before keep theirs.
+
+    Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_LIMIT, CUSTOMER_ERASED).
+    """
     RemoveAddress: _aio.UnaryUnaryMultiCallable[_command_service_pb2.RemoveAddressRequest, _command_service_pb2.RemoveAddressResponse]  # type: ignore[assignment]
-    """Takes one of a customer's addresses away. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_UNKNOWN, DEFAULT_ADDRESS, CUSTOMER_ERASED)."""
+    """Takes one of a customer's addresses away.
+
+    Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_UNKNOWN, DEFAULT_ADDRESS,
+    CUSTOMER_ERASED).
+    """
     EraseCustomer: _aio.UnaryUnaryMultiCallable[_command_service_pb2.EraseCustomerRequest, _command_service_pb2.EraseCustomerResponse]  # type: ignore[assignment]
-    """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or ship them before. There is no way back. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED)."""
+    """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and
+    in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them
+    any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or
+    ship them before. There is no way back.
+
+    Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
+    """
     AddProduct: _aio.UnaryUnaryMultiCallable[_command_service_pb2.AddProductRequest, _command_service_pb2.AddProductResponse]  # type: ignore[assignment]
-    """Adds a product to the catalogue. Errors: ALREADY_EXISTS when a product has this id."""
+    """Adds a product to the catalogue.
+
+    Errors: ALREADY_EXISTS when a product has this id.
+    """
     ChangePrice: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ChangePriceRequest, _command_service_pb2.ChangePriceResponse]  # type: ignore[assignment]
-    """Changes a product's price, for orders from now on. No earlier order changes. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (CURRENCY_MISMATCH)."""
+    """Changes a product's price, for orders from now on. No earlier order changes.
+
+    Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (CURRENCY_MISMATCH).
+    """
     AdjustStock: _aio.UnaryUnaryMultiCallable[_command_service_pb2.AdjustStockRequest, _command_service_pb2.AdjustStockResponse]  # type: ignore[assignment]
-    """Counts a product's stock up or down, other than by an order. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than none, STOCK_LIMIT when more than 1,000,000,000,000 would be)."""
+    """Counts a product's stock up or down, other than by an order.
+
+    Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than
+    none, STOCK_LIMIT when more than 1,000,000,000,000 would be).
+    """
     DiscontinueProduct: _aio.UnaryUnaryMultiCallable[_command_service_pb2.DiscontinueProductRequest, _command_service_pb2.DiscontinueProductResponse]  # type: ignore[assignment]
-    """Stops selling a product. Orders that were placed before go on. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (ALREADY_DISCONTINUED)."""
+    """Stops selling a product. Orders that were placed before go on.
+
+    Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (ALREADY_DISCONTINUED).
+    """
     ReviseProduct: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ReviseProductRequest, _command_service_pb2.ReviseProductResponse]  # type: ignore[assignment]
-    """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that the product had when they were placed. A discontinued product may be revised. Errors: NOT_FOUND when the product is not known."""
+    """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that
+    the product had when they were placed. A discontinued product may be revised.
+
+    Errors: NOT_FOUND when the product is not known.
+    """
     PlaceOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.PlaceOrderRequest, _command_service_pb2.PlaceOrderResponse]  # type: ignore[assignment]
-    """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, CUSTOMER_ERASED, ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT."""
+    """Places an order and reserves its stock. A refusal names every rule that is broken.
+
+    Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
+    ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH,
+    TOTAL_LIMIT).
+    """
     PayOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.PayOrderRequest, _command_service_pb2.PayOrderResponse]  # type: ignore[assignment]
-    """Marks a placed order as paid. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED)."""
+    """Marks a placed order as paid.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED).
+    """
     ShipOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ShipOrderRequest, _command_service_pb2.ShipOrderResponse]  # type: ignore[assignment]
-    """Marks a paid order as shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID)."""
+    """Marks a paid order as shipped.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID).
+    """
     DeliverOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.DeliverOrderRequest, _command_service_pb2.DeliverOrderResponse]  # type: ignore[assignment]
-    """Marks a shipped order as delivered. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED)."""
+    """Marks a shipped order as delivered.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED).
+    """
     ChangeShippingAddress: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ChangeShippingAddressRequest, _command_service_pb2.ChangeShippingAddressResponse]  # type: ignore[assignment]
-    """Changes where an order goes, as long as it is not shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN, CUSTOMER_ERASED)."""
+    """Changes where an order goes, as long as it is not shipped.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN,
+    CUSTOMER_ERASED).
+    """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.CancelOrderRequest, _command_service_pb2.CancelOrderResponse]  # type: ignore[assignment]
-    """Cancels an order that is not shipped yet and gives its stock back. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE)."""
+    """Cancels an order that is not shipped yet and gives its stock back.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE).
+    """
     StartSubscription: _aio.UnaryUnaryMultiCallable[_command_service_pb2.StartSubscriptionRequest, _command_service_pb2.StartSubscriptionResponse]  # type: ignore[assignment]
-    """Starts a subscription. Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED)."""
+    """Starts a subscription.
+
+    Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED).
+    """
     ChangeSubscriptionPlan: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ChangeSubscriptionPlanRequest, _command_service_pb2.ChangeSubscriptionPlanResponse]  # type: ignore[assignment]
-    """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the period under way ends when it would have ended. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, CURRENCY_MISMATCH)."""
+    """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the
+    period under way ends when it would have ended.
+
+    Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
+    CURRENCY_MISMATCH).
+    """
     RenewSubscription: _aio.UnaryUnaryMultiCallable[_command_service_pb2.RenewSubscriptionRequest, _command_service_pb2.RenewSubscriptionResponse]  # type: ignore[assignment]
-    """Adds one period to a subscription, at most one ahead of the one that is under way. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY)."""
+    """Adds one period to a subscription, at most one ahead of the one that is under way.
+
+    Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
+    SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY).
+    """
     CancelSubscription: _aio.UnaryUnaryMultiCallable[_command_service_pb2.CancelSubscriptionRequest, _command_service_pb2.CancelSubscriptionResponse]  # type: ignore[assignment]
-    """Ends a subscription, at once or with its period. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING when it ends with its period already)."""
+    """Ends a subscription, at once or with its period.
+
+    Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
+    SUBSCRIPTION_CANCELING when it ends with its period already).
+    """
     ResumeSubscription: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ResumeSubscriptionRequest, _command_service_pb2.ResumeSubscriptionResponse]  # type: ignore[assignment]
-    """Takes back a cancellation at the period's end, as long as that has not come. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_NOT_CANCELING, SUBSCRIPTION_ENDED)."""
+    """Takes back a cancellation at the period's end, as long as that has not come.
+
+    Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_NOT_CANCELING,
+    SUBSCRIPTION_ENDED).
+    """
 
 class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes writes. An answer means that the write is stored for good; its receipt's token lets a query see it.
@@ -154,10 +314,13 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
     Every command may carry a `request_id`: sent again with the same id, it has no second effect and gets the first
     receipt. So a call may be repeated after any error when it carries one.
 
-    Errors, all with google.rpc details: INVALID_ARGUMENT names every wrong field, and a request_id that was used for
-    another command (reason REQUEST_ID_REUSED); ABORTED with reason VERSION_MISMATCH when `expected_version` is not the
-    current one; RESOURCE_EXHAUSTED with reason OVERLOADED past the limits (nothing was done); UNAVAILABLE with reason
-    STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with the same request_id to learn the outcome).
+    Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
+    was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
+    database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the commit, STOPPING when the server
+    ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -169,7 +332,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.RegisterCustomerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.RegisterCustomerResponse, _abc.Awaitable[_command_service_pb2.RegisterCustomerResponse]]:
-        """Registers a customer. Errors: ALREADY_EXISTS when a customer has this id."""
+        """Registers a customer.
+
+        Errors: ALREADY_EXISTS when a customer has this id.
+        """
 
     @_abc_1.abstractmethod
     def RenameCustomer(
@@ -177,7 +343,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.RenameCustomerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.RenameCustomerResponse, _abc.Awaitable[_command_service_pb2.RenameCustomerResponse]]:
-        """Changes a customer's name. Orders keep the name that the customer had when they were placed. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED)."""
+        """Changes a customer's name. Orders keep the name that the customer had when they were placed.
+
+        Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
+        """
 
     @_abc_1.abstractmethod
     def UpdateAddress(
@@ -185,7 +354,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.UpdateAddressRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.UpdateAddressResponse, _abc.Awaitable[_command_service_pb2.UpdateAddressResponse]]:
-        """Adds an address to a customer's, or replaces the one of that name. Orders that were placed before keep theirs. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_LIMIT, CUSTOMER_ERASED)."""
+        """Adds an address to a customer's, or replaces the one of that name. Orders that were placed before keep theirs.
+
+        Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_LIMIT, CUSTOMER_ERASED).
+        """
 
     @_abc_1.abstractmethod
     def RemoveAddress(
@@ -193,7 +365,11 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.RemoveAddressRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.RemoveAddressResponse, _abc.Awaitable[_command_service_pb2.RemoveAddressResponse]]:
-        """Takes one of a customer's addresses away. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_UNKNOWN, DEFAULT_ADDRESS, CUSTOMER_ERASED)."""
+        """Takes one of a customer's addresses away.
+
+        Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (ADDRESS_UNKNOWN, DEFAULT_ADDRESS,
+        CUSTOMER_ERASED).
+        """
 
     @_abc_1.abstractmethod
     def EraseCustomer(
@@ -201,7 +377,13 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.EraseCustomerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.EraseCustomerResponse, _abc.Awaitable[_command_service_pb2.EraseCustomerResponse]]:
-        """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or ship them before. There is no way back. Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED)."""
+        """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and
+        in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them
+        any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or
+        ship them before. There is no way back.
+
+        Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
+        """
 
     @_abc_1.abstractmethod
     def AddProduct(
@@ -209,7 +391,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.AddProductRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.AddProductResponse, _abc.Awaitable[_command_service_pb2.AddProductResponse]]:
-        """Adds a product to the catalogue. Errors: ALREADY_EXISTS when a product has this id."""
+        """Adds a product to the catalogue.
+
+        Errors: ALREADY_EXISTS when a product has this id.
+        """
 
     @_abc_1.abstractmethod
     def ChangePrice(
@@ -217,7 +402,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.ChangePriceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.ChangePriceResponse, _abc.Awaitable[_command_service_pb2.ChangePriceResponse]]:
-        """Changes a product's price, for orders from now on. No earlier order changes. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (CURRENCY_MISMATCH)."""
+        """Changes a product's price, for orders from now on. No earlier order changes.
+
+        Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (CURRENCY_MISMATCH).
+        """
 
     @_abc_1.abstractmethod
     def AdjustStock(
@@ -225,7 +413,11 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.AdjustStockRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.AdjustStockResponse, _abc.Awaitable[_command_service_pb2.AdjustStockResponse]]:
-        """Counts a product's stock up or down, other than by an order. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than none, STOCK_LIMIT when more than 1,000,000,000,000 would be)."""
+        """Counts a product's stock up or down, other than by an order.
+
+        Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than
+        none, STOCK_LIMIT when more than 1,000,000,000,000 would be).
+        """
 
     @_abc_1.abstractmethod
     def DiscontinueProduct(
@@ -233,7 +425,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.DiscontinueProductRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.DiscontinueProductResponse, _abc.Awaitable[_command_service_pb2.DiscontinueProductResponse]]:
-        """Stops selling a product. Orders that were placed before go on. Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (ALREADY_DISCONTINUED)."""
+        """Stops selling a product. Orders that were placed before go on.
+
+        Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (ALREADY_DISCONTINUED).
+        """
 
     @_abc_1.abstractmethod
     def ReviseProduct(
@@ -241,7 +436,11 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.ReviseProductRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.ReviseProductResponse, _abc.Awaitable[_command_service_pb2.ReviseProductResponse]]:
-        """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that the product had when they were placed. A discontinued product may be revised. Errors: NOT_FOUND when the product is not known."""
+        """Changes a product's name, description, category or attributes; what is not set stays. Orders keep the name that
+        the product had when they were placed. A discontinued product may be revised.
+
+        Errors: NOT_FOUND when the product is not known.
+        """
 
     @_abc_1.abstractmethod
     def PlaceOrder(
@@ -249,7 +448,12 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.PlaceOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.PlaceOrderResponse, _abc.Awaitable[_command_service_pb2.PlaceOrderResponse]]:
-        """Places an order and reserves its stock. Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION, with one violation for each broken rule: CUSTOMER_UNKNOWN, CUSTOMER_ERASED, ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH, TOTAL_LIMIT."""
+        """Places an order and reserves its stock. A refusal names every rule that is broken.
+
+        Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
+        ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH,
+        TOTAL_LIMIT).
+        """
 
     @_abc_1.abstractmethod
     def PayOrder(
@@ -257,7 +461,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.PayOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.PayOrderResponse, _abc.Awaitable[_command_service_pb2.PayOrderResponse]]:
-        """Marks a placed order as paid. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED)."""
+        """Marks a placed order as paid.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED).
+        """
 
     @_abc_1.abstractmethod
     def ShipOrder(
@@ -265,7 +472,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.ShipOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.ShipOrderResponse, _abc.Awaitable[_command_service_pb2.ShipOrderResponse]]:
-        """Marks a paid order as shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID)."""
+        """Marks a paid order as shipped.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID).
+        """
 
     @_abc_1.abstractmethod
     def DeliverOrder(
@@ -273,7 +483,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.DeliverOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.DeliverOrderResponse, _abc.Awaitable[_command_service_pb2.DeliverOrderResponse]]:
-        """Marks a shipped order as delivered. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED)."""
+        """Marks a shipped order as delivered.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED).
+        """
 
     @_abc_1.abstractmethod
     def ChangeShippingAddress(
@@ -281,7 +494,11 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.ChangeShippingAddressRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.ChangeShippingAddressResponse, _abc.Awaitable[_command_service_pb2.ChangeShippingAddressResponse]]:
-        """Changes where an order goes, as long as it is not shipped. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN, CUSTOMER_ERASED)."""
+        """Changes where an order goes, as long as it is not shipped.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_READDRESSABLE, ADDRESS_UNKNOWN,
+        CUSTOMER_ERASED).
+        """
 
     @_abc_1.abstractmethod
     def CancelOrder(
@@ -289,7 +506,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.CancelOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.CancelOrderResponse, _abc.Awaitable[_command_service_pb2.CancelOrderResponse]]:
-        """Cancels an order that is not shipped yet and gives its stock back. Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE)."""
+        """Cancels an order that is not shipped yet and gives its stock back.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE).
+        """
 
     @_abc_1.abstractmethod
     def StartSubscription(
@@ -297,7 +517,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.StartSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.StartSubscriptionResponse, _abc.Awaitable[_command_service_pb2.StartSubscriptionResponse]]:
-        """Starts a subscription. Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED)."""
+        """Starts a subscription.
+
+        Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED).
+        """
 
     @_abc_1.abstractmethod
     def ChangeSubscriptionPlan(
@@ -305,7 +528,12 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.ChangeSubscriptionPlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.ChangeSubscriptionPlanResponse, _abc.Awaitable[_command_service_pb2.ChangeSubscriptionPlanResponse]]:
-        """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the period under way ends when it would have ended. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, CURRENCY_MISMATCH)."""
+        """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the
+        period under way ends when it would have ended.
+
+        Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
+        CURRENCY_MISMATCH).
+        """
 
     @_abc_1.abstractmethod
     def RenewSubscription(
@@ -313,7 +541,11 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.RenewSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.RenewSubscriptionResponse, _abc.Awaitable[_command_service_pb2.RenewSubscriptionResponse]]:
-        """Adds one period to a subscription, at most one ahead of the one that is under way. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY)."""
+        """Adds one period to a subscription, at most one ahead of the one that is under way.
+
+        Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
+        SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY).
+        """
 
     @_abc_1.abstractmethod
     def CancelSubscription(
@@ -321,7 +553,11 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.CancelSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.CancelSubscriptionResponse, _abc.Awaitable[_command_service_pb2.CancelSubscriptionResponse]]:
-        """Ends a subscription, at once or with its period. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED, SUBSCRIPTION_CANCELING when it ends with its period already)."""
+        """Ends a subscription, at once or with its period.
+
+        Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
+        SUBSCRIPTION_CANCELING when it ends with its period already).
+        """
 
     @_abc_1.abstractmethod
     def ResumeSubscription(
@@ -329,6 +565,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.ResumeSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.ResumeSubscriptionResponse, _abc.Awaitable[_command_service_pb2.ResumeSubscriptionResponse]]:
-        """Takes back a cancellation at the period's end, as long as that has not come. Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_NOT_CANCELING, SUBSCRIPTION_ENDED)."""
+        """Takes back a cancellation at the period's end, as long as that has not come.
+
+        Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_NOT_CANCELING,
+        SUBSCRIPTION_ENDED).
+        """
 
 def add_CommandServiceServicer_to_server(servicer: CommandServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,6 +27,10 @@ if _version_not_supported:
 
 class ProjectionServiceStub:
     """For operators: how far the views have followed the feed. Served by every projector, the standby included.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
+    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -44,10 +48,16 @@ class ProjectionServiceStub:
 
 class ProjectionServiceServicer:
     """For operators: how far the views have followed the feed. Served by every projector, the standby included.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
+    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def ListProjections(self, request, context):
         """Lists the views with their positions and their lag.
+
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,6 +81,10 @@ def add_ProjectionServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ProjectionService:
     """For operators: how far the views have followed the feed. Served by every projector, the standby included.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
+    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod

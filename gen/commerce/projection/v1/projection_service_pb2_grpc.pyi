@@ -27,25 +27,46 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectionServiceStub:
-    """For operators: how far the views have followed the feed. Served by every projector, the standby included."""
+    """For operators: how far the views have followed the feed. Served by every projector, the standby included.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
+    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProjectionServiceAsyncStub: ...
     ListProjections: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.ListProjectionsRequest, _projection_service_pb2.ListProjectionsResponse]
-    """Lists the views with their positions and their lag."""
+    """Lists the views with their positions and their lag.
+
+    Errors: none of its own.
+    """
 
 @_typing.type_check_only
 class ProjectionServiceAsyncStub(ProjectionServiceStub):
-    """For operators: how far the views have followed the feed. Served by every projector, the standby included."""
+    """For operators: how far the views have followed the feed. Served by every projector, the standby included.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
+    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListProjections: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.ListProjectionsRequest, _projection_service_pb2.ListProjectionsResponse]  # type: ignore[assignment]
-    """Lists the views with their positions and their lag."""
+    """Lists the views with their positions and their lag.
+
+    Errors: none of its own.
+    """
 
 class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """For operators: how far the views have followed the feed. Served by every projector, the standby included."""
+    """For operators: how far the views have followed the feed. Served by every projector, the standby included.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
+    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
+    """
 
     @_abc_1.abstractmethod
     def ListProjections(
@@ -53,6 +74,9 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _projection_service_pb2.ListProjectionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_projection_service_pb2.ListProjectionsResponse, _abc.Awaitable[_projection_service_pb2.ListProjectionsResponse]]:
-        """Lists the views with their positions and their lag."""
+        """Lists the views with their positions and their lag.
+
+        Errors: none of its own.
+        """
 
 def add_ProjectionServiceServicer_to_server(servicer: ProjectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,10 +29,13 @@ class QueryServiceStub:
     """Answers reads from views that follow the writes within milliseconds. Every answer says how fresh it is (`as_of`),
     every request may say how fresh it must be (`consistency`).
 
-    Errors, all with google.rpc details: INVALID_ARGUMENT names every wrong field; NOT_FOUND names what is not there;
-    FAILED_PRECONDITION with reason TOKEN_EPOCH_MISMATCH for a token from before a restore; UNAVAILABLE with reason
-    PROJECTION_LAG when the view did not reach the token in time, and with STORE_UNAVAILABLE when a database is away;
-    RESOURCE_EXHAUSTED with reason OVERLOADED past the limits. All calls are safe to repeat.
+    All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
+    what to do.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
+    when the token is from before a restore); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE
+    (PROJECTION_LAG when the view did not reach the token in time, STORE_UNAVAILABLE when a database is away, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -92,14 +95,19 @@ class QueryServiceServicer:
     """Answers reads from views that follow the writes within milliseconds. Every answer says how fresh it is (`as_of`),
     every request may say how fresh it must be (`consistency`).
 
-    Errors, all with google.rpc details: INVALID_ARGUMENT names every wrong field; NOT_FOUND names what is not there;
-    FAILED_PRECONDITION with reason TOKEN_EPOCH_MISMATCH for a token from before a restore; UNAVAILABLE with reason
-    PROJECTION_LAG when the view did not reach the token in time, and with STORE_UNAVAILABLE when a database is away;
-    RESOURCE_EXHAUSTED with reason OVERLOADED past the limits. All calls are safe to repeat.
+    All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
+    what to do.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
+    when the token is from before a restore); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE
+    (PROJECTION_LAG when the view did not reach the token in time, STORE_UNAVAILABLE when a database is away, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def GetOrderDetails(self, request, context):
         """Returns one order.
+
+        Errors: NOT_FOUND when the order is not known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,6 +115,8 @@ class QueryServiceServicer:
 
     def BatchGetOrderDetails(self, request, context):
         """Returns up to 100 orders by id.
+
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +124,8 @@ class QueryServiceServicer:
 
     def ListRecentOrders(self, request, context):
         """Lists a customer's orders, newest first.
+
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,6 +133,8 @@ class QueryServiceServicer:
 
     def GetProduct(self, request, context):
         """Returns one product.
+
+        Errors: NOT_FOUND when the product is not known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,6 +142,8 @@ class QueryServiceServicer:
 
     def BatchGetProducts(self, request, context):
         """Returns up to 100 products by id.
+
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +151,8 @@ class QueryServiceServicer:
 
     def GetCustomer(self, request, context):
         """Returns one customer.
+
+        Errors: NOT_FOUND when the customer is not known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +160,8 @@ class QueryServiceServicer:
 
     def GetSubscription(self, request, context):
         """Returns one subscription.
+
+        Errors: NOT_FOUND when the subscription is not known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,14 +169,18 @@ class QueryServiceServicer:
 
     def ListSubscriptions(self, request, context):
         """Lists subscriptions of a customer, or of some status, or both, newest first.
+
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSalesSummary(self, request, context):
-        """Returns what was sold on a range of days, by currency, by day and by product. FAILED_PRECONDITION with reason
-        TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request names none of them.
+        """Returns what was sold on a range of days, by currency, by day and by product.
+
+        Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request
+        names none of them).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,10 +246,13 @@ class QueryService:
     """Answers reads from views that follow the writes within milliseconds. Every answer says how fresh it is (`as_of`),
     every request may say how fresh it must be (`consistency`).
 
-    Errors, all with google.rpc details: INVALID_ARGUMENT names every wrong field; NOT_FOUND names what is not there;
-    FAILED_PRECONDITION with reason TOKEN_EPOCH_MISMATCH for a token from before a restore; UNAVAILABLE with reason
-    PROJECTION_LAG when the view did not reach the token in time, and with STORE_UNAVAILABLE when a database is away;
-    RESOURCE_EXHAUSTED with reason OVERLOADED past the limits. All calls are safe to repeat.
+    All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
+    what to do.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
+    when the token is from before a restore); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE
+    (PROJECTION_LAG when the view did not reach the token in time, STORE_UNAVAILABLE when a database is away, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod

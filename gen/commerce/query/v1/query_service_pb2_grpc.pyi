@@ -30,10 +30,13 @@ class QueryServiceStub:
     """Answers reads from views that follow the writes within milliseconds. Every answer says how fresh it is (`as_of`),
     every request may say how fresh it must be (`consistency`).
 
-    Errors, all with google.rpc details: INVALID_ARGUMENT names every wrong field; NOT_FOUND names what is not there;
-    FAILED_PRECONDITION with reason TOKEN_EPOCH_MISMATCH for a token from before a restore; UNAVAILABLE with reason
-    PROJECTION_LAG when the view did not reach the token in time, and with STORE_UNAVAILABLE when a database is away;
-    RESOURCE_EXHAUSTED with reason OVERLOADED past the limits. All calls are safe to repeat.
+    All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
+    what to do.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
+    when the token is from before a restore); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE
+    (PROJECTION_LAG when the view did not reach the token in time, STORE_UNAVAILABLE when a database is away, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_typing.overload
@@ -41,24 +44,50 @@ class QueryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QueryServiceAsyncStub: ...
     GetOrderDetails: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetOrderDetailsRequest, _query_service_pb2.GetOrderDetailsResponse]
-    """Returns one order."""
+    """Returns one order.
+
+    Errors: NOT_FOUND when the order is not known.
+    """
     BatchGetOrderDetails: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.BatchGetOrderDetailsRequest, _query_service_pb2.BatchGetOrderDetailsResponse]
-    """Returns up to 100 orders by id."""
+    """Returns up to 100 orders by id.
+
+    Errors: none of its own.
+    """
     ListRecentOrders: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ListRecentOrdersRequest, _query_service_pb2.ListRecentOrdersResponse]
-    """Lists a customer's orders, newest first."""
+    """Lists a customer's orders, newest first.
+
+    Errors: none of its own.
+    """
     GetProduct: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetProductRequest, _query_service_pb2.GetProductResponse]
-    """Returns one product."""
+    """Returns one product.
+
+    Errors: NOT_FOUND when the product is not known.
+    """
     BatchGetProducts: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.BatchGetProductsRequest, _query_service_pb2.BatchGetProductsResponse]
-    """Returns up to 100 products by id."""
+    """Returns up to 100 products by id.
+
+    Errors: none of its own.
+    """
     GetCustomer: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetCustomerRequest, _query_service_pb2.GetCustomerResponse]
-    """Returns one customer."""
+    """Returns one customer.
+
+    Errors: NOT_FOUND when the customer is not known.
+    """
     GetSubscription: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetSubscriptionRequest, _query_service_pb2.GetSubscriptionResponse]
-    """Returns one subscription."""
+    """Returns one subscription.
+
+    Errors: NOT_FOUND when the subscription is not known.
+    """
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ListSubscriptionsRequest, _query_service_pb2.ListSubscriptionsResponse]
-    """Lists subscriptions of a customer, or of some status, or both, newest first."""
+    """Lists subscriptions of a customer, or of some status, or both, newest first.
+
+    Errors: none of its own.
+    """
     GetSalesSummary: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetSalesSummaryRequest, _query_service_pb2.GetSalesSummaryResponse]
-    """Returns what was sold on a range of days, by currency, by day and by product. FAILED_PRECONDITION with reason
-    TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request names none of them.
+    """Returns what was sold on a range of days, by currency, by day and by product.
+
+    Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request
+    names none of them).
     """
 
 @_typing.type_check_only
@@ -66,42 +95,74 @@ class QueryServiceAsyncStub(QueryServiceStub):
     """Answers reads from views that follow the writes within milliseconds. Every answer says how fresh it is (`as_of`),
     every request may say how fresh it must be (`consistency`).
 
-    Errors, all with google.rpc details: INVALID_ARGUMENT names every wrong field; NOT_FOUND names what is not there;
-    FAILED_PRECONDITION with reason TOKEN_EPOCH_MISMATCH for a token from before a restore; UNAVAILABLE with reason
-    PROJECTION_LAG when the view did not reach the token in time, and with STORE_UNAVAILABLE when a database is away;
-    RESOURCE_EXHAUSTED with reason OVERLOADED past the limits. All calls are safe to repeat.
+    All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
+    what to do.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
+    when the token is from before a restore); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE
+    (PROJECTION_LAG when the view did not reach the token in time, STORE_UNAVAILABLE when a database is away, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetOrderDetails: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetOrderDetailsRequest, _query_service_pb2.GetOrderDetailsResponse]  # type: ignore[assignment]
-    """Returns one order."""
+    """Returns one order.
+
+    Errors: NOT_FOUND when the order is not known.
+    """
     BatchGetOrderDetails: _aio.UnaryUnaryMultiCallable[_query_service_pb2.BatchGetOrderDetailsRequest, _query_service_pb2.BatchGetOrderDetailsResponse]  # type: ignore[assignment]
-    """Returns up to 100 orders by id."""
+    """Returns up to 100 orders by id.
+
+    Errors: none of its own.
+    """
     ListRecentOrders: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ListRecentOrdersRequest, _query_service_pb2.ListRecentOrdersResponse]  # type: ignore[assignment]
-    """Lists a customer's orders, newest first."""
+    """Lists a customer's orders, newest first.
+
+    Errors: none of its own.
+    """
     GetProduct: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetProductRequest, _query_service_pb2.GetProductResponse]  # type: ignore[assignment]
-    """Returns one product."""
+    """Returns one product.
+
+    Errors: NOT_FOUND when the product is not known.
+    """
     BatchGetProducts: _aio.UnaryUnaryMultiCallable[_query_service_pb2.BatchGetProductsRequest, _query_service_pb2.BatchGetProductsResponse]  # type: ignore[assignment]
-    """Returns up to 100 products by id."""
+    """Returns up to 100 products by id.
+
+    Errors: none of its own.
+    """
     GetCustomer: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetCustomerRequest, _query_service_pb2.GetCustomerResponse]  # type: ignore[assignment]
-    """Returns one customer."""
+    """Returns one customer.
+
+    Errors: NOT_FOUND when the customer is not known.
+    """
     GetSubscription: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetSubscriptionRequest, _query_service_pb2.GetSubscriptionResponse]  # type: ignore[assignment]
-    """Returns one subscription."""
+    """Returns one subscription.
+
+    Errors: NOT_FOUND when the subscription is not known.
+    """
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ListSubscriptionsRequest, _query_service_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
-    """Lists subscriptions of a customer, or of some status, or both, newest first."""
+    """Lists subscriptions of a customer, or of some status, or both, newest first.
+
+    Errors: none of its own.
+    """
     GetSalesSummary: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetSalesSummaryRequest, _query_service_pb2.GetSalesSummaryResponse]  # type: ignore[assignment]
-    """Returns what was sold on a range of days, by currency, by day and by product. FAILED_PRECONDITION with reason
-    TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request names none of them.
+    """Returns what was sold on a range of days, by currency, by day and by product.
+
+    Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request
+    names none of them).
     """
 
 class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers reads from views that follow the writes within milliseconds. Every answer says how fresh it is (`as_of`),
     every request may say how fresh it must be (`consistency`).
 
-    Errors, all with google.rpc details: INVALID_ARGUMENT names every wrong field; NOT_FOUND names what is not there;
-    FAILED_PRECONDITION with reason TOKEN_EPOCH_MISMATCH for a token from before a restore; UNAVAILABLE with reason
-    PROJECTION_LAG when the view did not reach the token in time, and with STORE_UNAVAILABLE when a database is away;
-    RESOURCE_EXHAUSTED with reason OVERLOADED past the limits. All calls are safe to repeat.
+    All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
+    what to do.
+
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
+    when the token is from before a restore); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE
+    (PROJECTION_LAG when the view did not reach the token in time, STORE_UNAVAILABLE when a database is away, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_abc_1.abstractmethod
@@ -110,7 +171,10 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.GetOrderDetailsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.GetOrderDetailsResponse, _abc.Awaitable[_query_service_pb2.GetOrderDetailsResponse]]:
-        """Returns one order."""
+        """Returns one order.
+
+        Errors: NOT_FOUND when the order is not known.
+        """
 
     @_abc_1.abstractmethod
     def BatchGetOrderDetails(
@@ -118,7 +182,10 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.BatchGetOrderDetailsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.BatchGetOrderDetailsResponse, _abc.Awaitable[_query_service_pb2.BatchGetOrderDetailsResponse]]:
-        """Returns up to 100 orders by id."""
+        """Returns up to 100 orders by id.
+
+        Errors: none of its own.
+        """
 
     @_abc_1.abstractmethod
     def ListRecentOrders(
@@ -126,7 +193,10 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.ListRecentOrdersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.ListRecentOrdersResponse, _abc.Awaitable[_query_service_pb2.ListRecentOrdersResponse]]:
-        """Lists a customer's orders, newest first."""
+        """Lists a customer's orders, newest first.
+
+        Errors: none of its own.
+        """
 
     @_abc_1.abstractmethod
     def GetProduct(
@@ -134,7 +204,10 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.GetProductRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.GetProductResponse, _abc.Awaitable[_query_service_pb2.GetProductResponse]]:
-        """Returns one product."""
+        """Returns one product.
+
+        Errors: NOT_FOUND when the product is not known.
+        """
 
     @_abc_1.abstractmethod
     def BatchGetProducts(
@@ -142,7 +215,10 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.BatchGetProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.BatchGetProductsResponse, _abc.Awaitable[_query_service_pb2.BatchGetProductsResponse]]:
-        """Returns up to 100 products by id."""
+        """Returns up to 100 products by id.
+
+        Errors: none of its own.
+        """
 
     @_abc_1.abstractmethod
     def GetCustomer(
@@ -150,7 +226,10 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.GetCustomerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.GetCustomerResponse, _abc.Awaitable[_query_service_pb2.GetCustomerResponse]]:
-        """Returns one customer."""
+        """Returns one customer.
+
+        Errors: NOT_FOUND when the customer is not known.
+        """
 
     @_abc_1.abstractmethod
     def GetSubscription(
@@ -158,7 +237,10 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.GetSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.GetSubscriptionResponse, _abc.Awaitable[_query_service_pb2.GetSubscriptionResponse]]:
-        """Returns one subscription."""
+        """Returns one subscription.
+
+        Errors: NOT_FOUND when the subscription is not known.
+        """
 
     @_abc_1.abstractmethod
     def ListSubscriptions(
@@ -166,7 +248,10 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.ListSubscriptionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.ListSubscriptionsResponse, _abc.Awaitable[_query_service_pb2.ListSubscriptionsResponse]]:
-        """Lists subscriptions of a customer, or of some status, or both, newest first."""
+        """Lists subscriptions of a customer, or of some status, or both, newest first.
+
+        Errors: none of its own.
+        """
 
     @_abc_1.abstractmethod
     def GetSalesSummary(
@@ -174,8 +259,10 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.GetSalesSummaryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.GetSalesSummaryResponse, _abc.Awaitable[_query_service_pb2.GetSalesSummaryResponse]]:
-        """Returns what was sold on a range of days, by currency, by day and by product. FAILED_PRECONDITION with reason
-        TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request names none of them.
+        """Returns what was sold on a range of days, by currency, by day and by product.
+
+        Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request
+        names none of them).
         """
 
 def add_QueryServiceServicer_to_server(servicer: QueryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
