@@ -12,7 +12,7 @@ ARGS ?=
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached up test bench lint format gen gen-check breaking lock docs hooks clean ci
+.PHONY: help install memcached up test bench lint format gen gen-check breaking lock docs examples hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,8 +74,12 @@ lock: install  ## Pin the newest versions that pyproject.toml allows in requirem
 	  --no-emit-index-url --no-emit-options --no-emit-trusted-host --strip-extras \
 	  --output-file=requirements.lock pyproject.toml
 
-docs: install  ## Regenerate docs/configuration.md from the settings
+docs: install  ## Regenerate docs/configuration.md from the settings and docs/contract.md from the contract
 	python -m tools.configuration > docs/configuration.md
+	python -m tools.contract > docs/contract.md
+
+examples: install memcached  ## Run docs/examples.md and write what its commands print into it
+	pytest tests/e2e/test_examples.py --write-examples
 
 hooks: install  ## Check style, types and the contract before each commit
 	pre-commit install

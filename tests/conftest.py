@@ -11,6 +11,12 @@ from tandem.cli.embedded import Memcached, Postgres, memcached_path
 from tests.support.stack import Databases, Stack
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-examples", action="store_true", help="write what docs/examples.md's commands print into it"
+    )
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
