@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tandem.cli.embedded import Memcached, Postgres, memcached_path
 from tests.support.stack import Databases, Stack
+
+# A busy machine is slow, and that is no failure: no test says how long something may take.
+settings.register_profile("tandem", deadline=None)
+settings.load_profile("tandem")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
