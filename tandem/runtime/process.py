@@ -85,6 +85,7 @@ class RunningApplication:
             await self._set_health(await self._is_ready())
             await self._server.start()
         except BaseException:
+            # What could not be stopped is in the log; what could not be started is what the caller wants to know.
             await self._stop_components()
             self._stop_metrics()
             raise
@@ -92,7 +93,10 @@ class RunningApplication:
         log.info("serving", host=application.server.host, port=self.port, transport=transport_of(application.server))
 
     async def stop(self) -> None:
-        """Says NOT_SERVING, refuses new calls, lets those under way finish, then stops the components."""
+        """Says NOT_SERVING, refuses new calls, lets those under way finish, then stops the components.
+
+        Raises ExceptionGroup when components fail to stop, after all were told to.
+        """
         settings = self._application.server
         if self._readiness is not None:
             self._readiness.cancel()
@@ -103,8 +107,10 @@ class RunningApplication:
         await asyncio.sleep(settings.drain_delay_seconds)
         self._health.end_watches()
         await self._drain()
-        await self._stop_components()
+        failures = await self._stop_components()
         self._stop_metrics()
+        if failures:
+            raise ExceptionGroup("components failed to stop", failures)
         log.info("stopped")
 
     async def _drain(self) -> None:
@@ -114,9 +120,17 @@ class RunningApplication:
         await asyncio.sleep(_FLUSH_SECONDS)
         await self._server.stop(_FLUSH_SECONDS)
 
-    async def _stop_components(self) -> None:
+    async def _stop_components(self) -> list[Exception]:
+        """Stops all of them, whatever one of them does, and returns what went wrong."""
+        failures = []
         while self._started:
-            await self._started.pop().stop()
+            component = self._started.pop()
+            try:
+                await component.stop()
+            except Exception as error:
+                log.exception("a component failed to stop", component=type(component).__name__)
+                failures.append(error)
+        return failures
 
     async def _follow_readiness(self) -> None:
         while True:

@@ -172,18 +172,21 @@ async def test_a_watcher_of_health_does_not_hold_a_stop_up(serve: Serve) -> None
 class Part:
     """A component that notes when it is started and stopped."""
 
-    def __init__(self, name: str, notes: list[str], *, fails: bool = False) -> None:
+    def __init__(self, name: str, notes: list[str], *, starts: bool = True, stops: bool = True) -> None:
         self._name = name
         self._notes = notes
-        self._fails = fails
+        self._starts = starts
+        self._stops = stops
 
     async def start(self) -> None:
-        if self._fails:
+        if not self._starts:
             raise ValueError(f"{self._name} cannot start")
         self._notes.append(f"start {self._name}")
 
     async def stop(self) -> None:
         self._notes.append(f"stop {self._name}")
+        if not self._stops:
+            raise ValueError(f"{self._name} cannot stop")
 
 
 async def test_components_start_in_order_and_stop_in_reverse_after_the_last_call(serve: Serve) -> None:
@@ -203,9 +206,29 @@ async def test_components_start_in_order_and_stop_in_reverse_after_the_last_call
 
 async def test_a_component_that_cannot_start_stops_what_had_started(transport: Transport) -> None:
     notes: list[str] = []
-    parts = (Part("a", notes), Part("b", notes), Part("c", notes, fails=True))
+    parts = (Part("a", notes), Part("b", notes), Part("c", notes, starts=False))
     settings = ServerSettings(port=0, transport=transport)
     running = RunningApplication(application(answer, settings, components=parts))
+    with pytest.raises(ValueError, match="c cannot start"):
+        await running.start()
+    assert notes == ["start a", "start b", "stop b", "stop a"]
+
+
+async def test_a_component_that_cannot_stop_is_named_and_the_others_are_stopped(serve: Serve) -> None:
+    notes: list[str] = []
+    parts = (Part("a", notes), Part("b", notes, stops=False), Part("c", notes, stops=False), Part("d", notes))
+    served = await serve(components=parts)
+    with capture_logs() as logs, pytest.raises(ExceptionGroup) as raised:
+        await served.running.stop()
+    assert notes[4:] == ["stop d", "stop c", "stop b", "stop a"]
+    assert [str(error) for error in raised.value.exceptions] == ["c cannot stop", "b cannot stop"]
+    assert [log["component"] for log in logs if log["log_level"] == "error"] == ["Part", "Part"]
+
+
+async def test_a_failed_start_is_what_is_raised_when_a_stop_fails_after_it(transport: Transport) -> None:
+    notes: list[str] = []
+    parts = (Part("a", notes), Part("b", notes, stops=False), Part("c", notes, starts=False))
+    running = RunningApplication(application(answer, ServerSettings(port=0, transport=transport), components=parts))
     with pytest.raises(ValueError, match="c cannot start"):
         await running.start()
     assert notes == ["start a", "start b", "stop b", "stop a"]
