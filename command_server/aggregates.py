@@ -129,9 +129,15 @@ class Aggregates:
         return Aggregates(**{it.name: dict(getattr(self, it.name)) for it in fields(Aggregates)})
 
 
-def version_of(aggregates: Aggregates, subject_id: uuid.UUID) -> int:
-    """The version of the aggregate with this id. Ids are UUIDs: no two kinds share one in a batch."""
-    kinds = (aggregates.orders, aggregates.customers, aggregates.products, aggregates.subscriptions)
-    subject = next((it for kind in kinds if (it := kind.get(subject_id)) is not None), None)
-    assert subject is not None, f"no aggregate {subject_id}"
-    return subject.version
+_BY_ID_FIELD = {
+    "order_id": "orders",
+    "customer_id": "customers",
+    "product_id": "products",
+    "subscription_id": "subscriptions",
+}
+
+
+def version_of(aggregates: Aggregates, id_field: str, subject_id: uuid.UUID) -> int:
+    """The version of the aggregate that `id_field` of a request names: callers may give one id to things of two kinds."""
+    version: int = getattr(aggregates, _BY_ID_FIELD[id_field])[subject_id].version
+    return version

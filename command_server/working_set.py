@@ -96,5 +96,5 @@ def _decide(command: Command, decisions: Decisions) -> StoredReceipt:
         fingerprint=command.fingerprint,
         subject_id=command.subject_id,
         offset=len(decisions.events),
-        version=version_of(decisions.aggregates, command.subject_id),
+        version=version_of(decisions.aggregates, kind.subject, command.subject_id),
     )

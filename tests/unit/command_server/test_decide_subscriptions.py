@@ -191,3 +191,11 @@ def test_what_exists_is_not_started_again_and_an_old_version_is_refused() -> Non
     assert isinstance(refused(START, ("2026-02-01", again)), AlreadyExists)
     late = commands.RenewSubscriptionRequest(subscription_id=SUBSCRIPTION, expected_version=2)
     assert isinstance(refused(START, ("2026-02-01", late)), Conflict)
+
+
+def test_a_receipt_tells_its_own_things_version_also_where_another_thing_has_the_same_id() -> None:
+    rename = commands.RenameCustomerRequest(customer_id=identity("customer", 1), name="Ada")
+    start = start_subscription()
+    start.subscription_id = identity("customer", 1)
+    decisions = decide(("2026-01-30", rename), ("2026-01-31", start), ("2026-02-01", rename))
+    assert [it.version for it in decisions.receipts] == [1, 2, 1, 3]
