@@ -33,12 +33,14 @@ def database_url(settings: DatabaseSettings) -> URL:
 
 
 def connection_arguments(settings: DatabaseSettings, name: str) -> dict[str, object]:
-    """Arguments for every connection: the session's limits, and keepalives so that a dead peer is noticed.
+    """Arguments for every connection: the session's zone and limits, and keepalives so that a dead peer is noticed.
 
     A client that stops in the middle of a transaction (paused, cut off) must not keep its locks: the server ends such a
     transaction after the time that a statement may take. Both ends probe a silent connection after 5 s, three times.
     """
     options = {
+        # In another zone the first day of year 1 would be in no year that Python has.
+        "timezone": "UTC",
         "statement_timeout": f"{int(settings.statement_timeout * 1000)}ms",
         "lock_timeout": f"{int(settings.lock_timeout * 1000)}ms",
         "idle_in_transaction_session_timeout": f"{int(settings.statement_timeout * 1000)}ms",

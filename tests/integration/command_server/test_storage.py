@@ -9,11 +9,12 @@ from sqlalchemy import text
 import command_server.storage.tables  # noqa: F401 - fills the metadata
 from command_server.app import MIGRATIONS
 from command_server.storage.feed import StoredEvent, append, begin_epoch, ensure_partition
+from commerce.command.v1 import command_service_pb2 as commands
 from tandem.feed import table as feed
 from tandem.feed.reader import read_events, read_head
 from tandem.runtime.database import migrate, newest_revision
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
-from tests.support.builders import add_product
+from tests.support.builders import add_product, identity, register_customer, start_subscription
 
 
 def test_the_migrations_make_the_tables_that_the_program_describes(database: WriteDatabase) -> None:
@@ -63,3 +64,18 @@ async def test_a_new_epoch_keeps_the_positions_and_changes_the_name(
     assert (head.epoch, head.position) == (epoch, before.position)
     assert before.epoch != epoch
     assert (await submit(executor, add_product(2))).epoch == epoch
+
+
+async def test_the_oldest_time_there_is_can_be_stored_and_read_whatever_the_databases_zone(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    with database.engine.begin() as connection:
+        name = connection.execute(text("SELECT current_database()")).scalar_one()
+        connection.execute(text(f"ALTER DATABASE {name} SET timezone = 'America/New_York'"))
+    executor = await commands_on.executor()
+    await submit(executor, register_customer())
+    await submit(executor, start_subscription(started_at="0001-01-01T00:00:00Z"))
+    cancel = commands.CancelSubscriptionRequest(
+        subscription_id=identity("subscription", 1), when=commands.CANCELLATION_TIME_AT_ONCE
+    )
+    assert (await submit(executor, cancel)).version == 2
