@@ -138,6 +138,6 @@ _BY_ID_FIELD = {
 
 
 def version_of(aggregates: Aggregates, id_field: str, subject_id: uuid.UUID) -> int:
-    """The version of the aggregate that `id_field` of a request names: callers may give one id to things of two kinds."""
+    """The version of what `id_field` of a request names: callers may give one id to things of two kinds."""
     version: int = getattr(aggregates, _BY_ID_FIELD[id_field])[subject_id].version
     return version

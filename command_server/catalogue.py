@@ -20,13 +20,14 @@ from commerce.internal.v1 import stored_pb2
 class CommandKind:
     """One kind of command.
 
+    response: None for a command that a command server gives itself: no RPC takes it.
     subject: the field with the id of what the command creates or changes; `creates` says which.
     validate: names every wrong field to the Checker.
     keys: the aggregates that the rule may read or change, beside those that only the loaded ones tell.
     decide: the rule; typed by the request, which is why it is Any here.
     """
 
-    response: type[Message]
+    response: type[Message] | None
     subject: str
     creates: bool
     validate: Callable[[Any, Checker], None]
@@ -155,9 +156,8 @@ CATALOGUE: dict[type[Message], CommandKind] = {
         commands.ResumeSubscriptionResponse, "subscription_id", False,
         validation.nothing_more, _subscription_keys, subscriptions.resume_subscription,
     ),
-    # Not an RPC: a command server gives it to itself.
-    stored_pb2.EndSubscriptionPeriodRequest: CommandKind(
-        stored_pb2.EndSubscriptionPeriodResponse, "subscription_id", False,
-        validation.nothing_more, _subscription_keys, subscriptions.end_subscription_period,
+    stored_pb2.EndSubscriptionRequest: CommandKind(
+        None, "subscription_id", False,
+        validation.nothing_more, _subscription_keys, subscriptions.end_subscription,
     ),
 }  # fmt: skip

@@ -7,23 +7,21 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import Counter
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
 from command_server.executor import Executor
 from command_server.servicers import command_of
 from command_server.settings import SubscriptionSettings
 from command_server.storage.subscriptions import Due, find_due
-from commerce.internal.v1.stored_pb2 import EndSubscriptionPeriodRequest
-from tandem.runtime.errors import TandemError, Unavailable
+from commerce.internal.v1.stored_pb2 import EndSubscriptionRequest
+from tandem.runtime.errors import Overloaded, TandemError, Unavailable
 from tandem.runtime.telemetry import log
 
 ENDED = Counter("tandem_subscriptions_ended_total", "Subscriptions that this server ended because their time had come")
 
 _DEADLINE_SECONDS = 30.0
-# The namespace of the request ids: the same subscription and period give the same id on every command server.
+# The namespace of the request ids: the same version of a subscription gives the same id on every command server.
 _NAMESPACE = uuid.UUID("0a6a7d52-8f0e-5a55-9b0c-3c6f3b1d9a41")
 
 
@@ -48,22 +46,24 @@ class Expiry:
     async def _run(self) -> None:
         while True:
             try:
-                # Until none is due any more; what is found and cannot be ended must not keep us at it.
                 while await self.end_due():
                     pass
-            except (DBAPIError, Unavailable) as error:
-                log.warning("subscriptions are not looked at, will be tried again", error=repr(error)[:500])
+            except Exception as error:  # whatever it is, subscriptions must go on ending when it has passed
+                log.warning("subscriptions were not ended, will be tried again", error=repr(error)[:500])
             await asyncio.sleep(self._settings.check_every_seconds)
 
     async def end_due(self) -> bool:
-        """Ends one batch of subscriptions; whether there were as many as fit and all of them were ended."""
+        """Ends one batch of subscriptions; whether there may be more that can be ended now.
+
+        Where none of a batch is ended there is no use in looking again at once: another server is ahead of this one, or
+        they cannot be ended.
+        """
         due = await asyncio.to_thread(self._find)
-        outcomes = await asyncio.gather(*(self._end(it) for it in due))
-        ended = sum(outcomes)
+        ended = sum(await asyncio.gather(*(self._end(it) for it in due)))
         if ended:
             ENDED.inc(ended)
             log.info("ended subscriptions", count=ended)
-        return ended == self._settings.batch
+        return len(due) == self._settings.batch and ended > 0
 
     def _find(self) -> Sequence[Due]:
         grace = timedelta(days=self._settings.grace_days)
@@ -71,21 +71,22 @@ class Expiry:
             return find_due(connection, datetime.now(UTC), grace, self._settings.batch)
 
     async def _end(self, due: Due) -> bool:
-        period_end = Timestamp()
-        period_end.FromDatetime(due.period_end)
-        request = EndSubscriptionPeriodRequest(
-            request_id=str(uuid.uuid5(_NAMESPACE, f"{due.subscription_id}/{due.period_end.isoformat()}")),
+        """Whether this call ended it. Raises Unavailable and Overloaded; any other failure concerns this one alone."""
+        request = EndSubscriptionRequest(
+            request_id=str(uuid.uuid5(_NAMESPACE, f"{due.subscription_id}/{due.version}")),
             subscription_id=str(due.subscription_id),
-            period_end=period_end,
+            expected_version=due.version,
         )
+        command = command_of(request, datetime.now(UTC))
         try:
-            receipt = await self._executor.submit(
-                command_of(request, datetime.now(UTC)), time.monotonic() + _DEADLINE_SECONDS
-            )
-        except Unavailable:
+            receipt = await self._executor.submit(command, time.monotonic() + _DEADLINE_SECONDS)
+        except (Unavailable, Overloaded):
             raise
         except TandemError as refusal:
-            # Renewed, resumed or ended by another command in between.
+            # Renewed, cancelled, or ended by another server since it was found.
             log.debug("a subscription is not to be ended", subscription=str(due.subscription_id), reason=refusal.reason)
+            return False
+        except Exception as error:
+            log.error("a subscription cannot be ended", subscription=str(due.subscription_id), error=repr(error)[:500])
             return False
         return not receipt.replayed

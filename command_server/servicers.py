@@ -88,6 +88,7 @@ class CommandServicer:
         command = command_of(request, datetime.now(UTC))
         receipt = await self._executor.submit(command, call.deadline)
         kind = CATALOGUE[type(request)]
+        assert kind.response is not None, "an RPC's request"
         proof = CommandReceipt(
             consistency_token=encode_token(receipt.epoch, receipt.position),
             position=receipt.position,

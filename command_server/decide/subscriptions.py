@@ -20,7 +20,7 @@ from commerce.event.v1.event_pb2 import (
     SubscriptionResumed,
     SubscriptionStarted,
 )
-from commerce.internal.v1.stored_pb2 import EndSubscriptionPeriodRequest
+from commerce.internal.v1.stored_pb2 import EndSubscriptionRequest
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 
@@ -90,7 +90,7 @@ def cancel_subscription(
 ) -> list[Message]:
     subscription = _running(request, command, aggregates)
     if request.when == commands.CANCELLATION_TIME_AT_ONCE:
-        return [_cancelled(subscription, command.now, request.reason)]
+        return [_cancelled(subscription, command.now, request.reason or subscription.cancellation_reason)]
     if subscription.status == SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING:
         raise refuse("SUBSCRIPTION_CANCELING", _name(subscription), "it ends with its period already")
     return [
@@ -111,13 +111,11 @@ def resume_subscription(
     return [SubscriptionResumed(**_identity(subscription))]
 
 
-def end_subscription_period(
-    request: EndSubscriptionPeriodRequest, command: Command, aggregates: Aggregates
-) -> list[Message]:
-    """Ends a subscription whose period is over, unless it was renewed, resumed or ended since that was found."""
+def end_subscription(request: EndSubscriptionRequest, command: Command, aggregates: Aggregates) -> list[Message]:
+    """Ends a subscription whose period is over. The version in the request is the one that was found to be due."""
     subscription = _running(request, command, aggregates)
-    if subscription.period_end != request.period_end.ToDatetime(tzinfo=UTC) or subscription.period_end > command.now:
-        raise refuse("PERIOD_NOT_OVER", _name(subscription), "its period is another one by now, or not over")
+    if subscription.period_end > command.now:
+        raise refuse("PERIOD_NOT_OVER", _name(subscription), "its period is not over")
     if subscription.status == SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING:
         return [_cancelled(subscription, subscription.period_end, subscription.cancellation_reason)]
     return [SubscriptionLapsed(**_identity(subscription), ended_at=timestamp(subscription.period_end))]
@@ -131,8 +129,7 @@ def _running(request: Message, command: Command, aggregates: Aggregates) -> Subs
     subscription = aggregates.subscriptions.get(command.subject_id)
     if subscription is None:
         raise not_found("subscription", command.subject_id)
-    if "expected_version" in request.DESCRIPTOR.fields_by_name:
-        check_version(request, subscription.version)
+    check_version(request, subscription.version)
     if subscription.status in ENDED:
         raise refuse("SUBSCRIPTION_ENDED", _name(subscription), "it has ended; start a new one")
     return subscription

@@ -12,19 +12,19 @@ from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 
 
 class Due(NamedTuple):
-    """A subscription whose last period ended at `period_end`."""
+    """A subscription that is to be ended, as it is."""
 
     subscription_id: uuid.UUID
-    period_end: datetime
+    version: int
 
 
 # Each half is a walk down the partial index subscription_due.
-_FIND_DUE = text(f"""
-(SELECT id, period_end FROM {subscription.fullname}
+FIND_DUE = text(f"""
+(SELECT id, version FROM {subscription.fullname}
  WHERE status = {SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING:d} AND period_end <= :now
  ORDER BY period_end LIMIT :most)
 UNION ALL
-(SELECT id, period_end FROM {subscription.fullname}
+(SELECT id, version FROM {subscription.fullname}
  WHERE status = {SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE:d} AND period_end <= :before
  ORDER BY period_end LIMIT :most)
 LIMIT :most
@@ -33,5 +33,5 @@ LIMIT :most
 
 def find_due(connection: Connection, now: datetime, grace: timedelta, most: int) -> Sequence[Due]:
     """At most `most` subscriptions that are to be ended: cancelled ones with their period, others `grace` later."""
-    rows = connection.execute(_FIND_DUE, {"now": now, "before": now - grace, "most": most})
-    return [Due(row.id, row.period_end) for row in rows]
+    rows = connection.execute(FIND_DUE, {"now": now, "before": now - grace, "most": most})
+    return [Due(row.id, row.version) for row in rows]

@@ -5,17 +5,22 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from uuid import UUID
 
 import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import text
 
+from command_server.command import Command, Receipt
 from command_server.executor import Executor
 from command_server.expiry import Expiry
 from command_server.servicers import command_of
 from command_server.settings import SubscriptionSettings
+from command_server.storage.subscriptions import FIND_DUE
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
+from tandem.runtime.errors import Overloaded
 from tests.integration.command_server.conftest import Commands, WriteDatabase
 from tests.support.builders import identity, register_customer, start_subscription
 from tests.support.stack import until
@@ -116,6 +121,61 @@ async def test_a_subscription_that_is_renewed_while_it_is_found_to_be_over_goes_
     await send(executor, renew)
     assert not await expiry._end(due)
     assert ends(database) == []
+
+
+class Stubborn:
+    """The executor, but for one subscription, which fails; and overloaded at the first call of all."""
+
+    def __init__(self, executor: Executor, failing: str) -> None:
+        self._executor = executor
+        self._failing = UUID(failing)
+        self.calls = 0
+
+    async def submit(self, command: Command, deadline: float) -> Receipt:
+        self.calls += 1
+        if self.calls == 1:
+            raise Overloaded("2048 commands are waiting already")
+        if command.subject_id == self._failing:
+            raise RuntimeError("a bug")
+        return await self._executor.submit(command, deadline)
+
+
+async def test_one_that_cannot_be_ended_and_a_busy_server_keep_no_other_from_ending(
+    commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
+) -> None:
+    executor = await commands_on.executor()
+    await send(executor, register_customer())
+    for number in (1, 2, 3):
+        await send(executor, start_subscription(number, started_at=ago(days=90 - number)))
+    stubborn = Stubborn(executor, failing=identity("subscription", 1))
+    expiry = make_expiry(stubborn, grace_days=0, check_every_seconds=0.01, batch=2)
+    await expiry.start()
+    await until(partial(ended, database, 2), "the other two have ended")
+    assert {it for _, it in ends(database)} == {identity("subscription", number) for number in (2, 3)}
+
+
+async def test_a_server_looks_on_at_once_where_another_has_ended_some_of_what_it_found(
+    commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
+) -> None:
+    executor = await commands_on.executor()
+    await send(executor, register_customer())
+    for number in (1, 2):
+        await send(executor, start_subscription(number, started_at=ago(days=90)))
+    expiry = make_expiry(executor, grace_days=0, batch=2)
+    found = expiry._find()
+    await expiry._end(found[0])
+    expiry._find = lambda: found  # type: ignore[method-assign]
+    assert await expiry.end_due(), "one was ended, so there may be more"
+    assert not await expiry.end_due(), "another server is ahead"
+
+
+def test_what_is_due_is_found_in_an_index_of_those_that_have_not_ended(database: WriteDatabase) -> None:
+    with database.engine.connect() as connection:
+        connection.execute(text("SET enable_seqscan = off"))
+        arguments = {"now": datetime.now(UTC), "before": datetime.now(UTC), "most": 10}
+        plan = connection.execute(text(f"EXPLAIN {FIND_DUE.text}"), arguments).scalars().all()
+    assert sum("Index Scan using subscription_due" in line for line in plan) == 2, "\n".join(plan)
+    assert not any("Sort" in line for line in plan), "\n".join(plan)
 
 
 async def test_it_looks_again_and_again_until_it_is_stopped(

@@ -12,7 +12,7 @@ from command_server.aggregates import Aggregates, Subscription
 from command_server.servicers import command_of
 from command_server.working_set import Accepted, Decisions, decide_batch
 from commerce.command.v1 import command_service_pb2 as commands
-from commerce.internal.v1.stored_pb2 import EndSubscriptionPeriodRequest
+from commerce.internal.v1.stored_pb2 import EndSubscriptionRequest
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from tandem.runtime.errors import AlreadyExists, Conflict, NotFound, PreconditionFailed, TandemError
 from tests.support.builders import euros, identity, register_customer, start_subscription, usd
@@ -44,8 +44,9 @@ def stamp(day: str) -> Timestamp:
     return result
 
 
-def end_of(day: str) -> EndSubscriptionPeriodRequest:
-    return EndSubscriptionPeriodRequest(subscription_id=SUBSCRIPTION, period_end=stamp(day))
+def end_of(version: int) -> EndSubscriptionRequest:
+    """Of the subscription that was found to be due in that version."""
+    return EndSubscriptionRequest(subscription_id=SUBSCRIPTION, expected_version=version)
 
 
 def decide(*dated: Dated) -> Decisions:
@@ -132,8 +133,12 @@ def test_a_cancellation_at_once_ends_it_now_and_one_at_the_periods_end_does_not(
     going, event = after(START, ("2026-02-10", CANCEL_LATER))
     assert going.status == SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING
     assert (event.ends_at, event.reason) == (stamp("2026-02-28"), "moving")
-    ended, _ = after(START, ("2026-02-10", CANCEL_LATER), ("2026-02-11", CANCEL_NOW))
+    ended, event = after(START, ("2026-02-10", CANCEL_LATER), ("2026-02-11", CANCEL_NOW))
     assert ended.status == SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELLED
+    assert event.reason == "too dear"
+    silent = commands.CancelSubscriptionRequest(subscription_id=SUBSCRIPTION, when=commands.CANCELLATION_TIME_AT_ONCE)
+    _, event = after(START, ("2026-02-10", CANCEL_LATER), ("2026-02-11", silent))
+    assert event.reason == "moving", "the reason that was given stays where none is given anew"
 
 
 def test_a_scheduled_cancellation_is_taken_back_before_it_comes() -> None:
@@ -151,22 +156,28 @@ def test_what_is_cancelled_to_the_periods_end_is_neither_renewed_nor_cancelled_s
 
 
 def test_time_ends_a_cancelled_subscription_with_its_period_and_one_that_was_not_renewed() -> None:
-    ended, event = after(START, ("2026-02-10", CANCEL_LATER), ("2026-03-05", end_of("2026-02-28")))
+    ended, event = after(START, ("2026-02-10", CANCEL_LATER), ("2026-03-05", end_of(2)))
     assert ended.status == SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELLED
     assert (event.ended_at, event.reason) == (stamp("2026-02-28"), "moving")
-    lapsed, event = after(START, ("2026-03-05", end_of("2026-02-28")))
+    lapsed, event = after(START, ("2026-03-05", end_of(1)))
     assert lapsed.status == SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED
     assert event.ended_at == stamp("2026-02-28")
 
 
-def test_a_subscription_that_was_renewed_after_it_was_found_to_be_over_goes_on() -> None:
-    error = refused(START, ("2026-03-01", RENEW), ("2026-03-05", end_of("2026-02-28")))
-    assert rule(error)[0] == "PERIOD_NOT_OVER"
-    assert rule(refused(START, ("2026-02-27", end_of("2026-02-28"))))[0] == "PERIOD_NOT_OVER"
+def test_a_subscription_that_has_changed_since_it_was_found_to_be_over_goes_on() -> None:
+    for change in (RENEW, CHANGE, CANCEL_LATER):
+        assert isinstance(refused(START, ("2026-03-01", change), ("2026-03-05", end_of(1))), Conflict)
+    # Found while it was canceling, and resumed in the last moment: it has days of grace now, and does not lapse.
+    resumed = (START, ("2026-02-10", CANCEL_LATER), ("2026-02-27", RESUME))
+    assert isinstance(refused(*resumed, ("2026-03-01", end_of(2))), Conflict)
 
 
-@pytest.mark.parametrize("last", [CANCEL_NOW, end_of("2026-02-28")], ids=["cancelled", "lapsed"])
-@pytest.mark.parametrize("request_", [RENEW, CHANGE, CANCEL_NOW, CANCEL_LATER, RESUME, end_of("2026-02-28")])
+def test_no_subscription_ends_by_itself_before_its_period_does() -> None:
+    assert rule(refused(START, ("2026-02-27", end_of(1))))[0] == "PERIOD_NOT_OVER"
+
+
+@pytest.mark.parametrize("last", [CANCEL_NOW, end_of(1)], ids=["cancelled", "lapsed"])
+@pytest.mark.parametrize("request_", [RENEW, CHANGE, CANCEL_NOW, CANCEL_LATER, RESUME, end_of(2)])
 def test_what_has_ended_takes_no_command_any_more(last: Message, request_: Message) -> None:
     error = refused(START, ("2026-03-05", last), ("2026-03-06", request_))
     assert rule(error) == ("SUBSCRIPTION_ENDED", f"subscriptions/{SUBSCRIPTION}")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!commerce/internal/v1/stored.proto\x12\x14\x63ommerce.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"M\n\x10\x43onsistencyToken\x12\x1d\n\nfeed_epoch\x18\x01 \x01(\x0cR\tfeedEpoch\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\"g\n\tPageToken\x12\x14\n\x05query\x18\x01 \x01(\x0cR\x05query\x12\x1f\n\x0bsort_micros\x18\x02 \x01(\x03R\nsortMicros\x12#\n\rsort_position\x18\x03 \x01(\x04R\x0csortPosition\"1\n\nCacheEntry\x12\x19\n\x05value\x18\x01 \x01(\x0cH\x00R\x05value\x88\x01\x01\x42\x08\n\x06_value\"\xa1\x01\n\x1c\x45ndSubscriptionPeriodRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\'\n\x0fsubscription_id\x18\x02 \x01(\tR\x0esubscriptionId\x12\x39\n\nperiod_end\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tperiodEnd\"H\n\x1d\x45ndSubscriptionPeriodResponse\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\"\xbb\x02\n\x0fSalesSummaryRow\x12\x16\n\x06period\x18\x01 \x01(\tR\x06period\x12#\n\rcurrency_code\x18\x02 \x01(\tR\x0c\x63urrencyCode\x12\x1d\n\nproduct_id\x18\x03 \x01(\tR\tproductId\x12!\n\x0cproduct_name\x18\x04 \x01(\tR\x0bproductName\x12\x35\n\x08named_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07namedAt\x12\x33\n\x04sold\x18\x06 \x01(\x0b\x32\x1f.commerce.internal.v1.SalesSumsR\x04sold\x12=\n\tcancelled\x18\x07 \x01(\x0b\x32\x1f.commerce.internal.v1.SalesSumsR\tcancelled\"\x8a\x01\n\tSalesSums\x12\x1f\n\x0border_count\x18\x01 \x01(\x03R\norderCount\x12\x1d\n\nunit_count\x18\x02 \x01(\x03R\tunitCount\x12\x18\n\x07revenue\x18\x03 \x01(\x03R\x07revenue\x12#\n\rshipping_fees\x18\x04 \x01(\x03R\x0cshippingFeesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!commerce/internal/v1/stored.proto\x12\x14\x63ommerce.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"M\n\x10\x43onsistencyToken\x12\x1d\n\nfeed_epoch\x18\x01 \x01(\x0cR\tfeedEpoch\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\"g\n\tPageToken\x12\x14\n\x05query\x18\x01 \x01(\x0cR\x05query\x12\x1f\n\x0bsort_micros\x18\x02 \x01(\x03R\nsortMicros\x12#\n\rsort_position\x18\x03 \x01(\x04R\x0csortPosition\"1\n\nCacheEntry\x12\x19\n\x05value\x18\x01 \x01(\x0cH\x00R\x05value\x88\x01\x01\x42\x08\n\x06_value\"\xa5\x01\n\x16\x45ndSubscriptionRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\'\n\x0fsubscription_id\x18\x02 \x01(\tR\x0esubscriptionId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x42\x13\n\x11_expected_version\"\xbb\x02\n\x0fSalesSummaryRow\x12\x16\n\x06period\x18\x01 \x01(\tR\x06period\x12#\n\rcurrency_code\x18\x02 \x01(\tR\x0c\x63urrencyCode\x12\x1d\n\nproduct_id\x18\x03 \x01(\tR\tproductId\x12!\n\x0cproduct_name\x18\x04 \x01(\tR\x0bproductName\x12\x35\n\x08named_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07namedAt\x12\x33\n\x04sold\x18\x06 \x01(\x0b\x32\x1f.commerce.internal.v1.SalesSumsR\x04sold\x12=\n\tcancelled\x18\x07 \x01(\x0b\x32\x1f.commerce.internal.v1.SalesSumsR\tcancelled\"\x8a\x01\n\tSalesSums\x12\x1f\n\x0border_count\x18\x01 \x01(\x03R\norderCount\x12\x1d\n\nunit_count\x18\x02 \x01(\x03R\tunitCount\x12\x18\n\x07revenue\x18\x03 \x01(\x03R\x07revenue\x12#\n\rshipping_fees\x18\x04 \x01(\x03R\x0cshippingFeesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,12 +38,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAGETOKEN']._serialized_end=274
   _globals['_CACHEENTRY']._serialized_start=276
   _globals['_CACHEENTRY']._serialized_end=325
-  _globals['_ENDSUBSCRIPTIONPERIODREQUEST']._serialized_start=328
-  _globals['_ENDSUBSCRIPTIONPERIODREQUEST']._serialized_end=489
-  _globals['_ENDSUBSCRIPTIONPERIODRESPONSE']._serialized_start=491
-  _globals['_ENDSUBSCRIPTIONPERIODRESPONSE']._serialized_end=563
-  _globals['_SALESSUMMARYROW']._serialized_start=566
-  _globals['_SALESSUMMARYROW']._serialized_end=881
-  _globals['_SALESSUMS']._serialized_start=884
-  _globals['_SALESSUMS']._serialized_end=1022
+  _globals['_ENDSUBSCRIPTIONREQUEST']._serialized_start=328
+  _globals['_ENDSUBSCRIPTIONREQUEST']._serialized_end=493
+  _globals['_SALESSUMMARYROW']._serialized_start=496
+  _globals['_SALESSUMMARYROW']._serialized_end=811
+  _globals['_SALESSUMS']._serialized_start=814
+  _globals['_SALESSUMS']._serialized_end=952
 # @@protoc_insertion_point(module_scope)

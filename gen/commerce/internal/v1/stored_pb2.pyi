@@ -100,60 +100,38 @@ class CacheEntry(_message.Message):
 Global___CacheEntry: _TypeAlias = CacheEntry  # noqa: Y015
 
 @_typing.final
-class EndSubscriptionPeriodRequest(_message.Message):
-    """The command that a command server gives itself when a subscription's period has ended: ends the subscription, if it is
-    still to be ended.
+class EndSubscriptionRequest(_message.Message):
+    """The command that a command server gives itself when a subscription's time is over: ends the subscription, if it is still
+    as it was found. One that is canceling is cancelled then, an active one lapses.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
-    PERIOD_END_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Made of the subscription and its period, so that it is done once whoever gives it."""
+    """Made of the subscription and its version, so that it is done once whoever gives it."""
     subscription_id: _builtins.str
     """UUID of the subscription."""
-    @_builtins.property
-    def period_end(self) -> _timestamp_pb2.Timestamp:
-        """When the period that was found to be over ended; of another one by then, the subscription goes on."""
-
+    expected_version: _builtins.int
+    """The version that was found to be over; what has changed since, a renewal above all, stands."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         subscription_id: _builtins.str = ...,
-        period_end: _timestamp_pb2.Timestamp | None = ...,
+        expected_version: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "request_id", b"request_id", "subscription_id", b"subscription_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "request_id", b"request_id", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
 
-Global___EndSubscriptionPeriodRequest: _TypeAlias = EndSubscriptionPeriodRequest  # noqa: Y015
-
-@_typing.final
-class EndSubscriptionPeriodResponse(_message.Message):
-    """What that command is answered with; nobody sees it."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
-    subscription_id: _builtins.str
-    """UUID of the subscription."""
-    def __init__(
-        self,
-        *,
-        subscription_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription_id", b"subscription_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___EndSubscriptionPeriodResponse: _TypeAlias = EndSubscriptionPeriodResponse  # noqa: Y015
+Global___EndSubscriptionRequest: _TypeAlias = EndSubscriptionRequest  # noqa: Y015
 
 @_typing.final
 class SalesSummaryRow(_message.Message):
