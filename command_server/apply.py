@@ -193,7 +193,6 @@ def _cancel_order(aggregates: Aggregates, event: event_pb2.OrderCancelled) -> No
 
 
 def _start_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionStarted) -> None:
-    started = event.started_at.ToDatetime(tzinfo=UTC)
     subscription = Subscription(
         id=uuid.UUID(event.subscription_id),
         version=event.version,
@@ -203,8 +202,8 @@ def _start_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionSta
         price=event.price.minor_units,
         currency=event.price.currency_code,
         period_months=event.period_months,
-        started_at=started,
-        period_start=started,
+        started_at=event.started_at.ToDatetime(tzinfo=UTC),
+        period_start=event.period_start.ToDatetime(tzinfo=UTC),
         period_end=event.period_end.ToDatetime(tzinfo=UTC),
         cancellation_reason="",
     )

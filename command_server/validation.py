@@ -23,6 +23,7 @@ MAX_PRICE = 1_000_000_000_000
 MAX_STOCK_CHANGE = 1_000_000_000
 MAX_ATTRIBUTES = 50
 MAX_PERIOD_MONTHS = 36
+MAX_PERIODS = 1200
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _CURRENCY = re.compile(r"[A-Z]{3}")
@@ -230,6 +231,7 @@ def start_subscription(request: commands.StartSubscriptionRequest, check: Checke
     check.uuid("customer_id", request.customer_id)
     _plan(request, check)
     check.past(request, "started_at")
+    check.number("period_count", request.period_count, 0, MAX_PERIODS)
 
 
 def change_subscription_plan(request: commands.ChangeSubscriptionPlanRequest, check: Checker) -> None:

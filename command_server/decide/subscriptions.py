@@ -38,6 +38,10 @@ def start_subscription(
     if customer.erased:
         raise refuse("CUSTOMER_ERASED", subject, "the customer was erased")
     started = request.started_at.ToDatetime(tzinfo=UTC) if request.HasField("started_at") else command.now
+    count, months = request.period_count or 1, request.period_months
+    if count > 1 and months_later(started, (count - 2) * months, started.day) > command.now:
+        description = f"no more than the period under way and one ahead can be paid for; {count} periods are too many"
+        raise refuse("RENEWAL_TOO_EARLY", f"subscriptions/{command.subject_id}", description)
     return [
         SubscriptionStarted(
             subscription_id=str(command.subject_id),
@@ -45,9 +49,11 @@ def start_subscription(
             customer_id=str(customer.id),
             plan=request.plan,
             price=request.price,
-            period_months=request.period_months,
+            period_months=months,
             started_at=timestamp(started),
-            period_end=timestamp(months_later(started, request.period_months, started.day)),
+            period_start=timestamp(months_later(started, (count - 1) * months, started.day)),
+            period_end=timestamp(months_later(started, count * months, started.day)),
+            period_count=count,
         )
     ]
 
@@ -81,6 +87,8 @@ def renew_subscription(
             period_start=timestamp(subscription.period_end),
             period_end=timestamp(end),
             price=Money(minor_units=subscription.price, currency_code=subscription.currency),
+            plan=subscription.plan,
+            period_months=subscription.period_months,
         )
     ]
 

@@ -19,9 +19,10 @@ def started(_view: View, event: events.SubscriptionStarted) -> SubscriptionDetai
         price=event.price,
         period_months=event.period_months,
         started_at=event.started_at,
-        period_start=event.started_at,
+        period_start=event.period_start,
         period_end=event.period_end,
-        period_count=1,
+        period_price=event.price,
+        period_count=event.period_count,
         version=event.version,
     )
 
@@ -39,6 +40,7 @@ def renewed(view: View, event: events.SubscriptionRenewed) -> SubscriptionDetail
     changed: SubscriptionDetails = present(view, event)
     changed.period_start.CopyFrom(event.period_start)
     changed.period_end.CopyFrom(event.period_end)
+    changed.period_price.CopyFrom(event.price)
     changed.period_count += 1
     changed.version = event.version
     return changed

@@ -94,6 +94,21 @@ def test_a_subscription_from_elsewhere_starts_when_it_did_there() -> None:
     assert subscription.period_end == datetime(2025, 9, 30, 9, 30, tzinfo=UTC)
 
 
+def test_a_subscription_from_elsewhere_brings_the_periods_that_are_paid_for_as_if_it_had_been_renewed_here() -> None:
+    request = start_subscription(started_at="2025-10-31T12:00:00Z")
+    for count, start, end in ((0, "2025-10-31", "2025-11-30"), (1, "2025-10-31", "2025-11-30"),
+                              (4, "2026-01-31", "2026-02-28"), (5, "2026-02-28", "2026-03-31")):  # fmt: skip
+        request.period_count = count
+        subscription, event = after(("2026-01-31", request))
+        assert (subscription.period_start, subscription.period_end) == (moment(start), moment(end))
+        assert (event.period_start, event.period_end, event.period_count) == (stamp(start), stamp(end), max(count, 1))
+    request.period_count = 6
+    assert rule(refused(("2026-01-31", request))) == ("RENEWAL_TOO_EARLY", f"subscriptions/{SUBSCRIPTION}")
+    request.period_count = 5
+    assert rule(refused(("2026-01-31", request), ("2026-02-01", RENEW)))[0] == "RENEWAL_TOO_EARLY"
+    assert rule(refused(("2026-01-30", request)))[0] == "RENEWAL_TOO_EARLY"
+
+
 def test_each_renewal_adds_a_month_and_short_months_shorten_no_later_one() -> None:
     ends = [after(START, *[("2026-04-01", RENEW)] * count)[0].period_end for count in range(4)]
     assert ends == [moment(it) for it in ("2026-02-28", "2026-03-31", "2026-04-30", "2026-05-31")]
@@ -101,11 +116,8 @@ def test_each_renewal_adds_a_month_and_short_months_shorten_no_later_one() -> No
 
 def test_a_renewal_is_taken_one_period_ahead_and_no_more() -> None:
     _, event = after(START, ("2026-02-01", RENEW))
-    assert (event.period_start, event.period_end, event.price) == (
-        stamp("2026-02-28"),
-        stamp("2026-03-31"),
-        usd(1900),
-    )
+    assert (event.period_start, event.period_end) == (stamp("2026-02-28"), stamp("2026-03-31"))
+    assert (event.plan, event.price, event.period_months) == ("silver", usd(1900), 1)
     error = refused(START, ("2026-02-01", RENEW), ("2026-02-02", RENEW))
     assert rule(error) == ("RENEWAL_TOO_EARLY", f"subscriptions/{SUBSCRIPTION}")
 
@@ -116,7 +128,7 @@ def test_a_changed_plan_is_shown_at_once_and_counts_from_the_next_period() -> No
     assert event.period_months == 12
     renewed, event = after(START, ("2026-02-10", CHANGE), ("2026-02-11", RENEW))
     assert renewed.period_end == moment("2027-02-28")
-    assert event.price == usd(4900)
+    assert (event.plan, event.price, event.period_months) == ("gold", usd(4900), 12)
 
 
 def test_a_plan_keeps_its_currency() -> None:

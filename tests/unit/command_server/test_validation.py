@@ -171,6 +171,7 @@ def test_every_wrong_field_of_a_subscription_is_named_at_once() -> None:
         plan=" ",
         price=usd(-1),
         period_months=37,
+        period_count=1201,
         started_at=Timestamp(seconds=int(NOW.timestamp()) + 3600),
     )
     wrong = {
@@ -179,7 +180,11 @@ def test_every_wrong_field_of_a_subscription_is_named_at_once() -> None:
         "price.minor_units": "OUT_OF_RANGE",
         "period_months": "OUT_OF_RANGE",
     }
-    assert violations(request) == wrong | {"customer_id": "REQUIRED", "started_at": "OUT_OF_RANGE"}
+    assert violations(request) == wrong | {
+        "customer_id": "REQUIRED",
+        "started_at": "OUT_OF_RANGE",
+        "period_count": "OUT_OF_RANGE",
+    }
     change = commands.ChangeSubscriptionPlanRequest(subscription_id="x", plan=" ", price=usd(-1))
     assert violations(change) == wrong
 

@@ -18,7 +18,15 @@ IDENTITY: dict[str, Any] = {
 STARTED = rules.started(
     None,
     events.SubscriptionStarted(
-        **IDENTITY, version=1, plan="silver", price=usd(1900), period_months=1, started_at=at(1), period_end=at(100)
+        **IDENTITY,
+        version=1,
+        plan="silver",
+        price=usd(1900),
+        period_months=1,
+        started_at=at(1),
+        period_start=at(50),
+        period_end=at(100),
+        period_count=3,
     ),
 )
 
@@ -31,7 +39,7 @@ def changed(version: int, **fields: Any) -> SubscriptionDetails:
     return expected
 
 
-def test_a_started_subscription_shows_its_first_period() -> None:
+def test_a_started_subscription_shows_the_period_that_is_paid_for() -> None:
     assert (
         SubscriptionDetails(
             **IDENTITY,
@@ -40,9 +48,10 @@ def test_a_started_subscription_shows_its_first_period() -> None:
             price=usd(1900),
             period_months=1,
             started_at=at(1),
-            period_start=at(1),
+            period_start=at(50),
             period_end=at(100),
-            period_count=1,
+            period_price=usd(1900),
+            period_count=3,
             version=1,
         )
         == STARTED
@@ -51,7 +60,9 @@ def test_a_started_subscription_shows_its_first_period() -> None:
 
 def test_a_renewal_moves_the_period_and_counts_it() -> None:
     event = events.SubscriptionRenewed(**IDENTITY, version=2, period_start=at(100), period_end=at(200), price=usd(1))
-    assert rules.renewed(STARTED, event) == changed(2, period_start=at(100), period_end=at(200), period_count=2)
+    assert rules.renewed(STARTED, event) == changed(
+        2, period_start=at(100), period_end=at(200), period_price=usd(1), period_count=4
+    )
 
 
 def test_a_changed_plan_leaves_the_period_alone() -> None:

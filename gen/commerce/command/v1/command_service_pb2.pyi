@@ -1261,6 +1261,7 @@ class StartSubscriptionRequest(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     PERIOD_MONTHS_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
+    PERIOD_COUNT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
     subscription_id: _builtins.str
@@ -1271,6 +1272,10 @@ class StartSubscriptionRequest(_message.Message):
     """The plan's code in the caller's system: 1 to 100 characters."""
     period_months: _builtins.int
     """How many months a period has: 1 to 36."""
+    period_count: _builtins.int
+    """How many periods are paid for, for subscriptions that are brought in from elsewhere: 0 to 1,200; 0 means 1. When the
+    last of them is over, and the days of grace too, the subscription lapses within seconds.
+    """
     @_builtins.property
     def price(self) -> _money_pb2.Money:
         """What a period costs: 0 to 1,000,000,000,000 minor units. Required."""
@@ -1294,10 +1299,11 @@ class StartSubscriptionRequest(_message.Message):
         price: _money_pb2.Money | None = ...,
         period_months: _builtins.int = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
+        period_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_subscription_id", b"_subscription_id", "price", b"price", "started_at", b"started_at", "subscription_id", b"subscription_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_subscription_id", b"_subscription_id", "customer_id", b"customer_id", "period_months", b"period_months", "plan", b"plan", "price", b"price", "request_id", b"request_id", "started_at", b"started_at", "subscription_id", b"subscription_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_subscription_id", b"_subscription_id", "customer_id", b"customer_id", "period_count", b"period_count", "period_months", b"period_months", "plan", b"plan", "price", b"price", "request_id", b"request_id", "started_at", b"started_at", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__subscription_id: _TypeAlias = _typing.Literal["subscription_id"]  # noqa: Y015
     _WhichOneofArgType__subscription_id: _TypeAlias = _typing.Literal["_subscription_id", b"_subscription_id"]  # noqa: Y015
@@ -1335,7 +1341,9 @@ Global___StartSubscriptionResponse: _TypeAlias = StartSubscriptionResponse  # no
 
 @_typing.final
 class ChangeSubscriptionPlanRequest(_message.Message):
-    """Changes a subscription's plan, for the periods after the one under way."""
+    """Changes a subscription's plan, for the periods after the last one that is paid for. They still end on the day of the
+    month on which the subscription started.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1409,7 +1417,7 @@ Global___ChangeSubscriptionPlanResponse: _TypeAlias = ChangeSubscriptionPlanResp
 
 @_typing.final
 class RenewSubscriptionRequest(_message.Message):
-    """Adds one period to a subscription."""
+    """Adds one period to a subscription. It begins where the last one ends, also when that has passed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1487,7 +1495,9 @@ class CancelSubscriptionRequest(_message.Message):
     when: Global___CancellationTime.ValueType
     """When it ends. Required."""
     reason: _builtins.str
-    """Why; may be empty. At most 500 characters. No personal data: it is not erased."""
+    """Why; may be empty, and then a reason that was given before stays. At most 500 characters. No personal data: it is not
+    erased.
+    """
     def __init__(
         self,
         *,

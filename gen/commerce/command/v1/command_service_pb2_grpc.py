@@ -214,8 +214,8 @@ class CommandServiceServicer:
     def EraseCustomer(self, request, context):
         """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and
         in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them
-        any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or
-        ship them before. There is no way back.
+        any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address, and
+        subscriptions go on: cancel them, or ship the orders, before. There is no way back.
 
         Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
         """
@@ -330,7 +330,8 @@ class CommandServiceServicer:
     def StartSubscription(self, request, context):
         """Starts a subscription.
 
-        Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED).
+        Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
+        RENEWAL_TOO_EARLY when more periods than the one under way and the next are said to be paid for).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -348,10 +349,11 @@ class CommandServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RenewSubscription(self, request, context):
-        """Adds one period to a subscription, at most one ahead of the one that is under way.
+        """Adds one period to a subscription, at most one ahead of the one that is under way. In the days of grace after its
+        last period, too.
 
         Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
-        SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY).
+        SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY when the last period that is paid for has not begun).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

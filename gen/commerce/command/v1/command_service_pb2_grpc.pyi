@@ -72,8 +72,8 @@ class CommandServiceStub:
     EraseCustomer: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.EraseCustomerRequest, _command_service_pb2.EraseCustomerResponse]
     """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and
     in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them
-    any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or
-    ship them before. There is no way back.
+    any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address, and
+    subscriptions go on: cancel them, or ship the orders, before. There is no way back.
 
     Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
     """
@@ -140,7 +140,8 @@ class CommandServiceStub:
     StartSubscription: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.StartSubscriptionRequest, _command_service_pb2.StartSubscriptionResponse]
     """Starts a subscription.
 
-    Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED).
+    Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
+    RENEWAL_TOO_EARLY when more periods than the one under way and the next are said to be paid for).
     """
     ChangeSubscriptionPlan: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ChangeSubscriptionPlanRequest, _command_service_pb2.ChangeSubscriptionPlanResponse]
     """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the
@@ -150,10 +151,11 @@ class CommandServiceStub:
     CURRENCY_MISMATCH).
     """
     RenewSubscription: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.RenewSubscriptionRequest, _command_service_pb2.RenewSubscriptionResponse]
-    """Adds one period to a subscription, at most one ahead of the one that is under way.
+    """Adds one period to a subscription, at most one ahead of the one that is under way. In the days of grace after its
+    last period, too.
 
     Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
-    SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY).
+    SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY when the last period that is paid for has not begun).
     """
     CancelSubscription: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.CancelSubscriptionRequest, _command_service_pb2.CancelSubscriptionResponse]
     """Ends a subscription, at once or with its period.
@@ -212,8 +214,8 @@ class CommandServiceAsyncStub(CommandServiceStub):
     EraseCustomer: _aio.UnaryUnaryMultiCallable[_command_service_pb2.EraseCustomerRequest, _command_service_pb2.EraseCustomerResponse]  # type: ignore[assignment]
     """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and
     in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them
-    any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or
-    ship them before. There is no way back.
+    any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address, and
+    subscriptions go on: cancel them, or ship the orders, before. There is no way back.
 
     Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
     """
@@ -280,7 +282,8 @@ class CommandServiceAsyncStub(CommandServiceStub):
     StartSubscription: _aio.UnaryUnaryMultiCallable[_command_service_pb2.StartSubscriptionRequest, _command_service_pb2.StartSubscriptionResponse]  # type: ignore[assignment]
     """Starts a subscription.
 
-    Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED).
+    Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
+    RENEWAL_TOO_EARLY when more periods than the one under way and the next are said to be paid for).
     """
     ChangeSubscriptionPlan: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ChangeSubscriptionPlanRequest, _command_service_pb2.ChangeSubscriptionPlanResponse]  # type: ignore[assignment]
     """Changes a subscription's plan. The plan and its price are shown at once and count from the next renewal on: the
@@ -290,10 +293,11 @@ class CommandServiceAsyncStub(CommandServiceStub):
     CURRENCY_MISMATCH).
     """
     RenewSubscription: _aio.UnaryUnaryMultiCallable[_command_service_pb2.RenewSubscriptionRequest, _command_service_pb2.RenewSubscriptionResponse]  # type: ignore[assignment]
-    """Adds one period to a subscription, at most one ahead of the one that is under way.
+    """Adds one period to a subscription, at most one ahead of the one that is under way. In the days of grace after its
+    last period, too.
 
     Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
-    SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY).
+    SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY when the last period that is paid for has not begun).
     """
     CancelSubscription: _aio.UnaryUnaryMultiCallable[_command_service_pb2.CancelSubscriptionRequest, _command_service_pb2.CancelSubscriptionResponse]  # type: ignore[assignment]
     """Ends a subscription, at once or with its period.
@@ -379,8 +383,8 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_command_service_pb2.EraseCustomerResponse, _abc.Awaitable[_command_service_pb2.EraseCustomerResponse]]:
         """Erases all that is known of a person: name, e-mail address, telephone number and addresses, of the customer and
         in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them
-        any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address: cancel or
-        ship them before. There is no way back.
+        any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address, and
+        subscriptions go on: cancel them, or ship the orders, before. There is no way back.
 
         Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
         """
@@ -519,7 +523,8 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_command_service_pb2.StartSubscriptionResponse, _abc.Awaitable[_command_service_pb2.StartSubscriptionResponse]]:
         """Starts a subscription.
 
-        Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED).
+        Errors: ALREADY_EXISTS when a subscription has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
+        RENEWAL_TOO_EARLY when more periods than the one under way and the next are said to be paid for).
         """
 
     @_abc_1.abstractmethod
@@ -541,10 +546,11 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.RenewSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.RenewSubscriptionResponse, _abc.Awaitable[_command_service_pb2.RenewSubscriptionResponse]]:
-        """Adds one period to a subscription, at most one ahead of the one that is under way.
+        """Adds one period to a subscription, at most one ahead of the one that is under way. In the days of grace after its
+        last period, too.
 
         Errors: NOT_FOUND when the subscription is not known; FAILED_PRECONDITION (SUBSCRIPTION_ENDED,
-        SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY).
+        SUBSCRIPTION_CANCELING, RENEWAL_TOO_EARLY when the last period that is paid for has not begun).
         """
 
     @_abc_1.abstractmethod

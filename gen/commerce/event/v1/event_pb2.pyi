@@ -980,6 +980,8 @@ class SubscriptionStarted(_message.Message):
     PERIOD_MONTHS_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     PERIOD_END_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    PERIOD_COUNT_FIELD_NUMBER: _builtins.int
     subscription_id: _builtins.str
     """UUID of the subscription."""
     version: _builtins.int
@@ -990,17 +992,23 @@ class SubscriptionStarted(_message.Message):
     """The plan's code."""
     period_months: _builtins.int
     """How many months a period has."""
+    period_count: _builtins.int
+    """How many periods are paid for: 1, or more for a subscription that was brought in from elsewhere."""
     @_builtins.property
     def price(self) -> _money_pb2.Money:
         """What a period costs."""
 
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was started: its first period begins then."""
+        """When it was started. Its periods end on this day of the month, or on the month's last, at this time of day."""
 
     @_builtins.property
     def period_end(self) -> _timestamp_pb2.Timestamp:
-        """When its first period ends."""
+        """When the last period that is paid for ends."""
+
+    @_builtins.property
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """When that period begins: at the start, or later for a subscription that was brought in from elsewhere."""
 
     def __init__(
         self,
@@ -1013,10 +1021,12 @@ class SubscriptionStarted(_message.Message):
         period_months: _builtins.int = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         period_end: _timestamp_pb2.Timestamp | None = ...,
+        period_start: _timestamp_pb2.Timestamp | None = ...,
+        period_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "price", b"price", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "period_start", b"period_start", "price", b"price", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "period_end", b"period_end", "period_months", b"period_months", "plan", b"plan", "price", b"price", "started_at", b"started_at", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "period_count", b"period_count", "period_end", b"period_end", "period_months", b"period_months", "period_start", b"period_start", "plan", b"plan", "price", b"price", "started_at", b"started_at", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1078,12 +1088,18 @@ class SubscriptionRenewed(_message.Message):
     PERIOD_START_FIELD_NUMBER: _builtins.int
     PERIOD_END_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    PERIOD_MONTHS_FIELD_NUMBER: _builtins.int
     subscription_id: _builtins.str
     """UUID of the subscription."""
     version: _builtins.int
     """The subscription's version after this event."""
     customer_id: _builtins.str
     """UUID of the customer."""
+    plan: _builtins.str
+    """The plan's code."""
+    period_months: _builtins.int
+    """How many months it has."""
     @_builtins.property
     def period_start(self) -> _timestamp_pb2.Timestamp:
         """When the new period begins: when the one before ends."""
@@ -1105,10 +1121,12 @@ class SubscriptionRenewed(_message.Message):
         period_start: _timestamp_pb2.Timestamp | None = ...,
         period_end: _timestamp_pb2.Timestamp | None = ...,
         price: _money_pb2.Money | None = ...,
+        plan: _builtins.str = ...,
+        period_months: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "period_start", b"period_start", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "period_end", b"period_end", "period_start", b"period_start", "price", b"price", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "period_end", b"period_end", "period_months", b"period_months", "period_start", b"period_start", "plan", b"plan", "price", b"price", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1132,7 +1150,7 @@ class SubscriptionCancellationScheduled(_message.Message):
     customer_id: _builtins.str
     """UUID of the customer."""
     reason: _builtins.str
-    """Why, in the caller's words, or empty."""
+    """Why, in the caller's words, or empty. No personal data: it is not sealed."""
     @_builtins.property
     def ends_at(self) -> _timestamp_pb2.Timestamp:
         """When it will end."""
@@ -1172,10 +1190,10 @@ class SubscriptionCancelled(_message.Message):
     customer_id: _builtins.str
     """UUID of the customer."""
     reason: _builtins.str
-    """Why, in the caller's words, or empty."""
+    """Why, in the caller's words, or empty. No personal data: it is not sealed."""
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
-        """When it ended."""
+        """When it ended. With its period that moment, although the event is stored some seconds later."""
 
     def __init__(
         self,

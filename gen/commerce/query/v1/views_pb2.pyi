@@ -362,7 +362,9 @@ Global___CustomerProfile: _TypeAlias = CustomerProfile  # noqa: Y015
 
 @_typing.final
 class SubscriptionDetails(_message.Message):
-    """A subscription as it is now."""
+    """A subscription as it is now. The last period that is paid for lies ahead when it was renewed early, and behind in the
+    days of grace.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -379,6 +381,7 @@ class SubscriptionDetails(_message.Message):
     CANCELLATION_REASON_FIELD_NUMBER: _builtins.int
     PERIOD_COUNT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    PERIOD_PRICE_FIELD_NUMBER: _builtins.int
     subscription_id: _builtins.str
     """UUID of the subscription."""
     customer_id: _builtins.str
@@ -392,9 +395,9 @@ class SubscriptionDetails(_message.Message):
     period_months: _builtins.int
     """How many months a period has from the next renewal on."""
     cancellation_reason: _builtins.str
-    """Why it was cancelled, or empty."""
+    """Why it was cancelled or is to end with its period, or empty."""
     period_count: _builtins.int
-    """How many periods it has had, the one under way included."""
+    """How many periods are paid for, from the first to the last."""
     version: _builtins.int
     """The subscription's version: for a command's `expected_version`."""
     @_builtins.property
@@ -415,7 +418,11 @@ class SubscriptionDetails(_message.Message):
 
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
-        """When it ended; unset before."""
+        """When it ended: when it was cancelled at once, or when its last period ended; unset before."""
+
+    @_builtins.property
+    def period_price(self) -> _money_pb2.Money:
+        """What the last period that is paid for costs."""
 
     def __init__(
         self,
@@ -433,10 +440,11 @@ class SubscriptionDetails(_message.Message):
         cancellation_reason: _builtins.str = ...,
         period_count: _builtins.int = ...,
         version: _builtins.int = ...,
+        period_price: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "period_end", b"period_end", "period_start", b"period_start", "price", b"price", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "period_end", b"period_end", "period_price", b"period_price", "period_start", b"period_start", "price", b"price", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_reason", b"cancellation_reason", "customer_id", b"customer_id", "ended_at", b"ended_at", "period_count", b"period_count", "period_end", b"period_end", "period_months", b"period_months", "period_start", b"period_start", "plan", b"plan", "price", b"price", "started_at", b"started_at", "status", b"status", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_reason", b"cancellation_reason", "customer_id", b"customer_id", "ended_at", b"ended_at", "period_count", b"period_count", "period_end", b"period_end", "period_months", b"period_months", "period_price", b"period_price", "period_start", b"period_start", "plan", b"plan", "price", b"price", "started_at", b"started_at", "status", b"status", "subscription_id", b"subscription_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
