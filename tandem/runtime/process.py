@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import grpc
-import pygrpc_native.aio
 import uvloop
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc import aio
@@ -18,7 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from tandem.runtime.health import Health
-from tandem.runtime.rpc import Admission, add_service
+from tandem.runtime.native import NativeServer
+from tandem.runtime.rpc import Admission, Streams, add_service
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
 from tandem.runtime.telemetry import log, serve_metrics
 
@@ -26,6 +26,12 @@ from tandem.runtime.telemetry import log, serve_metrics
 _READINESS_SECONDS = 1.0
 # Clients that keep idle connections open ping; the default minimum of 5 minutes would close them (too_many_pings).
 _MIN_PING_MILLISECONDS = 10_000
+# A connection that is gone without a word (a power cut, a network that drops packets) is found out after this and its
+# streams end. They would stay for as long as TCP repeats, a quarter of an hour, or for ever when nothing is sent.
+_PING_MILLISECONDS = 60_000
+_PING_TIMEOUT_MILLISECONDS = 20_000
+# Far above what a process serves: past our own limits a caller gets a status, past this one its calls wait in silence.
+_MAX_STREAMS_PER_CONNECTION = 100_000
 # Until a transport's threads have written what they were given: they take microseconds, on a busy machine more.
 _FLUSH_SECONDS = 0.1
 
@@ -61,6 +67,7 @@ class RunningApplication:
     def __init__(self, application: Application) -> None:
         self._application = application
         self._admission = Admission(application.server.max_concurrent_calls)
+        self._streams = Streams()
         self._health = Health()
         self._readiness: asyncio.Task[None] | None = None
         self._started: list[Component] = []
@@ -76,7 +83,7 @@ class RunningApplication:
             for component in application.components:
                 await component.start()
                 self._started.append(component)
-            add_service(self._server, application.service, application.servicer, self._admission)
+            add_service(self._server, application.service, application.servicer, self._admission, self._streams)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
             if application.server.reflection:
                 names = (application.service.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME)
@@ -93,7 +100,7 @@ class RunningApplication:
         log.info("serving", host=application.server.host, port=self.port, transport=transport_of(application.server))
 
     async def stop(self) -> None:
-        """Says NOT_SERVING, refuses new calls, lets those under way finish, then stops the components.
+        """Says NOT_SERVING, refuses new calls, ends streams, lets calls under way finish, stops the components.
 
         Raises ExceptionGroup when components fail to stop, after all were told to.
         """
@@ -116,7 +123,8 @@ class RunningApplication:
     async def _drain(self) -> None:
         # The transports' own stop() closes connections as soon as the last handler has returned, some with answers
         # still unwritten: the native one often, grpcio now and then. So calls are waited for before it.
-        await self._admission.close(self._application.server.drain_seconds)
+        seconds = self._application.server.drain_seconds
+        await asyncio.gather(self._admission.close(seconds), self._streams.close(seconds))
         await asyncio.sleep(_FLUSH_SECONDS)
         await self._server.stop(_FLUSH_SECONDS)
 
@@ -187,12 +195,14 @@ def _new_server(settings: ServerSettings) -> aio.Server:
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_MILLISECONDS),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", _PING_MILLISECONDS),
+        ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MILLISECONDS),
+        ("grpc.max_concurrent_streams", _MAX_STREAMS_PER_CONNECTION),
         ("grpc.so_reuseport", 0),
     ]
     if transport_of(settings) == "grpcio":
         return aio.server(options=options)
-    server: aio.Server = pygrpc_native.aio.server(options=options)
-    return server
+    return NativeServer(options=options)
 
 
 def _bind(server: aio.Server, settings: ServerSettings) -> int:

@@ -1,21 +1,23 @@
 """How a servicer is put behind the wire, the same way for every RPC and on both transports.
 
 Around each call: admission (a bounded number under way), decoding, the table from errors to status, metrics, one log
-line for a bug. A servicer's method is `async (request, Call) -> response message, or its bytes`.
+line for a bug. A servicer's method is `async (request, Call) -> response message, or its bytes`. Where the contract
+says `returns (stream …)`, it is an async generator of those, `(request, StreamCall)`, and is asked for the next one
+when the transport has taken the one before.
 """
 
 import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable
-from functools import cache
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
 from grpc import aio
 from prometheus_client import Counter
 
@@ -29,7 +31,14 @@ from tandem.runtime.errors import (
     internal_status,
     to_status,
 )
-from tandem.runtime.telemetry import CALL_SECONDS, CALLS, CALLS_UNDER_WAY, log
+from tandem.runtime.telemetry import (
+    CALL_SECONDS,
+    CALLS,
+    CALLS_UNDER_WAY,
+    STREAM_MESSAGES,
+    STREAMS_OPEN,
+    log,
+)
 
 # What a caller may send as x-request-id and have in our logs.
 _MAX_REFERENCE = 128
@@ -44,11 +53,11 @@ class Call:
 
     __slots__ = ("_context", "deadline")
 
-    def __init__(self, context: aio.ServicerContext[Any, Any]) -> None:
+    def __init__(self, context: aio.ServicerContext[Any, Any], longest: float = _LONGEST_CALL_SECONDS) -> None:
         self._context = context
         remaining = context.time_remaining()
         # Some transports say None where the caller set no deadline, some a very large number.
-        left = _LONGEST_CALL_SECONDS if remaining is None else min(remaining, _LONGEST_CALL_SECONDS)
+        left = longest if remaining is None else min(remaining, longest)
         self.deadline = time.monotonic() + left
         """When the caller stops waiting, on the clock of time.monotonic(), in seconds."""
 
@@ -63,7 +72,37 @@ class Call:
         return uuid.uuid4().hex
 
 
+class StreamCall(Call):
+    """A call that is answered with a stream; it may last for ever."""
+
+    __slots__ = ("_wake", "stopping")
+
+    def __init__(self, context: aio.ServicerContext[Any, Any]) -> None:
+        super().__init__(context, longest=float("inf"))
+        self.stopping = False
+        """The server stops: the stream is to say where it is, and to end with `stopping_error`."""
+        self._wake: Callable[[], None] = _nothing
+
+    def when_stopping(self, wake: Callable[[], None]) -> None:
+        """`wake` is called on the event loop when the server begins to stop."""
+        self._wake = wake
+
+    def stop(self) -> None:
+        self.stopping = True
+        self._wake()
+
+
+def _nothing() -> None:
+    pass
+
+
+def stopping_error() -> Unavailable:
+    """What callers get from a server that stops: nothing of theirs is lost, another server will do."""
+    return Unavailable("the server is stopping", reason="STOPPING")
+
+
 Behaviour = Callable[[Any, Call], Awaitable[Any]]
+StreamBehaviour = Callable[[Any, StreamCall], AsyncGenerator[Any, None]]
 
 
 class Admission:
@@ -79,7 +118,7 @@ class Admission:
     def enter(self) -> None:
         """Raises Overloaded past the limit, and Unavailable once closed."""
         if self._closed:
-            raise Unavailable("the server is stopping", reason="STOPPING")
+            raise stopping_error()
         if self._under_way >= self._limit:
             raise Overloaded(f"more than {self._limit} calls are under way")
         self._under_way += 1
@@ -99,15 +138,50 @@ class Admission:
             await asyncio.wait_for(self._idle.wait(), seconds)
 
 
-def add_service(server: aio.Server, service: ServiceDescriptor, servicer: object, admission: Admission) -> None:
+class Streams:
+    """The streams that are open. Servicers bound their number; `Admission` counts calls that are soon answered."""
+
+    def __init__(self) -> None:
+        self._open: set[StreamCall] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    def enter(self, call: StreamCall) -> None:
+        """Raises Unavailable once closed."""
+        if self._closed:
+            raise stopping_error()
+        self._open.add(call)
+        self._idle.clear()
+
+    def leave(self, call: StreamCall) -> None:
+        self._open.discard(call)
+        if not self._open:
+            self._idle.set()
+
+    async def close(self, seconds: float) -> None:
+        """Refuses new streams, tells the open ones to end, and waits at most `seconds` for them."""
+        self._closed = True
+        for call in list(self._open):
+            call.stop()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
+
+
+def add_service(
+    server: aio.Server, service: ServiceDescriptor, servicer: object, admission: Admission, streams: Streams
+) -> None:
     """Serves every RPC of `service` with the method of `servicer` that has its name.
 
     Raises AttributeError when the servicer lacks one: an RPC in the contract that nobody serves.
     """
     handlers: dict[str, Any] = {}
     for method in service.methods:
-        behaviour = _guarded(method, getattr(servicer, method.name), admission)
-        handlers[method.name] = grpc.unary_unary_rpc_method_handler(behaviour)
+        behaviour = getattr(servicer, method.name)
+        if method.server_streaming:
+            handlers[method.name] = grpc.unary_stream_rpc_method_handler(_guarded_stream(method, behaviour, streams))
+        else:
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(_guarded(method, behaviour, admission))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
     server.add_registered_method_handlers(service.full_name, handlers)
 
@@ -115,43 +189,109 @@ def add_service(server: aio.Server, service: ServiceDescriptor, servicer: object
 def _guarded(method: MethodDescriptor, behaviour: Behaviour, admission: Admission) -> Any:
     request_class = message_factory.GetMessageClass(method.input_type)
     seconds = CALL_SECONDS.labels(method.name)
-
-    @cache
-    def answered(code: grpc.StatusCode) -> Counter:
-        return CALLS.labels(method.name, code.name)
+    ended = _Endings(method)
 
     async def answer(payload: bytes, context: aio.ServicerContext[Any, Any]) -> bytes:
         started = time.perf_counter()
         call = Call(context)
-        code = grpc.StatusCode.OK
         try:
             admission.enter()
             try:
                 response = await behaviour(_decoded(request_class, payload), call)
-                return response if isinstance(response, bytes) else response.SerializeToString()
+                encoded = _encoded(response)
             finally:
                 admission.leave()
-        except asyncio.CancelledError:
-            # The transports cancel a call when the caller leaves, and when its deadline passes.
-            passed = call.seconds_left() < _DEADLINE_SLACK_SECONDS
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
-            raise
-        except TandemError as error:
-            code, status = code_of(error), to_status(error)
-            log.debug("call refused", method=method.name, reason=error.reason, reference=call.reference())
-        except Exception:
-            reference = call.reference()
-            code, status = grpc.StatusCode.INTERNAL, internal_status(reference)
-            log.exception("call failed", method=method.name, reference=reference)
+        except BaseException as error:
+            refusal = ended.badly(call, error)
+        else:
+            ended.well()
+            return encoded
         finally:
-            answered(code).inc()
             seconds.observe(time.perf_counter() - started)
-        details = (("grpc-status-details-bin", status.SerializeToString()),)
-        # Outside of the handlers above: abort() raises, and what it raises is the transport's to see.
-        await context.abort(code, status.message, details)
-        raise AssertionError("abort() returned")
+        return await _refuse(context, refusal)
 
     return answer
+
+
+def _guarded_stream(method: MethodDescriptor, behaviour: StreamBehaviour, streams: Streams) -> Any:
+    request_class = message_factory.GetMessageClass(method.input_type)
+    opened = STREAMS_OPEN.labels(method.name)
+    messages = STREAM_MESSAGES.labels(method.name)
+    ended = _Endings(method)
+
+    async def answer(payload: bytes, context: aio.ServicerContext[Any, Any]) -> None:
+        call = StreamCall(context)
+        opened.inc()
+        try:
+            streams.enter(call)
+            try:
+                # Closed at once when the call is cancelled, and not when the collector comes by.
+                async with contextlib.aclosing(behaviour(_decoded(request_class, payload), call)) as responses:
+                    async for response in responses:
+                        await context.write(_encoded(response))
+                        messages.inc()
+            finally:
+                streams.leave(call)
+        except BaseException as error:
+            refusal = ended.badly(call, error)
+        else:
+            ended.well()
+            return
+        finally:
+            opened.dec()
+        await _refuse(context, refusal)
+
+    return answer
+
+
+class _Endings:
+    """How the calls of a method end: counted, and a bug logged once."""
+
+    def __init__(self, method: MethodDescriptor) -> None:
+        self._method = method.name
+        self._counters: dict[grpc.StatusCode, Counter] = {}
+
+    def well(self) -> None:
+        self._count(grpc.StatusCode.OK)
+
+    def badly(self, call: Call, error: BaseException) -> "_Refusal":
+        """What the caller is to be told; raises the error again when there is nobody to tell."""
+        match error:
+            case asyncio.CancelledError():
+                # The transports cancel a call when the caller leaves, and when its deadline passes.
+                passed = call.seconds_left() < _DEADLINE_SLACK_SECONDS
+                self._count(grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED)
+                raise error
+            case TandemError():
+                log.debug("call refused", method=self._method, reason=error.reason, reference=call.reference())
+                refusal = code_of(error), to_status(error)
+            case Exception():
+                reference = call.reference()
+                log.exception("call failed", method=self._method, reference=reference)
+                refusal = grpc.StatusCode.INTERNAL, internal_status(reference)
+            case _:
+                raise error
+        self._count(refusal[0])
+        return refusal
+
+    def _count(self, code: grpc.StatusCode) -> None:
+        if code not in self._counters:
+            self._counters[code] = CALLS.labels(self._method, code.name)
+        self._counters[code].inc()
+
+
+_Refusal = tuple[grpc.StatusCode, status_pb2.Status]
+
+
+async def _refuse(context: aio.ServicerContext[Any, Any], refusal: _Refusal) -> NoReturn:
+    """Outside of the handlers above: abort() raises, and what it raises is the transport's to see."""
+    code, status = refusal
+    await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+    raise AssertionError("abort() returned")
+
+
+def _encoded(response: Any) -> bytes:
+    return response if isinstance(response, bytes) else bytes(response.SerializeToString())
 
 
 def _decoded(request_class: type[Message], payload: bytes) -> Message:

@@ -19,7 +19,9 @@ CALL_SECONDS = Histogram(
     # Cached reads take a fraction of a millisecond, a wait for a token up to a minute.
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
-CALLS_UNDER_WAY = Gauge("tandem_calls_under_way", "Calls that are being answered")
+CALLS_UNDER_WAY = Gauge("tandem_calls_under_way", "Calls that are being answered; streams are counted apart")
+STREAMS_OPEN = Gauge("tandem_streams_open", "Streams that callers have open", ["method"])
+STREAM_MESSAGES = Counter("tandem_stream_messages_total", "Messages that were sent in streams", ["method"])
 
 
 def configure_logging(settings: LogSettings, service: str) -> None:
