@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from projector.app import MIGRATIONS, build
 from projector.reset import StillHeld, reset
 from projector.settings import Settings
-from tandem.feed.reader import read_head
+from tandem.feed.head import read_head
 from tandem.read_store.tables import SCHEMA
 from tandem.runtime.database import create_database_engine, migrate
 from tandem.runtime.process import run

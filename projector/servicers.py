@@ -16,7 +16,8 @@ from commerce.projection.v1.projection_service_pb2 import (
 )
 from projector.feed import problem_of
 from projector.loop import Loop
-from tandem.feed.reader import read_head, recorded_at
+from tandem.feed.head import read_head
+from tandem.feed.reader import recorded_at
 from tandem.read_store.tables import projection
 from tandem.runtime.database import may_pass
 from tandem.runtime.errors import Unavailable

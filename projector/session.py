@@ -17,7 +17,8 @@ from projector.feed import Feed, first_line
 from projector.ownership import OtherFeed, end_when_silent, leave_epochs, take_over, try_lock, unlock
 from projector.settings import ChangeLogSettings, FollowSettings
 from tandem.feed.events import FeedEvent
-from tandem.feed.reader import read_events, read_head
+from tandem.feed.head import read_head
+from tandem.feed.reader import read_events
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import CACHED_VIEWS, CHANNEL, change
 from tandem.runtime.database import may_pass

@@ -1,26 +1,12 @@
 """Following the feed: read from a position. tandem.runtime.listener waits for more."""
 
 import uuid
-from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, select
 
 from tandem.feed import table
 from tandem.feed.events import FeedEvent
-
-
-@dataclass(frozen=True)
-class FeedHead:
-    """The feed's epoch and its last position, 0 while it is empty."""
-
-    epoch: uuid.UUID
-    position: int
-
-
-def read_head(connection: Connection) -> FeedHead:
-    row = connection.execute(select(table.feed_head.c.epoch, table.feed_head.c.position)).one()
-    return FeedHead(row.epoch, row.position)
 
 
 def read_events(connection: Connection, after: int, limit: int, epoch: uuid.UUID | None = None) -> list[FeedEvent]:

@@ -11,7 +11,8 @@ from command_server.app import MIGRATIONS
 from command_server.storage.feed import StoredEvent, append, begin_epoch, ensure_partition
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.feed import table as feed
-from tandem.feed.reader import read_events, read_head
+from tandem.feed.head import read_head
+from tandem.feed.reader import read_events
 from tandem.runtime.database import migrate, newest_revision
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
 from tests.support.builders import add_product, identity, register_customer, start_subscription

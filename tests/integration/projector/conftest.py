@@ -21,8 +21,9 @@ from projector.app import build
 from projector.settings import CacheSettings, ChangeLogSettings, FollowSettings, Settings
 from tandem.feed import table as feed
 from tandem.feed.events import FeedEvent
+from tandem.feed.head import read_head
 from tandem.feed.personal import customer_of
-from tandem.feed.reader import read_events, read_head
+from tandem.feed.reader import read_events
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, node_client
 from tandem.read_store.tables import CHANNEL, VIEWS, change, projection

@@ -9,7 +9,7 @@ from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from projector.apply import Deposed, Move, commit, plan
 from projector.ownership import try_lock
 from tandem.cli.embedded import Memcached
-from tandem.feed.reader import read_head
+from tandem.feed.head import read_head
 from tandem.read_store.tables import CACHED_VIEWS, VIEWS
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
