@@ -8,6 +8,7 @@ from query_server.batcher import Batcher
 from query_server.cache import Cache
 from query_server.database import ReadDatabase
 from query_server.freshness import Freshness
+from query_server.head import Head
 from query_server.queries.sales import SalesReader
 from query_server.queries.subscriptions import list_subscriptions
 from query_server.reader import CacheReader, DatabaseReader, Reader
@@ -38,7 +39,8 @@ def build(settings: Settings) -> Application:
     # One at a time: sums of two ranges share nothing.
     sums = [SalesReader(database) for _ in range(reports.threads)]
     sales = Batcher("sales", sums, max_batch=1, max_waiting=reports.max_waiting)
-    views = Views(freshness, Reader(freshness, cached, stored))
+    head = Head(settings.feed_database)
+    views = Views(freshness, Reader(freshness, cached, stored), head)
 
     async def ready() -> bool:
         return await asyncio.to_thread(database.is_ready)
@@ -49,5 +51,5 @@ def build(settings: Settings) -> Application:
         service=DESCRIPTOR.services_by_name["QueryService"],
         servicer=QueryServicer(views, recent_orders, subscriptions, sales, settings.freshness.default_max_wait),
         ready=ready,
-        components=(database, *reads, *fills, freshness, cached, stored, recent_orders, subscriptions, sales),
+        components=(database, *reads, *fills, freshness, cached, stored, recent_orders, subscriptions, sales, head),
     )

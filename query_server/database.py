@@ -1,26 +1,21 @@
-"""The read database: every statement, and what its failures mean to a caller.
+"""The read database: every statement.
 
 Each statement returns rows and the view's position together, so the position is true of exactly those rows, also on a
 replica, and also when there are no rows.
 """
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import psycopg.errors
-from sqlalchemy import Engine, TextClause, text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy import TextClause, text
 
 from query_server.page_token import Cursor
+from query_server.store import Store
 from tandem.feed.token import Token
 from tandem.read_store.tables import REVISION, SCHEMA, VIEWS, order_summary, projection
-from tandem.runtime.database import create_database_engine, has_revision, may_pass
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.settings import DatabaseSettings
-from tandem.runtime.telemetry import log
 
 
 class PageKey(NamedTuple):
@@ -73,20 +68,11 @@ _RECENT_ORDERS = text(
 _POSITIONS = text(f"SELECT view, feed_epoch, position FROM {projection.fullname}")  # noqa: S608
 
 
-class ReadDatabase:
-    """Statements on the read database, for threads. `start` and `stop` make it a Component."""
+class ReadDatabase(Store):
+    """Statements on the read database, for threads."""
 
     def __init__(self, settings: DatabaseSettings, *, connections: int) -> None:
-        engine = create_database_engine(settings, name="tandem-query", pool_size=connections)
-        # One statement is one snapshot: a transaction around it would cost two round trips.
-        self._engine: Engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._away = False
-
-    async def start(self) -> None:
-        """Nothing connects before the first use."""
-
-    async def stop(self) -> None:
-        await asyncio.to_thread(self._engine.dispose)
+        super().__init__(settings, "read database", name="tandem-query", connections=connections)
 
     def rows(self, view: str, keys: Sequence[uuid.UUID]) -> tuple[dict[uuid.UUID, bytes], Token]:
         """The rows of `view` that exist among `keys`, and the view's position. Raises Unavailable."""
@@ -124,41 +110,4 @@ class ReadDatabase:
 
     def is_ready(self) -> bool:
         """Whether the database answers and has the schema that this program reads."""
-        return has_revision(self._engine, SCHEMA, REVISION)
-
-    def _execute(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
-        try:
-            rows = self._execute_twice(statement, arguments)
-        except (DBAPIError, PoolTimeout) as error:
-            if isinstance(error, DBAPIError) and not may_pass(error) and not _is_not_set_up(error):
-                raise
-            if isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.errors.QueryCanceled):
-                raise Unavailable("the read database took too long", reason="STORE_UNAVAILABLE") from error
-            self._log_change(away=True, error=str(error)[:500])
-            raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
-        self._log_change(away=False)
-        return rows
-
-    def _log_change(self, *, away: bool, **details: str) -> None:
-        """Once, not for every batch that fails meanwhile."""
-        if away != self._away:
-            self._away = away
-            log.warning("the read database is away" if away else "the read database is back", **details)
-
-    def _execute_twice(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
-        try:
-            return self._execute_once(statement, arguments)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-            # A pooled connection from before a restart of the database: its first use is how one learns of it.
-            return self._execute_once(statement, arguments)
-
-    def _execute_once(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
-        with self._engine.connect() as connection:
-            return connection.execute(statement, arguments).all()
-
-
-def _is_not_set_up(error: DBAPIError) -> bool:
-    """Services start in any order: this one may be there before the read database's first migration."""
-    return isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName)
+        return self.has_revision(SCHEMA, REVISION)

@@ -56,6 +56,11 @@ class Settings(ServiceSettings):
     section: ClassVar[str] = "query"
 
     database: DatabaseSettings = Field(description="The read database")
+    feed_database: DatabaseSettings | None = Field(
+        None,
+        description="The write database, for fully_consistent queries, which are refused without it. Not a replica. A"
+        " role that may read tandem_write.feed_head is enough",
+    )
     server: ServerSettings = Field(ServerSettings(port=50052), description="The gRPC server")
     reader: ReaderSettings = Field(ReaderSettings(), description="Reading in batches")
     reports: ReportSettings = Field(ReportSettings(), description="Sums over many rows")

@@ -132,14 +132,15 @@ class Checker:
                     "MALFORMED",
                     "must be the consistency_token of a receipt or the as_of of an answer",
                 )
-        elif requirement == "minimize_latency" and not value.minimize_latency:
-            self.wrong("consistency.minimize_latency", "INVALID", "must be true when set")
+        elif requirement is not None and not getattr(value, requirement):
+            self.wrong(f"consistency.{requirement}", "INVALID", "must be true when set")
+        all_writes = requirement == "fully_consistent"
         if not value.HasField("max_wait"):
-            return Need(token, self._default_max_wait)
+            return Need(token, self._default_max_wait, all_writes)
         seconds = value.max_wait.seconds + value.max_wait.nanos / 1e9
         if not 0 <= seconds <= MAX_WAIT_SECONDS or not 0 <= value.max_wait.nanos < 1_000_000_000:
             self.wrong("consistency.max_wait", "OUT_OF_RANGE", f"must be from 0 to {MAX_WAIT_SECONDS} s")
-        return Need(token, seconds)
+        return Need(token, seconds, all_writes)
 
     def wrong(self, field: str, kind: str, description: str) -> None:
         self._violations.append(Violation(field, description, kind))

@@ -1,13 +1,14 @@
 """A query's way: wait for the token, read, check what was read against the token."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from query_server.batcher import Batcher
 from query_server.freshness import Freshness, projection_lag
+from query_server.head import Head
 from query_server.reader import Found, Reader
 from tandem.feed.token import Token, encode_token
 from tandem.runtime.errors import PreconditionFailed, Unavailable, Violation
@@ -21,10 +22,15 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Need:
-    """How fresh an answer must be. token: what it must include, None for anything; max_wait: in seconds."""
+    """How fresh an answer must be.
+
+    token: what it must include, None for anything; max_wait: in seconds. fully_consistent: it must include all that was
+    committed before the call, and the token is None.
+    """
 
     token: Token | None
     max_wait: float
+    fully_consistent: bool = False
 
 
 class Rows(NamedTuple):
@@ -45,17 +51,18 @@ V = TypeVar("V", bound=_OneState)
 
 
 class Views:
-    def __init__(self, freshness: Freshness, reader: Reader) -> None:
+    def __init__(self, freshness: Freshness, reader: Reader, head: Head) -> None:
         self._freshness = freshness
         self._reader = reader
+        self._head = head
 
     async def get(self, view: str, keys: Sequence[UUID], need: Need, call: Call) -> Rows:
         """The rows of `view` with `keys`.
 
-        Raises Unavailable (PROJECTION_LAG, STORE_UNAVAILABLE), PreconditionFailed for a token of another feed, and
-        Overloaded.
+        Raises Unavailable (PROJECTION_LAG, STORE_UNAVAILABLE), PreconditionFailed for a token of another feed and where
+        fully_consistent is not set up, and Overloaded.
         """
-        await self._reach(view, need, call)
+        need = await self.reach(view, need, call)
         found = await self._reader.read(view, keys)
         as_of = _oldest(found)
         if as_of is None or (need.token is not None and not as_of.includes(need.token)):
@@ -64,22 +71,29 @@ class Views:
             as_of = _oldest(found)
             if as_of is None:
                 raise Unavailable(f"the view {view} is being replaced", reason="STORE_UNAVAILABLE")
-            _require(view, as_of, need.token)
+            require(view, as_of, need)
         return Rows([it.value for it in found], as_of)
 
     async def read(self, view: str, reads: Batcher[K, V], wanted: K, need: Need, call: Call) -> V:
         """What `reads` finds in the database's `view`. Raises as `get` does, and what the reader raises."""
-        await self._reach(view, need, call)
+        need = await self.reach(view, need, call)
         [found] = await reads.read([wanted])
-        _require(view, found.as_of, need.token)
+        require(view, found.as_of, need)
         return found
 
-    async def _reach(self, view: str, need: Need, call: Call) -> None:
+    async def reach(self, view: str, need: Need, call: Call) -> Need:
+        """Waits until `view` is as fresh as needed, or until only reading it can tell; what is read is to be checked.
+
+        Returns the need with its token. Raises as `get` does.
+        """
+        if need.fully_consistent:
+            need = replace(need, token=await self._head.token())
         if need.token is not None:
             left = call.seconds_left()
             # A short deadline keeps most of its time for the wait.
             seconds = min(need.max_wait, left - min(_MARGIN_SECONDS, left / 4))
             await self._freshness.reach(view, need.token, seconds)
+        return need
 
 
 @lru_cache(maxsize=1024)
@@ -100,10 +114,15 @@ def _oldest(found: Sequence[Found]) -> Token | None:
     return oldest
 
 
-def _require(view: str, as_of: Token, wanted: Token | None) -> None:
+def require(view: str, as_of: Token, need: Need) -> None:
+    """Raises Unavailable or PreconditionFailed when what was read at `as_of` is not as fresh as needed."""
+    wanted = need.token
     if wanted is None or as_of.includes(wanted):
         return
     if as_of.epoch == wanted.epoch:
         raise projection_lag(view, as_of, wanted)
+    if need.fully_consistent:
+        message = f"the view {view} was made from another feed than the write store has now, and is to be made anew"
+        raise Unavailable(message, reason="STORE_UNAVAILABLE")
     description = "belongs to another feed: the write store was restored since, and what it stood for may be gone"
     raise PreconditionFailed([Violation("consistency.at_least_as_fresh", description, "TOKEN_EPOCH_MISMATCH")])

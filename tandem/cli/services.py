@@ -30,7 +30,7 @@ class Stores:
         """The settings that name the stores for one service; section: command, query or projector."""
         return {
             "command": {"DATABASE__URL": self.write_url},
-            "query": {"DATABASE__URL": self.read_url},
+            "query": {"DATABASE__URL": self.read_url, "FEED_DATABASE__URL": self.write_url},
             "projector": {
                 "FEED_DATABASE__URL": self.write_url,
                 "READ_DATABASE__URL": self.read_url,

@@ -32,7 +32,7 @@ def database_url(settings: DatabaseSettings) -> URL:
     return url.set(drivername="postgresql+psycopg")
 
 
-def connection_arguments(settings: DatabaseSettings, name: str) -> dict[str, object]:
+def connection_arguments(settings: DatabaseSettings, name: str, *, read_only: bool = False) -> dict[str, object]:
     """Arguments for every connection: the session's zone and limits, and keepalives so that a dead peer is noticed.
 
     A client that stops in the middle of a transaction (paused, cut off) must not keep its locks: the server ends such a
@@ -48,6 +48,8 @@ def connection_arguments(settings: DatabaseSettings, name: str) -> dict[str, obj
         "tcp_keepalives_interval": "2",
         "tcp_keepalives_count": "3",
     }
+    if read_only:
+        options["default_transaction_read_only"] = "on"
     return {
         "options": " ".join(f"-c {key}={value}" for key, value in options.items()),
         "connect_timeout": settings.connect_timeout,
@@ -58,15 +60,15 @@ def connection_arguments(settings: DatabaseSettings, name: str) -> dict[str, obj
     }
 
 
-def create_database_engine(settings: DatabaseSettings, *, name: str, pool_size: int) -> Engine:
+def create_database_engine(settings: DatabaseSettings, *, name: str, pool_size: int, read_only: bool = False) -> Engine:
     """An engine of at most `pool_size` connections, which waits `connect_timeout` seconds for a free one.
 
     Nothing connects before the first use. `name` is what pg_stat_activity shows. Its errors hold no values: neither
-    a statement's parameters nor the rows that PostgreSQL quotes.
+    a statement's parameters nor the rows that PostgreSQL quotes. read_only: the server refuses what would write.
     """
     engine = create_engine(
         database_url(settings),
-        connect_args=connection_arguments(settings, name),
+        connect_args=connection_arguments(settings, name, read_only=read_only),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=settings.connect_timeout,

@@ -233,6 +233,9 @@ def _describe(
         block = _block_of(field.annotation)
         if block is not None:
             given = default if isinstance(default, Block) else None
+            if default is None:
+                # Otherwise the block's fields say all.
+                rows.append((f"{prefix}{name.upper()}__…", "none", field.description or ""))
             without = required if default is not None else f"required with {name}"
             inner = {part: getattr(given, part) for part in given.model_fields_set} if given is not None else {}
             rows += _describe(block, f"{prefix}{name.upper()}__", inner, without)

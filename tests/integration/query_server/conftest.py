@@ -236,11 +236,14 @@ Serve = Callable[..., Any]
 
 @pytest.fixture
 async def serve(read_side: ReadSide, transport: str) -> AsyncIterator[Serve]:
-    """Starts a query server and returns a stub; keyword arguments change its settings' blocks."""
+    """Starts a query server and returns a stub; keyword arguments change its settings' blocks.
+
+    feed_database: DatabaseSettings, for fully_consistent queries.
+    """
     running: list[RunningApplication] = []
     channels: list[aio.Channel] = []
 
-    async def start(**blocks: dict[str, Any]) -> "QueryServiceAsyncStub":
+    async def start(**blocks: Any) -> "QueryServiceAsyncStub":
         application = RunningApplication(build(query_settings(read_side.settings, transport, **blocks)))
         await application.start()
         running.append(application)
@@ -256,11 +259,12 @@ async def serve(read_side: ReadSide, transport: str) -> AsyncIterator[Serve]:
         await application.stop()
 
 
-def query_settings(database: DatabaseSettings, transport: str, **blocks: dict[str, Any]) -> Settings:
+def query_settings(database: DatabaseSettings, transport: str, **blocks: Any) -> Settings:
     # Announcements come when the test sends them: only the tests about blindness let them be missed.
     freshness = {"blind_after": 60.0, **blocks.get("freshness", {})}
     return Settings(
         database=database,
+        feed_database=blocks.get("feed_database"),
         server=ServerSettings(port=0, transport=transport, drain_seconds=5),
         reader=ReaderSettings(**blocks.get("reader", {})),
         cache=CacheSettings(**{"timeout": 1.0, **blocks.get("cache", {})}),

@@ -116,8 +116,16 @@ def test_a_wait_outside_its_range_is_refused(wait: Duration) -> None:
     assert violations(check) == {"consistency.max_wait": "OUT_OF_RANGE"}
 
 
-def test_minimize_latency_must_be_true_when_set() -> None:
+def test_fully_consistent_asks_for_all_writes_and_names_no_token() -> None:
     check = Checker(2)
-    check.consistency(Consistency(minimize_latency=False))
 
-    assert violations(check) == {"consistency.minimize_latency": "INVALID"}
+    assert check.consistency(Consistency(fully_consistent=True)) == Need(None, 2, fully_consistent=True)
+    check.finish()
+
+
+@pytest.mark.parametrize("requirement", ["minimize_latency", "fully_consistent"])
+def test_a_requirement_that_is_set_must_be_true(requirement: str) -> None:
+    check = Checker(2)
+    check.consistency(Consistency(**{requirement: False}))  # type: ignore[arg-type]
+
+    assert violations(check) == {f"consistency.{requirement}": "INVALID"}

@@ -153,6 +153,7 @@ def test_a_description_says_the_name_the_default_in_force_and_what_it_is() -> No
     assert described["TANDEM_COMMAND_DATABASE__URL"][0] == "required"
     assert described["TANDEM_COMMAND_DATABASE__PASSWORD_FILE"][0] == "none"
     assert described["TANDEM_COMMAND_SERVER__PORT"][0] == "50051"
+    assert described["TANDEM_COMMAND_SERVER__TLS__…"] == ("none", "Speak TLS (transport grpcio)")
     assert described["TANDEM_COMMAND_SERVER__TLS__KEY_FILE"][0] == "required with tls"
     assert described["TANDEM_COMMAND_SIZES__SMALL"] == ("2", "The small one")
     assert described["TANDEM_COMMAND_SIZES__LARGE"] == ("10", "The large one")

@@ -33,9 +33,9 @@ class QueryServiceStub:
     what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
-    when the token is from before a restore); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE
-    (PROJECTION_LAG when the view did not reach the token in time, STORE_UNAVAILABLE when a database is away, STOPPING when
-    the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
+    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -99,9 +99,9 @@ class QueryServiceServicer:
     what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
-    when the token is from before a restore); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE
-    (PROJECTION_LAG when the view did not reach the token in time, STORE_UNAVAILABLE when a database is away, STOPPING when
-    the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
+    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def GetOrderDetails(self, request, context):
@@ -250,9 +250,9 @@ class QueryService:
     what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
-    when the token is from before a restore); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE
-    (PROJECTION_LAG when the view did not reach the token in time, STORE_UNAVAILABLE when a database is away, STOPPING when
-    the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
+    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod

@@ -34,9 +34,9 @@ class QueryServiceStub:
     what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
-    when the token is from before a restore); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE
-    (PROJECTION_LAG when the view did not reach the token in time, STORE_UNAVAILABLE when a database is away, STOPPING when
-    the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
+    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_typing.overload
@@ -99,9 +99,9 @@ class QueryServiceAsyncStub(QueryServiceStub):
     what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
-    when the token is from before a restore); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE
-    (PROJECTION_LAG when the view did not reach the token in time, STORE_UNAVAILABLE when a database is away, STOPPING when
-    the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
+    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -160,9 +160,9 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
-    when the token is from before a restore); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE
-    (PROJECTION_LAG when the view did not reach the token in time, STORE_UNAVAILABLE when a database is away, STOPPING when
-    the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
+    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_abc_1.abstractmethod

@@ -25,6 +25,7 @@ class Consistency(_message.Message):
 
     MINIMIZE_LATENCY_FIELD_NUMBER: _builtins.int
     AT_LEAST_AS_FRESH_FIELD_NUMBER: _builtins.int
+    FULLY_CONSISTENT_FIELD_NUMBER: _builtins.int
     MAX_WAIT_FIELD_NUMBER: _builtins.int
     minimize_latency: _builtins.bool
     """Answer at once from whatever is nearest. The answer's `as_of` says how fresh it is. Must be true when set."""
@@ -33,22 +34,30 @@ class Consistency(_message.Message):
     answer's `as_of`. The query waits for it, at most `max_wait`, and then fails with UNAVAILABLE (reason
     PROJECTION_LAG).
     """
+    fully_consistent: _builtins.bool
+    """Answer with a state that includes every command that was acknowledged before the query arrived, whoever sent it. Must
+    be true when set. The server asks the write store how far that is, and then waits as for a token; a server that is
+    not set up to ask refuses with FAILED_PRECONDITION (reason FULLY_CONSISTENT_NOT_CONFIGURED).
+    """
     @_builtins.property
     def max_wait(self) -> _duration_pb2.Duration:
-        """How long `at_least_as_fresh` may wait: 0 to 60 s, clipped to the call's deadline. Unset means 2 s."""
+        """How long `at_least_as_fresh` and `fully_consistent` may wait: 0 to 60 s, clipped to the call's deadline. Unset means
+        2 s.
+        """
 
     def __init__(
         self,
         *,
         minimize_latency: _builtins.bool = ...,
         at_least_as_fresh: _builtins.str = ...,
+        fully_consistent: _builtins.bool = ...,
         max_wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at_least_as_fresh", b"at_least_as_fresh", "max_wait", b"max_wait", "minimize_latency", b"minimize_latency", "requirement", b"requirement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_least_as_fresh", b"at_least_as_fresh", "fully_consistent", b"fully_consistent", "max_wait", b"max_wait", "minimize_latency", b"minimize_latency", "requirement", b"requirement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_as_fresh", b"at_least_as_fresh", "max_wait", b"max_wait", "minimize_latency", b"minimize_latency", "requirement", b"requirement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_as_fresh", b"at_least_as_fresh", "fully_consistent", b"fully_consistent", "max_wait", b"max_wait", "minimize_latency", b"minimize_latency", "requirement", b"requirement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_requirement: _TypeAlias = _typing.Literal["minimize_latency", "at_least_as_fresh"]  # noqa: Y015
+    _WhichOneofReturnType_requirement: _TypeAlias = _typing.Literal["minimize_latency", "at_least_as_fresh", "fully_consistent"]  # noqa: Y015
     _WhichOneofArgType_requirement: _TypeAlias = _typing.Literal["requirement", b"requirement"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_requirement) -> _WhichOneofReturnType_requirement | None: ...
 
