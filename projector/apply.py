@@ -14,7 +14,7 @@ from projector.fold import Changes, ViewRow, fold, touched
 from projector.projections.catalogue import PROJECTIONS
 from projector.projections.shape import Projection
 from tandem.feed.events import FeedEvent
-from tandem.read_store.tables import VIEWS, change, projection
+from tandem.read_store.tables import VIEWS, change, projection, written_columns
 from tandem.runtime.bulk import insert_rows, upsert_rows
 
 
@@ -76,7 +76,7 @@ def commit(connection: Connection, epoch: uuid.UUID, moves: Mapping[str, Move]) 
 def load_rows(connection: Connection, projection_: Projection, keys: set[uuid.UUID]) -> dict[uuid.UUID, ViewRow]:
     """Those of the rows that exist."""
     table = VIEWS[projection_.view]
-    query = select(table).where(table.c.key == bindparam("keys", type_=ARRAY(Uuid)).any_())
+    query = select(*written_columns(table)).where(table.c.key == bindparam("keys", type_=ARRAY(Uuid)).any_())
     return {
         row[0]: ViewRow(projection_.message.FromString(row[-1]), row[1], tuple(row[2:-1]))
         for row in connection.execute(query, {"keys": list(keys)})

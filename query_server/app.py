@@ -10,6 +10,7 @@ from query_server.database import ReadDatabase
 from query_server.freshness import Freshness
 from query_server.head import Head
 from query_server.queries.sales import SalesReader
+from query_server.queries.search import SearchReader
 from query_server.queries.subscriptions import list_subscriptions
 from query_server.reader import CacheReader, DatabaseReader, Reader
 from query_server.servicers import QueryServicer
@@ -26,7 +27,7 @@ def build(settings: Settings) -> Application:
     limits = {"max_batch": reading.max_batch, "max_waiting": reading.max_waiting}
     reports = settings.reports
     # A connection for each thread that reads, one for the positions that waiters ask for, one for readiness.
-    connections = 3 * reading.threads + reports.threads + 2
+    connections = 3 * reading.threads + reports.threads + settings.search.threads + 2
     database = ReadDatabase(settings.database, connections=connections)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
     freshness = Freshness(settings.freshness, listener, database.positions, with_cache=settings.cache.enabled)
@@ -39,6 +40,8 @@ def build(settings: Settings) -> Application:
     # One at a time: sums of two ranges share nothing.
     sums = [SalesReader(database) for _ in range(reports.threads)]
     sales = Batcher("sales", sums, max_batch=1, max_waiting=reports.max_waiting)
+    found = [SearchReader(database) for _ in range(settings.search.threads)]
+    searches = Batcher("search", found, max_batch=1, max_waiting=settings.search.max_waiting)
     head = Head(settings.feed_database)
     views = Views(freshness, Reader(freshness, cached, stored), head)
 
@@ -49,7 +52,26 @@ def build(settings: Settings) -> Application:
         name="query_server",
         server=settings.server,
         service=DESCRIPTOR.services_by_name["QueryService"],
-        servicer=QueryServicer(views, recent_orders, subscriptions, sales, settings.freshness.default_max_wait),
+        servicer=QueryServicer(
+            views,
+            recent_orders=recent_orders,
+            subscriptions=subscriptions,
+            sales=sales,
+            searches=searches,
+            default_max_wait=settings.freshness.default_max_wait,
+        ),
         ready=ready,
-        components=(database, *reads, *fills, freshness, cached, stored, recent_orders, subscriptions, sales, head),
+        components=(
+            database,
+            *reads,
+            *fills,
+            freshness,
+            cached,
+            stored,
+            recent_orders,
+            subscriptions,
+            sales,
+            searches,
+            head,
+        ),
     )

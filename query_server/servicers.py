@@ -12,6 +12,7 @@ from query_server.database import Page, PageKey
 from query_server.encoding import EncodedField
 from query_server.page_token import encode_page_token
 from query_server.queries.sales import Sales, SalesKey, sales_key
+from query_server.queries.search import Found, SearchKey, search_key
 from query_server.queries.subscriptions import SubscriptionsKey
 from query_server.validation import Checker
 from query_server.views import Views, as_of_text
@@ -20,6 +21,7 @@ from tandem.read_store.tables import (
     order_details,
     order_summary,
     product_card,
+    product_search,
     sales_summary,
     subscription_details,
 )
@@ -82,6 +84,7 @@ _SUBSCRIPTIONS = _List(
     "ListSubscriptions", subscription_details.name, queries.ListSubscriptionsResponse, "subscriptions"
 )
 
+_SEARCH_AS_OF = EncodedField(queries.SearchProductsResponse, "as_of")
 _SALES_AS_OF = EncodedField(queries.GetSalesSummaryResponse, "as_of")
 
 
@@ -89,15 +92,18 @@ class QueryServicer:
     def __init__(
         self,
         views: Views,
+        *,
         recent_orders: Batcher[PageKey, Page],
         subscriptions: Batcher[SubscriptionsKey, Page],
         sales: Batcher[SalesKey, Sales],
+        searches: Batcher[SearchKey, Found],
         default_max_wait: float,
     ) -> None:
         self._views = views
         self._recent_orders = recent_orders
         self._subscriptions = subscriptions
         self._sales = sales
+        self._searches = searches
         self._default_max_wait = default_max_wait
 
     async def GetOrderDetails(self, request: queries.GetOrderDetailsRequest, call: Call) -> bytes:
@@ -123,6 +129,16 @@ class QueryServicer:
 
     async def BatchGetProducts(self, request: queries.BatchGetProductsRequest, call: Call) -> bytes:
         return await self._get_many(_PRODUCTS, request.product_ids, request.consistency, call)
+
+    async def SearchProducts(self, request: queries.SearchProductsRequest, call: Call) -> bytes:
+        check = Checker(self._default_max_wait)
+        wanted = search_key(request, check)
+        need = check.consistency(request.consistency)
+        check.finish()
+        # Two views answer together: what is found, and what it costs.
+        await self._views.reach(product_card.name, need, call)
+        found = await self._views.read(product_search.name, self._searches, wanted, need, call)
+        return found.response + _SEARCH_AS_OF(as_of_text(found.as_of))
 
     async def GetCustomer(self, request: queries.GetCustomerRequest, call: Call) -> bytes:
         return await self._get_one(_CUSTOMER, request.customer_id, request.consistency, call)

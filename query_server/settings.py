@@ -27,6 +27,13 @@ class ReportSettings(Block):
     max_waiting: int = Field(100, ge=1, description="Different reports that may wait; past it calls are refused")
 
 
+class SearchSettings(Block):
+    """Searches, apart from all other reads, so that a slow one holds none of them up."""
+
+    threads: int = Field(2, ge=1, le=32, description="Searches under way at once")
+    max_waiting: int = Field(200, ge=1, description="Different searches that may wait; past it calls are refused")
+
+
 class CacheSettings(Block):
     """memcached. Its nodes are the projector's setting; query servers learn them from the announcements."""
 
@@ -63,6 +70,7 @@ class Settings(ServiceSettings):
     )
     server: ServerSettings = Field(ServerSettings(port=50052), description="The gRPC server")
     reader: ReaderSettings = Field(ReaderSettings(), description="Reading in batches")
+    search: SearchSettings = Field(SearchSettings(), description="Searches")
     reports: ReportSettings = Field(ReportSettings(), description="Sums over many rows")
     cache: CacheSettings = Field(CacheSettings(), description="memcached")
     freshness: FreshnessSettings = Field(FreshnessSettings(), description="Announcements and waits")

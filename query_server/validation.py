@@ -1,13 +1,21 @@
 """What makes a request wrong in itself. Every violated field is named, not the first."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from datetime import date
 from uuid import UUID
 
 from commerce.type.v1.consistency_pb2 import Consistency
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
-from query_server.page_token import FIRST_PAGE, Cursor, MalformedPageToken, decode_page_token
+from query_server.page_token import (
+    FIRST_PAGE,
+    Cursor,
+    MalformedPageToken,
+    SearchCursor,
+    decode_page_token,
+    decode_search_token,
+)
 from query_server.views import Need
 from tandem.feed.token import MalformedToken, Token, decode_token
 from tandem.runtime.errors import InvalidArgument, Violation
@@ -119,6 +127,23 @@ class Checker:
         except MalformedPageToken:
             self.wrong("page_token", "MALFORMED", "must be the next_page_token of an answer to the same query")
             return FIRST_PAGE
+
+    def search_token(self, value: str, words: int, *query: str) -> SearchCursor | None:
+        """Where the page of a search of so many words begins; None for the first page."""
+        if not value:
+            return None
+        try:
+            return decode_search_token(value, words, *query)
+        except MalformedPageToken:
+            self.wrong("page_token", "MALFORMED", "must be the next_page_token of an answer to the same query")
+            return None
+
+    def text(self, field: str, value: str, most: int) -> None:
+        """Text of at most `most` characters without control characters."""
+        if len(value) > most:
+            self.wrong(field, "TOO_LONG", f"is {len(value)} characters long; at most {most} are taken")
+        elif any(unicodedata.category(c) == "Cc" for c in value):
+            self.wrong(field, "MALFORMED", "must not hold control characters")
 
     def consistency(self, value: Consistency) -> Need:
         token: Token | None = None

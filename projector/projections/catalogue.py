@@ -5,6 +5,7 @@ from projector.projections import (
     order_details,
     order_summary,
     product_card,
+    product_search,
     sales_summary,
     subscription_details,
 )
@@ -16,6 +17,8 @@ PROJECTIONS: dict[str, Projection] = {
         order_details.PROJECTION,
         order_summary.PROJECTION,
         product_card.PROJECTION,
+        product_search.PRODUCT_SEARCH,
+        product_search.SEARCH_WORD,
         customer_profile.PROJECTION,
         subscription_details.PROJECTION,
         sales_summary.PROJECTION,

@@ -2,7 +2,7 @@
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import ProductCard
-from projector.projections.shape import Projection, present
+from projector.projections.shape import Columns, Projection, present
 
 
 def added(_view: ProductCard | None, event: events.ProductAdded) -> ProductCard:
@@ -62,6 +62,11 @@ def given_back(view: ProductCard | None, event: events.OrderCancelled) -> Produc
     return changed
 
 
+def columns(view: ProductCard, _position: int, _before: Columns | None) -> Columns:
+    """price in minor units, currency_code and available: what searches filter and sort by."""
+    return view.price.minor_units, view.price.currency_code, view.available
+
+
 PROJECTION = Projection(
     view="product_card",
     message=ProductCard,
@@ -79,4 +84,5 @@ PROJECTION = Projection(
         "order_placed": lambda event: [line.product_id for line in event.lines],
         "order_cancelled": lambda event: [it.product_id for it in event.released],
     },
+    columns=columns,
 )

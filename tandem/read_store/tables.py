@@ -4,10 +4,13 @@ A view's row holds its message, serialised with deterministic=True, beside the c
 the hot path moves these bytes and never parses them.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Computed,
     Date,
     DateTime,
     Index,
@@ -20,13 +23,13 @@ from sqlalchemy import (
     Uuid,
     func,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 
 SCHEMA = "tandem_read"
 CHANNEL = "tandem_projection"
 """The NOTIFY channel of the read database: one Announcement after every batch, and every second."""
 
-REVISION = "0003"
+REVISION = "0004"
 """The migration that a reader of these tables needs: projector's newest, said here because readers cannot see it."""
 
 metadata = MetaData(schema=SCHEMA)
@@ -70,7 +73,13 @@ def _view_table(name: str, *columns: Column[object]) -> Table:
 
 
 order_details = _view_table("order_details")
-product_card = _view_table("product_card")
+product_card = _view_table(
+    "product_card",
+    Column("price", BigInteger, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("available", BigInteger, nullable=False),
+)
+"""price: in minor units. No index holds what an order changes, so that its rows are updated where they are (HOT)."""
 customer_profile = _view_table("customer_profile")
 order_summary = _view_table(
     "order_summary",
@@ -136,12 +145,63 @@ Index(
     postgresql_where=sales_summary.c.product_id.is_not(None),
 )
 
+
+def _weighed(column: str, weight: str) -> str:
+    """The words as they are and as English stems."""
+    words = " || ".join(f"to_tsvector('{SCHEMA}.{it}', {column})" for it in ("search", "search_stem"))
+    return f"setweight({words}, '{weight}')"
+
+
+product_search = _view_table(
+    "product_search",
+    Column("category", Text, nullable=False),
+    Column("discontinued", Boolean, nullable=False),
+    Column("added_position", BigInteger, nullable=False),
+    Column("name_words", Text, nullable=False),
+    Column("category_words", Text, nullable=False),
+    Column("attribute_words", Text, nullable=False),
+    Column("description_words", Text, nullable=False),
+)
+product_search.append_column(
+    Column(
+        "document",
+        TSVECTOR,
+        Computed(
+            " || ".join(
+                _weighed(f"{column}_words", weight)
+                for column, weight in zip(("name", "category", "attribute", "description"), "ABCD", strict=True)
+            ),
+            persisted=True,
+        ),
+    )
+)
+product_search.append_column(Column("plain_name", Text, Computed(f"{SCHEMA}.plain(name_words)", persisted=True)))
+Index("product_search_document", product_search.c.document, postgresql_using="gin")
+Index("product_search_newest", product_search.c.added_position.desc())
+
+search_word = _view_table("search_word", Column("word", Text, nullable=False))
+search_word.append_column(Column("plain_word", Text, Computed(f"{SCHEMA}.plain(word)", persisted=True)))
+Index(
+    "search_word_similar",
+    search_word.c.plain_word,
+    postgresql_using="gin",
+    postgresql_ops={"plain_word": "gin_trgm_ops"},
+)
+
+
+def written_columns(table: Table) -> list[Column[Any]]:
+    """What a projector writes of a view: all columns but those that PostgreSQL generates."""
+    return [column for column in table.columns if column.computed is None]
+
+
 VIEWS: dict[str, Table] = {
     table.name: table
     for table in (
         order_details,
         order_summary,
         product_card,
+        product_search,
+        search_word,
         customer_profile,
         subscription_details,
         sales_summary,

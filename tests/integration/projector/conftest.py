@@ -26,7 +26,7 @@ from tandem.feed.personal import customer_of
 from tandem.feed.reader import read_events
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, node_client
-from tandem.read_store.tables import CHANNEL, VIEWS, change, projection
+from tandem.read_store.tables import CHANNEL, VIEWS, change, projection, written_columns
 from tandem.runtime.bulk import insert_rows, upsert_rows
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.process import RunningApplication
@@ -96,10 +96,10 @@ class Stores:
             return {row.view: row.position for row in connection.execute(select(projection))}
 
     def rows(self, *views: str) -> Rows:
-        """All columns of all rows, by view."""
+        """All that a projector has written of all rows, by view."""
         with self.read.connect() as connection:
             return {
-                view: [tuple(row) for row in connection.execute(select(VIEWS[view]).order_by("key"))]
+                view: [tuple(row) for row in connection.execute(select(*written_columns(VIEWS[view])).order_by("key"))]
                 for view in views or VIEWS
             }
 

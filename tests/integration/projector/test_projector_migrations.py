@@ -24,6 +24,8 @@ def test_migrations_make_the_tables_that_are_described(fresh_database: Callable[
                 "version_table_schema": SCHEMA,
                 "compare_type": True,
                 "compare_server_default": True,
+                # PostgreSQL spells the expressions of generated columns in its own way; the searches' tests use them.
+                "include_object": lambda it, _name, kind, _reflected, _other: kind != "column" or it.computed is None,
             },
         )
         assert compare_metadata(context, metadata) == []

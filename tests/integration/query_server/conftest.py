@@ -19,13 +19,14 @@ from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
+from projector.app import MIGRATIONS
 from query_server.app import build
 from query_server.settings import CacheSettings, FreshnessSettings, ReaderSettings, Settings
 from tandem.feed.token import Token, decode_token, encode_token
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, cache_key, decode_entry, encode_entry, node_client
-from tandem.read_store.tables import CHANNEL, REVISION, SCHEMA, VIEWS, metadata, order_summary, projection
-from tandem.runtime.database import create_database_engine
+from tandem.read_store.tables import CHANNEL, SCHEMA, VIEWS, order_summary, projection
+from tandem.runtime.database import create_database_engine, migrate
 from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 
@@ -48,11 +49,8 @@ class ReadSide:
         self.cache_epochs: CacheEpochs = {}
 
     def migrate(self) -> None:
+        migrate(self.settings, MIGRATIONS, SCHEMA)
         with self.engine.begin() as connection:
-            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-            metadata.create_all(connection)
-            connection.execute(text(f"CREATE TABLE {SCHEMA}.alembic_version (version_num varchar(32) PRIMARY KEY)"))
-            connection.execute(text(f"INSERT INTO {SCHEMA}.alembic_version VALUES ('{REVISION}')"))
             self._write_positions(connection)
 
     def put(self, view: str, key: str, message: Message) -> int:

@@ -5,9 +5,11 @@ What opaque values and rows hold. They outlive a deployment, so they are kept co
 caller may depend on them.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -218,3 +220,123 @@ class SalesSums(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SalesSums: _TypeAlias = SalesSums  # noqa: Y015
+
+@_typing.final
+class SearchPageToken(_message.Message):
+    """What a page token of SearchProducts holds: base64url of these bytes, without padding."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    query: _builtins.bytes
+    """As in PageToken."""
+    rank: _builtins.int
+    """What the products are sorted by, of the last one of the page before."""
+    product_id: _builtins.bytes
+    """The 16 bytes of its id."""
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alternatives]:
+        """For each word of the query, what it was taken for too; nothing where all was spelled well."""
+
+    def __init__(
+        self,
+        *,
+        query: _builtins.bytes = ...,
+        rank: _builtins.int = ...,
+        product_id: _builtins.bytes = ...,
+        alternatives: _abc.Iterable[Global___Alternatives] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "product_id", b"product_id", "query", b"query", "rank", b"rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchPageToken: _TypeAlias = SearchPageToken  # noqa: Y015
+
+@_typing.final
+class Alternatives(_message.Message):
+    """Words that a misspelled word may mean."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The words, best first."""
+
+    def __init__(
+        self,
+        *,
+        words: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alternatives: _TypeAlias = Alternatives  # noqa: Y015
+
+@_typing.final
+class ProductText(_message.Message):
+    """A row of the view product_search: what can be found of a product."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    DISCONTINUED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    category: _builtins.str
+    """Its category."""
+    attributes: _builtins.str
+    """Its attributes, names and values."""
+    description: _builtins.str
+    """Its description."""
+    discontinued: _builtins.bool
+    """Whether it is no longer sold."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        category: _builtins.str = ...,
+        attributes: _builtins.str = ...,
+        description: _builtins.str = ...,
+        discontinued: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "category", b"category", "description", b"description", "discontinued", b"discontinued", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProductText: _TypeAlias = ProductText  # noqa: Y015
+
+@_typing.final
+class SearchWord(_message.Message):
+    """A row of the view search_word: a word that occurs in the name, the category or the attributes of some product."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORD_FIELD_NUMBER: _builtins.int
+    word: _builtins.str
+    """The word, in lower case."""
+    def __init__(
+        self,
+        *,
+        word: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["word", b"word"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchWord: _TypeAlias = SearchWord  # noqa: Y015

@@ -7,10 +7,12 @@ from collections import abc as _abc
 from commerce.query.v1 import sales_pb2 as _sales_pb2
 from commerce.query.v1 import views_pb2 as _views_pb2
 from commerce.type.v1 import consistency_pb2 as _consistency_pb2
+from commerce.type.v1 import money_pb2 as _money_pb2
 from commerce.type.v1 import subscription_status_pb2 as _subscription_status_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,6 +23,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ProductSort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProductSortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProductSort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRODUCT_SORT_UNSPECIFIED: _ProductSort.ValueType  # 0
+    """By relevance, or the newest first where there is no query."""
+    PRODUCT_SORT_RELEVANCE: _ProductSort.ValueType  # 1
+    """The best match first: exact words before beginnings, the name before category, attributes and description."""
+    PRODUCT_SORT_PRICE_ASC: _ProductSort.ValueType  # 2
+    """The cheapest first. Amounts of different currencies are compared as numbers: filter by price to have one."""
+    PRODUCT_SORT_PRICE_DESC: _ProductSort.ValueType  # 3
+    """The dearest first."""
+    PRODUCT_SORT_NEWEST: _ProductSort.ValueType  # 4
+    """Those that came into the catalogue last first."""
+
+class ProductSort(_ProductSort, metaclass=_ProductSortEnumTypeWrapper):
+    """In which order a search's products come. Ties are broken by the product's id."""
+
+PRODUCT_SORT_UNSPECIFIED: ProductSort.ValueType  # 0
+"""By relevance, or the newest first where there is no query."""
+PRODUCT_SORT_RELEVANCE: ProductSort.ValueType  # 1
+"""The best match first: exact words before beginnings, the name before category, attributes and description."""
+PRODUCT_SORT_PRICE_ASC: ProductSort.ValueType  # 2
+"""The cheapest first. Amounts of different currencies are compared as numbers: filter by price to have one."""
+PRODUCT_SORT_PRICE_DESC: ProductSort.ValueType  # 3
+"""The dearest first."""
+PRODUCT_SORT_NEWEST: ProductSort.ValueType  # 4
+"""Those that came into the catalogue last first."""
+Global___ProductSort: _TypeAlias = ProductSort  # noqa: Y015
 
 @_typing.final
 class GetOrderDetailsRequest(_message.Message):
@@ -329,6 +363,276 @@ class BatchGetProductsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchGetProductsResponse: _TypeAlias = BatchGetProductsResponse  # noqa: Y015
+
+@_typing.final
+class SearchProductsRequest(_message.Message):
+    """Asks for products."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    SORT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    """What to look for: at most 200 characters, of which the first 10 words count; empty to browse. A product is found when
+    it has every word, at the beginning of a word of its name, category, attributes or description, or as another form of
+    one (English). Case, accents and punctuation are ignored. When fewer than 3 products are found, words that are
+    misspelled find what they probably mean.
+    """
+    sort: Global___ProductSort.ValueType
+    """In which order they come."""
+    page_size: _builtins.int
+    """How many products a page holds at most: 1 to 100; 0 means 20."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before; empty for the first page."""
+    @_builtins.property
+    def filter(self) -> Global___ProductFilter:
+        """Which products count."""
+
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh the answer must be."""
+
+    def __init__(
+        self,
+        *,
+        query: _builtins.str = ...,
+        filter: Global___ProductFilter | None = ...,
+        sort: Global___ProductSort.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "sort", b"sort"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchProductsRequest: _TypeAlias = SearchProductsRequest  # noqa: Y015
+
+@_typing.final
+class ProductFilter(_message.Message):
+    """Which products a search finds. What is not set leaves nothing out, but for products that are no longer sold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    MIN_PRICE_FIELD_NUMBER: _builtins.int
+    MAX_PRICE_FIELD_NUMBER: _builtins.int
+    IN_STOCK_FIELD_NUMBER: _builtins.int
+    INCLUDE_DISCONTINUED_FIELD_NUMBER: _builtins.int
+    in_stock: _builtins.bool
+    """Only products of which some can be ordered."""
+    include_discontinued: _builtins.bool
+    """Products that are no longer sold too."""
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Products of any of these categories, spelled as the products have them: at most 50."""
+
+    @_builtins.property
+    def min_price(self) -> _money_pb2.Money:
+        """Products that cost so much or more."""
+
+    @_builtins.property
+    def max_price(self) -> _money_pb2.Money:
+        """Products that cost so much or less, in the same currency."""
+
+    def __init__(
+        self,
+        *,
+        categories: _abc.Iterable[_builtins.str] | None = ...,
+        min_price: _money_pb2.Money | None = ...,
+        max_price: _money_pb2.Money | None = ...,
+        in_stock: _builtins.bool = ...,
+        include_discontinued: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_price", b"max_price", "min_price", b"min_price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "in_stock", b"in_stock", "include_discontinued", b"include_discontinued", "max_price", b"max_price", "min_price", b"min_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProductFilter: _TypeAlias = ProductFilter  # noqa: Y015
+
+@_typing.final
+class SearchProductsResponse(_message.Message):
+    """A page of products. While the pages of a search are read, no product that stays as it is comes twice or is left out; one
+    that is changed meanwhile (its price, when sorting by price) may.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HITS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FACETS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    CORRECTED_QUERY_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    as_of: _builtins.str
+    """A token for the state that this answer shows, or for an older one."""
+    corrected_query: _builtins.str
+    """What was looked for where the query was probably misspelled; empty otherwise."""
+    @_builtins.property
+    def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProductHit]:
+        """The products, best first."""
+
+    @_builtins.property
+    def facets(self) -> Global___ProductFacets:
+        """What was found, counted."""
+
+    def __init__(
+        self,
+        *,
+        hits: _abc.Iterable[Global___ProductHit] | None = ...,
+        next_page_token: _builtins.str = ...,
+        facets: Global___ProductFacets | None = ...,
+        as_of: _builtins.str = ...,
+        corrected_query: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["facets", b"facets"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "corrected_query", b"corrected_query", "facets", b"facets", "hits", b"hits", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchProductsResponse: _TypeAlias = SearchProductsResponse  # noqa: Y015
+
+@_typing.final
+class ProductHit(_message.Message):
+    """A product that was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    HIGHLIGHTED_NAME_FIELD_NUMBER: _builtins.int
+    HIGHLIGHTED_DESCRIPTION_FIELD_NUMBER: _builtins.int
+    highlighted_name: _builtins.str
+    """Its name as HTML: what the query found is between <em> and </em>, all else is escaped."""
+    highlighted_description: _builtins.str
+    """A part of its description, at most about 200 characters, as HTML in the same way; empty where it has none."""
+    @_builtins.property
+    def product(self) -> _views_pb2.ProductCard:
+        """The product."""
+
+    def __init__(
+        self,
+        *,
+        product: _views_pb2.ProductCard | None = ...,
+        highlighted_name: _builtins.str = ...,
+        highlighted_description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["highlighted_description", b"highlighted_description", "highlighted_name", b"highlighted_name", "product", b"product"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProductHit: _TypeAlias = ProductHit  # noqa: Y015
+
+@_typing.final
+class ProductFacets(_message.Message):
+    """What a search found, over all its pages. Each count leaves its own filter aside: categories count as if none had been
+    asked for. Of more than 10,000 products the newest 10,000 are looked at.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    IN_STOCK_COUNT_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
+    total_count: _builtins.int
+    """How many products were found."""
+    truncated: _builtins.bool
+    """True when there are more than were looked at, so that all counts are too low."""
+    in_stock_count: _builtins.int
+    """How many of the products can be ordered."""
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___CategoryCount]:
+        """Categories with their numbers of products, the largest first: at most 100."""
+
+    @_builtins.property
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceRange]:
+        """What the cheapest and the dearest cost, by currency."""
+
+    def __init__(
+        self,
+        *,
+        total_count: _builtins.int = ...,
+        truncated: _builtins.bool = ...,
+        categories: _abc.Iterable[Global___CategoryCount] | None = ...,
+        in_stock_count: _builtins.int = ...,
+        prices: _abc.Iterable[Global___PriceRange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "in_stock_count", b"in_stock_count", "prices", b"prices", "total_count", b"total_count", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProductFacets: _TypeAlias = ProductFacets  # noqa: Y015
+
+@_typing.final
+class CategoryCount(_message.Message):
+    """How many products of a category were found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    category: _builtins.str
+    """The category; empty for products without one."""
+    count: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        category: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CategoryCount: _TypeAlias = CategoryCount  # noqa: Y015
+
+@_typing.final
+class PriceRange(_message.Message):
+    """From what to what the products cost that were found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOWEST_FIELD_NUMBER: _builtins.int
+    HIGHEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lowest(self) -> _money_pb2.Money:
+        """The cheapest."""
+
+    @_builtins.property
+    def highest(self) -> _money_pb2.Money:
+        """The dearest."""
+
+    def __init__(
+        self,
+        *,
+        lowest: _money_pb2.Money | None = ...,
+        highest: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["highest", b"highest", "lowest", b"lowest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["highest", b"highest", "lowest", b"lowest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriceRange: _TypeAlias = PriceRange  # noqa: Y015
 
 @_typing.final
 class GetCustomerRequest(_message.Message):

@@ -69,6 +69,11 @@ class QueryServiceStub:
                 request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.BatchGetProductsRequest.SerializeToString,
                 response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.BatchGetProductsResponse.FromString,
                 _registered_method=True)
+        self.SearchProducts = channel.unary_unary(
+                '/commerce.query.v1.QueryService/SearchProducts',
+                request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.SearchProductsRequest.SerializeToString,
+                response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.SearchProductsResponse.FromString,
+                _registered_method=True)
         self.GetCustomer = channel.unary_unary(
                 '/commerce.query.v1.QueryService/GetCustomer',
                 request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetCustomerRequest.SerializeToString,
@@ -149,6 +154,13 @@ class QueryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchProducts(self, request, context):
+        """Finds products by what is written about them, and counts what was found.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCustomer(self, request, context):
         """Returns one customer.
 
@@ -213,6 +225,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.BatchGetProducts,
                     request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.BatchGetProductsRequest.FromString,
                     response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.BatchGetProductsResponse.SerializeToString,
+            ),
+            'SearchProducts': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchProducts,
+                    request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.SearchProductsRequest.FromString,
+                    response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.SearchProductsResponse.SerializeToString,
             ),
             'GetCustomer': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCustomer,
@@ -380,6 +397,33 @@ class QueryService:
             '/commerce.query.v1.QueryService/BatchGetProducts',
             commerce_dot_query_dot_v1_dot_query__service__pb2.BatchGetProductsRequest.SerializeToString,
             commerce_dot_query_dot_v1_dot_query__service__pb2.BatchGetProductsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchProducts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.query.v1.QueryService/SearchProducts',
+            commerce_dot_query_dot_v1_dot_query__service__pb2.SearchProductsRequest.SerializeToString,
+            commerce_dot_query_dot_v1_dot_query__service__pb2.SearchProductsResponse.FromString,
             options,
             channel_credentials,
             insecure,

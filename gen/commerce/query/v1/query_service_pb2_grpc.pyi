@@ -68,6 +68,8 @@ class QueryServiceStub:
 
     Errors: none of its own.
     """
+    SearchProducts: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.SearchProductsRequest, _query_service_pb2.SearchProductsResponse]
+    """Finds products by what is written about them, and counts what was found."""
     GetCustomer: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetCustomerRequest, _query_service_pb2.GetCustomerResponse]
     """Returns one customer.
 
@@ -130,6 +132,8 @@ class QueryServiceAsyncStub(QueryServiceStub):
 
     Errors: none of its own.
     """
+    SearchProducts: _aio.UnaryUnaryMultiCallable[_query_service_pb2.SearchProductsRequest, _query_service_pb2.SearchProductsResponse]  # type: ignore[assignment]
+    """Finds products by what is written about them, and counts what was found."""
     GetCustomer: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetCustomerRequest, _query_service_pb2.GetCustomerResponse]  # type: ignore[assignment]
     """Returns one customer.
 
@@ -219,6 +223,14 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: none of its own.
         """
+
+    @_abc_1.abstractmethod
+    def SearchProducts(
+        self,
+        request: _query_service_pb2.SearchProductsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_service_pb2.SearchProductsResponse, _abc.Awaitable[_query_service_pb2.SearchProductsResponse]]:
+        """Finds products by what is written about them, and counts what was found."""
 
     @_abc_1.abstractmethod
     def GetCustomer(

@@ -1,0 +1,111 @@
+"""The views product_search and search_word, and what searches filter product_card by.
+
+Needs the extensions pg_trgm, unaccent and fuzzystrmatch. They are part of PostgreSQL's contrib modules, and the
+database's owner may create them.
+"""
+
+from alembic import op
+from sqlalchemy import Connection, text
+
+from commerce.query.v1.views_pb2 import ProductCard
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+S = "tandem_read"
+EXTENSIONS = ("pg_trgm", "unaccent", "fuzzystrmatch")
+WORD_TOKENS = "asciiword, word, numword, asciihword, hword, numhword, hword_asciipart, hword_part, hword_numpart"
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.execute("SET LOCAL statement_timeout = '60s'")
+    for extension in EXTENSIONS:
+        op.execute(f"CREATE EXTENSION IF NOT EXISTS {extension} SCHEMA {S}")
+    connection = op.get_bind()
+    home = schema_of(connection, "unaccent")
+    trigrams = schema_of(connection, "pg_trgm")
+    # Without accents and in lower case. PostgreSQL calls unaccent() STABLE, for its dictionary could be changed.
+    op.execute(f"""
+        CREATE FUNCTION {S}.plain(text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+        RETURN {home}.unaccent('{home}.unaccent'::regdictionary, lower($1))""")
+    for configuration, dictionary in (("search", "simple"), ("search_stem", "english_stem")):
+        op.execute(f"CREATE TEXT SEARCH CONFIGURATION {S}.{configuration} (COPY = pg_catalog.simple)")
+        op.execute(f"""
+            ALTER TEXT SEARCH CONFIGURATION {S}.{configuration}
+            ALTER MAPPING FOR {WORD_TOKENS} WITH {home}.unaccent, {dictionary}""")
+    op.execute(f"""
+        CREATE TABLE {S}.product_search (
+            key uuid PRIMARY KEY,
+            position bigint NOT NULL,
+            category text NOT NULL,
+            discontinued boolean NOT NULL,
+            added_position bigint NOT NULL,
+            name_words text NOT NULL,
+            category_words text NOT NULL,
+            attribute_words text NOT NULL,
+            description_words text NOT NULL,
+            value bytea NOT NULL,
+            document tsvector GENERATED ALWAYS AS (
+                {weighed("name", "A")} || {weighed("category", "B")}
+                || {weighed("attribute", "C")} || {weighed("description", "D")}
+            ) STORED,
+            plain_name text GENERATED ALWAYS AS ({S}.plain(name_words)) STORED
+        )""")
+    op.execute(f"CREATE INDEX product_search_document ON {S}.product_search USING gin (document)")
+    op.execute(f"CREATE INDEX product_search_newest ON {S}.product_search (added_position DESC)")
+    op.execute(f"""
+        CREATE TABLE {S}.search_word (
+            key uuid PRIMARY KEY,
+            position bigint NOT NULL,
+            word text NOT NULL,
+            value bytea NOT NULL,
+            plain_word text GENERATED ALWAYS AS ({S}.plain(word)) STORED
+        )""")
+    op.execute(f"CREATE INDEX search_word_similar ON {S}.search_word USING gin (plain_word {trigrams}.gin_trgm_ops)")
+    op.execute(f"ALTER TABLE {S}.product_card ADD COLUMN price bigint NOT NULL DEFAULT 0")
+    op.execute(f"ALTER TABLE {S}.product_card ADD COLUMN currency_code text NOT NULL DEFAULT ''")
+    op.execute(f"ALTER TABLE {S}.product_card ADD COLUMN available bigint NOT NULL DEFAULT 0")
+    fill_cards(connection)
+
+
+def weighed(column: str, weight: str) -> str:
+    words = " || ".join(f"to_tsvector('{S}.{it}', {column}_words)" for it in ("search", "search_stem"))
+    return f"setweight({words}, '{weight}')"
+
+
+def schema_of(connection: Connection, extension: str) -> str:
+    """Where an extension is: in our schema, unless somebody created it elsewhere before."""
+    schema: str = connection.execute(
+        text("SELECT quote_ident(extnamespace::regnamespace::text) FROM pg_extension WHERE extname = :name"),
+        {"name": extension},
+    ).scalar_one()
+    if schema not in (S, "public"):
+        raise RuntimeError(f"the extension {extension} is in the schema {schema}; it must be in {S} or in public")
+    return schema
+
+
+def fill_cards(connection: Connection) -> None:
+    rows = connection.execute(text(f"SELECT key, value FROM {S}.product_card")).all()  # noqa: S608
+    for key, value in rows:
+        card = ProductCard.FromString(value)
+        connection.execute(
+            text(f"""
+                UPDATE {S}.product_card SET price = :price, currency_code = :currency, available = :available
+                WHERE key = :key"""),  # noqa: S608
+            {
+                "key": key,
+                "price": card.price.minor_units,
+                "currency": card.price.currency_code,
+                "available": card.available,
+            },
+        )
+
+
+def downgrade() -> None:
+    op.execute(f"DROP TABLE {S}.search_word, {S}.product_search")
+    op.execute(f"ALTER TABLE {S}.product_card DROP COLUMN price, DROP COLUMN currency_code, DROP COLUMN available")
+    op.execute(f"DROP TEXT SEARCH CONFIGURATION {S}.search, {S}.search_stem")
+    op.execute(f"DROP FUNCTION {S}.plain(text)")

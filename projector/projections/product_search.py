@@ -1,0 +1,102 @@
+"""ProductText: what can be found of a product, and SearchWord: the words to correct misspelled ones by.
+
+A product's text changes with a revision, its stock with every order: the text's index is left alone by those.
+"""
+
+import re
+import uuid
+from collections.abc import Sequence
+
+from commerce.event.v1 import event_pb2 as events
+from commerce.internal.v1.stored_pb2 import ProductText, SearchWord
+from projector.projections.shape import Columns, Projection, present
+
+Described = events.ProductAdded | events.ProductRevised
+
+# Words of one letter and numbers are not what is misspelled; longer ones than this are no words.
+_WORD = re.compile(r"[^\W\d]\w{1,49}")
+_NAMESPACE = uuid.UUID("f4a1b3c6-2f0c-5a0e-8a55-6f2f6e0d7c11")
+
+
+def added(_view: ProductText | None, event: events.ProductAdded) -> ProductText:
+    return _text(event)
+
+
+def revised(view: ProductText | None, event: events.ProductRevised) -> ProductText:
+    before: ProductText = present(view, event)
+    changed = _text(event)
+    changed.discontinued = before.discontinued
+    return changed
+
+
+def discontinued(view: ProductText | None, event: events.ProductDiscontinued) -> ProductText:
+    changed: ProductText = present(view, event)
+    changed.discontinued = True
+    return changed
+
+
+def _text(event: Described) -> ProductText:
+    return ProductText(
+        name=event.name,
+        category=event.category,
+        attributes=" ".join(f"{it.name} {it.value}" for it in event.attributes),
+        description=event.description,
+    )
+
+
+def _words(text: str) -> str:
+    """The words with blanks between them: what PostgreSQL would take for a host name or a number with a sign is not."""
+    return " ".join(re.findall(r"\w+", text))
+
+
+def columns(view: ProductText, position: int, before: Columns | None) -> Columns:
+    """category as it is spelled, discontinued, added_position, and the words of all four texts.
+
+    added_position: where it came into the catalogue, for ever.
+    """
+    added_position = before[2] if before else position
+    texts = (view.name, view.category, view.attributes, view.description)
+    return view.category, view.discontinued, added_position, *map(_words, texts)
+
+
+PRODUCT_SEARCH = Projection(
+    view="product_search",
+    message=ProductText,
+    key_field="product_id",
+    rules={"product_added": added, "product_revised": revised, "product_discontinued": discontinued},
+    keys={},
+    columns=columns,
+)
+
+
+def occurs(view: SearchWord, _event: Described) -> SearchWord:
+    """A word that came once stays: that a product is called otherwise now makes it no worse a guess."""
+    return view
+
+
+def _words_of(event: Described) -> Sequence[str]:
+    texts = (event.name, event.category, *(text for it in event.attributes for text in (it.name, it.value)))
+    return [word.lower() for text in texts for word in _WORD.findall(text)]
+
+
+def word_columns(view: SearchWord, _position: int, _before: Columns | None) -> Columns:
+    return (view.word,)
+
+
+def _blank(word: str) -> SearchWord:
+    return SearchWord(word=word)
+
+
+_KINDS = ("product_added", "product_revised")
+
+SEARCH_WORD = Projection(
+    view="search_word",
+    message=SearchWord,
+    key_field="",
+    rules=dict.fromkeys(_KINDS, occurs),
+    keys=dict.fromkeys(_KINDS, _words_of),
+    columns=word_columns,
+    key_of=lambda word: uuid.uuid5(_NAMESPACE, word),
+    blank=dict.fromkeys(_KINDS, _blank),
+    logged=False,
+)

@@ -1,0 +1,61 @@
+"""Marks in a text what a query found. HTML: everything but the marks is escaped."""
+
+import html
+import re
+import unicodedata
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+
+_WORD = re.compile(r"\w+")
+# As much as fits into two lines of a list.
+_SNIPPET = 200
+# Letters that are no accented ones to Unicode, as PostgreSQL's unaccent has them.
+_LETTERS = str.maketrans({"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "þ": "th"})
+
+
+def plain(text: str) -> str:
+    """Lower case, without accents.
+
+    >>> plain("Crème Brûlée")
+    'creme brulee'
+    """
+    decomposed = unicodedata.normalize("NFKD", text.lower().translate(_LETTERS))
+    return "".join(c for c in decomposed if not unicodedata.combining(c))
+
+
+def highlight(text: str, words: Sequence[str]) -> str:
+    """The text with the words marked that begin with one of `words`, which are plain, or are another form of it.
+
+    >>> highlight("Tea & teapots", ["tea"])
+    '<em>Tea</em> &amp; <em>teapots</em>'
+    """
+    parts, end = [], 0
+    for match in _WORD.finditer(text):
+        if _is_found(plain(match[0]), words):
+            parts += [html.escape(text[end : match.start()]), "<em>", html.escape(match[0]), "</em>"]
+            end = match.end()
+    return "".join([*parts, html.escape(text[end:])])
+
+
+def snippet(text: str, words: Sequence[str]) -> str:
+    """As `highlight`, of the part of the text around the first mark, cut between words; "…" where it is cut."""
+    found = next((it.start() for it in _WORD.finditer(text) if _is_found(plain(it[0]), words)), 0)
+    if len(text) <= _SNIPPET:
+        return highlight(text, words)
+    start = 0 if found < _SNIPPET // 2 else text.rfind(" ", 0, found - _SNIPPET // 4) + 1
+    end = start + _SNIPPET
+    if end < len(text):
+        end = max(text.rfind(" ", start, end), start + _SNIPPET // 2)
+    before, after = "… " if start else "", " …" if end < len(text) else ""
+    return f"{before}{highlight(text[start:end], words)}{after}"
+
+
+def _is_found(word: str, wanted: Sequence[str]) -> bool:
+    return any(word.startswith(it) or _is_another_form(word, it) for it in wanted)
+
+
+def _is_another_form(word: str, wanted: str) -> bool:
+    """Such as "sauce" for "sauces": close enough for a mark; what is found at all is the database's word."""
+    if abs(len(word) - len(wanted)) > 3 or len(wanted) < 4 or word[0] != wanted[0]:
+        return False
+    return SequenceMatcher(None, word, wanted, autojunk=False).ratio() > 0.8
