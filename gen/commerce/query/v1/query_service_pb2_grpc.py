@@ -156,6 +156,8 @@ class QueryServiceServicer:
 
     def SearchProducts(self, request, context):
         """Finds products by what is written about them, and counts what was found.
+
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,7 +69,10 @@ class QueryServiceStub:
     Errors: none of its own.
     """
     SearchProducts: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.SearchProductsRequest, _query_service_pb2.SearchProductsResponse]
-    """Finds products by what is written about them, and counts what was found."""
+    """Finds products by what is written about them, and counts what was found.
+
+    Errors: none of its own.
+    """
     GetCustomer: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetCustomerRequest, _query_service_pb2.GetCustomerResponse]
     """Returns one customer.
 
@@ -133,7 +136,10 @@ class QueryServiceAsyncStub(QueryServiceStub):
     Errors: none of its own.
     """
     SearchProducts: _aio.UnaryUnaryMultiCallable[_query_service_pb2.SearchProductsRequest, _query_service_pb2.SearchProductsResponse]  # type: ignore[assignment]
-    """Finds products by what is written about them, and counts what was found."""
+    """Finds products by what is written about them, and counts what was found.
+
+    Errors: none of its own.
+    """
     GetCustomer: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetCustomerRequest, _query_service_pb2.GetCustomerResponse]  # type: ignore[assignment]
     """Returns one customer.
 
@@ -230,7 +236,10 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.SearchProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.SearchProductsResponse, _abc.Awaitable[_query_service_pb2.SearchProductsResponse]]:
-        """Finds products by what is written about them, and counts what was found."""
+        """Finds products by what is written about them, and counts what was found.
+
+        Errors: none of its own.
+        """
 
     @_abc_1.abstractmethod
     def GetCustomer(
