@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 
@@ -75,9 +76,9 @@ def _view_table(name: str, *columns: Column[object]) -> Table:
 order_details = _view_table("order_details")
 product_card = _view_table(
     "product_card",
-    Column("price", BigInteger, nullable=False),
-    Column("currency_code", Text, nullable=False),
-    Column("available", BigInteger, nullable=False),
+    Column("price", BigInteger, nullable=False, server_default=text("0")),
+    Column("currency_code", Text, nullable=False, server_default=text("''")),
+    Column("available", BigInteger, nullable=False, server_default=text("0")),
 )
 """price: in minor units. No index holds what an order changes, so that its rows are updated where they are (HOT)."""
 customer_profile = _view_table("customer_profile")

@@ -166,7 +166,7 @@ class Stores:
             positions = self.positions()
             return all(positions.get(view, -1) >= position for view in views or VIEWS)
 
-        await until(there, f"the views are at {position}")
+        await until(there, f"the views are at {position}", seconds=60)
 
     def close(self) -> None:
         self.write.dispose()
