@@ -92,8 +92,8 @@ class Checker:
         elif not _COUNTRY.fullmatch(address.country_code):
             self.wrong(f"{field}.country_code", "MALFORMED", "must be an ISO 3166-1 alpha-2 code such as DE")
 
-    def address_name(self, field: str, value: str, *, required: bool) -> None:
-        """The name of one of a customer's addresses."""
+    def label(self, field: str, value: str, *, required: bool) -> None:
+        """The name of one of several: of an address, an attribute. Blanks at its ends would make two look like one."""
         self.text(field, value, 50, required=required)
         if value.strip() and value != value.strip():
             self.wrong(field, "MALFORMED", "must not begin or end with a blank")
@@ -131,11 +131,11 @@ def rename_customer(request: commands.RenameCustomerRequest, check: Checker) -> 
 
 def update_address(request: commands.UpdateAddressRequest, check: Checker) -> None:
     check.address("address", request, "address", required=True)
-    check.address_name("address_name", request.address_name, required=False)
+    check.label("address_name", request.address_name, required=False)
 
 
 def remove_address(request: commands.RemoveAddressRequest, check: Checker) -> None:
-    check.address_name("address_name", request.address_name, required=True)
+    check.label("address_name", request.address_name, required=True)
 
 
 def add_product(request: commands.AddProductRequest, check: Checker) -> None:
@@ -164,7 +164,7 @@ def _attributes(field: str, attributes: Sequence[ProductAttribute], check: Check
         check.wrong(field, "OUT_OF_RANGE", f"holds {len(attributes)} attributes; at most {MAX_ATTRIBUTES} are taken")
     seen: dict[str, int] = {}
     for number, attribute in enumerate(attributes[:MAX_ATTRIBUTES]):
-        check.text(f"{field}[{number}].name", attribute.name, 50, required=True)
+        check.label(f"{field}[{number}].name", attribute.name, required=True)
         check.text(f"{field}[{number}].value", attribute.value, 200, required=True)
         first = seen.setdefault(attribute.name.casefold(), number)
         if first != number and attribute.name:
@@ -194,7 +194,7 @@ def place_order(request: commands.PlaceOrderRequest, check: Checker) -> None:
         check.number(f"lines[{number}].quantity", line.quantity, 1, MAX_QUANTITY)
         check.number(f"lines[{number}].discount_basis_points", line.discount_basis_points, 0, 10_000)
     check.address("shipping_address", request, "shipping_address", required=False)
-    check.address_name("shipping_address_name", request.shipping_address_name, required=False)
+    check.label("shipping_address_name", request.shipping_address_name, required=False)
     if request.shipping_address_name and request.HasField("shipping_address"):
         check.wrong("shipping_address_name", "INVALID", "must not be set together with shipping_address")
     check.money("shipping_fee", request, "shipping_fee", required=False)
@@ -218,7 +218,7 @@ def deliver_order(request: commands.DeliverOrderRequest, check: Checker) -> None
 
 def change_shipping_address(request: commands.ChangeShippingAddressRequest, check: Checker) -> None:
     if request.WhichOneof("destination") == "address_name":
-        check.address_name("address_name", request.address_name, required=True)
+        check.label("address_name", request.address_name, required=True)
     else:
         check.address("address", request, "address", required=True)
 

@@ -137,6 +137,7 @@ def test_a_revision_must_revise_something() -> None:
 def test_every_wrong_field_of_a_revision_is_named_at_once() -> None:
     request = revise_product(name=" ", description="x" * 4001, category="a\0", attributes={"": "v", "Size": ""})
     request.attributes.attributes.add(name="size", value="L")
+    request.attributes.attributes.add(name="Colour ", value="x" * 201)
     assert violations(request) == {
         "name": "REQUIRED",
         "description": "TOO_LONG",
@@ -144,6 +145,8 @@ def test_every_wrong_field_of_a_revision_is_named_at_once() -> None:
         "attributes.attributes[0].name": "REQUIRED",
         "attributes.attributes[1].value": "REQUIRED",
         "attributes.attributes[2].name": "DUPLICATE",
+        "attributes.attributes[3].name": "MALFORMED",
+        "attributes.attributes[3].value": "TOO_LONG",
     }
 
 

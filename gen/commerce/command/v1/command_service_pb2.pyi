@@ -664,7 +664,10 @@ Global___DiscontinueProductResponse: _TypeAlias = DiscontinueProductResponse  # 
 
 @_typing.final
 class ReviseProductRequest(_message.Message):
-    """Changes what a product is called and how it is described. What is not set stays; at least one field must be set."""
+    """Changes what a product is called and how it is described. What is not set stays; at least one of `name`,
+    `description`, `category` and `attributes` must be set. What is set is stored as given: a revision to what the product
+    is already counts its version up like any other.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

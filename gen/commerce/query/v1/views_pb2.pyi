@@ -27,7 +27,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class OrderDetails(_message.Message):
     """An order with all that a page about it shows. Names and prices are those of the moment it was placed, whatever the
-    customer and the products are called now; the address is the one it was placed with, or was changed to since.
+    customer and the products are called now: renaming them changes nothing here. The address is the one that it was
+    placed with, or was changed to since by ChangeShippingAddress.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -71,7 +72,9 @@ class OrderDetails(_message.Message):
     """The order's version: for a command's `expected_version`."""
     @_builtins.property
     def shipping_address(self) -> _address_pb2.Address:
-        """Where the order goes; unset when the customer was erased."""
+        """Where the order goes; unset when the customer was erased. Where the command that said so named no recipient, it is
+        the name that the customer had at that moment.
+        """
 
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderDetailsLine]:
@@ -188,7 +191,7 @@ Global___OrderDetailsLine: _TypeAlias = OrderDetailsLine  # noqa: Y015
 
 @_typing.final
 class OrderSummary(_message.Message):
-    """An order as a row of a list."""
+    """An order as a row of a list. It shows no names, so renaming customers and products changes nothing here."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -242,7 +245,7 @@ Global___OrderSummary: _TypeAlias = OrderSummary  # noqa: Y015
 
 @_typing.final
 class ProductCard(_message.Message):
-    """A product as it is now: name, description, category and attributes follow every revision."""
+    """A product as it is now: name, description, category and attributes follow every revision, the price every change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -258,11 +261,11 @@ class ProductCard(_message.Message):
     product_id: _builtins.str
     """UUID of the product."""
     name: _builtins.str
-    """Its name."""
+    """Its current name: another one after a revision."""
     description: _builtins.str
-    """Its description, or empty."""
+    """Its current description, or empty."""
     category: _builtins.str
-    """Its category, or empty."""
+    """Its current category, or empty."""
     available: _builtins.int
     """How many units can be ordered: stock less what orders have reserved."""
     discontinued: _builtins.bool
@@ -271,11 +274,11 @@ class ProductCard(_message.Message):
     """The product's version: for a command's `expected_version`. Orders change `available`, not the version."""
     @_builtins.property
     def price(self) -> _money_pb2.Money:
-        """Its price for one unit."""
+        """Its current price for one unit."""
 
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_product_attribute_pb2.ProductAttribute]:
-        """Its attributes, by name."""
+        """Its current attributes, by name."""
 
     def __init__(
         self,
@@ -316,7 +319,7 @@ class CustomerProfile(_message.Message):
     customer_id: _builtins.str
     """UUID of the customer."""
     name: _builtins.str
-    """The customer's name."""
+    """The customer's current name: another one after RenameCustomer."""
     email: _builtins.str
     """E-mail address, or empty."""
     phone: _builtins.str
