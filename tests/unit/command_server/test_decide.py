@@ -1,6 +1,8 @@
 """The business rules, each alone: what is decided, and what is refused and why."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from uuid import UUID
 
 import pytest
 from google.protobuf.message import Message
@@ -8,10 +10,11 @@ from google.protobuf.message import Message
 from command_server.aggregates import Aggregates
 from command_server.command import Command
 from command_server.decide.orders import line_total
+from command_server.decide.products import MAX_STOCK
 from command_server.working_set import Accepted, Decisions, decide_batch
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
-from tandem.runtime.errors import AlreadyExists, Conflict, NotFound, PreconditionFailed, TandemError
+from tandem.runtime.errors import AlreadyExists, Conflict, PreconditionFailed, TandemError
 from tests.support.builders import (
     add_product,
     address,
@@ -32,7 +35,9 @@ CANCEL = commands.CancelOrderRequest(order_id=ORDER, reason="changed my mind")
 
 
 def decide(*requests: Message) -> Decisions:
-    return decide_batch([command(it) for it in requests], Aggregates(), {})
+    """On a store in which nothing is yet, no order of the first customer either."""
+    nothing = Aggregates(order_ids={UUID(identity("customer", 1)): frozenset()})
+    return decide_batch([command(it) for it in requests], nothing, {})
 
 
 def accepted(*requests: Message) -> list[Event]:
@@ -174,27 +179,6 @@ def test_an_unshipped_order_is_cancelled(before: tuple[Message, ...]) -> None:
     assert accepted(*SHOP, place_order(), *before, CANCEL)[-1].order_cancelled.reason == "changed my mind"
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        PAY,
-        SHIP,
-        DELIVER,
-        MOVE,
-        CANCEL,
-        commands.ReviseProductRequest(product_id=ORDER, name="Tea"),
-        commands.UpdateAddressRequest(customer_id=ORDER, address=address()),
-        commands.ChangePriceRequest(product_id=ORDER, price=usd(1)),
-        commands.AdjustStockRequest(product_id=ORDER, delta=1),
-        commands.DiscontinueProductRequest(product_id=ORDER),
-    ],
-)
-def test_what_is_not_known_is_not_found(request_: Message) -> None:
-    error = refused(request_)
-    assert isinstance(error, NotFound)
-    assert error.resource_name.endswith(ORDER)
-
-
 @pytest.mark.parametrize("index", range(len(SHOP)))
 def test_what_exists_is_not_created_again(index: int) -> None:
     again = type(SHOP[index])()
@@ -211,6 +195,36 @@ def test_an_unshipped_order_goes_elsewhere_and_its_customer_stays_where_he_is() 
     assert [it.address_named("main") for it in decisions.aggregates.customers.values()] == [address()]
 
 
+def test_an_order_goes_to_the_address_that_has_the_name_when_it_is_asked_for() -> None:
+    work = commands.UpdateAddressRequest(
+        customer_id=identity("customer", 1), address_name="work", address=address(city="Ulm")
+    )
+    to_work = commands.ChangeShippingAddressRequest(order_id=ORDER, address_name="work")
+    work_moves = commands.UpdateAddressRequest(
+        customer_id=identity("customer", 1), address_name="work", address=address(city="Bonn")
+    )
+    changed = accepted(*SHOP, work, place_order(), to_work, work_moves)[-2].shipping_address_changed
+    assert changed.personal.address == address(city="Ulm", recipient="Customer 1")
+    assert not changed.personal.address_name, "an order has an address, not a customer's name for it"
+    renamed = commands.RenameCustomerRequest(customer_id=identity("customer", 1), name="Ada King")
+    changed = accepted(*SHOP, work, place_order(), renamed, to_work)[-1].shipping_address_changed
+    assert changed.personal.address.recipient == "Ada King"
+
+
+def test_an_order_goes_neither_to_an_unknown_address_nor_anywhere_else_when_its_customer_was_erased() -> None:
+    customer = f"customers/{identity('customer', 1)}"
+    unknown = commands.ChangeShippingAddressRequest(order_id=ORDER, address_name="Main")
+    assert rules(refused(*SHOP, place_order(), unknown)) == {customer: "ADDRESS_UNKNOWN"}
+    erase = commands.EraseCustomerRequest(customer_id=identity("customer", 1))
+    assert rules(refused(*SHOP, place_order(), erase, MOVE)) == {customer: "CUSTOMER_ERASED"}
+
+
+def test_the_order_of_an_erased_customer_is_paid_shipped_and_delivered() -> None:
+    erase = commands.EraseCustomerRequest(customer_id=identity("customer", 1))
+    events = accepted(*SHOP, place_order(), erase, PAY, SHIP, DELIVER)
+    assert [it.WhichOneof("kind") for it in events[-3:]] == ["order_paid", "order_shipped", "order_delivered"]
+
+
 def test_a_shipped_order_is_delivered_when_the_caller_says() -> None:
     late = commands.DeliverOrderRequest(order_id=ORDER)
     late.delivered_at.FromJsonString("2026-01-30T08:00:00Z")
@@ -224,6 +238,12 @@ def test_a_revision_changes_what_is_set_and_keeps_the_rest() -> None:
     assert [(it.name, it.value) for it in revised.attributes] == [("Grade", "FTGFOP"), ("Origin", "Assam")]
     emptied = accepted(tea, revise_product(3, attributes={}))[-1].product_revised
     assert (emptied.name, list(emptied.attributes)) == ("Product 3", [])
+
+
+def test_a_revision_to_what_the_product_is_already_is_one_too() -> None:
+    first, second = (it.product_revised for it in accepted(*SHOP, *[revise_product(1, name="Product 1")] * 2)[-2:])
+    assert (first.version, second.version) == (2, 3)
+    assert (first.name, first.category) == (second.name, second.category) == ("Product 1", "Tea")
 
 
 def test_a_revised_product_has_its_new_name_in_orders_from_then_on() -> None:
@@ -262,6 +282,12 @@ def test_stock_is_not_counted_below_zero_nor_beyond_what_sums_can_hold() -> None
     product = identity("product", 1)
     fewer = commands.AdjustStockRequest(product_id=product, delta=-11)
     assert rules(refused(*SHOP, fewer)) == {f"products/{product}": "OUT_OF_STOCK"}
+    full = decide(*SHOP).aggregates
+    full.products = {key: replace(it, stock=MAX_STOCK) for key, it in full.products.items()}
+    more = commands.AdjustStockRequest(product_id=product, delta=1)
+    [refusal] = decide_batch([command(more)], full, {}).outcomes
+    assert isinstance(refusal, PreconditionFailed)
+    assert rules(refusal) == {f"products/{product}": "STOCK_LIMIT"}
 
 
 def test_a_refused_command_leaves_no_trace() -> None:
