@@ -7,15 +7,26 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
 import command_server.storage.tables  # noqa: F401 - fills the metadata
+from command_server.aggregates import Keys
 from command_server.app import MIGRATIONS
+from command_server.storage.aggregates import load
 from command_server.storage.feed import StoredEvent, append, begin_epoch, ensure_partition
 from commerce.command.v1 import command_service_pb2 as commands
+from commerce.event.v1.event_pb2 import Event
+from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
 from tandem.runtime.database import migrate, newest_revision
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
-from tests.support.builders import add_product, identity, register_customer, start_subscription
+from tests.support.builders import (
+    add_product,
+    identity,
+    place_order,
+    register_customer,
+    revise_product,
+    start_subscription,
+)
 
 
 def test_the_migrations_make_the_tables_that_the_program_describes(database: WriteDatabase) -> None:
@@ -80,3 +91,50 @@ async def test_the_oldest_time_there_is_can_be_stored_and_read_whatever_the_data
         subscription_id=identity("subscription", 1), when=commands.CANCELLATION_TIME_AT_ONCE
     )
     assert (await submit(executor, cancel)).version == 2
+
+
+async def test_an_orders_customer_is_read_and_locked_for_those_commands_alone_that_need_it(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    executor = await commands_on.executor()
+    for request in (register_customer(1), add_product(1), place_order(1)):
+        await submit(executor, request)
+    order = frozenset({uuid.UUID(identity("order", 1))})
+    customer = uuid.UUID(identity("customer", 1))
+    held = text(f"SELECT id FROM {feed.SCHEMA}.customer FOR UPDATE SKIP LOCKED")
+    with database.engine.connect() as connection, database.engine.connect() as other:
+        alone, _ = load(connection, Keys(orders=order))
+        assert alone.orders.keys() == order
+        assert not alone.customers
+        assert other.execute(held).scalars().all() == [customer], "nobody holds the customer"
+        other.rollback()
+        together, keys = load(connection, Keys(orders=order, with_customer=order))
+        assert together.customers[customer].name == "Customer 1"
+        assert keys.keys() == {customer}, "what its personal data is sealed with comes along"
+        assert other.execute(held).all() == [], "an erasure waits until the order has its address"
+
+
+async def test_a_product_from_before_there_were_attributes_has_none_and_gets_some(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(
+            text(f"""
+                INSERT INTO {feed.SCHEMA}.product
+                    (id, version, name, description, category, price, currency, stock, discontinued)
+                VALUES (:id, 1, 'Chai', '10 boxes', 'Tea', 450, 'EUR', 39, false)"""),
+            {"id": identity("product", 1)},
+        )
+    executor = await commands_on.executor()
+    await submit(executor, revise_product(1, name="Masala Chai"))
+    await submit(executor, revise_product(1, attributes={"Origin": "Assam"}))
+    await submit(executor, revise_product(1, description="12 boxes"))
+    first, _, last = (Event.FromString(payload).product_revised for _, _, payload in database.events())
+    assert (first.name, first.description, first.category, list(first.attributes)) == (
+        "Masala Chai",
+        "10 boxes",
+        "Tea",
+        [],
+    )
+    assert (last.version, last.name, last.description) == (4, "Masala Chai", "12 boxes")
+    assert list(last.attributes) == [ProductAttribute(name="Origin", value="Assam")]
