@@ -19,6 +19,7 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.money_pb2 import Money
+from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from tandem.cli.child import StackError
 
 CUSTOMERS = 200
@@ -48,6 +49,12 @@ _THINGS = {
     "Desk": ("Notebook", "Fountain Pen", "Desk Lamp", "Letter Tray", "Ruler", "Stapler"),
     "Garden": ("Watering Can", "Trowel", "Pruning Shears", "Flower Pot", "Garden Chair", "Wheelbarrow"),
     "Travel": ("Rucksack", "Water Bottle", "Travel Mug", "Umbrella", "Suitcase", "Map Case"),
+}
+_MATERIALS = {
+    "Kitchen": ("Steel", "Beech", "Stoneware", "Glass"),
+    "Desk": ("Brass", "Oak", "Paper", "Leather"),
+    "Garden": ("Steel", "Ash", "Terracotta", "Zinc"),
+    "Travel": ("Canvas", "Leather", "Nylon", "Aluminium"),
 }
 _COLOURS = ("White", "Black", "Green", "Blue", "Red", "Grey", "Yellow")
 _CARRIERS = ("DHL", "UPS", "GLS", "PostNord")
@@ -84,12 +91,14 @@ def generate(customers: int = CUSTOMERS, products: int = PRODUCTS, orders: int =
     dice = random.Random("tandem")  # noqa: S311 - the same every time is the point
     placed = [_placed_at(number, orders) for number in range(1, orders + 1)]
     fates = [_fate(dice) for _ in placed]
+    shipped = [at + timedelta(days=1 + number % 4) for number, at in enumerate(placed)]
     return [
         Stage("customers", tuple(_register(dice, number) for number in range(1, customers + 1))),
         Stage("products", tuple(_add(dice, number) for number in range(1, products + 1))),
         Stage("orders", tuple(_place(dice, n, at, customers, products) for n, at in enumerate(placed, 1))),
         Stage("payments", tuple(_pay(n, at) for n, at in enumerate(placed, 1) if fates[n - 1].paid)),
-        Stage("shipments and cancellations", tuple(_endings(dice, placed, fates))),
+        Stage("shipments and cancellations", tuple(_endings(dice, shipped, fates))),
+        Stage("deliveries", tuple(_deliver(dice, n, at) for n, at in enumerate(shipped, 1) if fates[n - 1].delivered)),
     ]
 
 
@@ -130,13 +139,17 @@ def _may_pass(error: BaseException) -> bool:
 class _Fate:
     paid: bool
     shipped: bool
+    delivered: bool
     cancelled: bool
 
 
 def _fate(dice: random.Random) -> _Fate:
-    """Of 100 orders 65 are shipped, 15 wait for shipment, 10 for payment, and 10 are cancelled, half of them paid."""
+    """Of 100 orders 55 are delivered, 10 on their way, 15 wait for shipment, 10 for payment, and 10 are cancelled.
+
+    Half of the cancelled ones are paid.
+    """
     roll = dice.random()
-    return _Fate(paid=roll < 0.85, shipped=roll < 0.65, cancelled=0.80 <= roll < 0.90)
+    return _Fate(paid=roll < 0.85, shipped=roll < 0.65, delivered=roll < 0.55, cancelled=0.80 <= roll < 0.90)
 
 
 def _placed_at(number: int, orders: int) -> datetime:
@@ -174,7 +187,8 @@ def _register(dice: random.Random, number: int) -> Call:
 
 def _add(dice: random.Random, number: int) -> Call:
     category = dice.choice(tuple(_THINGS))
-    name = f"{dice.choice(_QUALITIES)} {dice.choice(_COLOURS)} {dice.choice(_THINGS[category])}"
+    quality, colour, thing = dice.choice(_QUALITIES), dice.choice(_COLOURS), dice.choice(_THINGS[category])
+    name = f"{quality} {colour} {thing}"
     request = commands.AddProductRequest(
         request_id=identity("add", number),
         product_id=identity("product", number),
@@ -184,6 +198,11 @@ def _add(dice: random.Random, number: int) -> Call:
         price=_euros(dice.randint(3, 120) * 100 - dice.choice((1, 5, 10, 50))),
         # More than all the sample's orders together may take of one product.
         initial_stock=dice.randint(200, 600),
+        attributes=[
+            ProductAttribute(name="Colour", value=colour),
+            ProductAttribute(name="Material", value=dice.choice(_MATERIALS[category])),
+            ProductAttribute(name="Weight", value=f"{dice.randint(4, 80) * 25} g"),
+        ],
     )
     return Call("AddProduct", request)
 
@@ -218,15 +237,15 @@ def _pay(number: int, placed: datetime) -> Call:
     return Call("PayOrder", request)
 
 
-def _endings(dice: random.Random, placed: Sequence[datetime], fates: Sequence[_Fate]) -> Iterator[Call]:
-    for number, (at, fate) in enumerate(zip(placed, fates, strict=True), 1):
+def _endings(dice: random.Random, shipped: Sequence[datetime], fates: Sequence[_Fate]) -> Iterator[Call]:
+    for number, (at, fate) in enumerate(zip(shipped, fates, strict=True), 1):
         if fate.shipped:
             shipment = commands.ShipOrderRequest(
                 request_id=identity("ship", number),
                 order_id=identity("order", number),
                 carrier=dice.choice(_CARRIERS),
                 tracking_number=f"{dice.randrange(10**12):012d}",
-                shipped_at=_moment(at + timedelta(days=dice.randint(1, 4))),
+                shipped_at=_moment(at),
             )
             yield Call("ShipOrder", shipment)
         elif fate.cancelled:
@@ -236,3 +255,12 @@ def _endings(dice: random.Random, placed: Sequence[datetime], fates: Sequence[_F
                 reason=dice.choice(_REASONS),
             )
             yield Call("CancelOrder", cancellation)
+
+
+def _deliver(dice: random.Random, number: int, shipped: datetime) -> Call:
+    request = commands.DeliverOrderRequest(
+        request_id=identity("deliver", number),
+        order_id=identity("order", number),
+        delivered_at=_moment(shipped + timedelta(hours=dice.randint(20, 96))),
+    )
+    return Call("DeliverOrder", request)

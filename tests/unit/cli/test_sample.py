@@ -7,6 +7,9 @@ import grpc
 import grpc_testing
 import pytest
 
+from command_server.aggregates import Aggregates
+from command_server.servicers import command_of
+from command_server.working_set import Accepted, decide_batch
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.cli import sample
 from tandem.cli.sample import Call, SampleError, Stage, generate, identity, load
@@ -70,13 +73,30 @@ def test_only_paid_orders_are_shipped_and_none_is_both_shipped_and_cancelled() -
     assert paid & cancelled, "some paid orders are cancelled"
 
 
+def test_some_shipped_orders_are_delivered_and_some_are_on_their_way() -> None:
+    stages = generate()
+    shipped = {it.order_id for it in requests_of(stages, "ShipOrder")}
+    delivered = {it.order_id for it in requests_of(stages, "DeliverOrder")}
+    assert delivered < shipped
+    assert delivered
+
+
+def test_every_command_is_one_that_the_command_server_takes() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    batch = [command_of(call.request, now) for stage in generate() for call in stage.calls]
+    outcomes = decide_batch(batch, Aggregates(), {}).outcomes
+    assert all(isinstance(it, Accepted) and not it.replayed for it in outcomes)
+
+
 def test_its_times_are_past_and_in_their_order() -> None:
     stages = generate()
     placed = {it.order_id: it.placed_at.ToDatetime(UTC) for it in requests_of(stages, "PlaceOrder")}
     paid = {it.order_id: it.paid_at.ToDatetime(UTC) for it in requests_of(stages, "PayOrder")}
-    for shipment in requests_of(stages, "ShipOrder"):
-        shipped = shipment.shipped_at.ToDatetime(UTC)
-        assert placed[shipment.order_id] < paid[shipment.order_id] < shipped < datetime(2026, 1, 1, tzinfo=UTC)
+    shipped = {it.order_id: it.shipped_at.ToDatetime(UTC) for it in requests_of(stages, "ShipOrder")}
+    for order, at in shipped.items():
+        assert placed[order] < paid[order] < at < datetime(2026, 1, 1, tzinfo=UTC)
+    for delivery in requests_of(stages, "DeliverOrder"):
+        assert shipped[delivery.order_id] < delivery.delivered_at.ToDatetime(UTC) < datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def add(number: int) -> Call:
