@@ -6,7 +6,7 @@ from typing import Any
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
-from tests.contract.stack.conftest import fresh, shop
+from tests.contract.stack.conftest import details, fresh, refused, shop
 from tests.support.builders import (
     address,
     identity,
@@ -40,6 +40,28 @@ async def test_a_product_that_is_renamed_is_renamed_where_it_is_shown_as_it_is_n
     )
     assert (card.product.name, card.product.description, card.product.version) == ("Renamed", "Large", 3)
     assert [(it.name, it.value) for it in card.product.attributes] == [("Size", "L")]
+
+
+async def test_a_discontinued_product_is_sold_no_more_and_its_orders_go_on(
+    stubs: AsyncStubs, numbers: Iterator[int]
+) -> None:
+    n = next(numbers)
+    await shop(stubs, n)
+    order, product = identity("order", n), identity("product", n)
+    await stubs.commands.PlaceOrder(place_order(n, customer=n, lines={n: 2}))
+    await stubs.commands.DiscontinueProduct(commands.DiscontinueProductRequest(product_id=product, expected_version=1))
+    again = await refused(stubs.commands.DiscontinueProduct(commands.DiscontinueProductRequest(product_id=product)))
+    assert details(again)["PreconditionFailure"].violations[0].type == "ALREADY_DISCONTINUED"
+    late = await refused(stubs.commands.PlaceOrder(place_order(n + 1, customer=n, lines={n: 1})))
+    assert details(late)["PreconditionFailure"].violations[0].type == "PRODUCT_DISCONTINUED"
+    await stubs.commands.PayOrder(commands.PayOrderRequest(order_id=order))
+    await stubs.commands.CancelOrder(commands.CancelOrderRequest(order_id=order))
+    revised = await stubs.commands.ReviseProduct(revise_product(n, category="No longer sold"))
+    shown = await stubs.queries.GetProduct(
+        queries.GetProductRequest(product_id=product, consistency=fresh(revised.receipt))
+    )
+    card = shown.product
+    assert (card.discontinued, card.available, card.category, card.version) == (True, 100, "No longer sold", 3)
 
 
 async def test_a_subscription_is_read_back_alone_and_in_lists_through_every_step(
