@@ -8,13 +8,14 @@ import psycopg
 
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.read_store.tables import VIEWS
-from tests.support.builders import identity
+from tests.support.builders import identity, start_subscription, usd
 from tests.support.shop import Load, open_shop
-from tests.support.stack import Stack, up_to, wait_until
+from tests.support.stack import AsyncStubs, Stack, up_to, wait_until
 
 
 async def test_replaying_the_feed_into_empty_tables_gives_the_same_bytes(new_stack: Callable[..., Stack]) -> None:
-    stack = new_stack(cache_nodes=up_to(1))
+    settings = {"COMMAND": {"SUBSCRIPTIONS__CHECK_EVERY_SECONDS": "0.05"}}
+    stack = new_stack(cache_nodes=up_to(1), settings=settings)
     load = Load(300)
     async with stack.async_stubs() as stubs:
         await open_shop(stubs.commands)
@@ -25,14 +26,45 @@ async def test_replaying_the_feed_into_empty_tables_gives_the_same_bytes(new_sta
             *(stubs.commands.CancelOrder(commands.CancelOrderRequest(order_id=it)) for it in orders[200:]),
         )
         await asyncio.gather(*(stubs.commands.ShipOrder(commands.ShipOrderRequest(order_id=it)) for it in orders[:100]))
+        await _subscriptions_in_every_status(stack, stubs)
     live = _rows_when_caught_up(stack)
     assert len(live["order_details"]) == 300
+    assert {row[3] for row in live["subscription_details"]} == {1, 2, 3, 4}
 
     stack.projector.stop()
     stack.projector.run("reset")
     assert all(rows == [] for rows in _rows(stack.read_url).values()), "it begins with empty tables"
     stack.projector.start()
     assert _rows_when_caught_up(stack) == live
+
+
+async def _subscriptions_in_every_status(stack: Stack, stubs: AsyncStubs) -> None:
+    """Of 40: ten lapse, ten stay canceling, ten are cancelled, and ten resume, change and renew."""
+    names = [identity("subscription", number) for number in range(1, 41)]
+    started = ["2020-01-31T12:00:00Z"] * 10 + [""] * 30
+    requests = [start_subscription(number, started_at=at) for number, at in enumerate(started, start=1)]
+    await asyncio.gather(*(stubs.commands.StartSubscription(it) for it in requests))
+    at_end, at_once = commands.CANCELLATION_TIME_AT_PERIOD_END, commands.CANCELLATION_TIME_AT_ONCE
+    cancel = commands.CancelSubscriptionRequest
+    await asyncio.gather(
+        *(stubs.commands.CancelSubscription(cancel(subscription_id=it, when=at_end)) for it in names[10:20]),
+        *(stubs.commands.CancelSubscription(cancel(subscription_id=it, when=at_once)) for it in names[20:30]),
+        *(stubs.commands.CancelSubscription(cancel(subscription_id=it, when=at_end)) for it in names[30:]),
+    )
+    for it in names[30:]:
+        await stubs.commands.ResumeSubscription(commands.ResumeSubscriptionRequest(subscription_id=it))
+        change = commands.ChangeSubscriptionPlanRequest(
+            subscription_id=it, plan="gold", price=usd(4900), period_months=12
+        )
+        await stubs.commands.ChangeSubscriptionPlan(change)
+        await stubs.commands.RenewSubscription(commands.RenewSubscriptionRequest(subscription_id=it))
+    lapsed = "SELECT count(*) FROM tandem_write.event WHERE kind = 'subscription_lapsed'"
+
+    def all_lapsed() -> bool:
+        with psycopg.connect(stack.write_url) as connection:
+            return connection.execute(lapsed).fetchone() == (10,)
+
+    wait_until(all_lapsed, "ten have lapsed")
 
 
 def _rows_when_caught_up(stack: Stack) -> dict[str, list[Any]]:

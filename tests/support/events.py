@@ -13,6 +13,7 @@ from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from tandem.feed.events import FeedEvent
 from tests.support.builders import NOW, address, identity, usd
+from tests.support.subscriptions import Subscriptions
 
 
 def at(seconds: int) -> Timestamp:
@@ -250,6 +251,9 @@ class Shop:
     """Product to version."""
     orders: dict[int, _Order] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._subscriptions = Subscriptions(self.rng)
+
     def events(self, count: int) -> Iterator[Event]:
         for _ in range(count):
             yield self._next()
@@ -262,7 +266,11 @@ class Shop:
             product = len(self.versions) + 1
             self.versions[product] = 1
             return product_added(product, stock=self.rng.randint(0, 100))
-        return self.rng.choice([self._about_product, self._about_customer, self._place, self._about_order])()
+        about = [self._about_product, self._about_customer, self._place, self._about_order, self._about_subscription]
+        return self.rng.choice(about)()
+
+    def _about_subscription(self) -> Event:
+        return self._subscriptions.event(self.customers)
 
     def _about_customer(self) -> Event:
         customer = self.rng.randint(1, self.customers)

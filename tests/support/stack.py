@@ -140,7 +140,7 @@ class Stack:
         self.query_server = self._service("query")
         self._channels: dict[int, grpc.Channel] = {}
 
-    def _service(self, section: str) -> Service:
+    def _service(self, section: str, settings: dict[str, str] | None = None) -> Service:
         port = free_port()
         service = Service(
             section,
@@ -150,12 +150,17 @@ class Stack:
                 "SERVER__TRANSPORT": self._transport,
                 **self._stores.settings_of(section),
                 **self._settings.get(section.upper(), {}),
+                **(settings or {}),
             },
             environment=_plain_environment(),
             metrics_port=free_port(),
         )
         self.services.append(service)
         return service
+
+    def new_command_server(self, **settings: str) -> Service:
+        """Another command server, not started, with these settings over those of the stack's: EXECUTOR__LANES="2"."""
+        return self._service("command", settings)
 
     def new_projector(self) -> Service:
         """Another projector, not started: the second one that is started is a standby."""

@@ -1,15 +1,22 @@
 """SubscriptionDetails: each rule, alone."""
 
+import random
+from datetime import UTC
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
 
+from command_server.decide.subscriptions import ENDED
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import SubscriptionDetails
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
+from projector.fold import fold
 from projector.projections import subscription_details as rules
 from tests.support.builders import NOW, identity, usd
-from tests.support.events import at
+from tests.support.events import at, feed_events
+from tests.support.subscriptions import Subscriptions
 
 IDENTITY: dict[str, Any] = {
     "subscription_id": identity("subscription", 1),
@@ -99,3 +106,19 @@ def test_the_columns_follow_the_status_and_keep_the_start() -> None:
     ended = rules.lapsed(STARTED, events.SubscriptionLapsed(**IDENTITY, version=2, ended_at=at(100)))
     status = SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED
     assert rules.columns(ended, 9, first) == (identity("customer", 1), status, moment, 7)
+
+
+@given(st.integers(0, 1_000_000), st.integers(1, 60))
+def test_the_view_is_where_the_write_model_is_after_any_history(seed: int, count: int) -> None:
+    drawn = Subscriptions(random.Random(seed))
+    history = feed_events([drawn.event(customers=3) for _ in range(count)])
+    changes = fold(rules.PROJECTION, history, {})
+    views: dict[str, Any] = {str(key): row.message for key, row in changes.rows.items() if row is not None}
+    assert views.keys() == {str(key) for key in drawn.state}
+    for it in drawn.state.values():
+        view = views[str(it.id)]
+        assert (view.status, view.version, view.cancellation_reason) == (it.status, it.version, it.cancellation_reason)
+        assert (view.plan, view.price, view.period_months) == (it.plan, usd(it.price), it.period_months)
+        period = (view.period_start.ToDatetime(UTC), view.period_end.ToDatetime(UTC))
+        assert period == (it.period_start, it.period_end)
+        assert view.HasField("ended_at") == (it.status in ENDED)
