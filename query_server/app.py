@@ -9,9 +9,9 @@ from query_server.cache import Cache
 from query_server.database import ReadDatabase
 from query_server.freshness import Freshness
 from query_server.head import Head
+from query_server.queries.pages import read_pages
 from query_server.queries.sales import SalesReader
 from query_server.queries.search import SearchReader
-from query_server.queries.subscriptions import list_subscriptions
 from query_server.reader import CacheReader, DatabaseReader, Reader
 from query_server.servicers import QueryServicer
 from query_server.settings import Settings
@@ -27,7 +27,7 @@ def build(settings: Settings) -> Application:
     limits = {"max_batch": reading.max_batch, "max_waiting": reading.max_waiting}
     reports = settings.reports
     # A connection for each thread that reads, one for the positions that waiters ask for, one for readiness.
-    connections = 3 * reading.threads + reports.threads + settings.search.threads + 2
+    connections = 2 * reading.threads + reports.threads + settings.search.threads + 2
     database = ReadDatabase(settings.database, connections=connections)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
     freshness = Freshness(settings.freshness, listener, database.positions, with_cache=settings.cache.enabled)
@@ -35,8 +35,7 @@ def build(settings: Settings) -> Application:
     reads, fills = ([Cache(settings.cache) for _ in threads] for _ in ("read", "fill"))
     cached = Batcher("cache", [CacheReader(cache, freshness) for cache in reads], **limits)
     stored = Batcher("database", [DatabaseReader(database, cache, freshness) for cache in fills], **limits)
-    recent_orders = Batcher("orders", [database.recent_orders for _ in threads], **limits)
-    subscriptions = Batcher("subscriptions", [partial(list_subscriptions, database) for _ in threads], **limits)
+    pages = Batcher("list", [partial(read_pages, database) for _ in threads], **limits)
     # One at a time: sums of two ranges share nothing.
     sums = [SalesReader(database) for _ in range(reports.threads)]
     sales = Batcher("sales", sums, max_batch=1, max_waiting=reports.max_waiting)
@@ -54,24 +53,11 @@ def build(settings: Settings) -> Application:
         service=DESCRIPTOR.services_by_name["QueryService"],
         servicer=QueryServicer(
             views,
-            recent_orders=recent_orders,
-            subscriptions=subscriptions,
+            pages=pages,
             sales=sales,
             searches=searches,
             default_max_wait=settings.freshness.default_max_wait,
         ),
         ready=ready,
-        components=(
-            database,
-            *reads,
-            *fills,
-            freshness,
-            cached,
-            stored,
-            recent_orders,
-            subscriptions,
-            sales,
-            searches,
-            head,
-        ),
+        components=(database, *reads, *fills, freshness, cached, stored, pages, sales, searches, head),
     )

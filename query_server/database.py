@@ -1,4 +1,4 @@
-"""The read database: every statement.
+"""The read database: rows by key and positions, and whatever statement a query has of its own.
 
 Each statement returns rows and the view's position together, so the position is true of exactly those rows, also on a
 replica, and also when there are no rows.
@@ -6,38 +6,16 @@ replica, and also when there are no rows.
 
 import uuid
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from sqlalchemy import TextClause, event, text
 
-from query_server.page_token import Cursor
 from query_server.store import Store
 from tandem.feed.token import Token
-from tandem.read_store.tables import REVISION, SCHEMA, VIEWS, order_summary, projection
+from tandem.read_store.tables import REVISION, SCHEMA, VIEWS, projection
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.settings import DatabaseSettings
-
-
-class PageKey(NamedTuple):
-    """A page of a customer's orders: at most `limit` rows that follow `after`, newest first."""
-
-    customer_id: uuid.UUID
-    after: Cursor
-    limit: int
-
-
-class Row(NamedTuple):
-    """An OrderSummary, serialised, and its sort key."""
-
-    value: bytes
-    cursor: Cursor
-
-
-class Page(NamedTuple):
-    rows: list[Row]
-    as_of: Token
-
 
 # No row where the view's key is not there, but the position all the same.
 _BY_KEY: dict[str, TextClause] = {
@@ -47,24 +25,6 @@ _BY_KEY: dict[str, TextClause] = {
     )
     for name, table in VIEWS.items()
 }
-
-# One round trip for all pages that are asked for together; each is a walk down the index.
-_RECENT_ORDERS = text(
-    f"""
-    SELECT p.feed_epoch, p.position, q.number, o.value, o.placed_at, o.placed_position
-    FROM {projection.fullname} AS p
-    CROSS JOIN unnest(
-        CAST(:customers AS uuid[]), CAST(:ats AS timestamptz[]), CAST(:positions AS bigint[]), CAST(:limits AS int[])
-    ) WITH ORDINALITY AS q (customer_id, at, position, most, number)
-    LEFT JOIN LATERAL (
-        SELECT s.value, s.placed_at, s.placed_position FROM {order_summary.fullname} AS s
-        WHERE s.customer_id = q.customer_id AND (s.placed_at, s.placed_position) < (q.at, q.position)
-        ORDER BY s.placed_at DESC, s.placed_position DESC LIMIT q.most
-    ) AS o ON true
-    WHERE p.view = '{order_summary.name}'
-    ORDER BY q.number, o.placed_at DESC, o.placed_position DESC
-    """  # noqa: S608
-)
 
 _POSITIONS = text(f"SELECT view, feed_epoch, position FROM {projection.fullname}")  # noqa: S608
 
@@ -81,23 +41,6 @@ class ReadDatabase(Store):
         found = self.execute(view, _BY_KEY[view], {"keys": list(keys)})
         as_of = Token(found[0].feed_epoch, found[0].position)
         return {row.key: bytes(row.value) for row in found if row.key is not None}, as_of
-
-    def recent_orders(self, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
-        """The rows of each page, and the view's position. Raises Unavailable."""
-        arguments = {
-            "customers": [page.customer_id for page in pages],
-            "ats": [page.after.at for page in pages],
-            "positions": [page.after.position for page in pages],
-            "limits": [page.limit for page in pages],
-        }
-        found = self.execute(order_summary.name, _RECENT_ORDERS, arguments)
-        as_of = Token(found[0].feed_epoch, found[0].position)
-        answer = {page: Page([], as_of) for page in pages}
-        for row in found:
-            if row.value is not None:
-                cursor = Cursor(row.placed_at, row.placed_position)
-                answer[pages[row.number - 1]].rows.append(Row(bytes(row.value), cursor))
-        return answer
 
     def execute(self, view: str, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         """The rows of a statement that begins with the position of `view`: at least one. Raises Unavailable."""

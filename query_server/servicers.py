@@ -8,18 +8,18 @@ from google.protobuf.message import Message
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from query_server.batcher import Batcher
-from query_server.database import Page, PageKey
 from query_server.encoding import EncodedField
 from query_server.page_token import encode_page_token
+from query_server.queries.orders import recent_orders
+from query_server.queries.pages import Page, PageKey, Selection
 from query_server.queries.sales import Sales, SalesKey, sales_key
 from query_server.queries.search import Found, SearchKey, search_key
-from query_server.queries.subscriptions import SubscriptionsKey
+from query_server.queries.subscriptions import subscriptions
 from query_server.validation import Checker
 from query_server.views import Views, as_of_text
 from tandem.read_store.tables import (
     customer_profile,
     order_details,
-    order_summary,
     product_card,
     product_search,
     sales_summary,
@@ -52,17 +52,16 @@ class _Many:
 
 
 class _List:
-    """A query for pages of rows, newest first."""
+    """A query for pages of a list."""
 
-    def __init__(self, name: str, view: str, response: type[Message], field: str) -> None:
+    def __init__(self, name: str, response: type[Message], field: str) -> None:
         self.name = name
-        self.view = view
         self.value = EncodedField(response, field)
         self.next_page_token = EncodedField(response, "next_page_token")
         self.as_of = EncodedField(response, "as_of")
 
     def encode(self, page: Page, size: int, *query: str) -> bytes:
-        """The response with the first `size` rows. One more than the page holds tells that another page follows."""
+        """The response with the first `size` rows. `query`: what the next page's token is bound to."""
         parts = [self.value(row.value) for row in page.rows[:size]]
         if len(page.rows) > size:
             parts.append(self.next_page_token(encode_page_token(page.rows[size - 1].cursor, *query).encode()))
@@ -79,10 +78,10 @@ _SUBSCRIPTION = _One(
 _ORDERS = _Many(order_details.name, queries.BatchGetOrderDetailsResponse, "order_details", "order_ids")
 _PRODUCTS = _Many(product_card.name, queries.BatchGetProductsResponse, "products", "product_ids")
 
-_RECENT_ORDERS = _List("ListRecentOrders", order_summary.name, queries.ListRecentOrdersResponse, "orders")
-_SUBSCRIPTIONS = _List(
-    "ListSubscriptions", subscription_details.name, queries.ListSubscriptionsResponse, "subscriptions"
-)
+_RECENT_ORDERS = _List("ListRecentOrders", queries.ListRecentOrdersResponse, "orders")
+_SUBSCRIPTIONS = _List("ListSubscriptions", queries.ListSubscriptionsResponse, "subscriptions")
+
+_ListRequest = queries.ListRecentOrdersRequest | queries.ListSubscriptionsRequest
 
 _SEARCH_AS_OF = EncodedField(queries.SearchProductsResponse, "as_of")
 _SALES_AS_OF = EncodedField(queries.GetSalesSummaryResponse, "as_of")
@@ -93,15 +92,13 @@ class QueryServicer:
         self,
         views: Views,
         *,
-        recent_orders: Batcher[PageKey, Page],
-        subscriptions: Batcher[SubscriptionsKey, Page],
+        pages: Batcher[PageKey, Page],
         sales: Batcher[SalesKey, Sales],
         searches: Batcher[SearchKey, Found],
         default_max_wait: float,
     ) -> None:
         self._views = views
-        self._recent_orders = recent_orders
-        self._subscriptions = subscriptions
+        self._pages = pages
         self._sales = sales
         self._searches = searches
         self._default_max_wait = default_max_wait
@@ -114,15 +111,7 @@ class QueryServicer:
 
     async def ListRecentOrders(self, request: queries.ListRecentOrdersRequest, call: Call) -> bytes:
         check = Checker(self._default_max_wait)
-        customer_id = check.uuid("customer_id", request.customer_id)
-        query = (_RECENT_ORDERS.name, str(customer_id))
-        size = check.page_size(request.page_size)
-        after = check.page_token(request.page_token, *query)
-        need = check.consistency(request.consistency)
-        check.finish()
-        wanted = PageKey(customer_id, after, size + 1)
-        page = await self._views.read(_RECENT_ORDERS.view, self._recent_orders, wanted, need, call)
-        return _RECENT_ORDERS.encode(page, size, *query)
+        return await self._list(_RECENT_ORDERS, recent_orders(request, check), request, check, call)
 
     async def GetProduct(self, request: queries.GetProductRequest, call: Call) -> bytes:
         return await self._get_one(_PRODUCT, request.product_id, request.consistency, call)
@@ -148,19 +137,7 @@ class QueryServicer:
 
     async def ListSubscriptions(self, request: queries.ListSubscriptionsRequest, call: Call) -> bytes:
         check = Checker(self._default_max_wait)
-        customer_id = check.optional_uuid("customer_id", request.customer_id)
-        statuses = check.statuses("statuses", request.statuses)
-        if not request.customer_id and not request.statuses:
-            for field in ("customer_id", "statuses"):
-                check.wrong(field, "REQUIRED", "customer_id or statuses is required")
-        query = (_SUBSCRIPTIONS.name, str(customer_id), str(statuses))
-        size = check.page_size(request.page_size)
-        after = check.page_token(request.page_token, *query)
-        need = check.consistency(request.consistency)
-        check.finish()
-        wanted = SubscriptionsKey(customer_id, statuses, after, size + 1)
-        page = await self._views.read(_SUBSCRIPTIONS.view, self._subscriptions, wanted, need, call)
-        return _SUBSCRIPTIONS.encode(page, size, *query)
+        return await self._list(_SUBSCRIPTIONS, subscriptions(request, check), request, check, call)
 
     async def GetSalesSummary(self, request: queries.GetSalesSummaryRequest, call: Call) -> bytes:
         check = Checker(self._default_max_wait)
@@ -192,3 +169,16 @@ class QueryServicer:
             query.missing(text.encode()) for text, value in zip(texts, rows.values, strict=True) if value is None
         ]
         return b"".join([*found, *missing, query.as_of(as_of_text(rows.as_of))])
+
+    async def _list(
+        self, query: _List, selection: Selection, request: _ListRequest, check: Checker, call: Call
+    ) -> bytes:
+        words = (query.name, *selection.words)
+        size = check.page_size(request.page_size)
+        after = check.page_token(request.page_token, *words)
+        need = check.consistency(request.consistency)
+        check.finish()
+        # One more than the page holds tells whether another page follows.
+        wanted = PageKey(selection, after, size + 1)
+        page = await self._views.read(selection.rows.view, self._pages, wanted, need, call)
+        return query.encode(page, size, *words)

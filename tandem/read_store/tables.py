@@ -30,7 +30,7 @@ SCHEMA = "tandem_read"
 CHANNEL = "tandem_projection"
 """The NOTIFY channel of the read database: one Announcement after every batch, and every second."""
 
-REVISION = "0004"
+REVISION = "0005"
 """The migration that a reader of these tables needs: projector's newest, said here because readers cannot see it."""
 
 metadata = MetaData(schema=SCHEMA)
@@ -102,10 +102,10 @@ subscription_details = _view_table(
     Column("started_at", DateTime(timezone=True), nullable=False),
     Column("started_position", BigInteger, nullable=False),
 )
-for _leading in (subscription_details.c.customer_id, subscription_details.c.status):
+for _leading in (("customer_id",), ("status",), ("customer_id", "status")):
     Index(
-        f"subscription_details_by_{_leading.name}",
-        _leading,
+        f"subscription_details_by_{'_'.join(_leading)}",
+        *(subscription_details.c[name] for name in _leading),
         subscription_details.c.started_at.desc(),
         subscription_details.c.started_position.desc(),
     )

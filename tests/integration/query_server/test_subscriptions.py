@@ -1,5 +1,6 @@
 """Lists of subscriptions, by customer and status, page by page."""
 
+import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -8,11 +9,15 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
+from sqlalchemy import text
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import SubscriptionDetails
 from commerce.type.v1.consistency_pb2 import Consistency
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
+from query_server.page_token import FIRST_PAGE
+from query_server.queries import orders, subscriptions
+from tandem.read_store.tables import SCHEMA
 from tests.integration.query_server.conftest import ReadSide, Serve, detail
 from tests.support.builders import identity
 
@@ -90,6 +95,64 @@ async def test_a_list_that_grows_while_its_pages_are_read_repeats_and_skips_noth
     second = await stub.ListSubscriptions(request, timeout=10)
     assert [it.subscription_id for it in (*first.subscriptions, *second.subscriptions)] == before
     assert second.next_page_token == ""
+
+
+async def test_lists_that_are_asked_for_together_do_not_mix(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    ada = [put(read_side, number, ADA, (ACTIVE, LAPSED)[number % 2]) for number in range(6)][::-1]
+    bob = [put(read_side, number, BOB, ACTIVE) for number in range(6, 9)][::-1]
+    recent = stub.ListRecentOrders(queries.ListRecentOrdersRequest(customer_id=ADA), timeout=10)
+    *lists, no_orders = await asyncio.gather(
+        listed(stub, customer=ADA),
+        listed(stub, customer=BOB, size=1),
+        listed(stub, ACTIVE, size=4),
+        listed(stub, ACTIVE, LAPSED),
+        listed(stub, LAPSED, customer=ADA, size=1),
+        listed(stub, ACTIVE, LAPSED, customer=ADA),
+        recent,
+    )
+    assert lists == [ada, bob, bob + ada[1::2], bob + ada, ada[::2], ada]
+    assert list(no_orders.orders) == []
+
+
+async def test_one_that_changes_its_status_between_pages_moves_no_other(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    before = [put(read_side, number, ADA, ACTIVE) for number in range(6)][::-1]
+    request = queries.ListSubscriptionsRequest(customer_id=ADA, statuses=[ACTIVE], page_size=2)
+    first = await stub.ListSubscriptions(request, timeout=10)
+    # The last one of the first page: the next page begins after it all the same.
+    put(read_side, 4, ADA, LAPSED)
+    request.page_token, request.page_size = first.next_page_token, 10
+    second = await stub.ListSubscriptions(request, timeout=10)
+    assert [it.subscription_id for it in (*first.subscriptions, *second.subscriptions)] == before
+
+
+def test_each_list_is_a_walk_down_an_index_of_its_own(read_side: ReadSide) -> None:
+    expected = {
+        orders.OF_CUSTOMER: "order_summary_recent",
+        subscriptions.OF_CUSTOMER: "subscription_details_by_customer_id",
+        subscriptions.OF_STATUSES: "subscription_details_by_status",
+        subscriptions.OF_CUSTOMER_AND_STATUSES: "subscription_details_by_customer_id_status",
+    }
+    page: dict[str, object] = {"e0": [uuid.UUID(ADA)], "one_of": ["{1,4}"], "limits": [20]}
+    page |= {"times": [FIRST_PAGE.at], "positions": [FIRST_PAGE.position]}
+    with read_side.engine.connect() as connection:
+        # As many rows as make an index worth while: ten customers with many, of two statuses.
+        for table, status in (("order_summary", ""), ("subscription_details", "n % 2 + 1,")):
+            connection.execute(
+                text(
+                    f"INSERT INTO {SCHEMA}.{table} SELECT gen_random_uuid(), n,"
+                    f" CAST(lpad(CAST(n % 10 AS text), 32, '0') AS uuid), {status} now() + n * interval '1 s', n, ''"
+                    " FROM generate_series(1, 20000) AS n"
+                )
+            )
+        connection.execute(text(f"ANALYZE {SCHEMA}.order_summary, {SCHEMA}.subscription_details"))
+        for rows, index in expected.items():
+            plan = "\n".join(connection.execute(text(f"EXPLAIN {rows.statement.text}"), page).scalars())
+            assert f"Index Scan using {index} on" in plan, plan
+            condition = plan.split(f"Index Scan using {index} on")[1].split("Index Cond:")[1].splitlines()[0]
+            assert "ROW(" in condition, "the pages before are passed over in the index"
+            assert "Filter:" not in plan, plan
 
 
 async def test_a_list_waits_for_its_token(read_side: ReadSide, serve: Serve) -> None:

@@ -1,0 +1,131 @@
+"""Pages of lists, newest first, by keyset: a page is what follows the last row of the page before in an index.
+
+So a page costs the same wherever in the list it is, and rows that come in at the top neither repeat nor hide any.
+A list is a KeysetList, which makes its statement; all pages of a list that are asked for together are one round trip.
+"""
+
+import uuid
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Column, Table, text
+from sqlalchemy.dialects import postgresql
+
+from query_server.database import ReadDatabase
+from query_server.page_token import Cursor
+from tandem.feed.token import Token
+from tandem.read_store.tables import projection
+
+
+class KeysetList:
+    """Rows of a view that some columns choose, the latest first: by time, and at the same time by position.
+
+    equal: columns of which one value is wanted. one_of: a column of which several are; each is a walk of its own down
+    the index, as many rows as the page holds, so that a frequent value does not hide how rare another is.
+    The view has an index for each list: equal, one_of, time DESC, position DESC.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        *,
+        time: str,
+        position: str,
+        equal: Sequence[str] = (),
+        one_of: str | None = None,
+    ) -> None:
+        self.view = table.name
+        given = [f"e{number}" for number in range(len(equal))]
+        arrays = [_array(f":{name}", table.c[column]) for name, column in zip(given, equal, strict=True)]
+        arrays += ["CAST(:one_of AS text[])", "CAST(:times AS timestamptz[])"]
+        arrays += ["CAST(:positions AS bigint[])", "CAST(:limits AS int[])"]
+        conditions = [f"s.{column} = q.{name}" for name, column in zip(given, equal, strict=True)]
+        conditions += [f"s.{one_of} = w.value"] if one_of else []
+        conditions += [f"(s.{time}, s.{position}) < (q.time, q.position)"]
+        rows = f"""
+            SELECT s.value, s.{time} AS time, s.{position} AS position FROM {table.fullname} AS s
+            WHERE {" AND ".join(conditions)} ORDER BY s.{time} DESC, s.{position} DESC LIMIT q.most"""  # noqa: S608
+        if one_of:
+            rows = f"""
+            SELECT s.* FROM unnest({_array("q.one_of", table.c[one_of])}) AS w (value) CROSS JOIN LATERAL ({rows}) AS s
+            ORDER BY s.time DESC, s.position DESC LIMIT q.most"""  # noqa: S608
+        self.statement = text(f"""
+            SELECT p.feed_epoch, p.position, q.number, v.value, v.time, v.position AS tie
+            FROM {projection.fullname} AS p
+            CROSS JOIN unnest({", ".join(arrays)}) WITH ORDINALITY
+                AS q ({", ".join([*given, "one_of", "time", "position", "most", "number"])})
+            LEFT JOIN LATERAL ({rows}) AS v ON true
+            WHERE p.view = '{table.name}' ORDER BY q.number, v.time DESC, v.position DESC
+            """)  # noqa: S608 - only names of our own tables are put in
+
+
+class Selection(NamedTuple):
+    """Which rows a query lists: a value for each column of the list's `equal`, and those wanted of its `one_of`."""
+
+    rows: KeysetList
+    equal: tuple[uuid.UUID, ...] = ()
+    one_of: tuple[int, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What tells it from other selections of the same query, for page tokens."""
+        return (*map(str, self.equal), *([_literal(self.one_of)] if self.one_of else []))
+
+
+class PageKey(NamedTuple):
+    """A page: at most `limit` rows of a selection that follow `after`."""
+
+    selection: Selection
+    after: Cursor
+    limit: int
+
+
+class Row(NamedTuple):
+    """A view's message, serialised, and its sort key."""
+
+    value: bytes
+    cursor: Cursor
+
+
+class Page(NamedTuple):
+    rows: list[Row]
+    as_of: Token
+
+
+def read_pages(database: ReadDatabase, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
+    """The rows of each page, and the view's position. Raises Unavailable."""
+    lists: dict[KeysetList, list[PageKey]] = {}
+    for page in pages:
+        lists.setdefault(page.selection.rows, []).append(page)
+    answer: dict[PageKey, Page] = {}
+    for rows, of_list in lists.items():
+        answer |= _read(database, rows, of_list)
+    return answer
+
+
+def _read(database: ReadDatabase, rows: KeysetList, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
+    arguments: dict[str, object] = {
+        "one_of": [_literal(page.selection.one_of) for page in pages],
+        "times": [page.after.at for page in pages],
+        "positions": [page.after.position for page in pages],
+        "limits": [page.limit for page in pages],
+    }
+    for number, values in enumerate(zip(*(page.selection.equal for page in pages), strict=True)):
+        arguments[f"e{number}"] = list(values)
+    found = database.execute(rows.view, rows.statement, arguments)
+    as_of = Token(found[0].feed_epoch, found[0].position)
+    answer = {page: Page([], as_of) for page in pages}
+    for row in found:
+        if row.value is not None:
+            answer[pages[row.number - 1]].rows.append(Row(bytes(row.value), Cursor(row.time, row.tie)))
+    return answer
+
+
+def _literal(values: Sequence[int]) -> str:
+    """An array as PostgreSQL writes it: arrays of arrays would have to be of one length."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def _array(value: str, column: Column[object]) -> str:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    return f"CAST({value} AS {column.type.compile(dialect=dialect)}[])"
