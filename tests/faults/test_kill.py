@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ import pytest
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.query_service_pb2 import (
     BatchGetOrderDetailsRequest,
+    GetSalesSummaryRequest,
     ListRecentOrdersRequest,
 )
 from commerce.query.v1.views_pb2 import ProductCard
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, Postgres
-from tests.support.builders import identity
+from tests.support.builders import identity, usd
 from tests.support.shop import CUSTOMERS, PRODUCTS, Load, an_order, open_shop, until_answered
 from tests.support.stack import AsyncStubs, Databases, Stack, up_to, wait_until
 
 ORDERS = 2000
+PRICE = 1999
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def test_killing_every_process_in_turn_loses_no_acknowledged_order_and_doubles_n
     stack: Stack, own_postgres: Postgres
 ) -> None:
     victims = (stack.command_server, stack.projector, stack.query_server, own_postgres)
-    load = Load(ORDERS // len(victims))
+    load = Load(ORDERS // len(victims), cancel_every=7)
     asyncio.run(_open(stack))
     # The load runs in a thread while this one kills and starts: children die with the thread that started them.
     with ThreadPoolExecutor(1) as pool:
@@ -83,12 +86,12 @@ async def _nothing_is_lost_or_doubled(stack: Stack, load: Load) -> None:
     assert positions == list(range(1, len(positions) + 1)), "no gap in the feed"
     assert placed == Counter(expected.keys()), "every order is in the feed exactly once"
 
-    last = max(load.receipts.values(), key=lambda receipt: receipt.position)
-    fresh = Consistency(at_least_as_fresh=last.consistency_token, max_wait={"seconds": 60})  # type: ignore[arg-type]
+    fresh = Consistency(at_least_as_fresh=load.last.consistency_token, max_wait={"seconds": 60})  # type: ignore[arg-type]
     async with stack.async_stubs() as stubs:
         await _order_details_hold_them(stubs, list(expected), fresh)
         await _recent_orders_hold_them(stubs, expected, fresh)
-    _views_hold_nothing_else(stack.read_url, expected)
+        await _sales_hold_them(stubs, expected, load.cancellations.keys(), fresh)
+    _views_hold_nothing_else(stack.read_url, expected, load.cancellations.keys())
 
 
 def _feed(url: str) -> tuple[list[int], Counter[str]]:
@@ -123,11 +126,33 @@ async def _recent_orders_hold_them(stubs: AsyncStubs, expected: dict[str, Any], 
     assert Counter(listed) == Counter(expected.keys())
 
 
-def _views_hold_nothing_else(url: str, expected: dict[str, Any]) -> None:
-    sold: Counter[str] = Counter()
-    for order in expected.values():
-        for line in order.lines:
-            sold[line.product_id] += line.quantity
+async def _sales_hold_them(
+    stubs: AsyncStubs, expected: dict[str, Any], cancelled: Set[str], fresh: Consistency
+) -> None:
+    """Every order is counted once, and every cancelled one as cancelled, on whichever of these days it was placed."""
+    today = datetime.now(UTC).date()
+    first, last = today - timedelta(days=1), today + timedelta(days=1)
+    request = GetSalesSummaryRequest(start_date=str(first), end_date=str(last), consistency=fresh)
+    [summary] = (await until_answered(stubs.queries.GetSalesSummary, request)).summaries
+    for figures, orders in ((summary.sold, expected.keys() - cancelled), (summary.cancelled, cancelled)):
+        units = _units(expected, orders)
+        assert (figures.order_count, figures.unit_count) == (len(orders), units.total())
+        assert figures.revenue == usd(PRICE * units.total())
+    assert {it.product_id: it.unit_count for it in summary.top_products} == _units(
+        expected, expected.keys() - cancelled
+    )
+
+
+def _units(orders: dict[str, Any], ids: Iterable[str]) -> Counter[str]:
+    """What the orders have of each product."""
+    units: Counter[str] = Counter()
+    for line in (line for order_id in ids for line in orders[order_id].lines):
+        units[line.product_id] += line.quantity
+    return units
+
+
+def _views_hold_nothing_else(url: str, expected: dict[str, Any], cancelled: Set[str]) -> None:
+    sold = _units(expected, expected.keys() - cancelled)
     with contextlib.closing(psycopg.connect(url)) as connection:
         for view in ("order_details", "order_summary"):
             keys = connection.execute(f"SELECT key FROM tandem_read.{view}").fetchall()

@@ -9,7 +9,7 @@ import psycopg
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.read_store.tables import VIEWS
 from tests.support.builders import identity, start_subscription, usd
-from tests.support.shop import Load, open_shop
+from tests.support.shop import PRODUCTS, Load, open_shop
 from tests.support.stack import AsyncStubs, Stack, up_to, wait_until
 
 
@@ -30,6 +30,7 @@ async def test_replaying_the_feed_into_empty_tables_gives_the_same_bytes(new_sta
     live = _rows_when_caught_up(stack)
     assert len(live["order_details"]) == 300
     assert {row[3] for row in live["subscription_details"]} == {1, 2, 3, 4}
+    assert len(live["sales_summary"]) > PRODUCTS, "all products of the day together, and each"
 
     stack.projector.stop()
     stack.projector.run("reset")

@@ -8,7 +8,7 @@ import grpc
 
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.type.v1.receipt_pb2 import CommandReceipt
-from tests.support.builders import add_product, place_order, register_customer
+from tests.support.builders import add_product, identity, place_order, register_customer
 
 CUSTOMERS = 5
 PRODUCTS = 10
@@ -47,11 +47,21 @@ async def until_answered(call: Any, request: Any, *, seconds: float = 60.0) -> A
 
 @dataclass
 class Load:
-    """Buyers that place `count` orders; `receipts` by order id grows as they are acknowledged."""
+    """Buyers that place `count` orders; `receipts` by order id grows as they are acknowledged.
+
+    cancel_every: every so manyth order is cancelled by its buyer; `cancellations` are the receipts for that.
+    """
 
     count: int
     buyers: int = 32
+    cancel_every: int = 0
     receipts: dict[str, CommandReceipt] = field(default_factory=dict)
+    cancellations: dict[str, CommandReceipt] = field(default_factory=dict)
+
+    @property
+    def last(self) -> CommandReceipt:
+        """The receipt of what was done last."""
+        return max((*self.receipts.values(), *self.cancellations.values()), key=lambda receipt: receipt.position)
 
     async def run(self, stub: Any, *, first: int = 1) -> None:
         numbers = iter(range(first, first + self.count))
@@ -60,5 +70,10 @@ class Load:
             for number in numbers:
                 answer = await until_answered(stub.PlaceOrder, an_order(number))
                 self.receipts[answer.order_id] = answer.receipt
+                if self.cancel_every and number % self.cancel_every == 0:
+                    request_id = identity("cancel", number)
+                    request = commands.CancelOrderRequest(request_id=request_id, order_id=answer.order_id)
+                    cancelled = await until_answered(stub.CancelOrder, request)
+                    self.cancellations[answer.order_id] = cancelled.receipt
 
         await asyncio.gather(*(buy() for _ in range(self.buyers)))
