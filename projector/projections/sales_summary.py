@@ -1,24 +1,28 @@
-"""SalesSummary: what was sold, summed by day and month, by currency and product.
+"""SalesSummary: what was sold, summed by day, by currency and product.
 
-An order counts on the day of its `placed_at`, in UTC, and its cancellation takes it off that same day. A day has a row
-for all products together and one for each product; a month has one for each product, so that a long range need not add
-up every day of it.
+An order counts on the day of its `placed_at`, in UTC, and its cancellation takes it off that same day. In each currency
+a day has a row for all products together, and one for each product.
 """
 
 import functools
 import uuid
 from collections.abc import Iterable
-from datetime import UTC, date
+from datetime import date
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import SalesSummaryRow, SalesSums
+from commerce.type.v1.money_pb2 import Money
 from projector.projections.shape import Columns, Projection, present
 
 _NAMESPACE = uuid.UUID("b0a5d0c1-6c0e-4f5e-8a44-3f1f6b1f2d7e")
 
 Line = events.OrderLine | events.ReleasedStock
+
+
+_DAY_SECONDS = 86_400
+_FIRST_DAY = date(1970, 1, 1).toordinal()
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -41,68 +45,64 @@ def rows_of_cancelled(event: events.OrderCancelled) -> list[str]:
 
 
 def blank(name: str) -> SalesSummaryRow:
-    period, currency, product = name.split("/")
-    return SalesSummaryRow(period=period, currency_code=currency, product_id=product)
+    day, currency, product = name.split("/")
+    return SalesSummaryRow(day=day, currency_code=currency, product_id=product)
 
 
 def placed(view: SalesSummaryRow | None, event: events.OrderPlaced) -> SalesSummaryRow:
     changed: SalesSummaryRow = present(view, event)
-    for line in event.lines:
-        if line.product_id == changed.product_id and not _is_older(event.placed_at, changed):
-            changed.product_name = line.product_name
-            changed.named_at.CopyFrom(event.placed_at)
-    _count(changed.sold, 1, _share(changed, event.lines, event.shipping_fee.minor_units))
+    # All of them in the row of all products, whose product id is empty.
+    lines = [line for line in event.lines if line.product_id == changed.product_id] or event.lines
+    _count(changed, changed.sold, 1, lines, event.shipping_fee)
+    if changed.product_id and not _is_older(event.placed_at, changed):
+        changed.product_name = lines[-1].product_name
+        changed.named_at.CopyFrom(event.placed_at)
     return changed
 
 
 def cancelled(view: SalesSummaryRow | None, event: events.OrderCancelled) -> SalesSummaryRow:
     changed: SalesSummaryRow = present(view, event)
-    share = _share(changed, event.released, event.shipping_fee.minor_units)
-    _count(changed.sold, -1, share)
-    _count(changed.cancelled, 1, share)
+    lines = [line for line in event.released if line.product_id == changed.product_id] or event.released
+    _count(changed, changed.sold, -1, lines, event.shipping_fee)
+    _count(changed, changed.cancelled, 1, lines, event.shipping_fee)
     return changed
 
 
-def columns(view: SalesSummaryRow, _position: int, _before: Columns | None) -> Columns:
-    monthly = len(view.period) == len("2026-01")
+def columns(view: SalesSummaryRow, _position: int, before: Columns | None) -> Columns:
+    """Day, currency, product or None; then what the orders that stand come to, and what the cancelled ones do."""
+    sold, gone = view.sold, view.cancelled
     return (
-        date.fromisoformat(f"{view.period}-01" if monthly else view.period),
-        monthly,
-        view.currency_code,
-        uuid.UUID(view.product_id) if view.product_id else None,
-        view.named_at.ToDatetime(tzinfo=UTC) if view.HasField("named_at") else None,
-        *_figures(view.sold),
-        *_figures(view.cancelled),
+        *(before[:3] if before else _identity(view)),
+        sold.order_count,
+        sold.unit_count,
+        sold.revenue,
+        sold.shipping_fees,
+        gone.order_count,
+        gone.unit_count,
+        gone.revenue,
+        gone.shipping_fees,
     )
+
+
+def _identity(view: SalesSummaryRow) -> Columns:
+    """What never changes of a row."""
+    return date.fromisoformat(view.day), view.currency_code, uuid.UUID(view.product_id) if view.product_id else None
 
 
 def _names(placed_at: Timestamp, currency: str, lines: Iterable[Line]) -> list[str]:
-    """Of the rows that an order is counted in."""
-    day = placed_at.ToDatetime(tzinfo=UTC).date().isoformat()
-    products = [f"{period}/{currency}/{line.product_id}" for line in lines for period in (day, day[:7])]
-    return [f"{day}/{currency}/", *products]
+    """Of the rows that an order is counted in: all products', and each product's."""
+    # In UTC: the seconds count from the beginning of a day, without leap seconds, and down from there before 1970.
+    day = date.fromordinal(_FIRST_DAY + placed_at.seconds // _DAY_SECONDS).isoformat()
+    return [f"{day}/{currency}/", *[f"{day}/{currency}/{line.product_id}" for line in lines]]
 
 
-def _share(view: SalesSummaryRow, lines: Iterable[Line], shipping_fee: int) -> SalesSums:
-    """What an order brings to the row: all of it, or its lines of the row's product."""
-    own = [line for line in lines if not view.product_id or line.product_id == view.product_id]
-    return SalesSums(
-        unit_count=sum(line.quantity for line in own),
-        revenue=sum(line.line_total.minor_units for line in own),
-        shipping_fees=0 if view.product_id else shipping_fee,
-    )
-
-
-def _count(sums: SalesSums, orders: int, share: SalesSums) -> None:
-    """Adds an order's share (orders: 1), or takes it off (-1)."""
-    sums.order_count += orders
-    sums.unit_count += orders * share.unit_count
-    sums.revenue += orders * share.revenue
-    sums.shipping_fees += orders * share.shipping_fees
-
-
-def _figures(sums: SalesSums) -> tuple[int, int, int, int]:
-    return sums.order_count, sums.unit_count, sums.revenue, sums.shipping_fees
+def _count(row: SalesSummaryRow, sums: SalesSums, sign: int, lines: Iterable[Line], shipping_fee: Money) -> None:
+    """Adds an order (sign 1) to one of the row's sums, or takes it off (-1). lines: those that count in the row."""
+    sums.order_count += sign
+    sums.unit_count += sign * sum([line.quantity for line in lines])
+    sums.revenue += sign * sum([line.line_total.minor_units for line in lines])
+    if not row.product_id:
+        sums.shipping_fees += sign * shipping_fee.minor_units
 
 
 def _is_older(at: Timestamp, view: SalesSummaryRow) -> bool:

@@ -1,12 +1,10 @@
-"""GetSalesSummary: sums over a range of days, from the rows of days and months.
+"""GetSalesSummary: sums over a range of days, from the rows of each day.
 
-All currencies' days and the products with the highest revenue come from one statement, so an answer is one state. A
-range is added up from the rows of its whole months and of the days before and after them: a year of the rows of each
-product and day would take longer than a statement may.
+All currencies' days and the products with the highest revenue come from one statement, so an answer is one state.
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
+from datetime import date
 from typing import Any, NamedTuple
 
 from sqlalchemy import TextClause, text
@@ -26,8 +24,6 @@ DEFAULT_TOP_PRODUCTS = 10
 # An answer with so many full years and full lists of products is about a megabyte, under what clients take.
 MAX_CURRENCIES = 50
 
-_DAY = timedelta(days=1)
-
 
 class SalesKey(NamedTuple):
     """The days from `first` to `last`, one currency or ("") all of them, and so many top products of each."""
@@ -43,17 +39,6 @@ class Sales(NamedTuple):
 
     summaries: bytes
     as_of: Token
-
-
-class Parts(NamedTuple):
-    """A range taken apart: the days before its whole months, the months, the days after. An empty part ends early."""
-
-    first_day: date
-    last_day: date
-    first_month: date
-    last_month: date
-    late_first_day: date
-    late_last_day: date
 
 
 def sales_key(request: GetSalesSummaryRequest, check: Checker) -> SalesKey:
@@ -78,24 +63,19 @@ def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
         FROM (
             SELECT *, row_number() OVER (PARTITION BY currency_code ORDER BY revenue DESC, product_id) AS rank
             FROM (
-                SELECT s.currency_code, s.product_id, max(s.named_at) AS named_at,
+                SELECT s.currency_code, s.product_id, max(s.day) AS last_day,
                     CAST(sum(s.order_count) AS bigint) AS order_count,
                     CAST(sum(s.unit_count) AS bigint) AS unit_count,
                     CAST(sum(s.revenue) AS bigint) AS revenue
                 FROM {table} AS s
-                WHERE s.product_id IS NOT NULL {currency} AND (
-                    NOT s.monthly AND s.day BETWEEN :first_day AND :last_day
-                    OR s.monthly AND s.day BETWEEN :first_month AND :last_month
-                    OR NOT s.monthly AND s.day BETWEEN :late_first_day AND :late_last_day
-                )
+                WHERE s.product_id IS NOT NULL AND s.day BETWEEN :first AND :last {currency}
                 GROUP BY s.currency_code, s.product_id HAVING sum(s.order_count) > 0
             ) AS sums
         ) AS r
         -- The name is the one of the day on which it was ordered last.
         CROSS JOIN LATERAL (
             SELECT s.value FROM {table} AS s
-            WHERE NOT s.monthly AND s.day = CAST(r.named_at AT TIME ZONE 'UTC' AS date)
-                AND s.currency_code = r.currency_code AND s.product_id = r.product_id
+            WHERE s.day = r.last_day AND s.currency_code = r.currency_code AND s.product_id = r.product_id
             LIMIT 1
         ) AS n
         WHERE r.rank <= :top"""  # noqa: S608 - only the table's name is put in
@@ -140,36 +120,11 @@ class SalesReader:
         if wanted.currency_code:
             arguments["currency"] = wanted.currency_code
         if wanted.top_products:
-            arguments |= {"top": wanted.top_products, **take_apart(wanted.first, wanted.last)._asdict()}
+            arguments["top"] = wanted.top_products
         statement = _STATEMENTS[bool(wanted.currency_code), bool(wanted.top_products)]
         rows = self._database.execute(sales_summary.name, statement, arguments)
         response = GetSalesSummaryResponse(summaries=_summaries([row for row in rows if row.currency_code is not None]))
         return Sales(response.SerializeToString(deterministic=True), Token(rows[0].feed_epoch, rows[0].position))
-
-
-def take_apart(first: date, last: date) -> Parts:
-    """The range's whole months, and what is left of it at both ends.
-
-    >>> take_apart(date(2026, 1, 30), date(2026, 4, 2))._asdict()["first_month"]
-    datetime.date(2026, 2, 1)
-    """
-    if last.year == date.max.year:
-        # There is no day after its last, and no order in that year.
-        return Parts(first, last, *_NONE, *_NONE)
-    first_month = first if first.day == 1 else _next_month(first)
-    # The month of the day after the range is the first that is not whole.
-    end = (last + _DAY).replace(day=1)
-    if end <= first_month:
-        return Parts(first, last, *_NONE, *_NONE)
-    before = (first, first_month - _DAY) if first < first_month else _NONE
-    return Parts(*before, first_month, end - _DAY, *((end, last) if end <= last else _NONE))
-
-
-_NONE = (date(2, 1, 1), date(1, 1, 1))
-
-
-def _next_month(day: date) -> date:
-    return (day.replace(day=28) + timedelta(days=4)).replace(day=1)
 
 
 def _summaries(rows: Sequence[Any]) -> Iterator[SalesSummary]:

@@ -113,10 +113,8 @@ for _leading in (("customer_id",), ("status",), ("customer_id", "status")):
 sales_summary = _view_table(
     "sales_summary",
     Column("day", Date, nullable=False),
-    Column("monthly", Boolean, nullable=False),
     Column("currency_code", Text, nullable=False),
     Column("product_id", Uuid, nullable=True),
-    Column("named_at", DateTime(timezone=True), nullable=True),
     Column("order_count", BigInteger, nullable=False),
     Column("unit_count", BigInteger, nullable=False),
     Column("revenue", BigInteger, nullable=False),
@@ -126,8 +124,8 @@ sales_summary = _view_table(
     Column("cancelled_revenue", BigInteger, nullable=False),
     Column("cancelled_shipping_fees", BigInteger, nullable=False),
 )
-"""Sums over orders: for all products together (product_id is NULL) a row a day and currency, and for each product a row
-a day and one a month, of which `day` is the first then. Money in minor units.
+"""Sums over orders: a row a day and currency for all products together (product_id is NULL) and for each product. Money
+in minor units.
 
 No index holds what an order changes: today's rows are written with every batch, and stay on their page.
 """
@@ -139,7 +137,6 @@ Index(
 )
 Index(
     "sales_summary_product",
-    sales_summary.c.monthly,
     sales_summary.c.day,
     sales_summary.c.currency_code,
     sales_summary.c.product_id,

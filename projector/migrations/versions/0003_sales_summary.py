@@ -18,10 +18,8 @@ def upgrade() -> None:
             key uuid PRIMARY KEY,
             position bigint NOT NULL,
             day date NOT NULL,
-            monthly boolean NOT NULL,
             currency_code text NOT NULL,
             product_id uuid,
-            named_at timestamptz,
             order_count bigint NOT NULL,
             unit_count bigint NOT NULL,
             revenue bigint NOT NULL,
@@ -39,7 +37,7 @@ def upgrade() -> None:
         ON {S}.sales_summary (day, currency_code) WHERE product_id IS NULL""")
     op.execute(f"""
         CREATE INDEX sales_summary_product
-        ON {S}.sales_summary (monthly, day, currency_code, product_id) WHERE product_id IS NOT NULL""")
+        ON {S}.sales_summary (day, currency_code, product_id) WHERE product_id IS NOT NULL""")
 
 
 def downgrade() -> None:

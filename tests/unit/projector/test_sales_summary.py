@@ -30,7 +30,7 @@ def rows(*history: Event) -> dict[str, SalesSummaryRow]:
     changes = changed(*history)
     assert changes.stopped_by is None
     found = [cast("SalesSummaryRow", row.message) for row in changes.rows.values() if row]
-    by_name = {f"{it.period}/{it.currency_code}/{it.product_id}": it for it in found}
+    by_name = {f"{it.day}/{it.currency_code}/{it.product_id}": it for it in found}
     assert {key_of(name) for name in by_name} == set(changes.rows), "a row is what its key says"
     return by_name
 
@@ -47,14 +47,12 @@ def sums(orders: int, units: int, revenue: int, fees: int) -> SalesSums:
     return SalesSums(order_count=orders, unit_count=units, revenue=revenue, shipping_fees=fees)
 
 
-def test_an_order_counts_for_its_day_and_for_each_product_on_its_day_and_in_its_month() -> None:
+def test_an_order_counts_for_its_day_and_for_each_product_on_its_day() -> None:
     found = rows(an_order(lines=((1, 2), (2, 3))))
     assert {name: row.sold for name, row in found.items()} == {
         "2026-01-31/USD/": sums(1, 5, 4500, 495),
         f"2026-01-31/USD/{ONE}": sums(1, 2, 1800, 0),
         f"2026-01-31/USD/{TWO}": sums(1, 3, 2700, 0),
-        f"2026-01/USD/{ONE}": sums(1, 2, 1800, 0),
-        f"2026-01/USD/{TWO}": sums(1, 3, 2700, 0),
     }
     assert all(row.cancelled == SalesSums() for row in found.values())
 
@@ -67,7 +65,6 @@ def test_a_product_on_two_lines_of_an_order_is_one_order_of_it() -> None:
 def test_a_day_begins_and_ends_at_midnight_utc() -> None:
     found = rows(an_order(1, "2025-12-31T23:59:59.999999"), an_order(2, "2026-01-01T00:00"))
     assert {name for name in found if name.endswith("/")} == {"2025-12-31/USD/", "2026-01-01/USD/"}
-    assert {name for name in found if name.count("-") == 5} == {f"2025-12/USD/{ONE}", f"2026-01/USD/{ONE}"}
 
 
 def test_an_order_from_before_1970_has_its_day_and_its_products_names() -> None:
@@ -89,8 +86,8 @@ def test_a_cancelled_order_moves_from_sold_to_cancelled_on_the_day_on_which_it_w
     found = rows(first, second, events.order_cancelled(placed=first))
     assert found["2026-01-31/USD/"].sold == sums(1, 1, 900, 495)
     assert found["2026-01-31/USD/"].cancelled == sums(1, 5, 4500, 495)
-    assert found[f"2026-01/USD/{TWO}"].sold == SalesSums()
-    assert found[f"2026-01/USD/{TWO}"].cancelled == sums(1, 3, 2700, 0)
+    assert found[f"2026-01-31/USD/{TWO}"].sold == SalesSums()
+    assert found[f"2026-01-31/USD/{TWO}"].cancelled == sums(1, 3, 2700, 0)
 
 
 def test_a_name_is_the_one_of_the_latest_order_and_not_of_the_last_that_came_in() -> None:
@@ -105,19 +102,17 @@ def test_a_name_is_the_one_of_the_latest_order_and_not_of_the_last_that_came_in(
 def test_of_two_orders_of_one_moment_the_last_that_came_in_tells_the_name() -> None:
     first, second = an_order(1), an_order(2)
     second.order_placed.lines[0].product_name = "Its name then"
-    assert rows(first, second)[f"2026-01/USD/{ONE}"].product_name == "Its name then"
+    assert rows(first, second)[f"2026-01-31/USD/{ONE}"].product_name == "Its name then"
 
 
 def test_columns_say_what_the_row_says() -> None:
     order = an_order(lines=((1, 2),))
     by_key = changed(order, events.order_cancelled(placed=order), an_order(2)).rows
-    total, monthly = by_key[key_of("2026-01-31/USD/")], by_key[key_of(f"2026-01/USD/{ONE}")]
+    total, product = by_key[key_of("2026-01-31/USD/")], by_key[key_of(f"2026-01-31/USD/{ONE}")]
     assert total
-    assert monthly
-    assert total.columns == (date(2026, 1, 31), False, "USD", None, None, 1, 1, 900, 495, 1, 2, 1800, 495)
-    assert monthly.columns == (
-        date(2026, 1, 1), True, "USD", uuid.UUID(ONE), at("2026-01-31T12:00"), 1, 1, 900, 0, 1, 2, 1800, 0,
-    )  # fmt: skip
+    assert total.columns == (date(2026, 1, 31), "USD", None, 1, 1, 900, 495, 1, 2, 1800, 495)
+    assert product
+    assert product.columns == (date(2026, 1, 31), "USD", uuid.UUID(ONE), 1, 1, 900, 0, 1, 2, 1800, 0)
 
 
 @pytest.mark.parametrize("known", [[], [an_order(2, "2026-01-30T12:00")]])
@@ -159,9 +154,8 @@ def plain_shares(order: OrderPlaced) -> dict[str, dict[str, int]]:
     day, currency = order.placed_at.ToDatetime().strftime("%Y-%m-%d"), order.total.currency_code
     shares = {f"{day}/{currency}/": plain_sums(list(order.lines)) | {"shipping_fees": order.shipping_fee.minor_units}}
     for product in {line.product_id for line in order.lines}:
-        for period in (day, day[:7]):
-            own = [line for line in order.lines if line.product_id == product]
-            shares[f"{period}/{currency}/{product}"] = plain_sums(own)
+        own = [line for line in order.lines if line.product_id == product]
+        shares[f"{day}/{currency}/{product}"] = plain_sums(own)
     return shares
 
 

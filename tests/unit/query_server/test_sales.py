@@ -1,14 +1,12 @@
-"""What GetSalesSummary asks for, and how a range is taken apart."""
+"""What GetSalesSummary may be asked for."""
 
 from datetime import date, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from commerce.query.v1.query_service_pb2 import GetSalesSummaryRequest
-from query_server.queries.sales import SalesKey, sales_key, take_apart
+from query_server.queries.sales import SalesKey, sales_key
 from query_server.validation import Checker
 from tandem.runtime.errors import InvalidArgument
 
@@ -60,33 +58,3 @@ def test_a_range_has_1_to_366_days(start: str) -> None:
         assert violations(start_date=start, end_date=(first + 366 * DAY).isoformat()) == {"end_date": "OUT_OF_RANGE"}
     if start > "0001-01-01":
         assert violations(start_date=start, end_date=(first - DAY).isoformat()) == {"end_date": "OUT_OF_RANGE"}
-
-
-@given(first=st.dates(date(2023, 12, 1), date(2025, 1, 31)), days=st.integers(1, 366))
-def test_the_parts_of_a_range_hold_each_of_its_days_once(first: date, days: int) -> None:
-    last = first + (days - 1) * DAY
-    parts = take_apart(first, last)
-    single = [*_days(parts.first_day, parts.last_day), *_days(parts.late_first_day, parts.late_last_day)]
-    months = [day for day in _days(parts.first_month, parts.last_month) if day.day == 1]
-    whole = [day for day in _days(first - 31 * DAY, last + 31 * DAY) if (day.year, day.month) in _months(months)]
-    assert sorted(single + whole) == _days(first, last)
-    assert len(single) <= 60
-
-
-@pytest.mark.parametrize("text", ["9999-01-01", "9999-12-31"])
-def test_the_calendars_last_year_has_no_whole_months(text: str) -> None:
-    first = date.fromisoformat(text)
-    assert _days(*take_apart(first, date.max)[:2]) == _days(first, date.max)
-
-
-def test_the_calendars_first_year_has_whole_months() -> None:
-    parts = take_apart(date.min, date(1, 3, 1))
-    assert (parts.first_month, parts.last_month) == (date(1, 1, 1), date(1, 2, 28))
-
-
-def _months(firsts: list[date]) -> set[tuple[int, int]]:
-    return {(day.year, day.month) for day in firsts}
-
-
-def _days(first: date, last: date) -> list[date]:
-    return [first + number * DAY for number in range((last - first).days + 1)]

@@ -137,25 +137,25 @@ Global___EndSubscriptionRequest: _TypeAlias = EndSubscriptionRequest  # noqa: Y0
 
 @_typing.final
 class SalesSummaryRow(_message.Message):
-    """A row of the view sales_summary: the sales of a day or a month in one currency, of all products or of one."""
+    """A row of the view sales_summary: the sales of a day in one currency, of all products or of one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    PERIOD_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     PRODUCT_ID_FIELD_NUMBER: _builtins.int
     PRODUCT_NAME_FIELD_NUMBER: _builtins.int
     NAMED_AT_FIELD_NUMBER: _builtins.int
     SOLD_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
-    period: _builtins.str
-    """The period, as "2026-01-31" or "2026-01": a day or a month of the calendar, in UTC."""
+    day: _builtins.str
+    """The calendar day in UTC, as "2026-01-31"."""
     currency_code: _builtins.str
     """ISO 4217 code."""
     product_id: _builtins.str
     """UUID of the product; empty in the row of all products."""
     product_name: _builtins.str
-    """The product's name at its latest order in the period; empty in the row of all products."""
+    """The product's name at its latest order of the day; empty in the row of all products."""
     @_builtins.property
     def named_at(self) -> _timestamp_pb2.Timestamp:
         """When that order was placed; unset in the row of all products."""
@@ -171,7 +171,7 @@ class SalesSummaryRow(_message.Message):
     def __init__(
         self,
         *,
-        period: _builtins.str = ...,
+        day: _builtins.str = ...,
         currency_code: _builtins.str = ...,
         product_id: _builtins.str = ...,
         product_name: _builtins.str = ...,
@@ -181,7 +181,7 @@ class SalesSummaryRow(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "named_at", b"named_at", "sold", b"sold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "currency_code", b"currency_code", "named_at", b"named_at", "period", b"period", "product_id", b"product_id", "product_name", b"product_name", "sold", b"sold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "currency_code", b"currency_code", "day", b"day", "named_at", b"named_at", "product_id", b"product_id", "product_name", b"product_name", "sold", b"sold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
