@@ -9,6 +9,7 @@ from pathlib import Path
 from tandem.cli import sample
 
 _QUERY = "commerce.query.v1.QueryService/GetOrderDetails"
+_SALES = "commerce.query.v1.QueryService/GetSalesSummary"
 _COMMAND = "commerce.command.v1.CommandService/PlaceOrder"
 
 
@@ -24,6 +25,7 @@ def lines(command_address: str, query_address: str, *, with_sample: bool) -> lis
         "customer_id": sample.identity("customer", 1),
         "lines": [{"product_id": sample.identity("product", 1), "quantity": 2}],
     }
+    spring = {"start_date": "2025-03-01", "end_date": "2025-05-31", "top_products": 3}
     fresh = {"order_id": placed["order_id"], "consistency": {"at_least_as_fresh": "$TOKEN"}}
     place = f"{grpcurl} -d {shlex.quote(json.dumps(placed))} {command_address} {_COMMAND}"
     # The answer is shown, and its token kept for the line after.
@@ -34,6 +36,7 @@ def lines(command_address: str, query_address: str, *, with_sample: bool) -> lis
         f"{grpcurl} -d {shlex.quote(json.dumps(order))} {query_address} {_QUERY}",
         f"TOKEN=$({place} | {keep})",
         f'{grpcurl} -d "{read}" {query_address} {_QUERY}',
+        f"{grpcurl} -d {shlex.quote(json.dumps(spring))} {query_address} {_SALES}",
     ]
 
 

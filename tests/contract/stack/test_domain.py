@@ -5,9 +5,11 @@ from typing import Any
 
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
+from commerce.query.v1.sales_pb2 import SalesSummary
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from tests.contract.stack.conftest import details, fresh, refused, shop
 from tests.support.builders import (
+    add_product,
     address,
     identity,
     place_order,
@@ -165,3 +167,31 @@ async def test_a_customer_is_renamed_where_the_current_name_is_shown_and_has_sev
         ("Ada King", "Berlin"),
         ("Ada King", "Bonn"),
     ]
+
+
+async def test_sales_count_an_order_at_once_and_a_cancelled_one_as_cancelled(
+    stubs: AsyncStubs, numbers: Iterator[int]
+) -> None:
+    n = next(numbers)
+    await stubs.commands.RegisterCustomer(register_customer(n))
+    # A currency that no other test of this suite sells in.
+    await stubs.commands.AddProduct(add_product(n, price=250, currency="CHF"))
+    for number in (n, n + 1):
+        order = place_order(number, customer=n, lines={n: 3})
+        order.placed_at.FromJsonString("2025-12-31T23:59:59.999999Z")
+        placed = await stubs.commands.PlaceOrder(order)
+
+    async def sales(receipt: Any) -> SalesSummary:
+        request = queries.GetSalesSummaryRequest(
+            start_date="2025-12-31", currency_code="CHF", consistency=fresh(receipt)
+        )
+        [summary] = (await stubs.queries.GetSalesSummary(request)).summaries
+        return summary
+
+    before = await sales(placed.receipt)
+    assert (before.sold.order_count, before.cancelled.order_count) == (2, 0)
+    cancelled = await stubs.commands.CancelOrder(commands.CancelOrderRequest(order_id=placed.order_id))
+    after = await sales(cancelled.receipt)
+    assert (after.sold.order_count, after.cancelled.order_count) == (1, 1)
+    assert after.sold.revenue.minor_units == after.cancelled.revenue.minor_units == 750
+    assert [(it.product_name, it.unit_count) for it in after.top_products] == [(f"Product {n}", 3)]

@@ -191,7 +191,9 @@ class QueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSalesSummary(self, request, context):
-        """Returns what was sold on a range of days, by currency, by day and by product.
+        """Returns what was sold on a range of days, by currency, by day and by product. The work grows with the number of
+        products sold on each of its days; one that the read database cannot do within its statement time-out (5 s unless
+        set) is given up as UNAVAILABLE: ask for fewer days, or for no products.
 
         Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request
         names none of them).

@@ -89,7 +89,9 @@ class QueryServiceStub:
     Errors: none of its own.
     """
     GetSalesSummary: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetSalesSummaryRequest, _query_service_pb2.GetSalesSummaryResponse]
-    """Returns what was sold on a range of days, by currency, by day and by product.
+    """Returns what was sold on a range of days, by currency, by day and by product. The work grows with the number of
+    products sold on each of its days; one that the read database cannot do within its statement time-out (5 s unless
+    set) is given up as UNAVAILABLE: ask for fewer days, or for no products.
 
     Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request
     names none of them).
@@ -156,7 +158,9 @@ class QueryServiceAsyncStub(QueryServiceStub):
     Errors: none of its own.
     """
     GetSalesSummary: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetSalesSummaryRequest, _query_service_pb2.GetSalesSummaryResponse]  # type: ignore[assignment]
-    """Returns what was sold on a range of days, by currency, by day and by product.
+    """Returns what was sold on a range of days, by currency, by day and by product. The work grows with the number of
+    products sold on each of its days; one that the read database cannot do within its statement time-out (5 s unless
+    set) is given up as UNAVAILABLE: ask for fewer days, or for no products.
 
     Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request
     names none of them).
@@ -280,7 +284,9 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.GetSalesSummaryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.GetSalesSummaryResponse, _abc.Awaitable[_query_service_pb2.GetSalesSummaryResponse]]:
-        """Returns what was sold on a range of days, by currency, by day and by product.
+        """Returns what was sold on a range of days, by currency, by day and by product. The work grows with the number of
+        products sold on each of its days; one that the read database cannot do within its statement time-out (5 s unless
+        set) is given up as UNAVAILABLE: ask for fewer days, or for no products.
 
         Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request
         names none of them).
