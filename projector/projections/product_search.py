@@ -6,15 +6,17 @@ A product's text changes with a revision, its stock with every order: the text's
 import re
 import uuid
 from collections.abc import Sequence
+from functools import lru_cache
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import ProductText, SearchWord
 from projector.projections.shape import Columns, Projection, present
+from tandem.read_store.words import words_of
 
 Described = events.ProductAdded | events.ProductRevised
 
 # Words of one letter and numbers are not what is misspelled; longer ones than this are no words.
-_WORD = re.compile(r"[^\W\d]\w{1,49}")
+_CORRECTABLE = re.compile(r"[^\W\d]\w{1,49}")
 _NAMESPACE = uuid.UUID("f4a1b3c6-2f0c-5a0e-8a55-6f2f6e0d7c11")
 
 
@@ -46,7 +48,7 @@ def _text(event: Described) -> ProductText:
 
 def _words(text: str) -> str:
     """The words with blanks between them: what PostgreSQL would take for a host name or a number with a sign is not."""
-    return " ".join(re.findall(r"\w+", text))
+    return " ".join(words_of(text))
 
 
 def columns(view: ProductText, position: int, before: Columns | None) -> Columns:
@@ -76,11 +78,17 @@ def occurs(view: SearchWord, _event: Described) -> SearchWord:
 
 def _words_of(event: Described) -> Sequence[str]:
     texts = (event.name, event.category, *(text for it in event.attributes for text in (it.name, it.value)))
-    return [word.lower() for text in texts for word in _WORD.findall(text)]
+    return [word.lower() for text in texts for word in words_of(text) if _CORRECTABLE.fullmatch(word)]
 
 
 def word_columns(view: SearchWord, _position: int, _before: Columns | None) -> Columns:
     return (view.word,)
+
+
+@lru_cache(maxsize=10_000)
+def _key_of(word: str) -> uuid.UUID:
+    """Few words make up most of a catalogue."""
+    return uuid.uuid5(_NAMESPACE, word)
 
 
 def _blank(word: str) -> SearchWord:
@@ -96,7 +104,7 @@ SEARCH_WORD = Projection(
     rules=dict.fromkeys(_KINDS, occurs),
     keys=dict.fromkeys(_KINDS, _words_of),
     columns=word_columns,
-    key_of=lambda word: uuid.uuid5(_NAMESPACE, word),
+    key_of=_key_of,
     blank=dict.fromkeys(_KINDS, _blank),
     logged=False,
 )

@@ -6,7 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-_WORD = re.compile(r"\w+")
+# A letter's accent may come behind it.
+_WORD = re.compile(r"\w[\w\u0300-\u036f]*")
 # As much as fits into two lines of a list.
 _SNIPPET = 200
 # Letters that are no accented ones to Unicode, as PostgreSQL's unaccent has them.

@@ -5,7 +5,6 @@ little, each word that no word begins with is also taken for the words of the ca
 and the page tokens keep what it was taken for: all pages of a search look for the same.
 """
 
-import re
 import uuid
 from collections.abc import Sequence
 from functools import lru_cache
@@ -30,6 +29,7 @@ from query_server.queries.highlight import highlight, plain, snippet
 from query_server.validation import Checker
 from tandem.feed.token import Token
 from tandem.read_store.tables import SCHEMA, product_card, product_search, projection, search_word
+from tandem.read_store.words import words_of
 from tandem.runtime.errors import Unavailable
 
 MAX_QUERY = 200
@@ -81,7 +81,7 @@ def search_key(request: SearchProductsRequest, check: Checker) -> SearchKey:
     currency_code, min_price, max_price = _prices(request, check)
     if request.sort not in ProductSort.values():
         check.wrong("sort", "MALFORMED", f"{request.sort} is no ProductSort")
-    words = tuple(re.findall(r"\w+", request.query)[:MAX_WORDS])
+    words = tuple(words_of(request.query)[:MAX_WORDS])
     default = ProductSort.PRODUCT_SORT_RELEVANCE if words else ProductSort.PRODUCT_SORT_NEWEST
     browsing = request.sort == ProductSort.PRODUCT_SORT_RELEVANCE and not words
     sort = default if browsing or not request.sort else request.sort
