@@ -11,7 +11,7 @@ from query_server.freshness import Freshness
 from query_server.head import Head
 from query_server.queries.pages import read_pages
 from query_server.queries.sales import SalesReader
-from query_server.queries.search import SearchReader
+from query_server.queries.search import SESSION, SearchReader
 from query_server.reader import CacheReader, DatabaseReader, Reader
 from query_server.servicers import QueryServicer
 from query_server.settings import Settings
@@ -27,8 +27,9 @@ def build(settings: Settings) -> Application:
     limits = {"max_batch": reading.max_batch, "max_waiting": reading.max_waiting}
     reports = settings.reports
     # A connection for each thread that reads, one for the positions that waiters ask for, one for readiness.
-    connections = 2 * reading.threads + reports.threads + settings.search.threads + 2
+    connections = 2 * reading.threads + reports.threads + 2
     database = ReadDatabase(settings.database, connections=connections)
+    searched = ReadDatabase(settings.database, connections=settings.search.threads, session=SESSION)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
     freshness = Freshness(settings.freshness, listener, database.positions, with_cache=settings.cache.enabled)
     # Connections to the cache are a thread's own: some read it, the others fill it.
@@ -39,7 +40,7 @@ def build(settings: Settings) -> Application:
     # One at a time: sums of two ranges share nothing.
     sums = [SalesReader(database) for _ in range(reports.threads)]
     sales = Batcher("sales", sums, max_batch=1, max_waiting=reports.max_waiting)
-    found = [SearchReader(database) for _ in range(settings.search.threads)]
+    found = [SearchReader(searched) for _ in range(settings.search.threads)]
     searches = Batcher("search", found, max_batch=1, max_waiting=settings.search.max_waiting)
     head = Head(settings.feed_database)
     views = Views(freshness, Reader(freshness, cached, stored), head)
@@ -59,5 +60,5 @@ def build(settings: Settings) -> Application:
             default_max_wait=settings.freshness.default_max_wait,
         ),
         ready=ready,
-        components=(database, *reads, *fills, freshness, cached, stored, pages, sales, searches, head),
+        components=(database, searched, *reads, *fills, freshness, cached, stored, pages, sales, searches, head),
     )

@@ -32,9 +32,15 @@ _POSITIONS = text(f"SELECT view, feed_epoch, position FROM {projection.fullname}
 class ReadDatabase(Store):
     """Statements on the read database, for threads."""
 
-    def __init__(self, settings: DatabaseSettings, *, connections: int) -> None:
+    def __init__(self, settings: DatabaseSettings, *, connections: int, session: Sequence[str] = ()) -> None:
+        """session: statements for every connection before its first use."""
         super().__init__(settings, "read database", name="tandem-query", connections=connections)
-        event.listen(self._engine, "connect", _use_extensions)
+
+        @event.listens_for(self._engine, "connect")
+        def set_up(connection: "psycopg.Connection[Any]", _record: object) -> None:
+            for statement in session:
+                connection.execute(statement)
+            connection.commit()
 
     def rows(self, view: str, keys: Sequence[uuid.UUID]) -> tuple[dict[uuid.UUID, bytes], Token]:
         """The rows of `view` that exist among `keys`, and the view's position. Raises Unavailable."""
@@ -56,11 +62,3 @@ class ReadDatabase(Store):
     def is_ready(self) -> bool:
         """Whether the database answers and has the schema that this program reads."""
         return self.has_revision(SCHEMA, REVISION)
-
-
-def _use_extensions(connection: "psycopg.Connection[Any]", _record: object) -> None:
-    # Where the extensions are that searches use: in our schema, unless they were there before. Two letters swapped in a
-    # short word leave one trigram of nine in common, the default asks for three in ten: the distance decides.
-    connection.execute(f"SET search_path = {SCHEMA}, public")
-    connection.execute("SET pg_trgm.similarity_threshold = 0.1")
-    connection.commit()

@@ -23,6 +23,7 @@ from tandem.read_store.tables import (
     product_card,
     product_search,
     sales_summary,
+    search_word,
     subscription_details,
 )
 from tandem.runtime.errors import NotFound
@@ -124,8 +125,9 @@ class QueryServicer:
         wanted = search_key(request, check)
         need = check.consistency(request.consistency)
         check.finish()
-        # Two views answer together: what is found, and what it costs.
-        await self._views.reach(product_card.name, need, call)
+        # Three views answer together: what is found, what it costs, and what a misspelled word may mean.
+        need = await self._views.reach(product_card.name, need, call)
+        need = await self._views.reach(search_word.name, need, call)
         found = await self._views.read(product_search.name, self._searches, wanted, need, call)
         return found.response + _SEARCH_AS_OF(as_of_text(found.as_of))
 

@@ -84,9 +84,9 @@ class Views:
     async def reach(self, view: str, need: Need, call: Call) -> Need:
         """Waits until `view` is as fresh as needed, or until only reading it can tell; what is read is to be checked.
 
-        Returns the need with its token. Raises as `get` does.
+        Returns the need with its token, which is the same for all views that are reached with it. Raises as `get` does.
         """
-        if need.fully_consistent:
+        if need.fully_consistent and need.token is None:
             need = replace(need, token=await self._head.token())
         if need.token is not None:
             left = call.seconds_left()

@@ -6,7 +6,7 @@ and the page tokens keep what it was taken for: all pages of a search look for t
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -42,6 +42,18 @@ _MAX_ALTERNATIVES = 3
 _MAX_CANDIDATES = 10_000
 _MAX_FACETS = 100
 _FIRST_ID = uuid.UUID(int=0)
+
+SESSION = (
+    # Where the extensions are: in our schema, unless they were there before.
+    f"SET search_path = {SCHEMA}, public",
+    # A misspelled word shares fewer trigrams with the right one than the default of 0.3 asks for; its distance decides.
+    "SET pg_trgm.similarity_threshold = 0.1",
+    # Some words are rare and some are everywhere: each search is planned for its own, and none is compiled, which takes
+    # longer than most of them.
+    "SET plan_cache_mode = force_custom_plan",
+    "SET jit = off",
+)
+"""What a connection needs that searches."""
 
 
 class SearchKey(NamedTuple):
@@ -138,15 +150,17 @@ class SearchReader:
     def _search(self, wanted: SearchKey) -> Found:
         alternatives = wanted.after.alternatives if wanted.after else ()
         row = self._page(wanted, alternatives)
+        consulted = []
         if not wanted.after and wanted.words and row.total < _TOO_FEW:
-            alternatives = self._alternatives(wanted.words)
+            alternatives, vocabulary = self._alternatives(wanted.words)
+            consulted.append(vocabulary)
             if any(alternatives):
                 row = self._page(wanted, alternatives)
-        if row.feed_epoch != row.card_epoch:
+        positions = [Token(row.feed_epoch, row.position), Token(row.card_epoch, row.card_position), *consulted]
+        if len({it.epoch for it in positions}) > 1:
             raise Unavailable("the views of the products are being replaced", reason="STORE_UNAVAILABLE")
-        response = _response(wanted, alternatives, row)
-        as_of = Token(row.feed_epoch, min(row.position, row.card_position))
-        return Found(response.SerializeToString(deterministic=True), as_of)
+        as_of = min(positions, key=lambda it: it.position)
+        return Found(_response(wanted, alternatives, row).SerializeToString(deterministic=True), as_of)
 
     def _page(self, wanted: SearchKey, alternatives: Sequence[Sequence[str]]) -> Any:
         counts = tuple(len(it) for it in alternatives) or (0,) * len(wanted.words)
@@ -172,28 +186,34 @@ class SearchReader:
         [row] = self._database.execute(product_search.name, _page_statement(counts), arguments)
         return row
 
-    def _alternatives(self, words: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        """For each word that no product has, what it may mean, best first."""
-        rows = self._database.execute(search_word.name, _ALTERNATIVES, {"words": list(words)})
+    def _alternatives(self, words: Sequence[str]) -> tuple[tuple[tuple[str, ...], ...], Token]:
+        """For each word that no product has, what it may mean, best first; and the position of the words' view."""
+        swapped = [other for word in words for other in _swapped(plain(word))]
+        rows = self._database.execute(search_word.name, _ALTERNATIVES, {"words": list(words), "swapped": swapped})
         found: list[list[str]] = [[] for _ in words]
         for row in rows:
             if row.number is not None:
                 found[row.number - 1].append(row.plain_word)
-        return tuple(map(tuple, found))
+        return tuple(map(tuple, found)), Token(rows[0].feed_epoch, rows[0].position)
 
 
-# Distances grow with words: one letter in four may be wrong, and a swapped pair counts as two.
+# The longer the word, the more of it may be wrong: one letter of three, two of four to eleven, then one in four. A
+# swapped pair is one mistake, which to levenshtein() is two.
 _ALTERNATIVES = text(f"""
-SELECT p.position, c.number, c.plain_word FROM {projection.fullname} AS p LEFT JOIN (
+SELECT p.feed_epoch, p.position, c.number, c.plain_word FROM {projection.fullname} AS p LEFT JOIN (
     SELECT q.number, v.plain_word, v.distance, v.alike
     FROM unnest(CAST(:words AS text[])) WITH ORDINALITY AS q (word, number)
     CROSS JOIN LATERAL (SELECT left({SCHEMA}.plain(q.word), 60) AS plain) AS w
     CROSS JOIN LATERAL (
-        SELECT DISTINCT ON (distance, alike, s.plain_word)
-            s.plain_word, levenshtein(s.plain_word, w.plain) AS distance, similarity(s.plain_word, w.plain) AS alike
-        FROM {search_word.fullname} AS s
-        WHERE s.plain_word % w.plain AND levenshtein(s.plain_word, w.plain) <= greatest(2, length(w.plain) / 4)
-        ORDER BY distance, alike DESC, s.plain_word LIMIT {_MAX_ALTERNATIVES}
+        SELECT DISTINCT n.plain_word, n.distance, n.alike
+        FROM (
+            SELECT s.plain_word, similarity(s.plain_word, w.plain) AS alike,
+                CASE WHEN s.plain_word = ANY(CAST(:swapped AS text[])) THEN 1
+                    ELSE levenshtein(s.plain_word, w.plain) END AS distance
+            FROM {search_word.fullname} AS s WHERE s.plain_word % w.plain
+        ) AS n
+        WHERE n.distance <= CASE WHEN length(w.plain) = 3 THEN 1 ELSE greatest(2, length(w.plain) / 4) END
+        ORDER BY n.distance, n.alike DESC, n.plain_word LIMIT {_MAX_ALTERNATIVES}
     ) AS v
     WHERE length(w.plain) > 2 AND NOT EXISTS (
         SELECT FROM {search_word.fullname} AS s WHERE s.plain_word LIKE w.plain || '%'
@@ -208,11 +228,14 @@ ORDER BY c.number, c.distance, c.alike DESC, c.plain_word
 def _page_statement(alternatives: tuple[int, ...]) -> TextClause:
     """For a query of so many words, each with so many alternatives."""
     document = " && ".join(_word_query(number, count) for number, count in enumerate(alternatives))
+    as_written = " && ".join(_word_query(number, 0) for number in range(len(alternatives)))
     found = f"WHERE s.document @@ ({document})" if document else "WHERE true"
-    # Whole words before beginnings of words; then the names that are most like the query.
+    # What has the words as they are written, before what has others for them; whole words before beginnings of words;
+    # then the names that are most like the query.
     score = (
         f"""CAST(1000000 * (
-            ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, ({document}))
+            CASE WHEN {any(alternatives)} AND s.document @@ ({as_written}) THEN 10 ELSE 0 END
+            + ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, ({document}))
             + 2 * ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, plainto_tsquery('{SCHEMA}.search', :query))
             + 2 * similarity(s.plain_name, {SCHEMA}.plain(:query))
         ) AS bigint)"""
@@ -221,7 +244,7 @@ def _page_statement(alternatives: tuple[int, ...]) -> TextClause:
     )
     return text(f"""
     WITH candidates AS MATERIALIZED (
-        SELECT s.key, s.category, c.value, c.price, c.currency_code, c.available > 0 AS in_stock,
+        SELECT s.key, s.category, c.price, c.currency_code, c.available > 0 AS in_stock,
             (:any_category OR s.category = ANY(CAST(:categories AS text[]))) AS category_fits,
             (:currency = '' OR c.currency_code = :currency AND c.price BETWEEN
                 coalesce(CAST(:min_price AS bigint), c.price) AND coalesce(CAST(:max_price AS bigint), c.price)
@@ -237,9 +260,12 @@ def _page_statement(alternatives: tuple[int, ...]) -> TextClause:
             SELECT s.key, s.added_position, s.category, {score} AS score FROM {product_search.fullname} AS s
             {found} AND (:discontinued OR NOT s.discontinued)
             ORDER BY s.added_position DESC LIMIT {_MAX_CANDIDATES}
-        ) AS s JOIN {product_card.fullname} AS c ON c.key = s.key
+        ) AS s CROSS JOIN LATERAL (
+            -- LIMIT: found one by one. Of many the planner would read the whole table instead, whatever its size.
+            SELECT c.price, c.currency_code, c.available FROM {product_card.fullname} AS c WHERE c.key = s.key LIMIT 1
+        ) AS c
     ), page AS (
-        SELECT key, value, rank FROM candidates
+        SELECT key, rank FROM candidates
         WHERE category_fits AND price_fits AND stock_fits AND (rank < :rank OR rank = :rank AND key > :key)
         ORDER BY rank DESC, key LIMIT :most
     )
@@ -256,11 +282,19 @@ def _page_statement(alternatives: tuple[int, ...]) -> TextClause:
             WHERE category_fits AND stock_fits GROUP BY currency_code ORDER BY currency_code LIMIT {_MAX_FACETS}
         ) AS prices,
         ARRAY(SELECT key FROM page ORDER BY rank DESC, key) AS keys,
-        ARRAY(SELECT value FROM page ORDER BY rank DESC, key) AS values,
+        ARRAY(
+            SELECT c.value FROM page JOIN {product_card.fullname} AS c USING (key) ORDER BY rank DESC, key
+        ) AS values,
         ARRAY(SELECT rank FROM page ORDER BY rank DESC, key) AS ranks
     FROM {projection.fullname} AS p JOIN {projection.fullname} AS k ON k.view = '{product_card.name}'
     WHERE p.view = '{product_search.name}'
     """)  # noqa: S608 - only names and numbers of ours are put in
+
+
+def _swapped(word: str) -> Iterator[str]:
+    """The word with two neighbours exchanged, at every place: "baot" is "boat"."""
+    for at in range(len(word) - 1):
+        yield word[:at] + word[at + 1] + word[at] + word[at + 2 :]
 
 
 def _word_query(number: int, alternatives: int) -> str:

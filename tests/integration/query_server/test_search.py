@@ -18,7 +18,7 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from projector.fold import fold
 from projector.projections.catalogue import PROJECTIONS
 from query_server.database import ReadDatabase
-from query_server.queries.search import SearchReader, search_key
+from query_server.queries.search import SESSION, SearchReader, search_key
 from query_server.validation import Checker
 from tandem.read_store.tables import VIEWS
 from tandem.runtime.bulk import upsert_rows
@@ -280,7 +280,7 @@ def reader(read_side: ReadSide, shelf: Shelf, fresh_database: Callable[[], str])
     for name in ("Crème Brûlée", "A & B | C", "100% Cotton", "O'Neill \\ Sons"):
         shelf.add(name, category="It's", Size="10:30")
     url = read_side.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
-    database = ReadDatabase(DatabaseSettings(url=SecretStr(url)), connections=1)
+    database = ReadDatabase(DatabaseSettings(url=SecretStr(url)), connections=1, session=SESSION)
     yield SearchReader(database)
     database._engine.dispose()
 
