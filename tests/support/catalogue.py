@@ -1,140 +1,125 @@
-"""A catalogue of 20,000 products, the same every time, and searches of which it is known what they should find."""
+"""A catalogue of 20,000 products, the same every time: as large and as repetitive as a real one.
+
+A name is a brand, a material and a thing, such as "Ångström Walnut Bread Knife". Each of the three comes hundreds of
+times, and descriptions name other products' words: a search has to tell neighbours apart.
+"""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 
-from commerce.event.v1.event_pb2 import Event, ProductAdded
+from commerce.event.v1 import event_pb2 as events
+from commerce.event.v1.event_pb2 import Event
+from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
-from tests.support.builders import identity, usd
+from tests.support.builders import identity
 
 SIZE = 20_000
 
 _BRANDS = (
-    "Alpenrose", "Arvéa", "Bergström", "Brindlewood", "Café Lumière", "Casa Niña", "Dobrovolný", "Élan Vital",
-    "Fjällfors", "Glasgow Mills", "Grünwald", "Hagaberg", "Håndverk", "Ipanema", "Jägerhof", "Karlsplatz",
-    "Lindgren", "Marchetti", "Nørrebro", "Ostrander", "Pão Dourado", "Quintessa", "Rémoulin", "Smørland", "Tømmer",
-    "Umbertide", "Vänern", "Westerholt", "Xylia", "Zürcher",
+    "Abernathy", "Ackermann", "Adelgade", "Alcántara", "Almqvist", "Ångström", "Arborwood", "Ashcombe", "Atelier Nord",
+    "Baltic Forge", "Barclay", "Beaumont", "Bellweather", "Bergström", "Bianchi", "Blackthorn", "Blumenthal", "Bonnard",
+    "Brackenridge", "Brandvold", "Calder", "Campanella", "Çelik", "Chamonix", "Château Bleu", "Clearwater",
+    "Copperfield",
+    "Cornelius", "Dalgaard", "Delacroix", "Delft & Sons", "Dovetail", "Drummond", "Dürer", "Eastwick", "Edelweiss",
+    "Eldridge", "Elmsworth", "Fairbairn", "Falkenberg", "Farrow", "Fennimore", "Fjällräv", "Florentin", "Gallagher",
+    "Garnier", "Geißler", "Glenmore", "Granville", "Greenleaf", "Grünwald", "Halvorsen", "Hartmann", "Hawthorne",
+    "Hearthstone", "Höganäs", "Holloway", "Huxtable", "Inverness", "Ironside", "Jablonski", "Jörgensen", "Juniper Lane",
+    "Kaminski", "Kestrel", "Kingfisher", "Kowalczyk", "Lachapelle", "Landseer", "Larkspur", "Léger", "Lindholm",
+    "Łukasz", "Magnusson", "Marchetti", "Marlowe", "Meadowsweet", "Mistral", "Montague", "Müller", "Nakashima",
+    "Nightingale", "Nørrebro", "Oakhurst", "O'Donnell", "Olivetto", "Orrefors", "Pemberton", "Pérez", "Pinewood",
+    "Quimper", "Quintero", "Ravenscroft", "Renaissance", "Rosenthal", "Rousseau", "Saint-Malo", "Schönberg",
+    "Silverdale", "Söderberg", "Sommerville", "Stavanger", "Sterling", "Strasbourg", "Tanaka", "Thistledown",
+    "Thornbury", "Trelawney", "Ullswater", "Underhill", "Valencia", "Vandenberg", "Vänern", "Verdigris", "Wakefield",
+    "Wellington", "Whitcombe", "Windermere", "Wolfgang", "Yamamoto", "Yorkdale", "Zábřeh", "Zimmermann",
 )  # fmt: skip
-_LINES = (
-    "Amber", "Antique", "Arctic", "Autumn", "Bamboo", "Brushed", "Carbon", "Ceramic", "Copper", "Cotton", "Crystal",
-    "Double", "Enamel", "Folding", "Forest", "Frosted", "Granite", "Hammered", "Harvest", "Insulated", "Ivory",
-    "Linen", "Magnetic", "Marble", "Matte", "Midnight", "Natural", "Pocket", "Polished", "Quilted", "Recycled",
-    "Rustic", "Scarlet", "Slim", "Stackable", "Stainless", "Summer", "Terracotta", "Velvet", "Walnut",
+_MATERIALS = (
+    "Bamboo", "Beech", "Birch", "Brass", "Canvas", "Cast Iron", "Ceramic", "Cherry", "Copper", "Cotton", "Enamel",
+    "Glass", "Leather", "Linen", "Marble", "Oak", "Pewter", "Porcelain", "Slate", "Stainless Steel", "Stoneware",
+    "Walnut", "Wicker", "Wool",
 )  # fmt: skip
 _THINGS = {
-    "Kitchen": ("Teapot", "Saucepan", "Colander", "Whisk", "Grinder", "Casserole", "Skillet", "Ladle", "Tureen"),
-    "Desk": ("Notebook", "Stapler", "Inkwell", "Bookend", "Calendar", "Blotter", "Envelope", "Highlighter"),
-    "Garden": ("Trowel", "Wheelbarrow", "Lantern", "Birdhouse", "Sprinkler", "Hammock", "Trellis", "Pergola"),
-    "Travel": ("Rucksack", "Suitcase", "Umbrella", "Thermos", "Compass", "Toiletry Bag", "Neck Pillow"),
-    "Home/Living": ("Cushion", "Curtain", "Armchair", "Candlestick", "Doormat", "Bookcase", "Chandelier"),
-}
-_COLOURS = ("white", "black", "green", "blue", "red", "grey", "yellow", "orange")
+    "Kitchen": ("Bread Knife", "Butter Dish", "Cake Stand", "Carving Board", "Chopping Board", "Coffee Grinder",
+                "Colander", "Crème Brûlée Dish", "Egg Cup", "Fondue Pot", "Garlic Press", "Gravy Boat", "Honey Dipper",
+                "Mixing Bowl", "Mortar and Pestle", "Pepper Mill", "Rolling Pin", "Salad Servers", "Sauté Pan",
+                "Soufflé Ramekin", "Sugar Bowl", "Teapot", "Tureen", "Whisk"),
+    "Tableware": ("Beaker", "Café au Lait Bowl", "Candlestick", "Carafe", "Coaster", "Dinner Plate", "Goblet",
+                  "Napkin Ring", "Place Mat", "Salt Cellar", "Tumbler", "Vase"),
+    "Home & Living": ("Blanket Chest", "Bookend", "Clock", "Coat Hook", "Cushion", "Door Stop", "Footstool", "Lantern",
+                      "Magazine Rack", "Mirror", "Picture Frame", "Umbrella Stand"),
+    "Desk": ("Fountain Pen", "Inkwell", "Letter Opener", "Letter Tray", "Notebook Cover", "Paperweight", "Pencil Box",
+             "Ruler", "Wax Seal"),
+    "Garden": ("Bird Feeder", "Boot Scraper", "Dibber", "Flower Pot", "Plant Label", "Pruning Shears", "Sundial",
+               "Trowel", "Watering Can", "Wind Chime"),
+    "Travel": ("Briefcase", "Flask", "Luggage Tag", "Map Case", "Passport Wallet", "Picnic Basket", "Rucksack",
+               "Toiletry Bag", "Walking Stick"),
+}  # fmt: skip
+_COLOURS = ("Anthracite", "Aubergine", "Azure", "Burgundy", "Charcoal", "Cream", "Emerald", "Ivory", "Mustard",
+            "Natural", "Ochre", "Olive", "Rosé", "Sage", "Scarlet", "Teal", "Terracotta", "Umber")  # fmt: skip
+_COUNTRIES = ("Austria", "Denmark", "England", "Finland", "France", "Germany", "Italy", "Japan", "Norway", "Poland",
+              "Portugal", "Scotland", "Spain", "Sweden", "Türkiye", "Wales")  # fmt: skip
+# fmt: off
+_PRAISE = ("Made to be handed on.", "Turned by hand, and no two alike.", "Dishwasher safe.", "A present that lasts.",
+           "Finished with natural oils.", "Comes in a gift box.", "Designed in the nineteen fifties.",
+           "Light, and yet it stands firmly.", "For every day of the year.", "Best cared for with a soft cloth.")
+# fmt: on
 
 
 @dataclass(frozen=True)
-class Search:
-    """A query and the id of the product that should be among the first three."""
+class Product:
+    """A product of the catalogue. number: from 1."""
 
-    query: str
-    product_id: str
-
-
-@dataclass(frozen=True)
-class _Product:
     number: int
-    brand: str
-    line: str
-    thing: str
+    name: str
     category: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.brand} {self.line} {self.thing}"
+    description: str
+    attributes: tuple[tuple[str, str], ...]
+    price: int
+    stock: int
 
     @property
     def product_id(self) -> str:
         return identity("catalogue", self.number)
 
-
-def _products(dice: random.Random) -> list[_Product]:
-    """Every name once, in no order."""
-    names = [
-        (brand, line, thing, category)
-        for brand in _BRANDS
-        for line in _LINES
-        for category, things in _THINGS.items()
-        for thing in things
-    ]
-    return [_Product(number, *it) for number, it in enumerate(dice.sample(names, SIZE), start=1)]
-
-
-def catalogue() -> Iterable[Event]:
-    """The 20,000 products as they are added."""
-    dice = random.Random("catalogue")
-    for it in _products(dice):
-        colour, litres = dice.choice(_COLOURS), dice.randint(1, 40)
-        added = ProductAdded(
-            product_id=it.product_id,
-            version=1,
-            name=it.name,
-            description=f"A {colour} {it.thing.lower()} for every day, {litres} x {dice.randint(2, 9)} in a box.",
-            category=it.category,
-            price=usd(dice.randint(100, 50_000)),
-            stock=dice.randint(0, 50),
-            attributes=[ProductAttribute(name="Colour", value=colour), ProductAttribute(name="Set", value=str(litres))],
+    def added(self) -> Event:
+        """The event by which it came into the catalogue."""
+        return Event(
+            product_added=events.ProductAdded(
+                product_id=self.product_id,
+                version=1,
+                name=self.name,
+                description=self.description,
+                category=self.category,
+                price=Money(minor_units=self.price, currency_code="EUR"),
+                stock=self.stock,
+                attributes=[ProductAttribute(name=name, value=value) for name, value in self.attributes],
+            )
         )
-        yield Event(product_added=added)
 
 
-def searches() -> list[Search]:
-    """Eight kinds of queries, eight of each, about products that are spread over the catalogue."""
+@cache
+def catalogue() -> Sequence[Product]:
+    """All of it, in the order in which the products came. No two have the same name."""
+    return list(_products())
+
+
+def _products() -> Iterator[Product]:
     dice = random.Random("catalogue")
-    products = _products(dice)
-    dice = random.Random("searches")
-    found = []
-    for kind in range(8):
-        for it in dice.sample(products, 8):
-            found.append(Search(_query(kind, it, dice), it.product_id))
-    return found
-
-
-def _query(kind: int, it: _Product, dice: random.Random) -> str:
-    first, last = it.brand.split()[-1], it.thing.split()[0]
-    return (
-        it.name,
-        f"{it.thing} {it.brand} {it.line}".lower(),
-        f"{_typed(it.brand)} {it.line} {it.thing}".lower(),
-        # as far as it is typed
-        f"{first} {it.line} {last[:4]}",
-        # two letters swapped, one left out, one too many, a wrong one
-        f"{it.brand} {_swapped(it.line, dice)} {it.thing}",
-        f"{it.brand} {it.line} {_without(last, dice)}",
-        f"{_doubled(_typed(first), dice)} {it.line} {it.thing}",
-        f"{it.brand} {_wrong(it.line, dice)} {it.thing}",
-    )[kind]
-
-
-def _typed(text: str) -> str:
-    """As somebody types it whose keyboard has no accents."""
-    return text.translate(str.maketrans("áéèíóúýãõñäöüåøÅÉ", "aeeiouyaonaouaoAE"))
-
-
-def _swapped(word: str, dice: random.Random) -> str:
-    at = dice.randrange(1, len(word) - 1)
-    return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
-
-
-def _without(word: str, dice: random.Random) -> str:
-    at = dice.randrange(1, len(word))
-    return word[:at] + word[at + 1 :]
-
-
-def _doubled(word: str, dice: random.Random) -> str:
-    at = dice.randrange(1, len(word))
-    return word[:at] + word[at] + word[at:]
-
-
-def _wrong(word: str, dice: random.Random) -> str:
-    at = dice.randrange(1, len(word))
-    return word[:at] + dice.choice("bcdfgklmnprst") + word[at + 1 :]
+    things = [(thing, category) for category, names in _THINGS.items() for thing in names]
+    names = list(product(_BRANDS, _MATERIALS, things))
+    dice.shuffle(names)
+    for number, (brand, material, (thing, category)) in enumerate(names[:SIZE], start=1):
+        colour, country = dice.choice(_COLOURS), dice.choice(_COUNTRIES)
+        other, _ = dice.choice(things)
+        yield Product(
+            number=number,
+            name=f"{brand} {material} {thing}",
+            category=category,
+            description=f"{thing} in {colour.lower()} {material.lower()}, from {country}. {dice.choice(_PRAISE)} "
+            f"Goes well with the {dice.choice(_BRANDS)} {other}. Article {100_000 + number}.",
+            attributes=(("Colour", colour), ("Made in", country), ("Size", f"{dice.randint(5, 60)} cm")),
+            price=dice.randint(200, 20_000),
+            stock=dice.choice((0, *range(1, 40))),
+        )

@@ -1,124 +1,35 @@
 """Known searches find the product that they mean among the first three: 77 real products, and 20,000 made up ones."""
 
 import itertools
+import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from commerce.event.v1.event_pb2 import Event, ProductAdded
-from commerce.query.v1.query_service_pb2 import SearchProductsRequest, SearchProductsResponse
-from projector.app import MIGRATIONS
+from commerce.query.v1.query_service_pb2 import (
+    ProductFilter,
+    ProductSort,
+    SearchProductsRequest,
+    SearchProductsResponse,
+)
 from projector.apply import Move, commit, plan
 from query_server.database import ReadDatabase
-from query_server.queries.search import SearchReader, search_key
+from query_server.queries.search import SESSION, SearchReader, search_key
 from query_server.validation import Checker
-from tandem.read_store.tables import SCHEMA
-from tandem.runtime.database import create_database_engine, migrate
+from tandem.runtime.database import create_database_engine
 from tandem.runtime.settings import DatabaseSettings
-from tests.support.catalogue import Search, catalogue, searches
+from tests.support.catalogue import catalogue
 from tests.support.events import feed_events
 from tests.support.northwind import FOLDER, Northwind
+from tests.support.search_queries import CATALOGUE_QUERIES, NORTHWIND_QUERIES, KnownQuery, made_up
 from tests.support.stack import Databases
 
 VIEWS = ("product_card", "product_search", "search_word")
-
-# What people type, and the number of the product in the Northwind data that they mean.
-NORTHWIND: list[tuple[str, int]] = [
-    # as it is written, or a part of it
-    ("chai", 1),
-    ("chang", 2),
-    ("Aniseed Syrup", 3),
-    ("cajun seasoning", 4),
-    ("gumbo mix", 5),
-    ("boysenberry", 6),
-    ("organic dried pears", 7),
-    ("cranberry sauce", 8),
-    ("ikura", 10),
-    ("tofu", 14),
-    ("scones", 21),
-    ("pavlova", 16),
-    ("sasquatch", 34),
-    ("ravioli", 57),
-    ("longlife tofu", 74),
-    ("clam chowder", 41),
-    ("okra", 66),
-    ("ipoh coffee", 43),
-    # the words in another order, with or without what is between them
-    ("pears dried", 7),
-    ("syrup aniseed", 3),
-    ("marmalade sir rodney", 20),
-    ("niku kobe", 9),
-    ("hot pepper louisiana", 65),
-    ("bread long scottish", 68),
-    ("crab boston", 40),
-    ("verte chartreuse", 39),
-    ("england chowder", 41),
-    # as far as it is typed
-    ("gorgon", 31),
-    ("mascar", 32),
-    ("mozz", 72),
-    ("camem", 60),
-    ("steel", 35),
-    ("manji", 51),
-    ("louisiana fie", 65),
-    ("raclet", 59),
-    ("escar", 58),
-    ("gudbrand", 69),
-    ("singap", 42),
-    ("teatime cho", 19),
-    # without accents, and with accents that are not there
-    ("guarana fantastica", 24),
-    ("cote de blaye", 38),
-    ("pate chinois", 55),
-    ("tourtiere", 54),
-    ("rossle sauerkraut", 28),
-    ("thuringer rostbratwurst", 29),
-    ("gumbar gummibarchen", 26),
-    ("knackebrod", 22),
-    ("tunnbrod", 23),
-    ("sirop d'erable", 61),
-    ("rhonbrau klosterbier", 75),
-    ("lakkalikoori", 76),
-    ("rod kaviar", 73),
-    ("tárte au sucré", 62),
-    ("chocoladé", 48),
-    ("semmelknodel", 64),
-    ("grune sose", 77),
-    # misspelled
-    ("gorgonzla", 31),
-    ("mozarella", 72),
-    ("cammembert", 60),
-    ("mascarpne", 32),
-    ("chartruse", 39),
-    ("sauerkraut rosle", 28),
-    ("tofuu", 14),
-    ("marmelade", 20),
-    ("biskuits chocolate", 19),
-    ("ravoli angelo", 57),
-    ("gnochi", 56),
-    ("sasquach ale", 34),
-    ("cranbery sauce", 8),
-    ("louisana okra", 66),
-    ("escargot bourgogne", 58),
-    ("queso mancheggo", 12),
-    ("rostbratwrust", 29),
-    ("clam chowdre", 41),
-    ("manjimup aples", 51),
-    ("perth pastis", 53),
-    ("chef antons gumbo", 5),
-    # what it is, and in which category
-    ("condiments gula", 44),
-    ("seafood konbu", 13),
-    ("dairy geitost", 33),
-    ("beverages outback", 70),
-    ("confections maxilaku", 49),
-    ("poultry mutton", 17),
-    ("cereals filo", 52),
-    ("produce tofu longlife", 74),
-]
 
 
 def northwind_products(northwind: Northwind) -> Iterator[Event]:
@@ -138,7 +49,6 @@ def northwind_products(northwind: Northwind) -> Iterator[Event]:
 def project(url: str, events: Iterable[Event]) -> None:
     """What a projector does, without a feed."""
     settings = DatabaseSettings(url=SecretStr(url), statement_timeout=60)
-    migrate(settings, MIGRATIONS, SCHEMA)
     engine = create_database_engine(settings, name="test", pool_size=1)
     epoch = uuid.uuid4()
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
@@ -148,54 +58,89 @@ def project(url: str, events: Iterable[Event]) -> None:
                 {"view": view, "epoch": epoch},
             )
         fed = iter(feed_events(events))
-        while batch := list(itertools.islice(fed, 1000)):
+        while batch := list(itertools.islice(fed, 5000)):
             moves = {
                 view: Move(batch[0].position - 1, batch[-1].position, plan(connection, view, batch)) for view in VIEWS
             }
             commit(connection, epoch, moves)
         connection.execute(
+            # As a running PostgreSQL does by itself.
             text("ANALYZE tandem_read.product_search, tandem_read.product_card, tandem_read.search_word")
         )
     engine.dispose()
 
 
+class PlannedDatabase(ReadDatabase):
+    """Remembers, once told to, how PostgreSQL reads what is asked of it."""
+
+    plans: list[str] | None = None
+
+    def execute(self, view: str, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+        if self.plans is not None:
+            with self._engine.connect() as connection:
+                self.plans += connection.execute(text(f"EXPLAIN {statement.text}"), arguments).scalars()
+        return super().execute(view, statement, arguments)
+
+
 @pytest.fixture(scope="module")
-def reader(databases: Databases) -> Iterator[SearchReader]:
-    if not FOLDER.exists():
-        pytest.skip("the Northwind data is not beside this project, in ../shared/data/northwind")
-    url = databases.create()
-    project(url, itertools.chain(northwind_products(Northwind.read()), catalogue()))
-    database = ReadDatabase(DatabaseSettings(url=SecretStr(url)), connections=1)
-    yield SearchReader(database)
+def database(databases: Databases) -> Iterator[PlannedDatabase]:
+    url = databases.create("read")
+    real = northwind_products(Northwind.read()) if FOLDER.is_dir() else ()
+    project(url, itertools.chain(real, (it.added() for it in catalogue())))
+    database = PlannedDatabase(DatabaseSettings(url=SecretStr(url)), connections=1, session=SESSION)
+    yield database
     database._engine.dispose()
     databases.drop(url)
 
 
-def search(reader: SearchReader, query: str, **fields: object) -> SearchProductsResponse:
+def search(database: ReadDatabase, query: str, **fields: Any) -> SearchProductsResponse:
     check = Checker(2.0)
-    wanted = search_key(SearchProductsRequest(query=query, page_size=3, **fields), check)  # type: ignore[arg-type]
+    wanted = search_key(SearchProductsRequest(query=query, page_size=3, **fields), check)
     check.finish()
-    return SearchProductsResponse.FromString(reader([wanted])[wanted].response)
+    return SearchProductsResponse.FromString(SearchReader(database)([wanted])[wanted].response)
 
 
-def test_95_of_100_searches_find_what_they_mean_in_the_first_three(
-    reader: SearchReader,
-) -> None:
-    known = [Search(query, str(uuid.UUID(int=number))) for query, number in NORTHWIND] + searches()
+def missed(database: ReadDatabase, known: Sequence[KnownQuery]) -> list[tuple[KnownQuery, list[str]]]:
+    """The queries that do not find what they mean among the first three, with what they find."""
+    found = [(it, [hit.product.name for hit in search(database, it.query).hits]) for it in known]
+    return [(it, names) for it, names in found if it.expected not in names]
+
+
+def assert_95_of_100(database: ReadDatabase, known: Sequence[KnownQuery]) -> None:
     assert len(known) >= 100
-    missed = []
-    for it in known:
-        hits = search(reader, it.query).hits
-        if it.product_id not in [hit.product.product_id for hit in hits]:
-            missed.append((it.query, [hit.product.name for hit in hits]))
-    share = 1 - len(missed) / len(known)
-    print(f"{len(known) - len(missed)} of {len(known)} searches found what they mean; missed: {missed}")
-    assert share >= 0.95, missed
+    misses = missed(database, known)
+    print(f"{len(known) - len(misses)} of {len(known)} queries found what they mean; missed:", *misses, sep="\n")
+    assert len(misses) <= 0.05 * len(known)
 
 
-def test_the_whole_catalogue_is_counted_as_far_as_is_looked_at(reader: SearchReader) -> None:
-    everything = search(reader, "").facets
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="the Northwind data is not beside this project")
+def test_queries_about_77_real_products_find_them_in_the_first_three(database: PlannedDatabase) -> None:
+    assert_95_of_100(database, NORTHWIND_QUERIES)
+
+
+def test_queries_about_20_000_products_find_them_in_the_first_three(database: PlannedDatabase) -> None:
+    assert_95_of_100(database, [*CATALOGUE_QUERIES, *made_up(catalogue(), each=6)])
+
+
+def test_each_query_means_a_product_that_is_there() -> None:
+    assert {it.expected for it in CATALOGUE_QUERIES} <= {it.name for it in catalogue()}
+
+
+def test_no_search_reads_a_whole_table(database: PlannedDatabase) -> None:
+    database.plans = []
+    for query in ("halvorsen", "oak", "bread knife", "gorgonzla", "s", ""):
+        search(database, query)
+    search(database, "oak", sort=ProductSort.PRODUCT_SORT_PRICE_ASC, filter=ProductFilter(categories=["Garden"]))
+    plans = "\n".join(database.plans)
+    database.plans = None
+    assert "Index Scan on product_search_document" in plans
+    read_whole = set(re.findall(r"Seq Scan on (\w+)", plans))
+    assert read_whole <= {"projection", "search_word"}, "search_word has some hundred rows here"
+
+
+def test_the_whole_catalogue_is_counted_as_far_as_is_looked_at(database: PlannedDatabase) -> None:
+    everything = search(database, "").facets
     assert (everything.total_count, everything.truncated) == (10_000, True)
-    teapots = search(reader, "teapot").facets
+    teapots = search(database, "teapot").facets
     assert not teapots.truncated
-    assert teapots.total_count == sum(1 for it in catalogue() if "Teapot" in it.product_added.name)
+    assert teapots.total_count == sum("Teapot" in it.name + it.description for it in catalogue())
