@@ -1,5 +1,6 @@
 """SearchProducts over gRPC: what is found, how it is counted, sorted, paged and shown, and what is refused."""
 
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from grpc import aio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.query_service_pb2 import ProductFilter, ProductSort, SearchProductsRequest
@@ -24,7 +26,7 @@ from tandem.read_store.tables import VIEWS
 from tandem.runtime.bulk import upsert_rows
 from tandem.runtime.errors import InvalidArgument
 from tandem.runtime.settings import DatabaseSettings
-from tests.integration.query_server.conftest import ReadSide, Serve, detail
+from tests.integration.query_server.conftest import ReadSide, Serve, detail, reason
 from tests.support import events
 from tests.support.builders import euros, usd
 from tests.support.events import feed_events
@@ -103,12 +105,26 @@ async def test_words_are_found_in_name_category_attributes_and_description_in_th
 
 
 @pytest.mark.parametrize(
-    "query", ["creme brulee", "CRÈME", "crème brûlée", "brul", "brûlees", "cremes", "brulée creme", "creme-brulee!"]
+    "query",
+    [
+        "creme brulee",
+        "CRÈME",
+        "crème brûlée",
+        "cre\u0300me bru\u0302le\u0301e",
+        "brul",
+        "brûlees",
+        "cremes",
+        "brulée creme",
+        "creme-brulee!",
+    ],
 )
 async def test_case_accents_punctuation_and_endings_make_no_difference(shelf: Shelf, serve: Serve, query: str) -> None:
-    shelf.add("Crème Brûlée")
     shelf.add("Crepe Pan")
-    assert names(await search(await serve(), query))[0] == "Crème Brûlée"
+    # As some systems type it: the accents behind their letters.
+    shelf.add("Cre\u0300me Bru\u0302le\u0301e")
+    shelf.add("Crème Brûlée")
+    first_two = names(await search(await serve(), query))[:2]
+    assert [unicodedata.normalize("NFC", it) for it in first_two] == ["Crème Brûlée"] * 2
 
 
 async def test_a_misspelled_word_finds_what_it_probably_means_and_says_so(shelf: Shelf, serve: Serve) -> None:
@@ -121,6 +137,26 @@ async def test_a_misspelled_word_finds_what_it_probably_means_and_says_so(shelf:
     assert names(await search(stub, "mozarela"))[0] == "Mozzarella"
     assert (await search(stub, "gouda")).corrected_query == ""
     assert names(await search(stub, "zzzzqqqq")) == []
+
+
+async def test_swapped_letters_are_one_mistake_in_short_words_too(shelf: Shelf, serve: Serve) -> None:
+    for name in ("Gravy Boat", "Gravy Bolt", "Gravy Coat", "Gravy Bath", "Beach Towel"):
+        shelf.add(name)
+    found = await search(await serve(), "gravy baot")
+    assert (names(found)[0], found.corrected_query) == ("Gravy Boat", "gravy boat")
+
+
+async def test_what_is_found_as_it_is_written_comes_before_what_is_only_spelled_like_it(
+    shelf: Shelf, serve: Serve
+) -> None:
+    shelf.add("Jug", description="With a silver ladle.")
+    for number in range(5):
+        shelf.add(f"Cradle {number}")
+    shelf.add("Laddle")
+    # No name has the word, so it is taken for others too, and the one description that has it comes first.
+    found = names(await search(await serve(), "ladle"))
+    assert found[0] == "Jug"
+    assert "Laddle" in found
 
 
 async def test_what_is_found_is_marked_and_the_rest_escaped(shelf: Shelf, serve: Serve) -> None:
@@ -240,6 +276,23 @@ async def test_a_search_sees_what_its_token_stands_for_in_both_views(
     with pytest.raises(aio.AioRpcError) as caught:
         await search(stub, "lantern", consistency=early)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_misspelled_search_is_as_old_as_the_words_that_it_was_corrected_by(
+    shelf: Shelf, serve: Serve, read_side: ReadSide
+) -> None:
+    shelf.add("Lantern")
+    stub = await serve()
+    token = read_side.token(read_side.position)
+    behind = text("UPDATE tandem_read.projection SET position = position - 1 WHERE view = 'search_word'")
+    with read_side.engine.begin() as connection:
+        connection.execute(behind)
+    assert (await search(stub, "lantern lantern lantern")).as_of == read_side.token(read_side.position - 1)
+    fresh = Consistency(at_least_as_fresh=token)
+    fresh.max_wait.FromMilliseconds(50)
+    with pytest.raises(aio.AioRpcError) as caught:
+        await search(stub, "lnatern", consistency=fresh)
+    assert reason(caught.value) == "PROJECTION_LAG"
 
 
 async def test_every_wrong_field_is_named(shelf: Shelf, serve: Serve) -> None:
