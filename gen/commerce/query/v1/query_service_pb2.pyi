@@ -33,7 +33,9 @@ class _ProductSortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProductSo
     PRODUCT_SORT_UNSPECIFIED: _ProductSort.ValueType  # 0
     """By relevance, or the newest first where there is no query."""
     PRODUCT_SORT_RELEVANCE: _ProductSort.ValueType  # 1
-    """The best match first: exact words before beginnings, the name before category, attributes and description."""
+    """The best match first: words as they are written before those they were taken for, whole words before beginnings, the
+    name before category, attributes and description.
+    """
     PRODUCT_SORT_PRICE_ASC: _ProductSort.ValueType  # 2
     """The cheapest first. Amounts of different currencies are compared as numbers: filter by price to have one."""
     PRODUCT_SORT_PRICE_DESC: _ProductSort.ValueType  # 3
@@ -47,7 +49,9 @@ class ProductSort(_ProductSort, metaclass=_ProductSortEnumTypeWrapper):
 PRODUCT_SORT_UNSPECIFIED: ProductSort.ValueType  # 0
 """By relevance, or the newest first where there is no query."""
 PRODUCT_SORT_RELEVANCE: ProductSort.ValueType  # 1
-"""The best match first: exact words before beginnings, the name before category, attributes and description."""
+"""The best match first: words as they are written before those they were taken for, whole words before beginnings, the
+name before category, attributes and description.
+"""
 PRODUCT_SORT_PRICE_ASC: ProductSort.ValueType  # 2
 """The cheapest first. Amounts of different currencies are compared as numbers: filter by price to have one."""
 PRODUCT_SORT_PRICE_DESC: ProductSort.ValueType  # 3
@@ -461,7 +465,7 @@ Global___ProductFilter: _TypeAlias = ProductFilter  # noqa: Y015
 @_typing.final
 class SearchProductsResponse(_message.Message):
     """A page of products. While the pages of a search are read, no product that stays as it is comes twice or is left out; one
-    that is changed meanwhile (its price, when sorting by price) may.
+    that is changed meanwhile (its price, when sorting by price) may, and so may the oldest where `truncated` is set.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
