@@ -25,6 +25,7 @@ from tandem.cli.child import StackError
 CUSTOMERS = 200
 PRODUCTS = 500
 ORDERS = 1000
+SUBSCRIPTIONS = 100
 
 _NAMESPACE = uuid.UUID("5c3f2a0e-51a7-4d0a-9a55-0d6d1f3f7b11")
 _FIRST_ORDER = datetime(2025, 1, 2, 8, 0, tzinfo=UTC)
@@ -58,6 +59,9 @@ _MATERIALS = {
 }
 _COLOURS = ("White", "Black", "Green", "Blue", "Red", "Grey", "Yellow")
 _CARRIERS = ("DHL", "UPS", "GLS", "PostNord")
+_PLANS = {"basic": 990, "family": 1990, "gold": 4990}
+# Of ten subscriptions five just go on, and one each changes its plan and is renewed; by the last digit of the number.
+_UPGRADED, _RENEWED, _CANCELING, _CANCELLED, _LAPSED = 5, 6, 7, 8, 9
 _REASONS = ("Ordered twice", "No longer needed", "Found it elsewhere", "Delivery takes too long")
 
 
@@ -86,7 +90,9 @@ def identity(kind: str, number: int) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{kind}/{number}"))
 
 
-def generate(customers: int = CUSTOMERS, products: int = PRODUCTS, orders: int = ORDERS) -> list[Stage]:
+def generate(
+    customers: int = CUSTOMERS, products: int = PRODUCTS, orders: int = ORDERS, subscriptions: int = SUBSCRIPTIONS
+) -> list[Stage]:
     """The sample data in stages, the same for the same numbers."""
     dice = random.Random("tandem")  # noqa: S311 - the same every time is the point
     placed = [_placed_at(number, orders) for number in range(1, orders + 1)]
@@ -99,6 +105,9 @@ def generate(customers: int = CUSTOMERS, products: int = PRODUCTS, orders: int =
         Stage("payments", tuple(_pay(n, at) for n, at in enumerate(placed, 1) if fates[n - 1].paid)),
         Stage("shipments and cancellations", tuple(_endings(dice, shipped, fates))),
         Stage("deliveries", tuple(_deliver(dice, n, at) for n, at in enumerate(shipped, 1) if fates[n - 1].delivered)),
+        Stage("subscriptions", tuple(_subscribe(dice, number, customers) for number in range(1, subscriptions + 1))),
+        Stage("changes of plan and cancellations", tuple(_change_subscriptions(dice, subscriptions))),
+        Stage("renewals", tuple(_renew(number) for number in range(1, subscriptions + 1) if number % 10 == _RENEWED)),
     ]
 
 
@@ -264,3 +273,51 @@ def _deliver(dice: random.Random, number: int, shipped: datetime) -> Call:
         delivered_at=_moment(shipped + timedelta(hours=dice.randint(20, 96))),
     )
     return Call("DeliverOrder", request)
+
+
+def _subscribe(dice: random.Random, number: int, customers: int) -> Call:
+    plan = dice.choice(("basic", "family"))
+    request = commands.StartSubscriptionRequest(
+        request_id=identity("subscribe", number),
+        subscription_id=identity("subscription", number),
+        customer_id=identity("customer", dice.randint(1, customers)),
+        plan=plan,
+        price=_euros(_PLANS[plan]),
+        period_months=1,
+    )
+    if number % 10 == _LAPSED:
+        # Long over, so it lapses as soon as a command server looks. The others start when they are loaded: what is to
+        # be cancelled or renewed then must not have lapsed, whenever that is.
+        request.started_at.CopyFrom(_moment(_FIRST_ORDER + timedelta(days=dice.randint(0, 90))))
+        request.period_count = dice.randint(1, 6)
+    return Call("StartSubscription", request)
+
+
+def _change_subscriptions(dice: random.Random, subscriptions: int) -> Iterator[Call]:
+    for number in range(1, subscriptions + 1):
+        name = identity("subscription", number)
+        if number % 10 == _UPGRADED:
+            change = commands.ChangeSubscriptionPlanRequest(
+                request_id=identity("upgrade", number),
+                subscription_id=name,
+                plan="gold",
+                price=_euros(_PLANS["gold"]),
+                period_months=3,
+            )
+            yield Call("ChangeSubscriptionPlan", change)
+        elif number % 10 in (_CANCELING, _CANCELLED):
+            at_once = number % 10 == _CANCELLED
+            cancellation = commands.CancelSubscriptionRequest(
+                request_id=identity("unsubscribe", number),
+                subscription_id=name,
+                when=commands.CANCELLATION_TIME_AT_ONCE if at_once else commands.CANCELLATION_TIME_AT_PERIOD_END,
+                reason=dice.choice(("Too dear", "Not used enough", "Moving abroad")),
+            )
+            yield Call("CancelSubscription", cancellation)
+
+
+def _renew(number: int) -> Call:
+    request = commands.RenewSubscriptionRequest(
+        request_id=identity("renew", number), subscription_id=identity("subscription", number)
+    )
+    return Call("RenewSubscription", request)

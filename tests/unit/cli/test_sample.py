@@ -11,6 +11,7 @@ from command_server.aggregates import Aggregates
 from command_server.servicers import command_of
 from command_server.working_set import Accepted, decide_batch
 from commerce.command.v1 import command_service_pb2 as commands
+from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from tandem.cli import sample
 from tandem.cli.sample import Call, SampleError, Stage, generate, identity, load
 from tests.support.fake_channel import Answer, FakeService, fake_channel
@@ -32,6 +33,7 @@ def test_the_sample_has_the_promised_size() -> None:
     assert len(requests_of(stages, "RegisterCustomer")) == sample.CUSTOMERS
     assert len(requests_of(stages, "AddProduct")) == sample.PRODUCTS
     assert len(requests_of(stages, "PlaceOrder")) == sample.ORDERS
+    assert len(requests_of(stages, "StartSubscription")) == sample.SUBSCRIPTIONS
 
 
 def test_every_command_has_a_request_id_of_its_own() -> None:
@@ -86,6 +88,17 @@ def test_every_command_is_one_that_the_command_server_takes() -> None:
     batch = [command_of(call.request, now) for stage in generate() for call in stage.calls]
     outcomes = decide_batch(batch, Aggregates(), {}).outcomes
     assert all(isinstance(it, Accepted) and not it.replayed for it in outcomes)
+
+
+def test_its_subscriptions_come_to_be_in_every_status() -> None:
+    now = datetime(2026, 1, 31, tzinfo=UTC)
+    batch = [command_of(call.request, now) for stage in generate() for call in stage.calls]
+    found = decide_batch(batch, Aggregates(), {}).aggregates.subscriptions.values()
+    active, canceling, cancelled, _lapsed = list(SubscriptionStatus.values())[1:]
+    assert {it.status for it in found} == {active, canceling, cancelled}
+    # They lapse as soon as a command server looks.
+    assert {it.status for it in found if it.period_end < now} == {active}
+    assert any(it.status == active and it.period_end > now for it in found)
 
 
 def test_its_times_are_past_and_in_their_order() -> None:
