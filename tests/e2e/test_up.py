@@ -59,7 +59,7 @@ def feed_head(up: Up) -> int:
                 else 0
             )
 
-        return wait_until(caught_up, "the views have caught up")
+        return wait_until(caught_up, "the views have caught up", seconds=60)
 
 
 def order(up: Up, number: int) -> queries.GetOrderDetailsResponse:

@@ -65,8 +65,8 @@ def project(url: str, events: Iterable[Event]) -> None:
             }
             commit(connection, epoch, moves)
         connection.execute(
-            # As a running PostgreSQL does by itself.
-            text("ANALYZE tandem_read.product_search, tandem_read.product_card, tandem_read.search_word")
+            # As a running PostgreSQL does by itself; until then new words are in a list that every search reads.
+            text("VACUUM ANALYZE tandem_read.product_search, tandem_read.product_card, tandem_read.search_word")
         )
     engine.dispose()
 
