@@ -44,9 +44,8 @@ def new_up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
         it.clean_up()
 
 
-def feed_head(up: Up) -> int:
-    """The feed's head, once the whole sample is in it and all views have come that far."""
-    events = events_of_the_sample()
+def feed_head(up: Up, events: int) -> int:
+    """The feed's head, once so many events are in it and all views have come that far."""
     with up.channel(up.ports.projector) as channel:
         stub = ProjectionServiceStub(channel)
 
@@ -76,7 +75,7 @@ def events_of_the_sample() -> int:
 
 
 def test_the_whole_sample_is_in_the_feed_and_in_the_views(up: Up) -> None:
-    assert feed_head(up) == events_of_the_sample()
+    assert feed_head(up, events_of_the_sample()) == events_of_the_sample()
     for number in (1, sample.ORDERS):
         assert order(up, number).order_details.order_id == sample.identity("order", number)
 
@@ -138,18 +137,18 @@ def test_a_service_that_is_killed_is_named_and_started_again(up: Up) -> None:
 
 def test_ctrl_c_leaves_the_data_and_no_process_and_so_does_sigkill(new_up: Callable[..., Up]) -> None:
     first = new_up().wait_until_up()
-    head = feed_head(first)
+    head = feed_head(first, events_of_the_sample())
     assert first.end(signal.SIGINT) == 0
     assert "stopped; the data stays in" in first.said()
 
     second = new_up().wait_until_up()
     assert "sample data:" not in second.said()
-    assert feed_head(second) == head
+    assert feed_head(second, head) == head
     assert order(second, 1).order_details.order_id == sample.identity("order", 1)
     assert second.end(signal.SIGKILL) == -signal.SIGKILL
 
     third = new_up("--no-sample").wait_until_up()
-    assert feed_head(third) == head
+    assert feed_head(third, head) == head
 
 
 def test_a_load_of_the_sample_that_was_cut_short_goes_on_and_stores_nothing_twice(new_up: Callable[..., Up]) -> None:
@@ -159,7 +158,8 @@ def test_a_load_of_the_sample_that_was_cut_short_goes_on_and_stores_nothing_twic
         stub = ProjectionServiceStub(channel)
         wait_until(lambda: stub.ListProjections(ListProjectionsRequest(), timeout=5).feed_head > 300, "it loads")
     first.end(signal.SIGKILL)
-    assert feed_head(new_up().wait_until_up()) == events_of_the_sample()
+    events = events_of_the_sample()
+    assert feed_head(new_up().wait_until_up(), events) == events
 
 
 def test_sigterm_while_it_starts_stops_it(new_up: Callable[..., Up]) -> None:
@@ -173,7 +173,7 @@ def test_lite_needs_one_database_and_no_cache(new_up: Callable[..., Up]) -> None
     products = sample.generate(customers=1, products=3, orders=0)[1]
     with started.channel(started.ports.command) as channel:
         sample.load(channel, [products])
-    assert feed_head(started) == 3
+    assert feed_head(started, 3) == 3
     with started.channel(started.ports.query) as channel:
         request = queries.GetProductRequest(product_id=sample.identity("product", 3))
         assert QueryServiceStub(channel).GetProduct(request, timeout=10).product.product_id == request.product_id
