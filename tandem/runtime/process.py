@@ -32,6 +32,9 @@ _PING_MILLISECONDS = 60_000
 _PING_TIMEOUT_MILLISECONDS = 20_000
 # Far above what a process serves: past our own limits a caller gets a status, past this one its calls wait in silence.
 _MAX_STREAMS_PER_CONNECTION = 100_000
+# Calls that came in and that grpcio has not handed over yet. Past its own limit of 1,000 it drops some of them with a
+# bare CANCELLED: a thousand watchers that come back at once after a failover are as many.
+_MAX_PENDING_CALLS = 100_000
 # Until a transport's threads have written what they were given: they take microseconds, on a busy machine more.
 _FLUSH_SECONDS = 0.1
 
@@ -198,6 +201,8 @@ def _new_server(settings: ServerSettings) -> aio.Server:
         ("grpc.keepalive_time_ms", _PING_MILLISECONDS),
         ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MILLISECONDS),
         ("grpc.max_concurrent_streams", _MAX_STREAMS_PER_CONNECTION),
+        ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
         ("grpc.so_reuseport", 0),
     ]
     if transport_of(settings) == "grpcio":
