@@ -11,7 +11,7 @@ from command_server.settings import Settings
 from commerce.command.v1.command_service_pb2 import DESCRIPTOR
 from tandem.feed.table import SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, newest_revision
-from tandem.runtime.process import Application
+from tandem.runtime.process import Application, Service
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -32,8 +32,7 @@ def build(settings: Settings) -> Application:
     return Application(
         name="command_server",
         server=settings.server,
-        service=DESCRIPTOR.services_by_name["CommandService"],
-        servicer=CommandServicer(executor),
+        services=(Service(DESCRIPTOR.services_by_name["CommandService"], CommandServicer(executor)),),
         ready=ready,
         # The last one started is stopped first: what it submits, the executor must still store.
         components=(maintenance, executor, expiry),

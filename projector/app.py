@@ -15,7 +15,7 @@ from tandem.feed.table import CHANNEL as FEED_CHANNEL
 from tandem.read_store.tables import SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, newest_revision
 from tandem.runtime.listener import Listener
-from tandem.runtime.process import Application
+from tandem.runtime.process import Application, Service
 from tandem.runtime.settings import DatabaseSettings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -45,8 +45,9 @@ def build(settings: Settings) -> Application:
     return Application(
         name="projector",
         server=settings.server,
-        service=DESCRIPTOR.services_by_name["ProjectionService"],
-        servicer=ProjectionServicer(asked_feed, asked_read, loop),
+        services=(
+            Service(DESCRIPTOR.services_by_name["ProjectionService"], ProjectionServicer(asked_feed, asked_read, loop)),
+        ),
         ready=ready,
         components=(_Pool(asked_feed), _Pool(asked_read), loop),
     )

@@ -18,7 +18,7 @@ from query_server.settings import Settings
 from query_server.views import Views
 from tandem.read_store.tables import CHANNEL
 from tandem.runtime.listener import Listener
-from tandem.runtime.process import Application
+from tandem.runtime.process import Application, Service
 
 
 def build(settings: Settings) -> Application:
@@ -48,17 +48,17 @@ def build(settings: Settings) -> Application:
     async def ready() -> bool:
         return await asyncio.to_thread(database.is_ready)
 
+    servicer = QueryServicer(
+        views,
+        pages=pages,
+        sales=sales,
+        searches=searches,
+        default_max_wait=settings.freshness.default_max_wait,
+    )
     return Application(
         name="query_server",
         server=settings.server,
-        service=DESCRIPTOR.services_by_name["QueryService"],
-        servicer=QueryServicer(
-            views,
-            pages=pages,
-            sales=sales,
-            searches=searches,
-            default_max_wait=settings.freshness.default_max_wait,
-        ),
+        services=(Service(DESCRIPTOR.services_by_name["QueryService"], servicer),),
         ready=ready,
         components=(database, searched, *reads, *fills, freshness, cached, stored, pages, sales, searches, head),
     )

@@ -47,15 +47,29 @@ class Component(Protocol):
     async def stop(self) -> None: ...
 
 
+Readiness = Callable[[], Awaitable[bool]]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service of the contract and the object that has a method for each of its RPCs.
+
+    ready: whether this one's calls can be answered now; None where the application's own readiness says it.
+    """
+
+    descriptor: ServiceDescriptor
+    servicer: object
+    ready: Readiness | None = None
+
+
 @dataclass(frozen=True)
 class Application:
     """A service, wired. `build(settings)` of each service makes one and that is all the wiring there is."""
 
     name: str
     server: ServerSettings
-    service: ServiceDescriptor
-    servicer: object
-    ready: Callable[[], Awaitable[bool]]
+    services: Sequence[Service]
+    ready: Readiness
     """Whether calls can be answered now: its stores are there and their schema is the one this program needs."""
     components: Sequence[Component] = field(default_factory=tuple)
 
@@ -86,13 +100,16 @@ class RunningApplication:
             for component in application.components:
                 await component.start()
                 self._started.append(component)
-            add_service(self._server, application.service, application.servicer, self._admission, self._streams)
+            for service in application.services:
+                add_service(self._server, service.descriptor, service.servicer, self._admission, self._streams)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
             if application.server.reflection:
-                names = (application.service.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-                reflection.enable_server_reflection(names, self._server)
+                names = [service.descriptor.full_name for service in application.services]
+                reflection.enable_server_reflection(
+                    (*names, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server
+                )
             self._stop_metrics = _start_metrics(application.server)
-            await self._set_health(await self._is_ready())
+            await self._ask_readiness()
             await self._server.start()
         except BaseException:
             # What could not be stopped is in the log; what could not be started is what the caller wants to know.
@@ -146,20 +163,26 @@ class RunningApplication:
     async def _follow_readiness(self) -> None:
         while True:
             await asyncio.sleep(_READINESS_SECONDS)
-            await self._set_health(await self._is_ready())
+            await self._ask_readiness()
 
-    async def _is_ready(self) -> bool:
+    async def _ask_readiness(self) -> None:
+        ready = await self._is_ready(self._application.ready)
+        await self._set_health("", ready)
+        for service in self._application.services:
+            own = ready if service.ready is None else await self._is_ready(service.ready)
+            await self._set_health(service.descriptor.full_name, own)
+
+    async def _is_ready(self, ready: Readiness) -> bool:
         try:
-            return await self._application.ready()
+            return await ready()
         except Exception:
             # A bug; what it must not do is end the watch and leave the last answer standing for ever.
             log.exception("the readiness check failed")
             return False
 
-    async def _set_health(self, ready: bool) -> None:
+    async def _set_health(self, name: str, ready: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", self._application.service.full_name):
-            await self._health.set(name, status)
+        await self._health.set(name, status)
 
 
 def run(application: Application) -> int:

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from commerce.projection.v1 import projection_service_pb2 as projection
-from tandem.runtime.process import Application, Component, RunningApplication
+from tandem.runtime.process import Application, Component, RunningApplication, Service
 from tandem.runtime.rpc import Call
 from tandem.runtime.settings import ServerSettings
 
@@ -154,8 +154,7 @@ def application(
     return Application(
         name="test_server",
         server=server,
-        service=SERVICE,
-        servicer=Servicer(behaviour),
+        services=(Service(SERVICE, Servicer(behaviour)),),
         ready=ready or always,
         components=components,
     )

@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import cast
 
 import grpc
 import pytest
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from structlog.testing import capture_logs
 
-from tandem.runtime.process import RunningApplication
+from tandem.runtime.process import RunningApplication, Service
 from tandem.runtime.rpc import Call
 from tandem.runtime.settings import ServerSettings
 from tests.contract.transport.conftest import (
@@ -17,14 +20,25 @@ from tests.contract.transport.conftest import (
     SERVICE,
     Serve,
     Served,
+    Servicer,
     Transport,
     Waiting,
     answer,
     application,
+    raw,
     reached,
 )
 from tests.support.stack import until
 
+
+class _Renamed:
+    """The same service under another name."""
+
+    full_name = "commerce.projection.v1.OtherService"
+    methods = SERVICE.methods
+
+
+OTHER_SERVICE = cast(ServiceDescriptor, _Renamed())
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -84,6 +98,25 @@ async def test_a_readiness_check_that_fails_means_not_serving_and_is_asked_again
             await until(is_well, "health says SERVING again")
         await running.stop()
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["the readiness check failed"]
+
+
+async def test_each_of_two_services_tells_its_own_health(transport: Transport) -> None:
+    async def away() -> bool:
+        return False
+
+    base = application(answer, ServerSettings(port=0, transport=transport))
+    other = Service(OTHER_SERVICE, Servicer(answer), away)
+    running = RunningApplication(replace(base, services=(*base.services, other)))
+    await running.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
+        served = Served(running, channel, asyncio.Event())
+        assert await served.health_of() == SERVING
+        assert await served.health_of(SERVICE.full_name) == SERVING
+        assert await served.health_of(OTHER_SERVICE.full_name) == NOT_SERVING
+        assert (await served.call()).feed_head == 7
+        other_method = raw(channel, f"/{OTHER_SERVICE.full_name}/ListProjections")
+        assert (await other_method(b"", timeout=PATIENCE)).feed_head == 7
+    await running.stop()
 
 
 async def test_a_stop_lets_the_call_under_way_finish_and_refuses_new_ones(serve: Serve, waiting: Waiting) -> None:

@@ -78,7 +78,7 @@ async def test_a_call_cancelled_at_any_of_its_awaits_leaves_nothing_behind(
         await component.start()
     token = read_side.token(await read_side.announce())
     later = read_side.token(read_side.position + 1000)
-    servicer: Any = application.servicer
+    servicer: Any = application.services[0].servicer
 
     def calls() -> list[Awaitable[bytes]]:
         plain, reached, waiting = (queries.GetOrderDetailsRequest(order_id=ORDER) for _ in range(3))
