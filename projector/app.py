@@ -5,9 +5,14 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from commerce.projection.v1.projection_service_pb2 import DESCRIPTOR
+from commerce.feed.v1.feed_service_pb2 import DESCRIPTOR as FEED
+from commerce.projection.v1.projection_service_pb2 import DESCRIPTOR as PROJECTION
 from projector.cache_writer import CacheWriter
-from projector.feed import Feed
+from projector.feed import Feed, has_feed
+from projector.feed_service.history import History
+from projector.feed_service.live import Live
+from projector.feed_service.servicers import FeedServicer
+from projector.feed_service.tail import Tail
 from projector.loop import Loop
 from projector.servicers import ProjectionServicer
 from projector.settings import Settings
@@ -22,12 +27,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def build(settings: Settings) -> Application:
-    # The loop has connections of its own: operators who ask how far the views are must not hold it up.
-    feed = Feed(
-        _engine(settings.feed_database, "tandem-projector", 1),
-        Listener(settings.feed_database, FEED_CHANNEL, "tandem-projector-listener"),
-        settings.follow.poll_seconds,
-    )
+    # The loop has connections of its own: operators who ask how far the views are must not hold it up, nor followers.
+    feed = _feed(settings, "tandem-projector")
     loop = Loop(
         feed,
         _engine(settings.read_database, "tandem-projector", 1),
@@ -38,19 +39,33 @@ def build(settings: Settings) -> Application:
     asked_feed = _engine(settings.feed_database, "tandem-projector-status", 2)
     asked_read = _engine(settings.read_database, "tandem-projector-status", 2)
     needed = newest_revision(MIGRATIONS)
+    threads = settings.feed_service.catch_up_threads
+    history = History(_engine(settings.feed_database, "tandem-feed-history", threads), threads)
+    live = Live(settings.feed_service)
+    tail = Tail(_feed(settings, "tandem-feed-tail"), live)
 
-    async def ready() -> bool:
+    async def views_ready() -> bool:
         return await asyncio.to_thread(has_revision, asked_read, SCHEMA, needed)
+
+    async def feed_ready() -> bool:
+        return await asyncio.to_thread(has_feed, asked_feed)
 
     return Application(
         name="projector",
         server=settings.server,
         services=(
-            Service(DESCRIPTOR.services_by_name["ProjectionService"], ProjectionServicer(asked_feed, asked_read, loop)),
+            Service(PROJECTION.services_by_name["ProjectionService"], ProjectionServicer(asked_feed, asked_read, loop)),
+            Service(FEED.services_by_name["FeedService"], FeedServicer(history, live), feed_ready),
         ),
-        ready=ready,
-        components=(_Pool(asked_feed), _Pool(asked_read), loop),
+        ready=views_ready,
+        components=(_Pool(asked_feed), _Pool(asked_read), loop, history, tail),
     )
+
+
+def _feed(settings: Settings, name: str) -> Feed:
+    """The write database, with a connection to read and one to listen."""
+    listener = Listener(settings.feed_database, FEED_CHANNEL, f"{name}-listener")
+    return Feed(_engine(settings.feed_database, name, 1), listener, settings.follow.poll_seconds)
 
 
 def _engine(settings: DatabaseSettings, name: str, size: int) -> Engine:

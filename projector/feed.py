@@ -10,6 +10,7 @@ from prometheus_client import Gauge
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from tandem.feed.head import read_head
 from tandem.runtime.listener import Listener
 from tandem.runtime.telemetry import log
 
@@ -80,6 +81,17 @@ class Feed:
             log.warning("the feed is away", error=problem)
         self.problem = problem
         self._retry_at = time.monotonic() + _RETRY_SECONDS
+
+
+def has_feed(engine: Engine) -> bool:
+    """Whether the write database answers and has a feed."""
+    try:
+        with engine.connect() as connection:
+            read_head(connection)
+    except SQLAlchemyError as error:
+        log.debug("the feed is not there", error=first_line(error))
+        return False
+    return True
 
 
 def problem_of(error: Exception) -> str:

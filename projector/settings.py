@@ -45,6 +45,19 @@ class ChangeLogSettings(Block):
     purge_every_seconds: float = Field(60.0, gt=0, description="Time between purges")
 
 
+class FeedServiceSettings(Block):
+    """FeedService: other services that follow the events."""
+
+    max_subscribers: int = Field(1000, ge=1, le=100_000, description="Streams at once; past it RESOURCE_EXHAUSTED")
+    ring_events: int = Field(
+        10_000, ge=1, le=1_000_000, description="Latest events kept in memory while somebody follows them"
+    )
+    ring_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="Bytes that they may take; the oldest go first")
+    catch_up_threads: int = Field(
+        2, ge=1, le=64, description="Subscribers that are behind and read the database at once; a connection each"
+    )
+
+
 class Settings(ServiceSettings):
     """All settings of the projector: TANDEM_PROJECTOR_… or the section [projector]."""
 
@@ -60,6 +73,7 @@ class Settings(ServiceSettings):
     follow: FollowSettings = Field(FollowSettings(), description="How the feed is followed")
     cache: CacheSettings = Field(CacheSettings(), description="The cache's nodes")
     change_log: ChangeLogSettings = Field(ChangeLogSettings(), description="The change log")
+    feed_service: FeedServiceSettings = Field(FeedServiceSettings(), description="FeedService")
 
     @field_validator("cache_nodes")
     @classmethod

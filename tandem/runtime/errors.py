@@ -6,6 +6,7 @@
      ├── AlreadyExists        ALREADY_EXISTS       what the request would create is there
      ├── PreconditionFailed   FAILED_PRECONDITION  a business rule, or a token of another feed
      ├── Conflict             ABORTED              the caller's picture is out of date
+     ├── OutOfRange           OUT_OF_RANGE         a place that the server does not have, any more or yet
      ├── Overloaded           RESOURCE_EXHAUSTED   a limit is reached; nothing was done
      ├── Unavailable          UNAVAILABLE          a store is away, or the view is behind; safe to retry
      └── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's time passed before the work began
@@ -83,6 +84,10 @@ class Conflict(TandemError):
     pass
 
 
+class OutOfRange(TandemError):
+    pass
+
+
 class Overloaded(TandemError):
     def __init__(self, message: str, *, retry_after: float = 0.1) -> None:
         super().__init__(message, reason="OVERLOADED")
@@ -108,6 +113,7 @@ _CODES: dict[type[TandemError], grpc.StatusCode] = {
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
     Conflict: grpc.StatusCode.ABORTED,
+    OutOfRange: grpc.StatusCode.OUT_OF_RANGE,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,

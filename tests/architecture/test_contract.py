@@ -14,8 +14,10 @@ from command_server.catalogue import CATALOGUE
 from command_server.servicers import CommandServicer
 from commerce.command.v1 import command_service_pb2
 from commerce.event.v1.event_pb2 import Event
+from commerce.feed.v1 import feed_service_pb2
 from commerce.projection.v1 import projection_service_pb2
 from commerce.query.v1 import query_service_pb2
+from projector.feed_service.servicers import FeedServicer
 from projector.projections.catalogue import PROJECTIONS
 from projector.servicers import ProjectionServicer
 from query_server.servicers import QueryServicer
@@ -32,6 +34,7 @@ SERVED: dict[str, tuple[ServiceDescriptor, type]] = {
         (command_service_pb2.DESCRIPTOR.services_by_name["CommandService"], CommandServicer),
         (query_service_pb2.DESCRIPTOR.services_by_name["QueryService"], QueryServicer),
         (projection_service_pb2.DESCRIPTOR.services_by_name["ProjectionService"], ProjectionServicer),
+        (feed_service_pb2.DESCRIPTOR.services_by_name["FeedService"], FeedServicer),
     )
 }
 

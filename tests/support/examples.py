@@ -16,8 +16,8 @@ from pathlib import Path
 _BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _RPC = re.compile(r"\b([a-z][\w.]*\.[A-Z]\w*/[A-Z]\w*)")
 _VOLATILE = [
-    (re.compile(r'("(?:consistencyToken|asOf|nextPageToken)": )"[^"]+"'), r'\1"<token>"'),
-    (re.compile(r'("(?:position|feedHead)": )"\d+"'), r'\1"<number>"'),
+    (re.compile(r'("(?:consistencyToken|asOf|nextPageToken|cursor)": )"[^"]+"'), r'\1"<token>"'),
+    (re.compile(r'("(?:position|feedHead|headPosition)": )"\d+"'), r'\1"<number>"'),
     (re.compile(r' *"lagEvents": "\d+",\n'), ""),  # left out where it is 0
     (re.compile(r'("lag": )"[\d.]+s"'), r'\1"<seconds>"'),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"), "<time>"),

@@ -32,6 +32,13 @@ class CuttingProxy:
         with self._lock:
             self._armed = (words, after)
 
+    def cut_all(self) -> None:
+        """Cuts all connections that there are now, and takes new ones."""
+        with self._lock:
+            open_sockets = list(self._sockets)
+            self.cuts += 1
+        self._hang_up(*open_sockets)
+
     def close(self) -> None:
         with self._lock:
             open_sockets = list(self._sockets)
@@ -57,7 +64,10 @@ class CuttingProxy:
         for chunk in _chunks(client):
             cut = self._take(chunk)
             if cut is None:
-                server.sendall(chunk)
+                try:
+                    server.sendall(chunk)
+                except OSError:
+                    break
                 continue
             silenced.set()
             if cut:

@@ -172,6 +172,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """More currencies have sales in the range than an answer holds.
     What to do: ask for one currency, or a shorter range.
     """
+    ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 40
+    """Events after the cursor are not kept any more. The metadata has an `oldest_cursor`, after which all are there.
+    What to do: build anew what was made of the events, from another source or from the `oldest_cursor` on.
+    """
+    ERROR_REASON_CURSOR_AHEAD: _ErrorReason.ValueType  # 41
+    """The feed is not yet as far as the cursor; the metadata says how far it is, as `head_position`.
+    What to do: repeat if the cursor was just made; else the write database was restored without a new epoch.
+    """
+    ERROR_REASON_EVENT_UNREADABLE: _ErrorReason.ValueType  # 42
+    """The server cannot read an event, whose `position` the metadata has: it is of a newer type, or damaged.
+    What to do: repeat when the projectors are as new as the command servers, or leave its type out.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name without its prefix, such as OUT_OF_STOCK, is the `reason` of an error's
@@ -328,6 +340,18 @@ What to do: renew when that period has begun.
 ERROR_REASON_TOO_MANY_CURRENCIES: ErrorReason.ValueType  # 36
 """More currencies have sales in the range than an answer holds.
 What to do: ask for one currency, or a shorter range.
+"""
+ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 40
+"""Events after the cursor are not kept any more. The metadata has an `oldest_cursor`, after which all are there.
+What to do: build anew what was made of the events, from another source or from the `oldest_cursor` on.
+"""
+ERROR_REASON_CURSOR_AHEAD: ErrorReason.ValueType  # 41
+"""The feed is not yet as far as the cursor; the metadata says how far it is, as `head_position`.
+What to do: repeat if the cursor was just made; else the write database was restored without a new epoch.
+"""
+ERROR_REASON_EVENT_UNREADABLE: ErrorReason.ValueType  # 42
+"""The server cannot read an event, whose `position` the metadata has: it is of a newer type, or damaged.
+What to do: repeat when the projectors are as new as the command servers, or leave its type out.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
