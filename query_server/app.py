@@ -4,6 +4,7 @@ import asyncio
 from functools import partial
 
 from commerce.query.v1.query_service_pb2 import DESCRIPTOR
+from commerce.query.v1.views_pb2 import OrderDetails
 from query_server.batcher import Batcher
 from query_server.cache import Cache
 from query_server.database import ReadDatabase
@@ -16,7 +17,8 @@ from query_server.reader import CacheReader, DatabaseReader, Reader
 from query_server.servicers import QueryServicer
 from query_server.settings import Settings
 from query_server.views import Views
-from tandem.read_store.tables import CHANNEL
+from query_server.watch import Watches
+from tandem.read_store.tables import CHANNEL, order_details
 from tandem.runtime.listener import Listener
 from tandem.runtime.process import Application, Service
 
@@ -26,8 +28,9 @@ def build(settings: Settings) -> Application:
     threads = range(reading.threads)
     limits = {"max_batch": reading.max_batch, "max_waiting": reading.max_waiting}
     reports = settings.reports
-    # A connection for each thread that reads, one for the positions that waiters ask for, one for readiness.
-    connections = 2 * reading.threads + reports.threads + 2
+    # A connection for each thread that reads, one for the positions that waiters ask for, one for watches, one for
+    # readiness.
+    connections = 2 * reading.threads + reports.threads + 3
     database = ReadDatabase(settings.database, connections=connections)
     searched = ReadDatabase(settings.database, connections=settings.search.threads, session=SESSION)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
@@ -43,7 +46,18 @@ def build(settings: Settings) -> Application:
     found = [SearchReader(searched) for _ in range(settings.search.threads)]
     searches = Batcher("search", found, max_batch=1, max_waiting=settings.search.max_waiting)
     head = Head(settings.feed_database)
+    batchers = (cached, stored, pages, sales, searches)
     views = Views(freshness, Reader(freshness, cached, stored), head)
+    orders = Watches(
+        order_details.name,
+        "order",
+        lambda value: OrderDetails.FromString(value).version,
+        freshness=freshness,
+        views=views,
+        source=database,
+        settings=settings.watch,
+        max_batch=reading.max_batch,
+    )
 
     async def ready() -> bool:
         return await asyncio.to_thread(database.is_ready)
@@ -53,6 +67,7 @@ def build(settings: Settings) -> Application:
         pages=pages,
         sales=sales,
         searches=searches,
+        orders=orders,
         default_max_wait=settings.freshness.default_max_wait,
     )
     return Application(
@@ -60,5 +75,5 @@ def build(settings: Settings) -> Application:
         server=settings.server,
         services=(Service(DESCRIPTOR.services_by_name["QueryService"], servicer),),
         ready=ready,
-        components=(database, searched, *reads, *fills, freshness, cached, stored, pages, sales, searches, head),
+        components=(database, searched, *reads, *fills, *batchers, freshness, head, orders),
     )

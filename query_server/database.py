@@ -6,25 +6,67 @@ replica, and also when there are no rows.
 
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from sqlalchemy import TextClause, event, text
 
 from query_server.store import Store
 from tandem.feed.token import Token
-from tandem.read_store.tables import REVISION, SCHEMA, VIEWS, projection
+from tandem.read_store.tables import REVISION, SCHEMA, VIEWS, change, projection
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.settings import DatabaseSettings
+
+
+class State(NamedTuple):
+    """A row as it is. changed: the position of the event that made it so."""
+
+    value: bytes
+    changed: int
+
+
+class States(NamedTuple):
+    """The rows that exist, and the view's position."""
+
+    by_key: dict[uuid.UUID, State]
+    as_of: Token
+
+
+class Changes(NamedTuple):
+    """The keys of a view that changed since a position, and the view's position.
+
+    complete: False where there may have been others: the log is longer than was asked for, or was purged.
+    """
+
+    keys: set[uuid.UUID]
+    as_of: Token
+    complete: bool
+
+
+# After all of them.
+_NO_POSITION = 2**63 - 1
 
 # No row where the view's key is not there, but the position all the same.
 _BY_KEY: dict[str, TextClause] = {
     name: text(
-        f"SELECT p.feed_epoch, p.position, v.key, v.value FROM {projection.fullname} AS p"  # noqa: S608
+        f"SELECT p.feed_epoch, p.position, v.key, v.value, v.position AS changed FROM {projection.fullname} AS p"  # noqa: S608
         f" LEFT JOIN {table.fullname} AS v ON v.key = ANY(:keys) WHERE p.view = '{name}'"
     )
     for name, table in VIEWS.items()
 }
+
+# The log is purged from its beginning: where it reaches back to a position, it holds all that came after.
+_CHANGES = text(
+    f"""
+    SELECT p.feed_epoch, p.position, c.key, EXISTS (
+        SELECT 1 FROM {change.fullname} AS e WHERE e.view = p.view AND e.position <= :after
+    ) AS reaches_back
+    FROM {projection.fullname} AS p LEFT JOIN LATERAL (
+        SELECT key FROM {change.fullname} WHERE view = p.view AND position > :after ORDER BY position LIMIT :most
+    ) AS c ON true
+    WHERE p.view = :view
+    """  # noqa: S608
+)
 
 _POSITIONS = text(f"SELECT view, feed_epoch, position FROM {projection.fullname}")  # noqa: S608
 
@@ -47,6 +89,24 @@ class ReadDatabase(Store):
         found = self.execute(view, _BY_KEY[view], {"keys": list(keys)})
         as_of = Token(found[0].feed_epoch, found[0].position)
         return {row.key: bytes(row.value) for row in found if row.key is not None}, as_of
+
+    def states(self, view: str, keys: Sequence[uuid.UUID]) -> States:
+        """As `rows`, with the position of each row's last change."""
+        found = self.execute(view, _BY_KEY[view], {"keys": list(keys)})
+        as_of = Token(found[0].feed_epoch, found[0].position)
+        return States({it.key: State(bytes(it.value), it.changed) for it in found if it.key is not None}, as_of)
+
+    def changes(self, view: str, after: int | None, most: int) -> Changes:
+        """The keys that changed after a position, from at most `most` entries of the log; None: the position alone.
+
+        Raises Unavailable.
+        """
+        arguments = {"view": view, "after": _NO_POSITION if after is None else after, "most": most}
+        found = self.execute(view, _CHANGES, arguments)
+        as_of = Token(found[0].feed_epoch, found[0].position)
+        keys = [it.key for it in found if it.key is not None]
+        reaches_back = found[0].reaches_back or as_of.position == arguments["after"]
+        return Changes(set(keys), as_of, complete=reaches_back and len(keys) < most)
 
     def execute(self, view: str, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         """The rows of a statement that begins with the position of `view`: at least one. Raises Unavailable."""

@@ -90,6 +90,7 @@ class Freshness:
         self._waiters = 0
         self._numbers = count()
         self._poll: asyncio.Task[None] | None = None
+        self._listeners: list[Callable[[str], None]] = []
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -111,6 +112,10 @@ class Freshness:
         if last is None or self._clock() - last.heard_at >= self._settings.blind_after:
             return None
         return last
+
+    def tell(self, listener: Callable[[str], None]) -> None:
+        """`listener` is called on the event loop with the view whenever an announcement says another position of it."""
+        self._listeners.append(listener)
 
     async def reach(self, view: str, token: Token, seconds: float) -> None:
         """Returns when `view` includes `token`, or when only the database can tell; the answer is to be checked.
@@ -152,6 +157,9 @@ class Freshness:
                 self._wake_all(view)
             else:
                 self._wake(view, position)
+            if was_blind or last is None or token != last.token:
+                for listener in self._listeners:
+                    listener(view)
 
     def lose(self) -> None:
         """The connection that listens is down: nothing is trusted until the next announcement."""

@@ -1,6 +1,7 @@
 """QueryService: each RPC validates, reads, and puts bytes behind bytes."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from uuid import UUID
 
 from google.protobuf.message import Message
@@ -17,6 +18,7 @@ from query_server.queries.search import Found, SearchKey, search_key
 from query_server.queries.subscriptions import subscriptions
 from query_server.validation import Checker
 from query_server.views import Views, as_of_text
+from query_server.watch import Watches
 from tandem.read_store.tables import (
     customer_profile,
     order_details,
@@ -27,7 +29,7 @@ from tandem.read_store.tables import (
     subscription_details,
 )
 from tandem.runtime.errors import NotFound
-from tandem.runtime.rpc import Call
+from tandem.runtime.rpc import Call, StreamCall
 
 
 class _One:
@@ -85,6 +87,10 @@ _SUBSCRIPTIONS = _List("ListSubscriptions", queries.ListSubscriptionsResponse, "
 _ListRequest = queries.ListRecentOrdersRequest | queries.ListSubscriptionsRequest
 
 _SEARCH_AS_OF = EncodedField(queries.SearchProductsResponse, "as_of")
+_WATCHED_ORDER = EncodedField(queries.WatchOrderDetailsResponse, "order_details")
+_WATCH_AS_OF = EncodedField(queries.WatchOrderDetailsResponse, "as_of")
+_HEARTBEAT = EncodedField(queries.WatchOrderDetailsResponse, "heartbeat")(b"")
+
 _SALES_AS_OF = EncodedField(queries.GetSalesSummaryResponse, "as_of")
 
 
@@ -96,12 +102,14 @@ class QueryServicer:
         pages: Batcher[PageKey, Page],
         sales: Batcher[SalesKey, Sales],
         searches: Batcher[SearchKey, Found],
+        orders: Watches,
         default_max_wait: float,
     ) -> None:
         self._views = views
         self._pages = pages
         self._sales = sales
         self._searches = searches
+        self._orders = orders
         self._default_max_wait = default_max_wait
 
     async def GetOrderDetails(self, request: queries.GetOrderDetailsRequest, call: Call) -> bytes:
@@ -109,6 +117,20 @@ class QueryServicer:
 
     async def BatchGetOrderDetails(self, request: queries.BatchGetOrderDetailsRequest, call: Call) -> bytes:
         return await self._get_many(_ORDERS, request.order_ids, request.consistency, call)
+
+    async def WatchOrderDetails(
+        self, request: queries.WatchOrderDetailsRequest, call: StreamCall
+    ) -> AsyncGenerator[bytes, None]:
+        check = Checker(self._default_max_wait)
+        key = check.uuid("order_id", request.order_id)
+        need = check.consistency(request.consistency)
+        resume_from = check.resume_from(request.resume_from)
+        heartbeat = check.heartbeat_interval(request)
+        check.finish()
+        async with aclosing(self._orders.watch(key, need, resume_from, heartbeat, call)) as states:
+            async for value, as_of, skipped in states:
+                rest = queries.WatchOrderDetailsResponse(skipped_versions=skipped).SerializeToString()
+                yield (_HEARTBEAT if value is None else _WATCHED_ORDER(value)) + _WATCH_AS_OF(as_of_text(as_of)) + rest
 
     async def ListRecentOrders(self, request: queries.ListRecentOrdersRequest, call: Call) -> bytes:
         check = Checker(self._default_max_wait)

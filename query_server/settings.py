@@ -56,6 +56,20 @@ class FreshnessSettings(Block):
     max_waiters: int = Field(1000, ge=1, description="Calls that may wait for a position; past it they are refused")
 
 
+class WatchSettings(Block):
+    """Streams that follow a row."""
+
+    max_watchers: int = Field(
+        10_000, ge=1, description="Watches open at once; past it they are refused. They are not counted as calls"
+    )
+    max_changes: int = Field(
+        2000,
+        ge=1,
+        le=100_000,
+        description="Entries of the change log in one look; where there are more, all watched rows are read",
+    )
+
+
 class Settings(ServiceSettings):
     """All settings of the query server: TANDEM_QUERY_… or the section [query]."""
 
@@ -74,3 +88,4 @@ class Settings(ServiceSettings):
     reports: ReportSettings = Field(ReportSettings(), description="Sums over many rows")
     cache: CacheSettings = Field(CacheSettings(), description="memcached")
     freshness: FreshnessSettings = Field(FreshnessSettings(), description="Announcements and waits")
+    watch: WatchSettings = Field(WatchSettings(), description="Streams that follow a row")

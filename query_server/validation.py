@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 from uuid import UUID
 
+from commerce.query.v1.query_service_pb2 import WatchOrderDetailsRequest
 from commerce.type.v1.consistency_pb2 import Consistency
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from query_server.page_token import (
@@ -24,6 +25,8 @@ MAX_BATCH = 100
 MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 20
 MAX_WAIT_SECONDS = 60
+MAX_HEARTBEAT_SECONDS = 60
+DEFAULT_HEARTBEAT_SECONDS = 15.0
 MAX_DAYS = 366
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
@@ -166,6 +169,26 @@ class Checker:
         if not 0 <= seconds <= MAX_WAIT_SECONDS or not 0 <= value.max_wait.nanos < 1_000_000_000:
             self.wrong("consistency.max_wait", "OUT_OF_RANGE", f"must be from 0 to {MAX_WAIT_SECONDS} s")
         return Need(token, seconds, all_writes)
+
+    def resume_from(self, text: str) -> Token | None:
+        """Up to where an earlier watch showed the row; None for a new one."""
+        if not text:
+            return None
+        try:
+            return decode_token(text)
+        except MalformedToken:
+            self.wrong("resume_from", "MALFORMED", "must be the as_of of a message of an earlier watch")
+            return None
+
+    def heartbeat_interval(self, request: WatchOrderDetailsRequest) -> float:
+        """In seconds."""
+        if not request.HasField("heartbeat_interval"):
+            return DEFAULT_HEARTBEAT_SECONDS
+        given = request.heartbeat_interval
+        seconds = given.seconds + given.nanos / 1e9
+        if not 1 <= seconds <= MAX_HEARTBEAT_SECONDS or not 0 <= given.nanos < 1_000_000_000:
+            self.wrong("heartbeat_interval", "OUT_OF_RANGE", f"must be from 1 to {MAX_HEARTBEAT_SECONDS} s")
+        return seconds
 
     def wrong(self, field: str, kind: str, description: str) -> None:
         self._violations.append(Violation(field, description, kind))

@@ -114,8 +114,11 @@ def _oldest(found: Sequence[Found]) -> Token | None:
     return oldest
 
 
-def require(view: str, as_of: Token, need: Need) -> None:
-    """Raises Unavailable or PreconditionFailed when what was read at `as_of` is not as fresh as needed."""
+def require(view: str, as_of: Token, need: Need, *, field: str = "consistency.at_least_as_fresh") -> None:
+    """Raises Unavailable or PreconditionFailed when what was read at `as_of` is not as fresh as needed.
+
+    field: where the caller gave the token.
+    """
     wanted = need.token
     if wanted is None or as_of.includes(wanted):
         return
@@ -125,4 +128,4 @@ def require(view: str, as_of: Token, need: Need) -> None:
         message = f"the view {view} was made from another feed than the write store has now, and is to be made anew"
         raise Unavailable(message, reason="STORE_UNAVAILABLE")
     description = "belongs to another feed: the write store was restored since, and what it stood for may be gone"
-    raise PreconditionFailed([Violation("consistency.at_least_as_fresh", description, "TOKEN_EPOCH_MISMATCH")])
+    raise PreconditionFailed([Violation(field, description, "TOKEN_EPOCH_MISMATCH")])

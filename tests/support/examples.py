@@ -21,6 +21,8 @@ _VOLATILE = [
     (re.compile(r' *"lagEvents": "\d+",\n'), ""),  # left out where it is 0
     (re.compile(r'("lag": )"[\d.]+s"'), r'\1"<seconds>"'),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"), "<time>"),
+    # grpcurl's own clock and the server's run out together, and either may be the one that tells.
+    (re.compile("Message: (?:context deadline exceeded|Deadline Exceeded)"), "Message: <time is over>"),
 ]
 
 

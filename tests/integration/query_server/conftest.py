@@ -15,17 +15,17 @@ from grpc import aio
 from grpc_status import rpc_status
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.dialects.postgresql import insert
 
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from projector.app import MIGRATIONS
 from query_server.app import build
-from query_server.settings import CacheSettings, FreshnessSettings, ReaderSettings, Settings
+from query_server.settings import CacheSettings, FreshnessSettings, ReaderSettings, Settings, WatchSettings
 from tandem.feed.token import Token, decode_token, encode_token
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, cache_key, decode_entry, encode_entry, node_client
-from tandem.read_store.tables import CHANNEL, SCHEMA, VIEWS, order_summary, projection
+from tandem.read_store.tables import CHANNEL, SCHEMA, VIEWS, change, order_summary, projection
 from tandem.runtime.database import create_database_engine, migrate
 from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
@@ -72,6 +72,7 @@ class ReadSide:
         with self.engine.begin() as connection:
             statement = insert(VIEWS[view]).values(row)
             connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=row))
+            connection.execute(change.insert().values(view=view, key=row["key"], position=self.position))
             self._write_positions(connection)
         return self.position
 
@@ -139,6 +140,18 @@ class ReadSide:
         statement = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name"
         with self.engine.connect() as connection:
             assert connection.execute(text(statement), {"name": name}).all()
+
+    def let_in(self, *, anybody: bool) -> None:
+        """Whether the database takes connections; those that there are end."""
+        name = self.engine.url.database
+        self.engine.dispose()
+        admin = create_engine(self.engine.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+        with admin.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {str(anybody).lower()}"))
+            connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
+            )
+        admin.dispose()
 
     def drop_schema(self) -> None:
         with self.engine.begin() as connection:
@@ -267,4 +280,5 @@ def query_settings(database: DatabaseSettings, transport: str, **blocks: Any) ->
         reader=ReaderSettings(**blocks.get("reader", {})),
         cache=CacheSettings(**{"timeout": 1.0, **blocks.get("cache", {})}),
         freshness=FreshnessSettings(**freshness),
+        watch=WatchSettings(**blocks.get("watch", {})),
     )

@@ -27,9 +27,10 @@ from commerce.query.v1 import views_pb2 as commerce_dot_query_dot_v1_dot_views__
 from commerce.type.v1 import consistency_pb2 as commerce_dot_type_dot_v1_dot_consistency__pb2
 from commerce.type.v1 import money_pb2 as commerce_dot_type_dot_v1_dot_money__pb2
 from commerce.type.v1 import subscription_status_pb2 as commerce_dot_type_dot_v1_dot_subscription__status__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%commerce/query/v1/query_service.proto\x12\x11\x63ommerce.query.v1\x1a\x1d\x63ommerce/query/v1/sales.proto\x1a\x1d\x63ommerce/query/v1/views.proto\x1a\"commerce/type/v1/consistency.proto\x1a\x1c\x63ommerce/type/v1/money.proto\x1a*commerce/type/v1/subscription_status.proto\"t\n\x16GetOrderDetailsRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"t\n\x17GetOrderDetailsResponse\x12\x44\n\rorder_details\x18\x01 \x01(\x0b\x32\x1f.commerce.query.v1.OrderDetailsR\x0corderDetails\x12\x13\n\x05\x61s_of\x18\x02 \x01(\tR\x04\x61sOf\"{\n\x1b\x42\x61tchGetOrderDetailsRequest\x12\x1b\n\torder_ids\x18\x01 \x03(\tR\x08orderIds\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"\xa5\x01\n\x1c\x42\x61tchGetOrderDetailsResponse\x12\x44\n\rorder_details\x18\x01 \x03(\x0b\x32\x1f.commerce.query.v1.OrderDetailsR\x0corderDetails\x12*\n\x11missing_order_ids\x18\x02 \x03(\tR\x0fmissingOrderIds\x12\x13\n\x05\x61s_of\x18\x03 \x01(\tR\x04\x61sOf\"\xb7\x01\n\x17ListRecentOrdersRequest\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12?\n\x0b\x63onsistency\x18\x04 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"\x90\x01\n\x18ListRecentOrdersResponse\x12\x37\n\x06orders\x18\x01 \x03(\x0b\x32\x1f.commerce.query.v1.OrderSummaryR\x06orders\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x13\n\x05\x61s_of\x18\x03 \x01(\tR\x04\x61sOf\"s\n\x11GetProductRequest\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"c\n\x12GetProductResponse\x12\x38\n\x07product\x18\x01 \x01(\x0b\x32\x1e.commerce.query.v1.ProductCardR\x07product\x12\x13\n\x05\x61s_of\x18\x02 \x01(\tR\x04\x61sOf\"{\n\x17\x42\x61tchGetProductsRequest\x12\x1f\n\x0bproduct_ids\x18\x01 \x03(\tR\nproductIds\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"\x9b\x01\n\x18\x42\x61tchGetProductsResponse\x12:\n\x08products\x18\x01 \x03(\x0b\x32\x1e.commerce.query.v1.ProductCardR\x08products\x12.\n\x13missing_product_ids\x18\x02 \x03(\tR\x11missingProductIds\x12\x13\n\x05\x61s_of\x18\x03 \x01(\tR\x04\x61sOf\"\x98\x02\n\x15SearchProductsRequest\x12\x14\n\x05query\x18\x01 \x01(\tR\x05query\x12\x38\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .commerce.query.v1.ProductFilterR\x06\x66ilter\x12\x32\n\x04sort\x18\x03 \x01(\x0e\x32\x1e.commerce.query.v1.ProductSortR\x04sort\x12\x1b\n\tpage_size\x18\x04 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x05 \x01(\tR\tpageToken\x12?\n\x0b\x63onsistency\x18\x06 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"\xe9\x01\n\rProductFilter\x12\x1e\n\ncategories\x18\x01 \x03(\tR\ncategories\x12\x34\n\tmin_price\x18\x02 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x08minPrice\x12\x34\n\tmax_price\x18\x03 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x08maxPrice\x12\x19\n\x08in_stock\x18\x04 \x01(\x08R\x07inStock\x12\x31\n\x14include_discontinued\x18\x05 \x01(\x08R\x13includeDiscontinued\"\xeb\x01\n\x16SearchProductsResponse\x12\x31\n\x04hits\x18\x01 \x03(\x0b\x32\x1d.commerce.query.v1.ProductHitR\x04hits\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x38\n\x06\x66\x61\x63\x65ts\x18\x03 \x01(\x0b\x32 .commerce.query.v1.ProductFacetsR\x06\x66\x61\x63\x65ts\x12\x13\n\x05\x61s_of\x18\x04 \x01(\tR\x04\x61sOf\x12\'\n\x0f\x63orrected_query\x18\x05 \x01(\tR\x0e\x63orrectedQuery\"\xaa\x01\n\nProductHit\x12\x38\n\x07product\x18\x01 \x01(\x0b\x32\x1e.commerce.query.v1.ProductCardR\x07product\x12)\n\x10highlighted_name\x18\x02 \x01(\tR\x0fhighlightedName\x12\x37\n\x17highlighted_description\x18\x03 \x01(\tR\x16highlightedDescription\"\xed\x01\n\rProductFacets\x12\x1f\n\x0btotal_count\x18\x01 \x01(\x05R\ntotalCount\x12\x1c\n\ttruncated\x18\x02 \x01(\x08R\ttruncated\x12@\n\ncategories\x18\x03 \x03(\x0b\x32 .commerce.query.v1.CategoryCountR\ncategories\x12$\n\x0ein_stock_count\x18\x04 \x01(\x05R\x0cinStockCount\x12\x35\n\x06prices\x18\x05 \x03(\x0b\x32\x1d.commerce.query.v1.PriceRangeR\x06prices\"A\n\rCategoryCount\x12\x1a\n\x08\x63\x61tegory\x18\x01 \x01(\tR\x08\x63\x61tegory\x12\x14\n\x05\x63ount\x18\x02 \x01(\x05R\x05\x63ount\"p\n\nPriceRange\x12/\n\x06lowest\x18\x01 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x06lowest\x12\x31\n\x07highest\x18\x02 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x07highest\"v\n\x12GetCustomerRequest\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"j\n\x13GetCustomerResponse\x12>\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\".commerce.query.v1.CustomerProfileR\x08\x63ustomer\x12\x13\n\x05\x61s_of\x18\x02 \x01(\tR\x04\x61sOf\"\x82\x01\n\x16GetSubscriptionRequest\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"z\n\x17GetSubscriptionResponse\x12J\n\x0csubscription\x18\x01 \x01(\x0b\x32&.commerce.query.v1.SubscriptionDetailsR\x0csubscription\x12\x13\n\x05\x61s_of\x18\x02 \x01(\tR\x04\x61sOf\"\xfa\x01\n\x18ListSubscriptionsRequest\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12@\n\x08statuses\x18\x02 \x03(\x0e\x32$.commerce.type.v1.SubscriptionStatusR\x08statuses\x12\x1b\n\tpage_size\x18\x03 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\x12?\n\x0b\x63onsistency\x18\x05 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"\xa6\x01\n\x19ListSubscriptionsResponse\x12L\n\rsubscriptions\x18\x01 \x03(\x0b\x32&.commerce.query.v1.SubscriptionDetailsR\rsubscriptions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x13\n\x05\x61s_of\x18\x03 \x01(\tR\x04\x61sOf\"\xf1\x01\n\x16GetSalesSummaryRequest\x12\x1d\n\nstart_date\x18\x01 \x01(\tR\tstartDate\x12\x19\n\x08\x65nd_date\x18\x02 \x01(\tR\x07\x65ndDate\x12#\n\rcurrency_code\x18\x03 \x01(\tR\x0c\x63urrencyCode\x12&\n\x0ctop_products\x18\x04 \x01(\x05H\x00R\x0btopProducts\x88\x01\x01\x12?\n\x0b\x63onsistency\x18\x05 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistencyB\x0f\n\r_top_products\"m\n\x17GetSalesSummaryResponse\x12=\n\tsummaries\x18\x01 \x03(\x0b\x32\x1f.commerce.query.v1.SalesSummaryR\tsummaries\x12\x13\n\x05\x61s_of\x18\x02 \x01(\tR\x04\x61sOf*\x99\x01\n\x0bProductSort\x12\x1c\n\x18PRODUCT_SORT_UNSPECIFIED\x10\x00\x12\x1a\n\x16PRODUCT_SORT_RELEVANCE\x10\x01\x12\x1a\n\x16PRODUCT_SORT_PRICE_ASC\x10\x02\x12\x1b\n\x17PRODUCT_SORT_PRICE_DESC\x10\x03\x12\x17\n\x13PRODUCT_SORT_NEWEST\x10\x04\x32\xe1\x08\n\x0cQueryService\x12m\n\x0fGetOrderDetails\x12).commerce.query.v1.GetOrderDetailsRequest\x1a*.commerce.query.v1.GetOrderDetailsResponse\"\x03\x90\x02\x01\x12|\n\x14\x42\x61tchGetOrderDetails\x12..commerce.query.v1.BatchGetOrderDetailsRequest\x1a/.commerce.query.v1.BatchGetOrderDetailsResponse\"\x03\x90\x02\x01\x12p\n\x10ListRecentOrders\x12*.commerce.query.v1.ListRecentOrdersRequest\x1a+.commerce.query.v1.ListRecentOrdersResponse\"\x03\x90\x02\x01\x12^\n\nGetProduct\x12$.commerce.query.v1.GetProductRequest\x1a%.commerce.query.v1.GetProductResponse\"\x03\x90\x02\x01\x12p\n\x10\x42\x61tchGetProducts\x12*.commerce.query.v1.BatchGetProductsRequest\x1a+.commerce.query.v1.BatchGetProductsResponse\"\x03\x90\x02\x01\x12j\n\x0eSearchProducts\x12(.commerce.query.v1.SearchProductsRequest\x1a).commerce.query.v1.SearchProductsResponse\"\x03\x90\x02\x01\x12\x61\n\x0bGetCustomer\x12%.commerce.query.v1.GetCustomerRequest\x1a&.commerce.query.v1.GetCustomerResponse\"\x03\x90\x02\x01\x12m\n\x0fGetSubscription\x12).commerce.query.v1.GetSubscriptionRequest\x1a*.commerce.query.v1.GetSubscriptionResponse\"\x03\x90\x02\x01\x12s\n\x11ListSubscriptions\x12+.commerce.query.v1.ListSubscriptionsRequest\x1a,.commerce.query.v1.ListSubscriptionsResponse\"\x03\x90\x02\x01\x12m\n\x0fGetSalesSummary\x12).commerce.query.v1.GetSalesSummaryRequest\x1a*.commerce.query.v1.GetSalesSummaryResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%commerce/query/v1/query_service.proto\x12\x11\x63ommerce.query.v1\x1a\x1d\x63ommerce/query/v1/sales.proto\x1a\x1d\x63ommerce/query/v1/views.proto\x1a\"commerce/type/v1/consistency.proto\x1a\x1c\x63ommerce/type/v1/money.proto\x1a*commerce/type/v1/subscription_status.proto\x1a\x1egoogle/protobuf/duration.proto\"t\n\x16GetOrderDetailsRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"t\n\x17GetOrderDetailsResponse\x12\x44\n\rorder_details\x18\x01 \x01(\x0b\x32\x1f.commerce.query.v1.OrderDetailsR\x0corderDetails\x12\x13\n\x05\x61s_of\x18\x02 \x01(\tR\x04\x61sOf\"{\n\x1b\x42\x61tchGetOrderDetailsRequest\x12\x1b\n\torder_ids\x18\x01 \x03(\tR\x08orderIds\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"\xa5\x01\n\x1c\x42\x61tchGetOrderDetailsResponse\x12\x44\n\rorder_details\x18\x01 \x03(\x0b\x32\x1f.commerce.query.v1.OrderDetailsR\x0corderDetails\x12*\n\x11missing_order_ids\x18\x02 \x03(\tR\x0fmissingOrderIds\x12\x13\n\x05\x61s_of\x18\x03 \x01(\tR\x04\x61sOf\"\xe1\x01\n\x18WatchOrderDetailsRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\x12\x1f\n\x0bresume_from\x18\x03 \x01(\tR\nresumeFrom\x12H\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xef\x01\n\x19WatchOrderDetailsResponse\x12\x46\n\rorder_details\x18\x01 \x01(\x0b\x32\x1f.commerce.query.v1.OrderDetailsH\x00R\x0corderDetails\x12\x41\n\theartbeat\x18\x02 \x01(\x0b\x32!.commerce.query.v1.WatchHeartbeatH\x00R\theartbeat\x12\x13\n\x05\x61s_of\x18\x03 \x01(\tR\x04\x61sOf\x12)\n\x10skipped_versions\x18\x04 \x01(\x04R\x0fskippedVersionsB\x07\n\x05\x65vent\"\x10\n\x0eWatchHeartbeat\"\xb7\x01\n\x17ListRecentOrdersRequest\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12?\n\x0b\x63onsistency\x18\x04 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"\x90\x01\n\x18ListRecentOrdersResponse\x12\x37\n\x06orders\x18\x01 \x03(\x0b\x32\x1f.commerce.query.v1.OrderSummaryR\x06orders\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x13\n\x05\x61s_of\x18\x03 \x01(\tR\x04\x61sOf\"s\n\x11GetProductRequest\x12\x1d\n\nproduct_id\x18\x01 \x01(\tR\tproductId\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"c\n\x12GetProductResponse\x12\x38\n\x07product\x18\x01 \x01(\x0b\x32\x1e.commerce.query.v1.ProductCardR\x07product\x12\x13\n\x05\x61s_of\x18\x02 \x01(\tR\x04\x61sOf\"{\n\x17\x42\x61tchGetProductsRequest\x12\x1f\n\x0bproduct_ids\x18\x01 \x03(\tR\nproductIds\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"\x9b\x01\n\x18\x42\x61tchGetProductsResponse\x12:\n\x08products\x18\x01 \x03(\x0b\x32\x1e.commerce.query.v1.ProductCardR\x08products\x12.\n\x13missing_product_ids\x18\x02 \x03(\tR\x11missingProductIds\x12\x13\n\x05\x61s_of\x18\x03 \x01(\tR\x04\x61sOf\"\x98\x02\n\x15SearchProductsRequest\x12\x14\n\x05query\x18\x01 \x01(\tR\x05query\x12\x38\n\x06\x66ilter\x18\x02 \x01(\x0b\x32 .commerce.query.v1.ProductFilterR\x06\x66ilter\x12\x32\n\x04sort\x18\x03 \x01(\x0e\x32\x1e.commerce.query.v1.ProductSortR\x04sort\x12\x1b\n\tpage_size\x18\x04 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x05 \x01(\tR\tpageToken\x12?\n\x0b\x63onsistency\x18\x06 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"\xe9\x01\n\rProductFilter\x12\x1e\n\ncategories\x18\x01 \x03(\tR\ncategories\x12\x34\n\tmin_price\x18\x02 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x08minPrice\x12\x34\n\tmax_price\x18\x03 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x08maxPrice\x12\x19\n\x08in_stock\x18\x04 \x01(\x08R\x07inStock\x12\x31\n\x14include_discontinued\x18\x05 \x01(\x08R\x13includeDiscontinued\"\xeb\x01\n\x16SearchProductsResponse\x12\x31\n\x04hits\x18\x01 \x03(\x0b\x32\x1d.commerce.query.v1.ProductHitR\x04hits\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x38\n\x06\x66\x61\x63\x65ts\x18\x03 \x01(\x0b\x32 .commerce.query.v1.ProductFacetsR\x06\x66\x61\x63\x65ts\x12\x13\n\x05\x61s_of\x18\x04 \x01(\tR\x04\x61sOf\x12\'\n\x0f\x63orrected_query\x18\x05 \x01(\tR\x0e\x63orrectedQuery\"\xaa\x01\n\nProductHit\x12\x38\n\x07product\x18\x01 \x01(\x0b\x32\x1e.commerce.query.v1.ProductCardR\x07product\x12)\n\x10highlighted_name\x18\x02 \x01(\tR\x0fhighlightedName\x12\x37\n\x17highlighted_description\x18\x03 \x01(\tR\x16highlightedDescription\"\xed\x01\n\rProductFacets\x12\x1f\n\x0btotal_count\x18\x01 \x01(\x05R\ntotalCount\x12\x1c\n\ttruncated\x18\x02 \x01(\x08R\ttruncated\x12@\n\ncategories\x18\x03 \x03(\x0b\x32 .commerce.query.v1.CategoryCountR\ncategories\x12$\n\x0ein_stock_count\x18\x04 \x01(\x05R\x0cinStockCount\x12\x35\n\x06prices\x18\x05 \x03(\x0b\x32\x1d.commerce.query.v1.PriceRangeR\x06prices\"A\n\rCategoryCount\x12\x1a\n\x08\x63\x61tegory\x18\x01 \x01(\tR\x08\x63\x61tegory\x12\x14\n\x05\x63ount\x18\x02 \x01(\x05R\x05\x63ount\"p\n\nPriceRange\x12/\n\x06lowest\x18\x01 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x06lowest\x12\x31\n\x07highest\x18\x02 \x01(\x0b\x32\x17.commerce.type.v1.MoneyR\x07highest\"v\n\x12GetCustomerRequest\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"j\n\x13GetCustomerResponse\x12>\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\".commerce.query.v1.CustomerProfileR\x08\x63ustomer\x12\x13\n\x05\x61s_of\x18\x02 \x01(\tR\x04\x61sOf\"\x82\x01\n\x16GetSubscriptionRequest\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12?\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"z\n\x17GetSubscriptionResponse\x12J\n\x0csubscription\x18\x01 \x01(\x0b\x32&.commerce.query.v1.SubscriptionDetailsR\x0csubscription\x12\x13\n\x05\x61s_of\x18\x02 \x01(\tR\x04\x61sOf\"\xfa\x01\n\x18ListSubscriptionsRequest\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12@\n\x08statuses\x18\x02 \x03(\x0e\x32$.commerce.type.v1.SubscriptionStatusR\x08statuses\x12\x1b\n\tpage_size\x18\x03 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\x12?\n\x0b\x63onsistency\x18\x05 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistency\"\xa6\x01\n\x19ListSubscriptionsResponse\x12L\n\rsubscriptions\x18\x01 \x03(\x0b\x32&.commerce.query.v1.SubscriptionDetailsR\rsubscriptions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x13\n\x05\x61s_of\x18\x03 \x01(\tR\x04\x61sOf\"\xf1\x01\n\x16GetSalesSummaryRequest\x12\x1d\n\nstart_date\x18\x01 \x01(\tR\tstartDate\x12\x19\n\x08\x65nd_date\x18\x02 \x01(\tR\x07\x65ndDate\x12#\n\rcurrency_code\x18\x03 \x01(\tR\x0c\x63urrencyCode\x12&\n\x0ctop_products\x18\x04 \x01(\x05H\x00R\x0btopProducts\x88\x01\x01\x12?\n\x0b\x63onsistency\x18\x05 \x01(\x0b\x32\x1d.commerce.type.v1.ConsistencyR\x0b\x63onsistencyB\x0f\n\r_top_products\"m\n\x17GetSalesSummaryResponse\x12=\n\tsummaries\x18\x01 \x03(\x0b\x32\x1f.commerce.query.v1.SalesSummaryR\tsummaries\x12\x13\n\x05\x61s_of\x18\x02 \x01(\tR\x04\x61sOf*\x99\x01\n\x0bProductSort\x12\x1c\n\x18PRODUCT_SORT_UNSPECIFIED\x10\x00\x12\x1a\n\x16PRODUCT_SORT_RELEVANCE\x10\x01\x12\x1a\n\x16PRODUCT_SORT_PRICE_ASC\x10\x02\x12\x1b\n\x17PRODUCT_SORT_PRICE_DESC\x10\x03\x12\x17\n\x13PRODUCT_SORT_NEWEST\x10\x04\x32\xd8\t\n\x0cQueryService\x12m\n\x0fGetOrderDetails\x12).commerce.query.v1.GetOrderDetailsRequest\x1a*.commerce.query.v1.GetOrderDetailsResponse\"\x03\x90\x02\x01\x12|\n\x14\x42\x61tchGetOrderDetails\x12..commerce.query.v1.BatchGetOrderDetailsRequest\x1a/.commerce.query.v1.BatchGetOrderDetailsResponse\"\x03\x90\x02\x01\x12u\n\x11WatchOrderDetails\x12+.commerce.query.v1.WatchOrderDetailsRequest\x1a,.commerce.query.v1.WatchOrderDetailsResponse\"\x03\x90\x02\x01\x30\x01\x12p\n\x10ListRecentOrders\x12*.commerce.query.v1.ListRecentOrdersRequest\x1a+.commerce.query.v1.ListRecentOrdersResponse\"\x03\x90\x02\x01\x12^\n\nGetProduct\x12$.commerce.query.v1.GetProductRequest\x1a%.commerce.query.v1.GetProductResponse\"\x03\x90\x02\x01\x12p\n\x10\x42\x61tchGetProducts\x12*.commerce.query.v1.BatchGetProductsRequest\x1a+.commerce.query.v1.BatchGetProductsResponse\"\x03\x90\x02\x01\x12j\n\x0eSearchProducts\x12(.commerce.query.v1.SearchProductsRequest\x1a).commerce.query.v1.SearchProductsResponse\"\x03\x90\x02\x01\x12\x61\n\x0bGetCustomer\x12%.commerce.query.v1.GetCustomerRequest\x1a&.commerce.query.v1.GetCustomerResponse\"\x03\x90\x02\x01\x12m\n\x0fGetSubscription\x12).commerce.query.v1.GetSubscriptionRequest\x1a*.commerce.query.v1.GetSubscriptionResponse\"\x03\x90\x02\x01\x12s\n\x11ListSubscriptions\x12+.commerce.query.v1.ListSubscriptionsRequest\x1a,.commerce.query.v1.ListSubscriptionsResponse\"\x03\x90\x02\x01\x12m\n\x0fGetSalesSummary\x12).commerce.query.v1.GetSalesSummaryRequest\x1a*.commerce.query.v1.GetSalesSummaryResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUERYSERVICE'].methods_by_name['GetOrderDetails']._serialized_options = b'\220\002\001'
   _globals['_QUERYSERVICE'].methods_by_name['BatchGetOrderDetails']._loaded_options = None
   _globals['_QUERYSERVICE'].methods_by_name['BatchGetOrderDetails']._serialized_options = b'\220\002\001'
+  _globals['_QUERYSERVICE'].methods_by_name['WatchOrderDetails']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['WatchOrderDetails']._serialized_options = b'\220\002\001'
   _globals['_QUERYSERVICE'].methods_by_name['ListRecentOrders']._loaded_options = None
   _globals['_QUERYSERVICE'].methods_by_name['ListRecentOrders']._serialized_options = b'\220\002\001'
   _globals['_QUERYSERVICE'].methods_by_name['GetProduct']._loaded_options = None
@@ -56,58 +59,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUERYSERVICE'].methods_by_name['ListSubscriptions']._serialized_options = b'\220\002\001'
   _globals['_QUERYSERVICE'].methods_by_name['GetSalesSummary']._loaded_options = None
   _globals['_QUERYSERVICE'].methods_by_name['GetSalesSummary']._serialized_options = b'\220\002\001'
-  _globals['_PRODUCTSORT']._serialized_start=4209
-  _globals['_PRODUCTSORT']._serialized_end=4362
-  _globals['_GETORDERDETAILSREQUEST']._serialized_start=232
-  _globals['_GETORDERDETAILSREQUEST']._serialized_end=348
-  _globals['_GETORDERDETAILSRESPONSE']._serialized_start=350
-  _globals['_GETORDERDETAILSRESPONSE']._serialized_end=466
-  _globals['_BATCHGETORDERDETAILSREQUEST']._serialized_start=468
-  _globals['_BATCHGETORDERDETAILSREQUEST']._serialized_end=591
-  _globals['_BATCHGETORDERDETAILSRESPONSE']._serialized_start=594
-  _globals['_BATCHGETORDERDETAILSRESPONSE']._serialized_end=759
-  _globals['_LISTRECENTORDERSREQUEST']._serialized_start=762
-  _globals['_LISTRECENTORDERSREQUEST']._serialized_end=945
-  _globals['_LISTRECENTORDERSRESPONSE']._serialized_start=948
-  _globals['_LISTRECENTORDERSRESPONSE']._serialized_end=1092
-  _globals['_GETPRODUCTREQUEST']._serialized_start=1094
-  _globals['_GETPRODUCTREQUEST']._serialized_end=1209
-  _globals['_GETPRODUCTRESPONSE']._serialized_start=1211
-  _globals['_GETPRODUCTRESPONSE']._serialized_end=1310
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=1312
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=1435
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=1438
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=1593
-  _globals['_SEARCHPRODUCTSREQUEST']._serialized_start=1596
-  _globals['_SEARCHPRODUCTSREQUEST']._serialized_end=1876
-  _globals['_PRODUCTFILTER']._serialized_start=1879
-  _globals['_PRODUCTFILTER']._serialized_end=2112
-  _globals['_SEARCHPRODUCTSRESPONSE']._serialized_start=2115
-  _globals['_SEARCHPRODUCTSRESPONSE']._serialized_end=2350
-  _globals['_PRODUCTHIT']._serialized_start=2353
-  _globals['_PRODUCTHIT']._serialized_end=2523
-  _globals['_PRODUCTFACETS']._serialized_start=2526
-  _globals['_PRODUCTFACETS']._serialized_end=2763
-  _globals['_CATEGORYCOUNT']._serialized_start=2765
-  _globals['_CATEGORYCOUNT']._serialized_end=2830
-  _globals['_PRICERANGE']._serialized_start=2832
-  _globals['_PRICERANGE']._serialized_end=2944
-  _globals['_GETCUSTOMERREQUEST']._serialized_start=2946
-  _globals['_GETCUSTOMERREQUEST']._serialized_end=3064
-  _globals['_GETCUSTOMERRESPONSE']._serialized_start=3066
-  _globals['_GETCUSTOMERRESPONSE']._serialized_end=3172
-  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_start=3175
-  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_end=3305
-  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_start=3307
-  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_end=3429
-  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=3432
-  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=3682
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=3685
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=3851
-  _globals['_GETSALESSUMMARYREQUEST']._serialized_start=3854
-  _globals['_GETSALESSUMMARYREQUEST']._serialized_end=4095
-  _globals['_GETSALESSUMMARYRESPONSE']._serialized_start=4097
-  _globals['_GETSALESSUMMARYRESPONSE']._serialized_end=4206
-  _globals['_QUERYSERVICE']._serialized_start=4365
-  _globals['_QUERYSERVICE']._serialized_end=5486
+  _globals['_PRODUCTSORT']._serialized_start=4729
+  _globals['_PRODUCTSORT']._serialized_end=4882
+  _globals['_GETORDERDETAILSREQUEST']._serialized_start=264
+  _globals['_GETORDERDETAILSREQUEST']._serialized_end=380
+  _globals['_GETORDERDETAILSRESPONSE']._serialized_start=382
+  _globals['_GETORDERDETAILSRESPONSE']._serialized_end=498
+  _globals['_BATCHGETORDERDETAILSREQUEST']._serialized_start=500
+  _globals['_BATCHGETORDERDETAILSREQUEST']._serialized_end=623
+  _globals['_BATCHGETORDERDETAILSRESPONSE']._serialized_start=626
+  _globals['_BATCHGETORDERDETAILSRESPONSE']._serialized_end=791
+  _globals['_WATCHORDERDETAILSREQUEST']._serialized_start=794
+  _globals['_WATCHORDERDETAILSREQUEST']._serialized_end=1019
+  _globals['_WATCHORDERDETAILSRESPONSE']._serialized_start=1022
+  _globals['_WATCHORDERDETAILSRESPONSE']._serialized_end=1261
+  _globals['_WATCHHEARTBEAT']._serialized_start=1263
+  _globals['_WATCHHEARTBEAT']._serialized_end=1279
+  _globals['_LISTRECENTORDERSREQUEST']._serialized_start=1282
+  _globals['_LISTRECENTORDERSREQUEST']._serialized_end=1465
+  _globals['_LISTRECENTORDERSRESPONSE']._serialized_start=1468
+  _globals['_LISTRECENTORDERSRESPONSE']._serialized_end=1612
+  _globals['_GETPRODUCTREQUEST']._serialized_start=1614
+  _globals['_GETPRODUCTREQUEST']._serialized_end=1729
+  _globals['_GETPRODUCTRESPONSE']._serialized_start=1731
+  _globals['_GETPRODUCTRESPONSE']._serialized_end=1830
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=1832
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=1955
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=1958
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=2113
+  _globals['_SEARCHPRODUCTSREQUEST']._serialized_start=2116
+  _globals['_SEARCHPRODUCTSREQUEST']._serialized_end=2396
+  _globals['_PRODUCTFILTER']._serialized_start=2399
+  _globals['_PRODUCTFILTER']._serialized_end=2632
+  _globals['_SEARCHPRODUCTSRESPONSE']._serialized_start=2635
+  _globals['_SEARCHPRODUCTSRESPONSE']._serialized_end=2870
+  _globals['_PRODUCTHIT']._serialized_start=2873
+  _globals['_PRODUCTHIT']._serialized_end=3043
+  _globals['_PRODUCTFACETS']._serialized_start=3046
+  _globals['_PRODUCTFACETS']._serialized_end=3283
+  _globals['_CATEGORYCOUNT']._serialized_start=3285
+  _globals['_CATEGORYCOUNT']._serialized_end=3350
+  _globals['_PRICERANGE']._serialized_start=3352
+  _globals['_PRICERANGE']._serialized_end=3464
+  _globals['_GETCUSTOMERREQUEST']._serialized_start=3466
+  _globals['_GETCUSTOMERREQUEST']._serialized_end=3584
+  _globals['_GETCUSTOMERRESPONSE']._serialized_start=3586
+  _globals['_GETCUSTOMERRESPONSE']._serialized_end=3692
+  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_start=3695
+  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_end=3825
+  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_start=3827
+  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_end=3949
+  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=3952
+  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=4202
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=4205
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=4371
+  _globals['_GETSALESSUMMARYREQUEST']._serialized_start=4374
+  _globals['_GETSALESSUMMARYREQUEST']._serialized_end=4615
+  _globals['_GETSALESSUMMARYRESPONSE']._serialized_start=4617
+  _globals['_GETSALESSUMMARYRESPONSE']._serialized_end=4726
+  _globals['_QUERYSERVICE']._serialized_start=4885
+  _globals['_QUERYSERVICE']._serialized_end=6125
 # @@protoc_insertion_point(module_scope)

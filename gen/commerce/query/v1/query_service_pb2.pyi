@@ -10,6 +10,7 @@ from commerce.type.v1 import consistency_pb2 as _consistency_pb2
 from commerce.type.v1 import money_pb2 as _money_pb2
 from commerce.type.v1 import subscription_status_pb2 as _subscription_status_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -179,6 +180,105 @@ class BatchGetOrderDetailsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchGetOrderDetailsResponse: _TypeAlias = BatchGetOrderDetailsResponse  # noqa: Y015
+
+@_typing.final
+class WatchOrderDetailsRequest(_message.Message):
+    """Asks to follow one order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    RESUME_FROM_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order. Required."""
+    resume_from: _builtins.str
+    """The `as_of` of the last message of an earlier watch of this order: states that it showed are not sent again. The first
+    message is the state if it changed since, else a heartbeat. Empty begins a new watch.
+    """
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh the first state must be."""
+
+    @_builtins.property
+    def heartbeat_interval(self) -> _duration_pb2.Duration:
+        """The longest time without a message: 1 to 60 s. Unset means 15 s."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
+        resume_from: _builtins.str = ...,
+        heartbeat_interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "heartbeat_interval", b"heartbeat_interval", "order_id", b"order_id", "resume_from", b"resume_from"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchOrderDetailsRequest: _TypeAlias = WatchOrderDetailsRequest  # noqa: Y015
+
+@_typing.final
+class WatchOrderDetailsResponse(_message.Message):
+    """A state of the order, or a sign of life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_DETAILS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    SKIPPED_VERSIONS_FIELD_NUMBER: _builtins.int
+    as_of: _builtins.str
+    """A token: what the watch has shown includes it. To go on from here, give it as `resume_from`."""
+    skipped_versions: _builtins.int
+    """How many versions of the order lie between this state and the one before in this stream: the caller was slower than
+    the changes, or they became visible together.
+    """
+    @_builtins.property
+    def order_details(self) -> _views_pb2.OrderDetails:
+        """The order, newer than in the message before."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___WatchHeartbeat:
+        """Nothing has changed up to `as_of`."""
+
+    def __init__(
+        self,
+        *,
+        order_details: _views_pb2.OrderDetails | None = ...,
+        heartbeat: Global___WatchHeartbeat | None = ...,
+        as_of: _builtins.str = ...,
+        skipped_versions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "heartbeat", b"heartbeat", "order_details", b"order_details"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "event", b"event", "heartbeat", b"heartbeat", "order_details", b"order_details", "skipped_versions", b"skipped_versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["order_details", "heartbeat"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchOrderDetailsResponse: _TypeAlias = WatchOrderDetailsResponse  # noqa: Y015
+
+@_typing.final
+class WatchHeartbeat(_message.Message):
+    """Nothing has changed, and the stream is alive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchHeartbeat: _TypeAlias = WatchHeartbeat  # noqa: Y015
 
 @_typing.final
 class ListRecentOrdersRequest(_message.Message):

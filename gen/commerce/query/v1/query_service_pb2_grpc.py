@@ -54,6 +54,11 @@ class QueryServiceStub:
                 request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.BatchGetOrderDetailsRequest.SerializeToString,
                 response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.BatchGetOrderDetailsResponse.FromString,
                 _registered_method=True)
+        self.WatchOrderDetails = channel.unary_stream(
+                '/commerce.query.v1.QueryService/WatchOrderDetails',
+                request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.WatchOrderDetailsRequest.SerializeToString,
+                response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.WatchOrderDetailsResponse.FromString,
+                _registered_method=True)
         self.ListRecentOrders = channel.unary_unary(
                 '/commerce.query.v1.QueryService/ListRecentOrders',
                 request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListRecentOrdersRequest.SerializeToString,
@@ -122,6 +127,21 @@ class QueryServiceServicer:
         """Returns up to 100 orders by id.
 
         Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchOrderDetails(self, request, context):
+        """Follows one order: its state as it is, then every newer one that is there to see, until the caller leaves. States only
+        move forward. Nothing is queued for a watcher that is slower than the changes: it gets the newest state when it takes
+        the next message, and `skipped_versions` says how many it did not see. While nothing changes, heartbeats say up to
+        where that is known. Every message has an `as_of`: a watch that ended, for whatever reason, goes on with it as
+        `resume_from`, at any server, and misses and repeats nothing. An order that is not known when the watch begins is an
+        error; give the token of its PlaceOrder to wait for it. A server that stops ends the watch after a last message.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH when the write store was
+        restored while the watch was open).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,6 +234,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.BatchGetOrderDetails,
                     request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.BatchGetOrderDetailsRequest.FromString,
                     response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.BatchGetOrderDetailsResponse.SerializeToString,
+            ),
+            'WatchOrderDetails': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOrderDetails,
+                    request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.WatchOrderDetailsRequest.FromString,
+                    response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.WatchOrderDetailsResponse.SerializeToString,
             ),
             'ListRecentOrders': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRecentOrders,
@@ -320,6 +345,33 @@ class QueryService:
             '/commerce.query.v1.QueryService/BatchGetOrderDetails',
             commerce_dot_query_dot_v1_dot_query__service__pb2.BatchGetOrderDetailsRequest.SerializeToString,
             commerce_dot_query_dot_v1_dot_query__service__pb2.BatchGetOrderDetailsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOrderDetails(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/commerce.query.v1.QueryService/WatchOrderDetails',
+            commerce_dot_query_dot_v1_dot_query__service__pb2.WatchOrderDetailsRequest.SerializeToString,
+            commerce_dot_query_dot_v1_dot_query__service__pb2.WatchOrderDetailsResponse.FromString,
             options,
             channel_credentials,
             insecure,

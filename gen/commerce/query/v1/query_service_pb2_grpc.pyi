@@ -53,6 +53,17 @@ class QueryServiceStub:
 
     Errors: none of its own.
     """
+    WatchOrderDetails: _grpc.UnaryStreamMultiCallable[_query_service_pb2.WatchOrderDetailsRequest, _query_service_pb2.WatchOrderDetailsResponse]
+    """Follows one order: its state as it is, then every newer one that is there to see, until the caller leaves. States only
+    move forward. Nothing is queued for a watcher that is slower than the changes: it gets the newest state when it takes
+    the next message, and `skipped_versions` says how many it did not see. While nothing changes, heartbeats say up to
+    where that is known. Every message has an `as_of`: a watch that ended, for whatever reason, goes on with it as
+    `resume_from`, at any server, and misses and repeats nothing. An order that is not known when the watch begins is an
+    error; give the token of its PlaceOrder to wait for it. A server that stops ends the watch after a last message.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH when the write store was
+    restored while the watch was open).
+    """
     ListRecentOrders: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ListRecentOrdersRequest, _query_service_pb2.ListRecentOrdersResponse]
     """Lists a customer's orders, newest first.
 
@@ -121,6 +132,17 @@ class QueryServiceAsyncStub(QueryServiceStub):
     """Returns up to 100 orders by id.
 
     Errors: none of its own.
+    """
+    WatchOrderDetails: _aio.UnaryStreamMultiCallable[_query_service_pb2.WatchOrderDetailsRequest, _query_service_pb2.WatchOrderDetailsResponse]  # type: ignore[assignment]
+    """Follows one order: its state as it is, then every newer one that is there to see, until the caller leaves. States only
+    move forward. Nothing is queued for a watcher that is slower than the changes: it gets the newest state when it takes
+    the next message, and `skipped_versions` says how many it did not see. While nothing changes, heartbeats say up to
+    where that is known. Every message has an `as_of`: a watch that ended, for whatever reason, goes on with it as
+    `resume_from`, at any server, and misses and repeats nothing. An order that is not known when the watch begins is an
+    error; give the token of its PlaceOrder to wait for it. A server that stops ends the watch after a last message.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH when the write store was
+    restored while the watch was open).
     """
     ListRecentOrders: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ListRecentOrdersRequest, _query_service_pb2.ListRecentOrdersResponse]  # type: ignore[assignment]
     """Lists a customer's orders, newest first.
@@ -199,6 +221,23 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns up to 100 orders by id.
 
         Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchOrderDetails(
+        self,
+        request: _query_service_pb2.WatchOrderDetailsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_query_service_pb2.WatchOrderDetailsResponse], _abc.AsyncIterator[_query_service_pb2.WatchOrderDetailsResponse]]:
+        """Follows one order: its state as it is, then every newer one that is there to see, until the caller leaves. States only
+        move forward. Nothing is queued for a watcher that is slower than the changes: it gets the newest state when it takes
+        the next message, and `skipped_versions` says how many it did not see. While nothing changes, heartbeats say up to
+        where that is known. Every message has an `as_of`: a watch that ended, for whatever reason, goes on with it as
+        `resume_from`, at any server, and misses and repeats nothing. An order that is not known when the watch begins is an
+        error; give the token of its PlaceOrder to wait for it. A server that stops ends the watch after a last message.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH when the write store was
+        restored while the watch was open).
         """
 
     @_abc_1.abstractmethod
