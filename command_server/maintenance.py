@@ -42,6 +42,9 @@ class Maintenance:
             except DBAPIError as error:
                 # The database is away or busy; the next round does what this one did not.
                 log.warning("maintenance failed, will be tried again", error=repr(error)[:500])
+            except Exception:
+                # A bug. Partitions must be made nevertheless: without the next one, no command can be stored some day.
+                log.exception("maintenance failed, will be tried again")
             await asyncio.sleep(self._settings.purge_every_seconds)
 
     def purge_once(self) -> int:
