@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,27 +22,30 @@ from tests.support.stack import wait_until
 from tests.support.up import PROGRAM, Up
 
 
+# Not under pytest's own folder: another pytest that starts makes that private, and root's PostgreSQL is not root.
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def up() -> Iterator[Up]:
     """One that is up, for tests that leave it so."""
-    started = Up(tmp_path_factory.mktemp("up") / "data")
-    try:
-        yield started.wait_until_up()
-    finally:
-        started.clean_up()
+    with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
+        started = Up(Path(folder) / "data")
+        try:
+            yield started.wait_until_up()
+        finally:
+            started.clean_up()
 
 
 @pytest.fixture
-def new_up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+def new_up() -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
+    with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
 
-    def start(*options: str) -> Up:
-        started.append(Up(tmp_path / "data", *options))
-        return started[-1]
+        def start(*options: str) -> Up:
+            started.append(Up(Path(folder) / "data", *options))
+            return started[-1]
 
-    yield start
-    for it in started:
-        it.clean_up()
+        yield start
+        for it in started:
+            it.clean_up()
 
 
 def feed_head(up: Up, events: int) -> int:
