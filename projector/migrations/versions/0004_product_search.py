@@ -79,11 +79,14 @@ def weighed(column: str, weight: str) -> str:
 def schema_of(connection: Connection, extension: str) -> str:
     """Where an extension is: in our schema, unless somebody created it elsewhere before."""
     schema: str = connection.execute(
-        text("SELECT quote_ident(extnamespace::regnamespace::text) FROM pg_extension WHERE extname = :name"),
+        text("SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = :name"),
         {"name": extension},
     ).scalar_one()
     if schema not in (S, "public"):
-        raise RuntimeError(f"the extension {extension} is in the schema {schema}; it must be in {S} or in public")
+        # PostgreSQL says it, so that it is shown as every other reason of a migration that fails.
+        problem = f"the extension {extension} is in the schema {schema}; it must be in {S} or in public"
+        quoted = problem.replace("'", "''")
+        connection.execute(text(f"DO $$ BEGIN RAISE EXCEPTION USING MESSAGE = '{quoted}'; END $$"))
     return schema
 
 
