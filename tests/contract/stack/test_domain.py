@@ -195,3 +195,29 @@ async def test_sales_count_an_order_at_once_and_a_cancelled_one_as_cancelled(
     assert (after.sold.order_count, after.cancelled.order_count) == (1, 1)
     assert after.sold.revenue.minor_units == after.cancelled.revenue.minor_units == 750
     assert [(it.product_name, it.unit_count) for it in after.top_products] == [(f"Product {n}", 3)]
+
+
+async def test_a_search_follows_a_product_from_its_addition_to_its_end(
+    stubs: AsyncStubs, numbers: Iterator[int]
+) -> None:
+    n = next(numbers)
+    word = f"quillwort{n}"
+    product = identity("product", n)
+
+    async def found(receipt: Any, query: str, **narrow: bool) -> list[str]:
+        wanted: Any = narrow
+        request = queries.SearchProductsRequest(query=query, filter=wanted, consistency=fresh(receipt))
+        return [hit.highlighted_name for hit in (await stubs.queries.SearchProducts(request)).hits]
+
+    await stubs.commands.RegisterCustomer(register_customer(n))
+    added = await stubs.commands.AddProduct(add_product(n, stock=2))
+    assert await found(added.receipt, word) == []
+    revised = await stubs.commands.ReviseProduct(revise_product(n, name=f"Crème of {word}"))
+    shown = [f"<em>Crème</em> of <em>{word}</em>"]
+    assert await found(revised.receipt, f"{word} creme", in_stock=True) == shown
+    sold_out = await stubs.commands.PlaceOrder(place_order(n, customer=n, lines={n: 2}))
+    assert await found(sold_out.receipt, f"{word} creme", in_stock=True) == []
+    assert await found(sold_out.receipt, f"{word} creme") == shown
+    ended = await stubs.commands.DiscontinueProduct(commands.DiscontinueProductRequest(product_id=product))
+    assert await found(ended.receipt, f"{word} creme") == []
+    assert await found(ended.receipt, f"{word} creme", include_discontinued=True) == shown
