@@ -130,12 +130,15 @@ class RunningApplication:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._readiness
         log.info("stopping")
-        await self._health.enter_graceful_shutdown()
-        await asyncio.sleep(settings.drain_delay_seconds)
-        self._health.end_watches()
-        await self._drain()
-        failures = await self._stop_components()
-        self._stop_metrics()
+        try:
+            await self._health.enter_graceful_shutdown()
+            await asyncio.sleep(settings.drain_delay_seconds)
+            self._health.end_watches()
+            await self._drain()
+        finally:
+            # Whatever happens to the transport: components hold locks and buffers that others wait for.
+            failures = await self._stop_components()
+            self._stop_metrics()
         if failures:
             raise ExceptionGroup("components failed to stop", failures)
         log.info("stopped")
@@ -198,15 +201,19 @@ def run(application: Application) -> int:
 async def _serve_until_signalled(application: Application) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def ask_to_stop(_number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    # Not the loop's own handlers: removing those leaves a moment in which a second signal kills.
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        signal.signal(number, ask_to_stop)
     running = RunningApplication(application)
     await running.start()
     await stop.wait()
     await running.stop()
     # Stopped well: a second signal, while the interpreter ends, must not make it look like a crash.
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
 
 
