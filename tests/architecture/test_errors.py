@@ -80,7 +80,9 @@ def raised_in(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def raised() -> set[tuple[str, str]]:
-    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    # The client library reads reasons; it raises none of its own.
+    client = ROOT / "tandem" / "client"
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if client not in path.parents]
     return {it for path in paths for it in raised_in(ast.parse(path.read_text()))}
 
 

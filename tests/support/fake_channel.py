@@ -9,13 +9,16 @@ import grpc_testing
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
-Answer = Message | tuple[grpc.StatusCode, str]
+from tandem.runtime.errors import TandemError, code_of, to_status
+
+Answer = Message | TandemError | tuple[grpc.StatusCode, str]
 
 
 class FakeService:
     """Serves one method of a fake channel from a thread, until as many calls came as there are answers.
 
-    `answer` gets each request and returns the response, or a status code and its message.
+    `answer` gets each request and returns the response, a refusal as a server would send it, or a status code and its
+    message.
     """
 
     def __init__(
@@ -35,10 +38,20 @@ class FakeService:
             self.requests.append(request)
             answer = self._answer(request)
             call.send_initial_metadata(())
-            if isinstance(answer, tuple):
-                call.terminate(None, (), *answer)
-            else:
+            if isinstance(answer, Message):
                 call.terminate(answer, (), grpc.StatusCode.OK, "")
+            else:
+                call.terminate(None, *ending(answer))
+
+
+def ending(
+    answer: TandemError | tuple[grpc.StatusCode, str],
+) -> tuple[tuple[tuple[str, bytes], ...], grpc.StatusCode, str]:
+    """How a call ends that fails: trailing metadata, code and message."""
+    if isinstance(answer, tuple):
+        return (), *answer
+    details = to_status(answer).SerializeToString()
+    return (("grpc-status-details-bin", details),), code_of(answer), answer.message
 
 
 def fake_channel(services: Sequence[ServiceDescriptor]) -> grpc_testing.Channel:

@@ -1,0 +1,69 @@
+"""How channels are made: options and a service config that fit Tandem's servers."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# What a channel repeats by itself: commands that ended as UNAVAILABLE. Each carries a request_id, which its tries have
+# in common and sessions fill in where it is missing, so it is done once however often it is sent. Queries are repeated
+# by the sessions (call.py): a channel cannot tell the one that waited for its view in vain, and would wait as often as
+# it tries.
+_RETRY = {
+    # Four tries within two thirds of a second: a server that stops is replaced, a broken connection is another one.
+    # More would hide from the caller that a store is away.
+    "maxAttempts": 4,
+    "initialBackoff": "0.05s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 3,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+
+SERVICE_CONFIG: dict[str, Any] = {
+    # Every server that the name resolves to gets its share of the calls; one that goes is left out.
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [{"name": [{"service": "commerce.command.v1.CommandService"}], "retryPolicy": _RETRY}],
+    # While more than one call in ten needs to be repeated the store of tokens shrinks, and below half of it nothing is:
+    # it would only add to the trouble.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+}
+"""gRPC's service config: https://github.com/grpc/grpc/blob/master/doc/service_config.md"""
+
+CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+    # A server that went without a word is noticed within 40 s, also where only a stream waits. The servers take a ping
+    # every 10 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A server that restarts is back within seconds; the default pause grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # The servers have the limit, 4 MiB unless set; one that was given more is not to be cut short here.
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+)
+"""For grpc.insecure_channel, grpc.secure_channel and their asyncio twins."""
+
+
+def options_for(address: str, chosen: Sequence[tuple[str, Any]] = ()) -> list[tuple[str, Any]]:
+    """The options of a channel to `address`, `chosen` ones in place of those above."""
+    options = dict(CHANNEL_OPTIONS)
+    if "," in address:
+        # "ipv4:127.0.0.1:50051,127.0.0.1:50061" would be each call's :authority, and is no name that HTTP/2 allows.
+        options["grpc.default_authority"] = "tandem"
+    return list((options | dict(chosen)).items())
+
+
+@dataclass(frozen=True)
+class CallDefaults:
+    """What a call gets that says nothing itself.
+
+    timeout: seconds for all tries together; a query's max_wait comes on top. Longer than any wait that servers offer by
+        default (2 s for a view, 5 s for a statement), shorter than a person's patience. A stream has none.
+    wait_for_ready: whether a call waits for a connection, up to its timeout, rather than fail as UNAVAILABLE at once.
+    """
+
+    timeout: float = 10.0
+    wait_for_ready: bool = False

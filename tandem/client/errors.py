@@ -1,0 +1,335 @@
+"""What a call can fail with, typed from the error's details.
+
+    CallFailed
+     ├── InvalidRequest        INVALID_ARGUMENT     the request itself is wrong: `violations` names every field
+     │    └── RequestIdReused  INVALID_ARGUMENT     the request_id was used for another command
+     ├── NotFound              NOT_FOUND            what the request names is not there: `resource`
+     ├── AlreadyExists         ALREADY_EXISTS       what the request would create is there: `resource`
+     ├── RuleBroken            FAILED_PRECONDITION  a business rule: `violations` and `reasons` name each broken one
+     ├── TokenOutdated         FAILED_PRECONDITION  the token is from before a restore of the write store
+     ├── NotConfigured         FAILED_PRECONDITION  the server is not set up for it
+     ├── VersionMismatch       ABORTED              `expected_version` is not the `current_version`
+     ├── CursorExpired         OUT_OF_RANGE         events after the cursor are not kept: `oldest_cursor`
+     ├── CursorAhead           OUT_OF_RANGE         the feed is not as far as the cursor
+     ├── Overloaded            RESOURCE_EXHAUSTED   a limit of the server is reached; nothing was done
+     ├── Unavailable           UNAVAILABLE          a store or a server is away
+     │    ├── ViewBehind       UNAVAILABLE          the view did not reach the token in time: `behind`
+     │    ├── OutcomeUnknown   UNAVAILABLE          a command that is done, or is not
+     │    └── EventUnreadable  UNAVAILABLE          the feed's server is older than an event
+     ├── DeadlineExceeded      DEADLINE_EXCEEDED    the call's time passed
+     └── ServerBug             INTERNAL             `reference` is what the server's log calls it
+
+Any other status is a plain CallFailed. All of them are grpc.RpcError too: what handles those goes on working.
+`__cause__` is the error that gRPC raised.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import grpc
+
+
+class Reason(StrEnum):
+    """commerce.type.v1.ErrorReason, as errors have it; docs/contract.md says what each means and what to do."""
+
+    INVALID_REQUEST = "INVALID_REQUEST"
+    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    NOT_FOUND = "NOT_FOUND"
+    ALREADY_EXISTS = "ALREADY_EXISTS"
+    VERSION_MISMATCH = "VERSION_MISMATCH"
+    OVERLOADED = "OVERLOADED"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    STOPPING = "STOPPING"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    INTERNAL = "INTERNAL"
+    PROJECTION_LAG = "PROJECTION_LAG"
+    TOKEN_EPOCH_MISMATCH = "TOKEN_EPOCH_MISMATCH"  # noqa: S105 - no secret
+    FULLY_CONSISTENT_NOT_CONFIGURED = "FULLY_CONSISTENT_NOT_CONFIGURED"
+    CUSTOMER_UNKNOWN = "CUSTOMER_UNKNOWN"
+    CUSTOMER_ERASED = "CUSTOMER_ERASED"
+    ADDRESS_LIMIT = "ADDRESS_LIMIT"
+    ADDRESS_UNKNOWN = "ADDRESS_UNKNOWN"
+    ADDRESS_REQUIRED = "ADDRESS_REQUIRED"
+    DEFAULT_ADDRESS = "DEFAULT_ADDRESS"
+    PRODUCT_UNKNOWN = "PRODUCT_UNKNOWN"
+    PRODUCT_DISCONTINUED = "PRODUCT_DISCONTINUED"
+    ALREADY_DISCONTINUED = "ALREADY_DISCONTINUED"
+    OUT_OF_STOCK = "OUT_OF_STOCK"
+    STOCK_LIMIT = "STOCK_LIMIT"
+    CURRENCY_MISMATCH = "CURRENCY_MISMATCH"
+    TOTAL_LIMIT = "TOTAL_LIMIT"
+    ORDER_NOT_PLACED = "ORDER_NOT_PLACED"
+    ORDER_NOT_PAID = "ORDER_NOT_PAID"
+    ORDER_NOT_SHIPPED = "ORDER_NOT_SHIPPED"
+    ORDER_NOT_READDRESSABLE = "ORDER_NOT_READDRESSABLE"
+    ORDER_NOT_CANCELLABLE = "ORDER_NOT_CANCELLABLE"
+    SUBSCRIPTION_ENDED = "SUBSCRIPTION_ENDED"
+    SUBSCRIPTION_CANCELING = "SUBSCRIPTION_CANCELING"
+    SUBSCRIPTION_NOT_CANCELING = "SUBSCRIPTION_NOT_CANCELING"
+    RENEWAL_TOO_EARLY = "RENEWAL_TOO_EARLY"
+    TOO_MANY_CURRENCIES = "TOO_MANY_CURRENCIES"
+    CURSOR_EXPIRED = "CURSOR_EXPIRED"
+    CURSOR_AHEAD = "CURSOR_AHEAD"
+    EVENT_UNREADABLE = "EVENT_UNREADABLE"
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing that is wrong.
+
+    subject: a field's path (`lines[2].quantity`) or a resource's name (`products/…`). reason: the rule in UPPER_SNAKE:
+    a
+        Reason, or for a field a commerce.type.v1.FieldViolationReason. description: a sentence for a developer.
+    """
+
+    subject: str
+    reason: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Details:
+    """An error's google.rpc details.
+
+    reason: UPPER_SNAKE, stable; a Reason or one of a newer server; empty when it is not of Tandem (a proxy's error, or
+    the
+        connection's). metadata: what the reason adds. retry_after: seconds, None where the server asks for no pause.
+    resource: the name of what is not there, or is there already, such as `orders/…`.
+    """
+
+    reason: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    violations: tuple[Violation, ...] = ()
+    retry_after: float | None = None
+    resource: str = ""
+
+
+class CallFailed(grpc.RpcError):
+    """A call that the server refused, or that did not come through.
+
+    call: the RPC's name, such as PlaceOrder. message: a sentence for a developer; users are told by `reason`.
+    The other attributes are those of Details.
+    """
+
+    transient: ClassVar[bool] = False
+    """Whether the same request may be answered later. For a command that means the same request_id."""
+
+    def __init__(
+        self,
+        status: grpc.StatusCode,
+        message: str = "",
+        details: Details | None = None,
+        *,
+        call: str = "",
+        trailing_metadata: tuple[Any, ...] = (),
+    ) -> None:
+        self.call = call
+        self.message = message
+        details = details or Details()
+        self.reason = details.reason
+        self.metadata = details.metadata
+        self.violations = details.violations
+        self.retry_after = details.retry_after
+        self.resource = details.resource
+        self._status = status
+        self._trailing_metadata = trailing_metadata
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        """PlaceOrder: FAILED_PRECONDITION (OUT_OF_STOCK): refused: products/…: 1 in stock; and each other violation."""
+        call = f"{self.call}: " if self.call else ""
+        reason = f" ({self.reason})" if self.reason and self.reason != self._status.name else ""
+        # The server's message tells the first one.
+        others = "".join(f"; {it.subject}: {it.description} ({it.reason})" for it in self.violations[1:])
+        return f"{call}{self._status.name}{reason}: {self.message}{others}"
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        """The reason of the error and, for a broken business rule, of every other rule that is broken."""
+        return frozenset({self.reason} - {""})
+
+    # As the errors that grpc raises.
+
+    def code(self) -> grpc.StatusCode:
+        return self._status
+
+    def details(self) -> str:
+        return self.message
+
+    def trailing_metadata(self) -> tuple[Any, ...]:
+        return self._trailing_metadata
+
+
+class InvalidRequest(CallFailed):
+    """INVALID_ARGUMENT: repeating it cannot help. `violations` names every wrong field."""
+
+
+class RequestIdReused(InvalidRequest):
+    """INVALID_ARGUMENT: the request_id was used for another command, or for the same one with other fields."""
+
+
+class NotFound(CallFailed):
+    """NOT_FOUND: `resource` says what."""
+
+
+class AlreadyExists(CallFailed):
+    """ALREADY_EXISTS: `resource` says what."""
+
+
+class RuleBroken(CallFailed):
+    """FAILED_PRECONDITION, a business rule: `if Reason.OUT_OF_STOCK in error.reasons`."""
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        return super().reasons | {it.reason for it in self.violations}
+
+
+class TokenOutdated(CallFailed):
+    """FAILED_PRECONDITION: the write store was restored since the token was made, and what it stood for may be gone.
+
+    A session drops the token when it sees this, so the next query is answered.
+    """
+
+
+class NotConfigured(CallFailed):
+    """FAILED_PRECONDITION: the server is not set up to answer such a query."""
+
+
+class VersionMismatch(CallFailed):
+    """ABORTED: read again, decide again."""
+
+    @property
+    def current_version(self) -> int | None:
+        """The version that is there, where the server says it."""
+        return _number(self.metadata.get("current_version"))
+
+
+class CursorExpired(CallFailed):
+    """OUT_OF_RANGE: what was made of the events is to be built anew."""
+
+    @property
+    def oldest_cursor(self) -> str:
+        """The cursor after which all events are there."""
+        return self.metadata.get("oldest_cursor", "")
+
+
+class CursorAhead(CallFailed):
+    """OUT_OF_RANGE: the feed is not yet as far as the cursor."""
+
+
+class Overloaded(CallFailed):
+    """RESOURCE_EXHAUSTED: nothing was done. Repeat it after `retry_after`, and with longer pauses each time."""
+
+    transient = True
+
+
+class Unavailable(CallFailed):
+    """UNAVAILABLE: safe to repeat, a command with its request_id."""
+
+    transient = True
+
+
+class ViewBehind(Unavailable):
+    """UNAVAILABLE: the view did not reach the token within max_wait."""
+
+    @property
+    def behind(self) -> int | None:
+        """How many events are missing, where the server says it."""
+        return _number(self.metadata.get("behind"))
+
+
+class OutcomeUnknown(Unavailable):
+    """UNAVAILABLE: a command that is done, or is not; the same request_id finds out."""
+
+
+class EventUnreadable(Unavailable):
+    """UNAVAILABLE: an event of the feed is of a newer type than the server, or damaged."""
+
+
+class DeadlineExceeded(CallFailed):
+    """DEADLINE_EXCEEDED. A command may be done; the same request_id finds out."""
+
+    transient = True
+
+
+class ServerBug(CallFailed):
+    """INTERNAL."""
+
+    @property
+    def reference(self) -> str:
+        """What the server's log calls this failure."""
+        return self.metadata.get("reference", "")
+
+
+_BUSINESS_RULES = (
+    Reason.CUSTOMER_UNKNOWN,
+    Reason.CUSTOMER_ERASED,
+    Reason.ADDRESS_LIMIT,
+    Reason.ADDRESS_UNKNOWN,
+    Reason.ADDRESS_REQUIRED,
+    Reason.DEFAULT_ADDRESS,
+    Reason.PRODUCT_UNKNOWN,
+    Reason.PRODUCT_DISCONTINUED,
+    Reason.ALREADY_DISCONTINUED,
+    Reason.OUT_OF_STOCK,
+    Reason.STOCK_LIMIT,
+    Reason.CURRENCY_MISMATCH,
+    Reason.TOTAL_LIMIT,
+    Reason.ORDER_NOT_PLACED,
+    Reason.ORDER_NOT_PAID,
+    Reason.ORDER_NOT_SHIPPED,
+    Reason.ORDER_NOT_READDRESSABLE,
+    Reason.ORDER_NOT_CANCELLABLE,
+    Reason.SUBSCRIPTION_ENDED,
+    Reason.SUBSCRIPTION_CANCELING,
+    Reason.SUBSCRIPTION_NOT_CANCELING,
+    Reason.RENEWAL_TOO_EARLY,
+    Reason.TOO_MANY_CURRENCIES,
+)
+
+BY_REASON: Mapping[str, type[CallFailed]] = {
+    **dict.fromkeys(_BUSINESS_RULES, RuleBroken),
+    Reason.INVALID_REQUEST: InvalidRequest,
+    Reason.REQUEST_ID_REUSED: RequestIdReused,
+    Reason.NOT_FOUND: NotFound,
+    Reason.ALREADY_EXISTS: AlreadyExists,
+    Reason.VERSION_MISMATCH: VersionMismatch,
+    Reason.OVERLOADED: Overloaded,
+    Reason.STORE_UNAVAILABLE: Unavailable,
+    Reason.OUTCOME_UNKNOWN: OutcomeUnknown,
+    Reason.STOPPING: Unavailable,
+    Reason.DEADLINE_EXCEEDED: DeadlineExceeded,
+    Reason.INTERNAL: ServerBug,
+    Reason.PROJECTION_LAG: ViewBehind,
+    Reason.TOKEN_EPOCH_MISMATCH: TokenOutdated,
+    Reason.FULLY_CONSISTENT_NOT_CONFIGURED: NotConfigured,
+    Reason.CURSOR_EXPIRED: CursorExpired,
+    Reason.CURSOR_AHEAD: CursorAhead,
+    Reason.EVENT_UNREADABLE: EventUnreadable,
+}
+
+# For reasons of a newer server: the contract says to treat one that is not known like its code.
+BY_CODE: Mapping[grpc.StatusCode, type[CallFailed]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.FAILED_PRECONDITION: RuleBroken,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.INTERNAL: ServerBug,
+}
+
+# Of errors that are not Tandem's, a proxy's or this machine's own, the code says less: a message that is too large to
+# receive is RESOURCE_EXHAUSTED too.
+BY_CODE_OF_OTHERS: Mapping[grpc.StatusCode, type[CallFailed]] = {
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+}
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None

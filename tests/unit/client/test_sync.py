@@ -1,0 +1,260 @@
+"""The client for threads, on fake channels."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import grpc_testing
+import pytest
+
+from commerce.command.v1 import command_service_pb2 as commands
+from commerce.feed.v1 import feed_service_pb2 as feed
+from commerce.query.v1 import query_service_pb2 as queries
+from commerce.type.v1.receipt_pb2 import CommandReceipt
+from tandem.client import sync
+from tandem.client.call import NoAddress
+from tandem.client.channel import CallDefaults
+from tandem.client.errors import CallFailed, CursorExpired, OutcomeUnknown, RuleBroken, Unavailable, ViewBehind
+from tandem.runtime.errors import OutOfRange, PreconditionFailed, Violation
+from tandem.runtime.errors import Unavailable as ServerUnavailable
+from tests.support.fake_channel import Answer, FakeService, ending, fake_channel
+
+COMMANDS = commands.DESCRIPTOR.services_by_name["CommandService"]
+QUERIES = queries.DESCRIPTOR.services_by_name["QueryService"]
+FEED = feed.DESCRIPTOR.services_by_name["FeedService"]
+PLACE, GET = COMMANDS.methods_by_name["PlaceOrder"], QUERIES.methods_by_name["GetOrderDetails"]
+PLACED = commands.PlaceOrderResponse(order_id="7", receipt=CommandReceipt(consistency_token="1token", position=3))
+FOUND = queries.GetOrderDetailsResponse(as_of="1later")
+STOPPING = ServerUnavailable("the server is stopping", reason="STOPPING")
+
+
+@pytest.fixture
+def channel() -> grpc_testing.Channel:
+    return fake_channel([COMMANDS, QUERIES, FEED])
+
+
+@pytest.fixture
+def session(channel: grpc_testing.Channel) -> sync.Session:
+    return sync.Session(commands=channel, queries=channel, feed=channel)
+
+
+def in_turn(*answers: Answer) -> Callable[[object], Answer]:
+    left = iter(answers)
+    return lambda _: next(left)
+
+
+def test_a_query_after_a_command_carries_its_token(channel: grpc_testing.Channel, session: sync.Session) -> None:
+    placing = FakeService(channel, PLACE, in_turn(PLACED))
+    assert session.commands.PlaceOrder(commands.PlaceOrderRequest(customer_id="1")) == PLACED
+    assert placing.requests[0].request_id
+    getting = FakeService(channel, GET, in_turn(FOUND))
+    assert session.queries.GetOrderDetails(queries.GetOrderDetailsRequest(order_id="7")) == FOUND
+    assert getting.requests[0].consistency.at_least_as_fresh == session.token == "1token"
+
+
+def test_sessions_of_one_channel_know_nothing_of_each_other(channel: grpc_testing.Channel) -> None:
+    one, other = (sync.Session(commands=channel, queries=channel) for _ in range(2))
+    FakeService(channel, PLACE, in_turn(PLACED))
+    one.commands.PlaceOrder(commands.PlaceOrderRequest())
+    assert (one.token, other.token) == ("1token", "")
+    other.learn(one.token)
+    assert other.token == "1token"
+
+
+def test_a_refusal_is_raised_as_its_error_with_grpcs_own_as_the_cause(
+    channel: grpc_testing.Channel, session: sync.Session
+) -> None:
+    FakeService(channel, PLACE, in_turn(PreconditionFailed([Violation("products/1", "none left", "OUT_OF_STOCK")])))
+    with pytest.raises(RuleBroken, match="PlaceOrder: FAILED_PRECONDITION") as raised:
+        session.commands.PlaceOrder(commands.PlaceOrderRequest())
+    assert isinstance(raised.value.__cause__, grpc.RpcError)
+    assert not isinstance(raised.value.__cause__, CallFailed)
+
+
+def test_the_same_request_given_again_is_the_same_command(channel: grpc_testing.Channel, session: sync.Session) -> None:
+    unknown = ServerUnavailable("the connection broke", reason="OUTCOME_UNKNOWN")
+    placing = FakeService(channel, PLACE, in_turn(unknown, PLACED), calls=2)
+    request = commands.PlaceOrderRequest(customer_id="1")
+    with pytest.raises(OutcomeUnknown):
+        session.commands.PlaceOrder(request)
+    session.commands.PlaceOrder(request)
+    first, second = placing.requests
+    assert first.request_id == second.request_id != ""
+
+
+def test_a_query_is_repeated_while_servers_come_and_go(channel: grpc_testing.Channel, session: sync.Session) -> None:
+    refused = (grpc.StatusCode.UNAVAILABLE, "Connection refused")
+    getting = FakeService(channel, GET, in_turn(STOPPING, refused, FOUND), calls=3)
+    assert session.queries.GetOrderDetails(queries.GetOrderDetailsRequest()) == FOUND
+    assert len(getting.requests) == 3
+
+
+def test_a_command_whose_connection_broke_is_repeated_with_its_request_id(
+    channel: grpc_testing.Channel, session: sync.Session
+) -> None:
+    broke = (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 1")
+    placing = FakeService(channel, PLACE, in_turn(broke, PLACED), calls=2)
+    request = commands.PlaceOrderRequest()
+    assert session.commands.PlaceOrder(request) == PLACED
+    assert [it.request_id for it in placing.requests] == [request.request_id] * 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ServerUnavailable("away", reason="STORE_UNAVAILABLE"),
+        (grpc.StatusCode.UNAVAILABLE, "Connection refused"),
+        (grpc.StatusCode.CANCELLED, "Channel closed!"),
+    ],
+    ids=["unavailable", "no connection", "cancelled"],
+)
+def test_a_command_that_its_channel_has_repeated_is_not_repeated_again(
+    channel: grpc_testing.Channel, session: sync.Session, answer: Answer
+) -> None:
+    placing = FakeService(channel, PLACE, in_turn(answer))
+    with pytest.raises(CallFailed):
+        session.commands.PlaceOrder(commands.PlaceOrderRequest())
+    assert len(placing.requests) == 1
+
+
+def test_a_query_is_repeated_so_often_and_no_more(channel: grpc_testing.Channel, session: sync.Session) -> None:
+    getting = FakeService(channel, GET, lambda _: STOPPING, calls=4)
+    with pytest.raises(Unavailable):
+        session.queries.GetOrderDetails(queries.GetOrderDetailsRequest())
+    assert len(getting.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error"),
+    [
+        # It has waited already, for as long as it was to.
+        (ServerUnavailable("3 behind", reason="PROJECTION_LAG"), ViewBehind),
+        (PreconditionFailed([Violation("x", "y", "TOO_MANY_CURRENCIES")]), RuleBroken),
+        # The server asks for a longer pause than the call has time.
+        (ServerUnavailable("away", reason="STORE_UNAVAILABLE", retry_after=60), Unavailable),
+    ],
+    ids=["view behind", "rule broken", "no time"],
+)
+def test_a_query_is_not_repeated_where_that_does_not_help(
+    channel: grpc_testing.Channel, session: sync.Session, refusal: Answer, error: type[CallFailed]
+) -> None:
+    getting = FakeService(channel, GET, in_turn(refusal))
+    with pytest.raises(error):
+        session.queries.GetOrderDetails(queries.GetOrderDetailsRequest())
+    assert len(getting.requests) == 1
+
+
+def test_a_future_is_typed_too_and_its_receipt_is_remembered(
+    channel: grpc_testing.Channel, session: sync.Session
+) -> None:
+    FakeService(channel, PLACE, in_turn(PLACED, PreconditionFailed([Violation("x", "y", "OUT_OF_STOCK")])), calls=2)
+    placed: Any = session.commands.PlaceOrder.future(commands.PlaceOrderRequest())
+    assert placed.result() == PLACED
+    assert placed.code() == grpc.StatusCode.OK
+    assert session.token == "1token"
+    refused: Any = session.commands.PlaceOrder.future(commands.PlaceOrderRequest())
+    assert isinstance(refused.exception(), RuleBroken)
+    with pytest.raises(RuleBroken):
+        refused.result()
+
+
+def test_a_stream_gives_its_messages_and_ends_with_a_typed_error(
+    channel: grpc_testing.Channel, session: sync.Session
+) -> None:
+    # The fake channel forgets what was not taken when the call ends.
+    taken = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+
+        def serve() -> Any:
+            _, request, call = channel.take_unary_stream(FEED.methods_by_name["Subscribe"])
+            call.send_initial_metadata(())
+            call.send_response(feed.SubscribeResponse(cursor="1a"))
+            taken.wait()
+            call.terminate(*ending(OutOfRange("gone", reason="CURSOR_EXPIRED")))
+            return request
+
+        serving = pool.submit(serve)
+        stream = session.feed.Subscribe(feed.SubscribeRequest(from_beginning=True))
+        assert next(stream).cursor == "1a"
+        taken.set()
+        with pytest.raises(CursorExpired):
+            next(stream)
+        assert serving.result().from_beginning
+
+
+def test_a_service_without_an_address_is_named() -> None:
+    session = sync.Client(commands="127.0.0.1:1").session()
+    assert session.commands
+    with pytest.raises(NoAddress, match="QueryService"):
+        _ = session.queries
+
+
+class Recording:
+    """A channel's method that keeps the options of its calls."""
+
+    def __init__(self) -> None:
+        self.options: list[dict[str, Any]] = []
+
+    def with_call(self, request: Any, **options: Any) -> tuple[Any, None]:
+        self.options.append(options)
+        return FOUND, None
+
+
+class RecordingChannel:
+    def __init__(self) -> None:
+        self.method = Recording()
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Recording:
+        return self.method
+
+    unary_stream = unary_unary
+
+
+def test_every_call_has_a_deadline_and_a_query_time_for_its_wait() -> None:
+    channel: Any = RecordingChannel()
+    session = sync.Session(queries=channel, defaults=CallDefaults(timeout=4, wait_for_ready=True))
+    patient = queries.GetOrderDetailsRequest()
+    patient.consistency.max_wait.FromSeconds(30)
+    session.queries.GetOrderDetails(queries.GetOrderDetailsRequest())
+    session.queries.GetOrderDetails(patient)
+    session.queries.GetOrderDetails(patient, timeout=1, wait_for_ready=False)
+    assert channel.method.options == [
+        {"timeout": 4, "wait_for_ready": True},
+        {"timeout": 34, "wait_for_ready": True},
+        {"timeout": 1, "wait_for_ready": False},
+    ]
+
+
+def test_a_further_try_has_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    channel: Any = RecordingChannel()
+    answer = channel.method.with_call
+
+    class Refused(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.UNAVAILABLE
+
+        def details(self) -> str:
+            return "away"
+
+        def trailing_metadata(self) -> tuple[Any, ...]:
+            return ()
+
+    def first_refused(request: Any, **options: Any) -> Any:
+        nonlocal now
+        result = answer(request, **options)
+        now += 3
+        if len(channel.method.options) == 1:
+            raise Refused
+        return result
+
+    channel.method.with_call = first_refused
+    sync.Session(queries=channel).queries.GetOrderDetails(queries.GetOrderDetailsRequest())
+    first, second = (it["timeout"] for it in channel.method.options)
+    assert first == 10
+    assert 6.9 < second <= 7
