@@ -1,0 +1,233 @@
+"""The client library at real servers, through a projector that stands still, cut connections and a rolling restart."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from commerce.command.v1 import command_service_pb2 as commands
+from commerce.feed.v1.feed_service_pb2 import SubscribeRequest
+from commerce.query.v1 import query_service_pb2 as queries
+from commerce.query.v1.views_pb2 import OrderDetails
+from commerce.type.v1.order_status_pb2 import OrderStatus
+from tandem.client import aio, sync
+from tandem.client.errors import NotFound, Reason, RuleBroken, ViewBehind
+from tandem.client.optimistic import Optimistic
+from tandem.client.paging import async_rows, rows
+from tandem.client.streams import async_resuming, resuming
+from tests.integration.client.conftest import PLENTY, Addresses
+from tests.support.builders import identity, place_order
+from tests.support.proxy import CuttingProxy
+from tests.support.stack import Stack
+
+PAID = OrderStatus.ORDER_STATUS_PAID
+
+
+def order(number: int, wait: float = 0.0) -> queries.GetOrderDetailsRequest:
+    request = queries.GetOrderDetailsRequest(order_id=identity("order", number))
+    if wait:
+        request.consistency.max_wait.FromMilliseconds(int(wait * 1000))
+    return request
+
+
+def test_a_session_reads_what_it_wrote_while_the_projector_stands_still(stack: Stack, client: sync.Client) -> None:
+    session, other = client.session(), client.session()
+    stack.projector.pause()
+    try:
+        session.commands.PlaceOrder(place_order(101))
+        with pytest.raises(ViewBehind) as raised:
+            session.queries.GetOrderDetails(order(101, wait=0.2))
+        assert raised.value.behind
+        with pytest.raises(NotFound):
+            other.queries.GetOrderDetails(order(101))
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(session.queries.GetOrderDetails, order(101, wait=60))
+            assert not reading.done()
+            stack.projector.resume()
+            assert reading.result(timeout=60).order_details.order_id == identity("order", 101)
+    finally:
+        stack.projector.resume()
+    # What it saw can be handed on, as text, to another session elsewhere.
+    other.learn(session.token)
+    assert other.queries.GetOrderDetails(order(101)).order_details.version == 1
+
+
+def test_orders_are_placed_once_each_through_a_connection_that_is_cut(stack: Stack) -> None:
+    """Requests are lost on their way there, and answers on their way back, until an answer was."""
+    proxy = CuttingProxy(("127.0.0.1", stack.command_server.port))
+    requests = [place_order(number, customer=2, lines={5: 1}) for number in range(110, 140)]
+    receipts = []
+    try:
+        with sync.Client(commands=f"127.0.0.1:{proxy.port}", queries=stack.query_server.address) as client:
+            session = client.session()
+            for number, request in enumerate(requests):
+                request.ClearField("request_id")
+                # Now and then the proxy takes a word of the connection's own for the answer, and cuts too early.
+                proxy.cut_on(request.order_id.encode(), after=number % 2 == 1)
+                receipts.append(session.commands.PlaceOrder(request).receipt)
+                assert proxy.cuts == len(receipts)
+                if receipts[-1].replayed:
+                    break
+            listed = [it.order_id for it in rows(session.queries.ListRecentOrders, recent(2))]
+            card = session.queries.GetProduct(queries.GetProductRequest(product_id=identity("product", 5))).product
+    finally:
+        proxy.close()
+    assert receipts[-1].replayed, "an answer was lost"
+    assert not receipts[0].replayed, "a request was lost"
+    assert listed == [request.order_id for request in requests[: len(receipts)]][::-1]
+    assert card.available == 100 - len(receipts)
+
+
+def recent(customer: int, size: int = 3) -> queries.ListRecentOrdersRequest:
+    return queries.ListRecentOrdersRequest(customer_id=identity("customer", customer), page_size=size)
+
+
+async def test_asyncio_reads_its_writes_page_by_page_and_gets_typed_errors(async_client: aio.Client) -> None:
+    session = async_client.session()
+    for number in range(120, 127):
+        await session.commands.PlaceOrder(place_order(number, customer=3))
+    listed = [it.order_id async for it in async_rows(session.queries.ListRecentOrders, recent(3))]
+    assert listed == [identity("order", number) for number in range(126, 119, -1)]
+    with pytest.raises(RuleBroken) as raised:
+        await session.commands.PlaceOrder(place_order(127, customer=3, lines={1: 1_000, 2: 1_000}))
+    assert raised.value.reasons == {Reason.OUT_OF_STOCK}
+    assert len(raised.value.violations) == 2
+
+
+def test_an_expectation_gives_way_to_the_view_or_is_taken_back(stack: Stack, client: sync.Client) -> None:
+    session = client.session()
+    session.commands.PlaceOrder(place_order(160))
+    known = session.queries.GetOrderDetails(order(160)).order_details
+    drawn: list[tuple[Any, str]] = []
+    held = Optimistic(
+        known,
+        read=lambda: session.queries.GetOrderDetails(order(160, wait=0.2)).order_details,
+        show=lambda view: drawn.append((view.status, view.payment_reference)),
+    )
+
+    def as_paid(view: OrderDetails) -> None:
+        view.status = PAID
+
+    pay = commands.PayOrderRequest(order_id=known.order_id, payment_reference="p-1")
+    stack.projector.pause()
+    try:
+        held.change(as_paid, lambda: session.commands.PayOrder(pay))
+        assert (held.shown.status, held.confirmed.status, held.pending) == (PAID, known.status, 1)
+    finally:
+        stack.projector.resume()
+    session.queries.GetOrderDetails(order(160, wait=60))
+    held.refresh()
+    assert (held.confirmed.status, held.pending) == (PAID, 0)
+    assert drawn == [(PAID, ""), (PAID, "p-1")]
+
+    def as_cancelled(view: OrderDetails) -> None:
+        view.status = OrderStatus.ORDER_STATUS_CANCELLED
+
+    again = commands.PayOrderRequest(order_id=known.order_id)
+    with pytest.raises(RuleBroken) as raised:
+        held.change(as_cancelled, lambda: session.commands.PayOrder(again))
+    assert raised.value.reason == Reason.ORDER_NOT_PLACED
+    assert [status for status, _ in drawn[2:]] == [OrderStatus.ORDER_STATUS_CANCELLED, PAID]
+
+
+def test_a_follower_and_a_watcher_go_on_when_their_connections_are_cut(stack: Stack, client: sync.Client) -> None:
+    session = client.session()
+    session.commands.PlaceOrder(place_order(140))
+    of_order = SubscribeRequest(after_cursor=session.token, aggregate_ids=[identity("order", 140)])
+    proxies = [CuttingProxy(("127.0.0.1", it.port)) for it in (stack.query_server, stack.projector)]
+    to_queries, to_feed = (f"127.0.0.1:{proxy.port}" for proxy in proxies)
+    steps: list[tuple[Any, Any]] = [
+        (session.commands.PayOrder, commands.PayOrderRequest(order_id=identity("order", 140))),
+        (session.commands.ShipOrder, commands.ShipOrderRequest(order_id=identity("order", 140))),
+        (session.commands.DeliverOrder, commands.DeliverOrderRequest(order_id=identity("order", 140))),
+    ]
+    try:
+        with sync.Client(queries=to_queries, feed=to_feed) as behind_proxies:
+            follower = behind_proxies.session(session.token)
+            watch = queries.WatchOrderDetailsRequest(order_id=identity("order", 140))
+            states = (
+                it.order_details.version
+                for it in resuming(follower.queries.WatchOrderDetails, watch)
+                if it.HasField("order_details")
+            )
+            events = (item.type for it in resuming(follower.feed.Subscribe, of_order) for item in it.events)
+            assert next(states) == 1
+            seen = []
+            for version, (call, request) in enumerate(steps, start=2):
+                for proxy in proxies:
+                    proxy.cut_all()
+                call(request)
+                assert next(states) == version
+                seen.append(next(events))
+            assert seen == ["order_paid", "order_shipped", "order_delivered"]
+    finally:
+        for proxy in proxies:
+            proxy.close()
+
+
+async def test_asyncio_follows_through_cut_connections_too(stack: Stack, async_client: aio.Client) -> None:
+    proxy = CuttingProxy(("127.0.0.1", stack.projector.port))
+    session = async_client.session()
+    start = (await session.commands.PlaceOrder(place_order(150))).receipt.consistency_token
+    seen: list[str] = []
+    try:
+        async with aio.Client(feed=f"127.0.0.1:{proxy.port}") as behind_proxy:
+            request = SubscribeRequest(after_cursor=start, event_types=["order_placed"])
+            following = async_resuming(behind_proxy.session().feed.Subscribe, request)
+            async with aclosing(following) as messages:  # type: ignore[type-var]
+                number = 150
+                async for message in messages:
+                    seen += [item.event.order_placed.order_id for item in message.events]
+                    if len(seen) == 4:
+                        break
+                    if number == 150 + len(seen):
+                        number += 1
+                        proxy.cut_all()
+                        await session.commands.PlaceOrder(place_order(number))
+    finally:
+        proxy.close()
+    assert seen == [identity("order", number) for number in range(151, 155)]
+
+
+def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:
+    """Two servers of each kind; each of the first two is stopped and started while orders are placed and read."""
+    second_command, second_query = stack.new_command_server(), stack.new_query_server()
+    for service in (second_command, second_query):
+        service.start()
+        service.wait_until_serving()
+    pairs: Addresses = {
+        "commands": f"ipv4:{stack.command_server.address},{second_command.address}",
+        "queries": f"ipv4:{stack.query_server.address},{second_query.address}",
+    }
+    stop = threading.Event()
+    placed: list[str] = []
+
+    def buy(client: sync.Client, first: int) -> int:
+        session = client.session()
+        count = 0
+        while not stop.is_set():
+            request = place_order(first + count, customer=4, lines={PLENTY: 1})
+            session.commands.PlaceOrder(request)
+            placed.append(request.order_id)
+            assert session.queries.GetOrderDetails(order(first + count, wait=30)).order_details.version == 1
+            count += 1
+        return count
+
+    with sync.Client(**pairs) as client, ThreadPoolExecutor(2) as pool:
+        buyers = [pool.submit(buy, client, first) for first in (10_000, 20_000)]
+        try:
+            for service in (stack.command_server, stack.query_server):
+                assert service.stop() == 0
+                service.start()
+                service.wait_until_serving()
+        finally:
+            stop.set()
+        counts = [buyer.result(timeout=60) for buyer in buyers]
+        assert all(counts)
+        everything = client.session()
+        restock = commands.AdjustStockRequest(product_id=identity("product", PLENTY), delta=1)
+        everything.commands.AdjustStock(restock)  # its token stands for all that came before
+        listed = [it.order_id for it in rows(everything.queries.ListRecentOrders, recent(4, 100))]
+    assert sorted(listed) == sorted(placed)
