@@ -1,0 +1,191 @@
+// What a good client of Tandem does, for @grpc/grpc-js: docs/clients.md says why.
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import {
+  type CallOptions,
+  type ChannelOptions,
+  type ClientUnaryCall,
+  type ServiceError,
+  Metadata,
+  credentials,
+  status,
+} from "@grpc/grpc-js";
+
+import { CommandServiceClient } from "./gen/commerce/command/v1/command_service.js";
+import { QueryServiceClient, WatchOrderDetailsRequest } from "./gen/commerce/query/v1/query_service.js";
+import type { OrderDetails } from "./gen/commerce/query/v1/views.js";
+import { Consistency } from "./gen/commerce/type/v1/consistency.js";
+import type { CommandReceipt } from "./gen/commerce/type/v1/receipt.js";
+import { BadRequest, ErrorInfo, PreconditionFailure } from "./gen/google/rpc/error_details.js";
+import { Status } from "./gen/google/rpc/status.js";
+
+const serviceConfig = {
+  loadBalancingConfig: [{ round_robin: {} }],
+  // Commands alone: with its request_id one is done once, however often it is sent. A channel cannot tell a query that waited
+  // for its view in vain (PROJECTION_LAG) from one that is worth another try.
+  methodConfig: [
+    {
+      name: [{ service: "commerce.command.v1.CommandService" }],
+      retryPolicy: {
+        maxAttempts: 4,
+        initialBackoff: "0.05s",
+        maxBackoff: "1s",
+        backoffMultiplier: 3,
+        retryableStatusCodes: ["UNAVAILABLE"],
+      },
+    },
+  ],
+  retryThrottling: { maxTokens: 100, tokenRatio: 0.1 },
+};
+
+export const channelOptions: ChannelOptions = {
+  "grpc.service_config": JSON.stringify(serviceConfig),
+  // A server that went without a word is noticed within 40 s. The servers take a ping every 10 s.
+  "grpc.keepalive_time_ms": 30_000,
+  "grpc.keepalive_timeout_ms": 10_000,
+  "grpc.keepalive_permit_without_calls": 1,
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 5_000,
+};
+
+/** A refusal: `reason` is one of commerce.type.v1.ErrorReason; `violations` names every wrong field or broken rule. */
+export class CallFailed extends Error {
+  readonly code: status;
+  readonly reason: string;
+  readonly metadata: Record<string, string> = {};
+  readonly violations: { subject: string; reason: string; description: string }[] = [];
+
+  constructor(error: ServiceError) {
+    super(error.message, { cause: error });
+    this.code = error.code;
+    const [packed] = error.metadata?.get("grpc-status-details-bin") ?? [];
+    let reason = "";
+    for (const { typeUrl, value } of packed instanceof Buffer ? Status.decode(packed).details : []) {
+      switch (typeUrl) {
+        case "type.googleapis.com/google.rpc.ErrorInfo": {
+          const info = ErrorInfo.decode(value);
+          reason = info.domain === "tandem" ? info.reason : "";
+          this.metadata = info.metadata;
+          break;
+        }
+        case "type.googleapis.com/google.rpc.BadRequest":
+          for (const it of BadRequest.decode(value).fieldViolations) {
+            this.violations.push({ subject: it.field, reason: it.reason, description: it.description });
+          }
+          break;
+        case "type.googleapis.com/google.rpc.PreconditionFailure":
+          for (const it of PreconditionFailure.decode(value).violations) {
+            this.violations.push({ subject: it.subject, reason: it.type, description: it.description });
+          }
+      }
+    }
+    this.reason = reason;
+  }
+}
+
+type Unary<Q, R> = (
+  request: Q,
+  metadata: Metadata,
+  options: Partial<CallOptions>,
+  callback: (error: ServiceError | null, response: R) => void,
+) => ClientUnaryCall;
+
+function unary<Q, R>(client: object, method: Unary<Q, R>, request: Q, milliseconds: number): Promise<R> {
+  const options = { deadline: Date.now() + milliseconds };
+  return new Promise((resolve, reject) => {
+    method.call(client, request, new Metadata(), options, (error, response) =>
+      error ? reject(new CallFailed(error)) : resolve(response),
+    );
+  });
+}
+
+/** One caller, who sees its own writes: its queries carry the token of its last command. */
+export class Session {
+  readonly commands: CommandServiceClient;
+  readonly queries: QueryServiceClient;
+  #token: string;
+  #position = 0n;
+
+  /** token: another session's, from a cookie, a header or a message. */
+  constructor(commandAddress: string, queryAddress: string, token = "") {
+    this.commands = new CommandServiceClient(commandAddress, credentials.createInsecure(), channelOptions);
+    this.queries = new QueryServiceClient(queryAddress, credentials.createInsecure(), channelOptions);
+    this.#token = token;
+  }
+
+  get token(): string {
+    return this.#token;
+  }
+
+  /** Fills requestId in in the request itself: given again after an error, it is the same command. */
+  async command<Q extends { requestId: string }, R extends { receipt?: CommandReceipt | undefined }>(
+    method: Unary<Q, R>,
+    request: Q,
+    milliseconds = 10_000,
+  ): Promise<R> {
+    request.requestId ||= randomUUID();
+    const response = await unary(this.commands, method, request, milliseconds);
+    const receipt = response.receipt;
+    // Answers of commands that ran at once come in any order.
+    if (receipt && receipt.position > this.#position) {
+      this.#token = receipt.consistencyToken;
+      this.#position = receipt.position;
+    }
+    return response;
+  }
+
+  async query<Q extends { consistency?: Consistency | undefined }, R>(
+    method: Unary<Q, R>,
+    request: Q,
+    milliseconds = 10_000,
+  ): Promise<R> {
+    const sent = this.#token
+      ? { ...request, consistency: request.consistency ?? Consistency.create({ atLeastAsFresh: this.#token }) }
+      : request;
+    try {
+      return await unary(this.queries, method, sent, milliseconds);
+    } catch (error) {
+      if (error instanceof CallFailed && error.reason === "TOKEN_EPOCH_MISMATCH") {
+        this.#token = "";
+        this.#position = 0n;
+      }
+      throw error;
+    }
+  }
+
+  /** The order as it is, and every newer state, through servers that stop and connections that break. */
+  async *watch(orderId: string): AsyncGenerator<OrderDetails> {
+    const request = WatchOrderDetailsRequest.create({ orderId });
+    if (this.#token) {
+      request.consistency = Consistency.create({ atLeastAsFresh: this.#token });
+    }
+    for (let pause = 200; ; pause = Math.min(2 * pause, 10_000)) {
+      const stream = this.queries.watchOrderDetails(request);
+      try {
+        for await (const message of stream) {
+          request.resumeFrom = message.asOf;
+          pause = 100;
+          if (message.orderDetails) {
+            yield message.orderDetails;
+          }
+        }
+      } catch (error) {
+        const failed = new CallFailed(error as ServiceError);
+        const broken = [status.INTERNAL, status.UNKNOWN, status.CANCELLED].includes(failed.code) && !failed.reason;
+        const away = [status.UNAVAILABLE, status.RESOURCE_EXHAUSTED, status.DEADLINE_EXCEEDED].includes(failed.code);
+        if (!broken && !away) {
+          throw failed;
+        }
+      } finally {
+        stream.cancel();
+      }
+      await sleep(Math.random() * pause);
+    }
+  }
+
+  close(): void {
+    this.commands.close();
+    this.queries.close();
+  }
+}
