@@ -1,7 +1,8 @@
 """The client for asyncio. `tandem.client.sync` is its twin for threads."""
 
 import asyncio
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -143,19 +144,24 @@ class _SessionChannel:
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         rpc = Rpc(method, self._horizon, self._defaults)
-        return _UnaryUnary(self._channel.unary_unary(method, *args, **kwargs), rpc)
+        return _UnaryUnary(lambda: self._channel.unary_unary(method, *args, **kwargs), rpc)
 
     def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         rpc = Rpc(method, self._horizon, self._defaults)
-        return _UnaryStream(self._channel.unary_stream(method, *args, **kwargs), rpc)
+        return _UnaryStream(lambda: self._channel.unary_stream(method, *args, **kwargs), rpc)
 
 
 class _UnaryUnary:
     """As grpc.aio.UnaryUnaryMultiCallable."""
 
-    def __init__(self, call: Any, rpc: Rpc) -> None:
-        self._call = call
+    def __init__(self, make: Callable[[], Any], rpc: Rpc) -> None:
+        self._make = make
         self._rpc = rpc
+
+    @cached_property
+    def _call(self) -> Any:
+        """Made when it is called first: of a stub's many methods most sessions call a few."""
+        return self._make()
 
     def __call__(self, request: Any, *, timeout: float | None = None, **options: Any) -> "_UnaryUnaryCall":
         """The call, under way. timeout: in seconds, for all tries together."""
@@ -211,9 +217,14 @@ class _UnaryUnaryCall:
 class _UnaryStream:
     """As grpc.aio.UnaryStreamMultiCallable."""
 
-    def __init__(self, call: Any, rpc: Rpc) -> None:
-        self._call = call
+    def __init__(self, make: Callable[[], Any], rpc: Rpc) -> None:
+        self._make = make
         self._rpc = rpc
+
+    @cached_property
+    def _call(self) -> Any:
+        """Made when it is called first: of a stub's many methods most sessions call a few."""
+        return self._make()
 
     def __call__(self, request: Any, **options: Any) -> "_UnaryStreamCall":
         """The stream, under way. timeout: of all of it, in seconds; none unless given."""

@@ -80,9 +80,9 @@ class Reason(StrEnum):
 class Violation:
     """One thing that is wrong.
 
-    subject: a field's path (`lines[2].quantity`) or a resource's name (`products/…`). reason: the rule in UPPER_SNAKE:
-    a
-        Reason, or for a field a commerce.type.v1.FieldViolationReason. description: a sentence for a developer.
+    subject: a field's path (`lines[2].quantity`) or a resource's name (`products/…`).
+    reason: the rule in UPPER_SNAKE: a Reason, or for a field a commerce.type.v1.FieldViolationReason.
+    description: a sentence for a developer.
     """
 
     subject: str
@@ -95,8 +95,8 @@ class Details:
     """An error's google.rpc details.
 
     reason: UPPER_SNAKE, stable; a Reason or one of a newer server; empty when it is not of Tandem (a proxy's error, or
-    the
-        connection's). metadata: what the reason adds. retry_after: seconds, None where the server asks for no pause.
+        the connection's).
+    metadata: what the reason adds. retry_after: seconds, None where the server asks for no pause.
     resource: the name of what is not there, or is there already, such as `orders/…`.
     """
 

@@ -52,9 +52,8 @@ def resuming(call: Callable[[Request], Iterable[Response]], request: Request) ->
     """The messages of a stream, and of those that follow it. call: a stub's method. It ends when it is closed.
 
     A stream without a message for three heartbeats is taken for dead. Raises CallFailed for what another stream would
-    end
-    with too: a request that is refused, a cursor that is outdated or not kept any more, an event that the server cannot
-    read, a bug. All else is waited for: an outage however long, overload, a connection that breaks.
+    end with too: a request that is refused, a cursor that is outdated or not kept any more, an event that the server
+    cannot read, a bug. All else is waited for: an outage however long, overload, a connection that breaks.
     """
     following = _Following(request)
     while True:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -78,7 +79,7 @@ class Client:
 
 
 class Session:
-    """One caller: what it has written its queries see. For any number of threads; it costs nothing to make one.
+    """One caller: what it has written its queries see. For any number of threads; it is cheap to make one.
 
     `commands`, `queries` and `feed` are the generated stubs: every RPC of the contract, with its types. Their calls
     fail with the errors of tandem.client.errors, have a timeout, and are repeated where that is safe; streams are not
@@ -156,11 +157,11 @@ class _SessionChannel(grpc.Channel):
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         rpc = Rpc(method, self._horizon, self._defaults)
-        return _UnaryUnary(self._channel.unary_unary(method, *args, **kwargs), rpc)
+        return _UnaryUnary(lambda: self._channel.unary_unary(method, *args, **kwargs), rpc)
 
     def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         rpc = Rpc(method, self._horizon, self._defaults)
-        return _UnaryStream(self._channel.unary_stream(method, *args, **kwargs), rpc)
+        return _UnaryStream(lambda: self._channel.unary_stream(method, *args, **kwargs), rpc)
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
         return self._channel.stream_unary(*args, **kwargs)
@@ -185,9 +186,14 @@ class _SessionChannel(grpc.Channel):
 class _UnaryUnary:
     """As grpc.UnaryUnaryMultiCallable."""
 
-    def __init__(self, call: Any, rpc: Rpc) -> None:
-        self._call = call
+    def __init__(self, make: Callable[[], Any], rpc: Rpc) -> None:
+        self._make = make
         self._rpc = rpc
+
+    @cached_property
+    def _call(self) -> Any:
+        """Made when it is called first: of a stub's many methods most sessions call a few."""
+        return self._make()
 
     def __call__(self, request: Any, timeout: float | None = None, **options: Any) -> Any:
         """Raises CallFailed. timeout: in seconds, for all tries together."""
@@ -261,9 +267,14 @@ class _Future(_Call):
 class _UnaryStream:
     """As grpc.UnaryStreamMultiCallable."""
 
-    def __init__(self, call: Any, rpc: Rpc) -> None:
-        self._call = call
+    def __init__(self, make: Callable[[], Any], rpc: Rpc) -> None:
+        self._make = make
         self._rpc = rpc
+
+    @cached_property
+    def _call(self) -> Any:
+        """Made when it is called first: of a stub's many methods most sessions call a few."""
+        return self._make()
 
     def __call__(self, request: Any, timeout: float | None = None, **options: Any) -> "_Stream":
         """The responses as they come, until the stream is cancelled. timeout: of the whole stream, in seconds."""

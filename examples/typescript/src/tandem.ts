@@ -46,7 +46,7 @@ export const channelOptions: ChannelOptions = {
   "grpc.keepalive_timeout_ms": 10_000,
   "grpc.keepalive_permit_without_calls": 1,
   "grpc.initial_reconnect_backoff_ms": 100,
-  "grpc.max_reconnect_backoff_ms": 5_000,
+  "grpc.max_reconnect_backoff_ms": 2_000,
 };
 
 /** A refusal: `reason` is one of commerce.type.v1.ErrorReason; `violations` names every wrong field or broken rule. */
