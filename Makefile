@@ -12,7 +12,7 @@ ARGS ?=
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached up test bench lint format gen gen-check breaking lock docs examples hooks clean ci
+.PHONY: help install memcached up test check bench lint format gen gen-check breaking lock docs examples hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ up: install memcached  ## Start everything on this machine, with sample data; Ct
 
 test: install memcached  ## Run all tests
 	@pytest --numprocesses=$(WORKERS) $(ARGS)
+
+check: install  ## Name what is missing or out of date: stubs, pages, rows of tables (some seconds, no servers)
+	@pytest --quiet --tb=short --no-header --continue-on-collection-errors tests/architecture
 
 bench: install memcached  ## Compare the ways to read and to write on this machine (benchmarks/README.md)
 	python -m benchmarks.reads

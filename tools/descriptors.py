@@ -116,7 +116,7 @@ class Contract:
 @cache
 def load() -> Contract:
     """The contract in proto/. Raises ContractError for a comment that cannot be read."""
-    files = [file for file in _descriptors().file if file.package.startswith("commerce.")]
+    files = [file for file in descriptors().file if file.package.startswith("commerce.")]
     messages = {f".{file.package}.{message.name}": message for file in files for message in file.message_type}
     contract = Contract(
         tuple(service for file in files for service in _services(file, messages)),
@@ -153,7 +153,7 @@ def parse_errors(where: str, text: str) -> tuple[Failure, ...]:
     return tuple(found)
 
 
-def _descriptors() -> FileDescriptorSet:
+def descriptors() -> FileDescriptorSet:
     """With comments, which the descriptors in gen/ lack."""
     beside = Path(sys.executable).with_name("buf")
     command = [str(beside) if beside.exists() else "buf", "build", "--as-file-descriptor-set", "--output=-"]

@@ -1,5 +1,6 @@
 """What the contract promises is there: every RPC, every event, every error; and the stubs fit what is installed."""
 
+import inspect
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -56,28 +57,67 @@ def test_every_service_of_the_contract_is_served() -> None:
 def test_every_rpc_has_a_method_of_its_name_and_no_method_is_without_an_rpc(service: str) -> None:
     descriptor, servicer = SERVED[service]
     methods = {name for name in vars(servicer) if not name.startswith("_")}
-    assert methods == {method.name for method in descriptor.methods}
+    rpcs = {method.name for method in descriptor.methods}
+    assert rpcs - methods == set(), f"RPCs without a method: add them to {file_of(servicer)}"
+    assert methods - rpcs == set(), f"methods in {file_of(servicer)} without an RPC: add it to {descriptor.file.name}"
+
+
+def file_of(servicer: type) -> str:
+    return str(Path(inspect.getfile(servicer)).relative_to(ROOT))
 
 
 def test_every_event_changes_a_view_or_is_listed_as_ignored() -> None:
     projected = {kind for projection in PROJECTIONS.values() for kind in projection.rules}
-    assert projected <= set(EVENT_KINDS), "rules for events that are not in the contract"
-    assert set(EVENT_KINDS) - projected == set(IGNORED_EVENTS)
+    unknown = projected - set(EVENT_KINDS)
+    assert unknown == set(), "rules in projector/projections for events that are not in commerce/event/v1/event.proto"
+    left = set(EVENT_KINDS) - projected - set(IGNORED_EVENTS)
+    assert left == set(), "events that no view takes: add a rule in projector/projections, or say why in IGNORED_EVENTS"
+    assert set(IGNORED_EVENTS) - set(EVENT_KINDS) | set(IGNORED_EVENTS) & projected == set(), "ignored without a reason"
 
 
 def test_every_event_changes_the_write_model_and_says_how() -> None:
-    assert {type(getattr(Event(), kind)) for kind in EVENT_KINDS} == set(CHANGES)
+    events = {type(getattr(Event(), kind)) for kind in EVENT_KINDS}
+    assert events - set(CHANGES) == set(), "say in command_server/apply.py what these events change, and in its table"
+    assert set(CHANGES) - events == set(), "in command_server/apply.py and not in commerce/event/v1/event.proto"
 
 
 def test_every_command_is_in_the_catalogue() -> None:
     service = command_service_pb2.DESCRIPTOR.services_by_name["CommandService"]
     public = {it.DESCRIPTOR.name for it in CATALOGUE if it.DESCRIPTOR.file.package == "commerce.command.v1"}
-    assert public == {method.input_type.name for method in service.methods}
+    requests = {method.input_type.name for method in service.methods}
+    assert requests - public == set(), "commands without a row in command_server/catalogue.py"
+    assert public - requests == set(), "rows of command_server/catalogue.py that no RPC takes"
 
 
 def test_every_view_has_a_table_and_every_table_a_projection() -> None:
-    assert set(PROJECTIONS) == set(VIEWS)
-    assert set(VIEWS) >= CACHED_VIEWS
+    assert set(PROJECTIONS) - set(VIEWS) == set(), "views without a table in VIEWS of tandem/read_store/tables.py"
+    assert set(VIEWS) - set(PROJECTIONS) == set(), "tables without a row in projector/projections/catalogue.py"
+    assert CACHED_VIEWS - set(VIEWS) == set(), "cached, and no view in tandem/read_store/tables.py"
+
+
+def test_every_views_table_is_made_by_a_migration() -> None:
+    """By name. That the tables are the same as the described ones, a test compares in PostgreSQL."""
+    made = "".join(path.read_text() for path in (ROOT / "projector" / "migrations" / "versions").glob("*.py"))
+    without = {view for view in VIEWS if not re.search(rf"\b{view}\b", made)}
+    assert without == set(), "views whose table no migration in projector/migrations/versions makes"
+
+
+def test_every_command_and_every_view_is_named_by_a_test() -> None:
+    rules = words_of(ROOT / "tests" / "unit" / "command_server")
+    commands = {it.DESCRIPTOR.name.removesuffix("Request") for it in CATALOGUE}
+    untested = {it for it in commands if not {f"{it}Request", snake_case(it)} & rules}
+    assert untested == set(), "commands whose rule no test in tests/unit/command_server takes"
+    untested = set(VIEWS) - words_of(ROOT / "tests" / "unit") - words_of(ROOT / "tests" / "integration")
+    assert untested == set(), "views whose rules no test in tests/unit/projector takes"
+
+
+def words_of(folder: Path) -> set[str]:
+    """All words of the tests in a folder; a module's path counts word by word."""
+    return {word for path in folder.rglob("test_*.py") for word in re.findall(r"\w+", path.read_text())}
+
+
+def snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def test_every_kind_of_error_has_a_status_code() -> None:

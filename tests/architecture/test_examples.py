@@ -25,4 +25,4 @@ def test_health_and_reflection_have_an_example_too() -> None:
 
 def test_every_example_with_a_call_shows_what_it_prints() -> None:
     silent = [example.line for example in EXAMPLES if "grpcurl -" in example.commands and not example.output]
-    assert silent == [], "lines of docs/examples.md"
+    assert silent == [], "lines of docs/examples.md: run make examples"

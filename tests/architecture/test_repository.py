@@ -92,7 +92,10 @@ def test_migrations_are_numbered_one_after_the_other(folder: Path) -> None:
 
 
 def test_readers_ask_for_the_newest_read_migration() -> None:
-    assert migrations(READ_MIGRATIONS)[-1].revision == REVISION
+    newest = migrations(READ_MIGRATIONS)[-1].revision
+    assert newest == REVISION, (
+        "REVISION in tandem/read_store/tables.py is not the newest in projector/migrations/versions"
+    )
 
 
 def test_pre_commit_fetches_nothing() -> None:
