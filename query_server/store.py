@@ -33,7 +33,7 @@ class Store:
         await asyncio.to_thread(self._engine.dispose)
 
     def has_revision(self, schema: str, revision: str) -> bool:
-        """Whether the database answers and the schema is at this revision."""
+        """Whether the database answers and the schema is at this revision or a later one."""
         return has_revision(self._engine, schema, revision)
 
     def _execute(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:

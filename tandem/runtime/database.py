@@ -154,10 +154,13 @@ def current_revision(connection: Connection, schema: str) -> str | None:
 
 
 def has_revision(engine: Engine, schema: str, revision: str) -> bool:
-    """Whether the database answers and its schema is at this revision: a service is ready then."""
+    """Whether the database answers and its schema is at this revision or a later one: a service is ready then.
+
+    Later ones are for the version after, and made so that this one goes on. Revisions are numbers, 0001 and so on.
+    """
     try:
         with engine.connect() as connection:
-            return current_revision(connection, schema) == revision
+            return (current_revision(connection, schema) or "") >= revision
     except SQLAlchemyError as error:
         log.debug("the database is not ready", schema=schema, error=str(error)[:500])
         return False

@@ -117,11 +117,14 @@ def test_a_database_without_migrations_has_no_revision(settings: DatabaseSetting
     assert revision(settings) is None
 
 
-def test_a_schema_is_current_at_the_newest_revision_alone(settings: DatabaseSettings, scripts: Path) -> None:
+def test_a_schema_is_current_at_the_needed_revision_and_at_later_ones(
+    settings: DatabaseSettings, scripts: Path
+) -> None:
     engine = create_database_engine(settings, name="test", pool_size=1)
     assert not has_revision(engine, SCHEMA, "0001")
     migrate(settings, scripts, SCHEMA)
     assert has_revision(engine, SCHEMA, "0001")
+    assert has_revision(engine, SCHEMA, "0000"), "the version before goes on"
     assert not has_revision(engine, SCHEMA, "0002")
     engine.dispose()
 
