@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import grpc
@@ -19,9 +20,14 @@ PROGRAM = Path(sys.executable).with_name("tandem")
 
 
 class Up:
-    """`tandem up` on `folder`; what it says is collected."""
+    """`tandem up` on `folder`; what it says is collected.
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    tree, environment: to run the code of another tree than this one.
+    """
+
+    def __init__(
+        self, folder: Path, *options: str, tree: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self.ports = Ports(**{name: free_port() for name in vars(Ports())})
         self._out = folder.with_name(f"{folder.name}-{self.ports.command}.out")
@@ -29,6 +35,8 @@ class Up:
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(
                 [PROGRAM, "up", f"--data-dir={folder}", *words, *options],
+                cwd=tree,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,

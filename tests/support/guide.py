@@ -1,0 +1,135 @@
+"""A page that tells step by step how to change the tree, and a copy of the tree in which its steps are done.
+
+A step is a fenced block: `diff` is applied, `python` after "`path`, new:" is a file, `sh` is run. Other blocks are only
+shown.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_BLOCK = re.compile(
+    r"(?:^`(?P<path>[\w./]+)`, new:\n\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+_CACHES = ("__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis", ".mypy_cache")
+
+
+@dataclass(frozen=True)
+class Step:
+    """name: the file that it makes or changes, or the command."""
+
+    kind: str
+    name: str
+    text: str
+    line: int
+
+
+def steps_of(page: str) -> list[Step]:
+    """In the page's order, each command a step of its own. Raises AssertionError for a file without a path."""
+    steps = []
+    for block in _BLOCK.finditer(page):
+        kind, text = block["kind"], block["text"]
+        line = page[: block.start("text")].count("\n")
+        match kind:
+            case "diff":
+                [name] = re.findall(r"^\+\+\+ b/(.+)$", text, re.MULTILINE)
+                steps.append(Step(kind, name, text, line))
+            case "python":
+                assert block["path"], f"line {line}: what is the file's name?"
+                steps.append(Step(kind, block["path"], text, line))
+            case "sh":
+                steps += [Step(kind, command, command, line) for command in text.splitlines()]
+    return steps
+
+
+@dataclass
+class Tree:
+    """A copy of the tree at `folder`, with this interpreter's packages as its virtual environment.
+
+    changed: what each step changed, by its name: the files' contents before, None for those that were not there.
+    """
+
+    folder: Path
+    changed: dict[str, dict[Path, bytes | None]] = field(default_factory=dict)
+
+    @classmethod
+    def copy(cls, root: Path, folder: Path) -> "Tree":
+        listed = subprocess.run(
+            ["git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        for name in filter(None, listed.stdout.split("\0")):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, target)
+        environment = folder / ".venv"
+        environment.mkdir()
+        for part in Path(sys.prefix).iterdir():
+            (environment / part.name).symlink_to(part)
+        (environment / ".installed").unlink(missing_ok=True)
+        # Newer than all it depends on: nothing is installed.
+        (environment / ".installed").touch()
+        return cls(folder)
+
+    def do(self, step: Step) -> str:
+        """Does a step and returns what it printed. AssertionError with that, and the step's line, when it fails."""
+        before = self._contents()
+        match step.kind:
+            case "python":
+                path = self.folder / step.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(step.text)
+                said, code = "", 0
+            case "diff":
+                said, code = self.run("git", "apply", "--whitespace=nowarn", "-", text=step.text)
+            case _:
+                said, code = self.run("sh", "-c", step.text)
+        assert code == 0, f"line {step.line}, {step.name}: exit code {code}\n{said}"
+        after = self._contents()
+        touched = {path for path in {*before, *after} if before.get(path) != after.get(path)}
+        self.changed[step.name] = {path: before.get(path) for path in touched}
+        return said
+
+    def without(self, name: str, folder: Path) -> "Tree":
+        """Another copy, as if the step had not been done, and all others had.
+
+        What other steps changed in the same files is gone too.
+        """
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns(*_CACHES))
+        for path, content in self.changed[name].items():
+            copied = folder / path.relative_to(self.folder)
+            if content is None:
+                copied.unlink()
+            else:
+                copied.write_bytes(content)
+        return Tree(folder)
+
+    def run(self, *command: str | Path, text: str = "") -> tuple[str, int]:
+        """What a command printed in the tree, and its exit code."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment(), input=text, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, check=False,
+        )  # fmt: skip
+        return done.stdout, done.returncode
+
+    def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Ours, for a person who works in the tree."""
+        ours = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "TANDEM_", "MAKE"))}
+        path = f"{Path(sys.executable).parent}:{ours['PATH']}"
+        code = f"{self.folder}:{self.folder / 'gen'}"
+        return {**ours, "PATH": path, "PYTHONPATH": code, "PYTHONDONTWRITEBYTECODE": "1", **(more or {})}
+
+    def _contents(self) -> dict[Path, bytes]:
+        """Of all files but caches."""
+        hidden = (".venv", *_CACHES)
+        return {
+            path: path.read_bytes()
+            for path in self.folder.rglob("*")
+            if path.is_file() and not any(part in hidden for part in path.relative_to(self.folder).parts)
+        }
