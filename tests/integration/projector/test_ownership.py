@@ -70,11 +70,13 @@ async def test_a_deposed_projector_starts_over_from_where_the_other_came_to(
     [node] = memcached_nodes(1)
     # Without the poll, which could take in what is not to be heard.
     await project([node.node], follow={"poll_seconds": 10})
-    await announcements.reached(stores.append([events.product_added()]))
+    added = stores.append([events.product_added()])
+    await announcements.reached(added)
     before = announcements.epochs()
-    # As if another had taken in two more events: this one may do nothing to the view that follows from position 1.
-    unheard = stores.append_unheard([events.stock_adjusted(delta=5), events.stock_adjusted(version=3, delta=7)])
-    stores.run(f"UPDATE tandem_read.projection SET position = {unheard} WHERE view = 'product_card'")
+    # As if another had taken in two more events: this one may do nothing to the view that follows from position 1. The
+    # view first: this one may look at the feed at any moment, woken by the first event that it has read already.
+    stores.run(f"UPDATE tandem_read.projection SET position = {added + 2} WHERE view = 'product_card'")
+    stores.append_unheard([events.stock_adjusted(delta=5), events.stock_adjusted(version=3, delta=7)])
     await announcements.reached(stores.append([events.price_changed(version=4)]))
     assert announcements.epochs() != before
     assert cached("product_card", PRODUCT, announcements.epochs()) == stores.value("product_card", PRODUCT)
