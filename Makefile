@@ -41,7 +41,8 @@ test: install memcached  ## Run all tests
 	@pytest --numprocesses=$(WORKERS) --dist=loadgroup $(ARGS)
 
 check: install  ## Name what is missing or out of date: stubs, pages, rows of tables (some seconds, no servers)
-	@pytest --quiet --tb=short --no-header --continue-on-collection-errors tests/architecture
+	@pytest --quiet --tb=short --no-header --continue-on-collection-errors tests/architecture \
+	  || { echo "docs/adding-a-feature.md goes through all the steps"; exit 1; }
 
 bench: install memcached  ## Compare the ways to read and to write on this machine (benchmarks/README.md)
 	python -m benchmarks.reads

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,7 +100,7 @@ class Tree:
 
         What other steps changed in the same files is gone too.
         """
-        shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns(*_CACHES))
+        shutil.copytree(self.folder, folder, symlinks=True)
         for path, content in self.changed[name].items():
             copied = folder / path.relative_to(self.folder)
             if content is None:
@@ -118,12 +117,14 @@ class Tree:
         )  # fmt: skip
         return done.stdout, done.returncode
 
-    def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """Ours, for a person who works in the tree."""
-        ours = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "TANDEM_", "MAKE"))}
+        # What is compiled is kept, and copied: most of the time that the checks take would go into compiling.
+        others = ("PYTEST_", "TANDEM_", "MAKE", "PYTHONDONTWRITEBYTECODE")
+        ours = {key: value for key, value in os.environ.items() if not key.startswith(others)}
         path = f"{Path(sys.executable).parent}:{ours['PATH']}"
         code = f"{self.folder}:{self.folder / 'gen'}"
-        return {**ours, "PATH": path, "PYTHONPATH": code, "PYTHONDONTWRITEBYTECODE": "1", **(more or {})}
+        return {**ours, "PATH": path, "PYTHONPATH": code}
 
     def _contents(self) -> dict[Path, bytes]:
         """Of all files but caches."""
