@@ -44,9 +44,11 @@ check: install  ## Name what is missing or out of date: stubs, pages, rows of ta
 	@pytest --quiet --tb=short --no-header --continue-on-collection-errors tests/architecture \
 	  || { echo "docs/adding-a-feature.md goes through all the steps"; exit 1; }
 
-bench: install memcached  ## Compare the ways to read and to write on this machine (benchmarks/README.md)
+bench: install memcached  ## Compare the ways to read, write, watch and follow on this machine (benchmarks/README.md)
 	python -m benchmarks.reads
 	python -m benchmarks.writes
+	python -m benchmarks.watches
+	python -m benchmarks.feed
 
 lint: install  ## Check style, types, import rules and the contract
 	ruff check .
