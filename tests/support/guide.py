@@ -16,7 +16,8 @@ _BLOCK = re.compile(
     r"(?:^`(?P<path>[\w./]+)`, new:\n\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 
-_CACHES = ("__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis", ".mypy_cache")
+_COMPILED = "__pycache__"
+_CACHES = (".pytest_cache", ".ruff_cache", ".hypothesis", ".mypy_cache")
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Tree:
 
         What other steps changed in the same files is gone too.
         """
-        shutil.copytree(self.folder, folder, symlinks=True)
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns(*_CACHES))
         for path, content in self.changed[name].items():
             copied = folder / path.relative_to(self.folder)
             if content is None:
@@ -128,7 +129,7 @@ class Tree:
 
     def _contents(self) -> dict[Path, bytes]:
         """Of all files but caches."""
-        hidden = (".venv", *_CACHES)
+        hidden = (".venv", _COMPILED, *_CACHES)
         return {
             path: path.read_bytes()
             for path in self.folder.rglob("*")
