@@ -10,6 +10,7 @@ from query_server.cache import Cache
 from query_server.database import ReadDatabase
 from query_server.freshness import Freshness
 from query_server.head import Head
+from query_server.one_row import ONE_ROW, AtOnce
 from query_server.queries.pages import read_pages
 from query_server.queries.sales import SalesReader
 from query_server.queries.search import SESSION, SearchReader
@@ -45,6 +46,8 @@ def build(settings: Settings) -> Application:
     sales = Batcher("sales", sums, max_batch=1, max_waiting=reports.max_waiting)
     found = [SearchReader(searched) for _ in range(settings.search.threads)]
     searches = Batcher("search", found, max_batch=1, max_waiting=settings.search.max_waiting)
+    at_once = Cache(settings.cache)
+    shortcuts = {rpc: AtOnce(query, at_once, freshness) for rpc, query in ONE_ROW.items()}
     head = Head(settings.feed_database)
     batchers = (cached, stored, pages, sales, searches)
     views = Views(freshness, Reader(freshness, cached, stored), head)
@@ -73,7 +76,7 @@ def build(settings: Settings) -> Application:
     return Application(
         name="query_server",
         server=settings.server,
-        services=(Service(DESCRIPTOR.services_by_name["QueryService"], servicer),),
+        services=(Service(DESCRIPTOR.services_by_name["QueryService"], servicer, shortcuts=shortcuts),),
         ready=ready,
-        components=(database, searched, *reads, *fills, *batchers, freshness, head, orders),
+        components=(database, searched, *reads, *fills, at_once, *batchers, freshness, head, orders),
     )

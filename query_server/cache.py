@@ -11,7 +11,6 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from google.protobuf.message import DecodeError
 from prometheus_client import Counter
-from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheError
 
 from query_server.settings import CacheSettings
@@ -19,10 +18,11 @@ from tandem.read_store.cache import (
     LEASE_SECONDS,
     PLACEHOLDER,
     CacheEpochs,
+    NodeClient,
     Ring,
-    cache_key,
     decode_entry,
     encode_entry,
+    key_prefix,
     node_client,
 )
 from tandem.runtime.telemetry import log
@@ -39,9 +39,10 @@ T = TypeVar("T")
 
 
 class Lookup(NamedTuple):
-    """values: the entries found. asked: how many were asked for; keys of nodes that are fenced off or fail are not."""
+    """values: the entries found, by the rows' ids as they were asked for. asked: how many were; those at nodes that are
+    fenced off or fail are not."""
 
-    values: dict[uuid.UUID, bytes]
+    values: dict[str, bytes]
     asked: int
 
 
@@ -54,7 +55,7 @@ class Lease(NamedTuple):
     node: str
     name: str
     cas: bytes
-    client: Client
+    client: NodeClient
 
 
 class Cache:
@@ -63,7 +64,7 @@ class Cache:
     def __init__(self, settings: CacheSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[str, NodeClient] = {}
         self._resting_until: dict[str, float] = {}
         self._ring = Ring([])
 
@@ -75,12 +76,12 @@ class Cache:
             client.close()
         self._clients.clear()
 
-    def look_up(self, view: str, epochs: CacheEpochs, keys: Iterable[uuid.UUID]) -> Lookup:
-        """Reads the entries of `keys` under the epochs that were announced."""
-        values: dict[uuid.UUID, bytes] = {}
+    def look_up(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> Lookup:
+        """Reads the entries of `rows` under the epochs that were announced. rows: ids in 32 hexadecimal digits."""
+        values: dict[str, bytes] = {}
         asked = 0
-        for node, names in self._by_node(view, epochs, keys).items():
-            entries = self._try(node, Client.get_many, list(names))
+        for node, names in self._by_node(view, epochs, rows).items():
+            entries = self._try(node, NodeClient.get_many, list(names))
             if entries is not None:
                 asked += len(names)
                 for name, entry in entries.items():
@@ -96,12 +97,15 @@ class Cache:
         the value would not do: it succeeds where a newer entry was set and evicted in between.
         """
         leases: dict[uuid.UUID, Lease] = {}
-        for node, names in self._by_node(view, epochs, islice(keys, self._settings.max_fills)).items():
-            placed = [name for name in names if self._try(node, Client.add, name, PLACEHOLDER, expire=LEASE_SECONDS)]
-            entries = self._try(node, Client.gets_many, placed) if placed else None
+        by_digits = {key.hex: key for key in islice(keys, self._settings.max_fills)}
+        for node, names in self._by_node(view, epochs, by_digits).items():
+            placed = [
+                name for name in names if self._try(node, NodeClient.add, name, PLACEHOLDER, expire=LEASE_SECONDS)
+            ]
+            entries = self._try(node, NodeClient.gets_many, placed) if placed else None
             for name, (value, cas) in (entries or {}).items():
                 if value == PLACEHOLDER:
-                    leases[names[name]] = Lease(node, name, cas, self._clients[node])
+                    leases[by_digits[names[name]]] = Lease(node, name, cas, self._clients[node])
         return leases
 
     def fill(self, leases: Mapping[uuid.UUID, Lease], values: Mapping[uuid.UUID, bytes]) -> None:
@@ -109,23 +113,21 @@ class Cache:
         for key, (node, name, cas, client) in leases.items():
             value = values.get(key)
             if value is not None and self._clients.get(node) is client:
-                self._try(node, Client.cas, name, encode_entry(value), cas, expire=self._settings.entry_seconds)
+                self._try(node, NodeClient.cas, name, encode_entry(value), cas, expire=self._settings.entry_seconds)
 
-    def _by_node(self, view: str, epochs: CacheEpochs, keys: Iterable[uuid.UUID]) -> dict[str, dict[str, uuid.UUID]]:
-        """Cache keys by node, without the nodes that are fenced off."""
+    def _by_node(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> dict[str, dict[str, str]]:
+        """For each node that is not fenced off, memcached's keys and the rows that they are of."""
         nodes = list(epochs)
         if self._ring.nodes != nodes:
             self._ring = Ring(nodes)
-        names: dict[str, dict[str, uuid.UUID]] = {}
-        for key in keys:
-            node = self._ring.node_of(key)
-            epoch = epochs[node]
-            if epoch is not None:
-                names.setdefault(node, {})[cache_key(view, epoch, key)] = key
-        return names
+        by_node: dict[str, list[str]] = {}
+        for row in rows:
+            by_node.setdefault(self._ring.node_of_digits(row), []).append(row)
+        prefixes = {node: key_prefix(view, epoch) for node, epoch in epochs.items() if epoch is not None}
+        return {node: {prefixes[node] + row: row for row in rows} for node, rows in by_node.items() if node in prefixes}
 
     def _try(
-        self, node: str, command: Callable[Concatenate[Client, P], T], *args: P.args, **kwargs: P.kwargs
+        self, node: str, command: Callable[Concatenate[NodeClient, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T | None:
         """What the node answers; None when it fails or is left alone."""
         if self._clock() < self._resting_until.get(node, 0.0):

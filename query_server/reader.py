@@ -5,6 +5,7 @@ Each stage has threads of its own, so a database that is slow or away delays nob
 
 import uuid
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from prometheus_client import Counter
@@ -50,13 +51,14 @@ class CacheReader:
             # Before the cache is read: what was announced by now is in the entries, whatever comes in later.
             announced = self._freshness.announced(view)
             if announced is None or not announced.cache_epochs:
-                _count(view, bypass=len(keys))
+                count_reads(view, bypass=len(keys))
                 continue
-            lookup = self._cache.look_up(view, announced.cache_epochs, keys)
-            for key, value in lookup.values.items():
-                answer[ViewKey(view, key)] = Found(value, announced.token)
+            by_digits = {key.hex: key for key in keys}
+            lookup = self._cache.look_up(view, announced.cache_epochs, by_digits)
+            for digits, value in lookup.values.items():
+                answer[ViewKey(view, by_digits[digits])] = Found(value, announced.token)
             hits = len(lookup.values)
-            _count(view, hit=hits, miss=lookup.asked - hits, bypass=len(keys) - lookup.asked)
+            count_reads(view, hit=hits, miss=lookup.asked - hits, bypass=len(keys) - lookup.asked)
         return answer
 
 
@@ -100,7 +102,7 @@ class Reader:
         wanted = [ViewKey(view, key) for key in keys]
         announced = self._freshness.announced(view)
         if announced is None or not announced.cache_epochs:
-            _count(view, bypass=len(wanted))
+            count_reads(view, bypass=len(wanted))
             return await self._stored.read(wanted)
         cached = await self._cached.read(wanted)
         missing = [key for key, it in zip(wanted, cached, strict=True) if it is None]
@@ -119,7 +121,13 @@ def _by_view(batch: Sequence[ViewKey]) -> dict[str, list[uuid.UUID]]:
     return keys
 
 
-def _count(view: str, **results: int) -> None:
+def count_reads(view: str, **results: int) -> None:
+    """results: how many keys were a hit, a miss, or a bypass."""
     for result, number in results.items():
         if number:
-            CACHE_READS.labels(view, result).inc(number)
+            _reads(view, result).inc(number)
+
+
+@cache
+def _reads(view: str, result: str) -> Counter:
+    return CACHE_READS.labels(view, result)

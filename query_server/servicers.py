@@ -10,6 +10,7 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from query_server.batcher import Batcher
 from query_server.encoding import EncodedField
+from query_server.one_row import ONE_ROW, OneRow
 from query_server.page_token import encode_page_token
 from query_server.queries.orders import recent_orders
 from query_server.queries.pages import Page, PageKey, Selection
@@ -20,27 +21,14 @@ from query_server.validation import Checker
 from query_server.views import Views, as_of_text
 from query_server.watch import Watches
 from tandem.read_store.tables import (
-    customer_profile,
     order_details,
     product_card,
     product_search,
     sales_summary,
     search_word,
-    subscription_details,
 )
 from tandem.runtime.errors import NotFound
 from tandem.runtime.rpc import Call, StreamCall
-
-
-class _One:
-    """A query for one row: which view answers it, and how the response is put together."""
-
-    def __init__(self, view: str, response: type[Message], field: str, id_field: str, resource: str) -> None:
-        self.view = view
-        self.id_field = id_field
-        self.resource = resource
-        self.value = EncodedField(response, field)
-        self.as_of = EncodedField(response, "as_of")
 
 
 class _Many:
@@ -72,12 +60,6 @@ class _List:
         return b"".join(parts)
 
 
-_ORDER = _One(order_details.name, queries.GetOrderDetailsResponse, "order_details", "order_id", "order")
-_PRODUCT = _One(product_card.name, queries.GetProductResponse, "product", "product_id", "product")
-_CUSTOMER = _One(customer_profile.name, queries.GetCustomerResponse, "customer", "customer_id", "customer")
-_SUBSCRIPTION = _One(
-    subscription_details.name, queries.GetSubscriptionResponse, "subscription", "subscription_id", "subscription"
-)
 _ORDERS = _Many(order_details.name, queries.BatchGetOrderDetailsResponse, "order_details", "order_ids")
 _PRODUCTS = _Many(product_card.name, queries.BatchGetProductsResponse, "products", "product_ids")
 
@@ -113,7 +95,7 @@ class QueryServicer:
         self._default_max_wait = default_max_wait
 
     async def GetOrderDetails(self, request: queries.GetOrderDetailsRequest, call: Call) -> bytes:
-        return await self._get_one(_ORDER, request.order_id, request.consistency, call)
+        return await self._get_one(ONE_ROW["GetOrderDetails"], request.order_id, request.consistency, call)
 
     async def BatchGetOrderDetails(self, request: queries.BatchGetOrderDetailsRequest, call: Call) -> bytes:
         return await self._get_many(_ORDERS, request.order_ids, request.consistency, call)
@@ -137,7 +119,7 @@ class QueryServicer:
         return await self._list(_RECENT_ORDERS, recent_orders(request, check), request, check, call)
 
     async def GetProduct(self, request: queries.GetProductRequest, call: Call) -> bytes:
-        return await self._get_one(_PRODUCT, request.product_id, request.consistency, call)
+        return await self._get_one(ONE_ROW["GetProduct"], request.product_id, request.consistency, call)
 
     async def BatchGetProducts(self, request: queries.BatchGetProductsRequest, call: Call) -> bytes:
         return await self._get_many(_PRODUCTS, request.product_ids, request.consistency, call)
@@ -154,10 +136,10 @@ class QueryServicer:
         return found.response + _SEARCH_AS_OF(as_of_text(found.as_of))
 
     async def GetCustomer(self, request: queries.GetCustomerRequest, call: Call) -> bytes:
-        return await self._get_one(_CUSTOMER, request.customer_id, request.consistency, call)
+        return await self._get_one(ONE_ROW["GetCustomer"], request.customer_id, request.consistency, call)
 
     async def GetSubscription(self, request: queries.GetSubscriptionRequest, call: Call) -> bytes:
-        return await self._get_one(_SUBSCRIPTION, request.subscription_id, request.consistency, call)
+        return await self._get_one(ONE_ROW["GetSubscription"], request.subscription_id, request.consistency, call)
 
     async def ListSubscriptions(self, request: queries.ListSubscriptionsRequest, call: Call) -> bytes:
         check = Checker(self._default_max_wait)
@@ -171,7 +153,7 @@ class QueryServicer:
         sales = await self._views.read(sales_summary.name, self._sales, wanted, need, call)
         return sales.summaries + _SALES_AS_OF(as_of_text(sales.as_of))
 
-    async def _get_one(self, query: _One, text: str, consistency: Consistency, call: Call) -> bytes:
+    async def _get_one(self, query: OneRow, text: str, consistency: Consistency, call: Call) -> bytes:
         check = Checker(self._default_max_wait)
         key = check.uuid(query.id_field, text)
         need = check.consistency(consistency)
@@ -180,7 +162,7 @@ class QueryServicer:
         [value] = rows.values
         if value is None:
             raise NotFound(query.resource, f"{query.resource}s/{key}")
-        return query.value(value) + query.as_of(as_of_text(rows.as_of))
+        return query.response(value, query.as_of(rows.as_of))
 
     async def _get_many(self, query: _Many, texts: Sequence[str], consistency: Consistency, call: Call) -> bytes:
         check = Checker(self._default_max_wait)

@@ -1,23 +1,159 @@
-"""The native transport, whose streams wait for a slow client on the event loop."""
+"""The native transport: its streams wait for a slow client on the event loop, and some calls never go there.
+
+The library hands calls over in batches, from a thread that waits for them without the GIL. Most of what a short call
+costs from there on is its way through the event loop: a task, a context, two wake-ups. A method whose calls can often
+be answered at once may have a *shortcut*, which is asked on the receiving thread, a batch at a time.
+"""
 
 import asyncio
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pygrpc_native.aio
-from pygrpc_native import STREAM_CLOSED, STREAM_FULL
+from pygrpc_native import EVENT_CALL, EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL
 
 # The transport keeps a message or two, so a client that reads as fast as it can makes us wait at every other one: the
 # first pause bounds the messages a second that it gets. A thousand clients that do not read cost 4,000 looks a second.
 _FIRST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.25
+# Calls handed over at once at most: as many as are read together.
+_MAX_EVENTS = 256
+# How long a shortcut may hold up the receiving thread before another receives: far more than it takes when all is well.
+_PATIENCE_SECONDS = 0.01
+# Calls that were cancelled before the loop met them, and that it remembers: they are milliseconds late.
+_MAX_EARLY = 4096
+
+Shortcut = Callable[[Sequence[bytes], float], Sequence[bytes | None]]
+"""Answers calls of one method: (their requests, when they came on the clock of time.perf_counter()) to their responses.
+
+None for a call that is to go the ordinary way: one that has to wait, or that is refused. It may only answer what the
+method would have answered, and must not raise. It is called by one thread alone.
+"""
+
+_Event = tuple[Any, ...]
 
 
 class NativeServer(pygrpc_native.aio.Server):
-    """The library's, but for how a stream's message is sent.
+    """The library's, with shortcuts, and but for how a stream's message is sent.
 
     The library waits for room in a thread of the event loop's executor, one for each client that is behind. There are a
     handful of those threads, and readiness and others need them: a few clients that stop reading would stop the server.
     """
+
+    def __init__(self, *, options: Sequence[tuple[str, int]], io_threads: int) -> None:
+        super().__init__(options=options, io_threads=io_threads)
+        self._shortcuts: dict[str, Shortcut] = {}
+        self._receiving = True
+        # When the receiving thread began the shortcuts that it is in; 0.0 outside of them.
+        self._busy_since = 0.0
+        self._watched = threading.Event()
+        # The loop's.
+        self._early: OrderedDict[int, None] = OrderedDict()
+
+    def add_shortcut(self, path: str, shortcut: Shortcut) -> None:
+        """path: "/package.Service/Method", of a unary method that is served. Before start()."""
+        self._shortcuts[path] = shortcut
+
+    def _dispatch(self) -> None:
+        """The receiving thread, in place of the library's."""
+        front = self._front
+        assert front is not None, "started"
+        shortcuts = {
+            number: self._shortcuts[path] for number, (path, _) in enumerate(self._table) if path in self._shortcuts
+        }
+        if shortcuts:
+            threading.Thread(target=self._stand_in, name="pygrpc-native-stand-in", daemon=True).start()
+        while (events := front.recv_batch_details(_MAX_EVENTS)) is not None:
+            self._give_to_loop(self._take_shortcuts(shortcuts, events) if shortcuts else events)
+        self._receiving = False
+        self._watched.set()
+
+    def _give_to_loop(self, events: list[_Event]) -> None:
+        front, loop = self._front, self._loop
+        assert front is not None, "started"
+        assert loop is not None, "started"
+        if not events:
+            return
+        try:
+            loop.call_soon_threadsafe(self._on_events, events)
+        except RuntimeError:
+            # The loop was closed without stop(): there is nobody to answer.
+            front.close()
+
+    def _take_shortcuts(self, shortcuts: dict[int, Shortcut], events: list[_Event]) -> list[_Event]:
+        """Answers what can be answered at once; returns the calls that are to go the ordinary way."""
+        came_at = time.perf_counter()
+        by_method: dict[int, list[_Event]] = {}
+        others: list[_Event] = []
+        for event in events:
+            if event[0] == EVENT_CALL and event[2] in shortcuts:
+                by_method.setdefault(event[2], []).append(event)
+            else:
+                others.append(event)
+        if not by_method:
+            return others
+        # They do not wait for the shortcuts.
+        self._give_to_loop(others)
+        self._busy_since = came_at
+        if not self._watched.is_set():
+            self._watched.set()
+        left: list[_Event] = []
+        for method, calls in by_method.items():
+            left += self._answer(shortcuts[method], calls, came_at)
+        self._busy_since = 0.0
+        return left
+
+    def _answer(self, shortcut: Shortcut, calls: list[_Event], came_at: float) -> list[_Event]:
+        """Returns the calls that the shortcut leaves to the method."""
+        front = self._front
+        assert front is not None, "started"
+        left = []
+        for call, response in zip(calls, shortcut([it[3] for it in calls], came_at), strict=True):
+            if response is None or (self._send_limit is not None and len(response) > self._send_limit):
+                left.append(call)
+            else:
+                front.respond(call[1], response)
+        return left
+
+    def _stand_in(self) -> None:
+        """Another thread, which receives while the first is held up in a shortcut, by a store that does not answer.
+
+        All calls go the ordinary way then. It sleeps while no shortcuts are taken.
+        """
+        front = self._front
+        assert front is not None, "started"
+        while self._watched.wait() and self._receiving:
+            since = self._busy_since
+            time.sleep(_PATIENCE_SECONDS)
+            if not since:
+                self._watched.clear()
+                if self._busy_since:
+                    self._watched.set()
+            while since and self._busy_since == since:
+                events = front.recv_batch_details(_MAX_EVENTS, timeout_ms=int(_PATIENCE_SECONDS * 1000))
+                if events is None:
+                    return
+                self._give_to_loop(events)
+
+    def _on_events(self, events: list[_Event]) -> None:
+        """On the loop. The library relies on a call's coming before its end; a shortcut may have kept the call."""
+        known = []
+        for event in events:
+            if event[0] == EVENT_CANCEL:
+                if event[1] not in self._calls:
+                    self._early[event[1]] = None
+                    if len(self._early) > _MAX_EARLY:
+                        self._early.popitem(last=False)
+                    continue
+            elif self._early and event[1] in self._early:
+                # The caller has gone.
+                del self._early[event[1]]
+                continue
+            known.append(event)
+        super()._on_events(known)
 
     async def _send(self, call: Any, context: Any, response: Any) -> bool:
         data = self._encode(call, context, response)

@@ -5,7 +5,7 @@ import contextlib
 import signal
 import ssl
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from tandem.runtime.health import Health
 from tandem.runtime.native import NativeServer
-from tandem.runtime.rpc import Admission, Streams, add_service
+from tandem.runtime.rpc import Admission, AnswerAtOnce, Streams, add_service
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
 from tandem.runtime.telemetry import log, serve_metrics
 
@@ -55,11 +55,13 @@ class Service:
     """A service of the contract and the object that has a method for each of its RPCs.
 
     ready: whether this one's calls can be answered now; None where the application's own readiness says it.
+    shortcuts: of RPCs that can often be answered at once, by name.
     """
 
     descriptor: ServiceDescriptor
     servicer: object
     ready: Readiness | None = None
+    shortcuts: Mapping[str, AnswerAtOnce] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,14 @@ class RunningApplication:
                 await component.start()
                 self._started.append(component)
             for service in application.services:
-                add_service(self._server, service.descriptor, service.servicer, self._admission, self._streams)
+                add_service(
+                    self._server,
+                    service.descriptor,
+                    service.servicer,
+                    admission=self._admission,
+                    streams=self._streams,
+                    shortcuts=service.shortcuts,
+                )
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
             if application.server.reflection:
                 names = [service.descriptor.full_name for service in application.services]
@@ -237,7 +246,7 @@ def _new_server(settings: ServerSettings) -> aio.Server:
     ]
     if transport_of(settings) == "grpcio":
         return aio.server(options=options)
-    return NativeServer(options=options)
+    return NativeServer(options=options, io_threads=settings.io_threads)
 
 
 def _bind(server: aio.Server, settings: ServerSettings) -> int:

@@ -4,13 +4,16 @@ Around each call: admission (a bounded number under way), decoding, the table fr
 line for a bug. A servicer's method is `async (request, Call) -> response message, or its bytes`. Where the contract
 says `returns (stream …)`, it is an async generator of those, `(request, StreamCall)`, and is asked for the next one
 when the transport has taken the one before.
+
+A unary RPC may have a *shortcut* beside its method, for calls that can be answered at once: see `AnswerAtOnce`.
 """
 
 import asyncio
 import contextlib
+import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -31,6 +34,7 @@ from tandem.runtime.errors import (
     internal_status,
     to_status,
 )
+from tandem.runtime.native import NativeServer
 from tandem.runtime.telemetry import (
     CALL_SECONDS,
     CALLS,
@@ -104,6 +108,13 @@ def stopping_error() -> Unavailable:
 Behaviour = Callable[[Any, Call], Awaitable[Any]]
 StreamBehaviour = Callable[[Any, StreamCall], AsyncGenerator[Any, None]]
 
+AnswerAtOnce = Callable[[Sequence[bytes]], Sequence[bytes | None]]
+"""From the serialised requests of a batch of calls to their serialised responses.
+
+None for a call that is to go to the method: it waits, or is refused. What is answered must be what the method would
+have answered. It runs in a thread of the transport, one at a time for a server; a transport without batches never asks.
+"""
+
 
 class Admission:
     """Counts the calls under way and refuses those past the limit, at once rather than by a timeout."""
@@ -114,6 +125,12 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
+        self._batch = threading.Lock()
+
+    def answer_at_once(self, answer: AnswerAtOnce, requests: Sequence[bytes]) -> Sequence[bytes | None]:
+        """A batch in a thread of its own: as one call, and once closed not at all."""
+        with self._batch:
+            return [None] * len(requests) if self._closed else answer(requests)
 
     def enter(self) -> None:
         """Raises Overloaded past the limit, and Unavailable once closed."""
@@ -136,6 +153,8 @@ class Admission:
         self._closed = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
+        if await asyncio.to_thread(self._batch.acquire, timeout=seconds):
+            self._batch.release()
 
 
 class Streams:
@@ -169,11 +188,18 @@ class Streams:
 
 
 def add_service(
-    server: aio.Server, service: ServiceDescriptor, servicer: object, admission: Admission, streams: Streams
+    server: aio.Server,
+    service: ServiceDescriptor,
+    servicer: object,
+    *,
+    admission: Admission,
+    streams: Streams,
+    shortcuts: Mapping[str, AnswerAtOnce],
 ) -> None:
     """Serves every RPC of `service` with the method of `servicer` that has its name.
 
-    Raises AttributeError when the servicer lacks one: an RPC in the contract that nobody serves.
+    shortcuts: of some RPCs, by name. Raises AttributeError when the servicer lacks a method, an RPC in the contract
+    that nobody serves, and KeyError for the shortcut of an RPC that is not there.
     """
     handlers: dict[str, Any] = {}
     for method in service.methods:
@@ -184,6 +210,10 @@ def add_service(
             handlers[method.name] = grpc.unary_unary_rpc_method_handler(_guarded(method, behaviour, admission))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
     server.add_registered_method_handlers(service.full_name, handlers)
+    if isinstance(server, NativeServer):
+        for name, answer in shortcuts.items():
+            shortcut = _guarded_shortcut(service.methods_by_name[name], answer, admission)
+            server.add_shortcut(f"/{service.full_name}/{name}", shortcut)
 
 
 def _guarded(method: MethodDescriptor, behaviour: Behaviour, admission: Admission) -> Any:
@@ -211,6 +241,26 @@ def _guarded(method: MethodDescriptor, behaviour: Behaviour, admission: Admissio
         return await _refuse(context, refusal)
 
     return answer
+
+
+def _guarded_shortcut(method: MethodDescriptor, answer: AnswerAtOnce, admission: Admission) -> Any:
+    seconds = CALL_SECONDS.labels(method.name)
+    ended = _Endings(method)
+
+    def answer_at_once(requests: Sequence[bytes], came_at: float) -> Sequence[bytes | None]:
+        try:
+            responses = admission.answer_at_once(answer, requests)
+        except Exception:
+            # A bug; the method can do all that the shortcut can.
+            log.exception("a shortcut failed", method=method.name)
+            return [None] * len(requests)
+        answered = len(responses) - responses.count(None)
+        if answered:
+            ended.well(answered)
+            seconds.observe_many(time.perf_counter() - came_at, answered)
+        return responses
+
+    return answer_at_once
 
 
 def _guarded_stream(method: MethodDescriptor, behaviour: StreamBehaviour, streams: Streams) -> Any:
@@ -251,8 +301,8 @@ class _Endings:
         self._method = method.name
         self._counters: dict[grpc.StatusCode, Counter] = {}
 
-    def well(self) -> None:
-        self._count(grpc.StatusCode.OK)
+    def well(self, calls: int = 1) -> None:
+        self._count(grpc.StatusCode.OK, calls)
 
     def badly(self, call: Call, error: BaseException) -> "_Refusal":
         """What the caller is to be told; raises the error again when there is nobody to tell."""
@@ -274,10 +324,10 @@ class _Endings:
         self._count(refusal[0])
         return refusal
 
-    def _count(self, code: grpc.StatusCode) -> None:
+    def _count(self, code: grpc.StatusCode, calls: int = 1) -> None:
         if code not in self._counters:
             self._counters[code] = CALLS.labels(self._method, code.name)
-        self._counters[code].inc()
+        self._counters[code].inc(calls)
 
 
 _Refusal = tuple[grpc.StatusCode, status_pb2.Status]

@@ -72,6 +72,13 @@ class ServerSettings(Block):
     transport: Literal["auto", "native", "grpcio"] = Field(
         "auto", description="native serves HTTP/2 outside the GIL and no TLS; auto takes it where it can"
     )
+    io_threads: int = Field(
+        1,
+        ge=1,
+        le=32,
+        description="Threads of the native transport that read and write connections; one is enough for as many calls as"
+        " Python can answer, unless messages are large",
+    )
     tls: TlsSettings | None = Field(None, description="Speak TLS (transport grpcio)")
     max_concurrent_calls: int = Field(
         2048, ge=1, description="Calls under way at once; past it RESOURCE_EXHAUSTED. Health checks are not counted"
