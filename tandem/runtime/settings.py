@@ -76,8 +76,8 @@ class ServerSettings(Block):
         1,
         ge=1,
         le=32,
-        description="Threads of the native transport that read and write connections; one is enough for as many calls as"
-        " Python can answer, unless messages are large",
+        description="Threads of the native transport that read and write connections; one is enough for as many calls"
+        " as Python can answer, unless messages are large",
     )
     tls: TlsSettings | None = Field(None, description="Speak TLS (transport grpcio)")
     max_concurrent_calls: int = Field(

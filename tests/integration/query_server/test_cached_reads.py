@@ -3,8 +3,11 @@
 import asyncio
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from google.rpc import error_details_pb2
+from grpc import aio
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
@@ -15,8 +18,10 @@ from tests.integration.query_server.conftest import (
     Serve,
     TablesLocked,
     counted,
+    detail,
     eventually,
     position_of,
+    reason,
     until,
 )
 from tests.support.builders import identity
@@ -53,6 +58,49 @@ async def test_a_cached_read_does_not_touch_the_database(read_side: ReadSide, se
 
     assert response.order_details == order()
     assert position_of(response.as_of) == announced
+
+
+async def test_a_token_that_was_announced_is_answered_from_the_cache_and_a_later_one_waits(
+    read_side: ReadSide, serve: Serve, node: Memcached
+) -> None:
+    stub = await serve()
+    read_side.store(node.node, VIEW, ORDER, EPOCH, order())
+    announced = await read_side.announce()
+    request = queries.GetOrderDetailsRequest(order_id=ORDER)
+    request.consistency.max_wait.nanos = 50_000_000
+
+    with TablesLocked(read_side):
+        request.consistency.at_least_as_fresh = read_side.token(announced)
+        response = await stub.GetOrderDetails(request, timeout=10)
+        request.consistency.at_least_as_fresh = read_side.token(announced + 1)
+        with pytest.raises(aio.AioRpcError) as late:
+            await stub.GetOrderDetails(request, timeout=10)
+
+    assert response.order_details == order()
+    assert position_of(response.as_of) == announced
+    assert reason(late.value) == "PROJECTION_LAG"
+
+
+async def test_a_wrong_request_is_refused_where_others_are_answered_from_the_cache(
+    read_side: ReadSide, serve: Serve, node: Memcached
+) -> None:
+    stub = await serve()
+    read_side.store(node.node, VIEW, ORDER, EPOCH, order())
+    await read_side.announce()
+    wrong = queries.GetOrderDetailsRequest(order_id=f"{ORDER}0")
+    wrong.consistency.at_least_as_fresh = "?"
+
+    both: list[Any] = await asyncio.gather(
+        stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10),
+        stub.GetOrderDetails(wrong, timeout=10),
+        return_exceptions=True,
+    )
+
+    answer, refusal = both
+    assert isinstance(answer, queries.GetOrderDetailsResponse)
+    assert isinstance(refusal, aio.AioRpcError)
+    violations = detail(refusal, error_details_pb2.BadRequest).field_violations
+    assert [it.field for it in violations] == ["order_id", "consistency.at_least_as_fresh"]
 
 
 async def test_a_miss_is_read_from_the_database_and_fills_the_cache(

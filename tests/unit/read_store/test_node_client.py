@@ -1,0 +1,79 @@
+"""A batch of entries from memcached, however the answer comes in pieces."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pymemcache.exceptions import MemcacheError
+
+from tandem.read_store.cache import NodeClient, node_client
+
+KEYS = [f"view:epoch:{number:032x}" for number in range(8)]
+# What an answer's own lines look like may stand in an entry too.
+VALUES = st.one_of(st.binary(max_size=40), st.sampled_from([b"END\r\n", b"\r\nEND\r\n", b"VALUE a 0 1\r\n", b"\r\n"]))
+
+
+class Pieces:
+    """A connection that answers with these, one each time it is asked."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+        self.sent = b""
+        self.closed = False
+
+    def sendall(self, data: bytes) -> None:
+        self.sent += data
+
+    def recv(self, most: int) -> bytes:
+        return self.pieces.pop(0) if self.pieces else b""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def connected(*pieces: bytes) -> tuple[NodeClient, Pieces]:
+    client = node_client("127.0.0.1:1", timeout=1)
+    client.sock = connection = Pieces(*pieces)
+    return client, connection
+
+
+def answer(entries: dict[str, bytes]) -> bytes:
+    lines = [b"VALUE %b 0 %d\r\n%b\r\n" % (key.encode(), len(value), value) for key, value in entries.items()]
+    return b"".join([*lines, b"END\r\n"])
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES), st.data())
+def test_entries_are_the_same_however_the_answer_is_cut(entries: dict[str, bytes], data: st.DataObject) -> None:
+    whole = answer(entries)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=6)))
+    pieces = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    client, connection = connected(*pieces)
+
+    assert client.get_many(KEYS) == entries
+    assert connection.sent == b"get " + " ".join(KEYS).encode() + b"\r\n"
+    assert not connection.closed
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param([b"SERVER_ERROR out of memory\r\n"], id="an error"),
+        pytest.param([b"VALUE view:epoch:1 0 3\r\nab"], id="the end of the connection in an entry"),
+        pytest.param([], id="the end of the connection"),
+        pytest.param([b"END\r\nEND\r\n"], id="more than was asked for"),
+        pytest.param([b"VALUE view:epoch:1 0\r\n"], id="a line that is not memcached's"),
+    ],
+)
+def test_a_connection_that_is_out_of_step_is_closed(said: list[bytes]) -> None:
+    client, connection = connected(*said)
+
+    with pytest.raises((MemcacheError, OSError, ValueError)):
+        client.get_many(KEYS)
+
+    assert connection.closed
+    assert client.sock is None
+
+
+def test_no_keys_are_not_asked_for() -> None:
+    client, connection = connected()
+    assert client.get_many([]) == {}
+    assert connection.sent == b""
