@@ -6,11 +6,11 @@ from functools import partial
 from commerce.query.v1.query_service_pb2 import DESCRIPTOR
 from commerce.query.v1.views_pb2 import OrderDetails
 from query_server.batcher import Batcher
+from query_server.by_id import MANY_ROWS, ONE_ROW, ManyAtOnce, OneAtOnce
 from query_server.cache import Cache
 from query_server.database import ReadDatabase
 from query_server.freshness import Freshness
 from query_server.head import Head
-from query_server.one_row import ONE_ROW, AtOnce
 from query_server.queries.pages import read_pages
 from query_server.queries.sales import SalesReader
 from query_server.queries.search import SESSION, SearchReader
@@ -22,6 +22,7 @@ from query_server.watch import Watches
 from tandem.read_store.tables import CHANNEL, order_details
 from tandem.runtime.listener import Listener
 from tandem.runtime.process import Application, Service
+from tandem.runtime.rpc import AnswerAtOnce
 
 
 def build(settings: Settings) -> Application:
@@ -47,7 +48,10 @@ def build(settings: Settings) -> Application:
     found = [SearchReader(searched) for _ in range(settings.search.threads)]
     searches = Batcher("search", found, max_batch=1, max_waiting=settings.search.max_waiting)
     at_once = Cache(settings.cache)
-    shortcuts = {rpc: AtOnce(query, at_once, freshness) for rpc, query in ONE_ROW.items()}
+    shortcuts: dict[str, AnswerAtOnce] = {
+        **{rpc: OneAtOnce(query, at_once, freshness) for rpc, query in ONE_ROW.items()},
+        **{rpc: ManyAtOnce(query, at_once, freshness) for rpc, query in MANY_ROWS.items()},
+    }
     head = Head(settings.feed_database)
     batchers = (cached, stored, pages, sales, searches)
     views = Views(freshness, Reader(freshness, cached, stored), head)

@@ -39,10 +39,12 @@ T = TypeVar("T")
 
 
 class Lookup(NamedTuple):
-    """values: the entries found, by the rows' ids as they were asked for. asked: how many were; those at nodes that are
-    fenced off or fail are not."""
+    """entries: what is stored for the rows, by their ids as they were asked for; `entry_value` reads it.
 
-    values: dict[str, bytes]
+    asked: how many were; those at nodes that are fenced off or fail are not.
+    """
+
+    entries: dict[str, bytes]
     asked: int
 
 
@@ -78,17 +80,15 @@ class Cache:
 
     def look_up(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> Lookup:
         """Reads the entries of `rows` under the epochs that were announced. rows: ids in 32 hexadecimal digits."""
-        values: dict[str, bytes] = {}
+        found: dict[str, bytes] = {}
         asked = 0
         for node, names in self._by_node(view, epochs, rows).items():
             entries = self._try(node, NodeClient.get_many, list(names))
             if entries is not None:
                 asked += len(names)
                 for name, entry in entries.items():
-                    value = _value(entry)
-                    if value is not None:
-                        values[names[name]] = value
-        return Lookup(values, asked)
+                    found[names[name]] = entry
+        return Lookup(found, asked)
 
     def lease(self, view: str, epochs: CacheEpochs, keys: Iterable[uuid.UUID]) -> dict[uuid.UUID, Lease]:
         """Places placeholders for entries that are not there, at most `max_fills`; a lease for each one placed.
@@ -120,9 +120,12 @@ class Cache:
         nodes = list(epochs)
         if self._ring.nodes != nodes:
             self._ring = Ring(nodes)
-        by_node: dict[str, list[str]] = {}
-        for row in rows:
-            by_node.setdefault(self._ring.node_of_digits(row), []).append(row)
+        by_node: dict[str, list[str]] = {node: [] for node in nodes}
+        if len(nodes) == 1:
+            by_node[nodes[0]].extend(rows)
+        else:
+            for row in rows:
+                by_node[self._ring.node_of_digits(row)].append(row)
         prefixes = {node: key_prefix(view, epoch) for node, epoch in epochs.items() if epoch is not None}
         return {node: {prefixes[node] + row: row for row in rows} for node, rows in by_node.items() if node in prefixes}
 
@@ -146,7 +149,7 @@ class Cache:
             return None
 
 
-def _value(entry: bytes) -> bytes | None:
+def entry_value(entry: bytes) -> bytes | None:
     """The view's bytes; None when the entry is a placeholder, or is not one of ours."""
     try:
         return decode_entry(entry)

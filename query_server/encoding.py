@@ -4,6 +4,8 @@ A message's encoding is its fields' encodings, one behind the other; a field of 
 length and its content. Tags come from the descriptors.
 """
 
+from functools import lru_cache
+
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
@@ -14,16 +16,30 @@ _TYPES = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_STRING, FieldDescri
 class EncodedField:
     """Encodes one field of a message, given its content: a serialised message, or text in UTF-8."""
 
-    __slots__ = ("_tag",)
+    __slots__ = ("_opening", "tag")
 
     def __init__(self, message: type[Message], name: str) -> None:
         """Raises KeyError when `message` has no such field."""
         field = message.DESCRIPTOR.fields_by_name[name]
         assert field.type in _TYPES, f"{field.full_name} is not length-delimited"
-        self._tag = _varint(field.number << 3 | _LENGTH_DELIMITED)
+        self.tag = _varint(field.number << 3 | _LENGTH_DELIMITED)
+        self._opening = lru_cache(maxsize=4096)(self._opening_of)
 
     def __call__(self, content: bytes) -> bytes:
-        return self._tag + _varint(len(content)) + content
+        return self.tag + _varint(len(content)) + content
+
+    def encodes(self, encoded: bytes) -> bool:
+        """Whether `encoded` is this field and nothing else."""
+        opening = self._opening(len(encoded))
+        return opening is not None and encoded.startswith(opening)
+
+    def _opening_of(self, size: int) -> bytes | None:
+        """The tag and the length of a field that takes `size` bytes in all; None where no field does."""
+        for length_bytes in range(1, 6):
+            opening = self.tag + _varint(max(size - len(self.tag) - length_bytes, 0))
+            if len(opening) == len(self.tag) + length_bytes:
+                return opening if size >= len(opening) else None
+        return None
 
 
 def _varint(number: int) -> bytes:

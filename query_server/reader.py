@@ -11,7 +11,7 @@ from typing import NamedTuple
 from prometheus_client import Counter
 
 from query_server.batcher import Batcher
-from query_server.cache import Cache
+from query_server.cache import Cache, entry_value
 from query_server.database import ReadDatabase
 from query_server.freshness import Freshness
 from tandem.feed.token import Token
@@ -55,9 +55,12 @@ class CacheReader:
                 continue
             by_digits = {key.hex: key for key in keys}
             lookup = self._cache.look_up(view, announced.cache_epochs, by_digits)
-            for digits, value in lookup.values.items():
-                answer[ViewKey(view, by_digits[digits])] = Found(value, announced.token)
-            hits = len(lookup.values)
+            values = {digits: entry_value(entry) for digits, entry in lookup.entries.items()}
+            hits = 0
+            for digits, value in values.items():
+                if value is not None:
+                    answer[ViewKey(view, by_digits[digits])] = Found(value, announced.token)
+                    hits += 1
             count_reads(view, hit=hits, miss=lookup.asked - hits, bypass=len(keys) - lookup.asked)
         return answer
 

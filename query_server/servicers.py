@@ -9,8 +9,8 @@ from google.protobuf.message import Message
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from query_server.batcher import Batcher
+from query_server.by_id import MANY_ROWS, ONE_ROW, ManyRows, OneRow
 from query_server.encoding import EncodedField
-from query_server.one_row import ONE_ROW, OneRow
 from query_server.page_token import encode_page_token
 from query_server.queries.orders import recent_orders
 from query_server.queries.pages import Page, PageKey, Selection
@@ -21,7 +21,6 @@ from query_server.validation import Checker
 from query_server.views import Views, as_of_text
 from query_server.watch import Watches
 from tandem.read_store.tables import (
-    order_details,
     product_card,
     product_search,
     sales_summary,
@@ -29,17 +28,6 @@ from tandem.read_store.tables import (
 )
 from tandem.runtime.errors import NotFound
 from tandem.runtime.rpc import Call, StreamCall
-
-
-class _Many:
-    """A query for several rows."""
-
-    def __init__(self, view: str, response: type[Message], field: str, ids_field: str) -> None:
-        self.view = view
-        self.ids_field = ids_field
-        self.value = EncodedField(response, field)
-        self.missing = EncodedField(response, f"missing_{ids_field}")
-        self.as_of = EncodedField(response, "as_of")
 
 
 class _List:
@@ -59,9 +47,6 @@ class _List:
         parts.append(self.as_of(as_of_text(page.as_of)))
         return b"".join(parts)
 
-
-_ORDERS = _Many(order_details.name, queries.BatchGetOrderDetailsResponse, "order_details", "order_ids")
-_PRODUCTS = _Many(product_card.name, queries.BatchGetProductsResponse, "products", "product_ids")
 
 _RECENT_ORDERS = _List("ListRecentOrders", queries.ListRecentOrdersResponse, "orders")
 _SUBSCRIPTIONS = _List("ListSubscriptions", queries.ListSubscriptionsResponse, "subscriptions")
@@ -98,7 +83,7 @@ class QueryServicer:
         return await self._get_one(ONE_ROW["GetOrderDetails"], request.order_id, request.consistency, call)
 
     async def BatchGetOrderDetails(self, request: queries.BatchGetOrderDetailsRequest, call: Call) -> bytes:
-        return await self._get_many(_ORDERS, request.order_ids, request.consistency, call)
+        return await self._get_many(MANY_ROWS["BatchGetOrderDetails"], request.order_ids, request.consistency, call)
 
     async def WatchOrderDetails(
         self, request: queries.WatchOrderDetailsRequest, call: StreamCall
@@ -122,7 +107,7 @@ class QueryServicer:
         return await self._get_one(ONE_ROW["GetProduct"], request.product_id, request.consistency, call)
 
     async def BatchGetProducts(self, request: queries.BatchGetProductsRequest, call: Call) -> bytes:
-        return await self._get_many(_PRODUCTS, request.product_ids, request.consistency, call)
+        return await self._get_many(MANY_ROWS["BatchGetProducts"], request.product_ids, request.consistency, call)
 
     async def SearchProducts(self, request: queries.SearchProductsRequest, call: Call) -> bytes:
         check = Checker(self._default_max_wait)
@@ -162,11 +147,11 @@ class QueryServicer:
         [value] = rows.values
         if value is None:
             raise NotFound(query.resource, f"{query.resource}s/{key}")
-        return query.response(value, query.as_of(rows.as_of))
+        return query.value(value) + query.as_of(rows.as_of)
 
-    async def _get_many(self, query: _Many, texts: Sequence[str], consistency: Consistency, call: Call) -> bytes:
+    async def _get_many(self, query: ManyRows, texts: Sequence[str], consistency: Consistency, call: Call) -> bytes:
         check = Checker(self._default_max_wait)
-        keys: list[UUID] = check.uuids(query.ids_field, texts)
+        keys: list[UUID] = check.uuids(query.id_field, texts)
         need = check.consistency(consistency)
         check.finish()
         rows = await self._views.get(query.view, keys, need, call)
@@ -174,7 +159,7 @@ class QueryServicer:
         missing = [
             query.missing(text.encode()) for text, value in zip(texts, rows.values, strict=True) if value is None
         ]
-        return b"".join([*found, *missing, query.as_of(as_of_text(rows.as_of))])
+        return b"".join([*found, *missing, query.as_of(rows.as_of)])
 
     async def _list(
         self, query: _List, selection: Selection, request: _ListRequest, check: Checker, call: Call

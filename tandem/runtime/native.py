@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pygrpc_native.aio
@@ -26,11 +26,11 @@ _PATIENCE_SECONDS = 0.01
 # Calls that were cancelled before the loop met them, and that it remembers: they are milliseconds late.
 _MAX_EARLY = 4096
 
-Shortcut = Callable[[Sequence[bytes], float], Sequence[bytes | None]]
+Shortcut = Callable[[Sequence[bytes], float], Iterator[bytes | None]]
 """Answers calls of one method: (their requests, when they came on the clock of time.perf_counter()) to their responses.
 
-None for a call that is to go the ordinary way: one that has to wait, or that is refused. It may only answer what the
-method would have answered, and must not raise. It is called by one thread alone.
+Each is sent before the next is made. None for a call that is to go the ordinary way: one that has to wait, or that is
+refused. It may only answer what the method would have answered, and must not raise. It is called by one thread alone.
 """
 
 _Event = tuple[Any, ...]

@@ -13,7 +13,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -108,8 +108,8 @@ def stopping_error() -> Unavailable:
 Behaviour = Callable[[Any, Call], Awaitable[Any]]
 StreamBehaviour = Callable[[Any, StreamCall], AsyncGenerator[Any, None]]
 
-AnswerAtOnce = Callable[[Sequence[bytes]], Sequence[bytes | None]]
-"""From the serialised requests of a batch of calls to their serialised responses.
+AnswerAtOnce = Callable[[Sequence[bytes]], Iterable[bytes | None]]
+"""From the serialised requests of a batch of calls to their serialised responses; each is sent before the next is made.
 
 None for a call that is to go to the method: it waits, or is refused. What is answered must be what the method would
 have answered. It runs in a thread of the transport, one at a time for a server; a transport without batches never asks.
@@ -127,10 +127,10 @@ class Admission:
         self._closed = False
         self._batch = threading.Lock()
 
-    def answer_at_once(self, answer: AnswerAtOnce, requests: Sequence[bytes]) -> Sequence[bytes | None]:
+    def answer_at_once(self, answer: AnswerAtOnce, requests: Sequence[bytes]) -> Iterator[bytes | None]:
         """A batch in a thread of its own: as one call, and once closed not at all."""
         with self._batch:
-            return [None] * len(requests) if self._closed else answer(requests)
+            yield from [None] * len(requests) if self._closed else answer(requests)
 
     def enter(self) -> None:
         """Raises Overloaded past the limit, and Unavailable once closed."""
@@ -247,18 +247,21 @@ def _guarded_shortcut(method: MethodDescriptor, answer: AnswerAtOnce, admission:
     seconds = CALL_SECONDS.labels(method.name)
     ended = _Endings(method)
 
-    def answer_at_once(requests: Sequence[bytes], came_at: float) -> Sequence[bytes | None]:
+    def answer_at_once(requests: Sequence[bytes], came_at: float) -> Iterator[bytes | None]:
+        answered = 0
+        left = len(requests)
         try:
-            responses = admission.answer_at_once(answer, requests)
+            for response in admission.answer_at_once(answer, requests):
+                left -= 1
+                answered += response is not None
+                yield response
         except Exception:
             # A bug; the method can do all that the shortcut can.
             log.exception("a shortcut failed", method=method.name)
-            return [None] * len(requests)
-        answered = len(responses) - responses.count(None)
+            yield from [None] * left
         if answered:
             ended.well(answered)
             seconds.observe_many(time.perf_counter() - came_at, answered)
-        return responses
 
     return answer_at_once
 

@@ -90,7 +90,7 @@ async def test_a_wrong_request_is_refused_where_others_are_answered_from_the_cac
     wrong = queries.GetOrderDetailsRequest(order_id=f"{ORDER}0")
     wrong.consistency.at_least_as_fresh = "?"
 
-    both: list[Any] = await asyncio.gather(
+    both: Any = await asyncio.gather(
         stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10),
         stub.GetOrderDetails(wrong, timeout=10),
         return_exceptions=True,
