@@ -1,7 +1,7 @@
 """What a benchmark finds: samples of contenders that took turns, medians and ranges of them, and bars.
 
-One machine's numbers drift, because others use it, or because it gets warm. So contenders take turns (A B A B), a ratio is
-that of two neighbours, and what is reported of the ratios is their median, with the lowest and the highest.
+One machine's numbers drift, because others use it, or because it gets warm. So contenders take turns (A B A B), a ratio
+is that of two neighbours, and what is reported of the ratios is their median, with the lowest and the highest.
 """
 
 import statistics
