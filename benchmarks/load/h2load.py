@@ -64,14 +64,24 @@ def write_bodies(path: Path, messages: Iterable[bytes]) -> Path:
 
 
 def measure(
-    target: Target, bodies: Path, *, in_flight: int, seconds: float, warm_up: float, once: bool = False
+    target: Target,
+    bodies: Path,
+    *,
+    in_flight: int,
+    seconds: float,
+    warm_up: float,
+    once: bool = False,
+    rate: float | None = None,
 ) -> Sample:
     """Keeps `in_flight` calls under way, and measures for `seconds` after `warm_up`.
 
-    once: no body may be sent twice, so LoadFailed when there are too few. Raises LoadFailed when a call fails, or takes
-    part in nothing.
+    rate: begin so many calls a second instead, never more than `in_flight` at once. once: no body may be sent twice, so
+    LoadFailed when there are too few. Raises LoadFailed when a call fails, or takes part in nothing.
     """
-    with _Run(target, bodies, in_flight, ["-D", f"{round(1000 * (warm_up + seconds))}ms"]) as run:
+    extent = ["-D", f"{round(1000 * (warm_up + seconds))}ms"]
+    if rate is not None:
+        extent += ["--rps", f"{rate / connections(in_flight):.1f}"]
+    with _Run(target, bodies, in_flight, extent) as run:
         time.sleep(warm_up)
         began, before = time.time(), run.spent()
         report, answered = run.finish()
@@ -91,6 +101,14 @@ def send(target: Target, bodies: Path, count: int, *, in_flight: int) -> Sample:
         raise LoadFailed(f"{target.method}: {report.ok} of {count} calls were answered")
     began = min(end - taken for end, taken in zip(answered.ends, answered.seconds, strict=True))
     return summarize(answered, began, {who: after[who] - before[who] for who in after})
+
+
+def connections(in_flight: int) -> int:
+    """How many connections so many calls share. Raises ValueError when they cannot be shared equally."""
+    count = min(_MOST_CONNECTIONS, in_flight)
+    if in_flight % count:
+        raise ValueError(f"{in_flight} calls cannot be shared among {count} connections")
+    return count
 
 
 def summarize(answered: Answered, began: float, cpu: dict[str, float]) -> Sample:
@@ -135,10 +153,8 @@ class _Run:
     def __init__(self, target: Target, bodies: Path, in_flight: int, extent: Sequence[str]) -> None:
         self._target = target
         self._bodies = bodies
-        connections = min(_MOST_CONNECTIONS, in_flight)
-        if in_flight % connections:
-            raise ValueError(f"{in_flight} calls cannot be shared among {connections} connections")
-        self._extent = [*extent, "-c", str(connections), "-m", str(in_flight // connections), "-t", "1"]
+        count = connections(in_flight)
+        self._extent = [*extent, "-c", str(count), "-m", str(in_flight // count), "-t", "1"]
         self._finished = 0.0
 
     def __enter__(self) -> "_Run":
