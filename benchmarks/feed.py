@@ -15,7 +15,7 @@ import psutil
 from grpc import aio
 from sqlalchemy import create_engine
 
-from benchmarks.reads import cpu_seconds
+from benchmarks.processor import cpu_seconds
 from commerce.feed.v1.feed_service_pb2 import GetHeadRequest, SubscribeRequest, SubscribeResponse
 from commerce.feed.v1.feed_service_pb2_grpc import FeedServiceStub
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest

@@ -1,150 +1,223 @@
-"""Compares ways to serve GetOrderDetails. See README.md for the method: `python -m benchmarks.reads`."""
+"""Reads: Tandem, the most that its transport can do, and joins."""
 
-import argparse
-import asyncio
-import sys
-import tempfile
-import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-from grpc import aio
+import grpc
+from google.protobuf.message import Message
 
-from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest, GetOrderDetailsResponse
-from tandem.cli.embedded import Memcached, Postgres
-from tests.support.builders import add_product, identity, place_order, register_customer
-from tests.support.stack import Databases, Stack
+from benchmarks import shop
+from benchmarks.contenders import joins_tables
+from benchmarks.contenders.child import Contender
+from benchmarks.load import h2load
+from benchmarks.measure import Result, Sample, alternate, at_least, at_most, p50, p99, ratios
+from benchmarks.plan import Plan
+from benchmarks.world import QUERIES, World
+from commerce.query.v1 import query_service_pb2 as queries
+from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
+from tandem.cli.child import Child
+from tests.support.catalogue import catalogue
 
-METHOD = "/commerce.query.v1.QueryService/GetOrderDetails"
-ORDERS = 200
-LINES = 4
+TANDEM = "Tandem"
+LIMIT = "empty handler"
+JOINS = "joins, grpc.aio"
+GRPCIO = "Tandem on grpcio"
+UNCACHED = "Tandem without memcached"
+
+# Orders in a BatchGetOrderDetails.
+BATCH = 100
+# Of each kind of list request: more than a run sends would only take longer to write down.
+REQUESTS = 20_000
 
 
 @dataclass(frozen=True)
-class Variant:
-    transport: str
-    cached: bool
-
-    @property
-    def name(self) -> str:
-        return f"{self.transport}, {'cached' if self.cached else 'database'}"
-
-
-@dataclass(frozen=True)
-class Measured:
-    calls_per_second: float
-    server_seconds_per_call: float
-    store_seconds_per_call: float
+class Servers:
+    tandem: Child
+    limit: Child
+    joins: Child
+    grpcio: Child
+    uncached: Child
 
 
-VARIANTS = [Variant(transport, cached) for transport in ("grpcio", "native") for cached in (False, True)]
+def run(world: World, plan: Plan) -> list[Result]:
+    """All scenarios of reads, one after the other, on servers that stay the same."""
+    with serving(world) as servers:
+        check_answers(servers)
+        return [
+            cached(world, plan, servers),
+            one_in_flight(world, plan, servers),
+            uncached(world, plan, servers),
+            batches(world, plan, servers),
+            recent(world, plan, servers),
+            search(world, plan, servers),
+        ]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reads", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="how long each variant is measured")
-    parser.add_argument("--in-flight", type=int, default=64, help="calls under way at once")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
-        postgres, node = Postgres(Path(folder) / "data"), Memcached()
-        postgres.start()
-        node.start()
-        try:
-            results = {}
-            for variant in VARIANTS:
-                settings = {"QUERY": {"CACHE__ENABLED": str(variant.cached).lower()}}
-                databases = Databases(postgres)
-                stack = Stack(databases, Path(folder), nodes=[node], transport=variant.transport, settings=settings)
-                stores = [psutil.Process(postgres.pid), psutil.Process(node.pid)]
-                results[variant] = measure(stack, stores, arguments.seconds, arguments.in_flight)
-        finally:
-            node.stop()
-            postgres.stop()
-    report(results)
-    return 0
+@contextmanager
+def serving(world: World) -> Iterator[Servers]:
+    """Tandem's query server as it is in the world, and the others."""
+    with ExitStack() as exits:
+
+        def start(child: Child) -> Child:
+            exits.callback(child.stop)
+            child.start()
+            return child
+
+        world.say("joins: copying the data into its tables")
+        joins_tables.fill(world.stack.write_url)
+        order = queries.GetOrderDetailsRequest(order_id=shop.order_id(0))
+        answer = world.folder / "answer"
+        answer.write_bytes(world.stack.queries.GetOrderDetails(order).SerializeToString())
+        yield Servers(
+            tandem=world.stack.query_server,
+            limit=start(Contender("empty", world.folder, "--answer", str(answer))),
+            joins=start(Contender("joins", world.folder, world.stack.write_url)),
+            grpcio=start(world.stack.new_query_server(SERVER__TRANSPORT="grpcio")),
+            uncached=start(world.stack.new_query_server(CACHE__ENABLED="false")),
+        )
 
 
-def measure(stack: Stack, stores: list[psutil.Process], seconds: float, in_flight: int) -> Measured:
-    try:
-        last = place_orders(stack.start())
-        server = [psutil.Process(stack.query_server.pid)]
-        address = stack.query_server.address
-        return asyncio.run(load(address, last, server=server, stores=stores, seconds=seconds, in_flight=in_flight))
-    finally:
-        stack.stop()
-
-
-def place_orders(stack: Stack) -> str:
-    """Returns the token of the last one."""
-    stack.commands.RegisterCustomer(register_customer())
-    for number in range(LINES):
-        stack.commands.AddProduct(add_product(number, stock=ORDERS))
-    lines = dict.fromkeys(range(LINES), 1)
-    receipts = [stack.commands.PlaceOrder(place_order(number, lines=lines)).receipt for number in range(ORDERS)]
-    return receipts[-1].consistency_token
-
-
-async def load(
-    address: str,
-    token: str,
-    *,
-    server: list[psutil.Process],
-    stores: list[psutil.Process],
-    seconds: float,
-    in_flight: int,
-) -> Measured:
-    """Closed loop: `in_flight` callers, each asking again as soon as it is answered."""
-    requests = [GetOrderDetailsRequest(order_id=identity("order", number)) for number in range(ORDERS)]
-    async with aio.insecure_channel(address) as channel:
-        call: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
-        first = GetOrderDetailsRequest(order_id=requests[-1].order_id)
-        first.consistency.at_least_as_fresh = token
-        answer = GetOrderDetailsResponse.FromString(await call(first.SerializeToString(), timeout=10))
-        assert len(answer.order_details.lines) == LINES
-        payloads = [request.SerializeToString() for request in requests]
-        count = 0
-
-        async def caller(number: int, until: float) -> None:
-            nonlocal count
-            while time.perf_counter() < until:
-                await call(payloads[number % ORDERS], timeout=10)
-                number += in_flight
-                count += 1
-
-        async def run(duration: float) -> None:
-            until = time.perf_counter() + duration
-            await asyncio.gather(*(caller(number, until) for number in range(in_flight)))
-
-        await run(1.0)  # warm: connections, prepared statements, the cache
-        count = 0
-        started, server_before, stores_before = time.perf_counter(), cpu_seconds(server), cpu_seconds(stores)
-        await run(seconds)
-        elapsed = time.perf_counter() - started
-    return Measured(
-        calls_per_second=count / elapsed,
-        server_seconds_per_call=(cpu_seconds(server) - server_before) / count,
-        store_seconds_per_call=(cpu_seconds(stores) - stores_before) / count,
+def cached(world: World, plan: Plan, servers: Servers) -> Result:
+    calls = _Calls(world, plan, "GetOrderDetails", world.order_requests(world.orders), plan.in_flight)
+    samples = calls.alternate(
+        {TANDEM: servers.tandem, LIMIT: servers.limit, JOINS: servers.joins, GRPCIO: servers.grpcio}
+    )
+    return Result(
+        f"GetOrderDetails, cached, {plan.in_flight} in flight",
+        samples,
+        bars=[
+            at_least("rate at least 0.8 of the empty handler's", ratios(samples, TANDEM, LIMIT), 0.8),
+            at_least("rate at least 20 times that of joins", ratios(samples, TANDEM, JOINS), 20),
+            at_most("p99 at most 1.5 times the empty handler's", ratios(samples, TANDEM, LIMIT, p99), 1.5),
+        ],
     )
 
 
-def cpu_seconds(processes: list[psutil.Process]) -> float:
-    """What they and their children have used."""
-    family = [it for process in processes for it in (process, *process.children(recursive=True))]
-    return sum(it.cpu_times().user + it.cpu_times().system for it in family)
-
-
-def report(results: dict[Variant, Measured]) -> None:
-    base = results[VARIANTS[0]]
-    sys.stdout.write(
-        f"{'':20}{'calls/s':>10}{'server CPU':>13}{'stores CPU':>13}   (a call, times {VARIANTS[0].name})\n"
+def one_in_flight(world: World, plan: Plan, servers: Servers) -> Result:
+    calls = _Calls(world, plan, "GetOrderDetails", world.order_requests(world.orders), 1)
+    samples = calls.alternate(
+        {TANDEM: servers.tandem, LIMIT: servers.limit, JOINS: servers.joins, GRPCIO: servers.grpcio}
     )
-    for variant, it in results.items():
-        rate = it.calls_per_second / base.calls_per_second
-        server = it.server_seconds_per_call / base.server_seconds_per_call
-        stores = it.store_seconds_per_call / base.store_seconds_per_call
-        sys.stdout.write(f"{variant.name:20}{rate:>9.2f}x{server:>12.2f}x{stores:>12.2f}x\n")
+    bar = at_most("median at most 1.4 times the empty handler's", ratios(samples, TANDEM, LIMIT, p50), 1.4)
+    return Result("GetOrderDetails, cached, one in flight", samples, bars=[bar])
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def uncached(world: World, plan: Plan, servers: Servers) -> Result:
+    calls = _Calls(world, plan, "GetOrderDetails", world.order_requests(world.orders), plan.in_flight)
+    samples = calls.alternate({UNCACHED: servers.uncached, JOINS: servers.joins})
+    bar = at_least("rate at least 5 times that of joins", ratios(samples, UNCACHED, JOINS), 5)
+    return Result(f"GetOrderDetails without memcached, {plan.in_flight} in flight", samples, bars=[bar])
+
+
+def batches(world: World, plan: Plan, servers: Servers) -> Result:
+    """Rates in calls, and the bar in orders: against single reads that took their turns with the batches."""
+    ids = world.random_orders(world.orders)
+    requests = (
+        queries.BatchGetOrderDetailsRequest(order_ids=ids[first : first + BATCH])
+        for first in range(0, len(ids) - BATCH + 1, BATCH)
+    )
+    single = _Calls(world, plan, "GetOrderDetails", world.order_requests(world.orders), plan.in_flight)
+    batch = _Calls(world, plan, "BatchGetOrderDetails", world.bodies(requests), plan.in_flight)
+    singles = "Tandem, single gets"
+    samples = alternate(
+        {
+            TANDEM: lambda: batch.measure(TANDEM, servers.tandem),
+            singles: lambda: single.measure(singles, servers.tandem),
+            JOINS: lambda: batch.measure(JOINS, servers.joins),
+        },
+        plan.rounds,
+    )
+    orders = [BATCH * ratio for ratio in ratios(samples, TANDEM, singles)]
+    bar = at_least("orders a second at least 8 times those of single gets", orders, 8)
+    return Result(f"BatchGetOrderDetails of {BATCH}, {plan.in_flight} in flight", samples, bars=[bar])
+
+
+def recent(world: World, plan: Plan, servers: Servers) -> Result:
+    requests = (
+        queries.ListRecentOrdersRequest(customer_id=shop.customer_id(number * 7 % shop.CUSTOMERS))
+        for number in range(REQUESTS)
+    )
+    calls = _Calls(world, plan, "ListRecentOrders", world.bodies(requests), plan.in_flight)
+    samples = calls.alternate({TANDEM: servers.tandem, JOINS: servers.joins})
+    bar = at_least("rate at least 10 times that of joins", ratios(samples, TANDEM, JOINS), 10)
+    return Result(f"ListRecentOrders, first page, {plan.in_flight} in flight", samples, bars=[bar])
+
+
+def search(world: World, plan: Plan, servers: Servers) -> Result:
+    calls = _Calls(world, plan, "SearchProducts", world.bodies(searches()), plan.in_flight)
+    samples = calls.alternate({TANDEM: servers.tandem, JOINS: servers.joins})
+    bar = at_least("rate at least 3 times that of joins", ratios(samples, TANDEM, JOINS), 3)
+    return Result(f"SearchProducts, first page, {plan.in_flight} in flight", samples, bars=[bar])
+
+
+def searches() -> Iterable[queries.SearchProductsRequest]:
+    """The first two words of a product's name: of each, hundreds of products have one, and a few have both."""
+    for product in catalogue():
+        yield queries.SearchProductsRequest(query=" ".join(product.name.split()[:2]))
+
+
+class _Calls:
+    """One RPC with its bodies, and how many of it are under way."""
+
+    def __init__(self, world: World, plan: Plan, method: str, bodies: Path, in_flight: int) -> None:
+        self._world = world
+        self._plan = plan
+        self._method = method
+        self._bodies = bodies
+        self._in_flight = in_flight
+
+    def measure(self, name: str, server: Child) -> Sample:
+        sample = h2load.measure(
+            self._world.target(server, QUERIES + self._method),
+            self._bodies,
+            in_flight=self._in_flight,
+            seconds=self._plan.seconds,
+            warm_up=self._plan.warm_up,
+        )
+        self._plan.say(
+            f"{self._method}, {self._in_flight} in flight, {name}: {sample.rate:,.0f}/s, p50 {1e3 * sample.p50:.2f} ms"
+        )
+        return sample
+
+    def alternate(self, servers: Mapping[str, Child]) -> dict[str, list[Sample]]:
+        return alternate({name: self._measurer(name, server) for name, server in servers.items()}, self._plan.rounds)
+
+    def _measurer(self, name: str, server: Child) -> Callable[[], Sample]:
+        return lambda: self.measure(name, server)
+
+
+def check_answers(servers: Servers) -> None:
+    """AssertionError when the contenders do not tell the same of some orders, lists and products."""
+    with ExitStack() as exits:
+        stubs = {
+            server.name: QueryServiceStub(exits.enter_context(grpc.insecure_channel(server.address)))
+            for server in (servers.tandem, servers.joins)
+        }
+        tandem, joins = stubs.values()
+        for number in range(10):
+            one = queries.GetOrderDetailsRequest(order_id=shop.order_id(number))
+            _agree(tandem.GetOrderDetails(one).order_details, joins.GetOrderDetails(one).order_details)
+            some = queries.BatchGetOrderDetailsRequest(order_ids=[shop.order_id(number + it) for it in range(9)])
+            for ours, theirs in zip(
+                tandem.BatchGetOrderDetails(some).order_details,
+                joins.BatchGetOrderDetails(some).order_details,
+                strict=True,
+            ):
+                _agree(ours, theirs)
+            page = queries.ListRecentOrdersRequest(customer_id=shop.customer_id(number))
+            for ours_, theirs_ in zip(
+                tandem.ListRecentOrders(page).orders, joins.ListRecentOrders(page).orders, strict=True
+            ):
+                _agree(ours_, theirs_)
+        for request, _ in zip(searches(), range(10), strict=False):
+            ours_found, theirs_found = tandem.SearchProducts(request), joins.SearchProducts(request)
+            _agree(ours_found.facets, theirs_found.facets)
+            assert {it.product.product_id for it in ours_found.hits} == {
+                it.product.product_id for it in theirs_found.hits
+            }, request
+
+
+def _agree(ours: Message, theirs: Message) -> None:
+    assert ours == theirs, f"Tandem answers\n{ours}\nand joins\n{theirs}"

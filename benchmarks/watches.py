@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from grpc import aio
 
-from benchmarks.reads import cpu_seconds
+from benchmarks.processor import cpu_seconds
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1.query_service_pb2 import WatchOrderDetailsRequest, WatchOrderDetailsResponse
 from tandem.cli.embedded import Postgres

@@ -1,97 +1,192 @@
-"""Compares group commit with a commit for each command, and how soon a write is seen: `python -m benchmarks.writes`."""
+"""PlaceOrder, three lines, fsync on, 64 under way: Tandem against the SQL alone, a library, and no batches.
 
-import argparse
-import asyncio
-import statistics
-import sys
-import tempfile
-import time
-from dataclasses import dataclass
+All have the same PostgreSQL server and take turns on it:
+
+- Tandem: all of it runs, so the projector takes the orders in meanwhile.
+- The floor: the same SQL in batches of the mean size that Tandem just had, nothing around it; see contenders.floor.
+- `eventsourcing`: aggregates that hold the same, from 16 threads; see contenders.eventsourced. Once more with its
+  stored procedure, which its users do not get by default; no bar is against that.
+- A transaction a request: grpc.aio and SQLAlchemy, under the same load; see contenders.per_request.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
-from commerce.type.v1.consistency_pb2 import Consistency
-from tandem.cli.embedded import Memcached, Postgres
-from tests.support.shop import Load, an_order, open_shop
-from tests.support.stack import AsyncStubs, Databases, Stack
+import psycopg
+from google.protobuf.message import Message
 
-VARIANTS = {"a commit a command": 1, "group commit": 128}
-# Enough for a median; each is one write and one read, alone on the machine.
-LAG_SAMPLES = 200
+from benchmarks import shop
+from benchmarks.contenders import eventsourced, floor
+from benchmarks.contenders.child import Contender
+from benchmarks.load import h2load
+from benchmarks.measure import Bar, Figure, Result, Sample, Spread, alternate, at_least, ratios
+from benchmarks.plan import Plan
+from benchmarks.world import COMMANDS, World
+from commerce.command.v1.command_service_pb2 import PlaceOrderRequest
+from tandem.feed.table import SCHEMA
+
+METHOD = COMMANDS + "PlaceOrder"
+TANDEM = "Tandem"
+FLOOR = "the SQL alone"
+LIBRARY = "eventsourcing, 16 threads"
+PROCEDURE = "eventsourcing, stored procedure"
+PER_REQUEST = "a transaction a request"
+THREADS = 16
+
+# More than any contender can place: each body is sent once, and there must be enough of them.
+_MOST_A_SECOND = 15_000
+# The world numbers its own orders from 0 on, and relies on having all of them.
+_numbers = itertools.count(1_000_000_000)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """orders_per_second: acknowledged. seen_after: from acknowledgement to the answer of a read with the token, and
-    read: of the same read once more; medians in seconds."""
+def run(world: World, plan: Plan) -> list[Result]:
+    tandem = Tandem(world, plan)
+    samples = alternate(
+        {
+            TANDEM: tandem.place_orders,
+            FLOOR: lambda: measure_floor(world, plan, tandem),
+            LIBRARY: lambda: measure_library(world, plan, functions=False),
+            PROCEDURE: lambda: measure_library(world, plan, functions=True),
+            PER_REQUEST: lambda: measure_per_request(world, plan),
+        },
+        plan.rounds,
+    )
+    figures = [Figure("commands in a transaction, mean", Spread.of(tandem.batch_sizes), "")]
+    name = f"PlaceOrder, {shop.LINES} lines, {plan.in_flight} in flight"
+    return [Result(name, samples, figures, bars(samples))]
 
-    orders_per_second: float
-    seen_after: float
-    read: float
+
+def bars(samples: Mapping[str, Sequence[Sample]]) -> list[Bar]:
+    asked = {FLOOR: 0.5, LIBRARY: 5.0, PER_REQUEST: 5.0}
+    return [
+        at_least(f"PlaceOrder, times {other}", ratios(samples, TANDEM, other), limit) for other, limit in asked.items()
+    ]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.writes", description=__doc__)
-    parser.add_argument("--orders", type=int, default=3000, help="orders placed with each variant")
-    parser.add_argument("--in-flight", type=int, default=64, help="orders under way at once")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
-        postgres, node = Postgres(Path(folder) / "data"), Memcached()
-        postgres.start()
-        node.start()
+def new_orders(count: int) -> list[PlaceOrderRequest]:
+    """Orders that nobody has placed."""
+    return [shop.order(number) for number in itertools.islice(_numbers, count)]
+
+
+class Tandem:
+    """Places orders with Tandem. batch_sizes, rates: of each turn, commands in a transaction and orders a second."""
+
+    def __init__(self, world: World, plan: Plan) -> None:
+        self._world = world
+        self._plan = plan
+        self.batch_sizes: list[float] = []
+        self.rates: list[float] = []
+
+    def place_orders(self) -> Sample:
+        """One turn; the views have all of its orders at the end. AssertionError when some were not stored."""
+        stack, plan = self._world.stack, self._plan
+        before = self._stored()
+        with _bodies(self._world, plan) as bodies:
+            sample = h2load.measure(
+                self._world.target(stack.command_server, METHOD),
+                bodies,
+                in_flight=plan.in_flight,
+                seconds=plan.seconds,
+                warm_up=plan.warm_up,
+                once=True,
+            )
+        after = self._stored()
+        _check_stored(stack.write_url, after["orders"] - before["orders"], sample, plan)
+        self.batch_sizes.append(
+            (after["commands"] - before["commands"]) / (after["transactions"] - before["transactions"])
+        )
+        self.rates.append(sample.rate)
+        self._world.wait_for_views()
+        return sample
+
+    def _stored(self) -> dict[str, float]:
+        server = self._world.stack.command_server
+        return {
+            "commands": server.metric("tandem_command_batch_size_sum"),
+            "transactions": server.metric("tandem_command_batch_size_count"),
+            "orders": _count(self._world.stack.write_url, "customer_order"),
+        }
+
+
+def measure_floor(world: World, plan: Plan, tandem: Tandem) -> Sample:
+    """In batches of the size that Tandem had in its last turn, and for about as long if it is twice as fast."""
+    size = max(1, round(tandem.batch_sizes[-1]))
+    count = round(2 * tandem.rates[-1] * plan.seconds / size + 1) * size
+    orders = new_orders(count)
+    with _database(world) as recorded, _database(world) as replayed:
+        recording = floor.record(recorded, _opening(), orders, size)
+        return floor.replay(replayed, recording)
+
+
+def measure_library(world: World, plan: Plan, *, functions: bool) -> Sample:
+    url = world.databases.create()
+    try:
+        done = eventsourced.run("save", url, threads=THREADS, seconds=plan.seconds, functions=functions)
+    finally:
+        world.databases.drop(url)
+    return Sample(
+        rate=done.operations / done.seconds,
+        p50=done.latencies[len(done.latencies) // 2],
+        p99=done.latencies[len(done.latencies) * 99 // 100],
+        cpu={"server": done.cpu_seconds / done.operations},
+    )
+
+
+def measure_per_request(world: World, plan: Plan) -> Sample:
+    with _database(world) as url, _bodies(world, plan) as bodies:
+        floor.store(url, _opening())
+        server = Contender("per_request", world.folder, url)
+        world.start(server)
         try:
-            results = {}
-            for name, max_batch in VARIANTS.items():
-                settings = {"COMMAND": {"EXECUTOR__MAX_BATCH": str(max_batch)}}
-                stack = Stack(Databases(postgres), Path(folder), nodes=[node], settings=settings)
-                try:
-                    results[name] = asyncio.run(measure(stack.start(), arguments.orders, arguments.in_flight))
-                finally:
-                    stack.stop()
+            sample = h2load.measure(
+                world.target(server, METHOD),
+                bodies,
+                in_flight=plan.in_flight,
+                seconds=plan.seconds,
+                warm_up=plan.warm_up,
+                once=True,
+            )
         finally:
-            node.stop()
-            postgres.stop()
-    report(results)
-    return 0
+            world.stop(server)
+        orders = _count(url, "customer_order")
+        _check_stored(url, orders, sample, plan)
+        assert _count(url, "receipt") == orders + len(_opening()), "an order and no receipt, or the other way round"
+    return sample
 
 
-async def measure(stack: Stack, orders: int, in_flight: int) -> Measured:
-    async with stack.async_stubs() as stubs:
-        await open_shop(stubs.commands)
-        warm = Load(in_flight, in_flight)
-        await warm.run(stubs.commands, first=1)
-        load = Load(orders, in_flight)
-        started = time.perf_counter()
-        await load.run(stubs.commands, first=in_flight + 1)
-        seconds = time.perf_counter() - started
-        first = in_flight + orders + 1
-        lags, reads = zip(*[await lag(stubs, number) for number in range(first, first + LAG_SAMPLES)], strict=True)
-    return Measured(orders / seconds, statistics.median(lags), statistics.median(reads))
+def _opening() -> list[Message]:
+    return [*shop.registrations(), *shop.additions()]
 
 
-async def lag(stubs: AsyncStubs, number: int) -> tuple[float, float]:
-    """Seconds from an order's acknowledgement to the end of a read with its token, and of that read once more."""
-    placed = await stubs.commands.PlaceOrder(an_order(number))
-    fresh = Consistency(at_least_as_fresh=placed.receipt.consistency_token)
-    request = GetOrderDetailsRequest(order_id=placed.order_id, consistency=fresh)
-    acknowledged = time.perf_counter()
-    await stubs.queries.GetOrderDetails(request)
-    seen = time.perf_counter()
-    await stubs.queries.GetOrderDetails(request)
-    return seen - acknowledged, time.perf_counter() - seen
+@contextmanager
+def _bodies(world: World, plan: Plan) -> Iterator[Path]:
+    path = world.bodies(new_orders(round(_MOST_A_SECOND * (plan.warm_up + plan.seconds))))
+    try:
+        yield path
+    finally:
+        path.unlink()
 
 
-def report(results: dict[str, Measured]) -> None:
-    base = next(iter(results.values()))
-    lines = [
-        f"{'':20}  orders/s   seen after   (orders/s: times {next(iter(results))}; seen after: times a cached read)"
-    ]
-    lines += [
-        f"{name:20}  {it.orders_per_second / base.orders_per_second:7.2f}x  {it.seen_after / it.read:10.2f}x"
-        for name, it in results.items()
-    ]
-    sys.stdout.write("\n".join(lines) + "\n")
+@contextmanager
+def _database(world: World) -> Iterator[str]:
+    """A migrated write database, without a shop."""
+    url = world.databases.create("write")
+    try:
+        yield url
+    finally:
+        world.databases.drop(url)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _check_stored(url: str, orders: float, sample: Sample, plan: Plan) -> None:
+    """What was acknowledged is in the database, with all its lines; what was placed to warm up comes on top."""
+    assert orders >= sample.rate * plan.seconds * 0.9, f"{orders} orders are stored, {sample.rate}/s were acknowledged"
+    lines, all_orders = _count(url, "order_line"), _count(url, "customer_order")
+    assert lines == shop.LINES * all_orders, f"{lines} lines of {all_orders} orders"
+
+
+def _count(url: str, table: str) -> int:
+    with psycopg.connect(url) as connection:
+        [[count]] = connection.execute(f"SELECT count(*) FROM {SCHEMA}.{table}").fetchall()
+    return int(count)

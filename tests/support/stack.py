@@ -166,9 +166,9 @@ class Stack:
         """Another projector, not started: the second one that is started is a standby."""
         return self._service("projector")
 
-    def new_query_server(self) -> Service:
-        """Another query server, not started."""
-        return self._service("query")
+    def new_query_server(self, **settings: str) -> Service:
+        """Another query server, not started, with these settings over those of the stack's: CACHE__ENABLED="false"."""
+        return self._service("query", settings)
 
     def start(self) -> "Stack":
         """Starts the three and waits until they serve. Raises StackError with the log of the one that does not."""

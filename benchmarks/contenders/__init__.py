@@ -1,0 +1,1 @@
+"""Programs that Tandem is measured against, each in a process of its own."""

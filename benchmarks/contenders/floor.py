@@ -1,0 +1,215 @@
+"""The floor under PlaceOrder: what the executor says to PostgreSQL, said again with nothing around it.
+
+The executor of this very checkout stores orders in one database while all its statements are written down, with their
+parameters as the driver got them. They are then sent to another database that began alike: the same SQL, rows, batches
+and round trips, without gRPC, validation, rules, sealing, serialising or SQLAlchemy. When the storage code changes, so
+does this, by itself.
+"""
+
+import asyncio
+import gc
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import psycopg
+from google.protobuf.message import Message
+from psycopg import pq
+from pydantic import SecretStr
+from sqlalchemy import Engine, event
+
+from benchmarks.measure import Sample
+from command_server.executor import Executor
+from command_server.servicers import command_of
+from command_server.settings import ExecutorSettings
+from tandem.feed.table import SCHEMA
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.settings import DatabaseSettings
+
+# What is in the write database of a shop that sold something; compared after the replay.
+_COUNTS = f"""
+SELECT (SELECT count(*) FROM {SCHEMA}.customer_order), (SELECT count(*) FROM {SCHEMA}.order_line),
+  (SELECT count(*) FROM {SCHEMA}.event), (SELECT count(*) FROM {SCHEMA}.receipt),
+  (SELECT sum(stock) FROM {SCHEMA}.product), (SELECT position FROM {SCHEMA}.feed_head)
+"""
+
+
+class Statement(NamedTuple):
+    query: Any
+    params: Any
+    pipelined: bool
+
+
+Transaction = list[Statement]
+
+
+@dataclass
+class Recording:
+    """opening: the transactions that opened the shop. batches: those that stored orders, each of `batch_size` of them.
+
+    counts: what was in the database at the end, so that a replay can be held against it.
+    """
+
+    opening: list[Transaction]
+    batches: list[Transaction]
+    batch_size: int
+    orders: int
+    counts: tuple[Any, ...]
+
+
+def record(url: str, opening: Sequence[Message], orders: Sequence[Message], batch_size: int) -> Recording:
+    """Stores `opening` and then `orders` with Tandem's executor in the migrated, empty database at `url`."""
+    transactions: list[Transaction] = []
+    with _engine(url) as engine:
+        _write_down(engine, transactions)
+        # The first connection asks the server who it is; that is no part of a batch.
+        engine.connect().close()
+        transactions.clear()
+        asyncio.run(_store(engine, opening, ExecutorSettings().max_batch))
+        opened = len(transactions)
+        asyncio.run(_store(engine, orders, batch_size))
+        with engine.connect() as connection:
+            counts = _counts(_driver(connection))
+    del transactions[-1]  # the counting
+    expected = math.ceil(len(orders) / batch_size)
+    found = len(transactions) - opened
+    assert found == expected, f"the executor stored {len(orders)} orders in {found} transactions, not in {expected}"
+    return Recording(transactions[:opened], transactions[opened:], batch_size, len(orders), counts)
+
+
+def replay(url: str, recording: Recording) -> Sample:
+    """Sends the recorded statements to the migrated, empty database at `url`.
+
+    AssertionError if what is there then differs.
+    A rate of orders; latencies are those of a batch, and the server's processor time is the driver's in this process.
+    """
+    with _engine(url) as engine, engine.connect() as connection, _no_collections():
+        driver = _driver(connection)
+        for transaction in recording.opening:
+            _send(driver, transaction)
+        _tidy(driver)
+        batch_seconds = []
+        started, cpu = time.perf_counter(), time.process_time()
+        for transaction in recording.batches:
+            began = time.perf_counter()
+            _send(driver, transaction)
+            batch_seconds.append(time.perf_counter() - began)
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        counts = _counts(driver)
+    assert counts == recording.counts, f"the replay left {counts}, the executor {recording.counts}"
+    batch_seconds.sort()
+    return Sample(
+        rate=recording.orders / seconds,
+        p50=batch_seconds[len(batch_seconds) // 2],
+        p99=batch_seconds[len(batch_seconds) * 99 // 100],
+        cpu={"server": cpu / recording.orders},
+    )
+
+
+def store(url: str, requests: Sequence[Message]) -> None:
+    """Stores them in the migrated database at `url`, with Tandem's executor in this process."""
+    with _engine(url) as engine:
+        asyncio.run(_store(engine, requests, ExecutorSettings().max_batch))
+        with engine.connect() as connection:
+            _tidy(_driver(connection))
+
+
+async def _store(engine: Engine, requests: Sequence[Message], batch_size: int) -> None:
+    """All of them, in batches of exactly this size: they wait already when the executor starts."""
+    settings = ExecutorSettings(lanes=1, max_batch=batch_size, max_waiting=max(1, len(requests)))
+    executor = Executor(engine, settings)
+    now = datetime.now(UTC)
+    waiting = [asyncio.ensure_future(executor.submit(command_of(it, now), math.inf)) for it in requests]
+    await asyncio.sleep(0)  # each has submitted
+    await executor.start()
+    try:
+        await asyncio.gather(*waiting)
+    finally:
+        await executor.stop()
+
+
+def _write_down(engine: Engine, transactions: list[Transaction]) -> None:
+    """Has each statement of the engine's connections written down, by transaction, whoever makes its cursor."""
+
+    class Recorder(psycopg.Cursor[Any]):
+        def execute(self, query: Any, params: Any = None, **options: Any) -> "Recorder":
+            connection = self.connection.pgconn
+            if connection.transaction_status == pq.TransactionStatus.IDLE:
+                transactions.append([])
+            pipelined = connection.pipeline_status != pq.PipelineStatus.OFF
+            transactions[-1].append(Statement(query, params, pipelined))
+            super().execute(query, params, **options)
+            return self
+
+        def executemany(self, *_: Any, **__: Any) -> None:
+            raise NotImplementedError("the floor does not know executemany; teach it, so that it stays true")
+
+        def copy(self, *_: Any, **__: Any) -> Any:
+            raise NotImplementedError("the floor does not know COPY; teach it, so that it stays true")
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _: object) -> None:
+        connection.cursor_factory = Recorder
+
+
+def _send(connection: "psycopg.Connection[Any]", transaction: Transaction) -> None:
+    for pipelined, statements in groupby(transaction, lambda it: it.pipelined):
+        if pipelined:
+            with connection.pipeline():
+                cursors = [connection.execute(it.query, it.params) for it in statements]
+                for cursor in cursors:
+                    _fetch(cursor)
+        else:
+            for it in statements:
+                _fetch(connection.execute(it.query, it.params))
+    connection.commit()
+
+
+def _fetch(cursor: "psycopg.Cursor[Any]") -> None:
+    if cursor.description is not None:
+        cursor.fetchall()
+
+
+def _tidy(connection: "psycopg.Connection[Any]") -> None:
+    """What a database does by itself after a while; without statistics a batch may read the whole catalogue."""
+    connection.autocommit = True
+    connection.execute("VACUUM ANALYZE")
+    connection.autocommit = False
+
+
+def _counts(connection: "psycopg.Connection[Any]") -> tuple[Any, ...]:
+    row = connection.execute(_COUNTS).fetchone()
+    assert row is not None
+    return tuple(row)
+
+
+@contextmanager
+def _engine(url: str) -> Iterator[Engine]:
+    """As the command server's own: the session's settings and the driver's are part of what is measured."""
+    engine = create_database_engine(DatabaseSettings(url=SecretStr(url)), name="tandem-floor", pool_size=1)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _driver(connection: Any) -> "psycopg.Connection[Any]":
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, psycopg.Connection)
+    return driver
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """The recording is a million objects; searching them for garbage would be the floor's cost and not the SQL's."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

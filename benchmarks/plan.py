@@ -1,0 +1,27 @@
+"""How much of everything: `make bench` takes about ten minutes, `make bench-quick` two."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """orders: that the world begins with. rounds: turns that each contender takes. seconds: of measuring in a turn, and
+    warm_up: before it. in_flight: calls under way at once. grown: orders at the larger size of the growth scenario."""
+
+    orders: int
+    rounds: int
+    seconds: float
+    warm_up: float
+    grown: int
+    say: Callable[[str], None]
+    """Prints a line of progress."""
+    in_flight: int = 64
+
+
+def full(say: Callable[[str], None]) -> Plan:
+    return Plan(orders=100_000, rounds=3, seconds=3.0, warm_up=1.0, grown=1_000_000, say=say)
+
+
+def quick(say: Callable[[str], None]) -> Plan:
+    return Plan(orders=10_000, rounds=2, seconds=1.0, warm_up=0.5, grown=100_000, say=say)

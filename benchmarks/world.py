@@ -1,0 +1,157 @@
+"""What all scenarios share: one PostgreSQL, one memcached, Tandem, and a shop with orders."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg
+from google.protobuf.message import Message
+
+from benchmarks import shop
+from benchmarks.load.h2load import Target, send, write_bodies
+from benchmarks.measure import Sample
+from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
+from tandem.cli.child import Child
+from tandem.cli.embedded import Memcached, Postgres
+from tandem.cli.services import Service
+from tests.support.stack import Databases, Stack, wait_until
+
+COMMANDS = "/commerce.command.v1.CommandService/"
+QUERIES = "/commerce.query.v1.QueryService/"
+
+# As production has them but for what its size of memory would change: every commit is on the disk when it is
+# acknowledged. Checkpoints come as seldom as their pages' size suggests, so that none falls into one contender's turn.
+_POSTGRES = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "1GB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "30min",
+}
+# A million orders' entries and the products'.
+_CACHE_MEGABYTES = 2048
+# Waiting for a view that is far behind.
+_PATIENCE = 300.0
+
+
+class World:
+    """Use `open_world`. orders: how many there are, which have the numbers below that."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.say = say
+        self.postgres = Postgres(folder / "data", settings=_POSTGRES)
+        self.node = Memcached(megabytes=_CACHE_MEGABYTES)
+        self.postgres.start()
+        self.node.start()
+        self.databases = Databases(self.postgres)
+        self.stack = Stack(self.databases, folder, nodes=[self.node])
+        self.orders = 0
+        self._numbers = itertools.count()
+        self._others: list[Child] = []
+
+    @property
+    def stores(self) -> list[psutil.Process]:
+        return [psutil.Process(self.postgres.pid), psutil.Process(self.node.pid)]
+
+    def target(self, server: Child, method: str) -> Target:
+        """method: with its service, such as QUERIES + "GetOrderDetails"."""
+        return Target(server.address, method, [psutil.Process(server.pid)], self.stores)
+
+    def bodies(self, messages: Iterable[Message]) -> Path:
+        """A file of them, for the load generator."""
+        path = self.folder / f"bodies-{next(self._numbers)}"
+        return write_bodies(path, (message.SerializeToString() for message in messages))
+
+    def start(self, child: Child) -> Child:
+        """Starts another server, which is stopped with the world."""
+        self._others.append(child)
+        child.start()
+        return child
+
+    def stop(self, child: Child) -> None:
+        """Stops one that `start` started."""
+        self._others.remove(child)
+        child.stop()
+
+    def query_server(self, **settings: str) -> Service:
+        """Another query server, started, with these settings over those of the stack's: CACHE__ENABLED="false"."""
+        service = self.stack.new_query_server(**settings)
+        service.start()
+        return service
+
+    def open_shop(self) -> None:
+        commands = self.stack.command_server
+        for method, requests in (("RegisterCustomer", shop.registrations()), ("AddProduct", shop.additions())):
+            messages = list(requests)
+            send(self.target(commands, COMMANDS + method), self.bodies(messages), len(messages), in_flight=128)
+        self.wait_for_views()
+
+    def place_orders(self, count: int, *, in_flight: int = 128) -> Sample:
+        """The next `count` orders, through the command server; waits until all views have them."""
+        numbers = range(self.orders, self.orders + count)
+        bodies = self.bodies(map(shop.order, numbers))
+        target = self.target(self.stack.command_server, COMMANDS + "PlaceOrder")
+        sample = send(target, bodies, count, in_flight=in_flight)
+        self.orders += count
+        bodies.unlink()
+        self.wait_for_views()
+        return sample
+
+    def wait_for_views(self) -> None:
+        """Until every view has all of the feed."""
+        with (
+            psycopg.connect(self.stack.write_url, autocommit=True) as write,
+            psycopg.connect(self.stack.read_url, autocommit=True) as read,
+        ):
+
+            def caught_up() -> bool:
+                [head] = write.execute("SELECT position FROM tandem_write.feed_head").fetchall()
+                [behind] = read.execute(
+                    "SELECT count(*) FROM tandem_read.projection WHERE position < %s", head
+                ).fetchall()
+                return bool(behind == (0,))
+
+            wait_until(caught_up, "all views have all events", _PATIENCE)
+
+    def tidy(self) -> None:
+        """What a database does by itself after a while: statistics, and pages known to be visible to all."""
+        for url in {self.stack.write_url, self.stack.read_url}:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("VACUUM ANALYZE")
+                connection.execute("CHECKPOINT")
+
+    def random_orders(self, count: int) -> Sequence[str]:
+        """Ids of `count` different orders among all, in no order."""
+        return [shop.order_id(number) for number in random.Random("keys").sample(range(self.orders), count)]
+
+    def order_requests(self, count: int) -> Path:
+        """Bodies for GetOrderDetails: `count` different orders."""
+        return self.bodies(GetOrderDetailsRequest(order_id=it) for it in self.random_orders(count))
+
+    def close(self) -> None:
+        for child in reversed(self._others):
+            child.stop()
+        try:
+            self.stack.stop()
+        finally:
+            self.node.stop()
+            self.postgres.stop()
+
+
+@contextmanager
+def open_world(folder: Path, orders: int, say: Callable[[str], None]) -> Iterator[World]:
+    """Everything started, a shop with customers and products, and so many orders. Stopped at the end."""
+    world = World(folder, say)
+    try:
+        world.stack.start()
+        world.open_shop()
+        world.place_orders(orders)
+        world.tidy()
+        yield world
+    finally:
+        world.close()
