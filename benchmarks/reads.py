@@ -214,9 +214,10 @@ def check_answers(servers: Servers) -> None:
         for request, _ in zip(searches(), range(10), strict=False):
             ours_found, theirs_found = tandem.SearchProducts(request), joins.SearchProducts(request)
             _agree(ours_found.facets, theirs_found.facets)
-            assert {it.product.product_id for it in ours_found.hits} == {
-                it.product.product_id for it in theirs_found.hits
-            }, request
+            if ours_found.facets.total_count <= len(ours_found.hits):
+                # All are on the first page, in whichever order.
+                found = [sorted(it.product.product_id for it in each.hits) for each in (ours_found, theirs_found)]
+                assert found[0] == found[1], request
 
 
 def _agree(ours: Message, theirs: Message) -> None:

@@ -16,7 +16,6 @@ from benchmarks.measure import Sample
 from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
 from tandem.cli.child import Child
 from tandem.cli.embedded import Memcached, Postgres
-from tandem.cli.services import Service
 from tests.support.stack import Databases, Stack, wait_until
 
 COMMANDS = "/commerce.command.v1.CommandService/"
@@ -39,17 +38,18 @@ _PATIENCE = 300.0
 
 
 class World:
-    """Use `open_world`. orders: how many there are, which have the numbers below that."""
+    """Use `open_world`. orders: how many were placed here; they have the numbers below that."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, say: Callable[[str], None], postgres: Postgres, node: Memcached, databases: Databases
+    ) -> None:
+        """postgres, node: running, and stopped by who started them. databases: those of the stack come from there."""
         self.folder = folder
         self.say = say
-        self.postgres = Postgres(folder / "data", settings=_POSTGRES)
-        self.node = Memcached(megabytes=_CACHE_MEGABYTES)
-        self.postgres.start()
-        self.node.start()
-        self.databases = Databases(self.postgres)
-        self.stack = Stack(self.databases, folder, nodes=[self.node])
+        self.postgres = postgres
+        self.node = node
+        self.databases = databases
+        self.stack = Stack(databases, folder, nodes=[node])
         self.orders = 0
         self._numbers = itertools.count()
         self._others: list[Child] = []
@@ -68,7 +68,7 @@ class World:
         return write_bodies(path, (message.SerializeToString() for message in messages))
 
     def start(self, child: Child) -> Child:
-        """Starts another server, which is stopped with the world."""
+        """Starts another server, which is stopped with the world at the latest."""
         self._others.append(child)
         child.start()
         return child
@@ -78,11 +78,11 @@ class World:
         self._others.remove(child)
         child.stop()
 
-    def query_server(self, **settings: str) -> Service:
-        """Another query server, started, with these settings over those of the stack's: CACHE__ENABLED="false"."""
-        service = self.stack.new_query_server(**settings)
-        service.start()
-        return service
+    def close(self) -> None:
+        """Stops all but the stores."""
+        for child in self._others:
+            child.stop()
+        self.stack.stop()
 
     def open_shop(self) -> None:
         commands = self.stack.command_server
@@ -133,24 +133,30 @@ class World:
         """Bodies for GetOrderDetails: `count` different orders."""
         return self.bodies(GetOrderDetailsRequest(order_id=it) for it in self.random_orders(count))
 
-    def close(self) -> None:
-        for child in reversed(self._others):
-            child.stop()
-        try:
-            self.stack.stop()
-        finally:
-            self.node.stop()
-            self.postgres.stop()
-
 
 @contextmanager
 def open_world(folder: Path, orders: int, say: Callable[[str], None]) -> Iterator[World]:
     """Everything started, a shop with customers and products, and so many orders. Stopped at the end."""
-    world = World(folder, say)
+    postgres, node = Postgres(folder / "data", settings=_POSTGRES), Memcached(megabytes=_CACHE_MEGABYTES)
+    try:
+        postgres.start()
+        node.start()
+        with beside(World(folder, say, postgres, node, Databases(postgres)), orders) as world:
+            yield world
+    finally:
+        node.stop()
+        postgres.stop()
+
+
+@contextmanager
+def beside(world: World, orders: int) -> Iterator[World]:
+    """Starts a world whose stores run already, and makes its shop and its orders."""
     try:
         world.stack.start()
         world.open_shop()
-        world.place_orders(orders)
+        world.say(f"placing {orders:,} orders")
+        placed = world.place_orders(orders)
+        world.say(f"placed {orders:,} orders, {placed.rate:,.0f}/s")
         world.tidy()
         yield world
     finally:

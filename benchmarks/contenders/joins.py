@@ -11,6 +11,7 @@ stored tsvector with a GIN index.
 
 import argparse
 import asyncio
+import re
 import signal
 import uuid
 from collections.abc import Iterable, Sequence
@@ -158,7 +159,7 @@ class Reads(QueryServiceServicer):
         self, request: pb.SearchProductsRequest, context: "Context[Any, Any]"
     ) -> pb.SearchProductsResponse:
         size = request.page_size or _DEFAULT_PAGE
-        query = " & ".join(f"{''.join(filter(str.isalnum, word))}:*" for word in request.query.split())
+        query = " & ".join(f"{word}:*" for word in re.findall(r"\w+", request.query))
         async with self._engine.connect() as connection:
             hits = (await connection.execute(_HITS, {"query": query, "most": size})).all()
             facets = (await connection.execute(_FACETS, {"query": query})).all()

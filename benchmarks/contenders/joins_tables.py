@@ -150,8 +150,8 @@ def fill(url: str) -> None:
             " country_code text)"
         )
         connection.execute("CREATE TEMP TABLE attributes (product_id uuid, value jsonb)")
-        _copy_in(connection, "addresses", _addresses(connection))
-        _copy_in(connection, "attributes", _attributes(connection))
+        _copy_in(connection, "addresses", list(_addresses(connection)))
+        _copy_in(connection, "attributes", list(_attributes(connection)))
         for statement in _COPIES:
             connection.execute(statement)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -170,7 +170,7 @@ def _attributes(connection: psycopg.Connection) -> Iterator[tuple[object, ...]]:
         yield product_id, json.dumps([[it.name, it.value] for it in attributes])
 
 
-def _copy_in(connection: psycopg.Connection, table: str, rows: Iterator[tuple[object, ...]]) -> None:
+def _copy_in(connection: psycopg.Connection, table: str, rows: list[tuple[object, ...]]) -> None:
     with (
         connection.cursor() as cursor,
         cursor.copy(sql.SQL("COPY {} FROM STDIN").format(sql.Identifier(table))) as copy,

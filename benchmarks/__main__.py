@@ -1,0 +1,64 @@
+"""All benchmarks, one after the other: `python -m benchmarks`. README.md says how, and what was found."""
+
+import argparse
+import importlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import footprint, report
+from benchmarks.load.compiled import NotInstalled, bodies_library, h2load
+from benchmarks.measure import Result
+from benchmarks.plan import Plan, full, quick
+from benchmarks.world import open_world
+
+SCENARIOS = ("reads", "writes", "lag", "rebuild", "growth", "footprint")
+RESULTS = Path(__file__).with_name("results")
+
+
+def main() -> int:
+    """The exit code says whether everything was measured, not whether the bars hold."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer orders, turns and seconds: about two minutes")
+    parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=SCENARIOS, help="these scenarios alone")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="the folder for JSON and picture")
+    arguments = parser.parse_args()
+    try:
+        h2load()
+        bodies_library()
+    except NotInstalled as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        sys.stderr.write(f"{time.monotonic() - began:6.0f} s  {line}\n")
+
+    results = measure((quick if arguments.quick else full)(say), arguments.only)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    report.write_json(arguments.output / "results.json", results, quick=arguments.quick)
+    report.draw(arguments.output / "results.png", results)
+    sys.stdout.write(report.table(results) + "\n")
+    say(f"written: {arguments.output / 'results.json'} and results.png")
+    return 0
+
+
+def measure(plan: Plan, scenarios: list[str]) -> list[Result]:
+    results: list[Result] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder,
+        open_world(Path(folder), plan.orders, plan.say) as world,
+        footprint.watching(world) as peaks,
+    ):
+        for name in scenarios:
+            plan.say(f"{name} …")
+            if name == "footprint":
+                results += footprint.run(world, plan, peaks)
+            else:
+                results += importlib.import_module(f"benchmarks.{name}").run(world, plan)
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main())
