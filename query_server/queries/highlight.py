@@ -3,8 +3,9 @@
 import html
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
+from functools import lru_cache
 
 # A letter's accent may come behind it.
 _WORD = re.compile(r"\w[\w\u0300-\u036f]*")
@@ -20,6 +21,8 @@ def plain(text: str) -> str:
     >>> plain("Crème Brûlée")
     'creme brulee'
     """
+    if text.isascii():
+        return text.lower()
     decomposed = unicodedata.normalize("NFKD", text.lower().translate(_LETTERS))
     return "".join(c for c in decomposed if not unicodedata.combining(c))
 
@@ -30,9 +33,10 @@ def highlight(text: str, words: Sequence[str]) -> str:
     >>> highlight("Tea & teapots", ["tea"])
     '<em>Tea</em> &amp; <em>teapots</em>'
     """
+    found = _finder(tuple(words))
     parts, end = [], 0
     for match in _WORD.finditer(text):
-        if _is_found(plain(match[0]), words):
+        if found(match[0]):
             parts += [html.escape(text[end : match.start()]), "<em>", html.escape(match[0]), "</em>"]
             end = match.end()
     return "".join([*parts, html.escape(text[end:])])
@@ -40,9 +44,10 @@ def highlight(text: str, words: Sequence[str]) -> str:
 
 def snippet(text: str, words: Sequence[str]) -> str:
     """As `highlight`, of the part of the text around the first mark, cut between words; "…" where it is cut."""
-    found = next((it.start() for it in _WORD.finditer(text) if _is_found(plain(it[0]), words)), 0)
     if len(text) <= _SNIPPET:
         return highlight(text, words)
+    is_found = _finder(tuple(words))
+    found = next((it.start() for it in _WORD.finditer(text) if is_found(it[0])), 0)
     start = 0 if found < _SNIPPET // 2 else text.rfind(" ", 0, found - _SNIPPET // 4) + 1
     end = start + _SNIPPET
     if end < len(text):
@@ -51,8 +56,18 @@ def snippet(text: str, words: Sequence[str]) -> str:
     return f"{before}{highlight(text[start:end], words)}{after}"
 
 
-def _is_found(word: str, wanted: Sequence[str]) -> bool:
-    return any(word.startswith(it) or _is_another_form(word, it) for it in wanted)
+@lru_cache(maxsize=32)
+def _finder(wanted: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether a word of a text is one that was found. The texts of a page have many words in common."""
+    # Whatever is found begins with the same letter: most words are done with at that.
+    initials = {it[0] for it in wanted if it}
+
+    @lru_cache(maxsize=1024)
+    def found(text: str) -> bool:
+        word = plain(text)
+        return word[:1] in initials and any(word.startswith(it) or _is_another_form(word, it) for it in wanted if it)
+
+    return found
 
 
 def _is_another_form(word: str, wanted: str) -> bool:

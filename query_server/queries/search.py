@@ -24,6 +24,7 @@ from commerce.query.v1.query_service_pb2 import (
 from commerce.query.v1.views_pb2 import ProductCard
 from commerce.type.v1.money_pb2 import Money
 from query_server.database import ReadDatabase
+from query_server.encoding import EncodedField
 from query_server.page_token import SearchCursor, encode_search_token
 from query_server.queries.highlight import highlight, plain, snippet
 from query_server.validation import Checker
@@ -42,6 +43,11 @@ _MAX_ALTERNATIVES = 3
 _MAX_CANDIDATES = 10_000
 _MAX_FACETS = 100
 _FIRST_ID = uuid.UUID(int=0)
+
+_HITS = EncodedField(SearchProductsResponse, "hits")
+_PRODUCT = EncodedField(ProductHit, "product")
+_NAME = EncodedField(ProductHit, "highlighted_name")
+_DESCRIPTION = EncodedField(ProductHit, "highlighted_description")
 
 SESSION = (
     # Where the extensions are: in our schema, unless they were there before.
@@ -162,7 +168,7 @@ class SearchReader:
         if len({it.epoch for it in positions}) > 1:
             raise Unavailable("the views of the products are being replaced", reason="STORE_UNAVAILABLE")
         as_of = min(positions, key=lambda it: it.position)
-        return Found(_response(wanted, alternatives, row).SerializeToString(deterministic=True), as_of)
+        return Found(_response(wanted, alternatives, row), as_of)
 
     def _page(self, wanted: SearchKey, alternatives: Sequence[Sequence[str]]) -> Any:
         counts = tuple(len(it) for it in alternatives) or (0,) * len(wanted.words)
@@ -314,10 +320,9 @@ def _best(words: Sequence[str], alternatives: Sequence[Sequence[str]]) -> list[s
     return [other[0] if other else word for word, other in zip(words, alternatives or ((),) * len(words), strict=True)]
 
 
-def _response(wanted: SearchKey, alternatives: Sequence[Sequence[str]], row: Any) -> SearchProductsResponse:
+def _response(wanted: SearchKey, alternatives: Sequence[Sequence[str]], row: Any) -> bytes:
     marked = [plain(it) for number, word in enumerate(wanted.words) for it in (word, *_at(alternatives, number))]
-    response = SearchProductsResponse(
-        hits=[_hit(value, marked) for value in row.values[: wanted.size]],
+    rest = SearchProductsResponse(
         facets=ProductFacets(
             total_count=row.total,
             truncated=row.candidates == _MAX_CANDIDATES,
@@ -335,20 +340,18 @@ def _response(wanted: SearchKey, alternatives: Sequence[Sequence[str]], row: Any
     if len(row.keys) > wanted.size:
         last = wanted.size - 1
         cursor = SearchCursor(row.ranks[last], row.keys[last], tuple(map(tuple, alternatives)))
-        response.next_page_token = encode_search_token(cursor, *wanted.query)
+        rest.next_page_token = encode_search_token(cursor, *wanted.query)
     if any(alternatives):
-        response.corrected_query = " ".join(_best(wanted.words, alternatives))
-    return response
+        rest.corrected_query = " ".join(_best(wanted.words, alternatives))
+    hits = [_HITS(_hit(value, marked)) for value in row.values[: wanted.size]]
+    return b"".join([*hits, rest.SerializeToString(deterministic=True)])
 
 
 def _at(alternatives: Sequence[Sequence[str]], number: int) -> Sequence[str]:
     return alternatives[number] if alternatives else ()
 
 
-def _hit(value: bytes, marked: Sequence[str]) -> ProductHit:
-    card = ProductCard.FromString(bytes(value))
-    return ProductHit(
-        product=card,
-        highlighted_name=highlight(card.name, marked),
-        highlighted_description=snippet(card.description, marked),
-    )
+def _hit(value: bytes, marked: Sequence[str]) -> bytes:
+    card = ProductCard.FromString(value)
+    name, description = highlight(card.name, marked), snippet(card.description, marked)
+    return _PRODUCT(value) + _NAME(name.encode()) + _DESCRIPTION(description.encode())
