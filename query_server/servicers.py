@@ -39,11 +39,11 @@ class _List:
         self.next_page_token = EncodedField(response, "next_page_token")
         self.as_of = EncodedField(response, "as_of")
 
-    def encode(self, page: Page, size: int, *query: str) -> bytes:
-        """The response with the first `size` rows. `query`: what the next page's token is bound to."""
-        parts = [self.value(row.value) for row in page.rows[:size]]
-        if len(page.rows) > size:
-            parts.append(self.next_page_token(encode_page_token(page.rows[size - 1].cursor, *query).encode()))
+    def encode(self, page: Page, *query: str) -> bytes:
+        """`query`: what the next page's token is bound to."""
+        parts = [self.value(row) for row in page.rows]
+        if page.last is not None:
+            parts.append(self.next_page_token(encode_page_token(page.last, *query).encode()))
         parts.append(self.as_of(as_of_text(page.as_of)))
         return b"".join(parts)
 
@@ -169,7 +169,5 @@ class QueryServicer:
         after = check.page_token(request.page_token, *words)
         need = check.consistency(request.consistency)
         check.finish()
-        # One more than the page holds tells whether another page follows.
-        wanted = PageKey(selection, after, size + 1)
-        page = await self._views.read(selection.rows.view, self._pages, wanted, need, call)
-        return query.encode(page, size, *words)
+        page = await self._views.read(selection.rows.view, self._pages, PageKey(selection, after, size), need, call)
+        return query.encode(page, *words)

@@ -1,11 +1,18 @@
-"""A database as queries see it: statements, and what their failures mean to a caller."""
+"""A database as queries see it: statements, and what their failures mean to a caller.
+
+SQLAlchemy keeps the connections; statements go to the driver itself, prepared, with their values in binary. What
+SQLAlchemy does around a statement takes longer than most of these take PostgreSQL.
+"""
 
 import asyncio
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import psycopg.errors
+from psycopg.rows import namedtuple_row
 from sqlalchemy import Engine, TextClause
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -40,10 +47,11 @@ class Store:
         """Raises Unavailable."""
         try:
             rows = self._execute_twice(statement, arguments)
-        except (DBAPIError, PoolTimeout) as error:
-            if isinstance(error, DBAPIError) and not may_pass(error) and not _is_not_set_up(error):
+        except (DBAPIError, psycopg.Error, PoolTimeout) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            if isinstance(cause, psycopg.Error) and not may_pass(error) and not _is_not_set_up(cause):
                 raise
-            if isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.errors.QueryCanceled):
+            if isinstance(cause, psycopg.errors.QueryCanceled):
                 raise Unavailable(f"the {self._what} took too long", reason="STORE_UNAVAILABLE") from error
             self._log_change(away=True, error=str(error)[:500])
             raise Unavailable(f"the {self._what} is away", reason="STORE_UNAVAILABLE") from error
@@ -59,17 +67,35 @@ class Store:
     def _execute_twice(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         try:
             return self._execute_once(statement, arguments)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
+        except _ConnectionLost:
             # A pooled connection from before a restart of the database: its first use is how one learns of it.
             return self._execute_once(statement, arguments)
 
     def _execute_once(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+        prepare = statement.get_execution_options().get("prepare", True)
         with self._engine.connect() as connection:
-            return connection.execute(statement, arguments).all()
+            driver: Any = connection.connection.dbapi_connection
+            try:
+                with driver.cursor(binary=True, row_factory=namedtuple_row) as cursor:
+                    rows: Sequence[Any] = cursor.execute(_sql(statement), arguments, prepare=prepare).fetchall()
+            except psycopg.Error as error:
+                if driver.closed:
+                    connection.invalidate(error)
+                    raise _ConnectionLost(str(error)) from error
+                raise
+        return rows
 
 
-def _is_not_set_up(error: DBAPIError) -> bool:
+class _ConnectionLost(psycopg.OperationalError):
+    """The connection broke, at the latest when it was used."""
+
+
+@lru_cache(maxsize=1024)
+def _sql(statement: TextClause) -> str:
+    """As the driver takes it. Statements are made once, and kept."""
+    return str(statement.compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
+
+
+def _is_not_set_up(error: psycopg.Error) -> bool:
     """Services start in any order: this one may be there before the database's first migration."""
-    return isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName)
+    return isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName)

@@ -50,12 +50,17 @@ class KeysetList:
             SELECT s.* FROM unnest({_array("q.one_of", table.c[one_of])}) AS w (value) CROSS JOIN LATERAL ({rows}) AS s
             ORDER BY s.time DESC, s.position DESC LIMIT q.most"""  # noqa: S608
         self.statement = text(f"""
-            SELECT p.feed_epoch, p.position, q.number, v.value, v.time, v.position AS tie
+            SELECT p.feed_epoch, p.position, q.number, v.found, v.times[q.most - 1] AS time, v.ties[q.most - 1] AS tie
             FROM {projection.fullname} AS p
             CROSS JOIN unnest({", ".join(arrays)}) WITH ORDINALITY
                 AS q ({", ".join([*given, "one_of", "time", "position", "most", "number"])})
-            LEFT JOIN LATERAL ({rows}) AS v ON true
-            WHERE p.view = '{table.name}' ORDER BY q.number, v.time DESC, v.position DESC
+            CROSS JOIN LATERAL (
+                SELECT array_agg(value ORDER BY time DESC, position DESC) AS found,
+                    array_agg(time ORDER BY time DESC, position DESC) AS times,
+                    array_agg(position ORDER BY time DESC, position DESC) AS ties
+                FROM ({rows}) AS s
+            ) AS v
+            WHERE p.view = '{table.name}'
             """)  # noqa: S608 - only names of our own tables are put in
 
 
@@ -73,22 +78,18 @@ class Selection(NamedTuple):
 
 
 class PageKey(NamedTuple):
-    """A page: at most `limit` rows of a selection that follow `after`."""
+    """A page: at most `size` rows of a selection that follow `after`."""
 
     selection: Selection
     after: Cursor
-    limit: int
-
-
-class Row(NamedTuple):
-    """A view's message, serialised, and its sort key."""
-
-    value: bytes
-    cursor: Cursor
+    size: int
 
 
 class Page(NamedTuple):
-    rows: list[Row]
+    """rows: the view's messages, serialised. last: the sort key of the last one where others follow, else None."""
+
+    rows: list[bytes]
+    last: Cursor | None
     as_of: Token
 
 
@@ -108,16 +109,17 @@ def _read(database: ReadDatabase, rows: KeysetList, pages: Sequence[PageKey]) ->
         "one_of": [_literal(page.selection.one_of) for page in pages],
         "times": [page.after.at for page in pages],
         "positions": [page.after.position for page in pages],
-        "limits": [page.limit for page in pages],
+        # One more than the page holds tells whether another page follows.
+        "limits": [page.size + 1 for page in pages],
     }
     for number, values in enumerate(zip(*(page.selection.equal for page in pages), strict=True)):
         arguments[f"e{number}"] = list(values)
-    found = database.execute(rows.view, rows.statement, arguments)
-    as_of = Token(found[0].feed_epoch, found[0].position)
-    answer = {page: Page([], as_of) for page in pages}
-    for row in found:
-        if row.value is not None:
-            answer[pages[row.number - 1]].rows.append(Row(bytes(row.value), Cursor(row.time, row.tie)))
+    answer = {}
+    for row in database.execute(rows.view, rows.statement, arguments):
+        page = pages[row.number - 1]
+        found: list[bytes] = row.found or []
+        last = Cursor(row.time, row.tie) if len(found) > page.size else None
+        answer[page] = Page(found[: page.size], last, Token(row.feed_epoch, row.position))
     return answer
 
 

@@ -39,6 +39,8 @@ MAX_CATEGORIES = 50
 # With fewer the query may be misspelled: then what it may mean is looked for too.
 _TOO_FEW = 3
 _MAX_ALTERNATIVES = 3
+# Letters of a word that is at the beginning of few others. Half of every catalogue has a word that begins with "s".
+_RARE = 4
 # What is ranked and counted at most: some tens of milliseconds.
 _MAX_CANDIDATES = 10_000
 _MAX_FACETS = 100
@@ -54,9 +56,7 @@ SESSION = (
     f"SET search_path = {SCHEMA}, public",
     # A misspelled word shares fewer trigrams with the right one than the default of 0.3 asks for; its distance decides.
     "SET pg_trgm.similarity_threshold = 0.1",
-    # Some words are rare and some are everywhere: each search is planned for its own, and none is compiled, which takes
-    # longer than most of them.
-    "SET plan_cache_mode = force_custom_plan",
+    # What takes longer than most searches.
     "SET jit = off",
     # What is searched often is in memory: to PostgreSQL, which reckons with disks, the index looks dear.
     "SET random_page_cost = 1.1",
@@ -173,6 +173,7 @@ class SearchReader:
     def _page(self, wanted: SearchKey, alternatives: Sequence[Sequence[str]]) -> Any:
         counts = tuple(len(it) for it in alternatives) or (0,) * len(wanted.words)
         after = wanted.after
+        rare = bool(wanted.words) and min(map(len, wanted.words)) >= _RARE
         arguments: dict[str, object] = {
             "query": " ".join(_best(wanted.words, alternatives)),
             "discontinued": wanted.include_discontinued,
@@ -191,7 +192,7 @@ class SearchReader:
             arguments[f"w{number}"] = word
             for other, alternative in enumerate(alternatives[number] if alternatives else ()):
                 arguments[f"w{number}_{other}"] = alternative
-        [row] = self._database.execute(product_search.name, _page_statement(counts), arguments)
+        [row] = self._database.execute(product_search.name, _page_statement(counts, rare), arguments)
         return row
 
     def _alternatives(self, words: Sequence[str]) -> tuple[tuple[tuple[str, ...], ...], Token]:
@@ -233,8 +234,11 @@ ORDER BY c.number, c.distance, c.alike DESC, c.plain_word
 
 
 @lru_cache(maxsize=256)
-def _page_statement(alternatives: tuple[int, ...]) -> TextClause:
-    """For a query of so many words, each with so many alternatives."""
+def _page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
+    """For a query of so many words, each with so many alternatives.
+
+    rare: few products have a word that begins so; the plan for that is made once. Otherwise each search has its own.
+    """
     document = " && ".join(_word_query(number, count) for number, count in enumerate(alternatives))
     as_written = " && ".join(_word_query(number, 0) for number in range(len(alternatives)))
     found = f"WHERE s.document @@ ({document})" if document else "WHERE true"
@@ -296,7 +300,7 @@ def _page_statement(alternatives: tuple[int, ...]) -> TextClause:
         ARRAY(SELECT rank FROM page ORDER BY rank DESC, key) AS ranks
     FROM {projection.fullname} AS p JOIN {projection.fullname} AS k ON k.view = '{product_card.name}'
     WHERE p.view = '{product_search.name}'
-    """)  # noqa: S608 - only names and numbers of ours are put in
+    """).execution_options(prepare=rare)  # noqa: S608 - only names and numbers of ours are put in
 
 
 def _swapped(word: str) -> Iterator[str]:
