@@ -74,4 +74,8 @@ def _is_another_form(word: str, wanted: str) -> bool:
     """Such as "sauce" for "sauces": close enough for a mark; what is found at all is the database's word."""
     if abs(len(word) - len(wanted)) > 3 or len(wanted) < 4 or word[0] != wanted[0]:
         return False
+    # At least so many letters must be in both; to count them is much less work than to match them.
+    alike = 0.4 * (len(word) + len(wanted))
+    if sum(letter in word for letter in wanted) <= alike:
+        return False
     return SequenceMatcher(None, word, wanted, autojunk=False).ratio() > 0.8

@@ -45,6 +45,9 @@ _RARE = 4
 _MAX_CANDIDATES = 10_000
 _MAX_FACETS = 100
 _FIRST_ID = uuid.UUID(int=0)
+# Protobuf looks a value of an enum up by its name, slowly, each time.
+_SORTS = frozenset(ProductSort.values())
+_BY_RELEVANCE, _NEWEST = ProductSort.PRODUCT_SORT_RELEVANCE, ProductSort.PRODUCT_SORT_NEWEST
 
 _HITS = EncodedField(SearchProductsResponse, "hits")
 _PRODUCT = EncodedField(ProductHit, "product")
@@ -99,11 +102,11 @@ def search_key(request: SearchProductsRequest, check: Checker) -> SearchKey:
     for number, category in enumerate(wanted.categories[:MAX_CATEGORIES]):
         check.text(f"filter.categories[{number}]", category, 100)
     currency_code, min_price, max_price = _prices(request, check)
-    if request.sort not in ProductSort.values():
+    if request.sort not in _SORTS:
         check.wrong("sort", "MALFORMED", f"{request.sort} is no ProductSort")
     words = tuple(words_of(request.query)[:MAX_WORDS])
-    default = ProductSort.PRODUCT_SORT_RELEVANCE if words else ProductSort.PRODUCT_SORT_NEWEST
-    browsing = request.sort == ProductSort.PRODUCT_SORT_RELEVANCE and not words
+    default = _BY_RELEVANCE if words else _NEWEST
+    browsing = request.sort == _BY_RELEVANCE and not words
     sort = default if browsing or not request.sort else request.sort
     categories = tuple(sorted(set(wanted.categories)))
     query = ("SearchProducts", *words, "", *categories, "", currency_code, str(min_price), str(max_price),
