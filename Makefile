@@ -12,10 +12,10 @@ ARGS ?=
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached up test check bench lint format gen gen-check breaking lock docs examples hooks clean ci
+.PHONY: help install memcached up test check bench bench-quick bench-streams load-generator lint format gen gen-check breaking lock docs examples hooks clean ci
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp changes when the lock file or the project file does, so a second `make` installs nothing.
 install: $(VENV)/.installed  ## Install everything pinned in requirements.lock into .venv
@@ -44,11 +44,19 @@ check: install  ## Name what is missing or out of date: stubs, pages, rows of ta
 	@pytest --quiet --tb=short --no-header --continue-on-collection-errors tests/architecture \
 	  || { echo "docs/adding-a-feature.md goes through all the steps"; exit 1; }
 
-bench: install memcached  ## Compare the ways to read, write, watch and follow on this machine (benchmarks/README.md)
-	python -m benchmarks.reads
-	python -m benchmarks.writes
+# Memory for a load generator and a hundred times the orders: some 4 GiB, and 6 GiB of disk in the temporary folder.
+bench: install memcached load-generator  ## Measure everything against its contenders, about ten minutes (benchmarks/README.md)
+	@python -m benchmarks $(ARGS)
+
+bench-quick: install memcached load-generator  ## The same with fewer orders, turns and seconds: about two minutes
+	@python -m benchmarks --quick $(ARGS)
+
+bench-streams: install memcached  ## Measure what watches and followers of the feed cost
 	python -m benchmarks.watches
 	python -m benchmarks.feed
+
+load-generator:  ## Install Debian's h2load and a C compiler, for the benchmarks, where they are missing and we may
+	@command -v h2load >/dev/null && { command -v gcc || command -v cc; } >/dev/null || tools/install_h2load.sh
 
 lint: install  ## Check style, types, import rules and the contract
 	ruff check .

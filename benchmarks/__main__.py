@@ -5,6 +5,8 @@ import importlib
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import footprint, report
@@ -35,17 +37,21 @@ def main() -> int:
     def say(line: str) -> None:
         sys.stderr.write(f"{time.monotonic() - began:6.0f} s  {line}\n")
 
-    results = measure((quick if arguments.quick else full)(say), arguments.only)
+    results, failed = measure((quick if arguments.quick else full)(say), arguments.only)
     arguments.output.mkdir(parents=True, exist_ok=True)
     report.write_json(arguments.output / "results.json", results, quick=arguments.quick)
     report.draw(arguments.output / "results.png", results)
     sys.stdout.write(report.table(results) + "\n")
     say(f"written: {arguments.output / 'results.json'} and results.png")
-    return 0
+    if failed:
+        sys.stderr.write(f"not measured, for the reasons above: {', '.join(failed)}\n")
+    return 1 if failed else 0
 
 
-def measure(plan: Plan, scenarios: list[str]) -> list[Result]:
+def measure(plan: Plan, scenarios: Sequence[str]) -> tuple[list[Result], list[str]]:
+    """The results, and the scenarios that failed: ten minutes of the others are not lost with one."""
     results: list[Result] = []
+    failed: list[str] = []
     with (
         tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder,
         open_world(Path(folder), plan.orders, plan.say) as world,
@@ -53,11 +59,15 @@ def measure(plan: Plan, scenarios: list[str]) -> list[Result]:
     ):
         for name in scenarios:
             plan.say(f"{name} …")
-            if name == "footprint":
-                results += footprint.run(world, plan, peaks)
-            else:
-                results += importlib.import_module(f"benchmarks.{name}").run(world, plan)
-    return results
+            try:
+                if name == "footprint":
+                    results += footprint.run(world, plan, peaks)
+                else:
+                    results += importlib.import_module(f"benchmarks.{name}").run(world, plan)
+            except Exception:
+                traceback.print_exc()
+                failed.append(name)
+    return results, failed
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ _WRITE = (
 _PLACED = """
     CREATE TEMP TABLE placed AS
     SELECT row_number() OVER (ORDER BY placed_position) AS number, key FROM tandem_read.order_summary"""
-_POSITION = "%(head)s + (c.number - 1) * %(count)s + p.number"
+_POSITION = "CAST(%(head)s AS bigint) + (c.number - 1) * CAST(%(count)s AS bigint) + p.number"
 _READ = (
     _PLACED,
     "ANALYZE placed",
@@ -77,7 +77,7 @@ _READ = (
     SELECT {_NEW_ID.format(old="p.key")}, {_POSITION}, v.customer_id, v.placed_at, {_POSITION},
         {_RENAMED.format(value="v.value", old="p.key", new=_NEW_ID.format(old="p.key"))}
     FROM {_COPIES}, placed AS p JOIN tandem_read.order_summary AS v USING (key)""",
-    "UPDATE tandem_read.projection SET position = %(head)s + %(copies)s * %(count)s",
+    "UPDATE tandem_read.projection SET position = CAST(%(head)s AS bigint) + CAST(%(copies)s AS bigint) * %(count)s",
 )
 
 

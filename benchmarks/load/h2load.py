@@ -76,7 +76,7 @@ def measure(
     """Keeps `in_flight` calls under way, and measures for `seconds` after `warm_up`.
 
     rate: begin so many calls a second instead, never more than `in_flight` at once. once: no body may be sent twice, so
-    LoadFailed when there are too few. Raises LoadFailed when a call fails, or takes part in nothing.
+    LoadFailed when there are too few. Raises LoadFailed when a call fails, or none is answered.
     """
     extent = ["-D", f"{round(1000 * (warm_up + seconds))}ms"]
     if rate is not None:
@@ -92,8 +92,10 @@ def measure(
 
 def send(target: Target, bodies: Path, count: int, *, in_flight: int) -> Sample:
     """Sends so many calls, each with a body of its own, and measures from the first to the last; raises LoadFailed."""
-    with _Run(target, bodies, in_flight, ["-n", str(count)]) as run:
-        before = run.spent()
+    run = _Run(target, bodies, in_flight, ["-n", str(count)])
+    # Before it starts: a few calls may be over sooner than one can look.
+    before = run.spent()
+    with run:
         report, answered = run.finish()
         after = run.spent()
     _check(target, report, answered, in_flight, once=True)
@@ -155,7 +157,8 @@ class _Run:
         self._bodies = bodies
         count = connections(in_flight)
         self._extent = [*extent, "-c", str(count), "-m", str(in_flight // count), "-t", "1"]
-        self._finished = 0.0
+        self._load: psutil.Process | None = None
+        self._finished: float | None = None
 
     def __enter__(self) -> "_Run":
         self._temporary = tempfile.TemporaryDirectory(prefix="tandem-bench-load-")
@@ -192,8 +195,13 @@ class _Run:
         return {
             "server": cpu_seconds(self._target.server),
             "stores": cpu_seconds(self._target.stores),
-            "load": self._finished or cpu_seconds([self._load]),
+            "load": self._load_spent(),
         }
+
+    def _load_spent(self) -> float:
+        if self._finished is not None:
+            return self._finished
+        return cpu_seconds([self._load]) if self._load is not None else 0.0
 
     def finish(self) -> tuple[Report, Answered]:
         """Waits for its end; raises LoadFailed when that is not a good one."""
