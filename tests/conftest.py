@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tandem.cli.embedded import Memcached, Postgres, memcached_path
-from tests.support.stack import Databases, Stack
+from tests.support.stack import Databases, Stack, end_node
 
 # A busy machine is slow, and that is no failure: no test says how long something may take.
 settings.register_profile("tandem", deadline=None)
@@ -92,7 +92,7 @@ def memcached_nodes() -> Iterator[Callable[[int], list[Memcached]]]:
 
     yield start
     for node in started:
-        node.stop()
+        end_node(node)
 
 
 @pytest.fixture
