@@ -38,7 +38,7 @@ up: install memcached  ## Start everything on this machine, with sample data; Ct
 	@tandem up $(ARGS)
 
 test: install memcached  ## Run all tests
-	@pytest --numprocesses=$(WORKERS) $(ARGS)
+	@pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
 
 check: install  ## Name what is missing or out of date: stubs, pages, rows of tables (some seconds, no servers)
 	@pytest --quiet --tb=short --no-header --continue-on-collection-errors tests/architecture \

@@ -76,7 +76,8 @@ async def live_a_life(stubs: AsyncStubs) -> None:
 
 async def read(stubs: AsyncStubs, token: str) -> tuple[CustomerProfile, list[Any], list[Any]]:
     """The customer, the orders in full, and as the customer's list: not older than the token."""
-    fresh = Consistency(at_least_as_fresh=token)
+    # The views may have to be made anew first.
+    fresh = Consistency(at_least_as_fresh=token, max_wait={"seconds": 30})  # type: ignore[arg-type]
     customer = await stubs.queries.GetCustomer(queries.GetCustomerRequest(customer_id=CUSTOMER, consistency=fresh))
     orders = await stubs.queries.BatchGetOrderDetails(
         queries.BatchGetOrderDetailsRequest(

@@ -125,7 +125,8 @@ class Tree:
         ours = {key: value for key, value in os.environ.items() if not key.startswith(others)}
         path = f"{Path(sys.executable).parent}:{ours['PATH']}"
         code = f"{self.folder}:{self.folder / 'gen'}"
-        return {**ours, "PATH": path, "PYTHONPATH": code}
+        # Without test processes of their own: the tests around them have the cores.
+        return {**ours, "PATH": path, "PYTHONPATH": code, "WORKERS": "0"}
 
     def _contents(self) -> dict[Path, bytes]:
         """Of all files but caches."""

@@ -11,7 +11,7 @@ from grpc_status import rpc_status
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, memcached_path
 from tests.support.builders import add_product, register_customer
-from tests.support.stack import AsyncStubs, Databases, Stack
+from tests.support.stack import AsyncStubs, Databases, Stack, end_node
 
 CONFIGURATIONS = {
     "native, no cache, two databases": {"transport": "native", "cache_nodes": 0, "lite": False},
@@ -39,7 +39,7 @@ def stack(
     yield stack
     stack.stop()
     for node in nodes:
-        node.stop()
+        end_node(node)
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +12,14 @@ from google.protobuf.message import Message
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
-from command_server.app import MIGRATIONS
 from command_server.command import Receipt
 from command_server.executor import Executor
 from command_server.settings import ExecutorSettings
-from tandem.feed import table as feed
 from tandem.feed.reader import read_events
-from tandem.runtime.database import create_database_engine, migrate
+from tandem.runtime.database import create_database_engine
 from tandem.runtime.settings import DatabaseSettings
 from tests.support.builders import command
+from tests.support.stack import Databases
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,22 @@ class WriteDatabase:
         return [(it.position, it.kind, it.event.SerializeToString(deterministic=True)) for it in found]
 
 
-def open_write_database(url: str, **settings: Any) -> WriteDatabase:
-    blocks = DatabaseSettings(url=SecretStr(url), **settings)
-    migrate(blocks, MIGRATIONS, feed.SCHEMA)
-    return WriteDatabase(blocks, create_database_engine(blocks, name="test", pool_size=5))
+@contextmanager
+def write_database(databases: Databases) -> Iterator[WriteDatabase]:
+    url = databases.create("write")
+    settings = DatabaseSettings(url=SecretStr(url))
+    engine = create_database_engine(settings, name="test", pool_size=5)
+    try:
+        yield WriteDatabase(settings, engine)
+    finally:
+        engine.dispose()
+        databases.drop(url)
 
 
 @pytest.fixture
-def database(fresh_database: Callable[[], str]) -> Iterator[WriteDatabase]:
-    opened = open_write_database(fresh_database())
-    yield opened
-    opened.engine.dispose()
+def database(databases: Databases) -> Iterator[WriteDatabase]:
+    with write_database(databases) as made:
+        yield made
 
 
 class Commands:

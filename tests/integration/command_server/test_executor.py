@@ -1,7 +1,6 @@
 """Group commit on a real PostgreSQL: G1 durable, G2 all or nothing, G4 feed order, G12 bounded."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 from google.protobuf.message import Message
@@ -16,12 +15,13 @@ from tandem.runtime.errors import DeadlineExceeded, Overloaded, PreconditionFail
 from tests.integration.command_server.conftest import (
     Commands,
     WriteDatabase,
-    open_write_database,
     submit,
     submit_all,
     until_blocked,
+    write_database,
 )
 from tests.support.builders import add_product, identity, place_order, register_customer
+from tests.support.stack import Databases
 from tests.unit.command_server.test_batches import requests as random_requests
 
 SHOP = [register_customer(1), add_product(1, stock=100), add_product(2, stock=100)]
@@ -44,21 +44,18 @@ def contents(database: WriteDatabase) -> dict[str, list[tuple[object, ...]]]:
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=st.lists(random_requests, min_size=5, max_size=60))
-async def test_batches_of_every_size_store_what_one_at_a_time_stores(
-    sent: list[Message], fresh_database: Callable[[], str]
-) -> None:
+async def test_batches_of_every_size_store_what_one_at_a_time_stores(sent: list[Message], databases: Databases) -> None:
     results = []
     for max_batch in (1, 3, 128):
-        database = open_write_database(fresh_database())
-        manager = Commands(database.settings)
-        try:
-            outcomes = await submit_all(await manager.executor(max_batch=max_batch), sent)
-            events = database.events()
-            assert [position for position, _, _ in events] == list(range(1, len(events) + 1))
-            results.append(([shown(it) for it in outcomes], events, contents(database)))
-        finally:
-            await manager.stop()
-            database.engine.dispose()
+        with write_database(databases) as database:
+            manager = Commands(database.settings)
+            try:
+                outcomes = await submit_all(await manager.executor(max_batch=max_batch), sent)
+                events = database.events()
+                assert [position for position, _, _ in events] == list(range(1, len(events) + 1))
+                results.append(([shown(it) for it in outcomes], events, contents(database)))
+            finally:
+                await manager.stop()
     assert results[0] == results[1] == results[2]
 
 

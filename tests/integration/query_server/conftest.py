@@ -29,6 +29,7 @@ from tandem.read_store.tables import CHANNEL, SCHEMA, VIEWS, change, order_summa
 from tandem.runtime.database import create_database_engine, migrate
 from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
+from tests.support.stack import Databases
 
 if TYPE_CHECKING:
     # The stubs alone know it.
@@ -50,6 +51,9 @@ class ReadSide:
 
     def migrate(self) -> None:
         migrate(self.settings, MIGRATIONS, SCHEMA)
+        self.write_positions()
+
+    def write_positions(self) -> None:
         with self.engine.begin() as connection:
             self._write_positions(connection)
 
@@ -230,11 +234,13 @@ def counted(result: str, view: str = "order_details") -> float:
 
 
 @pytest.fixture
-def read_side(fresh_database: Callable[[], str]) -> Iterator[ReadSide]:
-    read_side = ReadSide(fresh_database())
-    read_side.migrate()
+def read_side(databases: Databases) -> Iterator[ReadSide]:
+    url = databases.create("read")
+    read_side = ReadSide(url)
+    read_side.write_positions()
     yield read_side
     read_side.engine.dispose()
+    databases.drop(url)
 
 
 @pytest.fixture(params=["native", "grpcio"])

@@ -38,7 +38,7 @@ def watch(stub: "QueryServiceAsyncStub", key: str = ORDER, **fields: Any) -> Asy
 
 
 async def following(messages: AsyncIterator[Message]) -> Message:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return await anext(messages)
 
 
