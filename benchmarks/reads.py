@@ -22,6 +22,7 @@ from tests.support.catalogue import catalogue
 
 TANDEM = "Tandem"
 LIMIT = "empty handler"
+TRANSPORT = "the transport alone"
 JOINS = "joins, grpc.aio"
 GRPCIO = "Tandem on grpcio"
 UNCACHED = "Tandem without memcached"
@@ -38,6 +39,7 @@ REQUESTS = 20_000
 class Servers:
     tandem: Child
     limit: Child
+    transport: Child
     joins: Child
     grpcio: Child
     uncached: Child
@@ -75,6 +77,7 @@ def serving(world: World) -> Iterator[Servers]:
         yield Servers(
             tandem=world.stack.query_server,
             limit=start(Contender("empty", world.folder, "--answer", str(answer))),
+            transport=start(Contender("empty", world.folder, "--answer", str(answer), "--at-once")),
             joins=start(Contender("joins", world.folder, world.stack.write_url)),
             grpcio=start(world.stack.new_query_server(SERVER__TRANSPORT="grpcio")),
             uncached=start(world.stack.new_query_server(CACHE__ENABLED="false")),
@@ -84,7 +87,13 @@ def serving(world: World) -> Iterator[Servers]:
 def cached(world: World, plan: Plan, servers: Servers) -> Result:
     calls = _Calls(world, plan, "GetOrderDetails", world.order_requests(world.orders), plan.in_flight)
     samples = calls.alternate(
-        {TANDEM: servers.tandem, LIMIT: servers.limit, JOINS: servers.joins, GRPCIO: servers.grpcio}
+        {
+            TANDEM: servers.tandem,
+            LIMIT: servers.limit,
+            TRANSPORT: servers.transport,
+            JOINS: servers.joins,
+            GRPCIO: servers.grpcio,
+        }
     )
     return Result(
         f"GetOrderDetails, cached, {plan.in_flight} in flight",
@@ -100,7 +109,13 @@ def cached(world: World, plan: Plan, servers: Servers) -> Result:
 def one_in_flight(world: World, plan: Plan, servers: Servers) -> Result:
     calls = _Calls(world, plan, "GetOrderDetails", world.order_requests(world.orders), 1)
     samples = calls.alternate(
-        {TANDEM: servers.tandem, LIMIT: servers.limit, JOINS: servers.joins, GRPCIO: servers.grpcio}
+        {
+            TANDEM: servers.tandem,
+            LIMIT: servers.limit,
+            TRANSPORT: servers.transport,
+            JOINS: servers.joins,
+            GRPCIO: servers.grpcio,
+        }
     )
     bar = at_most("median at most 1.4 times the empty handler's", ratios(samples, TANDEM, LIMIT, p50), 1.4)
     return Result("GetOrderDetails, cached, one in flight", samples, bars=[bar])

@@ -2,7 +2,8 @@
 
 `python -m benchmarks.contenders.empty --port 50071 --answer FILE` answers every call of QueryService's GetOrderDetails
 with the bytes in FILE until SIGTERM: the server with the options that Tandem's services have, and nothing else of them.
-No decoding, admission, metrics or errors.
+No decoding, admission, metrics or errors. With --at-once it answers on the thread that receives the calls, without the
+event loop, as Tandem answers what is cached: what is left is the transport alone.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import grpc
 import uvloop
 
 # The server with its options, as the services have it. It is the runtime's own business, but then so is this.
+from tandem.runtime.native import NativeServer
 from tandem.runtime.process import _new_server
 from tandem.runtime.settings import ServerSettings
 
@@ -26,12 +28,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--answer", type=Path, required=True, help="the file whose bytes are the answer")
     parser.add_argument("--transport", choices=("auto", "native", "grpcio"), default="auto")
+    parser.add_argument("--at-once", action="store_true", help="answer on the thread that receives (native only)")
     arguments = parser.parse_args()
     settings = ServerSettings(port=arguments.port, transport=arguments.transport)
-    uvloop.run(serve(settings, arguments.answer.read_bytes()))
+    uvloop.run(serve(settings, arguments.answer.read_bytes(), at_once=arguments.at_once))
 
 
-async def serve(settings: ServerSettings, answer: bytes) -> None:
+async def serve(settings: ServerSettings, answer: bytes, *, at_once: bool) -> None:
     async def get_order_details(_request: bytes, _context: Any) -> bytes:
         return answer
 
@@ -41,6 +44,11 @@ async def serve(settings: ServerSettings, answer: bytes) -> None:
     # Without (de)serialisers: bytes.
     handlers: dict[str, Any] = {"GetOrderDetails": grpc.unary_unary_rpc_method_handler(get_order_details)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    # The native transport hands what is only in the line above to a server of grpcio's behind it.
+    server.add_registered_method_handlers(SERVICE, handlers)
+    if at_once:
+        assert isinstance(server, NativeServer), "--at-once is the native transport's"
+        server.add_shortcut(f"/{SERVICE}/GetOrderDetails", lambda requests, _came_at: iter([answer] * len(requests)))
     server.add_insecure_port(f"{settings.host}:{settings.port}")
     await server.start()
     await stop.wait()

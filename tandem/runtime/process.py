@@ -89,6 +89,7 @@ class RunningApplication:
         self._streams = Streams()
         self._health = Health()
         self._readiness: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
         self._started: list[Component] = []
         self._stop_metrics: Callable[[], None] = lambda: None
         self._server = _new_server(application.server)
@@ -134,10 +135,7 @@ class RunningApplication:
         Raises ExceptionGroup when components fail to stop, after all were told to.
         """
         settings = self._application.server
-        if self._readiness is not None:
-            self._readiness.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._readiness
+        self._stopping.set()
         log.info("stopping")
         try:
             await self._health.enter_graceful_shutdown()
@@ -145,6 +143,7 @@ class RunningApplication:
             self._health.end_watches()
             await self._drain()
         finally:
+            await self._end_readiness()
             # Whatever happens to the transport: components hold locks and buffers that others wait for.
             failures = await self._stop_components()
             self._stop_metrics()
@@ -160,6 +159,13 @@ class RunningApplication:
         await asyncio.sleep(_FLUSH_SECONDS)
         await self._server.stop(_FLUSH_SECONDS)
 
+    async def _end_readiness(self) -> None:
+        """A check under way may have a connection of a component's in a thread: it is waited for, within reason."""
+        if self._readiness is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._readiness, _READINESS_SECONDS)
+
     async def _stop_components(self) -> list[Exception]:
         """Stops all of them, whatever one of them does, and returns what went wrong."""
         failures = []
@@ -173,8 +179,10 @@ class RunningApplication:
         return failures
 
     async def _follow_readiness(self) -> None:
-        while True:
-            await asyncio.sleep(_READINESS_SECONDS)
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _READINESS_SECONDS)
+                return
             await self._ask_readiness()
 
     async def _ask_readiness(self) -> None:

@@ -3,6 +3,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -22,7 +23,7 @@ class Echo:
     def __init__(self) -> None:
         self.received: Counter[bytes] = Counter()
         self._server = grpc.server(futures.ThreadPoolExecutor(4))
-        handlers = {"Say": grpc.unary_unary_rpc_method_handler(self._say)}
+        handlers: dict[str, Any] = {"Say": grpc.unary_unary_rpc_method_handler(self._say)}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", handlers),))
         self.target = Target(f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}", METHOD)
         self._server.start()
