@@ -1,12 +1,22 @@
 """The aggregates as the rules see them."""
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from functools import lru_cache
+from typing import NamedTuple
 
 from commerce.type.v1.address_pb2 import Address, NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
+
+
+# A batch names the same ids again and again: in a request's lines, in its keys, in its events.
+@lru_cache(maxsize=4096)
+def parse_id(text: str) -> uuid.UUID:
+    """The UUID that a validated request or an event writes as text."""
+    return uuid.UUID(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +56,15 @@ class Product:
     attributes: tuple[tuple[str, str], ...]
     """(name, value), by name."""
 
+    def with_stock(self, stock: int) -> "Product":
+        """What dataclasses.replace makes, in a third of the time: every line of every order does this."""
+        return Product(
+            self.id, self.version, self.name, self.description, self.category, self.price, self.currency, stock,
+            self.discontinued, self.attributes,
+        )  # fmt: skip
 
-@dataclass(frozen=True, slots=True)
-class OrderedLine:
+
+class OrderedLine(NamedTuple):
     """A line as the write model keeps it; money in minor units."""
 
     product_id: uuid.UUID
@@ -96,8 +112,7 @@ class Subscription:
         return self.started_at.day
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(NamedTuple):
     """Which aggregates a command may read or change."""
 
     orders: frozenset[uuid.UUID] = frozenset()
@@ -109,8 +124,10 @@ class Keys:
     whole_customers: frozenset[uuid.UUID] = frozenset()
     """Those of `customers` of which all orders are wanted, by id."""
 
-    def __or__(self, other: "Keys") -> "Keys":
-        return Keys(*(getattr(self, it.name) | getattr(other, it.name) for it in fields(Keys)))
+    @classmethod
+    def union(cls, keys: Iterable["Keys"]) -> "Keys":
+        """All that any of them names."""
+        return cls(*(frozenset().union(*sets) for sets in zip(*keys, strict=True)))
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from command_server.aggregates import Aggregates, Customer, Order, OrderedLine, Product, Subscription
+from command_server.aggregates import Aggregates, Customer, Order, OrderedLine, Product, Subscription, parse_id
 from commerce.event.v1 import event_pb2
 from commerce.type.v1.address_pb2 import NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
@@ -26,7 +26,7 @@ def apply(aggregates: Aggregates, event: Message) -> None:
 def _register_customer(aggregates: Aggregates, event: event_pb2.CustomerRegistered) -> None:
     personal = event.personal
     customer = Customer(
-        id=uuid.UUID(event.customer_id),
+        id=parse_id(event.customer_id),
         version=event.version,
         name=personal.name,
         email=personal.email,
@@ -43,7 +43,7 @@ def _register_customer(aggregates: Aggregates, event: event_pb2.CustomerRegister
 
 def _add_product(aggregates: Aggregates, event: event_pb2.ProductAdded) -> None:
     product = Product(
-        id=uuid.UUID(event.product_id),
+        id=parse_id(event.product_id),
         version=event.version,
         name=event.name,
         description=event.description,
@@ -76,7 +76,7 @@ def _attributes(event: event_pb2.ProductAdded | event_pb2.ProductRevised) -> tup
 def _place_order(aggregates: Aggregates, event: event_pb2.OrderPlaced) -> None:
     lines = tuple(
         OrderedLine(
-            product_id=uuid.UUID(line.product_id),
+            product_id=parse_id(line.product_id),
             quantity=line.quantity,
             unit_price=line.unit_price.minor_units,
             discount_basis_points=line.discount_basis_points,
@@ -85,9 +85,9 @@ def _place_order(aggregates: Aggregates, event: event_pb2.OrderPlaced) -> None:
         for line in event.lines
     )
     order = Order(
-        id=uuid.UUID(event.order_id),
+        id=parse_id(event.order_id),
         version=event.version,
-        customer_id=uuid.UUID(event.customer_id),
+        customer_id=parse_id(event.customer_id),
         status=OrderStatus.ORDER_STATUS_PLACED,
         currency=event.total.currency_code,
         total=event.total.minor_units,
@@ -102,17 +102,17 @@ def _place_order(aggregates: Aggregates, event: event_pb2.OrderPlaced) -> None:
 
 
 def _change_order(aggregates: Aggregates, event: Any, **changes: Any) -> None:
-    order = aggregates.orders[uuid.UUID(event.order_id)]
+    order = aggregates.orders[parse_id(event.order_id)]
     aggregates.orders[order.id] = replace(order, version=event.version, **changes)
 
 
 def _change_stock(aggregates: Aggregates, product_id: uuid.UUID, delta: int) -> None:
     product = aggregates.products[product_id]
-    aggregates.products[product_id] = replace(product, stock=product.stock + delta)
+    aggregates.products[product_id] = product.with_stock(product.stock + delta)
 
 
 def _change_customer(aggregates: Aggregates, event: Any, **changes: Any) -> None:
-    customer = aggregates.customers[uuid.UUID(event.customer_id)]
+    customer = aggregates.customers[parse_id(event.customer_id)]
     aggregates.customers[customer.id] = replace(customer, version=event.version, **changes)
 
 
@@ -121,7 +121,7 @@ def _rename_customer(aggregates: Aggregates, event: event_pb2.CustomerRenamed) -
 
 
 def _update_address(aggregates: Aggregates, event: event_pb2.AddressUpdated) -> None:
-    before = aggregates.customers[uuid.UUID(event.customer_id)].addresses
+    before = aggregates.customers[parse_id(event.customer_id)].addresses
     changed = NamedAddress(
         name=event.personal.address_name, address=event.personal.address, is_default=event.is_default
     )
@@ -138,7 +138,7 @@ def _update_address(aggregates: Aggregates, event: event_pb2.AddressUpdated) -> 
 
 
 def _remove_address(aggregates: Aggregates, event: event_pb2.AddressRemoved) -> None:
-    before = aggregates.customers[uuid.UUID(event.customer_id)].addresses
+    before = aggregates.customers[parse_id(event.customer_id)].addresses
     left = tuple(it for it in before if it.name != event.personal.address_name)
     _change_customer(aggregates, event, addresses=left)
 
@@ -152,7 +152,7 @@ def _anonymize_orders(aggregates: Aggregates, event: event_pb2.OrdersAnonymized)
 
 
 def _change_product(aggregates: Aggregates, product_id: str, version: int, **changes: Any) -> None:
-    product = aggregates.products[uuid.UUID(product_id)]
+    product = aggregates.products[parse_id(product_id)]
     aggregates.products[product.id] = replace(product, version=version, **changes)
 
 
@@ -161,7 +161,7 @@ def _change_price(aggregates: Aggregates, event: event_pb2.PriceChanged) -> None
 
 
 def _adjust_stock(aggregates: Aggregates, event: event_pb2.StockAdjusted) -> None:
-    stock = aggregates.products[uuid.UUID(event.product_id)].stock + event.delta
+    stock = aggregates.products[parse_id(event.product_id)].stock + event.delta
     _change_product(aggregates, event.product_id, event.version, stock=stock)
 
 
@@ -189,14 +189,14 @@ def _change_shipping_address(aggregates: Aggregates, event: event_pb2.ShippingAd
 def _cancel_order(aggregates: Aggregates, event: event_pb2.OrderCancelled) -> None:
     _change_order(aggregates, event, status=OrderStatus.ORDER_STATUS_CANCELLED)
     for released in event.released:
-        _change_stock(aggregates, uuid.UUID(released.product_id), released.quantity)
+        _change_stock(aggregates, parse_id(released.product_id), released.quantity)
 
 
 def _start_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionStarted) -> None:
     subscription = Subscription(
-        id=uuid.UUID(event.subscription_id),
+        id=parse_id(event.subscription_id),
         version=event.version,
-        customer_id=uuid.UUID(event.customer_id),
+        customer_id=parse_id(event.customer_id),
         status=SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE,
         plan=event.plan,
         price=event.price.minor_units,
@@ -211,7 +211,7 @@ def _start_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionSta
 
 
 def _change_subscription(aggregates: Aggregates, event: Any, **changes: Any) -> None:
-    subscription = aggregates.subscriptions[uuid.UUID(event.subscription_id)]
+    subscription = aggregates.subscriptions[parse_id(event.subscription_id)]
     aggregates.subscriptions[subscription.id] = replace(subscription, version=event.version, **changes)
 
 

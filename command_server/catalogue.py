@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from command_server import validation
-from command_server.aggregates import Aggregates, Keys
+from command_server.aggregates import Aggregates, Keys, parse_id
 from command_server.command import Command
 from command_server.decide import customers, orders, products, subscriptions
 from command_server.validation import Checker
@@ -60,14 +60,14 @@ def _subscription_keys(_request: Message, subject: uuid.UUID) -> Keys:
 
 
 def _start_subscription_keys(request: commands.StartSubscriptionRequest, subject: uuid.UUID) -> Keys:
-    return Keys(subscriptions=frozenset({subject}), customers=frozenset({uuid.UUID(request.customer_id)}))
+    return Keys(subscriptions=frozenset({subject}), customers=frozenset({parse_id(request.customer_id)}))
 
 
 def _place_order_keys(request: commands.PlaceOrderRequest, subject: uuid.UUID) -> Keys:
     return Keys(
         orders=frozenset({subject}),
-        customers=frozenset({uuid.UUID(request.customer_id)}),
-        products=frozenset(uuid.UUID(line.product_id) for line in request.lines),
+        customers=frozenset({parse_id(request.customer_id)}),
+        products=frozenset(parse_id(line.product_id) for line in request.lines),
     )
 
 

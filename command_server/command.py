@@ -5,6 +5,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from typing import NamedTuple
 
 from google.protobuf.message import Message
 
@@ -34,8 +35,7 @@ class Command:
         return hashlib.sha256(request.DESCRIPTOR.full_name.encode() + b"\0" + body).digest()
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What a command that is stored has done: `version` is the subject's after it, `position` its last event's."""
 
     subject_id: uuid.UUID

@@ -9,8 +9,9 @@ import asyncio
 import queue
 import threading
 import time
+from collections import Counter as Counts
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import psycopg.errors
 from prometheus_client import Counter, Histogram
@@ -23,7 +24,7 @@ from command_server.settings import ExecutorSettings
 from command_server.storage.aggregates import load, save
 from command_server.storage.feed import append, find_receipts, stored
 from command_server.working_set import Accepted, decide_batch, keys_of
-from tandem.runtime.database import may_pass
+from tandem.runtime.database import may_pass, pipelined
 from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError, Unavailable
 from tandem.runtime.telemetry import log
 
@@ -38,8 +39,7 @@ RETRIES = Counter("tandem_command_batch_retries_total", "Batches that were run a
 _MAX_COLLISIONS = 5
 
 
-@dataclass(frozen=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     command: Command
     deadline: float
     answer: asyncio.Future[Receipt]
@@ -55,7 +55,7 @@ class Executor:
     def __init__(self, engine: Engine, settings: ExecutorSettings) -> None:
         self._engine = engine
         self._settings = settings
-        self._waiting: queue.Queue[_Waiting | None] = queue.Queue(settings.max_waiting)
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._lanes: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -69,7 +69,7 @@ class Executor:
     async def stop(self) -> None:
         """Stores what is still waiting, then ends the lanes."""
         for _ in self._lanes:
-            await asyncio.to_thread(self._waiting.put, None)
+            self._waiting.put(None)
         for lane in self._lanes:
             await asyncio.to_thread(lane.join)
         self._lanes.clear()
@@ -82,11 +82,11 @@ class Executor:
         Raises the rule's refusal (TandemError), Overloaded when too many wait, DeadlineExceeded, or Unavailable with
         reason STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with its request_id).
         """
+        # Only the event loop puts commands in: between the look and the put there can be no other.
+        if self._waiting.qsize() >= self._settings.max_waiting:
+            raise Overloaded(f"{self._settings.max_waiting} commands are waiting already")
         answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        try:
-            self._waiting.put_nowait(_Waiting(command, deadline, answer))
-        except queue.Full:
-            raise Overloaded(f"{self._settings.max_waiting} commands are waiting already") from None
+        self._waiting.put(_Waiting(command, deadline, answer))
         return await answer
 
     def _run_lane(self) -> None:
@@ -166,8 +166,11 @@ class Executor:
             decisions = decide_batch(batch, loaded, found)
             appended = None
             if decisions.receipts:
-                personal_keys |= save(connection, loaded, decisions.aggregates)
-                appended = append(connection, stored(decisions.events, personal_keys), decisions.receipts)
+                # PostgreSQL writes the rows while the events are being sealed.
+                with pipelined(connection):
+                    personal_keys |= save(connection, loaded, decisions.aggregates)
+                    events = stored(decisions.events, personal_keys)
+                appended = append(connection, events, decisions.receipts)
                 try:
                     connection.commit()
                 except DBAPIError as error:
@@ -180,8 +183,8 @@ class Executor:
     def _answer(self, answers: Sequence[tuple[_Waiting, Receipt | BaseException]]) -> None:
         if not answers:
             return
-        for _, result in answers:
-            COMMANDS.labels(_outcome_name(result)).inc()
+        for outcome, count in Counts(_outcome_name(result) for _, result in answers).items():
+            COMMANDS.labels(outcome).inc(count)
         assert self._loop is not None
         # One trip to the event loop for the batch.
         self._loop.call_soon_threadsafe(_resolve, answers)

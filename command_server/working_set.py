@@ -3,13 +3,13 @@
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import or_
+from typing import NamedTuple
 
 from command_server.aggregates import Aggregates, Keys, version_of
 from command_server.apply import apply
 from command_server.catalogue import CATALOGUE
 from command_server.command import Command, Receipt
+from command_server.decide.rules import timestamp
 from command_server.storage.feed import Appended, FoundReceipt, StoredReceipt
 from commerce.event.v1.event_pb2 import Event
 from tandem.feed.events import EVENT_KINDS
@@ -20,11 +20,10 @@ _KIND_OF_MESSAGE = {type(getattr(Event(), kind)): kind for kind in EVENT_KINDS}
 
 def keys_of(batch: Iterable[Command]) -> Keys:
     """All aggregates that the batch's commands may read or change."""
-    return reduce(or_, (CATALOGUE[type(it.request)].keys(it.request, it.subject_id) for it in batch), Keys())
+    return Keys.union(CATALOGUE[type(it.request)].keys(it.request, it.subject_id) for it in batch)
 
 
-@dataclass(frozen=True)
-class Accepted:
+class Accepted(NamedTuple):
     """A command that is stored: by an earlier transaction (FoundReceipt) or by the one under way (StoredReceipt)."""
 
     receipt: FoundReceipt | StoredReceipt
@@ -88,8 +87,7 @@ def _decide(command: Command, decisions: Decisions) -> StoredReceipt:
     for change in changes:
         apply(decisions.aggregates, change)
         name = _KIND_OF_MESSAGE[type(change)]
-        event = Event(**{name: change})  # type: ignore[arg-type]
-        event.recorded_at.FromDatetime(command.now)
+        event = Event(recorded_at=timestamp(command.now), **{name: change})  # type: ignore[arg-type]
         decisions.events.append((name, event))
     return StoredReceipt(
         request_id=command.request_id,

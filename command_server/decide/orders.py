@@ -1,12 +1,11 @@
 """Rules for orders."""
 
-import uuid
 from datetime import datetime
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from command_server.aggregates import Aggregates, Customer, Order, Product
+from command_server.aggregates import Aggregates, Customer, Order, Product, parse_id
 from command_server.command import Command
 from command_server.decide.rules import check_version, must_be_new, not_found, refuse, timestamp
 from commerce.command.v1 import command_service_pb2 as commands
@@ -34,8 +33,8 @@ _NOT_SHIPPED = (OrderStatus.ORDER_STATUS_PLACED, OrderStatus.ORDER_STATUS_PAID)
 
 def place_order(request: commands.PlaceOrderRequest, command: Command, aggregates: Aggregates) -> list[Message]:
     must_be_new(aggregates.orders.get(command.subject_id), "order", command.subject_id)
-    customer = aggregates.customers.get(uuid.UUID(request.customer_id))
-    products = [aggregates.products.get(uuid.UUID(line.product_id)) for line in request.lines]
+    customer = aggregates.customers.get(parse_id(request.customer_id))
+    products = [aggregates.products.get(parse_id(line.product_id)) for line in request.lines]
     lines = [_line(line, product) for line, product in zip(request.lines, products, strict=True) if product]
     currency = lines[0].unit_price.currency_code if lines else ""
     total = sum(line.line_total.minor_units for line in lines) + request.shipping_fee.minor_units

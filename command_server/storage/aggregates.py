@@ -2,13 +2,12 @@
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import TypeVar
 
-from sqlalchemy import Connection, bindparam, select, update
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import Uuid
+from sqlalchemy import Connection, Table
 
 from command_server.aggregates import Aggregates, Customer, Keys, Order, OrderedLine, Product, Subscription
 from command_server.storage.tables import customer, customer_order, order_line, product, subscription
@@ -19,37 +18,30 @@ from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from tandem.feed.personal import new_key
 from tandem.feed.table import personal_key
+from tandem.runtime.arrays import Array, array
 from tandem.runtime.bulk import Row, insert_rows, update_rows
+from tandem.runtime.database import driver_of, pipelined
 
 T = TypeVar("T")
 
-# `= ANY(array)` is one prepared statement for every number of ids; `IN (…)` would be one for each.
-_IDS = bindparam("ids", type_=ARRAY(Uuid))
 
-_LOCK_ORDERS = (
-    select(customer_order).where(customer_order.c.id == _IDS.any_()).order_by(customer_order.c.id).with_for_update()
-)
-_READ_LINES = (
-    select(order_line)
-    .where(order_line.c.order_id == _IDS.any_())
-    .order_by(order_line.c.order_id, order_line.c.line_number)
-)
+def _lock(table: Table) -> str:
+    # `= ANY(array)` is one prepared statement for every number of ids; `IN (…)` would be one for each.
+    columns = ", ".join(column.name for column in table.columns)
+    return f"SELECT {columns} FROM {table.fullname} WHERE id = ANY(%s) ORDER BY id FOR UPDATE"  # noqa: S608
+
+
+_LOCK_ORDERS, _LOCK_PRODUCTS, _LOCK_SUBSCRIPTIONS = _lock(customer_order), _lock(product), _lock(subscription)
+_READ_LINES = f"""
+SELECT order_id, product_id, quantity, unit_price, discount_basis_points, line_total FROM {order_line.fullname}
+WHERE order_id = ANY(%s) ORDER BY order_id, line_number"""  # noqa: S608
 # The key comes along: who places an order pays for no statement more because personal data is sealed.
-_LOCK_CUSTOMERS = (
-    select(customer, personal_key.c.key)
-    .join_from(customer, personal_key, personal_key.c.customer_id == customer.c.id, isouter=True)
-    .where(customer.c.id == _IDS.any_())
-    .order_by(customer.c.id)
-    .with_for_update(of=customer)
-)
-_READ_ORDER_IDS = select(customer_order.c.id, customer_order.c.customer_id).where(
-    customer_order.c.customer_id == _IDS.any_()
-)
-_DESTROY_KEYS = update(personal_key).where(personal_key.c.customer_id == _IDS.any_()).values(key=None)
-_LOCK_SUBSCRIPTIONS = (
-    select(subscription).where(subscription.c.id == _IDS.any_()).order_by(subscription.c.id).with_for_update()
-)
-_LOCK_PRODUCTS = select(product).where(product.c.id == _IDS.any_()).order_by(product.c.id).with_for_update()
+_LOCK_CUSTOMERS = f"""
+SELECT k.key, {", ".join(f"c.{column.name}" for column in customer.columns)}
+FROM {customer.fullname} AS c LEFT JOIN {personal_key.fullname} AS k ON k.customer_id = c.id
+WHERE c.id = ANY(%s) ORDER BY c.id FOR UPDATE OF c"""  # noqa: S608
+_READ_ORDER_IDS = f"SELECT id, customer_id FROM {customer_order.fullname} WHERE customer_id = ANY(%s)"  # noqa: S608
+_DESTROY_KEYS = f"UPDATE {personal_key.fullname} SET key = NULL WHERE customer_id = ANY(%s)"  # noqa: S608
 
 
 PersonalKeys = dict[uuid.UUID, bytes]
@@ -66,69 +58,83 @@ def load(connection: Connection, keys: Keys) -> tuple[Aggregates, PersonalKeys]:
     """
     aggregates = Aggregates()
     personal_keys: PersonalKeys = {}
-    customers, products = set(keys.customers), set(keys.products)
+    customers, products = keys.customers, keys.products
     if keys.orders:
-        aggregates.orders = _load_orders(connection, sorted(keys.orders))
+        aggregates.orders = _load_orders(connection, keys.orders)
         # A cancelled order gives the stock of its lines back.
-        products.update(line.product_id for order in aggregates.orders.values() for line in order.lines)
-        customers.update(order.customer_id for order in aggregates.orders.values() if order.id in keys.with_customer)
-    if keys.subscriptions:
-        rows = connection.execute(_LOCK_SUBSCRIPTIONS, {"ids": sorted(keys.subscriptions)})
-        aggregates.subscriptions = {row.id: _subscription(row) for row in rows}
-    if customers:
-        for row in connection.execute(_LOCK_CUSTOMERS, {"ids": sorted(customers)}):
-            aggregates.customers[row.id] = _customer(row)
-            if row.key is not None:
-                personal_keys[row.id] = row.key
-    if keys.whole_customers:
-        # Who places an order locks its customer, so after that lock the list is complete.
-        aggregates.order_ids = _load_order_ids(connection, sorted(keys.whole_customers))
-    if products:
-        rows = connection.execute(_LOCK_PRODUCTS, {"ids": sorted(products)})
-        aggregates.products = {row.id: _product(row) for row in rows}
+        products |= {line.product_id for order in aggregates.orders.values() for line in order.lines}
+        customers |= {order.customer_id for order in aggregates.orders.values() if order.id in keys.with_customer}
+    with pipelined(connection) as driver:
+        # Who places an order locks its customer, so after that lock the list of the orders is complete.
+        subscription_rows, customer_rows, order_ids, product_rows = (
+            driver.execute(query, [_sorted(ids)], binary=True) if ids else ()
+            for query, ids in (
+                (_LOCK_SUBSCRIPTIONS, keys.subscriptions),
+                (_LOCK_CUSTOMERS, customers),
+                (_READ_ORDER_IDS, keys.whole_customers),
+                (_LOCK_PRODUCTS, products),
+            )
+        )
+    aggregates.subscriptions = {it.id: it for it in map(_subscription, subscription_rows)}
+    for key, *columns in customer_rows:
+        it = _customer(columns)
+        aggregates.customers[it.id] = it
+        if key is not None:
+            personal_keys[it.id] = key
+    aggregates.order_ids = _by_customer(keys.whole_customers, order_ids)
+    aggregates.products = {it.id: it for it in map(_product, product_rows)}
     return aggregates, personal_keys
 
 
-def _load_order_ids(connection: Connection, customers: list[uuid.UUID]) -> dict[uuid.UUID, frozenset[uuid.UUID]]:
+def _sorted(ids: Iterable[uuid.UUID]) -> Array | list[uuid.UUID]:
+    return array("UUID", sorted(ids))
+
+
+def _by_customer(
+    customers: Iterable[uuid.UUID], rows: Iterable[tuple[uuid.UUID, uuid.UUID]]
+) -> dict[uuid.UUID, frozenset[uuid.UUID]]:
     orders: dict[uuid.UUID, set[uuid.UUID]] = {customer_id: set() for customer_id in customers}
-    for row in connection.execute(_READ_ORDER_IDS, {"ids": customers}):
-        orders[row.customer_id].add(row.id)
+    for order_id, customer_id in rows:
+        orders[customer_id].add(order_id)
     return {customer_id: frozenset(ids) for customer_id, ids in orders.items()}
 
 
-def _load_orders(connection: Connection, ids: list[uuid.UUID]) -> dict[uuid.UUID, Order]:
-    orders = connection.execute(_LOCK_ORDERS, {"ids": ids}).all()
-    if not orders:
-        return {}
+def _load_orders(connection: Connection, ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Order]:
+    wanted = _sorted(ids)
+    with pipelined(connection) as driver:
+        rows = driver.execute(_LOCK_ORDERS, [wanted], binary=True)
+        line_rows = driver.execute(_READ_LINES, [wanted], binary=True)
     lines: defaultdict[uuid.UUID, list[OrderedLine]] = defaultdict(list)
-    for line in connection.execute(_READ_LINES, {"ids": [order.id for order in orders]}):
-        lines[line.order_id].append(
-            OrderedLine(line.product_id, line.quantity, line.unit_price, line.discount_basis_points, line.line_total)
-        )
-    return {
-        row.id: Order(
-            row.id,
-            row.version,
-            row.customer_id,
-            OrderStatus.ValueType(row.status),
-            row.currency,
-            row.total,
-            tuple(lines[row.id]),
-            row.placed_at,
-        )
-        for row in orders
-    }
+    for order_id, *columns in line_rows:
+        lines[order_id].append(OrderedLine(*columns))
+    return {row[0]: _order(row, lines[row[0]]) for row in rows}
 
 
-def _customer(row: Any) -> Customer:
-    addresses = tuple(AddressBook.FromString(row.addresses).addresses)
-    return Customer(row.id, row.version, row.name, row.email, row.phone, addresses, row.erased)
+def _order(row: Row, lines: Iterable[OrderedLine]) -> Order:
+    identity, version, customer_id, status, currency, total, placed_at = row
+    return Order(
+        identity, version, customer_id, OrderStatus.ValueType(status), currency, total, tuple(lines), placed_at
+    )
 
 
-def _product(row: Any) -> Product:
-    *columns, attributes = row
-    stored = ProductAttributes.FromString(attributes).attributes
-    return Product(*(*columns, tuple((it.name, it.value) for it in stored)))
+def _customer(row: Row) -> Customer:
+    identity, version, name, email, phone, addresses, erased = row
+    return Customer(identity, version, name, email, phone, tuple(AddressBook.FromString(addresses).addresses), erased)
+
+
+def _product(row: Row) -> Product:
+    (
+        identity, version, name, description, category, price, currency, stock, discontinued, attributes,
+    ) = row  # fmt: skip
+    return Product(
+        identity, version, name, description, category, price, currency, stock, discontinued, _attributes(attributes)
+    )
+
+
+# Between a product's revisions they are the same, and what sells is loaded with every batch.
+@lru_cache(maxsize=1024)
+def _attributes(stored: bytes) -> tuple[tuple[str, str], ...]:
+    return tuple((it.name, it.value) for it in ProductAttributes.FromString(stored).attributes)
 
 
 def save(connection: Connection, before: Aggregates, after: Aggregates) -> PersonalKeys:
@@ -150,10 +156,13 @@ def save(connection: Connection, before: Aggregates, after: Aggregates) -> Perso
     insert_rows(connection, order_line, (row for order in new_orders for row in _line_rows(order)))
     update_rows(connection, customer_order, map(_order_row, _changed(before.orders, after.orders)))
     update_rows(connection, customer, map(_customer_row, changed_customers))
-    update_rows(connection, product, map(_product_row, _changed(before.products, after.products)))
+    sold, changed = _by_what_changed(before.products, _changed(before.products, after.products))
+    update_rows(connection, product, ((it.id, it.stock) for it in sold), names=("id", "stock"))
+    update_rows(connection, product, map(_product_row, changed))
     erased = [it.id for it in changed_customers if it.erased]
     if erased:
-        connection.execute(_DESTROY_KEYS, {"ids": erased})
+        with driver_of(connection) as driver:
+            driver.execute(_DESTROY_KEYS, [_sorted(erased)])
     return keys
 
 
@@ -164,6 +173,17 @@ def _new(before: dict[uuid.UUID, T], after: dict[uuid.UUID, T]) -> list[T]:
 def _changed(before: dict[uuid.UUID, T], after: dict[uuid.UUID, T]) -> list[T]:
     # An aggregate is replaced by another object when an event changes it, so identity tells.
     return [aggregate for identity, aggregate in after.items() if before.get(identity, aggregate) is not aggregate]
+
+
+def _by_what_changed(
+    before: dict[uuid.UUID, Product], changed: Iterable[Product]
+) -> tuple[list[Product], list[Product]]:
+    """Those of which only the stock changed, most of them, and the others: what orders do is no new version."""
+    sold: list[Product] = []
+    others: list[Product] = []
+    for it in changed:
+        (sold if it.version == before[it.id].version else others).append(it)
+    return sold, others
 
 
 def _customer_row(it: Customer) -> Row:
@@ -181,22 +201,16 @@ def _product_row(it: Product) -> Row:
     )  # fmt: skip
 
 
-def _subscription(row: Any) -> Subscription:
+def _subscription(row: Row) -> Subscription:
+    (
+        identity, version, customer_id, status, plan, price, currency, period_months, *moments, reason,
+    ) = row  # fmt: skip
     # The database answers in the session's time zone.
+    started_at, period_start, period_end = (it.astimezone(UTC) for it in moments)
     return Subscription(
-        id=row.id,
-        version=row.version,
-        customer_id=row.customer_id,
-        status=SubscriptionStatus.ValueType(row.status),
-        plan=row.plan,
-        price=row.price,
-        currency=row.currency,
-        period_months=row.period_months,
-        started_at=row.started_at.astimezone(UTC),
-        period_start=row.period_start.astimezone(UTC),
-        period_end=row.period_end.astimezone(UTC),
-        cancellation_reason=row.cancellation_reason,
-    )
+        identity, version, customer_id, SubscriptionStatus.ValueType(status), plan, price, currency, period_months,
+        started_at, period_start, period_end, reason,
+    )  # fmt: skip
 
 
 def _subscription_row(it: Subscription) -> Row:

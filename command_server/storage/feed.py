@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, select, text, true
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import Uuid
+from sqlalchemy import Connection, select, text
 
 from command_server.storage.tables import receipt
 from commerce.event.v1.event_pb2 import Event
 from tandem.feed import table as feed
 from tandem.feed.personal import customer_of, seal
+from tandem.runtime.arrays import array
+from tandem.runtime.database import driver_of
 
 
-@dataclass(frozen=True)
-class StoredReceipt:
+class StoredReceipt(NamedTuple):
     """A receipt as it is stored. `offset` counts from the batch's first position minus one."""
 
     request_id: uuid.UUID
@@ -35,8 +34,7 @@ class Appended:
     base: int
 
 
-@dataclass(frozen=True)
-class FoundReceipt:
+class FoundReceipt(NamedTuple):
     """A receipt of an earlier transaction, with the feed's epoch of today."""
 
     fingerprint: bytes
@@ -46,40 +44,31 @@ class FoundReceipt:
     epoch: uuid.UUID
 
 
-_FIND = (
-    select(
-        receipt.c.request_id,
-        receipt.c.fingerprint,
-        receipt.c.subject_id,
-        receipt.c.position,
-        receipt.c.version,
-        feed.feed_head.c.epoch,
-    )
-    .join_from(receipt, feed.feed_head, true())
-    .where(receipt.c.request_id == bindparam("ids", type_=ARRAY(Uuid)).any_())
-)
+_FIND = f"""
+SELECT r.request_id, r.fingerprint, r.subject_id, r.position, r.version, h.epoch
+FROM {receipt.fullname} AS r, {feed.feed_head.fullname} AS h WHERE r.request_id = ANY(%s)"""  # noqa: S608
 
 # The feed's head is the one row that serialises all writers. It is locked here and released by the COMMIT that follows
 # at once, so it is held for a round trip and not for the batch.
-_APPEND = text(f"""
+_APPEND = f"""
 WITH head AS (
-  UPDATE {feed.feed_head.fullname} SET position = position + :count
-  RETURNING epoch, position - :count AS base
+  UPDATE {feed.feed_head.fullname} SET position = position + %(count)s::bigint
+  RETURNING epoch, position - %(count)s::bigint AS base
 ), events AS (
   INSERT INTO {feed.event.fullname} (position, kind, payload, customer_id)
   SELECT head.base + e.ordinal, e.kind, e.payload, e.customer_id
-  FROM head, unnest(CAST(:kinds AS text[]), CAST(:payloads AS bytea[]), CAST(:customers AS uuid[]))
+  FROM head, unnest(CAST(%(kinds)s AS text[]), CAST(%(payloads)s AS bytea[]), CAST(%(customers)s AS uuid[]))
     WITH ORDINALITY AS e (kind, payload, customer_id, ordinal)
 ), receipts AS (
   INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version)
   SELECT r.request_id, r.fingerprint, r.subject_id, head.base + r.start, r.version
   FROM head, unnest(
-    CAST(:request_ids AS uuid[]), CAST(:fingerprints AS bytea[]), CAST(:subject_ids AS uuid[]),
-    CAST(:offsets AS bigint[]), CAST(:versions AS bigint[])
+    CAST(%(request_ids)s AS uuid[]), CAST(%(fingerprints)s AS bytea[]), CAST(%(subject_ids)s AS uuid[]),
+    CAST(%(offsets)s AS bigint[]), CAST(%(versions)s AS bigint[])
   ) AS r (request_id, fingerprint, subject_id, start, version)
 )
 SELECT epoch, base, pg_notify('{feed.CHANNEL}', '') FROM head
-""")  # noqa: S608 - only names from our own tables are put in
+"""  # noqa: S608 - only names from our own tables are put in
 
 
 def find_receipts(connection: Connection, request_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, FoundReceipt]:
@@ -88,11 +77,9 @@ def find_receipts(connection: Connection, request_ids: Sequence[uuid.UUID]) -> d
     To be called after the batch's rows are locked: a first run of the same command that is committing elsewhere holds
     one of them (or makes our insert wait), so it is either seen here or conflicts.
     """
-    rows = connection.execute(_FIND, {"ids": list(request_ids)})
-    return {
-        row.request_id: FoundReceipt(row.fingerprint, row.subject_id, row.position, row.version, row.epoch)
-        for row in rows
-    }
+    with driver_of(connection) as driver:
+        rows = driver.execute(_FIND, [array("UUID", request_ids)], binary=True)
+    return {request_id: FoundReceipt(*columns) for request_id, *columns in rows}
 
 
 class StoredEvent(NamedTuple):
@@ -120,21 +107,24 @@ def append(connection: Connection, events: Sequence[StoredEvent], receipts: Sequ
 
     A unique violation when one of the request ids was stored in between.
     """
-    row = connection.execute(
-        _APPEND,
-        {
-            "count": len(events),
-            "kinds": [it.kind for it in events],
-            "payloads": [it.payload for it in events],
-            "customers": [it.customer_id for it in events],
-            "request_ids": [it.request_id for it in receipts],
-            "fingerprints": [it.fingerprint for it in receipts],
-            "subject_ids": [it.subject_id for it in receipts],
-            "offsets": [it.offset for it in receipts],
-            "versions": [it.version for it in receipts],
-        },
-    ).one()
-    return Appended(row.epoch, row.base)
+    with driver_of(connection) as driver:
+        cursor = driver.execute(
+            _APPEND,
+            {
+                "count": len(events),
+                "kinds": array("TEXT", [it.kind for it in events]),
+                "payloads": array("BYTEA", [it.payload for it in events]),
+                "customers": array("UUID", [it.customer_id for it in events]),
+                "request_ids": array("UUID", [it.request_id for it in receipts]),
+                "fingerprints": array("BYTEA", [it.fingerprint for it in receipts]),
+                "subject_ids": array("UUID", [it.subject_id for it in receipts]),
+                "offsets": array("BIGINT", [it.offset for it in receipts]),
+                "versions": array("BIGINT", [it.version for it in receipts]),
+            },
+            binary=True,
+        )
+    epoch, base, _ = next(cursor)
+    return Appended(epoch, base)
 
 
 _PURGE = text(f"""

@@ -10,12 +10,16 @@ from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from google.protobuf.descriptor import Descriptor
 
 from commerce.event.v1.event_pb2 import Event, PersonalData
 
 _NONCE_BYTES = 12
 _KEY_BITS = 256
+_PERSONAL_KINDS = frozenset(
+    it.name
+    for it in Event.DESCRIPTOR.oneofs_by_name["kind"].fields
+    if it.message_type is not None and "personal" in it.message_type.fields_by_name
+)
 
 
 class WrongKey(ValueError):
@@ -28,29 +32,28 @@ def new_key() -> bytes:
 
 def customer_of(event: Event) -> uuid.UUID | None:
     """Whose personal data the event holds; None for an event without any."""
-    payload = _payload(event)
-    return (
-        uuid.UUID(payload.customer_id) if _has_personal(payload.DESCRIPTOR) and payload.HasField("personal") else None
-    )
+    payload = _personal_payload(event)
+    return uuid.UUID(payload.customer_id) if payload is not None and payload.HasField("personal") else None
 
 
 def seal(event: Event, key: bytes) -> Event:
     """The event as it is to be stored. It must be one that has personal data."""
     sealed = Event()
     sealed.CopyFrom(event)
-    payload = _payload(sealed)
+    payload = _personal_payload(sealed)
     customer = uuid.UUID(payload.customer_id).bytes
     # A key seals a customer's few events: random nonces cannot meet.
     nonce = os.urandom(_NONCE_BYTES)
     plain = payload.personal.SerializeToString(deterministic=True)
-    payload.personal.CopyFrom(PersonalData(sealed=nonce + AESGCM(key).encrypt(nonce, plain, customer)))
+    payload.personal.Clear()
+    payload.personal.sealed = nonce + AESGCM(key).encrypt(nonce, plain, customer)
     return sealed
 
 
 def open_sealed(event: Event, key: bytes | None) -> None:
     """Puts personal data that is sealed in its place again, or takes it away where the key is gone. Raises WrongKey."""
-    payload = _payload(event)
-    if not _has_personal(payload.DESCRIPTOR) or not payload.personal.sealed:
+    payload = _personal_payload(event)
+    if payload is None or not payload.personal.sealed:
         return
     if key is None:
         payload.ClearField("personal")
@@ -64,10 +67,7 @@ def open_sealed(event: Event, key: bytes | None) -> None:
     payload.personal.CopyFrom(PersonalData.FromString(plain))
 
 
-def _payload(event: Event) -> Any:
+def _personal_payload(event: Event) -> Any:
+    """What the event says, where that has a field for personal data; else None."""
     kind = event.WhichOneof("kind")
-    return getattr(event, kind) if kind is not None else event
-
-
-def _has_personal(payload: Descriptor) -> bool:
-    return "personal" in payload.fields_by_name
+    return getattr(event, kind) if kind in _PERSONAL_KINDS else None

@@ -1,16 +1,22 @@
 """One statement for many rows: each column goes as one array, whatever the number of rows.
 
-So a statement is prepared once, and a batch of any size is one round trip.
+So a statement is prepared once, and a batch of any size is one round trip, or a part of one where the caller has opened
+tandem.runtime.database.pipelined.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from typing import Any
 
-from sqlalchemy import Column, Connection, Table, TextClause, text
+from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql
 
-Row = Sequence[object]
+from tandem.runtime.arrays import array
+from tandem.runtime.database import driver_of
+
+Row = Sequence[Any]
 """Values in the order of the table's columns; columns that the caller leaves off the end get their defaults."""
+Names = tuple[str, ...]
 
 
 def insert_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
@@ -23,52 +29,60 @@ def upsert_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> No
     _execute(connection, table, rows, _upsert)
 
 
-def update_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
-    """Replaces the rows with the same primary key."""
-    _execute(connection, table, rows, _update)
+def update_rows(connection: Connection, table: Table, rows: Iterable[Row], names: Names = ()) -> None:
+    """Replaces the rows with the same primary key. names: of the columns that the rows hold, when not all."""
+    _execute(connection, table, rows, _update, names)
 
 
 def _execute(
-    connection: Connection, table: Table, rows: Iterable[Row], build: Callable[[Table, int], TextClause]
+    connection: Connection,
+    table: Table,
+    rows: Iterable[Row],
+    build: Callable[[Table, Names], str],
+    names: Names = (),
 ) -> None:
     columns = list(zip(*rows, strict=True))
     if columns:
-        statement = build(table, len(columns))
-        connection.execute(statement, {f"c{number}": list(values) for number, values in enumerate(columns)})
+        names = names or _first(table, len(columns))
+        arrays = [array(kind, values) for kind, values in zip(_types(table, names), columns, strict=True)]
+        with driver_of(connection) as driver:
+            driver.execute(build(table, names), arrays)
 
 
 @cache
-def _insert(table: Table, width: int) -> TextClause:
-    return text(f"INSERT INTO {table.fullname} ({_names(table, width)}) SELECT * FROM {_unnest(table, width)}")  # noqa: S608
+def _insert(table: Table, names: Names) -> str:
+    return f"INSERT INTO {table.fullname} ({', '.join(names)}) SELECT * FROM {_unnest(table, names)}"  # noqa: S608
 
 
 @cache
-def _upsert(table: Table, width: int) -> TextClause:
+def _upsert(table: Table, names: Names) -> str:
     key = ", ".join(column.name for column in table.primary_key)
-    changes = ", ".join(f"{column.name} = excluded.{column.name}" for column in _others(table, width))
-    return text(f"{_insert(table, width).text} ON CONFLICT ({key}) DO UPDATE SET {changes}")
+    changes = ", ".join(f"{name} = excluded.{name}" for name in _others(table, names))
+    return f"{_insert(table, names)} ON CONFLICT ({key}) DO UPDATE SET {changes}"
 
 
 @cache
-def _update(table: Table, width: int) -> TextClause:
-    changes = ", ".join(f"{column.name} = v.{column.name}" for column in _others(table, width))
+def _update(table: Table, names: Names) -> str:
+    changes = ", ".join(f"{name} = v.{name}" for name in _others(table, names))
     same = " AND ".join(f"t.{column.name} = v.{column.name}" for column in table.primary_key)
-    values = f"{_unnest(table, width)} AS v ({_names(table, width)})"
-    return text(f"UPDATE {table.fullname} AS t SET {changes} FROM {values} WHERE {same}")  # noqa: S608
+    values = f"{_unnest(table, names)} AS v ({', '.join(names)})"
+    return f"UPDATE {table.fullname} AS t SET {changes} FROM {values} WHERE {same}"  # noqa: S608
 
 
-def _unnest(table: Table, width: int) -> str:
+@cache
+def _first(table: Table, width: int) -> Names:
+    return tuple(column.name for column in list(table.columns)[:width])
+
+
+@cache
+def _types(table: Table, names: Names) -> tuple[str, ...]:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    arrays = (
-        f"CAST(:c{number} AS {column.type.compile(dialect=dialect)}[])"
-        for number, column in enumerate(list(table.columns)[:width])
-    )
-    return f"unnest({', '.join(arrays)})"
+    return tuple(table.c[name].type.compile(dialect=dialect) for name in names)
 
 
-def _names(table: Table, width: int) -> str:
-    return ", ".join(column.name for column in list(table.columns)[:width])
+def _unnest(table: Table, names: Names) -> str:
+    return f"unnest({', '.join(f'CAST(%s AS {kind}[])' for kind in _types(table, names))})"
 
 
-def _others(table: Table, width: int) -> list[Column[object]]:
-    return [column for column in list(table.columns)[:width] if not column.primary_key]
+def _others(table: Table, names: Names) -> list[str]:
+    return [name for name in names if not table.c[name].primary_key]

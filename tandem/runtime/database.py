@@ -1,6 +1,9 @@
 """PostgreSQL: engines, sessions that cannot hang, which failures pass, and migrations."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import alembic.command
 import alembic.config
@@ -11,6 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from tandem.runtime.arrays import send_arrays
 from tandem.runtime.settings import DatabaseSettings, SettingsError
 from tandem.runtime.telemetry import log
 
@@ -74,19 +78,60 @@ def create_database_engine(settings: DatabaseSettings, *, name: str, pool_size: 
         pool_timeout=settings.connect_timeout,
         hide_parameters=True,
     )
-    event.listen(engine, "handle_error", _leave_values_out)
+    event.listen(engine, "connect", lambda driver, _record: send_arrays(driver))
+    event.listen(engine, "handle_error", _handle_error)
     return engine
 
 
-def _leave_values_out(context: ExceptionContext) -> None:
-    """PostgreSQL adds to some errors the row that failed, whole: errors are logged, and rows hold personal data."""
+@contextmanager
+def driver_of(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
+    """The driver's own connection, in the transaction of `connection`; its errors are SQLAlchemy's all the same.
+
+    For statements that run all the time: SQLAlchemy's work on one costs as much as a small one takes.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    if driver.pgconn.pipeline_status:
+        # `pipelined` around us does all the rest.
+        yield driver
+        return
+    if not connection.in_transaction():
+        connection.begin()
+    try:
+        yield driver
+    except psycopg.Error as error:
+        _leave_values_out(error)
+        # A fatal error ends the session, also when the driver has not read the end of it yet.
+        lost = bool(driver.closed) or error.diag.severity_nonlocalized == "FATAL"
+        if lost:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            None, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=lost
+        ) from error
+
+
+@contextmanager
+def pipelined(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
+    """As `driver_of`, and statements do not wait for each other's answers: together they are one round trip.
+
+    PostgreSQL works on the first while Python prepares the second. Rows are fetched afterwards, when all are there; to
+    fetch them inside waits for them. An error is raised at the next statement or at the end.
+    """
+    with driver_of(connection) as driver, driver.pipeline():
+        yield driver
+
+
+def _handle_error(context: ExceptionContext) -> None:
     cause = context.original_exception
-    if isinstance(cause, psycopg.Error) and cause.diag.message_detail:
-        cause.args = (cause.diag.message_primary,)
-        if context.sqlalchemy_exception is not None:
-            context.sqlalchemy_exception.args = (
-                f"({type(cause).__module__}.{type(cause).__name__}) {cause.diag.message_primary}",
-            )
+    if isinstance(cause, psycopg.Error) and _leave_values_out(cause) and context.sqlalchemy_exception is not None:
+        context.sqlalchemy_exception.args = (f"({type(cause).__module__}.{type(cause).__name__}) {cause}",)
+
+
+def _leave_values_out(error: psycopg.Error) -> bool:
+    """PostgreSQL adds to some errors the row that failed, whole: errors are logged, and rows hold personal data."""
+    if not error.diag.message_detail:
+        return False
+    error.args = (error.diag.message_primary,)
+    return True
 
 
 def may_pass(error: BaseException) -> bool:
