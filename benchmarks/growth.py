@@ -21,8 +21,6 @@ from commerce.query.v1 import query_service_pb2 as queries
 from tests.support.stack import Databases, Side
 
 FACTOR = 100
-# Different orders that are read, of the larger shop: a pass over them fills the cache.
-KEYS = 50_000
 # Readers put so many missing entries into the cache at once (CACHE__MAX_FILLS): more would miss some.
 _FILLING = 32
 # Orders a second, roughly: only how long a turn takes depends on it.
@@ -33,7 +31,10 @@ def run(world: World, plan: Plan) -> list[Result]:
     few, many = plan.grown // FACTOR, plan.grown
     with growing(world, few) as (small, large):
         names = {f"{few:,} orders": small, f"{many:,} orders": large}
-        reads = {name: _read_bodies(it, orders) for (name, it), orders in zip(names.items(), (few, many), strict=True)}
+        reads = {
+            name: _read_bodies(it, orders, plan.orders // 2)
+            for (name, it), orders in zip(names.items(), (few, many), strict=True)
+        }
         for name, it in names.items():
             _fill_cache(it, reads[name])
         smaller, larger = names
@@ -107,10 +108,10 @@ def _check(large: World, orders: int) -> None:
     assert len({order.order_id for order in page.orders}) == len(page.orders)
 
 
-def _read_bodies(world: World, orders: int) -> tuple[Path, int]:
-    """Requests for different orders out of so many, and their number."""
+def _read_bodies(world: World, orders: int, most: int) -> tuple[Path, int]:
+    """Requests for different orders out of so many, and their number: at most `most`, as all are read once before."""
     dice = random.Random("growth")
-    numbers: Sequence[int] = dice.sample(range(orders), min(orders, KEYS))
+    numbers: Sequence[int] = dice.sample(range(orders), min(orders, most))
     ids = [_id(number, world.orders) for number in numbers]
     return world.bodies(queries.GetOrderDetailsRequest(order_id=it) for it in ids), len(ids)
 

@@ -14,8 +14,8 @@ from typing import Any
 class Sample:
     """One contender, measured once.
 
-    rate: operations a second. p50, p99: seconds an operation. cpu: processor seconds an operation, by who spent them:
-    "server", "stores", "load".
+    rate: operations a second. p50, p99: seconds an operation; 0 where operations have no latency of their own. cpu:
+    processor seconds an operation, by who spent them: "server", "stores", "load".
     """
 
     rate: float

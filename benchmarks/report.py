@@ -30,7 +30,7 @@ def draw(path: Path, results: Sequence[Result]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    shown = [result for result in results if result.samples]
+    shown = [result for result in results if any(sample.p50 for it in result.samples.values() for sample in it)]
     columns = min(3, len(shown)) or 1
     rows = -(-len(shown) // columns) or 1
     figure = Figure(figsize=(6 * columns, 4.5 * rows), layout="constrained")
@@ -70,7 +70,7 @@ def _lines(result: Result) -> Iterator[str]:
             yield (
                 f"  {contender:26}{speed.median:>9,.0f}{f'({speed.low:,.0f}..{speed.high:,.0f})':>19}"
                 f"{result.spread(first, rate).median / speed.median:>7.2f}x"
-                f"{1e3 * result.spread(contender, p50).median:>9.2f}{1e3 * result.spread(contender, p99).median:>9.2f}"
+                f"{_milliseconds(result.spread(contender, p50))}{_milliseconds(result.spread(contender, p99))}"
                 f"  {_processor(samples)}"
             )
     for figure in result.figures:
@@ -87,7 +87,13 @@ def _spread(spread: Spread) -> str:
     return f"{spread.median:,.3g} ({spread.low:,.3g}..{spread.high:,.3g})"
 
 
+def _milliseconds(spread: Spread) -> str:
+    return f"{1e3 * spread.median:>9.2f}" if spread.median else f"{'':>9}"
+
+
 def _processor(samples: Sequence[Sample]) -> str:
     middle = sorted(samples, key=rate)[len(samples) // 2]
     total = 1e3 * sum(middle.cpu.values())
+    if not total:
+        return ""
     return f"{total:.3f}: " + ", ".join(f"{who} {share:.0%}" for who, share in middle.shares.items())
