@@ -12,7 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from projector.apply import Move, commit, plan
+from projector.apply import Move, commit, plan, raw
 from projector.cache_writer import CacheWriter
 from projector.feed import Feed, first_line
 from projector.ownership import OtherFeed, end_when_silent, leave_epochs, take_over, try_lock, unlock
@@ -238,9 +238,7 @@ class Session:
             positions={view: state.position for view, state in followed.items()},
             cache_epochs={view: self._cache.epochs[view] for view in followed},
         )
-        self._connection.execute(
-            text("SELECT pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": announcement.encode()}
-        )
+        raw(self._connection).execute("SELECT pg_notify(%s, %s)", (CHANNEL, announcement.encode()), prepare=True)
 
     def _purge(self) -> None:
         keep, most = self._change_log.keep_hours, self._change_log.purge_batch
