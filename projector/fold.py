@@ -1,28 +1,35 @@
 """Folding events into a view's rows, in memory. Pure."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError, Message
 
 from projector.projections.shape import Columns, Projection
 from tandem.feed.events import EVENT_KINDS, FeedEvent
 
+_KINDS = frozenset(EVENT_KINDS)
 
-@dataclass(frozen=True)
+
 class ViewRow:
     """A row of a view: its message, the position of the last event in it, and the columns beside."""
 
-    message: Message
-    position: int
-    columns: Columns
+    __slots__ = ("_value", "columns", "message", "position")
 
-    @cached_property
+    def __init__(self, message: Message, position: int, columns: Columns) -> None:
+        self.message = message
+        self.position = position
+        self.columns = columns
+        self._value: bytes | None = None
+
+    @property
     def value(self) -> bytes:
         """The message as it is stored, in the database and in the cache: the same bytes whoever serialises it."""
-        return self.message.SerializeToString(deterministic=True)
+        if self._value is None:
+            self._value = self.message.SerializeToString(deterministic=True)
+        return self._value
 
 
 @dataclass
@@ -46,63 +53,93 @@ class CannotApply(Exception):
         self.position = event.position
 
 
+class Step(NamedTuple):
+    """An event that concerns a view. payload: the event of its kind. keys: the rows it changes, with their names."""
+
+    event: FeedEvent
+    payload: Message
+    keys: dict[uuid.UUID, str]
+
+
+@dataclass
+class Steps:
+    """A view's way through a batch, before its rows are known. stopped_by: as in Changes."""
+
+    steps: list[Step] = field(default_factory=list)
+    stopped_by: CannotApply | None = None
+
+    def needed(self, projection: Projection) -> set[uuid.UUID]:
+        """The rows that the events change and do not make: those to look up."""
+        known: set[uuid.UUID] = set()
+        needed: set[uuid.UUID] = set()
+        for event, _, keys in self.steps:
+            if event.kind in projection.begins:
+                known.update(keys)
+            else:
+                needed.update(keys.keys() - known if known else keys)
+        return needed
+
+
+def steps_of(projection: Projection, events: Iterable[FeedEvent]) -> Steps:
+    """Those of the events that concern the view, up to the first whose rows cannot be told."""
+    found = Steps()
+    rules, keys_of = projection.rules, projection.keys_of
+    for event in events:
+        kind = event.kind
+        if kind in rules:
+            try:
+                payload = getattr(event.event, kind)
+                found.steps.append(Step(event, payload, keys_of(kind, payload)))
+            except (ValueError, DecodeError) as error:
+                found.stopped_by = CannotApply(event, f"{type(error).__name__}: {error}")
+                found.stopped_by.__cause__ = error
+                break
+        elif kind not in _KINDS:
+            # A newer command server's. To pass over it would lose it for good when this program is upgraded.
+            found.stopped_by = CannotApply(event, "this program does not know this kind of event; upgrade it")
+            break
+    return found
+
+
 def touched(projection: Projection, events: Sequence[FeedEvent]) -> set[uuid.UUID]:
     """The rows of the view that the events change, up to the first event that `fold` will stop at, at least."""
-    keys: set[uuid.UUID] = set()
-    for event in events:
-        try:
-            keys.update(_keys(projection, event))
-        except CannotApply:
-            break
-    return keys
+    return {key for step in steps_of(projection, events).steps for key in step.keys}
 
 
 def fold(projection: Projection, events: Sequence[FeedEvent], rows: Mapping[uuid.UUID, ViewRow]) -> Changes:
-    """The rows after the events, from `rows`, which holds those of their keys that exist.
+    """The rows after the events, from `rows`, which holds those of their keys that exist."""
+    return fold_steps(projection, steps_of(projection, events), rows)
+
+
+def fold_steps(projection: Projection, steps: Steps, rows: Mapping[uuid.UUID, ViewRow]) -> Changes:
+    """The rows after the steps, from `rows`, which holds those that exist of the rows that they need.
 
     An event is taken in whole or not at all, also where it changes several rows.
     """
-    changes = Changes()
-    for event in events:
+    changes = Changes(stopped_by=steps.stopped_by)
+    changed, log = changes.rows, changes.log
+    for event, payload, keys in steps.steps:
+        kind, position = event.kind, event.position
+        rule, blank, columns_of = projection.rules[kind], projection.blank.get(kind), projection.columns
+        after: dict[uuid.UUID, ViewRow | None] = {}
         try:
-            after = {
-                key: _apply(projection, event, name, changes.rows[key] if key in changes.rows else rows.get(key))
-                for key, name in _keys(projection, event).items()
-            }
-        except CannotApply as error:
-            changes.stopped_by = error
+            for key, name in keys.items():
+                before = changed[key] if key in changed else rows.get(key)
+                view: Message | None
+                columns: Columns | None
+                if before is not None:
+                    view, columns = before.message, before.columns
+                else:
+                    view, columns = blank(name) if blank else None, None
+                message = rule(view, payload)
+                after[key] = (
+                    None if message is None else ViewRow(message, position, columns_of(message, position, columns))
+                )
+        except Exception as error:  # whatever a rule raises stops this view alone, visibly
+            changes.stopped_by = CannotApply(event, f"{type(error).__name__}: {error}")
+            changes.stopped_by.__cause__ = error
             break
-        changes.rows.update(after)
+        changed.update(after)
         if projection.logged:
-            changes.log.extend((event.position, key) for key in after)
+            log.extend([(position, key) for key in after])
     return changes
-
-
-def _apply(projection: Projection, event: FeedEvent, name: str, before: ViewRow | None) -> ViewRow | None:
-    payload = getattr(event.event, event.kind)
-    try:
-        view = before.message if before else _blank(projection, event.kind, name)
-        message = projection.rules[event.kind](view, payload)
-        if message is None:
-            return None
-        columns = projection.columns(message, event.position, before.columns if before else None)
-    except Exception as error:  # whatever a rule raises stops this view alone, visibly
-        raise CannotApply(event, f"{type(error).__name__}: {error}") from error
-    return ViewRow(message, event.position, columns)
-
-
-def _blank(projection: Projection, kind: str, name: str) -> Message | None:
-    blank = projection.blank.get(kind)
-    return blank(name) if blank else None
-
-
-def _keys(projection: Projection, event: FeedEvent) -> dict[uuid.UUID, str]:
-    if event.kind not in EVENT_KINDS:
-        # A newer command server's. To pass over it would lose it for good when this program is upgraded.
-        raise CannotApply(event, "this program does not know this kind of event; upgrade it")
-    if event.kind not in projection.rules:
-        return {}
-    try:
-        return projection.keys_of(event.kind, getattr(event.event, event.kind))
-    except (ValueError, DecodeError) as error:
-        raise CannotApply(event, f"{type(error).__name__}: {error}") from error

@@ -7,14 +7,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import psycopg
 from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from projector.apply import Move, commit, plan
+from projector.apply import Move, commit, plan, raw
 from projector.cache_writer import CacheWriter
 from projector.feed import Feed, first_line
 from projector.ownership import OtherFeed, end_when_silent, leave_epochs, take_over, try_lock, unlock
+from projector.recent import RecentRows
 from projector.settings import ChangeLogSettings, FollowSettings
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
@@ -31,6 +33,10 @@ BATCH_SECONDS = Histogram(
     "Time from reading a batch to announcing it",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
+
+
+# Of each view's rows that are kept in memory: some thousand orders, all that is sold on a day.
+_RECENT_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class Session:
         self._states = states
         self._stop = stop
         self._epoch = uuid.UUID(int=0)
+        self._recent = {view: RecentRows(_RECENT_BYTES) for view in states}
         self._due: defaultdict[str, float] = defaultdict(float)
 
     def begin(self) -> None:
@@ -184,18 +191,19 @@ class Session:
         moves: dict[str, Move] = {}
         try:
             for view in views:
-                changes = plan(self._connection, view, events)
+                changes = plan(self._connection, view, events, self._recent[view])
                 after = changes.stopped_by.position - 1 if changes.stopped_by else events[-1].position
                 moves[view] = Move(self._states[view].position, after, changes)
             if any(move.after > move.before for move in moves.values()):
                 commit(self._connection, self._epoch, moves)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, psycopg.Error) as error:
             if may_pass(error):
                 raise
             if len(views) > 1:
                 # Some view's rows cannot be stored: alone, each shows whether it is the one.
                 return sum(self._take_in([view], events) for view in views) > 0
-            what = f"events {events[0].position} to {events[-1].position}: {first_line(error)}"
+            kind = f"{type(error).__module__}.{type(error).__name__}"
+            what = f"events {events[0].position} to {events[-1].position}: ({kind}) {first_line(error)}"
             self._fail(views[0], self._states[views[0]], what)
             return False
         for view, move in moves.items():
@@ -204,6 +212,7 @@ class Session:
 
     def _moved(self, view: str, move: Move) -> None:
         """After the commit: the cache, and what we say of the view."""
+        self._recent[view].keep(move.changes.rows)
         if view in CACHED_VIEWS:
             self._cache.write(view, {key: row.value if row else None for key, row in move.changes.rows.items()})
         if move.after > move.before:
@@ -229,9 +238,7 @@ class Session:
             positions={view: state.position for view, state in followed.items()},
             cache_epochs={view: self._cache.epochs[view] for view in followed},
         )
-        self._connection.execute(
-            text("SELECT pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": announcement.encode()}
-        )
+        raw(self._connection).execute("SELECT pg_notify(%s, %s)", (CHANNEL, announcement.encode()), prepare=True)
 
     def _purge(self) -> None:
         keep, most = self._change_log.keep_hours, self._change_log.purge_batch

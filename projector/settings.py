@@ -15,7 +15,7 @@ from tandem.runtime.settings import Block, DatabaseSettings, ServerSettings, Ser
 class FollowSettings(Block):
     """How the feed is followed."""
 
-    batch_size: int = Field(500, ge=1, le=10_000, description="Events in one transaction at most")
+    batch_size: int = Field(1000, ge=1, le=10_000, description="Events in one transaction at most")
     poll_seconds: float = Field(0.1, gt=0, le=10, description="How soon a lost notification is made up for")
     heartbeat_seconds: float = Field(
         1.0, gt=0, le=2, description="Time between announcements when nothing happens; readers wait 3 s for one"

@@ -88,4 +88,5 @@ PROJECTION = Projection(
         "customer_erased": erased,
     },
     keys={},
+    begins=frozenset({"customer_registered"}),
 )

@@ -1,39 +1,30 @@
 """OrderDetails: an order with all that a page about it shows, as it was when it was placed."""
 
 from commerce.event.v1 import event_pb2 as events
-from commerce.query.v1.views_pb2 import OrderDetails, OrderDetailsLine
-from commerce.type.v1.money_pb2 import Money
+from commerce.query.v1.views_pb2 import OrderDetails
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from projector.projections.shape import Projection, present
 
 
 def placed(_view: OrderDetails | None, event: events.OrderPlaced) -> OrderDetails:
-    return OrderDetails(
-        order_id=event.order_id,
-        customer_id=event.customer_id,
-        customer_name=event.personal.name,
-        status=OrderStatus.ORDER_STATUS_PLACED,
-        shipping_address=event.personal.address,
-        lines=[
-            OrderDetailsLine(
-                product_id=line.product_id,
-                product_name=line.product_name,
-                unit_price=line.unit_price,
-                quantity=line.quantity,
-                discount_basis_points=line.discount_basis_points,
-                line_total=line.line_total,
-            )
-            for line in event.lines
-        ],
-        subtotal=Money(
-            minor_units=event.total.minor_units - event.shipping_fee.minor_units,
-            currency_code=event.total.currency_code,
-        ),
-        shipping_fee=event.shipping_fee,
-        total=event.total,
-        placed_at=event.placed_at,
-        version=event.version,
-    )
+    # Field by field: this is the event that there is most of, and the constructor takes messages several times as long.
+    view = OrderDetails()
+    total, fee, personal = event.total, event.shipping_fee, event.personal
+    view.order_id = event.order_id
+    view.customer_id = event.customer_id
+    view.customer_name = personal.name
+    view.status = OrderStatus.ORDER_STATUS_PLACED
+    view.shipping_address.CopyFrom(personal.address)
+    for line in event.lines:
+        # An OrderDetailsLine has an OrderLine's fields, under the same numbers: a test says so.
+        view.lines.add().MergeFromString(line.SerializeToString())
+    view.subtotal.minor_units = total.minor_units - fee.minor_units
+    view.subtotal.currency_code = total.currency_code
+    view.shipping_fee.CopyFrom(fee)
+    view.total.CopyFrom(total)
+    view.placed_at.CopyFrom(event.placed_at)
+    view.version = event.version
+    return view
 
 
 def paid(view: OrderDetails | None, event: events.OrderPaid) -> OrderDetails:
@@ -100,4 +91,5 @@ PROJECTION = Projection(
         "orders_anonymized": anonymized,
     },
     keys={"orders_anonymized": lambda event: event.order_ids},
+    begins=frozenset({"order_placed"}),
 )

@@ -18,16 +18,18 @@ Later = (
 
 
 def placed(_view: OrderSummary | None, event: events.OrderPlaced) -> OrderSummary:
-    return OrderSummary(
+    lines = event.lines
+    view = OrderSummary(
         order_id=event.order_id,
         customer_id=event.customer_id,
         status=OrderStatus.ORDER_STATUS_PLACED,
-        total=event.total,
-        line_count=len(event.lines),
-        unit_count=sum(line.quantity for line in event.lines),
-        placed_at=event.placed_at,
+        line_count=len(lines),
+        unit_count=sum([line.quantity for line in lines]),
         version=event.version,
     )
+    view.total.CopyFrom(event.total)
+    view.placed_at.CopyFrom(event.placed_at)
+    return view
 
 
 def paid(view: OrderSummary | None, event: events.OrderPaid) -> OrderSummary:
@@ -79,4 +81,5 @@ PROJECTION = Projection(
     },
     keys={},
     columns=columns,
+    begins=frozenset({"order_placed"}),
 )

@@ -52,19 +52,22 @@ def discontinued(view: ProductCard | None, event: events.ProductDiscontinued) ->
 
 def ordered(view: ProductCard | None, event: events.OrderPlaced) -> ProductCard:
     changed: ProductCard = present(view, event)
-    changed.available -= sum(line.quantity for line in event.lines if line.product_id == changed.product_id)
+    product_id = changed.product_id
+    changed.available -= sum([line.quantity for line in event.lines if line.product_id == product_id])
     return changed
 
 
 def given_back(view: ProductCard | None, event: events.OrderCancelled) -> ProductCard:
     changed: ProductCard = present(view, event)
-    changed.available += sum(it.quantity for it in event.released if it.product_id == changed.product_id)
+    product_id = changed.product_id
+    changed.available += sum([it.quantity for it in event.released if it.product_id == product_id])
     return changed
 
 
 def columns(view: ProductCard, _position: int, _before: Columns | None) -> Columns:
     """price in minor units, currency_code and available: what searches filter and sort by."""
-    return view.price.minor_units, view.price.currency_code, view.available
+    price = view.price
+    return price.minor_units, price.currency_code, view.available
 
 
 PROJECTION = Projection(
@@ -85,4 +88,5 @@ PROJECTION = Projection(
         "order_cancelled": lambda event: [it.product_id for it in event.released],
     },
     columns=columns,
+    begins=frozenset({"product_added"}),
 )

@@ -68,6 +68,7 @@ PRODUCT_SEARCH = Projection(
     rules={"product_added": added, "product_revised": revised, "product_discontinued": discontinued},
     keys={},
     columns=columns,
+    begins=frozenset({"product_added"}),
 )
 
 

@@ -6,8 +6,9 @@ a day has a row for all products together, and one for each product.
 
 import functools
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
+from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -19,6 +20,7 @@ from projector.projections.shape import Columns, Projection, present
 _NAMESPACE = uuid.UUID("b0a5d0c1-6c0e-4f5e-8a44-3f1f6b1f2d7e")
 
 Line = events.OrderLine | events.ReleasedStock
+LineT = TypeVar("LineT", events.OrderLine, events.ReleasedStock)
 
 
 _DAY_SECONDS = 86_400
@@ -51,10 +53,10 @@ def blank(name: str) -> SalesSummaryRow:
 
 def placed(view: SalesSummaryRow | None, event: events.OrderPlaced) -> SalesSummaryRow:
     changed: SalesSummaryRow = present(view, event)
-    # All of them in the row of all products, whose product id is empty.
-    lines = [line for line in event.lines if line.product_id == changed.product_id] or event.lines
-    _count(changed, changed.sold, 1, lines, event.shipping_fee)
-    if changed.product_id and not _is_older(event.placed_at, changed):
+    product_id = changed.product_id
+    lines = _lines(product_id, event.lines)
+    _count(changed.sold, 1, lines, None if product_id else event.shipping_fee)
+    if product_id and not _is_older(event.placed_at, changed):
         changed.product_name = lines[-1].product_name
         changed.named_at.CopyFrom(event.placed_at)
     return changed
@@ -62,9 +64,11 @@ def placed(view: SalesSummaryRow | None, event: events.OrderPlaced) -> SalesSumm
 
 def cancelled(view: SalesSummaryRow | None, event: events.OrderCancelled) -> SalesSummaryRow:
     changed: SalesSummaryRow = present(view, event)
-    lines = [line for line in event.released if line.product_id == changed.product_id] or event.released
-    _count(changed, changed.sold, -1, lines, event.shipping_fee)
-    _count(changed, changed.cancelled, 1, lines, event.shipping_fee)
+    product_id = changed.product_id
+    lines = _lines(product_id, event.released)
+    shipping_fee = None if product_id else event.shipping_fee
+    _count(changed.sold, -1, lines, shipping_fee)
+    _count(changed.cancelled, 1, lines, shipping_fee)
     return changed
 
 
@@ -92,16 +96,28 @@ def _identity(view: SalesSummaryRow) -> Columns:
 def _names(placed_at: Timestamp, currency: str, lines: Iterable[Line]) -> list[str]:
     """Of the rows that an order is counted in: all products', and each product's."""
     # In UTC: the seconds count from the beginning of a day, without leap seconds, and down from there before 1970.
-    day = date.fromordinal(_FIRST_DAY + placed_at.seconds // _DAY_SECONDS).isoformat()
-    return [f"{day}/{currency}/", *[f"{day}/{currency}/{line.product_id}" for line in lines]]
+    everything = f"{date.fromordinal(_FIRST_DAY + placed_at.seconds // _DAY_SECONDS).isoformat()}/{currency}/"
+    return [everything, *[everything + line.product_id for line in lines]]
 
 
-def _count(row: SalesSummaryRow, sums: SalesSums, sign: int, lines: Iterable[Line], shipping_fee: Money) -> None:
-    """Adds an order (sign 1) to one of the row's sums, or takes it off (-1). lines: those that count in the row."""
+def _lines(product_id: str, lines: Sequence[LineT]) -> Sequence[LineT]:
+    """Those that count in a product's row: all of them in the row of all products, whose product id is empty."""
+    return [line for line in lines if line.product_id == product_id] if product_id else lines
+
+
+def _count(sums: SalesSums, sign: int, lines: Iterable[Line], shipping_fee: Money | None) -> None:
+    """Adds an order (sign 1) to one of a row's sums, or takes it off (-1). lines: those that count in the row.
+
+    shipping_fee: None in a product's row.
+    """
+    units = revenue = 0
+    for line in lines:
+        units += line.quantity
+        revenue += line.line_total.minor_units
     sums.order_count += sign
-    sums.unit_count += sign * sum([line.quantity for line in lines])
-    sums.revenue += sign * sum([line.line_total.minor_units for line in lines])
-    if not row.product_id:
+    sums.unit_count += sign * units
+    sums.revenue += sign * revenue
+    if shipping_fee is not None:
         sums.shipping_fees += sign * shipping_fee.minor_units
 
 

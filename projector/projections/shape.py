@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.message import Message
@@ -11,6 +12,12 @@ Rule = Callable[[Any, Any], Message | None]
 """(view or None, event) -> view or None. Typed by the view and the event in each file, which is why it is Any here."""
 
 Columns = tuple[object, ...]
+
+
+@lru_cache(maxsize=16_384)
+def parsed_id(name: str) -> uuid.UUID:
+    """Remembered: an id is met in several views, and a product's in order after order. Raises ValueError."""
+    return uuid.UUID(name)
 
 
 def no_columns(_view: Any, _position: int, _before: Columns | None) -> Columns:
@@ -30,6 +37,7 @@ class Projection:
     key_of: a row's key from its name; a name that is no UUID needs one of its own.
     blank: by kind of event, the view that a rule gets for a new row of this name, instead of None: for events that
         begin several rows, where a rule could not tell which one it is to make.
+    begins: the kinds of events that make a row, whatever was there: rows that they name need not be looked up.
     logged: whether its changes go into the change log. Sums do not: every order changes several, and whoever follows
         them asks for all of them.
     """
@@ -40,8 +48,9 @@ class Projection:
     rules: Mapping[str, Rule]
     keys: Mapping[str, Callable[[Any], Sequence[str]]]
     columns: Callable[[Any, int, Columns | None], Columns] = no_columns
-    key_of: Callable[[str], uuid.UUID] = uuid.UUID
+    key_of: Callable[[str], uuid.UUID] = parsed_id
     blank: Mapping[str, Callable[[str], Message]] = field(default_factory=dict)
+    begins: frozenset[str] = frozenset()
     logged: bool = True
 
     def keys_of(self, kind: str, event: Message) -> dict[uuid.UUID, str]:

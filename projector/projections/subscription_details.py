@@ -100,4 +100,5 @@ PROJECTION = Projection(
     },
     keys={},
     columns=columns,
+    begins=frozenset({"subscription_started"}),
 )

@@ -7,18 +7,22 @@ longer than all rules together. A column knows its type, so here one pass over t
 import struct
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import psycopg
 from psycopg.adapt import Dumper, PyFormat
 from psycopg.pq import Format
+from sqlalchemy import Column
+from sqlalchemy.dialects import postgresql
 
 _LENGTH = struct.Struct("!i").pack
 _NULL = _LENGTH(-1)
 # Dimensions, whether there are NULLs, the elements' type; and of one dimension its length and its first number.
 _HEADERS = ("!iiI", "!iiIii")
 _MIDNIGHT_2000 = datetime(2000, 1, 1, tzinfo=UTC)
+_FIRST_DAY = date(2000, 1, 1).toordinal()
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -33,26 +37,32 @@ class Array:
         self.value = value
 
 
-def array(sql_type: str, values: Sequence[Any]) -> Array | list[Any]:
-    """The values, None among them for NULL, as an array of `sql_type`.
+def array(kind: str, values: Sequence[Any]) -> Array | list[Any]:
+    """The values, None among them for NULL, as an array of `kind`.
 
-    As they are where psycopg is to write them: a type that is not known here, or values of another one, such as ids
-    that are text.
+    As they are where psycopg is to write them: a type that is not known here, or values of another one, such as a
+    number that is too large.
     """
-    encode = _ENCODERS.get(sql_type)
+    encode = _ENCODERS.get(kind)
     if encode is None:
         return list(values)
     nulls = None in values
     try:
         body = b"".join(_with_nulls(encode, values) if nulls else encode(values))
-    except (AttributeError, TypeError, struct.error):
+    except (AttributeError, TypeError, ValueError, struct.error):
         return list(values)
-    element = psycopg.adapters.types[_NAMES.get(sql_type, sql_type.lower())]
+    element = psycopg.adapters.types[_NAMES.get(kind, kind.lower())]
     assert element is not None
     shape = (len(values), 1) if values else ()
     return Array(
         element.array_oid, struct.pack(_HEADERS[bool(values)], bool(values), nulls, element.oid, *shape) + body
     )
+
+
+@cache
+def sql_type(column: Column[Any]) -> str:
+    """The column's type as SQL writes it."""
+    return column.type.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
 
 
 def send_arrays(connection: psycopg.Connection[Any]) -> None:
@@ -92,8 +102,14 @@ def _fixed(form: str) -> Callable[[Iterable[Any]], Iterable[bytes]]:
     return lambda values: [pack(size, value) for value in values]
 
 
-def _uuids(values: Iterable[uuid.UUID]) -> Iterable[bytes]:
-    return [b"\0\0\0\x10" + value.int.to_bytes(16, "big") for value in values]
+def _uuids(values: Iterable[uuid.UUID | str]) -> Iterable[bytes]:
+    """Messages hold ids as text."""
+    ids = (bytes.fromhex(it.replace("-", "")) if isinstance(it, str) else it.int.to_bytes(16, "big") for it in values)
+    return [b"\0\0\0\x10" + it for it in ids]
+
+
+def _days(values: Iterable[date]) -> Iterable[bytes]:
+    return _int32([value.toordinal() - _FIRST_DAY for value in values])
 
 
 def _bytes(values: Iterable[bytes]) -> Iterable[bytes]:
@@ -105,6 +121,7 @@ def _texts(values: Iterable[str]) -> Iterable[bytes]:
 
 
 _int64 = _fixed("q")
+_int32 = _fixed("i")
 
 
 def _moments(values: Iterable[datetime]) -> Iterable[bytes]:
@@ -115,11 +132,12 @@ def _moments(values: Iterable[datetime]) -> Iterable[bytes]:
 _ENCODERS: dict[str, Callable[[Iterable[Any]], Iterable[bytes]]] = {
     "UUID": _uuids,
     "BIGINT": _int64,
-    "INTEGER": _fixed("i"),
+    "INTEGER": _int32,
     "SMALLINT": _fixed("h"),
     "BOOLEAN": _fixed("?"),
     "TEXT": _texts,
     "BYTEA": _bytes,
+    "DATE": _days,
     "TIMESTAMP WITH TIME ZONE": _moments,
 }
 _NAMES = {

@@ -9,9 +9,8 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Table
-from sqlalchemy.dialects import postgresql
 
-from tandem.runtime.arrays import array
+from tandem.runtime.arrays import array, sql_type
 from tandem.runtime.database import driver_of
 
 Row = Sequence[Any]
@@ -76,8 +75,7 @@ def _first(table: Table, width: int) -> Names:
 
 @cache
 def _types(table: Table, names: Names) -> tuple[str, ...]:
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    return tuple(table.c[name].type.compile(dialect=dialect) for name in names)
+    return tuple(sql_type(table.c[name]) for name in names)
 
 
 def _unnest(table: Table, names: Names) -> str:

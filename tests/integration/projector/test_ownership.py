@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
+from commerce.query.v1.views_pb2 import ProductCard
 from projector.apply import Deposed, Move, commit, plan
 from projector.ownership import try_lock
 from tandem.cli.embedded import Memcached
@@ -80,6 +81,24 @@ async def test_a_deposed_projector_starts_over_from_where_the_other_came_to(
     await announcements.reached(stores.append([events.price_changed(version=4)]))
     assert announcements.epochs() != before
     assert cached("product_card", PRODUCT, announcements.epochs()) == stores.value("product_card", PRODUCT)
+
+
+async def test_a_deposed_projector_forgets_the_rows_that_it_remembered(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    await project(follow={"poll_seconds": 10})
+    added = stores.append([events.product_added(stock=10)])
+    await announcements.reached(added)
+    # As if another had taken in the next event: the row is not what this one wrote last.
+    taken = ProductCard.FromString(stores.value("product_card", PRODUCT) or b"")
+    taken.available += 5
+    stores.run(
+        f"UPDATE tandem_read.product_card SET value = decode('{taken.SerializeToString().hex()}', 'hex');"
+        f"UPDATE tandem_read.projection SET position = {added + 1} WHERE view = 'product_card'"
+    )
+    stores.append_unheard([events.stock_adjusted(delta=5)])
+    await announcements.reached(stores.append([events.stock_adjusted(version=3, delta=7)]))
+    assert ProductCard.FromString(stores.value("product_card", PRODUCT) or b"").available == 10 + 5 + 7
 
 
 @pytest.fixture

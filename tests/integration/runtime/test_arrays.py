@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +10,9 @@ from pydantic import SecretStr
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from tandem.runtime.arrays import Array, array
+from tandem.feed.table import metadata as write_metadata
+from tandem.read_store.tables import VIEWS, change
+from tandem.runtime.arrays import Array, array, sql_type
 from tandem.runtime.bulk import insert_rows, update_rows
 from tandem.runtime.database import create_database_engine, may_pass, pipelined
 from tandem.runtime.settings import DatabaseSettings
@@ -40,6 +42,7 @@ def connection(fresh_database: Callable[[], str]) -> Iterator[Connection]:
         ("BOOLEAN", [True, False, None]),
         ("TEXT", ["", 'NULL, "quoted" {braces} \\', "näme 🍵", None]),
         ("BYTEA", [b"", b"\0\xff\\x", None]),
+        ("DATE", [date(2026, 1, 31), date(1, 1, 1), date(9999, 12, 31), None]),
         ("TIMESTAMP WITH TIME ZONE", [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)]),
     ],
 )
@@ -50,6 +53,13 @@ def test_values_come_back_as_they_were(connection: Connection, sql_type: str, va
         with pipelined(connection) as driver:
             row = driver.execute(f"SELECT CAST(%s AS {sql_type}[])", [given])
         assert next(row) == (sent,)
+
+
+@pytest.mark.parametrize("table", [change, *VIEWS.values(), *write_metadata.sorted_tables], ids=str)
+def test_every_column_of_ours_has_a_type_that_is_known(table: Table) -> None:
+    # Search words and documents are PostgreSQL's own to make.
+    unknown = {str(it.type) for it in table.columns if not isinstance(array(sql_type(it), []), Array)}
+    assert unknown <= {"TSVECTOR"}
 
 
 def test_what_is_no_value_of_the_type_is_left_to_the_driver(connection: Connection) -> None:

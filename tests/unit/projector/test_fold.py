@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commerce.event.v1.event_pb2 import Event
-from projector.fold import Changes, ViewRow, fold, touched
+from projector.fold import Changes, ViewRow, fold, fold_steps, steps_of, touched
 from projector.projections.catalogue import PROJECTIONS
+from projector.recent import RecentRows
 from tandem.feed.events import FeedEvent
 from tests.support import events
 from tests.support.builders import identity
@@ -129,3 +130,33 @@ def test_the_same_view_is_the_same_bytes() -> None:
     again = feed_events(events.a_history(200))
     for view in PROJECTIONS:
         assert project(view, iter([history])) == project(view, iter([again]))
+
+
+@given(rng=st.randoms(use_true_random=False), count=st.integers(1, 60), data=st.data())
+def test_rows_that_are_remembered_or_not_looked_up_give_what_loaded_rows_give(
+    rng: random.Random, count: int, data: st.DataObject
+) -> None:
+    history = feed_events(Shop(rng).events(count))
+    cuts = sorted(data.draw(st.sets(st.integers(1, count), max_size=5), label="cuts") | {0, count})
+    batches = [history[start:end] for start, end in itertools.pairwise(cuts)]
+    most_bytes = data.draw(st.sampled_from([0, 3_000, 1_000_000]), label="most_bytes")
+    for view, projection in PROJECTIONS.items():
+        stored: Rows = {}
+        recent = RecentRows(most_bytes)
+        for batch in batches:
+            steps = steps_of(projection, batch)
+            needed = steps.needed(projection)
+            remembered = recent.get(needed)
+            loaded = {key: stored[key] for key in needed - remembered.keys() if key in stored}
+            changes = fold_steps(projection, steps, remembered | loaded)
+            recent.keep(changes.rows)
+            stored.update({key: row for key, row in changes.rows.items() if row is not None})
+        found = {key: (row.position, row.columns, row.value) for key, row in stored.items()}
+        assert found == project(view, iter(batches))[0]
+
+
+def test_a_row_that_an_event_makes_is_not_looked_up_and_one_that_it_changes_is() -> None:
+    history = feed_events([events.product_added(1), events.price_changed(1), events.price_changed(2)])
+    projection = PROJECTIONS["product_card"]
+    assert steps_of(projection, history).needed(projection) == {uuid.UUID(identity("product", 2))}
+    assert steps_of(projection, history[1:]).needed(projection) == touched(projection, history)

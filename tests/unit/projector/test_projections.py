@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from commerce.event.v1.event_pb2 import Event
+from commerce.event.v1.event_pb2 import Event, OrderLine
 from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, OrderDetailsLine, OrderSummary, ProductCard
 from commerce.type.v1.address_pb2 import NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
@@ -299,3 +299,12 @@ def test_a_rule_leaves_the_view_that_it_was_given_as_it_was(view: str, history: 
 def test_every_event_is_taken_by_a_view_and_every_view_has_its_table() -> None:
     assert {kind for projection in PROJECTIONS.values() for kind in projection.rules} == set(EVENT_KINDS)
     assert PROJECTIONS.keys() == VIEWS.keys()
+
+
+def test_a_line_of_a_placed_order_and_of_its_details_have_the_same_fields() -> None:
+    """The one is made of the other's bytes."""
+
+    def fields(message: type[Message]) -> list[tuple[str, int, int, bool]]:
+        return [(it.name, it.number, it.type, it.is_repeated) for it in message.DESCRIPTOR.fields]
+
+    assert fields(OrderDetailsLine) == fields(OrderLine)

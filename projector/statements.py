@@ -1,0 +1,106 @@
+"""The statements that rows are read and written by: each column is one array, whatever the number of rows."""
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import psycopg
+from sqlalchemy import Column
+
+from projector.fold import Changes
+from tandem.read_store.tables import VIEWS, change, projection, written_columns
+from tandem.runtime.arrays import Array, array, sql_type
+
+Driver = psycopg.Connection[Any]
+
+
+def move(driver: Driver, epoch: uuid.UUID, ways: Mapping[str, tuple[int, int]]) -> int:
+    """Moves the views' positions (before, after); returns how many of them were where they are thought."""
+    before, after = zip(*ways.values(), strict=True)
+    return driver.execute(_MOVE, (list(ways), list(before), list(after), epoch), prepare=True).rowcount
+
+
+def load(driver: Driver, view: str, keys: Iterable[uuid.UUID]) -> list[tuple[Any, ...]]:
+    """Those of the rows that exist, each with the columns that are written."""
+    with driver.cursor(binary=True) as cursor:
+        cursor.execute(_load(view), (array("UUID", list(keys)),), prepare=True)
+        return cursor.fetchall()
+
+
+def save(driver: Driver, changes: Mapping[str, Changes]) -> None:
+    """Stores the changed rows of the views, and the change log, in one statement, so that all is one round trip.
+
+    Not in psycopg's pipeline mode: it ends with a Flush, on which PostgreSQL forgets the session's idle time-outs. A
+    projector that hangs then would keep its views for ever.
+    """
+    parts = [part for view, it in changes.items() for part in _parts(view, it)]
+    if parts:
+        statements = tuple(statement for statement, _ in parts)
+        driver.execute(_together(statements), [it for _, arrays in parts for it in arrays], prepare=True)
+
+
+Part = tuple[str, list[Array | list[Any]]]
+
+
+def _parts(view: str, changes: Changes) -> Iterator[Part]:
+    """Inserts the rows or replaces those that are there; deletes those of None; logs what changed."""
+    present = [(key, row.position, *row.columns, row.value) for key, row in changes.rows.items() if row is not None]
+    if present:
+        yield _upsert(view), _arrays(written_columns(VIEWS[view]), present)
+    gone = [(key,) for key, row in changes.rows.items() if row is None]
+    if gone:
+        yield _delete(view), _arrays([VIEWS[view].c.key], gone)
+    if changes.log:
+        yield _log(view), _arrays([change.c.position, change.c.key], changes.log)
+
+
+def _arrays(columns: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> list[Array | list[Any]]:
+    return [array(sql_type(column), values) for column, values in zip(columns, zip(*rows, strict=True), strict=True)]
+
+
+@lru_cache(maxsize=100)
+def _together(statements: Sequence[str]) -> str:
+    parts = ", ".join(f"part{number} AS ({statement})" for number, statement in enumerate(statements))
+    return f"WITH {parts} SELECT"
+
+
+_MOVE = f"""
+UPDATE {projection.fullname} AS p SET position = v.after
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS v (view, before, after), (SELECT %s::uuid AS epoch) AS feed
+WHERE p.view = v.view AND p.position = v.before AND p.feed_epoch = feed.epoch
+"""  # noqa: S608 - only names of tables and columns are put in, here and below
+
+
+@cache
+def _load(view: str) -> str:
+    table = VIEWS[view]
+    names = ", ".join(column.name for column in written_columns(table))
+    return f"SELECT {names} FROM {table.fullname} WHERE key = ANY (%s::uuid[])"  # noqa: S608
+
+
+@cache
+def _upsert(view: str) -> str:
+    table = VIEWS[view]
+    columns = written_columns(table)
+    names = ", ".join(column.name for column in columns)
+    changes = ", ".join(f"{it.name} = excluded.{it.name}" for it in columns if not it.primary_key)
+    return (
+        f"INSERT INTO {table.fullname} ({names}) SELECT * FROM unnest({_casts(columns)})"  # noqa: S608
+        f" ON CONFLICT (key) DO UPDATE SET {changes}"
+    )
+
+
+@cache
+def _delete(view: str) -> str:
+    return f"DELETE FROM {VIEWS[view].fullname} WHERE key = ANY (%s::uuid[])"  # noqa: S608
+
+
+@cache
+def _log(view: str) -> str:
+    casts = _casts([change.c.position, change.c.key])
+    return f"INSERT INTO {change.fullname} (view, position, key) SELECT '{view}', * FROM unnest({casts})"  # noqa: S608
+
+
+def _casts(columns: Sequence[Column[Any]]) -> str:
+    return ", ".join(f"%s::{sql_type(column)}[]" for column in columns)

@@ -1,0 +1,37 @@
+"""Rows that are remembered: the last that were written, and no more than there is room for."""
+
+import uuid
+
+from commerce.query.v1.views_pb2 import ProductCard
+from projector.fold import ViewRow
+from projector.recent import RecentRows
+
+ONE, TWO, THREE = (uuid.UUID(int=number) for number in (1, 2, 3))
+
+
+def row(name: str = "", position: int = 1) -> ViewRow:
+    return ViewRow(ProductCard(name=name), position, ())
+
+
+def test_the_last_state_of_a_row_is_remembered_and_a_row_that_is_gone_is_not() -> None:
+    recent = RecentRows(10_000)
+    recent.keep({ONE: row("a"), TWO: row("b")})
+    changed = row("a, changed", 2)
+    recent.keep({ONE: changed, TWO: None, THREE: None})
+    assert recent.get([ONE, TWO, THREE]) == {ONE: changed}
+
+
+def test_the_rows_that_were_not_written_for_longest_make_room() -> None:
+    recent = RecentRows(2_500)
+    recent.keep({ONE: row(), TWO: row()})
+    recent.keep({ONE: row()})
+    recent.keep({THREE: row()})
+    assert recent.get([ONE, TWO, THREE]).keys() == {ONE, THREE}
+
+
+def test_a_row_that_is_larger_than_all_the_room_is_not_kept() -> None:
+    recent = RecentRows(2_500)
+    recent.keep({ONE: row("x" * 2_000)})
+    assert recent.get([ONE]) == {}
+    recent.keep({ONE: row("small again")})
+    assert recent.get([ONE]).keys() == {ONE}
