@@ -17,7 +17,13 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def build(settings: Settings) -> Application:
-    lanes = create_database_engine(settings.database, name="tandem-command", pool_size=settings.executor.lanes)
+    lanes = create_database_engine(
+        settings.database,
+        name="tandem-command",
+        pool_size=settings.executor.lanes,
+        # A batch has a few statements, of which one at most waits long.
+        longest_transaction=4 * settings.database.statement_timeout,
+    )
     # Apart from the lanes: a purge, a look for what is due or a readiness check must not wait for a batch, nor a batch
     # for them.
     side = create_database_engine(settings.database, name="tandem-command-side", pool_size=3)

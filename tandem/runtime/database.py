@@ -23,6 +23,7 @@ from tandem.runtime.telemetry import log
 # standby, lock not available.
 _PASSING_CLASSES = ("08", "40", "53", "57")
 _PASSING_CODES = ("25006", "55P03")
+_WITH_TRANSACTION_TIMEOUT = 17_00_00
 
 
 def database_url(settings: DatabaseSettings) -> URL:
@@ -64,11 +65,22 @@ def connection_arguments(settings: DatabaseSettings, name: str, *, read_only: bo
     }
 
 
-def create_database_engine(settings: DatabaseSettings, *, name: str, pool_size: int, read_only: bool = False) -> Engine:
+def create_database_engine(
+    settings: DatabaseSettings,
+    *,
+    name: str,
+    pool_size: int,
+    read_only: bool = False,
+    longest_transaction: float | None = None,
+) -> Engine:
     """An engine of at most `pool_size` connections, which waits `connect_timeout` seconds for a free one.
 
     Nothing connects before the first use. `name` is what pg_stat_activity shows. Its errors hold no values: neither
     a statement's parameters nor the rows that PostgreSQL quotes. read_only: the server refuses what would write.
+
+    longest_transaction: in seconds, after which the server ends a session in the middle of one, from PostgreSQL 17 on.
+    For those that use `pipelined`: a pipeline ends with a Flush, on which PostgreSQL forgets its time-out for idle
+    sessions, and a client that is paused then would keep its locks.
     """
     engine = create_engine(
         database_url(settings),
@@ -78,7 +90,14 @@ def create_database_engine(settings: DatabaseSettings, *, name: str, pool_size: 
         pool_timeout=settings.connect_timeout,
         hide_parameters=True,
     )
-    event.listen(engine, "connect", lambda driver, _record: send_arrays(driver))
+
+    @event.listens_for(engine, "connect")
+    def set_up(driver: "psycopg.Connection[Any]", _record: object) -> None:
+        send_arrays(driver)
+        if longest_transaction is not None and driver.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
+            driver.execute(f"SET transaction_timeout = {int(longest_transaction * 1000)}")
+            driver.commit()
+
     event.listen(engine, "handle_error", _handle_error)
     return engine
 

@@ -96,3 +96,25 @@ def test_a_session_that_was_ended_in_a_pipeline_may_pass(connection: Connection)
     connection.rollback()
     with pipelined(connection) as driver:
         assert next(driver.execute("SELECT 1")) == (1,), "on a new connection"
+
+
+def test_a_client_that_stops_after_a_pipeline_does_not_keep_its_locks(
+    fresh_database: Callable[[], str],
+) -> None:
+    """As a command server that is paused between the locks of a batch and its writes."""
+    settings = DatabaseSettings(url=SecretStr(fresh_database()))
+    paused = create_database_engine(settings, name="paused", pool_size=1, longest_transaction=0.5)
+    other = create_database_engine(settings, name="other", pool_size=1)
+    with other.begin() as connection:
+        GADGET.metadata.create_all(connection)
+        insert_rows(connection, GADGET, [(1, "one", "")])
+    with paused.connect() as holder:
+        with pipelined(holder) as driver:
+            driver.execute("SELECT id FROM gadget FOR UPDATE")
+        with other.begin() as connection:
+            update_rows(connection, GADGET, [(1, "another", "")])
+        with pytest.raises(DBAPIError) as caught, pipelined(holder) as driver:
+            driver.execute("SELECT 1")
+        assert may_pass(caught.value)
+    paused.dispose()
+    other.dispose()
