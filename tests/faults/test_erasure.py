@@ -17,6 +17,7 @@ from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, Postgres
 from tests.support.builders import add_product, address, identity, place_order, register_customer
+from tests.support.shop import until_answered
 from tests.support.stack import AsyncStubs, Stack, up_to
 
 CUSTOMER = identity("customer", 1)
@@ -76,16 +77,17 @@ async def live_a_life(stubs: AsyncStubs) -> None:
 
 async def read(stubs: AsyncStubs, token: str) -> tuple[CustomerProfile, list[Any], list[Any]]:
     """The customer, the orders in full, and as the customer's list: not older than the token."""
-    # The views may have to be made anew first.
-    fresh = Consistency(at_least_as_fresh=token, max_wait={"seconds": 30})  # type: ignore[arg-type]
-    customer = await stubs.queries.GetCustomer(queries.GetCustomerRequest(customer_id=CUSTOMER, consistency=fresh))
-    orders = await stubs.queries.BatchGetOrderDetails(
-        queries.BatchGetOrderDetailsRequest(
-            order_ids=[identity("order", number) for number in range(1, 8)], consistency=fresh
-        )
+    # Where the views are made anew, a query server that was told of them before says at once that they are behind.
+    fresh = Consistency(at_least_as_fresh=token)
+    ids = [identity("order", number) for number in range(1, 8)]
+    customer = await until_answered(
+        stubs.queries.GetCustomer, queries.GetCustomerRequest(customer_id=CUSTOMER, consistency=fresh)
     )
-    listed = await stubs.queries.ListRecentOrders(
-        queries.ListRecentOrdersRequest(customer_id=CUSTOMER, consistency=fresh)
+    orders = await until_answered(
+        stubs.queries.BatchGetOrderDetails, queries.BatchGetOrderDetailsRequest(order_ids=ids, consistency=fresh)
+    )
+    listed = await until_answered(
+        stubs.queries.ListRecentOrders, queries.ListRecentOrdersRequest(customer_id=CUSTOMER, consistency=fresh)
     )
     return customer.customer, list(orders.order_details), list(listed.orders)
 
