@@ -45,10 +45,10 @@ check: install  ## Name what is missing or out of date: stubs, pages, rows of ta
 	  || { echo "docs/adding-a-feature.md goes through all the steps"; exit 1; }
 
 # Memory for a load generator and a hundred times the orders: some 4 GiB, and 6 GiB of disk in the temporary folder.
-bench: install memcached load-generator  ## Measure everything against its contenders, about ten minutes (benchmarks/README.md)
+bench: install memcached load-generator  ## Measure everything against its contenders (benchmarks/README.md)
 	@python -m benchmarks $(ARGS)
 
-bench-quick: install memcached load-generator  ## The same with fewer orders, turns and seconds: about two minutes
+bench-quick: install memcached load-generator  ## The same with fewer orders, turns and seconds: some five minutes
 	@python -m benchmarks --quick $(ARGS)
 
 bench-streams: install memcached  ## Measure what watches and followers of the feed cost

@@ -1,4 +1,4 @@
-"""How much of everything: `make bench` takes about ten minutes, `make bench-quick` two."""
+"""How much of everything `make bench` and `make bench-quick` measure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
