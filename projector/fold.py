@@ -101,11 +101,6 @@ def steps_of(projection: Projection, events: Iterable[FeedEvent]) -> Steps:
     return found
 
 
-def touched(projection: Projection, events: Sequence[FeedEvent]) -> set[uuid.UUID]:
-    """The rows of the view that the events change, up to the first event that `fold` will stop at, at least."""
-    return {key for step in steps_of(projection, events).steps for key in step.keys}
-
-
 def fold(projection: Projection, events: Sequence[FeedEvent], rows: Mapping[uuid.UUID, ViewRow]) -> Changes:
     """The rows after the events, from `rows`, which holds those of their keys that exist."""
     return fold_steps(projection, steps_of(projection, events), rows)

@@ -3,14 +3,15 @@
 import itertools
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from commerce.event.v1.event_pb2 import Event
-from projector.fold import Changes, ViewRow, fold, fold_steps, steps_of, touched
+from projector.fold import Changes, ViewRow, fold, fold_steps, steps_of
 from projector.projections.catalogue import PROJECTIONS
+from projector.projections.shape import Projection
 from projector.recent import RecentRows
 from tandem.feed.events import FeedEvent
 from tests.support import events
@@ -19,6 +20,11 @@ from tests.support.events import Shop, feed_events
 
 Rows = dict[uuid.UUID, ViewRow]
 Stored = dict[uuid.UUID, tuple[int, tuple[object, ...], bytes]]
+
+
+def touched(projection: Projection, events: Sequence[FeedEvent]) -> set[uuid.UUID]:
+    """The rows of the view that the events change, up to the first event that `fold` will stop at, at least."""
+    return {key for step in steps_of(projection, events).steps for key in step.keys}
 
 
 def project(view: str, batches: Iterator[list[FeedEvent]]) -> tuple[Stored, list[tuple[int, uuid.UUID]]]:
