@@ -21,6 +21,7 @@ def build(settings: Settings) -> Application:
         settings.database,
         name="tandem-command",
         pool_size=settings.executor.lanes,
+        by_key=True,
         # A batch has a few statements, of which one at most waits long.
         longest_transaction=4 * settings.database.statement_timeout,
     )

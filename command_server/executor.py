@@ -159,18 +159,21 @@ class Executor:
         return outcomes
 
     def _store_once(self, batch: Sequence[Command]) -> list[Receipt | TandemError]:
-        """One transaction. Rows are locked before receipts are looked up: see find_receipts."""
+        """One transaction, in three round trips. Rows are locked before receipts are looked up: see find_receipts."""
         with self._engine.connect() as connection:
-            loaded, personal_keys = load(connection, keys_of(batch))
-            found = find_receipts(connection, [it.request_id for it in batch])
-            decisions = decide_batch(batch, loaded, found)
+            with pipelined(connection):
+                aggregates = load(connection, keys_of(batch))
+                receipts = find_receipts(connection, [it.request_id for it in batch])
+            loaded, personal_keys = aggregates()
+            decisions = decide_batch(batch, loaded, receipts())
             appended = None
             if decisions.receipts:
-                # PostgreSQL writes the rows while the events are being sealed.
                 with pipelined(connection):
                     personal_keys |= save(connection, loaded, decisions.aggregates)
+                    # PostgreSQL writes the rows while the events are being sealed.
                     events = stored(decisions.events, personal_keys)
-                appended = append(connection, events, decisions.receipts)
+                    head = append(connection, events, decisions.receipts)
+                appended = head()
                 try:
                     connection.commit()
                 except DBAPIError as error:

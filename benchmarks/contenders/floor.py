@@ -191,7 +191,7 @@ def _counts(connection: "psycopg.Connection[Any]") -> tuple[Any, ...]:
 @contextmanager
 def _engine(url: str) -> Iterator[Engine]:
     """As the command server's own: the session's settings and the driver's are part of what is measured."""
-    engine = create_database_engine(DatabaseSettings(url=SecretStr(url)), name="tandem-floor", pool_size=1)
+    engine = create_database_engine(DatabaseSettings(url=SecretStr(url)), name="tandem-floor", pool_size=1, by_key=True)
     try:
         yield engine
     finally:

@@ -1,4 +1,4 @@
-"""Bulk load and save of aggregates: one statement a table, whatever the size of the batch."""
+"""Bulk load and save of aggregates: a statement a table and one for all, whatever the size of the batch."""
 
 import uuid
 from collections import defaultdict
@@ -7,7 +7,7 @@ from datetime import UTC
 from functools import lru_cache
 from typing import TypeVar
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Column, Connection, Table
 
 from command_server.aggregates import Aggregates, Customer, Keys, Order, OrderedLine, Product, Subscription
 from command_server.storage.tables import customer, customer_order, order_line, product, subscription
@@ -19,8 +19,8 @@ from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from tandem.feed.personal import new_key
 from tandem.feed.table import personal_key
 from tandem.runtime.arrays import Array, array
-from tandem.runtime.bulk import Row, insert_rows, update_rows
-from tandem.runtime.database import driver_of, pipelined
+from tandem.runtime.bulk import Row, execute, inserted, updated
+from tandem.runtime.database import Answer, driver_of
 
 T = TypeVar("T")
 
@@ -31,7 +31,14 @@ def _lock(table: Table) -> str:
     return f"SELECT {columns} FROM {table.fullname} WHERE id = ANY(%s) ORDER BY id FOR UPDATE"  # noqa: S608
 
 
-_LOCK_ORDERS, _LOCK_PRODUCTS, _LOCK_SUBSCRIPTIONS = _lock(customer_order), _lock(product), _lock(subscription)
+def _and_of_orders(column: Column[uuid.UUID], orders: Column[uuid.UUID]) -> str:
+    """The ids that are given, and those that some orders hold in a column; by an array, so that each is looked up."""
+    return f"""ANY(ARRAY(
+    SELECT unnest(CAST(%s AS uuid[])) UNION SELECT {column.name} FROM {column.table} WHERE {orders.name} = ANY(%s)
+))"""  # noqa: S608
+
+
+_LOCK_ORDERS, _LOCK_SUBSCRIPTIONS = _lock(customer_order), _lock(subscription)
 _READ_LINES = f"""
 SELECT order_id, product_id, quantity, unit_price, discount_basis_points, line_total FROM {order_line.fullname}
 WHERE order_id = ANY(%s) ORDER BY order_id, line_number"""  # noqa: S608
@@ -39,51 +46,56 @@ WHERE order_id = ANY(%s) ORDER BY order_id, line_number"""  # noqa: S608
 _LOCK_CUSTOMERS = f"""
 SELECT k.key, {", ".join(f"c.{column.name}" for column in customer.columns)}
 FROM {customer.fullname} AS c LEFT JOIN {personal_key.fullname} AS k ON k.customer_id = c.id
-WHERE c.id = ANY(%s) ORDER BY c.id FOR UPDATE OF c"""  # noqa: S608
+WHERE c.id = {_and_of_orders(customer_order.c.customer_id, customer_order.c.id)}
+ORDER BY c.id FOR UPDATE OF c"""  # noqa: S608
 _READ_ORDER_IDS = f"SELECT id, customer_id FROM {customer_order.fullname} WHERE customer_id = ANY(%s)"  # noqa: S608
-_DESTROY_KEYS = f"UPDATE {personal_key.fullname} SET key = NULL WHERE customer_id = ANY(%s)"  # noqa: S608
-
+_LOCK_PRODUCTS = f"""
+SELECT {", ".join(column.name for column in product.columns)} FROM {product.fullname}
+WHERE id = {_and_of_orders(order_line.c.product_id, order_line.c.order_id)} ORDER BY id FOR UPDATE"""  # noqa: S608
 
 PersonalKeys = dict[uuid.UUID, bytes]
 """By customer; an erased one has none."""
 
 
-def load(connection: Connection, keys: Keys) -> tuple[Aggregates, PersonalKeys]:
-    """Locks and loads the aggregates that exist, and the products of the loaded orders' lines with them.
+def load(connection: Connection, keys: Keys) -> Answer[tuple[Aggregates, PersonalKeys]]:
+    """Locks and loads the aggregates that exist, and the products of the orders' lines with them.
 
     With them come the keys of the loaded customers.
 
     Tables in one order everywhere and ids sorted, so that two transactions never wait for each other in a circle. The
     locks last until the transaction ends.
     """
-    aggregates = Aggregates()
-    personal_keys: PersonalKeys = {}
-    customers, products = keys.customers, keys.products
-    if keys.orders:
-        aggregates.orders = _load_orders(connection, keys.orders)
-        # A cancelled order gives the stock of its lines back.
-        products |= {line.product_id for order in aggregates.orders.values() for line in order.lines}
-        customers |= {order.customer_id for order in aggregates.orders.values() if order.id in keys.with_customer}
-    with pipelined(connection) as driver:
+    with driver_of(connection) as driver:
+
+        def rows_of(query: str, *ids: Iterable[uuid.UUID]) -> Iterable[Row]:
+            return driver.execute(query, [*map(_sorted, ids)], binary=True) if any(ids) else ()
+
+        # Orders first: what they hold tells which customers and products are meant.
+        orders = rows_of(_LOCK_ORDERS, keys.orders)
+        lines = rows_of(_READ_LINES, keys.orders)
+        subscriptions = rows_of(_LOCK_SUBSCRIPTIONS, keys.subscriptions)
+        customers = rows_of(_LOCK_CUSTOMERS, keys.customers, keys.with_customer)
         # Who places an order locks its customer, so after that lock the list of the orders is complete.
-        subscription_rows, customer_rows, order_ids, product_rows = (
-            driver.execute(query, [_sorted(ids)], binary=True) if ids else ()
-            for query, ids in (
-                (_LOCK_SUBSCRIPTIONS, keys.subscriptions),
-                (_LOCK_CUSTOMERS, customers),
-                (_READ_ORDER_IDS, keys.whole_customers),
-                (_LOCK_PRODUCTS, products),
-            )
+        order_ids = rows_of(_READ_ORDER_IDS, keys.whole_customers)
+        # A cancelled order gives the stock of its lines back.
+        products = rows_of(_LOCK_PRODUCTS, keys.products, keys.orders)
+
+    def answer() -> tuple[Aggregates, PersonalKeys]:
+        personal_keys: PersonalKeys = {}
+        aggregates = Aggregates(
+            orders=_orders(orders, lines),
+            products={row[0]: _product(row) for row in products},
+            subscriptions={row[0]: _subscription(row) for row in subscriptions},
+            order_ids=_by_customer(keys.whole_customers, order_ids),
         )
-    aggregates.subscriptions = {it.id: it for it in map(_subscription, subscription_rows)}
-    for key, *columns in customer_rows:
-        it = _customer(columns)
-        aggregates.customers[it.id] = it
-        if key is not None:
-            personal_keys[it.id] = key
-    aggregates.order_ids = _by_customer(keys.whole_customers, order_ids)
-    aggregates.products = {it.id: it for it in map(_product, product_rows)}
-    return aggregates, personal_keys
+        for key, *columns in customers:
+            it = _customer(columns)
+            aggregates.customers[it.id] = it
+            if key is not None:
+                personal_keys[it.id] = key
+        return aggregates, personal_keys
+
+    return answer
 
 
 def _sorted(ids: Iterable[uuid.UUID]) -> Array | list[uuid.UUID]:
@@ -99,11 +111,7 @@ def _by_customer(
     return {customer_id: frozenset(ids) for customer_id, ids in orders.items()}
 
 
-def _load_orders(connection: Connection, ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Order]:
-    wanted = _sorted(ids)
-    with pipelined(connection) as driver:
-        rows = driver.execute(_LOCK_ORDERS, [wanted], binary=True)
-        line_rows = driver.execute(_READ_LINES, [wanted], binary=True)
+def _orders(rows: Iterable[Row], line_rows: Iterable[Row]) -> dict[uuid.UUID, Order]:
     lines: defaultdict[uuid.UUID, list[OrderedLine]] = defaultdict(list)
     for order_id, *columns in line_rows:
         lines[order_id].append(OrderedLine(*columns))
@@ -138,31 +146,33 @@ def _attributes(stored: bytes) -> tuple[tuple[str, str], ...]:
 
 
 def save(connection: Connection, before: Aggregates, after: Aggregates) -> PersonalKeys:
-    """Writes what differs: inserts what is new, updates what changed. One statement a table for each.
+    """Writes what differs, in one statement: inserts what is new, updates what changed.
 
     New customers get their keys, which are returned, and the keys of erased ones are destroyed. An insert fails with a
     unique violation when another transaction has created the same in between.
     """
     new_customers, new_orders = _new(before.customers, after.customers), _new(before.orders, after.orders)
     changed_customers = _changed(before.customers, after.customers)
-    keys = {it.id: new_key() for it in new_customers}
-    insert_rows(connection, customer, map(_customer_row, new_customers))
-    # One that was registered and erased in this very batch leaves a key for its events, and none in the table.
-    insert_rows(connection, personal_key, ((it.id, None if it.erased else keys[it.id]) for it in new_customers))
-    insert_rows(connection, product, map(_product_row, _new(before.products, after.products)))
-    insert_rows(connection, subscription, map(_subscription_row, _new(before.subscriptions, after.subscriptions)))
-    update_rows(connection, subscription, map(_subscription_row, _changed(before.subscriptions, after.subscriptions)))
-    insert_rows(connection, customer_order, map(_order_row, new_orders))
-    insert_rows(connection, order_line, (row for order in new_orders for row in _line_rows(order)))
-    update_rows(connection, customer_order, map(_order_row, _changed(before.orders, after.orders)))
-    update_rows(connection, customer, map(_customer_row, changed_customers))
     sold, changed = _by_what_changed(before.products, _changed(before.products, after.products))
-    update_rows(connection, product, ((it.id, it.stock) for it in sold), names=("id", "stock"))
-    update_rows(connection, product, map(_product_row, changed))
-    erased = [it.id for it in changed_customers if it.erased]
-    if erased:
-        with driver_of(connection) as driver:
-            driver.execute(_DESTROY_KEYS, [_sorted(erased)])
+    keys = {it.id: new_key() for it in new_customers}
+    # One that was registered and erased in this very batch leaves a key for its events, and none in the table.
+    new_keys = [(it.id, None if it.erased else keys[it.id]) for it in new_customers]
+    destroyed = [(it.id, None) for it in changed_customers if it.erased]
+    writes = [
+        *inserted(customer, map(_customer_row, new_customers)),
+        *inserted(personal_key, new_keys),
+        *inserted(product, map(_product_row, _new(before.products, after.products))),
+        *inserted(subscription, map(_subscription_row, _new(before.subscriptions, after.subscriptions))),
+        *updated(subscription, map(_subscription_row, _changed(before.subscriptions, after.subscriptions))),
+        *inserted(customer_order, map(_order_row, new_orders)),
+        *inserted(order_line, (row for order in new_orders for row in _line_rows(order))),
+        *updated(customer_order, map(_order_row, _changed(before.orders, after.orders))),
+        *updated(customer, map(_customer_row, changed_customers)),
+        *updated(personal_key, destroyed),
+        *updated(product, ((it.id, it.stock) for it in sold), names=("id", "stock")),
+        *updated(product, map(_product_row, changed)),
+    ]
+    execute(connection, writes)
     return keys
 
 

@@ -13,7 +13,7 @@ from commerce.event.v1.event_pb2 import Event
 from tandem.feed import table as feed
 from tandem.feed.personal import customer_of, seal
 from tandem.runtime.arrays import array
-from tandem.runtime.database import driver_of
+from tandem.runtime.database import Answer, driver_of
 
 
 class StoredReceipt(NamedTuple):
@@ -71,7 +71,7 @@ SELECT epoch, base, pg_notify('{feed.CHANNEL}', '') FROM head
 """  # noqa: S608 - only names from our own tables are put in
 
 
-def find_receipts(connection: Connection, request_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, FoundReceipt]:
+def find_receipts(connection: Connection, request_ids: Sequence[uuid.UUID]) -> Answer[dict[uuid.UUID, FoundReceipt]]:
     """The receipts that exist, by request id.
 
     To be called after the batch's rows are locked: a first run of the same command that is committing elsewhere holds
@@ -79,7 +79,7 @@ def find_receipts(connection: Connection, request_ids: Sequence[uuid.UUID]) -> d
     """
     with driver_of(connection) as driver:
         rows = driver.execute(_FIND, [array("UUID", request_ids)], binary=True)
-    return {request_id: FoundReceipt(*columns) for request_id, *columns in rows}
+    return lambda: {request_id: FoundReceipt(*columns) for request_id, *columns in rows}
 
 
 class StoredEvent(NamedTuple):
@@ -102,7 +102,9 @@ def _stored(kind: str, event: Event, keys: Mapping[uuid.UUID, bytes]) -> StoredE
     return StoredEvent(kind, event.SerializeToString(deterministic=True), customer)
 
 
-def append(connection: Connection, events: Sequence[StoredEvent], receipts: Sequence[StoredReceipt]) -> Appended:
+def append(
+    connection: Connection, events: Sequence[StoredEvent], receipts: Sequence[StoredReceipt]
+) -> Answer[Appended]:
     """Appends events and receipts, and wakes whoever follows the feed. To be followed by COMMIT.
 
     A unique violation when one of the request ids was stored in between.
@@ -123,8 +125,12 @@ def append(connection: Connection, events: Sequence[StoredEvent], receipts: Sequ
             },
             binary=True,
         )
-    epoch, base, _ = next(cursor)
-    return Appended(epoch, base)
+
+    def answer() -> Appended:
+        epoch, base, _ = next(cursor)
+        return Appended(epoch, base)
+
+    return answer
 
 
 _PURGE = text(f"""

@@ -1,16 +1,16 @@
 """One statement for many rows: each column goes as one array, whatever the number of rows.
 
-So a statement is prepared once, and a batch of any size is one round trip, or a part of one where the caller has opened
-tandem.runtime.database.pipelined.
+So a statement is prepared once, and a batch of any size is one round trip. What a batch does to several tables is one
+statement too: `Write`s that are executed together.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table
 
-from tandem.runtime.arrays import array, sql_type
+from tandem.runtime.arrays import Array, array, sql_type
 from tandem.runtime.database import driver_of
 
 Row = Sequence[Any]
@@ -18,34 +18,50 @@ Row = Sequence[Any]
 Names = tuple[str, ...]
 
 
-def insert_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
-    """Inserts the rows; a unique violation when one exists."""
-    _execute(connection, table, rows, _insert)
+class Write(NamedTuple):
+    """What is done to the rows of a table: a statement, and a parameter for each column."""
+
+    statement: str
+    arrays: list[Array | list[Any]]
 
 
-def upsert_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
+def inserted(table: Table, rows: Iterable[Row]) -> list[Write]:
+    """Inserts the rows; a unique violation when one exists. Nothing for no rows, here and below."""
+    return _write(_insert, table, rows)
+
+
+def upserted(table: Table, rows: Iterable[Row]) -> list[Write]:
     """Inserts the rows or replaces those with the same primary key. Each key once."""
-    _execute(connection, table, rows, _upsert)
+    return _write(_upsert, table, rows)
 
 
-def update_rows(connection: Connection, table: Table, rows: Iterable[Row], names: Names = ()) -> None:
+def updated(table: Table, rows: Iterable[Row], names: Names = ()) -> list[Write]:
     """Replaces the rows with the same primary key. names: of the columns that the rows hold, when not all."""
-    _execute(connection, table, rows, _update, names)
+    return _write(_update, table, rows, names)
 
 
-def _execute(
-    connection: Connection,
-    table: Table,
-    rows: Iterable[Row],
-    build: Callable[[Table, Names], str],
-    names: Names = (),
-) -> None:
-    columns = list(zip(*rows, strict=True))
-    if columns:
-        names = names or _first(table, len(columns))
-        arrays = [array(kind, values) for kind, values in zip(_types(table, names), columns, strict=True)]
+def execute(connection: Connection, writes: Sequence[Write]) -> None:
+    """All of them in one statement, so none sees what another does: each row is in one of them."""
+    if writes:
         with driver_of(connection) as driver:
-            driver.execute(build(table, names), arrays)
+            driver.execute(_together(tuple(it.statement for it in writes)), [it for w in writes for it in w.arrays])
+
+
+def _write(build: Callable[[Table, Names], str], table: Table, rows: Iterable[Row], names: Names = ()) -> list[Write]:
+    columns = list(zip(*rows, strict=True))
+    if not columns:
+        return []
+    names = names or _first(table, len(columns))
+    arrays = [array(kind, values) for kind, values in zip(_types(table, names), columns, strict=True)]
+    return [Write(build(table, names), arrays)]
+
+
+@lru_cache(maxsize=256)
+def _together(statements: tuple[str, ...]) -> str:
+    if len(statements) == 1:
+        return statements[0]
+    parts = ", ".join(f"write{number} AS ({statement})" for number, statement in enumerate(statements))
+    return f"WITH {parts} SELECT"
 
 
 @cache

@@ -1,9 +1,9 @@
 """PostgreSQL: engines, sessions that cannot hang, which failures pass, and migrations."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import alembic.command
 import alembic.config
@@ -25,6 +25,11 @@ _PASSING_CLASSES = ("08", "40", "53", "57")
 _PASSING_CODES = ("25006", "55P03")
 _WITH_TRANSACTION_TIMEOUT = 17_00_00
 
+T = TypeVar("T")
+
+Answer = Callable[[], T]
+"""Reads what PostgreSQL answers to a statement that was said already: after the pipeline, where it was said in one."""
+
 
 def database_url(settings: DatabaseSettings) -> URL:
     """The URL for SQLAlchemy, with the password from its file. Raises SettingsError when that cannot be read."""
@@ -37,7 +42,9 @@ def database_url(settings: DatabaseSettings) -> URL:
     return url.set(drivername="postgresql+psycopg")
 
 
-def connection_arguments(settings: DatabaseSettings, name: str, *, read_only: bool = False) -> dict[str, object]:
+def connection_arguments(
+    settings: DatabaseSettings, name: str, *, read_only: bool = False, by_key: bool = False
+) -> dict[str, object]:
     """Arguments for every connection: the session's zone and limits, and keepalives so that a dead peer is noticed.
 
     A client that stops in the middle of a transaction (paused, cut off) must not keep its locks: the server ends such a
@@ -55,6 +62,8 @@ def connection_arguments(settings: DatabaseSettings, name: str, *, read_only: bo
     }
     if read_only:
         options["default_transaction_read_only"] = "on"
+    if by_key:
+        options["enable_seqscan"] = "off"
     return {
         "options": " ".join(f"-c {key}={value}" for key, value in options.items()),
         "connect_timeout": settings.connect_timeout,
@@ -71,6 +80,7 @@ def create_database_engine(
     name: str,
     pool_size: int,
     read_only: bool = False,
+    by_key: bool = False,
     longest_transaction: float | None = None,
 ) -> Engine:
     """An engine of at most `pool_size` connections, which waits `connect_timeout` seconds for a free one.
@@ -78,13 +88,17 @@ def create_database_engine(
     Nothing connects before the first use. `name` is what pg_stat_activity shows. Its errors hold no values: neither
     a statement's parameters nor the rows that PostgreSQL quotes. read_only: the server refuses what would write.
 
+    by_key: its statements find their rows by index, always. A session keeps the plans that it made, those of foreign
+    keys too, and on a new database it makes them while the tables are empty: PostgreSQL would read every row that comes
+    into them, for each row that refers to one, until it has looked at the tables again by itself.
+
     longest_transaction: in seconds, after which the server ends a session in the middle of one, from PostgreSQL 17 on.
     For those that use `pipelined`: a pipeline ends with a Flush, on which PostgreSQL forgets its time-out for idle
     sessions, and a client that is paused then would keep its locks.
     """
     engine = create_engine(
         database_url(settings),
-        connect_args=connection_arguments(settings, name, read_only=read_only),
+        connect_args=connection_arguments(settings, name, read_only=read_only, by_key=by_key),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=settings.connect_timeout,

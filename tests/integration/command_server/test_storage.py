@@ -103,12 +103,12 @@ async def test_an_orders_customer_is_read_and_locked_for_those_commands_alone_th
     customer = uuid.UUID(identity("customer", 1))
     held = text(f"SELECT id FROM {feed.SCHEMA}.customer FOR UPDATE SKIP LOCKED")
     with database.engine.connect() as connection, database.engine.connect() as other:
-        alone, _ = load(connection, Keys(orders=order))
+        alone, _ = load(connection, Keys(orders=order))()
         assert alone.orders.keys() == order
         assert not alone.customers
         assert other.execute(held).scalars().all() == [customer], "nobody holds the customer"
         other.rollback()
-        together, keys = load(connection, Keys(orders=order, with_customer=order))
+        together, keys = load(connection, Keys(orders=order, with_customer=order))()
         assert together.customers[customer].name == "Customer 1"
         assert keys.keys() == {customer}, "what its personal data is sealed with comes along"
         assert other.execute(held).all() == [], "an erasure waits until the order has its address"

@@ -27,7 +27,7 @@ from tandem.feed.reader import read_events
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, node_client
 from tandem.read_store.tables import CHANNEL, VIEWS, change, projection, written_columns
-from tandem.runtime.bulk import insert_rows, upsert_rows
+from tandem.runtime.bulk import execute, inserted, upserted
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
@@ -59,7 +59,7 @@ class Stores:
 
     def append_stored(self, rows: list[StoredEvent]) -> int:
         with self.write.begin() as connection:
-            return append(connection, rows, []).base + len(rows)
+            return append(connection, rows, [])().base + len(rows)
 
     def _sealed(self, events: Iterable[Event]) -> list[StoredEvent]:
         """As the command server stores them; the customers they are about get keys."""
@@ -67,7 +67,7 @@ class Stores:
         customers = {customer for _, event in named if (customer := customer_of(event))}
         keys = {customer: hashlib.sha256(customer.bytes).digest() for customer in customers}
         with self.write.begin() as connection:
-            upsert_rows(connection, feed.personal_key, list(keys.items()))
+            execute(connection, upserted(feed.personal_key, list(keys.items())))
         return stored(named, keys)
 
     def append_unheard(self, events: Iterable[Event]) -> int:
@@ -78,7 +78,7 @@ class Stores:
             rows = [
                 (base + number, it.kind, NOW, it.payload, it.customer_id) for number, it in enumerate(sealed, start=1)
             ]
-            insert_rows(connection, feed.event, rows)
+            execute(connection, inserted(feed.event, rows))
             head = base + len(rows)
             connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {head}"))
         return head

@@ -23,7 +23,7 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from projector.fold import fold
 from projector.projections.sales_summary import PROJECTION
 from tandem.read_store.tables import sales_summary
-from tandem.runtime.bulk import upsert_rows
+from tandem.runtime.bulk import execute, upserted
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, position_of, reason
 from tests.support import events
 from tests.support.builders import identity
@@ -49,7 +49,7 @@ def project(read_side: ReadSide, history: Iterable[Event]) -> int:
     assert changes.stopped_by is None
     rows = [(key, row.position, *row.columns, row.value) for key, row in changes.rows.items() if row]
     with read_side.engine.begin() as connection:
-        upsert_rows(connection, sales_summary, rows)
+        execute(connection, upserted(sales_summary, rows))
     return read_side.advance()
 
 

@@ -23,7 +23,7 @@ from query_server.database import ReadDatabase
 from query_server.queries.search import SESSION, SearchReader, search_key
 from query_server.validation import Checker
 from tandem.read_store.tables import VIEWS
-from tandem.runtime.bulk import upsert_rows
+from tandem.runtime.bulk import execute, upserted
 from tandem.runtime.errors import InvalidArgument
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, reason
@@ -64,7 +64,7 @@ class Shelf:
             for view in ("product_card", "product_search", "search_word"):
                 rows = fold(PROJECTIONS[view], history, {}).rows
                 present = [(key, row.position, *row.columns, row.value) for key, row in rows.items() if row]
-                upsert_rows(connection, VIEWS[view], present)
+                execute(connection, upserted(VIEWS[view], present))
         return self._read_side.token(self._read_side.advance())
 
     def number(self, name: str) -> int:

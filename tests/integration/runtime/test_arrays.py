@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from tandem.feed.table import metadata as write_metadata
 from tandem.read_store.tables import VIEWS, change
 from tandem.runtime.arrays import Array, array, sql_type
-from tandem.runtime.bulk import insert_rows, update_rows
+from tandem.runtime.bulk import execute, inserted, updated
 from tandem.runtime.database import create_database_engine, may_pass, pipelined
 from tandem.runtime.settings import DatabaseSettings
 
@@ -72,17 +72,17 @@ def test_what_is_no_value_of_the_type_is_left_to_the_driver(connection: Connecti
 
 
 def test_an_update_of_some_columns_leaves_the_others(connection: Connection) -> None:
-    insert_rows(connection, GADGET, [(1, "one", "kept"), (2, "two", "kept")])
-    update_rows(connection, GADGET, [(2, "zwei")], names=("id", "name"))
+    execute(connection, inserted(GADGET, [(1, "one", "kept"), (2, "two", "kept")]))
+    execute(connection, updated(GADGET, [(2, "zwei")], names=("id", "name")))
     rows = connection.execute(GADGET.select().order_by(GADGET.c.id)).all()
     assert list(map(tuple, rows)) == [(1, "one", "kept"), (2, "zwei", "kept")]
 
 
 def test_the_first_error_of_a_pipeline_is_told_without_values_and_nothing_is_done(connection: Connection) -> None:
     with pytest.raises(IntegrityError) as caught, pipelined(connection):  # noqa: PT012 - a batch is what is asked
-        insert_rows(connection, GADGET, [(1, "Ada", "")])
-        insert_rows(connection, GADGET, [(1, "Ada", "")])
-        insert_rows(connection, GADGET, [(2, "Bob", "")])
+        execute(connection, inserted(GADGET, [(1, "Ada", "")]))
+        execute(connection, inserted(GADGET, [(1, "Ada", "")]))
+        execute(connection, inserted(GADGET, [(2, "Bob", "")]))
     assert "(1)" not in str(caught.value)
     assert not may_pass(caught.value)
     connection.rollback()
@@ -107,12 +107,12 @@ def test_a_client_that_stops_after_a_pipeline_does_not_keep_its_locks(
     other = create_database_engine(settings, name="other", pool_size=1)
     with other.begin() as connection:
         GADGET.metadata.create_all(connection)
-        insert_rows(connection, GADGET, [(1, "one", "")])
+        execute(connection, inserted(GADGET, [(1, "one", "")]))
     with paused.connect() as holder:
         with pipelined(holder) as driver:
             driver.execute("SELECT id FROM gadget FOR UPDATE")
         with other.begin() as connection:
-            update_rows(connection, GADGET, [(1, "another", "")])
+            execute(connection, updated(GADGET, [(1, "another", "")]))
         with pytest.raises(DBAPIError) as caught, pipelined(holder) as driver:
             driver.execute("SELECT 1")
         assert may_pass(caught.value)
