@@ -2,13 +2,12 @@
 
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import UTC
 from typing import Any
 
 from google.protobuf.message import Message
 
 from command_server.aggregates import Aggregates, Customer, Order, OrderedLine, Product, Subscription, parse_id
+from command_server.decide.rules import datetime_of
 from commerce.event.v1 import event_pb2
 from commerce.type.v1.address_pb2 import NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
@@ -76,11 +75,11 @@ def _attributes(event: event_pb2.ProductAdded | event_pb2.ProductRevised) -> tup
 def _place_order(aggregates: Aggregates, event: event_pb2.OrderPlaced) -> None:
     lines = tuple(
         OrderedLine(
-            product_id=parse_id(line.product_id),
-            quantity=line.quantity,
-            unit_price=line.unit_price.minor_units,
-            discount_basis_points=line.discount_basis_points,
-            line_total=line.line_total.minor_units,
+            parse_id(line.product_id),
+            line.quantity,
+            line.unit_price.minor_units,
+            line.discount_basis_points,
+            line.line_total.minor_units,
         )
         for line in event.lines
     )
@@ -92,7 +91,7 @@ def _place_order(aggregates: Aggregates, event: event_pb2.OrderPlaced) -> None:
         currency=event.total.currency_code,
         total=event.total.minor_units,
         lines=lines,
-        placed_at=event.placed_at.ToDatetime(tzinfo=UTC),
+        placed_at=datetime_of(event.placed_at),
     )
     aggregates.orders[order.id] = order
     if order.customer_id in aggregates.order_ids:
@@ -103,17 +102,17 @@ def _place_order(aggregates: Aggregates, event: event_pb2.OrderPlaced) -> None:
 
 def _change_order(aggregates: Aggregates, event: Any, **changes: Any) -> None:
     order = aggregates.orders[parse_id(event.order_id)]
-    aggregates.orders[order.id] = replace(order, version=event.version, **changes)
+    aggregates.orders[order.id] = order._replace(version=event.version, **changes)
 
 
 def _change_stock(aggregates: Aggregates, product_id: uuid.UUID, delta: int) -> None:
     product = aggregates.products[product_id]
-    aggregates.products[product_id] = product.with_stock(product.stock + delta)
+    aggregates.products[product_id] = product._replace(stock=product.stock + delta)
 
 
 def _change_customer(aggregates: Aggregates, event: Any, **changes: Any) -> None:
     customer = aggregates.customers[parse_id(event.customer_id)]
-    aggregates.customers[customer.id] = replace(customer, version=event.version, **changes)
+    aggregates.customers[customer.id] = customer._replace(version=event.version, **changes)
 
 
 def _rename_customer(aggregates: Aggregates, event: event_pb2.CustomerRenamed) -> None:
@@ -153,7 +152,7 @@ def _anonymize_orders(aggregates: Aggregates, event: event_pb2.OrdersAnonymized)
 
 def _change_product(aggregates: Aggregates, product_id: str, version: int, **changes: Any) -> None:
     product = aggregates.products[parse_id(product_id)]
-    aggregates.products[product.id] = replace(product, version=version, **changes)
+    aggregates.products[product.id] = product._replace(version=version, **changes)
 
 
 def _change_price(aggregates: Aggregates, event: event_pb2.PriceChanged) -> None:
@@ -202,9 +201,9 @@ def _start_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionSta
         price=event.price.minor_units,
         currency=event.price.currency_code,
         period_months=event.period_months,
-        started_at=event.started_at.ToDatetime(tzinfo=UTC),
-        period_start=event.period_start.ToDatetime(tzinfo=UTC),
-        period_end=event.period_end.ToDatetime(tzinfo=UTC),
+        started_at=datetime_of(event.started_at),
+        period_start=datetime_of(event.period_start),
+        period_end=datetime_of(event.period_end),
         cancellation_reason="",
     )
     aggregates.subscriptions[subscription.id] = subscription
@@ -212,7 +211,7 @@ def _start_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionSta
 
 def _change_subscription(aggregates: Aggregates, event: Any, **changes: Any) -> None:
     subscription = aggregates.subscriptions[parse_id(event.subscription_id)]
-    aggregates.subscriptions[subscription.id] = replace(subscription, version=event.version, **changes)
+    aggregates.subscriptions[subscription.id] = subscription._replace(version=event.version, **changes)
 
 
 def _change_plan(aggregates: Aggregates, event: event_pb2.SubscriptionPlanChanged) -> None:
@@ -222,7 +221,7 @@ def _change_plan(aggregates: Aggregates, event: event_pb2.SubscriptionPlanChange
 
 
 def _renew_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionRenewed) -> None:
-    start, end = event.period_start.ToDatetime(tzinfo=UTC), event.period_end.ToDatetime(tzinfo=UTC)
+    start, end = datetime_of(event.period_start), datetime_of(event.period_end)
     _change_subscription(aggregates, event, period_start=start, period_end=end)
 
 

@@ -23,7 +23,7 @@ class CommandKind:
     response: None for a command that a command server gives itself: no RPC takes it.
     subject: the field with the id of what the command creates or changes; `creates` says which.
     validate: names every wrong field to the Checker.
-    keys: the aggregates that the rule may read or change, beside those that only the loaded ones tell.
+    keys: adds the aggregates that the rule may read or change, beside those that only the loaded ones tell.
     decide: the rule; typed by the request, which is why it is Any here.
     """
 
@@ -31,44 +31,45 @@ class CommandKind:
     subject: str
     creates: bool
     validate: Callable[[Any, Checker], None]
-    keys: Callable[[Any, uuid.UUID], Keys]
+    keys: Callable[[Any, uuid.UUID, Keys], None]
     decide: Callable[[Any, Command, Aggregates], list[Message]]
 
 
-def _order_keys(_request: Message, subject: uuid.UUID) -> Keys:
-    return Keys(orders=frozenset({subject}))
+def _order_keys(_request: Message, subject: uuid.UUID, keys: Keys) -> None:
+    keys.orders.add(subject)
 
 
-def _order_and_customer_keys(_request: Message, subject: uuid.UUID) -> Keys:
-    return Keys(orders=frozenset({subject}), with_customer=frozenset({subject}))
+def _order_and_customer_keys(_request: Message, subject: uuid.UUID, keys: Keys) -> None:
+    keys.orders.add(subject)
+    keys.with_customer.add(subject)
 
 
-def _customer_keys(_request: Message, subject: uuid.UUID) -> Keys:
-    return Keys(customers=frozenset({subject}))
+def _customer_keys(_request: Message, subject: uuid.UUID, keys: Keys) -> None:
+    keys.customers.add(subject)
 
 
-def _whole_customer_keys(_request: Message, subject: uuid.UUID) -> Keys:
-    return Keys(customers=frozenset({subject}), whole_customers=frozenset({subject}))
+def _whole_customer_keys(_request: Message, subject: uuid.UUID, keys: Keys) -> None:
+    keys.customers.add(subject)
+    keys.whole_customers.add(subject)
 
 
-def _product_keys(_request: Message, subject: uuid.UUID) -> Keys:
-    return Keys(products=frozenset({subject}))
+def _product_keys(_request: Message, subject: uuid.UUID, keys: Keys) -> None:
+    keys.products.add(subject)
 
 
-def _subscription_keys(_request: Message, subject: uuid.UUID) -> Keys:
-    return Keys(subscriptions=frozenset({subject}))
+def _subscription_keys(_request: Message, subject: uuid.UUID, keys: Keys) -> None:
+    keys.subscriptions.add(subject)
 
 
-def _start_subscription_keys(request: commands.StartSubscriptionRequest, subject: uuid.UUID) -> Keys:
-    return Keys(subscriptions=frozenset({subject}), customers=frozenset({parse_id(request.customer_id)}))
+def _start_subscription_keys(request: commands.StartSubscriptionRequest, subject: uuid.UUID, keys: Keys) -> None:
+    keys.subscriptions.add(subject)
+    keys.customers.add(parse_id(request.customer_id))
 
 
-def _place_order_keys(request: commands.PlaceOrderRequest, subject: uuid.UUID) -> Keys:
-    return Keys(
-        orders=frozenset({subject}),
-        customers=frozenset({parse_id(request.customer_id)}),
-        products=frozenset(parse_id(line.product_id) for line in request.lines),
-    )
+def _place_order_keys(request: commands.PlaceOrderRequest, subject: uuid.UUID, keys: Keys) -> None:
+    keys.orders.add(subject)
+    keys.customers.add(parse_id(request.customer_id))
+    keys.products.update([parse_id(line.product_id) for line in request.lines])
 
 
 CATALOGUE: dict[type[Message], CommandKind] = {

@@ -20,7 +20,10 @@ _KIND_OF_MESSAGE = {type(getattr(Event(), kind)): kind for kind in EVENT_KINDS}
 
 def keys_of(batch: Iterable[Command]) -> Keys:
     """All aggregates that the batch's commands may read or change."""
-    return Keys.union(CATALOGUE[type(it.request)].keys(it.request, it.subject_id) for it in batch)
+    keys = Keys()
+    for it in batch:
+        CATALOGUE[type(it.request)].keys(it.request, it.subject_id, keys)
+    return keys
 
 
 class Accepted(NamedTuple):
@@ -84,10 +87,12 @@ def _check_same(command: Command, earlier: FoundReceipt | StoredReceipt) -> None
 def _decide(command: Command, decisions: Decisions) -> StoredReceipt:
     kind = CATALOGUE[type(command.request)]
     changes = kind.decide(command.request, command, decisions.aggregates)
+    recorded_at = timestamp(command.now)
     for change in changes:
         apply(decisions.aggregates, change)
         name = _KIND_OF_MESSAGE[type(change)]
-        event = Event(recorded_at=timestamp(command.now), **{name: change})  # type: ignore[arg-type]
+        event = Event(recorded_at=recorded_at)
+        getattr(event, name).CopyFrom(change)
         decisions.events.append((name, event))
     return StoredReceipt(
         request_id=command.request_id,

@@ -1,7 +1,7 @@
 """What the rules of every aggregate share: versions and refusals."""
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -42,3 +42,8 @@ def timestamp(moment: datetime) -> Timestamp:
     """What Timestamp.FromDatetime makes of an aware datetime, in a fifth of the time: each event holds some."""
     since = moment - _EPOCH
     return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
+
+
+def datetime_of(given: Timestamp) -> datetime:
+    """What Timestamp.ToDatetime makes of it in UTC, likewise: to the microsecond, whatever is below is cut off."""
+    return _EPOCH + timedelta(seconds=given.seconds, microseconds=given.nanos // 1000)

@@ -1,6 +1,5 @@
 """The business rules, each alone: what is decided, and what is refused and why."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -283,7 +282,7 @@ def test_stock_is_not_counted_below_zero_nor_beyond_what_sums_can_hold() -> None
     fewer = commands.AdjustStockRequest(product_id=product, delta=-11)
     assert rules(refused(*SHOP, fewer)) == {f"products/{product}": "OUT_OF_STOCK"}
     full = decide(*SHOP).aggregates
-    full.products = {key: replace(it, stock=MAX_STOCK) for key, it in full.products.items()}
+    full.products = {key: it._replace(stock=MAX_STOCK) for key, it in full.products.items()}
     more = commands.AdjustStockRequest(product_id=product, delta=1)
     [refusal] = decide_batch([command(more)], full, {}).outcomes
     assert isinstance(refusal, PreconditionFailed)
