@@ -31,6 +31,8 @@ def build(settings: Settings) -> Application:
     executor = Executor(lanes, settings.executor)
     maintenance = Maintenance(side, settings.receipts)
     expiry = Expiry(side, executor, settings.subscriptions)
+    service = DESCRIPTOR.services_by_name["CommandService"]
+    servicer = CommandServicer(executor)
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
@@ -39,7 +41,7 @@ def build(settings: Settings) -> Application:
     return Application(
         name="command_server",
         server=settings.server,
-        services=(Service(DESCRIPTOR.services_by_name["CommandService"], CommandServicer(executor)),),
+        services=(Service(service, servicer, later=dict.fromkeys(service.methods_by_name, servicer.take)),),
         ready=ready,
         # The last one started is stopped first: what it submits, the executor must still store.
         components=(maintenance, executor, expiry),

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import Counter as Counts
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import psycopg.errors
@@ -42,7 +42,8 @@ _MAX_COLLISIONS = 5
 class _Waiting(NamedTuple):
     command: Command
     deadline: float
-    answer: asyncio.Future[Receipt]
+    reply: Callable[[Receipt | BaseException], None]
+    gone: Callable[[], bool]
 
 
 class _CommitInDoubt(Exception):
@@ -50,17 +51,15 @@ class _CommitInDoubt(Exception):
 
 
 class Executor:
-    """Takes commands from the event loop and stores them. `start` and `stop` make it a Component."""
+    """Takes commands and stores them. `start` and `stop` make it a Component."""
 
     def __init__(self, engine: Engine, settings: ExecutorSettings) -> None:
         self._engine = engine
         self._settings = settings
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._lanes: list[threading.Thread] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
         for number in range(self._settings.lanes):
             lane = threading.Thread(target=self._run_lane, name=f"lane-{number}", daemon=True)
             lane.start()
@@ -82,12 +81,30 @@ class Executor:
         Raises the rule's refusal (TandemError), Overloaded when too many wait, DeadlineExceeded, or Unavailable with
         reason STORE_UNAVAILABLE (nothing was done) or OUTCOME_UNKNOWN (repeat it with its request_id).
         """
-        # Only the event loop puts commands in: between the look and the put there can be no other.
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Receipt] = loop.create_future()
+
+        def reply(outcome: Receipt | BaseException) -> None:
+            loop.call_soon_threadsafe(_resolve, answer, outcome)
+
+        self.put(command, deadline, reply, answer.cancelled)
+        return await answer
+
+    def put(
+        self,
+        command: Command,
+        deadline: float,
+        reply: Callable[[Receipt | BaseException], None],
+        gone: Callable[[], bool],
+    ) -> None:
+        """As `submit`, for callers that wait elsewhere, from any thread. Raises Overloaded.
+
+        reply: gets what `submit` returns or raises, on a lane's thread, once. gone: whether nobody waits any more; the
+        command is not run when that is seen before it has begun.
+        """
         if self._waiting.qsize() >= self._settings.max_waiting:
             raise Overloaded(f"{self._settings.max_waiting} commands are waiting already")
-        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._waiting.put(_Waiting(command, deadline, answer))
-        return await answer
+        self._waiting.put(_Waiting(command, deadline, reply, gone))
 
     def _run_lane(self) -> None:
         while (first := self._waiting.get()) is not None:
@@ -95,7 +112,7 @@ class Executor:
             now = time.monotonic()
             late = [it for it in batch if it.deadline <= now]
             self._answer([(it, DeadlineExceeded("the deadline passed before the command was run")) for it in late])
-            live = [it for it in batch if it.deadline > now and not it.answer.cancelled()]
+            live = [it for it in batch if it.deadline > now and not it.gone()]
             if live:
                 self._answer(self._store(live))
             if stop:
@@ -188,20 +205,18 @@ class Executor:
             return
         for outcome, count in Counts(_outcome_name(result) for _, result in answers).items():
             COMMANDS.labels(outcome).inc(count)
-        assert self._loop is not None
-        # One trip to the event loop for the batch.
-        self._loop.call_soon_threadsafe(_resolve, answers)
+        for waiting, result in answers:
+            waiting.reply(result)
 
 
-def _resolve(answers: Sequence[tuple[_Waiting, Receipt | BaseException]]) -> None:
-    for waiting, result in answers:
-        if waiting.answer.done():
-            # The caller has gone; the command stays as it is, and its request_id finds the receipt.
-            continue
-        if isinstance(result, Receipt):
-            waiting.answer.set_result(result)
-        else:
-            waiting.answer.set_exception(result)
+def _resolve(answer: asyncio.Future[Receipt], result: Receipt | BaseException) -> None:
+    if answer.done():
+        # The caller has gone; the command stays as it is, and its request_id finds the receipt.
+        return
+    if isinstance(result, Receipt):
+        answer.set_result(result)
+    else:
+        answer.set_exception(result)
 
 
 def _outcome_name(result: Receipt | BaseException) -> str:

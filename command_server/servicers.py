@@ -8,13 +8,13 @@ from google.protobuf.message import Message
 from uuid_utils.compat import uuid7
 
 from command_server.catalogue import CATALOGUE
-from command_server.command import Command
+from command_server.command import Command, Receipt
 from command_server.executor import Executor
 from command_server.validation import Checker
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.type.v1.receipt_pb2 import CommandReceipt
 from tandem.feed.token import encode_token
-from tandem.runtime.rpc import Call
+from tandem.runtime.rpc import Call, Reply
 
 
 class CommandServicer:
@@ -86,17 +86,28 @@ class CommandServicer:
 
     async def _submit(self, request: Message, call: Call) -> Message:
         command = command_of(request, datetime.now(UTC))
-        receipt = await self._executor.submit(command, call.deadline)
-        kind = CATALOGUE[type(request)]
-        assert kind.response is not None, "an RPC's request"
-        proof = CommandReceipt(
-            consistency_token=encode_token(receipt.epoch, receipt.position),
-            position=receipt.position,
-            version=receipt.version,
-            replayed=receipt.replayed,
-        )
-        fields: dict[str, Any] = {kind.subject: str(receipt.subject_id), "receipt": proof}
-        return kind.response(**fields)
+        return _response(request, await self._executor.submit(command, call.deadline))
+
+    def take(self, request: Message, call: Call, reply: Reply) -> None:
+        """What each of the methods does, for calls that do not wait on the event loop (AnswerLater)."""
+
+        def reply_with(outcome: Receipt | BaseException) -> None:
+            reply(_response(request, outcome) if isinstance(outcome, Receipt) else outcome)
+
+        self._executor.put(command_of(request, datetime.now(UTC)), call.deadline, reply_with, call.gone)
+
+
+def _response(request: Message, receipt: Receipt) -> Message:
+    kind = CATALOGUE[type(request)]
+    assert kind.response is not None, "an RPC's request"
+    proof = CommandReceipt(
+        consistency_token=encode_token(receipt.epoch, receipt.position),
+        position=receipt.position,
+        version=receipt.version,
+        replayed=receipt.replayed,
+    )
+    fields: dict[str, Any] = {kind.subject: str(receipt.subject_id), "receipt": proof}
+    return kind.response(**fields)
 
 
 def command_of(request: Any, now: datetime) -> Command:

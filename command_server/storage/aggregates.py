@@ -18,7 +18,7 @@ from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from tandem.feed.personal import new_key
 from tandem.feed.table import personal_key
-from tandem.runtime.arrays import Array, array
+from tandem.runtime.arrays import array
 from tandem.runtime.bulk import Row, execute, inserted, updated
 from tandem.runtime.database import Answer, driver_of
 
@@ -62,13 +62,13 @@ def load(connection: Connection, keys: Keys) -> Answer[tuple[Aggregates, Persona
 
     With them come the keys of the loaded customers.
 
-    Tables in one order everywhere and ids sorted, so that two transactions never wait for each other in a circle. The
+    Tables in one order everywhere and rows by id, so that two transactions never wait for each other in a circle. The
     locks last until the transaction ends.
     """
     with driver_of(connection) as driver:
 
         def rows_of(query: str, *ids: Iterable[uuid.UUID]) -> Iterable[Row]:
-            return driver.execute(query, [*map(_sorted, ids)], binary=True) if any(ids) else ()
+            return driver.execute(query, [array("UUID", list(it)) for it in ids], binary=True) if any(ids) else ()
 
         # Orders first: what they hold tells which customers and products are meant.
         orders = rows_of(_LOCK_ORDERS, keys.orders)
@@ -98,13 +98,7 @@ def load(connection: Connection, keys: Keys) -> Answer[tuple[Aggregates, Persona
     return answer
 
 
-def _sorted(ids: Iterable[uuid.UUID]) -> Array | list[uuid.UUID]:
-    return array("UUID", sorted(ids))
-
-
-def _by_customer(
-    customers: Iterable[uuid.UUID], rows: Iterable[tuple[uuid.UUID, uuid.UUID]]
-) -> dict[uuid.UUID, frozenset[uuid.UUID]]:
+def _by_customer(customers: Iterable[uuid.UUID], rows: Iterable[Row]) -> dict[uuid.UUID, frozenset[uuid.UUID]]:
     orders: dict[uuid.UUID, set[uuid.UUID]] = {customer_id: set() for customer_id in customers}
     for order_id, customer_id in rows:
         orders[customer_id].add(order_id)

@@ -2,7 +2,8 @@
 
 The library hands calls over in batches, from a thread that waits for them without the GIL. Most of what a short call
 costs from there on is its way through the event loop: a task, a context, two wake-ups. A method whose calls can often
-be answered at once may have a *shortcut*, which is asked on the receiving thread, a batch at a time.
+be answered at once may have a *shortcut*, which is asked on the receiving thread, a batch at a time. Calls of a method
+that has threads of its own may be taken there too, and answered from those: `DirectCall`.
 """
 
 import asyncio
@@ -10,8 +11,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import grpc
 import pygrpc_native.aio
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL
 
@@ -34,10 +36,54 @@ refused. It may only answer what the method would have answered, and must not ra
 """
 
 _Event = tuple[Any, ...]
+# In what the library says of a call.
+_METADATA, _TIME_REMAINING = 0, 2
+
+
+class DirectCall:
+    """A unary call that any thread may answer, once. It is what a servicer's context is, as far as that is asked."""
+
+    __slots__ = ("_details", "_gone", "_server", "call_id", "came_at", "request")
+
+    def __init__(self, server: "NativeServer", event: _Event, came_at: float) -> None:
+        """came_at: on the clock of time.perf_counter()."""
+        self._server = server
+        self._gone = False
+        self.call_id: int = event[1]
+        self.request: bytes = event[3]
+        self._details = event[5]
+        self.came_at = came_at
+
+    def respond(self, response: bytes) -> None:
+        """One that is too large is refused, as for every call."""
+        self._server.respond_directly(self, response)
+
+    def fail(self, code: grpc.StatusCode, message: str, trailing_metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        self._server.fail_directly(self, code, message, trailing_metadata)
+
+    def cancelled(self) -> bool:
+        """Whether the caller has gone."""
+        return self._gone
+
+    def cancel(self) -> None:
+        self._gone = True
+
+    def time_remaining(self) -> float | None:
+        """Seconds when the call came, None where the caller set no deadline."""
+        remaining: float | None = self._details[_TIME_REMAINING]
+        return remaining
+
+    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
+        metadata: Sequence[tuple[str, str | bytes]] = self._details[_METADATA]
+        return metadata
+
+
+Taker = Callable[[DirectCall], None]
+"""Takes a call, to answer it later. It is called on the receiving thread, so it must not wait, nor raise."""
 
 
 class NativeServer(pygrpc_native.aio.Server):
-    """The library's, with shortcuts, and but for how a stream's message is sent.
+    """The library's, with shortcuts and direct calls, and but for how a stream's message is sent.
 
     The library waits for room in a thread of the event loop's executor, one for each client that is behind. There are a
     handful of those threads, and readiness and others need them: a few clients that stop reading would stop the server.
@@ -46,6 +92,9 @@ class NativeServer(pygrpc_native.aio.Server):
     def __init__(self, *, options: Sequence[tuple[str, int]], io_threads: int) -> None:
         super().__init__(options=options, io_threads=io_threads)
         self._shortcuts: dict[str, Shortcut] = {}
+        self._takers: dict[str, Taker] = {}
+        # Direct calls under way.
+        self._direct: dict[int, DirectCall] = {}
         self._receiving = True
         # When the receiving thread began the shortcuts that it is in; 0.0 outside of them.
         self._busy_since = 0.0
@@ -57,17 +106,22 @@ class NativeServer(pygrpc_native.aio.Server):
         """path: "/package.Service/Method", of a unary method that is served. Before start()."""
         self._shortcuts[path] = shortcut
 
+    def add_taker(self, path: str, taker: Taker) -> None:
+        """As `add_shortcut`, for a method whose calls are answered later by other threads."""
+        self._takers[path] = taker
+
     def _dispatch(self) -> None:
         """The receiving thread, in place of the library's."""
         front = self._front
         assert front is not None, "started"
-        shortcuts = {
-            number: self._shortcuts[path] for number, (path, _) in enumerate(self._table) if path in self._shortcuts
-        }
+        shortcuts = _by_number(self._shortcuts, self._table)
+        takers = _by_number(self._takers, self._table)
         if shortcuts:
             threading.Thread(target=self._stand_in, name="pygrpc-native-stand-in", daemon=True).start()
         while (events := front.recv_batch_details(_MAX_EVENTS)) is not None:
-            self._give_to_loop(self._take_shortcuts(shortcuts, events) if shortcuts else events)
+            came_at = time.perf_counter()
+            left = self._take_direct(takers, events, came_at) if takers else events
+            self._give_to_loop(self._take_shortcuts(shortcuts, left, came_at) if shortcuts else left)
         self._receiving = False
         self._watched.set()
 
@@ -83,9 +137,46 @@ class NativeServer(pygrpc_native.aio.Server):
             # The loop was closed without stop(): there is nobody to answer.
             front.close()
 
-    def _take_shortcuts(self, shortcuts: dict[int, Shortcut], events: list[_Event]) -> list[_Event]:
+    def _take_direct(self, takers: dict[int, Taker], events: list[_Event], came_at: float) -> list[_Event]:
+        """Hands direct calls to their takers; returns the other events."""
+        others = []
+        for event in events:
+            kind, call_id, method, request = event[:4]
+            if kind == EVENT_CALL and method in takers and not self._is_too_large(request):
+                call = self._direct[call_id] = DirectCall(self, event, came_at)
+                takers[method](call)
+            elif kind == EVENT_CANCEL and call_id in self._direct:
+                self._direct[call_id].cancel()
+            else:
+                others.append(event)
+        return others
+
+    def _is_too_large(self, request: bytes) -> bool:
+        return self._receive_limit is not None and len(request) > self._receive_limit
+
+    def respond_directly(self, call: DirectCall, response: bytes) -> None:
+        """From any thread."""
+        front = self._front
+        assert front is not None, "started"
+        self._direct.pop(call.call_id, None)
+        if self._within_send_limit(call, response) is not None:
+            front.respond(call.call_id, response)
+
+    def fail_directly(
+        self,
+        call: DirectCall,
+        code: grpc.StatusCode,
+        message: str,
+        trailing_metadata: Sequence[tuple[str, str | bytes]],
+    ) -> None:
+        """From any thread."""
+        front = self._front
+        assert front is not None, "started"
+        self._direct.pop(call.call_id, None)
+        front.fail(call.call_id, code.value[0], message, trailing_metadata=trailing_metadata)
+
+    def _take_shortcuts(self, shortcuts: dict[int, Shortcut], events: list[_Event], came_at: float) -> list[_Event]:
         """Answers what can be answered at once; returns the calls that are to go the ordinary way."""
-        came_at = time.perf_counter()
         by_method: dict[int, list[_Event]] = {}
         others: list[_Event] = []
         for event in events:
@@ -172,3 +263,11 @@ class NativeServer(pygrpc_native.aio.Server):
             # The library would let the handler write on into nothing.
             call.cancel()
         return bool(sent != STREAM_CLOSED)
+
+
+T = TypeVar("T")
+
+
+def _by_number(by_path: dict[str, T], table: Sequence[tuple[str, object]]) -> dict[int, T]:
+    """By the number that the library gave the method."""
+    return {number: by_path[path] for number, (path, _) in enumerate(table) if path in by_path}

@@ -5,7 +5,9 @@ line for a bug. A servicer's method is `async (request, Call) -> response messag
 says `returns (stream …)`, it is an async generator of those, `(request, StreamCall)`, and is asked for the next one
 when the transport has taken the one before.
 
-A unary RPC may have a *shortcut* beside its method, for calls that can be answered at once: see `AnswerAtOnce`.
+A unary RPC may have a *shortcut* beside its method, for calls that can be answered at once, see `AnswerAtOnce`, or
+another way for calls that threads of the servicer's answer, see `AnswerLater`. Both spare a call its way through the
+event loop. Only the native transport knows them, so the method must answer the same.
 """
 
 import asyncio
@@ -34,7 +36,7 @@ from tandem.runtime.errors import (
     internal_status,
     to_status,
 )
-from tandem.runtime.native import NativeServer
+from tandem.runtime.native import DirectCall, NativeServer
 from tandem.runtime.telemetry import (
     CALL_SECONDS,
     CALLS,
@@ -57,7 +59,9 @@ class Call:
 
     __slots__ = ("_context", "deadline")
 
-    def __init__(self, context: aio.ServicerContext[Any, Any], longest: float = _LONGEST_CALL_SECONDS) -> None:
+    def __init__(
+        self, context: aio.ServicerContext[Any, Any] | DirectCall, longest: float = _LONGEST_CALL_SECONDS
+    ) -> None:
         self._context = context
         remaining = context.time_remaining()
         # Some transports say None where the caller set no deadline, some a very large number.
@@ -67,6 +71,10 @@ class Call:
 
     def seconds_left(self) -> float:
         return self.deadline - time.monotonic()
+
+    def gone(self) -> bool:
+        """Whether the caller has left."""
+        return bool(self._context.cancelled())
 
     def reference(self) -> str:
         """The caller's x-request-id, or a new one: what the logs call this call."""
@@ -115,6 +123,15 @@ None for a call that is to go to the method: it waits, or is refused. What is an
 have answered. It runs in a thread of the transport, one at a time for a server; a transport without batches never asks.
 """
 
+Reply = Callable[[Any], None]
+"""Answers a call, once and from any thread, with its response (a message, or the bytes of one) or its error."""
+
+AnswerLater = Callable[[Any, Call, Reply], None]
+"""Takes a call, `(request, Call, Reply)`, and returns without waiting; the reply comes later, from another thread.
+
+What it raises is the answer too. It runs in a thread of the transport, one at a time for a server.
+"""
+
 
 class Admission:
     """Counts the calls under way and refuses those past the limit, at once rather than by a timeout."""
@@ -122,8 +139,7 @@ class Admission:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._under_way = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._changed = threading.Condition()
         self._closed = False
         self._batch = threading.Lock()
 
@@ -133,28 +149,33 @@ class Admission:
             yield from [None] * len(requests) if self._closed else answer(requests)
 
     def enter(self) -> None:
-        """Raises Overloaded past the limit, and Unavailable once closed."""
-        if self._closed:
-            raise stopping_error()
-        if self._under_way >= self._limit:
-            raise Overloaded(f"more than {self._limit} calls are under way")
-        self._under_way += 1
-        self._idle.clear()
+        """Raises Overloaded past the limit, and Unavailable once closed. From any thread, as `leave`."""
+        with self._changed:
+            if self._closed:
+                raise stopping_error()
+            if self._under_way >= self._limit:
+                raise Overloaded(f"more than {self._limit} calls are under way")
+            self._under_way += 1
         CALLS_UNDER_WAY.set(self._under_way)
 
     def leave(self) -> None:
-        self._under_way -= 1
-        if not self._under_way:
-            self._idle.set()
+        with self._changed:
+            self._under_way -= 1
+            if self._closed:
+                self._changed.notify_all()
         CALLS_UNDER_WAY.set(self._under_way)
 
     async def close(self, seconds: float) -> None:
         """Refuses new calls, and waits at most `seconds` for those under way."""
-        self._closed = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), seconds)
+        with self._changed:
+            self._closed = True
+        await asyncio.to_thread(self._wait_until_idle, seconds)
         if await asyncio.to_thread(self._batch.acquire, timeout=seconds):
             self._batch.release()
+
+    def _wait_until_idle(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way, seconds)
 
 
 class Streams:
@@ -195,11 +216,12 @@ def add_service(
     admission: Admission,
     streams: Streams,
     shortcuts: Mapping[str, AnswerAtOnce],
+    later: Mapping[str, AnswerLater],
 ) -> None:
     """Serves every RPC of `service` with the method of `servicer` that has its name.
 
-    shortcuts: of some RPCs, by name. Raises AttributeError when the servicer lacks a method, an RPC in the contract
-    that nobody serves, and KeyError for the shortcut of an RPC that is not there.
+    shortcuts, later: of some unary RPCs, by name. Raises AttributeError when the servicer lacks a method, an RPC in the
+    contract that nobody serves, and KeyError for those of an RPC that is not there.
     """
     handlers: dict[str, Any] = {}
     for method in service.methods:
@@ -214,6 +236,10 @@ def add_service(
         for name, answer in shortcuts.items():
             shortcut = _guarded_shortcut(service.methods_by_name[name], answer, admission)
             server.add_shortcut(f"/{service.full_name}/{name}", shortcut)
+        for name, take in later.items():
+            server.add_taker(
+                f"/{service.full_name}/{name}", _guarded_later(service.methods_by_name[name], take, admission)
+            )
 
 
 def _guarded(method: MethodDescriptor, behaviour: Behaviour, admission: Admission) -> Any:
@@ -264,6 +290,45 @@ def _guarded_shortcut(method: MethodDescriptor, answer: AnswerAtOnce, admission:
             seconds.observe_many(time.perf_counter() - came_at, answered)
 
     return answer_at_once
+
+
+def _guarded_later(method: MethodDescriptor, take: AnswerLater, admission: Admission) -> Callable[[DirectCall], None]:
+    request_class = message_factory.GetMessageClass(method.input_type)
+    seconds = CALL_SECONDS.labels(method.name)
+    ended = _Endings(method)
+
+    def take_directly(direct: DirectCall) -> None:
+        call = Call(direct)
+
+        def end(outcome: Any) -> None:
+            try:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                direct.respond(_encoded(outcome))
+            except BaseException as error:
+                code, status = ended.badly(call, error)
+                direct.fail(code, status.message, _details_of(status))
+            else:
+                ended.well()
+            seconds.observe(time.perf_counter() - direct.came_at)
+
+        def reply(outcome: Any) -> None:
+            try:
+                end(outcome)
+            finally:
+                admission.leave()
+
+        try:
+            admission.enter()
+        except TandemError as refusal:
+            end(refusal)
+            return
+        try:
+            take(_decoded(request_class, direct.request), call, reply)
+        except BaseException as error:
+            reply(error)
+
+    return take_directly
 
 
 def _guarded_stream(method: MethodDescriptor, behaviour: StreamBehaviour, streams: Streams) -> Any:
@@ -339,8 +404,13 @@ _Refusal = tuple[grpc.StatusCode, status_pb2.Status]
 async def _refuse(context: aio.ServicerContext[Any, Any], refusal: _Refusal) -> NoReturn:
     """Outside of the handlers above: abort() raises, and what it raises is the transport's to see."""
     code, status = refusal
-    await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+    await context.abort(code, status.message, _details_of(status))
     raise AssertionError("abort() returned")
+
+
+def _details_of(status: status_pb2.Status) -> tuple[tuple[str, bytes]]:
+    """As trailing metadata."""
+    return (("grpc-status-details-bin", status.SerializeToString()),)
 
 
 def _encoded(response: Any) -> bytes:
