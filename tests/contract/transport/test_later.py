@@ -187,23 +187,22 @@ async def test_calls_are_counted_and_timed(serve: ServeLater, taken: Takes) -> N
 
 
 async def test_a_stop_waits_for_a_call_under_way_and_refuses_new_ones(serve: ServeLater, taken: Takes) -> None:
-    first: list[Taken] = []
+    takers: list[AnswerLater] = [taken]
 
     def hold_the_first(request: Message, call: Call, reply: Reply) -> None:
-        if first:
-            reply(LATER)
+        if takers:
+            takers.pop()(request, call, reply)
         else:
-            first.append(Taken(request, call, reply))
+            reply(LATER)
 
     served = await serve(hold_the_first, drain_seconds=PATIENCE)
     call = served.call()
-    while not first:
-        await asyncio.sleep(0)
+    held = await taken.next()
     stopping = asyncio.create_task(served.running.stop())
     while (outcome := await served.outcome()) == grpc.StatusCode.OK:
         pass
     assert outcome == grpc.StatusCode.UNAVAILABLE
     assert not stopping.done()
-    first[0].reply(LATER)
+    held.reply(LATER)
     assert await call == LATER
     await stopping

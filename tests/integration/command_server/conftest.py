@@ -63,7 +63,9 @@ class Commands:
 
     async def executor(self, settings: DatabaseSettings | None = None, **changes: Any) -> Executor:
         chosen = ExecutorSettings(**changes)
-        engine = create_database_engine(settings or self._settings, name="executor", pool_size=chosen.lanes)
+        engine = create_database_engine(
+            settings or self._settings, name="executor", pool_size=chosen.lanes, by_key=True
+        )
         executor = Executor(engine, chosen)
         await executor.start()
         self._started.append(executor)

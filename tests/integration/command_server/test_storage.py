@@ -18,7 +18,7 @@ from tandem.feed import table as feed
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
 from tandem.runtime.database import migrate, newest_revision
-from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
+from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all
 from tests.support.builders import (
     add_product,
     identity,
@@ -27,6 +27,7 @@ from tests.support.builders import (
     revise_product,
     start_subscription,
 )
+from tests.support.stack import wait_until
 
 
 def test_the_migrations_make_the_tables_that_the_program_describes(database: WriteDatabase) -> None:
@@ -138,3 +139,20 @@ async def test_a_product_from_before_there_were_attributes_has_none_and_gets_som
     )
     assert (last.version, last.name, last.description) == (4, "Masala Chai", "12 boxes")
     assert list(last.attributes) == [ProductAttribute(name="Origin", value="Assam")]
+
+
+async def test_plans_that_were_made_on_empty_tables_still_find_rows_by_index(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    """PostgreSQL plans for a table as it last saw it, and a session keeps its plans: those of foreign keys for ever."""
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+    executor = await commands_on.executor(max_batch=10)
+    await submit_all(executor, [register_customer(1), add_product(1, stock=1000)])
+    await submit_all(executor, [place_order(number) for number in range(200)])
+    # What a session has done is counted when it ends.
+    await commands_on.stop()
+    counts = text("SELECT n_tup_ins, seq_tup_read FROM pg_stat_user_tables WHERE relname = 'customer_order'")
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        wait_until(lambda: connection.execute(counts).one()[0] > 0, "the session has ended", 20)
+        assert tuple(connection.execute(counts).one()) == (200, 0)
