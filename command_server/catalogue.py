@@ -1,6 +1,5 @@
 """The table of commands: for each request, what it touches, how it is checked and which rule decides it."""
 
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from command_server import validation
-from command_server.aggregates import Aggregates, Keys, parse_id
+from command_server.aggregates import Aggregates, Id, Keys, id_of
 from command_server.command import Command
 from command_server.decide import customers, orders, products, subscriptions
 from command_server.validation import Checker
@@ -31,45 +30,45 @@ class CommandKind:
     subject: str
     creates: bool
     validate: Callable[[Any, Checker], None]
-    keys: Callable[[Any, uuid.UUID, Keys], None]
+    keys: Callable[[Any, Id, Keys], None]
     decide: Callable[[Any, Command, Aggregates], list[Message]]
 
 
-def _order_keys(_request: Message, subject: uuid.UUID, keys: Keys) -> None:
+def _order_keys(_request: Message, subject: Id, keys: Keys) -> None:
     keys.orders.add(subject)
 
 
-def _order_and_customer_keys(_request: Message, subject: uuid.UUID, keys: Keys) -> None:
+def _order_and_customer_keys(_request: Message, subject: Id, keys: Keys) -> None:
     keys.orders.add(subject)
     keys.with_customer.add(subject)
 
 
-def _customer_keys(_request: Message, subject: uuid.UUID, keys: Keys) -> None:
+def _customer_keys(_request: Message, subject: Id, keys: Keys) -> None:
     keys.customers.add(subject)
 
 
-def _whole_customer_keys(_request: Message, subject: uuid.UUID, keys: Keys) -> None:
+def _whole_customer_keys(_request: Message, subject: Id, keys: Keys) -> None:
     keys.customers.add(subject)
     keys.whole_customers.add(subject)
 
 
-def _product_keys(_request: Message, subject: uuid.UUID, keys: Keys) -> None:
+def _product_keys(_request: Message, subject: Id, keys: Keys) -> None:
     keys.products.add(subject)
 
 
-def _subscription_keys(_request: Message, subject: uuid.UUID, keys: Keys) -> None:
+def _subscription_keys(_request: Message, subject: Id, keys: Keys) -> None:
     keys.subscriptions.add(subject)
 
 
-def _start_subscription_keys(request: commands.StartSubscriptionRequest, subject: uuid.UUID, keys: Keys) -> None:
+def _start_subscription_keys(request: commands.StartSubscriptionRequest, subject: Id, keys: Keys) -> None:
     keys.subscriptions.add(subject)
-    keys.customers.add(parse_id(request.customer_id))
+    keys.customers.add(id_of(request.customer_id))
 
 
-def _place_order_keys(request: commands.PlaceOrderRequest, subject: uuid.UUID, keys: Keys) -> None:
+def _place_order_keys(request: commands.PlaceOrderRequest, subject: Id, keys: Keys) -> None:
     keys.orders.add(subject)
-    keys.customers.add(parse_id(request.customer_id))
-    keys.products.update([parse_id(line.product_id) for line in request.lines])
+    keys.customers.add(id_of(request.customer_id))
+    keys.products.update([id_of(line.product_id) for line in request.lines])
 
 
 CATALOGUE: dict[type[Message], CommandKind] = {

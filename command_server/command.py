@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
+from command_server.aggregates import Id
+
 
 @dataclass(frozen=True)
 class Command:
@@ -21,8 +23,8 @@ class Command:
     """
 
     request: Message
-    request_id: uuid.UUID
-    subject_id: uuid.UUID
+    request_id: Id
+    subject_id: Id
     now: datetime
 
     @cached_property
@@ -41,7 +43,7 @@ class Command:
 class Receipt(NamedTuple):
     """What a command that is stored has done: `version` is the subject's after it, `position` its last event's."""
 
-    subject_id: uuid.UUID
+    subject_id: Id
     position: int
     version: int
     epoch: uuid.UUID

@@ -1,12 +1,12 @@
 """CommandService: each RPC validates and submits."""
 
-import uuid
 from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.message import Message
 from uuid_utils.compat import uuid7
 
+from command_server.aggregates import id_of
 from command_server.catalogue import CATALOGUE
 from command_server.command import Command, Receipt
 from command_server.executor import Executor
@@ -106,7 +106,7 @@ def _response(request: Message, receipt: Receipt) -> Message:
         version=receipt.version,
         replayed=receipt.replayed,
     )
-    fields: dict[str, Any] = {kind.subject: str(receipt.subject_id), "receipt": proof}
+    fields: dict[str, Any] = {kind.subject: receipt.subject_id, "receipt": proof}
     return kind.response(**fields)
 
 
@@ -124,7 +124,7 @@ def command_of(request: Any, now: datetime) -> Command:
     check.finish()
     return Command(
         request=request,
-        request_id=uuid.UUID(request.request_id) if request.request_id else uuid7(),
-        subject_id=uuid.UUID(subject) if named else uuid7(),
+        request_id=id_of(request.request_id or str(uuid7())),
+        subject_id=id_of(subject if named else str(uuid7())),
         now=now,
     )

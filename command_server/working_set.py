@@ -1,11 +1,10 @@
 """A batch in memory: the rows it holds and what its commands decide on them, one after the other. Pure."""
 
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from command_server.aggregates import Aggregates, Keys, version_of
+from command_server.aggregates import Aggregates, Id, Keys, version_of
 from command_server.apply import apply
 from command_server.catalogue import CATALOGUE
 from command_server.command import Command, Receipt
@@ -55,10 +54,10 @@ class Decisions:
     receipts: list[StoredReceipt] = field(default_factory=list)
 
 
-def decide_batch(batch: Sequence[Command], loaded: Aggregates, found: Mapping[uuid.UUID, FoundReceipt]) -> Decisions:
+def decide_batch(batch: Sequence[Command], loaded: Aggregates, found: Mapping[Id, FoundReceipt]) -> Decisions:
     """Decides the commands in order of arrival: each sees the events of those before, a refused one leaves no trace."""
     decisions = Decisions(loaded.copy())
-    stored: dict[uuid.UUID, StoredReceipt] = {}
+    stored: dict[Id, StoredReceipt] = {}
     for command in batch:
         earlier = found.get(command.request_id) or stored.get(command.request_id)
         try:

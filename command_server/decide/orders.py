@@ -6,7 +6,7 @@ from datetime import datetime
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from command_server.aggregates import Aggregates, Customer, Order, Product, parse_id
+from command_server.aggregates import Aggregates, Customer, Order, Product, id_of
 from command_server.command import Command
 from command_server.decide.rules import check_version, must_be_new, not_found, refuse, timestamp
 from commerce.command.v1 import command_service_pb2 as commands
@@ -33,9 +33,9 @@ _NOT_SHIPPED = (OrderStatus.ORDER_STATUS_PLACED, OrderStatus.ORDER_STATUS_PAID)
 
 def place_order(request: commands.PlaceOrderRequest, command: Command, aggregates: Aggregates) -> list[Message]:
     must_be_new(aggregates.orders.get(command.subject_id), "order", command.subject_id)
-    customer = aggregates.customers.get(parse_id(request.customer_id))
+    customer = aggregates.customers.get(id_of(request.customer_id))
     destination = _destination(request, customer) if customer else None
-    lines = [(line, aggregates.products.get(parse_id(line.product_id))) for line in request.lines]
+    lines = [(line, aggregates.products.get(id_of(line.product_id))) for line in request.lines]
     currency = next((product.currency for _, product in lines if product), "")
     totals = [_line_total(line, product) if product else 0 for line, product in lines]
     fee = request.shipping_fee.minor_units

@@ -1,23 +1,23 @@
 """What the rules of every aggregate share: versions and refusals."""
 
-import uuid
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from command_server.aggregates import Id
 from tandem.runtime.errors import AlreadyExists, Conflict, NotFound, PreconditionFailed, Violation
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def must_be_new(existing: object | None, kind: str, identity: uuid.UUID) -> None:
+def must_be_new(existing: object | None, kind: str, identity: Id) -> None:
     """Refuses to create what exists. `kind` in the singular: "order"."""
     if existing is not None:
         raise AlreadyExists(kind, f"{kind}s/{identity}")
 
 
-def not_found(kind: str, identity: uuid.UUID) -> NotFound:
+def not_found(kind: str, identity: Id) -> NotFound:
     return NotFound(kind, f"{kind}s/{identity}")
 
 

@@ -1,12 +1,11 @@
 """Rules for subscriptions."""
 
-import uuid
 from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.message import Message
 
-from command_server.aggregates import Aggregates, Subscription
+from command_server.aggregates import Aggregates, Subscription, id_of
 from command_server.command import Command
 from command_server.decide.periods import months_later
 from command_server.decide.rules import check_version, must_be_new, not_found, refuse, timestamp
@@ -31,7 +30,7 @@ def start_subscription(
     request: commands.StartSubscriptionRequest, command: Command, aggregates: Aggregates
 ) -> list[Message]:
     must_be_new(aggregates.subscriptions.get(command.subject_id), "subscription", command.subject_id)
-    customer = aggregates.customers.get(uuid.UUID(request.customer_id))
+    customer = aggregates.customers.get(id_of(request.customer_id))
     subject = f"customers/{request.customer_id}"
     if customer is None:
         raise refuse("CUSTOMER_UNKNOWN", subject, "the customer is not known")

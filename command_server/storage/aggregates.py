@@ -7,9 +7,9 @@ from datetime import UTC
 from functools import lru_cache
 from typing import TypeVar
 
-from sqlalchemy import Column, Connection, Table
+from sqlalchemy import Column, Connection, Table, Uuid
 
-from command_server.aggregates import Aggregates, Customer, Keys, Order, OrderedLine, Product, Subscription
+from command_server.aggregates import Aggregates, Customer, Id, Keys, Order, OrderedLine, Product, Subscription
 from command_server.storage.tables import customer, customer_order, order_line, product, subscription
 from commerce.command.v1.command_service_pb2 import ProductAttributes
 from commerce.type.v1.address_pb2 import AddressBook
@@ -25,10 +25,17 @@ from tandem.runtime.database import Answer, driver_of
 T = TypeVar("T")
 
 
+def _columns(table: Table) -> str:
+    """For a SELECT from the table as t; ids as text."""
+    return ", ".join(
+        f"CAST(t.{column.name} AS text)" if isinstance(column.type, Uuid) else f"t.{column.name}"
+        for column in table.columns
+    )
+
+
 def _lock(table: Table) -> str:
     # `= ANY(array)` is one prepared statement for every number of ids; `IN (…)` would be one for each.
-    columns = ", ".join(column.name for column in table.columns)
-    return f"SELECT {columns} FROM {table.fullname} WHERE id = ANY(%s) ORDER BY id FOR UPDATE"  # noqa: S608
+    return f"SELECT {_columns(table)} FROM {table.fullname} AS t WHERE id = ANY(%s) ORDER BY t.id FOR UPDATE"  # noqa: S608
 
 
 def _and_of_orders(column: Column[uuid.UUID], orders: Column[uuid.UUID]) -> str:
@@ -40,20 +47,23 @@ def _and_of_orders(column: Column[uuid.UUID], orders: Column[uuid.UUID]) -> str:
 
 _LOCK_ORDERS, _LOCK_SUBSCRIPTIONS = _lock(customer_order), _lock(subscription)
 _READ_LINES = f"""
-SELECT order_id, product_id, quantity, unit_price, discount_basis_points, line_total FROM {order_line.fullname}
+SELECT CAST(order_id AS text), CAST(product_id AS text), quantity, unit_price, discount_basis_points, line_total
+FROM {order_line.fullname}
 WHERE order_id = ANY(%s) ORDER BY order_id, line_number"""  # noqa: S608
 # The key comes along: who places an order pays for no statement more because personal data is sealed.
 _LOCK_CUSTOMERS = f"""
-SELECT k.key, {", ".join(f"c.{column.name}" for column in customer.columns)}
-FROM {customer.fullname} AS c LEFT JOIN {personal_key.fullname} AS k ON k.customer_id = c.id
-WHERE c.id = {_and_of_orders(customer_order.c.customer_id, customer_order.c.id)}
-ORDER BY c.id FOR UPDATE OF c"""  # noqa: S608
-_READ_ORDER_IDS = f"SELECT id, customer_id FROM {customer_order.fullname} WHERE customer_id = ANY(%s)"  # noqa: S608
+SELECT k.key, {_columns(customer)}
+FROM {customer.fullname} AS t LEFT JOIN {personal_key.fullname} AS k ON k.customer_id = t.id
+WHERE t.id = {_and_of_orders(customer_order.c.customer_id, customer_order.c.id)}
+ORDER BY t.id FOR UPDATE OF t"""  # noqa: S608
+_READ_ORDER_IDS = f"""
+SELECT CAST(id AS text), CAST(customer_id AS text) FROM {customer_order.fullname} WHERE customer_id = ANY(%s)
+"""  # noqa: S608
 _LOCK_PRODUCTS = f"""
-SELECT {", ".join(column.name for column in product.columns)} FROM {product.fullname}
-WHERE id = {_and_of_orders(order_line.c.product_id, order_line.c.order_id)} ORDER BY id FOR UPDATE"""  # noqa: S608
+SELECT {_columns(product)} FROM {product.fullname} AS t
+WHERE t.id = {_and_of_orders(order_line.c.product_id, order_line.c.order_id)} ORDER BY t.id FOR UPDATE"""  # noqa: S608
 
-PersonalKeys = dict[uuid.UUID, bytes]
+PersonalKeys = dict[Id, bytes]
 """By customer; an erased one has none."""
 
 
@@ -67,7 +77,7 @@ def load(connection: Connection, keys: Keys) -> Answer[tuple[Aggregates, Persona
     """
     with driver_of(connection) as driver:
 
-        def rows_of(query: str, *ids: Iterable[uuid.UUID]) -> Iterable[Row]:
+        def rows_of(query: str, *ids: Iterable[Id]) -> Iterable[Row]:
             return driver.execute(query, [array("UUID", list(it)) for it in ids], binary=True) if any(ids) else ()
 
         # Orders first: what they hold tells which customers and products are meant.
@@ -98,15 +108,15 @@ def load(connection: Connection, keys: Keys) -> Answer[tuple[Aggregates, Persona
     return answer
 
 
-def _by_customer(customers: Iterable[uuid.UUID], rows: Iterable[Row]) -> dict[uuid.UUID, frozenset[uuid.UUID]]:
-    orders: dict[uuid.UUID, set[uuid.UUID]] = {customer_id: set() for customer_id in customers}
+def _by_customer(customers: Iterable[Id], rows: Iterable[Row]) -> dict[Id, frozenset[Id]]:
+    orders: dict[Id, set[Id]] = {customer_id: set() for customer_id in customers}
     for order_id, customer_id in rows:
         orders[customer_id].add(order_id)
     return {customer_id: frozenset(ids) for customer_id, ids in orders.items()}
 
 
-def _orders(rows: Iterable[Row], line_rows: Iterable[Row]) -> dict[uuid.UUID, Order]:
-    lines: defaultdict[uuid.UUID, list[OrderedLine]] = defaultdict(list)
+def _orders(rows: Iterable[Row], line_rows: Iterable[Row]) -> dict[Id, Order]:
+    lines: defaultdict[Id, list[OrderedLine]] = defaultdict(list)
     for order_id, *columns in line_rows:
         lines[order_id].append(OrderedLine(*columns))
     return {row[0]: _order(row, lines[row[0]]) for row in rows}
@@ -170,18 +180,16 @@ def save(connection: Connection, before: Aggregates, after: Aggregates) -> Perso
     return keys
 
 
-def _new(before: dict[uuid.UUID, T], after: dict[uuid.UUID, T]) -> list[T]:
+def _new(before: dict[Id, T], after: dict[Id, T]) -> list[T]:
     return [aggregate for identity, aggregate in after.items() if identity not in before]
 
 
-def _changed(before: dict[uuid.UUID, T], after: dict[uuid.UUID, T]) -> list[T]:
+def _changed(before: dict[Id, T], after: dict[Id, T]) -> list[T]:
     # An aggregate is replaced by another object when an event changes it, so identity tells.
     return [aggregate for identity, aggregate in after.items() if before.get(identity, aggregate) is not aggregate]
 
 
-def _by_what_changed(
-    before: dict[uuid.UUID, Product], changed: Iterable[Product]
-) -> tuple[list[Product], list[Product]]:
+def _by_what_changed(before: dict[Id, Product], changed: Iterable[Product]) -> tuple[list[Product], list[Product]]:
     """Those of which only the stock changed, most of them, and the others: what orders do is no new version."""
     sold: list[Product] = []
     others: list[Product] = []

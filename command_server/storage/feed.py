@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select, text
 
+from command_server.aggregates import Id
 from command_server.storage.tables import receipt
 from commerce.event.v1.event_pb2 import Event
 from tandem.feed import table as feed
@@ -19,9 +20,9 @@ from tandem.runtime.database import Answer, driver_of
 class StoredReceipt(NamedTuple):
     """A receipt as it is stored. `offset` counts from the batch's first position minus one."""
 
-    request_id: uuid.UUID
+    request_id: Id
     fingerprint: bytes
-    subject_id: uuid.UUID
+    subject_id: Id
     offset: int
     version: int
 
@@ -38,14 +39,14 @@ class FoundReceipt(NamedTuple):
     """A receipt of an earlier transaction, with the feed's epoch of today."""
 
     fingerprint: bytes
-    subject_id: uuid.UUID
+    subject_id: Id
     position: int
     version: int
     epoch: uuid.UUID
 
 
 _FIND = f"""
-SELECT r.request_id, r.fingerprint, r.subject_id, r.position, r.version, h.epoch
+SELECT CAST(r.request_id AS text), r.fingerprint, CAST(r.subject_id AS text), r.position, r.version, h.epoch
 FROM {receipt.fullname} AS r, {feed.feed_head.fullname} AS h WHERE r.request_id = ANY(%s)"""  # noqa: S608
 
 # The feed's head is the one row that serialises all writers. It is locked here and released by the COMMIT that follows
@@ -71,7 +72,7 @@ SELECT epoch, base, pg_notify('{feed.CHANNEL}', '') FROM head
 """  # noqa: S608 - only names from our own tables are put in
 
 
-def find_receipts(connection: Connection, request_ids: Sequence[uuid.UUID]) -> Answer[dict[uuid.UUID, FoundReceipt]]:
+def find_receipts(connection: Connection, request_ids: Sequence[Id]) -> Answer[dict[Id, FoundReceipt]]:
     """The receipts that exist, by request id.
 
     To be called after the batch's rows are locked: a first run of the same command that is committing elsewhere holds
@@ -87,15 +88,15 @@ class StoredEvent(NamedTuple):
 
     kind: str
     payload: bytes
-    customer_id: uuid.UUID | None
+    customer_id: Id | None
 
 
-def stored(events: Iterable[tuple[str, Event]], keys: Mapping[uuid.UUID, bytes]) -> list[StoredEvent]:
+def stored(events: Iterable[tuple[str, Event]], keys: Mapping[Id, bytes]) -> list[StoredEvent]:
     """The events with their personal data sealed. keys: of all customers that the events tell of."""
     return [_stored(kind, event, keys) for kind, event in events]
 
 
-def _stored(kind: str, event: Event, keys: Mapping[uuid.UUID, bytes]) -> StoredEvent:
+def _stored(kind: str, event: Event, keys: Mapping[Id, bytes]) -> StoredEvent:
     customer = customer_of(event)
     if customer is not None:
         event = seal(event, keys[customer])

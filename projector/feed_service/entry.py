@@ -46,7 +46,7 @@ def entry_of(stored: FeedEvent) -> Entry:
         stored.kind,
         ids_of(event),
         _item(stored.position, stored.kind, event),
-        str(customer_of(event) or ""),
+        customer_of(event) or "",
     )
 
 

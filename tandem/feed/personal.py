@@ -5,7 +5,6 @@ the contract says how that is made. Keys are in the table `personal_key`; erasin
 """
 
 import os
-import uuid
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -30,10 +29,10 @@ def new_key() -> bytes:
     return AESGCM.generate_key(_KEY_BITS)
 
 
-def customer_of(event: Event) -> uuid.UUID | None:
-    """Whose personal data the event holds; None for an event without any."""
+def customer_of(event: Event) -> str | None:
+    """The id of the customer whose personal data the event holds; None for an event without any."""
     payload = _personal_payload(event)
-    return uuid.UUID(payload.customer_id) if payload is not None and payload.HasField("personal") else None
+    return payload.customer_id if payload is not None and payload.HasField("personal") else None
 
 
 def seal(event: Event, key: bytes) -> Event:

@@ -104,8 +104,14 @@ def _fixed(form: str) -> Callable[[Iterable[Any]], Iterable[bytes]]:
 
 def _uuids(values: Iterable[uuid.UUID | str]) -> Iterable[bytes]:
     """Messages hold ids as text."""
-    ids = (bytes.fromhex(it.replace("-", "")) if isinstance(it, str) else it.int.to_bytes(16, "big") for it in values)
-    return [b"\0\0\0\x10" + it for it in ids]
+    ids: list[Any] = list(values)
+    if ids and isinstance(ids[0], str):
+        together = bytes.fromhex("".join(ids).replace("-", ""))
+        if len(together) != 16 * len(ids):
+            raise ValueError("not all of them are UUIDs")
+    else:
+        together = b"".join([it.int.to_bytes(16, "big") for it in ids])
+    return [b"\0\0\0\x10" + together[start : start + 16] for start in range(0, len(together), 16)]
 
 
 def _days(values: Iterable[date]) -> Iterable[bytes]:

@@ -2,7 +2,6 @@
 
 import random
 from datetime import timedelta
-from uuid import UUID
 
 from google.protobuf.message import Message
 
@@ -27,7 +26,7 @@ class Subscriptions:
         self._aggregates = Aggregates()
 
     @property
-    def state(self) -> dict[UUID, Subscription]:
+    def state(self) -> dict[str, Subscription]:
         """As the write model has them after the events."""
         return self._aggregates.subscriptions
 
@@ -40,7 +39,7 @@ class Subscriptions:
             if (event := self._decide(request)) is not None:
                 return event
         customer = self._rng.randint(1, customers)
-        if UUID(identity("customer", customer)) not in self._aggregates.customers:
+        if identity("customer", customer) not in self._aggregates.customers:
             self._decide(register_customer(customer))
         number = len(self._aggregates.subscriptions) + 1
         started = self._decide(start_subscription(number, customer=customer, months=self._rng.choice((1, 1, 12))))

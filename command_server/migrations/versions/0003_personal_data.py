@@ -4,8 +4,6 @@ Events that are there are sealed too, which takes a while for a long feed. Stop 
 first: it knows nothing of sealed events.
 """
 
-from uuid import UUID
-
 from alembic import op
 from sqlalchemy import Connection, text
 
@@ -54,7 +52,7 @@ def name_addresses(connection: Connection) -> None:
 def seal_events(connection: Connection) -> None:
     """Seals the personal data of the events that are there."""
     rows = connection.execute(text(f"SELECT customer_id, key FROM {S}.personal_key"))  # noqa: S608
-    keys: dict[UUID, bytes] = {row.customer_id: row.key for row in rows}
+    keys: dict[str, bytes] = {str(row.customer_id): row.key for row in rows}
     position = 0
     while batch := connection.execute(
         text(f"""
@@ -68,7 +66,9 @@ def seal_events(connection: Connection) -> None:
             customer_id = customer_of(event)
             if customer_id is not None:
                 connection.execute(
-                    text(f"UPDATE {S}.event SET payload = :payload, customer_id = :id WHERE position = :position"),  # noqa: S608
+                    text(f"""
+                        UPDATE {S}.event SET payload = :payload, customer_id = CAST(:id AS uuid)
+                        WHERE position = :position"""),  # noqa: S608
                     {
                         "payload": seal(event, keys[customer_id]).SerializeToString(deterministic=True),
                         "id": customer_id,

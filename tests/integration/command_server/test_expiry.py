@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from uuid import UUID
 
 import pytest
 from google.protobuf.message import Message
@@ -128,7 +127,7 @@ class Stubborn:
 
     def __init__(self, executor: Executor, failing: str) -> None:
         self._executor = executor
-        self._failing = UUID(failing)
+        self._failing = failing
         self.calls = 0
 
     async def submit(self, command: Command, deadline: float) -> Receipt:

@@ -1,7 +1,7 @@
 """Personal data in the write database: sealed, also what was stored before it was; and in no error."""
 
-import uuid
 from collections.abc import Callable
+from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
@@ -22,7 +22,7 @@ from tests.support import events
 from tests.support.builders import add_product, address, identity, place_order, register_customer
 from tests.support.migrations import migrate_to
 
-CUSTOMER = uuid.UUID(identity("customer", 1))
+CUSTOMER = identity("customer", 1)
 HISTORY = [
     events.customer_registered(1),
     events.product_added(),
@@ -53,13 +53,13 @@ def test_what_was_stored_in_the_clear_is_sealed_by_the_migration(fresh_database:
         payloads = connection.execute(select(feed.event.c.payload)).scalars().all()
         assert not [it for it in payloads for word in (b"Customer", b"Hamburg", b"example.org") if word in it]
         assert [it.event for it in read_events(connection, 0, 100)] == HISTORY
-        both = set({CUSTOMER, uuid.UUID(identity("customer", 2))})
+        both = {CUSTOMER, identity("customer", 2)}
         loaded, keys = load(connection, Keys(customers=both))()
         assert len(set(keys.values())) == 2
         assert all(len(key) == 32 for key in keys.values())
         [default] = loaded.customers[CUSTOMER].addresses
         assert (default.name, default.address, default.is_default) == ("main", address(city="Hamburg"), True)
-        assert loaded.customers[uuid.UUID(identity("customer", 2))].addresses == ()
+        assert loaded.customers[identity("customer", 2)].addresses == ()
     engine.dispose()
 
 
@@ -74,7 +74,7 @@ async def test_an_erased_customers_key_and_row_are_empty_and_the_rest_of_the_fee
         key = select(feed.personal_key.c.key).where(feed.personal_key.c.customer_id == CUSTOMER)
         assert connection.execute(key).scalar_one() is None
         row = connection.execute(select(customer).where(customer.c.id == CUSTOMER)).one()
-        assert tuple(row) == (CUSTOMER, 2, "", "", "", b"", True)
+        assert tuple(row) == (UUID(CUSTOMER), 2, "", "", "", b"", True)
         found = read_events(connection, 0, 1000)
     assert (erased.position, erased.version) == (found[-1].position, 2)
     anonymized = [it.event.orders_anonymized for it in found if it.kind == "orders_anonymized"]

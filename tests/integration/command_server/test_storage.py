@@ -100,9 +100,9 @@ async def test_an_orders_customer_is_read_and_locked_for_those_commands_alone_th
     executor = await commands_on.executor()
     for request in (register_customer(1), add_product(1), place_order(1)):
         await submit(executor, request)
-    order = {uuid.UUID(identity("order", 1))}
-    customer = uuid.UUID(identity("customer", 1))
-    held = text(f"SELECT id FROM {feed.SCHEMA}.customer FOR UPDATE SKIP LOCKED")
+    order = {identity("order", 1)}
+    customer = identity("customer", 1)
+    held = text(f"SELECT CAST(id AS text) FROM {feed.SCHEMA}.customer FOR UPDATE SKIP LOCKED")
     with database.engine.connect() as connection, database.engine.connect() as other:
         alone, _ = load(connection, Keys(orders=order))()
         assert alone.orders.keys() == order

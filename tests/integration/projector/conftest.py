@@ -65,7 +65,7 @@ class Stores:
         """As the command server stores them; the customers they are about get keys."""
         named = [(str(event.WhichOneof("kind")), event) for event in events]
         customers = {customer for _, event in named if (customer := customer_of(event))}
-        keys = {customer: hashlib.sha256(customer.bytes).digest() for customer in customers}
+        keys = {customer: hashlib.sha256(customer.encode()).digest() for customer in customers}
         with self.write.begin() as connection:
             execute(connection, upserted(feed.personal_key, list(keys.items())))
         return stored(named, keys)

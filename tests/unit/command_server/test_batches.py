@@ -133,7 +133,7 @@ class Memory:
     """A write database for one thread, in memory."""
 
     aggregates: Aggregates = field(default_factory=Aggregates)
-    receipts: dict[uuid.UUID, FoundReceipt] = field(default_factory=dict)
+    receipts: dict[str, FoundReceipt] = field(default_factory=dict)
     events: list[tuple[str, Event]] = field(default_factory=list)
 
     def run(self, batch: list[Command]) -> list[Receipt | TandemError]:
@@ -209,14 +209,14 @@ def test_a_customer_has_one_default_address_while_there_is_any(sent: list[Messag
         assert len({it.name for it in customer.addresses}) == len(customer.addresses)
 
 
-def _views(history: Iterable[tuple[str, Event]]) -> dict[tuple[str, uuid.UUID], Any]:
+def _views(history: Iterable[tuple[str, Event]]) -> dict[tuple[str, str], Any]:
     """What the projector makes of the events: the views' messages, by view and key."""
     events = feed_events([event for _, event in history])
-    views: dict[tuple[str, uuid.UUID], Any] = {}
+    views: dict[tuple[str, str], Any] = {}
     for name, projection in PROJECTIONS.items():
         changes = fold(projection, events, {})
         assert changes.stopped_by is None
-        views |= {(name, key): row.message for key, row in changes.rows.items() if row}
+        views |= {(name, str(key)): row.message for key, row in changes.rows.items() if row}
     return views
 
 

@@ -1,7 +1,6 @@
 """The business rules, each alone: what is decided, and what is refused and why."""
 
 from datetime import UTC, datetime
-from uuid import UUID
 
 import pytest
 from google.protobuf.message import Message
@@ -35,7 +34,7 @@ CANCEL = commands.CancelOrderRequest(order_id=ORDER, reason="changed my mind")
 
 def decide(*requests: Message) -> Decisions:
     """On a store in which nothing is yet, no order of the first customer either."""
-    nothing = Aggregates(order_ids={UUID(identity("customer", 1)): frozenset()})
+    nothing = Aggregates(order_ids={identity("customer", 1): frozenset()})
     return decide_batch([command(it) for it in requests], nothing, {})
 
 

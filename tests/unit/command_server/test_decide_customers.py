@@ -1,7 +1,5 @@
 """The rules of customers, each alone."""
 
-from uuid import UUID
-
 import pytest
 from google.protobuf.message import Message
 
@@ -29,7 +27,7 @@ def remove(name: str) -> commands.RemoveAddressRequest:
 
 def decide(*requests: Message) -> Decisions:
     # The database tells of a customer who is to be erased which orders there are: none, before this batch.
-    loaded = Aggregates(order_ids={UUID(CUSTOMER): frozenset()})
+    loaded = Aggregates(order_ids={CUSTOMER: frozenset()})
     return decide_batch([command(it) for it in requests], loaded, {})
 
 
@@ -56,7 +54,7 @@ def addresses(*requests: Message) -> dict[str, tuple[str, bool]]:
     """City and default by name, after commands that must all be accepted."""
     decisions = decide(*requests)
     assert all(isinstance(it, Accepted) for it in decisions.outcomes), decisions.outcomes
-    customer = decisions.aggregates.customers[UUID(CUSTOMER)]
+    customer = decisions.aggregates.customers[CUSTOMER]
     return {it.name: (it.address.city, it.is_default) for it in customer.addresses}
 
 
