@@ -1,7 +1,7 @@
 """Group commit: whatever waits is stored in one transaction.
 
 Python pays for each round trip and PostgreSQL for each commit, so both are paid per batch. Nothing is delayed: a batch
-is what came in while the one before was committing. A lane is a thread with a connection; no call can be cancelled into
+is what came in while the one before was prepared. A lane is a thread with a connection; no call can be cancelled into
 the middle of a transaction, because a call only waits for a future.
 """
 
@@ -37,6 +37,8 @@ RETRIES = Counter("tandem_command_batch_retries_total", "Batches that were run a
 # Two transactions that create the same thing or store the same request_id: one wins, the other sees it when run again.
 # Once is enough for that; more is for several in one batch.
 _MAX_COLLISIONS = 5
+# Some times as long as a batch takes to prepare.
+_TURN_SECONDS = 0.05
 
 
 class _Waiting(NamedTuple):
@@ -50,6 +52,30 @@ class _CommitInDoubt(Exception):
     """The connection broke during COMMIT; `__cause__` says how. The receipts will tell."""
 
 
+class _Turn:
+    """Whose turn it is to prepare a batch: one lane's, while PostgreSQL writes and commits those of the others.
+
+    Python works for one at a time anyway. Without turns a lane that is free would take the first command that comes,
+    and small batches cost more.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lane: int | None = None
+
+    def begin(self) -> None:
+        """Waits for the turn, but not long: another lane may wait for rows that somebody keeps."""
+        lane = threading.get_ident()
+        if self._lane != lane and self._lock.acquire(timeout=_TURN_SECONDS):
+            self._lane = lane
+
+    def end(self) -> None:
+        """Does nothing for a lane whose turn it is not."""
+        if self._lane == threading.get_ident():
+            self._lane = None
+            self._lock.release()
+
+
 class Executor:
     """Takes commands and stores them. `start` and `stop` make it a Component."""
 
@@ -58,6 +84,7 @@ class Executor:
         self._settings = settings
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._lanes: list[threading.Thread] = []
+        self._turn = _Turn()
 
     async def start(self) -> None:
         for number in range(self._settings.lanes):
@@ -107,28 +134,33 @@ class Executor:
         self._waiting.put(_Waiting(command, deadline, reply, gone))
 
     def _run_lane(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            batch, stop = self._drain(first)
+        stop = False
+        while not stop:
+            self._turn.begin()
+            batch, stop = self._take()
             now = time.monotonic()
             late = [it for it in batch if it.deadline <= now]
             self._answer([(it, DeadlineExceeded("the deadline passed before the command was run")) for it in late])
             live = [it for it in batch if it.deadline > now and not it.gone()]
             if live:
-                self._answer(self._store(live))
-            if stop:
-                return
+                outcomes = self._store(live)
+                self._turn.end()
+                self._answer(outcomes)
+        self._turn.end()
 
-    def _drain(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
-        batch = [first]
-        while len(batch) < self._settings.max_batch:
+    def _take(self) -> tuple[list[_Waiting], bool]:
+        """Waits for a command, and takes what waits with it; and whether the lane is to end then."""
+        following = self._waiting.get()
+        batch: list[_Waiting] = []
+        while following is not None:
+            batch.append(following)
+            if len(batch) == self._settings.max_batch:
+                return batch, False
             try:
                 following = self._waiting.get_nowait()
             except queue.Empty:
-                break
-            if following is None:
-                return batch, True
-            batch.append(following)
-        return batch, False
+                return batch, False
+        return batch, True
 
     def _store(self, batch: Sequence[_Waiting]) -> list[tuple[_Waiting, Receipt | BaseException]]:
         """Stores a batch, with all its failures dealt with: each command gets its receipt or its own error.
@@ -190,6 +222,7 @@ class Executor:
                     # PostgreSQL writes the rows while the events are being sealed.
                     events = stored(decisions.events, personal_keys)
                     head = append(connection, events, decisions.receipts)
+                    self._turn.end()
                 appended = head()
                 try:
                     connection.commit()

@@ -12,7 +12,7 @@ class ExecutorSettings(Block):
     """Group commit."""
 
     lanes: int = Field(
-        1, ge=1, le=32, description="Transactions under way at once, each with a thread and a connection"
+        2, ge=1, le=32, description="Transactions under way at once, each with a thread and a connection"
     )
     max_batch: int = Field(128, ge=1, le=1024, description="Commands in one transaction at most")
     max_waiting: int = Field(

@@ -62,7 +62,8 @@ class Commands:
         self._started: list[Executor] = []
 
     async def executor(self, settings: DatabaseSettings | None = None, **changes: Any) -> Executor:
-        chosen = ExecutorSettings(**changes)
+        # One lane: commands that are submitted together are decided in their order.
+        chosen = ExecutorSettings(**{"lanes": 1, **changes})
         engine = create_database_engine(
             settings or self._settings, name="executor", pool_size=chosen.lanes, by_key=True
         )

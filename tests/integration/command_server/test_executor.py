@@ -6,10 +6,11 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from command_server.command import Receipt
 from command_server.storage.tables import customer_order, product
+from commerce.command.v1 import command_service_pb2 as commands
 from tandem.feed import table as feed
 from tandem.runtime.errors import DeadlineExceeded, Overloaded, PreconditionFailed, TandemError, Unavailable
 from tests.integration.command_server.conftest import (
@@ -20,7 +21,7 @@ from tests.integration.command_server.conftest import (
     until_blocked,
     write_database,
 )
-from tests.support.builders import add_product, identity, place_order, register_customer
+from tests.support.builders import add_product, identity, place_order, register_customer, usd
 from tests.support.stack import Databases
 from tests.unit.command_server.test_batches import requests as random_requests
 
@@ -114,6 +115,22 @@ async def test_competing_servers_sell_exactly_what_there_is(commands_on: Command
     assert sorted(it.position for it in receipts) == list(range(4, 104))
     with database.engine.connect() as connection:
         assert set(connection.execute(product.select()).mappings().all()[0].items()) >= {("stock", 0)}
+
+
+async def test_a_lane_that_waits_for_rows_holds_no_other_up(commands_on: Commands, database: WriteDatabase) -> None:
+    executor = await commands_on.executor(lanes=2)
+    for request in SHOP:
+        await submit(executor, request)
+    with database.engine.begin() as connection:
+        connection.execute(select(product.c.id).where(product.c.id == identity("product", 1)).with_for_update())
+        waiting = asyncio.create_task(submit(executor, place_order(1, lines={1: 1})))
+        await until_blocked(database)
+        assert isinstance(
+            await submit(executor, commands.ChangePriceRequest(product_id=identity("product", 2), price=usd(5))),
+            Receipt,
+        )
+        assert not waiting.done()
+    assert isinstance(await waiting, Receipt)
 
 
 async def test_a_command_whose_deadline_passed_while_it_waited_is_not_run(
