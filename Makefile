@@ -48,7 +48,7 @@ check: install  ## Name what is missing or out of date: stubs, pages, rows of ta
 bench: install memcached load-generator  ## Measure everything against its contenders (benchmarks/README.md)
 	@python -m benchmarks $(ARGS)
 
-bench-quick: install memcached load-generator  ## The same with fewer orders, turns and seconds: some five minutes
+bench-quick: install memcached load-generator  ## The same with fewer orders, turns and seconds: two to three minutes
 	@python -m benchmarks --quick $(ARGS)
 
 bench-streams: install memcached  ## Measure what watches and followers of the feed cost

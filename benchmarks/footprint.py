@@ -19,7 +19,6 @@ from tandem.cli.services import Service
 _MIB = 1024 * 1024
 # Reading PSS walks the page tables of the process: seldom enough to be nothing beside the load.
 _EVERY_SECONDS = 1.0
-_STARTS = 5
 
 
 class Peaks:
@@ -86,7 +85,7 @@ def _starts(world: World, plan: Plan) -> Result:
     stack = world.stack
     took: dict[str, list[float]] = {}
     for service in (stack.command_server, stack.projector, stack.query_server):
-        for _ in range(_STARTS):
+        for _ in range(plan.rounds):
             service.stop()
             began = time.monotonic()
             service.start()

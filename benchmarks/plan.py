@@ -20,8 +20,8 @@ class Plan:
 
 
 def full(say: Callable[[str], None]) -> Plan:
-    return Plan(orders=100_000, rounds=3, seconds=3.0, warm_up=1.0, grown=1_000_000, say=say)
+    return Plan(orders=100_000, rounds=3, seconds=2.0, warm_up=0.5, grown=1_000_000, say=say)
 
 
 def quick(say: Callable[[str], None]) -> Plan:
-    return Plan(orders=10_000, rounds=2, seconds=1.0, warm_up=0.5, grown=100_000, say=say)
+    return Plan(orders=5_000, rounds=2, seconds=0.5, warm_up=0.3, grown=50_000, say=say)
