@@ -206,3 +206,16 @@ async def test_a_stop_waits_for_a_call_under_way_and_refuses_new_ones(serve: Ser
     held.reply(LATER)
     assert await call == LATER
     await stopping
+
+
+async def test_an_answer_after_the_stop_harms_nobody(serve: ServeLater, taken: Takes) -> None:
+    """Components stop after the server, and the executor still stores what waits."""
+    served = await serve(taken)
+    call = served.call()
+    held = await taken.next()
+    await served.running.stop()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await call
+    with capture_logs() as logs:
+        held.reply(LATER)
+    assert not logs
