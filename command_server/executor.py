@@ -25,6 +25,7 @@ from command_server.storage.aggregates import load, save
 from command_server.storage.feed import append, find_receipts, stored
 from command_server.working_set import Accepted, decide_batch, keys_of
 from tandem.runtime.database import may_pass, pipelined
+from tandem.runtime.desk import take_together
 from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError, Unavailable
 from tandem.runtime.telemetry import log
 
@@ -137,7 +138,7 @@ class Executor:
         stop = False
         while not stop:
             self._turn.begin()
-            batch, stop = self._take()
+            batch, stop = take_together(self._waiting, self._settings.max_batch)
             now = time.monotonic()
             late = [it for it in batch if it.deadline <= now]
             self._answer([(it, DeadlineExceeded("the deadline passed before the command was run")) for it in late])
@@ -147,20 +148,6 @@ class Executor:
                 self._turn.end()
                 self._answer(outcomes)
         self._turn.end()
-
-    def _take(self) -> tuple[list[_Waiting], bool]:
-        """Waits for a command, and takes what waits with it; and whether the lane is to end then."""
-        following = self._waiting.get()
-        batch: list[_Waiting] = []
-        while following is not None:
-            batch.append(following)
-            if len(batch) == self._settings.max_batch:
-                return batch, False
-            try:
-                following = self._waiting.get_nowait()
-            except queue.Empty:
-                return batch, False
-        return batch, True
 
     def _store(self, batch: Sequence[_Waiting]) -> list[tuple[_Waiting, Receipt | BaseException]]:
         """Stores a batch, with all its failures dealt with: each command gets its receipt or its own error.

@@ -14,7 +14,7 @@ from command_server.validation import Checker
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.type.v1.receipt_pb2 import CommandReceipt
 from tandem.feed.token import encode_token
-from tandem.runtime.rpc import Call, Reply
+from tandem.runtime.calls import Call, Reply
 
 
 class CommandServicer:

@@ -19,9 +19,9 @@ from projector.loop import Loop
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.read_store.tables import projection
+from tandem.runtime.calls import Call
 from tandem.runtime.database import may_pass
 from tandem.runtime.errors import Unavailable
-from tandem.runtime.rpc import Call
 
 
 @dataclass(frozen=True)

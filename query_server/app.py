@@ -20,9 +20,9 @@ from query_server.settings import Settings
 from query_server.views import Views
 from query_server.watch import Watches
 from tandem.read_store.tables import CHANNEL, order_details
+from tandem.runtime.calls import AnswerAtOnce
 from tandem.runtime.listener import Listener
 from tandem.runtime.process import Application, Service
-from tandem.runtime.rpc import AnswerAtOnce
 
 
 def build(settings: Settings) -> Application:

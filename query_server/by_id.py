@@ -129,7 +129,7 @@ Q = TypeVar("Q", bound=ById)
 
 
 class _AtOnce(ABC, Generic[Q]):
-    """A shortcut (tandem.runtime.rpc.AnswerAtOnce). For one thread at a time."""
+    """A shortcut (tandem.runtime.calls.AnswerAtOnce). For one thread at a time."""
 
     def __init__(self, query: Q, cache: Cache, freshness: Freshness) -> None:
         self._query = query

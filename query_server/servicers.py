@@ -26,8 +26,8 @@ from tandem.read_store.tables import (
     sales_summary,
     search_word,
 )
+from tandem.runtime.calls import Call, StreamCall
 from tandem.runtime.errors import NotFound
-from tandem.runtime.rpc import Call, StreamCall
 
 
 class _List:

@@ -11,8 +11,8 @@ from query_server.freshness import Freshness, projection_lag
 from query_server.head import Head
 from query_server.reader import Found, Reader
 from tandem.feed.token import Token, encode_token
+from tandem.runtime.calls import Call
 from tandem.runtime.errors import PreconditionFailed, Unavailable, Violation
-from tandem.runtime.rpc import Call
 
 # What is left of the caller's deadline when a wait ends, so that the answer says why, and arrives.
 _MARGIN_SECONDS = 0.1

@@ -23,8 +23,8 @@ from query_server.freshness import Freshness
 from query_server.settings import WatchSettings
 from query_server.views import Need, Views, require
 from tandem.feed.token import Token
+from tandem.runtime.calls import StreamCall, stopping_error
 from tandem.runtime.errors import NotFound, Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
-from tandem.runtime.rpc import StreamCall, stopping_error
 from tandem.runtime.telemetry import log
 
 SKIPPED = Counter("tandem_watch_skipped_versions_total", "Versions that watchers were not shown", ["view"])

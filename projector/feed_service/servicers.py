@@ -16,7 +16,7 @@ from projector.feed_service.refusals import ahead, another_feed
 from projector.feed_service.validation import MAX_BATCH_EVENTS, Place, check
 from tandem.feed.head import FeedHead
 from tandem.feed.token import Token, encode_token
-from tandem.runtime.rpc import Call, StreamCall, stopping_error
+from tandem.runtime.calls import Call, StreamCall, stopping_error
 
 SENT = Counter("tandem_feed_sent_events_total", "Events that followers were sent, by where they came from", ["source"])
 

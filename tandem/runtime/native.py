@@ -43,7 +43,7 @@ _METADATA, _TIME_REMAINING = 0, 2
 class DirectCall:
     """A unary call that any thread may answer, once. It is what a servicer's context is, as far as that is asked."""
 
-    __slots__ = ("_details", "_gone", "_server", "call_id", "came_at", "request")
+    __slots__ = ("_event", "_gone", "_server", "call_id", "came_at", "request")
 
     def __init__(self, server: "NativeServer", event: _Event, came_at: float) -> None:
         """came_at: on the clock of time.perf_counter()."""
@@ -51,7 +51,7 @@ class DirectCall:
         self._gone = False
         self.call_id: int = event[1]
         self.request: bytes = event[3]
-        self._details = event[5]
+        self._event = event
         self.came_at = came_at
 
     def respond(self, response: bytes) -> None:
@@ -60,6 +60,10 @@ class DirectCall:
 
     def fail(self, code: grpc.StatusCode, message: str, trailing_metadata: Sequence[tuple[str, str | bytes]]) -> None:
         self._server.fail_directly(self, code, message, trailing_metadata)
+
+    def leave(self) -> None:
+        """To the method, as if it had just come; instead of answering it."""
+        self._server.leave_directly(self, self._event)
 
     def cancelled(self) -> bool:
         """Whether the caller has gone."""
@@ -70,11 +74,11 @@ class DirectCall:
 
     def time_remaining(self) -> float | None:
         """Seconds when the call came, None where the caller set no deadline."""
-        remaining: float | None = self._details[_TIME_REMAINING]
+        remaining: float | None = self._event[5][_TIME_REMAINING]
         return remaining
 
     def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
-        metadata: Sequence[tuple[str, str | bytes]] = self._details[_METADATA]
+        metadata: Sequence[tuple[str, str | bytes]] = self._event[5][_METADATA]
         return metadata
 
 
@@ -174,6 +178,13 @@ class NativeServer(pygrpc_native.aio.Server):
         assert front is not None, "started"
         self._direct.pop(call.call_id, None)
         front.fail(call.call_id, code.value[0], message, trailing_metadata=trailing_metadata)
+
+    def leave_directly(self, call: DirectCall, event: _Event) -> None:
+        """From any thread."""
+        self._direct.pop(call.call_id, None)
+        # From here on, that the caller leaves is told to the loop.
+        if not call.cancelled():
+            self._give_to_loop([event])
 
     def _take_shortcuts(self, shortcuts: dict[int, Shortcut], events: list[_Event], came_at: float) -> list[_Event]:
         """Answers what can be answered at once; returns the calls that are to go the ordinary way."""

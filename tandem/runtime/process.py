@@ -17,9 +17,10 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from tandem.runtime.calls import Admission, AnswerAtOnce, AnswerLater, Streams
 from tandem.runtime.health import Health
 from tandem.runtime.native import NativeServer
-from tandem.runtime.rpc import Admission, AnswerAtOnce, AnswerLater, Streams, add_service
+from tandem.runtime.rpc import add_service
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
 from tandem.runtime.telemetry import log, serve_metrics
 

@@ -14,8 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from commerce.projection.v1 import projection_service_pb2 as projection
+from tandem.runtime.calls import Call
 from tandem.runtime.process import Application, Component, RunningApplication, Service
-from tandem.runtime.rpc import Call
 from tandem.runtime.settings import ServerSettings
 
 Transport = Literal["native", "grpcio"]

@@ -12,8 +12,8 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsResponse, Projection
+from tandem.runtime.calls import Call
 from tandem.runtime.errors import Conflict, InvalidArgument, NotFound, Overloaded, TandemError, Unavailable, Violation
-from tandem.runtime.rpc import Call
 from tests.contract.transport.conftest import PATIENCE, Serve, Waiting, answer, detail, raw, reached, status_of
 from tests.support.stack import until
 

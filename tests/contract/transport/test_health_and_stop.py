@@ -12,8 +12,8 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from structlog.testing import capture_logs
 
+from tandem.runtime.calls import Call
 from tandem.runtime.process import RunningApplication, Service
-from tandem.runtime.rpc import Call
 from tandem.runtime.settings import ServerSettings
 from tests.contract.transport.conftest import (
     PATIENCE,

@@ -16,9 +16,9 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsResponse
+from tandem.runtime.calls import AnswerLater, Call, Reply
 from tandem.runtime.errors import PreconditionFailed, Violation
 from tandem.runtime.process import RunningApplication
-from tandem.runtime.rpc import AnswerLater, Call, Reply
 from tandem.runtime.settings import ServerSettings
 from tests.contract.transport.conftest import PATIENCE, Served, application, detail
 

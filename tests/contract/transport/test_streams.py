@@ -12,9 +12,9 @@ from google.rpc import error_details_pb2
 from prometheus_client import REGISTRY
 
 from commerce.query.v1 import query_service_pb2 as queries
+from tandem.runtime.calls import StreamCall, stopping_error
 from tandem.runtime.errors import Conflict
 from tandem.runtime.process import Application, RunningApplication, Service
-from tandem.runtime.rpc import StreamCall, stopping_error
 from tandem.runtime.settings import ServerSettings
 from tests.contract.transport.conftest import PATIENCE, Transport, detail
 from tests.support.proxy import CuttingProxy
