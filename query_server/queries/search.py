@@ -40,6 +40,7 @@ MAX_CATEGORIES = 50
 _TOO_FEW = 3
 _MAX_ALTERNATIVES = 3
 # Letters of a word that is at the beginning of few others. Half of every catalogue has a word that begins with "s".
+# Where one word of a query is rare, so are the products that have all of them.
 _RARE = 4
 # What is ranked and counted at most: some tens of milliseconds.
 _MAX_CANDIDATES = 10_000
@@ -176,7 +177,7 @@ class SearchReader:
     def _page(self, wanted: SearchKey, alternatives: Sequence[Sequence[str]]) -> Any:
         counts = tuple(len(it) for it in alternatives) or (0,) * len(wanted.words)
         after = wanted.after
-        rare = bool(wanted.words) and min(map(len, wanted.words)) >= _RARE
+        rare = any(len(word) >= _RARE for word in wanted.words)
         arguments: dict[str, object] = {
             "query": " ".join(_best(wanted.words, alternatives)),
             "discontinued": wanted.include_discontinued,
@@ -242,19 +243,25 @@ def _page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
 
     rare: few products have a word that begins so; the plan for that is made once. Otherwise each search has its own.
     """
-    document = " && ".join(_word_query(number, count) for number, count in enumerate(alternatives))
-    as_written = " && ".join(_word_query(number, 0) for number in range(len(alternatives)))
-    found = f"WHERE s.document @@ ({document})" if document else "WHERE true"
+
+    def once(expression: str) -> str:
+        # A shared plan knows no values: what depends on them alone would be computed anew for every row. A plan of
+        # one's own has them as constants, and reckons with how many rows have them.
+        return f"(SELECT {expression})" if rare else f"({expression})"
+
+    document = once(" && ".join(_word_query(number, count) for number, count in enumerate(alternatives)))
+    as_written = once(" && ".join(_word_query(number, 0) for number in range(len(alternatives))))
+    found = f"WHERE s.document @@ {document}" if alternatives else "WHERE true"
     # What has the words as they are written, before what has others for them; whole words before beginnings of words;
     # then the names that are most like the query.
     score = (
         f"""CAST(1000000 * (
-            CASE WHEN {any(alternatives)} AND s.document @@ ({as_written}) THEN 10 ELSE 0 END
-            + ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, ({document}))
-            + 2 * ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, plainto_tsquery('{SCHEMA}.search', :query))
-            + 2 * similarity(s.plain_name, {SCHEMA}.plain(:query))
+            CASE WHEN {any(alternatives)} AND s.document @@ {as_written} THEN 10 ELSE 0 END
+            + ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, {document})
+            + 2 * ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, {once(f"plainto_tsquery('{SCHEMA}.search', :query)")})
+            + 2 * similarity(s.plain_name, {once(f"{SCHEMA}.plain(:query)")})
         ) AS bigint)"""
-        if document
+        if alternatives
         else "0"
     )
     return text(f"""
@@ -279,15 +286,8 @@ def _page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
             -- LIMIT: found one by one. Of many the planner would read the whole table instead, whatever its size.
             SELECT c.price, c.currency_code, c.available FROM {product_card.fullname} AS c WHERE c.key = s.key LIMIT 1
         ) AS c
-    ), page AS (
-        SELECT key, rank FROM candidates
-        WHERE category_fits AND price_fits AND stock_fits AND (rank < :rank OR rank = :rank AND key > :key)
-        ORDER BY rank DESC, key LIMIT :most
     )
-    SELECT p.feed_epoch, p.position, k.feed_epoch AS card_epoch, k.position AS card_position,
-        (SELECT count(*) FROM candidates) AS candidates,
-        (SELECT count(*) FROM candidates WHERE category_fits AND price_fits AND stock_fits) AS total,
-        (SELECT count(*) FROM candidates WHERE category_fits AND price_fits AND in_stock) AS in_stock,
+    SELECT p.feed_epoch, p.position, k.feed_epoch AS card_epoch, k.position AS card_position, counts.*, page.*,
         ARRAY(
             SELECT json_build_array(category, count(*)) FROM candidates WHERE price_fits AND stock_fits
             GROUP BY category ORDER BY count(*) DESC, category LIMIT {_MAX_FACETS}
@@ -295,13 +295,24 @@ def _page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
         ARRAY(
             SELECT json_build_array(currency_code, min(price), max(price)) FROM candidates
             WHERE category_fits AND stock_fits GROUP BY currency_code ORDER BY currency_code LIMIT {_MAX_FACETS}
-        ) AS prices,
-        ARRAY(SELECT key FROM page ORDER BY rank DESC, key) AS keys,
-        ARRAY(
-            SELECT c.value FROM page JOIN {product_card.fullname} AS c USING (key) ORDER BY rank DESC, key
-        ) AS values,
-        ARRAY(SELECT rank FROM page ORDER BY rank DESC, key) AS ranks
+        ) AS prices
     FROM {projection.fullname} AS p JOIN {projection.fullname} AS k ON k.view = '{product_card.name}'
+    CROSS JOIN (
+        SELECT count(*) AS candidates,
+            count(*) FILTER (WHERE category_fits AND price_fits AND stock_fits) AS total,
+            count(*) FILTER (WHERE category_fits AND price_fits AND in_stock) AS in_stock
+        FROM candidates
+    ) AS counts
+    CROSS JOIN (
+        -- In the order of the rows that they are made of; NULL of none.
+        SELECT array_agg(key) AS keys, array_agg(rank) AS ranks, array_agg(value) AS values FROM (
+            SELECT f.key, f.rank, c.value FROM (
+                SELECT key, rank FROM candidates
+                WHERE category_fits AND price_fits AND stock_fits AND (rank < :rank OR rank = :rank AND key > :key)
+                ORDER BY rank DESC, key LIMIT :most
+            ) AS f JOIN {product_card.fullname} AS c USING (key) ORDER BY f.rank DESC, f.key
+        ) AS hit
+    ) AS page
     WHERE p.view = '{product_search.name}'
     """).execution_options(prepare=rare)  # noqa: S608 - only names and numbers of ours are put in
 
@@ -344,13 +355,13 @@ def _response(wanted: SearchKey, alternatives: Sequence[Sequence[str]], row: Any
             ],
         ),
     )
-    if len(row.keys) > wanted.size:
+    if row.keys and len(row.keys) > wanted.size:
         last = wanted.size - 1
         cursor = SearchCursor(row.ranks[last], row.keys[last], tuple(map(tuple, alternatives)))
         rest.next_page_token = encode_search_token(cursor, *wanted.query)
     if any(alternatives):
         rest.corrected_query = " ".join(_best(wanted.words, alternatives))
-    hits = [_HITS(_hit(value, marked)) for value in row.values[: wanted.size]]
+    hits = [_HITS(_hit(value, marked)) for value in (row.values or ())[: wanted.size]]
     return b"".join([*hits, rest.SerializeToString(deterministic=True)])
 
 
