@@ -3,12 +3,12 @@
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 
-# A letter's accent may come behind it.
-_WORD = re.compile(r"\w[\w\u0300-\u036f]*")
+# What words are made of: a letter's accent may come behind it.
+_IN_WORD = r"[\w\u0300-\u036f]"
 # As much as fits into two lines of a list.
 _SNIPPET = 200
 # Letters that are no accented ones to Unicode, as PostgreSQL's unaccent has them.
@@ -33,12 +33,10 @@ def highlight(text: str, words: Sequence[str]) -> str:
     >>> highlight("Tea & teapots", ["tea"])
     '<em>Tea</em> &amp; <em>teapots</em>'
     """
-    found = _finder(tuple(words))
     parts, end = [], 0
-    for match in _WORD.finditer(text):
-        if found(match[0]):
-            parts += [html.escape(text[end : match.start()]), "<em>", html.escape(match[0]), "</em>"]
-            end = match.end()
+    for match in _finder(tuple(words))(text):
+        parts += [html.escape(text[end : match.start()]), "<em>", match[0], "</em>"]
+        end = match.end()
     return "".join([*parts, html.escape(text[end:])])
 
 
@@ -46,8 +44,7 @@ def snippet(text: str, words: Sequence[str]) -> str:
     """As `highlight`, of the part of the text around the first mark, cut between words; "…" where it is cut."""
     if len(text) <= _SNIPPET:
         return highlight(text, words)
-    is_found = _finder(tuple(words))
-    found = next((it.start() for it in _WORD.finditer(text) if is_found(it[0])), 0)
+    found = next((it.start() for it in _finder(tuple(words))(text)), 0)
     start = 0 if found < _SNIPPET // 2 else text.rfind(" ", 0, found - _SNIPPET // 4) + 1
     end = start + _SNIPPET
     if end < len(text):
@@ -56,18 +53,26 @@ def snippet(text: str, words: Sequence[str]) -> str:
     return f"{before}{highlight(text[start:end], words)}{after}"
 
 
+@lru_cache(maxsize=1024)
+def _beginning_with(initials: frozenset[str]) -> re.Pattern[str]:
+    """Words that begin with one of these letters, of either case, or with a letter that may be one with an accent."""
+    others = "".join(it for it in map(chr, range(128)) if it.lower() not in initials)
+    return re.compile(rf"[^{re.escape(others)}](?<=\w)(?<!{_IN_WORD}.){_IN_WORD}*")
+
+
 @lru_cache(maxsize=32)
-def _finder(wanted: tuple[str, ...]) -> Callable[[str], bool]:
-    """Whether a word of a text is one that was found. The texts of a page have many words in common."""
-    # Whatever is found begins with the same letter: most words are done with at that.
-    initials = {it[0] for it in wanted if it}
+def _finder(wanted: tuple[str, ...]) -> Callable[[str], Iterator[re.Match[str]]]:
+    """Finds the words of a text that begin with one of `wanted`, or are another form of it."""
+    # Whatever is found begins with the same letter: most words are never looked at.
+    candidates = _beginning_with(frozenset(it[0] for it in wanted if it))
 
+    # The texts of a page have many words in common.
     @lru_cache(maxsize=1024)
-    def found(text: str) -> bool:
+    def is_found(text: str) -> bool:
         word = plain(text)
-        return word[:1] in initials and any(word.startswith(it) or _is_another_form(word, it) for it in wanted if it)
+        return any(word.startswith(it) or _is_another_form(word, it) for it in wanted if it)
 
-    return found
+    return lambda text: (it for it in candidates.finditer(text) if is_found(it[0]))
 
 
 def _is_another_form(word: str, wanted: str) -> bool:
