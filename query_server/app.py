@@ -8,7 +8,7 @@ from commerce.query.v1.views_pb2 import OrderDetails
 from query_server.batcher import Batcher
 from query_server.by_id import MANY_ROWS, ONE_ROW, ManyAtOnce, OneAtOnce
 from query_server.cache import Cache
-from query_server.database import ReadDatabase
+from query_server.database import ONE_PLAN, ReadDatabase
 from query_server.freshness import Freshness
 from query_server.head import Head
 from query_server.queries.pages import read_pages
@@ -32,8 +32,8 @@ def build(settings: Settings) -> Application:
     reports = settings.reports
     # A connection for each thread that reads, one for the positions that waiters ask for, one for watches, one for
     # readiness.
-    connections = 2 * reading.threads + reports.threads + 3
-    database = ReadDatabase(settings.database, connections=connections)
+    database = ReadDatabase(settings.database, connections=2 * reading.threads + 3, session=ONE_PLAN)
+    summed = ReadDatabase(settings.database, connections=reports.threads)
     searched = ReadDatabase(settings.database, connections=settings.search.threads, session=SESSION)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
     freshness = Freshness(settings.freshness, listener, database.positions, with_cache=settings.cache.enabled)
@@ -43,7 +43,7 @@ def build(settings: Settings) -> Application:
     stored = Batcher("database", [DatabaseReader(database, cache, freshness) for cache in fills], **limits)
     pages = Batcher("list", [partial(read_pages, database) for _ in threads], **limits)
     # One at a time: sums of two ranges share nothing.
-    sums = [SalesReader(database) for _ in range(reports.threads)]
+    sums = [SalesReader(summed) for _ in range(reports.threads)]
     sales = Batcher("sales", sums, max_batch=1, max_waiting=reports.max_waiting)
     found = [SearchReader(searched) for _ in range(settings.search.threads)]
     searches = Batcher("search", found, max_batch=1, max_waiting=settings.search.max_waiting)
@@ -82,5 +82,5 @@ def build(settings: Settings) -> Application:
         server=settings.server,
         services=(Service(DESCRIPTOR.services_by_name["QueryService"], servicer, shortcuts=shortcuts),),
         ready=ready,
-        components=(database, searched, *reads, *fills, at_once, *batchers, freshness, head, orders),
+        components=(database, summed, searched, *reads, *fills, at_once, *batchers, freshness, head, orders),
     )
