@@ -28,6 +28,7 @@ from query_server.encoding import EncodedField
 from query_server.page_token import SearchCursor, encode_search_token
 from query_server.queries.highlight import highlight, plain, snippet
 from query_server.validation import Checker
+from query_server.views import as_of_text
 from tandem.feed.token import Token
 from tandem.read_store.tables import SCHEMA, product_card, product_search, projection, search_word
 from tandem.read_store.words import words_of
@@ -51,6 +52,7 @@ _SORTS = frozenset(ProductSort.values())
 _BY_RELEVANCE, _NEWEST = ProductSort.PRODUCT_SORT_RELEVANCE, ProductSort.PRODUCT_SORT_NEWEST
 
 _HITS = EncodedField(SearchProductsResponse, "hits")
+_AS_OF = EncodedField(SearchProductsResponse, "as_of")
 _PRODUCT = EncodedField(ProductHit, "product")
 _NAME = EncodedField(ProductHit, "highlighted_name")
 _DESCRIPTION = EncodedField(ProductHit, "highlighted_description")
@@ -66,6 +68,9 @@ SESSION = (
     "SET random_page_cost = 1.1",
 )
 """What a connection needs that searches."""
+
+SEARCHED = (product_card.name, search_word.name, product_search.name)
+"""Three views answer together: what is found, what it costs, and what a misspelled word may mean."""
 
 
 class SearchKey(NamedTuple):
@@ -88,10 +93,14 @@ class SearchKey(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The response but for its as_of, serialised, and the position that it includes."""
+    """What a search found: the response but for its as_of, serialised, and the position that it includes."""
 
-    response: bytes
+    rest: bytes
     as_of: Token
+
+    def response(self) -> bytes:
+        """Serialised."""
+        return self.rest + _AS_OF(as_of_text(self.as_of))
 
 
 def search_key(request: SearchProductsRequest, check: Checker) -> SearchKey:
@@ -157,9 +166,10 @@ class SearchReader:
 
     def __call__(self, batch: Sequence[SearchKey]) -> dict[SearchKey, Found]:
         """Raises Unavailable."""
-        return {wanted: self._search(wanted) for wanted in batch}
+        return {wanted: self.search(wanted) for wanted in batch}
 
-    def _search(self, wanted: SearchKey) -> Found:
+    def search(self, wanted: SearchKey) -> Found:
+        """Raises Unavailable."""
         alternatives = wanted.after.alternatives if wanted.after else ()
         row = self._page(wanted, alternatives)
         consulted = []
