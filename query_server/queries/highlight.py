@@ -3,12 +3,13 @@
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 
 # What words are made of: a letter's accent may come behind it.
 _IN_WORD = r"[\w\u0300-\u036f]"
+_ESCAPED = "&<>\"'"
 # As much as fits into two lines of a list.
 _SNIPPET = 200
 # Letters that are no accented ones to Unicode, as PostgreSQL's unaccent has them.
@@ -33,46 +34,59 @@ def highlight(text: str, words: Sequence[str]) -> str:
     >>> highlight("Tea & teapots", ["tea"])
     '<em>Tea</em> &amp; <em>teapots</em>'
     """
-    parts, end = [], 0
-    for match in _finder(tuple(words))(text):
-        parts += [html.escape(text[end : match.start()]), "<em>", match[0], "</em>"]
-        end = match.end()
-    return "".join([*parts, html.escape(text[end:])])
+    return _marker(tuple(words)).mark(text)
 
 
 def snippet(text: str, words: Sequence[str]) -> str:
     """As `highlight`, of the part of the text around the first mark, cut between words; "…" where it is cut."""
+    marker = _marker(tuple(words))
     if len(text) <= _SNIPPET:
-        return highlight(text, words)
-    found = next((it.start() for it in _finder(tuple(words))(text)), 0)
+        return marker.mark(text)
+    found = marker.first(text)
     start = 0 if found < _SNIPPET // 2 else text.rfind(" ", 0, found - _SNIPPET // 4) + 1
     end = start + _SNIPPET
     if end < len(text):
         end = max(text.rfind(" ", start, end), start + _SNIPPET // 2)
     before, after = "… " if start else "", " …" if end < len(text) else ""
-    return f"{before}{highlight(text[start:end], words)}{after}"
+    return f"{before}{marker.mark(text[start:end])}{after}"
+
+
+class _Marker:
+    """Marks the words that are found by `wanted`. The texts of a page have many words in common."""
+
+    def __init__(self, wanted: Iterable[str]) -> None:
+        self._wanted = [it for it in wanted if it]
+        # Whatever is found begins with the same letter: most words are never looked at.
+        self._pieces = _pieces(frozenset(it[0] for it in self._wanted))
+        self._shown = lru_cache(maxsize=1024)(self._show)
+
+    def mark(self, text: str) -> str:
+        """HTML."""
+        return self._pieces.sub(lambda piece: self._shown(piece[0]), text)
+
+    def first(self, text: str) -> int:
+        """Where the first mark begins; 0 without one."""
+        return next((it.start() for it in self._pieces.finditer(text) if self._shown(it[0])[:4] == "<em>"), 0)
+
+    def _show(self, piece: str) -> str:
+        if piece in _ESCAPED:
+            return html.escape(piece)
+        word = plain(piece)
+        found = any(word.startswith(it) or _is_another_form(word, it) for it in self._wanted)
+        return f"<em>{piece}</em>" if found else piece
+
+
+_marker = lru_cache(maxsize=32)(_Marker)
 
 
 @lru_cache(maxsize=1024)
-def _beginning_with(initials: frozenset[str]) -> re.Pattern[str]:
-    """Words that begin with one of these letters, of either case, or with a letter that may be one with an accent."""
-    others = "".join(it for it in map(chr, range(128)) if it.lower() not in initials)
-    return re.compile(rf"[^{re.escape(others)}](?<=\w)(?<!{_IN_WORD}.){_IN_WORD}*")
+def _pieces(initials: frozenset[str]) -> re.Pattern[str]:
+    """What may be shown in another form than it has: characters that HTML escapes, and words that may be marked.
 
-
-@lru_cache(maxsize=32)
-def _finder(wanted: tuple[str, ...]) -> Callable[[str], Iterator[re.Match[str]]]:
-    """Finds the words of a text that begin with one of `wanted`, or are another form of it."""
-    # Whatever is found begins with the same letter: most words are never looked at.
-    candidates = _beginning_with(frozenset(it[0] for it in wanted if it))
-
-    # The texts of a page have many words in common.
-    @lru_cache(maxsize=1024)
-    def is_found(text: str) -> bool:
-        word = plain(text)
-        return any(word.startswith(it) or _is_another_form(word, it) for it in wanted if it)
-
-    return lambda text: (it for it in candidates.finditer(text) if is_found(it[0]))
+    Those begin with one of `initials`, in either case, or with a letter that may be one of them with an accent.
+    """
+    others = "".join(it for it in map(chr, range(128)) if it.lower() not in initials and it not in _ESCAPED)
+    return re.compile(rf"[^{re.escape(others)}](?:(?<=\w)(?<!{_IN_WORD}.){_IN_WORD}*|(?<=[{_ESCAPED}]))")
 
 
 def _is_another_form(word: str, wanted: str) -> bool:
