@@ -92,8 +92,12 @@ class _ConnectionLost(psycopg.OperationalError):
 
 @lru_cache(maxsize=1024)
 def _sql(statement: TextClause) -> str:
-    """As the driver takes it. Statements are made once, and kept."""
-    return str(statement.compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
+    """As the driver takes it. Statements are made once, and kept.
+
+    Without indentation: a text of more than 4,096 characters is taken to pieces anew each time.
+    """
+    written = str(statement.compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
+    return "\n".join(line.strip() for line in written.splitlines())
 
 
 def _is_not_set_up(error: psycopg.Error) -> bool:

@@ -200,7 +200,7 @@ class SearchReader:
             "sort": wanted.sort,
             "rank": after.rank if after else 2**63 - 1,
             "key": after.key if after else _FIRST_ID,
-            "most": wanted.size + 1,
+            "size": wanted.size,
         }
         for number, word in enumerate(wanted.words):
             arguments[f"w{number}"] = word
@@ -261,13 +261,13 @@ def _page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
 
     document = once(" && ".join(_word_query(number, count) for number, count in enumerate(alternatives)))
     as_written = once(" && ".join(_word_query(number, 0) for number in range(len(alternatives))))
+    as_written_first = f"CASE WHEN s.document @@ {as_written} THEN 10 ELSE 0 END +" if any(alternatives) else ""
     found = f"WHERE s.document @@ {document}" if alternatives else "WHERE true"
     # What has the words as they are written, before what has others for them; whole words before beginnings of words;
     # then the names that are most like the query.
     score = (
         f"""CAST(1000000 * (
-            CASE WHEN {any(alternatives)} AND s.document @@ {as_written} THEN 10 ELSE 0 END
-            + ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, {document})
+            {as_written_first} ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, {document})
             + 2 * ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, {once(f"plainto_tsquery('{SCHEMA}.search', :query)")})
             + 2 * similarity(s.plain_name, {once(f"{SCHEMA}.plain(:query)")})
         ) AS bigint)"""
@@ -297,14 +297,20 @@ def _page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
             SELECT c.price, c.currency_code, c.available FROM {product_card.fullname} AS c WHERE c.key = s.key LIMIT 1
         ) AS c
     )
-    SELECT p.feed_epoch, p.position, k.feed_epoch AS card_epoch, k.position AS card_position, counts.*, page.*,
-        ARRAY(
-            SELECT json_build_array(category, count(*)) FROM candidates WHERE price_fits AND stock_fits
-            GROUP BY category ORDER BY count(*) DESC, category LIMIT {_MAX_FACETS}
+    SELECT p.feed_epoch, p.position, k.feed_epoch AS card_epoch, k.position AS card_position,
+        counts.*, page.*,
+        -- JSON and arrays are in the order of the rows that they are made of, and NULL where there are none.
+        (
+            SELECT json_agg(json_build_array(category, number)) FROM (
+                SELECT category, count(*) AS number FROM candidates WHERE price_fits AND stock_fits
+                GROUP BY category ORDER BY number DESC, category LIMIT {_MAX_FACETS}
+            ) AS c
         ) AS categories,
-        ARRAY(
-            SELECT json_build_array(currency_code, min(price), max(price)) FROM candidates
-            WHERE category_fits AND stock_fits GROUP BY currency_code ORDER BY currency_code LIMIT {_MAX_FACETS}
+        (
+            SELECT json_agg(json_build_array(currency_code, lowest, highest)) FROM (
+                SELECT currency_code, min(price) AS lowest, max(price) AS highest FROM candidates
+                WHERE category_fits AND stock_fits GROUP BY currency_code ORDER BY currency_code LIMIT {_MAX_FACETS}
+            ) AS c
         ) AS prices
     FROM {projection.fullname} AS p JOIN {projection.fullname} AS k ON k.view = '{product_card.name}'
     CROSS JOIN (
@@ -314,12 +320,13 @@ def _page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
         FROM candidates
     ) AS counts
     CROSS JOIN (
-        -- In the order of the rows that they are made of; NULL of none.
-        SELECT array_agg(key) AS keys, array_agg(rank) AS ranks, array_agg(value) AS values FROM (
+        SELECT array_agg(value) AS values, (array_agg(rank))[:size] AS last_rank, (array_agg(key))[:size] AS last_key
+        FROM (
             SELECT f.key, f.rank, c.value FROM (
                 SELECT key, rank FROM candidates
                 WHERE category_fits AND price_fits AND stock_fits AND (rank < :rank OR rank = :rank AND key > :key)
-                ORDER BY rank DESC, key LIMIT :most
+                -- One more than the page holds tells whether another page follows.
+                ORDER BY rank DESC, key LIMIT CAST(:size AS int) + 1
             ) AS f JOIN {product_card.fullname} AS c USING (key) ORDER BY f.rank DESC, f.key
         ) AS hit
     ) AS page
@@ -354,24 +361,24 @@ def _response(wanted: SearchKey, alternatives: Sequence[Sequence[str]], row: Any
         facets=ProductFacets(
             total_count=row.total,
             truncated=row.candidates == _MAX_CANDIDATES,
-            categories=[CategoryCount(category=category, count=count) for category, count in row.categories],
+            categories=[CategoryCount(category=category, count=count) for category, count in row.categories or ()],
             in_stock_count=row.in_stock,
             prices=[
                 PriceRange(
                     lowest=Money(minor_units=low, currency_code=currency),
                     highest=Money(minor_units=high, currency_code=currency),
                 )
-                for currency, low, high in row.prices
+                for currency, low, high in row.prices or ()
             ],
         ),
     )
-    if row.keys and len(row.keys) > wanted.size:
-        last = wanted.size - 1
-        cursor = SearchCursor(row.ranks[last], row.keys[last], tuple(map(tuple, alternatives)))
+    values: Sequence[bytes] = row.values or ()
+    if len(values) > wanted.size:
+        cursor = SearchCursor(row.last_rank, row.last_key, tuple(map(tuple, alternatives)))
         rest.next_page_token = encode_search_token(cursor, *wanted.query)
     if any(alternatives):
         rest.corrected_query = " ".join(_best(wanted.words, alternatives))
-    hits = [_HITS(_hit(value, marked)) for value in (row.values or ())[: wanted.size]]
+    hits = [_HITS(_hit(value, marked)) for value in values[: wanted.size]]
     return b"".join([*hits, rest.SerializeToString(deterministic=True)])
 
 
