@@ -55,7 +55,7 @@ class _Marker:
     """Marks the words that are found by `wanted`. The texts of a page have many words in common."""
 
     def __init__(self, wanted: Iterable[str]) -> None:
-        self._wanted = [it for it in wanted if it]
+        self._wanted = tuple(it for it in wanted if it)
         # Whatever is found begins with the same letter: most words are never looked at.
         self._pieces = _pieces(frozenset(it[0] for it in self._wanted))
         self._shown = lru_cache(maxsize=1024)(self._show)
@@ -72,8 +72,9 @@ class _Marker:
         if piece in _ESCAPED:
             return html.escape(piece)
         word = plain(piece)
-        found = any(word.startswith(it) or _is_another_form(word, it) for it in self._wanted)
-        return f"<em>{piece}</em>" if found else piece
+        if word.startswith(self._wanted) or any(_is_another_form(word, it) for it in self._wanted):
+            return f"<em>{piece}</em>"
+        return piece
 
 
 _marker = lru_cache(maxsize=32)(_Marker)
@@ -95,6 +96,6 @@ def _is_another_form(word: str, wanted: str) -> bool:
         return False
     # At least so many letters must be in both; to count them is much less work than to match them.
     alike = 0.4 * (len(word) + len(wanted))
-    if sum(letter in word for letter in wanted) <= alike:
+    if sum(map(word.__contains__, wanted)) <= alike:
         return False
     return SequenceMatcher(None, word, wanted, autojunk=False).ratio() > 0.8
