@@ -86,7 +86,7 @@ def search(query: str, **fields: Any) -> Message:
     return queries.SearchProductsRequest(query=query, **fields)
 
 
-REQUESTS = {
+REQUESTS: dict[str, list[Any]] = {
     "ListRecentOrders": [recent(), recent(page_size=2), recent(), recent(BOB), recent(ADA.upper())],
     "ListSubscriptions": [queries.ListSubscriptionsRequest(customer_id=ADA)],
     "SearchProducts": [
@@ -105,10 +105,10 @@ def ask(shortcut: AnswerAtOnce, *requests: Message | bytes) -> list[bytes | None
     return list(shortcut([it if isinstance(it, bytes) else it.SerializeToString() for it in requests]))
 
 
-def read_together(kind: str) -> tuple[float, float]:
+def read_together(kind: str) -> list[float]:
     """How many batches there were, and how much was read in them."""
     name, labels = "tandem_read_batch_size", {"kind": kind}
-    return tuple(REGISTRY.get_sample_value(f"{name}_{it}", labels) or 0 for it in ("count", "sum"))
+    return [REGISTRY.get_sample_value(f"{name}_{it}", labels) or 0 for it in ("count", "sum")]
 
 
 @each_rpc
@@ -149,12 +149,12 @@ def test_what_is_wrong_is_left_to_the_method_and_the_others_are_answered(
     assert ask(at_once(rpc), wrong) == [None]
 
 
-def fresh(request: Message, **consistency: Any) -> Message:
+def fresh(request: Any, **consistency: Any) -> Any:
     asked = type(request)()
     asked.CopyFrom(request)
-    asked.consistency.SetInParent()  # type: ignore[attr-defined]
+    asked.consistency.SetInParent()
     for name, value in consistency.items():
-        setattr(asked.consistency, name, value)  # type: ignore[attr-defined]
+        setattr(asked.consistency, name, value)
     return asked
 
 
