@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 
 
 class ReadAtOnce(ABC, Generic[K]):
-    """What several calls want is read once. For one thread at a time."""
+    """What several calls of a batch want is read once. For as many threads at once as the database has connections."""
 
     def __init__(self, kind: str, request: type[Message], views: Sequence[str], freshness: Freshness) -> None:
         """kind: that of the Batcher that reads for the method. views: those that answer, all together."""
