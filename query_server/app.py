@@ -7,7 +7,7 @@ from commerce.query.v1.query_service_pb2 import DESCRIPTOR
 from commerce.query.v1.views_pb2 import OrderDetails
 from query_server.batcher import Batcher
 from query_server.by_id import MANY_ROWS, ONE_ROW, ManyAtOnce, OneAtOnce
-from query_server.cache import Cache
+from query_server.cache import Cache, Resting
 from query_server.database import ONE_PLAN, ReadDatabase
 from query_server.freshness import Freshness
 from query_server.head import Head
@@ -38,7 +38,8 @@ def build(settings: Settings) -> Application:
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
     freshness = Freshness(settings.freshness, listener, database.positions, with_cache=settings.cache.enabled)
     # Connections to the cache are a thread's own: some read it, the others fill it.
-    reads, fills = ([Cache(settings.cache) for _ in threads] for _ in ("read", "fill"))
+    resting = Resting(settings.cache.rest_seconds)
+    reads, fills = ([Cache(settings.cache, resting) for _ in threads] for _ in ("read", "fill"))
     cached = Batcher("cache", [CacheReader(cache, freshness) for cache in reads], **limits)
     stored = Batcher("database", [DatabaseReader(database, cache, freshness) for cache in fills], **limits)
     pages = Batcher("list", [partial(read_pages, database) for _ in threads], **limits)
@@ -47,7 +48,7 @@ def build(settings: Settings) -> Application:
     sales = Batcher("sales", sums, max_batch=1, max_waiting=reports.max_waiting)
     found = [SearchReader(searched) for _ in range(settings.search.threads)]
     searches = Batcher("search", found, max_batch=1, max_waiting=settings.search.max_waiting)
-    at_once = Cache(settings.cache)
+    at_once = Cache(settings.cache, resting)
     shortcuts: dict[str, AnswerAtOnce] = {
         **{rpc: OneAtOnce(query, at_once, freshness) for rpc, query in ONE_ROW.items()},
         **{rpc: ManyAtOnce(query, at_once, freshness) for rpc, query in MANY_ROWS.items()},
