@@ -29,7 +29,7 @@ UNCACHED = "Tandem without memcached"
 
 # Orders in a BatchGetOrderDetails.
 BATCH = 100
-# Of those under way at once: 64 would ask for more keys than may wait (READER__MAX_WAITING), and be refused.
+# Of those under way at once.
 BATCHES = 16
 # Of each kind of list request: more than a run sends would only take longer to write down.
 REQUESTS = 20_000

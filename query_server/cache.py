@@ -60,14 +60,38 @@ class Lease(NamedTuple):
     client: NodeClient
 
 
+class Resting:
+    """Which nodes failed lately. The caches of a server share it: what one of them waited for, the others need not.
+
+    For any thread.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """seconds: how long a node is left alone after it failed."""
+        self._seconds = seconds
+        self._clock = clock
+        self._until: dict[str, float] = {}
+
+    def is_resting(self, node: str) -> bool:
+        return node in self._until and self._clock() < self._until[node]
+
+    def failed(self, node: str) -> None:
+        self._until[node] = self._clock() + self._seconds
+
+    def last(self, node: str) -> float | None:
+        """Tells one failure of a node from the next; None before the first."""
+        return self._until.get(node)
+
+
 class Cache:
     """A reader's connections, one to each node. For one thread at a time."""
 
-    def __init__(self, settings: CacheSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: CacheSettings, resting: Resting) -> None:
         self._settings = settings
-        self._clock = clock
+        self._resting = resting
         self._clients: dict[str, NodeClient] = {}
-        self._resting_until: dict[str, float] = {}
+        # The node's last failure when the connection was made: one from before a later failure is not trusted.
+        self._made_after: dict[str, float | None] = {}
         self._ring = Ring([])
 
     async def start(self) -> None:
@@ -133,20 +157,27 @@ class Cache:
         self, node: str, command: Callable[Concatenate[NodeClient, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T | None:
         """What the node answers; None when it fails or is left alone."""
-        if self._clock() < self._resting_until.get(node, 0.0):
+        if self._resting.is_resting(node):
             return None
+        last_failure = self._resting.last(node)
+        if node in self._clients and self._made_after[node] != last_failure:
+            self._close(node)
         try:
             if node not in self._clients:
                 self._clients[node] = node_client(node, timeout=self._settings.timeout)
+                self._made_after[node] = last_failure
             return command(self._clients[node], *args, **kwargs)
         except _FAILURES as error:
-            self._resting_until[node] = self._clock() + self._settings.rest_seconds
-            failed = self._clients.pop(node, None)
-            if failed is not None:
-                failed.close()
+            self._resting.failed(node)
+            self._close(node)
             NODE_FAILURES.labels(node).inc()
             log.warning("a cache node failed", node=node, error=repr(error)[:200])
             return None
+
+    def _close(self, node: str) -> None:
+        client = self._clients.pop(node, None)
+        if client is not None:
+            client.close()
 
 
 def entry_value(entry: bytes) -> bytes | None:

@@ -14,6 +14,7 @@ from sqlalchemy import TextClause, event, text
 from query_server.store import Store
 from tandem.feed.token import Token
 from tandem.read_store.tables import REVISION, SCHEMA, VIEWS, change, projection
+from tandem.runtime.arrays import array
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.settings import DatabaseSettings
 
@@ -42,6 +43,12 @@ class Changes(NamedTuple):
     as_of: Token
     complete: bool
 
+
+ONE_PLAN = ("SET plan_cache_mode = force_generic_plan",)
+"""For connections whose statements find their rows in one way, whatever is asked for: to plan one takes longer than it.
+
+By itself PostgreSQL plans anew for each list of keys, since it can count them and hopes that they are few.
+"""
 
 # After all of them.
 _NO_POSITION = 2**63 - 1
@@ -86,13 +93,13 @@ class ReadDatabase(Store):
 
     def rows(self, view: str, keys: Sequence[uuid.UUID]) -> tuple[dict[uuid.UUID, bytes], Token]:
         """The rows of `view` that exist among `keys`, and the view's position. Raises Unavailable."""
-        found = self.execute(view, _BY_KEY[view], {"keys": list(keys)})
+        found = self.execute(view, _BY_KEY[view], {"keys": array("UUID", keys)})
         as_of = Token(found[0].feed_epoch, found[0].position)
         return {row.key: bytes(row.value) for row in found if row.key is not None}, as_of
 
     def states(self, view: str, keys: Sequence[uuid.UUID]) -> States:
         """As `rows`, with the position of each row's last change."""
-        found = self.execute(view, _BY_KEY[view], {"keys": list(keys)})
+        found = self.execute(view, _BY_KEY[view], {"keys": array("UUID", keys)})
         as_of = Token(found[0].feed_epoch, found[0].position)
         return States({it.key: State(bytes(it.value), it.changed) for it in found if it.key is not None}, as_of)
 

@@ -42,6 +42,8 @@ class EncodedField:
         return None
 
 
+# Most contents are of few sizes.
+@lru_cache(maxsize=4096)
 def _varint(number: int) -> bytes:
     encoded = bytearray()
     while number > 0x7F:

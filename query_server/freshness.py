@@ -161,6 +161,14 @@ class Freshness:
                 for listener in self._listeners:
                     listener(view)
 
+    def doubt(self, view: str) -> None:
+        """The database is behind what was announced: the view is made anew, or lost commits in a failover.
+
+        Those who wait ask the database, until an announcement says that the view is back where it was.
+        """
+        if view in self._announced:
+            self._announced[view] = replace(self._announced[view], heard_at=float("-inf"))
+
     def lose(self) -> None:
         """The connection that listens is down: nothing is trusted until the next announcement."""
         # Positions are kept, so that the first announcement heard again cannot take a view back.

@@ -4,56 +4,22 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from uuid import UUID
 
-from google.protobuf.message import Message
-
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from query_server.batcher import Batcher
 from query_server.by_id import MANY_ROWS, ONE_ROW, ManyRows, OneRow
 from query_server.encoding import EncodedField
-from query_server.page_token import encode_page_token
-from query_server.queries.orders import recent_orders
-from query_server.queries.pages import Page, PageKey, Selection
+from query_server.lists import LISTS, ListQuery, ListRequest
+from query_server.queries.pages import Page, PageKey
 from query_server.queries.sales import Sales, SalesKey, sales_key
-from query_server.queries.search import Found, SearchKey, search_key
-from query_server.queries.subscriptions import subscriptions
+from query_server.queries.search import SEARCHED, Found, SearchKey, search_key
 from query_server.validation import Checker
 from query_server.views import Views, as_of_text
 from query_server.watch import Watches
-from tandem.read_store.tables import (
-    product_card,
-    product_search,
-    sales_summary,
-    search_word,
-)
+from tandem.read_store.tables import product_search, sales_summary
 from tandem.runtime.calls import Call, StreamCall
 from tandem.runtime.errors import NotFound
 
-
-class _List:
-    """A query for pages of a list."""
-
-    def __init__(self, name: str, response: type[Message], field: str) -> None:
-        self.name = name
-        self.value = EncodedField(response, field)
-        self.next_page_token = EncodedField(response, "next_page_token")
-        self.as_of = EncodedField(response, "as_of")
-
-    def encode(self, page: Page, *query: str) -> bytes:
-        """`query`: what the next page's token is bound to."""
-        parts = [self.value(row) for row in page.rows]
-        if page.last is not None:
-            parts.append(self.next_page_token(encode_page_token(page.last, *query).encode()))
-        parts.append(self.as_of(as_of_text(page.as_of)))
-        return b"".join(parts)
-
-
-_RECENT_ORDERS = _List("ListRecentOrders", queries.ListRecentOrdersResponse, "orders")
-_SUBSCRIPTIONS = _List("ListSubscriptions", queries.ListSubscriptionsResponse, "subscriptions")
-
-_ListRequest = queries.ListRecentOrdersRequest | queries.ListSubscriptionsRequest
-
-_SEARCH_AS_OF = EncodedField(queries.SearchProductsResponse, "as_of")
 _WATCHED_ORDER = EncodedField(queries.WatchOrderDetailsResponse, "order_details")
 _WATCH_AS_OF = EncodedField(queries.WatchOrderDetailsResponse, "as_of")
 _HEARTBEAT = EncodedField(queries.WatchOrderDetailsResponse, "heartbeat")(b"")
@@ -100,8 +66,7 @@ class QueryServicer:
                 yield (_HEARTBEAT if value is None else _WATCHED_ORDER(value)) + _WATCH_AS_OF(as_of_text(as_of)) + rest
 
     async def ListRecentOrders(self, request: queries.ListRecentOrdersRequest, call: Call) -> bytes:
-        check = Checker(self._default_max_wait)
-        return await self._list(_RECENT_ORDERS, recent_orders(request, check), request, check, call)
+        return await self._list(LISTS["ListRecentOrders"], request, call)
 
     async def GetProduct(self, request: queries.GetProductRequest, call: Call) -> bytes:
         return await self._get_one(ONE_ROW["GetProduct"], request.product_id, request.consistency, call)
@@ -114,11 +79,10 @@ class QueryServicer:
         wanted = search_key(request, check)
         need = check.consistency(request.consistency)
         check.finish()
-        # Three views answer together: what is found, what it costs, and what a misspelled word may mean.
-        need = await self._views.reach(product_card.name, need, call)
-        need = await self._views.reach(search_word.name, need, call)
+        for view in SEARCHED:
+            need = await self._views.reach(view, need, call)
         found = await self._views.read(product_search.name, self._searches, wanted, need, call)
-        return found.response + _SEARCH_AS_OF(as_of_text(found.as_of))
+        return found.response()
 
     async def GetCustomer(self, request: queries.GetCustomerRequest, call: Call) -> bytes:
         return await self._get_one(ONE_ROW["GetCustomer"], request.customer_id, request.consistency, call)
@@ -127,8 +91,7 @@ class QueryServicer:
         return await self._get_one(ONE_ROW["GetSubscription"], request.subscription_id, request.consistency, call)
 
     async def ListSubscriptions(self, request: queries.ListSubscriptionsRequest, call: Call) -> bytes:
-        check = Checker(self._default_max_wait)
-        return await self._list(_SUBSCRIPTIONS, subscriptions(request, check), request, check, call)
+        return await self._list(LISTS["ListSubscriptions"], request, call)
 
     async def GetSalesSummary(self, request: queries.GetSalesSummaryRequest, call: Call) -> bytes:
         check = Checker(self._default_max_wait)
@@ -161,13 +124,10 @@ class QueryServicer:
         ]
         return b"".join([*found, *missing, query.as_of(rows.as_of)])
 
-    async def _list(
-        self, query: _List, selection: Selection, request: _ListRequest, check: Checker, call: Call
-    ) -> bytes:
-        words = (query.name, *selection.words)
-        size = check.page_size(request.page_size)
-        after = check.page_token(request.page_token, *words)
+    async def _list(self, query: ListQuery, request: ListRequest, call: Call) -> bytes:
+        check = Checker(self._default_max_wait)
+        wanted = query.page(request, check)
         need = check.consistency(request.consistency)
         check.finish()
-        page = await self._views.read(selection.rows.view, self._pages, PageKey(selection, after, size), need, call)
-        return query.encode(page, *words)
+        page = await self._views.read(query.view, self._pages, wanted, need, call)
+        return query.encode(wanted, page)

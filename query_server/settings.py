@@ -16,7 +16,7 @@ class ReaderSettings(Block):
     )
     max_batch: int = Field(256, ge=1, le=4096, description="Keys, or pages of lists, in one batch at most")
     max_waiting: int = Field(
-        4096, ge=100, description="Keys that may wait for a batch of one kind; past it calls are refused"
+        16_384, ge=100, description="Keys that may wait for a batch of one kind; past it calls are refused"
     )
 
 

@@ -6,12 +6,13 @@ SQLAlchemy does around a statement takes longer than most of these take PostgreS
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import closing
 from functools import lru_cache
 from typing import Any
 
 import psycopg.errors
 from psycopg.rows import namedtuple_row
-from sqlalchemy import Engine, TextClause
+from sqlalchemy import Engine, TextClause, event
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -28,9 +29,8 @@ class Store:
     def __init__(self, settings: DatabaseSettings, what: str, *, name: str, connections: int) -> None:
         """what: the database's name in errors and logs; name: in pg_stat_activity."""
         self._what = what
-        engine = create_database_engine(settings, name=name, pool_size=connections, read_only=True)
-        # One statement is one snapshot: a transaction around it would cost two round trips.
-        self._engine: Engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._engine: Engine = create_database_engine(settings, name=name, pool_size=connections, read_only=True)
+        event.listen(self._engine, "connect", _without_transactions)
         self._away = False
 
     async def start(self) -> None:
@@ -73,8 +73,8 @@ class Store:
 
     def _execute_once(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         prepare = statement.get_execution_options().get("prepare", True)
-        with self._engine.connect() as connection:
-            driver: Any = connection.connection.dbapi_connection
+        with closing(self._engine.raw_connection()) as connection:
+            driver: Any = connection.driver_connection
             try:
                 with driver.cursor(binary=True, row_factory=namedtuple_row) as cursor:
                     rows: Sequence[Any] = cursor.execute(_sql(statement), arguments, prepare=prepare).fetchall()
@@ -86,14 +86,26 @@ class Store:
         return rows
 
 
+def _without_transactions(driver: "psycopg.Connection[Any]", _record: object) -> None:
+    """One statement is one snapshot: a transaction around it would cost two round trips.
+
+    SQLAlchemy's own option for this is set and taken back around each statement, which costs as much as its answer.
+    """
+    driver.autocommit = True
+
+
 class _ConnectionLost(psycopg.OperationalError):
     """The connection broke, at the latest when it was used."""
 
 
 @lru_cache(maxsize=1024)
 def _sql(statement: TextClause) -> str:
-    """As the driver takes it. Statements are made once, and kept."""
-    return str(statement.compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
+    """As the driver takes it. Statements are made once, and kept.
+
+    Without indentation: a text of more than 4,096 characters is taken to pieces anew each time.
+    """
+    written = str(statement.compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
+    return "\n".join(line.strip() for line in written.splitlines())
 
 
 def _is_not_set_up(error: psycopg.Error) -> bool:

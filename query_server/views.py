@@ -1,5 +1,6 @@
 """A query's way: wait for the token, read, check what was read against the token."""
 
+import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -62,13 +63,17 @@ class Views:
         Raises Unavailable (PROJECTION_LAG, STORE_UNAVAILABLE), PreconditionFailed for a token of another feed and where
         fully_consistent is not set up, and Overloaded.
         """
+        began = time.monotonic()
         need = await self.reach(view, need, call)
         found = await self._reader.read(view, keys)
         as_of = _oldest(found)
-        if as_of is None or (need.token is not None and not as_of.includes(need.token)):
+        if as_of is None or not _includes(as_of, need):
             # The announcements and the database know of different states; the database's own word is final.
             found = await self._reader.read_stored(view, keys)
             as_of = _oldest(found)
+            if as_of is not None and await self._reach_again(view, as_of, need, call, began):
+                found = await self._reader.read_stored(view, keys)
+                as_of = _oldest(found)
             if as_of is None:
                 raise Unavailable(f"the view {view} is being replaced", reason="STORE_UNAVAILABLE")
             require(view, as_of, need)
@@ -76,10 +81,25 @@ class Views:
 
     async def read(self, view: str, reads: Batcher[K, V], wanted: K, need: Need, call: Call) -> V:
         """What `reads` finds in the database's `view`. Raises as `get` does, and what the reader raises."""
+        began = time.monotonic()
         need = await self.reach(view, need, call)
         [found] = await reads.read([wanted])
+        if await self._reach_again(view, found.as_of, need, call, began):
+            [found] = await reads.read([wanted])
         require(view, found.as_of, need)
         return found
+
+    async def _reach_again(self, view: str, as_of: Token, need: Need, call: Call, began: float) -> bool:
+        """Where the database is behind what was announced, waits for it as for any token, since `began` in all.
+
+        Whether the view is to be read again.
+        """
+        left = need.max_wait - (time.monotonic() - began)
+        if need.token is None or as_of.epoch != need.token.epoch or _includes(as_of, need) or left <= 0:
+            return False
+        self._freshness.doubt(view)
+        await self.reach(view, replace(need, max_wait=left), call)
+        return True
 
     async def reach(self, view: str, need: Need, call: Call) -> Need:
         """Waits until `view` is as fresh as needed, or until only reading it can tell; what is read is to be checked.
@@ -102,6 +122,10 @@ def as_of_text(as_of: Token) -> bytes:
     return encode_token(as_of.epoch, as_of.position).encode()
 
 
+def _includes(as_of: Token, need: Need) -> bool:
+    return need.token is None or as_of.includes(need.token)
+
+
 def _oldest(found: Sequence[Found]) -> Token | None:
     """The position that all include; None when they are of different feeds and no position is."""
     oldest = found[0].as_of
@@ -120,7 +144,7 @@ def require(view: str, as_of: Token, need: Need, *, field: str = "consistency.at
     field: where the caller gave the token.
     """
     wanted = need.token
-    if wanted is None or as_of.includes(wanted):
+    if wanted is None or _includes(as_of, need):
         return
     if as_of.epoch == wanted.epoch:
         raise projection_lag(view, as_of, wanted)

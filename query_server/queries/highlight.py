@@ -3,12 +3,13 @@
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 
-# A letter's accent may come behind it.
-_WORD = re.compile(r"\w[\w\u0300-\u036f]*")
+# What words are made of: a letter's accent may come behind it.
+_IN_WORD = r"[\w\u0300-\u036f]"
+_ESCAPED = "&<>\"'"
 # As much as fits into two lines of a list.
 _SNIPPET = 200
 # Letters that are no accented ones to Unicode, as PostgreSQL's unaccent has them.
@@ -33,41 +34,60 @@ def highlight(text: str, words: Sequence[str]) -> str:
     >>> highlight("Tea & teapots", ["tea"])
     '<em>Tea</em> &amp; <em>teapots</em>'
     """
-    found = _finder(tuple(words))
-    parts, end = [], 0
-    for match in _WORD.finditer(text):
-        if found(match[0]):
-            parts += [html.escape(text[end : match.start()]), "<em>", html.escape(match[0]), "</em>"]
-            end = match.end()
-    return "".join([*parts, html.escape(text[end:])])
+    return _marker(tuple(words)).mark(text)
 
 
 def snippet(text: str, words: Sequence[str]) -> str:
     """As `highlight`, of the part of the text around the first mark, cut between words; "…" where it is cut."""
+    marker = _marker(tuple(words))
     if len(text) <= _SNIPPET:
-        return highlight(text, words)
-    is_found = _finder(tuple(words))
-    found = next((it.start() for it in _WORD.finditer(text) if is_found(it[0])), 0)
+        return marker.mark(text)
+    found = marker.first(text)
     start = 0 if found < _SNIPPET // 2 else text.rfind(" ", 0, found - _SNIPPET // 4) + 1
     end = start + _SNIPPET
     if end < len(text):
         end = max(text.rfind(" ", start, end), start + _SNIPPET // 2)
     before, after = "… " if start else "", " …" if end < len(text) else ""
-    return f"{before}{highlight(text[start:end], words)}{after}"
+    return f"{before}{marker.mark(text[start:end])}{after}"
 
 
-@lru_cache(maxsize=32)
-def _finder(wanted: tuple[str, ...]) -> Callable[[str], bool]:
-    """Whether a word of a text is one that was found. The texts of a page have many words in common."""
-    # Whatever is found begins with the same letter: most words are done with at that.
-    initials = {it[0] for it in wanted if it}
+class _Marker:
+    """Marks the words that are found by `wanted`. The texts of a page have many words in common."""
 
-    @lru_cache(maxsize=1024)
-    def found(text: str) -> bool:
-        word = plain(text)
-        return word[:1] in initials and any(word.startswith(it) or _is_another_form(word, it) for it in wanted if it)
+    def __init__(self, wanted: Iterable[str]) -> None:
+        self._wanted = tuple(it for it in wanted if it)
+        # Whatever is found begins with the same letter: most words are never looked at.
+        self._pieces = _pieces(frozenset(it[0] for it in self._wanted))
+        self._shown = lru_cache(maxsize=1024)(self._show)
 
-    return found
+    def mark(self, text: str) -> str:
+        """HTML."""
+        return self._pieces.sub(lambda piece: self._shown(piece[0]), text)
+
+    def first(self, text: str) -> int:
+        """Where the first mark begins; 0 without one."""
+        return next((it.start() for it in self._pieces.finditer(text) if self._shown(it[0])[:4] == "<em>"), 0)
+
+    def _show(self, piece: str) -> str:
+        if piece in _ESCAPED:
+            return html.escape(piece)
+        word = plain(piece)
+        if word.startswith(self._wanted) or any(_is_another_form(word, it) for it in self._wanted):
+            return f"<em>{piece}</em>"
+        return piece
+
+
+_marker = lru_cache(maxsize=32)(_Marker)
+
+
+@lru_cache(maxsize=1024)
+def _pieces(initials: frozenset[str]) -> re.Pattern[str]:
+    """What may be shown in another form than it has: characters that HTML escapes, and words that may be marked.
+
+    Those begin with one of `initials`, in either case, or with a letter that may be one of them with an accent.
+    """
+    others = "".join(it for it in map(chr, range(128)) if it.lower() not in initials and it not in _ESCAPED)
+    return re.compile(rf"[^{re.escape(others)}](?:(?<=\w)(?<!{_IN_WORD}.){_IN_WORD}*|(?<=[{_ESCAPED}]))")
 
 
 def _is_another_form(word: str, wanted: str) -> bool:
@@ -76,6 +96,6 @@ def _is_another_form(word: str, wanted: str) -> bool:
         return False
     # At least so many letters must be in both; to count them is much less work than to match them.
     alike = 0.4 * (len(word) + len(wanted))
-    if sum(letter in word for letter in wanted) <= alike:
+    if sum(map(word.__contains__, wanted)) <= alike:
         return False
     return SequenceMatcher(None, word, wanted, autojunk=False).ratio() > 0.8

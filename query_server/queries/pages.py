@@ -15,6 +15,7 @@ from query_server.database import ReadDatabase
 from query_server.page_token import Cursor
 from tandem.feed.token import Token
 from tandem.read_store.tables import projection
+from tandem.runtime.arrays import array
 
 
 class KeysetList:
@@ -106,14 +107,14 @@ def read_pages(database: ReadDatabase, pages: Sequence[PageKey]) -> dict[PageKey
 
 def _read(database: ReadDatabase, rows: KeysetList, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
     arguments: dict[str, object] = {
-        "one_of": [_literal(page.selection.one_of) for page in pages],
-        "times": [page.after.at for page in pages],
-        "positions": [page.after.position for page in pages],
+        "one_of": array("TEXT", [_literal(page.selection.one_of) for page in pages]),
+        "times": array("TIMESTAMP WITH TIME ZONE", [page.after.at for page in pages]),
+        "positions": array("BIGINT", [page.after.position for page in pages]),
         # One more than the page holds tells whether another page follows.
-        "limits": [page.size + 1 for page in pages],
+        "limits": array("INTEGER", [page.size + 1 for page in pages]),
     }
     for number, values in enumerate(zip(*(page.selection.equal for page in pages), strict=True)):
-        arguments[f"e{number}"] = list(values)
+        arguments[f"e{number}"] = array("UUID", values)
     answer = {}
     for row in database.execute(rows.view, rows.statement, arguments):
         page = pages[row.number - 1]

@@ -28,6 +28,7 @@ from query_server.encoding import EncodedField
 from query_server.page_token import SearchCursor, encode_search_token
 from query_server.queries.highlight import highlight, plain, snippet
 from query_server.validation import Checker
+from query_server.views import as_of_text
 from tandem.feed.token import Token
 from tandem.read_store.tables import SCHEMA, product_card, product_search, projection, search_word
 from tandem.read_store.words import words_of
@@ -40,6 +41,7 @@ MAX_CATEGORIES = 50
 _TOO_FEW = 3
 _MAX_ALTERNATIVES = 3
 # Letters of a word that is at the beginning of few others. Half of every catalogue has a word that begins with "s".
+# Where one word of a query is rare, so are the products that have all of them.
 _RARE = 4
 # What is ranked and counted at most: some tens of milliseconds.
 _MAX_CANDIDATES = 10_000
@@ -50,6 +52,7 @@ _SORTS = frozenset(ProductSort.values())
 _BY_RELEVANCE, _NEWEST = ProductSort.PRODUCT_SORT_RELEVANCE, ProductSort.PRODUCT_SORT_NEWEST
 
 _HITS = EncodedField(SearchProductsResponse, "hits")
+_AS_OF = EncodedField(SearchProductsResponse, "as_of")
 _PRODUCT = EncodedField(ProductHit, "product")
 _NAME = EncodedField(ProductHit, "highlighted_name")
 _DESCRIPTION = EncodedField(ProductHit, "highlighted_description")
@@ -65,6 +68,9 @@ SESSION = (
     "SET random_page_cost = 1.1",
 )
 """What a connection needs that searches."""
+
+SEARCHED = (product_card.name, search_word.name, product_search.name)
+"""Three views answer together: what is found, what it costs, and what a misspelled word may mean."""
 
 
 class SearchKey(NamedTuple):
@@ -87,10 +93,14 @@ class SearchKey(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The response but for its as_of, serialised, and the position that it includes."""
+    """What a search found: the response but for its as_of, serialised, and the position that it includes."""
 
-    response: bytes
+    rest: bytes
     as_of: Token
+
+    def response(self) -> bytes:
+        """Serialised."""
+        return self.rest + _AS_OF(as_of_text(self.as_of))
 
 
 def search_key(request: SearchProductsRequest, check: Checker) -> SearchKey:
@@ -156,9 +166,10 @@ class SearchReader:
 
     def __call__(self, batch: Sequence[SearchKey]) -> dict[SearchKey, Found]:
         """Raises Unavailable."""
-        return {wanted: self._search(wanted) for wanted in batch}
+        return {wanted: self.search(wanted) for wanted in batch}
 
-    def _search(self, wanted: SearchKey) -> Found:
+    def search(self, wanted: SearchKey) -> Found:
+        """Raises Unavailable."""
         alternatives = wanted.after.alternatives if wanted.after else ()
         row = self._page(wanted, alternatives)
         consulted = []
@@ -176,7 +187,7 @@ class SearchReader:
     def _page(self, wanted: SearchKey, alternatives: Sequence[Sequence[str]]) -> Any:
         counts = tuple(len(it) for it in alternatives) or (0,) * len(wanted.words)
         after = wanted.after
-        rare = bool(wanted.words) and min(map(len, wanted.words)) >= _RARE
+        rare = any(len(word) >= _RARE for word in wanted.words)
         arguments: dict[str, object] = {
             "query": " ".join(_best(wanted.words, alternatives)),
             "discontinued": wanted.include_discontinued,
@@ -189,7 +200,7 @@ class SearchReader:
             "sort": wanted.sort,
             "rank": after.rank if after else 2**63 - 1,
             "key": after.key if after else _FIRST_ID,
-            "most": wanted.size + 1,
+            "size": wanted.size,
         }
         for number, word in enumerate(wanted.words):
             arguments[f"w{number}"] = word
@@ -242,19 +253,25 @@ def _page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
 
     rare: few products have a word that begins so; the plan for that is made once. Otherwise each search has its own.
     """
-    document = " && ".join(_word_query(number, count) for number, count in enumerate(alternatives))
-    as_written = " && ".join(_word_query(number, 0) for number in range(len(alternatives)))
-    found = f"WHERE s.document @@ ({document})" if document else "WHERE true"
+
+    def once(expression: str) -> str:
+        # A shared plan knows no values: what depends on them alone would be computed anew for every row. A plan of
+        # one's own has them as constants, and reckons with how many rows have them.
+        return f"(SELECT {expression})" if rare else f"({expression})"
+
+    document = once(" && ".join(_word_query(number, count) for number, count in enumerate(alternatives)))
+    as_written = once(" && ".join(_word_query(number, 0) for number in range(len(alternatives))))
+    as_written_first = f"CASE WHEN s.document @@ {as_written} THEN 10 ELSE 0 END +" if any(alternatives) else ""
+    found = f"WHERE s.document @@ {document}" if alternatives else "WHERE true"
     # What has the words as they are written, before what has others for them; whole words before beginnings of words;
     # then the names that are most like the query.
     score = (
         f"""CAST(1000000 * (
-            CASE WHEN {any(alternatives)} AND s.document @@ ({as_written}) THEN 10 ELSE 0 END
-            + ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, ({document}))
-            + 2 * ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, plainto_tsquery('{SCHEMA}.search', :query))
-            + 2 * similarity(s.plain_name, {SCHEMA}.plain(:query))
+            {as_written_first} ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, {document})
+            + 2 * ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, {once(f"plainto_tsquery('{SCHEMA}.search', :query)")})
+            + 2 * similarity(s.plain_name, {once(f"{SCHEMA}.plain(:query)")})
         ) AS bigint)"""
-        if document
+        if alternatives
         else "0"
     )
     return text(f"""
@@ -279,29 +296,40 @@ def _page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
             -- LIMIT: found one by one. Of many the planner would read the whole table instead, whatever its size.
             SELECT c.price, c.currency_code, c.available FROM {product_card.fullname} AS c WHERE c.key = s.key LIMIT 1
         ) AS c
-    ), page AS (
-        SELECT key, rank FROM candidates
-        WHERE category_fits AND price_fits AND stock_fits AND (rank < :rank OR rank = :rank AND key > :key)
-        ORDER BY rank DESC, key LIMIT :most
     )
     SELECT p.feed_epoch, p.position, k.feed_epoch AS card_epoch, k.position AS card_position,
-        (SELECT count(*) FROM candidates) AS candidates,
-        (SELECT count(*) FROM candidates WHERE category_fits AND price_fits AND stock_fits) AS total,
-        (SELECT count(*) FROM candidates WHERE category_fits AND price_fits AND in_stock) AS in_stock,
-        ARRAY(
-            SELECT json_build_array(category, count(*)) FROM candidates WHERE price_fits AND stock_fits
-            GROUP BY category ORDER BY count(*) DESC, category LIMIT {_MAX_FACETS}
+        counts.*, page.*,
+        -- JSON and arrays are in the order of the rows that they are made of, and NULL where there are none.
+        (
+            SELECT json_agg(json_build_array(category, number)) FROM (
+                SELECT category, count(*) AS number FROM candidates WHERE price_fits AND stock_fits
+                GROUP BY category ORDER BY number DESC, category LIMIT {_MAX_FACETS}
+            ) AS c
         ) AS categories,
-        ARRAY(
-            SELECT json_build_array(currency_code, min(price), max(price)) FROM candidates
-            WHERE category_fits AND stock_fits GROUP BY currency_code ORDER BY currency_code LIMIT {_MAX_FACETS}
-        ) AS prices,
-        ARRAY(SELECT key FROM page ORDER BY rank DESC, key) AS keys,
-        ARRAY(
-            SELECT c.value FROM page JOIN {product_card.fullname} AS c USING (key) ORDER BY rank DESC, key
-        ) AS values,
-        ARRAY(SELECT rank FROM page ORDER BY rank DESC, key) AS ranks
+        (
+            SELECT json_agg(json_build_array(currency_code, lowest, highest)) FROM (
+                SELECT currency_code, min(price) AS lowest, max(price) AS highest FROM candidates
+                WHERE category_fits AND stock_fits GROUP BY currency_code ORDER BY currency_code LIMIT {_MAX_FACETS}
+            ) AS c
+        ) AS prices
     FROM {projection.fullname} AS p JOIN {projection.fullname} AS k ON k.view = '{product_card.name}'
+    CROSS JOIN (
+        SELECT count(*) AS candidates,
+            count(*) FILTER (WHERE category_fits AND price_fits AND stock_fits) AS total,
+            count(*) FILTER (WHERE category_fits AND price_fits AND in_stock) AS in_stock
+        FROM candidates
+    ) AS counts
+    CROSS JOIN (
+        SELECT array_agg(value) AS values, (array_agg(rank))[:size] AS last_rank, (array_agg(key))[:size] AS last_key
+        FROM (
+            SELECT f.key, f.rank, c.value FROM (
+                SELECT key, rank FROM candidates
+                WHERE category_fits AND price_fits AND stock_fits AND (rank < :rank OR rank = :rank AND key > :key)
+                -- One more than the page holds tells whether another page follows.
+                ORDER BY rank DESC, key LIMIT CAST(:size AS int) + 1
+            ) AS f JOIN {product_card.fullname} AS c USING (key) ORDER BY f.rank DESC, f.key
+        ) AS hit
+    ) AS page
     WHERE p.view = '{product_search.name}'
     """).execution_options(prepare=rare)  # noqa: S608 - only names and numbers of ours are put in
 
@@ -333,24 +361,24 @@ def _response(wanted: SearchKey, alternatives: Sequence[Sequence[str]], row: Any
         facets=ProductFacets(
             total_count=row.total,
             truncated=row.candidates == _MAX_CANDIDATES,
-            categories=[CategoryCount(category=category, count=count) for category, count in row.categories],
+            categories=[CategoryCount(category=category, count=count) for category, count in row.categories or ()],
             in_stock_count=row.in_stock,
             prices=[
                 PriceRange(
                     lowest=Money(minor_units=low, currency_code=currency),
                     highest=Money(minor_units=high, currency_code=currency),
                 )
-                for currency, low, high in row.prices
+                for currency, low, high in row.prices or ()
             ],
         ),
     )
-    if len(row.keys) > wanted.size:
-        last = wanted.size - 1
-        cursor = SearchCursor(row.ranks[last], row.keys[last], tuple(map(tuple, alternatives)))
+    values: Sequence[bytes] = row.values or ()
+    if len(values) > wanted.size:
+        cursor = SearchCursor(row.last_rank, row.last_key, tuple(map(tuple, alternatives)))
         rest.next_page_token = encode_search_token(cursor, *wanted.query)
     if any(alternatives):
         rest.corrected_query = " ".join(_best(wanted.words, alternatives))
-    hits = [_HITS(_hit(value, marked)) for value in row.values[: wanted.size]]
+    hits = [_HITS(_hit(value, marked)) for value in values[: wanted.size]]
     return b"".join([*hits, rest.SerializeToString(deterministic=True)])
 
 

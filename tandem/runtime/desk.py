@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from tandem.runtime.calls import Call, Reply
+from tandem.runtime.errors import Overloaded
 from tandem.runtime.telemetry import log
 
 AnswerTogether = Callable[[Sequence[Any]], Iterable[bytes | None]]
@@ -22,11 +23,15 @@ class _Waiting(NamedTuple):
 class Desk:
     """`take` is an AnswerLater; `start` and `stop` make it a Component."""
 
-    def __init__(self, name: str, answers: Sequence[AnswerTogether], *, max_batch: int) -> None:
-        """answers: each for a thread of its own, and so may own connections. max_batch: requests at once at most."""
+    def __init__(self, name: str, answers: Sequence[AnswerTogether], *, max_batch: int, max_waiting: int) -> None:
+        """answers: each for a thread of its own, and so may own connections. max_batch: requests at once at most.
+
+        max_waiting: requests that may wait for that.
+        """
         self._name = name
         self._answers = answers
         self._max_batch = max_batch
+        self._max_waiting = max_waiting
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
@@ -46,6 +51,9 @@ class Desk:
         self._threads.clear()
 
     def take(self, request: Any, call: Call, reply: Reply) -> None:
+        """Raises Overloaded."""
+        if self._waiting.qsize() >= self._max_waiting:
+            raise Overloaded(f"{self._max_waiting} calls are waiting already")
         self._waiting.put(_Waiting(request, call, reply))
 
     def _run(self, answer: AnswerTogether) -> None:

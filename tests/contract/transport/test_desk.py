@@ -43,9 +43,11 @@ class Together:
 async def serve() -> AsyncIterator[ServeAtDesk]:
     async with AsyncExitStack() as exits:
 
-        async def start(*answers: AnswerTogether, max_batch: int = 64, **settings: Any) -> Served:
+        async def start(
+            *answers: AnswerTogether, max_batch: int = 64, max_waiting: int = 64, **settings: Any
+        ) -> Served:
             chosen = ServerSettings(**{"port": 0, "transport": "native", "drain_seconds": 0, **settings})
-            desk = Desk("test", answers, max_batch=max_batch)
+            desk = Desk("test", answers, max_batch=max_batch, max_waiting=max_waiting)
             base = application(answer, chosen, components=(desk,))
             [service] = base.services
             later = {"ListProjections": desk.take}
@@ -132,3 +134,14 @@ async def test_a_stop_answers_what_waits(serve: ServeAtDesk, together: Together)
     together.release.set()
     assert (await first).feed_head == (await second).feed_head == 4
     await stopping
+
+
+async def test_past_the_limit_of_those_that_wait_a_call_is_refused(serve: ServeAtDesk, together: Together) -> None:
+    served = await serve(together, max_waiting=2)
+    first = served.call()
+    await in_thread(together.entered)
+    waiting = [served.call() for _ in range(2)]
+    await served.health_of()
+    assert (await served.refusal()).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    together.release.set()
+    assert {(await it).feed_head for it in (first, *waiting)} == {4}

@@ -3,20 +3,21 @@
 import asyncio
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc import aio
+from prometheus_client import REGISTRY
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached
 from tandem.feed.token import encode_token
-from tests.integration.query_server.conftest import ReadSide, Serve, detail, eventually, position_of, reason
+from tests.integration.query_server.conftest import ReadSide, Serve, detail, eventually, position_of, reason, until
 from tests.support.builders import identity
 
 if TYPE_CHECKING:
@@ -197,3 +198,43 @@ async def test_past_the_limit_of_waiters_a_call_is_refused_at_once(read_side: Re
 async def _missing(stub: "QueryServiceAsyncStub") -> list[str]:
     answer = await stub.BatchGetOrderDetails(queries.BatchGetOrderDetailsRequest(order_ids=[ORDER]), timeout=10)
     return list(answer.missing_order_ids)
+
+
+def asks(token: str, *, wait: float = 10) -> dict[str, Any]:
+    """A query by key, a list and a search that need a token, by RPC."""
+    consistency = Consistency(at_least_as_fresh=token)
+    consistency.max_wait.FromMilliseconds(int(1000 * wait))
+    customer = identity("customer", 1)
+    return {
+        "BatchGetOrderDetails": queries.BatchGetOrderDetailsRequest(order_ids=[ORDER], consistency=consistency),
+        "ListRecentOrders": queries.ListRecentOrdersRequest(customer_id=customer, consistency=consistency),
+        "SearchProducts": queries.SearchProductsRequest(query="boat", consistency=consistency),
+    }
+
+
+@pytest.mark.parametrize("rpc", asks(""))
+async def test_a_view_that_is_made_anew_is_waited_for_as_any_other(rpc: str, read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    announced = await read_side.announce()
+    # As `projector reset` does.
+    read_side.position = announced - 5
+    read_side.write_positions()
+
+    waiting = asyncio.ensure_future(getattr(stub, rpc)(asks(read_side.token(announced))[rpc], timeout=20))
+    await until(lambda: REGISTRY.get_sample_value("tandem_freshness_waiters") == 1, "the call waits")
+    read_side.position = announced + 1
+    read_side.write_positions()
+
+    assert position_of((await waiting).as_of) == announced + 1
+
+
+@pytest.mark.parametrize("rpc", asks(""))
+async def test_a_view_that_is_made_anew_and_not_there_in_time_lags(rpc: str, read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    announced = await read_side.announce()
+    read_side.position = announced - 5
+    read_side.write_positions()
+
+    with pytest.raises(aio.AioRpcError) as refused:
+        await getattr(stub, rpc)(asks(read_side.token(announced), wait=0.2)[rpc], timeout=20)
+    assert reason(refused.value) == "PROJECTION_LAG"

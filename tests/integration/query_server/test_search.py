@@ -370,7 +370,7 @@ def test_any_text_is_searched_for_or_refused_and_nothing_breaks(reader: SearchRe
         check.finish()
     except InvalidArgument:
         return
-    response = Response.FromString(reader([wanted])[wanted].response)
+    response = Response.FromString(reader([wanted])[wanted].response())
     assert len(response.hits) == min(20, response.facets.total_count)
 
 

@@ -98,7 +98,7 @@ def search(database: ReadDatabase, query: str, **fields: Any) -> SearchProductsR
     check = Checker(2.0)
     wanted = search_key(SearchProductsRequest(query=query, page_size=3, **fields), check)
     check.finish()
-    return SearchProductsResponse.FromString(SearchReader(database)([wanted])[wanted].response)
+    return SearchProductsResponse.FromString(SearchReader(database)([wanted])[wanted].response())
 
 
 def missed(database: ReadDatabase, known: Sequence[KnownQuery]) -> list[tuple[KnownQuery, list[str]]]:

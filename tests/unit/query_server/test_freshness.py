@@ -91,6 +91,19 @@ def test_a_lost_connection_blinds_every_view_until_the_next_announcement() -> No
     assert scene.position() == 7
 
 
+def test_a_view_that_is_behind_what_was_announced_is_blind_until_it_is_there_again() -> None:
+    scene = Scene()
+    scene.announce(7)
+    scene.freshness.doubt(VIEW)
+    assert scene.position() is None
+
+    scene.announce(6)
+    assert scene.position() is None
+
+    scene.announce(7)
+    assert scene.position() == 7
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_an_older_announcement_of_the_same_feed_is_ignored_with_its_cache_epochs(lost: bool) -> None:
     scene = Scene()
