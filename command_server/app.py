@@ -6,7 +6,7 @@ from pathlib import Path
 from command_server.executor import Executor
 from command_server.expiry import Expiry
 from command_server.maintenance import Maintenance
-from command_server.servicers import CommandServicer
+from command_server.servicers import CommandServicer, answer_from_lanes
 from command_server.settings import Settings
 from commerce.command.v1.command_service_pb2 import DESCRIPTOR
 from tandem.feed.table import SCHEMA
@@ -32,7 +32,7 @@ def build(settings: Settings) -> Application:
     maintenance = Maintenance(side, settings.receipts)
     expiry = Expiry(side, executor, settings.subscriptions)
     service = DESCRIPTOR.services_by_name["CommandService"]
-    servicer = CommandServicer(executor)
+    later = dict.fromkeys(service.methods_by_name, answer_from_lanes(executor))
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
@@ -41,7 +41,7 @@ def build(settings: Settings) -> Application:
     return Application(
         name="command_server",
         server=settings.server,
-        services=(Service(service, servicer, later=dict.fromkeys(service.methods_by_name, servicer.take)),),
+        services=(Service(service, CommandServicer(executor), later=later),),
         ready=ready,
         # The last one started is stopped first: what it submits, the executor must still store.
         components=(maintenance, executor, expiry),

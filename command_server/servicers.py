@@ -14,7 +14,7 @@ from command_server.validation import Checker
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.type.v1.receipt_pb2 import CommandReceipt
 from tandem.feed.token import encode_token
-from tandem.runtime.calls import Call, Reply
+from tandem.runtime.calls import AnswerLater, Call, Reply
 
 
 class CommandServicer:
@@ -88,13 +88,17 @@ class CommandServicer:
         command = command_of(request, datetime.now(UTC))
         return _response(request, await self._executor.submit(command, call.deadline))
 
-    def take(self, request: Message, call: Call, reply: Reply) -> None:
-        """What each of the methods does, for calls that do not wait on the event loop (AnswerLater)."""
 
+def answer_from_lanes(executor: Executor) -> AnswerLater:
+    """What each of the methods does, for calls that do not wait on the event loop."""
+
+    def take(request: Message, call: Call, reply: Reply) -> None:
         def reply_with(outcome: Receipt | BaseException) -> None:
             reply(_response(request, outcome) if isinstance(outcome, Receipt) else outcome)
 
-        self._executor.put(command_of(request, datetime.now(UTC)), call.deadline, reply_with, call.gone)
+        executor.put(command_of(request, datetime.now(UTC)), call.deadline, reply_with, call.gone)
+
+    return take
 
 
 def _response(request: Message, receipt: Receipt) -> Message:

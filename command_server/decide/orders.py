@@ -1,6 +1,5 @@
 """Rules for orders."""
 
-from collections.abc import Iterable
 from datetime import datetime
 
 from google.protobuf.message import Message
@@ -219,24 +218,22 @@ def _destination(request: commands.PlaceOrderRequest, customer: Customer) -> Add
 
 
 def _line_rules(lines: list[Line], currency: str) -> list[Violation]:
-    return [
-        Violation(f"products/{line.product_id}", description, kind)
-        for line, product in lines
-        for description, kind in _line_rule(line, product, currency)
-    ]
+    return [it for line, product in lines for it in _line_rule(line, product, currency)]
 
 
-def _line_rule(line: commands.PlaceOrderLine, product: Product | None, currency: str) -> Iterable[tuple[str, str]]:
-    """What is wrong with the line, as a description and a kind: the first thing, or nothing."""
+def _line_rule(line: commands.PlaceOrderLine, product: Product | None, currency: str) -> list[Violation]:
+    """The first thing that is wrong with the line, or nothing."""
+    if product and not product.discontinued and product.currency == currency and product.stock >= line.quantity:
+        return []
+    subject = f"products/{line.product_id}"
     if product is None:
-        return [("the product is not known", "PRODUCT_UNKNOWN")]
+        return [Violation(subject, "the product is not known", "PRODUCT_UNKNOWN")]
     if product.discontinued:
-        return [("the product is no longer sold", "PRODUCT_DISCONTINUED")]
+        return [Violation(subject, "the product is no longer sold", "PRODUCT_DISCONTINUED")]
     if product.currency != currency:
-        return [(f"it is sold in {product.currency}, the order is in {currency}", "CURRENCY_MISMATCH")]
-    if product.stock < line.quantity:
-        return [(f"{line.quantity} are ordered, {product.stock} are left", "OUT_OF_STOCK")]
-    return ()
+        description = f"it is sold in {product.currency}, the order is in {currency}"
+        return [Violation(subject, description, "CURRENCY_MISMATCH")]
+    return [Violation(subject, f"{line.quantity} are ordered, {product.stock} are left", "OUT_OF_STOCK")]
 
 
 def _total_rules(request: commands.PlaceOrderRequest, currency: str, total: int) -> list[Violation]:
