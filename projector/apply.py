@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Connection
 
-from projector.fold import Changes, ViewRow, fold_steps, steps_of
+from projector.fold import Changes, fold_steps, steps_of
 from projector.projections.catalogue import PROJECTIONS
 from projector.recent import RecentRows
 from projector.statements import load, move, save
@@ -30,7 +30,7 @@ def plan(connection: Connection, view: str, events: Sequence[FeedEvent], recent:
     rows = recent.get(needed) if recent else {}
     missing = needed - rows.keys()
     if missing:
-        rows.update(load_rows(connection, view, missing))
+        rows.update(load(raw(connection), projection, missing))
     return fold_steps(projection, steps, rows)
 
 
@@ -56,12 +56,6 @@ def commit(connection: Connection, epoch: uuid.UUID, moves: Mapping[str, Move]) 
         if moved != len(moves):
             raise Deposed(f"{', '.join(moves)}: moved by another projector")
         save(driver, {view: it.changes for view, it in moves.items()})
-
-
-def load_rows(connection: Connection, view: str, keys: set[uuid.UUID]) -> dict[uuid.UUID, ViewRow]:
-    """Those of the rows that exist."""
-    parse = PROJECTIONS[view].message.FromString
-    return {row[0]: ViewRow(parse(row[-1]), row[1], row[2:-1]) for row in load(raw(connection), view, keys)}
 
 
 def raw(connection: Connection) -> "psycopg.Connection[Any]":

@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import uuid
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -11,7 +10,7 @@ from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheError
 
 from projector.settings import CacheSettings
-from tandem.read_store.cache import CacheEpochs, Ring, cache_key, encode_entry, new_epoch, node_client
+from tandem.read_store.cache import CacheEpochs, Ring, encode_entry, key_prefix, new_epoch, node_client
 from tandem.runtime.telemetry import log
 
 FENCED = Gauge("tandem_cache_fenced_nodes", "Nodes of the cache that readers must not read")
@@ -60,18 +59,20 @@ class CacheWriter:
         """Gives a view up; returns its epochs, to be left for the next projector after a clean stop."""
         return self.epochs.pop(view)
 
-    def write(self, view: str, values: Mapping[uuid.UUID, bytes | None]) -> None:
+    def write(self, view: str, values: Mapping[bytes, bytes | None]) -> None:
         """Stores the entries, deletes those of None. A node that fails is fenced and the others are written."""
         if not self.nodes:
             return
-        by_node: defaultdict[str, dict[uuid.UUID, bytes | None]] = defaultdict(dict)
+        by_node: defaultdict[str, dict[str, bytes | None]] = defaultdict(dict)
         for key, value in values.items():
-            by_node[self._ring.node_of(key)][key] = value
+            digits = key.hex()
+            by_node[self._ring.node_of_digits(digits)][digits] = value
         for node, entries in by_node.items():
             epoch = self.epochs[view][node]
             if epoch is not None:
+                prefix = key_prefix(view, epoch)
                 try:
-                    self._write_to(node, {cache_key(view, epoch, key): value for key, value in entries.items()})
+                    self._write_to(node, {prefix + digits: value for digits, value in entries.items()})
                 except _Failure as error:
                     self._fence(node, error)
 

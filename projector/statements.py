@@ -1,14 +1,15 @@
 """The statements that rows are read and written by: each column is one array, whatever the number of rows."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
 import psycopg
 from sqlalchemy import Column
 
-from projector.fold import Changes
+from projector.fold import Changes, Stored
+from projector.projections.shape import Projection
 from tandem.read_store.tables import VIEWS, change, projection, written_columns
 from tandem.runtime.arrays import Array, array, sql_type
 
@@ -21,11 +22,11 @@ def move(driver: Driver, epoch: uuid.UUID, ways: Mapping[str, tuple[int, int]]) 
     return driver.execute(_MOVE, (list(ways), list(before), list(after), epoch), prepare=True).rowcount
 
 
-def load(driver: Driver, view: str, keys: Iterable[uuid.UUID]) -> list[tuple[Any, ...]]:
-    """Those of the rows that exist, each with the columns that are written."""
+def load(driver: Driver, projection: Projection, keys: Collection[bytes]) -> dict[bytes, Stored]:
+    """Those of the rows that exist, by key."""
     with driver.cursor(binary=True) as cursor:
-        cursor.execute(_load(view), (array("UUID", list(keys)),), prepare=True)
-        return cursor.fetchall()
+        cursor.execute(_load(projection.view, projection.began), (array("UUID", keys),), prepare=True)
+        return {key: (began, value) for key, began, value in cursor.fetchall()}
 
 
 def save(driver: Driver, changes: Mapping[str, Changes]) -> None:
@@ -73,10 +74,12 @@ WHERE p.view = v.view AND p.position = v.before AND p.feed_epoch = feed.epoch
 
 
 @cache
-def _load(view: str) -> str:
-    table = VIEWS[view]
-    names = ", ".join(column.name for column in written_columns(table))
-    return f"SELECT {names} FROM {table.fullname} WHERE key = ANY (%s::uuid[])"  # noqa: S608
+def _load(view: str, began: str) -> str:
+    """uuid_send: keys are bytes here."""
+    return (
+        f"SELECT uuid_send(key), {began or '0::bigint'}, value FROM {VIEWS[view].fullname}"  # noqa: S608
+        " WHERE key = ANY (%s::uuid[])"
+    )
 
 
 @cache

@@ -28,7 +28,7 @@ def placed(_view: OrderDetails | None, event: events.OrderPlaced) -> OrderDetail
 
 
 def paid(view: OrderDetails | None, event: events.OrderPaid) -> OrderDetails:
-    changed: OrderDetails = present(view, event)
+    changed: OrderDetails = present(view)
     changed.status = OrderStatus.ORDER_STATUS_PAID
     changed.payment_reference = event.payment_reference
     changed.paid_at.CopyFrom(event.paid_at)
@@ -37,7 +37,7 @@ def paid(view: OrderDetails | None, event: events.OrderPaid) -> OrderDetails:
 
 
 def shipped(view: OrderDetails | None, event: events.OrderShipped) -> OrderDetails:
-    changed: OrderDetails = present(view, event)
+    changed: OrderDetails = present(view)
     changed.status = OrderStatus.ORDER_STATUS_SHIPPED
     changed.carrier = event.carrier
     changed.tracking_number = event.tracking_number
@@ -47,7 +47,7 @@ def shipped(view: OrderDetails | None, event: events.OrderShipped) -> OrderDetai
 
 
 def delivered(view: OrderDetails | None, event: events.OrderDelivered) -> OrderDetails:
-    changed: OrderDetails = present(view, event)
+    changed: OrderDetails = present(view)
     changed.status = OrderStatus.ORDER_STATUS_DELIVERED
     changed.delivered_at.CopyFrom(event.delivered_at)
     changed.version = event.version
@@ -55,14 +55,14 @@ def delivered(view: OrderDetails | None, event: events.OrderDelivered) -> OrderD
 
 
 def address_changed(view: OrderDetails | None, event: events.ShippingAddressChanged) -> OrderDetails:
-    changed: OrderDetails = present(view, event)
+    changed: OrderDetails = present(view)
     changed.shipping_address.CopyFrom(event.personal.address)
     changed.version = event.version
     return changed
 
 
 def cancelled(view: OrderDetails | None, event: events.OrderCancelled) -> OrderDetails:
-    changed: OrderDetails = present(view, event)
+    changed: OrderDetails = present(view)
     changed.status = OrderStatus.ORDER_STATUS_CANCELLED
     changed.cancellation_reason = event.reason
     changed.cancelled_at.CopyFrom(event.cancelled_at)
@@ -70,8 +70,8 @@ def cancelled(view: OrderDetails | None, event: events.OrderCancelled) -> OrderD
     return changed
 
 
-def anonymized(view: OrderDetails | None, event: events.OrdersAnonymized) -> OrderDetails:
-    changed: OrderDetails = present(view, event)
+def anonymized(view: OrderDetails | None, _event: events.OrdersAnonymized) -> OrderDetails:
+    changed: OrderDetails = present(view)
     changed.ClearField("customer_name")
     changed.ClearField("shipping_address")
     return changed
@@ -90,6 +90,6 @@ PROJECTION = Projection(
         "shipping_address_changed": address_changed,
         "orders_anonymized": anonymized,
     },
-    keys={"orders_anonymized": lambda event: event.order_ids},
+    parts={"orders_anonymized": lambda event: dict.fromkeys(event.order_ids, event)},
     begins=frozenset({"order_placed"}),
 )

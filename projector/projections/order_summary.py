@@ -49,22 +49,21 @@ def delivered(view: OrderSummary | None, event: events.OrderDelivered) -> OrderS
 
 
 def address_changed(view: OrderSummary | None, event: events.ShippingAddressChanged) -> OrderSummary:
-    changed: OrderSummary = present(view, event)
+    changed: OrderSummary = present(view)
     changed.version = event.version
     return changed
 
 
 def _moved(view: OrderSummary | None, event: Later, status: OrderStatus.ValueType) -> OrderSummary:
-    changed: OrderSummary = present(view, event)
+    changed: OrderSummary = present(view)
     changed.status = status
     changed.version = event.version
     return changed
 
 
-def columns(view: OrderSummary, position: int, before: Columns | None) -> Columns:
+def columns(view: OrderSummary, began: int) -> Columns:
     """customer_id, placed_at and placed_position: the last is the position at which the order was placed, for ever."""
-    placed_position = before[2] if before else position
-    return view.customer_id, view.placed_at.ToDatetime(tzinfo=UTC), placed_position
+    return view.customer_id, view.placed_at.ToDatetime(tzinfo=UTC), began
 
 
 PROJECTION = Projection(
@@ -79,7 +78,7 @@ PROJECTION = Projection(
         "order_cancelled": cancelled,
         "shipping_address_changed": address_changed,
     },
-    keys={},
     columns=columns,
+    began="placed_position",
     begins=frozenset({"order_placed"}),
 )

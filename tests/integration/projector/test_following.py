@@ -1,5 +1,7 @@
 """The feed becomes rows, positions, the change log and announcements, each event once."""
 
+import uuid
+
 import pytest
 
 from commerce.event.v1.event_pb2 import Event
@@ -21,7 +23,7 @@ def expected_rows(history: list[Event]) -> Rows:
     for view, projection in PROJECTIONS.items():
         changes = fold(projection, feed_events(history), {})
         rows = {key: row for key, row in changes.rows.items() if row is not None}
-        found[view] = [(key, rows[key].position, rows[key].value) for key in sorted(rows)]
+        found[view] = [(uuid.UUID(bytes=key), rows[key].position, rows[key].value) for key in sorted(rows)]
     return found
 
 
@@ -39,7 +41,7 @@ async def test_the_feed_becomes_the_views_whatever_the_size_of_batches(
     await stores.caught_up()
     assert essentials(stores.rows()) == expected_rows(HISTORY)
     log = [
-        (view, position, key)
+        (view, position, uuid.UUID(bytes=key))
         for view, projection in PROJECTIONS.items()
         for position, key in fold(projection, feed_events(HISTORY), {}).log
     ]

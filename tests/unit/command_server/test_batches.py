@@ -216,7 +216,8 @@ def _views(history: Iterable[tuple[str, Event]]) -> dict[tuple[str, uuid.UUID], 
     for name, projection in PROJECTIONS.items():
         changes = fold(projection, events, {})
         assert changes.stopped_by is None
-        views |= {(name, key): row.message for key, row in changes.rows.items() if row}
+        parse = projection.message.FromString
+        views |= {(name, uuid.UUID(bytes=key)): parse(row.value) for key, row in changes.rows.items() if row}
     return views
 
 
