@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from projector.fold import Changes, fold_steps, steps_of
 from projector.projections.catalogue import PROJECTIONS
 from projector.recent import RecentRows
-from projector.statements import load, move, save
+from projector.statements import NOT_MOVED, load, save
 from tandem.feed.events import FeedEvent
 
 
@@ -46,16 +46,14 @@ class Move:
 def commit(connection: Connection, epoch: uuid.UUID, moves: Mapping[str, Move]) -> None:
     """Stores the changes of all views and moves their positions, or does nothing at all.
 
-    connection: in autocommit mode, so that BEGIN and COMMIT are said here. Raises psycopg.Error, and Deposed when a
-    view is not where it was read any more, or belongs to another feed than `epoch`.
+    connection: in autocommit mode, so that the one statement is the transaction. Raises psycopg.Error, and Deposed when
+    a view is not where it was read any more, or belongs to another feed than `epoch`.
     """
-    driver = raw(connection)
-    with driver.transaction():
-        # First of all: the rows of a view that somebody else has moved would fail in ways that say nothing of that.
-        moved = move(driver, epoch, {view: (it.before, it.after) for view, it in moves.items()})
-        if moved != len(moves):
-            raise Deposed(f"{', '.join(moves)}: moved by another projector")
-        save(driver, {view: it.changes for view, it in moves.items()})
+    ways = {view: (it.before, it.after) for view, it in moves.items()}
+    try:
+        save(raw(connection), epoch, ways, {view: it.changes for view, it in moves.items()})
+    except NOT_MOVED:
+        raise Deposed(f"{', '.join(moves)}: moved by another projector") from None
 
 
 def raw(connection: Connection) -> "psycopg.Connection[Any]":

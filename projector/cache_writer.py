@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from prometheus_client import Gauge
-from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheError
 
 from projector.settings import CacheSettings
-from tandem.read_store.cache import CacheEpochs, Ring, encode_entry, key_prefix, new_epoch, node_client
+from tandem.read_store.cache import CacheEpochs, NodeClient, Ring, encode_entry, key_prefix, new_epoch, node_client
 from tandem.runtime.telemetry import log
 
 FENCED = Gauge("tandem_cache_fenced_nodes", "Nodes of the cache that readers must not read")
@@ -31,7 +30,7 @@ class CacheWriter:
     def __init__(self, nodes: tuple[str, ...], settings: CacheSettings) -> None:
         self._settings = settings
         self._ring = Ring(list(nodes))
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[str, NodeClient] = {}
         self._down: set[str] = set()
         self._answering: set[str] = set()
         self._stop = threading.Event()
@@ -108,12 +107,9 @@ class CacheWriter:
             client = self._clients[node] = node_client(node, timeout=self._settings.timeout)
         stored = {key: encode_entry(value) for key, value in entries.items() if value is not None}
         small = {key: entry for key, entry in stored.items() if len(entry) <= _MAX_ENTRY_BYTES}
-        # noreply would be faster and could not tell that a write was missed.
-        failed = client.set_many(small, expire=self._settings.entry_seconds, noreply=False) if small else []
+        client.store(small, self._settings.entry_seconds)
         for key in entries.keys() - small.keys():
             client.delete(key, noreply=False)
-        if failed:
-            raise MemcacheError(f"{len(failed)} entries were not stored")
 
     def _fence(self, node: str, error: Exception) -> None:
         log.warning("cache node is fenced off", node=node, error=repr(error))

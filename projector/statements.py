@@ -16,12 +16,6 @@ from tandem.runtime.arrays import Array, array, sql_type
 Driver = psycopg.Connection[Any]
 
 
-def move(driver: Driver, epoch: uuid.UUID, ways: Mapping[str, tuple[int, int]]) -> int:
-    """Moves the views' positions (before, after); returns how many of them were where they are thought."""
-    before, after = zip(*ways.values(), strict=True)
-    return driver.execute(_MOVE, (list(ways), list(before), list(after), epoch), prepare=True).rowcount
-
-
 def load(driver: Driver, projection: Projection, keys: Collection[bytes]) -> dict[bytes, Stored]:
     """Those of the rows that exist, by key."""
     with driver.cursor(binary=True) as cursor:
@@ -29,16 +23,20 @@ def load(driver: Driver, projection: Projection, keys: Collection[bytes]) -> dic
         return {key: (began, value) for key, began, value in cursor.fetchall()}
 
 
-def save(driver: Driver, changes: Mapping[str, Changes]) -> None:
-    """Stores the changed rows of the views, and the change log, in one statement, so that all is one round trip.
+def save(driver: Driver, epoch: uuid.UUID, ways: Mapping[str, tuple[int, int]], changes: Mapping[str, Changes]) -> None:
+    """Moves the views' positions (before, after), stores their changed rows and the change log, or does nothing at all.
+
+    All in one statement, which in autocommit mode is a transaction, and one round trip. Raises NOT_MOVED when a view
+    is not where it is thought; before anything else, for its rows would fail in ways that say nothing of that.
 
     Not in psycopg's pipeline mode: it ends with a Flush, on which PostgreSQL forgets the session's idle time-outs. A
     projector that hangs then would keep its views for ever.
     """
     parts = [part for view, it in changes.items() for part in _parts(view, it)]
-    if parts:
-        statements = tuple(statement for statement, _ in parts)
-        driver.execute(_together(statements), [it for _, arrays in parts for it in arrays], prepare=True)
+    statements = tuple(statement for statement, _ in parts)
+    before, after = zip(*ways.values(), strict=True)
+    moved = [list(ways), list(before), list(after), epoch, len(ways)]
+    driver.execute(_together(statements), [*moved, *(it for _, arrays in parts for it in arrays)], prepare=True)
 
 
 Part = tuple[str, list[Array | list[Any]]]
@@ -62,15 +60,20 @@ def _arrays(columns: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> li
 
 @lru_cache(maxsize=100)
 def _together(statements: Sequence[str]) -> str:
-    parts = ", ".join(f"part{number} AS ({statement})" for number, statement in enumerate(statements))
-    return f"WITH {parts} SELECT"
+    parts = "".join(f", part{number} AS ({statement})" for number, statement in enumerate(statements))
+    return f"WITH moved AS ({_MOVE}), held AS ({_HELD}){parts} SELECT one FROM held"  # noqa: S608
 
 
 _MOVE = f"""
 UPDATE {projection.fullname} AS p SET position = v.after
 FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS v (view, before, after), (SELECT %s::uuid AS epoch) AS feed
 WHERE p.view = v.view AND p.position = v.before AND p.feed_epoch = feed.epoch
+RETURNING p.view
 """  # noqa: S608 - only names of tables and columns are put in, here and below
+
+# A row that all others are joined with: an error, of which nothing is left, unless all views were moved.
+_HELD = "SELECT 1 / (count(*) = %s)::integer AS one FROM moved"
+NOT_MOVED = psycopg.errors.DivisionByZero
 
 
 @cache
@@ -89,20 +92,24 @@ def _upsert(view: str) -> str:
     names = ", ".join(column.name for column in columns)
     changes = ", ".join(f"{it.name} = excluded.{it.name}" for it in columns if not it.primary_key)
     return (
-        f"INSERT INTO {table.fullname} ({names}) SELECT * FROM unnest({_casts(columns)})"  # noqa: S608
+        f"INSERT INTO {table.fullname} ({names})"  # noqa: S608
+        f" SELECT rows.* FROM held, unnest({_casts(columns)}) AS rows WHERE one = 1"
         f" ON CONFLICT (key) DO UPDATE SET {changes}"
     )
 
 
 @cache
 def _delete(view: str) -> str:
-    return f"DELETE FROM {VIEWS[view].fullname} WHERE key = ANY (%s::uuid[])"  # noqa: S608
+    return f"DELETE FROM {VIEWS[view].fullname} USING held WHERE one = 1 AND key = ANY (%s::uuid[])"  # noqa: S608
 
 
 @cache
 def _log(view: str) -> str:
     casts = _casts([change.c.position, change.c.key])
-    return f"INSERT INTO {change.fullname} (view, position, key) SELECT '{view}', * FROM unnest({casts})"  # noqa: S608
+    return (
+        f"INSERT INTO {change.fullname} (view, position, key)"  # noqa: S608
+        f" SELECT '{view}', rows.* FROM held, unnest({casts}) AS rows WHERE one = 1"
+    )
 
 
 def _casts(columns: Sequence[Column[Any]]) -> str:

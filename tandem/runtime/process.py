@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import ssl
 import sys
@@ -227,6 +228,9 @@ async def _serve_until_signalled(application: Application) -> None:
         signal.signal(number, ask_to_stop)
     running = RunningApplication(application)
     await running.start()
+    # What a server is made of lives as long as it does: the collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
     await stop.wait()
     await running.stop()
     # Stopped well: a second signal, while the interpreter ends, must not make it look like a crash.
