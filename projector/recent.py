@@ -34,6 +34,15 @@ class RecentRows:
             if row is not None:
                 rows[key] = (row.began, row.value)
                 self._bytes += len(row.value) + _ROW_BYTES
-        while self._bytes > self._most:
-            _, value = rows.pop(next(iter(rows)))
+        self._make_room()
+
+    def _make_room(self) -> None:
+        # In one pass: a dict looks for its first entry behind all that were taken out before.
+        oldest: list[bytes] = []
+        for key, (_, value) in self._rows.items():
+            if self._bytes <= self._most:
+                break
             self._bytes -= len(value) + _ROW_BYTES
+            oldest.append(key)
+        for key in oldest:
+            del self._rows[key]

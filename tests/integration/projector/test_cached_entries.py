@@ -132,7 +132,7 @@ def test_an_entry_of_a_row_that_is_gone_is_deleted(memcached_nodes: Nodes) -> No
     writer.begin("product_card", None)
     writer.write("product_card", {uuid.UUID(PRODUCT).bytes: b"value"})
     assert cached("product_card", PRODUCT, writer.epochs["product_card"]) == b"value"
-    writer.write("product_card", {uuid.UUID(PRODUCT): None})
+    writer.write("product_card", {uuid.UUID(PRODUCT).bytes: None})
     assert cached("product_card", PRODUCT, writer.epochs["product_card"]) is None
     writer.stop()
 
