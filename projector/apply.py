@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Connection
 
-from projector.fold import Changes, fold_steps, steps_of
+from projector.fold import Changes, Steps, Stored, fold_steps, steps_of
 from projector.projections.catalogue import PROJECTIONS
 from projector.recent import RecentRows
 from projector.statements import NOT_MOVED, load, save
@@ -19,8 +19,27 @@ class Deposed(Exception):
     """Another projector has moved the view: this one does not hold it any more."""
 
 
-def plan(connection: Connection, view: str, events: Sequence[FeedEvent], recent: RecentRows | None = None) -> Changes:
-    """What the events do to the view, up to the first that it cannot take in. recent: rows that need not be loaded.
+@dataclass(frozen=True)
+class Prepared:
+    """A batch that a view is to take in, with the rows that it changes: what is left to do needs no database."""
+
+    view: str
+    steps: Steps
+    rows: Mapping[bytes, Stored]
+
+    def fold(self) -> Changes:
+        """What the events do to the view, up to the first that it cannot take in."""
+        return fold_steps(PROJECTIONS[self.view], self.steps, self.rows)
+
+
+def prepare(
+    connection: Connection,
+    view: str,
+    events: Sequence[FeedEvent],
+    recent: RecentRows | None = None,
+    before: Changes | None = None,
+) -> Prepared:
+    """recent: rows that need not be loaded. before: what the batch before changes, when it is not committed yet.
 
     Raises psycopg.Error.
     """
@@ -29,9 +48,21 @@ def plan(connection: Connection, view: str, events: Sequence[FeedEvent], recent:
     needed = steps.needed(projection)
     rows = recent.get(needed) if recent else {}
     missing = needed - rows.keys()
+    if before is not None:
+        changing = needed & before.rows.keys()
+        missing -= changing
+        for key in changing:
+            rows.pop(key, None)
+            if row := before.rows[key]:
+                rows[key] = row.stored
     if missing:
         rows.update(load(raw(connection), projection, missing))
-    return fold_steps(projection, steps, rows)
+    return Prepared(view, steps, rows)
+
+
+def plan(connection: Connection, view: str, events: Sequence[FeedEvent], recent: RecentRows | None = None) -> Changes:
+    """What the events do to the view, up to the first that it cannot take in. Raises psycopg.Error."""
+    return prepare(connection, view, events, recent).fold()
 
 
 @dataclass(frozen=True)

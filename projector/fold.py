@@ -31,6 +31,10 @@ class ViewRow(NamedTuple):
     columns: Columns
     value: bytes
 
+    @property
+    def stored(self) -> Stored:
+        return self.began, self.value
+
 
 @dataclass
 class Changes:
@@ -176,7 +180,7 @@ def _fold_one_by_one(projection: Projection, steps: Steps, rows: Mapping[bytes, 
             if row is None:
                 now.pop(key, None)
             else:
-                now[key] = (row.began, row.value)
+                now[key] = row.stored
         changes.rows |= found.rows
         changes.log += found.log
     return changes

@@ -32,7 +32,7 @@ class RecentRows:
             if before is not None:
                 self._bytes -= len(before[1]) + _ROW_BYTES
             if row is not None:
-                rows[key] = (row.began, row.value)
+                rows[key] = row.stored
                 self._bytes += len(row.value) + _ROW_BYTES
         self._make_room()
 

@@ -135,7 +135,7 @@ def _count(sums: SalesSums, sign: int, share: Share) -> None:
 def _is_older(at: Timestamp, view: SalesSummaryRow) -> bool:
     """Whether the row's name is of a later order than one at `at`: orders need not be placed in the order of time."""
     named_at = view.named_at
-    return view.HasField("named_at") and (at.seconds, at.nanos) < (named_at.seconds, named_at.nanos)
+    return (at.seconds, at.nanos) < (named_at.seconds, named_at.nanos) and view.HasField("named_at")
 
 
 PROJECTION = Projection(

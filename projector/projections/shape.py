@@ -6,6 +6,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from tandem.runtime.ids import id_bytes
+
 Rule = Callable[[Any, Any], Message | None]
 """(view or None, event or part of one) -> view or None.
 
@@ -14,14 +16,6 @@ called it throws the view away. Typed by the view and the event in each file, wh
 """
 
 Columns = tuple[object, ...]
-
-
-def id_of(name: str) -> bytes:
-    """The 16 bytes of a UUID. Raises ValueError."""
-    key = bytes.fromhex(name.replace("-", ""))
-    if len(key) != 16:
-        raise ValueError(f"{name[:100]!r} is not a UUID")
-    return key
 
 
 def no_columns(_view: Any, _began: int) -> Columns:
@@ -52,7 +46,7 @@ class Projection:
     parts: Mapping[str, Callable[[Any], Mapping[str, Any]]] = field(default_factory=dict)
     columns: Callable[[Any, int], Columns] = no_columns
     began: str = ""
-    key_of: Callable[[str], bytes] = id_of
+    key_of: Callable[[str], bytes] = id_bytes
     begins: frozenset[str] = frozenset()
     logged: bool = True
 

@@ -11,7 +11,8 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from commerce.event.v1.event_pb2 import Event, PersonalData
+from commerce.event.v1.event_pb2 import Event
+from tandem.runtime.ids import id_bytes
 
 _NONCE_BYTES = 12
 _KEY_BITS = 256
@@ -41,7 +42,7 @@ def seal(event: Event, key: bytes) -> Event:
     sealed = Event()
     sealed.CopyFrom(event)
     payload = _personal_payload(sealed)
-    customer = uuid.UUID(payload.customer_id).bytes
+    customer = id_bytes(payload.customer_id)
     # A key seals a customer's few events: random nonces cannot meet.
     nonce = os.urandom(_NONCE_BYTES)
     plain = payload.personal.SerializeToString(deterministic=True)
@@ -53,18 +54,21 @@ def seal(event: Event, key: bytes) -> Event:
 def open_sealed(event: Event, key: bytes | None) -> None:
     """Puts personal data that is sealed in its place again, or takes it away where the key is gone. Raises WrongKey."""
     payload = _personal_payload(event)
-    if payload is None or not payload.personal.sealed:
+    if payload is None:
+        return
+    personal = payload.personal
+    sealed = personal.sealed
+    if not sealed:
         return
     if key is None:
         payload.ClearField("personal")
         return
-    sealed = payload.personal.sealed
-    customer = uuid.UUID(payload.customer_id).bytes
     try:
-        plain = AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], customer)
+        plain = AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], id_bytes(payload.customer_id))
     except InvalidTag:
         raise WrongKey(f"the personal data of customer {payload.customer_id} cannot be opened") from None
-    payload.personal.CopyFrom(PersonalData.FromString(plain))
+    personal.Clear()
+    personal.MergeFromString(plain)
 
 
 def _personal_payload(event: Event) -> Any:

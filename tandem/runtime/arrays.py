@@ -17,6 +17,8 @@ from psycopg.pq import Format
 from sqlalchemy import Column
 from sqlalchemy.dialects import postgresql
 
+from tandem.runtime.ids import id_bytes
+
 _LENGTH = struct.Struct("!i").pack
 _NULL = _LENGTH(-1)
 # Dimensions, whether there are NULLs, the elements' type; and of one dimension its length and its first number.
@@ -105,7 +107,7 @@ def _uuids(values: Iterable[uuid.UUID | str | bytes]) -> Iterable[bytes]:
 
 
 def _id(value: uuid.UUID | str) -> bytes:
-    return bytes.fromhex(value.replace("-", "")) if isinstance(value, str) else value.int.to_bytes(16, "big")
+    return id_bytes(value) if isinstance(value, str) else value.int.to_bytes(16, "big")
 
 
 def _days(values: Iterable[date]) -> Iterable[bytes]:

@@ -34,7 +34,7 @@ def product(number: int) -> bytes:
 
 def stored(rows: Rows) -> dict[bytes, Stored]:
     """What the next batch finds of the rows."""
-    return {key: (row.began, row.value) for key, row in rows.items()}
+    return {key: row.stored for key, row in rows.items()}
 
 
 def project(view: str, batches: Iterator[list[FeedEvent]]) -> tuple[Rows, list[tuple[int, bytes]]]:
