@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import Gauge
 from pymemcache.exceptions import MemcacheError
@@ -62,16 +62,21 @@ class CacheWriter:
         """Stores the entries, deletes those of None. A node that fails is fenced and the others are written."""
         if not self.nodes:
             return
-        by_node: defaultdict[str, dict[str, bytes | None]] = defaultdict(dict)
+        node_of = self._ring.node_of_digits
+        entries: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
+        gone: defaultdict[str, list[str]] = defaultdict(list)
         for key, value in values.items():
             digits = key.hex()
-            by_node[self._ring.node_of_digits(digits)][digits] = value
-        for node, entries in by_node.items():
+            entry = None if value is None else encode_entry(value)
+            if entry is None or len(entry) > _MAX_ENTRY_BYTES:
+                gone[node_of(digits)].append(digits)
+            else:
+                entries[node_of(digits)][digits] = entry
+        for node in entries.keys() | gone.keys():
             epoch = self.epochs[view][node]
             if epoch is not None:
-                prefix = key_prefix(view, epoch)
                 try:
-                    self._write_to(node, {prefix + digits: value for digits, value in entries.items()})
+                    self._write_to(node, key_prefix(view, epoch), entries[node], gone[node])
                 except _Failure as error:
                     self._fence(node, error)
 
@@ -101,15 +106,13 @@ class CacheWriter:
             client.close()
         self._clients.clear()
 
-    def _write_to(self, node: str, entries: Mapping[str, bytes | None]) -> None:
+    def _write_to(self, node: str, prefix: str, entries: Mapping[str, bytes], gone: Sequence[str]) -> None:
         client = self._clients.get(node)
         if client is None:
             client = self._clients[node] = node_client(node, timeout=self._settings.timeout)
-        stored = {key: encode_entry(value) for key, value in entries.items() if value is not None}
-        small = {key: entry for key, entry in stored.items() if len(entry) <= _MAX_ENTRY_BYTES}
-        client.store(small, self._settings.entry_seconds)
-        for key in entries.keys() - small.keys():
-            client.delete(key, noreply=False)
+        client.store(prefix, entries, self._settings.entry_seconds)
+        for digits in gone:
+            client.delete(prefix + digits, noreply=False)
 
     def _fence(self, node: str, error: Exception) -> None:
         log.warning("cache node is fenced off", node=node, error=repr(error))
