@@ -98,10 +98,11 @@ async def test_a_deposed_projector_starts_over_from_where_the_other_came_to(
     assert cached("product_card", PRODUCT, announcements.epochs()) == stores.value("product_card", PRODUCT)
 
 
-async def test_a_deposed_projector_forgets_the_rows_that_it_remembered(
-    stores: Stores, project: Project, announcements: Announcements
+@pytest.mark.parametrize("batch_size", [1, 1000])
+async def test_a_deposed_projector_forgets_the_rows_that_it_remembered_or_folded_ahead(
+    stores: Stores, project: Project, announcements: Announcements, batch_size: int
 ) -> None:
-    await project(follow={"poll_seconds": 10})
+    await project(follow={"poll_seconds": 10, "batch_size": batch_size})
     added = stores.append([events.product_added(stock=10)])
     await announcements.reached(added)
     # As if another had taken in the next event: the row is not what this one wrote last.
