@@ -6,17 +6,18 @@ A product's text changes with a revision, its stock with every order: the text's
 import re
 from functools import lru_cache
 
+import uuid_utils
+
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import ProductText, SearchWord
 from projector.projections.shape import Columns, Projection, present
 from tandem.read_store.words import words_of
-from tandem.runtime.ids import id_bytes, named_id
 
 Described = events.ProductAdded | events.ProductRevised
 
 # Words of one letter and numbers are not what is misspelled; longer ones than this are no words.
 _CORRECTABLE = re.compile(r"[^\W\d]\w{1,49}")
-_NAMESPACE = id_bytes("f4a1b3c6-2f0c-5a0e-8a55-6f2f6e0d7c11")
+_NAMESPACE = uuid_utils.UUID("f4a1b3c6-2f0c-5a0e-8a55-6f2f6e0d7c11")
 
 
 def added(_view: ProductText | None, event: events.ProductAdded) -> ProductText:
@@ -88,7 +89,7 @@ def word_columns(view: SearchWord, _began: int) -> Columns:
 @lru_cache(maxsize=10_000)
 def _key_of(word: str) -> bytes:
     """Few words make up most of a catalogue."""
-    return named_id(_NAMESPACE, word)
+    return uuid_utils.uuid5(_NAMESPACE, word).bytes
 
 
 _KINDS = ("product_added", "product_revised")

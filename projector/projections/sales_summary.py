@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from datetime import date
 from typing import Any
 
+import uuid_utils
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import SalesSummaryRow, SalesSums
 from projector.projections.shape import Columns, Projection, present
-from tandem.runtime.ids import id_bytes, named_id
 
-_NAMESPACE = id_bytes("b0a5d0c1-6c0e-4f5e-8a44-3f1f6b1f2d7e")
+_NAMESPACE = uuid_utils.UUID("b0a5d0c1-6c0e-4f5e-8a44-3f1f6b1f2d7e")
 
 _DAY_SECONDS = 86_400
 _FIRST_DAY = date(1970, 1, 1).toordinal()
@@ -25,7 +25,7 @@ _FIRST_DAY = date(1970, 1, 1).toordinal()
 @functools.lru_cache(maxsize=16_384)
 def key_of(name: str) -> bytes:
     """Remembered: the rows of a day, of all that is sold on it, change again and again."""
-    return named_id(_NAMESPACE, name)
+    return uuid_utils.uuid5(_NAMESPACE, name).bytes
 
 
 class Share:

@@ -8,11 +8,11 @@ import os
 import uuid
 from typing import Any
 
+import uuid_utils
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from commerce.event.v1.event_pb2 import Event
-from tandem.runtime.ids import id_bytes
 
 _NONCE_BYTES = 12
 _KEY_BITS = 256
@@ -42,7 +42,7 @@ def seal(event: Event, key: bytes) -> Event:
     sealed = Event()
     sealed.CopyFrom(event)
     payload = _personal_payload(sealed)
-    customer = id_bytes(payload.customer_id)
+    customer = uuid_utils.UUID(payload.customer_id).bytes
     # A key seals a customer's few events: random nonces cannot meet.
     nonce = os.urandom(_NONCE_BYTES)
     plain = payload.personal.SerializeToString(deterministic=True)
@@ -63,8 +63,9 @@ def open_sealed(event: Event, key: bytes | None) -> None:
     if key is None:
         payload.ClearField("personal")
         return
+    customer = uuid_utils.UUID(payload.customer_id).bytes
     try:
-        plain = AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], id_bytes(payload.customer_id))
+        plain = AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], customer)
     except InvalidTag:
         raise WrongKey(f"the personal data of customer {payload.customer_id} cannot be opened") from None
     personal.Clear()

@@ -12,12 +12,11 @@ from functools import cache
 from typing import Any
 
 import psycopg
+import uuid_utils
 from psycopg.adapt import Dumper, PyFormat
 from psycopg.pq import Format
 from sqlalchemy import Column
 from sqlalchemy.dialects import postgresql
-
-from tandem.runtime.ids import id_bytes
 
 _LENGTH = struct.Struct("!i").pack
 _NULL = _LENGTH(-1)
@@ -107,7 +106,7 @@ def _uuids(values: Iterable[uuid.UUID | str | bytes]) -> Iterable[bytes]:
 
 
 def _id(value: uuid.UUID | str) -> bytes:
-    return id_bytes(value) if isinstance(value, str) else value.int.to_bytes(16, "big")
+    return uuid_utils.UUID(value).bytes if isinstance(value, str) else value.int.to_bytes(16, "big")
 
 
 def _days(values: Iterable[date]) -> Iterable[bytes]:
