@@ -117,7 +117,7 @@ def test_the_view_is_where_the_write_model_is_after_any_history(seed: int, count
     drawn = Subscriptions(random.Random(seed))
     history = feed_events([drawn.event(customers=3) for _ in range(count)])
     changes = fold(rules.PROJECTION, history, {})
-    parse = rules.SubscriptionDetails.FromString
+    parse = SubscriptionDetails.FromString
     views: dict[str, Any] = {
         str(uuid.UUID(bytes=key)): parse(row.value) for key, row in changes.rows.items() if row is not None
     }
