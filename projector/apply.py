@@ -1,7 +1,7 @@
 """One batch of one or more views: rows, change log and positions in one transaction."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class Prepared:
 
     view: str
     steps: Steps
-    rows: Mapping[bytes, Stored]
+    rows: dict[bytes, Stored]
 
     def fold(self) -> Changes:
         """What the events do to the view, up to the first that it cannot take in."""
@@ -34,35 +34,43 @@ class Prepared:
 
 def prepare(
     connection: Connection,
-    view: str,
+    views: Iterable[str],
     events: Sequence[FeedEvent],
-    recent: RecentRows | None = None,
-    before: Changes | None = None,
-) -> Prepared:
-    """recent: rows that need not be loaded. before: what the batch before changes, when it is not committed yet.
+    recent: Mapping[str, RecentRows],
+    before: Mapping[str, Changes],
+) -> list[Prepared]:
+    """recent: rows that need not be loaded. before: what the batch before changes, where it is not committed yet.
 
-    Raises psycopg.Error.
+    All rows that are to be loaded are loaded in one round trip. Raises psycopg.Error.
     """
-    projection = PROJECTIONS[view]
-    steps = steps_of(projection, events)
-    needed = steps.needed(projection)
-    rows = recent.get(needed) if recent else {}
-    missing = needed - rows.keys()
-    if before is not None:
-        changing = needed & before.rows.keys()
-        missing -= changing
-        for key in changing:
-            rows.pop(key, None)
-            if row := before.rows[key]:
-                rows[key] = row.stored
+    prepared: list[Prepared] = []
+    missing: dict[str, set[bytes]] = {}
+    for view in views:
+        steps = steps_of(PROJECTIONS[view], events)
+        needed = steps.needed(PROJECTIONS[view])
+        rows = recent[view].get(needed) if view in recent else {}
+        unknown = needed - rows.keys()
+        if view in before:
+            changing = needed & before[view].rows.keys()
+            unknown -= changing
+            for key in changing:
+                rows.pop(key, None)
+                if row := before[view].rows[key]:
+                    rows[key] = row.stored
+        if unknown:
+            missing[view] = unknown
+        prepared.append(Prepared(view, steps, rows))
     if missing:
-        rows.update(load(raw(connection), projection, missing))
-    return Prepared(view, steps, rows)
+        found = load(raw(connection), missing)
+        for it in prepared:
+            it.rows.update(found.get(it.view, {}))
+    return prepared
 
 
-def plan(connection: Connection, view: str, events: Sequence[FeedEvent], recent: RecentRows | None = None) -> Changes:
-    """What the events do to the view, up to the first that it cannot take in. Raises psycopg.Error."""
-    return prepare(connection, view, events, recent).fold()
+def plan(connection: Connection, view: str, events: Sequence[FeedEvent]) -> Changes:
+    """What the events do to one view, up to the first that it cannot take in. Raises psycopg.Error."""
+    [prepared] = prepare(connection, [view], events, {}, {})
+    return prepared.fold()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from projector.apply import Move, Prepared, commit, plan, prepare, raw
+from projector.apply import Move, Prepared, commit, prepare, raw
 from projector.cache_writer import CacheWriter
 from projector.feed import Feed, first_line
 from projector.fold import Changes
@@ -210,12 +210,13 @@ class Session:
     def _take_in(self, views: Sequence[str], events: Sequence[FeedEvent], folded: Mapping[str, Changes]) -> bool:
         """One transaction for all views, then the cache. False if no view could take any of the events in.
 
-        folded: what the events do to the views, as far as it is known.
+        folded: what the events do to the views, if it is known.
         """
         moves: dict[str, Move] = {}
         try:
-            for view in views:
-                changes = folded.get(view) or plan(self._connection, view, events, self._recent[view])
+            if not folded:
+                folded = {it.view: it.fold() for it in prepare(self._connection, views, events, self._recent, {})}
+            for view, changes in folded.items():
                 after = changes.stopped_by.position - 1 if changes.stopped_by else events[-1].position
                 moves[view] = Move(self._states[view].position, after, changes)
             if any(move.after > move.before for move in moves.values()):
@@ -261,10 +262,8 @@ class Session:
         found = self._read(after)
         if not found:
             return None
-        prepared = [
-            prepare(self._connection, view, found, self._recent[view], it.changes) for view, it in moves.items()
-        ]
-        return found, prepared
+        before = {view: it.changes for view, it in moves.items()}
+        return found, prepare(self._connection, moves, found, self._recent, before)
 
     def _moved(self, view: str, move: Move) -> None:
         """After the commit: the cache, and what we say of the view."""

@@ -9,18 +9,23 @@ import psycopg
 from sqlalchemy import Column
 
 from projector.fold import Changes, Stored
-from projector.projections.shape import Projection
+from projector.projections.catalogue import PROJECTIONS
 from tandem.read_store.tables import VIEWS, change, projection, written_columns
 from tandem.runtime.arrays import Array, array, sql_type
 
 Driver = psycopg.Connection[Any]
 
 
-def load(driver: Driver, projection: Projection, keys: Collection[bytes]) -> dict[bytes, Stored]:
-    """Those of the rows that exist, by key."""
+def load(driver: Driver, wanted: Mapping[str, Collection[bytes]]) -> dict[str, dict[bytes, Stored]]:
+    """Those of the rows that exist, by view and key."""
+    found: dict[str, dict[bytes, Stored]] = {view: {} for view in wanted}
+    of_view = list(found.values())
     with driver.cursor(binary=True) as cursor:
-        cursor.execute(_load(projection.view, projection.began), (array("UUID", keys),), prepare=True)
-        return {key: (began, value) for key, began, value in cursor.fetchall()}
+        statement = _load_all(tuple(wanted))
+        cursor.execute(statement, [array("UUID", keys) for keys in wanted.values()], prepare=True)
+        for number, key, began, value in cursor.fetchall():
+            of_view[number][key] = began, value
+    return found
 
 
 def save(driver: Driver, epoch: uuid.UUID, ways: Mapping[str, tuple[int, int]], changes: Mapping[str, Changes]) -> None:
@@ -76,11 +81,16 @@ _HELD = "SELECT 1 / (count(*) = %s)::integer AS one FROM moved"
 NOT_MOVED = psycopg.errors.DivisionByZero
 
 
-@cache
-def _load(view: str, began: str) -> str:
+@lru_cache(maxsize=100)
+def _load_all(views: Sequence[str]) -> str:
+    return " UNION ALL ".join(_load(number, view) for number, view in enumerate(views))
+
+
+def _load(number: int, view: str) -> str:
     """uuid_send: keys are bytes here."""
+    began = PROJECTIONS[view].began or "0::bigint"
     return (
-        f"SELECT uuid_send(key), {began or '0::bigint'}, value FROM {VIEWS[view].fullname}"  # noqa: S608
+        f"SELECT {number}, uuid_send(key), {began}, value FROM {VIEWS[view].fullname}"  # noqa: S608
         " WHERE key = ANY (%s::uuid[])"
     )
 

@@ -60,12 +60,12 @@ def test_what_the_batch_before_changes_is_neither_loaded_nor_remembered_for_the_
         first = plan(connection, "product_card", [added, also_added])
         gone = Changes(rows={one: None, two: None})
         recent.keep(first.rows)
-        next_one = prepare(connection, "product_card", [adjusted], None, first).fold()
-        without = prepare(connection, "product_card", [adjusted], recent, gone).fold()
-    row = next_one.rows[one]
+        [next_one] = prepare(connection, ["product_card"], [adjusted], {}, {"product_card": first})
+        [without] = prepare(connection, ["product_card"], [adjusted], {"product_card": recent}, {"product_card": gone})
+    row = next_one.fold().rows[one]
     assert row is not None
     assert ProductCard.FromString(row.value).available == 15
-    assert "NotThere" in str(without.stopped_by)
+    assert "NotThere" in str(without.fold().stopped_by)
 
 
 async def test_recent_orders_can_be_selected_by_customer_and_the_position_they_were_placed_at(
