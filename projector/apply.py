@@ -1,17 +1,17 @@
 """One batch of one or more views: rows, change log and positions in one transaction."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from sqlalchemy import Connection
 
-from projector.fold import Changes, ViewRow, fold_steps, steps_of
+from projector.fold import Changes, Steps, Stored, fold_steps, steps_of
 from projector.projections.catalogue import PROJECTIONS
 from projector.recent import RecentRows
-from projector.statements import load, move, save
+from projector.statements import NOT_MOVED, load, save
 from tandem.feed.events import FeedEvent
 
 
@@ -19,19 +19,58 @@ class Deposed(Exception):
     """Another projector has moved the view: this one does not hold it any more."""
 
 
-def plan(connection: Connection, view: str, events: Sequence[FeedEvent], recent: RecentRows | None = None) -> Changes:
-    """What the events do to the view, up to the first that it cannot take in. recent: rows that need not be loaded.
+@dataclass(frozen=True)
+class Prepared:
+    """A batch that a view is to take in, with the rows that it changes: what is left to do needs no database."""
 
-    Raises psycopg.Error.
+    view: str
+    steps: Steps
+    rows: dict[bytes, Stored]
+
+    def fold(self) -> Changes:
+        """What the events do to the view, up to the first that it cannot take in."""
+        return fold_steps(PROJECTIONS[self.view], self.steps, self.rows)
+
+
+def prepare(
+    connection: Connection,
+    views: Iterable[str],
+    events: Sequence[FeedEvent],
+    recent: Mapping[str, RecentRows],
+    before: Mapping[str, Changes],
+) -> list[Prepared]:
+    """recent: rows that need not be loaded. before: what the batch before changes, where it is not committed yet.
+
+    All rows that are to be loaded are loaded in one round trip. Raises psycopg.Error.
     """
-    projection = PROJECTIONS[view]
-    steps = steps_of(projection, events)
-    needed = steps.needed(projection)
-    rows = recent.get(needed) if recent else {}
-    missing = needed - rows.keys()
+    prepared: list[Prepared] = []
+    missing: dict[str, set[bytes]] = {}
+    for view in views:
+        steps = steps_of(PROJECTIONS[view], events)
+        needed = steps.needed(PROJECTIONS[view])
+        rows = recent[view].get(needed) if view in recent else {}
+        unknown = needed - rows.keys()
+        if view in before:
+            changing = needed & before[view].rows.keys()
+            unknown -= changing
+            for key in changing:
+                rows.pop(key, None)
+                if row := before[view].rows[key]:
+                    rows[key] = row.stored
+        if unknown:
+            missing[view] = unknown
+        prepared.append(Prepared(view, steps, rows))
     if missing:
-        rows.update(load_rows(connection, view, missing))
-    return fold_steps(projection, steps, rows)
+        found = load(raw(connection), missing)
+        for it in prepared:
+            it.rows.update(found.get(it.view, {}))
+    return prepared
+
+
+def plan(connection: Connection, view: str, events: Sequence[FeedEvent]) -> Changes:
+    """What the events do to one view, up to the first that it cannot take in. Raises psycopg.Error."""
+    [prepared] = prepare(connection, [view], events, {}, {})
+    return prepared.fold()
 
 
 @dataclass(frozen=True)
@@ -46,22 +85,14 @@ class Move:
 def commit(connection: Connection, epoch: uuid.UUID, moves: Mapping[str, Move]) -> None:
     """Stores the changes of all views and moves their positions, or does nothing at all.
 
-    connection: in autocommit mode, so that BEGIN and COMMIT are said here. Raises psycopg.Error, and Deposed when a
-    view is not where it was read any more, or belongs to another feed than `epoch`.
+    connection: in autocommit mode, so that the one statement is the transaction. Raises psycopg.Error, and Deposed when
+    a view is not where it was read any more, or belongs to another feed than `epoch`.
     """
-    driver = raw(connection)
-    with driver.transaction():
-        # First of all: the rows of a view that somebody else has moved would fail in ways that say nothing of that.
-        moved = move(driver, epoch, {view: (it.before, it.after) for view, it in moves.items()})
-        if moved != len(moves):
-            raise Deposed(f"{', '.join(moves)}: moved by another projector")
-        save(driver, {view: it.changes for view, it in moves.items()})
-
-
-def load_rows(connection: Connection, view: str, keys: set[uuid.UUID]) -> dict[uuid.UUID, ViewRow]:
-    """Those of the rows that exist."""
-    parse = PROJECTIONS[view].message.FromString
-    return {row[0]: ViewRow(parse(row[-1]), row[1], row[2:-1]) for row in load(raw(connection), view, keys)}
+    ways = {view: (it.before, it.after) for view, it in moves.items()}
+    try:
+        save(raw(connection), epoch, ways, {view: it.changes for view, it in moves.items()})
+    except NOT_MOVED:
+        raise Deposed(f"{', '.join(moves)}: moved by another projector") from None
 
 
 def raw(connection: Connection) -> "psycopg.Connection[Any]":

@@ -2,16 +2,14 @@
 
 import contextlib
 import threading
-import uuid
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import Gauge
-from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheError
 
 from projector.settings import CacheSettings
-from tandem.read_store.cache import CacheEpochs, Ring, cache_key, encode_entry, new_epoch, node_client
+from tandem.read_store.cache import CacheEpochs, NodeClient, Ring, encode_entry, key_prefix, new_epoch, node_client
 from tandem.runtime.telemetry import log
 
 FENCED = Gauge("tandem_cache_fenced_nodes", "Nodes of the cache that readers must not read")
@@ -32,7 +30,7 @@ class CacheWriter:
     def __init__(self, nodes: tuple[str, ...], settings: CacheSettings) -> None:
         self._settings = settings
         self._ring = Ring(list(nodes))
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[str, NodeClient] = {}
         self._down: set[str] = set()
         self._answering: set[str] = set()
         self._stop = threading.Event()
@@ -60,18 +58,25 @@ class CacheWriter:
         """Gives a view up; returns its epochs, to be left for the next projector after a clean stop."""
         return self.epochs.pop(view)
 
-    def write(self, view: str, values: Mapping[uuid.UUID, bytes | None]) -> None:
+    def write(self, view: str, values: Mapping[bytes, bytes | None]) -> None:
         """Stores the entries, deletes those of None. A node that fails is fenced and the others are written."""
         if not self.nodes:
             return
-        by_node: defaultdict[str, dict[uuid.UUID, bytes | None]] = defaultdict(dict)
+        node_of = self._ring.node_of_digits
+        entries: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
+        gone: defaultdict[str, list[str]] = defaultdict(list)
         for key, value in values.items():
-            by_node[self._ring.node_of(key)][key] = value
-        for node, entries in by_node.items():
+            digits = key.hex()
+            entry = None if value is None else encode_entry(value)
+            if entry is None or len(entry) > _MAX_ENTRY_BYTES:
+                gone[node_of(digits)].append(digits)
+            else:
+                entries[node_of(digits)][digits] = entry
+        for node in entries.keys() | gone.keys():
             epoch = self.epochs[view][node]
             if epoch is not None:
                 try:
-                    self._write_to(node, {cache_key(view, epoch, key): value for key, value in entries.items()})
+                    self._write_to(node, key_prefix(view, epoch), entries[node], gone[node])
                 except _Failure as error:
                     self._fence(node, error)
 
@@ -101,18 +106,13 @@ class CacheWriter:
             client.close()
         self._clients.clear()
 
-    def _write_to(self, node: str, entries: Mapping[str, bytes | None]) -> None:
+    def _write_to(self, node: str, prefix: str, entries: Mapping[str, bytes], gone: Sequence[str]) -> None:
         client = self._clients.get(node)
         if client is None:
             client = self._clients[node] = node_client(node, timeout=self._settings.timeout)
-        stored = {key: encode_entry(value) for key, value in entries.items() if value is not None}
-        small = {key: entry for key, entry in stored.items() if len(entry) <= _MAX_ENTRY_BYTES}
-        # noreply would be faster and could not tell that a write was missed.
-        failed = client.set_many(small, expire=self._settings.entry_seconds, noreply=False) if small else []
-        for key in entries.keys() - small.keys():
-            client.delete(key, noreply=False)
-        if failed:
-            raise MemcacheError(f"{len(failed)} entries were not stored")
+        client.store(prefix, entries, self._settings.entry_seconds)
+        for digits in gone:
+            client.delete(prefix + digits, noreply=False)
 
     def _fence(self, node: str, error: Exception) -> None:
         log.warning("cache node is fenced off", node=node, error=repr(error))

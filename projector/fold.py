@@ -1,9 +1,12 @@
-"""Folding events into a view's rows, in memory. Pure."""
+"""Folding events into a view's rows, in memory. Pure.
 
-import uuid
+A row's message is parsed when the first event of a batch touches it, changed where it is by each of them, and
+serialised once, after the last.
+"""
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError, Message
 
@@ -12,36 +15,37 @@ from tandem.feed.events import EVENT_KINDS, FeedEvent
 
 _KINDS = frozenset(EVENT_KINDS)
 
+Stored = tuple[int, bytes]
+"""Of a row before a batch: the position at which it began (0 in a view that does not ask for it), and its value."""
 
-class ViewRow:
-    """A row of a view: its message, the position of the last event in it, and the columns beside."""
 
-    __slots__ = ("_value", "columns", "message", "position")
+class ViewRow(NamedTuple):
+    """A row after a batch.
 
-    def __init__(self, message: Message, position: int, columns: Columns) -> None:
-        self.message = message
-        self.position = position
-        self.columns = columns
-        self._value: bytes | None = None
+    position: of the last event in it. began: of the event that made it, as in Stored. columns: those beside. value: the
+    message as it is stored, in the database and in the cache: the same bytes whoever serialises it.
+    """
+
+    position: int
+    began: int
+    columns: Columns
+    value: bytes
 
     @property
-    def value(self) -> bytes:
-        """The message as it is stored, in the database and in the cache: the same bytes whoever serialises it."""
-        if self._value is None:
-            self._value = self.message.SerializeToString(deterministic=True)
-        return self._value
+    def stored(self) -> Stored:
+        return self.began, self.value
 
 
 @dataclass
 class Changes:
     """What a batch of events does to a view.
 
-    rows: as they are after the events; None for a row that is gone. log: (position, key) in order, for the change log.
-    stopped_by: the event that the view cannot take in, if there is one; those before it are in.
+    rows: as they are after the events, by key; None for a row that is gone. log: (position, key) in order, for the
+    change log. stopped_by: the event that the view cannot take in, if there is one; those before it are in.
     """
 
-    rows: dict[uuid.UUID, ViewRow | None] = field(default_factory=dict)
-    log: list[tuple[int, uuid.UUID]] = field(default_factory=list)
+    rows: dict[bytes, ViewRow | None] = field(default_factory=dict)
+    log: list[tuple[int, bytes]] = field(default_factory=list)
     stopped_by: "CannotApply | None" = None
 
 
@@ -52,13 +56,18 @@ class CannotApply(Exception):
         super().__init__(f"event {event.position} ({event.kind}): {reason}")
         self.position = event.position
 
+    @classmethod
+    def because(cls, event: FeedEvent, cause: Exception) -> "CannotApply":
+        found = cls(event, f"{type(cause).__name__}: {cause}")
+        found.__cause__ = cause
+        return found
+
 
 class Step(NamedTuple):
-    """An event that concerns a view. payload: the event of its kind. keys: the rows it changes, with their names."""
+    """An event that concerns a view. parts: the keys of the rows that it changes, with what their rule gets."""
 
     event: FeedEvent
-    payload: Message
-    keys: dict[uuid.UUID, str]
+    parts: dict[bytes, Any]
 
 
 @dataclass
@@ -68,31 +77,29 @@ class Steps:
     steps: list[Step] = field(default_factory=list)
     stopped_by: CannotApply | None = None
 
-    def needed(self, projection: Projection) -> set[uuid.UUID]:
-        """The rows that the events change and do not make: those to look up."""
-        known: set[uuid.UUID] = set()
-        needed: set[uuid.UUID] = set()
-        for event, _, keys in self.steps:
+    def needed(self, projection: Projection) -> set[bytes]:
+        """The keys of rows that the events change and do not make: those to look up."""
+        known: set[bytes] = set()
+        needed: set[bytes] = set()
+        for event, parts in self.steps:
             if event.kind in projection.begins:
-                known.update(keys)
+                known.update(parts)
             else:
-                needed.update(keys.keys() - known if known else keys)
+                needed.update(parts.keys() - known if known else parts)
         return needed
 
 
 def steps_of(projection: Projection, events: Iterable[FeedEvent]) -> Steps:
     """Those of the events that concern the view, up to the first whose rows cannot be told."""
     found = Steps()
-    rules, keys_of = projection.rules, projection.keys_of
+    rules, parts_of = projection.rules, projection.parts_of
     for event in events:
         kind = event.kind
         if kind in rules:
             try:
-                payload = getattr(event.event, kind)
-                found.steps.append(Step(event, payload, keys_of(kind, payload)))
+                found.steps.append(Step(event, parts_of(kind, event.message)))
             except (ValueError, DecodeError) as error:
-                found.stopped_by = CannotApply(event, f"{type(error).__name__}: {error}")
-                found.stopped_by.__cause__ = error
+                found.stopped_by = CannotApply.because(event, error)
                 break
         elif kind not in _KINDS:
             # A newer command server's. To pass over it would lose it for good when this program is upgraded.
@@ -101,40 +108,79 @@ def steps_of(projection: Projection, events: Iterable[FeedEvent]) -> Steps:
     return found
 
 
-def fold(projection: Projection, events: Sequence[FeedEvent], rows: Mapping[uuid.UUID, ViewRow]) -> Changes:
+def fold(projection: Projection, events: Sequence[FeedEvent], rows: Mapping[bytes, Stored]) -> Changes:
     """The rows after the events, from `rows`, which holds those of their keys that exist."""
     return fold_steps(projection, steps_of(projection, events), rows)
 
 
-def fold_steps(projection: Projection, steps: Steps, rows: Mapping[uuid.UUID, ViewRow]) -> Changes:
+def fold_steps(projection: Projection, steps: Steps, rows: Mapping[bytes, Stored]) -> Changes:
     """The rows after the steps, from `rows`, which holds those that exist of the rows that they need.
 
     An event is taken in whole or not at all, also where it changes several rows.
     """
+    try:
+        changes = _fold(projection, steps.steps, rows)
+    except Exception:
+        # Some event cannot be taken in, and part of it may be among the rows: alone, each shows whether it is the one.
+        return _fold_one_by_one(projection, steps, rows)
+    changes.stopped_by = steps.stopped_by
+    return changes
+
+
+class _Row:
+    """A row while it is changed; message: None while it does not exist."""
+
+    __slots__ = ("began", "message", "position")
+
+    def __init__(self, began: int, message: Message | None) -> None:
+        self.began = began
+        self.message = message
+        self.position = 0
+
+
+def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, Stored]) -> Changes:
+    """Raises whatever a rule raises."""
+    changing: dict[bytes, _Row] = {}
+    changes = Changes()
+    rules, parse, log = projection.rules, projection.message.FromString, changes.log if projection.logged else None
+    for event, parts in steps:
+        rule, position = rules[event.kind], event.position
+        for key, part in parts.items():
+            row = changing.get(key)
+            if row is None:
+                stored = rows.get(key)
+                row = changing[key] = _Row(0, None) if stored is None else _Row(stored[0], parse(stored[1]))
+            if row.message is None:
+                row.began = position
+            row.message = rule(row.message, part)
+            row.position = position
+        if log is not None:
+            log.extend([(position, key) for key in parts])
+    columns_of, changed = projection.columns, changes.rows
+    for key, row in changing.items():
+        message, began = row.message, row.began
+        if message is None:
+            changed[key] = None
+        else:
+            value = message.SerializeToString(deterministic=True)
+            changed[key] = ViewRow(row.position, began, columns_of(message, began), value)
+    return changes
+
+
+def _fold_one_by_one(projection: Projection, steps: Steps, rows: Mapping[bytes, Stored]) -> Changes:
     changes = Changes(stopped_by=steps.stopped_by)
-    changed, log = changes.rows, changes.log
-    for event, payload, keys in steps.steps:
-        kind, position = event.kind, event.position
-        rule, blank, columns_of = projection.rules[kind], projection.blank.get(kind), projection.columns
-        after: dict[uuid.UUID, ViewRow | None] = {}
+    now = dict(rows)
+    for step in steps.steps:
         try:
-            for key, name in keys.items():
-                before = changed[key] if key in changed else rows.get(key)
-                view: Message | None
-                columns: Columns | None
-                if before is not None:
-                    view, columns = before.message, before.columns
-                else:
-                    view, columns = blank(name) if blank else None, None
-                message = rule(view, payload)
-                after[key] = (
-                    None if message is None else ViewRow(message, position, columns_of(message, position, columns))
-                )
+            found = _fold(projection, [step], now)
         except Exception as error:  # whatever a rule raises stops this view alone, visibly
-            changes.stopped_by = CannotApply(event, f"{type(error).__name__}: {error}")
-            changes.stopped_by.__cause__ = error
+            changes.stopped_by = CannotApply.because(step.event, error)
             break
-        changed.update(after)
-        if projection.logged:
-            log.extend([(position, key) for key in after])
+        for key, row in found.rows.items():
+            if row is None:
+                now.pop(key, None)
+            else:
+                now[key] = row.stored
+        changes.rows |= found.rows
+        changes.log += found.log
     return changes

@@ -1,12 +1,11 @@
 """The rows that a session wrote last: what it need not load again."""
 
-import uuid
 from collections.abc import Iterable, Mapping
 
-from projector.fold import ViewRow
+from projector.fold import Stored, ViewRow
 
-# What a row takes beside its value: its message, parsed, is a few times as large.
-_ROW_BYTES = 1_000
+# What a row takes beside its value: its key, its place among the others, and the objects around.
+_ROW_BYTES = 300
 
 
 class RecentRows:
@@ -18,25 +17,32 @@ class RecentRows:
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
         self._bytes = 0
-        self._rows: dict[uuid.UUID, ViewRow] = {}
+        self._rows: dict[bytes, Stored] = {}
 
-    def get(self, keys: Iterable[uuid.UUID]) -> dict[uuid.UUID, ViewRow]:
+    def get(self, keys: Iterable[bytes]) -> dict[bytes, Stored]:
         """Those of the rows that are here; the others may exist or not."""
         rows = self._rows
         return {key: rows[key] for key in keys if key in rows}
 
-    def keep(self, rows: Mapping[uuid.UUID, ViewRow | None]) -> None:
+    def keep(self, changed: Mapping[bytes, ViewRow | None]) -> None:
         """What has been committed; None for a row that is gone."""
-        for key, row in rows.items():
-            before = self._rows.pop(key, None)
+        rows = self._rows
+        for key, row in changed.items():
+            before = rows.pop(key, None)
             if before is not None:
-                self._bytes -= _cost(before)
+                self._bytes -= len(before[1]) + _ROW_BYTES
             if row is not None:
-                self._rows[key] = row
-                self._bytes += _cost(row)
-        while self._bytes > self._most:
-            self._bytes -= _cost(self._rows.pop(next(iter(self._rows))))
+                rows[key] = row.stored
+                self._bytes += len(row.value) + _ROW_BYTES
+        self._make_room()
 
-
-def _cost(row: ViewRow) -> int:
-    return len(row.value) + _ROW_BYTES
+    def _make_room(self) -> None:
+        # In one pass: a dict looks for its first entry behind all that were taken out before.
+        oldest: list[bytes] = []
+        for key, (_, value) in self._rows.items():
+            if self._bytes <= self._most:
+                break
+            self._bytes -= len(value) + _ROW_BYTES
+            oldest.append(key)
+        for key in oldest:
+            del self._rows[key]

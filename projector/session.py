@@ -4,7 +4,8 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -12,9 +13,10 @@ from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from projector.apply import Move, commit, plan, raw
+from projector.apply import Move, Prepared, commit, prepare, raw
 from projector.cache_writer import CacheWriter
 from projector.feed import Feed, first_line
+from projector.fold import Changes
 from projector.ownership import OtherFeed, end_when_silent, leave_epochs, take_over, try_lock, unlock
 from projector.recent import RecentRows
 from projector.settings import ChangeLogSettings, FollowSettings
@@ -52,6 +54,16 @@ class ViewState:
     retry_at: float = 0.0
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """A batch that was folded before its turn. after: the position that it follows."""
+
+    views: list[str]
+    after: int
+    events: Sequence[FeedEvent]
+    changes: Mapping[str, Changes]
+
+
 class FeedChanged(Exception):
     """The feed has another epoch than the views that are followed."""
 
@@ -79,6 +91,7 @@ class Session:
         self._states = states
         self._stop = stop
         self._epoch = uuid.UUID(int=0)
+        self._ahead: Ahead | None = None
         self._recent = {view: RecentRows(_RECENT_BYTES) for view in states}
         self._due: defaultdict[str, float] = defaultdict(float)
 
@@ -175,33 +188,45 @@ class Session:
         """Takes the next events in; False if there were none."""
         started = time.perf_counter()
         position = self._states[views[0]].position
-        limit = self._follow.batch_size
-        events = self._feed.read(lambda feed: read_events(feed, position, limit, self._epoch))
+        ahead = self._ahead
+        if ahead is not None and (ahead.views, ahead.after) == (views, position):
+            self._ahead = None
+            events, folded = ahead.events, ahead.changes
+        else:
+            events, folded = self._read(position), {}
         if not events:
             return False
         self._feed.saw(max(events[-1].position, self._feed.head))
-        moved = self._take_in(views, events)
+        moved = self._take_in(views, events, folded)
         if moved:
             self._announce()
             BATCH_SECONDS.observe(time.perf_counter() - started)
         return moved
 
-    def _take_in(self, views: Sequence[str], events: Sequence[FeedEvent]) -> bool:
-        """One transaction for all views, then the cache. False if no view could take any of the events in."""
+    def _read(self, after: int) -> list[FeedEvent]:
+        limit = self._follow.batch_size
+        return self._feed.read(lambda feed: read_events(feed, after, limit, self._epoch)) or []
+
+    def _take_in(self, views: Sequence[str], events: Sequence[FeedEvent], folded: Mapping[str, Changes]) -> bool:
+        """One transaction for all views, then the cache. False if no view could take any of the events in.
+
+        folded: what the events do to the views, if it is known.
+        """
         moves: dict[str, Move] = {}
         try:
-            for view in views:
-                changes = plan(self._connection, view, events, self._recent[view])
+            if not folded:
+                folded = {it.view: it.fold() for it in prepare(self._connection, views, events, self._recent, {})}
+            for view, changes in folded.items():
                 after = changes.stopped_by.position - 1 if changes.stopped_by else events[-1].position
                 moves[view] = Move(self._states[view].position, after, changes)
             if any(move.after > move.before for move in moves.values()):
-                commit(self._connection, self._epoch, moves)
+                self._commit(moves, events)
         except (SQLAlchemyError, psycopg.Error) as error:
             if may_pass(error):
                 raise
             if len(views) > 1:
                 # Some view's rows cannot be stored: alone, each shows whether it is the one.
-                return sum(self._take_in([view], events) for view in views) > 0
+                return sum(self._take_in([view], events, {}) for view in views) > 0
             kind = f"{type(error).__module__}.{type(error).__name__}"
             what = f"events {events[0].position} to {events[-1].position}: ({kind}) {first_line(error)}"
             self._fail(views[0], self._states[views[0]], what)
@@ -209,6 +234,36 @@ class Session:
         for view, move in moves.items():
             self._moved(view, move)
         return any(move.after > move.before for move in moves.values())
+
+    def _commit(self, moves: Mapping[str, Move], events: Sequence[FeedEvent]) -> None:
+        """After a full batch there is more to come: the next one is folded while PostgreSQL works on this one.
+
+        What its views need of the database is read before, where this one changes nothing; when this one fails, what
+        was made of the next goes too.
+        """
+        following = self._following(moves, events) if len(events) == self._follow.batch_size else None
+        if following is None:
+            commit(self._connection, self._epoch, moves)
+            return
+        events, prepared = following
+        with ThreadPoolExecutor(1, "projector-commit") as thread:
+            committed = thread.submit(commit, self._connection, self._epoch, moves)
+            changes = {it.view: it.fold() for it in prepared}
+        committed.result()
+        self._ahead = Ahead(list(moves), events[0].position - 1, events, changes)
+
+    def _following(
+        self, moves: Mapping[str, Move], events: Sequence[FeedEvent]
+    ) -> tuple[Sequence[FeedEvent], list[Prepared]] | None:
+        """The next batch; None where there is none, or a view stays behind."""
+        after = events[-1].position
+        if any(it.after < after for it in moves.values()):
+            return None
+        found = self._read(after)
+        if not found:
+            return None
+        before = {view: it.changes for view, it in moves.items()}
+        return found, prepare(self._connection, moves, found, self._recent, before)
 
     def _moved(self, view: str, move: Move) -> None:
         """After the commit: the cache, and what we say of the view."""

@@ -1,43 +1,47 @@
 """The statements that rows are read and written by: each column is one array, whatever the number of rows."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
 import psycopg
 from sqlalchemy import Column
 
-from projector.fold import Changes
+from projector.fold import Changes, Stored
+from projector.projections.catalogue import PROJECTIONS
 from tandem.read_store.tables import VIEWS, change, projection, written_columns
 from tandem.runtime.arrays import Array, array, sql_type
 
 Driver = psycopg.Connection[Any]
 
 
-def move(driver: Driver, epoch: uuid.UUID, ways: Mapping[str, tuple[int, int]]) -> int:
-    """Moves the views' positions (before, after); returns how many of them were where they are thought."""
-    before, after = zip(*ways.values(), strict=True)
-    return driver.execute(_MOVE, (list(ways), list(before), list(after), epoch), prepare=True).rowcount
-
-
-def load(driver: Driver, view: str, keys: Iterable[uuid.UUID]) -> list[tuple[Any, ...]]:
-    """Those of the rows that exist, each with the columns that are written."""
+def load(driver: Driver, wanted: Mapping[str, Collection[bytes]]) -> dict[str, dict[bytes, Stored]]:
+    """Those of the rows that exist, by view and key."""
+    found: dict[str, dict[bytes, Stored]] = {view: {} for view in wanted}
+    of_view = list(found.values())
     with driver.cursor(binary=True) as cursor:
-        cursor.execute(_load(view), (array("UUID", list(keys)),), prepare=True)
-        return cursor.fetchall()
+        statement = _load_all(tuple(wanted))
+        cursor.execute(statement, [array("UUID", keys) for keys in wanted.values()], prepare=True)
+        for number, key, began, value in cursor.fetchall():
+            of_view[number][key] = began, value
+    return found
 
 
-def save(driver: Driver, changes: Mapping[str, Changes]) -> None:
-    """Stores the changed rows of the views, and the change log, in one statement, so that all is one round trip.
+def save(driver: Driver, epoch: uuid.UUID, ways: Mapping[str, tuple[int, int]], changes: Mapping[str, Changes]) -> None:
+    """Moves the views' positions (before, after), stores their changed rows and the change log, or does nothing at all.
+
+    All in one statement, which in autocommit mode is a transaction, and one round trip. Raises NOT_MOVED when a view
+    is not where it is thought; before anything else, for its rows would fail in ways that say nothing of that.
 
     Not in psycopg's pipeline mode: it ends with a Flush, on which PostgreSQL forgets the session's idle time-outs. A
     projector that hangs then would keep its views for ever.
     """
     parts = [part for view, it in changes.items() for part in _parts(view, it)]
-    if parts:
-        statements = tuple(statement for statement, _ in parts)
-        driver.execute(_together(statements), [it for _, arrays in parts for it in arrays], prepare=True)
+    statements = tuple(statement for statement, _ in parts)
+    before, after = zip(*ways.values(), strict=True)
+    moved = [list(ways), list(before), list(after), epoch, len(ways)]
+    driver.execute(_together(statements), [*moved, *(it for _, arrays in parts for it in arrays)], prepare=True)
 
 
 Part = tuple[str, list[Array | list[Any]]]
@@ -61,22 +65,34 @@ def _arrays(columns: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> li
 
 @lru_cache(maxsize=100)
 def _together(statements: Sequence[str]) -> str:
-    parts = ", ".join(f"part{number} AS ({statement})" for number, statement in enumerate(statements))
-    return f"WITH {parts} SELECT"
+    parts = "".join(f", part{number} AS ({statement})" for number, statement in enumerate(statements))
+    return f"WITH moved AS ({_MOVE}), held AS ({_HELD}){parts} SELECT one FROM held"  # noqa: S608
 
 
 _MOVE = f"""
 UPDATE {projection.fullname} AS p SET position = v.after
 FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS v (view, before, after), (SELECT %s::uuid AS epoch) AS feed
 WHERE p.view = v.view AND p.position = v.before AND p.feed_epoch = feed.epoch
+RETURNING p.view
 """  # noqa: S608 - only names of tables and columns are put in, here and below
 
+# A row that all others are joined with: an error, of which nothing is left, unless all views were moved.
+_HELD = "SELECT 1 / (count(*) = %s)::integer AS one FROM moved"
+NOT_MOVED = psycopg.errors.DivisionByZero
 
-@cache
-def _load(view: str) -> str:
-    table = VIEWS[view]
-    names = ", ".join(column.name for column in written_columns(table))
-    return f"SELECT {names} FROM {table.fullname} WHERE key = ANY (%s::uuid[])"  # noqa: S608
+
+@lru_cache(maxsize=100)
+def _load_all(views: Sequence[str]) -> str:
+    return " UNION ALL ".join(_load(number, view) for number, view in enumerate(views))
+
+
+def _load(number: int, view: str) -> str:
+    """uuid_send: keys are bytes here."""
+    began = PROJECTIONS[view].began or "0::bigint"
+    return (
+        f"SELECT {number}, uuid_send(key), {began}, value FROM {VIEWS[view].fullname}"  # noqa: S608
+        " WHERE key = ANY (%s::uuid[])"
+    )
 
 
 @cache
@@ -86,20 +102,24 @@ def _upsert(view: str) -> str:
     names = ", ".join(column.name for column in columns)
     changes = ", ".join(f"{it.name} = excluded.{it.name}" for it in columns if not it.primary_key)
     return (
-        f"INSERT INTO {table.fullname} ({names}) SELECT * FROM unnest({_casts(columns)})"  # noqa: S608
+        f"INSERT INTO {table.fullname} ({names})"  # noqa: S608
+        f" SELECT rows.* FROM held, unnest({_casts(columns)}) AS rows WHERE one = 1"
         f" ON CONFLICT (key) DO UPDATE SET {changes}"
     )
 
 
 @cache
 def _delete(view: str) -> str:
-    return f"DELETE FROM {VIEWS[view].fullname} WHERE key = ANY (%s::uuid[])"  # noqa: S608
+    return f"DELETE FROM {VIEWS[view].fullname} USING held WHERE one = 1 AND key = ANY (%s::uuid[])"  # noqa: S608
 
 
 @cache
 def _log(view: str) -> str:
     casts = _casts([change.c.position, change.c.key])
-    return f"INSERT INTO {change.fullname} (view, position, key) SELECT '{view}', * FROM unnest({casts})"  # noqa: S608
+    return (
+        f"INSERT INTO {change.fullname} (view, position, key)"  # noqa: S608
+        f" SELECT '{view}', rows.* FROM held, unnest({casts}) AS rows WHERE one = 1"
+    )
 
 
 def _casts(columns: Sequence[Column[Any]]) -> str:

@@ -27,14 +27,14 @@ def registered(_view: CustomerProfile | None, event: events.CustomerRegistered) 
 
 
 def renamed(view: CustomerProfile | None, event: events.CustomerRenamed) -> CustomerProfile:
-    changed: CustomerProfile = present(view, event)
+    changed: CustomerProfile = present(view)
     changed.name = event.personal.name
     changed.version = event.version
     return changed
 
 
 def address_updated(view: CustomerProfile | None, event: events.AddressUpdated) -> CustomerProfile:
-    changed: CustomerProfile = present(view, event)
+    changed: CustomerProfile = present(view)
     addresses = {it.name: it for it in changed.addresses}
     name = event.personal.address_name or _UNNAMED
     before = addresses.get(name)
@@ -49,7 +49,7 @@ def address_updated(view: CustomerProfile | None, event: events.AddressUpdated) 
 
 
 def address_removed(view: CustomerProfile | None, event: events.AddressRemoved) -> CustomerProfile:
-    changed: CustomerProfile = present(view, event)
+    changed: CustomerProfile = present(view)
     _set_addresses(changed, [it for it in changed.addresses if it.name != event.personal.address_name])
     changed.version = event.version
     return changed
@@ -57,7 +57,7 @@ def address_removed(view: CustomerProfile | None, event: events.AddressRemoved) 
 
 def erased(view: CustomerProfile | None, event: events.CustomerErased) -> CustomerProfile:
     """Made anew: whatever the view showed of the person, and however far its events could still be opened."""
-    before: CustomerProfile = present(view, event)
+    before: CustomerProfile = present(view)
     return CustomerProfile(
         customer_id=event.customer_id,
         registered_at=before.registered_at,
@@ -87,6 +87,5 @@ PROJECTION = Projection(
         "address_removed": address_removed,
         "customer_erased": erased,
     },
-    keys={},
     begins=frozenset({"customer_registered"}),
 )

@@ -2,7 +2,7 @@
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import OrderDetails
-from commerce.type.v1.order_status_pb2 import OrderStatus
+from commerce.type.v1 import order_status_pb2 as order_status
 from projector.projections.shape import Projection, present
 
 
@@ -13,7 +13,7 @@ def placed(_view: OrderDetails | None, event: events.OrderPlaced) -> OrderDetail
     view.order_id = event.order_id
     view.customer_id = event.customer_id
     view.customer_name = personal.name
-    view.status = OrderStatus.ORDER_STATUS_PLACED
+    view.status = order_status.ORDER_STATUS_PLACED
     view.shipping_address.CopyFrom(personal.address)
     for line in event.lines:
         # An OrderDetailsLine has an OrderLine's fields, under the same numbers: a test says so.
@@ -28,8 +28,8 @@ def placed(_view: OrderDetails | None, event: events.OrderPlaced) -> OrderDetail
 
 
 def paid(view: OrderDetails | None, event: events.OrderPaid) -> OrderDetails:
-    changed: OrderDetails = present(view, event)
-    changed.status = OrderStatus.ORDER_STATUS_PAID
+    changed: OrderDetails = present(view)
+    changed.status = order_status.ORDER_STATUS_PAID
     changed.payment_reference = event.payment_reference
     changed.paid_at.CopyFrom(event.paid_at)
     changed.version = event.version
@@ -37,8 +37,8 @@ def paid(view: OrderDetails | None, event: events.OrderPaid) -> OrderDetails:
 
 
 def shipped(view: OrderDetails | None, event: events.OrderShipped) -> OrderDetails:
-    changed: OrderDetails = present(view, event)
-    changed.status = OrderStatus.ORDER_STATUS_SHIPPED
+    changed: OrderDetails = present(view)
+    changed.status = order_status.ORDER_STATUS_SHIPPED
     changed.carrier = event.carrier
     changed.tracking_number = event.tracking_number
     changed.shipped_at.CopyFrom(event.shipped_at)
@@ -47,31 +47,31 @@ def shipped(view: OrderDetails | None, event: events.OrderShipped) -> OrderDetai
 
 
 def delivered(view: OrderDetails | None, event: events.OrderDelivered) -> OrderDetails:
-    changed: OrderDetails = present(view, event)
-    changed.status = OrderStatus.ORDER_STATUS_DELIVERED
+    changed: OrderDetails = present(view)
+    changed.status = order_status.ORDER_STATUS_DELIVERED
     changed.delivered_at.CopyFrom(event.delivered_at)
     changed.version = event.version
     return changed
 
 
 def address_changed(view: OrderDetails | None, event: events.ShippingAddressChanged) -> OrderDetails:
-    changed: OrderDetails = present(view, event)
+    changed: OrderDetails = present(view)
     changed.shipping_address.CopyFrom(event.personal.address)
     changed.version = event.version
     return changed
 
 
 def cancelled(view: OrderDetails | None, event: events.OrderCancelled) -> OrderDetails:
-    changed: OrderDetails = present(view, event)
-    changed.status = OrderStatus.ORDER_STATUS_CANCELLED
+    changed: OrderDetails = present(view)
+    changed.status = order_status.ORDER_STATUS_CANCELLED
     changed.cancellation_reason = event.reason
     changed.cancelled_at.CopyFrom(event.cancelled_at)
     changed.version = event.version
     return changed
 
 
-def anonymized(view: OrderDetails | None, event: events.OrdersAnonymized) -> OrderDetails:
-    changed: OrderDetails = present(view, event)
+def anonymized(view: OrderDetails | None, _event: events.OrdersAnonymized) -> OrderDetails:
+    changed: OrderDetails = present(view)
     changed.ClearField("customer_name")
     changed.ClearField("shipping_address")
     return changed
@@ -90,6 +90,6 @@ PROJECTION = Projection(
         "shipping_address_changed": address_changed,
         "orders_anonymized": anonymized,
     },
-    keys={"orders_anonymized": lambda event: event.order_ids},
+    parts={"orders_anonymized": lambda event: dict.fromkeys(event.order_ids, event)},
     begins=frozenset({"order_placed"}),
 )

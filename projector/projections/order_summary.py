@@ -4,7 +4,7 @@ from datetime import UTC
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import OrderSummary
-from commerce.type.v1.order_status_pb2 import OrderStatus
+from commerce.type.v1 import order_status_pb2 as order_status
 from projector.projections.shape import Columns, Projection, present
 
 # The versions and statuses of an order are all that later events change here.
@@ -19,52 +19,50 @@ Later = (
 
 def placed(_view: OrderSummary | None, event: events.OrderPlaced) -> OrderSummary:
     lines = event.lines
-    view = OrderSummary(
-        order_id=event.order_id,
-        customer_id=event.customer_id,
-        status=OrderStatus.ORDER_STATUS_PLACED,
-        line_count=len(lines),
-        unit_count=sum([line.quantity for line in lines]),
-        version=event.version,
-    )
+    view = OrderSummary()
+    view.order_id = event.order_id
+    view.customer_id = event.customer_id
+    view.status = order_status.ORDER_STATUS_PLACED
+    view.line_count = len(lines)
+    view.unit_count = sum([line.quantity for line in lines])
+    view.version = event.version
     view.total.CopyFrom(event.total)
     view.placed_at.CopyFrom(event.placed_at)
     return view
 
 
 def paid(view: OrderSummary | None, event: events.OrderPaid) -> OrderSummary:
-    return _moved(view, event, OrderStatus.ORDER_STATUS_PAID)
+    return _moved(view, event, order_status.ORDER_STATUS_PAID)
 
 
 def shipped(view: OrderSummary | None, event: events.OrderShipped) -> OrderSummary:
-    return _moved(view, event, OrderStatus.ORDER_STATUS_SHIPPED)
+    return _moved(view, event, order_status.ORDER_STATUS_SHIPPED)
 
 
 def cancelled(view: OrderSummary | None, event: events.OrderCancelled) -> OrderSummary:
-    return _moved(view, event, OrderStatus.ORDER_STATUS_CANCELLED)
+    return _moved(view, event, order_status.ORDER_STATUS_CANCELLED)
 
 
 def delivered(view: OrderSummary | None, event: events.OrderDelivered) -> OrderSummary:
-    return _moved(view, event, OrderStatus.ORDER_STATUS_DELIVERED)
+    return _moved(view, event, order_status.ORDER_STATUS_DELIVERED)
 
 
 def address_changed(view: OrderSummary | None, event: events.ShippingAddressChanged) -> OrderSummary:
-    changed: OrderSummary = present(view, event)
+    changed: OrderSummary = present(view)
     changed.version = event.version
     return changed
 
 
-def _moved(view: OrderSummary | None, event: Later, status: OrderStatus.ValueType) -> OrderSummary:
-    changed: OrderSummary = present(view, event)
+def _moved(view: OrderSummary | None, event: Later, status: order_status.OrderStatus.ValueType) -> OrderSummary:
+    changed: OrderSummary = present(view)
     changed.status = status
     changed.version = event.version
     return changed
 
 
-def columns(view: OrderSummary, position: int, before: Columns | None) -> Columns:
+def columns(view: OrderSummary, began: int) -> Columns:
     """customer_id, placed_at and placed_position: the last is the position at which the order was placed, for ever."""
-    placed_position = before[2] if before else position
-    return view.customer_id, view.placed_at.ToDatetime(tzinfo=UTC), placed_position
+    return view.customer_id, view.placed_at.ToDatetime(tzinfo=UTC), began
 
 
 PROJECTION = Projection(
@@ -79,7 +77,7 @@ PROJECTION = Projection(
         "order_cancelled": cancelled,
         "shipping_address_changed": address_changed,
     },
-    keys={},
     columns=columns,
+    began="placed_position",
     begins=frozenset({"order_placed"}),
 )

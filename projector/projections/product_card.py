@@ -1,5 +1,7 @@
 """ProductCard: a product as it is now, with what can still be ordered."""
 
+from collections.abc import Iterable
+
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import ProductCard
 from projector.projections.shape import Columns, Projection, present
@@ -19,7 +21,7 @@ def added(_view: ProductCard | None, event: events.ProductAdded) -> ProductCard:
 
 
 def revised(view: ProductCard | None, event: events.ProductRevised) -> ProductCard:
-    changed: ProductCard = present(view, event)
+    changed: ProductCard = present(view)
     changed.name = event.name
     changed.description = event.description
     changed.category = event.category
@@ -30,41 +32,48 @@ def revised(view: ProductCard | None, event: events.ProductRevised) -> ProductCa
 
 
 def price_changed(view: ProductCard | None, event: events.PriceChanged) -> ProductCard:
-    changed: ProductCard = present(view, event)
+    changed: ProductCard = present(view)
     changed.price.CopyFrom(event.price)
     changed.version = event.version
     return changed
 
 
 def stock_adjusted(view: ProductCard | None, event: events.StockAdjusted) -> ProductCard:
-    changed: ProductCard = present(view, event)
+    changed: ProductCard = present(view)
     changed.available += event.delta
     changed.version = event.version
     return changed
 
 
 def discontinued(view: ProductCard | None, event: events.ProductDiscontinued) -> ProductCard:
-    changed: ProductCard = present(view, event)
+    changed: ProductCard = present(view)
     changed.discontinued = True
     changed.version = event.version
     return changed
 
 
-def ordered(view: ProductCard | None, event: events.OrderPlaced) -> ProductCard:
-    changed: ProductCard = present(view, event)
-    product_id = changed.product_id
-    changed.available -= sum([line.quantity for line in event.lines if line.product_id == product_id])
+def ordered(view: ProductCard | None, units: int) -> ProductCard:
+    changed: ProductCard = present(view)
+    changed.available -= units
     return changed
 
 
-def given_back(view: ProductCard | None, event: events.OrderCancelled) -> ProductCard:
-    changed: ProductCard = present(view, event)
-    product_id = changed.product_id
-    changed.available += sum([it.quantity for it in event.released if it.product_id == product_id])
+def given_back(view: ProductCard | None, units: int) -> ProductCard:
+    changed: ProductCard = present(view)
+    changed.available += units
     return changed
 
 
-def columns(view: ProductCard, _position: int, _before: Columns | None) -> Columns:
+def units_of(lines: Iterable[events.OrderLine | events.ReleasedStock]) -> dict[str, int]:
+    """How many units of each product."""
+    units: dict[str, int] = {}
+    for line in lines:
+        product_id = line.product_id
+        units[product_id] = units.get(product_id, 0) + line.quantity
+    return units
+
+
+def columns(view: ProductCard, _began: int) -> Columns:
     """price in minor units, currency_code and available: what searches filter and sort by."""
     price = view.price
     return price.minor_units, price.currency_code, view.available
@@ -83,9 +92,9 @@ PROJECTION = Projection(
         "order_placed": ordered,
         "order_cancelled": given_back,
     },
-    keys={
-        "order_placed": lambda event: [line.product_id for line in event.lines],
-        "order_cancelled": lambda event: [it.product_id for it in event.released],
+    parts={
+        "order_placed": lambda event: units_of(event.lines),
+        "order_cancelled": lambda event: units_of(event.released),
     },
     columns=columns,
     begins=frozenset({"product_added"}),

@@ -4,9 +4,9 @@ A product's text changes with a revision, its stock with every order: the text's
 """
 
 import re
-import uuid
-from collections.abc import Sequence
 from functools import lru_cache
+
+import uuid_utils
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import ProductText, SearchWord
@@ -17,7 +17,7 @@ Described = events.ProductAdded | events.ProductRevised
 
 # Words of one letter and numbers are not what is misspelled; longer ones than this are no words.
 _CORRECTABLE = re.compile(r"[^\W\d]\w{1,49}")
-_NAMESPACE = uuid.UUID("f4a1b3c6-2f0c-5a0e-8a55-6f2f6e0d7c11")
+_NAMESPACE = uuid_utils.UUID("f4a1b3c6-2f0c-5a0e-8a55-6f2f6e0d7c11")
 
 
 def added(_view: ProductText | None, event: events.ProductAdded) -> ProductText:
@@ -25,14 +25,14 @@ def added(_view: ProductText | None, event: events.ProductAdded) -> ProductText:
 
 
 def revised(view: ProductText | None, event: events.ProductRevised) -> ProductText:
-    before: ProductText = present(view, event)
+    before: ProductText = present(view)
     changed = _text(event)
     changed.discontinued = before.discontinued
     return changed
 
 
-def discontinued(view: ProductText | None, event: events.ProductDiscontinued) -> ProductText:
-    changed: ProductText = present(view, event)
+def discontinued(view: ProductText | None, _event: events.ProductDiscontinued) -> ProductText:
+    changed: ProductText = present(view)
     changed.discontinued = True
     return changed
 
@@ -51,14 +51,13 @@ def _words(text: str) -> str:
     return " ".join(words_of(text))
 
 
-def columns(view: ProductText, position: int, before: Columns | None) -> Columns:
+def columns(view: ProductText, began: int) -> Columns:
     """category as it is spelled, discontinued, added_position, and the words of all four texts.
 
     added_position: where it came into the catalogue, for ever.
     """
-    added_position = before[2] if before else position
     texts = (view.name, view.category, view.attributes, view.description)
-    return view.category, view.discontinued, added_position, *map(_words, texts)
+    return view.category, view.discontinued, began, *map(_words, texts)
 
 
 PRODUCT_SEARCH = Projection(
@@ -66,34 +65,31 @@ PRODUCT_SEARCH = Projection(
     message=ProductText,
     key_field="product_id",
     rules={"product_added": added, "product_revised": revised, "product_discontinued": discontinued},
-    keys={},
     columns=columns,
+    began="added_position",
     begins=frozenset({"product_added"}),
 )
 
 
-def occurs(view: SearchWord, _event: Described) -> SearchWord:
+def occurs(_view: SearchWord | None, word: str) -> SearchWord:
     """A word that came once stays: that a product is called otherwise now makes it no worse a guess."""
-    return view
+    return SearchWord(word=word)
 
 
-def _words_of(event: Described) -> Sequence[str]:
+def _words_of(event: Described) -> dict[str, str]:
     texts = (event.name, event.category, *(text for it in event.attributes for text in (it.name, it.value)))
-    return [word.lower() for text in texts for word in words_of(text) if _CORRECTABLE.fullmatch(word)]
+    words = [word.lower() for text in texts for word in words_of(text) if _CORRECTABLE.fullmatch(word)]
+    return dict(zip(words, words, strict=True))
 
 
-def word_columns(view: SearchWord, _position: int, _before: Columns | None) -> Columns:
+def word_columns(view: SearchWord, _began: int) -> Columns:
     return (view.word,)
 
 
 @lru_cache(maxsize=10_000)
-def _key_of(word: str) -> uuid.UUID:
+def _key_of(word: str) -> bytes:
     """Few words make up most of a catalogue."""
-    return uuid.uuid5(_NAMESPACE, word)
-
-
-def _blank(word: str) -> SearchWord:
-    return SearchWord(word=word)
+    return uuid_utils.uuid5(_NAMESPACE, word).bytes
 
 
 _KINDS = ("product_added", "product_revised")
@@ -101,11 +97,9 @@ _KINDS = ("product_added", "product_revised")
 SEARCH_WORD = Projection(
     view="search_word",
     message=SearchWord,
-    key_field="",
     rules=dict.fromkeys(_KINDS, occurs),
-    keys=dict.fromkeys(_KINDS, _words_of),
+    parts=dict.fromkeys(_KINDS, _words_of),
     columns=word_columns,
     key_of=_key_of,
-    blank=dict.fromkeys(_KINDS, _blank),
     logged=False,
 )

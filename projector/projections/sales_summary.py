@@ -5,78 +5,85 @@ a day has a row for all products together, and one for each product.
 """
 
 import functools
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import date
-from typing import TypeVar
+from typing import Any
 
+import uuid_utils
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import SalesSummaryRow, SalesSums
-from commerce.type.v1.money_pb2 import Money
 from projector.projections.shape import Columns, Projection, present
 
-_NAMESPACE = uuid.UUID("b0a5d0c1-6c0e-4f5e-8a44-3f1f6b1f2d7e")
-
-Line = events.OrderLine | events.ReleasedStock
-LineT = TypeVar("LineT", events.OrderLine, events.ReleasedStock)
-
+_NAMESPACE = uuid_utils.UUID("b0a5d0c1-6c0e-4f5e-8a44-3f1f6b1f2d7e")
 
 _DAY_SECONDS = 86_400
 _FIRST_DAY = date(1970, 1, 1).toordinal()
 
 
 @functools.lru_cache(maxsize=16_384)
-def key_of(name: str) -> uuid.UUID:
+def key_of(name: str) -> bytes:
     """Remembered: the rows of a day, of all that is sold on it, change again and again."""
-    return uuid.uuid5(_NAMESPACE, name)
+    return uuid_utils.uuid5(_NAMESPACE, name).bytes
 
 
-def rows_of_placed(event: events.OrderPlaced) -> list[str]:
-    return _names(event.placed_at, event.total.currency_code, event.lines)
+class Share:
+    """What an order adds to one of its rows, or its cancellation takes off. revenue, shipping_fees: in minor units.
+
+    line: the last of the order's lines for the row's product; None in the row of all products.
+    """
+
+    __slots__ = ("currency_code", "day", "line", "placed_at", "revenue", "shipping_fees", "unit_count")
+
+    def __init__(self, day: str, currency_code: str, placed_at: Timestamp, shipping_fees: int) -> None:
+        self.day = day
+        self.currency_code = currency_code
+        self.placed_at = placed_at
+        self.shipping_fees = shipping_fees
+        self.unit_count = self.revenue = 0
+        self.line: Any = None
 
 
-def rows_of_cancelled(event: events.OrderCancelled) -> list[str]:
+def shares_of_placed(event: events.OrderPlaced) -> dict[str, Share]:
+    return _shares(event, event.lines)
+
+
+def shares_of_cancelled(event: events.OrderCancelled) -> dict[str, Share]:
     if not event.HasField("placed_at"):
         raise ValueError(
             "it does not say when the order was placed: a command server of an earlier version stored it after the"
             " write database was migrated"
         )
-    return _names(event.placed_at, event.total.currency_code, event.released)
+    return _shares(event, event.released)
 
 
-def blank(name: str) -> SalesSummaryRow:
-    day, currency, product = name.split("/")
-    return SalesSummaryRow(day=day, currency_code=currency, product_id=product)
+def placed(view: SalesSummaryRow | None, share: Share) -> SalesSummaryRow:
+    line = share.line
+    if view is None:
+        product_id = line.product_id if line else ""
+        view = SalesSummaryRow(day=share.day, currency_code=share.currency_code, product_id=product_id)
+    _count(view.sold, 1, share)
+    if line and not _is_older(share.placed_at, view):
+        view.product_name = line.product_name
+        view.named_at.CopyFrom(share.placed_at)
+    return view
 
 
-def placed(view: SalesSummaryRow | None, event: events.OrderPlaced) -> SalesSummaryRow:
-    changed: SalesSummaryRow = present(view, event)
-    product_id = changed.product_id
-    lines = _lines(product_id, event.lines)
-    _count(changed.sold, 1, lines, None if product_id else event.shipping_fee)
-    if product_id and not _is_older(event.placed_at, changed):
-        changed.product_name = lines[-1].product_name
-        changed.named_at.CopyFrom(event.placed_at)
+def cancelled(view: SalesSummaryRow | None, share: Share) -> SalesSummaryRow:
+    changed: SalesSummaryRow = present(view)
+    _count(changed.sold, -1, share)
+    _count(changed.cancelled, 1, share)
     return changed
 
 
-def cancelled(view: SalesSummaryRow | None, event: events.OrderCancelled) -> SalesSummaryRow:
-    changed: SalesSummaryRow = present(view, event)
-    product_id = changed.product_id
-    lines = _lines(product_id, event.released)
-    shipping_fee = None if product_id else event.shipping_fee
-    _count(changed.sold, -1, lines, shipping_fee)
-    _count(changed.cancelled, 1, lines, shipping_fee)
-    return changed
-
-
-def columns(view: SalesSummaryRow, _position: int, before: Columns | None) -> Columns:
+def columns(view: SalesSummaryRow, _began: int) -> Columns:
     """Day, currency, product or None; then what the orders that stand come to, and what the cancelled ones do."""
     sold, gone = view.sold, view.cancelled
     return (
-        *(before[:3] if before else _identity(view)),
+        date.fromisoformat(view.day),
+        view.currency_code,
+        view.product_id or None,
         sold.order_count,
         sold.unit_count,
         sold.revenue,
@@ -88,53 +95,55 @@ def columns(view: SalesSummaryRow, _position: int, before: Columns | None) -> Co
     )
 
 
-def _identity(view: SalesSummaryRow) -> Columns:
-    """What never changes of a row."""
-    return date.fromisoformat(view.day), view.currency_code, uuid.UUID(view.product_id) if view.product_id else None
-
-
-def _names(placed_at: Timestamp, currency: str, lines: Iterable[Line]) -> list[str]:
-    """Of the rows that an order is counted in: all products', and each product's."""
+def _shares(
+    order: events.OrderPlaced | events.OrderCancelled, lines: Iterable[events.OrderLine | events.ReleasedStock]
+) -> dict[str, Share]:
+    """By the names of the rows that an order is counted in: all products', and each product's."""
+    placed_at, currency = order.placed_at, order.total.currency_code
     # In UTC: the seconds count from the beginning of a day, without leap seconds, and down from there before 1970.
-    everything = f"{date.fromordinal(_FIRST_DAY + placed_at.seconds // _DAY_SECONDS).isoformat()}/{currency}/"
-    return [everything, *[everything + line.product_id for line in lines]]
-
-
-def _lines(product_id: str, lines: Sequence[LineT]) -> Sequence[LineT]:
-    """Those that count in a product's row: all of them in the row of all products, whose product id is empty."""
-    return [line for line in lines if line.product_id == product_id] if product_id else lines
-
-
-def _count(sums: SalesSums, sign: int, lines: Iterable[Line], shipping_fee: Money | None) -> None:
-    """Adds an order (sign 1) to one of a row's sums, or takes it off (-1). lines: those that count in the row.
-
-    shipping_fee: None in a product's row.
-    """
-    units = revenue = 0
+    day = _day(placed_at.seconds // _DAY_SECONDS)
+    everything = f"{day}/{currency}/"
+    total = Share(day, currency, placed_at, order.shipping_fee.minor_units)
+    shares = {everything: total}
     for line in lines:
-        units += line.quantity
-        revenue += line.line_total.minor_units
+        name, quantity, amount = everything + line.product_id, line.quantity, line.line_total.minor_units
+        share = shares.get(name)
+        if share is None:
+            share = shares[name] = Share(day, currency, placed_at, 0)
+        share.line = line
+        share.unit_count += quantity
+        share.revenue += amount
+        total.unit_count += quantity
+        total.revenue += amount
+    return shares
+
+
+@functools.lru_cache(maxsize=1_000)
+def _day(number: int) -> str:
+    """number: of days since 1970."""
+    return date.fromordinal(_FIRST_DAY + number).isoformat()
+
+
+def _count(sums: SalesSums, sign: int, share: Share) -> None:
+    """Adds an order (sign 1) to one of a row's sums, or takes it off (-1)."""
     sums.order_count += sign
-    sums.unit_count += sign * units
-    sums.revenue += sign * revenue
-    if shipping_fee is not None:
-        sums.shipping_fees += sign * shipping_fee.minor_units
+    sums.unit_count += sign * share.unit_count
+    sums.revenue += sign * share.revenue
+    sums.shipping_fees += sign * share.shipping_fees
 
 
 def _is_older(at: Timestamp, view: SalesSummaryRow) -> bool:
     """Whether the row's name is of a later order than one at `at`: orders need not be placed in the order of time."""
     named_at = view.named_at
-    return view.HasField("named_at") and (at.seconds, at.nanos) < (named_at.seconds, named_at.nanos)
+    return (at.seconds, at.nanos) < (named_at.seconds, named_at.nanos) and view.HasField("named_at")
 
 
 PROJECTION = Projection(
     view="sales_summary",
     message=SalesSummaryRow,
-    key_field="",
     rules={"order_placed": placed, "order_cancelled": cancelled},
-    keys={"order_placed": rows_of_placed, "order_cancelled": rows_of_cancelled},
+    parts={"order_placed": shares_of_placed, "order_cancelled": shares_of_cancelled},
     columns=columns,
     key_of=key_of,
-    blank={"order_placed": blank},
     logged=False,
 )

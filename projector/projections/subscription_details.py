@@ -28,7 +28,7 @@ def started(_view: View, event: events.SubscriptionStarted) -> SubscriptionDetai
 
 
 def plan_changed(view: View, event: events.SubscriptionPlanChanged) -> SubscriptionDetails:
-    changed: SubscriptionDetails = present(view, event)
+    changed: SubscriptionDetails = present(view)
     changed.plan = event.plan
     changed.price.CopyFrom(event.price)
     changed.period_months = event.period_months
@@ -37,7 +37,7 @@ def plan_changed(view: View, event: events.SubscriptionPlanChanged) -> Subscript
 
 
 def renewed(view: View, event: events.SubscriptionRenewed) -> SubscriptionDetails:
-    changed: SubscriptionDetails = present(view, event)
+    changed: SubscriptionDetails = present(view)
     changed.period_start.CopyFrom(event.period_start)
     changed.period_end.CopyFrom(event.period_end)
     changed.period_price.CopyFrom(event.price)
@@ -47,7 +47,7 @@ def renewed(view: View, event: events.SubscriptionRenewed) -> SubscriptionDetail
 
 
 def cancellation_scheduled(view: View, event: events.SubscriptionCancellationScheduled) -> SubscriptionDetails:
-    changed: SubscriptionDetails = present(view, event)
+    changed: SubscriptionDetails = present(view)
     changed.status = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING
     changed.cancellation_reason = event.reason
     changed.version = event.version
@@ -55,7 +55,7 @@ def cancellation_scheduled(view: View, event: events.SubscriptionCancellationSch
 
 
 def cancelled(view: View, event: events.SubscriptionCancelled) -> SubscriptionDetails:
-    changed: SubscriptionDetails = present(view, event)
+    changed: SubscriptionDetails = present(view)
     changed.status = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELLED
     changed.ended_at.CopyFrom(event.ended_at)
     changed.cancellation_reason = event.reason
@@ -64,7 +64,7 @@ def cancelled(view: View, event: events.SubscriptionCancelled) -> SubscriptionDe
 
 
 def lapsed(view: View, event: events.SubscriptionLapsed) -> SubscriptionDetails:
-    changed: SubscriptionDetails = present(view, event)
+    changed: SubscriptionDetails = present(view)
     changed.status = SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED
     changed.ended_at.CopyFrom(event.ended_at)
     changed.version = event.version
@@ -72,17 +72,16 @@ def lapsed(view: View, event: events.SubscriptionLapsed) -> SubscriptionDetails:
 
 
 def resumed(view: View, event: events.SubscriptionResumed) -> SubscriptionDetails:
-    changed: SubscriptionDetails = present(view, event)
+    changed: SubscriptionDetails = present(view)
     changed.status = SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE
     changed.ClearField("cancellation_reason")
     changed.version = event.version
     return changed
 
 
-def columns(view: SubscriptionDetails, position: int, before: Columns | None) -> Columns:
+def columns(view: SubscriptionDetails, began: int) -> Columns:
     """customer_id, status, started_at and started_position: the last is the start's position in the feed, for ever."""
-    started_position = before[3] if before else position
-    return view.customer_id, view.status, view.started_at.ToDatetime(tzinfo=UTC), started_position
+    return view.customer_id, view.status, view.started_at.ToDatetime(tzinfo=UTC), began
 
 
 PROJECTION = Projection(
@@ -98,7 +97,7 @@ PROJECTION = Projection(
         "subscription_lapsed": lapsed,
         "subscription_resumed": resumed,
     },
-    keys={},
     columns=columns,
+    began="started_position",
     begins=frozenset({"subscription_started"}),
 )

@@ -7,10 +7,11 @@ the contract says how that is made. Keys are in the table `personal_key`; erasin
 import os
 from typing import Any
 
+import uuid_utils
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from commerce.event.v1.event_pb2 import Event, PersonalData
+from commerce.event.v1.event_pb2 import Event
 
 _NONCE_BYTES = 12
 _KEY_BITS = 256
@@ -40,36 +41,37 @@ def seal(event: Event, key: bytes) -> Event:
     sealed = Event()
     sealed.CopyFrom(event)
     payload = _personal_payload(sealed)
+    customer = uuid_utils.UUID(payload.customer_id).bytes
     # A key seals a customer's few events: random nonces cannot meet.
     nonce = os.urandom(_NONCE_BYTES)
     plain = payload.personal.SerializeToString(deterministic=True)
     payload.personal.Clear()
-    payload.personal.sealed = nonce + AESGCM(key).encrypt(nonce, plain, _id_bytes(payload.customer_id))
+    payload.personal.sealed = nonce + AESGCM(key).encrypt(nonce, plain, customer)
     return sealed
 
 
 def open_sealed(event: Event, key: bytes | None) -> None:
     """Puts personal data that is sealed in its place again, or takes it away where the key is gone. Raises WrongKey."""
     payload = _personal_payload(event)
-    if payload is None or not payload.personal.sealed:
+    if payload is None:
+        return
+    personal = payload.personal
+    sealed = personal.sealed
+    if not sealed:
         return
     if key is None:
         payload.ClearField("personal")
         return
-    sealed = payload.personal.sealed
+    customer = uuid_utils.UUID(payload.customer_id).bytes
     try:
-        plain = AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _id_bytes(payload.customer_id))
+        plain = AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], customer)
     except InvalidTag:
         raise WrongKey(f"the personal data of customer {payload.customer_id} cannot be opened") from None
-    payload.personal.CopyFrom(PersonalData.FromString(plain))
+    personal.Clear()
+    personal.MergeFromString(plain)
 
 
 def _personal_payload(event: Event) -> Any:
     """What the event says, where that has a field for personal data; else None."""
     kind = event.WhichOneof("kind")
     return getattr(event, kind) if kind in _PERSONAL_KINDS else None
-
-
-def _id_bytes(customer_id: str) -> bytes:
-    """A UUID's 16 bytes, from its text. Raises ValueError."""
-    return bytes.fromhex(customer_id.replace("-", ""))

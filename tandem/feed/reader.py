@@ -7,6 +7,7 @@ from sqlalchemy import Connection, select
 
 from tandem.feed import table
 from tandem.feed.events import FeedEvent
+from tandem.runtime.database import driver_of
 
 
 def read_events(connection: Connection, after: int, limit: int, epoch: uuid.UUID | None = None) -> list[FeedEvent]:
@@ -14,21 +15,20 @@ def read_events(connection: Connection, after: int, limit: int, epoch: uuid.UUID
 
     epoch: nothing is returned of a feed that is another; its positions are no continuation of ours.
     """
-    query = (
-        select(table.event.c.position, table.event.c.kind, table.event.c.payload, table.personal_key.c.key)
-        .join_from(
-            table.event,
-            table.personal_key,
-            table.personal_key.c.customer_id == table.event.c.customer_id,
-            isouter=True,
-        )
-        .where(table.event.c.position > after)
-        .order_by(table.event.c.position)
-        .limit(limit)
-    )
-    if epoch is not None:
-        query = query.where(select(table.feed_head.c.epoch).scalar_subquery() == epoch)
-    return [FeedEvent(*row) for row in connection.execute(query)]
+    with driver_of(connection) as driver, driver.cursor(binary=True) as cursor:
+        if epoch is None:
+            cursor.execute(_READ.format(of_epoch=""), (after, limit), prepare=True)
+        else:
+            cursor.execute(_READ.format(of_epoch=_OF_EPOCH), (after, epoch, limit), prepare=True)
+        return [FeedEvent(*row) for row in cursor.fetchall()]
+
+
+# The key by a query of its own: however few events there are to read, a join might read all keys.
+_READ = f"""
+SELECT position, kind, payload, (SELECT key FROM {table.personal_key.fullname} AS k WHERE k.customer_id = e.customer_id)
+FROM {table.event.fullname} AS e WHERE position > %s {{of_epoch}} ORDER BY position LIMIT %s
+"""  # noqa: S608 - only names of tables are put in, here and below
+_OF_EPOCH = f"AND (SELECT epoch FROM {table.feed_head.fullname}) = %s"  # noqa: S608
 
 
 def recorded_at(connection: Connection, position: int) -> datetime | None:

@@ -6,7 +6,7 @@ longer than all rules together. A column knows its type, so here one pass over t
 
 import struct
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -37,7 +37,7 @@ class Array:
         self.value = value
 
 
-def array(kind: str, values: Sequence[Any]) -> Array | list[Any]:
+def array(kind: str, values: Collection[Any]) -> Array | list[Any]:
     """The values, None among them for NULL, as an array of `kind`.
 
     As they are where psycopg is to write them: a type that is not known here, or values of another one, such as a
@@ -87,12 +87,9 @@ class _ArrayDumper(Dumper):
         return obj.value
 
 
-def _with_nulls(encode: Callable[[Iterable[Any]], Iterable[bytes]], values: Iterable[Any]) -> Iterator[bytes]:
-    for value in values:
-        if value is None:
-            yield _NULL
-        else:
-            yield from encode((value,))
+def _with_nulls(encode: Callable[[Iterable[Any]], Iterable[bytes]], values: Iterable[Any]) -> Iterable[bytes]:
+    others = iter(encode([value for value in values if value is not None]))
+    return [_NULL if value is None else next(others) for value in values]
 
 
 def _fixed(form: str) -> Callable[[Iterable[Any]], Iterable[bytes]]:
@@ -102,15 +99,17 @@ def _fixed(form: str) -> Callable[[Iterable[Any]], Iterable[bytes]]:
     return lambda values: [pack(size, value) for value in values]
 
 
-def _uuids(values: Iterable[uuid.UUID | str]) -> Iterable[bytes]:
-    """Messages hold ids as text."""
+def _uuids(values: Iterable[uuid.UUID | str | bytes]) -> Iterable[bytes]:
+    """Messages hold ids as text; bytes are the 16 of an id. All values are of one kind."""
     ids: list[Any] = list(values)
     if ids and isinstance(ids[0], str):
         together = bytes.fromhex("".join(ids).replace("-", ""))
-        if len(together) != 16 * len(ids):
-            raise ValueError("not all of them are UUIDs")
+    elif ids and isinstance(ids[0], bytes):
+        together = b"".join(ids)
     else:
         together = b"".join([it.int.to_bytes(16, "big") for it in ids])
+    if len(together) != 16 * len(ids):
+        raise ValueError("not all of them are UUIDs")
     return [b"\0\0\0\x10" + together[start : start + 16] for start in range(0, len(together), 16)]
 
 
@@ -119,7 +118,7 @@ def _days(values: Iterable[date]) -> Iterable[bytes]:
 
 
 def _bytes(values: Iterable[bytes]) -> Iterable[bytes]:
-    return [part for value in values for part in (_LENGTH(len(value)), value)]
+    return [_LENGTH(len(value)) + value for value in values]
 
 
 def _texts(values: Iterable[str]) -> Iterable[bytes]:

@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 
 from command_server.storage.feed import StoredEvent
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
+from commerce.query.v1.views_pb2 import ProductCard
 from tandem.cli.child import StackError
 from tandem.cli.services import Service
 from tandem.cli.services import Stores as Urls
@@ -40,12 +41,16 @@ async def test_a_view_that_cannot_take_an_event_in_stops_alone_right_before_it(
     assert announcements.heard[-1].positions == {**dict.fromkeys(ORDERS, 2), **dict.fromkeys(OTHERS, head)}
 
 
+@pytest.mark.parametrize("batch_size", [3, 1000])
 async def test_a_view_whose_rows_cannot_be_stored_stops_alone_and_goes_on_when_that_has_passed(
-    stores: Stores, project: Project
+    stores: Stores, project: Project, batch_size: int
 ) -> None:
     stores.run("ALTER TABLE tandem_read.product_card ADD CONSTRAINT refused CHECK (octet_length(value) < 1)")
-    projector = await project()
     head = stores.append([events.product_added(), events.customer_registered(), events.order_placed()])
+    if batch_size == 3:
+        # A second batch, which is folded on top of the first while that is refused.
+        head = stores.append([events.stock_adjusted(delta=5), events.order_placed(2)])
+    projector = await project(follow={"batch_size": batch_size})
     found = await projector.until_state(FAILED, "product_card")
     assert found["product_card"].error.startswith("events 1 to 3: (psycopg.errors.CheckViolation)")
     await stores.reached(head, *(VIEWS.keys() - {"product_card"}))
@@ -54,7 +59,10 @@ async def test_a_view_whose_rows_cannot_be_stored_stops_alone_and_goes_on_when_t
     stores.run("ALTER TABLE tandem_read.product_card DROP CONSTRAINT refused")
     await projector.until_state(RUNNING)
     await stores.caught_up()
-    assert stores.run("SELECT count(*) FROM tandem_read.change WHERE view = 'product_card'") == 2
+    log = stores.run("SELECT array_agg(position ORDER BY position) FROM tandem_read.change WHERE view = 'product_card'")
+    assert log == ([1, 3, 4, 5] if batch_size == 3 else [1, 3])
+    card = ProductCard.FromString(stores.value("product_card", identity("product", 1)) or b"")
+    assert card.available == (100 - 1 + 5 - 1 if batch_size == 3 else 100 - 1)
 
 
 async def test_an_event_of_a_kind_that_this_program_does_not_know_is_never_passed_over(

@@ -1,10 +1,15 @@
 """The feed becomes rows, positions, the change log and announcements, each event once."""
 
+import uuid
+
 import pytest
 
 from commerce.event.v1.event_pb2 import Event
-from projector.fold import fold
+from commerce.query.v1.views_pb2 import ProductCard
+from projector.apply import plan, prepare
+from projector.fold import Changes, fold
 from projector.projections.catalogue import PROJECTIONS
+from projector.recent import RecentRows
 from tandem.read_store.tables import VIEWS
 from tests.integration.projector.conftest import Announcements, Project, Rows, Stores
 from tests.support import events
@@ -21,7 +26,7 @@ def expected_rows(history: list[Event]) -> Rows:
     for view, projection in PROJECTIONS.items():
         changes = fold(projection, feed_events(history), {})
         rows = {key: row for key, row in changes.rows.items() if row is not None}
-        found[view] = [(key, rows[key].position, rows[key].value) for key in sorted(rows)]
+        found[view] = [(uuid.UUID(bytes=key), rows[key].position, rows[key].value) for key in sorted(rows)]
     return found
 
 
@@ -39,11 +44,28 @@ async def test_the_feed_becomes_the_views_whatever_the_size_of_batches(
     await stores.caught_up()
     assert essentials(stores.rows()) == expected_rows(HISTORY)
     log = [
-        (view, position, key)
+        (view, position, uuid.UUID(bytes=key))
         for view, projection in PROJECTIONS.items()
         for position, key in fold(projection, feed_events(HISTORY), {}).log
     ]
     assert stores.change_log() == sorted(log)
+
+
+def test_what_the_batch_before_changes_is_neither_loaded_nor_remembered_for_the_next(stores: Stores) -> None:
+    stores.append([events.product_added(1, stock=10), events.product_added(2), events.stock_adjusted(1, delta=5)])
+    added, also_added, adjusted = stores.events()
+    one, two = (uuid.UUID(identity("product", number)).bytes for number in (1, 2))
+    recent = RecentRows(1_000_000)
+    with stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        first = plan(connection, "product_card", [added, also_added])
+        gone = Changes(rows={one: None, two: None})
+        recent.keep(first.rows)
+        [next_one] = prepare(connection, ["product_card"], [adjusted], {}, {"product_card": first})
+        [without] = prepare(connection, ["product_card"], [adjusted], {"product_card": recent}, {"product_card": gone})
+    row = next_one.fold().rows[one]
+    assert row is not None
+    assert ProductCard.FromString(row.value).available == 15
+    assert "NotThere" in str(without.fold().stopped_by)
 
 
 async def test_recent_orders_can_be_selected_by_customer_and_the_position_they_were_placed_at(

@@ -65,6 +65,21 @@ async def test_a_projector_whose_view_was_moved_by_another_cannot_commit(stores:
     assert (stores.rows(), stores.change_log(), stores.positions()) == before
 
 
+async def test_a_batch_of_which_one_view_was_moved_by_another_changes_none(stores: Stores) -> None:
+    stores.append([events.product_added()])
+    with stores.write.connect() as connection:
+        epoch = read_head(connection).epoch
+    views = ("product_card", "product_search")
+    for view, position in zip(views, (0, 1), strict=True):
+        stores.run(f"INSERT INTO tandem_read.projection VALUES ('{view}', '{epoch}', {position})")
+    before = (stores.rows(), stores.change_log(), stores.positions())
+    with stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        moves = {view: Move(0, 1, plan(connection, view, stores.events())) for view in views}
+        with pytest.raises(Deposed, match="product_card, product_search: moved by another projector"):
+            commit(connection, epoch, moves)
+    assert (stores.rows(), stores.change_log(), stores.positions()) == before
+
+
 async def test_a_deposed_projector_starts_over_from_where_the_other_came_to(
     stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Callable[[int], list[Memcached]]
 ) -> None:
@@ -83,10 +98,11 @@ async def test_a_deposed_projector_starts_over_from_where_the_other_came_to(
     assert cached("product_card", PRODUCT, announcements.epochs()) == stores.value("product_card", PRODUCT)
 
 
-async def test_a_deposed_projector_forgets_the_rows_that_it_remembered(
-    stores: Stores, project: Project, announcements: Announcements
+@pytest.mark.parametrize("batch_size", [1, 1000])
+async def test_a_deposed_projector_forgets_the_rows_that_it_remembered_or_folded_ahead(
+    stores: Stores, project: Project, announcements: Announcements, batch_size: int
 ) -> None:
-    await project(follow={"poll_seconds": 10})
+    await project(follow={"poll_seconds": 10, "batch_size": batch_size})
     added = stores.append([events.product_added(stock=10)])
     await announcements.reached(added)
     # As if another had taken in the next event: the row is not what this one wrote last.

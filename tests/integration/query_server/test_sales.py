@@ -1,6 +1,7 @@
 """GetSalesSummary on a real read database, compared with plain sums over the orders."""
 
 import random
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
@@ -47,7 +48,7 @@ def project(read_side: ReadSide, history: Iterable[Event]) -> int:
     """Does what the projector does with all of the history; returns the position."""
     changes = fold(PROJECTION, feed_events(history), {})
     assert changes.stopped_by is None
-    rows = [(key, row.position, *row.columns, row.value) for key, row in changes.rows.items() if row]
+    rows = [(uuid.UUID(bytes=key), row.position, *row.columns, row.value) for key, row in changes.rows.items() if row]
     with read_side.engine.begin() as connection:
         execute(connection, upserted(sales_summary, rows))
     return read_side.advance()

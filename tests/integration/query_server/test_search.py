@@ -1,6 +1,7 @@
 """SearchProducts over gRPC: what is found, how it is counted, sorted, paged and shown, and what is refused."""
 
 import unicodedata
+import uuid
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,9 @@ class Shelf:
         with self._read_side.engine.begin() as connection:
             for view in ("product_card", "product_search", "search_word"):
                 rows = fold(PROJECTIONS[view], history, {}).rows
-                present = [(key, row.position, *row.columns, row.value) for key, row in rows.items() if row]
+                present = [
+                    (uuid.UUID(bytes=key), row.position, *row.columns, row.value) for key, row in rows.items() if row
+                ]
                 execute(connection, upserted(VIEWS[view], present))
         return self._read_side.token(self._read_side.advance())
 

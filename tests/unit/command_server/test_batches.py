@@ -216,7 +216,8 @@ def _views(history: Iterable[tuple[str, Event]]) -> dict[tuple[str, str], Any]:
     for name, projection in PROJECTIONS.items():
         changes = fold(projection, events, {})
         assert changes.stopped_by is None
-        views |= {(name, str(key)): row.message for key, row in changes.rows.items() if row}
+        parse = projection.message.FromString
+        views |= {(name, str(uuid.UUID(bytes=key))): parse(row.value) for key, row in changes.rows.items() if row}
     return views
 
 

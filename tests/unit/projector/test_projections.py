@@ -1,5 +1,6 @@
 """Each rule of each view, alone: a view and an event go in, a view comes out."""
 
+import uuid
 from typing import Any
 
 import pytest
@@ -19,11 +20,13 @@ from tests.support.events import at
 
 
 def after(view: str, *history: Event) -> Any:
-    """The view after events that all concern the same row."""
+    """The view after events of each of which it is the first row that it concerns."""
     message: Message | None = None
+    projection = PROJECTIONS[view]
     for event in history:
         kind = str(event.WhichOneof("kind"))
-        message = PROJECTIONS[view].rules[kind](message, getattr(event, kind))
+        part, *_ = projection.parts_of(kind, getattr(event, kind)).values()
+        message = projection.rules[kind](message, part)
     return message
 
 
@@ -139,9 +142,9 @@ def test_a_summary_counts_lines_and_units_and_follows_the_status() -> None:
 def test_a_summary_keeps_the_position_at_which_its_order_was_placed() -> None:
     columns = PROJECTIONS["order_summary"].columns
     placed = after("order_summary", events.order_placed())
-    first = columns(placed, 7, None)
+    first = columns(placed, 7)
     assert first == (identity("customer", 1), at(1).ToDatetime(tzinfo=NOW.tzinfo), 7)
-    assert columns(after("order_summary", events.order_placed(), events.order_paid()), 9, first) == first
+    assert columns(after("order_summary", events.order_placed(), events.order_paid()), 7) == first
 
 
 def test_a_new_product_can_be_ordered_as_often_as_it_is_in_stock() -> None:
@@ -180,8 +183,8 @@ def test_an_order_concerns_each_of_its_products_once() -> None:
     lines = [(1, 2), (2, 50), (1, 3)]
     for event in (events.order_placed(lines=lines), events.order_cancelled(lines=lines)):
         kind = str(event.WhichOneof("kind"))
-        keys = PROJECTIONS["product_card"].keys_of(kind, getattr(event, kind))
-        assert [str(key) for key in keys] == [identity("product", 1), identity("product", 2)]
+        parts = PROJECTIONS["product_card"].parts_of(kind, getattr(event, kind))
+        assert parts == {uuid.UUID(identity("product", number)).bytes: units for number, units in ((1, 5), (2, 50))}
 
 
 def test_a_profile_shows_the_customer_and_then_the_new_address() -> None:
@@ -261,7 +264,15 @@ def test_a_profile_without_an_address_has_none_until_one_is_known() -> None:
     assert known.address == address(city="Hamburg")
 
 
+# What makes a row, in most views.
 _FIRST = {"order_placed", "product_added", "customer_registered", "subscription_started"}
+
+
+def _changes_a_row(view: str, kind: str) -> bool:
+    """Whether it takes a row that is there already."""
+    if (view, kind) == ("search_word", "product_revised"):
+        return False
+    return kind not in _FIRST or (view, kind) == ("product_card", "order_placed")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +281,7 @@ _FIRST = {"order_placed", "product_added", "customer_registered", "subscription_
         (view, kind)
         for view, projection in PROJECTIONS.items()
         for kind in projection.rules
-        if kind not in projection.blank and (kind not in _FIRST or (view, kind) == ("product_card", "order_placed"))
+        if _changes_a_row(view, kind)
     ],
 )
 def test_an_event_about_something_that_is_not_in_the_view_is_refused(view: str, kind: str) -> None:
@@ -287,13 +298,14 @@ def test_an_event_about_something_that_is_not_in_the_view_is_refused(view: str, 
         ("customer_profile", [events.customer_registered(), events.address_updated()]),
     ],
 )
-def test_a_rule_leaves_the_view_that_it_was_given_as_it_was(view: str, history: list[Event]) -> None:
-    before = after(view, history[0])
-    same = type(before)()
-    same.CopyFrom(before)
-    kind = str(history[1].WhichOneof("kind"))
-    PROJECTIONS[view].rules[kind](before, getattr(history[1], kind))
-    assert before == same
+def test_a_rule_leaves_the_event_as_it_was_for_the_other_views(view: str, history: list[Event]) -> None:
+    before = [it.SerializeToString() for it in history]
+    changed = after(view, *history)
+    for descriptor, field in changed.ListFields():
+        if descriptor.message_type is not None and not descriptor.is_repeated:
+            # What the view took over is its own.
+            field.Clear()
+    assert [it.SerializeToString() for it in history] == before
 
 
 def test_every_event_is_taken_by_a_view_and_every_view_has_its_table() -> None:

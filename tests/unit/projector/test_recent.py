@@ -1,28 +1,24 @@
 """Rows that are remembered: the last that were written, and no more than there is room for."""
 
-import uuid
-
-from commerce.query.v1.views_pb2 import ProductCard
 from projector.fold import ViewRow
 from projector.recent import RecentRows
 
-ONE, TWO, THREE = (uuid.UUID(int=number) for number in (1, 2, 3))
+ONE, TWO, THREE = (bytes([number]) for number in (1, 2, 3))
 
 
-def row(name: str = "", position: int = 1) -> ViewRow:
-    return ViewRow(ProductCard(name=name), position, ())
+def row(value: bytes = b"", began: int = 1) -> ViewRow:
+    return ViewRow(began + 10, began, (), value)
 
 
 def test_the_last_state_of_a_row_is_remembered_and_a_row_that_is_gone_is_not() -> None:
     recent = RecentRows(10_000)
-    recent.keep({ONE: row("a"), TWO: row("b")})
-    changed = row("a, changed", 2)
-    recent.keep({ONE: changed, TWO: None, THREE: None})
-    assert recent.get([ONE, TWO, THREE]) == {ONE: changed}
+    recent.keep({ONE: row(b"a"), TWO: row(b"b")})
+    recent.keep({ONE: row(b"a, changed", 2), TWO: None, THREE: None})
+    assert recent.get([ONE, TWO, THREE]) == {ONE: (2, b"a, changed")}
 
 
 def test_the_rows_that_were_not_written_for_longest_make_room() -> None:
-    recent = RecentRows(2_500)
+    recent = RecentRows(750)
     recent.keep({ONE: row(), TWO: row()})
     recent.keep({ONE: row()})
     recent.keep({THREE: row()})
@@ -30,8 +26,8 @@ def test_the_rows_that_were_not_written_for_longest_make_room() -> None:
 
 
 def test_a_row_that_is_larger_than_all_the_room_is_not_kept() -> None:
-    recent = RecentRows(2_500)
-    recent.keep({ONE: row("x" * 2_000)})
+    recent = RecentRows(750)
+    recent.keep({ONE: row(b"x" * 600)})
     assert recent.get([ONE]) == {}
-    recent.keep({ONE: row("small again")})
+    recent.keep({ONE: row(b"small again")})
     assert recent.get([ONE]).keys() == {ONE}

@@ -1,4 +1,4 @@
-"""A batch of entries from memcached, however the answer comes in pieces."""
+"""A batch of entries from and to memcached, however the answer comes in pieces."""
 
 import pytest
 from hypothesis import given
@@ -77,3 +77,48 @@ def test_no_keys_are_not_asked_for() -> None:
     client, connection = connected()
     assert client.get_many([]) == {}
     assert connection.sent == b""
+
+
+ENTRIES = {f"{number:032x}": b"entry %d" % number for number in range(3)}
+
+
+@given(st.sets(st.integers(1, 23), max_size=6))
+def test_entries_are_stored_when_each_is_confirmed_however_the_answer_is_cut(cuts: set[int]) -> None:
+    whole = b"STORED\r\n" * 3
+    pieces = [whole[start:end] for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(whole)], strict=True)]
+    client, connection = connected(*pieces)
+
+    client.store("view:epoch:", ENTRIES, 60)
+
+    assert connection.sent == b"".join(
+        b"set view:epoch:%b 0 60 7\r\n%b\r\n" % (digits.encode(), entry) for digits, entry in ENTRIES.items()
+    )
+    assert connection.pieces == []
+    assert not connection.closed
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param([b"STORED\r\nSERVER_ERROR out of memory storing object\r\nSTORED\r\n"], id="an error"),
+        pytest.param([b"STORED\r\nSTORED\r\nNOT_STORED\r\n"], id="an entry that was not stored"),
+        pytest.param([b"STORED\r\nSTORED\r\n"], id="the end of the connection"),
+        pytest.param([b"STORED\r\n" * 4], id="more than was sent"),
+    ],
+)
+def test_an_entry_that_was_missed_is_noticed_and_the_connection_closed(said: list[bytes]) -> None:
+    client, connection = connected(*said)
+
+    with pytest.raises((MemcacheError, OSError)):
+        client.store("view:epoch:", ENTRIES, 60)
+
+    assert connection.closed
+    assert client.sock is None
+
+
+def test_more_entries_than_are_sent_together_are_all_stored() -> None:
+    client, connection = connected(b"STORED\r\n" * 1_000, b"STORED\r\n")
+    client.store("view:epoch:", {str(number): b"" for number in range(1_001)}, 60)
+    assert connection.sent.count(b"set ") == 1_001
+    client.store("view:epoch:", {}, 60)
+    assert connection.sent.count(b"set ") == 1_001
