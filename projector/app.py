@@ -69,8 +69,8 @@ def _feed(settings: Settings, name: str) -> Feed:
 
 
 def _engine(settings: DatabaseSettings, name: str, size: int) -> Engine:
-    """One statement is one snapshot; a batch's transaction says its own BEGIN and COMMIT."""
-    return create_database_engine(settings, name=name, pool_size=size).execution_options(isolation_level="AUTOCOMMIT")
+    """A batch is one statement, and all that is asked for is found by position or by key."""
+    return create_database_engine(settings, name=name, pool_size=size, by_key=True, autocommit=True)
 
 
 class _Pool:

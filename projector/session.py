@@ -105,9 +105,9 @@ class Session:
         while not self._stop.is_set():
             if self._is_due("take", self._follow.standby_seconds):
                 self._take_free_views()
-            progressed = False
+            more = False
             for views in self._groups():
-                progressed |= self._step(views)
+                more |= self._step(views)
             if self._is_due("heartbeat", self._follow.heartbeat_seconds):
                 self._look_at_head()
                 self._announce()
@@ -115,7 +115,7 @@ class Session:
                 self._announce()
             if self._is_due("purge", self._change_log.purge_every_seconds):
                 self._purge()
-            if not progressed:
+            if not more:
                 self._feed.wait(self._stop)
         for view, state in self._followed().items():
             # Every committed batch is in the cache, or its node is fenced: the step that committed it saw to that.
@@ -185,7 +185,10 @@ class Session:
         return list(groups.values())
 
     def _step(self, views: Sequence[str]) -> bool:
-        """Takes the next events in; False if there were none."""
+        """Takes the next events in; whether there may be more at once.
+
+        Behind a batch that is not full, what comes is announced, and the announcement waits for us if it came already.
+        """
         started = time.perf_counter()
         position = self._states[views[0]].position
         ahead = self._ahead
@@ -201,7 +204,8 @@ class Session:
         if moved:
             self._announce()
             BATCH_SECONDS.observe(time.perf_counter() - started)
-        return moved
+            self._count(views, position)
+        return moved and len(events) == self._follow.batch_size
 
     def _read(self, after: int) -> list[FeedEvent]:
         limit = self._follow.batch_size
@@ -272,10 +276,15 @@ class Session:
             self._cache.write(view, {key: row.value if row else None for key, row in move.changes.rows.items()})
         if move.after > move.before:
             self._states[view] = ViewState(held=True, position=move.after)
-            POSITION.labels(view).set(move.after)
-            PROJECTED.labels(view).inc(move.after - move.before)
         if move.changes.stopped_by is not None:
             self._fail(view, self._states[view], str(move.changes.stopped_by))
+
+    def _count(self, views: Sequence[str], before: int) -> None:
+        """Once the views are announced: whoever waits for them does not wait for this."""
+        for view in views:
+            position = self._states[view].position
+            POSITION.labels(view).set(position)
+            PROJECTED.labels(view).inc(position - before)
 
     def _fail(self, view: str, state: ViewState, error: str) -> None:
         if state.error != error:

@@ -44,7 +44,11 @@ class Changes(NamedTuple):
     complete: bool
 
 
-ONE_PLAN = ("SET plan_cache_mode = force_generic_plan",)
+ONE_PLAN = (
+    "SET plan_cache_mode = force_generic_plan",
+    # Else what was planned while a view was empty would read all of it.
+    "SET enable_seqscan = off",
+)
 """For connections whose statements find their rows in one way, whatever is asked for: to plan one takes longer than it.
 
 By itself PostgreSQL plans anew for each list of keys, since it can count them and hopes that they are few.

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg.errors
 from psycopg.rows import namedtuple_row
-from sqlalchemy import Engine, TextClause, event
+from sqlalchemy import Engine, TextClause
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -29,8 +29,9 @@ class Store:
     def __init__(self, settings: DatabaseSettings, what: str, *, name: str, connections: int) -> None:
         """what: the database's name in errors and logs; name: in pg_stat_activity."""
         self._what = what
-        self._engine: Engine = create_database_engine(settings, name=name, pool_size=connections, read_only=True)
-        event.listen(self._engine, "connect", _without_transactions)
+        self._engine: Engine = create_database_engine(
+            settings, name=name, pool_size=connections, read_only=True, autocommit=True
+        )
         self._away = False
 
     async def start(self) -> None:
@@ -84,14 +85,6 @@ class Store:
                     raise _ConnectionLost(str(error)) from error
                 raise
         return rows
-
-
-def _without_transactions(driver: "psycopg.Connection[Any]", _record: object) -> None:
-    """One statement is one snapshot: a transaction around it would cost two round trips.
-
-    SQLAlchemy's own option for this is set and taken back around each statement, which costs as much as its answer.
-    """
-    driver.autocommit = True
 
 
 class _ConnectionLost(psycopg.OperationalError):

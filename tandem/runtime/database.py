@@ -81,6 +81,7 @@ def create_database_engine(
     pool_size: int,
     read_only: bool = False,
     by_key: bool = False,
+    autocommit: bool = False,
     longest_transaction: float | None = None,
 ) -> Engine:
     """An engine of at most `pool_size` connections, which waits `connect_timeout` seconds for a free one.
@@ -91,6 +92,9 @@ def create_database_engine(
     by_key: its statements find their rows by index, always. A session keeps the plans that it made, those of foreign
     keys too, and on a new database it makes them while the tables are empty: PostgreSQL would read every row that comes
     into them, for each row that refers to one, until it has looked at the tables again by itself.
+
+    autocommit: each statement is a transaction, and a snapshot, of its own. SQLAlchemy's option for this is set and
+    taken back around each use of a connection, which costs as much as a small statement.
 
     longest_transaction: in seconds, after which the server ends a session in the middle of one, from PostgreSQL 17 on.
     For those that use `pipelined`: a pipeline ends with a Flush, on which PostgreSQL forgets its time-out for idle
@@ -111,6 +115,7 @@ def create_database_engine(
         if longest_transaction is not None and driver.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
             driver.execute(f"SET transaction_timeout = {int(longest_transaction * 1000)}")
             driver.commit()
+        driver.autocommit = autocommit
 
     event.listen(engine, "handle_error", _handle_error)
     return engine
