@@ -58,27 +58,31 @@ class CacheWriter:
         """Gives a view up; returns its epochs, to be left for the next projector after a clean stop."""
         return self.epochs.pop(view)
 
-    def write(self, view: str, values: Mapping[bytes, bytes | None]) -> None:
-        """Stores the entries, deletes those of None. A node that fails is fenced and the others are written."""
-        if not self.nodes:
-            return
+    def write(self, changed: Mapping[str, Mapping[bytes, bytes | None]]) -> None:
+        """Stores the entries of each view, deletes those of None; each node is asked once.
+
+        A node that fails is fenced and the others are written.
+        """
         node_of = self._ring.node_of_digits
         entries: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
         gone: defaultdict[str, list[str]] = defaultdict(list)
-        for key, value in values.items():
-            digits = key.hex()
-            entry = None if value is None else encode_entry(value)
-            if entry is None or len(entry) > _MAX_ENTRY_BYTES:
-                gone[node_of(digits)].append(digits)
-            else:
-                entries[node_of(digits)][digits] = entry
+        for view, values in changed.items():
+            prefixes = {node: key_prefix(view, epoch) for node, epoch in self.epochs[view].items() if epoch is not None}
+            for key, value in values.items() if prefixes else ():
+                digits = key.hex()
+                node = node_of(digits)
+                if node not in prefixes:
+                    continue
+                entry = None if value is None else encode_entry(value)
+                if entry is None or len(entry) > _MAX_ENTRY_BYTES:
+                    gone[node].append(prefixes[node] + digits)
+                else:
+                    entries[node][prefixes[node] + digits] = entry
         for node in entries.keys() | gone.keys():
-            epoch = self.epochs[view][node]
-            if epoch is not None:
-                try:
-                    self._write_to(node, key_prefix(view, epoch), entries[node], gone[node])
-                except _Failure as error:
-                    self._fence(node, error)
+            try:
+                self._write_to(node, entries[node], gone[node])
+            except _Failure as error:
+                self._fence(node, error)
 
     def revive(self) -> bool:
         """Gives new epochs to fenced nodes that answer again; True if there were any."""
@@ -106,13 +110,13 @@ class CacheWriter:
             client.close()
         self._clients.clear()
 
-    def _write_to(self, node: str, prefix: str, entries: Mapping[str, bytes], gone: Sequence[str]) -> None:
+    def _write_to(self, node: str, entries: Mapping[str, bytes], gone: Sequence[str]) -> None:
         client = self._clients.get(node)
         if client is None:
             client = self._clients[node] = node_client(node, timeout=self._settings.timeout)
-        client.store(prefix, entries, self._settings.entry_seconds)
-        for digits in gone:
-            client.delete(prefix + digits, noreply=False)
+        client.store(entries, self._settings.entry_seconds)
+        for key in gone:
+            client.delete(key, noreply=False)
 
     def _fence(self, node: str, error: Exception) -> None:
         log.warning("cache node is fenced off", node=node, error=repr(error))

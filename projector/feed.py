@@ -30,6 +30,7 @@ class Feed:
 
     def __init__(self, engine: Engine, listener: Listener, poll_seconds: float) -> None:
         self._engine = engine
+        self._connection: Connection | None = None
         self._listener = listener
         self._poll_seconds = poll_seconds
         self._retry_at = 0.0
@@ -42,9 +43,12 @@ class Feed:
         if self.problem and time.monotonic() < self._retry_at:
             return None
         try:
-            with self._engine.connect() as connection:
-                answer = query(connection)
+            # Kept: to get it from the engine and give it back takes longer than to read an event.
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            answer = query(self._connection)
         except SQLAlchemyError as error:
+            self._disconnect()
             # Whatever it is, the views' rows are not concerned: a database without the feed's tables is one that will
             # have them once the command server is migrated.
             self._went(error)
@@ -73,7 +77,13 @@ class Feed:
 
     def close(self) -> None:
         self._listener.close()
+        self._disconnect()
         self._engine.dispose()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _went(self, error: Exception) -> None:
         problem = problem_of(error)

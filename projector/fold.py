@@ -48,6 +48,11 @@ class Changes:
     log: list[tuple[int, bytes]] = field(default_factory=list)
     stopped_by: "CannotApply | None" = None
 
+    @property
+    def values(self) -> dict[bytes, bytes | None]:
+        """The rows' messages, serialised."""
+        return {key: row.value if row else None for key, row in self.rows.items()}
+
 
 class CannotApply(Exception):
     """An event that a view cannot take; the message says which, `__cause__` why."""

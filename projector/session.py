@@ -235,6 +235,8 @@ class Session:
             what = f"events {events[0].position} to {events[-1].position}: ({kind}) {first_line(error)}"
             self._fail(views[0], self._states[views[0]], what)
             return False
+        # After the commit: the cache, and what we say of the views.
+        self._cache.write({view: it.changes.values for view, it in moves.items() if view in CACHED_VIEWS})
         for view, move in moves.items():
             self._moved(view, move)
         return any(move.after > move.before for move in moves.values())
@@ -270,10 +272,7 @@ class Session:
         return found, prepare(self._connection, moves, found, self._recent, before)
 
     def _moved(self, view: str, move: Move) -> None:
-        """After the commit: the cache, and what we say of the view."""
         self._recent[view].keep(move.changes.rows)
-        if view in CACHED_VIEWS:
-            self._cache.write(view, {key: row.value if row else None for key, row in move.changes.rows.items()})
         if move.after > move.before:
             self._states[view] = ViewState(held=True, position=move.after)
         if move.changes.stopped_by is not None:

@@ -103,17 +103,16 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
             self.close()
             raise
 
-    def store(self, prefix: str, entries: Mapping[str, bytes], expire: int) -> None:
-        """Stores all entries, under `prefix` and their own digits, for so many seconds.
+    def store(self, entries: Mapping[str, bytes], expire: int) -> None:
+        """Stores all entries, by key, for so many seconds.
 
         Raises OSError and MemcacheError, and closes the connection then.
 
         Each is answered: without answers (noreply) nobody could tell that one was missed.
         """
-        begin = prefix.encode("ascii")
         commands = [
-            b"set %b%b 0 %d %d\r\n%b\r\n" % (begin, digits.encode("ascii"), expire, len(entry), entry)
-            for digits, entry in entries.items()
+            b"set %b 0 %d %d\r\n%b\r\n" % (key.encode("ascii"), expire, len(entry), entry)
+            for key, entry in entries.items()
         ]
         if self.sock is None:
             self._connect()

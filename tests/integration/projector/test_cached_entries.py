@@ -130,9 +130,9 @@ def test_an_entry_of_a_row_that_is_gone_is_deleted(memcached_nodes: Nodes) -> No
     [node] = memcached_nodes(1)
     writer = CacheWriter((node.node,), CacheSettings())
     writer.begin("product_card", None)
-    writer.write("product_card", {uuid.UUID(PRODUCT).bytes: b"value"})
+    writer.write({"product_card": {uuid.UUID(PRODUCT).bytes: b"value"}})
     assert cached("product_card", PRODUCT, writer.epochs["product_card"]) == b"value"
-    writer.write("product_card", {uuid.UUID(PRODUCT).bytes: None})
+    writer.write({"product_card": {uuid.UUID(PRODUCT).bytes: None}})
     assert cached("product_card", PRODUCT, writer.epochs["product_card"]) is None
     writer.stop()
 

@@ -79,7 +79,7 @@ def test_no_keys_are_not_asked_for() -> None:
     assert connection.sent == b""
 
 
-ENTRIES = {f"{number:032x}": b"entry %d" % number for number in range(3)}
+ENTRIES = {f"view:epoch:{number:032x}": b"entry %d" % number for number in range(3)}
 
 
 @given(st.sets(st.integers(1, 23), max_size=6))
@@ -88,10 +88,10 @@ def test_entries_are_stored_when_each_is_confirmed_however_the_answer_is_cut(cut
     pieces = [whole[start:end] for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(whole)], strict=True)]
     client, connection = connected(*pieces)
 
-    client.store("view:epoch:", ENTRIES, 60)
+    client.store(ENTRIES, 60)
 
     assert connection.sent == b"".join(
-        b"set view:epoch:%b 0 60 7\r\n%b\r\n" % (digits.encode(), entry) for digits, entry in ENTRIES.items()
+        b"set %b 0 60 7\r\n%b\r\n" % (key.encode(), entry) for key, entry in ENTRIES.items()
     )
     assert connection.pieces == []
     assert not connection.closed
@@ -110,7 +110,7 @@ def test_an_entry_that_was_missed_is_noticed_and_the_connection_closed(said: lis
     client, connection = connected(*said)
 
     with pytest.raises((MemcacheError, OSError)):
-        client.store("view:epoch:", ENTRIES, 60)
+        client.store(ENTRIES, 60)
 
     assert connection.closed
     assert client.sock is None
@@ -118,7 +118,7 @@ def test_an_entry_that_was_missed_is_noticed_and_the_connection_closed(said: lis
 
 def test_more_entries_than_are_sent_together_are_all_stored() -> None:
     client, connection = connected(b"STORED\r\n" * 1_000, b"STORED\r\n")
-    client.store("view:epoch:", {str(number): b"" for number in range(1_001)}, 60)
+    client.store({str(number): b"" for number in range(1_001)}, 60)
     assert connection.sent.count(b"set ") == 1_001
-    client.store("view:epoch:", {}, 60)
+    client.store({}, 60)
     assert connection.sent.count(b"set ") == 1_001
