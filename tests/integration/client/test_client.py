@@ -205,7 +205,7 @@ def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:  # noqa: PLR091
         "queries": f"ipv4:{first[1].address},{others[1].address}",
         "feed": f"ipv4:{first[2].address},{others[2].address}",
     }
-    stop = threading.Event()
+    stop, watches = threading.Event(), threading.Event()
     last = place_order(30_000, customer=4, lines={PLENTY: 1})
     watched = place_order(300, customer=5, lines={PLENTY: 1})
 
@@ -235,6 +235,7 @@ def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:  # noqa: PLR091
         for message in resuming(client.session(token).queries.WatchOrderDetails, request):
             if message.HasField("order_details"):
                 seen.append(message.order_details.version)
+                watches.set()
             if message.order_details.status == OrderStatus.ORDER_STATUS_DELIVERED:
                 break
         return seen
@@ -254,6 +255,7 @@ def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:  # noqa: PLR091
             (session.commands.DeliverOrder, commands.DeliverOrderRequest(order_id=watched.order_id)),
         ]
         try:
+            assert watches.wait(60), "the order as it was placed"
             for group, (call, request) in zip((first, others, ()), steps, strict=True):
                 call(request)
                 for service in group:
