@@ -42,10 +42,17 @@ _MAX_COLLISIONS = 5
 _TURN_SECONDS = 0.05
 
 
+CommandReply = Callable[[Receipt | BaseException | None], None]
+"""Gets what became of a command, on a lane's thread, once: what `Executor.submit` returns or raises.
+
+None where nobody waits for it any more, and it was not run.
+"""
+
+
 class _Waiting(NamedTuple):
     command: Command
     deadline: float
-    reply: Callable[[Receipt | BaseException], None]
+    reply: "CommandReply"
     gone: Callable[[], bool]
 
 
@@ -112,23 +119,16 @@ class Executor:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Receipt] = loop.create_future()
 
-        def reply(outcome: Receipt | BaseException) -> None:
+        def reply(outcome: Receipt | BaseException | None) -> None:
             loop.call_soon_threadsafe(_resolve, answer, outcome)
 
         self.put(command, deadline, reply, answer.cancelled)
         return await answer
 
-    def put(
-        self,
-        command: Command,
-        deadline: float,
-        reply: Callable[[Receipt | BaseException], None],
-        gone: Callable[[], bool],
-    ) -> None:
+    def put(self, command: Command, deadline: float, reply: CommandReply, gone: Callable[[], bool]) -> None:
         """As `submit`, for callers that wait elsewhere, from any thread. Raises Overloaded.
 
-        reply: gets what `submit` returns or raises, on a lane's thread, once. gone: whether nobody waits any more; the
-        command is not run when that is seen before it has begun.
+        gone: whether nobody waits any more; the command is not run when that is seen before it has begun.
         """
         if self._waiting.qsize() >= self._settings.max_waiting:
             raise Overloaded(f"{self._settings.max_waiting} commands are waiting already")
@@ -139,15 +139,25 @@ class Executor:
         while not stop:
             self._turn.begin()
             batch, stop = take_together(self._waiting, self._settings.max_batch)
-            now = time.monotonic()
-            late = [it for it in batch if it.deadline <= now]
-            self._answer([(it, DeadlineExceeded("the deadline passed before the command was run")) for it in late])
-            live = [it for it in batch if it.deadline > now and not it.gone()]
+            live = self._without_late(batch)
             if live:
                 outcomes = self._store(live)
                 self._turn.end()
                 self._answer(outcomes)
         self._turn.end()
+
+    def _without_late(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
+        """Answers those that are not worth running any more; returns the others."""
+        now = time.monotonic()
+        live = []
+        for it in batch:
+            if it.gone():
+                it.reply(None)
+            elif it.deadline <= now:
+                self._answer([(it, DeadlineExceeded("the deadline passed before the command was run"))])
+            else:
+                live.append(it)
+        return live
 
     def _store(self, batch: Sequence[_Waiting]) -> list[tuple[_Waiting, Receipt | BaseException]]:
         """Stores a batch, with all its failures dealt with: each command gets its receipt or its own error.
@@ -221,17 +231,15 @@ class Executor:
         return [it.receipt_after(appended) if isinstance(it, Accepted) else it for it in decisions.outcomes]
 
     def _answer(self, answers: Sequence[tuple[_Waiting, Receipt | BaseException]]) -> None:
-        if not answers:
-            return
         for outcome, count in Counts(_outcome_name(result) for _, result in answers).items():
             COMMANDS.labels(outcome).inc(count)
         for waiting, result in answers:
             waiting.reply(result)
 
 
-def _resolve(answer: asyncio.Future[Receipt], result: Receipt | BaseException) -> None:
-    if answer.done():
-        # The caller has gone; the command stays as it is, and its request_id finds the receipt.
+def _resolve(answer: asyncio.Future[Receipt], result: Receipt | BaseException | None) -> None:
+    if answer.done() or result is None:
+        # The caller has gone; a command that was run stays as it is, and its request_id finds the receipt.
         return
     if isinstance(result, Receipt):
         answer.set_result(result)

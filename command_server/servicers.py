@@ -93,7 +93,7 @@ def answer_from_lanes(executor: Executor) -> AnswerLater:
     """What each of the methods does, for calls that do not wait on the event loop."""
 
     def take(request: Message, call: Call, reply: Reply) -> None:
-        def reply_with(outcome: Receipt | BaseException) -> None:
+        def reply_with(outcome: Receipt | BaseException | None) -> None:
             reply(_response(request, outcome) if isinstance(outcome, Receipt) else outcome)
 
         executor.put(command_of(request, datetime.now(UTC)), call.deadline, reply_with, call.gone)

@@ -131,14 +131,14 @@ class Admission:
             if self._under_way >= self._limit:
                 raise Overloaded(f"more than {self._limit} calls are under way")
             self._under_way += 1
-        CALLS_UNDER_WAY.set(self._under_way)
+            CALLS_UNDER_WAY.set(self._under_way)
 
     def leave(self) -> None:
         with self._changed:
             self._under_way -= 1
             if self._closed:
                 self._changed.notify_all()
-        CALLS_UNDER_WAY.set(self._under_way)
+            CALLS_UNDER_WAY.set(self._under_way)
 
     async def close(self, seconds: float) -> None:
         """Refuses new calls, and waits at most `seconds` for those under way."""

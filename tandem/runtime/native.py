@@ -61,9 +61,9 @@ class DirectCall:
     def fail(self, code: grpc.StatusCode, message: str, trailing_metadata: Sequence[tuple[str, str | bytes]]) -> None:
         self._server.fail_directly(self, code, message, trailing_metadata)
 
-    def leave(self) -> None:
-        """To the method, as if it had just come; instead of answering it."""
-        self._server.leave_directly(self, self._event)
+    def leave(self) -> bool:
+        """To the method, as if it had just come; instead of answering it. False if the caller has gone."""
+        return self._server.leave_directly(self, self._event)
 
     def cancelled(self) -> bool:
         """Whether the caller has gone."""
@@ -149,8 +149,8 @@ class NativeServer(pygrpc_native.aio.Server):
             if kind == EVENT_CALL and method in takers and not self._is_too_large(request):
                 call = self._direct[call_id] = DirectCall(self, event, came_at)
                 takers[method](call)
-            elif kind == EVENT_CANCEL and call_id in self._direct:
-                self._direct[call_id].cancel()
+            elif kind == EVENT_CANCEL and (cancelled := self._direct.get(call_id)):
+                cancelled.cancel()
             else:
                 others.append(event)
         return others
@@ -179,12 +179,14 @@ class NativeServer(pygrpc_native.aio.Server):
         self._direct.pop(call.call_id, None)
         front.fail(call.call_id, code.value[0], message, trailing_metadata=trailing_metadata)
 
-    def leave_directly(self, call: DirectCall, event: _Event) -> None:
+    def leave_directly(self, call: DirectCall, event: _Event) -> bool:
         """From any thread."""
         self._direct.pop(call.call_id, None)
         # From here on, that the caller leaves is told to the loop.
-        if not call.cancelled():
-            self._give_to_loop([event])
+        if call.cancelled():
+            return False
+        self._give_to_loop([event])
+        return True
 
     def _take_shortcuts(self, shortcuts: dict[int, Shortcut], events: list[_Event], came_at: float) -> list[_Event]:
         """Answers what can be answered at once; returns the calls that are to go the ordinary way."""

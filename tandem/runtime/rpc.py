@@ -161,10 +161,10 @@ def _guarded_later(method: MethodDescriptor, take: AnswerLater, admission: Admis
 
         def reply(outcome: Any) -> None:
             try:
-                if outcome is None:
-                    direct.leave()
-                else:
+                if outcome is not None:
                     end(outcome)
+                elif not direct.leave():
+                    ended.by_caller(call)
             finally:
                 admission.leave()
 
@@ -222,13 +222,16 @@ class _Endings:
     def well(self, calls: int = 1) -> None:
         self._count(grpc.StatusCode.OK, calls)
 
+    def by_caller(self, call: Call) -> None:
+        """The transports cancel a call when the caller leaves, and when its deadline passes."""
+        passed = call.seconds_left() < _DEADLINE_SLACK_SECONDS
+        self._count(grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED)
+
     def badly(self, call: Call, error: BaseException) -> "_Refusal":
         """What the caller is to be told; raises the error again when there is nobody to tell."""
         match error:
             case asyncio.CancelledError():
-                # The transports cancel a call when the caller leaves, and when its deadline passes.
-                passed = call.seconds_left() < _DEADLINE_SLACK_SECONDS
-                self._count(grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED)
+                self.by_caller(call)
                 raise error
             case TandemError():
                 log.debug("call refused", method=self._method, reason=error.reason, reference=call.reference())

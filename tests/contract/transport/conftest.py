@@ -1,6 +1,7 @@
 """A servicer that does what a test says, served as every service is, on each transport."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -66,6 +67,10 @@ async def waiting() -> Waiting:
 async def reached(event: asyncio.Event) -> None:
     async with asyncio.timeout(PATIENCE):
         await event.wait()
+
+
+async def in_thread(event: threading.Event) -> None:
+    assert await asyncio.to_thread(event.wait, PATIENCE)
 
 
 class Servicer:
@@ -160,12 +165,25 @@ def application(
     )
 
 
+async def start(exits: AsyncExitStack, application: Application, ready: asyncio.Event | None = None) -> Served:
+    """Serves it until `exits` does, with a channel to it."""
+    running = RunningApplication(application)
+    await running.start()
+    exits.push_async_callback(running.stop)
+    channel = await exits.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{running.port}"))
+    return Served(running, channel, ready or asyncio.Event())
+
+
+def native_settings(**server: Any) -> ServerSettings:
+    return ServerSettings(**{"port": 0, "transport": "native", "drain_seconds": 0, **server})
+
+
 @pytest.fixture
 async def serve(transport: Transport) -> AsyncIterator[Serve]:
     """Serves a behaviour on the transport until the test ends; takes ServerSettings by name."""
     async with AsyncExitStack() as exits:
 
-        async def start(
+        async def serve_it(
             behaviour: Behaviour = answer, *, components: tuple[Component, ...] = (), **server: Any
         ) -> Served:
             settings = ServerSettings(**{"port": 0, "transport": transport, "drain_seconds": 0, **server})
@@ -175,10 +193,6 @@ async def serve(transport: Transport) -> AsyncIterator[Serve]:
             async def is_ready() -> bool:
                 return ready.is_set()
 
-            running = RunningApplication(application(behaviour, settings, components=components, ready=is_ready))
-            await running.start()
-            exits.push_async_callback(running.stop)
-            channel = await exits.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{running.port}"))
-            return Served(running, channel, ready)
+            return await start(exits, application(behaviour, settings, components=components, ready=is_ready), ready)
 
-        yield start
+        yield serve_it

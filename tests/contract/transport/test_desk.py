@@ -14,9 +14,7 @@ from structlog.testing import capture_logs
 
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsResponse
 from tandem.runtime.desk import AnswerTogether, Desk
-from tandem.runtime.process import RunningApplication
-from tandem.runtime.settings import ServerSettings
-from tests.contract.transport.conftest import PATIENCE, Served, answer, application
+from tests.contract.transport.conftest import PATIENCE, Served, answer, application, in_thread, native_settings, start
 
 AT_THE_DESK = ListProjectionsResponse(feed_head=4).SerializeToString()
 BY_THE_METHOD = 7
@@ -43,21 +41,16 @@ class Together:
 async def serve() -> AsyncIterator[ServeAtDesk]:
     async with AsyncExitStack() as exits:
 
-        async def start(
+        async def serve_it(
             *answers: AnswerTogether, max_batch: int = 64, max_waiting: int = 64, **settings: Any
         ) -> Served:
-            chosen = ServerSettings(**{"port": 0, "transport": "native", "drain_seconds": 0, **settings})
             desk = Desk("test", answers, max_batch=max_batch, max_waiting=max_waiting)
-            base = application(answer, chosen, components=(desk,))
+            base = application(answer, native_settings(**settings), components=(desk,))
             [service] = base.services
             later = {"ListProjections": desk.take}
-            running = RunningApplication(replace(base, services=(replace(service, later=later),)))
-            await running.start()
-            exits.push_async_callback(running.stop)
-            channel = await exits.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{running.port}"))
-            return Served(running, channel, asyncio.Event())
+            return await start(exits, replace(base, services=(replace(service, later=later),)))
 
-        yield start
+        yield serve_it
 
 
 @pytest.fixture
@@ -65,10 +58,6 @@ async def together() -> AsyncIterator[Together]:
     made = Together()
     yield made
     made.release.set()
-
-
-async def in_thread(event: threading.Event) -> None:
-    assert await asyncio.to_thread(event.wait, PATIENCE)
 
 
 async def test_calls_that_wait_together_are_answered_together(serve: ServeAtDesk, together: Together) -> None:

@@ -18,9 +18,7 @@ from structlog.testing import capture_logs
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsResponse
 from tandem.runtime.calls import AnswerLater, Call, Reply
 from tandem.runtime.errors import PreconditionFailed, Violation
-from tandem.runtime.process import RunningApplication
-from tandem.runtime.settings import ServerSettings
-from tests.contract.transport.conftest import PATIENCE, Served, application, detail
+from tests.contract.transport.conftest import PATIENCE, Served, application, detail, native_settings, start
 
 LATER = ListProjectionsResponse(feed_head=3)
 
@@ -57,17 +55,12 @@ async def not_asked(request: Message, call: Call) -> Message:
 async def serve() -> AsyncIterator[ServeLater]:
     async with AsyncExitStack() as exits:
 
-        async def start(later: AnswerLater, **settings: Any) -> Served:
-            chosen = ServerSettings(**{"port": 0, "transport": "native", "drain_seconds": 0, **settings})
-            base = application(not_asked, chosen)
+        async def serve_it(later: AnswerLater, **settings: Any) -> Served:
+            base = application(not_asked, native_settings(**settings))
             [service] = base.services
-            running = RunningApplication(replace(base, services=(replace(service, later={"ListProjections": later}),)))
-            await running.start()
-            exits.push_async_callback(running.stop)
-            channel = await exits.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{running.port}"))
-            return Served(running, channel, asyncio.Event())
+            return await start(exits, replace(base, services=(replace(service, later={"ListProjections": later}),)))
 
-        yield start
+        yield serve_it
 
 
 @pytest.fixture
@@ -219,3 +212,20 @@ async def test_an_answer_after_the_stop_harms_nobody(serve: ServeLater, taken: T
     with capture_logs() as logs:
         held.reply(LATER)
     assert not logs
+
+
+async def test_a_call_that_is_left_because_its_caller_has_gone_is_counted_and_makes_room(
+    serve: ServeLater, taken: Takes
+) -> None:
+    served = await serve(taken, max_concurrent_calls=1)
+    before = counted("tandem_calls_total", code="CANCELLED")
+    left = served.call()
+    held = await taken.next()
+    left.cancel()
+    # On the same connection: when this is answered, the server knows that the caller has left.
+    await served.health_of()
+    held.reply(None)
+    assert counted("tandem_calls_total", code="CANCELLED") == before + 1
+    call = served.call()
+    (await taken.next()).reply(LATER)
+    assert await call == LATER

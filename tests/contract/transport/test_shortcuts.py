@@ -14,7 +14,6 @@ from structlog.testing import capture_logs
 
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsResponse
 from tandem.runtime.calls import AnswerAtOnce, Call
-from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import ServerSettings
 from tests.contract.transport.conftest import (
     PATIENCE,
@@ -23,6 +22,8 @@ from tests.contract.transport.conftest import (
     Transport,
     answer,
     application,
+    in_thread,
+    start,
 )
 
 AT_ONCE = ListProjectionsResponse(feed_head=1)
@@ -63,19 +64,15 @@ async def serve(transport: Transport) -> AsyncIterator[ServeShort]:
     """As the other tests' `serve`, with a shortcut."""
     async with AsyncExitStack() as exits:
 
-        async def start(
+        async def serve_it(
             behaviour: Behaviour = answer, *, at_once: AnswerAtOnce = shortcut, drain_seconds: float = 0
         ) -> Served:
             base = application(behaviour, ServerSettings(port=0, transport=transport, drain_seconds=drain_seconds))
             [service] = base.services
             short = replace(service, shortcuts={"ListProjections": at_once})
-            running = RunningApplication(replace(base, services=(short,)))
-            await running.start()
-            exits.push_async_callback(running.stop)
-            channel = await exits.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{running.port}"))
-            return Served(running, channel, asyncio.Event())
+            return await start(exits, replace(base, services=(short,)))
 
-        yield start
+        yield serve_it
 
 
 # What only the native transport has.
@@ -85,10 +82,6 @@ native = pytest.mark.parametrize("transport", ["native"])
 def counted(code: str = "OK") -> float:
     labels = {"method": "ListProjections", "code": code}
     return REGISTRY.get_sample_value("tandem_calls_total", labels) or 0
-
-
-async def in_thread(event: threading.Event) -> None:
-    assert await asyncio.to_thread(event.wait, PATIENCE)
 
 
 async def test_what_the_shortcut_answers_does_not_reach_the_method(serve: ServeShort, transport: Transport) -> None:

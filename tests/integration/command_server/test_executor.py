@@ -1,6 +1,7 @@
 """Group commit on a real PostgreSQL: G1 durable, G2 all or nothing, G4 feed order, G12 bounded."""
 
 import asyncio
+import time
 
 import pytest
 from google.protobuf.message import Message
@@ -21,7 +22,7 @@ from tests.integration.command_server.conftest import (
     until_blocked,
     write_database,
 )
-from tests.support.builders import add_product, identity, place_order, register_customer, usd
+from tests.support.builders import add_product, command, identity, place_order, register_customer, usd
 from tests.support.stack import Databases
 from tests.unit.command_server.test_batches import requests as random_requests
 
@@ -148,6 +149,19 @@ async def test_a_command_whose_deadline_passed_while_it_waited_is_not_run(
     with pytest.raises(DeadlineExceeded):
         await late
     assert len(database.events()) == 4
+
+
+async def test_a_command_that_nobody_waits_for_any_more_is_not_run_and_its_caller_is_told(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    """Whoever counts the calls under way waits for a reply to each."""
+    executor = await commands_on.executor()
+    await submit_all(executor, SHOP)
+    replies: list[object] = []
+    executor.put(command(place_order(1)), time.monotonic() + 20, replies.append, lambda: True)
+    await submit(executor, place_order(2))
+    assert replies == [None]
+    assert [kind for _, kind, _ in database.events()][3:] == ["order_placed"]
 
 
 async def test_a_cancelled_call_leaves_the_connection_whole(commands_on: Commands, database: WriteDatabase) -> None:
