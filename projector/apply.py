@@ -67,12 +67,6 @@ def prepare(
     return prepared
 
 
-def plan(connection: Connection, view: str, events: Sequence[FeedEvent]) -> Changes:
-    """What the events do to one view, up to the first that it cannot take in. Raises psycopg.Error."""
-    [prepared] = prepare(connection, [view], events, {}, {})
-    return prepared.fold()
-
-
 @dataclass(frozen=True)
 class Move:
     """A view's way through a batch: from the position that was read to the one that its rows include then."""

@@ -113,11 +113,6 @@ def steps_of(projection: Projection, events: Iterable[FeedEvent]) -> Steps:
     return found
 
 
-def fold(projection: Projection, events: Sequence[FeedEvent], rows: Mapping[bytes, Stored]) -> Changes:
-    """The rows after the events, from `rows`, which holds those of their keys that exist."""
-    return fold_steps(projection, steps_of(projection, events), rows)
-
-
 def fold_steps(projection: Projection, steps: Steps, rows: Mapping[bytes, Stored]) -> Changes:
     """The rows after the steps, from `rows`, which holds those that exist of the rows that they need.
 

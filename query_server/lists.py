@@ -31,7 +31,6 @@ class ListQuery:
     ) -> None:
         """selection: of a request; it tells its Checker what is wrong."""
         self.view = view
-        self.request = request
         self._name = request.DESCRIPTOR.name.removesuffix("Request")
         self._selection = selection
         self._value = EncodedField(response, field)

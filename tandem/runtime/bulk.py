@@ -30,11 +30,6 @@ def inserted(table: Table, rows: Iterable[Row]) -> list[Write]:
     return _write(_insert, table, rows)
 
 
-def upserted(table: Table, rows: Iterable[Row]) -> list[Write]:
-    """Inserts the rows or replaces those with the same primary key. Each key once."""
-    return _write(_upsert, table, rows)
-
-
 def updated(table: Table, rows: Iterable[Row], names: Names = ()) -> list[Write]:
     """Replaces the rows with the same primary key. names: of the columns that the rows hold, when not all."""
     return _write(_update, table, rows, names)
@@ -67,13 +62,6 @@ def _together(statements: tuple[str, ...]) -> str:
 @cache
 def _insert(table: Table, names: Names) -> str:
     return f"INSERT INTO {table.fullname} ({', '.join(names)}) SELECT * FROM {_unnest(table, names)}"  # noqa: S608
-
-
-@cache
-def _upsert(table: Table, names: Names) -> str:
-    key = ", ".join(column.name for column in table.primary_key)
-    changes = ", ".join(f"{name} = excluded.{name}" for name in _others(table, names))
-    return f"{_insert(table, names)} ON CONFLICT ({key}) DO UPDATE SET {changes}"
 
 
 @cache

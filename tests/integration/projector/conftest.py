@@ -27,11 +27,12 @@ from tandem.feed.reader import read_events
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, node_client
 from tandem.read_store.tables import CHANNEL, VIEWS, change, projection, written_columns
-from tandem.runtime.bulk import execute, inserted, upserted
+from tandem.runtime.bulk import execute, inserted
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 from tests.support.builders import NOW
+from tests.support.projecting import upsert
 from tests.support.stack import Databases, until
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Stores:
         customers = {customer for _, event in named if (customer := customer_of(event))}
         keys = {customer: hashlib.sha256(customer.encode()).digest() for customer in customers}
         with self.write.begin() as connection:
-            execute(connection, upserted(feed.personal_key, list(keys.items())))
+            upsert(connection, feed.personal_key, keys.items())
         return stored(named, keys)
 
     def append_unheard(self, events: Iterable[Event]) -> int:

@@ -6,8 +6,8 @@ import pytest
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.views_pb2 import ProductCard
-from projector.apply import plan, prepare
-from projector.fold import Changes, fold
+from projector.apply import prepare
+from projector.fold import Changes
 from projector.projections.catalogue import PROJECTIONS
 from projector.recent import RecentRows
 from tandem.read_store.tables import VIEWS
@@ -15,6 +15,7 @@ from tests.integration.projector.conftest import Announcements, Project, Rows, S
 from tests.support import events
 from tests.support.builders import NOW, identity
 from tests.support.events import a_history, feed_events
+from tests.support.projecting import fold, plan
 from tests.support.stack import until
 
 HISTORY = a_history(400, seed=7)

@@ -7,7 +7,7 @@ import pytest
 
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from commerce.query.v1.views_pb2 import ProductCard
-from projector.apply import Deposed, Move, commit, plan
+from projector.apply import Deposed, Move, commit
 from projector.ownership import try_lock
 from tandem.cli.embedded import Memcached
 from tandem.feed.head import read_head
@@ -15,6 +15,7 @@ from tandem.read_store.tables import CACHED_VIEWS, VIEWS
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
+from tests.support.projecting import plan
 from tests.support.stack import Databases, Stack, until
 
 RUNNING, STANDBY = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_STANDBY

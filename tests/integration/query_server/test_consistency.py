@@ -212,13 +212,18 @@ def asks(token: str, *, wait: float = 10) -> dict[str, Any]:
     }
 
 
+async def reset(read_side: ReadSide) -> int:
+    """Takes the views back, as `projector reset` does; returns where they were announced."""
+    announced = await read_side.announce()
+    read_side.position = announced - 5
+    read_side.write_positions()
+    return announced
+
+
 @pytest.mark.parametrize("rpc", asks(""))
 async def test_a_view_that_is_made_anew_is_waited_for_as_any_other(rpc: str, read_side: ReadSide, serve: Serve) -> None:
     stub = await serve()
-    announced = await read_side.announce()
-    # As `projector reset` does.
-    read_side.position = announced - 5
-    read_side.write_positions()
+    announced = await reset(read_side)
 
     waiting = asyncio.ensure_future(getattr(stub, rpc)(asks(read_side.token(announced))[rpc], timeout=20))
     await until(lambda: REGISTRY.get_sample_value("tandem_freshness_waiters") == 1, "the call waits")
@@ -231,9 +236,7 @@ async def test_a_view_that_is_made_anew_is_waited_for_as_any_other(rpc: str, rea
 @pytest.mark.parametrize("rpc", asks(""))
 async def test_a_view_that_is_made_anew_and_not_there_in_time_lags(rpc: str, read_side: ReadSide, serve: Serve) -> None:
     stub = await serve()
-    announced = await read_side.announce()
-    read_side.position = announced - 5
-    read_side.write_positions()
+    announced = await reset(read_side)
 
     with pytest.raises(aio.AioRpcError) as refused:
         await getattr(stub, rpc)(asks(read_side.token(announced), wait=0.2)[rpc], timeout=20)

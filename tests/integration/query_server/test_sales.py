@@ -21,14 +21,13 @@ from commerce.query.v1.query_service_pb2 import (
 )
 from commerce.query.v1.sales_pb2 import SalesFigures
 from commerce.type.v1.consistency_pb2 import Consistency
-from projector.fold import fold
 from projector.projections.sales_summary import PROJECTION
 from tandem.read_store.tables import sales_summary
-from tandem.runtime.bulk import execute, upserted
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, position_of, reason
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.events import feed_events, timestamp
+from tests.support.projecting import fold, upsert
 
 if TYPE_CHECKING:
     # The stubs alone know it.
@@ -50,7 +49,7 @@ def project(read_side: ReadSide, history: Iterable[Event]) -> int:
     assert changes.stopped_by is None
     rows = [(uuid.UUID(bytes=key), row.position, *row.columns, row.value) for key, row in changes.rows.items() if row]
     with read_side.engine.begin() as connection:
-        execute(connection, upserted(sales_summary, rows))
+        upsert(connection, sales_summary, rows)
     return read_side.advance()
 
 

@@ -18,19 +18,18 @@ from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.query_service_pb2 import ProductFilter, ProductSort, SearchProductsRequest
 from commerce.query.v1.query_service_pb2 import SearchProductsResponse as Response
 from commerce.type.v1.consistency_pb2 import Consistency
-from projector.fold import fold
 from projector.projections.catalogue import PROJECTIONS
 from query_server.database import ReadDatabase
 from query_server.queries.search import SESSION, SearchReader, search_key
 from query_server.validation import Checker
 from tandem.read_store.tables import VIEWS
-from tandem.runtime.bulk import execute, upserted
 from tandem.runtime.errors import InvalidArgument
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, reason
 from tests.support import events
 from tests.support.builders import euros, usd
 from tests.support.events import feed_events
+from tests.support.projecting import fold, upsert
 
 if TYPE_CHECKING:
     # The stubs alone know it.
@@ -67,7 +66,7 @@ class Shelf:
                 present = [
                     (uuid.UUID(bytes=key), row.position, *row.columns, row.value) for key, row in rows.items() if row
                 ]
-                execute(connection, upserted(VIEWS[view], present))
+                upsert(connection, VIEWS[view], present)
         return self._read_side.token(self._read_side.advance())
 
     def number(self, name: str) -> int:

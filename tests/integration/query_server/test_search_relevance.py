@@ -18,7 +18,7 @@ from commerce.query.v1.query_service_pb2 import (
     SearchProductsResponse,
 )
 from commerce.type.v1.money_pb2 import Money
-from projector.apply import Move, commit, plan
+from projector.apply import Move, commit
 from query_server.database import ReadDatabase
 from query_server.queries.search import SESSION, SearchReader, search_key
 from query_server.validation import Checker
@@ -27,6 +27,7 @@ from tandem.runtime.settings import DatabaseSettings
 from tests.support.catalogue import catalogue
 from tests.support.events import feed_events
 from tests.support.northwind import FOLDER, Northwind
+from tests.support.projecting import plan
 from tests.support.search_queries import CATALOGUE_QUERIES, NORTHWIND_QUERIES, KnownQuery, made_up
 from tests.support.stack import Databases
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.views_pb2 import ProductCard
-from projector.fold import Changes, Stored, ViewRow, fold, fold_steps, steps_of
+from projector.fold import Changes, Stored, ViewRow, fold_steps, steps_of
 from projector.projections.catalogue import PROJECTIONS
 from projector.projections.shape import Projection
 from projector.recent import RecentRows
@@ -18,6 +18,7 @@ from tandem.feed.events import FeedEvent
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.events import Shop, feed_events
+from tests.support.projecting import fold
 
 Rows = dict[bytes, ViewRow]
 

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from commerce.event.v1.event_pb2 import Event, OrderLine, OrderPlaced
 from commerce.internal.v1.stored_pb2 import SalesSummaryRow, SalesSums
-from projector.fold import Changes, fold
+from projector.fold import Changes
 from projector.projections.sales_summary import PROJECTION, key_of
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.events import Shop, feed_events, timestamp
+from tests.support.projecting import fold
 
 ONE, TWO = identity("product", 1), identity("product", 2)
 

@@ -13,10 +13,10 @@ from command_server.decide.subscriptions import ENDED
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import SubscriptionDetails
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
-from projector.fold import fold
 from projector.projections import subscription_details as rules
 from tests.support.builders import NOW, identity, usd
 from tests.support.events import at, feed_events
+from tests.support.projecting import fold
 from tests.support.subscriptions import Subscriptions
 
 IDENTITY: dict[str, Any] = {
