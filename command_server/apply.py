@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from command_server.aggregates import Aggregates, Customer, Id, Order, OrderedLine, Product, Subscription, id_of
+from command_server.aggregates import Aggregates, Customer, Id, Order, OrderedLine, Product, Subscription
 from command_server.decide.rules import datetime_of
 from commerce.event.v1 import event_pb2
 from commerce.type.v1.address_pb2 import NamedAddress
@@ -24,7 +24,7 @@ def apply(aggregates: Aggregates, event: Message) -> None:
 def _register_customer(aggregates: Aggregates, event: event_pb2.CustomerRegistered) -> None:
     personal = event.personal
     customer = Customer(
-        id=id_of(event.customer_id),
+        id=event.customer_id,
         version=event.version,
         name=personal.name,
         email=personal.email,
@@ -41,7 +41,7 @@ def _register_customer(aggregates: Aggregates, event: event_pb2.CustomerRegister
 
 def _add_product(aggregates: Aggregates, event: event_pb2.ProductAdded) -> None:
     product = Product(
-        id=id_of(event.product_id),
+        id=event.product_id,
         version=event.version,
         name=event.name,
         description=event.description,
@@ -72,24 +72,24 @@ def _attributes(event: event_pb2.ProductAdded | event_pb2.ProductRevised) -> tup
 
 
 def _place_order(aggregates: Aggregates, event: event_pb2.OrderPlaced) -> None:
-    lines = tuple(
+    lines = [
         OrderedLine(
-            id_of(line.product_id),
+            line.product_id,
             line.quantity,
             line.unit_price.minor_units,
             line.discount_basis_points,
             line.line_total.minor_units,
         )
         for line in event.lines
-    )
+    ]
     order = Order(
-        id=id_of(event.order_id),
+        id=event.order_id,
         version=event.version,
-        customer_id=id_of(event.customer_id),
+        customer_id=event.customer_id,
         status=OrderStatus.ORDER_STATUS_PLACED,
         currency=event.total.currency_code,
         total=event.total.minor_units,
-        lines=lines,
+        lines=tuple(lines),
         placed_at=datetime_of(event.placed_at),
     )
     aggregates.orders[order.id] = order
@@ -100,17 +100,17 @@ def _place_order(aggregates: Aggregates, event: event_pb2.OrderPlaced) -> None:
 
 
 def _change_order(aggregates: Aggregates, event: Any, **changes: Any) -> None:
-    order = aggregates.orders[id_of(event.order_id)]
+    order = aggregates.orders[event.order_id]
     aggregates.orders[order.id] = order._replace(version=event.version, **changes)
 
 
 def _change_stock(aggregates: Aggregates, product_id: Id, delta: int) -> None:
     product = aggregates.products[product_id]
-    aggregates.products[product_id] = product._replace(stock=product.stock + delta)
+    aggregates.products[product_id] = product.with_stock(product.stock + delta)
 
 
 def _change_customer(aggregates: Aggregates, event: Any, **changes: Any) -> None:
-    customer = aggregates.customers[id_of(event.customer_id)]
+    customer = aggregates.customers[event.customer_id]
     aggregates.customers[customer.id] = customer._replace(version=event.version, **changes)
 
 
@@ -119,7 +119,7 @@ def _rename_customer(aggregates: Aggregates, event: event_pb2.CustomerRenamed) -
 
 
 def _update_address(aggregates: Aggregates, event: event_pb2.AddressUpdated) -> None:
-    before = aggregates.customers[id_of(event.customer_id)].addresses
+    before = aggregates.customers[event.customer_id].addresses
     changed = NamedAddress(
         name=event.personal.address_name, address=event.personal.address, is_default=event.is_default
     )
@@ -136,7 +136,7 @@ def _update_address(aggregates: Aggregates, event: event_pb2.AddressUpdated) -> 
 
 
 def _remove_address(aggregates: Aggregates, event: event_pb2.AddressRemoved) -> None:
-    before = aggregates.customers[id_of(event.customer_id)].addresses
+    before = aggregates.customers[event.customer_id].addresses
     left = tuple(it for it in before if it.name != event.personal.address_name)
     _change_customer(aggregates, event, addresses=left)
 
@@ -150,7 +150,7 @@ def _anonymize_orders(aggregates: Aggregates, event: event_pb2.OrdersAnonymized)
 
 
 def _change_product(aggregates: Aggregates, product_id: str, version: int, **changes: Any) -> None:
-    product = aggregates.products[id_of(product_id)]
+    product = aggregates.products[product_id]
     aggregates.products[product.id] = product._replace(version=version, **changes)
 
 
@@ -159,7 +159,7 @@ def _change_price(aggregates: Aggregates, event: event_pb2.PriceChanged) -> None
 
 
 def _adjust_stock(aggregates: Aggregates, event: event_pb2.StockAdjusted) -> None:
-    stock = aggregates.products[id_of(event.product_id)].stock + event.delta
+    stock = aggregates.products[event.product_id].stock + event.delta
     _change_product(aggregates, event.product_id, event.version, stock=stock)
 
 
@@ -187,14 +187,14 @@ def _change_shipping_address(aggregates: Aggregates, event: event_pb2.ShippingAd
 def _cancel_order(aggregates: Aggregates, event: event_pb2.OrderCancelled) -> None:
     _change_order(aggregates, event, status=OrderStatus.ORDER_STATUS_CANCELLED)
     for released in event.released:
-        _change_stock(aggregates, id_of(released.product_id), released.quantity)
+        _change_stock(aggregates, released.product_id, released.quantity)
 
 
 def _start_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionStarted) -> None:
     subscription = Subscription(
-        id=id_of(event.subscription_id),
+        id=event.subscription_id,
         version=event.version,
-        customer_id=id_of(event.customer_id),
+        customer_id=event.customer_id,
         status=SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE,
         plan=event.plan,
         price=event.price.minor_units,
@@ -209,7 +209,7 @@ def _start_subscription(aggregates: Aggregates, event: event_pb2.SubscriptionSta
 
 
 def _change_subscription(aggregates: Aggregates, event: Any, **changes: Any) -> None:
-    subscription = aggregates.subscriptions[id_of(event.subscription_id)]
+    subscription = aggregates.subscriptions[event.subscription_id]
     aggregates.subscriptions[subscription.id] = subscription._replace(version=event.version, **changes)
 
 

@@ -43,6 +43,11 @@ def _order_and_customer_keys(_request: Message, subject: Id, keys: Keys) -> None
     keys.with_customer.add(subject)
 
 
+def _order_and_lines_keys(_request: Message, subject: Id, keys: Keys) -> None:
+    keys.orders.add(subject)
+    keys.with_lines.add(subject)
+
+
 def _customer_keys(_request: Message, subject: Id, keys: Keys) -> None:
     keys.customers.add(subject)
 
@@ -134,7 +139,7 @@ CATALOGUE: dict[type[Message], CommandKind] = {
     ),
     commands.CancelOrderRequest: CommandKind(
         commands.CancelOrderResponse, "order_id", False,
-        validation.cancel_order, _order_keys, orders.cancel_order,
+        validation.cancel_order, _order_and_lines_keys, orders.cancel_order,
     ),
     commands.StartSubscriptionRequest: CommandKind(
         commands.StartSubscriptionResponse, "subscription_id", True,

@@ -4,7 +4,6 @@ import hashlib
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -27,7 +26,7 @@ class Command:
     subject_id: Id
     now: datetime
 
-    @cached_property
+    @property
     def fingerprint(self) -> bytes:
         """SHA-256 of the command as the caller sent it, without its request_id: equal for a repeated command."""
         request: Any = self.request

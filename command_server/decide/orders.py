@@ -47,7 +47,7 @@ def place_order(request: commands.PlaceOrderRequest, command: Command, aggregate
     if broken or customer is None or destination is None:
         raise PreconditionFailed(broken)
     # Field by field: this is the command that there is most of, and constructors take messages twice as long.
-    placed = OrderPlaced(order_id=str(command.subject_id), version=1, customer_id=str(customer.id))
+    placed = OrderPlaced(order_id=command.subject_id, version=1, customer_id=customer.id)
     placed.personal.name = customer.name
     _address(placed.personal, destination, customer)
     for (line, product), line_total in zip(lines, totals, strict=True):

@@ -68,9 +68,7 @@ PersonalKeys = dict[Id, bytes]
 
 
 def load(connection: Connection, keys: Keys) -> Answer[tuple[Aggregates, PersonalKeys]]:
-    """Locks and loads the aggregates that exist, and the products of the orders' lines with them.
-
-    With them come the keys of the loaded customers.
+    """Locks and loads the aggregates that exist, and with them the keys of the loaded customers.
 
     Tables in one order everywhere and rows by id, so that two transactions never wait for each other in a circle. The
     locks last until the transaction ends.
@@ -82,13 +80,13 @@ def load(connection: Connection, keys: Keys) -> Answer[tuple[Aggregates, Persona
 
         # Orders first: what they hold tells which customers and products are meant.
         orders = rows_of(_LOCK_ORDERS, keys.orders)
-        lines = rows_of(_READ_LINES, keys.orders)
+        lines = rows_of(_READ_LINES, keys.with_lines)
         subscriptions = rows_of(_LOCK_SUBSCRIPTIONS, keys.subscriptions)
         customers = rows_of(_LOCK_CUSTOMERS, keys.customers, keys.with_customer)
         # Who places an order locks its customer, so after that lock the list of the orders is complete.
         order_ids = rows_of(_READ_ORDER_IDS, keys.whole_customers)
         # A cancelled order gives the stock of its lines back.
-        products = rows_of(_LOCK_PRODUCTS, keys.products, keys.orders)
+        products = rows_of(_LOCK_PRODUCTS, keys.products, keys.with_lines)
 
     def answer() -> tuple[Aggregates, PersonalKeys]:
         personal_keys: PersonalKeys = {}
