@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from command_server.executor import Executor
+from command_server.executor import Executor, create_lanes_engine
 from command_server.expiry import Expiry
 from command_server.maintenance import Maintenance
 from command_server.servicers import CommandServicer, answer_from_lanes
@@ -17,14 +17,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def build(settings: Settings) -> Application:
-    lanes = create_database_engine(
-        settings.database,
-        name="tandem-command",
-        pool_size=settings.executor.lanes,
-        by_key=True,
-        # A batch has a few statements, of which one at most waits long.
-        longest_transaction=4 * settings.database.statement_timeout,
-    )
+    lanes = create_lanes_engine(settings.database, settings.executor.lanes)
     # Apart from the lanes: a purge, a look for what is due or a readiness check must not wait for a batch, nor a batch
     # for them.
     side = create_database_engine(settings.database, name="tandem-command-side", pool_size=3)

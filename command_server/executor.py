@@ -10,12 +10,13 @@ import queue
 import threading
 import time
 from collections import Counter as Counts
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import psycopg.errors
 from prometheus_client import Counter, Histogram
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
@@ -24,9 +25,10 @@ from command_server.settings import ExecutorSettings
 from command_server.storage.aggregates import load, save
 from command_server.storage.feed import append, find_receipts, stored
 from command_server.working_set import Accepted, decide_batch, keys_of
-from tandem.runtime.database import may_pass, pipelined
+from tandem.runtime.database import create_database_engine, may_pass, pipelined
 from tandem.runtime.desk import take_together
 from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError, Unavailable
+from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
 
 COMMANDS = Counter("tandem_commands_total", "Commands by outcome", ["outcome"])
@@ -57,7 +59,7 @@ class _Waiting(NamedTuple):
 
 
 class _CommitInDoubt(Exception):
-    """The connection broke during COMMIT; `__cause__` says how. The receipts will tell."""
+    """The connection broke when COMMIT was on its way; `__cause__` says how. The receipts will tell."""
 
 
 class _Turn:
@@ -84,15 +86,30 @@ class _Turn:
             self._lock.release()
 
 
+def create_lanes_engine(settings: DatabaseSettings, lanes: int) -> Engine:
+    """For an executor: it says BEGIN and COMMIT itself, since psycopg's own wait for their answers."""
+    return create_database_engine(
+        settings,
+        name="tandem-command",
+        pool_size=lanes,
+        by_key=True,
+        autocommit=True,
+        # A batch has a few statements, of which one at most waits long.
+        longest_transaction=4 * settings.statement_timeout,
+    )
+
+
 class Executor:
     """Takes commands and stores them. `start` and `stop` make it a Component."""
 
     def __init__(self, engine: Engine, settings: ExecutorSettings) -> None:
+        """engine: as `create_lanes_engine` makes it; the executor disposes of it."""
         self._engine = engine
         self._settings = settings
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._lanes: list[threading.Thread] = []
         self._turn = _Turn()
+        self._lane = threading.local()
 
     async def start(self) -> None:
         for number in range(self._settings.lanes):
@@ -145,6 +162,7 @@ class Executor:
                 self._turn.end()
                 self._answer(outcomes)
         self._turn.end()
+        self._disconnect()
 
     def _without_late(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
         """Answers those that are not worth running any more; returns the others."""
@@ -205,30 +223,50 @@ class Executor:
         return outcomes
 
     def _store_once(self, batch: Sequence[Command]) -> list[Receipt | TandemError]:
-        """One transaction, in three round trips. Rows are locked before receipts are looked up: see find_receipts."""
-        with self._engine.connect() as connection:
-            with pipelined(connection):
+        """One transaction, in two round trips. Rows are locked before receipts are looked up: see find_receipts."""
+        with self._connected() as connection:
+            with pipelined(connection) as driver:
+                driver.execute("BEGIN")
                 aggregates = load(connection, keys_of(batch))
                 receipts = find_receipts(connection, [it.request_id for it in batch])
             loaded, personal_keys = aggregates()
             decisions = decide_batch(batch, loaded, receipts())
             appended = None
             if decisions.receipts:
-                with pipelined(connection):
-                    personal_keys |= save(connection, loaded, decisions.aggregates)
-                    # PostgreSQL writes the rows while the events are being sealed.
-                    events = stored(decisions.events, personal_keys)
-                    head = append(connection, events, decisions.receipts)
-                    self._turn.end()
-                appended = head()
                 try:
-                    connection.commit()
+                    with pipelined(connection) as driver:
+                        personal_keys |= save(connection, loaded, decisions.aggregates)
+                        # PostgreSQL writes the rows while the events are being sealed.
+                        events = stored(decisions.events, personal_keys)
+                        head = append(connection, events, decisions.receipts)
+                        driver.execute("COMMIT")
+                        self._turn.end()
                 except DBAPIError as error:
-                    if may_pass(error):
+                    if error.connection_invalidated:
                         raise _CommitInDoubt from error
                     raise
+                appended = head()
+            # PostgreSQL hears of it where nothing was to be stored.
+            connection.commit()
         BATCH_SIZE.observe(len(batch))
         return [it.receipt_after(appended) if isinstance(it, Accepted) else it for it in decisions.outcomes]
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """The lane's own, kept until something fails: to get it and give it back takes as long as a statement."""
+        kept: Connection | None = getattr(self._lane, "connection", None)
+        connection = self._lane.connection = kept or self._engine.connect()
+        try:
+            yield connection
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        connection: Connection | None = getattr(self._lane, "connection", None)
+        self._lane.connection = None
+        if connection is not None:
+            connection.close()
 
     def _answer(self, answers: Sequence[tuple[_Waiting, Receipt | BaseException]]) -> None:
         for outcome, count in Counts(_outcome_name(result) for _, result in answers).items():

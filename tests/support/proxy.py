@@ -70,12 +70,16 @@ class CuttingProxy:
                     break
                 continue
             silenced.set()
-            if cut:
-                server.sendall(chunk)
-                # The answer says that the target has done it; only then is the client cut off.
-                self._answered.wait(5)
-            break
+            if not cut:
+                break
+            # What belongs to it may follow. The answer says that the target has done it: then the client is cut off.
+            server.sendall(chunk)
+            threading.Thread(target=self._hang_up_when_answered, args=(client, server), daemon=True).start()
         self._hang_up(client, server)
+
+    def _hang_up_when_answered(self, *sockets: socket.socket) -> None:
+        self._answered.wait(5)
+        self._hang_up(*sockets)
 
     def _to_client(self, server: socket.socket, client: socket.socket, silenced: threading.Event) -> None:
         for chunk in _chunks(server):

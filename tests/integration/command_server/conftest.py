@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
 from command_server.command import Receipt
-from command_server.executor import Executor
+from command_server.executor import Executor, create_lanes_engine
 from command_server.settings import ExecutorSettings
 from tandem.feed.reader import read_events
 from tandem.runtime.database import create_database_engine
@@ -64,10 +64,7 @@ class Commands:
     async def executor(self, settings: DatabaseSettings | None = None, **changes: Any) -> Executor:
         # One lane: commands that are submitted together are decided in their order.
         chosen = ExecutorSettings(**{"lanes": 1, **changes})
-        engine = create_database_engine(
-            settings or self._settings, name="executor", pool_size=chosen.lanes, by_key=True
-        )
-        executor = Executor(engine, chosen)
+        executor = Executor(create_lanes_engine(settings or self._settings, chosen.lanes), chosen)
         await executor.start()
         self._started.append(executor)
         return executor
