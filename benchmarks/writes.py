@@ -203,11 +203,18 @@ def _database(world: World) -> Iterator[str]:
 def _check_stored(url: str, orders: float, sample: Sample, plan: Plan) -> None:
     """What was acknowledged is in the database, with all its lines; what was placed to warm up comes on top."""
     assert orders >= sample.rate * plan.seconds * 0.9, f"{orders} orders are stored, {sample.rate}/s were acknowledged"
-    lines, all_orders = _count(url, "order_line"), _count(url, "customer_order")
+    lines, all_orders = _counts(url, "order_line", "customer_order")
     assert lines == shop.LINES * all_orders, f"{lines} lines of {all_orders} orders"
 
 
 def _count(url: str, table: str) -> int:
+    [count] = _counts(url, table)
+    return count
+
+
+def _counts(url: str, *tables: str) -> Sequence[int]:
+    """At one moment: what was called when the load ended may still be stored."""
+    counts = ", ".join(f"(SELECT count(*) FROM {SCHEMA}.{table})" for table in tables)
     with psycopg.connect(url) as connection:
-        [[count]] = connection.execute(f"SELECT count(*) FROM {SCHEMA}.{table}").fetchall()
-    return int(count)
+        [row] = connection.execute(f"SELECT {counts}").fetchall()
+    return tuple(map(int, row))
