@@ -63,6 +63,8 @@ def connection_arguments(
     if read_only:
         options["default_transaction_read_only"] = "on"
     if by_key:
+        # The rows that are asked for come as arrays, whose lengths PostgreSQL would plan for anew each time.
+        options |= {"plan_cache_mode": "force_generic_plan", "enable_hashjoin": "off", "enable_mergejoin": "off"}
         options["enable_seqscan"] = "off"
     return {
         "options": " ".join(f"-c {key}={value}" for key, value in options.items()),
@@ -89,9 +91,10 @@ def create_database_engine(
     Nothing connects before the first use. `name` is what pg_stat_activity shows. Its errors hold no values: neither
     a statement's parameters nor the rows that PostgreSQL quotes. read_only: the server refuses what would write.
 
-    by_key: its statements find their rows by index, always. A session keeps the plans that it made, those of foreign
-    keys too, and on a new database it makes them while the tables are empty: PostgreSQL would read every row that comes
-    into them, for each row that refers to one, until it has looked at the tables again by itself.
+    by_key: its statements find their rows by index, one by one, and are planned once. A session keeps the plans that it
+    made, those of foreign keys too, and on a new database it makes them while the tables are empty: PostgreSQL would
+    read every row that comes into them, for each row that refers to one, until it has looked at the tables again by
+    itself.
 
     autocommit: each statement is a transaction, and a snapshot, of its own. SQLAlchemy's option for this is set and
     taken back around each use of a connection, which costs as much as a small statement.
