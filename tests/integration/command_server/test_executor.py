@@ -76,6 +76,24 @@ async def test_a_rejected_command_does_not_disturb_the_others_of_its_batch(
     ]
 
 
+async def test_a_lane_keeps_its_connection_and_no_locks(commands_on: Commands, database: WriteDatabase) -> None:
+    executor = await commands_on.executor()
+    sessions = text(
+        "SELECT pid, state FROM pg_stat_activity"
+        " WHERE application_name = 'tandem-command' AND datname = current_database()"
+    )
+    rows = text(f"SELECT count(*) FROM (SELECT FROM {feed.SCHEMA}.customer FOR UPDATE SKIP LOCKED) AS free")
+    await submit(executor, register_customer(1))
+    with database.engine.connect() as connection:
+        [before] = connection.execute(sessions).all()
+        assert before.state == "idle"
+        with pytest.raises(PreconditionFailed):
+            await submit(executor, place_order(1))
+        connection.rollback()
+        assert connection.execute(sessions).all() == [before], "what stores nothing ends its transaction too"
+        assert connection.execute(rows).scalar_one() == 1
+
+
 async def test_a_failure_that_will_not_pass_is_left_with_the_guilty_command_alone(
     commands_on: Commands, database: WriteDatabase
 ) -> None:

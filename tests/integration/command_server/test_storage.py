@@ -9,6 +9,7 @@ from sqlalchemy import text
 import command_server.storage.tables  # noqa: F401 - fills the metadata
 from command_server.aggregates import Keys
 from command_server.app import MIGRATIONS
+from command_server.executor import create_lanes_engine
 from command_server.storage.aggregates import load
 from command_server.storage.feed import StoredEvent, append, begin_epoch, ensure_partition
 from commerce.command.v1 import command_service_pb2 as commands
@@ -115,6 +116,25 @@ async def test_an_orders_customer_is_read_and_locked_for_those_commands_alone_th
         assert other.execute(held).all() == [], "an erasure waits until the order has its address"
 
 
+async def test_an_orders_lines_are_read_and_their_products_locked_for_those_commands_alone_that_give_them_back(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    executor = await commands_on.executor()
+    for request in (register_customer(1), add_product(1), place_order(1)):
+        await submit(executor, request)
+    order, product = identity("order", 1), identity("product", 1)
+    held = text(f"SELECT CAST(id AS text) FROM {feed.SCHEMA}.product FOR UPDATE SKIP LOCKED")
+    with database.engine.connect() as connection, database.engine.connect() as other:
+        paying, _ = load(connection, Keys(orders={order}))()
+        assert paying.orders[order].version == 1
+        assert not paying.products
+        assert other.execute(held).scalars().all() == [product], "nobody holds the product"
+        other.rollback()
+        cancelling, _ = load(connection, Keys(orders={order}, with_lines={order}))()
+        assert [line.product_id for line in cancelling.orders[order].lines] == [product] == [*cancelling.products]
+        assert other.execute(held).all() == [], "others wait for the stock that comes back"
+
+
 async def test_a_product_from_before_there_were_attributes_has_none_and_gets_some(
     commands_on: Commands, database: WriteDatabase
 ) -> None:
@@ -156,3 +176,16 @@ async def test_plans_that_were_made_on_empty_tables_still_find_rows_by_index(
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         wait_until(lambda: connection.execute(counts).one()[0] > 0, "the session has ended", 20)
         assert tuple(connection.execute(counts).one()) == (200, 0)
+
+
+def test_what_a_lane_asks_for_is_planned_once_however_much_it_is(database: WriteDatabase) -> None:
+    lanes = create_lanes_engine(database.settings, 1)
+    with lanes.connect() as connection:
+        for count in range(1, 20):
+            ids = {identity("any", number) for number in range(count)}
+            load(connection, Keys(orders=ids, with_lines=ids, customers=ids, products=ids, subscriptions=ids))()
+        plans = text("SELECT statement, custom_plans, generic_plans FROM pg_prepared_statements")
+        found = [it for it in connection.execute(plans) if "ANY" in it.statement]
+    lanes.dispose()
+    assert len(found) == 5
+    assert all(it.custom_plans == 0 < it.generic_plans for it in found), found
