@@ -14,7 +14,9 @@ from query_server.head import Head
 from query_server.lists import LISTS
 from query_server.queries.pages import read_pages
 from query_server.queries.sales import SalesReader
-from query_server.queries.search import SESSION, SearchReader
+from query_server.queries.search.memory import SearchMemory
+from query_server.queries.search.reader import SearchReader
+from query_server.queries.search.statements import SESSION
 from query_server.reader import CacheReader, DatabaseReader, Reader
 from query_server.servicers import QueryServicer
 from query_server.settings import Settings
@@ -28,7 +30,7 @@ from tandem.runtime.listener import Listener
 from tandem.runtime.process import Application, Service
 
 # That a thread takes together at most: one that is slow delays those behind it.
-_SEARCHES = 4
+_SEARCHES = 8
 
 
 def build(settings: Settings) -> Application:
@@ -36,13 +38,14 @@ def build(settings: Settings) -> Application:
     threads = range(reading.threads)
     limits = {"max_batch": reading.max_batch, "max_waiting": reading.max_waiting}
     reports = settings.reports
+    # At the desk, and as many that read for the method.
+    searching = 2 * settings.search.threads
     # A connection for each thread that reads and for each desk, one for the positions that waiters ask for, one for
     # watches, one for readiness.
-    connections = 2 * reading.threads + len(LISTS) + 3
+    connections = 2 * reading.threads + len(LISTS) + searching + 3
     database = ReadDatabase(settings.database, connections=connections, session=ONE_PLAN)
     summed = ReadDatabase(settings.database, connections=reports.threads)
-    # A connection for each thread at the desk, and for each of those that read for the method.
-    searched = ReadDatabase(settings.database, connections=2 * settings.search.threads, session=SESSION)
+    searched = ReadDatabase(settings.database, connections=searching, session=SESSION)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
     freshness = Freshness(settings.freshness, listener, database.positions, with_cache=settings.cache.enabled)
     # Connections to the cache are a thread's own: some read it, the others fill it.
@@ -54,8 +57,10 @@ def build(settings: Settings) -> Application:
     # One at a time: sums of two ranges share nothing.
     sums = [SalesReader(summed) for _ in range(reports.threads)]
     sales = Batcher("sales", sums, max_batch=1, max_waiting=reports.max_waiting)
-    found = [SearchReader(searched) for _ in range(settings.search.threads)]
-    searches = Batcher("search", found, max_batch=1, max_waiting=settings.search.max_waiting)
+    search = SearchReader(searched, database, SearchMemory(settings.search.remembered_mib * 2**20))
+    searches = Batcher(
+        "search", [search] * settings.search.threads, max_batch=1, max_waiting=settings.search.max_waiting
+    )
     at_once = Cache(settings.cache, resting)
     shortcuts: dict[str, AnswerAtOnce] = {
         **{rpc: OneAtOnce(query, at_once, freshness) for rpc, query in ONE_ROW.items()},
@@ -64,7 +69,7 @@ def build(settings: Settings) -> Application:
     desks = {rpc: Desk(rpc, [PagesTogether(query, database, freshness)], **limits) for rpc, query in LISTS.items()}
     desks["SearchProducts"] = Desk(
         "SearchProducts",
-        [SearchesTogether(SearchReader(searched), freshness) for _ in found],
+        [SearchesTogether(search, freshness)] * settings.search.threads,
         max_batch=_SEARCHES,
         max_waiting=settings.search.max_waiting,
     )

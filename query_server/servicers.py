@@ -12,7 +12,8 @@ from query_server.encoding import EncodedField
 from query_server.lists import LISTS, ListQuery, ListRequest
 from query_server.queries.pages import Page, PageKey
 from query_server.queries.sales import Sales, SalesKey, sales_key
-from query_server.queries.search import SEARCHED, Found, SearchKey, search_key
+from query_server.queries.search.request import SEARCHED, SearchKey, search_key
+from query_server.queries.search.response import Found
 from query_server.validation import Checker
 from query_server.views import Views, as_of_text
 from query_server.watch import Watches

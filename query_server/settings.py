@@ -32,6 +32,12 @@ class SearchSettings(Block):
 
     threads: int = Field(2, ge=1, le=32, description="Searches under way at once")
     max_waiting: int = Field(200, ge=1, description="Different searches that may wait; past it calls are refused")
+    remembered_mib: int = Field(
+        32,
+        ge=0,
+        le=4096,
+        description="MiB for what searches found by text, which holds until a product's text changes; 0: none is kept",
+    )
 
 
 class CacheSettings(Block):

@@ -16,9 +16,9 @@ from query_server.batcher import BATCH_SIZE
 from query_server.database import ReadDatabase
 from query_server.freshness import Freshness
 from query_server.lists import ListQuery
-from query_server.queries import search
 from query_server.queries.pages import PageKey, read_pages
-from query_server.queries.search import SearchKey, SearchReader
+from query_server.queries.search.reader import SearchReader
+from query_server.queries.search.request import SEARCHED, SearchKey, search_key
 from query_server.validation import Checker
 from tandem.feed.token import Token
 from tandem.runtime.errors import InvalidArgument, Unavailable
@@ -116,16 +116,15 @@ class PagesTogether(ReadTogether[PageKey]):
 
 
 class SearchesTogether(ReadTogether[SearchKey]):
-    """Searches: one after the other, each answered before the next."""
+    """Searches: what is remembered of them is brought up to date together, and each is answered before the next."""
 
     def __init__(self, reader: SearchReader, freshness: Freshness) -> None:
-        super().__init__("search", search.SEARCHED, freshness)
+        super().__init__("search", SEARCHED, freshness)
         self._reader = reader
 
     def _wanted(self, message: Any, check: Checker) -> SearchKey:
-        return search.search_key(message, check)
+        return search_key(message, check)
 
     def _read(self, wanted: Sequence[SearchKey]) -> Iterator[Answer]:
-        for it in wanted:
-            found = self._reader.search(it)
+        for found in self._reader.read(wanted):
             yield Answer(found.response(), found.as_of)

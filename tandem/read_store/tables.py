@@ -30,7 +30,7 @@ SCHEMA = "tandem_read"
 CHANNEL = "tandem_projection"
 """The NOTIFY channel of the read database: one Announcement after every batch, and every second."""
 
-REVISION = "0005"
+REVISION = "0006"
 """The migration that a reader of these tables needs: projector's newest, said here because readers cannot see it."""
 
 metadata = MetaData(schema=SCHEMA)
@@ -42,8 +42,13 @@ projection = Table(
     Column("feed_epoch", Uuid, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("cache_epochs", JSONB, nullable=True),
+    Column("content", Uuid, nullable=True),
 )
 """One row a view: the last position that its rows include, in the same transaction as the rows.
+
+content: a random name for what the rows of product_search or search_word say. Whatever changes that, in whatever way,
+gives it another: two states with the same name are the same, in all replicas and histories. It is NULL where it is not
+known, and of the other views.
 
 cache_epochs: [[node, epoch], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL while one
 runs or after one died, and then nobody may trust what is in the cache.

@@ -11,7 +11,10 @@ from query_server.database import ONE_PLAN, ReadDatabase
 from query_server.page_token import FIRST_PAGE
 from query_server.queries.orders import OF_CUSTOMER
 from query_server.queries.pages import PageKey, Selection, read_pages
-from query_server.queries.search import SESSION, SearchReader, search_key
+from query_server.queries.search.memory import SearchMemory
+from query_server.queries.search.reader import SearchReader
+from query_server.queries.search.request import search_key
+from query_server.queries.search.statements import SESSION
 from query_server.validation import Checker
 from tests.integration.query_server.conftest import ReadSide
 
@@ -49,10 +52,10 @@ def test_reads_by_key_and_lists_share_a_plan_whatever_is_asked(database: ReadDat
 
 @pytest.mark.parametrize("session", [SESSION])
 def test_searches_for_rare_words_share_a_plan_and_others_do_not(database: ReadDatabase) -> None:
-    reader = SearchReader(database)
+    reader = SearchReader(database, database, SearchMemory(0))
     for number in range(10):
-        reader.search(search_key(SearchProductsRequest(query=f"of walnut{number}"), Checker(0)))
-        reader.search(search_key(SearchProductsRequest(query=f"of w{number}"), Checker(0)))
+        reader([search_key(SearchProductsRequest(query=f"of walnut{number}"), Checker(0))])
+        reader([search_key(SearchProductsRequest(query=f"of w{number}"), Checker(0))])
     # The others are not prepared at all; what corrects them all is.
     assert (_COMPARED, 10 - _COMPARED) in planned(database)
     assert len(planned(database)) == 2

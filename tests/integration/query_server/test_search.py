@@ -20,7 +20,10 @@ from commerce.query.v1.query_service_pb2 import SearchProductsResponse as Respon
 from commerce.type.v1.consistency_pb2 import Consistency
 from projector.projections.catalogue import PROJECTIONS
 from query_server.database import ReadDatabase
-from query_server.queries.search import SESSION, SearchReader, search_key
+from query_server.queries.search.memory import SearchMemory
+from query_server.queries.search.reader import SearchReader
+from query_server.queries.search.request import search_key
+from query_server.queries.search.statements import SESSION
 from query_server.validation import Checker
 from tandem.read_store.tables import VIEWS
 from tandem.runtime.errors import InvalidArgument
@@ -336,7 +339,7 @@ def reader(read_side: ReadSide, shelf: Shelf, fresh_database: Callable[[], str])
         shelf.add(name, category="It's", Size="10:30")
     url = read_side.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
     database = ReadDatabase(DatabaseSettings(url=SecretStr(url)), connections=1, session=SESSION)
-    yield SearchReader(database)
+    yield SearchReader(database, database, SearchMemory(2**20))
     database._engine.dispose()
 
 

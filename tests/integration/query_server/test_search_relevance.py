@@ -20,7 +20,10 @@ from commerce.query.v1.query_service_pb2 import (
 from commerce.type.v1.money_pb2 import Money
 from projector.apply import Move, commit
 from query_server.database import ReadDatabase
-from query_server.queries.search import SESSION, SearchReader, search_key
+from query_server.queries.search.memory import SearchMemory
+from query_server.queries.search.reader import SearchReader
+from query_server.queries.search.request import search_key
+from query_server.queries.search.statements import SESSION
 from query_server.validation import Checker
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.settings import DatabaseSettings
@@ -99,7 +102,9 @@ def search(database: ReadDatabase, query: str, **fields: Any) -> SearchProductsR
     check = Checker(2.0)
     wanted = search_key(SearchProductsRequest(query=query, page_size=3, **fields), check)
     check.finish()
-    return SearchProductsResponse.FromString(SearchReader(database)([wanted])[wanted].response())
+    return SearchProductsResponse.FromString(
+        SearchReader(database, database, SearchMemory(0))([wanted])[wanted].response()
+    )
 
 
 def missed(database: ReadDatabase, known: Sequence[KnownQuery]) -> list[tuple[KnownQuery, list[str]]]:

@@ -13,7 +13,9 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderSummary
 from query_server.database import ONE_PLAN, ReadDatabase
 from query_server.lists import LISTS
-from query_server.queries.search import SESSION, SearchReader
+from query_server.queries.search.memory import SearchMemory
+from query_server.queries.search.reader import SearchReader
+from query_server.queries.search.statements import SESSION
 from query_server.together import PagesTogether, SearchesTogether
 from tandem.feed.token import Token
 from tandem.runtime.desk import AnswerTogether
@@ -58,7 +60,7 @@ def together(read_side: ReadSide, blind: bool) -> Iterator[Together]:
     def make(rpc: str) -> AnswerTogether:
         freshness: Any = Announcements(None if blind else Token(read_side.feed, read_side.position))
         if rpc == "SearchProducts":
-            return SearchesTogether(SearchReader(searched), freshness)
+            return SearchesTogether(SearchReader(searched, database, SearchMemory(2**20)), freshness)
         return PagesTogether(LISTS[rpc], database, freshness)
 
     yield make

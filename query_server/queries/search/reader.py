@@ -1,0 +1,198 @@
+"""Searches, several together: those whose text was searched for before need one statement, for all of them."""
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from query_server.database import ReadDatabase
+from query_server.queries.highlight import plain
+from query_server.queries.search.memory import Candidate, Candidates, Correction, SearchMemory, TextKey, split_keys
+from query_server.queries.search.page import Card, Page, likely_shown, page_of_cards, page_of_row
+from query_server.queries.search.request import Alternatives, SearchKey
+from query_server.queries.search.response import Found, best, response
+from query_server.queries.search.statements import (
+    ALTERNATIVES,
+    CARDS,
+    MOST_REMEMBERED,
+    page_statement,
+    swapped,
+    word_arguments,
+)
+from tandem.feed.token import Token
+from tandem.read_store.tables import product_search, search_word
+from tandem.runtime.arrays import array
+from tandem.runtime.errors import Unavailable
+
+# With fewer the query may be misspelled: then what it may mean is looked for too.
+_TOO_FEW = 3
+# Letters of a word that is at the beginning of few others. Half of every catalogue has a word that begins with "s".
+# Where one word of a query is rare, so are the products that have all of them.
+_RARE = 4
+_FIRST_ID = uuid.UUID(int=0)
+
+
+class _Known(NamedTuple):
+    """What is remembered for a search: what its words found, what they may mean, and what that found."""
+
+    plain: Candidates
+    correction: Correction | None
+    corrected: Candidates | None
+
+
+class _Cards(NamedTuple):
+    """Cards of one moment, with the positions of the three views and the contents of the text's."""
+
+    by_key: Mapping[bytes, Card]
+    products: Token
+    cards: Token
+    words: Token
+    content: uuid.UUID | None
+    word_content: uuid.UUID | None
+
+
+class SearchReader:
+    """Reads for a Batcher or a desk, in a thread."""
+
+    def __init__(self, searched: ReadDatabase, cards: ReadDatabase, memory: SearchMemory) -> None:
+        """searched: its connections are set up by SESSION. cards: reads rows by their keys. memory: of all readers."""
+        self._searched = searched
+        self._cards = cards
+        self._memory = memory
+
+    def __call__(self, batch: Sequence[SearchKey]) -> dict[SearchKey, Found]:
+        """Raises Unavailable."""
+        return dict(zip(batch, self.read(batch), strict=True))
+
+    def read(self, batch: Sequence[SearchKey]) -> Iterator[Found]:
+        """One after the other, each before the next is searched for. Raises Unavailable."""
+        known = {wanted: it for wanted in batch if (it := self._recall(wanted)) is not None}
+        cards = self._read_cards(known) if known else None
+        for wanted in batch:
+            found = self._remembered(wanted, known[wanted], cards) if cards and wanted in known else None
+            yield found or self._in_full(wanted)
+
+    def _recall(self, wanted: SearchKey) -> _Known | None:
+        found = self._memory.candidates.get(_text_key(wanted, wanted.alternatives))
+        if found is None:
+            return None
+        correction = self._memory.corrections.get(wanted.words) if _may_be_misspelled(wanted) else None
+        if correction is None or not any(correction.alternatives):
+            return _Known(found, correction, None)
+        return _Known(found, correction, self._memory.candidates.get(_text_key(wanted, correction.alternatives)))
+
+    def _read_cards(self, known: Mapping[SearchKey, _Known]) -> _Cards:
+        shown: set[bytes] = set()
+        counted: set[bytes] = set()
+        for wanted, it in known.items():
+            for candidates in filter(None, (it.plain, it.corrected)):
+                shown.update(likely_shown(wanted, candidates))
+                counted.update(candidates.keys())
+        arguments = {"shown": array("UUID", shown), "counted": array("UUID", counted - shown)}
+        [row] = self._cards.execute(product_search.name, CARDS, arguments)
+        return _cards_of_row(row)
+
+    def _remembered(self, wanted: SearchKey, known: _Known, cards: _Cards) -> Found | None:
+        """What a search in full would find where the cards were read, or None where that is not known."""
+        if known.plain.content != cards.content:
+            return None
+        positions, alternatives = [cards.products, cards.cards], wanted.alternatives
+        page = page_of_cards(wanted, known.plain, cards.by_key)
+        if page is not None and _may_be_misspelled(wanted) and page.total < _TOO_FEW:
+            if known.correction is None or known.correction.content != cards.word_content:
+                return None
+            positions.append(cards.words)
+            alternatives = known.correction.alternatives
+            if any(alternatives):
+                if known.corrected is None or known.corrected.content != cards.content:
+                    return None
+                page = page_of_cards(wanted, known.corrected, cards.by_key)
+        return self._found(wanted, alternatives, page, positions) if page is not None else None
+
+    def _in_full(self, wanted: SearchKey) -> Found:
+        alternatives = wanted.alternatives
+        page, positions = self._page(wanted, alternatives)
+        if _may_be_misspelled(wanted) and page.total < _TOO_FEW:
+            alternatives, vocabulary = self._alternatives(wanted.words)
+            if any(alternatives):
+                page, positions = self._page(wanted, alternatives)
+            positions.append(vocabulary)
+        return self._found(wanted, alternatives, page, positions)
+
+    def _found(self, wanted: SearchKey, alternatives: Alternatives, page: Page, positions: Sequence[Token]) -> Found:
+        if len({it.epoch for it in positions}) > 1:
+            raise Unavailable("the views of the products are being replaced", reason="STORE_UNAVAILABLE")
+        as_of = min(positions, key=lambda it: it.position)
+        return Found(response(wanted, alternatives, page, self._memory), as_of)
+
+    def _page(self, wanted: SearchKey, alternatives: Alternatives) -> tuple[Page, list[Token]]:
+        """Searches for the words and their alternatives, and remembers what was found."""
+        counts = tuple(len(it) for it in alternatives) or (0,) * len(wanted.words)
+        after = wanted.after
+        rare = any(len(word) >= _RARE for word in wanted.words)
+        arguments: dict[str, object] = {
+            **word_arguments(wanted.words, alternatives),
+            "query": " ".join(best(wanted.words, alternatives)),
+            "discontinued": wanted.include_discontinued,
+            "any_category": not wanted.categories,
+            "categories": list(wanted.categories),
+            "currency": wanted.currency_code,
+            "min_price": wanted.min_price,
+            "max_price": wanted.max_price,
+            "in_stock": wanted.in_stock,
+            "sort": wanted.sort,
+            "rank": after.rank if after else 2**63 - 1,
+            "key": after.key if after else _FIRST_ID,
+            "size": wanted.size,
+        }
+        [row] = self._searched.execute(product_search.name, page_statement(counts, rare), arguments)
+        found = _candidates_of_row(row)
+        if found is not None:
+            self._memory.candidates.put(_text_key(wanted, alternatives), found)
+        return page_of_row(row), [Token(row.feed_epoch, row.position), Token(row.card_epoch, row.card_position)]
+
+    def _alternatives(self, words: tuple[str, ...]) -> tuple[Alternatives, Token]:
+        """For each word that no product has, what it may mean, best first; and the position of the words' view."""
+        others = [other for word in words for other in swapped(plain(word))]
+        rows = self._searched.execute(search_word.name, ALTERNATIVES, {"words": list(words), "swapped": others})
+        found: list[list[str]] = [[] for _ in words]
+        for row in rows:
+            if row.number is not None:
+                found[row.number - 1].append(row.plain_word)
+        alternatives = tuple(map(tuple, found))
+        if rows[0].content is not None:
+            self._memory.corrections.put(words, Correction(rows[0].content, alternatives))
+        return alternatives, Token(rows[0].feed_epoch, rows[0].position)
+
+
+def _may_be_misspelled(wanted: SearchKey) -> bool:
+    """On later pages the page token says what the first was corrected by."""
+    return bool(wanted.words) and wanted.after is None
+
+
+def _text_key(wanted: SearchKey, alternatives: Alternatives) -> TextKey:
+    return TextKey(wanted.words, alternatives if any(alternatives) else (), wanted.include_discontinued)
+
+
+def _candidates_of_row(row: Any) -> Candidates | None:
+    """What the text found, if it may be remembered."""
+    scores: Sequence[int] = row.found_scores or ()
+    if row.content is None or len(scores) > MOST_REMEMBERED:
+        return None
+    found = zip(
+        split_keys(row.found_keys or b""), scores, row.found_added or (), row.found_categories or (), strict=True
+    )
+    return Candidates(row.content, [Candidate(*it) for it in found])
+
+
+def _cards_of_row(row: Any) -> _Cards:
+    """Of CARDS."""
+    keys = split_keys(row.keys or b"")
+    columns = (row.prices or (), row.currencies or (), row.available or (), row.values or ())
+    return _Cards(
+        by_key={key: Card(*it) for key, *it in zip(keys, *columns, strict=True)},
+        products=Token(row.feed_epoch, row.position),
+        cards=Token(row.card_epoch, row.card_position),
+        words=Token(row.word_epoch, row.word_position),
+        content=row.content,
+        word_content=row.word_content,
+    )
