@@ -58,9 +58,8 @@ def build(settings: Settings) -> Application:
     sums = [SalesReader(summed) for _ in range(reports.threads)]
     sales = Batcher("sales", sums, max_batch=1, max_waiting=reports.max_waiting)
     search = SearchReader(searched, database, SearchMemory(settings.search.remembered_mib * 2**20))
-    searches = Batcher(
-        "search", [search] * settings.search.threads, max_batch=1, max_waiting=settings.search.max_waiting
-    )
+    searchers = [search] * settings.search.threads
+    searches = Batcher("search", searchers, max_batch=1, max_waiting=settings.search.max_waiting)
     at_once = Cache(settings.cache, resting)
     shortcuts: dict[str, AnswerAtOnce] = {
         **{rpc: OneAtOnce(query, at_once, freshness) for rpc, query in ONE_ROW.items()},
@@ -69,7 +68,7 @@ def build(settings: Settings) -> Application:
     desks = {rpc: Desk(rpc, [PagesTogether(query, database, freshness)], **limits) for rpc, query in LISTS.items()}
     desks["SearchProducts"] = Desk(
         "SearchProducts",
-        [SearchesTogether(search, freshness)] * settings.search.threads,
+        [SearchesTogether(it, freshness) for it in searchers],
         max_batch=_SEARCHES,
         max_waiting=settings.search.max_waiting,
     )

@@ -55,7 +55,7 @@ def page_of_row(row: Any) -> Page:
 
 
 def page_of_cards(wanted: SearchKey, candidates: Candidates, cards: Mapping[bytes, Card]) -> Page | None:
-    """The page; None where it shows a card whose value was not asked for. Of a product without a card there is nothing."""
+    """The page; None where it shows a card whose value was not asked for. A product without a card is not there yet."""
     hits: list[tuple[int, bytes, bytes | None]] = []
     total = in_stock = 0
     categories: dict[str, int] = {}

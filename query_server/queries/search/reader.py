@@ -87,7 +87,7 @@ class SearchReader:
             for candidates in filter(None, (it.plain, it.corrected)):
                 shown.update(likely_shown(wanted, candidates))
                 counted.update(candidates.keys())
-        arguments = {"shown": array("UUID", shown), "counted": array("UUID", counted - shown)}
+        arguments: dict[str, object] = {"shown": array("UUID", shown), "counted": array("UUID", counted - shown)}
         [row] = self._cards.execute(product_search.name, CARDS, arguments)
         return _cards_of_row(row)
 
