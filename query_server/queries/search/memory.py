@@ -72,15 +72,15 @@ class Candidates:
 
 
 class Correction(NamedTuple):
-    """What the words of a query may mean. content: of search_word."""
+    """What a word is taken for too. content: of search_word."""
 
     content: uuid.UUID
-    alternatives: Alternatives
+    alternatives: tuple[str, ...]
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return _ENTRY_BYTES + sum(100 * (1 + len(it)) for it in self.alternatives)
+        return _ENTRY_BYTES + 100 * len(self.alternatives)
 
 
 class Marked(NamedTuple):
@@ -132,5 +132,5 @@ class SearchMemory:
 
     def __init__(self, most_bytes: int) -> None:
         self.candidates: Lru[TextKey, Candidates] = Lru(most_bytes * 5 // 16, lambda it: it.size)
-        self.corrections: Lru[tuple[str, ...], Correction] = Lru(most_bytes // 16, lambda it: it.size)
+        self.corrections: Lru[str, Correction] = Lru(most_bytes // 16, lambda it: it.size)
         self.marks: Lru[tuple[tuple[str, ...], bytes], Marked] = Lru(most_bytes * 10 // 16, lambda it: it.size)

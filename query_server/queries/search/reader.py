@@ -31,23 +31,22 @@ _RARE = 4
 _FIRST_ID = uuid.UUID(int=0)
 
 
-class _Known(NamedTuple):
-    """What is remembered for a search: what its words found, what they may mean, and what that found."""
+class _Positions(NamedTuple):
+    """What the three views were at, and which content the text's had."""
 
-    plain: Candidates
-    correction: Correction | None
-    corrected: Candidates | None
-
-
-class _Cards(NamedTuple):
-    """Cards of one moment, with the positions of the three views and the contents of the text's."""
-
-    by_key: Mapping[bytes, Card]
     products: Token
     cards: Token
     words: Token
     content: uuid.UUID | None
     word_content: uuid.UUID | None
+
+
+class _Known(NamedTuple):
+    """What is remembered for a search: what its words found, what they may mean, and what that found."""
+
+    plain: Candidates
+    corrections: Sequence[Correction | None]
+    corrected: Candidates | None
 
 
 class SearchReader:
@@ -66,21 +65,25 @@ class SearchReader:
     def read(self, batch: Sequence[SearchKey]) -> Iterator[Found]:
         """One after the other, each before the next is searched for. Raises Unavailable."""
         known = {wanted: it for wanted in batch if (it := self._recall(wanted)) is not None}
-        cards = self._read_cards(known) if known else None
+        read = self._read_cards(known) if known else None
         for wanted in batch:
-            found = self._remembered(wanted, known[wanted], cards) if cards and wanted in known else None
+            found = self._remembered(wanted, known[wanted], *read) if read and wanted in known else None
             yield found or self._in_full(wanted)
 
     def _recall(self, wanted: SearchKey) -> _Known | None:
         found = self._memory.candidates.get(_text_key(wanted, wanted.alternatives))
         if found is None:
             return None
-        correction = self._memory.corrections.get(wanted.words) if _may_be_misspelled(wanted) else None
-        if correction is None or not any(correction.alternatives):
-            return _Known(found, correction, None)
-        return _Known(found, correction, self._memory.candidates.get(_text_key(wanted, correction.alternatives)))
+        corrections = self._corrections(wanted.words) if _may_be_misspelled(wanted) else []
+        alternatives = _alternatives_of(corrections)
+        corrected = self._memory.candidates.get(_text_key(wanted, alternatives)) if any(alternatives) else None
+        return _Known(found, corrections, corrected)
 
-    def _read_cards(self, known: Mapping[SearchKey, _Known]) -> _Cards:
+    def _corrections(self, words: Sequence[str]) -> list[Correction | None]:
+        return [self._memory.corrections.get(word) for word in words]
+
+    def _read_cards(self, known: Mapping[SearchKey, _Known]) -> tuple[Mapping[bytes, Card], _Positions]:
+        """The cards that the searches need, as they are at one moment."""
         shown: set[bytes] = set()
         counted: set[bytes] = set()
         for wanted, it in known.items():
@@ -89,42 +92,52 @@ class SearchReader:
                 counted.update(candidates.keys())
         arguments: dict[str, object] = {"shown": array("UUID", shown), "counted": array("UUID", counted - shown)}
         [row] = self._cards.execute(product_search.name, CARDS, arguments)
-        return _cards_of_row(row)
+        columns = (row.prices or (), row.currencies or (), row.available or (), row.values or ())
+        cards = {key: Card(*it) for key, *it in zip(split_keys(row.keys or b""), *columns, strict=True)}
+        return cards, _positions(row)
 
-    def _remembered(self, wanted: SearchKey, known: _Known, cards: _Cards) -> Found | None:
+    def _remembered(
+        self, wanted: SearchKey, known: _Known, cards: Mapping[bytes, Card], at: _Positions
+    ) -> Found | None:
         """What a search in full would find where the cards were read, or None where that is not known."""
-        if known.plain.content != cards.content:
+        if known.plain.content != at.content:
             return None
-        positions, alternatives = [cards.products, cards.cards], wanted.alternatives
-        page = page_of_cards(wanted, known.plain, cards.by_key)
+        alternatives, consulted = wanted.alternatives, [at.products, at.cards]
+        page = page_of_cards(wanted, known.plain, cards)
         if page is not None and _may_be_misspelled(wanted) and page.total < _TOO_FEW:
-            if known.correction is None or known.correction.content != cards.word_content:
+            if not _hold(known.corrections, at):
                 return None
-            positions.append(cards.words)
-            alternatives = known.correction.alternatives
+            consulted.append(at.words)
+            alternatives = _alternatives_of(known.corrections)
             if any(alternatives):
-                if known.corrected is None or known.corrected.content != cards.content:
+                if known.corrected is None or known.corrected.content != at.content:
                     return None
-                page = page_of_cards(wanted, known.corrected, cards.by_key)
-        return self._found(wanted, alternatives, page, positions) if page is not None else None
+                page = page_of_cards(wanted, known.corrected, cards)
+        return self._found(wanted, alternatives, page, consulted) if page is not None else None
 
     def _in_full(self, wanted: SearchKey) -> Found:
         alternatives = wanted.alternatives
-        page, positions = self._page(wanted, alternatives)
+        page, at = self._page(wanted, alternatives)
+        consulted = [at.products, at.cards]
         if _may_be_misspelled(wanted) and page.total < _TOO_FEW:
-            alternatives, vocabulary = self._alternatives(wanted.words)
+            corrections: Sequence[Correction | None] = self._corrections(wanted.words)
+            words = at.words
+            if not _hold(corrections, at):
+                corrections, words = self._correct(wanted.words)
+            alternatives = _alternatives_of(corrections)
             if any(alternatives):
-                page, positions = self._page(wanted, alternatives)
-            positions.append(vocabulary)
-        return self._found(wanted, alternatives, page, positions)
+                page, at = self._page(wanted, alternatives)
+            consulted = [at.products, at.cards, words]
+        return self._found(wanted, alternatives, page, consulted)
 
-    def _found(self, wanted: SearchKey, alternatives: Alternatives, page: Page, positions: Sequence[Token]) -> Found:
-        if len({it.epoch for it in positions}) > 1:
+    def _found(self, wanted: SearchKey, alternatives: Alternatives, page: Page, consulted: Sequence[Token]) -> Found:
+        """consulted: what the page was made of is at these positions, or later ones."""
+        if len({it.epoch for it in consulted}) > 1:
             raise Unavailable("the views of the products are being replaced", reason="STORE_UNAVAILABLE")
-        as_of = min(positions, key=lambda it: it.position)
+        as_of = min(consulted, key=lambda it: it.position)
         return Found(response(wanted, alternatives, page, self._memory), as_of)
 
-    def _page(self, wanted: SearchKey, alternatives: Alternatives) -> tuple[Page, list[Token]]:
+    def _page(self, wanted: SearchKey, alternatives: Alternatives) -> tuple[Page, _Positions]:
         """Searches for the words and their alternatives, and remembers what was found."""
         counts = tuple(len(it) for it in alternatives) or (0,) * len(wanted.words)
         after = wanted.after
@@ -148,20 +161,22 @@ class SearchReader:
         found = _candidates_of_row(row)
         if found is not None:
             self._memory.candidates.put(_text_key(wanted, alternatives), found)
-        return page_of_row(row), [Token(row.feed_epoch, row.position), Token(row.card_epoch, row.card_position)]
+        return page_of_row(row), _positions(row)
 
-    def _alternatives(self, words: tuple[str, ...]) -> tuple[Alternatives, Token]:
-        """For each word that no product has, what it may mean, best first; and the position of the words' view."""
-        others = [other for word in words for other in swapped(plain(word))]
+    def _correct(self, words: Sequence[str]) -> tuple[Sequence[Correction | None], Token]:
+        """What each of the words is taken for too, and remembers it; with the position of the words' view."""
+        others = [f"{number} {other}" for number, word in enumerate(words, start=1) for other in swapped(plain(word))]
         rows = self._searched.execute(search_word.name, ALTERNATIVES, {"words": list(words), "swapped": others})
         found: list[list[str]] = [[] for _ in words]
         for row in rows:
             if row.number is not None:
                 found[row.number - 1].append(row.plain_word)
-        alternatives = tuple(map(tuple, found))
-        if rows[0].content is not None:
-            self._memory.corrections.put(words, Correction(rows[0].content, alternatives))
-        return alternatives, Token(rows[0].feed_epoch, rows[0].position)
+        content = rows[0].content
+        corrections = [Correction(content, tuple(it)) for it in found]
+        if content is not None:
+            for word, correction in zip(words, corrections, strict=True):
+                self._memory.corrections.put(word, correction)
+        return corrections, Token(rows[0].feed_epoch, rows[0].position)
 
 
 def _may_be_misspelled(wanted: SearchKey) -> bool:
@@ -184,15 +199,21 @@ def _candidates_of_row(row: Any) -> Candidates | None:
     return Candidates(row.content, [Candidate(*it) for it in found])
 
 
-def _cards_of_row(row: Any) -> _Cards:
-    """Of CARDS."""
-    keys = split_keys(row.keys or b"")
-    columns = (row.prices or (), row.currencies or (), row.available or (), row.values or ())
-    return _Cards(
-        by_key={key: Card(*it) for key, *it in zip(keys, *columns, strict=True)},
+def _positions(row: Any) -> _Positions:
+    """Of CARDS or a `page_statement`."""
+    return _Positions(
         products=Token(row.feed_epoch, row.position),
         cards=Token(row.card_epoch, row.card_position),
         words=Token(row.word_epoch, row.word_position),
         content=row.content,
         word_content=row.word_content,
     )
+
+
+def _hold(corrections: Sequence[Correction | None], at: _Positions) -> bool:
+    """Whether it is known of all words what they are taken for at these positions."""
+    return all(it is not None and it.content == at.word_content for it in corrections)
+
+
+def _alternatives_of(corrections: Sequence[Correction | None]) -> Alternatives:
+    return tuple([it.alternatives if it is not None else () for it in corrections])

@@ -28,6 +28,9 @@ SESSION = (
 )
 """What a connection needs that searches."""
 
+_POSITIONS = f"""{projection.fullname} AS p JOIN {projection.fullname} AS k ON k.view = '{product_card.name}'
+JOIN {projection.fullname} AS w ON w.view = '{search_word.name}'"""
+
 # The longer the word, the more of it may be wrong: one letter of three, two of four to eleven, then one in four. A
 # swapped pair is one mistake, which to levenshtein() is two.
 ALTERNATIVES = text(f"""
@@ -39,7 +42,7 @@ SELECT p.feed_epoch, p.position, p.content, c.number, c.plain_word FROM {project
         SELECT DISTINCT n.plain_word, n.distance, n.alike
         FROM (
             SELECT s.plain_word, similarity(s.plain_word, w.plain) AS alike,
-                CASE WHEN s.plain_word = ANY(CAST(:swapped AS text[])) THEN 1
+                CASE WHEN q.number || ' ' || s.plain_word = ANY(CAST(:swapped AS text[])) THEN 1
                     ELSE levenshtein(s.plain_word, w.plain) END AS distance
             FROM {search_word.fullname} AS s WHERE s.plain_word % w.plain
         ) AS n
@@ -53,14 +56,13 @@ SELECT p.feed_epoch, p.position, p.content, c.number, c.plain_word FROM {project
 WHERE p.view = '{search_word.name}'
 ORDER BY c.number, c.distance, c.alike DESC, c.plain_word
 """)  # noqa: S608 - only names and numbers of ours are put in, here and below
-"""What each word that no product has may mean: words, and of each the forms with two neighbours exchanged."""
+"""What each word that no product has may mean. swapped: words with two neighbours exchanged, behind their numbers."""
 
 # As arrays, which are read much faster than as many rows.
 CARDS = text(f"""
 SELECT p.feed_epoch, p.position, p.content, k.feed_epoch AS card_epoch, k.position AS card_position,
     w.feed_epoch AS word_epoch, w.position AS word_position, w.content AS word_content, cards.*
-FROM {projection.fullname} AS p JOIN {projection.fullname} AS k ON k.view = '{product_card.name}'
-JOIN {projection.fullname} AS w ON w.view = '{search_word.name}'
+FROM {_POSITIONS}
 CROSS JOIN (
     SELECT string_agg(uuid_send(key), '') AS keys, array_agg(price) AS prices, array_agg(currency_code) AS currencies,
         array_agg(available) AS available, array_agg(value) AS values
@@ -126,7 +128,7 @@ def page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
         ) AS c
     )
     SELECT p.feed_epoch, p.position, p.content, k.feed_epoch AS card_epoch, k.position AS card_position,
-        counts.*, page.*, kept.*,
+        w.feed_epoch AS word_epoch, w.position AS word_position, w.content AS word_content, counts.*, page.*, kept.*,
         -- JSON and arrays are in the order of the rows that they are made of, and NULL where there are none.
         (
             SELECT json_agg(json_build_array(category, number)) FROM (
@@ -141,7 +143,7 @@ def page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
                 GROUP BY currency_code ORDER BY currency_code COLLATE "C" LIMIT {MAX_FACETS}
             ) AS c
         ) AS prices
-    FROM {projection.fullname} AS p JOIN {projection.fullname} AS k ON k.view = '{product_card.name}'
+    FROM {_POSITIONS}
     CROSS JOIN (
         SELECT count(*) AS candidates,
             count(*) FILTER (WHERE category_fits AND price_fits AND stock_fits) AS total,
