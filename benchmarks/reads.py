@@ -1,5 +1,6 @@
 """Reads: Tandem, the most that its transport can do, and joins."""
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from benchmarks import shop
 from benchmarks.contenders import joins_tables
 from benchmarks.contenders.child import Contender
 from benchmarks.load import h2load
-from benchmarks.measure import Result, Sample, alternate, at_least, at_most, p50, p99, ratios
+from benchmarks.load.h2load import send
+from benchmarks.measure import Figure, Result, Sample, Spread, alternate, at_least, at_most, p50, p99, ratios
 from benchmarks.plan import Plan
 from benchmarks.world import QUERIES, World
 from commerce.query.v1 import query_service_pb2 as queries
@@ -26,6 +28,7 @@ TRANSPORT = "the transport alone"
 JOINS = "joins, grpc.aio"
 GRPCIO = "Tandem on grpcio"
 UNCACHED = "Tandem without memcached"
+FORGETFUL = "Tandem, remembering no search"
 
 # Orders in a BatchGetOrderDetails.
 BATCH = 100
@@ -33,6 +36,9 @@ BATCH = 100
 BATCHES = 16
 # Of each kind of list request: more than a run sends would only take longer to write down.
 REQUESTS = 20_000
+# Before the first turn, and for a turn; at 3,000 a second as many as a warm-up and a turn send.
+SEARCHES_BEFORE = 20_000
+SEARCHES = 8_000
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Servers:
     joins: Child
     grpcio: Child
     uncached: Child
+    forgetful: Child
 
 
 def run(world: World, plan: Plan) -> list[Result]:
@@ -81,6 +88,7 @@ def serving(world: World) -> Iterator[Servers]:
             joins=start(Contender("joins", world.folder, world.stack.write_url)),
             grpcio=start(world.stack.new_query_server(SERVER__TRANSPORT="grpcio")),
             uncached=start(world.stack.new_query_server(CACHE__ENABLED="false")),
+            forgetful=start(world.stack.new_query_server(SEARCH__REMEMBERED_MIB="0")),
         )
 
 
@@ -165,16 +173,53 @@ def recent(world: World, plan: Plan, servers: Servers) -> Result:
 
 
 def search(world: World, plan: Plan, servers: Servers) -> Result:
-    calls = _Calls(world, plan, "SearchProducts", world.bodies(searches()), plan.in_flight)
-    samples = calls.alternate({TANDEM: servers.tandem, JOINS: servers.joins})
+    """Each turn goes on with other draws, the same for all: what comes again in it is what is asked for often.
+
+    Tandem has been asked for some seconds before the first. Beside it, one that remembers nothing searches as if no
+    query had come before: each search is the first of its query, or the first after a product's text changed.
+    """
+    before = list(searches(SEARCHES_BEFORE, turn=-1))
+    target = world.target(servers.tandem, QUERIES + "SearchProducts")
+    send(target, world.bodies(before), len(before), in_flight=plan.in_flight)
+    known = {it.query for it in before}
+    again = [sum(it.query in known for it in searches(SEARCHES, turn)) / SEARCHES for turn in range(plan.rounds)]
+    turns = [
+        _Calls(world, plan, "SearchProducts", world.bodies(searches(SEARCHES, turn)), plan.in_flight)
+        for turn in range(plan.rounds)
+    ]
+    rounds = [
+        calls.alternate({TANDEM: servers.tandem, FORGETFUL: servers.forgetful, JOINS: servers.joins}, rounds=1)
+        for calls in turns
+    ]
+    samples = {name: [sample for found in rounds for sample in found[name]] for name in rounds[0]}
     bar = at_least("rate at least 3 times that of joins", ratios(samples, TANDEM, JOINS), 3)
-    return Result(f"SearchProducts, first page, {plan.in_flight} in flight", samples, bars=[bar])
+    return Result(
+        f"SearchProducts, first page, {plan.in_flight} in flight",
+        samples,
+        figures=[Figure("searches whose query came before the first turn", Spread.of([100 * it for it in again]), "%")],
+        bars=[bar],
+    )
 
 
-def searches() -> Iterable[queries.SearchProductsRequest]:
-    """The first two words of a product's name: of each, hundreds of products have one, and a few have both."""
-    for product in catalogue():
-        yield queries.SearchProductsRequest(query=" ".join(product.name.split()[:2]))
+def searches(count: int, turn: int) -> Iterable[queries.SearchProductsRequest]:
+    """Drawn from some 11,000 queries as people ask: the n-th of them comes an n-th as often as the first (Zipf)."""
+    dice = random.Random("queries")
+    asked = list(two_words())
+    dice.shuffle(asked)
+    weights = [1 / number for number in range(1, len(asked) + 1)]
+    for query in random.Random(turn).choices(asked, weights, k=count):
+        yield queries.SearchProductsRequest(query=query)
+
+
+def two_words() -> Iterable[str]:
+    """Two words of a product's name, each pair once: brand and material, brand and thing, both words of a thing.
+
+    Of each word there are hundreds of products, and of both a few, or some dozens. Without those that have a stop word,
+    which joins does not look for.
+    """
+    names = [product.name.split() for product in catalogue()]
+    pairs = dict.fromkeys((it[one], it[other]) for it in names for one, other in ((0, 1), (0, -1), (-2, -1)))
+    return (" ".join(pair) for pair in pairs if not {"and", "Can"} & {*pair})
 
 
 class _Calls:
@@ -200,8 +245,10 @@ class _Calls:
         )
         return sample
 
-    def alternate(self, servers: Mapping[str, Child]) -> dict[str, list[Sample]]:
-        return alternate({name: self._measurer(name, server) for name, server in servers.items()}, self._plan.rounds)
+    def alternate(self, servers: Mapping[str, Child], *, rounds: int | None = None) -> dict[str, list[Sample]]:
+        """rounds: as many as the plan says, unless given."""
+        contenders = {name: self._measurer(name, server) for name, server in servers.items()}
+        return alternate(contenders, rounds or self._plan.rounds)
 
     def _measurer(self, name: str, server: Child) -> Callable[[], Sample]:
         return lambda: self.measure(name, server)
@@ -230,7 +277,7 @@ def check_answers(servers: Servers) -> None:
                 tandem.ListRecentOrders(page).orders, joins.ListRecentOrders(page).orders, strict=True
             ):
                 _agree(ours_, theirs_)
-        for request, _ in zip(searches(), range(10), strict=False):
+        for request in searches(10, turn=0):
             ours_found, theirs_found = tandem.SearchProducts(request), joins.SearchProducts(request)
             _agree(ours_found.facets, theirs_found.facets)
             if ours_found.facets.total_count <= len(ours_found.hits):

@@ -1,0 +1,407 @@
+"""What is remembered of searches: an answer that is made of it is the one that a search in full would give."""
+
+import random
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import TextClause, text
+
+from commerce.event.v1.event_pb2 import Event
+from commerce.query.v1.query_service_pb2 import ProductFilter, ProductSort, SearchProductsRequest
+from commerce.query.v1.query_service_pb2 import SearchProductsResponse as Response
+from commerce.type.v1.consistency_pb2 import Consistency
+from projector.projections.catalogue import PROJECTIONS
+from projector.reset import reset
+from query_server.database import ONE_PLAN, ReadDatabase
+from query_server.queries.search.memory import SearchMemory
+from query_server.queries.search.reader import SearchReader
+from query_server.queries.search.request import SearchKey, search_key
+from query_server.queries.search.response import Found
+from query_server.queries.search.statements import MOST_REMEMBERED, SESSION
+from query_server.validation import Checker
+from tandem.read_store.tables import VIEWS
+from tests.integration.query_server.conftest import ReadSide, Serve
+from tests.integration.query_server.test_search import Shelf, names, search
+from tests.support import events
+from tests.support.builders import identity, usd
+from tests.support.events import feed_events
+from tests.support.projecting import fold, upsert
+from tests.support.stack import Databases
+
+ENOUGH = 2**20
+
+
+class Counted(ReadDatabase):
+    """Counts its statements."""
+
+    count = 0
+
+    def execute(self, view: str, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+        self.count += 1
+        return super().execute(view, statement, arguments)
+
+
+class Searcher:
+    """Searches one database. full: how often it asked for more than cards."""
+
+    def __init__(self, read_side: ReadSide, memory: SearchMemory) -> None:
+        self._searched = Counted(read_side.settings, connections=1, session=SESSION)
+        self._cards = ReadDatabase(read_side.settings, connections=1, session=ONE_PLAN)
+        self._reader = SearchReader(self._searched, self._cards, memory)
+
+    def together(self, *requests: SearchProductsRequest) -> list[Found]:
+        return list(self._reader.read([key(it) for it in requests]))
+
+    def __call__(self, query: str = "", **fields: Any) -> Response:
+        [found] = self.together(SearchProductsRequest(query=query, **fields))
+        return Response.FromString(found.response())
+
+    @property
+    def full(self) -> int:
+        return self._searched.count
+
+    def close(self) -> None:
+        for it in (self._searched, self._cards):
+            it._engine.dispose()
+
+
+def key(request: SearchProductsRequest) -> SearchKey:
+    check = Checker(2.0)
+    wanted = search_key(request, check)
+    check.finish()
+    return wanted
+
+
+Open = Callable[..., Searcher]
+
+
+@pytest.fixture
+def transport() -> str:
+    """The transports are the other suites' affair."""
+    return "native"
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Opens searchers on the read side that is given, with a memory of their own unless it is given."""
+    found: list[Searcher] = []
+
+    def start(read_side: ReadSide, memory: SearchMemory | None = None) -> Searcher:
+        found.append(Searcher(read_side, SearchMemory(ENOUGH) if memory is None else memory))
+        return found[-1]
+
+    yield start
+    for it in found:
+        it.close()
+
+
+@pytest.fixture
+def shelf(read_side: ReadSide) -> Shelf:
+    return Shelf(read_side)
+
+
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        ("lamp", {}),
+        ("lamp", {"page_size": 2}),
+        ("", {}),
+        ("lmap", {}),
+        ("lamp nothing", {}),
+        ("lamp", {"filter": ProductFilter(in_stock=True, max_price=usd(1003))}),
+        ("lamp", {"sort": ProductSort.PRODUCT_SORT_PRICE_DESC, "page_size": 2}),
+        ("lamp", {"filter": ProductFilter(include_discontinued=True)}),
+    ],
+)
+def test_what_is_asked_again_is_answered_from_the_cards_alone(
+    shelf: Shelf, read_side: ReadSide, opened: Open, query: str, fields: dict[str, Any]
+) -> None:
+    for number in range(6):
+        shelf.add(f"Lamp {number}", price=usd(1000 + number), stock=number)
+    shelf.happen(events.product_discontinued(1))
+    asked = opened(read_side)
+    first = asked(query, **fields)
+    full = asked.full
+    assert full > 0
+    assert asked(query, **fields) == first
+    if first.next_page_token:
+        page = asked(query, page_token=first.next_page_token, **fields)
+        fresh = opened(read_side, SearchMemory(0))
+        assert page == fresh(query, page_token=first.next_page_token, **fields)
+        assert page.hits
+    assert asked.full == full
+
+
+def test_searches_that_wait_together_are_answered_by_one_statement(
+    shelf: Shelf, read_side: ReadSide, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("Oak Lamp", "Oak Chair", "Brass Lamp"):
+        shelf.add(name)
+    asked = opened(read_side)
+    requests = [SearchProductsRequest(query=it) for it in ("lamp", "oak", "brass lamp", "new")]
+    one_by_one = [asked.together(it)[0] for it in requests[:3]]
+    full, counted = asked.full, Counter[str]()
+    execute = ReadDatabase.execute
+
+    def count(database: ReadDatabase, view: str, *rest: Any) -> Any:
+        counted[view] += not isinstance(database, Counted)
+        return execute(database, view, *rest)
+
+    monkeypatch.setattr(ReadDatabase, "execute", count)
+    assert asked.together(*requests)[:3] == one_by_one
+    assert counted == {"product_search": 1, "search_word": 0}
+    assert asked.full > full, "the fourth is searched for in full"
+
+
+def test_an_order_changes_the_stock_and_the_next_search_shows_it_without_searching_anew(
+    shelf: Shelf, read_side: ReadSide, opened: Open
+) -> None:
+    shelf.add("Lamp", stock=2)
+    asked = opened(read_side)
+    assert asked("lamp").hits[0].product.available == 2
+    full = asked.full
+    token = shelf.happen(events.order_placed(lines=[(1, 2)]))
+    found = asked("lamp")
+    assert (found.hits[0].product.available, found.facets.in_stock_count, found.as_of) == (0, 0, token)
+    assert names(asked("lamp", filter=ProductFilter(in_stock=True))) == []
+    assert asked.full == full
+
+
+async def test_a_revised_product_is_found_by_its_new_words_and_not_by_its_old_ones_at_once(
+    shelf: Shelf, serve: Serve
+) -> None:
+    shelf.add("Lamp")
+    stub = await serve()
+    for _ in range(2):
+        assert names(await search(stub, "lamp")) == ["Lamp"]
+        assert names(await search(stub, "candle")) == []
+        assert names(await search(stub, "cnadle")) == []
+    token = Consistency(at_least_as_fresh=shelf.happen(events.product_revised(shelf.number("Lamp"), name="Candle")))
+    for _ in range(2):
+        assert names(await search(stub, "lamp", consistency=token)) == []
+        assert names(await search(stub, "candle", consistency=token)) == ["Candle"]
+        corrected = await search(stub, "cnadle", consistency=token)
+        assert (names(corrected), corrected.corrected_query) == (["Candle"], "candle")
+
+
+def test_a_discontinued_product_is_found_only_by_who_wants_those_too(
+    shelf: Shelf, read_side: ReadSide, opened: Open
+) -> None:
+    shelf.add("Lamp")
+    asked = opened(read_side)
+    both = ProductFilter(include_discontinued=True)
+    assert [names(asked("lamp")), names(asked("lamp", filter=both))] == [["Lamp"], ["Lamp"]]
+    shelf.happen(events.product_discontinued(1))
+    for _ in range(2):
+        assert [names(asked("lamp")), names(asked("lamp", filter=both))] == [[], ["Lamp"]]
+
+
+def test_marks_follow_a_text_that_changes_in_the_card_alone(shelf: Shelf, read_side: ReadSide, opened: Open) -> None:
+    """The views are not always at one position: what is shown is the card's."""
+    shelf.add("Oak Lamp", description="A lamp.")
+    asked = opened(read_side)
+    assert asked("lamp").hits[0].highlighted_name == "Oak <em>Lamp</em>"
+    Lagging(read_side, shelf).happen("product_card", events.product_revised(1, name="Lamp of oak"))
+    [hit] = asked("lamp").hits
+    assert (hit.highlighted_name, hit.highlighted_description) == ("<em>Lamp</em> of oak", "20 boxes")
+
+
+class Lagging:
+    """Changes one view and not the others."""
+
+    def __init__(self, read_side: ReadSide, shelf: Shelf) -> None:
+        self._read_side = read_side
+        self._history = shelf._history
+
+    def happen(self, view: str, *later: Event) -> None:
+        rows = fold(PROJECTIONS[view], feed_events([*self._history, *later]), {}).rows
+        with self._read_side.engine.begin() as connection:
+            upsert(
+                connection,
+                VIEWS[view],
+                [(uuid.UUID(bytes=it), row.position, *row.columns, row.value) for it, row in rows.items() if row],
+            )
+
+
+@pytest.mark.parametrize("another_feed", [False, True])
+def test_what_was_found_before_a_reset_is_never_used_after_it(
+    shelf: Shelf, read_side: ReadSide, opened: Open, *, another_feed: bool
+) -> None:
+    shelf.add("Oak Lamp")
+    shelf.add("Brass Lamp")
+    asked = opened(read_side)
+    assert len(asked("lamp").hits) == 2
+    assert asked("lmap").corrected_query == "lamp"
+    before = read_side.position
+    if another_feed:
+        read_side.feed = uuid.uuid4()
+    with read_side.engine.begin() as connection:
+        reset(connection, read_side.feed)
+    empty = asked("lamp")
+    assert (len(empty.hits), empty.as_of) == (0, read_side.token(0))
+    assert asked("lmap").corrected_query == ""
+
+    # The positions are those of before, and what they stand for is not: a newer projector, or another history.
+    read_side.position = 0
+    again = Shelf(read_side)
+    again.add("Glass Lamp")
+    read_side.position = before
+    read_side.write_positions()
+    for _ in range(2):
+        found = asked("lamp")
+        assert (names(found), found.as_of) == (["Glass Lamp"], read_side.token(before))
+
+
+def test_databases_in_turns_get_each_its_own_answer(
+    shelf: Shelf, read_side: ReadSide, opened: Open, databases: Databases
+) -> None:
+    """As replicas behind one name, of which one lags: at the same position of the same feed, for the worst."""
+    url = databases.create("read")
+    other = ReadSide(url)
+    other.feed, other.position = read_side.feed, read_side.position
+    other.write_positions()
+    shelf.add("Oak Lamp")
+    Shelf(other).add("Glass Lamp")
+    assert other.position == read_side.position
+    memory = SearchMemory(ENOUGH)
+    one, two = opened(read_side, memory), opened(other, memory)
+    for _ in range(3):
+        assert (names(one("lamp")), names(two("lamp"))) == (["Oak Lamp"], ["Glass Lamp"])
+    other.engine.dispose()
+    one.close()
+    two.close()
+    databases.drop(url)
+
+
+def test_more_than_is_remembered_is_searched_for_each_time(shelf: Shelf, read_side: ReadSide, opened: Open) -> None:
+    shelf.add("Lamp")
+    copy = """
+        INSERT INTO tandem_read.{view} (key, {columns}) SELECT CAST(lpad(to_hex(n), 32, '0') AS uuid), {columns}
+        FROM {one}, generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) AS n"""
+    columns = {
+        "product_search": "position, category, discontinued, added_position, name_words, category_words,"
+        " attribute_words, description_words, value",
+        "product_card": "position, price, currency_code, available, value",
+    }
+
+    def add(first: int, last: int) -> None:
+        with read_side.engine.begin() as connection:
+            for view, its in columns.items():
+                one = f"(SELECT * FROM tandem_read.{view} WHERE key = '{identity('product', 1)}') AS one"
+                statement = copy.format(view=view, columns=its, one=one)
+                connection.execute(text(statement), {"first": first, "last": last})
+
+    add(2, MOST_REMEMBERED)
+    asked = opened(read_side)
+    asked("lamp")
+    asked("lamp")
+    assert asked.full == 1, "as many as are remembered"
+    add(MOST_REMEMBERED + 1, MOST_REMEMBERED + 1)
+    asked("lamp")
+    asked("lamp")
+    assert asked.full == 3
+
+
+WORDS = ("oak", "lamp", "brass", "chair", "crème", "lamps", "lam", "brsas", "chiar", "o", "zzz", "tea")
+SORTS = ProductSort.values()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_remembered_and_full_searches_agree_over_any_history(read_side: ReadSide, opened: Open, seed: int) -> None:
+    """Also while the views are at different positions, as they are when several projectors hold them."""
+    dice = random.Random(seed)
+    asked, fresh = opened(read_side), opened(read_side, SearchMemory(0))
+    history = RandomHistory(read_side, dice)
+    requests: list[SearchProductsRequest] = []
+    for _ in range(40):
+        history.go_on()
+        requests = [*requests[-6:], *(a_request(dice) for _ in range(3))]
+        found = asked.together(*requests)
+        expected = fresh.together(*requests)
+        for request, ours, theirs in zip(list(requests), found, expected, strict=True):
+            assert Response.FromString(ours.response()) == Response.FromString(theirs.response()), request
+            assert ours == theirs, "byte for byte"
+            if token := Response.FromString(ours.response()).next_page_token:
+                following = SearchProductsRequest()
+                following.CopyFrom(request)
+                following.page_token = token
+                requests.append(following)
+        assert asked.together(*requests) == fresh.together(*requests)
+    assert asked.full < fresh.full / 2, "most of it was remembered"
+
+
+class RandomHistory:
+    """Products that come and change, and views that follow one by one."""
+
+    def __init__(self, read_side: ReadSide, dice: random.Random) -> None:
+        self._read_side = read_side
+        self._dice = dice
+        self._history: list[Event] = []
+        self._products = 0
+        self._first = read_side.position
+        self._at = dict.fromkeys(("product_card", "product_search", "search_word"), 0)
+
+    def go_on(self) -> None:
+        """Some events happen, and some of the views take them in."""
+        self._history += [self._event() for _ in range(self._dice.randrange(3))]
+        for view in self._at:
+            if self._dice.random() < 0.7:
+                self._catch_up(view)
+
+    def _event(self) -> Event:
+        dice = self._dice
+        product = dice.randint(1, max(self._products, 1))
+        if not self._products or dice.random() < 0.3:
+            self._products += 1
+            event = events.product_added(self._products, stock=dice.randint(0, 3), description=a_text(dice))
+            added = event.product_added
+            added.name, added.category = a_text(dice), dice.choice(("Tea", "Home", "Éclairage", "desk"))
+            added.price.CopyFrom(usd(dice.randint(1, 4)))
+            return event
+        return dice.choice(
+            [
+                events.product_revised(product, name=a_text(dice)),
+                events.price_changed(product, price=dice.randint(1, 4)),
+                events.stock_adjusted(product, delta=1),
+                events.order_placed(len(self._history), lines=[(product, 1)]),
+                events.product_discontinued(product),
+            ]
+        )
+
+    def _catch_up(self, view: str) -> None:
+        self._at[view] = len(self._history)
+        rows = fold(PROJECTIONS[view], feed_events(self._history), {}).rows
+        moved = text("UPDATE tandem_read.projection SET position = :position WHERE view = :view")
+        with self._read_side.engine.begin() as connection:
+            upsert(
+                connection,
+                VIEWS[view],
+                [(uuid.UUID(bytes=it), row.position, *row.columns, row.value) for it, row in rows.items() if row],
+            )
+            connection.execute(moved, {"position": self._first + self._at[view], "view": view})
+
+
+def a_text(dice: random.Random) -> str:
+    return " ".join(
+        dice.choices(("Oak", "Lamp", "Brass", "Chair", "Crème", "Olive", "Tea & more"), k=dice.randint(1, 3))
+    )
+
+
+def a_request(dice: random.Random) -> SearchProductsRequest:
+    request = SearchProductsRequest(
+        query=" ".join(dice.choices(WORDS, k=dice.randrange(3))),
+        page_size=dice.choice((0, 1, 2, 5)),
+        sort=dice.choice(SORTS),
+    )
+    wanted = request.filter
+    if dice.random() < 0.2:
+        wanted.categories.extend(dice.sample(("Tea", "Beverages", "desk"), k=2))
+    if dice.random() < 0.2:
+        wanted.min_price.CopyFrom(usd(2))
+    if dice.random() < 0.2:
+        wanted.max_price.CopyFrom(usd(3))
+    wanted.in_stock, wanted.include_discontinued = dice.random() < 0.2, dice.random() < 0.3
+    return request
