@@ -199,6 +199,34 @@ def test_a_discontinued_product_is_found_only_by_who_wants_those_too(
         assert [names(asked("lamp")), names(asked("lamp", filter=both))] == [[], ["Lamp"]]
 
 
+def test_what_a_word_was_taken_for_too_is_searched_for_anew_when_a_text_changes(
+    shelf: Shelf, read_side: ReadSide, opened: Open
+) -> None:
+    for number in range(3):
+        shelf.add(f"Jug {number}", description="With a silver ladle.", stock=0)
+    shelf.add("Laddle")
+    asked, in_stock = opened(read_side), ProductFilter(in_stock=True)
+    assert names(asked("ladle", filter=in_stock)) == ["Laddle"]
+    shelf.happen(events.product_discontinued(shelf.number("Laddle")))
+    # Enough are found as it is written: only those are searched for.
+    assert len(asked("ladle").hits) == 3
+    assert names(asked("ladle", filter=in_stock)) == []
+
+
+def test_products_whose_cards_are_not_there_yet_leave_no_gap(shelf: Shelf, read_side: ReadSide, opened: Open) -> None:
+    for number in range(6):
+        shelf.add(f"Lamp {number}")
+    asked, fresh = opened(read_side), opened(read_side, SearchMemory(0))
+    asked("lamp", page_size=2)
+    with read_side.engine.begin() as connection:
+        for hit in fresh("lamp", page_size=2).hits:
+            gone = {"key": hit.product.product_id}
+            connection.execute(text("DELETE FROM tandem_read.product_card WHERE key = CAST(:key AS uuid)"), gone)
+    found = asked("lamp", page_size=2)
+    assert len(found.hits) == 2
+    assert found == fresh("lamp", page_size=2)
+
+
 def test_marks_follow_a_text_that_changes_in_the_card_alone(shelf: Shelf, read_side: ReadSide, opened: Open) -> None:
     """The views are not always at one position: what is shown is the card's."""
     shelf.add("Oak Lamp", description="A lamp.")

@@ -1,0 +1,89 @@
+"""What searches remember takes no more than it may, and is told about what it takes."""
+
+import tracemalloc
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from query_server.queries.search.memory import (
+    Candidate,
+    Candidates,
+    Correction,
+    Lru,
+    Marked,
+    SearchMemory,
+    TextKey,
+)
+
+CONTENT = uuid.uuid4()
+
+
+def candidates(number: int, count: int = 14) -> Candidates:
+    found = [
+        Candidate((number * 1000 + it).to_bytes(16, "big"), 10**6 + it, 10**6 + it, f"Category {it % 5}")
+        for it in range(count)
+    ]
+    return Candidates(CONTENT, found)
+
+
+def test_candidates_come_back_as_they_were() -> None:
+    found = [Candidate(bytes([it]) * 16, -it, 2**40 + it, "Tea") for it in range(3)]
+    assert [Candidate(*it) for it in Candidates(CONTENT, found)] == found
+    assert Candidates(CONTENT, found).keys() == [it.key for it in found]
+    assert list(Candidates(CONTENT, [])) == []
+
+
+def test_what_was_not_asked_for_the_longest_goes_first() -> None:
+    kept: Lru[str, int] = Lru(30, lambda _: 10)
+    for name in ("a", "b", "c"):
+        kept.put(name, 1)
+    assert kept.get("a") == 1
+    kept.put("d", 1)
+    assert [kept.get(it) for it in "abcd"] == [1, None, 1, 1]
+
+
+def test_an_entry_that_is_replaced_takes_no_room_any_more() -> None:
+    kept: Lru[str, int] = Lru(30, lambda size: size)
+    for _ in range(5):
+        kept.put("a", 20)
+    assert (kept.get("a"), kept.bytes) == (20, 20)
+    kept.put("a", 31)
+    assert (kept.get("a"), kept.bytes) == (None, 0)
+
+
+def test_a_memory_without_room_keeps_nothing() -> None:
+    memory = SearchMemory(0)
+    memory.candidates.put(TextKey(("a",), (), False), candidates(1))
+    assert memory.candidates.get(TextKey(("a",), (), False)) is None
+
+
+def _find(memory: SearchMemory, number: int) -> None:
+    words = (f"walnut{number}", f"chair{number}")
+    memory.candidates.put(TextKey(words, (), False), candidates(number))
+
+
+def _correct(memory: SearchMemory, number: int) -> None:
+    memory.corrections.put(f"walnut{number}", Correction(CONTENT, (f"walnuts{number}", f"walrus{number}")))
+
+
+def _mark(memory: SearchMemory, number: int) -> None:
+    words = (f"walnut{number // 14}", f"chair{number // 14}")
+    memory.marks.put((words, number.to_bytes(16, "big")), Marked(b"%d" % number * 50, b"%d" % number * 60))
+
+
+@pytest.mark.parametrize("remember", [_find, _correct, _mark])
+def test_memory_is_bounded_by_what_is_really_taken(remember: Callable[[Any, int], None]) -> None:
+    most = 4 * 2**20
+    memory = SearchMemory(most)
+    tracemalloc.start()
+    try:
+        for number in range(30_000):
+            remember(memory, number)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    told = memory.candidates.bytes + memory.corrections.bytes + memory.marks.bytes
+    assert told < most
+    assert taken < 1.2 * told
