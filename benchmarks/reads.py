@@ -207,7 +207,7 @@ def searches(count: int, turn: int) -> Iterable[queries.SearchProductsRequest]:
     asked = list(two_words())
     dice.shuffle(asked)
     weights = [1 / number for number in range(1, len(asked) + 1)]
-    for query in random.Random(turn).choices(asked, weights, k=count):
+    for query in random.Random(f"turn {turn}").choices(asked, weights, k=count):
         yield queries.SearchProductsRequest(query=query)
 
 
