@@ -17,9 +17,9 @@ from query_server.queries.search.request import Alternatives
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# The key with its words, and the objects around; of marks, which share their words, less.
+# The key with its words, and the objects around; and for each hit with marks.
 _ENTRY_BYTES = 600
-_MARKED_BYTES = 450
+_MARKED_BYTES = 300
 _KEY_BYTES = 16
 
 
@@ -84,19 +84,14 @@ class Correction(NamedTuple):
         return _ENTRY_BYTES + 100 * len(self.alternatives)
 
 
-class Marked(NamedTuple):
-    """What a query marks in a product. texts: what the product's card begins with, as long as its texts are the same.
+Marks = dict[bytes, tuple[bytes, bytes]]
+"""What a query marks in products, by key: what the card begins with while its texts are the same, and the hit's fields.
+"""
 
-    fields: of the hit, serialised.
-    """
 
-    texts: bytes
-    fields: bytes
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return _MARKED_BYTES + len(self.texts) + len(self.fields)
+def size_of_marks(marks: Marks) -> int:
+    """In bytes."""
+    return _ENTRY_BYTES + sum(_MARKED_BYTES + len(texts) + len(fields) for texts, fields in marks.values())
 
 
 class Lru(Generic[K, V]):
@@ -134,4 +129,4 @@ class SearchMemory:
     def __init__(self, most_bytes: int) -> None:
         self.candidates: Lru[TextKey, Candidates] = Lru(most_bytes * 5 // 16, lambda it: it.size)
         self.corrections: Lru[str, Correction] = Lru(most_bytes // 16, lambda it: it.size)
-        self.marks: Lru[tuple[tuple[str, ...], bytes], Marked] = Lru(most_bytes * 10 // 16, lambda it: it.size)
+        self.marks: Lru[tuple[str, ...], Marks] = Lru(most_bytes * 10 // 16, size_of_marks)

@@ -93,7 +93,7 @@ class SearchReader:
         arguments: dict[str, object] = {"shown": array("UUID", shown), "counted": array("UUID", counted - shown)}
         [row] = self._cards.execute(product_search.name, CARDS, arguments)
         columns = (row.prices or (), row.currencies or (), row.available or (), row.values or ())
-        cards = {key: Card(*it) for key, *it in zip(split_keys(row.keys or b""), *columns, strict=True)}
+        cards = dict(zip(split_keys(row.keys or b""), zip(*columns, strict=True), strict=True))
         return cards, _positions(row)
 
     def _remembered(

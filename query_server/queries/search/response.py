@@ -16,7 +16,7 @@ from commerce.type.v1.money_pb2 import Money
 from query_server.encoding import EncodedField
 from query_server.page_token import SearchCursor, encode_search_token
 from query_server.queries.highlight import highlight, plain, snippet
-from query_server.queries.search.memory import Marked, SearchMemory
+from query_server.queries.search.memory import Marks, SearchMemory
 from query_server.queries.search.page import Hit, Page
 from query_server.queries.search.request import Alternatives, SearchKey
 from query_server.views import as_of_text
@@ -27,6 +27,10 @@ _AS_OF = EncodedField(SearchProductsResponse, "as_of")
 _PRODUCT = EncodedField(ProductHit, "product")
 _NAME = EncodedField(ProductHit, "highlighted_name")
 _DESCRIPTION = EncodedField(ProductHit, "highlighted_description")
+
+# Of one query, on some pages.
+_MOST_MARKED = 100
+_NO_MARKS = b"", b""
 
 
 class Found(NamedTuple):
@@ -59,12 +63,13 @@ def response(wanted: SearchKey, alternatives: Alternatives, page: Page, memory: 
     )
     shown = page.hits[: wanted.size]
     if len(page.hits) > wanted.size:
-        cursor = SearchCursor(page.last_rank, uuid.UUID(bytes=shown[-1].key), alternatives)
+        cursor = SearchCursor(page.last_rank, uuid.UUID(bytes=shown[-1][0]), alternatives)
         rest.next_page_token = encode_search_token(cursor, *wanted.query)
     if any(alternatives):
         rest.corrected_query = " ".join(best(wanted.words, alternatives))
     marked = tuple([plain(it) for number, word in enumerate(wanted.words) for it in (word, *_at(alternatives, number))])
-    hits = [_HITS(_PRODUCT(hit.card) + _marks(hit, marked, memory)) for hit in shown]
+    marks = _marks(shown, marked, memory)
+    hits = [_HITS(_PRODUCT(card) + fields) for (_, card), fields in zip(shown, marks, strict=True)]
     return b"".join([*hits, rest.SerializeToString(deterministic=True)])
 
 
@@ -77,16 +82,25 @@ def _at(alternatives: Alternatives, number: int) -> Sequence[str]:
     return alternatives[number] if alternatives else ()
 
 
-def _marks(hit: Hit, words: tuple[str, ...], memory: SearchMemory) -> bytes:
-    """The hit's fields with marks. To make them takes ten times as long as all else of a hit."""
-    key = words, hit.key
-    kept = memory.marks.get(key)
-    if kept is not None and hit.card.startswith(kept.texts):
-        return kept.fields
-    card = ProductCard.FromString(hit.card)
-    name, description = highlight(card.name, words), snippet(card.description, words)
-    fields = _NAME(name.encode()) + _DESCRIPTION(description.encode())
+def _marks(hits: Sequence[Hit], words: tuple[str, ...], memory: SearchMemory) -> list[bytes]:
+    """Each hit's fields with marks. To make them takes ten times as long as all else of a hit."""
+    kept = memory.marks.get(words) or {}
+    found = []
+    made: Marks = {}
+    for key, card in hits:
+        texts, fields = kept.get(key) or _NO_MARKS
+        if not texts or not card.startswith(texts):
+            texts, fields = made[key] = _mark(card, words)
+        found.append(fields)
+    if made:
+        # Of this page and those before it, if there is room for as many. What others look at stays as it is.
+        memory.marks.put(words, {**kept, **made} if len(kept) < _MOST_MARKED else made)
+    return found
+
+
+def _mark(card: bytes, words: tuple[str, ...]) -> tuple[bytes, bytes]:
+    parsed = ProductCard.FromString(card)
+    name, description = highlight(parsed.name, words), snippet(parsed.description, words)
     # Fields are written in the order of their numbers, and each text behind its length.
-    texts = ProductCard(product_id=card.product_id, name=card.name, description=card.description)
-    memory.marks.put(key, Marked(texts.SerializeToString(deterministic=True), fields))
-    return fields
+    texts = ProductCard(product_id=parsed.product_id, name=parsed.name, description=parsed.description)
+    return texts.SerializeToString(deterministic=True), _NAME(name.encode()) + _DESCRIPTION(description.encode())

@@ -12,7 +12,6 @@ from query_server.queries.search.memory import (
     Candidates,
     Correction,
     Lru,
-    Marked,
     SearchMemory,
     TextKey,
 )
@@ -69,8 +68,9 @@ def _correct(memory: SearchMemory, number: int) -> None:
 
 
 def _mark(memory: SearchMemory, number: int) -> None:
-    words = (f"walnut{number // 14}", f"chair{number // 14}")
-    memory.marks.put((words, number.to_bytes(16, "big")), Marked(b"%d" % number * 50, b"%d" % number * 60))
+    words = (f"walnut{number}", f"chair{number}")
+    keys = [(number * 14 + it).to_bytes(16, "big") for it in range(14)]
+    memory.marks.put(words, {key: (key * 16, key * 20) for key in keys})
 
 
 @pytest.mark.parametrize("remember", [_find, _correct, _mark])
@@ -79,7 +79,7 @@ def test_memory_is_bounded_by_what_is_really_taken(remember: Callable[[Any, int]
     memory = SearchMemory(most)
     tracemalloc.start()
     try:
-        for number in range(30_000):
+        for number in range(15_000):
             remember(memory, number)
         taken, _ = tracemalloc.get_traced_memory()
     finally:
