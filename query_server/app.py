@@ -30,7 +30,7 @@ from tandem.runtime.listener import Listener
 from tandem.runtime.process import Application, Service
 
 # That a thread takes together at most: one that is slow delays those behind it.
-_SEARCHES = 8
+_SEARCHES = 16
 
 
 def build(settings: Settings) -> Application:
