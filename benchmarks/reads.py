@@ -196,7 +196,7 @@ def search(world: World, plan: Plan, servers: Servers) -> Result:
     return Result(
         f"SearchProducts, first page, {plan.in_flight} in flight",
         samples,
-        figures=[Figure("searches whose query came before the first turn", Spread.of([100 * it for it in again]), "%")],
+        figures=[Figure("asked before the first turn", Spread.of([100 * it for it in again]), "%")],
         bars=[bar],
     )
 

@@ -218,6 +218,10 @@ async def test_a_search_follows_a_product_from_its_addition_to_its_end(
     sold_out = await stubs.commands.PlaceOrder(place_order(n, customer=n, lines={n: 2}))
     assert await found(sold_out.receipt, f"{word} creme", in_stock=True) == []
     assert await found(sold_out.receipt, f"{word} creme") == shown
+    renamed = await stubs.commands.ReviseProduct(revise_product(n, name=f"Soup of {word}"))
+    assert await found(renamed.receipt, f"{word} creme") == []
+    shown = [f"<em>Soup</em> of <em>{word}</em>"]
+    assert await found(renamed.receipt, f"{word} soup") == shown
     ended = await stubs.commands.DiscontinueProduct(commands.DiscontinueProductRequest(product_id=product))
-    assert await found(ended.receipt, f"{word} creme") == []
-    assert await found(ended.receipt, f"{word} creme", include_discontinued=True) == shown
+    assert await found(ended.receipt, f"{word} soup") == []
+    assert await found(ended.receipt, f"{word} soup", include_discontinued=True) == shown

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from projector.app import MIGRATIONS
 from query_server.app import build
+from query_server.queries.search.memory import SearchMemory
 from query_server.settings import CacheSettings, FreshnessSettings, ReaderSettings, Settings, WatchSettings
 from tandem.feed.token import Token, decode_token, encode_token
 from tandem.read_store.announcement import Announcement
@@ -29,6 +30,7 @@ from tandem.read_store.tables import CHANNEL, SCHEMA, VIEWS, change, order_summa
 from tandem.runtime.database import create_database_engine, migrate
 from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
+from tests.support.searching import Searcher
 from tests.support.stack import Databases
 
 if TYPE_CHECKING:
@@ -246,6 +248,23 @@ def read_side(databases: Databases) -> Iterator[ReadSide]:
 @pytest.fixture(params=["native", "grpcio"])
 def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+OpenSearcher = Callable[..., Searcher]
+
+
+@pytest.fixture
+def opened() -> Iterator[OpenSearcher]:
+    """Opens searchers on the read side that is given, with a memory of their own unless it is given."""
+    found: list[Searcher] = []
+
+    def start(read_side: ReadSide, memory: SearchMemory | None = None) -> Searcher:
+        found.append(Searcher(read_side.settings, SearchMemory(2**20) if memory is None else memory))
+        return found[-1]
+
+    yield start
+    for it in found:
+        it.close()
 
 
 Serve = Callable[..., Any]

@@ -1,101 +1,35 @@
 """What is remembered of searches: an answer that is made of it is the one that a search in full would give."""
 
-import random
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import TextClause, text
+from sqlalchemy import text
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.query_service_pb2 import ProductFilter, ProductSort, SearchProductsRequest
-from commerce.query.v1.query_service_pb2 import SearchProductsResponse as Response
 from commerce.type.v1.consistency_pb2 import Consistency
 from projector.projections.catalogue import PROJECTIONS
 from projector.reset import reset
-from query_server.database import ONE_PLAN, ReadDatabase
+from query_server.database import ReadDatabase
 from query_server.queries.search.memory import SearchMemory
-from query_server.queries.search.reader import SearchReader
-from query_server.queries.search.request import SearchKey, search_key
-from query_server.queries.search.response import Found
-from query_server.queries.search.statements import MOST_REMEMBERED, SESSION
-from query_server.validation import Checker
+from query_server.queries.search.statements import MOST_REMEMBERED
 from tandem.read_store.tables import VIEWS
-from tests.integration.query_server.conftest import ReadSide, Serve
+from tests.integration.query_server.conftest import OpenSearcher, ReadSide, Serve
 from tests.integration.query_server.test_search import Shelf, names, search
 from tests.support import events
 from tests.support.builders import identity, usd
 from tests.support.events import feed_events
 from tests.support.projecting import fold, upsert
+from tests.support.searching import Counted
 from tests.support.stack import Databases
-
-ENOUGH = 2**20
-
-
-class Counted(ReadDatabase):
-    """Counts its statements."""
-
-    count = 0
-
-    def execute(self, view: str, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
-        self.count += 1
-        return super().execute(view, statement, arguments)
-
-
-class Searcher:
-    """Searches one database. full: how often it asked for more than cards."""
-
-    def __init__(self, read_side: ReadSide, memory: SearchMemory) -> None:
-        self._searched = Counted(read_side.settings, connections=1, session=SESSION)
-        self._cards = ReadDatabase(read_side.settings, connections=1, session=ONE_PLAN)
-        self._reader = SearchReader(self._searched, self._cards, memory)
-
-    def together(self, *requests: SearchProductsRequest) -> list[Found]:
-        return list(self._reader.read([key(it) for it in requests]))
-
-    def __call__(self, query: str = "", **fields: Any) -> Response:
-        [found] = self.together(SearchProductsRequest(query=query, **fields))
-        return Response.FromString(found.response())
-
-    @property
-    def full(self) -> int:
-        return self._searched.count
-
-    def close(self) -> None:
-        for it in (self._searched, self._cards):
-            it._engine.dispose()
-
-
-def key(request: SearchProductsRequest) -> SearchKey:
-    check = Checker(2.0)
-    wanted = search_key(request, check)
-    check.finish()
-    return wanted
-
-
-Open = Callable[..., Searcher]
 
 
 @pytest.fixture
 def transport() -> str:
     """The transports are the other suites' affair."""
     return "native"
-
-
-@pytest.fixture
-def opened() -> Iterator[Open]:
-    """Opens searchers on the read side that is given, with a memory of their own unless it is given."""
-    found: list[Searcher] = []
-
-    def start(read_side: ReadSide, memory: SearchMemory | None = None) -> Searcher:
-        found.append(Searcher(read_side, SearchMemory(ENOUGH) if memory is None else memory))
-        return found[-1]
-
-    yield start
-    for it in found:
-        it.close()
 
 
 @pytest.fixture
@@ -117,7 +51,7 @@ def shelf(read_side: ReadSide) -> Shelf:
     ],
 )
 def test_what_is_asked_again_is_answered_from_the_cards_alone(
-    shelf: Shelf, read_side: ReadSide, opened: Open, query: str, fields: dict[str, Any]
+    shelf: Shelf, read_side: ReadSide, opened: OpenSearcher, query: str, fields: dict[str, Any]
 ) -> None:
     for number in range(6):
         shelf.add(f"Lamp {number}", price=usd(1000 + number), stock=number)
@@ -136,7 +70,7 @@ def test_what_is_asked_again_is_answered_from_the_cards_alone(
 
 
 def test_searches_that_wait_together_are_answered_by_one_statement(
-    shelf: Shelf, read_side: ReadSide, opened: Open, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, read_side: ReadSide, opened: OpenSearcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("Oak Lamp", "Oak Chair", "Brass Lamp"):
         shelf.add(name)
@@ -157,7 +91,7 @@ def test_searches_that_wait_together_are_answered_by_one_statement(
 
 
 def test_an_order_changes_the_stock_and_the_next_search_shows_it_without_searching_anew(
-    shelf: Shelf, read_side: ReadSide, opened: Open
+    shelf: Shelf, read_side: ReadSide, opened: OpenSearcher
 ) -> None:
     shelf.add("Lamp", stock=2)
     asked = opened(read_side)
@@ -188,7 +122,7 @@ async def test_a_revised_product_is_found_by_its_new_words_and_not_by_its_old_on
 
 
 def test_a_discontinued_product_is_found_only_by_who_wants_those_too(
-    shelf: Shelf, read_side: ReadSide, opened: Open
+    shelf: Shelf, read_side: ReadSide, opened: OpenSearcher
 ) -> None:
     shelf.add("Lamp")
     asked = opened(read_side)
@@ -200,7 +134,7 @@ def test_a_discontinued_product_is_found_only_by_who_wants_those_too(
 
 
 def test_what_a_word_was_taken_for_too_is_searched_for_anew_when_a_text_changes(
-    shelf: Shelf, read_side: ReadSide, opened: Open
+    shelf: Shelf, read_side: ReadSide, opened: OpenSearcher
 ) -> None:
     for number in range(3):
         shelf.add(f"Jug {number}", description="With a silver ladle.", stock=0)
@@ -213,7 +147,9 @@ def test_what_a_word_was_taken_for_too_is_searched_for_anew_when_a_text_changes(
     assert names(asked("ladle", filter=in_stock)) == []
 
 
-def test_products_whose_cards_are_not_there_yet_leave_no_gap(shelf: Shelf, read_side: ReadSide, opened: Open) -> None:
+def test_products_whose_cards_are_not_there_yet_leave_no_gap(
+    shelf: Shelf, read_side: ReadSide, opened: OpenSearcher
+) -> None:
     for number in range(6):
         shelf.add(f"Lamp {number}")
     asked, fresh = opened(read_side), opened(read_side, SearchMemory(0))
@@ -227,7 +163,9 @@ def test_products_whose_cards_are_not_there_yet_leave_no_gap(shelf: Shelf, read_
     assert found == fresh("lamp", page_size=2)
 
 
-def test_marks_follow_a_text_that_changes_in_the_card_alone(shelf: Shelf, read_side: ReadSide, opened: Open) -> None:
+def test_marks_follow_a_text_that_changes_in_the_card_alone(
+    shelf: Shelf, read_side: ReadSide, opened: OpenSearcher
+) -> None:
     """The views are not always at one position: what is shown is the card's."""
     shelf.add("Oak Lamp", description="A lamp.")
     asked = opened(read_side)
@@ -256,7 +194,7 @@ class Lagging:
 
 @pytest.mark.parametrize("another_feed", [False, True])
 def test_what_was_found_before_a_reset_is_never_used_after_it(
-    shelf: Shelf, read_side: ReadSide, opened: Open, *, another_feed: bool
+    shelf: Shelf, read_side: ReadSide, opened: OpenSearcher, *, another_feed: bool
 ) -> None:
     shelf.add("Oak Lamp")
     shelf.add("Brass Lamp")
@@ -284,7 +222,7 @@ def test_what_was_found_before_a_reset_is_never_used_after_it(
 
 
 def test_databases_in_turns_get_each_its_own_answer(
-    shelf: Shelf, read_side: ReadSide, opened: Open, databases: Databases
+    shelf: Shelf, read_side: ReadSide, opened: OpenSearcher, databases: Databases
 ) -> None:
     """As replicas behind one name, of which one lags: at the same position of the same feed, for the worst."""
     url = databases.create("read")
@@ -294,7 +232,7 @@ def test_databases_in_turns_get_each_its_own_answer(
     shelf.add("Oak Lamp")
     Shelf(other).add("Glass Lamp")
     assert other.position == read_side.position
-    memory = SearchMemory(ENOUGH)
+    memory = SearchMemory(2**20)
     one, two = opened(read_side, memory), opened(other, memory)
     for _ in range(3):
         assert (names(one("lamp")), names(two("lamp"))) == (["Oak Lamp"], ["Glass Lamp"])
@@ -304,7 +242,9 @@ def test_databases_in_turns_get_each_its_own_answer(
     databases.drop(url)
 
 
-def test_more_than_is_remembered_is_searched_for_each_time(shelf: Shelf, read_side: ReadSide, opened: Open) -> None:
+def test_more_than_is_remembered_is_searched_for_each_time(
+    shelf: Shelf, read_side: ReadSide, opened: OpenSearcher
+) -> None:
     shelf.add("Lamp")
     copy = """
         INSERT INTO tandem_read.{view} (key, {columns}) SELECT CAST(lpad(to_hex(n), 32, '0') AS uuid), {columns}
@@ -331,105 +271,3 @@ def test_more_than_is_remembered_is_searched_for_each_time(shelf: Shelf, read_si
     asked("lamp")
     asked("lamp")
     assert asked.full == 3
-
-
-WORDS = ("oak", "lamp", "brass", "chair", "crème", "lamps", "lam", "brsas", "chiar", "o", "zzz", "tea")
-SORTS = ProductSort.values()
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_remembered_and_full_searches_agree_over_any_history(read_side: ReadSide, opened: Open, seed: int) -> None:
-    """Also while the views are at different positions, as they are when several projectors hold them."""
-    dice = random.Random(seed)
-    asked, fresh = opened(read_side), opened(read_side, SearchMemory(0))
-    history = RandomHistory(read_side, dice)
-    requests: list[SearchProductsRequest] = []
-    for _ in range(40):
-        history.go_on()
-        requests = [*requests[-6:], *(a_request(dice) for _ in range(3))]
-        found = asked.together(*requests)
-        expected = fresh.together(*requests)
-        for request, ours, theirs in zip(list(requests), found, expected, strict=True):
-            assert Response.FromString(ours.response()) == Response.FromString(theirs.response()), request
-            assert ours == theirs, "byte for byte"
-            if token := Response.FromString(ours.response()).next_page_token:
-                following = SearchProductsRequest()
-                following.CopyFrom(request)
-                following.page_token = token
-                requests.append(following)
-        assert asked.together(*requests) == fresh.together(*requests)
-    assert asked.full < fresh.full / 2, "most of it was remembered"
-
-
-class RandomHistory:
-    """Products that come and change, and views that follow one by one."""
-
-    def __init__(self, read_side: ReadSide, dice: random.Random) -> None:
-        self._read_side = read_side
-        self._dice = dice
-        self._history: list[Event] = []
-        self._products = 0
-        self._first = read_side.position
-        self._at = dict.fromkeys(("product_card", "product_search", "search_word"), 0)
-
-    def go_on(self) -> None:
-        """Some events happen, and some of the views take them in."""
-        self._history += [self._event() for _ in range(self._dice.randrange(3))]
-        for view in self._at:
-            if self._dice.random() < 0.7:
-                self._catch_up(view)
-
-    def _event(self) -> Event:
-        dice = self._dice
-        product = dice.randint(1, max(self._products, 1))
-        if not self._products or dice.random() < 0.3:
-            self._products += 1
-            event = events.product_added(self._products, stock=dice.randint(0, 3), description=a_text(dice))
-            added = event.product_added
-            added.name, added.category = a_text(dice), dice.choice(("Tea", "Home", "Éclairage", "desk"))
-            added.price.CopyFrom(usd(dice.randint(1, 4)))
-            return event
-        return dice.choice(
-            [
-                events.product_revised(product, name=a_text(dice)),
-                events.price_changed(product, price=dice.randint(1, 4)),
-                events.stock_adjusted(product, delta=1),
-                events.order_placed(len(self._history), lines=[(product, 1)]),
-                events.product_discontinued(product),
-            ]
-        )
-
-    def _catch_up(self, view: str) -> None:
-        self._at[view] = len(self._history)
-        rows = fold(PROJECTIONS[view], feed_events(self._history), {}).rows
-        moved = text("UPDATE tandem_read.projection SET position = :position WHERE view = :view")
-        with self._read_side.engine.begin() as connection:
-            upsert(
-                connection,
-                VIEWS[view],
-                [(uuid.UUID(bytes=it), row.position, *row.columns, row.value) for it, row in rows.items() if row],
-            )
-            connection.execute(moved, {"position": self._first + self._at[view], "view": view})
-
-
-def a_text(dice: random.Random) -> str:
-    return " ".join(
-        dice.choices(("Oak", "Lamp", "Brass", "Chair", "Crème", "Olive", "Tea & more"), k=dice.randint(1, 3))
-    )
-
-
-def a_request(dice: random.Random) -> SearchProductsRequest:
-    request = SearchProductsRequest(
-        query=" ".join(dice.choices(WORDS, k=dice.randrange(3))),
-        page_size=dice.choice((0, 1, 2, 5)),
-        sort=dice.choice(SORTS),
-    )
-    wanted = request.filter
-    if dice.random() < 0.2:
-        wanted.categories.extend(dice.sample(("Tea", "Beverages", "desk"), k=2))
-    if dice.random() < 0.2:
-        wanted.min_price.CopyFrom(usd(2))
-    if dice.random() < 0.2:
-        wanted.max_price.CopyFrom(usd(3))
-    wanted.in_stock, wanted.include_discontinued = dice.random() < 0.2, dice.random() < 0.3
-    return request
