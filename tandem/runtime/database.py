@@ -109,8 +109,6 @@ def create_database_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=settings.connect_timeout,
-        # Nothing is left of a transaction that was a statement.
-        pool_reset_on_return=None if autocommit else "rollback",
         hide_parameters=True,
     )
 
