@@ -99,8 +99,11 @@ def _marks(hits: Sequence[Hit], words: tuple[str, ...], memory: SearchMemory) ->
 
 
 def _mark(card: bytes, words: tuple[str, ...]) -> tuple[bytes, bytes]:
+    """What the card begins with as long as its texts are the same, b"" where that is not known; and the fields."""
     parsed = ProductCard.FromString(card)
     name, description = highlight(parsed.name, words), snippet(parsed.description, words)
-    # Fields are written in the order of their numbers, and each text behind its length.
-    texts = ProductCard(product_id=parsed.product_id, name=parsed.name, description=parsed.description)
-    return texts.SerializeToString(deterministic=True), _NAME(name.encode()) + _DESCRIPTION(description.encode())
+    texts = ProductCard(product_id=parsed.product_id, name=parsed.name, description=parsed.description).ByteSize()
+    # Fields are in the order of their numbers, and each text is behind its length. One that is empty is left out: the
+    # tag of what follows says that it still is.
+    beginning = card[: texts + 1] if len(card) > texts else b""
+    return beginning, _NAME(name.encode()) + _DESCRIPTION(description.encode())

@@ -175,6 +175,19 @@ def test_marks_follow_a_text_that_changes_in_the_card_alone(
     assert (hit.highlighted_name, hit.highlighted_description) == ("<em>Lamp</em> of oak", "20 boxes")
 
 
+@pytest.mark.parametrize("description", ["", "20", "A lamp."])
+def test_marks_follow_a_description_that_is_written_for_the_first_time(
+    shelf: Shelf, read_side: ReadSide, opened: OpenSearcher, description: str
+) -> None:
+    """With all else as it was, where a card may begin as it did."""
+    shelf.add("Lamp", description=description)
+    asked = opened(read_side)
+    assert len(asked("lamp").hits) == 1
+    shelf.happen(events.product_revised(1, name="Lamp"))
+    [hit] = asked("lamp").hits
+    assert (hit.product.description, hit.highlighted_description) == ("20 boxes", "20 boxes")
+
+
 class Lagging:
     """Changes one view and not the others."""
 

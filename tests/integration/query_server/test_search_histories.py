@@ -71,14 +71,16 @@ class RandomHistory:
         product = dice.randint(1, max(self._products, 1))
         if not self._products or dice.random() < 0.3:
             self._products += 1
-            event = events.product_added(self._products, stock=dice.randint(0, 3), description=a_text(dice))
+            event = events.product_added(
+                self._products, stock=dice.randint(0, 3), description=dice.choice(("", a_text(dice)))
+            )
             added = event.product_added
             added.name, added.category = a_text(dice), dice.choice(("Tea", "Home", "Éclairage", "desk"))
             added.price.CopyFrom(usd(dice.randint(1, 4)))
             return event
         return dice.choice(
             [
-                events.product_revised(product, name=a_text(dice)),
+                a_revision(dice, product),
                 events.price_changed(product, price=dice.randint(1, 4)),
                 events.stock_adjusted(product, delta=1),
                 events.order_placed(len(self._history), lines=[(product, 1)]),
@@ -97,6 +99,12 @@ class RandomHistory:
                 [(uuid.UUID(bytes=it), row.position, *row.columns, row.value) for it, row in rows.items() if row],
             )
             connection.execute(moved, {"position": self._first + self._at[view], "view": view})
+
+
+def a_revision(dice: random.Random, product: int) -> Event:
+    event = events.product_revised(product, name=dice.choice((a_text(dice), "Oak")))
+    event.product_revised.description = dice.choice(("", "Oak", a_text(dice)))
+    return event
 
 
 def a_text(dice: random.Random) -> str:
