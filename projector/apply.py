@@ -21,11 +21,23 @@ class Deposed(Exception):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch that a view is to take in, with the rows that it changes: what is left to do needs no database."""
+    """A batch that a view is to take in, with the rows that it changes: what is left to do needs no database.
+
+    needed: the keys of rows that it changes and does not make. rows: those of them that exist.
+    """
 
     view: str
     steps: Steps
+    needed: set[bytes]
     rows: dict[bytes, Stored]
+
+    def put(self, changes: Changes) -> None:
+        """Replaces rows by what a batch before this one makes of them."""
+        for key in self.needed & changes.rows.keys():
+            if row := changes.rows[key]:
+                self.rows[key] = row.stored
+            else:
+                self.rows.pop(key, None)
 
     def fold(self) -> Changes:
         """What the events do to the view, up to the first that it cannot take in."""
@@ -46,24 +58,21 @@ def prepare(
     prepared: list[Prepared] = []
     missing: dict[str, set[bytes]] = {}
     for view in views:
-        steps = steps_of(PROJECTIONS[view], events)
-        needed = steps.needed(PROJECTIONS[view])
+        projection = PROJECTIONS[view]
+        steps = steps_of(projection, events)
+        needed = steps.needed(projection)
         rows = recent[view].get(needed) if view in recent else {}
         unknown = needed - rows.keys()
         if view in before:
-            changing = needed & before[view].rows.keys()
-            unknown -= changing
-            for key in changing:
-                rows.pop(key, None)
-                if row := before[view].rows[key]:
-                    rows[key] = row.stored
+            unknown -= before[view].rows.keys()
         if unknown:
             missing[view] = unknown
-        prepared.append(Prepared(view, steps, rows))
-    if missing:
-        found = load(raw(connection), missing)
-        for it in prepared:
-            it.rows.update(found.get(it.view, {}))
+        prepared.append(Prepared(view, steps, needed, rows))
+    found = load(raw(connection), missing) if missing else {}
+    for it in prepared:
+        it.rows.update(found.get(it.view, {}))
+        if it.view in before:
+            it.put(before[it.view])
     return prepared
 
 

@@ -5,7 +5,6 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -13,14 +12,15 @@ from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from projector.apply import Move, Prepared, commit, prepare, raw
+from projector.apply import commit, prepare, raw
 from projector.cache_writer import CacheWriter
 from projector.feed import Feed, first_line
 from projector.fold import Changes
 from projector.ownership import OtherFeed, end_when_silent, leave_epochs, take_over, try_lock, unlock
+from projector.pipeline import Batch, Pipeline
+from projector.projections.catalogue import PROJECTIONS
 from projector.recent import RecentRows
 from projector.settings import ChangeLogSettings, FollowSettings
-from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
 from tandem.read_store.announcement import Announcement
@@ -54,16 +54,6 @@ class ViewState:
     retry_at: float = 0.0
 
 
-@dataclass(frozen=True)
-class Ahead:
-    """A batch that was folded before its turn. after: the position that it follows."""
-
-    views: list[str]
-    after: int
-    events: Sequence[FeedEvent]
-    changes: Mapping[str, Changes]
-
-
 class FeedChanged(Exception):
     """The feed has another epoch than the views that are followed."""
 
@@ -91,8 +81,8 @@ class Session:
         self._states = states
         self._stop = stop
         self._epoch = uuid.UUID(int=0)
-        self._ahead: Ahead | None = None
-        self._recent = {view: RecentRows(_RECENT_BYTES) for view in states}
+        self._pipeline = Pipeline(self._find, self._write)
+        self._recent = _nothing()
         self._due: defaultdict[str, float] = defaultdict(float)
 
     def begin(self) -> None:
@@ -189,101 +179,51 @@ class Session:
 
         Behind a batch that is not full, what comes is announced, and the announcement waits for us if it came already.
         """
-        started = time.perf_counter()
-        position = self._states[views[0]].position
-        ahead = self._ahead
-        if ahead is not None and (ahead.views, ahead.after) == (views, position):
-            self._ahead = None
-            events, folded = ahead.events, ahead.changes
-        else:
-            events, folded = self._read(position), {}
-        if not events:
-            return False
-        self._feed.saw(max(events[-1].position, self._feed.head))
-        moved = self._take_in(views, events, folded)
-        if moved:
-            self._announce()
-            BATCH_SECONDS.observe(time.perf_counter() - started)
-            self._count(views, position)
-        return moved and len(events) == self._follow.batch_size
-
-    def _read(self, after: int) -> list[FeedEvent]:
-        limit = self._follow.batch_size
-        return self._feed.read(lambda feed: read_events(feed, after, limit, self._epoch)) or []
-
-    def _take_in(self, views: Sequence[str], events: Sequence[FeedEvent], folded: Mapping[str, Changes]) -> bool:
-        """One transaction for all views, then the cache. False if no view could take any of the events in.
-
-        folded: what the events do to the views, if it is known.
-        """
-        moves: dict[str, Move] = {}
+        state = self._states[views[0]]
         try:
-            if not folded:
-                folded = {it.view: it.fold() for it in prepare(self._connection, views, events, self._recent, {})}
-            for view, changes in folded.items():
-                after = changes.stopped_by.position - 1 if changes.stopped_by else events[-1].position
-                moves[view] = Move(self._states[view].position, after, changes)
-            if any(move.after > move.before for move in moves.values()):
-                self._commit(moves, events)
+            batch = self._pipeline.step(views, state.position)
         except (SQLAlchemyError, psycopg.Error) as error:
             if may_pass(error):
                 raise
+            # What is remembered may be of before what was committed.
+            self._recent = _nothing()
             if len(views) > 1:
                 # Some view's rows cannot be stored: alone, each shows whether it is the one.
-                return sum(self._take_in([view], events, {}) for view in views) > 0
+                return sum(self._step([view]) for view in views) > 0
             kind = f"{type(error).__module__}.{type(error).__name__}"
-            what = f"events {events[0].position} to {events[-1].position}: ({kind}) {first_line(error)}"
-            self._fail(views[0], self._states[views[0]], what)
+            self._fail(views[0], state, f"events after {state.position}: ({kind}) {first_line(error)}")
             return False
-        # After the commit: the cache, and what we say of the views.
-        self._cache.write({view: it.changes.values for view, it in moves.items() if view in CACHED_VIEWS})
-        for view, move in moves.items():
-            self._moved(view, move)
-        return any(move.after > move.before for move in moves.values())
+        if batch is None:
+            return False
+        for view, move in batch.moves.items():
+            self._recent[view].keep(move.changes.rows)
+            if move.changes.stopped_by is not None:
+                self._fail(view, self._states[view], str(move.changes.stopped_by))
+        return batch.moved and batch.full
 
-    def _commit(self, moves: Mapping[str, Move], events: Sequence[FeedEvent]) -> None:
-        """After a full batch there is more to come: the next one is folded while PostgreSQL works on this one.
-
-        What its views need of the database is read before, where this one changes nothing; when this one fails, what
-        was made of the next goes too.
-        """
-        following = self._following(moves, events) if len(events) == self._follow.batch_size else None
-        if following is None:
-            commit(self._connection, self._epoch, moves)
-            return
-        events, prepared = following
-        with ThreadPoolExecutor(1, "projector-commit") as thread:
-            committed = thread.submit(commit, self._connection, self._epoch, moves)
-            changes = {it.view: it.fold() for it in prepared}
-        committed.result()
-        self._ahead = Ahead(list(moves), events[0].position - 1, events, changes)
-
-    def _following(
-        self, moves: Mapping[str, Move], events: Sequence[FeedEvent]
-    ) -> tuple[Sequence[FeedEvent], list[Prepared]] | None:
-        """The next batch; None where there is none, or a view stays behind."""
-        after = events[-1].position
-        if any(it.after < after for it in moves.values()):
+    def _find(self, views: Sequence[str], after: int, folded: Mapping[str, Changes]) -> Batch | None:
+        limit = self._follow.batch_size
+        events = self._feed.read(lambda feed: read_events(feed, after, limit, self._epoch))
+        if not events:
             return None
-        found = self._read(after)
-        if not found:
-            return None
-        before = {view: it.changes for view, it in moves.items()}
-        return found, prepare(self._connection, moves, found, self._recent, before)
+        prepared = prepare(self._connection, views, events, self._recent, folded)
+        return Batch(prepared, after, events, full=len(events) == limit)
 
-    def _moved(self, view: str, move: Move) -> None:
-        self._recent[view].keep(move.changes.rows)
-        if move.after > move.before:
-            self._states[view] = ViewState(held=True, position=move.after)
-        if move.changes.stopped_by is not None:
-            self._fail(view, self._states[view], str(move.changes.stopped_by))
-
-    def _count(self, views: Sequence[str], before: int) -> None:
-        """Once the views are announced: whoever waits for them does not wait for this."""
-        for view in views:
-            position = self._states[view].position
-            POSITION.labels(view).set(position)
-            PROJECTED.labels(view).inc(position - before)
+    def _write(self, batch: Batch) -> None:
+        """One transaction for all views, then the cache, then what is said of the views."""
+        if batch.moved:
+            commit(self._connection, self._epoch, batch.moves)
+            self._cache.write({view: it.values for view, it in batch.changes.items() if view in CACHED_VIEWS})
+            for view, move in batch.moves.items():
+                if move.after > move.before:
+                    self._states[view] = ViewState(held=True, position=move.after)
+            self._announce()
+            BATCH_SECONDS.observe(time.perf_counter() - batch.began)
+        # Once the views are announced: whoever waits for them does not wait for this.
+        self._feed.saw(max(batch.after, self._feed.head))
+        for view, move in batch.moves.items():
+            POSITION.labels(view).set(move.after)
+            PROJECTED.labels(view).inc(move.after - move.before)
 
     def _fail(self, view: str, state: ViewState, error: str) -> None:
         if state.error != error:
@@ -315,6 +255,10 @@ class Session:
             return
         if purged == most:
             self._due["purge"] = 0.0  # there is more
+
+
+def _nothing() -> dict[str, RecentRows]:
+    return {view: RecentRows(_RECENT_BYTES) for view in PROJECTIONS}
 
 
 _PURGE = text(f"""
