@@ -92,4 +92,5 @@ PROJECTION = Projection(
     },
     parts={"orders_anonymized": lambda event: dict.fromkeys(event.order_ids, event)},
     begins=frozenset({"order_placed"}),
+    logged=True,
 )

@@ -101,5 +101,4 @@ SEARCH_WORD = Projection(
     parts=dict.fromkeys(_KINDS, _words_of),
     columns=word_columns,
     key_of=_key_of,
-    logged=False,
 )

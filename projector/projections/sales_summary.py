@@ -145,5 +145,4 @@ PROJECTION = Projection(
     parts={"order_placed": shares_of_placed, "order_cancelled": shares_of_cancelled},
     columns=columns,
     key_of=key_of,
-    logged=False,
 )

@@ -39,8 +39,7 @@ class Projection:
     began: the column that holds that position, where there is one; a row that was loaded knows it from there.
     key_of: a row's key from its name; a name that is no UUID needs one of its own.
     begins: the kinds of events that make a row, whatever was there: rows that they name need not be looked up.
-    logged: whether its changes go into the change log. Sums do not: every order changes several, and whoever follows
-        them asks for all of them.
+    logged: whether its changes go into the change log: where its rows can be watched. Whoever follows sums asks for all.
     """
 
     view: str
@@ -52,7 +51,7 @@ class Projection:
     began: str = ""
     key_of: Callable[[str], bytes] = id_of
     begins: frozenset[str] = frozenset()
-    logged: bool = True
+    logged: bool = False
 
     def parts_of(self, kind: str, event: Message) -> dict[bytes, Any]:
         """The keys of the rows that an event changes, with what their rule gets. Raises ValueError for a wrong name."""

@@ -64,7 +64,7 @@ change = Table(
     PrimaryKeyConstraint("view", "position", "key"),
     Index("change_changed_at", "changed_at"),
 )
-"""The change log: which key of which view changed at which position. Kept for a while, then purged."""
+"""The change log: which key changed at which position, of the views that can be watched. Purged after a while."""
 
 
 def _view_table(name: str, *columns: Column[object]) -> Table:

@@ -59,8 +59,6 @@ async def test_a_view_whose_rows_cannot_be_stored_stops_alone_and_goes_on_when_t
     stores.run("ALTER TABLE tandem_read.product_card DROP CONSTRAINT refused")
     await projector.until_state(RUNNING)
     await stores.caught_up()
-    log = stores.run("SELECT array_agg(position ORDER BY position) FROM tandem_read.change WHERE view = 'product_card'")
-    assert log == ([1, 3, 4, 5] if batch_size == 3 else [1, 3])
     card = ProductCard.FromString(stores.value("product_card", identity("product", 1)) or b"")
     assert card.available == (100 - 1 + 5 - 1 if batch_size == 3 else 100 - 1)
 

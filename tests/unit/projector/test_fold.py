@@ -4,6 +4,7 @@ import itertools
 import random
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,9 @@ from tests.support.events import Shop, feed_events
 from tests.support.projecting import fold
 
 Rows = dict[bytes, ViewRow]
+
+CARDS = replace(PROJECTIONS["product_card"], logged=True)
+"""As if they could be watched."""
 
 
 def touched(projection: Projection, events: Sequence[FeedEvent]) -> set[bytes]:
@@ -94,14 +98,14 @@ def test_the_log_names_each_key_at_each_position_that_changed_it() -> None:
         events.customer_registered(),
         events.order_placed(lines=[(2, 1), (1, 1), (2, 1)]),
     ]
-    changes = fold(PROJECTIONS["product_card"], feed_events(history, first=11), {})
+    changes = fold(CARDS, feed_events(history, first=11), {})
     one, two = product(1), product(2)
     assert changes.log == [(11, one), (12, two), (14, two), (14, one)]
     assert {key: row.position for key, row in changes.rows.items() if row} == {one: 14, two: 14}
 
 
-def stopped(history: list[FeedEvent], view: str = "product_card") -> Changes:
-    changes = fold(PROJECTIONS[view], history, {})
+def stopped(history: list[FeedEvent], projection: Projection = CARDS) -> Changes:
+    changes = fold(projection, history, {})
     assert changes.stopped_by is not None
     return changes
 
@@ -130,7 +134,7 @@ def test_a_row_that_cannot_be_written_stops_its_view_at_the_event_that_made_it_s
     placed = [events.order_placed(number) for number in (1, 2, 3)]
     # The year 10000, which no column takes; the rule itself copies it.
     placed[1].order_placed.placed_at.seconds = 253_402_300_800
-    changes = stopped(feed_events(placed), "order_summary")
+    changes = stopped(feed_events(placed), PROJECTIONS["order_summary"])
     assert "event 2 (order_placed): ValueError" in str(changes.stopped_by)
     assert changes.rows.keys() == {uuid.UUID(identity("order", 1)).bytes}
 
@@ -138,7 +142,7 @@ def test_a_row_that_cannot_be_written_stops_its_view_at_the_event_that_made_it_s
 def test_an_event_of_a_kind_that_this_program_does_not_know_stops_every_view() -> None:
     newer = FeedEvent(3, "order_returned", b"")
     for view in PROJECTIONS:
-        assert "event 3 (order_returned): this program does not know" in str(stopped([newer], view).stopped_by)
+        assert "event 3 (order_returned): this program does not know" in str(stopped([newer], PROJECTIONS[view]).stopped_by)
         assert touched(PROJECTIONS[view], [newer]) == set()
 
 

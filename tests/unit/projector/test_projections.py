@@ -7,6 +7,7 @@ import pytest
 from google.protobuf.message import Message
 
 from commerce.event.v1.event_pb2 import Event, OrderLine
+from commerce.query.v1.query_service_pb2 import DESCRIPTOR as QUERIES
 from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, OrderDetailsLine, OrderSummary, ProductCard
 from commerce.type.v1.address_pb2 import NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
@@ -311,6 +312,11 @@ def test_a_rule_leaves_the_event_as_it_was_for_the_other_views(view: str, histor
 def test_every_event_is_taken_by_a_view_and_every_view_has_its_table() -> None:
     assert {kind for projection in PROJECTIONS.values() for kind in projection.rules} == set(EVENT_KINDS)
     assert PROJECTIONS.keys() == VIEWS.keys()
+
+
+def test_changes_are_logged_of_the_views_that_can_be_watched_and_of_no_others() -> None:
+    watched = {f"Watch{it.message.DESCRIPTOR.name}" for it in PROJECTIONS.values() if it.logged}
+    assert watched == {it.name for it in QUERIES.services_by_name["QueryService"].methods if it.name.startswith("Watch")}
 
 
 def test_a_line_of_a_placed_order_and_of_its_details_have_the_same_fields() -> None:

@@ -128,10 +128,6 @@ def test_a_cancellation_that_does_not_tell_the_day_is_refused_with_the_reason() 
     assert "does not say when the order was placed" in str(changes.stopped_by)
 
 
-def test_sums_leave_no_trace_in_the_change_log() -> None:
-    assert changed(an_order()).log == []
-
-
 @given(rng=st.randoms(use_true_random=False), count=st.integers(1, 80))
 def test_every_row_is_the_plain_sum_of_its_orders(rng: random.Random, count: int) -> None:
     history = list(Shop(rng).events(count))
