@@ -127,43 +127,34 @@ def fold_steps(projection: Projection, steps: Steps, rows: Mapping[bytes, Stored
     return changes
 
 
-class _Row:
-    """A row while it is changed; message: None while it does not exist."""
-
-    __slots__ = ("began", "message", "position")
-
-    def __init__(self, began: int, message: Message | None) -> None:
-        self.began = began
-        self.message = message
-        self.position = 0
-
-
 def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, Stored]) -> Changes:
     """Raises whatever a rule raises."""
-    changing: dict[bytes, _Row] = {}
+    # position, began, message: as in ViewRow; no message while the row does not exist.
+    changing: dict[bytes, tuple[int, int, Message | None]] = {}
     changes = Changes()
     rules, parse, log = projection.rules, projection.message.FromString, changes.log if projection.logged else None
     for event, parts in steps:
         rule, position = rules[event.kind], event.position
         for key, part in parts.items():
-            row = changing.get(key)
-            if row is None:
-                stored = rows.get(key)
-                row = changing[key] = _Row(0, None) if stored is None else _Row(stored[0], parse(stored[1]))
-            if row.message is None:
-                row.began = position
-            row.message = rule(row.message, part)
-            row.position = position
+            if key in changing:
+                _, began, message = changing[key]
+            elif key in rows:
+                began, value = rows[key]
+                message = parse(value)
+            else:
+                message = None
+            if message is None:
+                began = position
+            changing[key] = position, began, rule(message, part)
         if log is not None:
             log.extend([(position, key) for key in parts])
     columns_of, changed = projection.columns, changes.rows
-    for key, row in changing.items():
-        message, began = row.message, row.began
+    for key, (position, began, message) in changing.items():
         if message is None:
             changed[key] = None
         else:
             value = message.SerializeToString(deterministic=True)
-            changed[key] = ViewRow(row.position, began, columns_of(message, began), value)
+            changed[key] = ViewRow(position, began, columns_of(message, began), value)
     return changes
 
 

@@ -1,11 +1,13 @@
 """OrderSummary: an order as a row of its customer's list."""
 
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import OrderSummary
 from commerce.type.v1 import order_status_pb2 as order_status
 from projector.projections.shape import Columns, Projection, present
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # The versions and statuses of an order are all that later events change here.
 Later = (
@@ -62,7 +64,10 @@ def _moved(view: OrderSummary | None, event: Later, status: order_status.OrderSt
 
 def columns(view: OrderSummary, began: int) -> Columns:
     """customer_id, placed_at and placed_position: the last is the position at which the order was placed, for ever."""
-    return view.customer_id, view.placed_at.ToDatetime(tzinfo=UTC), began
+    placed_at = view.placed_at
+    # ToDatetime takes several times as long.
+    moment = _EPOCH + timedelta(0, placed_at.seconds, placed_at.nanos // 1000)
+    return view.customer_id, moment, began
 
 
 PROJECTION = Projection(

@@ -64,9 +64,13 @@ def placed(view: SalesSummaryRow | None, share: Share) -> SalesSummaryRow:
         product_id = line.product_id if line else ""
         view = SalesSummaryRow(day=share.day, currency_code=share.currency_code, product_id=product_id)
     _count(view.sold, 1, share)
-    if line and not _is_older(share.placed_at, view):
-        view.product_name = line.product_name
-        view.named_at.CopyFrom(share.placed_at)
+    if line:
+        placed_at, named_at = share.placed_at, view.named_at
+        # Orders need not be placed in the order of time: the name stays that of the latest.
+        later = (placed_at.seconds, placed_at.nanos) >= (named_at.seconds, named_at.nanos)
+        if later or not view.HasField("named_at"):
+            view.product_name = line.product_name
+            named_at.CopyFrom(placed_at)
     return view
 
 
@@ -130,12 +134,6 @@ def _count(sums: SalesSums, sign: int, share: Share) -> None:
     sums.unit_count += sign * share.unit_count
     sums.revenue += sign * share.revenue
     sums.shipping_fees += sign * share.shipping_fees
-
-
-def _is_older(at: Timestamp, view: SalesSummaryRow) -> bool:
-    """Whether the row's name is of a later order than one at `at`: orders need not be placed in the order of time."""
-    named_at = view.named_at
-    return (at.seconds, at.nanos) < (named_at.seconds, named_at.nanos) and view.HasField("named_at")
 
 
 PROJECTION = Projection(

@@ -135,7 +135,7 @@ def test_a_row_that_cannot_be_written_stops_its_view_at_the_event_that_made_it_s
     # The year 10000, which no column takes; the rule itself copies it.
     placed[1].order_placed.placed_at.seconds = 253_402_300_800
     changes = stopped(feed_events(placed), PROJECTIONS["order_summary"])
-    assert "event 2 (order_placed): ValueError" in str(changes.stopped_by)
+    assert "event 2 (order_placed): OverflowError" in str(changes.stopped_by)
     assert changes.rows.keys() == {uuid.UUID(identity("order", 1)).bytes}
 
 
