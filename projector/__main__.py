@@ -15,6 +15,10 @@ from tandem.runtime.process import run
 from tandem.runtime.settings import SettingsError, load
 from tandem.runtime.telemetry import configure_logging
 
+# A thread that has an answer of a database takes the interpreter from the one that folds so soon, and not after Python's
+# five milliseconds: an answer comes in many pieces, and each would wait that long.
+_SWITCH_SECONDS = 0.0005
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m projector", description="Tandem's projector.")
@@ -31,6 +35,7 @@ def main() -> int:
         settings = load(Settings)
         configure_logging(settings.log, "projector")
         if action == "serve":
+            sys.setswitchinterval(_SWITCH_SECONDS)
             return run(build(settings))
         if action == "migrate":
             sys.stdout.write(f"{SCHEMA} is at revision {migrate(settings.read_database, MIGRATIONS, SCHEMA)}\n")

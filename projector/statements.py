@@ -40,7 +40,7 @@ def save(driver: Driver, epoch: uuid.UUID, ways: Mapping[str, tuple[int, int]], 
     parts = [part for view, it in changes.items() for part in _parts(view, it)]
     statements = tuple(statement for statement, _ in parts)
     before, after = zip(*ways.values(), strict=True)
-    moved = [list(ways), list(before), list(after), epoch, len(ways)]
+    moved = [array("TEXT", list(ways)), array("BIGINT", before), array("BIGINT", after), epoch, len(ways)]
     driver.execute(_together(statements), [*moved, *(it for _, arrays in parts for it in arrays)], prepare=True)
 
 
