@@ -15,9 +15,9 @@ from tandem.runtime.process import run
 from tandem.runtime.settings import SettingsError, load
 from tandem.runtime.telemetry import configure_logging
 
-# A thread that has an answer of a database takes the interpreter from the one that folds so soon, and not after Python's
-# five milliseconds: an answer comes in many pieces, and each would wait that long.
-_SWITCH_SECONDS = 0.0005
+# A thread that has an answer of a database takes the interpreter from the one that folds so soon, and not after five
+# milliseconds, as long as Python waits by itself: an answer comes in many pieces, and each would wait.
+_SWITCH_SECONDS = 0.001
 
 
 def main() -> int:

@@ -39,7 +39,7 @@ class Projection:
     began: the column that holds that position, where there is one; a row that was loaded knows it from there.
     key_of: a row's key from its name; a name that is no UUID needs one of its own.
     begins: the kinds of events that make a row, whatever was there: rows that they name need not be looked up.
-    logged: whether its changes go into the change log: where its rows can be watched. Whoever follows sums asks for all.
+    logged: whether its changes go into the change log: where rows can be watched. Whoever follows sums asks for all.
     """
 
     view: str

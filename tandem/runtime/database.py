@@ -99,8 +99,8 @@ def create_database_engine(
     read every row that comes into them, for each row that refers to one, until it has looked at the tables again by
     itself.
 
-    one_plan: a prepared statement is planned once for each connection. By itself PostgreSQL plans anew for each array, since
-    it can count what is in it and hopes that it is little; for a single event that takes as long as the statement.
+    one_plan: a prepared statement is planned once for each connection. By itself PostgreSQL plans anew for each array,
+    since it can count what is in it and hopes that it is little; for a single row that takes as long as the statement.
 
     autocommit: each statement is a transaction, and a snapshot, of its own. SQLAlchemy's option for this is set and
     taken back around each use of a connection, which costs as much as a small statement.

@@ -142,7 +142,8 @@ def test_a_row_that_cannot_be_written_stops_its_view_at_the_event_that_made_it_s
 def test_an_event_of_a_kind_that_this_program_does_not_know_stops_every_view() -> None:
     newer = FeedEvent(3, "order_returned", b"")
     for view in PROJECTIONS:
-        assert "event 3 (order_returned): this program does not know" in str(stopped([newer], PROJECTIONS[view]).stopped_by)
+        reason = stopped([newer], PROJECTIONS[view]).stopped_by
+        assert "event 3 (order_returned): this program does not know" in str(reason)
         assert touched(PROJECTIONS[view], [newer]) == set()
 
 

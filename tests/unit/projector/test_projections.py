@@ -316,7 +316,8 @@ def test_every_event_is_taken_by_a_view_and_every_view_has_its_table() -> None:
 
 def test_changes_are_logged_of_the_views_that_can_be_watched_and_of_no_others() -> None:
     watched = {f"Watch{it.message.DESCRIPTOR.name}" for it in PROJECTIONS.values() if it.logged}
-    assert watched == {it.name for it in QUERIES.services_by_name["QueryService"].methods if it.name.startswith("Watch")}
+    methods = QUERIES.services_by_name["QueryService"].methods
+    assert watched == {it.name for it in methods if it.name.startswith("Watch")}
 
 
 def test_a_line_of_a_placed_order_and_of_its_details_have_the_same_fields() -> None:
