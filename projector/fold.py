@@ -1,16 +1,16 @@
 """Folding events into a view's rows, in memory. Pure.
 
-A row's message is parsed when the first event of a batch touches it, changed where it is by each of them, and
-serialised once, after the last.
+A row's message is parsed, changed where it is by each event of a batch that touches it, and serialised; then comes the
+next row. So few messages are there at once, and their memory is near.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
-from projector.projections.shape import Columns, Projection
+from projector.projections.shape import Columns, Projection, Rule
 from tandem.feed.events import EVENT_KINDS, FeedEvent
 
 _KINDS = frozenset(EVENT_KINDS)
@@ -128,28 +128,30 @@ def fold_steps(projection: Projection, steps: Steps, rows: Mapping[bytes, Stored
 
 
 def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, Stored]) -> Changes:
-    """Raises whatever a rule raises."""
-    # position, began, message: as in ViewRow; no message while the row does not exist.
-    changing: dict[bytes, tuple[int, int, Message | None]] = {}
+    """One row after the other, each with all that concerns it. Raises whatever a rule raises."""
     changes = Changes()
-    rules, parse, log = projection.rules, projection.message.FromString, changes.log if projection.logged else None
+    rules, log = projection.rules, changes.log if projection.logged else None
+    touches: dict[bytes, list[tuple[int, Rule, Any]]] = {}
     for event, parts in steps:
         rule, position = rules[event.kind], event.position
         for key, part in parts.items():
-            if key in changing:
-                _, began, message = changing[key]
-            elif key in rows:
-                began, value = rows[key]
-                message = parse(value)
+            touch = position, rule, part
+            if key in touches:
+                touches[key].append(touch)
             else:
-                message = None
-            if message is None:
-                began = position
-            changing[key] = position, began, rule(message, part)
+                touches[key] = [touch]
         if log is not None:
             log.extend([(position, key) for key in parts])
-    columns_of, changed = projection.columns, changes.rows
-    for key, (position, began, message) in changing.items():
+    parse, columns_of, changed = projection.message.FromString, projection.columns, changes.rows
+    for key, touching in touches.items():
+        began, message = 0, None
+        if key in rows:
+            began, value = rows[key]
+            message = parse(value)
+        for position, rule, part in touching:
+            if message is None:
+                began = position
+            message = rule(message, part)
         if message is None:
             changed[key] = None
         else:

@@ -22,6 +22,9 @@ CacheEpochs = dict[str, str | None]
 PLACEHOLDER: bytes = CacheEntry().SerializeToString()
 """What a reader stores while it fills a missing entry: an entry without a value."""
 
+# CacheEntry's field `value`: its number, and that bytes follow behind their length.
+_VALUE_TAG = (CacheEntry.DESCRIPTOR.fields_by_name["value"].number << 3) | 2
+
 # A batch of usual entries in one piece.
 _RECEIVE_BYTES = 65_536
 
@@ -49,6 +52,12 @@ def key_prefix(view: str, epoch: str) -> str:
 
 
 def encode_entry(value: bytes) -> bytes:
+    """A CacheEntry with this value. Most are written by hand: a message of one field takes several times as long."""
+    size = len(value)
+    if size < 1 << 7:
+        return bytes((_VALUE_TAG, size)) + value
+    if size < 1 << 14:
+        return bytes((_VALUE_TAG, (size & 0x7F) | 0x80, size >> 7)) + value
     return CacheEntry(value=value).SerializeToString()
 
 
