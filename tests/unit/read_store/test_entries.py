@@ -15,4 +15,4 @@ def test_an_entry_is_the_message_whatever_its_size(size: int) -> None:
 
 def test_a_placeholder_has_no_value() -> None:
     assert decode_entry(PLACEHOLDER) is None
-    assert PLACEHOLDER != encode_entry(b"")
+    assert encode_entry(b"") != PLACEHOLDER
