@@ -17,16 +17,25 @@ def test_the_last_state_of_a_row_is_remembered_and_a_row_that_is_gone_is_not() -
     assert recent.get([ONE, TWO, THREE]) == {ONE: (2, b"a, changed")}
 
 
-def test_the_rows_that_were_not_written_for_longest_make_room() -> None:
-    recent = RecentRows(750)
+def test_rows_that_were_not_written_for_long_make_room() -> None:
+    recent = RecentRows(1_300)
     recent.keep({ONE: row(), TWO: row()})
-    recent.keep({ONE: row()})
-    recent.keep({THREE: row()})
-    assert recent.get([ONE, TWO, THREE]).keys() == {ONE, THREE}
+    recent.keep({ONE: row(began=2), THREE: row()})
+    assert recent.get([ONE, TWO, THREE]) == {ONE: (2, b""), TWO: (1, b""), THREE: (1, b"")}
+    recent.keep({ONE: row(began=3)})
+    assert recent.get([ONE, TWO, THREE]) == {ONE: (3, b""), THREE: (1, b"")}
 
 
-def test_a_row_that_is_larger_than_all_the_room_is_not_kept() -> None:
-    recent = RecentRows(750)
+def test_a_row_that_is_gone_is_forgotten_however_long_ago_it_was_written() -> None:
+    recent = RecentRows(1_300)
+    recent.keep({ONE: row(), TWO: row()})
+    recent.keep({THREE: row(), ONE: None})
+    assert recent.get([ONE, TWO, THREE]).keys() == {TWO, THREE}
+
+
+def test_a_row_that_is_too_large_is_not_kept_and_what_it_was_is_forgotten() -> None:
+    recent = RecentRows(1_300)
+    recent.keep({ONE: row(b"small")})
     recent.keep({ONE: row(b"x" * 600)})
     assert recent.get([ONE]) == {}
     recent.keep({ONE: row(b"small again")})
