@@ -59,6 +59,8 @@ def build(settings: Settings) -> Application:
         ),
         ready=views_ready,
         components=(_Pool(asked_feed), _Pool(asked_read), loop, history, tail),
+        # Those of the batches that are under way while it catches up, and no cycles among them.
+        new_objects=200_000,
     )
 
 

@@ -37,8 +37,6 @@ _MAX_STREAMS_PER_CONNECTION = 100_000
 # Calls that came in and that grpcio has not handed over yet. Past its own limit of 1,000 it drops some of them with a
 # bare CANCELLED: a thousand watchers that come back at once after a failover are as many.
 _MAX_PENDING_CALLS = 100_000
-# More objects than before, after which the garbage collector looks at the new ones; Python's own number is 700.
-_NEW_OBJECTS = 20_000
 # Until a transport's threads have written what they were given: they take microseconds, on a busy machine more.
 _FLUSH_SECONDS = 0.1
 
@@ -79,6 +77,8 @@ class Application:
     ready: Readiness
     """Whether calls can be answered now: its stores are there and their schema is the one this program needs."""
     components: Sequence[Component] = field(default_factory=tuple)
+    new_objects: int = 20_000
+    """More objects than before, after which the garbage collector looks at the new ones; Python's own number is 700."""
 
 
 class PortInUse(Exception):
@@ -233,7 +233,7 @@ async def _serve_until_signalled(application: Application) -> None:
         signal.signal(number, ask_to_stop)
     running = RunningApplication(application)
     await running.start()
-    _collect_seldom()
+    _collect_seldom(application.new_objects)
     await stop.wait()
     await running.stop()
     # Stopped well: a second signal, while the interpreter ends, must not make it look like a crash.
@@ -241,14 +241,14 @@ async def _serve_until_signalled(application: Application) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _collect_seldom() -> None:
+def _collect_seldom(new_objects: int) -> None:
     """Has the garbage collector look less often, and not at what the program itself is made of.
 
     A batch makes thousands of objects and leaves no cycles: to look at them took a tenth of the time of an order.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_NEW_OBJECTS)
+    gc.set_threshold(new_objects)
 
 
 def transport_of(settings: ServerSettings) -> Literal["native", "grpcio"]:
