@@ -72,7 +72,7 @@ def _feed(settings: Settings, name: str) -> Feed:
 
 def _engine(settings: DatabaseSettings, name: str, size: int) -> Engine:
     """A batch is one statement, and all that is asked for is found by position or by key."""
-    return create_database_engine(settings, name=name, pool_size=size, by_key=True, one_plan=True, autocommit=True)
+    return create_database_engine(settings, name=name, pool_size=size, by_key=True, autocommit=True)
 
 
 class _Pool:

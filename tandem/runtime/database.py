@@ -43,7 +43,7 @@ def database_url(settings: DatabaseSettings) -> URL:
 
 
 def connection_arguments(
-    settings: DatabaseSettings, name: str, *, read_only: bool = False, by_key: bool = False, one_plan: bool = False
+    settings: DatabaseSettings, name: str, *, read_only: bool = False, by_key: bool = False
 ) -> dict[str, object]:
     """Arguments for every connection: the session's zone and limits, and keepalives so that a dead peer is noticed.
 
@@ -66,8 +66,6 @@ def connection_arguments(
         # The rows that are asked for come as arrays, whose lengths PostgreSQL would plan for anew each time.
         options |= {"plan_cache_mode": "force_generic_plan", "enable_hashjoin": "off", "enable_mergejoin": "off"}
         options["enable_seqscan"] = "off"
-    if one_plan:
-        options["plan_cache_mode"] = "force_generic_plan"
     return {
         "options": " ".join(f"-c {key}={value}" for key, value in options.items()),
         "connect_timeout": settings.connect_timeout,
@@ -85,7 +83,6 @@ def create_database_engine(
     pool_size: int,
     read_only: bool = False,
     by_key: bool = False,
-    one_plan: bool = False,
     autocommit: bool = False,
     longest_transaction: float | None = None,
 ) -> Engine:
@@ -99,9 +96,6 @@ def create_database_engine(
     read every row that comes into them, for each row that refers to one, until it has looked at the tables again by
     itself.
 
-    one_plan: a prepared statement is planned once for each connection. By itself PostgreSQL plans anew for each array,
-    since it can count what is in it and hopes that it is little; for a single row that takes as long as the statement.
-
     autocommit: each statement is a transaction, and a snapshot, of its own. SQLAlchemy's option for this is set and
     taken back around each use of a connection, which costs as much as a small statement.
 
@@ -111,7 +105,7 @@ def create_database_engine(
     """
     engine = create_engine(
         database_url(settings),
-        connect_args=connection_arguments(settings, name, read_only=read_only, by_key=by_key, one_plan=one_plan),
+        connect_args=connection_arguments(settings, name, read_only=read_only, by_key=by_key),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=settings.connect_timeout,
