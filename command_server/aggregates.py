@@ -28,7 +28,10 @@ class Customer(NamedTuple):
 
     @property
     def default_address(self) -> NamedAddress | None:
-        return next((it for it in self.addresses if it.is_default), None)
+        for it in self.addresses:
+            if it.is_default:
+                return it
+        return None
 
     def address_named(self, name: str) -> Address | None:
         return next((it.address for it in self.addresses if it.name == name), None)

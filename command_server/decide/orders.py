@@ -214,7 +214,8 @@ def _destination(request: commands.PlaceOrderRequest, customer: Customer) -> Add
         return request.shipping_address
     if request.shipping_address_name:
         return customer.address_named(request.shipping_address_name)
-    return customer.default_address.address if customer.default_address else None
+    default = customer.default_address
+    return default.address if default else None
 
 
 def _line_rules(lines: list[Line], currency: str) -> list[Violation]:

@@ -9,10 +9,10 @@ import uuid
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
-from psycopg.adapt import Dumper, PyFormat
+from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from sqlalchemy import Column
 from sqlalchemy.dialects import postgresql
@@ -27,13 +27,14 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Array:
-    """An array that is ready to be sent; a parameter of any statement on a connection that `send_arrays` prepared."""
+    """An array that is ready to be sent; a parameter of any statement on a connection that `send_arrays` prepared.
 
-    __slots__ = ("oid", "value")
+    Each type of array is a class of its own: by that psycopg finds what writes a parameter, once a statement.
+    """
 
-    def __init__(self, oid: int, value: bytes) -> None:
-        self.oid = oid
-        """The array's type in PostgreSQL."""
+    __slots__ = ("value",)
+
+    def __init__(self, value: bytes) -> None:
         self.value = value
 
 
@@ -43,20 +44,16 @@ def array(kind: str, values: Collection[Any]) -> Array | list[Any]:
     As they are where psycopg is to write them: a type that is not known here, or values of another one, such as a
     number that is too large.
     """
-    encode = _ENCODERS.get(kind)
-    if encode is None:
+    known = _KINDS.get(kind)
+    if known is None:
         return list(values)
     nulls = None in values
     try:
-        body = b"".join(_with_nulls(encode, values) if nulls else encode(values))
+        body = b"".join(_with_nulls(known.encode, values) if nulls else known.encode(values))
     except (AttributeError, TypeError, ValueError, struct.error):
         return list(values)
-    element = psycopg.adapters.types[_NAMES.get(kind, kind.lower())]
-    assert element is not None
     shape = (len(values), 1) if values else ()
-    return Array(
-        element.array_oid, struct.pack(_HEADERS[bool(values)], bool(values), nulls, element.oid, *shape) + body
-    )
+    return known.array(struct.pack(_HEADERS[bool(values)], bool(values), nulls, known.element, *shape) + body)
 
 
 @cache
@@ -67,21 +64,12 @@ def sql_type(column: Column[Any]) -> str:
 
 def send_arrays(connection: psycopg.Connection[Any]) -> None:
     """Makes arrays parameters of this connection's statements."""
-    connection.adapters.register_dumper(Array, _ArrayDumper)
+    for it in _KINDS.values():
+        connection.adapters.register_dumper(it.array, it.dumper)
 
 
 class _ArrayDumper(Dumper):
-    """One for each type of array: psycopg asks a dumper for the parameter's type, and not the parameter."""
-
     format = Format.BINARY
-
-    def get_key(self, obj: Array, format: PyFormat) -> Any:  # noqa: A002, ARG002 - psycopg's names
-        return self.cls, obj.oid
-
-    def upgrade(self, obj: Array, format: PyFormat) -> "Dumper":  # noqa: A002, ARG002
-        typed = type(self)(self.cls)
-        typed.oid = obj.oid
-        return typed
 
     def dump(self, obj: Array) -> bytes:
         return obj.value
@@ -152,3 +140,26 @@ _NAMES = {
     "BOOLEAN": "bool",
     "TIMESTAMP WITH TIME ZONE": "timestamptz",
 }
+
+
+class _Kind(NamedTuple):
+    """element: its type in PostgreSQL."""
+
+    encode: Callable[[Iterable[Any]], Iterable[bytes]]
+    element: int
+    array: type[Array]
+    dumper: type[Dumper]
+
+
+def _kind(name: str, encode: Callable[[Iterable[Any]], Iterable[bytes]]) -> _Kind:
+    element = psycopg.adapters.types[_NAMES.get(name, name.lower())]
+    assert element is not None
+    return _Kind(
+        encode,
+        element.oid,
+        type(f"{element.name}_array", (Array,), {"__slots__": ()}),
+        type(f"{element.name}_array_dumper", (_ArrayDumper,), {"oid": element.array_oid}),
+    )
+
+
+_KINDS = {name: _kind(name, encode) for name, encode in _ENCODERS.items()}
