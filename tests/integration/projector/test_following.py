@@ -3,14 +3,18 @@
 import uuid
 
 import pytest
+from pydantic import SecretStr
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.views_pb2 import ProductCard
-from projector.apply import prepare
+from projector.app import _engine
+from projector.apply import prepare, raw
 from projector.fold import Changes
 from projector.projections.catalogue import PROJECTIONS
 from projector.recent import RecentRows
+from projector.statements import load
 from tandem.read_store.tables import VIEWS
+from tandem.runtime.settings import DatabaseSettings
 from tests.integration.projector.conftest import Announcements, Project, Rows, Stores
 from tests.support import events
 from tests.support.builders import NOW, identity
@@ -67,6 +71,19 @@ def test_what_the_batch_before_changes_is_neither_loaded_nor_remembered_for_the_
     assert row is not None
     assert ProductCard.FromString(row.value).available == 15
     assert "NotThere" in str(without.fold().stopped_by)
+
+
+def test_rows_are_looked_up_by_one_plan_however_many_are_asked_for(stores: Stores) -> None:
+    engine = _engine(DatabaseSettings(url=SecretStr(stores.read_url)), "test", 1)
+    keys = [uuid.UUID(identity("product", number)).bytes for number in range(10)]
+    with engine.connect() as connection:
+        for count in range(1, 10):
+            load(raw(connection), {"product_card": keys[:count]})
+        plans = raw(connection).execute(
+            "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE '%product_card%'"
+        )
+        assert plans.fetchall() == [(0, 9)]
+    engine.dispose()
 
 
 async def test_recent_orders_can_be_selected_by_customer_and_the_position_they_were_placed_at(
