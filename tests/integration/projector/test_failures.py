@@ -112,7 +112,11 @@ async def test_views_of_another_feed_are_refused_and_a_reset_makes_them_anew(
     third = await project()
     await third.until_state(RUNNING)
     await stores.caught_up()
-    assert announcements.heard[-1].feed_epoch == epoch
+
+    async def announced() -> bool:
+        return announcements.heard[-1].feed_epoch == epoch
+
+    await until(announced, "the views of the feed that is there are announced")
     assert stores.value("product_card", identity("product", 1))
 
 
