@@ -5,7 +5,7 @@ the cache, on the thread that received them. `QueryServicer` answers whatever ha
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -189,22 +189,24 @@ class OneAtOnce(_AtOnce[OneRow]):
 
 
 class ManyAtOnce(_AtOnce[ManyRows]):
-    """One look into the cache for each call, which is answered before the next. The method looks for missing rows."""
+    """A look into the cache for each call, which is answered before the next. The method looks for missing rows."""
 
     def _answers(self, requests: Sequence[bytes], announced: Announced) -> Iterator[bytes | None]:
-        for request in requests:
-            yield self._answer(request, announced)
+        wanted = [self._rows(it, announced) for it in requests]
+        asked = [rows for rows in wanted if rows is not None]
+        found = self._cache.look_up_each(self._query.view, announced.cache_epochs, asked)
+        for rows in wanted:
+            yield None if rows is None else self._answer(rows, next(found).entries)
 
-    def _answer(self, request: bytes, announced: Announced) -> bytes | None:
+    def _rows(self, request: bytes, announced: Announced) -> list[str] | None:
+        """As `_ids`; none of them twice."""
         rows = self._query.ids_alone(request)
-        wanted = set(rows or ())
-        if rows is None or len(wanted) != len(rows) or len(rows) > MAX_BATCH:
+        if rows is None or len(set(rows)) != len(rows) or len(rows) > MAX_BATCH:
             # More than ids, or wrong.
             rows = self._ids(request, announced)
-            wanted = set(rows or ())
-        if rows is None:
-            return None
-        entries = self._look_up(wanted, announced)
+        return rows
+
+    def _answer(self, rows: Sequence[str], entries: Mapping[str, bytes]) -> bytes | None:
         values = [value for row in rows if (value := self._query.value_of(entries.get(row))) is not None]
         if len(values) < len(rows):
             return None

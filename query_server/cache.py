@@ -5,7 +5,7 @@ A node that fails is a miss, never an error: the connection is closed, and the n
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -60,6 +60,14 @@ class Lease(NamedTuple):
     client: NodeClient
 
 
+class _Asked(NamedTuple):
+    """What a node was asked for, on which connection. names: memcached's keys and the rows that they are of."""
+
+    node: str
+    client: NodeClient
+    names: dict[str, str]
+
+
 class Resting:
     """Which nodes failed lately. The caches of a server share it: what one of them waited for, the others need not.
 
@@ -104,15 +112,53 @@ class Cache:
 
     def look_up(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> Lookup:
         """Reads the entries of `rows` under the epochs that were announced. rows: ids in 32 hexadecimal digits."""
-        found: dict[str, bytes] = {}
-        asked = 0
+        [found] = self.look_up_each(view, epochs, [rows])
+        return found
+
+    def look_up_each(self, view: str, epochs: CacheEpochs, wanted: Iterable[Iterable[str]]) -> Iterator[Lookup]:
+        """As `look_up` for each of them, all under the same epochs. Nodes are asked for the next before an answer is
+        read, and work on it meanwhile: one ahead, so that what nobody reads yet cannot fill the connection.
+        """
+        ahead: list[_Asked] | None = None
+        try:
+            for rows in wanted:
+                before, ahead = ahead, self._ask(view, epochs, rows)
+                if before is not None:
+                    yield self._read(before)
+            if ahead is not None:
+                last, ahead = ahead, None
+                yield self._read(last)
+        finally:
+            # Whoever asked has gone. The answers would be taken for those to what is asked for next.
+            if ahead is not None:
+                for it in ahead:
+                    self._close(it.node)
+
+    def _ask(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> list[_Asked]:
+        asked = []
         for node, names in self._by_node(view, epochs, rows).items():
-            entries = self._try(node, NodeClient.get_many, list(names))
-            if entries is not None:
-                asked += len(names)
-                for name, entry in entries.items():
-                    found[names[name]] = entry
-        return Lookup(found, asked)
+            if names:
+                client = self._try(node, NodeClient.ask, names)
+                if client is not None:
+                    asked.append(_Asked(node, client, names))
+        return asked
+
+    def _read(self, asked: Sequence[_Asked]) -> Lookup:
+        found: dict[str, bytes] = {}
+        count = 0
+        for node, client, names in asked:
+            if self._clients.get(node) is not client:
+                # It failed when more was asked for.
+                continue
+            try:
+                entries = client.answer()
+            except _FAILURES as error:
+                self._failed(node, error)
+                continue
+            count += len(names)
+            for name, entry in entries.items():
+                found[names[name]] = entry
+        return Lookup(found, count)
 
     def lease(self, view: str, epochs: CacheEpochs, keys: Iterable[uuid.UUID]) -> dict[uuid.UUID, Lease]:
         """Places placeholders for entries that are not there, at most `max_fills`; a lease for each one placed.
@@ -168,11 +214,14 @@ class Cache:
                 self._made_after[node] = last_failure
             return command(self._clients[node], *args, **kwargs)
         except _FAILURES as error:
-            self._resting.failed(node)
-            self._close(node)
-            NODE_FAILURES.labels(node).inc()
-            log.warning("a cache node failed", node=node, error=repr(error)[:200])
+            self._failed(node, error)
             return None
+
+    def _failed(self, node: str, error: Exception) -> None:
+        self._resting.failed(node)
+        self._close(node)
+        NODE_FAILURES.labels(node).inc()
+        log.warning("a cache node failed", node=node, error=repr(error)[:200])
 
     def _close(self, node: str) -> None:
         client = self._clients.pop(node, None)

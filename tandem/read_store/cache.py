@@ -8,7 +8,7 @@ So an older entry cannot replace a newer one: within an epoch there is one write
 
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pymemcache.client.base import Client
 from pymemcache.client.rendezvous import RendezvousHash
@@ -99,14 +99,34 @@ def parse_node(node: str) -> tuple[str, int]:
 class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
     """pymemcache's, but for many entries: it takes an answer line by line, which costs most of a read or a write."""
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """The entries that are there, by key. Raises OSError and MemcacheError, and closes the connection then."""
-        if not keys:
-            return {}
+    # Of `ask`: how many are not answered, and what was received behind the answer that was read last.
+    _unanswered = 0
+    _following = b""
+
+    def close(self) -> None:
+        self._unanswered, self._following = 0, b""
+        super().close()
+
+    def ask(self, keys: Iterable[str]) -> "NodeClient":
+        """Asks for entries, of at least one key; returns itself. It may ask again before it reads an answer, and do
+        nothing else.
+
+        Raises OSError and MemcacheError, and closes the connection then, as `answer` does.
+        """
         if self.sock is None:
             self._connect()
         try:
             self.sock.sendall(b"get %b\r\n" % " ".join(keys).encode("ascii"))
+        except Exception:
+            self.close()
+            raise
+        self._unanswered += 1
+        return self
+
+    def answer(self) -> dict[str, bytes]:
+        """The entries that are there, by key: of what was asked for first of all that is not answered."""
+        assert self._unanswered, "nothing was asked for"
+        try:
             return self._entries()
         except Exception:
             self.close()
@@ -144,7 +164,7 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
     def _entries(self) -> dict[str, bytes]:
         """VALUE <key> <flags> <size>, the entry on a line of its own, and so on, and END."""
         found: dict[str, bytes] = {}
-        answer = self._receive()
+        answer = self._following or self._receive()
         position = 0
         while True:
             end = answer.find(b"\r\n", position)
@@ -153,8 +173,10 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
                 continue
             line = answer[position:end]
             if line == b"END":
-                if len(answer) != end + 2:
-                    raise MemcacheUnknownError(f"{len(answer) - end - 2} bytes after the end of an answer")
+                self._unanswered -= 1
+                self._following = answer[end + 2 :]
+                if self._following and not self._unanswered:
+                    raise MemcacheUnknownError(f"{len(self._following)} bytes after the last answer")
                 return found
             word, key, _, size = line.split(b" ")
             if word != b"VALUE":

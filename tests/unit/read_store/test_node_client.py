@@ -48,7 +48,7 @@ def test_entries_are_the_same_however_the_answer_is_cut(entries: dict[str, bytes
     pieces = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     client, connection = connected(*pieces)
 
-    assert client.get_many(KEYS) == entries
+    assert client.ask(KEYS).answer() == entries
     assert connection.sent == b"get " + " ".join(KEYS).encode() + b"\r\n"
     assert not connection.closed
 
@@ -67,16 +67,31 @@ def test_a_connection_that_is_out_of_step_is_closed(said: list[bytes]) -> None:
     client, connection = connected(*said)
 
     with pytest.raises((MemcacheError, OSError, ValueError)):
-        client.get_many(KEYS)
+        client.ask(KEYS).answer()
 
     assert connection.closed
     assert client.sock is None
 
 
-def test_no_keys_are_not_asked_for() -> None:
-    client, connection = connected()
-    assert client.get_many([]) == {}
-    assert connection.sent == b""
+@given(st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES), min_size=1, max_size=4), st.data())
+def test_answers_come_in_the_order_of_what_was_asked_for(asked: list[dict[str, bytes]], data: st.DataObject) -> None:
+    whole = b"".join(map(answer, asked))
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=6)))
+    pieces = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    client, connection = connected(*pieces)
+
+    for _ in asked:
+        client.ask(KEYS)
+    assert [client.answer() for _ in asked] == asked
+    assert not connection.closed
+
+
+def test_what_a_closed_connection_was_asked_for_is_forgotten() -> None:
+    client, _ = connected(answer({}) + answer({}))
+    client.ask(KEYS).ask(KEYS).answer()
+    client.close()
+    with pytest.raises(AssertionError):
+        client.answer()
 
 
 ENTRIES = {f"view:epoch:{number:032x}": b"entry %d" % number for number in range(3)}
