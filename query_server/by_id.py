@@ -149,9 +149,6 @@ class _AtOnce(ABC, Generic[Q]):
     @abstractmethod
     def _answers(self, requests: Sequence[bytes], announced: Announced) -> Iterator[bytes | None]: ...
 
-    def _look_up(self, rows: set[str], announced: Announced) -> dict[str, bytes]:
-        return self._cache.look_up(self._query.view, announced.cache_epochs, rows).entries
-
     def _ids(self, request: bytes, announced: Announced) -> list[str] | None:
         """The ids in hexadecimal digits, where the request is right and need not wait."""
         if len(request) > _LONGEST_REQUEST:
@@ -178,7 +175,8 @@ class OneAtOnce(_AtOnce[OneRow]):
             ids = query.ids_alone(request) or self._ids(request, announced)
             # Several times the same field is right, and the last one counts.
             rows.append(ids[-1] if ids else None)
-        entries = self._look_up({row for row in rows if row is not None}, announced)
+        wanted = {row for row in rows if row is not None}
+        entries = self._cache.look_up(query.view, announced.cache_epochs, wanted).entries
         hits = 0
         for row in rows:
             value = query.value_of(entries.get(row)) if row is not None else None

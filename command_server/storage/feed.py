@@ -50,7 +50,7 @@ SELECT CAST(r.request_id AS text), r.fingerprint, CAST(r.subject_id AS text), r.
 FROM {receipt.fullname} AS r, {feed.feed_head.fullname} AS h WHERE r.request_id = ANY(%s)"""  # noqa: S608
 
 # The feed's head is the one row that serialises all writers. It is locked here and released by the COMMIT that follows
-# at once, so it is held for a round trip and not for the batch.
+# in the same pipeline, so it is held for no round trip, nor for the batch.
 _APPEND = f"""
 WITH head AS (
   UPDATE {feed.feed_head.fullname} SET position = position + %(count)s::bigint
