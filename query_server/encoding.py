@@ -4,6 +4,7 @@ A message's encoding is its fields' encodings, one behind the other; a field of 
 length and its content. Tags come from the descriptors.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -16,17 +17,23 @@ _TYPES = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_STRING, FieldDescri
 class EncodedField:
     """Encodes one field of a message, given its content: a serialised message, or text in UTF-8."""
 
-    __slots__ = ("_opening", "tag")
+    __slots__ = ("_before", "_opening", "tag")
 
     def __init__(self, message: type[Message], name: str) -> None:
         """Raises KeyError when `message` has no such field."""
         field = message.DESCRIPTOR.fields_by_name[name]
         assert field.type in _TYPES, f"{field.full_name} is not length-delimited"
         self.tag = _varint(field.number << 3 | _LENGTH_DELIMITED)
+        self._before = lru_cache(maxsize=4096)(lambda size: self.tag + _varint(size))
         self._opening = lru_cache(maxsize=4096)(self._opening_of)
 
     def __call__(self, content: bytes) -> bytes:
-        return self.tag + _varint(len(content)) + content
+        return self._before(len(content)) + content
+
+    def each(self, contents: Iterable[bytes]) -> bytes:
+        """The field once for each content: as a repeated field is encoded."""
+        before = self._before
+        return b"".join([part for content in contents for part in (before(len(content)), content)])
 
     def encodes(self, encoded: bytes) -> bool:
         """Whether `encoded` is this field and nothing else."""

@@ -45,7 +45,7 @@ class ListQuery:
 
     def encode(self, wanted: PageKey, page: Page) -> bytes:
         """The response."""
-        parts = [self._value(row) for row in page.rows]
+        parts = [self._value.each(page.rows)]
         if page.last is not None:
             token = encode_page_token(page.last, *self._query(wanted.selection))
             parts.append(self._next_page_token(token.encode()))

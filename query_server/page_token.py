@@ -6,6 +6,7 @@ import hashlib
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
@@ -104,6 +105,8 @@ def decode_search_token(text: str, words: int, *query: str) -> SearchCursor:
     return cursor
 
 
+# The next page is of the same query.
+@lru_cache(maxsize=4096)
 def _fingerprint(query: tuple[str, ...]) -> bytes:
     # Lengths keep ("a", "bc") apart from ("ab", "c").
     text = "".join(f"{len(part)}:{part}" for part in query)
