@@ -32,8 +32,11 @@ _HALF, _AT_LEAST = 0.5, 0.45
 
 @dataclass
 class Lags:
-    """visible: from acknowledgement to the answer, each. again: the same read once more. Seconds."""
+    """Of each probe, in seconds. acknowledged: when, on the clock of time.perf_counter(). visible: from then to the
+    answer. again: the same read once more.
+    """
 
+    acknowledged: list[float] = field(default_factory=list)
     visible: list[float] = field(default_factory=list)
     again: list[float] = field(default_factory=list)
 
@@ -119,6 +122,7 @@ def probe(world: World, seconds: float) -> Lags:
         seen = time.perf_counter()
         queries.GetOrderDetails(request, timeout=_CALL_SECONDS)
         lags.again.append(time.perf_counter() - seen)
+        lags.acknowledged.append(acknowledged)
         lags.visible.append(seen - acknowledged)
         assert answer.order_details.order_id == placed.order_id == order.order_id
         assert len(answer.order_details.lines) == len(order.lines)

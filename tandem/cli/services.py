@@ -61,11 +61,13 @@ class Service(Child):
     ) -> None:
         super().__init__(MODULES[section], port, log)
         self.metrics_port = metrics_port
+        self.command = ["-m", self.name, "serve"]
+        """What Python is to run."""
         own = {"SERVER__HOST": HOST, "SERVER__PORT": str(port), "SERVER__METRICS_PORT": str(metrics_port), **settings}
         self._environment = {**environment, **{f"TANDEM_{section.upper()}_{key}": own[key] for key in own}}
 
     def launch(self) -> None:
-        self._spawn([sys.executable, "-m", self.name, "serve"], environment=self._environment)
+        self._spawn([sys.executable, *self.command], environment=self._environment)
 
     def serves(self) -> bool:
         return self.health() == int(health_pb2.HealthCheckResponse.SERVING)
