@@ -127,12 +127,20 @@ def summarize(answered: Answered, began: float, cpu: dict[str, float]) -> Sample
 
 
 def parse_log(text: bytes) -> Answered:
-    """h2load's --log-file: start in microseconds since the epoch, HTTP status, microseconds; raises LoadFailed."""
+    """h2load's --log-file: start in microseconds since the epoch, HTTP status, microseconds; raises LoadFailed.
+
+    The status is -1 for a call that was not answered, whose stream or connection ended.
+    """
     fields = text.split()
-    if bad := set(fields[1::3]) - {b"200"}:
-        raise LoadFailed(f"HTTP statuses other than 200: {sorted(bad)}")
     took = [int(field) / 1e6 for field in fields[2::3]]
     starts = [int(field) / 1e6 for field in fields[0::3]]
+    if bad := [(start, status) for start, status in zip(starts, fields[1::3], strict=True) if status != b"200"]:
+        statuses = ", ".join(sorted({status.decode() for _, status in bad}))
+        after = min(bad)[0] - min(starts)
+        raise LoadFailed(
+            f"HTTP statuses other than 200: {statuses}; of {len(bad)} calls out of {len(starts)}, the first of which"
+            f" began {after:.3f} s after the first of all"
+        )
     return Answered([start + taken for start, taken in zip(starts, took, strict=True)], took)
 
 

@@ -52,8 +52,8 @@ def test_the_log_gives_ends_and_durations() -> None:
 
 
 def test_an_answer_that_is_no_http_200_fails_the_load() -> None:
-    with pytest.raises(LoadFailed, match="503"):
-        parse_log(b"1000000\t200\t500\n2000000\t503\t1500\n")
+    with pytest.raises(LoadFailed, match=r"-1, 503; of 2 calls out of 3, the first of which began 1.250 s after"):
+        parse_log(b"1000000\t200\t500\n2250000\t503\t1500\n3000000\t-1\t1500\n")
 
 
 def test_what_ends_in_the_warm_up_does_not_count() -> None:
