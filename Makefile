@@ -12,7 +12,7 @@ ARGS ?=
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached up test check bench bench-quick bench-streams load-generator lint format gen gen-check breaking lock docs examples hooks clean ci
+.PHONY: help install memcached up test check bench bench-quick bench-profile bench-streams load-generator lint format gen gen-check breaking lock docs examples hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: install memcached load-generator  ## Measure everything against its conte
 
 bench-quick: install memcached load-generator  ## The same with fewer orders, turns and seconds: two to three minutes
 	@python -m benchmarks --quick $(ARGS)
+
+bench-profile: install memcached load-generator  ## Show where the time of writes, rebuilds and single orders goes, in a minute
+	@python -m benchmarks.profiles $(ARGS)
 
 bench-streams: install memcached  ## Measure what watches and followers of the feed cost
 	python -m benchmarks.watches

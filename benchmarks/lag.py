@@ -48,6 +48,8 @@ class Lags:
 
 
 def run(world: World, plan: Plan) -> list[Result]:
+    # Else PostgreSQL cleans up after other scenarios meanwhile.
+    world.tidy()
     peak = Tandem(world, plan).place_orders().rate
     plan.say(f"lag: the write peak is {peak:.0f} orders/s")
     reads: dict[str, list[float]] = {IDLE: [], LOADED: []}
