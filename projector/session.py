@@ -6,6 +6,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import psycopg
 from prometheus_client import Counter, Gauge, Histogram
@@ -157,7 +158,7 @@ class Session:
             return
         self._cache.begin(view, taken.left)
         self._states[view] = ViewState(held=True, position=taken.position)
-        POSITION.labels(view).set(taken.position)
+        _position(view).set(taken.position)
         log.info("took a view over", view=view, position=taken.position, cache="kept" if taken.left else "new")
 
     def _groups(self) -> list[list[str]]:
@@ -222,8 +223,8 @@ class Session:
         # Once the views are announced: whoever waits for them does not wait for this.
         self._feed.saw(max(batch.after, self._feed.head))
         for view, move in batch.moves.items():
-            POSITION.labels(view).set(move.after)
-            PROJECTED.labels(view).inc(move.after - move.before)
+            _position(view).set(move.after)
+            _projected(view).inc(move.after - move.before)
 
     def _fail(self, view: str, state: ViewState, error: str) -> None:
         if state.error != error:
@@ -255,6 +256,11 @@ class Session:
             return
         if purged == most:
             self._due["purge"] = 0.0  # there is more
+
+
+# With every batch, and looked up by its label each time takes longer than to set it.
+_position = cache(POSITION.labels)
+_projected = cache(PROJECTED.labels)
 
 
 def _nothing() -> dict[str, RecentRows]:

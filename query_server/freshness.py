@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import count
 
 import psycopg
@@ -151,7 +152,7 @@ class Freshness:
             was_blind = self.announced(view) is None
             epochs = announcement.cache_epochs.get(view, {}) if self._with_cache else {}
             self._announced[view] = Announced(token, epochs, heard_at)
-            POSITION.labels(view).set(position)
+            _position(view).set(position)
             if was_blind or not same_feed:
                 # Some may wait with a token of another feed: that is decided now, but not by positions.
                 self._wake_all(view)
@@ -251,7 +252,7 @@ class Freshness:
             if payloads:
                 loop.call_soon_threadsafe(self._hear_all, payloads, self._clock())
             for view in VIEWS:
-                BLIND.labels(view).set(self.announced(view) is None)
+                _blind(view).set(self.announced(view) is None)
         self._listener.close()
 
     def _hear_all(self, payloads: Sequence[str], heard_at: float) -> None:
@@ -263,6 +264,11 @@ class Freshness:
                 log.warning("not an announcement", payload=str(error))
             else:
                 self.hear(announcement, heard_at)
+
+
+# With every announcement, and looked up by its label each time takes longer than to set it.
+_position = cache(POSITION.labels)
+_blind = cache(BLIND.labels)
 
 
 def _answer(waiter: _Waiter, reached: bool) -> None:
