@@ -48,7 +48,7 @@ check: install  ## Name what is missing or out of date: stubs, pages, rows of ta
 bench: install memcached load-generator  ## Measure everything against its contenders (benchmarks/README.md)
 	@python -m benchmarks $(ARGS)
 
-bench-quick: install memcached load-generator  ## The same with fewer orders, turns and seconds: two to three minutes
+bench-quick: install memcached load-generator  ## The same with fewer orders, turns and seconds: two minutes
 	@python -m benchmarks --quick $(ARGS)
 
 bench-profile: install memcached load-generator  ## Show where the time of writes, rebuilds and single orders goes, in a minute

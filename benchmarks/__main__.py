@@ -22,7 +22,7 @@ RESULTS = Path(__file__).with_name("results")
 def main() -> int:
     """The exit code says whether everything was measured, not whether the bars hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer orders, turns and seconds: two to three minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer orders, turns and seconds: two minutes")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=SCENARIOS, help="these scenarios alone")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the folder for JSON and picture")
     arguments = parser.parse_args()

@@ -24,4 +24,4 @@ def full(say: Callable[[str], None]) -> Plan:
 
 
 def quick(say: Callable[[str], None]) -> Plan:
-    return Plan(orders=5_000, rounds=2, seconds=0.5, warm_up=0.3, grown=50_000, say=say)
+    return Plan(orders=5_000, rounds=1, seconds=0.5, warm_up=0.3, grown=50_000, say=say)

@@ -36,8 +36,9 @@ BATCH = 100
 BATCHES = 16
 # Of each kind of list request: more than a run sends would only take longer to write down.
 REQUESTS = 20_000
-# Before the first turn, and for a turn; at 3,000 a second as many as a warm-up and a turn send.
-SEARCHES_BEFORE = 20_000
+# Before the first turn, for each second that a turn takes.
+SEARCHES_BEFORE = 10_000
+# For a turn: at 3,000 a second as many as a warm-up and a turn send.
 SEARCHES = 8_000
 
 
@@ -178,7 +179,7 @@ def search(world: World, plan: Plan, servers: Servers) -> Result:
     Tandem has been asked for some seconds before the first. Beside it, one that remembers nothing searches as if no
     query had come before: each search is the first of its query, or the first after a product's text changed.
     """
-    before = list(searches(SEARCHES_BEFORE, turn=-1))
+    before = list(searches(round(SEARCHES_BEFORE * plan.seconds), turn=-1))
     target = world.target(servers.tandem, QUERIES + "SearchProducts")
     send(target, world.bodies(before), len(before), in_flight=plan.in_flight)
     known = {it.query for it in before}
