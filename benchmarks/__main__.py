@@ -4,15 +4,14 @@ import argparse
 import importlib
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import footprint, report
-from benchmarks.load.compiled import NotInstalled, bodies_library, h2load
+from benchmarks.load.compiled import installed
 from benchmarks.measure import Result
-from benchmarks.plan import Plan, full, quick
+from benchmarks.plan import Plan, full, progress, quick
 from benchmarks.world import open_world
 
 SCENARIOS = ("reads", "rebuild", "writes", "lag", "growth", "footprint")
@@ -26,17 +25,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=SCENARIOS, help="these scenarios alone")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the folder for JSON and picture")
     arguments = parser.parse_args()
-    try:
-        h2load()
-        bodies_library()
-    except NotInstalled as error:
-        sys.stderr.write(f"{error}\n")
+    if not installed():
         return 1
-    began = time.monotonic()
-
-    def say(line: str) -> None:
-        sys.stderr.write(f"{time.monotonic() - began:6.0f} s  {line}\n")
-
+    say = progress()
     results, failed = measure((quick if arguments.quick else full)(say), arguments.only)
     arguments.output.mkdir(parents=True, exist_ok=True)
     report.write_json(arguments.output / "results.json", results, quick=arguments.quick)

@@ -1,5 +1,7 @@
 """How much of everything `make bench` and `make bench-quick` measure."""
 
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +19,16 @@ class Plan:
     say: Callable[[str], None]
     """Prints a line of progress."""
     in_flight: int = 64
+
+
+def progress() -> Callable[[str], None]:
+    """Prints lines with the seconds that have passed since now, on standard error."""
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        sys.stderr.write(f"{time.monotonic() - began:6.0f} s  {line}\n")
+
+    return say
 
 
 def full(say: Callable[[str], None]) -> Plan:

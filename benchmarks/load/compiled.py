@@ -52,16 +52,17 @@ def _compile(library: Path) -> Path:
     return library
 
 
-def check() -> int:
-    """Says what is missing: `python -m benchmarks.load.compiled`."""
+def installed() -> bool:
+    """Whether all is there; says on standard error what is missing."""
     try:
         h2load()
         bodies_library()
     except NotInstalled as error:
         sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+        return False
+    return True
 
 
 if __name__ == "__main__":
-    sys.exit(check())
+    # `python -m benchmarks.load.compiled`
+    sys.exit(not installed())

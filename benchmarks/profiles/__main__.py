@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import lag, rebuild, writes
-from benchmarks.load.compiled import NotInstalled, bodies_library, h2load
-from benchmarks.plan import Plan
+from benchmarks.load.compiled import installed
+from benchmarks.plan import Plan, progress
 from benchmarks.profiles import marks, steps
 from benchmarks.profiles.marks import Taken
 from benchmarks.world import World, open_world
@@ -28,17 +28,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PROFILES, default=list(PROFILES), help="these alone")
     parser.add_argument("--orders", type=int, default=20_000, help="in the shop before (default: %(default)s)")
     arguments = parser.parse_args()
-    try:
-        h2load()
-        bodies_library()
-    except NotInstalled as error:
-        sys.stderr.write(f"{error}\n")
+    if not installed():
         return 1
-    began = time.monotonic()
-
-    def say(line: str) -> None:
-        sys.stderr.write(f"{time.monotonic() - began:6.0f} s  {line}\n")
-
+    say = progress()
     plan = Plan(orders=arguments.orders, rounds=1, seconds=4.0, warm_up=1.0, grown=arguments.orders, say=say)
     with (
         tempfile.TemporaryDirectory(prefix="tandem-profile-") as folder,

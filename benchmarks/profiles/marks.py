@@ -1,6 +1,7 @@
 """Runs a service that notes its steps in a file: `python -m benchmarks.profiles.marks MODULE FILE`.
 
-A step is what lies between two marks of a thread. A note takes some two microseconds.
+A step is what lies between two marks of a thread. A note takes some two microseconds. Threads come and go, and one may
+have the number of one before: what a new thread does first has a mark before it.
 """
 
 import functools
