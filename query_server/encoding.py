@@ -24,6 +24,7 @@ class EncodedField:
         field = message.DESCRIPTOR.fields_by_name[name]
         assert field.type in _TYPES, f"{field.full_name} is not length-delimited"
         self.tag = _varint(field.number << 3 | _LENGTH_DELIMITED)
+        # Most contents are of few sizes.
         self._before = lru_cache(maxsize=4096)(lambda size: self.tag + _varint(size))
         self._opening = lru_cache(maxsize=4096)(self._opening_of)
 
@@ -49,8 +50,6 @@ class EncodedField:
         return None
 
 
-# Most contents are of few sizes.
-@lru_cache(maxsize=4096)
 def _varint(number: int) -> bytes:
     encoded = bytearray()
     while number > 0x7F:
