@@ -12,7 +12,7 @@ from grpc import aio
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.feed.v1.feed_service_pb2_grpc import FeedServiceStub
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
-from tandem.client.call import NoAddress, Rpc, pause_before_repeating, pauses
+from tandem.client.call import NoAddress, Rpc
 from tandem.client.channel import CallDefaults, options_for
 from tandem.client.errors import CallFailed
 from tandem.client.horizon import Horizon
@@ -178,7 +178,7 @@ class _UnaryUnaryCall:
         self._request = request
         self._options = rpc.options(request, options)
         self._end = asyncio.get_running_loop().time() + self._options["timeout"]
-        self._pauses = pauses()
+        self._tries = rpc.tries(self._options)
         self._try = call(request, **self._options)
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -191,7 +191,7 @@ class _UnaryUnaryCall:
                 response = await self._try
             except grpc.RpcError as error:
                 failed = self._rpc.failure(self._request, error)
-                if not self._rpc.may_be_repeated(failed) or not await self._pause(failed):
+                if not await self._pause(failed):
                     raise failed from error
                 self._try = self._callable(self._request, **self._options)
             else:
@@ -200,10 +200,9 @@ class _UnaryUnaryCall:
 
     async def _pause(self, failed: CallFailed) -> bool:
         """Waits before the next try; False when there is none."""
-        drawn = next(self._pauses, None)
-        if drawn is None:
+        pause = self._tries.pause(failed)
+        if pause is None:
             return False
-        pause = pause_before_repeating(failed, drawn)
         self._options["timeout"] = self._end - asyncio.get_running_loop().time() - pause
         if self._options["timeout"] <= 0:
             return False
@@ -229,7 +228,7 @@ class _UnaryStream:
     def __call__(self, request: Any, **options: Any) -> "_UnaryStreamCall":
         """The stream, under way. timeout: of all of it, in seconds; none unless given."""
         prepared = self._rpc.horizon.prepare(request)
-        return _UnaryStreamCall(self._call(prepared, **options), self._rpc, prepared)
+        return _UnaryStreamCall(self._call(prepared, **self._rpc.stream_options(options)), self._rpc, prepared)
 
 
 class _UnaryStreamCall:

@@ -1,7 +1,6 @@
 """What the calls of both clients, for threads and for asyncio, have in common."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +33,14 @@ class Rpc:
 
     def options(self, request: Any, options: dict[str, Any]) -> dict[str, Any]:
         """The call's options, those that say nothing from the defaults. timeout: for all tries together."""
-        chosen = dict(options)
+        chosen = self.stream_options(options)
         if chosen.get("timeout") is None:
             chosen["timeout"] = self._timeout(request)
+        return chosen
+
+    def stream_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """As `options`, for a stream: it has no timeout unless it says one."""
+        chosen = dict(options)
         if self.defaults.wait_for_ready and chosen.get("wait_for_ready") is None:
             chosen["wait_for_ready"] = True
         return chosen
@@ -54,26 +58,40 @@ class Rpc:
         self.horizon.failed(request, failed)
         return failed
 
-    def may_be_repeated(self, error: CallFailed) -> bool:
-        """Whether the session is to try again at once. The channel has done so for a command that was UNAVAILABLE."""
-        if connection_broke(error):
-            return error.code() != grpc.StatusCode.CANCELLED
-        if ".command." in self.path:
+    def tries(self, options: dict[str, Any]) -> "Tries":
+        """The further tries of a call with these options."""
+        return Tries(is_command=".command." in self.path, waits_for_ready=options.get("wait_for_ready", False))
+
+
+class Tries:
+    """The tries of a call after its first."""
+
+    def __init__(self, *, is_command: bool, waits_for_ready: bool) -> None:
+        self._is_command = is_command
+        self._waits_for_ready = waits_for_ready
+        self._pauses = iter(_PAUSES)
+
+    def pause(self, failed: CallFailed) -> float | None:
+        """Seconds until the next try; None where there is none: it would not help, or has not helped often enough."""
+        stopping = failed.reason == Reason.STOPPING
+        if stopping and self._waits_for_ready:
+            # Soon there is no connection to that server, and one to another is waited for.
+            return random.uniform(0, _PAUSES[-1])  # noqa: S311 - spreads load, keeps no secret
+        longest = next(self._pauses, None) if self._may_help(failed) else None
+        if longest is None:
+            return None
+        drawn = random.uniform(0, longest)  # noqa: S311 - as above
+        # What the server asks for. One that stops asks for nothing: another one answers.
+        return drawn if stopping else max(drawn, failed.retry_after or 0.0)
+
+    def _may_help(self, failed: CallFailed) -> bool:
+        """Whether to try again at once. A channel has done so for a command that was UNAVAILABLE."""
+        if connection_broke(failed):
+            return failed.code() != grpc.StatusCode.CANCELLED
+        if self._is_command:
             return False
         # One that waited in vain is the caller's to repeat.
-        return isinstance(error, Unavailable) and not isinstance(error, ViewBehind | EventUnreadable)
-
-
-def pauses() -> Iterator[float]:
-    """How long to wait before each further try, in seconds."""
-    return (random.uniform(0, longest) for longest in _PAUSES)  # noqa: S311 - spreads load, keeps no secret
-
-
-def pause_before_repeating(error: CallFailed, drawn: float) -> float:
-    """In seconds: what the server asks for. One that stops asks for nothing: another one answers."""
-    if error.reason == Reason.STOPPING:
-        return drawn
-    return max(drawn, error.retry_after or 0.0)
+        return isinstance(failed, Unavailable) and not isinstance(failed, ViewBehind | EventUnreadable)
 
 
 def connection_broke(error: CallFailed) -> bool:

@@ -62,7 +62,8 @@ class CallDefaults:
 
     timeout: seconds for all tries together; a query's max_wait comes on top. Longer than any wait that servers offer by
         default (2 s for a view, 5 s for a statement), shorter than a person's patience. A stream has none.
-    wait_for_ready: whether a call waits for a connection, up to its timeout, rather than fail as UNAVAILABLE at once.
+    wait_for_ready: whether calls and streams wait for a connection, calls up to their timeout, rather than fail as
+        UNAVAILABLE at once; one to a server that stops counts as none.
     """
 
     timeout: float = 10.0

@@ -11,7 +11,7 @@ import grpc
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.feed.v1.feed_service_pb2_grpc import FeedServiceStub
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
-from tandem.client.call import NoAddress, Rpc, pause_before_repeating, pauses
+from tandem.client.call import NoAddress, Rpc
 from tandem.client.channel import CallDefaults, options_for
 from tandem.client.errors import CallFailed
 from tandem.client.horizon import Horizon
@@ -204,16 +204,15 @@ class _UnaryUnary:
         prepared = self._rpc.horizon.prepare(request)
         chosen = self._rpc.options(prepared, options | {"timeout": timeout})
         end = time.monotonic() + chosen["timeout"]
-        tries = pauses()
+        tries = self._rpc.tries(chosen)
         while True:
             try:
                 response, call = self._call.with_call(prepared, **chosen)
             except grpc.RpcError as error:
                 failed = self._rpc.failure(prepared, error)
-                drawn = next(tries, None) if self._rpc.may_be_repeated(failed) else None
-                if drawn is None:
+                pause = tries.pause(failed)
+                if pause is None:
                     raise failed from error
-                pause = pause_before_repeating(failed, drawn)
                 chosen["timeout"] = end - time.monotonic() - pause
                 if chosen["timeout"] <= 0:
                     raise failed from error
@@ -279,7 +278,8 @@ class _UnaryStream:
     def __call__(self, request: Any, timeout: float | None = None, **options: Any) -> "_Stream":
         """The responses as they come, until the stream is cancelled. timeout: of the whole stream, in seconds."""
         prepared = self._rpc.horizon.prepare(request)
-        return _Stream(self._call(prepared, timeout=timeout, **options), self._rpc, prepared)
+        chosen = self._rpc.stream_options(options | {"timeout": timeout})
+        return _Stream(self._call(prepared, **chosen), self._rpc, prepared)
 
 
 class _Stream(_Call):

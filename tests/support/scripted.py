@@ -44,15 +44,15 @@ def _never(request: Any) -> Any:
 
 
 @asynccontextmanager
-async def served(*services: Scripted) -> AsyncIterator[str]:
-    """Serves them at one address, which it gives."""
+async def served(*services: Scripted, port: int = 0) -> AsyncIterator[str]:
+    """Serves them at one address, which it gives; port: 0 for any."""
 
     async def ready() -> bool:
         return True
 
     application = Application(
         name="scripted",
-        server=ServerSettings(port=0, transport="grpcio", drain_seconds=0),
+        server=ServerSettings(port=port, transport="grpcio", drain_seconds=0),
         services=[Service(it.service, it) for it in services],
         ready=ready,
     )

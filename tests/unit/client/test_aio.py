@@ -1,6 +1,7 @@
 """The client for asyncio, at a server in the test's own process."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,8 +13,10 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.feed.v1 import feed_service_pb2 as feed
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.receipt_pb2 import CommandReceipt
+from tandem.cli.child import free_port
 from tandem.client import aio
 from tandem.client.call import NoAddress
+from tandem.client.channel import CallDefaults
 from tandem.client.errors import CallFailed, CursorExpired, RuleBroken, Unavailable, ViewBehind
 from tandem.runtime.errors import OutOfRange, PreconditionFailed, Violation
 from tandem.runtime.errors import Unavailable as ServerUnavailable
@@ -80,6 +83,36 @@ async def test_a_query_is_repeated_while_servers_come_and_go_and_no_longer() -> 
         with pytest.raises(Unavailable):
             await session.queries.GetOrderDetails(queries.GetOrderDetailsRequest())
     assert len(getting.requests) == 7
+
+
+async def test_who_waits_for_a_connection_waits_for_another_than_to_a_server_that_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda *_: 0.0)
+    getting = Scripted(QUERIES, GetOrderDetails=in_turn(*[STOPPING] * 8, FOUND))
+    patient = CallDefaults(wait_for_ready=True)
+    async with served(getting) as address, aio.Client(queries=address, defaults=patient) as client:
+        assert await client.session().queries.GetOrderDetails(queries.GetOrderDetailsRequest()) == FOUND
+    assert len(getting.requests) == 9
+
+
+async def test_a_stream_that_waits_for_a_connection_may_come_before_its_server() -> None:
+    async def subscribe(_: object) -> AsyncIterator[feed.SubscribeResponse]:
+        yield feed.SubscribeResponse(cursor="1a")
+
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    request = feed.SubscribeRequest(from_beginning=True)
+    async with aio.Client(feed=address, defaults=CallDefaults(wait_for_ready=True)) as client:
+
+        async def first_message(**options: Any) -> Any:
+            return await client.session().feed.Subscribe(request, **options).read()
+
+        with pytest.raises(Unavailable):
+            await first_message(wait_for_ready=False)
+        waiting = asyncio.create_task(first_message())
+        async with served(Scripted(FEED, Subscribe=subscribe), port=port):
+            assert (await waiting).cursor == "1a"
 
 
 @pytest.mark.parametrize(

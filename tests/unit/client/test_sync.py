@@ -202,6 +202,9 @@ class Recording:
         self.options.append(options)
         return FOUND, None
 
+    def __call__(self, request: Any, **options: Any) -> None:
+        self.options.append(options)
+
 
 class RecordingChannel:
     def __init__(self) -> None:
@@ -226,6 +229,16 @@ def test_every_call_has_a_deadline_and_a_query_time_for_its_wait() -> None:
         {"timeout": 34, "wait_for_ready": True},
         {"timeout": 1, "wait_for_ready": False},
     ]
+
+
+def test_a_stream_has_no_deadline_and_waits_for_a_connection_as_calls_do() -> None:
+    channel: Any = RecordingChannel()
+    for defaults in (CallDefaults(timeout=4), CallDefaults(wait_for_ready=True)):
+        session = sync.Session(feed=channel, defaults=defaults)
+        session.feed.Subscribe(feed.SubscribeRequest())
+        session.feed.Subscribe(feed.SubscribeRequest(), timeout=1, wait_for_ready=False)
+    given = {"timeout": 1, "wait_for_ready": False}
+    assert channel.method.options == [{"timeout": None}, given, {"timeout": None, "wait_for_ready": True}, given]
 
 
 def test_a_further_try_has_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
