@@ -12,7 +12,7 @@ from grpc import aio
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.feed.v1.feed_service_pb2_grpc import FeedServiceStub
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
-from tandem.client.call import NoAddress, Rpc
+from tandem.client.call import NoAddress, Rpc, Tries
 from tandem.client.channel import CallDefaults, options_for
 from tandem.client.errors import CallFailed
 from tandem.client.horizon import Horizon
@@ -178,7 +178,7 @@ class _UnaryUnaryCall:
         self._request = request
         self._options = rpc.options(request, options)
         self._end = asyncio.get_running_loop().time() + self._options["timeout"]
-        self._tries = rpc.tries(self._options)
+        self._tries = Tries(waits_for_ready=self._options.get("wait_for_ready", False))
         self._try = call(request, **self._options)
 
     def __await__(self) -> Generator[Any, None, Any]:

@@ -11,7 +11,9 @@ from tandem.client.errors import CallFailed, EventUnreadable, Reason, Unavailabl
 from tandem.client.horizon import Horizon
 from tandem.client.status import typed
 
-# Three more tries, as a channel's (channel.py); each pause is drawn from zero to this many seconds.
+# Three more tries, within two thirds of a second unless the server asks for more: one that stops is replaced, a broken
+# connection is another one. More would hide from the caller that a store is away. Each pause is drawn from zero to this
+# many seconds.
 _PAUSES = (0.05, 0.15, 0.45)
 
 
@@ -58,16 +60,12 @@ class Rpc:
         self.horizon.failed(request, failed)
         return failed
 
-    def tries(self, options: dict[str, Any]) -> "Tries":
-        """The further tries of a call with these options."""
-        return Tries(is_command=".command." in self.path, waits_for_ready=options.get("wait_for_ready", False))
-
 
 class Tries:
-    """The tries of a call after its first."""
+    """The tries of a call after its first; those of a command have its request_id in common, and it is done once."""
 
-    def __init__(self, *, is_command: bool, waits_for_ready: bool) -> None:
-        self._is_command = is_command
+    def __init__(self, *, waits_for_ready: bool) -> None:
+        """waits_for_ready: whether the call waits for a connection where there is none."""
         self._waits_for_ready = waits_for_ready
         self._pauses = iter(_PAUSES)
 
@@ -77,21 +75,20 @@ class Tries:
         if stopping and self._waits_for_ready:
             # Soon there is no connection to that server, and one to another is waited for.
             return random.uniform(0, _PAUSES[-1])  # noqa: S311 - spreads load, keeps no secret
-        longest = next(self._pauses, None) if self._may_help(failed) else None
+        longest = next(self._pauses, None) if _may_help(failed) else None
         if longest is None:
             return None
         drawn = random.uniform(0, longest)  # noqa: S311 - as above
         # What the server asks for. One that stops asks for nothing: another one answers.
         return drawn if stopping else max(drawn, failed.retry_after or 0.0)
 
-    def _may_help(self, failed: CallFailed) -> bool:
-        """Whether to try again at once. A channel has done so for a command that was UNAVAILABLE."""
-        if connection_broke(failed):
-            return failed.code() != grpc.StatusCode.CANCELLED
-        if self._is_command:
-            return False
-        # One that waited in vain is the caller's to repeat.
-        return isinstance(failed, Unavailable) and not isinstance(failed, ViewBehind | EventUnreadable)
+
+def _may_help(failed: CallFailed) -> bool:
+    """Whether to try again at once."""
+    if connection_broke(failed):
+        return failed.code() != grpc.StatusCode.CANCELLED
+    # One that waited in vain is the caller's to repeat.
+    return isinstance(failed, Unavailable) and not isinstance(failed, ViewBehind | EventUnreadable)
 
 
 def connection_broke(error: CallFailed) -> bool:

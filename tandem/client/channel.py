@@ -5,32 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# What a channel repeats by itself: commands that ended as UNAVAILABLE. Each carries a request_id, which its tries have
-# in common and sessions fill in where it is missing, so it is done once however often it is sent. Queries are repeated
-# by the sessions (call.py): a channel cannot tell the one that waited for its view in vain, and would wait as often as
-# it tries.
-_RETRY = {
-    # Four tries within two thirds of a second: a server that stops is replaced, a broken connection is another one.
-    # More would hide from the caller that a store is away.
-    "maxAttempts": 4,
-    "initialBackoff": "0.05s",
-    "maxBackoff": "1s",
-    "backoffMultiplier": 3,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
-
 SERVICE_CONFIG: dict[str, Any] = {
     # Every server that the name resolves to gets its share of the calls; one that goes is left out.
     "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [{"name": [{"service": "commerce.command.v1.CommandService"}], "retryPolicy": _RETRY}],
-    # While more than one call in ten needs to be repeated the store of tokens shrinks, and below half of it nothing is:
-    # it would only add to the trouble.
-    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
 }
 """gRPC's service config: https://github.com/grpc/grpc/blob/master/doc/service_config.md"""
 
 CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+    # Sessions repeat calls (call.py). Where channels do, one in thousands of calls that find no server gets its status
+    # and never the rest: whoever waits for a message waits for ever (docs/adr/0019-channels-do-not-repeat.md).
+    ("grpc.enable_retries", 0),
     # A server that went without a word is noticed within 40 s, also where only a stream waits. The servers take a ping
     # every 10 s.
     ("grpc.keepalive_time_ms", 30_000),

@@ -11,7 +11,7 @@ import grpc
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.feed.v1.feed_service_pb2_grpc import FeedServiceStub
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
-from tandem.client.call import NoAddress, Rpc
+from tandem.client.call import NoAddress, Rpc, Tries
 from tandem.client.channel import CallDefaults, options_for
 from tandem.client.errors import CallFailed
 from tandem.client.horizon import Horizon
@@ -204,7 +204,7 @@ class _UnaryUnary:
         prepared = self._rpc.horizon.prepare(request)
         chosen = self._rpc.options(prepared, options | {"timeout": timeout})
         end = time.monotonic() + chosen["timeout"]
-        tries = self._rpc.tries(chosen)
+        tries = Tries(waits_for_ready=chosen.get("wait_for_ready", False))
         while True:
             try:
                 response, call = self._call.with_call(prepared, **chosen)

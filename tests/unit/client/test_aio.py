@@ -57,7 +57,7 @@ async def test_a_query_after_a_command_carries_its_token() -> None:
     assert getting.requests[0].consistency.at_least_as_fresh == session.token == "1token"
 
 
-async def test_the_channel_repeats_a_command_with_the_same_request_id() -> None:
+async def test_a_command_is_repeated_with_the_same_request_id() -> None:
     placing = Scripted(COMMANDS, PlaceOrder=in_turn(STOPPING, STOPPING, PLACED))
     async with served(placing) as address, aio.Client(commands=address) as client:
         assert await client.session().commands.PlaceOrder(commands.PlaceOrderRequest()) == PLACED

@@ -20,20 +20,15 @@ def longest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "uniform", lambda _, longest: longest)
 
 
-def pauses(error: CallFailed, *, is_command: bool = False, waits_for_ready: bool = False) -> list[float | None]:
+def pauses(error: CallFailed, *, waits_for_ready: bool = False) -> list[float | None]:
     """Of the first five further tries."""
-    tries = Tries(is_command=is_command, waits_for_ready=waits_for_ready)
+    tries = Tries(waits_for_ready=waits_for_ready)
     return [tries.pause(error) for _ in range(5)]
 
 
 @pytest.mark.parametrize("error", [STOPPING, AWAY, BROKE], ids=["stopping", "away", "broke"])
-def test_a_query_is_tried_four_times_in_all(error: CallFailed) -> None:
+def test_a_call_is_tried_four_times_in_all(error: CallFailed) -> None:
     assert pauses(error) == [0.05, 0.15, 0.45, None, None]
-
-
-def test_a_command_is_tried_again_where_its_channel_does_not() -> None:
-    assert pauses(BROKE, is_command=True) == [0.05, 0.15, 0.45, None, None]
-    assert pauses(AWAY, is_command=True) == pauses(STOPPING, is_command=True) == [None] * 5
 
 
 @pytest.mark.parametrize(
@@ -54,9 +49,8 @@ def test_a_pause_is_as_long_as_the_server_asks_for() -> None:
     assert pauses(Unavailable(UNAVAILABLE, details=Details(retry_after=0.2)))[:3] == [0.2, 0.2, 0.45]
 
 
-@pytest.mark.parametrize("is_command", [False, True], ids=["query", "command"])
-def test_who_waits_for_a_connection_waits_until_the_one_to_a_server_that_stops_has_ended(is_command: bool) -> None:
-    tries = Tries(is_command=is_command, waits_for_ready=True)
+def test_who_waits_for_a_connection_waits_until_the_one_to_a_server_that_stops_has_ended() -> None:
+    tries = Tries(waits_for_ready=True)
     assert [tries.pause(STOPPING) for _ in range(20)] == [0.45] * 20
     # These tries are not counted.
     assert tries.pause(BROKE) == 0.05

@@ -3,11 +3,12 @@ import json
 from tandem.client.channel import CHANNEL_OPTIONS, SERVICE_CONFIG, options_for
 
 
-def test_channels_repeat_commands_alone_and_only_what_is_unavailable() -> None:
-    assert json.loads(dict(CHANNEL_OPTIONS)["grpc.service_config"]) == SERVICE_CONFIG
-    [method] = SERVICE_CONFIG["methodConfig"]
-    assert method["name"] == [{"service": "commerce.command.v1.CommandService"}]
-    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+def test_calls_are_shared_among_servers_and_no_channel_repeats_them() -> None:
+    options = dict(CHANNEL_OPTIONS)
+    assert (
+        json.loads(options["grpc.service_config"]) == SERVICE_CONFIG == {"loadBalancingConfig": [{"round_robin": {}}]}
+    )
+    assert options["grpc.enable_retries"] == 0
 
 
 def test_pings_are_no_more_frequent_than_servers_take() -> None:
