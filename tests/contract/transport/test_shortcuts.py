@@ -41,6 +41,15 @@ def shortcut(requests: Sequence[bytes]) -> Sequence[bytes | None]:
 NOT_EMPTY = b"\xf8\x07\x01"
 
 
+def numbered(number: int) -> bytes:
+    """A request with such a field, and a number in it."""
+    return b"\xfd\x07" + number.to_bytes(4, "little")
+
+
+def number_of(request: bytes) -> int:
+    return int.from_bytes(request[-4:], "little")
+
+
 class HeldUp:
     """A shortcut that waits for a store, until it is released; then it leaves the calls to the method."""
 
@@ -97,10 +106,21 @@ async def test_what_the_shortcut_leaves_goes_to_the_method(serve: ServeShort) ->
 
 
 async def test_each_call_of_a_mixed_burst_gets_its_own_answer(serve: ServeShort, transport: Transport) -> None:
-    served = await serve()
-    answers = await asyncio.gather(*(served.call(NOT_EMPTY if number % 3 else b"") for number in range(500)))
-    at_once = 1 if transport == "native" else BY_THE_METHOD
-    assert [it.feed_head for it in answers] == [BY_THE_METHOD if number % 3 else at_once for number in range(500)]
+    at_once: list[int] = []
+
+    def every_third(requests: Sequence[bytes]) -> list[bytes | None]:
+        numbers = [number_of(it) for it in requests]
+        at_once.extend(it for it in numbers if it % 3 == 0)
+        return [None if it % 3 else ListProjectionsResponse(feed_head=it).SerializeToString() for it in numbers]
+
+    async def by_the_method(request: Message, _: Call) -> Message:
+        return ListProjectionsResponse(feed_head=number_of(request.SerializeToString()))
+
+    served = await serve(by_the_method, at_once=every_third)
+    answers = await asyncio.gather(*(served.call(numbered(number)) for number in range(500)))
+    assert [it.feed_head for it in answers] == list(range(500))
+    # Not all of them, on a busy machine: what comes while the shortcut is held up goes to the method.
+    assert bool(at_once) == (transport == "native")
 
 
 async def test_calls_are_counted_whoever_answers_them(serve: ServeShort) -> None:
