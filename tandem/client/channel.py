@@ -24,8 +24,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     # A server that restarts is back within seconds; the default pause grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # How long one attempt to connect may take, in spite of its name: a server that is starting, or busy, answers late.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     # The servers have the limit, 4 MiB unless set; one that was given more is not to be cut short here.
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
 )

@@ -38,11 +38,12 @@ _MIGRATIONS: dict[Side, tuple[Path, str]] = {
     "write": (Path(command_server.__path__[0]) / "migrations", WRITE_SCHEMA),
     "read": (Path(projector.__path__[0]) / "migrations", READ_SCHEMA),
 }
-# A server that was killed and comes back is to be found at once, not after a growing pause.
+# A server that was killed and comes back is to be found at once, not after a growing pause. The last is no pause: how
+# long an attempt to connect may take, on a busy machine.
 _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 5_000),
 ]
 
 
