@@ -14,8 +14,8 @@ HOST = "127.0.0.1"
 # A crashed database recovers first.
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
-# Linux takes the ports of outgoing connections from 32768 on, unless it is told otherwise.
-_QUIET_PORTS = range(15_000, 32_000)
+QUIET_PORTS = range(15_000, 32_000)
+"""What `free_port` chooses from. Linux takes the ports of outgoing connections from 32768 on, unless told otherwise."""
 _given: set[int] = set()
 
 
@@ -135,12 +135,10 @@ class Child:
         In a session of its own, so that Ctrl-C reaches us alone and we end the children in order. The kernel sends the
         death signal when the *thread* that started the child ends, so that must be a thread that stays.
         """
-        wrapper = Path(__file__).with_name("exec_child.py")
-        options = [str(int(self.death_signal)), str(os.getpid()), user or ""]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(wrapper), *options, *command],
+                as_user(user, command, self.death_signal),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -148,6 +146,15 @@ class Child:
                 cwd=folder,
                 env=None if environment is None else dict(environment),
             )
+
+
+def as_user(user: str | None, command: list[str], death_signal: int = signal.SIGKILL) -> list[str]:
+    """What to run for a command to run as `user`, None for ourselves, and to get `death_signal` when we die.
+
+    subprocess can change the user too, but it forks for that, which in a process with gRPC's threads goes wrong.
+    """
+    wrapper = Path(__file__).with_name("exec_child.py")
+    return [sys.executable, "-I", "-S", str(wrapper), str(int(death_signal)), str(os.getpid()), user or "", *command]
 
 
 def ending(code: int) -> str:
@@ -162,7 +169,7 @@ def free_port() -> int:
     the time that the server listens.
     """
     while True:
-        port = secrets.choice(_QUIET_PORTS)
+        port = secrets.choice(QUIET_PORTS)
         if port not in _given and not port_in_use(port):
             _given.add(port)
             return port

