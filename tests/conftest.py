@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tandem.cli import child
 from tandem.cli.embedded import Memcached, Postgres, memcached_path
 from tests.support.stack import Databases, Stack, end_node
 
@@ -22,6 +23,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-examples", action="store_true", help="write what docs/examples.md's commands print into it"
     )
+
+
+def pytest_configure() -> None:
+    """Test processes side by side have ports of their own: none can tell by itself what another has chosen."""
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        child.QUIET_PORTS = child.QUIET_PORTS[int(worker.removeprefix("gw")) :: workers]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
