@@ -1,7 +1,9 @@
 """G7: the cache may go, hang and come back; no read is lost and no stale entry comes back to life."""
 
 import asyncio
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
+from tandem.read_store.tables import VIEWS
 from tests.support.builders import identity, usd
 from tests.support.shop import PRODUCTS, open_shop
 from tests.support.stack import AsyncStubs, Stack, until
@@ -128,13 +131,21 @@ async def test_a_clean_restart_of_the_projector_keeps_the_cache_and_a_crash_does
     stack = new_stack(cache_nodes=1)
     async with stack.async_stubs() as stubs:
         await _see(stubs, 1, await open_shop(stubs.commands))
-        for ending, kept in ((stack.projector.stop, '"cache": "kept"'), (stack.projector.kill, '"cache": "new"')):
+
+        async def took_over(starts: int) -> bool:
+            """All views, for each start: one that the projector did not hold when it ended is as it was before."""
+            return len(_taken_over(stack)) == starts * len(VIEWS)
+
+        await until(partial(took_over, 1), "the projector has all views")
+        for starts, ending, cache in ((2, stack.projector.stop, "kept"), (3, stack.projector.kill, "new")):
             ending()
             stack.projector.start()
-
-            async def took_over(kept: str = kept) -> bool:
-                return kept in stack.projector.log_tail(8)
-
-            await until(took_over, f"the projector says {kept}")
+            await until(partial(took_over, starts), "the projector has all views again")
+            assert _taken_over(stack)[-len(VIEWS) :] == [cache] * len(VIEWS)
         request = queries.GetProductRequest(product_id=identity("product", 1))
         assert (await stubs.queries.GetProduct(request)).product.version == 1
+
+
+def _taken_over(stack: Stack) -> list[str]:
+    """What became of the cache of each view that the projector took over so far: new or kept."""
+    return re.findall('"cache": "(new|kept)", "event": "took a view over"', stack.projector.log_tail(1_000))
