@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from commerce.internal.v1.stored_pb2 import CacheEntry
 from commerce.query.v1 import query_service_pb2 as queries
 from query_server.cache import Cache, entry_value
 from query_server.encoding import EncodedField
@@ -19,6 +18,7 @@ from query_server.reader import count_reads
 from query_server.validation import MAX_BATCH, Checker
 from query_server.views import as_of_text
 from tandem.feed.token import Token
+from tandem.internal.v1.stored_pb2 import CacheEntry
 from tandem.read_store.tables import customer_profile, order_details, product_card, subscription_details
 from tandem.runtime.errors import InvalidArgument
 

@@ -10,7 +10,8 @@ from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
-from commerce.internal.v1.stored_pb2 import Alternatives, PageToken, SearchPageToken
+from commerce.internal.v1.stored_pb2 import Alternatives, SearchPageToken
+from tandem.internal.v1.stored_pb2 import PageToken
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
-from commerce.internal.v1.stored_pb2 import ConsistencyToken
+from tandem.internal.v1.stored_pb2 import ConsistencyToken
 
 # The first character says how the rest is encoded, so that a later form can tell.
 _VERSION = "1"

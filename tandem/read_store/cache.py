@@ -14,7 +14,7 @@ from pymemcache.client.base import Client
 from pymemcache.client.rendezvous import RendezvousHash
 from pymemcache.exceptions import MemcacheUnexpectedCloseError, MemcacheUnknownError
 
-from commerce.internal.v1.stored_pb2 import CacheEntry
+from tandem.internal.v1.stored_pb2 import CacheEntry
 
 CacheEpochs = dict[str, str | None]
 """Node ("host:port") to its epoch; None while the node is fenced off. The order is that of the setting."""

@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("tandem", "command_server", "query_server", "projector")
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+GENERATED = "_pb2.py"
+SOURCES = sorted(
+    path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if not path.name.endswith(GENERATED)
+)
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in SOURCES
@@ -95,8 +98,8 @@ def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
     assert [str(path) for path in SOURCES if drawers & {*path.relative_to(ROOT).with_suffix("").parts}] == []
 
 
-def test_files_stay_under_400_lines() -> None:
+def test_files_stay_under_800_lines() -> None:
     folders = (*PACKAGES, "tests", "tools", "benchmarks")
-    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py") if not path.name.endswith(GENERATED)]
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
-    assert {name: length for name, length in lengths.items() if length > 400} == {}
+    assert {name: length for name, length in lengths.items() if length > 800} == {}

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from commerce.internal.v1.stored_pb2 import ConsistencyToken
 from tandem.feed.token import MalformedToken, Token, decode_token, encode_token
+from tandem.internal.v1.stored_pb2 import ConsistencyToken
 
 POSITIONS = st.integers(0, 2**63 - 1)
 BASE64 = string.ascii_letters + string.digits + "-_"

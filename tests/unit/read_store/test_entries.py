@@ -2,7 +2,7 @@
 
 import pytest
 
-from commerce.internal.v1.stored_pb2 import CacheEntry
+from tandem.internal.v1.stored_pb2 import CacheEntry
 from tandem.read_store.cache import PLACEHOLDER, decode_entry, encode_entry
 
 

@@ -22,86 +22,6 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class ConsistencyToken(_message.Message):
-    """What a consistency token holds: base64url of these bytes, without padding."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FEED_EPOCH_FIELD_NUMBER: _builtins.int
-    POSITION_FIELD_NUMBER: _builtins.int
-    feed_epoch: _builtins.bytes
-    """The feed that the position belongs to: 16 bytes of a UUID. A restore from a backup begins a new one."""
-    position: _builtins.int
-    """A position of that feed."""
-    def __init__(
-        self,
-        *,
-        feed_epoch: _builtins.bytes = ...,
-        position: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed_epoch", b"feed_epoch", "position", b"position"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ConsistencyToken: _TypeAlias = ConsistencyToken  # noqa: Y015
-
-@_typing.final
-class PageToken(_message.Message):
-    """What a page token holds: base64url of these bytes, without padding."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    QUERY_FIELD_NUMBER: _builtins.int
-    SORT_MICROS_FIELD_NUMBER: _builtins.int
-    SORT_POSITION_FIELD_NUMBER: _builtins.int
-    query: _builtins.bytes
-    """The query that the token continues: the first 8 bytes of a hash of its name and its arguments other than page size."""
-    sort_micros: _builtins.int
-    """Sort key of the last row of the page before: microseconds since the Unix epoch."""
-    sort_position: _builtins.int
-    """Tie breaker of the last row of the page before."""
-    def __init__(
-        self,
-        *,
-        query: _builtins.bytes = ...,
-        sort_micros: _builtins.int = ...,
-        sort_position: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["query", b"query", "sort_micros", b"sort_micros", "sort_position", b"sort_position"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PageToken: _TypeAlias = PageToken  # noqa: Y015
-
-@_typing.final
-class CacheEntry(_message.Message):
-    """A value in memcached. An entry without `value` is the placeholder of a reader that is filling it."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VALUE_FIELD_NUMBER: _builtins.int
-    value: _builtins.bytes
-    """The view's message, serialised."""
-    def __init__(
-        self,
-        *,
-        value: _builtins.bytes | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
-    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
-
-Global___CacheEntry: _TypeAlias = CacheEntry  # noqa: Y015
-
-@_typing.final
 class EndSubscriptionRequest(_message.Message):
     """The command that a command server gives itself when a subscription's time is over: ends the subscription, if it is still
     as it was found. One that is canceling is cancelled then, an active one lapses.
@@ -232,7 +152,7 @@ class SearchPageToken(_message.Message):
     PRODUCT_ID_FIELD_NUMBER: _builtins.int
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
     query: _builtins.bytes
-    """As in PageToken."""
+    """The query that the token continues: the first 8 bytes of a hash of its name and its arguments other than page size."""
     rank: _builtins.int
     """What the products are sorted by, of the last one of the page before."""
     product_id: _builtins.bytes
