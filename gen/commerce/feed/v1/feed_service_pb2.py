@@ -26,7 +26,7 @@ from commerce.event.v1 import event_pb2 as commerce_dot_event_dot_v1_dot_event__
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#commerce/feed/v1/feed_service.proto\x12\x10\x63ommerce.feed.v1\x1a\x1d\x63ommerce/event/v1/event.proto\x1a\x1egoogle/protobuf/duration.proto\"\xc0\x02\n\x10SubscribeRequest\x12\'\n\x0e\x66rom_beginning\x18\x01 \x01(\x08H\x00R\rfromBeginning\x12#\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\tH\x00R\x0b\x61\x66terCursor\x12\x1b\n\x08\x66rom_now\x18\x03 \x01(\x08H\x00R\x07\x66romNow\x12\x1f\n\x0b\x65vent_types\x18\x04 \x03(\tR\neventTypes\x12#\n\raggregate_ids\x18\x05 \x03(\tR\x0c\x61ggregateIds\x12(\n\x10max_batch_events\x18\x06 \x01(\x05R\x0emaxBatchEvents\x12H\n\x12heartbeat_interval\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatIntervalB\x07\n\x05start\"\xbd\x01\n\x11SubscribeResponse\x12\x32\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.commerce.feed.v1.FeedItemR\x06\x65vents\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12#\n\rhead_position\x18\x04 \x01(\x04R\x0cheadPosition\x12\x1b\n\tcaught_up\x18\x05 \x01(\x08R\x08\x63\x61ughtUp\"j\n\x08\x46\x65\x65\x64Item\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12.\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x18.commerce.event.v1.EventR\x05\x65vent\"\x10\n\x0eGetHeadRequest\"E\n\x0fGetHeadResponse\x12\x16\n\x06\x63ursor\x18\x01 \x01(\tR\x06\x63ursor\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position2\xbf\x01\n\x0b\x46\x65\x65\x64Service\x12[\n\tSubscribe\x12\".commerce.feed.v1.SubscribeRequest\x1a#.commerce.feed.v1.SubscribeResponse\"\x03\x90\x02\x01\x30\x01\x12S\n\x07GetHead\x12 .commerce.feed.v1.GetHeadRequest\x1a!.commerce.feed.v1.GetHeadResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#commerce/feed/v1/feed_service.proto\x12\x10\x63ommerce.feed.v1\x1a\x1d\x63ommerce/event/v1/event.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe9\x02\n\x10SubscribeRequest\x12\'\n\x0e\x66rom_beginning\x18\x01 \x01(\x08H\x00R\rfromBeginning\x12#\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\tH\x00R\x0b\x61\x66terCursor\x12\x1b\n\x08\x66rom_now\x18\x03 \x01(\x08H\x00R\x07\x66romNow\x12\x1f\n\x0b\x65vent_types\x18\x04 \x03(\tR\neventTypes\x12#\n\raggregate_ids\x18\x05 \x03(\tR\x0c\x61ggregateIds\x12(\n\x10max_batch_events\x18\x06 \x01(\x05R\x0emaxBatchEvents\x12H\n\x12heartbeat_interval\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\x12\'\n\x0f\x63orrelation_ids\x18\x08 \x03(\tR\x0e\x63orrelationIdsB\x07\n\x05start\"\xbd\x01\n\x11SubscribeResponse\x12\x32\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.commerce.feed.v1.FeedItemR\x06\x65vents\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12#\n\rhead_position\x18\x04 \x01(\x04R\x0cheadPosition\x12\x1b\n\tcaught_up\x18\x05 \x01(\x08R\x08\x63\x61ughtUp\"\xa7\x01\n\x08\x46\x65\x65\x64Item\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12.\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x18.commerce.event.v1.EventR\x05\x65vent\x12;\n\x08\x65nvelope\x18\x04 \x01(\x0b\x32\x1f.commerce.feed.v1.EventEnvelopeR\x08\x65nvelope\"\xb0\x01\n\rEventEnvelope\x12\x14\n\x05\x61\x63tor\x18\x01 \x01(\tR\x05\x61\x63tor\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12!\n\x0c\x63\x61usation_id\x18\x03 \x01(\tR\x0b\x63\x61usationId\x12%\n\x0e\x63orrelation_id\x18\x04 \x01(\tR\rcorrelationId\x12 \n\x0btraceparent\x18\x05 \x01(\tR\x0btraceparent\"\x10\n\x0eGetHeadRequest\"E\n\x0fGetHeadResponse\x12\x16\n\x06\x63ursor\x18\x01 \x01(\tR\x06\x63ursor\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position2\xbf\x01\n\x0b\x46\x65\x65\x64Service\x12[\n\tSubscribe\x12\".commerce.feed.v1.SubscribeRequest\x1a#.commerce.feed.v1.SubscribeResponse\"\x03\x90\x02\x01\x30\x01\x12S\n\x07GetHead\x12 .commerce.feed.v1.GetHeadRequest\x1a!.commerce.feed.v1.GetHeadResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEEDSERVICE'].methods_by_name['GetHead']._loaded_options = None
   _globals['_FEEDSERVICE'].methods_by_name['GetHead']._serialized_options = b'\220\002\001'
   _globals['_SUBSCRIBEREQUEST']._serialized_start=121
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=441
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=444
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=633
-  _globals['_FEEDITEM']._serialized_start=635
-  _globals['_FEEDITEM']._serialized_end=741
-  _globals['_GETHEADREQUEST']._serialized_start=743
-  _globals['_GETHEADREQUEST']._serialized_end=759
-  _globals['_GETHEADRESPONSE']._serialized_start=761
-  _globals['_GETHEADRESPONSE']._serialized_end=830
-  _globals['_FEEDSERVICE']._serialized_start=833
-  _globals['_FEEDSERVICE']._serialized_end=1024
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=482
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=485
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=674
+  _globals['_FEEDITEM']._serialized_start=677
+  _globals['_FEEDITEM']._serialized_end=844
+  _globals['_EVENTENVELOPE']._serialized_start=847
+  _globals['_EVENTENVELOPE']._serialized_end=1023
+  _globals['_GETHEADREQUEST']._serialized_start=1025
+  _globals['_GETHEADREQUEST']._serialized_end=1041
+  _globals['_GETHEADRESPONSE']._serialized_start=1043
+  _globals['_GETHEADRESPONSE']._serialized_end=1112
+  _globals['_FEEDSERVICE']._serialized_start=1115
+  _globals['_FEEDSERVICE']._serialized_end=1306
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,7 @@ class SubscribeRequest(_message.Message):
     AGGREGATE_IDS_FIELD_NUMBER: _builtins.int
     MAX_BATCH_EVENTS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
+    CORRELATION_IDS_FIELD_NUMBER: _builtins.int
     from_beginning: _builtins.bool
     """With the first event. Must be true when set. Where the first ones are not kept any more it is refused with
     CURSOR_EXPIRED.
@@ -62,6 +63,10 @@ class SubscribeRequest(_message.Message):
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """The time between messages while there are no events: 1 to 60 s. Unset means 15 s."""
 
+    @_builtins.property
+    def correlation_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only events whose envelope has one of these as its `correlation_id`. At most 100, each once. Empty means all."""
+
     def __init__(
         self,
         *,
@@ -72,10 +77,11 @@ class SubscribeRequest(_message.Message):
         aggregate_ids: _abc.Iterable[_builtins.str] | None = ...,
         max_batch_events: _builtins.int = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
+        correlation_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after_cursor", b"after_cursor", "from_beginning", b"from_beginning", "from_now", b"from_now", "heartbeat_interval", b"heartbeat_interval", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cursor", b"after_cursor", "aggregate_ids", b"aggregate_ids", "event_types", b"event_types", "from_beginning", b"from_beginning", "from_now", b"from_now", "heartbeat_interval", b"heartbeat_interval", "max_batch_events", b"max_batch_events", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cursor", b"after_cursor", "aggregate_ids", b"aggregate_ids", "correlation_ids", b"correlation_ids", "event_types", b"event_types", "from_beginning", b"from_beginning", "from_now", b"from_now", "heartbeat_interval", b"heartbeat_interval", "max_batch_events", b"max_batch_events", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["from_beginning", "after_cursor", "from_now"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
@@ -134,6 +140,7 @@ class FeedItem(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
+    ENVELOPE_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """The event's position: 1, 2, 3 and so on without a gap, and with gaps where events were not asked for."""
     type: _builtins.str
@@ -142,20 +149,71 @@ class FeedItem(_message.Message):
     def event(self) -> _event_pb2.Event:
         """The event."""
 
+    @_builtins.property
+    def envelope(self) -> Global___EventEnvelope:
+        """Who caused it, in answer to what, and as part of what. Unset for an event that was stored before there were envelopes."""
+
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         type: _builtins.str = ...,
         event: _event_pb2.Event | None = ...,
+        envelope: Global___EventEnvelope | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "position", b"position", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "event", b"event", "position", b"position", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeedItem: _TypeAlias = FeedItem  # noqa: Y015
+
+@_typing.final
+class EventEnvelope(_message.Message):
+    """Who caused an event, in answer to what, and as part of what: as the caller of the command said it. The same for all events
+    of a command.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CAUSATION_ID_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """Who gave the command. By contract a pseudonymous id, never a name or an address: it is neither sealed nor erased. Empty
+    when the caller did not say.
+    """
+    request_id: _builtins.str
+    """The command's `request_id`."""
+    causation_id: _builtins.str
+    """What the command was given in answer to, such as an event's id or another command's `request_id`. Empty when the caller
+    did not say.
+    """
+    correlation_id: _builtins.str
+    """What the command is a part of: the same in all commands and events of one business process. Empty when the caller did
+    not say.
+    """
+    traceparent: _builtins.str
+    """The trace that the command belongs to, as W3C Trace Context writes it in `traceparent`. Empty when the caller sent none."""
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        causation_id: _builtins.str = ...,
+        correlation_id: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "causation_id", b"causation_id", "correlation_id", b"correlation_id", "request_id", b"request_id", "traceparent", b"traceparent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventEnvelope: _TypeAlias = EventEnvelope  # noqa: Y015
 
 @_typing.final
 class GetHeadRequest(_message.Message):

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"commerce/type/v1/consistency.proto\x12\x10\x63ommerce.type.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd9\x01\n\x0b\x43onsistency\x12+\n\x10minimize_latency\x18\x01 \x01(\x08H\x00R\x0fminimizeLatency\x12+\n\x11\x61t_least_as_fresh\x18\x02 \x01(\tH\x00R\x0e\x61tLeastAsFresh\x12+\n\x10\x66ully_consistent\x18\x04 \x01(\x08H\x00R\x0f\x66ullyConsistent\x12\x34\n\x08max_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07maxWaitB\r\n\x0brequirementb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"commerce/type/v1/consistency.proto\x12\x10\x63ommerce.type.v1\x1a\x1egoogle/protobuf/duration.proto\"\xf1\x01\n\x0b\x43onsistency\x12+\n\x10minimize_latency\x18\x01 \x01(\x08H\x00R\x0fminimizeLatency\x12+\n\x11\x61t_least_as_fresh\x18\x02 \x01(\tH\x00R\x0e\x61tLeastAsFresh\x12+\n\x10\x66ully_consistent\x18\x04 \x01(\x08H\x00R\x0f\x66ullyConsistent\x12\x34\n\x08max_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07maxWait\x12\x16\n\x06tokens\x18\x05 \x03(\tR\x06tokensB\r\n\x0brequirementb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'commerce.type.v1.consistenc
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONSISTENCY']._serialized_start=89
-  _globals['_CONSISTENCY']._serialized_end=306
+  _globals['_CONSISTENCY']._serialized_end=330
 # @@protoc_insertion_point(module_scope)

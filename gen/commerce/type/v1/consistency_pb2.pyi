@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Consistency(_message.Message):
-    """How fresh the answer to a query must be. Leaving it out means `minimize_latency`."""
+    """How fresh the answer to a query must be. Without a requirement and without `tokens` it means `minimize_latency`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -27,6 +29,7 @@ class Consistency(_message.Message):
     AT_LEAST_AS_FRESH_FIELD_NUMBER: _builtins.int
     FULLY_CONSISTENT_FIELD_NUMBER: _builtins.int
     MAX_WAIT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     minimize_latency: _builtins.bool
     """Answer at once from whatever is nearest. The answer's `as_of` says how fresh it is. Must be true when set."""
     at_least_as_fresh: _builtins.str
@@ -41,8 +44,15 @@ class Consistency(_message.Message):
     """
     @_builtins.property
     def max_wait(self) -> _duration_pb2.Duration:
-        """How long `at_least_as_fresh` and `fully_consistent` may wait: 0 to 60 s, clipped to the call's deadline. Unset means
+        """How long `at_least_as_fresh`, `tokens` and `fully_consistent` may wait: 0 to 60 s, clipped to the call's deadline. Unset means
         2 s.
+        """
+
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """More tokens, of other writes: the answer includes what all of them stand for. At most 20. Alone, or together with
+        `at_least_as_fresh`, which they are like in every other way; with `minimize_latency` or `fully_consistent` they are
+        INVALID.
         """
 
     def __init__(
@@ -52,10 +62,11 @@ class Consistency(_message.Message):
         at_least_as_fresh: _builtins.str = ...,
         fully_consistent: _builtins.bool = ...,
         max_wait: _duration_pb2.Duration | None = ...,
+        tokens: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at_least_as_fresh", b"at_least_as_fresh", "fully_consistent", b"fully_consistent", "max_wait", b"max_wait", "minimize_latency", b"minimize_latency", "requirement", b"requirement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_as_fresh", b"at_least_as_fresh", "fully_consistent", b"fully_consistent", "max_wait", b"max_wait", "minimize_latency", b"minimize_latency", "requirement", b"requirement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_as_fresh", b"at_least_as_fresh", "fully_consistent", b"fully_consistent", "max_wait", b"max_wait", "minimize_latency", b"minimize_latency", "requirement", b"requirement", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_requirement: _TypeAlias = _typing.Literal["minimize_latency", "at_least_as_fresh", "fully_consistent"]  # noqa: Y015
     _WhichOneofArgType_requirement: _TypeAlias = _typing.Literal["requirement", b"requirement"]  # noqa: Y015
