@@ -1,0 +1,165 @@
+"""Workers: what waits together is answered together, by threads, in batches.
+
+Nothing is delayed to make a batch larger: a batch is what came in while the one before was answered.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from tandem.runtime.call import Call, Stage, settle, stopping_error
+from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError
+
+Handler = Callable[[Sequence[Call]], None]
+"""Answers each of the calls (`reply`, `fail`), or says where it goes next (`call.next`).
+
+It is called by one thread at a time, so it may own connections. What it raises is the answer to those of the calls that
+it has neither answered nor sent on.
+"""
+
+
+class Worker:
+    """A bounded queue of calls, and threads that answer them. `start` and `stop` make it a Component."""
+
+    def __init__(
+        self,
+        name: str,
+        handlers: Sequence[Handler],
+        *,
+        max_batch: int,
+        max_waiting: int,
+        max_waiting_bytes: int = 64 * 1024 * 1024,
+        inline: Handler | None = None,
+    ) -> None:
+        """handlers: one for each thread. max_batch: calls at once at most.
+
+        max_waiting, max_waiting_bytes: calls that may wait for that, and the bytes of their requests.
+        inline: a handler for the thread on which a transport receives; it must not wait long. A transport without such
+        a thread puts the calls into the queue.
+        """
+        self.name = name
+        self._handlers = handlers
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._max_waiting_bytes = max_waiting_bytes
+        self._inline = inline
+        self._waiting: deque[Call] = deque()
+        self._waiting_bytes = 0
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+
+    async def start(self) -> None:
+        for number, handler in enumerate(self._handlers):
+            thread = threading.Thread(target=self._run, args=(handler,), name=f"{self.name}-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    async def stop(self) -> None:
+        """Answers what waits, then ends the threads."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        self._threads.clear()
+
+    @property
+    def is_inline(self) -> bool:
+        return self._inline is not None
+
+    def answer_inline(self, calls: Sequence[Call]) -> None:
+        """Answers calls on the thread of the transport that received them: one thread at a time."""
+        assert self._inline is not None, "is_inline"
+        answer(self._inline, calls)
+
+    def put_all(self, calls: Sequence[Call]) -> None:
+        """Puts calls into the queue, from any thread. Those that find no room are refused."""
+        with self._changed:
+            taken = 0
+            if not self._stopping:
+                for call in calls:
+                    size = self._waiting_bytes + len(call.payload)
+                    if len(self._waiting) >= self._max_waiting or (self._waiting and size > self._max_waiting_bytes):
+                        break
+                    self._waiting.append(call)
+                    self._waiting_bytes = size
+                    taken += 1
+                self._changed.notify(1 + taken // self._max_batch)
+            stopping = self._stopping
+        if taken < len(calls):
+            full = Overloaded(f"{self._max_waiting} calls wait already, or {self._max_waiting_bytes} bytes of them")
+            refuse(calls[taken:], stopping_error() if stopping else full)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait in the queue."""
+        return len(self._waiting)
+
+    def _run(self, handler: Handler) -> None:
+        while batch := self._take():
+            live = _without_late(batch)
+            if live:
+                answer(handler, live)
+
+    def _take(self) -> list[Call]:
+        """What waits, once something does; empty when the worker has stopped."""
+        with self._changed:
+            while not self._waiting:
+                if self._stopping:
+                    return []
+                self._changed.wait()
+            batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+            self._waiting_bytes -= sum([len(call.payload) for call in batch])
+            return batch
+
+
+def answer(handler: Handler, calls: Sequence[Call]) -> None:
+    """Runs a handler on a batch: the calls that it answered are settled, the others go where it sent them."""
+    try:
+        handler(calls)
+    except Exception as error:
+        for call in calls:
+            if call.code is None and call.next is None:
+                call.fail(error)
+    ended: list[Call] = []
+    onward: dict[Stage, list[Call]] = {}
+    for call in calls:
+        if call.code is not None:
+            ended.append(call)
+        elif call.next is not None:
+            onward.setdefault(call.next, []).append(call)
+            call.next = None
+        else:
+            call.fail(AssertionError(f"{handler!r} has neither answered a call nor sent it on"))
+            ended.append(call)
+    settle(ended)
+    for stage, sent in onward.items():
+        stage.put_all(sent)
+
+
+def refuse(calls: Sequence[Call], error: TandemError) -> None:
+    """Ends calls with an error, outside of a handler."""
+    for call in calls:
+        call.fail(error)
+    settle(calls)
+
+
+def _without_late(calls: Sequence[Call]) -> list[Call]:
+    """Ends those that are not worth answering any more; returns the others."""
+    now = time.monotonic()
+    live: list[Call] = []
+    late: list[Call] = []
+    for call in calls:
+        if call.gone:
+            call.drop()
+            late.append(call)
+        elif call.deadline <= now:
+            call.fail(DeadlineExceeded("the deadline passed before the work began; nothing was done"))
+            late.append(call)
+        else:
+            live.append(call)
+    settle(late)
+    return live
