@@ -510,9 +510,15 @@ class StreamMethod:
         self._open.inc()
         try:
             failure = await self._answer(call, payload, write)
-        except asyncio.CancelledError:
-            self._outcomes.count(call.code_of_gone())
-            raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                self._outcomes.count(call.code_of_gone())
+                raise
+            # The handler's own; there is a caller to be told.
+            bug = RuntimeError("a stream's handler was cancelled, and not by its caller")
+            bug.__cause__ = error
+            failure = failure_of(bug, self.name, call.reference)
         except Exception as error:
             failure = failure_of(error, self.name, call.reference)
         finally:

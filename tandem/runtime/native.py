@@ -257,14 +257,12 @@ class NativeTransport:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             if sent == STREAM_CLOSED:
-                raise asyncio.CancelledError
+                call.cancel()
+                # Where the task meets it.
+                await asyncio.sleep(0)
 
         try:
             failure = await method.run(call, payload, write)
-        except asyncio.CancelledError:
-            # Where a handler has cancelled itself, there is a client to be told.
-            front.fail(call.call_id, _number(grpc.StatusCode.CANCELLED), "cancelled")
-            raise
         finally:
             self.calls.pop(call.call_id, None)
         if failure is None:
@@ -319,9 +317,9 @@ class _StreamCall(StreamCall):
 
     def leave(self) -> None:
         """The caller has gone. From any thread: the loop has been given the stream before."""
-        self._loop.call_soon_threadsafe(self._cancel)
+        self._loop.call_soon_threadsafe(self.cancel)
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
         assert self.task is not None, "started"
         self.task.cancel()
 
