@@ -257,7 +257,9 @@ class TestTheLibrary:
         front.start()
 
         async def next_event() -> tuple[Any, ...]:
-            [event] = await asyncio.to_thread(front.recv_batch_details, 256, int(PATIENCE * 1000)) or ()
+            events = await asyncio.to_thread(front.recv_batch_details, 256, int(PATIENCE * 1000))
+            assert events is not None
+            [event] = events
             return event
 
         async with aio.insecure_channel(f"127.0.0.1:{front.bound_port}") as channel:
