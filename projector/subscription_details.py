@@ -5,7 +5,8 @@ from datetime import UTC
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import SubscriptionDetails
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
-from projector.projections.shape import Columns, Projection, present
+from shop import views
+from tandem.projection.projection import Columns, Projection, present
 
 View = SubscriptionDetails | None
 
@@ -85,7 +86,7 @@ def columns(view: SubscriptionDetails, began: int) -> Columns:
 
 
 PROJECTION = Projection(
-    view="subscription_details",
+    table=views.subscription_details,
     message=SubscriptionDetails,
     key_field="subscription_id",
     rules={

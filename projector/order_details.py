@@ -3,7 +3,8 @@
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import OrderDetails
 from commerce.type.v1 import order_status_pb2 as order_status
-from projector.projections.shape import Projection, present
+from shop import views
+from tandem.projection.projection import Projection, present
 
 
 def placed(_view: OrderDetails | None, event: events.OrderPlaced) -> OrderDetails:
@@ -78,7 +79,7 @@ def anonymized(view: OrderDetails | None, _event: events.OrdersAnonymized) -> Or
 
 
 PROJECTION = Projection(
-    view="order_details",
+    table=views.order_details,
     message=OrderDetails,
     key_field="order_id",
     rules={

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import CustomerProfile
 from commerce.type.v1.address_pb2 import NamedAddress
-from projector.projections.shape import Projection, present
+from shop import views
+from tandem.projection.projection import Projection, present
 
 # Events from before addresses had names are about the one address that there was.
 _UNNAMED = "main"
@@ -77,7 +78,7 @@ def _set_addresses(profile: CustomerProfile, addresses: Sequence[NamedAddress]) 
 
 
 PROJECTION = Projection(
-    view="customer_profile",
+    table=views.customer_profile,
     message=CustomerProfile,
     key_field="customer_id",
     rules={

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from prometheus_client import Gauge
 from pymemcache.exceptions import MemcacheError
 
-from projector.settings import CacheSettings
+from tandem.projection.settings import CacheSettings
 from tandem.read_store.cache import CacheEpochs, NodeClient, Ring, encode_entry, key_prefix, new_epoch, node_client
 from tandem.runtime.telemetry import log
 
@@ -22,7 +22,7 @@ _Failure = (OSError, MemcacheError)
 
 
 class CacheWriter:
-    """Writes entries, and fences a node as soon as a write to it may have been missed. For one thread, but for `probe`.
+    """Writes entries, and fences a node as soon as a write to it may have been missed. For one thread.
 
     Epochs are per view and node: `epochs[view][node]`, None while the node is fenced.
     """
@@ -41,21 +41,21 @@ class CacheWriter:
     def nodes(self) -> list[str]:
         return self._ring.nodes
 
-    def begin(self, view: str, left: CacheEpochs | None) -> None:
-        """Takes a view over. `left`: the epochs that the projector before left at a clean stop; None begins new ones.
+    def begin(self, view: str, handed_over: CacheEpochs | None) -> None:
+        """Begins to write a view. handed_over: by the projector before, at a clean stop; None begins new epochs.
 
-        They are taken only if the nodes are the same in the same order: else keys belong to other nodes than before.
+        They are used only if the nodes are the same in the same order: else keys belong to other nodes than before.
         """
-        if left is not None and list(left) == self.nodes:
+        if handed_over is not None and list(handed_over) == self.nodes:
             # What was fenced then may be up by now; a new epoch is right either way.
-            self.epochs[view] = {node: epoch or new_epoch() for node, epoch in left.items()}
+            self.epochs[view] = {node: epoch or new_epoch() for node, epoch in handed_over.items()}
         else:
             self.epochs[view] = {node: new_epoch() for node in self.nodes}
         for node in self._down:
             self.epochs[view][node] = None
 
     def end(self, view: str) -> CacheEpochs:
-        """Gives a view up; returns its epochs, to be left for the next projector after a clean stop."""
+        """Gives a view up; returns its epochs, to hand them over to the next projector."""
         return self.epochs.pop(view)
 
     def write(self, changed: Mapping[str, Mapping[bytes, bytes | None]]) -> None:

@@ -10,7 +10,8 @@ import uuid_utils
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import ProductText, SearchWord
-from projector.projections.shape import Columns, Projection, present
+from shop import views
+from tandem.projection.projection import Columns, Projection, present
 from shop.words import words_of
 
 Described = events.ProductAdded | events.ProductRevised
@@ -61,7 +62,7 @@ def columns(view: ProductText, began: int) -> Columns:
 
 
 PRODUCT_SEARCH = Projection(
-    view="product_search",
+    table=views.product_search,
     message=ProductText,
     key_field="product_id",
     rules={"product_added": added, "product_revised": revised, "product_discontinued": discontinued},
@@ -95,7 +96,7 @@ def _key_of(word: str) -> bytes:
 _KINDS = ("product_added", "product_revised")
 
 SEARCH_WORD = Projection(
-    view="search_word",
+    table=views.search_word,
     message=SearchWord,
     rules=dict.fromkeys(_KINDS, occurs),
     parts=dict.fromkeys(_KINDS, _words_of),

@@ -1,29 +1,27 @@
 """Folding events into a view's rows, in memory. Pure.
 
-A row's message is parsed, changed where it is by each event of a batch that touches it, and serialised; then comes the
-next row. So few messages are there at once, and their memory is near.
+A batch is folded row by row: a row's message is parsed, changed by each event that concerns it, and serialised. So one
+message is in memory at a time instead of one for each row.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from projector.projections.shape import Columns, Projection, Rule
-from tandem.feed.events import EVENT_KINDS, FeedEvent
+from tandem.feed.events import FeedEvent
+from tandem.projection.projection import Columns, Projection, Rule
 
-_KINDS = frozenset(EVENT_KINDS)
-
-Stored = tuple[int, bytes]
+StoredRow = tuple[int, bytes]
 """Of a row before a batch: the position at which it began (0 in a view that does not ask for it), and its value."""
 
 
 class ViewRow(NamedTuple):
     """A row after a batch.
 
-    position: of the last event in it. began: of the event that made it, as in Stored. columns: those beside. value: the
-    message as it is stored, in the database and in the cache: the same bytes whoever serialises it.
+    position: of the last event in it. began: of the event that made it, as in StoredRow. columns: the values of the
+    table's other columns. value: the message, serialised with deterministic=True, as database and cache store it.
     """
 
     position: int
@@ -32,16 +30,16 @@ class ViewRow(NamedTuple):
     value: bytes
 
     @property
-    def stored(self) -> Stored:
+    def stored(self) -> StoredRow:
         return self.began, self.value
 
 
 @dataclass
-class Changes:
+class ViewChanges:
     """What a batch of events does to a view.
 
     rows: as they are after the events, by key; None for a row that is gone. log: (position, key) in order, for the
-    change log. stopped_by: the event that the view cannot take in, if there is one; those before it are in.
+    change log. stopped_by: the event that the view cannot take in, if there is one; the events before it are taken in.
     """
 
     rows: dict[bytes, ViewRow | None] = field(default_factory=dict)
@@ -50,7 +48,7 @@ class Changes:
 
     @property
     def values(self) -> dict[bytes, bytes | None]:
-        """The rows' messages, serialised."""
+        """The rows' messages, serialised; None for a row that is gone."""
         return {key: row.value if row else None for key, row in self.rows.items()}
 
 
@@ -69,7 +67,7 @@ class CannotApply(Exception):
 
 
 class Step(NamedTuple):
-    """An event that concerns a view. parts: the keys of the rows that it changes, with what their rule gets."""
+    """An event that concerns a view. parts: the keys of the rows that it changes, each with what its rule gets."""
 
     event: FeedEvent
     parts: dict[bytes, Any]
@@ -77,7 +75,7 @@ class Step(NamedTuple):
 
 @dataclass
 class Steps:
-    """A view's way through a batch, before its rows are known. stopped_by: as in Changes."""
+    """The events of a batch that concern a view, before its rows are known. stopped_by: as in ViewChanges."""
 
     steps: list[Step] = field(default_factory=list)
     stopped_by: CannotApply | None = None
@@ -94,8 +92,11 @@ class Steps:
         return needed
 
 
-def steps_of(projection: Projection, events: Iterable[FeedEvent]) -> Steps:
-    """Those of the events that concern the view, up to the first whose rows cannot be told."""
+def steps_of(projection: Projection, events: Iterable[FeedEvent], known_kinds: Collection[str]) -> Steps:
+    """Those of the events that concern the view, up to the first of which it cannot be said which rows it changes.
+
+    known_kinds: all kinds of events that this program knows.
+    """
     found = Steps()
     rules, parts_of = projection.rules, projection.parts_of
     for event in events:
@@ -106,30 +107,30 @@ def steps_of(projection: Projection, events: Iterable[FeedEvent]) -> Steps:
             except (ValueError, DecodeError) as error:
                 found.stopped_by = CannotApply.because(event, error)
                 break
-        elif kind not in _KINDS:
-            # A newer command server's. To pass over it would lose it for good when this program is upgraded.
+        elif kind not in known_kinds:
+            # A newer command server stored it. A view that passed over it would lack it for good after an upgrade.
             found.stopped_by = CannotApply(event, "this program does not know this kind of event; upgrade it")
             break
     return found
 
 
-def fold_steps(projection: Projection, steps: Steps, rows: Mapping[bytes, Stored]) -> Changes:
-    """The rows after the steps, from `rows`, which holds those that exist of the rows that they need.
+def fold_steps(projection: Projection, steps: Steps, rows: Mapping[bytes, StoredRow]) -> ViewChanges:
+    """The rows after the steps. rows: of those that the steps need, the ones that exist.
 
     An event is taken in whole or not at all, also where it changes several rows.
     """
     try:
         changes = _fold(projection, steps.steps, rows)
     except Exception:
-        # Some event cannot be taken in, and part of it may be among the rows: alone, each shows whether it is the one.
+        # Some event cannot be taken in, and part of it may be in the rows. Folding one at a time shows which it is.
         return _fold_one_by_one(projection, steps, rows)
     changes.stopped_by = steps.stopped_by
     return changes
 
 
-def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, Stored]) -> Changes:
-    """One row after the other, each with all that concerns it. Raises whatever a rule raises."""
-    changes = Changes()
+def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, StoredRow]) -> ViewChanges:
+    """Row by row, each with all steps that concern it. Raises whatever a rule raises."""
+    changes = ViewChanges()
     rules, log = projection.rules, changes.log if projection.logged else None
     touches: dict[bytes, list[tuple[int, Rule, Any]]] = {}
     for event, parts in steps:
@@ -160,13 +161,13 @@ def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, St
     return changes
 
 
-def _fold_one_by_one(projection: Projection, steps: Steps, rows: Mapping[bytes, Stored]) -> Changes:
-    changes = Changes(stopped_by=steps.stopped_by)
+def _fold_one_by_one(projection: Projection, steps: Steps, rows: Mapping[bytes, StoredRow]) -> ViewChanges:
+    changes = ViewChanges(stopped_by=steps.stopped_by)
     now = dict(rows)
     for step in steps.steps:
         try:
             found = _fold(projection, [step], now)
-        except Exception as error:  # whatever a rule raises stops this view alone, visibly
+        except Exception as error:  # whatever a rule raises stops this view alone, and operators see it
             changes.stopped_by = CannotApply.because(step.event, error)
             break
         for key, row in found.rows.items():

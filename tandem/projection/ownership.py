@@ -1,7 +1,7 @@
-"""Who projects a view: an advisory lock for each, held by the very connection that writes it.
+"""Who projects a view: each view has an advisory lock, held by the very connection that writes the view.
 
-When the connection goes, for whatever reason, the lock goes with it, and a standby takes the view over. The compared
-position in each transaction is the second line of defence.
+When the connection ends, for whatever reason, the lock ends with it, and a standby takes the view over. The position that
+each transaction compares is the second line of defence.
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from projector.apply import raw
+from tandem.projection.statements import driver_under
 from tandem.read_store.cache import CacheEpochs
 from tandem.read_store.tables import projection
 
@@ -25,14 +25,14 @@ class OtherFeed(Exception):
 
 @dataclass(frozen=True)
 class Taken:
-    """A view as it was taken over. `left`: the cache's epochs after a clean stop of the projector before."""
+    """A view as it was taken over. cache_epochs: those that the projector before handed over at a clean stop."""
 
     position: int
-    left: CacheEpochs | None
+    cache_epochs: CacheEpochs | None
 
 
-def end_when_silent(connection: Connection, seconds: float) -> None:
-    """Makes the database end this session, and its locks with it, when it says nothing for so long.
+def end_when_idle(connection: Connection, seconds: float) -> None:
+    """Makes the database end this session, and its locks with it, after so long without a statement.
 
     A projector that is paused or hangs keeps its connection open: without this, no standby would ever take over.
     """
@@ -58,7 +58,7 @@ def take_over(connection: Connection, view: str, epoch: uuid.UUID) -> Taken:
 
     epoch: the feed's. Raises OtherFeed when the view belongs to another one.
     """
-    with raw(connection).transaction():
+    with driver_under(connection).transaction():
         connection.execute(
             text(
                 f"INSERT INTO {projection.fullname} (view, feed_epoch, position) VALUES (:view, :epoch, 0)"  # noqa: S608
@@ -77,12 +77,11 @@ def take_over(connection: Connection, view: str, epoch: uuid.UUID) -> Taken:
             {"view": view},
         )
         # A list of pairs: JSONB does not keep the order of an object's keys.
-        left = dict(row.cache_epochs) if row.cache_epochs is not None else None
-        return Taken(row.position, left)
+        return Taken(row.position, dict(row.cache_epochs) if row.cache_epochs is not None else None)
 
 
-def leave_epochs(connection: Connection, view: str, position: int, epochs: CacheEpochs) -> None:
-    """At a clean stop: the next projector may go on with the cache, if the view is still where we left it."""
+def hand_over_epochs(connection: Connection, view: str, position: int, epochs: CacheEpochs) -> None:
+    """At a clean stop: the next projector may go on with the cache, if the view is still at `position`."""
     connection.execute(
         text(
             f"UPDATE {projection.fullname} SET cache_epochs = CAST(:epochs AS jsonb)"  # noqa: S608

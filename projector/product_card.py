@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import ProductCard
-from projector.projections.shape import Columns, Projection, present
+from shop import views
+from tandem.projection.projection import Columns, Projection, present
 
 
 def added(_view: ProductCard | None, event: events.ProductAdded) -> ProductCard:
@@ -80,7 +81,7 @@ def columns(view: ProductCard, _began: int) -> Columns:
 
 
 PROJECTION = Projection(
-    view="product_card",
+    table=views.product_card,
     message=ProductCard,
     key_field="product_id",
     rules={

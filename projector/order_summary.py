@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import OrderSummary
 from commerce.type.v1 import order_status_pb2 as order_status
-from projector.projections.shape import Columns, Projection, present
+from shop import views
+from tandem.projection.projection import Columns, Projection, present
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -71,7 +72,7 @@ def columns(view: OrderSummary, began: int) -> Columns:
 
 
 PROJECTION = Projection(
-    view="order_summary",
+    table=views.order_summary,
     message=OrderSummary,
     key_field="order_id",
     rules={

@@ -14,7 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import SalesSummaryRow, SalesSums
-from projector.projections.shape import Columns, Projection, present
+from shop import views
+from tandem.projection.projection import Columns, Projection, present
 
 _NAMESPACE = uuid_utils.UUID("b0a5d0c1-6c0e-4f5e-8a44-3f1f6b1f2d7e")
 
@@ -137,7 +138,7 @@ def _count(sums: SalesSums, sign: int, share: Share) -> None:
 
 
 PROJECTION = Projection(
-    view="sales_summary",
+    table=views.sales_summary,
     message=SalesSummaryRow,
     rules={"order_placed": placed, "order_cancelled": cancelled},
     parts={"order_placed": shares_of_placed, "order_cancelled": shares_of_cancelled},

@@ -1,4 +1,7 @@
-"""What a projection is made of."""
+"""What a projection is made of: a view's table, its rules, and which rows an event changes.
+
+Rules are pure functions of the domain: no SQL, no clock, no look-ups. An event carries all that a view needs.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,23 +9,24 @@ from typing import Any
 
 import uuid_utils
 from google.protobuf.message import Message
+from sqlalchemy import Table
 
 Rule = Callable[[Any, Any], Message | None]
-"""(view or None, event or part of one) -> view or None.
+"""(row's message or None, event or part of one) -> row's message or None.
 
-The view is the rule's own: it is changed where it is and returned. A rule that raises has changed nothing: whoever
-called it throws the view away. Typed by the view and the event in each file, which is why it is Any here.
+The message is the rule's own: a rule changes it where it is and returns it. When a rule raises, its caller throws the
+message away, so a rule need not undo anything. Each domain types its rules by view and event, so they are Any here.
 """
 
 Columns = tuple[object, ...]
 
 
-def id_of(name: str) -> bytes:
-    """The 16 bytes of a UUID; Python's own class takes several times as long. Raises ValueError."""
+def uuid_key(name: str) -> bytes:
+    """The 16 bytes of a UUID. Raises ValueError."""
     return uuid_utils.UUID(name).bytes
 
 
-def no_columns(_view: Any, _began: int) -> Columns:
+def no_columns(_message: Any, _began: int) -> Columns:
     """For views that are read by key alone."""
     return ()
 
@@ -31,27 +35,32 @@ def no_columns(_view: Any, _began: int) -> Columns:
 class Projection:
     """A view and how it follows the feed.
 
-    view: its name, and its table's. message: what its rows hold.
+    table: made by tandem.read_store.tables.view_table. message: what its rows hold.
     rules: by kind of event; events of other kinds do not concern the view.
-    key_field: the event's field with the name of the row that it changes.
+    key_field: the event's field that names the row which it changes.
     parts: by kind, for events that change several rows: the rows' names, each with what its rule gets for the event.
-    columns: what its table has beside key, position and value, from the view and the position at which its row began.
-    began: the column that holds that position, where there is one; a row that was loaded knows it from there.
-    key_of: a row's key from its name; a name that is no UUID needs one of its own.
+    columns: what the table has beside key, position and value, from the message and the position at which its row began.
+    began: the column that holds that position, where there is one; a row that is read from the database has it from there.
+    key_of: a row's key from its name; a name that is no UUID needs a function of its own.
     begins: the kinds of events that make a row, whatever was there: rows that they name need not be looked up.
-    logged: whether its changes go into the change log: where rows can be watched. Whoever follows sums asks for all.
+    logged: whether its changes go into the change log: only where rows can be watched.
     """
 
-    view: str
+    table: Table
     message: type[Message]
     rules: Mapping[str, Rule]
     key_field: str = ""
     parts: Mapping[str, Callable[[Any], Mapping[str, Any]]] = field(default_factory=dict)
     columns: Callable[[Any, int], Columns] = no_columns
     began: str = ""
-    key_of: Callable[[str], bytes] = id_of
+    key_of: Callable[[str], bytes] = uuid_key
     begins: frozenset[str] = frozenset()
     logged: bool = False
+
+    @property
+    def view(self) -> str:
+        """The view's name is its table's."""
+        return self.table.name
 
     def parts_of(self, kind: str, event: Message) -> dict[bytes, Any]:
         """The keys of the rows that an event changes, with what their rule gets. Raises ValueError for a wrong name."""
@@ -66,8 +75,8 @@ class NotThere(Exception):
     """An event for a row that is not there: the feed and the view do not belong together."""
 
 
-def present(view: Any) -> Any:
-    """The view, to be changed. Raises NotThere for None."""
-    if view is None:
+def present(message: Any) -> Any:
+    """The row's message, to be changed. Raises NotThere for None."""
+    if message is None:
         raise NotThere("it is about something that is not in the view")
-    return view
+    return message
