@@ -25,18 +25,19 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cache
+from typing import Any
 
 import psycopg
 from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from tandem.feed.events import FeedEvent
+from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.source import FeedSource
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.fold import ViewChanges, fold_steps, steps_of
@@ -109,40 +110,44 @@ class Progress:
     head: int = 0
 
 
-@dataclass(frozen=True)
 class Views:
-    """The views of a domain. cached: those of them that have entries in the cache. kinds: of all events of the domain."""
+    """The views of a domain, by name. contract: what its events are. cached: the views that have entries in the cache."""
 
-    projections: Mapping[str, Projection]
-    cached: Collection[str]
-    kinds: frozenset[str]
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a view that would never get an event, or that is not there."""
-        for view, projection in self.projections.items():
-            unknown = {*projection.rules, *projection.parts, *projection.begins} - self.kinds
+    def __init__(
+        self, contract: EventContract[Any], projections: Iterable[Projection], *, cached: Collection[str]
+    ) -> None:
+        """Raises ValueError for rules of events that the domain does not have."""
+        self.contract = contract
+        self.kinds = frozenset(contract.kinds)
+        self.projections = {it.view: it for it in projections}
+        self.cached = frozenset(cached)
+        for view, it in self.projections.items():
+            unknown = {*it.rules, *it.parts, *it.begins} - self.kinds
             if unknown:
                 raise ValueError(f"{view} has rules for what is no kind of event: {', '.join(sorted(unknown))}")
-        if not set(self.cached) <= self.projections.keys():
-            raise ValueError(f"cached, and no view: {set(self.cached) - self.projections.keys()}")
+        if not self.cached <= self.projections.keys():
+            raise ValueError(f"cached, and no view: {', '.join(self.cached - self.projections.keys())}")
 
 
 class Following:
-    """A Component: the thread that projects. `feed` and `progress` may be read from any thread."""
+    """A Component: the thread that projects. Other threads may read `progress`."""
 
     def __init__(
         self,
         views: Views,
         *,
-        feed: FeedSource,
+        feed_database: DatabaseSettings,
         read_database: DatabaseSettings,
         cache: CacheWriter,
         follow: FollowSettings,
         change_log: ChangeLogSettings,
     ) -> None:
-        self.feed = feed
         self.progress = Progress({view: ViewState() for view in views.projections})
         self._views = views
+        # Connections of its own: nobody who asks how far the views are may hold it up.
+        self._feed = FeedSource(
+            feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds
+        )
         self._read = create_database_engine(
             read_database, name="tandem-projector", pool_size=1, by_key=True, autocommit=True
         )
@@ -174,7 +179,7 @@ class Following:
                         connection,
                         self._views,
                         self.progress,
-                        feed=self.feed,
+                        feed=self._feed,
                         cache=self._cache,
                         follow=self._follow,
                         change_log=self._change_log,
@@ -202,7 +207,7 @@ class Following:
                     self.progress.states[view] = ViewState(position=state.position)
                 self._cache.epochs.clear()
         self._cache.stop()
-        self.feed.close()
+        self._feed.close()
         self._read.dispose()
 
 
