@@ -2,7 +2,7 @@
 
 from typing import Any, Generic, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tandem.feed import sealing
@@ -18,7 +18,7 @@ class EventContract(Generic[E]):
     tells of a person, the data subject, does so in its field `personal` alone, and names the subject beside it, in the
     field `subject_field`: a UUID as text. In the store `personal` holds nothing but `sealed`, a field of bytes.
 
-    kinds: the names of the oneof's fields.
+    kinds: the names of the oneof's fields. messages: their messages, by kind.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class EventContract(Generic[E]):
         self.kinds: tuple[str, ...] = tuple(it.name for it in fields)
         empty = message()
         self._kind_of_message: dict[type[Message], str] = {type(getattr(empty, kind)): kind for kind in self.kinds}
-        messages = {it.name: it.message_type for it in fields if it.message_type is not None}
+        messages = self.messages = {it.name: it.message_type for it in fields if it.message_type is not None}
         if len(messages) < len(fields) or len(self._kind_of_message) < len(fields):
             raise ValueError(f"each field of {descriptor.full_name}.{oneof} must have a message of its own")
         self._personal_kinds = frozenset(kind for kind, it in messages.items() if personal in it.fields_by_name)
@@ -67,6 +67,10 @@ class EventContract(Generic[E]):
         self._open(event, key)
         return event
 
+    def kind_in(self, event: E) -> str | None:
+        """The kind of an event; None for one of a newer program that has a kind which this one does not know."""
+        return event.WhichOneof(self._oneof)
+
     def subject_of(self, event: E) -> str | None:
         """The id of the data subject whose personal data the event holds; None for an event without any."""
         it = self._with_personal(event)
@@ -74,6 +78,15 @@ class EventContract(Generic[E]):
             return None
         subject_id: str = getattr(it, self._subject_field)
         return subject_id
+
+    def subject_named_by(self, event: E) -> str:
+        """The id of the data subject that the event names, whether it holds personal data or not."""
+        subject_id: str = getattr(getattr(event, self.kind_in(event) or ""), self._subject_field)
+        return subject_id
+
+    def clear_personal(self, event: E) -> None:
+        """Takes the personal data out of an event that has a field for it."""
+        self._with_personal(event).ClearField(self._personal)
 
     def seal(self, event: E, key: bytes) -> E:
         """The event as it is to be stored. It must be one that has personal data."""
@@ -104,7 +117,7 @@ class EventContract(Generic[E]):
 
     def _with_personal(self, event: E) -> Any:
         """The message of the event's kind, where that has a field for personal data; else None."""
-        kind = event.WhichOneof(self._oneof)
+        kind = self.kind_in(event)
         return getattr(event, kind) if kind in self._personal_kinds else None
 
 
@@ -154,3 +167,11 @@ class FeedEvent:
         if self._envelope is None and self.envelope_payload is not None:
             self._envelope = Envelope.FromString(self.envelope_payload)
         return self._envelope
+
+    @property
+    def correlation_id(self) -> str | None:
+        """Of its envelope, empty without one; None when the envelope cannot be read."""
+        try:
+            return self.envelope.correlation_id if self.envelope is not None else ""
+        except DecodeError:
+            return None
