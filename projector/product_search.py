@@ -11,8 +11,8 @@ import uuid_utils
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import ProductText, SearchWord
 from shop import views
-from tandem.projection.projection import Columns, Projection, present
 from shop.words import words_of
+from tandem.projection.projection import Columns, Projection, present
 
 Described = events.ProductAdded | events.ProductRevised
 

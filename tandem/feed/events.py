@@ -69,7 +69,8 @@ class EventContract(Generic[E]):
 
     def kind_in(self, event: E) -> str | None:
         """The kind of an event; None for one of a newer program that has a kind which this one does not know."""
-        return event.WhichOneof(self._oneof)
+        kind: str | None = event.WhichOneof(self._oneof)
+        return kind
 
     def subject_of(self, event: E) -> str | None:
         """The id of the data subject whose personal data the event holds; None for an event without any."""
@@ -78,6 +79,10 @@ class EventContract(Generic[E]):
             return None
         subject_id: str = getattr(it, self._subject_field)
         return subject_id
+
+    def names_subject(self, kind: str) -> bool:
+        """Whether events of a kind have the field that names a data subject."""
+        return kind in self.messages and self._subject_field in self.messages[kind].fields_by_name
 
     def subject_named_by(self, event: E) -> str:
         """The id of the data subject that the event names, whether it holds personal data or not."""

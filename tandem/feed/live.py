@@ -21,6 +21,7 @@ from prometheus_client import Gauge
 
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.source import FeedSource
+from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.runtime.errors import Overloaded, PreconditionFailed, Unavailable, Violation
 from tandem.runtime.telemetry import log
 
@@ -59,13 +60,21 @@ class EntryReader:
     """Makes entries of stored events. What there is to know of the domain's events comes from their descriptors."""
 
     def __init__(self, contract: EventContract[Any], response: Descriptor, *, erased_kind: str) -> None:
-        """response: SubscribeResponse. erased_kind: of the event with which a data subject is erased."""
+        """response: SubscribeResponse. erased_kind: of the event with which a data subject is erased.
+
+        Raises ValueError when that names no data subject.
+        """
+        if not contract.names_subject(erased_kind):
+            raise ValueError(f"{erased_kind} is no event that names a data subject")
         self._contract = contract
         self._erased_kind = erased_kind
         self._response: Any = GetMessageClass(response)
         events = response.fields_by_name["events"].message_type
         assert events is not None, "a repeated message"
         self._item: Any = GetMessageClass(events)
+        envelope = events.fields_by_name["envelope"].message_type
+        assert envelope is not None, "a message"
+        self._envelope_fields = [it.name for it in Envelope.DESCRIPTOR.fields if it.name in envelope.fields_by_name]
         self._id_readers = {kind: _id_readers(message) for kind, message in contract.messages.items()}
 
     def entry_of(self, stored: FeedEvent) -> Entry:
@@ -82,8 +91,8 @@ class EntryReader:
             return Entry(stored.position, stored.kind, correlation_id=correlation_id, unreadable=problem)
         item = self._item(position=stored.position, type=stored.kind, event=event)
         if envelope is not None:
-            for field, value in envelope.ListFields():
-                setattr(item.envelope, field.name, value)
+            for name in self._envelope_fields:
+                setattr(item.envelope, name, getattr(envelope, name))
         return Entry(
             stored.position,
             stored.kind,
@@ -115,7 +124,7 @@ class EntryReader:
 _IdReader = Callable[[Any], Iterable[str]]
 
 
-def _id_readers(message: Descriptor) -> list[_IdReader]:
+def _id_readers(message: Any) -> list[_IdReader]:
     """What reads the ids out of an event of a kind: its fields `…_id` and `…_ids`, and those `…_id` of its lines."""
     found: list[_IdReader] = []
     for field in message.fields:
@@ -212,8 +221,8 @@ def _size(entry: Entry) -> int:
 class Live:
     """Who follows, and what is in memory for them.
 
-    wanted: set while somebody follows, and a little longer. Other threads may read it and `tail_number`, which counts how
-    often following began, so that nothing comes in from a tail that was to have ended.
+    wanted: set while somebody follows, and a little longer. tail_number: how often following began; what comes from a
+    tail of an earlier number is ignored. Other threads may read both.
     """
 
     def __init__(self, latest: LatestEntries, max_followers: int) -> None:

@@ -1,4 +1,4 @@
-"""The feed as a thread follows it: read from the write database and waited for. The database may be away for any time."""
+"""The feed as a thread follows it: read from the write database, which may be away for any time, and waited for."""
 
 import threading
 import time

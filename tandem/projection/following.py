@@ -1,23 +1,21 @@
 """How a projector follows the feed, from the thread that begins to the statement that commits.
 
-`Following` is the thread. It opens a connection to the read database and runs a `Session` on it, and another one when that
-ends. A `Session` holds the locks of views, for the locks are its connection's, and takes batches of events into these
-views. `Pipeline` works on three batches at a time: one is written while the next one is folded and the one behind that is
-found. An `EventBatch` is the events after a position, and what they do to each view.
+`Following` is the thread. It opens a connection to the read database and runs a `Session` on it, and another one when
+that ends. A `Session` holds the locks of views, for the locks are its connection's, and takes batches of events into
+these views. `Pipeline` works on three batches at a time: one is written while the next one is folded and the one behind
+that is found. An `EventBatch` is the events after a position, and what they do to each view.
 
 A view's life in this program, as `ViewState` says it, and who changes it:
 
-    STANDBY    Another projector has the view's lock.
-       │
-       │ Session._take gets the lock ──▶ HELD    The view's rows were made from another feed. The lock is kept, or the next
-       ▼                                         round would take the view again. An operator resets the views.
-    RUNNING    Follows the feed, together with all views that are at the same position.
-      │  ▲
-      │  └── Session._write, when the view takes a batch in
-      ▼
-    FAILED     Session._step: an event or its rows cannot be taken in. Tried again alone after `retry_seconds`.
+    STANDBY ──────▶ RUNNING    Session._take gets the lock, which another projector had or nobody.
+       │            RUNNING    The view follows the feed, together with all views that are at the same position.
+       │            RUNNING ──▶ FAILED    Session._fail: an event or its rows cannot be taken in.
+       │                        FAILED    It is tried again alone, every `retry_seconds`.
+       │            RUNNING ◀── FAILED    Session._write: it takes a batch in.
+       └──────────▶ HELD       Session._take gets the lock, and the view's rows were made from another feed. The lock is
+                               kept, or the next round would take the view again. An operator must reset the views.
 
-From each of them the view goes back to STANDBY when the session ends, since its locks end with it: Following._run.
+When the session ends, so do its locks, and each view is on STANDBY again: Following._run.
 """
 
 import asyncio
@@ -40,7 +38,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.source import FeedSource
 from tandem.projection.cache_writer import CacheWriter
-from tandem.projection.fold import ViewChanges, fold_steps, steps_of
+from tandem.projection.fold import fold_steps, steps_of
 from tandem.projection.ownership import OtherFeed, end_when_idle, hand_over_epochs, take_over, try_lock, unlock
 from tandem.projection.projection import Projection
 from tandem.projection.rows import FoundRows, NeededKeys, RowSource
@@ -111,7 +109,7 @@ class Progress:
 
 
 class Views:
-    """The views of a domain, by name. contract: what its events are. cached: the views that have entries in the cache."""
+    """The views of a domain, by name. contract: what its events are. cached: the views with entries in the cache."""
 
     def __init__(
         self, contract: EventContract[Any], projections: Iterable[Projection], *, cached: Collection[str]
@@ -322,9 +320,7 @@ class Session:
         self._cache.begin(view, taken.cache_epochs)
         self._progress.states[view] = ViewState(Phase.RUNNING, taken.position)
         _position(view).set(taken.position)
-        log.info(
-            "took a view over", view=view, position=taken.position, cache="kept" if taken.cache_epochs else "new"
-        )
+        log.info("took a view over", view=view, position=taken.position, cache="kept" if taken.cache_epochs else "new")
 
     # From RUNNING and FAILED to either of them.
 

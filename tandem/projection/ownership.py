@@ -1,7 +1,7 @@
 """Who projects a view: each view has an advisory lock, held by the very connection that writes the view.
 
-When the connection ends, for whatever reason, the lock ends with it, and a standby takes the view over. The position that
-each transaction compares is the second line of defence.
+When the connection ends, for whatever reason, the lock ends with it, and a standby takes the view over. The position
+that each transaction compares is the second line of defence.
 """
 
 import json

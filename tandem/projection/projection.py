@@ -39,8 +39,8 @@ class Projection:
     rules: by kind of event; events of other kinds do not concern the view.
     key_field: the event's field that names the row which it changes.
     parts: by kind, for events that change several rows: the rows' names, each with what its rule gets for the event.
-    columns: what the table has beside key, position and value, from the message and the position at which its row began.
-    began: the column that holds that position, where there is one; a row that is read from the database has it from there.
+    columns: what the table has beside key, position and value, from the message and the position where its row began.
+    began: the column that holds that position, where there is one.
     key_of: a row's key from its name; a name that is no UUID needs a function of its own.
     begins: the kinds of events that make a row, whatever was there: rows that they name need not be looked up.
     logged: whether its changes go into the change log: only where rows can be watched.

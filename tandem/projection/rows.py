@@ -27,8 +27,8 @@ NeededKeys = Mapping[str, set[bytes]]
 class RowSource:
     """The rows of all views of a session. Only the session changes them, since it holds the views' locks.
 
-    `find` may run on one thread while another calls `refresh` and `add_folded`. Everything else has one thread, and runs
-    while nothing else does.
+    `find` may run on one thread while another calls `refresh` and `add_folded`. Everything else has one thread, and
+    runs while nothing else does.
     """
 
     def __init__(self, select_rows: SelectRows, views: Iterable[str], max_view_bytes: int) -> None:

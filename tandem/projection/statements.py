@@ -105,7 +105,8 @@ def _together(statements: Sequence[str]) -> str:
 
 _MATCH = f"""
 SELECT p.view, v.after
-FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS v (view, before, after) JOIN {projection.fullname} AS p USING (view)
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS v (view, before, after)
+JOIN {projection.fullname} AS p ON p.view = v.view
 WHERE p.position = v.before AND p.feed_epoch = %s FOR UPDATE OF p
 """  # noqa: S608 - only names of tables and columns are put in, here and below
 _HOLD = "SELECT FROM matched HAVING count(*) = %s"

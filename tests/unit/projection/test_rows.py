@@ -1,7 +1,7 @@
 """Rows that are remembered: the last that were written, and no more than there is room for."""
 
-from projector.fold import ViewRow
-from projector.recent import RecentRows
+from tandem.projection.fold import ViewRow
+from tandem.projection.rows import RecentRows
 
 ONE, TWO, THREE = (bytes([number]) for number in (1, 2, 3))
 

@@ -8,12 +8,14 @@ from google.protobuf.message import Message
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.feed.v1.feed_service_pb2 import FeedItem, SubscribeResponse
-from projector.feed_service.entry import entry_of, ids_of, without_personal_data
 from shop.events import EVENTS
 from tandem.feed.events import FeedEvent
+from tandem.feed.live import EntryReader
 from tandem.feed.sealing import new_key
 from tests.support import events
 from tests.support.builders import identity
+
+READER = EntryReader(EVENTS, SubscribeResponse.DESCRIPTOR, erased_kind="customer_erased")
 
 
 def item_of(item: bytes) -> FeedItem:
@@ -45,13 +47,13 @@ def test_an_event_is_about_everything_whose_id_it_holds(kind: str) -> None:
     getattr(event, kind).SetInParent()
     ids = set(fill(getattr(event, kind)))
     assert ids, "every event names something"
-    assert ids_of(event) == ids
+    assert READER.ids_of(event) == ids
 
 
 def test_an_entry_holds_the_event_with_its_position_and_type() -> None:
     placed = events.order_placed(1, customer=2)
     [stored] = events.feed_events([placed], first=7)
-    entry = entry_of(stored)
+    entry = READER.entry_of(stored)
     assert item_of(entry.item) == FeedItem(position=7, type="order_placed", event=placed)
     assert (entry.position, entry.kind, entry.unreadable) == (7, "order_placed", "")
     assert {identity("order", 1), identity("customer", 2)} < entry.ids
@@ -61,12 +63,12 @@ def test_an_entry_holds_the_event_with_its_position_and_type() -> None:
 def test_personal_data_is_opened_and_left_out_where_the_key_is_gone() -> None:
     registered, key = events.customer_registered(3), new_key()
     sealed = EVENTS.seal(registered, key).SerializeToString()
-    opened = entry_of(FeedEvent(EVENTS, 1, "customer_registered", sealed, key))
+    opened = READER.entry_of(FeedEvent(EVENTS, 1, "customer_registered", sealed, key))
     assert item_of(opened.item).event == registered
-    erased = entry_of(FeedEvent(EVENTS, 1, "customer_registered", sealed, None))
+    erased = READER.entry_of(FeedEvent(EVENTS, 1, "customer_registered", sealed, None))
     assert not item_of(erased.item).event.customer_registered.HasField("personal")
     assert (opened.personal_of, erased.personal_of) == (identity("customer", 3), "")
-    assert without_personal_data(opened) == erased
+    assert READER.without_personal_data(opened) == erased
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,6 @@ def test_personal_data_is_opened_and_left_out_where_the_key_is_gone() -> None:
     ids=["damaged", "unknown", "mislabelled", "another key"],
 )
 def test_an_event_that_cannot_be_read_says_why_and_holds_nothing(stored: FeedEvent, why: str) -> None:
-    entry = entry_of(stored)
+    entry = READER.entry_of(stored)
     assert why in entry.unreadable
     assert (entry.item, entry.ids) == (b"", frozenset())

@@ -11,16 +11,15 @@ from hypothesis import strategies as st
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.views_pb2 import ProductCard
-from projector.fold import Changes, Stored, ViewRow, fold_steps, steps_of
-from projector.projections.catalogue import PROJECTIONS
-from projector.projections.shape import Projection
-from projector.recent import RecentRows
 from shop.events import EVENTS
 from tandem.feed.events import FeedEvent
+from tandem.projection.fold import StoredRow, ViewChanges, ViewRow, fold_steps
+from tandem.projection.projection import Projection
+from tandem.projection.rows import RecentRows
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.events import Shop, feed_events
-from tests.support.projecting import fold
+from tests.support.projecting import PROJECTIONS, fold, steps
 
 Rows = dict[bytes, ViewRow]
 
@@ -30,7 +29,7 @@ CARDS = replace(PROJECTIONS["product_card"], logged=True)
 
 def touched(projection: Projection, events: Sequence[FeedEvent]) -> set[bytes]:
     """The rows of the view that the events change, up to the first event that `fold` will stop at, at least."""
-    return {key for step in steps_of(projection, events).steps for key in step.parts}
+    return {key for step in steps(projection, events).steps for key in step.parts}
 
 
 def product(number: int) -> bytes:
@@ -38,7 +37,7 @@ def product(number: int) -> bytes:
     return uuid.UUID(identity("product", number)).bytes
 
 
-def stored(rows: Rows) -> dict[bytes, Stored]:
+def stored(rows: Rows) -> dict[bytes, StoredRow]:
     """What the next batch finds of the rows."""
     return {key: row.stored for key, row in rows.items()}
 
@@ -105,7 +104,7 @@ def test_the_log_names_each_key_at_each_position_that_changed_it() -> None:
     assert {key: row.position for key, row in changes.rows.items() if row} == {one: 14, two: 14}
 
 
-def stopped(history: list[FeedEvent], projection: Projection = CARDS) -> Changes:
+def stopped(history: list[FeedEvent], projection: Projection = CARDS) -> ViewChanges:
     changes = fold(projection, history, {})
     assert changes.stopped_by is not None
     return changes
@@ -151,7 +150,7 @@ def test_an_event_of_a_kind_that_this_program_does_not_know_stops_every_view() -
 def test_bytes_that_are_no_event_stop_the_views_that_want_it_alone() -> None:
     broken = FeedEvent(EVENTS, 3, "price_changed", b"\xff")
     assert "event 3 (price_changed): DecodeError" in str(stopped([broken]).stopped_by)
-    assert fold(PROJECTIONS["customer_profile"], [broken], {}) == Changes()
+    assert fold(PROJECTIONS["customer_profile"], [broken], {}) == ViewChanges()
 
 
 def test_an_id_that_is_no_uuid_stops_the_view() -> None:
@@ -179,11 +178,11 @@ def test_rows_that_are_remembered_or_not_looked_up_give_what_loaded_rows_give(
         rows: Rows = {}
         recent = RecentRows(most_bytes)
         for batch in batches:
-            steps = steps_of(projection, batch)
-            needed = steps.needed(projection)
+            concerned = steps(projection, batch)
+            needed = concerned.needed(projection)
             remembered = recent.get(needed)
             loaded = stored({key: rows[key] for key in needed - remembered.keys() if key in rows})
-            changes = fold_steps(projection, steps, remembered | loaded)
+            changes = fold_steps(projection, concerned, remembered | loaded)
             recent.keep(changes.rows)
             rows.update({key: row for key, row in changes.rows.items() if row is not None})
         assert rows == project(view, iter(batches))[0]
@@ -192,5 +191,5 @@ def test_rows_that_are_remembered_or_not_looked_up_give_what_loaded_rows_give(
 def test_a_row_that_an_event_makes_is_not_looked_up_and_one_that_it_changes_is() -> None:
     history = feed_events([events.product_added(1), events.price_changed(1), events.price_changed(2)])
     projection = PROJECTIONS["product_card"]
-    assert steps_of(projection, history).needed(projection) == {product(2)}
-    assert steps_of(projection, history[1:]).needed(projection) == touched(projection, history)
+    assert steps(projection, history).needed(projection) == {product(2)}
+    assert steps(projection, history[1:]).needed(projection) == touched(projection, history)

@@ -1,19 +1,19 @@
 """Batches on their way: three at once, one after the other to whoever looks, and nothing left of what fails."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import psycopg
 import pytest
 
 from commerce.query.v1.views_pb2 import ProductCard
-from projector.apply import Prepared
-from projector.fold import Changes, Stored, steps_of
-from projector.pipeline import Batch, Pipeline
-from projector.projections.catalogue import PROJECTIONS
 from tandem.feed.events import FeedEvent
+from tandem.projection.fold import StoredRow
+from tandem.projection.following import EventBatch, Pipeline
+from tandem.projection.rows import FoundRows, RowSource
 from tests.support import events
 from tests.support.events import feed_events
+from tests.support.projecting import KINDS, PROJECTIONS
 
 CARDS, DETAILS = "product_card", "order_details"
 PATIENCE = 10.0
@@ -25,32 +25,28 @@ class Store:
     def __init__(self, feed: Sequence[FeedEvent], limit: int = 2) -> None:
         self.feed = feed
         self.limit = limit
-        self.rows: dict[str, dict[bytes, Stored]] = {CARDS: {}, DETAILS: {}}
+        self.rows: dict[str, dict[bytes, StoredRow]] = {CARDS: {}, DETAILS: {}}
         self.positions = {CARDS: 0, DETAILS: 0}
         self.found: list[int] = []
         self.written: list[int] = []
         self.fails_at = {"find": -1, "write": -1}
-        self.pipeline = Pipeline(self.find, self.write)
+        self.source = RowSource(self.select, self.rows, 1_000_000)
+        self.pipeline = Pipeline(self.find, self.source, self.write)
 
-    def find(self, views: Sequence[str], after: int, folded: Mapping[str, Changes]) -> Batch | None:
+    def find(self, views: Sequence[str], after: int) -> EventBatch | None:
         self.found.append(after)
         if after == self.fails_at["find"]:
             raise psycopg.OperationalError("not found")
         feed = self.feed[after : after + self.limit]
-        prepared = [self._prepare(view, feed, folded) for view in views]
-        return Batch(prepared, after, feed, full=len(feed) == self.limit) if feed else None
+        projections = [PROJECTIONS[view] for view in views]
+        return EventBatch(projections, after, feed, KINDS, self.source, full=len(feed) == self.limit) if feed else None
 
-    def _prepare(self, view: str, feed: Sequence[FeedEvent], folded: Mapping[str, Changes]) -> Prepared:
-        projection = PROJECTIONS[view]
-        steps = steps_of(projection, feed)
-        needed = steps.needed(projection)
-        stored = self.rows[view]
-        prepared = Prepared(view, steps, needed, {key: stored[key] for key in needed if key in stored})
-        if view in folded:
-            prepared.put(folded[view])
-        return prepared
+    def select(self, wanted: Mapping[str, Collection[bytes]]) -> FoundRows:
+        return {
+            view: {key: self.rows[view][key] for key in keys if key in self.rows[view]} for view, keys in wanted.items()
+        }
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: EventBatch) -> None:
         if batch.after == self.fails_at["write"]:
             raise psycopg.IntegrityError("not written")
         for view, move in batch.moves.items():
@@ -59,7 +55,7 @@ class Store:
             self.rows[view].update({key: row.stored for key, row in move.changes.rows.items() if row})
         self.written.append(batch.after)
 
-    def step(self, *views: str) -> Batch | None:
+    def step(self, *views: str) -> EventBatch | None:
         return self.pipeline.step(list(views), self.positions[views[0]])
 
     def available(self) -> int:
@@ -85,16 +81,16 @@ def test_while_a_batch_is_written_the_next_but_one_is_found() -> None:
     looked = threading.Event()
     find, write = store.find, store.write
 
-    def find_and_tell(views: Sequence[str], after: int, folded: Mapping[str, Changes]) -> Batch | None:
+    def find_and_tell(views: Sequence[str], after: int) -> EventBatch | None:
         if after == 4:
             looked.set()
-        return find(views, after, folded)
+        return find(views, after)
 
-    def write_once_it_was_looked(batch: Batch) -> None:
+    def write_once_it_was_looked(batch: EventBatch) -> None:
         assert looked.wait(PATIENCE), "nobody looks for what comes behind the next batch"
         write(batch)
 
-    store.pipeline = Pipeline(find_and_tell, write_once_it_was_looked)
+    store.pipeline = Pipeline(find_and_tell, store.source, write_once_it_was_looked)
     store.step(CARDS)
     assert (store.found, store.written) == ([0, 2, 4], [2])
     store.step(CARDS)
