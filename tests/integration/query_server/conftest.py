@@ -17,7 +17,6 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.dialects.postgresql import insert
-from tandem.runtime.process import RunningApplication
 
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from projector.app import MIGRATIONS
@@ -30,6 +29,7 @@ from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, cache_key, decode_entry, encode_entry, node_client
 from tandem.read_store.tables import CHANNEL, SCHEMA, change, projection
 from tandem.runtime.database import create_database_engine, migrate
+from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 from tests.support.searching import Searcher
 from tests.support.stack import Databases

@@ -9,13 +9,13 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
-from tandem.runtime.process import RunningApplication
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, ProductCard
 from query_server.app import build
 from tandem.cli.embedded import Postgres
+from tandem.runtime.process import RunningApplication
 from tests.integration.query_server.conftest import (
     ReadSide,
     Serve,

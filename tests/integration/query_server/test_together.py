@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 from prometheus_client import REGISTRY
-from tandem.runtime.desk import AnswerTogether
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderSummary
@@ -19,6 +18,7 @@ from query_server.queries.search.reader import SearchReader
 from query_server.queries.search.statements import SESSION
 from query_server.together import PagesTogether, SearchesTogether
 from tandem.feed.token import Token
+from tandem.runtime.desk import AnswerTogether
 from tests.integration.query_server.conftest import ReadSide, Serve
 from tests.integration.query_server.test_search import Shelf
 from tests.support.builders import identity
