@@ -6,17 +6,18 @@ import sys
 from sqlalchemy.exc import DBAPIError
 
 from projector.app import MIGRATIONS, build
-from projector.reset import StillHeld, reset
 from projector.settings import Settings
+from shop.views import VIEWS
 from tandem.feed.head import read_head
+from tandem.projection.reset import StillHeld, reset
 from tandem.read_store.tables import SCHEMA
 from tandem.runtime.database import create_database_engine, migrate
-from tandem.runtime.process import run
+from tandem.runtime.server import run
 from tandem.runtime.settings import SettingsError, load
 from tandem.runtime.telemetry import configure_logging
 
-# A thread that has an answer of a database takes the interpreter from the one that folds so soon, and not after five
-# milliseconds, as long as Python waits by itself: an answer comes in many pieces, and each would wait.
+# How long a thread that has an answer of a database waits for the interpreter while another thread folds. Python's own
+# five milliseconds are too long: an answer comes in many pieces, and each would wait.
 _SWITCH_SECONDS = 0.001
 
 
@@ -61,7 +62,7 @@ def _reset(settings: Settings) -> None:
         with feed.connect() as connection:
             epoch = read_head(connection).epoch
         with read.begin() as connection:
-            reset(connection, epoch)
+            reset(connection, list(VIEWS.values()), epoch)
     finally:
         read.dispose()
         feed.dispose()

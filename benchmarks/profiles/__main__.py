@@ -16,8 +16,8 @@ from benchmarks.plan import Plan, progress
 from benchmarks.profiles import marks, steps
 from benchmarks.profiles.marks import Taken
 from benchmarks.world import World, open_world
-from projector.settings import FollowSettings
 from tandem.cli.services import Service
+from tandem.projection.settings import FollowSettings
 
 # From a commit to the acknowledgement, at most: less than lies between two probes.
 _BEFORE_SECONDS = 0.004

@@ -21,8 +21,8 @@ class Step(NamedTuple):
     before: str | None = None
 
 
-def _folds(prepared: Any) -> str:
-    return f"folds {prepared.view}"
+def _folds(projection: Any, *_others: Any) -> str:
+    return f"folds {projection.view}"
 
 
 OF: dict[str, tuple[Step, ...]] = {
@@ -36,15 +36,15 @@ OF: dict[str, tuple[Step, ...]] = {
         Step("command_server.executor", "Executor._answer", ANSWERS),
     ),
     "projector": (
-        Step("projector.feed", "Listener.wait", "the projector wakes"),
-        Step("projector.session", "read_events", "reads events", before=""),
-        Step("projector.apply", "load", "loads rows", before="opens events, finds what they change"),
-        Step("projector.session", "prepare", "puts rows together"),
-        Step("projector.pipeline", "Prepared.fold", _folds, before=""),
-        Step("projector.pipeline", "Batch.fold", "puts changes together"),
-        Step("projector.session", "commit", STORES, before=""),
-        Step("projector.session", "CacheWriter.write", "fills the cache"),
-        Step("projector.session", "Session._announce", "announces"),
+        Step("tandem.feed.source", "FeedSource.wait", "the projector wakes"),
+        Step("tandem.projection.following", "FeedSource.events", "reads events", before=""),
+        Step("tandem.projection.following", "select_rows", "loads rows", before="opens events, finds what they change"),
+        Step("tandem.projection.following", "EventBatch.__init__", "puts rows together"),
+        Step("tandem.projection.following", "fold_steps", _folds, before=""),
+        Step("tandem.projection.following", "EventBatch.fold", "puts changes together"),
+        Step("tandem.projection.following", "move_views", STORES, before=""),
+        Step("tandem.projection.following", "CacheWriter.write", "fills the cache"),
+        Step("tandem.projection.following", "Session._announce", "announces"),
     ),
     "query_server": (
         Step("query_server.freshness", "Freshness.hear", "the query server hears"),

@@ -2,7 +2,7 @@
 
 from typing import Any, Generic, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tandem.feed import sealing
@@ -18,7 +18,8 @@ class EventContract(Generic[E]):
     tells of a person, the data subject, does so in its field `personal` alone, and names the subject beside it, in the
     field `subject_field`: a UUID as text. In the store `personal` holds nothing but `sealed`, a field of bytes.
 
-    kinds: the names of the oneof's fields.
+    kinds: the names of the oneof's fields. messages: the descriptors of their messages, by kind.
+    kind_of: the kind of a message's class; raises KeyError where there is none.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class EventContract(Generic[E]):
         fields = descriptor.oneofs_by_name[oneof].fields
         self.kinds: tuple[str, ...] = tuple(it.name for it in fields)
         empty = message()
-        self._kind_of_message: dict[type[Message], str] = {type(getattr(empty, kind)): kind for kind in self.kinds}
-        messages = {it.name: it.message_type for it in fields if it.message_type is not None}
-        if len(messages) < len(fields) or len(self._kind_of_message) < len(fields):
+        kind_by_class: dict[type[Message], str] = {type(getattr(empty, kind)): kind for kind in self.kinds}
+        self.kind_of = kind_by_class.__getitem__
+        messages = self.messages = {it.name: it.message_type for it in fields if it.message_type is not None}
+        if len(messages) < len(fields) or len(kind_by_class) < len(fields):
             raise ValueError(f"each field of {descriptor.full_name}.{oneof} must have a message of its own")
         self._personal_kinds = frozenset(kind for kind, it in messages.items() if personal in it.fields_by_name)
         for kind in self._personal_kinds:
@@ -48,24 +50,33 @@ class EventContract(Generic[E]):
             if data is None or "sealed" not in data.fields_by_name:
                 raise ValueError(f"{it.full_name}.{personal} has no field sealed")
 
-    def kind_of(self, change: type[Message]) -> str:
-        """The kind whose message this is. Raises KeyError for any other message."""
-        return self._kind_of_message[change]
-
     def wrap(self, change: Message, recorded_at: Timestamp) -> E:
         """The event of a change, a message of one of the kinds. Raises KeyError for any other message."""
         event = self.message(recorded_at=recorded_at)
-        getattr(event, self._kind_of_message[type(change)]).CopyFrom(change)
+        getattr(event, self.kind_of(type(change))).CopyFrom(change)
         return event
 
     def parse(self, payload: bytes, key: bytes | None) -> E:
-        """The event that is stored so, opened with its subject's key; without personal data where the key is None.
+        """The stored event, with its personal data opened by its subject's key, or without it where the key is None.
 
         Raises google.protobuf.message.DecodeError and tandem.feed.sealing.WrongKey, a ValueError.
         """
         event = self.message.FromString(payload)
-        self._open(event, key)
+        it = self._with_personal(event)
+        if it is not None and (sealed := getattr(it, self._personal).sealed):
+            if key is None:
+                it.ClearField(self._personal)
+            else:
+                plain = sealing.open_sealed(sealed, getattr(it, self._subject_field), key)
+                personal = getattr(it, self._personal)
+                personal.Clear()
+                personal.MergeFromString(plain)
         return event
+
+    def kind_in(self, event: E) -> str | None:
+        """The kind of an event; None for one of a newer program that has a kind which this one does not know."""
+        kind: str | None = event.WhichOneof(self._oneof)
+        return kind
 
     def subject_of(self, event: E) -> str | None:
         """The id of the data subject whose personal data the event holds; None for an event without any."""
@@ -74,6 +85,19 @@ class EventContract(Generic[E]):
             return None
         subject_id: str = getattr(it, self._subject_field)
         return subject_id
+
+    def names_subject(self, kind: str) -> bool:
+        """Whether events of a kind have the field that names a data subject."""
+        return kind in self.messages and self._subject_field in self.messages[kind].fields_by_name
+
+    def subject_named_by(self, event: E) -> str:
+        """The id of the data subject that the event names, whether it holds personal data or not."""
+        subject_id: str = getattr(getattr(event, self.kind_in(event) or ""), self._subject_field)
+        return subject_id
+
+    def clear_personal(self, event: E) -> None:
+        """Takes the personal data out of an event that has a field for it."""
+        self._with_personal(event).ClearField(self._personal)
 
     def seal(self, event: E, key: bytes) -> E:
         """The event as it is to be stored. It must be one that has personal data."""
@@ -85,22 +109,6 @@ class EventContract(Generic[E]):
         personal.Clear()
         personal.sealed = sealing.seal(plain, getattr(it, self._subject_field), key)
         return sealed
-
-    def _open(self, event: E, key: bytes | None) -> None:
-        """Puts personal data that is sealed in its place again, or takes it away where the key is gone."""
-        it = self._with_personal(event)
-        if it is None:
-            return
-        personal = getattr(it, self._personal)
-        sealed = personal.sealed
-        if not sealed:
-            return
-        if key is None:
-            it.ClearField(self._personal)
-            return
-        plain = sealing.open_sealed(sealed, getattr(it, self._subject_field), key)
-        personal.Clear()
-        personal.MergeFromString(plain)
 
     def _with_personal(self, event: E) -> Any:
         """The message of the event's kind, where that has a field for personal data; else None."""
@@ -154,3 +162,11 @@ class FeedEvent:
         if self._envelope is None and self.envelope_payload is not None:
             self._envelope = Envelope.FromString(self.envelope_payload)
         return self._envelope
+
+    @property
+    def correlation_id(self) -> str | None:
+        """Of its envelope, empty without one; None when the envelope cannot be read."""
+        try:
+            return self.envelope.correlation_id if self.envelope is not None else ""
+        except DecodeError:
+            return None

@@ -189,6 +189,11 @@ def may_pass(error: BaseException) -> bool:
     return state.startswith(_PASSING_CLASSES) or state in _PASSING_CODES
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, without the statement and its values, which SQLAlchemy puts on the lines after."""
+    return str(error).partition("\n")[0][:500] or type(error).__name__
+
+
 def listen_url(settings: DatabaseSettings) -> str:
     """The URL for a plain psycopg connection, as LISTEN needs one of its own."""
     return database_url(settings).set(drivername="postgresql").render_as_string(hide_password=False)

@@ -207,6 +207,22 @@ def one_by_one(answer_one: Callable[[Call], Message | bytes]) -> Handler:
     return handle
 
 
+def all_alike(answer_all: Callable[[], Message]) -> Handler:
+    """A handler for requests that ask nothing particular: a batch gets the one response that `answer_all` returns."""
+
+    def handle(calls: Sequence[Call]) -> None:
+        response = answer_all().SerializeToString()
+
+        def answer_one(call: Call) -> bytes:
+            # Raises InvalidArgument for bytes that are no request.
+            _ = call.request
+            return response
+
+        one_by_one(answer_one)(calls)
+
+    return handle
+
+
 def refuse(calls: Sequence[Call], error: TandemError) -> None:
     """Ends calls with an error, outside of a handler."""
     for call in calls:

@@ -1,26 +1,44 @@
 """What projectors do a step at a time, in one go; and views filled without one."""
 
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.dialects.postgresql import insert
 
-from projector.apply import prepare
-from projector.fold import Changes, Stored, fold_steps, steps_of
-from projector.projections.shape import Projection
+from projector.app import VIEWS
 from tandem.feed.events import FeedEvent
+from tandem.projection.fold import Steps, StoredRow, ViewChanges, fold_steps, steps_of
+from tandem.projection.projection import Projection
+from tandem.projection.statements import Move, driver_under, move_views, select_rows
+
+PROJECTIONS, KINDS = VIEWS.projections, VIEWS.kinds
 
 
-def fold(projection: Projection, events: Sequence[FeedEvent], rows: Mapping[bytes, Stored]) -> Changes:
+def steps(projection: Projection, events: Sequence[FeedEvent]) -> Steps:
+    """Those of the shop's events that concern a view."""
+    return steps_of(projection, events, KINDS)
+
+
+def fold(projection: Projection, events: Sequence[FeedEvent], rows: Mapping[bytes, StoredRow]) -> ViewChanges:
     """The rows after the events, from `rows`, which holds those of their keys that exist."""
-    return fold_steps(projection, steps_of(projection, events), rows)
+    return fold_steps(projection, steps(projection, events), rows)
 
 
-def plan(connection: Connection, view: str, events: Sequence[FeedEvent]) -> Changes:
+def plan(connection: Connection, view: str, events: Sequence[FeedEvent]) -> ViewChanges:
     """What the events do to one view, up to the first that it cannot take in. Raises psycopg.Error."""
-    [prepared] = prepare(connection, [view], events, {}, {})
-    return prepared.fold()
+    projection = PROJECTIONS[view]
+    needed = steps(projection, events).needed(projection)
+    return fold(projection, events, select_rows(driver_under(connection), PROJECTIONS, {view: needed})[view])
+
+
+def store(
+    connection: Connection, epoch: uuid.UUID, before: int, after: int, changes: Mapping[str, ViewChanges]
+) -> None:
+    """Moves views from one position to another, by name, with what changes. Raises psycopg.Error and Deposed."""
+    moves = [Move(PROJECTIONS[view], before, after, it) for view, it in changes.items()]
+    move_views(driver_under(connection), epoch, moves)
 
 
 def upsert(connection: Connection, table: Table, rows: Iterable[Sequence[Any]]) -> None:

@@ -18,19 +18,20 @@ from commerce.event.v1.event_pb2 import Event
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, Projection
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from projector.app import build
-from projector.settings import CacheSettings, ChangeLogSettings, FollowSettings, Settings
+from projector.settings import Settings
 from shop.events import EVENTS
 from shop.views import VIEWS
 from tandem.feed import table as feed
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
+from tandem.projection.settings import CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, node_client
 from tandem.read_store.tables import CHANNEL, change, projection, written_columns
 from tandem.runtime.bulk import execute, inserted
 from tandem.runtime.database import create_database_engine
-from tandem.runtime.process import RunningApplication
+from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 from tests.support.builders import NOW
 from tests.support.projecting import upsert

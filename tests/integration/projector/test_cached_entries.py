@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from projector.cache_writer import CacheWriter
-from projector.settings import CacheSettings
 from shop.views import CACHED_VIEWS
 from tandem.cli.embedded import Memcached
+from tandem.projection.cache_writer import CacheWriter
+from tandem.projection.settings import CacheSettings
 from tandem.read_store.cache import Ring
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events

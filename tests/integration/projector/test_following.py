@@ -1,25 +1,24 @@
 """The feed becomes rows, positions, the change log and announcements, each event once."""
 
 import uuid
+from collections.abc import Collection, Mapping
 
 import pytest
 from pydantic import SecretStr
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.views_pb2 import ProductCard
-from projector.app import _engine
-from projector.apply import prepare, raw
-from projector.fold import Changes
-from projector.projections.catalogue import PROJECTIONS
-from projector.recent import RecentRows
-from projector.statements import load
 from shop.views import VIEWS
+from tandem.projection.fold import ViewChanges, fold_steps
+from tandem.projection.rows import FoundRows, RowSource
+from tandem.projection.statements import driver_under, select_rows
+from tandem.runtime.database import create_database_engine
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.projector.conftest import Announcements, Project, Rows, Stores
 from tests.support import events
 from tests.support.builders import NOW, identity
 from tests.support.events import a_history, feed_events
-from tests.support.projecting import fold, plan
+from tests.support.projecting import PROJECTIONS, fold, plan, steps
 from tests.support.stack import until
 
 HISTORY = a_history(400, seed=7)
@@ -60,26 +59,40 @@ def test_what_the_batch_before_changes_is_neither_loaded_nor_remembered_for_the_
     stores.append([events.product_added(1, stock=10), events.product_added(2), events.stock_adjusted(1, delta=5)])
     added, also_added, adjusted = stores.events()
     one, two = (uuid.UUID(identity("product", number)).bytes for number in (1, 2))
-    recent = RecentRows(1_000_000)
+    projection = PROJECTIONS["product_card"]
+    asked: list[set[bytes]] = []
     with stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+
+        def select(wanted: Mapping[str, Collection[bytes]]) -> FoundRows:
+            asked.extend(map(set, wanted.values()))
+            return select_rows(driver_under(connection), PROJECTIONS, wanted)
+
+        def next_one(rows: RowSource) -> ViewChanges:
+            concerned = steps(projection, [adjusted])
+            return fold_steps(projection, concerned, rows.find({"product_card": {one}})["product_card"])
+
         first = plan(connection, "product_card", [added, also_added])
-        gone = Changes(rows={one: None, two: None})
-        recent.keep(first.rows)
-        [next_one] = prepare(connection, ["product_card"], [adjusted], {}, {"product_card": first})
-        [without] = prepare(connection, ["product_card"], [adjusted], {"product_card": recent}, {"product_card": gone})
-    row = next_one.fold().rows[one]
+        source = RowSource(select, ["product_card"], 1_000_000)
+        source.add_folded({"product_card": first})
+        row = next_one(source).rows[one]
+        source.written()
+        source.add_folded({"product_card": ViewChanges(rows={one: None, two: None})})
+        without = next_one(source)
     assert row is not None
     assert ProductCard.FromString(row.value).available == 15
-    assert "NotThere" in str(without.fold().stopped_by)
+    assert "NotThere" in str(without.stopped_by)
+    assert asked == []
 
 
 def test_rows_are_looked_up_by_one_plan_however_many_are_asked_for(stores: Stores) -> None:
-    engine = _engine(DatabaseSettings(url=SecretStr(stores.read_url)), "test", 1)
+    settings = DatabaseSettings(url=SecretStr(stores.read_url))
+    engine = create_database_engine(settings, name="test", pool_size=1, by_key=True, autocommit=True)
     keys = [uuid.UUID(identity("product", number)).bytes for number in range(10)]
     with engine.connect() as connection:
+        driver = driver_under(connection)
         for count in range(1, 10):
-            load(raw(connection), {"product_card": keys[:count]})
-        plans = raw(connection).execute(
+            select_rows(driver, PROJECTIONS, {"product_card": keys[:count]})
+        plans = driver.execute(
             "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE '%product_card%'"
         )
         assert plans.fetchall() == [(0, 9)]

@@ -7,15 +7,15 @@ import pytest
 
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from commerce.query.v1.views_pb2 import ProductCard
-from projector.apply import Deposed, Move, commit
-from projector.ownership import try_lock
 from shop.views import CACHED_VIEWS, VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.feed.head import read_head
+from tandem.projection.ownership import try_lock
+from tandem.projection.statements import Deposed
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.projecting import plan
+from tests.support.projecting import plan, store
 from tests.support.stack import Databases, Stack, until
 
 RUNNING, STANDBY = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_STANDBY
@@ -58,11 +58,11 @@ async def test_a_projector_whose_view_was_moved_by_another_cannot_commit(stores:
     stores.run(f"INSERT INTO tandem_read.projection (view, feed_epoch, position) VALUES ('product_card', '{epoch}', 0)")
     history = stores.events()
     with stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        stale = Move(0, 1, plan(connection, "product_card", history[:1]))
-        commit(connection, epoch, {"product_card": Move(0, 2, plan(connection, "product_card", history))})
+        stale = plan(connection, "product_card", history[:1])
+        store(connection, epoch, 0, 2, {"product_card": plan(connection, "product_card", history)})
         before = (stores.rows(), stores.change_log(), stores.positions())
         with pytest.raises(Deposed):
-            commit(connection, epoch, {"product_card": stale})
+            store(connection, epoch, 0, 1, {"product_card": stale})
     assert (stores.rows(), stores.change_log(), stores.positions()) == before
 
 
@@ -75,9 +75,9 @@ async def test_a_batch_of_which_one_view_was_moved_by_another_changes_none(store
         stores.run(f"INSERT INTO tandem_read.projection VALUES ('{view}', '{epoch}', {position})")
     before = (stores.rows(), stores.change_log(), stores.positions())
     with stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        moves = {view: Move(0, 1, plan(connection, view, stores.events())) for view in views}
+        changes = {view: plan(connection, view, stores.events()) for view in views}
         with pytest.raises(Deposed, match="product_card, product_search: moved by another projector"):
-            commit(connection, epoch, moves)
+            store(connection, epoch, 0, 1, changes)
     assert (stores.rows(), stores.change_log(), stores.positions()) == before
 
 

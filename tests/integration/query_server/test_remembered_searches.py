@@ -10,18 +10,17 @@ from sqlalchemy import text
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.query_service_pb2 import ProductFilter, ProductSort, SearchProductsRequest
 from commerce.type.v1.consistency_pb2 import Consistency
-from projector.projections.catalogue import PROJECTIONS
-from projector.reset import reset
 from query_server.database import ReadDatabase
 from query_server.queries.search.memory import SearchMemory
 from query_server.queries.search.statements import MOST_REMEMBERED
 from shop.views import VIEWS
+from tandem.projection.reset import reset
 from tests.integration.query_server.conftest import OpenSearcher, ReadSide, Serve
 from tests.integration.query_server.test_search import Shelf, names, search
 from tests.support import events
 from tests.support.builders import identity, usd
 from tests.support.events import feed_events
-from tests.support.projecting import fold, upsert
+from tests.support.projecting import PROJECTIONS, fold, upsert
 from tests.support.searching import Counted
 from tests.support.stack import Databases
 
@@ -218,7 +217,7 @@ def test_what_was_found_before_a_reset_is_never_used_after_it(
     if another_feed:
         read_side.feed = uuid.uuid4()
     with read_side.engine.begin() as connection:
-        reset(connection, read_side.feed)
+        reset(connection, list(VIEWS.values()), read_side.feed)
     empty = asked("lamp")
     assert (len(empty.hits), empty.as_of) == (0, read_side.token(0))
     assert asked("lmap").corrected_query == ""

@@ -18,7 +18,6 @@ from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.query_service_pb2 import ProductFilter, ProductSort, SearchProductsRequest
 from commerce.query.v1.query_service_pb2 import SearchProductsResponse as Response
 from commerce.type.v1.consistency_pb2 import Consistency
-from projector.projections.catalogue import PROJECTIONS
 from query_server.database import ReadDatabase
 from query_server.queries.search.memory import SearchMemory
 from query_server.queries.search.reader import SearchReader
@@ -32,7 +31,7 @@ from tests.integration.query_server.conftest import ReadSide, Serve, detail, rea
 from tests.support import events
 from tests.support.builders import euros, usd
 from tests.support.events import feed_events
-from tests.support.projecting import fold, upsert
+from tests.support.projecting import PROJECTIONS, fold, upsert
 
 if TYPE_CHECKING:
     # The stubs alone know it.

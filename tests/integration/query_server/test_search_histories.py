@@ -9,14 +9,13 @@ from sqlalchemy import text
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.query_service_pb2 import ProductSort, SearchProductsRequest
 from commerce.query.v1.query_service_pb2 import SearchProductsResponse as Response
-from projector.projections.catalogue import PROJECTIONS
 from query_server.queries.search.memory import SearchMemory
 from shop.views import VIEWS
 from tests.integration.query_server.conftest import OpenSearcher, ReadSide
 from tests.support import events
 from tests.support.builders import usd
 from tests.support.events import feed_events
-from tests.support.projecting import fold, upsert
+from tests.support.projecting import PROJECTIONS, fold, upsert
 
 WORDS = ("oak", "lamp", "brass", "chair", "crème", "lamps", "lam", "brsas", "chiar", "o", "zzz", "tea")
 SORTS = ProductSort.values()

@@ -18,7 +18,6 @@ from commerce.query.v1.query_service_pb2 import (
     SearchProductsResponse,
 )
 from commerce.type.v1.money_pb2 import Money
-from projector.apply import Move, commit
 from query_server.database import ReadDatabase
 from query_server.queries.search.memory import SearchMemory
 from query_server.queries.search.reader import SearchReader
@@ -30,7 +29,7 @@ from tandem.runtime.settings import DatabaseSettings
 from tests.support.catalogue import catalogue
 from tests.support.events import feed_events
 from tests.support.northwind import FOLDER, Northwind
-from tests.support.projecting import plan
+from tests.support.projecting import plan, store
 from tests.support.search_queries import CATALOGUE_QUERIES, NORTHWIND_QUERIES, KnownQuery, made_up
 from tests.support.stack import Databases
 
@@ -64,10 +63,8 @@ def project(url: str, events: Iterable[Event]) -> None:
             )
         fed = iter(feed_events(events))
         while batch := list(itertools.islice(fed, 5000)):
-            moves = {
-                view: Move(batch[0].position - 1, batch[-1].position, plan(connection, view, batch)) for view in VIEWS
-            }
-            commit(connection, epoch, moves)
+            changes = {view: plan(connection, view, batch) for view in VIEWS}
+            store(connection, epoch, batch[0].position - 1, batch[-1].position, changes)
         connection.execute(
             # As a running PostgreSQL does by itself; until then new words are in a list that every search reads.
             text("VACUUM ANALYZE tandem_read.product_search, tandem_read.product_card, tandem_read.search_word")

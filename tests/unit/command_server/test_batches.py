@@ -16,7 +16,6 @@ from command_server.working_set import Accepted, decide_batch, keys_of
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
 from commerce.type.v1.order_status_pb2 import OrderStatus
-from projector.projections.catalogue import PROJECTIONS
 from tandem.runtime.errors import TandemError
 from tests.support.builders import (
     add_product,
@@ -30,7 +29,7 @@ from tests.support.builders import (
     usd,
 )
 from tests.support.events import feed_events
-from tests.support.projecting import fold
+from tests.support.projecting import PROJECTIONS, fold
 
 EPOCH = uuid.UUID(int=7)
 few_numbers = (1, 2, 3)

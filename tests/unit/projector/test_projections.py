@@ -11,13 +11,13 @@ from commerce.query.v1.query_service_pb2 import DESCRIPTOR as QUERIES
 from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, OrderDetailsLine, OrderSummary, ProductCard
 from commerce.type.v1.address_pb2 import NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
-from projector.projections.catalogue import PROJECTIONS
-from projector.projections.shape import NotThere
 from shop.events import EVENTS
 from shop.views import VIEWS
+from tandem.projection.projection import NotThere
 from tests.support import events
 from tests.support.builders import NOW, address, identity, usd
 from tests.support.events import at
+from tests.support.projecting import PROJECTIONS
 
 
 def after(view: str, *history: Event) -> Any:

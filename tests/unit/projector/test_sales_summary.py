@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from commerce.event.v1.event_pb2 import Event, OrderLine, OrderPlaced
 from commerce.internal.v1.stored_pb2 import SalesSummaryRow, SalesSums
-from projector.fold import Changes
-from projector.projections.sales_summary import PROJECTION, key_of
+from projector.sales_summary import PROJECTION, key_of
+from tandem.projection.fold import ViewChanges
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.events import Shop, feed_events, timestamp
@@ -20,7 +20,7 @@ from tests.support.projecting import fold
 ONE, TWO = identity("product", 1), identity("product", 2)
 
 
-def changed(*history: Event) -> Changes:
+def changed(*history: Event) -> ViewChanges:
     return fold(PROJECTION, feed_events(history), {})
 
 

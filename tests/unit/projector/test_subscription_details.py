@@ -13,7 +13,7 @@ from command_server.decide.subscriptions import ENDED
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import SubscriptionDetails
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
-from projector.projections import subscription_details as rules
+from projector import subscription_details as rules
 from tests.support.builders import NOW, identity, usd
 from tests.support.events import at, feed_events
 from tests.support.projecting import fold

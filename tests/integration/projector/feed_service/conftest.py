@@ -13,8 +13,9 @@ from pydantic import SecretStr
 
 from commerce.event.v1.event_pb2 import Event
 from projector.app import build
-from projector.settings import FeedServiceSettings, Settings
-from tandem.runtime.process import RunningApplication
+from projector.settings import Settings
+from tandem.feed.service import FeedServiceSettings
+from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 from tests.integration.projector.conftest import Stores
 from tests.support import events

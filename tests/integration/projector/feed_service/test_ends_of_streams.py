@@ -149,7 +149,7 @@ def streams_open() -> float:
 async def test_nothing_is_left_of_followers_who_vanish(
     stores: Stores, serve_feed: ServeFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projector.feed_service.live._LINGER_SECONDS", 0.05)
+    monkeypatch.setattr("tandem.feed.live._LINGER_SECONDS", 0.05)
     before = streams_open()
     stores.append(prices(300))
     server = await serve_feed()

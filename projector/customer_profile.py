@@ -1,0 +1,92 @@
+"""CustomerProfile: a customer as known now."""
+
+from collections.abc import Sequence
+
+from commerce.event.v1 import event_pb2 as events
+from commerce.query.v1.views_pb2 import CustomerProfile
+from commerce.type.v1.address_pb2 import NamedAddress
+from shop import views
+from tandem.projection.projection import Projection, present
+
+# Events from before addresses had names are about the one address that there was.
+_UNNAMED = "main"
+
+
+def registered(_view: CustomerProfile | None, event: events.CustomerRegistered) -> CustomerProfile:
+    personal = event.personal
+    profile = CustomerProfile(
+        customer_id=event.customer_id,
+        name=personal.name,
+        email=personal.email,
+        phone=personal.phone,
+        registered_at=event.registered_at,
+        version=event.version,
+    )
+    if personal.HasField("address"):
+        _set_addresses(profile, [NamedAddress(name=_UNNAMED, address=personal.address, is_default=True)])
+    return profile
+
+
+def renamed(view: CustomerProfile | None, event: events.CustomerRenamed) -> CustomerProfile:
+    changed: CustomerProfile = present(view)
+    changed.name = event.personal.name
+    changed.version = event.version
+    return changed
+
+
+def address_updated(view: CustomerProfile | None, event: events.AddressUpdated) -> CustomerProfile:
+    changed: CustomerProfile = present(view)
+    addresses = {it.name: it for it in changed.addresses}
+    name = event.personal.address_name or _UNNAMED
+    before = addresses.get(name)
+    default = event.is_default or not addresses or (before is not None and before.is_default)
+    if default:
+        for it in addresses.values():
+            it.is_default = False
+    addresses[name] = NamedAddress(name=name, address=event.personal.address, is_default=default)
+    _set_addresses(changed, list(addresses.values()))
+    changed.version = event.version
+    return changed
+
+
+def address_removed(view: CustomerProfile | None, event: events.AddressRemoved) -> CustomerProfile:
+    changed: CustomerProfile = present(view)
+    _set_addresses(changed, [it for it in changed.addresses if it.name != event.personal.address_name])
+    changed.version = event.version
+    return changed
+
+
+def erased(view: CustomerProfile | None, event: events.CustomerErased) -> CustomerProfile:
+    """Made anew: whatever the view showed of the person, and however far its events could still be opened."""
+    before: CustomerProfile = present(view)
+    return CustomerProfile(
+        customer_id=event.customer_id,
+        registered_at=before.registered_at,
+        version=event.version,
+        erased_at=event.erased_at,
+    )
+
+
+def _set_addresses(profile: CustomerProfile, addresses: Sequence[NamedAddress]) -> None:
+    kept = list(addresses)
+    del profile.addresses[:]
+    profile.addresses.extend(kept)
+    profile.ClearField("address")
+    for it in kept:
+        if it.is_default:
+            profile.address.CopyFrom(it.address)
+
+
+PROJECTION = Projection(
+    table=views.customer_profile,
+    message=CustomerProfile,
+    key_field="customer_id",
+    rules={
+        "customer_registered": registered,
+        "customer_renamed": renamed,
+        "address_updated": address_updated,
+        "address_removed": address_removed,
+        "customer_erased": erased,
+    },
+    begins=frozenset({"customer_registered"}),
+)

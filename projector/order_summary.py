@@ -1,0 +1,89 @@
+"""OrderSummary: an order as a row of its customer's list."""
+
+from datetime import UTC, datetime, timedelta
+
+from commerce.event.v1 import event_pb2 as events
+from commerce.query.v1.views_pb2 import OrderSummary
+from commerce.type.v1 import order_status_pb2 as order_status
+from shop import views
+from tandem.projection.projection import Columns, Projection, present
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# The versions and statuses of an order are all that later events change here.
+Later = (
+    events.OrderPaid
+    | events.OrderShipped
+    | events.OrderDelivered
+    | events.OrderCancelled
+    | events.ShippingAddressChanged
+)
+
+
+def placed(_view: OrderSummary | None, event: events.OrderPlaced) -> OrderSummary:
+    lines = event.lines
+    view = OrderSummary()
+    view.order_id = event.order_id
+    view.customer_id = event.customer_id
+    view.status = order_status.ORDER_STATUS_PLACED
+    view.line_count = len(lines)
+    view.unit_count = sum([line.quantity for line in lines])
+    view.version = event.version
+    view.total.CopyFrom(event.total)
+    view.placed_at.CopyFrom(event.placed_at)
+    return view
+
+
+def paid(view: OrderSummary | None, event: events.OrderPaid) -> OrderSummary:
+    return _moved(view, event, order_status.ORDER_STATUS_PAID)
+
+
+def shipped(view: OrderSummary | None, event: events.OrderShipped) -> OrderSummary:
+    return _moved(view, event, order_status.ORDER_STATUS_SHIPPED)
+
+
+def cancelled(view: OrderSummary | None, event: events.OrderCancelled) -> OrderSummary:
+    return _moved(view, event, order_status.ORDER_STATUS_CANCELLED)
+
+
+def delivered(view: OrderSummary | None, event: events.OrderDelivered) -> OrderSummary:
+    return _moved(view, event, order_status.ORDER_STATUS_DELIVERED)
+
+
+def address_changed(view: OrderSummary | None, event: events.ShippingAddressChanged) -> OrderSummary:
+    changed: OrderSummary = present(view)
+    changed.version = event.version
+    return changed
+
+
+def _moved(view: OrderSummary | None, event: Later, status: order_status.OrderStatus.ValueType) -> OrderSummary:
+    changed: OrderSummary = present(view)
+    changed.status = status
+    changed.version = event.version
+    return changed
+
+
+def columns(view: OrderSummary, began: int) -> Columns:
+    """customer_id, placed_at and placed_position: the last is the position at which the order was placed, for ever."""
+    placed_at = view.placed_at
+    # ToDatetime takes several times as long.
+    moment = _EPOCH + timedelta(0, placed_at.seconds, placed_at.nanos // 1000)
+    return view.customer_id, moment, began
+
+
+PROJECTION = Projection(
+    table=views.order_summary,
+    message=OrderSummary,
+    key_field="order_id",
+    rules={
+        "order_placed": placed,
+        "order_paid": paid,
+        "order_shipped": shipped,
+        "order_delivered": delivered,
+        "order_cancelled": cancelled,
+        "shipping_address_changed": address_changed,
+    },
+    columns=columns,
+    began="placed_position",
+    begins=frozenset({"order_placed"}),
+)

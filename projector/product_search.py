@@ -1,0 +1,105 @@
+"""ProductText: what can be found of a product, and SearchWord: the words to correct misspelled ones by.
+
+A product's text changes with a revision, its stock with every order: the text's index is left alone by those.
+"""
+
+import re
+from functools import lru_cache
+
+import uuid_utils
+
+from commerce.event.v1 import event_pb2 as events
+from commerce.internal.v1.stored_pb2 import ProductText, SearchWord
+from shop import views
+from shop.words import words_of
+from tandem.projection.projection import Columns, Projection, present
+
+Described = events.ProductAdded | events.ProductRevised
+
+# Words of one letter and numbers are not what is misspelled; longer ones than this are no words.
+_CORRECTABLE = re.compile(r"[^\W\d]\w{1,49}")
+_NAMESPACE = uuid_utils.UUID("f4a1b3c6-2f0c-5a0e-8a55-6f2f6e0d7c11")
+
+
+def added(_view: ProductText | None, event: events.ProductAdded) -> ProductText:
+    return _text(event)
+
+
+def revised(view: ProductText | None, event: events.ProductRevised) -> ProductText:
+    before: ProductText = present(view)
+    changed = _text(event)
+    changed.discontinued = before.discontinued
+    return changed
+
+
+def discontinued(view: ProductText | None, _event: events.ProductDiscontinued) -> ProductText:
+    changed: ProductText = present(view)
+    changed.discontinued = True
+    return changed
+
+
+def _text(event: Described) -> ProductText:
+    return ProductText(
+        name=event.name,
+        category=event.category,
+        attributes=" ".join(f"{it.name} {it.value}" for it in event.attributes),
+        description=event.description,
+    )
+
+
+def _words(text: str) -> str:
+    """The words with blanks between them: what PostgreSQL would take for a host name or a number with a sign is not."""
+    return " ".join(words_of(text))
+
+
+def columns(view: ProductText, began: int) -> Columns:
+    """category as it is spelled, discontinued, added_position, and the words of all four texts.
+
+    added_position: where it came into the catalogue, for ever.
+    """
+    texts = (view.name, view.category, view.attributes, view.description)
+    return view.category, view.discontinued, began, *map(_words, texts)
+
+
+PRODUCT_SEARCH = Projection(
+    table=views.product_search,
+    message=ProductText,
+    key_field="product_id",
+    rules={"product_added": added, "product_revised": revised, "product_discontinued": discontinued},
+    columns=columns,
+    began="added_position",
+    begins=frozenset({"product_added"}),
+)
+
+
+def occurs(_view: SearchWord | None, word: str) -> SearchWord:
+    """A word that came once stays: that a product is called otherwise now makes it no worse a guess."""
+    return SearchWord(word=word)
+
+
+def _words_of(event: Described) -> dict[str, str]:
+    texts = (event.name, event.category, *(text for it in event.attributes for text in (it.name, it.value)))
+    words = [word.lower() for text in texts for word in words_of(text) if _CORRECTABLE.fullmatch(word)]
+    return dict(zip(words, words, strict=True))
+
+
+def word_columns(view: SearchWord, _began: int) -> Columns:
+    return (view.word,)
+
+
+@lru_cache(maxsize=10_000)
+def _key_of(word: str) -> bytes:
+    """Few words make up most of a catalogue."""
+    return uuid_utils.uuid5(_NAMESPACE, word).bytes
+
+
+_KINDS = ("product_added", "product_revised")
+
+SEARCH_WORD = Projection(
+    table=views.search_word,
+    message=SearchWord,
+    rules=dict.fromkeys(_KINDS, occurs),
+    parts=dict.fromkeys(_KINDS, _words_of),
+    columns=word_columns,
+    key_of=_key_of,
+)

@@ -1,0 +1,383 @@
+"""The feed's latest events, in memory, for all who follow the feed's end: one thread reads them for everybody.
+
+`EntryReader` makes of a stored event what followers get. `Tail` is the thread that reads. `LatestEntries` keeps what it
+read, within bounds. `Live` has these and the followers; all of it belongs to the event loop.
+"""
+
+import asyncio
+import operator
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
+from prometheus_client import Gauge
+
+from tandem.feed.events import EventContract, FeedEvent
+from tandem.feed.source import FeedSource
+from tandem.internal.v1.stored_pb2 import Envelope
+from tandem.runtime.errors import Overloaded, PreconditionFailed, Unavailable, Violation
+from tandem.runtime.telemetry import log
+
+IN_MEMORY = Gauge("tandem_feed_events_in_memory", "Events of the feed that are kept in memory for those who follow it")
+
+# What an entry takes beside its bytes: the objects, and some ids.
+_ENTRY_BYTES = 600
+# A follower whose connection breaks is back within seconds, and finds in memory what it missed.
+_LINGER_SECONDS = 10.0
+_TAIL_EVENTS = 500
+# How often the tail asks whether the feed is still the one that it was; and after a failure, whether it is back.
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event as followers get it.
+
+    ids: what the event is about. item: the field `events` of a SubscribeResponse with this event, serialised.
+    correlation_id: of its envelope, empty without one; None when the envelope cannot be read.
+    personal_of: whose personal data is in it, empty for none. erases: whose personal data is erased with it.
+    unreadable: why it cannot be sent; empty when it can.
+    """
+
+    position: int
+    kind: str
+    ids: frozenset[str] = frozenset()
+    item: bytes = b""
+    correlation_id: str | None = ""
+    personal_of: str = ""
+    erases: str = ""
+    unreadable: str = ""
+
+
+class EntryReader:
+    """Makes entries of stored events. What there is to know of the domain's events comes from their descriptors."""
+
+    def __init__(self, contract: EventContract[Any], response: Descriptor, *, erased_kind: str) -> None:
+        """response: SubscribeResponse. erased_kind: of the event with which a data subject is erased.
+
+        Raises ValueError when that names no data subject.
+        """
+        if not contract.names_subject(erased_kind):
+            raise ValueError(f"{erased_kind} is no event that names a data subject")
+        self._contract = contract
+        self._erased_kind = erased_kind
+        self._response: Any = GetMessageClass(response)
+        events = response.fields_by_name["events"].message_type
+        assert events is not None, "a repeated message"
+        self._item: Any = GetMessageClass(events)
+        envelope = events.fields_by_name["envelope"].message_type
+        assert envelope is not None, "a message"
+        self._envelope_fields = [it.name for it in Envelope.DESCRIPTOR.fields if it.name in envelope.fields_by_name]
+        self._id_readers = {kind: _id_readers(message) for kind, message in contract.messages.items()}
+
+    def entry_of(self, stored: FeedEvent) -> Entry:
+        """Never raises: an event that cannot be read concerns those alone who ask for it."""
+        correlation_id = stored.correlation_id
+        try:
+            event, envelope = stored.event, stored.envelope
+        except (DecodeError, ValueError) as error:
+            problem = str(error) or type(error).__name__
+            return Entry(stored.position, stored.kind, correlation_id=correlation_id, unreadable=problem)
+        if self._contract.kind_in(event) != stored.kind:
+            # A newer command server stored it. Where its personal data would be, if it has any, is not known here.
+            problem = f"{stored.kind} is not known to this program"
+            return Entry(stored.position, stored.kind, correlation_id=correlation_id, unreadable=problem)
+        item = self._item(position=stored.position, type=stored.kind, event=event)
+        if envelope is not None:
+            for name in self._envelope_fields:
+                setattr(item.envelope, name, getattr(envelope, name))
+        return Entry(
+            stored.position,
+            stored.kind,
+            self.ids_of(event),
+            self._serialised(item),
+            correlation_id,
+            personal_of=self._contract.subject_of(event) or "",
+            erases=self._contract.subject_named_by(event) if stored.kind == self._erased_kind else "",
+        )
+
+    def without_personal_data(self, entry: Entry) -> Entry:
+        [item] = self._response.FromString(entry.item).events
+        self._contract.clear_personal(item.event)
+        return replace(entry, item=self._serialised(item), personal_of="")
+
+    def ids_of(self, event: Any) -> frozenset[str]:
+        """The ids of all aggregates that the event names."""
+        kind = self._contract.kind_in(event)
+        if kind is None:
+            return frozenset()
+        message = getattr(event, kind)
+        return frozenset(found for read in self._id_readers[kind] for found in read(message))
+
+    def _serialised(self, item: Any) -> bytes:
+        serialised: bytes = self._response(events=[item]).SerializeToString()
+        return serialised
+
+
+_IdReader = Callable[[Any], Iterable[str]]
+
+
+def _id_readers(message: Any) -> list[_IdReader]:
+    """What reads the ids out of an event of a kind: its fields `…_id` and `…_ids`, and those `…_id` of its lines."""
+    found: list[_IdReader] = []
+    for field in message.fields:
+        if field.name.endswith("_id"):
+            found.append(_own(field.name))
+        elif field.name.endswith("_ids"):
+            found.append(operator.attrgetter(field.name))
+        elif field.message_type is not None and field.is_repeated:
+            names = [it.name for it in field.message_type.fields if it.name.endswith("_id")]
+            found += [_of_lines(field.name, name) for name in names]
+    return found
+
+
+def _own(name: str) -> _IdReader:
+    get = operator.attrgetter(name)
+    return lambda message: (get(message),)
+
+
+def _of_lines(lines: str, name: str) -> _IdReader:
+    get_lines, get = operator.attrgetter(lines), operator.attrgetter(name)
+    return lambda message: map(get, get_lines(message))
+
+
+class LatestEntries:
+    """Entries `first` to `last` of a feed, without a gap, at most so many and so many bytes. For one thread.
+
+    epoch: the feed's; None while nothing is known of it. last: the last position that was put in, or where it began.
+    """
+
+    def __init__(self, reader: EntryReader, max_events: int, max_bytes: int) -> None:
+        self._reader = reader
+        self._slots: list[Entry | None] = [None] * max_events
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self.epoch: uuid.UUID | None = None
+        self.first = 1
+        self.last = 0
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+    def covers(self, position: int) -> bool:
+        """Whether all events after the position that are known are here."""
+        return self.epoch is not None and position >= self.first - 1
+
+    def after(self, position: int, most: int) -> Iterator[Entry]:
+        """At most so many of those that follow a position that is covered."""
+        for wanted in range(position + 1, min(self.last, position + most) + 1):
+            entry = self._slots[wanted % len(self._slots)]
+            assert entry is not None
+            yield entry
+
+    def advance(self, epoch: uuid.UUID, after: int, entries: Sequence[Entry]) -> None:
+        """Puts in what follows position `after`. What is here and does not end there is dropped."""
+        if epoch != self.epoch or after != self.last:
+            self.drop()
+            self.epoch, self.first, self.last = epoch, after + 1, after
+        for entry in entries:
+            if len(self) == len(self._slots):
+                self._drop_first()
+            self._slots[entry.position % len(self._slots)] = entry
+            self._bytes += _size(entry)
+            self.last = entry.position
+        while self._bytes > self._max_bytes:
+            self._drop_first()
+        if erased := {entry.erases for entry in entries if entry.erases}:
+            self._erase(erased)
+
+    def drop(self) -> None:
+        self._slots = [None] * len(self._slots)
+        self._bytes = 0
+        self.epoch, self.first, self.last = None, 1, 0
+
+    def _drop_first(self) -> None:
+        slot = self.first % len(self._slots)
+        entry, self._slots[slot] = self._slots[slot], None
+        assert entry is not None
+        self._bytes -= _size(entry)
+        self.first += 1
+
+    def _erase(self, subjects: set[str]) -> None:
+        """Whoever reads these events later must find what the database has of them."""
+        for slot, entry in enumerate(self._slots):
+            if entry is not None and entry.personal_of in subjects:
+                blank = self._reader.without_personal_data(entry)
+                self._slots[slot] = blank
+                self._bytes += _size(blank) - _size(entry)
+
+
+def _size(entry: Entry) -> int:
+    return len(entry.item) + _ENTRY_BYTES
+
+
+class Live:
+    """Who follows, and what is in memory for them.
+
+    wanted: set while somebody follows, and a little longer. tail_number: how often following began; what comes from a
+    tail of an earlier number is ignored. Other threads may read both.
+    """
+
+    def __init__(self, latest: LatestEntries, max_followers: int) -> None:
+        self.latest = latest
+        self.wanted = threading.Event()
+        self.tail_number = 0
+        self._max_followers = max_followers
+        self._wakes: set[asyncio.Event] = set()
+        self._problem = ""
+        self._ending: asyncio.TimerHandle | None = None
+
+    def add(self, wake: asyncio.Event) -> None:
+        """A follower comes; `wake` is set whenever there is more. Raises Overloaded."""
+        if len(self._wakes) >= self._max_followers:
+            raise Overloaded(f"more than {self._max_followers} subscribers", retry_after=1.0)
+        self._wakes.add(wake)
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+        if not self.wanted.is_set():
+            self.tail_number += 1
+            self.wanted.set()
+
+    def remove(self, wake: asyncio.Event) -> None:
+        self._wakes.discard(wake)
+        if not self._wakes:
+            self._ending = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self.end)
+
+    def end(self) -> None:
+        """Nobody follows any more: nothing is read, and nothing kept."""
+        self.wanted.clear()
+        self.latest.drop()
+        self._problem = ""
+        IN_MEMORY.set(0)
+
+    def check(self, epoch: uuid.UUID | None = None) -> None:
+        """Raises Unavailable while the feed cannot be read, PreconditionFailed when it is not `epoch`'s any more."""
+        if self._problem:
+            raise store_away(self._problem)
+        if epoch is not None and self.latest.epoch is not None and self.latest.epoch != epoch:
+            raise another_feed()
+
+    def advance(self, tail_number: int, epoch: uuid.UUID, after: int, entries: Sequence[Entry]) -> None:
+        """More events, or none and the feed is where it was."""
+        if tail_number != self.tail_number or not self.wanted.is_set():
+            return
+        self._problem = ""
+        news = bool(entries) or self.latest.epoch != epoch
+        self.latest.advance(epoch, after, entries)
+        IN_MEMORY.set(len(self.latest))
+        if news:
+            self._wake_all()
+
+    def fail(self, problem: str) -> None:
+        """The feed cannot be read: those who follow are better off at another server."""
+        if self.wanted.is_set():
+            self._problem = problem
+            self.latest.drop()
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        for wake in self._wakes:
+            wake.set()
+
+
+class Tail:
+    """A Component: the thread that follows the feed's end, once for all followers.
+
+    It reads while somebody follows. While nobody does it has no connection.
+    """
+
+    def __init__(self, source: FeedSource, reader: EntryReader, live: Live) -> None:
+        self._source = source
+        self._reader = reader
+        self._live = live
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="feed-tail", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        self._stop.set()
+        self._live.wanted.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        self._live.end()
+
+    def _run(self) -> None:
+        while self._live.wanted.wait() and not self._stop.is_set():
+            try:
+                self._follow(self._live.tail_number)
+            except Exception:
+                log.exception("following the feed failed, starting over")
+                self._on_loop(self._live.fail, "the feed could not be followed")
+                self._stop.wait(_LOOK_SECONDS)
+            if not self._live.wanted.is_set():
+                # A connection that listens and is not read would fill PostgreSQL's queue of notifications.
+                self._source.close()
+        self._source.close()
+
+    def _follow(self, number: int) -> None:
+        """Until nobody follows any more, or the feed is away or another."""
+        head = self._source.head()
+        if head is None:
+            return self._away()
+        position, epoch = head.position, head.epoch
+        self._on_loop(self._live.advance, number, epoch, position, ())
+        look_at = time.monotonic() + _LOOK_SECONDS
+        while self._live.wanted.is_set() and self._live.tail_number == number and not self._stop.is_set():
+            events = self._source.events(position, _TAIL_EVENTS, epoch)
+            if events is None:
+                return self._away()
+            if events:
+                entries = [self._reader.entry_of(it) for it in events]
+                self._on_loop(self._live.advance, number, epoch, position, entries)
+                position = events[-1].position
+                continue
+            if time.monotonic() >= look_at:
+                head = self._source.head()
+                if head is None:
+                    return self._away()
+                if head.epoch != epoch:
+                    return None
+                look_at = time.monotonic() + _LOOK_SECONDS
+            self._source.wait(self._stop)
+        return None
+
+    def _away(self) -> None:
+        self._on_loop(self._live.fail, self._source.problem)
+        self._stop.wait(_LOOK_SECONDS)
+
+    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Waits for it: what is read must not pile up before a loop that is busy."""
+        assert self._loop is not None
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                call(*arguments)
+                done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+
+        self._loop.call_soon_threadsafe(run)
+        done.result()
+
+
+def store_away(problem: str) -> Unavailable:
+    return Unavailable(problem, reason="STORE_UNAVAILABLE")
+
+
+def another_feed() -> PreconditionFailed:
+    description = "the cursor is from before the write database was restored: begin anew, with what is there now"
+    return PreconditionFailed([Violation("after_cursor", description, "TOKEN_EPOCH_MISMATCH")])

@@ -1,0 +1,481 @@
+"""FeedService: other services follow a domain's events. Read a follower's way from `subscribe` downward.
+
+Followers at the feed's end are served from memory (tandem.feed.live). Followers that are behind read the database, a
+bounded number at once. What they are sent is the same.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Protocol, TypeVar
+
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from prometheus_client import Counter
+from pydantic import Field
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from tandem.feed.events import EventContract
+from tandem.feed.head import FeedHead, read_head
+from tandem.feed.live import Entry, EntryReader, LatestEntries, Live, Tail, another_feed, store_away
+from tandem.feed.reader import read_events
+from tandem.feed.source import FeedSource
+from tandem.feed.token import MalformedToken, Token, decode_token, encode_token
+from tandem.runtime.call import StreamCall, stopping_error
+from tandem.runtime.checker import Checker, is_uuid
+from tandem.runtime.database import create_database_engine, first_line
+from tandem.runtime.errors import OutOfRange, Unavailable
+from tandem.runtime.server import Service
+from tandem.runtime.settings import Block, DatabaseSettings
+from tandem.runtime.telemetry import log
+from tandem.runtime.worker import Worker, all_alike
+
+SENT = Counter("tandem_feed_sent_events_total", "Events that followers were sent, by where they came from", ["source"])
+
+MAX_FILTERS = 100
+MAX_BATCH_EVENTS = 1000
+DEFAULT_BATCH_EVENTS = 100
+MIN_HEARTBEAT_SECONDS, MAX_HEARTBEAT_SECONDS = 1, 60
+DEFAULT_HEARTBEAT_SECONDS = 15.0
+_MAX_CORRELATION_CHARACTERS = 128
+# Clients take messages of 4 MiB unless they are told otherwise, and an event is far below the rest of that.
+MAX_MESSAGE_BYTES = 1024 * 1024
+# Rows that are looked through at once for the few that are wanted.
+_SCAN = MAX_BATCH_EVENTS
+# A command server that is newer than this program will be for the time of a deployment.
+_UNREADABLE_RETRY_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+class FeedServiceSettings(Block):
+    """FeedService: other services that follow the events."""
+
+    max_subscribers: int = Field(1000, ge=1, le=100_000, description="Streams at once; past it RESOURCE_EXHAUSTED")
+    ring_events: int = Field(
+        10_000, ge=1, le=1_000_000, description="Latest events kept in memory while somebody follows them"
+    )
+    ring_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="Bytes that they may take; the oldest go first")
+    catch_up_threads: int = Field(
+        2, ge=1, le=64, description="Subscribers that are behind and read the database at once; a connection each"
+    )
+
+
+class FeedService:
+    """A Component. Reads the write database and nothing else; each part has connections of its own."""
+
+    def __init__(
+        self,
+        descriptor: ServiceDescriptor,
+        contract: EventContract[Any],
+        database: DatabaseSettings,
+        settings: FeedServiceSettings,
+        *,
+        erased_kind: str,
+        poll_seconds: float,
+    ) -> None:
+        """descriptor: a service with GetHead and Subscribe, as commerce.feed.v1.FeedService has them.
+
+        erased_kind: of the event with which a data subject is erased. poll_seconds: how soon a lost notification is
+        made up for.
+        """
+        subscribe = descriptor.methods_by_name["Subscribe"].output_type
+        self._head_response: Any = GetMessageClass(descriptor.methods_by_name["GetHead"].output_type)
+        self._response: Any = GetMessageClass(subscribe)
+        self._kinds = frozenset(contract.kinds)
+        reader = EntryReader(contract, subscribe, erased_kind=erased_kind)
+        self._live = Live(LatestEntries(reader, settings.ring_events, settings.ring_bytes), settings.max_subscribers)
+        self._tail = Tail(
+            FeedSource(database, contract, name="tandem-feed-tail", poll_seconds=poll_seconds), reader, self._live
+        )
+        self._history = History(database, contract, reader, settings.catch_up_threads)
+        # Two: the worker's, and the one that readiness asks on.
+        self._heads = _engine(database, "tandem-feed-head", 2)
+        self._head_worker = Worker("feed-head", [all_alike(self._get_head)], max_batch=1000, max_waiting=10_000)
+        self.service = Service(
+            descriptor, {"GetHead": self._head_worker}, {"Subscribe": self.subscribe}, ready=self._is_ready
+        )
+
+    async def start(self) -> None:
+        await self._head_worker.start()
+        await self._tail.start()
+
+    async def stop(self) -> None:
+        await self._tail.stop()
+        await self._history.stop()
+        await self._head_worker.stop()
+        self._heads.dispose()
+
+    async def _is_ready(self) -> bool:
+        return await asyncio.to_thread(self._has_feed)
+
+    def _has_feed(self) -> bool:
+        try:
+            with self._heads.connect() as connection:
+                read_head(connection)
+        except SQLAlchemyError as error:
+            log.debug("the feed is not there", error=first_line(error))
+            return False
+        return True
+
+    def _get_head(self) -> Any:
+        head = _ask(self._heads, read_head)
+        return self._head_response(cursor=encode_token(head.epoch, head.position), position=head.position)
+
+    async def subscribe(self, request: Any, call: StreamCall) -> AsyncGenerator[bytes, None]:
+        terms = check(request, self._kinds)
+        wake = asyncio.Event()
+        call.when_stopping(wake.set)
+        self._live.add(wake)
+        try:
+            await self._until_live(wake, call)
+            head = await self._history.head()
+            follower = Follower(self._history, self._live, head.epoch, _first(terms.start, head), terms.selection)
+            due = 0.0
+            while True:
+                wake.clear()
+                if call.stopping:
+                    yield self._message(head.epoch, follower.no_events(), caught_up=False)
+                    raise stopping_error()
+                delivery, caught_up = await follower.next()
+                if delivery.items or caught_up or time.monotonic() >= due:
+                    yield self._message(head.epoch, delivery, caught_up=caught_up)
+                    due = time.monotonic() + terms.heartbeat_seconds
+                if follower.at_head:
+                    await _more_or_due(wake, due)
+        finally:
+            self._live.remove(wake)
+
+    async def _until_live(self, wake: asyncio.Event, call: StreamCall) -> None:
+        """Waits until the tail is followed: who then reads up to the head finds all that comes after it in memory."""
+        while self._live.latest.epoch is None:
+            self._live.check()
+            if call.stopping:
+                raise stopping_error()
+            await wake.wait()
+            wake.clear()
+
+    def _message(self, epoch: uuid.UUID, delivery: "Delivery", *, caught_up: bool) -> bytes:
+        """A SubscribeResponse, serialised."""
+        rest = self._response(
+            cursor=encode_token(epoch, delivery.position),
+            position=delivery.position,
+            head_position=delivery.head,
+            caught_up=caught_up,
+        )
+        return b"".join((*delivery.items, rest.SerializeToString()))
+
+
+async def _more_or_due(wake: asyncio.Event, due: float) -> None:
+    """Waits until there is more, or it is time for a heartbeat."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, due - time.monotonic())):
+            await wake.wait()
+
+
+# What is asked for.
+
+
+class Place(Enum):
+    """Where to begin, other than after a cursor."""
+
+    BEGINNING = auto()
+    NOW = auto()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which events a follower wants: those that pass all filters; an empty one passes all. max_events: in a message."""
+
+    kinds: frozenset[str] = frozenset()
+    ids: frozenset[str] = frozenset()
+    correlation_ids: frozenset[str] = frozenset()
+    max_events: int = DEFAULT_BATCH_EVENTS
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A SubscribeRequest, checked. heartbeat_seconds: the time between messages while there are no events."""
+
+    start: Token | Place
+    selection: Selection
+    heartbeat_seconds: float
+
+
+def check(request: Any, kinds: frozenset[str]) -> Terms:
+    """What makes a SubscribeRequest wrong in itself. kinds: of all events. Raises InvalidArgument."""
+    checker = _SubscribeChecker()
+
+    def filtered(field: str, read: Callable[[str], str | None], problem: str) -> frozenset[str]:
+        return frozenset(checker.distinct(field, getattr(request, field), MAX_FILTERS, read, problem))
+
+    terms = Terms(
+        checker.start(request),
+        Selection(
+            filtered("event_types", lambda text: text if text in kinds else None, "is no type of event"),
+            filtered("aggregate_ids", _id, "must be a UUID"),
+            filtered("correlation_ids", _correlation_id, "must be printable ASCII, 1 to 128 characters"),
+            checker.max_events(request.max_batch_events),
+        ),
+        checker.heartbeat(request),
+    )
+    checker.finish()
+    return terms
+
+
+def _id(text: str) -> str | None:
+    """As events have it."""
+    return str(uuid.UUID(text)) if is_uuid(text) else None
+
+
+def _correlation_id(text: str) -> str | None:
+    """As envelopes have it."""
+    fits = 0 < len(text) <= _MAX_CORRELATION_CHARACTERS and text.isascii() and text.isprintable()
+    return text if fits else None
+
+
+class _SubscribeChecker(Checker):
+    def start(self, request: Any) -> Token | Place:
+        match request.WhichOneof("start"):
+            case "from_beginning":
+                if not request.from_beginning:
+                    self.wrong("from_beginning", "INVALID", "must be true when set")
+                return Place.BEGINNING
+            case "after_cursor":
+                try:
+                    return decode_token(request.after_cursor)
+                except MalformedToken:
+                    self.wrong("after_cursor", "MALFORMED", "must be the cursor of a message, or a consistency token")
+            case "from_now":
+                if not request.from_now:
+                    self.wrong("from_now", "INVALID", "must be true when set")
+            case _:
+                self.wrong("start", "REQUIRED", "one of from_beginning, after_cursor and from_now is required")
+        return Place.NOW
+
+    def max_events(self, value: int) -> int:
+        # Unset means the default.
+        return self.number("max_batch_events", value or DEFAULT_BATCH_EVENTS, 1, MAX_BATCH_EVENTS)
+
+    def heartbeat(self, request: Any) -> float:
+        if not request.HasField("heartbeat_interval"):
+            return DEFAULT_HEARTBEAT_SECONDS
+        value = request.heartbeat_interval
+        seconds: float = value.seconds + value.nanos / 1e9
+        if not MIN_HEARTBEAT_SECONDS <= seconds <= MAX_HEARTBEAT_SECONDS or not 0 <= value.nanos < 1_000_000_000:
+            limits = f"{MIN_HEARTBEAT_SECONDS} to {MAX_HEARTBEAT_SECONDS} s"
+            self.wrong("heartbeat_interval", "OUT_OF_RANGE", f"must be from {limits}")
+        return seconds
+
+
+def _first(start: Token | Place, head: FeedHead) -> int:
+    """The position after which to begin. Raises PreconditionFailed and OutOfRange."""
+    match start:
+        case Place.BEGINNING:
+            return 0
+        case Place.NOW:
+            return head.position
+        case Token():
+            if start.epoch != head.epoch:
+                raise another_feed()
+            if start.position > head.position:
+                raise _ahead(head.position)
+            return start.position
+
+
+# What is sent.
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """The events of one message, serialised. Up to `position`, all that are wanted are among them or were sent before.
+
+    head: the feed's last position as it was known then.
+    """
+
+    items: list[bytes]
+    position: int
+    head: int
+
+
+class Follower:
+    """Where a follower is. position: up to there it has got all that it wants. at_head: that was all there was."""
+
+    def __init__(self, history: "History", live: Live, epoch: uuid.UUID, position: int, selection: Selection) -> None:
+        self._history = history
+        self._live = live
+        self._epoch = epoch
+        self._selection = selection
+        self._rows = selection.max_events
+        self._caught_up = False
+        self.position = position
+        self.at_head = False
+
+    async def next(self) -> tuple[Delivery, bool]:
+        """What follows, perhaps nothing, and whether the follower has caught up with it."""
+        self._live.check(self._epoch)
+        latest = self._live.latest
+        if latest.covers(self.position):
+            entries = latest.after(self.position, _SCAN)
+            delivery = deliver(
+                entries, self._selection, after=self.position, head=latest.last, read=lambda entry: entry
+            )
+            SENT.labels("memory").inc(len(delivery.items))
+        else:
+            self._caught_up = False
+            delivery = await self._history.read(self._epoch, self.position, self._selection, self._rows)
+            SENT.labels("database").inc(len(delivery.items))
+            # Where few are wanted more are looked through, but not more than are wanted where most are.
+            enough = 2 * len(delivery.items) >= self._selection.max_events
+            self._rows = self._selection.max_events if enough else min(2 * self._rows, _SCAN)
+        self.position = delivery.position
+        self.at_head = delivery.position >= delivery.head
+        news = self.at_head and not self._caught_up
+        self._caught_up |= self.at_head
+        return delivery, news
+
+    def no_events(self) -> Delivery:
+        """Nothing but the cursor to go on from."""
+        return Delivery([], self.position, max(self.position, self._live.latest.last))
+
+
+class _Placed(Protocol):
+    """A stored event, or an entry."""
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def correlation_id(self) -> str | None: ...
+
+
+R = TypeVar("R", bound=_Placed)
+
+
+def deliver(rows: Iterable[R], selection: Selection, *, after: int, head: int, read: Callable[[R], Entry]) -> Delivery:
+    """The next message's events out of rows that follow position `after` without a gap.
+
+    `read` is called for as few rows as possible. Raises Unavailable when the first event that is wanted cannot be read.
+    """
+    items: list[bytes] = []
+    size = 0
+    position = after
+    for row in rows:
+        if len(items) == selection.max_events or size >= MAX_MESSAGE_BYTES:
+            break
+        if _may_be_wanted(row, selection):
+            entry = read(row)
+            if entry.unreadable:
+                # Whether it is about what is wanted cannot be known.
+                if items:
+                    break
+                raise _unreadable(entry)
+            if not selection.ids or not selection.ids.isdisjoint(entry.ids):
+                items.append(entry.item)
+                size += len(entry.item)
+        position = row.position
+    return Delivery(items, position, max(head, position))
+
+
+def _may_be_wanted(row: _Placed, selection: Selection) -> bool:
+    """As far as its kind and its envelope say. One whose envelope cannot be read may be."""
+    if selection.kinds and row.kind not in selection.kinds:
+        return False
+    if not selection.correlation_ids:
+        return True
+    correlation_id = row.correlation_id
+    return correlation_id is None or correlation_id in selection.correlation_ids
+
+
+# What is read from the database.
+
+
+class History:
+    """The feed for those who are behind: a bounded number at once, each a message at a time, on its own threads."""
+
+    def __init__(
+        self, database: DatabaseSettings, contract: EventContract[Any], reader: EntryReader, threads: int
+    ) -> None:
+        self._engine = _engine(database, "tandem-feed-history", threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="feed-history")
+        self._contract = contract
+        self._reader = reader
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        self._engine.dispose()
+
+    async def head(self) -> FeedHead:
+        """Raises Unavailable."""
+        return await self._run(read_head)
+
+    async def read(self, epoch: uuid.UUID, after: int, selection: Selection, rows: int) -> Delivery:
+        """Out of the next `rows` events. Raises Unavailable, PreconditionFailed and OutOfRange."""
+        return await self._run(lambda connection: self._read(connection, epoch, after, selection, rows))
+
+    async def _run(self, query: Callable[[Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, self._engine, query)
+
+    def _read(self, connection: Connection, epoch: uuid.UUID, after: int, selection: Selection, rows: int) -> Delivery:
+        head = read_head(connection)
+        if head.epoch != epoch:
+            raise another_feed()
+        if head.position <= after:
+            return Delivery([], after, head.position)
+        events = read_events(connection, self._contract, after, rows, epoch)
+        if not events or events[0].position != after + 1:
+            # The feed has no gaps: what is missing was dropped, unless all of it is another's by now.
+            if read_head(connection).epoch != epoch:
+                raise another_feed()
+            raise _expired(epoch, events[0].position - 1 if events else head.position)
+        return deliver(events, selection, after=after, head=head.position, read=self._reader.entry_of)
+
+
+def _engine(database: DatabaseSettings, name: str, size: int) -> Engine:
+    return create_database_engine(database, name=name, pool_size=size, by_key=True, autocommit=True)
+
+
+def _ask(engine: Engine, query: Callable[[Connection], T]) -> T:
+    """Raises Unavailable when the database is away."""
+    try:
+        with engine.connect() as connection:
+            return query(connection)
+    except SQLAlchemyError as error:
+        log.warning("the feed cannot be read", error=first_line(error))
+        raise store_away("the write database is away") from error
+
+
+# Why it cannot go on.
+
+
+def _expired(epoch: uuid.UUID, oldest: int) -> OutOfRange:
+    """oldest: the position after which all events are there."""
+    return OutOfRange(
+        f"events up to position {oldest} are not kept any more",
+        reason="CURSOR_EXPIRED",
+        metadata={"oldest_cursor": encode_token(epoch, oldest)},
+    )
+
+
+def _ahead(head: int) -> OutOfRange:
+    return OutOfRange(
+        f"the feed is at position {head}, and the cursor beyond it",
+        reason="CURSOR_AHEAD",
+        metadata={"head_position": str(head)},
+    )
+
+
+def _unreadable(entry: Entry) -> Unavailable:
+    return Unavailable(
+        f"event {entry.position} cannot be read: {entry.unreadable}",
+        reason="EVENT_UNREADABLE",
+        retry_after=_UNREADABLE_RETRY_SECONDS,
+        metadata={"position": str(entry.position)},
+    )

@@ -1,0 +1,106 @@
+"""The feed as a thread follows it: read from the write database, which may be away for any time, and waited for."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from tandem.feed.events import EventContract, FeedEvent
+from tandem.feed.head import FeedHead, read_head
+from tandem.feed.reader import read_events
+from tandem.feed.table import CHANNEL
+from tandem.runtime.database import create_database_engine, first_line
+from tandem.runtime.listener import Listener
+from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.telemetry import log
+
+T = TypeVar("T")
+
+# An attempt may take as long as a connection's time-out, and the caller has other work: not every call tries.
+_RETRY_SECONDS = 1.0
+
+
+class FeedSource:
+    """A connection that reads the feed and one that listens. For one thread; `problem` may be read from any.
+
+    problem: why the write database cannot be read; empty while it can.
+    """
+
+    def __init__(
+        self, database: DatabaseSettings, contract: EventContract[Any], *, name: str, poll_seconds: float
+    ) -> None:
+        """name: what pg_stat_activity shows. poll_seconds: how soon `wait` makes up for a lost notification."""
+        self._engine = create_database_engine(database, name=name, pool_size=1, by_key=True, autocommit=True)
+        self._listener = Listener(database, CHANNEL, f"{name}-listener")
+        self._contract = contract
+        self._poll_seconds = poll_seconds
+        self._connection: Connection | None = None
+        self._retry_at = 0.0
+        self._listen_at = 0.0
+        self.problem = ""
+
+    def head(self) -> FeedHead | None:
+        """None while the write database is away, which is logged once."""
+        return self._read(read_head)
+
+    def events(self, after: int, limit: int, epoch: uuid.UUID) -> list[FeedEvent] | None:
+        """At most `limit` events of the feed `epoch` that follow a position. None as in `head`."""
+        return self._read(lambda connection: read_events(connection, self._contract, after, limit, epoch))
+
+    def wait(self, stop: threading.Event) -> None:
+        """Until the feed has more, or for `poll_seconds`."""
+        if self.problem or time.monotonic() < self._listen_at:
+            stop.wait(self._poll_seconds)
+            return
+        try:
+            self._listener.wait(self._poll_seconds)
+            self._listen_at = 0.0
+        except psycopg.Error as error:
+            if not self._listen_at:
+                log.warning("cannot listen to the feed", error=first_line(error))
+            self._listen_at = time.monotonic() + _RETRY_SECONDS
+
+    def close(self) -> None:
+        self._listener.close()
+        self._disconnect()
+        self._engine.dispose()
+
+    def _read(self, query: Callable[[Connection], T]) -> T | None:
+        if self.problem and time.monotonic() < self._retry_at:
+            return None
+        try:
+            # Kept: to get it from the engine and give it back takes longer than to read an event.
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            answer = query(self._connection)
+        except SQLAlchemyError as error:
+            # Whatever it is, it passes: a database without the feed's tables will have them once it is migrated.
+            self._disconnect()
+            self._set_away(error)
+            return None
+        if self.problem:
+            log.info("the feed is back")
+            self.problem = ""
+        return answer
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _set_away(self, error: Exception) -> None:
+        problem = problem_of(error)
+        if problem != self.problem:
+            log.warning("the feed is away", error=problem)
+        self.problem = problem
+        self._retry_at = time.monotonic() + _RETRY_SECONDS
+
+
+def problem_of(error: Exception) -> str:
+    """What to say of a write database that cannot be read."""
+    return f"the write database cannot be read: {first_line(error)}"

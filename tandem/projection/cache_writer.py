@@ -1,0 +1,150 @@
+"""The fenced cache, from the writer's side. See tandem.read_store.cache for what an epoch is."""
+
+import contextlib
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import Gauge
+from pymemcache.exceptions import MemcacheError
+
+from tandem.projection.settings import CacheSettings
+from tandem.read_store.cache import CacheEpochs, NodeClient, Ring, encode_entry, key_prefix, new_epoch, node_client
+from tandem.runtime.telemetry import log
+
+FENCED = Gauge("tandem_cache_fenced_nodes", "Nodes of the cache that readers must not read")
+
+# memcached takes values of 1 MiB with their key and header unless it is told otherwise. One that is too large would
+# fail the write and fence the node again and again; without an entry, readers go to the database for it.
+_MAX_ENTRY_BYTES = 1_000_000
+
+_Failure = (OSError, MemcacheError)
+
+
+class CacheWriter:
+    """Writes entries, and fences a node as soon as a write to it may have been missed. For one thread.
+
+    Epochs are per view and node: `epochs[view][node]`, None while the node is fenced.
+    """
+
+    def __init__(self, nodes: tuple[str, ...], settings: CacheSettings) -> None:
+        self._settings = settings
+        self._ring = Ring(list(nodes))
+        self._clients: dict[str, NodeClient] = {}
+        self._down: set[str] = set()
+        self._answering: set[str] = set()
+        self._stop = threading.Event()
+        self._prober: threading.Thread | None = None
+        self.epochs: dict[str, CacheEpochs] = {}
+
+    @property
+    def nodes(self) -> list[str]:
+        return self._ring.nodes
+
+    def begin(self, view: str, handed_over: CacheEpochs | None) -> None:
+        """Begins to write a view. handed_over: by the projector before, at a clean stop; None begins new epochs.
+
+        They are used only if the nodes are the same in the same order: else keys belong to other nodes than before.
+        """
+        if handed_over is not None and list(handed_over) == self.nodes:
+            # What was fenced then may be up by now; a new epoch is right either way.
+            self.epochs[view] = {node: epoch or new_epoch() for node, epoch in handed_over.items()}
+        else:
+            self.epochs[view] = {node: new_epoch() for node in self.nodes}
+        for node in self._down:
+            self.epochs[view][node] = None
+
+    def end(self, view: str) -> CacheEpochs:
+        """Gives a view up; returns its epochs, to hand them over to the next projector."""
+        return self.epochs.pop(view)
+
+    def write(self, changed: Mapping[str, Mapping[bytes, bytes | None]]) -> None:
+        """Stores the entries of each view, deletes those of None; each node is asked once.
+
+        A node that fails is fenced and the others are written.
+        """
+        node_of = self._ring.node_of_digits
+        entries: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
+        gone: defaultdict[str, list[str]] = defaultdict(list)
+        for view, values in changed.items():
+            prefixes = {node: key_prefix(view, epoch) for node, epoch in self.epochs[view].items() if epoch is not None}
+            for key, value in values.items() if prefixes else ():
+                digits = key.hex()
+                node = node_of(digits)
+                if node not in prefixes:
+                    continue
+                entry = None if value is None else encode_entry(value)
+                if entry is None or len(entry) > _MAX_ENTRY_BYTES:
+                    gone[node].append(prefixes[node] + digits)
+                else:
+                    entries[node][prefixes[node] + digits] = entry
+        for node in entries.keys() | gone.keys():
+            try:
+                self._write_to(node, entries[node], gone[node])
+            except _Failure as error:
+                self._fence(node, error)
+
+    def revive(self) -> bool:
+        """Gives new epochs to fenced nodes that answer again; True if there were any."""
+        back = self._down & self._answering
+        for node in back:
+            self._down.discard(node)
+            self._answering.discard(node)
+            for epochs in self.epochs.values():
+                epochs[node] = new_epoch()
+            log.info("cache node is back, under a new epoch", node=node)
+        FENCED.set(len(self._down))
+        return bool(back)
+
+    def start(self) -> None:
+        self._stop.clear()
+        if self.nodes:
+            self._prober = threading.Thread(target=self._probe_fenced, name="cache-prober", daemon=True)
+            self._prober.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._prober is not None:
+            self._prober.join()
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    def _write_to(self, node: str, entries: Mapping[str, bytes], gone: Sequence[str]) -> None:
+        client = self._clients.get(node)
+        if client is None:
+            client = self._clients[node] = node_client(node, timeout=self._settings.timeout)
+        client.store(entries, self._settings.entry_seconds)
+        for key in gone:
+            client.delete(key, noreply=False)
+
+    def _fence(self, node: str, error: Exception) -> None:
+        log.warning("cache node is fenced off", node=node, error=repr(error))
+        self._answering.discard(node)
+        self._down.add(node)
+        for epochs in self.epochs.values():
+            epochs[node] = None
+        FENCED.set(len(self._down))
+        # What was sent may still arrive: under an epoch that nobody reads.
+        client = self._clients.pop(node, None)
+        if client is not None:
+            with contextlib.suppress(OSError):
+                client.close()
+
+    def _probe_fenced(self) -> None:
+        """On a thread of its own: a node that hangs would otherwise hold the views up for its time-out each time."""
+        while not self._stop.wait(self._settings.probe_seconds):
+            for node in self.nodes:
+                if node in self._down and _answers(node, self._settings.timeout):
+                    self._answering.add(node)
+
+
+def _answers(node: str, timeout: float) -> bool:
+    client = node_client(node, timeout=timeout)
+    try:
+        client.version()
+    except _Failure:
+        return False
+    finally:
+        client.close()
+    return True

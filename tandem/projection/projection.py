@@ -1,0 +1,82 @@
+"""What a projection is made of: a view's table, its rules, and which rows an event changes.
+
+Rules are pure functions of the domain: no SQL, no clock, no look-ups. An event carries all that a view needs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import uuid_utils
+from google.protobuf.message import Message
+from sqlalchemy import Table
+
+Rule = Callable[[Any, Any], Message | None]
+"""(row's message or None, event or part of one) -> row's message or None.
+
+The message is the rule's own: a rule changes it where it is and returns it. When a rule raises, its caller throws the
+message away, so a rule need not undo anything. Each domain types its rules by view and event, so they are Any here.
+"""
+
+Columns = tuple[object, ...]
+
+
+def uuid_key(name: str) -> bytes:
+    """The 16 bytes of a UUID. Raises ValueError."""
+    return uuid_utils.UUID(name).bytes
+
+
+def no_columns(_message: Any, _began: int) -> Columns:
+    """For views that are read by key alone."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A view and how it follows the feed.
+
+    table: made by tandem.read_store.tables.view_table. message: what its rows hold.
+    rules: by kind of event; events of other kinds do not concern the view.
+    key_field: the event's field that names the row which it changes.
+    parts: by kind, for events that change several rows: the rows' names, each with what its rule gets for the event.
+    columns: what the table has beside key, position and value, from the message and the position where its row began.
+    began: the column that holds that position, where there is one.
+    key_of: a row's key from its name; a name that is no UUID needs a function of its own.
+    begins: the kinds of events that make a row, whatever was there: rows that they name need not be looked up.
+    logged: whether its changes go into the change log: only where rows can be watched.
+    """
+
+    table: Table
+    message: type[Message]
+    rules: Mapping[str, Rule]
+    key_field: str = ""
+    parts: Mapping[str, Callable[[Any], Mapping[str, Any]]] = field(default_factory=dict)
+    columns: Callable[[Any, int], Columns] = no_columns
+    began: str = ""
+    key_of: Callable[[str], bytes] = uuid_key
+    begins: frozenset[str] = frozenset()
+    logged: bool = False
+
+    @property
+    def view(self) -> str:
+        """The view's name is its table's."""
+        return self.table.name
+
+    def parts_of(self, kind: str, event: Message) -> dict[bytes, Any]:
+        """The keys of the rows that an event changes, with what their rule gets. Raises ValueError for a wrong name."""
+        key_of = self.key_of
+        several = self.parts.get(kind)
+        if several is None:
+            return {key_of(getattr(event, self.key_field)): event}
+        return {key_of(name): part for name, part in several(event).items()}
+
+
+class NotThere(Exception):
+    """An event for a row that is not there: the feed and the view do not belong together."""
+
+
+def present(message: Any) -> Any:
+    """The row's message, to be changed. Raises NotThere for None."""
+    if message is None:
+        raise NotThere("it is about something that is not in the view")
+    return message

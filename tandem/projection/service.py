@@ -1,0 +1,124 @@
+"""ProjectionService: how far the views are."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from tandem.feed.head import read_head
+from tandem.feed.reader import recorded_at
+from tandem.feed.source import problem_of
+from tandem.projection.following import Phase, Progress
+from tandem.read_store.tables import SCHEMA, projection
+from tandem.runtime.database import create_database_engine, has_revision, may_pass
+from tandem.runtime.errors import Unavailable
+from tandem.runtime.server import Service
+from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.worker import Worker, all_alike
+
+# Two: the worker's, and the one that readiness asks on.
+_CONNECTIONS = 2
+
+
+@dataclass(frozen=True)
+class _FeedNow:
+    """head: the feed's last position. waiting_since: position of a view to when the event after it was stored.
+
+    problem: why the write database cannot be asked; `head` is then the last one that was seen.
+    """
+
+    head: int
+    waiting_since: dict[int, datetime | None] = field(default_factory=dict)
+    problem: str = ""
+
+
+class ProjectionService:
+    """A Component. It asks the databases, so that a standby says the same as the projector that holds the views."""
+
+    def __init__(
+        self,
+        descriptor: ServiceDescriptor,
+        progress: Progress,
+        *,
+        feed_database: DatabaseSettings,
+        read_database: DatabaseSettings,
+        revision: str,
+    ) -> None:
+        """descriptor: a service with ListProjections, as commerce.projection.v1.ProjectionService has it.
+
+        revision: the migration of the read database that this program needs.
+        """
+        response = descriptor.methods_by_name["ListProjections"].output_type
+        entry = response.fields_by_name["projections"].message_type
+        states = entry.fields_by_name["state"].enum_type if entry is not None else None
+        assert states is not None, "an enum"
+        self._response: Any = GetMessageClass(response)
+        self._states = {it.name.removeprefix("PROJECTION_STATE_"): it.number for it in states.values}
+        self._progress = progress
+        self._revision = revision
+        name = "tandem-projector-status"
+        self._feed = create_database_engine(feed_database, name=name, pool_size=1, by_key=True, autocommit=True)
+        self._read = create_database_engine(
+            read_database, name=name, pool_size=_CONNECTIONS, by_key=True, autocommit=True
+        )
+        self._worker = Worker("projections", [all_alike(self._list)], max_batch=1000, max_waiting=10_000)
+        self.service = Service(descriptor, {"ListProjections": self._worker})
+
+    async def start(self) -> None:
+        await self._worker.start()
+
+    async def stop(self) -> None:
+        await self._worker.stop()
+        self._feed.dispose()
+        self._read.dispose()
+
+    async def is_ready(self) -> bool:
+        """Whether the read database answers and is migrated."""
+        return await asyncio.to_thread(has_revision, self._read, SCHEMA, self._revision)
+
+    def _list(self) -> Any:
+        # States before positions: a failed view's position is committed before its state says so, and is to be seen
+        # with it. Positions before the head: the other way round a view could seem to be ahead of its feed.
+        states = dict(self._progress.states)
+        positions = self._positions()
+        feed = self._feed_now({*positions.values(), 0})
+        now = datetime.now(UTC)
+        answer = self._response(feed_head=feed.head)
+        for view, state in sorted(states.items()):
+            position = positions.get(view, 0)
+            since = feed.waiting_since.get(position)
+            error = state.error or ("" if state.phase is Phase.STANDBY else feed.problem)
+            entry = answer.projections.add(
+                view=view,
+                state=self._states["FAILED" if error else state.phase.name],
+                position=position,
+                lag_events=max(0, feed.head - position),
+                error=error,
+            )
+            entry.lag.FromTimedelta(max(now - since, timedelta()) if since else timedelta())
+        return answer
+
+    def _positions(self) -> dict[str, int]:
+        try:
+            with self._read.connect() as connection:
+                return {row.view: row.position for row in connection.execute(projection.select())}
+        except SQLAlchemyError as error:
+            if isinstance(error, PoolTimeout) or may_pass(error):
+                raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
+            raise
+
+    def _feed_now(self, positions: set[int]) -> _FeedNow:
+        try:
+            with self._feed.connect() as connection:
+                head = read_head(connection).position
+                return _FeedNow(
+                    head, {position: recorded_at(connection, position + 1) for position in positions if position < head}
+                )
+        except SQLAlchemyError as error:
+            # An operator wants to know how far the views are then, too.
+            return _FeedNow(self._progress.head, problem=problem_of(error))

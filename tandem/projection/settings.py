@@ -1,0 +1,38 @@
+"""Blocks of settings of a program that projects."""
+
+from pydantic import Field
+
+from tandem.runtime.settings import Block
+
+
+class FollowSettings(Block):
+    """How the feed is followed."""
+
+    batch_size: int = Field(1000, ge=1, le=10_000, description="Events in one transaction at most")
+    poll_seconds: float = Field(0.1, gt=0, le=10, description="How soon a lost notification is made up for")
+    heartbeat_seconds: float = Field(
+        1.0, gt=0, le=2, description="Time between announcements when nothing happens; readers wait 3 s for one"
+    )
+    hung_seconds: float = Field(
+        15.0, ge=3, le=600, description="How long a projector that hangs keeps its views from a standby"
+    )
+    standby_seconds: float = Field(0.5, gt=0, le=60, description="How often a standby asks for views that are free")
+    retry_seconds: float = Field(5.0, gt=0, le=600, description="How often a view that cannot go on is tried again")
+
+
+class CacheSettings(Block):
+    """The cache's nodes, as the projector reaches them."""
+
+    timeout: float = Field(0.25, gt=0, le=10, description="Seconds to wait for a node before it is fenced off")
+    probe_seconds: float = Field(1.0, gt=0, le=60, description="How often a fenced node is asked whether it is back")
+    entry_seconds: int = Field(
+        86_400, ge=60, le=2_592_000, description="How long an entry lives; a reader that misses it brings it back"
+    )
+
+
+class ChangeLogSettings(Block):
+    """The log of which keys changed when."""
+
+    keep_hours: float = Field(24.0, gt=0, description="How long it is kept")
+    purge_batch: int = Field(5000, ge=1, le=100_000, description="Old rows deleted in one statement")
+    purge_every_seconds: float = Field(60.0, gt=0, description="Time between purges")

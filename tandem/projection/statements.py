@@ -1,0 +1,157 @@
+"""The statements that rows are read and written by: each column is one array, whatever the number of rows."""
+
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import psycopg
+from sqlalchemy import Column, Connection, Table
+
+from tandem.projection.fold import ViewChanges
+from tandem.projection.projection import Projection
+from tandem.projection.rows import FoundRows
+from tandem.read_store.tables import change, projection, written_columns
+from tandem.runtime.arrays import Array, array, sql_type
+
+Driver = psycopg.Connection[Any]
+
+
+def driver_under(connection: Connection) -> Driver:
+    """psycopg's own connection: for transactions in autocommit mode, and what SQLAlchemy does not have."""
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, psycopg.Connection)
+    return driver
+
+
+class Move(NamedTuple):
+    """What a batch does to a view: it moves from one position to another, and its rows with it."""
+
+    projection: Projection
+    before: int
+    after: int
+    changes: ViewChanges
+
+
+class Deposed(Exception):
+    """Another projector has moved the view: this one does not hold it any more."""
+
+
+def select_rows(
+    driver: Driver, projections: Mapping[str, Projection], wanted: Mapping[str, Collection[bytes]]
+) -> FoundRows:
+    """Those of the rows that exist, by view and key. One round trip. Raises psycopg.Error."""
+    found: FoundRows = {view: {} for view in wanted}
+    of_view = list(found.values())
+    statement = _select_all(tuple((projections[view].table, projections[view].began) for view in wanted))
+    with driver.cursor(binary=True) as cursor:
+        cursor.execute(statement, [array("UUID", keys) for keys in wanted.values()], prepare=True)
+        for number, key, began, value in cursor.fetchall():
+            of_view[number][key] = began, value
+    return found
+
+
+def move_views(driver: Driver, epoch: uuid.UUID, moves: Sequence[Move]) -> None:
+    """Moves the views' positions and stores their changed rows and the change log, or does nothing at all.
+
+    driver: in autocommit mode, so that the one statement is the transaction. One round trip. Raises psycopg.Error, and
+    Deposed when a view is not where it was read any more, or belongs to another feed than `epoch`.
+
+    Not in psycopg's pipeline mode: a pipeline ends with a Flush, on which PostgreSQL forgets the session's idle
+    time-out, and a projector that hangs would keep its views for ever.
+    """
+    parts = [part for move in moves for part in _parts(move.projection.table, move.changes)]
+    views = [move.projection.view for move in moves]
+    before, after = [move.before for move in moves], [move.after for move in moves]
+    parameters: list[Any] = [array("TEXT", views), array("BIGINT", before), array("BIGINT", after), epoch, len(moves)]
+    parameters += [it for part in parts for it in part.arrays]
+    cursor = driver.execute(_together(tuple(part.statement for part in parts)), parameters, prepare=True)
+    if cursor.fetchone() != (len(moves),):
+        raise Deposed(f"{', '.join(views)}: moved by another projector")
+
+
+class _Part(NamedTuple):
+    """What is done to a table: a statement that joins `held`, and a parameter for each column."""
+
+    statement: str
+    arrays: list[Array | list[Any]]
+
+
+def _parts(table: Table, changes: ViewChanges) -> Iterator[_Part]:
+    """Inserts the rows or replaces those that are there; deletes those that are gone; logs what changed."""
+    present = [(key, row.position, *row.columns, row.value) for key, row in changes.rows.items() if row is not None]
+    if present:
+        yield _Part(_upsert(table), _arrays(written_columns(table), present))
+    gone = [(key,) for key, row in changes.rows.items() if row is None]
+    if gone:
+        yield _Part(_delete(table), _arrays([table.c.key], gone))
+    if changes.log:
+        yield _Part(_log(table), _arrays([change.c.position, change.c.key], changes.log))
+
+
+def _arrays(columns: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> list[Array | list[Any]]:
+    return [array(sql_type(column), values) for column, values in zip(columns, zip(*rows, strict=True), strict=True)]
+
+
+@lru_cache(maxsize=100)
+def _together(statements: Sequence[str]) -> str:
+    """Locks the views that are where they were read. If those are all, moves them and executes the statements.
+
+    `held` has a row only if all views match, and everything that writes joins it. It answers how many views it moved.
+    """
+    parts = "".join(f", part{number} AS ({statement})" for number, statement in enumerate(statements))
+    return f"WITH matched AS ({_MATCH}), held AS ({_HOLD}), moved AS ({_MOVE}){parts} SELECT count(*) FROM moved"  # noqa: S608
+
+
+_MATCH = f"""
+SELECT p.view, v.after
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS v (view, before, after)
+JOIN {projection.fullname} AS p ON p.view = v.view
+WHERE p.position = v.before AND p.feed_epoch = %s FOR UPDATE OF p
+"""  # noqa: S608 - only names of tables and columns are put in, here and below
+_HOLD = "SELECT FROM matched HAVING count(*) = %s"
+_MOVE = f"""
+UPDATE {projection.fullname} AS p SET position = m.after FROM held, matched AS m WHERE p.view = m.view RETURNING p.view
+"""  # noqa: S608
+
+
+@lru_cache(maxsize=100)
+def _select_all(tables: Sequence[tuple[Table, str]]) -> str:
+    return " UNION ALL ".join(_select(number, table, began) for number, (table, began) in enumerate(tables))
+
+
+def _select(number: int, table: Table, began: str) -> str:
+    """uuid_send: keys are bytes here."""
+    return (
+        f"SELECT {number}, uuid_send(key), {began or '0::bigint'}, value FROM {table.fullname}"  # noqa: S608
+        " WHERE key = ANY (%s::uuid[])"
+    )
+
+
+@cache
+def _upsert(table: Table) -> str:
+    columns = written_columns(table)
+    names = ", ".join(column.name for column in columns)
+    changes = ", ".join(f"{it.name} = excluded.{it.name}" for it in columns if not it.primary_key)
+    return (
+        f"INSERT INTO {table.fullname} ({names})"  # noqa: S608
+        f" SELECT rows.* FROM held, unnest({_casts(columns)}) AS rows ON CONFLICT (key) DO UPDATE SET {changes}"
+    )
+
+
+@cache
+def _delete(table: Table) -> str:
+    return f"DELETE FROM {table.fullname} USING held WHERE key = ANY (%s::uuid[])"  # noqa: S608
+
+
+@cache
+def _log(table: Table) -> str:
+    casts = _casts([change.c.position, change.c.key])
+    return (
+        f"INSERT INTO {change.fullname} (view, position, key)"  # noqa: S608
+        f" SELECT '{table.name}', rows.* FROM held, unnest({casts}) AS rows"
+    )
+
+
+def _casts(columns: Sequence[Column[Any]]) -> str:
+    return ", ".join(f"%s::{sql_type(column)}[]" for column in columns)
