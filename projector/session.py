@@ -22,10 +22,11 @@ from projector.pipeline import Batch, Pipeline
 from projector.projections.catalogue import PROJECTIONS
 from projector.recent import RecentRows
 from projector.settings import ChangeLogSettings, FollowSettings
+from shop.views import CACHED_VIEWS
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.tables import CACHED_VIEWS, CHANNEL, change
+from tandem.read_store.tables import CHANNEL, change
 from tandem.runtime.database import may_pass
 from tandem.runtime.telemetry import log
 

@@ -23,8 +23,8 @@ from projector.projections.catalogue import PROJECTIONS
 from projector.servicers import ProjectionServicer
 from query_server.by_id import MANY_ROWS, ONE_ROW
 from query_server.servicers import QueryServicer
+from shop.views import CACHED_VIEWS, VIEWS
 from tandem.feed.events import EVENT_KINDS
-from tandem.read_store.tables import CACHED_VIEWS, VIEWS
 from tandem.runtime import errors
 
 ROOT = Path(__file__).parents[2]
@@ -91,9 +91,9 @@ def test_every_command_is_in_the_catalogue() -> None:
 
 
 def test_every_view_has_a_table_and_every_table_a_projection() -> None:
-    assert set(PROJECTIONS) - set(VIEWS) == set(), "views without a table in VIEWS of tandem/read_store/tables.py"
+    assert set(PROJECTIONS) - set(VIEWS) == set(), "views without a table in VIEWS of shop/views.py"
     assert set(VIEWS) - set(PROJECTIONS) == set(), "tables without a row in projector/projections/catalogue.py"
-    assert CACHED_VIEWS - set(VIEWS) == set(), "cached, and no view in tandem/read_store/tables.py"
+    assert CACHED_VIEWS - set(VIEWS) == set(), "cached, and no view in shop/views.py"
 
 
 def test_every_views_table_is_made_by_a_migration() -> None:

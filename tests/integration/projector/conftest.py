@@ -19,6 +19,7 @@ from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from projector.app import build
 from projector.settings import CacheSettings, ChangeLogSettings, FollowSettings, Settings
+from shop.views import VIEWS
 from tandem.feed import table as feed
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
@@ -26,7 +27,7 @@ from tandem.feed.personal import customer_of
 from tandem.feed.reader import read_events
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, node_client
-from tandem.read_store.tables import CHANNEL, VIEWS, change, projection, written_columns
+from tandem.read_store.tables import CHANNEL, change, projection, written_columns
 from tandem.runtime.bulk import execute, inserted
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.process import RunningApplication

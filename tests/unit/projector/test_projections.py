@@ -13,8 +13,8 @@ from commerce.type.v1.address_pb2 import NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from projector.projections.catalogue import PROJECTIONS
 from projector.projections.shape import NotThere
+from shop.views import VIEWS
 from tandem.feed.events import EVENT_KINDS
-from tandem.read_store.tables import VIEWS
 from tests.support import events
 from tests.support.builders import NOW, address, identity, usd
 from tests.support.events import at
