@@ -13,11 +13,10 @@ from commerce.feed.v1.feed_service_pb2 import SubscribeRequest
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
 from commerce.type.v1.order_status_pb2 import OrderStatus
-from tandem.client import aio, sync
+from shop.client import AsyncClient, Client, Reason, async_rows, rows
 from tandem.client.channel import CallDefaults
-from tandem.client.errors import NotFound, Reason, RuleBroken, ViewBehind
+from tandem.client.errors import NotFound, RuleBroken, ViewBehind
 from tandem.client.optimistic import Optimistic
-from tandem.client.paging import async_rows, rows
 from tandem.client.streams import async_resuming, resuming
 from tests.integration.client.conftest import PLENTY, Addresses
 from tests.support.builders import identity, place_order
@@ -34,7 +33,7 @@ def order(number: int, wait: float = 0.0) -> queries.GetOrderDetailsRequest:
     return request
 
 
-def test_a_session_reads_what_it_wrote_while_the_projector_stands_still(stack: Stack, client: sync.Client) -> None:
+def test_a_session_reads_what_it_wrote_while_the_projector_stands_still(stack: Stack, client: Client) -> None:
     session, other = client.session(), client.session()
     stack.projector.pause()
     try:
@@ -62,7 +61,7 @@ def test_orders_are_placed_once_each_through_a_connection_that_is_cut(stack: Sta
     requests = [place_order(number, customer=2, lines={5: 1}) for number in range(110, 140)]
     receipts = []
     try:
-        with sync.Client(commands=f"127.0.0.1:{proxy.port}", queries=stack.query_server.address) as client:
+        with Client(commands=f"127.0.0.1:{proxy.port}", queries=stack.query_server.address) as client:
             session = client.session()
             for number, request in enumerate(requests):
                 request.ClearField("request_id")
@@ -86,7 +85,7 @@ def recent(customer: int, size: int = 3) -> queries.ListRecentOrdersRequest:
     return queries.ListRecentOrdersRequest(customer_id=identity("customer", customer), page_size=size)
 
 
-async def test_asyncio_reads_its_writes_page_by_page_and_gets_typed_errors(async_client: aio.Client) -> None:
+async def test_asyncio_reads_its_writes_page_by_page_and_gets_typed_errors(async_client: AsyncClient) -> None:
     session = async_client.session()
     for number in range(120, 127):
         await session.commands.PlaceOrder(place_order(number, customer=3))
@@ -98,7 +97,7 @@ async def test_asyncio_reads_its_writes_page_by_page_and_gets_typed_errors(async
     assert len(raised.value.violations) == 2
 
 
-def test_an_expectation_gives_way_to_the_view_or_is_taken_back(stack: Stack, client: sync.Client) -> None:
+def test_an_expectation_gives_way_to_the_view_or_is_taken_back(stack: Stack, client: Client) -> None:
     session = client.session()
     session.commands.PlaceOrder(place_order(160))
     known = session.queries.GetOrderDetails(order(160)).order_details
@@ -134,7 +133,7 @@ def test_an_expectation_gives_way_to_the_view_or_is_taken_back(stack: Stack, cli
     assert [status for status, _ in drawn[2:]] == [OrderStatus.ORDER_STATUS_CANCELLED, PAID]
 
 
-def test_a_follower_and_a_watcher_go_on_when_their_connections_are_cut(stack: Stack, client: sync.Client) -> None:
+def test_a_follower_and_a_watcher_go_on_when_their_connections_are_cut(stack: Stack, client: Client) -> None:
     session = client.session()
     session.commands.PlaceOrder(place_order(140))
     of_order = SubscribeRequest(after_cursor=session.token, aggregate_ids=[identity("order", 140)])
@@ -146,7 +145,7 @@ def test_a_follower_and_a_watcher_go_on_when_their_connections_are_cut(stack: St
         (session.commands.DeliverOrder, commands.DeliverOrderRequest(order_id=identity("order", 140))),
     ]
     try:
-        with sync.Client(queries=to_queries, feed=to_feed) as behind_proxies:
+        with Client(queries=to_queries, feed=to_feed) as behind_proxies:
             follower = behind_proxies.session(session.token)
             watch = queries.WatchOrderDetailsRequest(order_id=identity("order", 140))
             states = (
@@ -169,13 +168,13 @@ def test_a_follower_and_a_watcher_go_on_when_their_connections_are_cut(stack: St
             proxy.close()
 
 
-async def test_asyncio_follows_through_cut_connections_too(stack: Stack, async_client: aio.Client) -> None:
+async def test_asyncio_follows_through_cut_connections_too(stack: Stack, async_client: AsyncClient) -> None:
     proxy = CuttingProxy(("127.0.0.1", stack.projector.port))
     session = async_client.session()
     start = (await session.commands.PlaceOrder(place_order(150))).receipt.consistency_token
     seen: list[str] = []
     try:
-        async with aio.Client(feed=f"127.0.0.1:{proxy.port}") as behind_proxy:
+        async with AsyncClient(feed=f"127.0.0.1:{proxy.port}") as behind_proxy:
             request = SubscribeRequest(after_cursor=start, event_types=["order_placed"])
             following = async_resuming(behind_proxy.session().feed.Subscribe, request)
             async with aclosing(following) as messages:  # type: ignore[type-var]
@@ -211,7 +210,7 @@ def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:  # noqa: PLR091
     last = place_order(30_000, customer=4, lines={PLENTY: 1})
     watched = place_order(300, customer=5, lines={PLENTY: 1})
 
-    def buy(client: sync.Client, number: int) -> list[str]:
+    def buy(client: Client, number: int) -> list[str]:
         session = client.session()
         placed = []
         while not stop.is_set():
@@ -222,7 +221,7 @@ def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:  # noqa: PLR091
             number += 1
         return placed
 
-    def follow(client: sync.Client, cursor: str) -> list[str]:
+    def follow(client: Client, cursor: str) -> list[str]:
         request = SubscribeRequest(after_cursor=cursor, event_types=["order_placed"], max_batch_events=5)
         seen: list[str] = []
         for message in resuming(client.session().feed.Subscribe, request):
@@ -231,7 +230,7 @@ def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:  # noqa: PLR091
                 break
         return seen
 
-    def watch(client: sync.Client, token: str) -> None:
+    def watch(client: Client, token: str) -> None:
         request = queries.WatchOrderDetailsRequest(order_id=watched.order_id)
         for message in resuming(client.session(token).queries.WatchOrderDetails, request):
             if message.HasField("order_details"):
@@ -242,7 +241,7 @@ def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:  # noqa: PLR091
     # The second of a pair may stop before the client has found the first one again: calls wait for a connection.
     patient = CallDefaults(wait_for_ready=True)
     # The client is closed first: that ends the streams, should anything fail.
-    with ThreadPoolExecutor(4) as pool, sync.Client(**pairs, defaults=patient) as client:
+    with ThreadPoolExecutor(4) as pool, Client(**pairs, defaults=patient) as client:
         session = client.session()
         session.commands.PlaceOrder(watched)
         following = pool.submit(follow, client, session.token)
