@@ -22,6 +22,7 @@ from projector.pipeline import Batch, Pipeline
 from projector.projections.catalogue import PROJECTIONS
 from projector.recent import RecentRows
 from projector.settings import ChangeLogSettings, FollowSettings
+from shop.events import EVENTS
 from shop.views import CACHED_VIEWS
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
@@ -205,7 +206,7 @@ class Session:
 
     def _find(self, views: Sequence[str], after: int, folded: Mapping[str, Changes]) -> Batch | None:
         limit = self._follow.batch_size
-        events = self._feed.read(lambda feed: read_events(feed, after, limit, self._epoch))
+        events = self._feed.read(lambda feed: read_events(feed, EVENTS, after, limit, self._epoch))
         if not events:
             return None
         prepared = prepare(self._connection, views, events, self._recent, folded)

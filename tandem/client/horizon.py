@@ -102,10 +102,15 @@ class Horizon:
                 sent.included = (response.as_of,)
 
     def failed(self, sent: Sent, error: CallFailed) -> None:
-        """Forgets tokens of which one can never be reached again: what it stood for may be gone with the restore."""
+        """Forgets a token that can never be reached again: what it stood for may be gone with the restore.
+
+        The server names its field. Where none is named all that were sent are forgotten, and none that came since.
+        """
         if isinstance(error, TokenOutdated):
+            named = {it.subject for it in error.violations}
+            outdated = [token for field, token in _fields(sent.request) if field in named]
             with self._lock:
-                self._forget(sent.included)
+                self._forget(outdated or sent.included)
 
     def _held(self) -> tuple[str, ...]:
         """The newest first."""
@@ -129,6 +134,14 @@ class Horizon:
     def _forget(self, tokens: Iterable[str]) -> None:
         for it in tokens:
             self._positions.pop(it, None)
+
+
+def _fields(request: Any) -> list[tuple[str, str]]:
+    """The tokens of a query, with the names of their fields. None for another request."""
+    if "consistency" not in request.DESCRIPTOR.fields_by_name:
+        return []
+    numbered = [(f"consistency.tokens[{number}]", it) for number, it in enumerate(request.consistency.tokens)]
+    return [("consistency.at_least_as_fresh", request.consistency.at_least_as_fresh), *numbered]
 
 
 def _require(consistency: Any, held: tuple[str, ...]) -> None:

@@ -23,8 +23,8 @@ from projector.projections.catalogue import PROJECTIONS
 from projector.servicers import ProjectionServicer
 from query_server.by_id import MANY_ROWS, ONE_ROW
 from query_server.servicers import QueryServicer
+from shop.events import EVENTS
 from shop.views import CACHED_VIEWS, VIEWS
-from tandem.feed.events import EVENT_KINDS
 from tandem.runtime import errors
 
 ROOT = Path(__file__).parents[2]
@@ -69,15 +69,17 @@ def file_of(servicer: type) -> str:
 
 def test_every_event_changes_a_view_or_is_listed_as_ignored() -> None:
     projected = {kind for projection in PROJECTIONS.values() for kind in projection.rules}
-    unknown = projected - set(EVENT_KINDS)
+    unknown = projected - set(EVENTS.kinds)
     assert unknown == set(), "rules in projector/projections for events that are not in commerce/event/v1/event.proto"
-    left = set(EVENT_KINDS) - projected - set(IGNORED_EVENTS)
+    left = set(EVENTS.kinds) - projected - set(IGNORED_EVENTS)
     assert left == set(), "events that no view takes: add a rule in projector/projections, or say why in IGNORED_EVENTS"
-    assert set(IGNORED_EVENTS) - set(EVENT_KINDS) | set(IGNORED_EVENTS) & projected == set(), "ignored without a reason"
+    assert set(IGNORED_EVENTS) - set(EVENTS.kinds) | set(IGNORED_EVENTS) & projected == set(), (
+        "ignored without a reason"
+    )
 
 
 def test_every_event_changes_the_write_model_and_says_how() -> None:
-    events = {type(getattr(Event(), kind)) for kind in EVENT_KINDS}
+    events = {type(getattr(Event(), kind)) for kind in EVENTS.kinds}
     assert events - set(CHANGES) == set(), "say in command_server/apply.py what these events change, and in its table"
     assert set(CHANGES) - events == set(), "in command_server/apply.py and not in commerce/event/v1/event.proto"
 

@@ -13,7 +13,7 @@ from commerce.query.v1.query_service_pb2 import (
 )
 from commerce.type.v1.consistency_pb2 import Consistency
 from commerce.type.v1.receipt_pb2 import CommandReceipt
-from tandem.client.errors import TokenOutdated, ViewBehind
+from tandem.client.errors import Details, TokenOutdated, ViewBehind, Violation
 from tandem.client.horizon import EVERYTHING, MOST_TOKENS, Horizon, Sent
 
 
@@ -226,6 +226,22 @@ def test_a_token_of_before_a_restore_is_dropped_and_one_that_came_since_is_kept(
     assert horizon.token == renewed
     horizon.failed(sent, refused)
     assert horizon.token == renewed
+
+
+def test_of_several_tokens_the_one_that_the_server_names_is_dropped() -> None:
+    horizon = Horizon(token(3))
+    horizon.learn("1outdated")
+    horizon.learn("1third")
+    sent = query(horizon)
+    number = list(sent.request.consistency.tokens).index("1outdated")
+    violation = Violation(f"consistency.tokens[{number}]", "belongs to another feed", "TOKEN_EPOCH_MISMATCH")
+    horizon.failed(sent, TokenOutdated(grpc.StatusCode.FAILED_PRECONDITION, details=Details(violations=(violation,))))
+    assert held(horizon) == {token(3), "1third"}
+    # The caller's own is the caller's to drop.
+    sent = query(horizon, Consistency(at_least_as_fresh="1own"))
+    violation = Violation("consistency.at_least_as_fresh", "belongs to another feed", "TOKEN_EPOCH_MISMATCH")
+    horizon.failed(sent, TokenOutdated(grpc.StatusCode.FAILED_PRECONDITION, details=Details(violations=(violation,))))
+    assert held(horizon) == {token(3), "1third"}
 
 
 def test_threads_that_learn_at_once_lose_nothing() -> None:
