@@ -55,7 +55,7 @@ class Horizon:
     @property
     def token(self) -> str:
         """All tokens as one text: a single token is itself, several have a "~" between them. Empty without any."""
-        return _BETWEEN.join(self._held())
+        return _BETWEEN.join(reversed(self._held()))
 
     def learn(self, token: str) -> None:
         """Includes what another token stands for, or the tokens of a session's `token`."""

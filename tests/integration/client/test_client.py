@@ -16,6 +16,7 @@ from commerce.type.v1.order_status_pb2 import OrderStatus
 from shop.client import AsyncClient, Client, Reason, async_rows, rows
 from tandem.client.channel import CallDefaults
 from tandem.client.errors import NotFound, RuleBroken, ViewBehind
+from tandem.client.horizon import MOST_TOKENS
 from tandem.client.optimistic import Optimistic
 from tandem.client.streams import async_resuming, resuming
 from tests.integration.client.conftest import PLENTY, Addresses
@@ -53,6 +54,73 @@ def test_a_session_reads_what_it_wrote_while_the_projector_stands_still(stack: S
     # What it saw can be handed on, as text, to another session elsewhere.
     other.learn(session.token)
     assert other.queries.GetOrderDetails(order(101)).order_details.version == 1
+
+
+@pytest.mark.parametrize(
+    "newest_first",
+    [
+        False,
+        pytest.param(True, marks=pytest.mark.xfail(strict=True, reason="the query server does not read `tokens` yet")),
+    ],
+)
+def test_a_session_sees_what_several_others_wrote(stack: Stack, client: Client, newest_first: bool) -> None:
+    """Of tokens that come in either order, through answers and watches, and in a session that is begun with them."""
+    first, second = (180, 181) if newest_first else (182, 183)
+    writers = [client.session(), client.session()]
+    writers[0].commands.PlaceOrder(place_order(first))
+    assert writers[0].queries.GetOrderDetails(order(first, wait=60)).order_details.version == 1
+    learner = client.session()
+    stack.projector.pause()
+    try:
+        writers[1].commands.PlaceOrder(place_order(second))
+        for writer in reversed(writers) if newest_first else writers:
+            learner.learn(writer.token)
+        sessions = [learner, client.session(learner.token)]
+        for session in sessions:
+            with pytest.raises(ViewBehind):
+                session.queries.GetOrderDetails(order(first, wait=0.2))
+            watch = queries.WatchOrderDetailsRequest(order_id=identity("order", first))
+            watch.consistency.max_wait.FromMilliseconds(200)
+            with pytest.raises(ViewBehind):
+                next(session.queries.WatchOrderDetails(watch))
+    finally:
+        stack.projector.resume()
+    for session in sessions:
+        before = session.token
+        assert session.queries.GetOrderDetails(order(second, wait=60)).order_details.version == 1
+        # The answer's state stands for both writes, and its token takes their place.
+        assert len(session.token) < len(before)
+        assert session.queries.GetOrderDetails(order(first)).order_details.version == 1
+
+
+def test_a_session_with_more_tokens_than_a_query_may_carry_sees_all_that_was_written(
+    stack: Stack, client: Client
+) -> None:
+    session = client.session()
+    numbers = range(200, 202 + MOST_TOKENS)
+    stack.projector.pause()
+    try:
+        for number in numbers:
+            writer = client.session()
+            writer.commands.PlaceOrder(place_order(number, customer=6, lines={PLENTY: 1}))
+            session.learn(writer.token)
+        with pytest.raises(ViewBehind):
+            session.queries.GetOrderDetails(order(numbers[0], wait=0.2))
+    finally:
+        stack.projector.resume()
+    assert session.queries.GetOrderDetails(order(numbers[-1], wait=60)).order_details.version == 1
+    listed = [it.order_id for it in rows(session.queries.ListRecentOrders, recent(6))]
+    assert listed == [identity("order", number) for number in reversed(numbers)]
+
+
+def test_a_session_that_sends_many_commands_at_once_sees_them_all(client: Client) -> None:
+    session = client.session()
+    numbers = range(230, 270)
+    with ThreadPoolExecutor(10) as pool:
+        requests = [place_order(number, customer=7, lines={PLENTY: 1}) for number in numbers]
+        for _ in pool.map(session.commands.PlaceOrder, requests):
+            pass
+    assert len(list(rows(session.queries.ListRecentOrders, recent(7, size=50)))) == len(numbers)
 
 
 def test_orders_are_placed_once_each_through_a_connection_that_is_cut(stack: Stack) -> None:
