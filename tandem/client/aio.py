@@ -9,7 +9,7 @@ import grpc
 from grpc import aio
 
 from tandem.client.call import Outgoing
-from tandem.client.session import BaseClient, BaseSession, BaseStub, Method, SessionT, StubT, Wrapper
+from tandem.client.session import BaseClient, BaseSession, BaseStub, Method, SessionT, StubT, TypedCall
 
 
 class Client(BaseClient[SessionT]):
@@ -50,7 +50,7 @@ class _UnaryUnary(Method):
         return _UnaryUnaryCall(self.callable, Outgoing(self.rpc, request, options | {"timeout": timeout}))
 
 
-class _UnaryUnaryCall(Wrapper):
+class _UnaryUnaryCall(TypedCall):
     """As grpc.aio.UnaryUnaryCall. What is not the response is the last try's: cancel(), trailing_metadata(), code()."""
 
     def __init__(self, method: Any, outgoing: Outgoing) -> None:
@@ -82,7 +82,7 @@ class _UnaryStream(Method):
         return _UnaryStreamCall(self.callable(outgoing.request, **outgoing.options), outgoing)
 
 
-class _UnaryStreamCall(Wrapper):
+class _UnaryStreamCall(TypedCall):
     """As grpc.aio.UnaryStreamCall."""
 
     async def __aiter__(self) -> AsyncIterator[Any]:

@@ -28,12 +28,12 @@ class NoAddress(ValueError):
 class Connection(TypedDict, total=False):
     """How a client connects and calls.
 
-    credentials: of the connections; without them plaintext, as behind a mesh. defaults: of calls that say nothing
+    credentials: of the connections; None for plaintext, as behind a mesh. defaults: of calls that say nothing
     themselves. options: of the channels, in place of those in CHANNEL_OPTIONS.
     """
 
-    credentials: grpc.ChannelCredentials
-    defaults: CallDefaults
+    credentials: grpc.ChannelCredentials | None
+    defaults: CallDefaults | None
     options: Sequence[tuple[str, Any]]
 
 
@@ -153,7 +153,7 @@ class Method:
         return self._make()
 
 
-class Wrapper:
+class TypedCall:
     """A call of grpc's, with typed errors. What is not about responses is the call's own."""
 
     def __init__(self, call: Any, outgoing: Outgoing) -> None:

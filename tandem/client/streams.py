@@ -35,7 +35,9 @@ RESUMPTIONS = {"after_cursor": "cursor", "resume_from": "as_of"}
 
 
 def resuming(call: Callable[[Request], Iterable[Response]], request: Request) -> Iterator[Response]:
-    """The messages of a stream, and of those that follow it. call: a stub's method. It ends when it is closed.
+    """The messages of a stream, and of those that follow it. It ends when it is closed.
+
+    call: a stub's method, whose request has one of the fields in RESUMPTIONS.
 
     A stream without a message for three heartbeats is taken for dead. Raises CallFailed for what another stream would
     end with too: a request that is refused, a cursor that is outdated or not kept any more, an event that the server

@@ -9,7 +9,7 @@ import grpc
 
 from tandem.client.call import Outgoing
 from tandem.client.errors import CallFailed
-from tandem.client.session import BaseClient, BaseSession, BaseStub, Method, SessionT, StubT, Wrapper
+from tandem.client.session import BaseClient, BaseSession, BaseStub, Method, SessionT, StubT, TypedCall
 
 
 class Client(BaseClient[SessionT]):
@@ -64,7 +64,7 @@ class _UnaryUnary(Method):
         return _Future(self.callable.future(outgoing.request, **outgoing.options), outgoing)
 
 
-class _Future(Wrapper):
+class _Future(TypedCall):
     """As grpc.Future and grpc.Call."""
 
     def result(self, *timeout: float | None) -> Any:
@@ -96,7 +96,7 @@ class _UnaryStream(Method):
         return _Stream(self.callable(outgoing.request, **outgoing.options), outgoing)
 
 
-class _Stream(Wrapper):
+class _Stream(TypedCall):
     """As what grpc returns: an iterator and a grpc.Call."""
 
     def __iter__(self) -> Iterator[Any]:
