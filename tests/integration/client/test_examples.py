@@ -73,8 +73,8 @@ def test_the_example_in_typescript(stack: Stack, tmp_path: Path) -> None:
         horizon = Horizon()
         for token in learned:
             horizon.learn(token)
-        learn = f"const session = new Session('localhost:1', 'localhost:1'); {json.dumps(learned)}.forEach((it) => session.learn(it));"
-        show = f'import {{ Session }} from "./dist/tandem.js"; {learn} console.log(session.token)'
+        made = "import { Session } from './dist/tandem.js'; const session = new Session('localhost:1', 'localhost:1')"
+        show = f"{made}; {json.dumps(learned)}.forEach((it) => session.learn(it)); console.log(session.token)"
         assert run(folder, "node", "--input-type=module", "--eval", show).stdout.strip() == horizon.token
 
 
