@@ -17,10 +17,9 @@ from commerce.query.v1.query_service_pb2 import (
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.order_status_pb2 import OrderStatus
+from shop.client import Client, rows
 from tandem.client.errors import InvalidRequest, RuleBroken
-from tandem.client.paging import rows
 from tandem.client.streams import resuming
-from tandem.client.sync import Client
 
 
 def main(commands: str = "127.0.0.1:50051", queries: str = "127.0.0.1:50052") -> None:

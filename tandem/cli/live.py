@@ -8,8 +8,7 @@ from typing import TypeVar
 
 import grpc
 
-from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, ListProjectionsResponse
-from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
+from tandem.cli.projections import Views
 from tandem.cli.services import Service
 
 T = TypeVar("T")
@@ -30,16 +29,17 @@ class Reading:
     commands: float | None
     hits: float | None
     misses: float | None
-    projections: ListProjectionsResponse | None
+    views: Views | None
 
 
 class Meter:
     """Reads the services' metrics and the views' positions."""
 
-    def __init__(self, command_server: Service, query_server: Service, projector_channel: grpc.Channel) -> None:
+    def __init__(self, command_server: Service, query_server: Service, views: Callable[[float], Views]) -> None:
+        """views: asks the projector, within so many seconds, how far they are. It may raise grpc.RpcError."""
         self._command_server = command_server
         self._query_server = query_server
-        self._projections = ProjectionServiceStub(projector_channel)
+        self._views = views
         self._readings: deque[Reading] = deque(maxlen=_READINGS)
 
     def line(self) -> str:
@@ -55,9 +55,7 @@ class Meter:
             commands=_or_none(lambda: self._command_server.metric("tandem_commands_total", outcome="stored")),
             hits=_or_none(lambda: self._query_server.metric(reads, result="hit")),
             misses=_or_none(lambda: self._query_server.metric(reads, result="miss")),
-            projections=_or_none(
-                lambda: self._projections.ListProjections(ListProjectionsRequest(), timeout=_ASK_SECONDS)
-            ),
+            views=_or_none(lambda: self._views(_ASK_SECONDS)),
         )
 
 
@@ -74,14 +72,14 @@ def describe(oldest: Reading, previous: Reading, now: Reading) -> str:
     commands = _grown(previous.commands, now.commands)
     seconds = now.at - previous.at
     rate = "-" if commands is None or seconds <= 0 else f"{commands / seconds:,.0f}"
-    return f"commands/s {rate} · {_feed(now.projections)} · cache hits {_hit_ratio(oldest, now)}"
+    return f"commands/s {rate} · {_feed(now.views)} · cache hits {_hit_ratio(oldest, now)}"
 
 
-def _feed(projections: ListProjectionsResponse | None) -> str:
-    if projections is None:
+def _feed(known: Views | None) -> str:
+    if known is None:
         return "feed head - · lag -"
-    lags = ", ".join(f"{it.view} {it.lag_events:,}" for it in projections.projections)
-    return f"feed head {projections.feed_head:,} · lag {lags}"
+    lags = ", ".join(f"{it.name} {it.lag_events:,}" for it in known.views)
+    return f"feed head {known.feed_head:,} · lag {lags}"
 
 
 def _hit_ratio(oldest: Reading, now: Reading) -> str:

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +32,13 @@ class Ports:
 class LocalStack:
     """PostgreSQL, memcached and the services, with their data and logs in one folder.
 
-    lite: one database and no cache. transport: auto, native or grpcio.
+    modules: the services', by section. lite: one database and no cache. transport: auto, native or grpcio.
     """
 
-    def __init__(self, folder: Path, ports: Ports, *, lite: bool = False, transport: str = "auto") -> None:
+    def __init__(
+        self, folder: Path, ports: Ports, modules: Mapping[str, str], *, lite: bool = False, transport: str = "auto"
+    ) -> None:
+        self._modules = modules
         self._logs = folder / "logs"
         self.postgres = Postgres(folder / "postgres", ports.postgres, log=self._logs / "postgres.log")
         self.memcached: Memcached | None = None
@@ -56,7 +59,8 @@ class LocalStack:
     def _service(self, section: str, port: int, metrics_port: int, transport: str) -> Service:
         settings = {"SERVER__TRANSPORT": transport, **self._stores.settings_of(section)}
         log = self._logs / f"{section}.log"
-        return Service(section, port=port, log=log, settings=settings, metrics_port=metrics_port)
+        module = self._modules[section]
+        return Service(section, module=module, port=port, log=log, settings=settings, metrics_port=metrics_port)
 
     @property
     def stores(self) -> list[Child]:

@@ -13,16 +13,10 @@ from rich.console import Console
 
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
+from tandem.cli.domain import Domain
 from tandem.cli.local_stack import Ports
-from tandem.cli.services import MODULES
 from tandem.cli.up import Options
 from tandem.cli.up import up as run_up
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Tandem: a command service and a query service over one contract. Start it, migrate it, see how it is.",
-)
 
 
 class Transport(StrEnum):
@@ -39,88 +33,98 @@ def _port(what: str) -> typer.models.OptionInfo:
     return option
 
 
-@app.command()
-def up(
-    *,
-    data_dir: Annotated[
-        Path, typer.Option(help="Folder of the data and the logs; it is created, and kept between runs.")
-    ] = Path(".data"),
-    sample: Annotated[bool, typer.Option(help="Load sample data into an empty folder.")] = True,
-    lite: Annotated[bool, typer.Option("--lite", help="CQRS lite: one database for both sides, no cache.")] = False,
-    transport: Annotated[Transport, typer.Option(help="The services' gRPC transport.")] = Transport.auto,
-    command_port: Annotated[int, _port("the command server")] = _DEFAULTS.command,
-    query_port: Annotated[int, _port("the query server")] = _DEFAULTS.query,
-    projector_port: Annotated[int, _port("the projector")] = _DEFAULTS.projector,
-    postgres_port: Annotated[int, _port("PostgreSQL")] = _DEFAULTS.postgres,
-    memcached_port: Annotated[int, _port("memcached")] = _DEFAULTS.memcached,
-    command_metrics_port: Annotated[int, _port("the command server's metrics")] = _DEFAULTS.command_metrics,
-    query_metrics_port: Annotated[int, _port("the query server's metrics")] = _DEFAULTS.query_metrics,
-    projector_metrics_port: Annotated[int, _port("the projector's metrics")] = _DEFAULTS.projector_metrics,
-) -> None:
-    """Start all of Tandem on this machine: PostgreSQL, memcached where it is installed, and the three services.
-
-    Everything listens on 127.0.0.1 alone. Ctrl-C stops everything; the data stays. Settings of the services (TANDEM_…)
-    apply, except for the ports and stores that this command gives them.
-    """
-    ports = Ports(
-        command=command_port,
-        query=query_port,
-        projector=projector_port,
-        postgres=postgres_port,
-        memcached=memcached_port,
-        command_metrics=command_metrics_port,
-        query_metrics=query_metrics_port,
-        projector_metrics=projector_metrics_port,
+def application(domain: Domain) -> typer.Typer:
+    """The `tandem` command for a domain."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        help="Tandem: a command service and a query service over one contract. Start it, migrate it, see how it is.",
     )
-    options = Options(data_dir, ports, lite=lite, transport=transport.value, with_sample=sample)
-    try:
-        run_up(options, Console())
-    except StackError as error:
-        typer.echo(f"tandem: {error}", err=True)
-        raise typer.Exit(1) from None
 
+    @app.command()
+    def up(
+        *,
+        data_dir: Annotated[
+            Path, typer.Option(help="Folder of the data and the logs; it is created, and kept between runs.")
+        ] = Path(".data"),
+        sample: Annotated[bool, typer.Option(help="Load sample data into an empty folder.")] = True,
+        lite: Annotated[bool, typer.Option("--lite", help="CQRS lite: one database for both sides, no cache.")] = False,
+        transport: Annotated[Transport, typer.Option(help="The services' gRPC transport.")] = Transport.auto,
+        command_port: Annotated[int, _port("the command server")] = _DEFAULTS.command,
+        query_port: Annotated[int, _port("the query server")] = _DEFAULTS.query,
+        projector_port: Annotated[int, _port("the projector")] = _DEFAULTS.projector,
+        postgres_port: Annotated[int, _port("PostgreSQL")] = _DEFAULTS.postgres,
+        memcached_port: Annotated[int, _port("memcached")] = _DEFAULTS.memcached,
+        command_metrics_port: Annotated[int, _port("the command server's metrics")] = _DEFAULTS.command_metrics,
+        query_metrics_port: Annotated[int, _port("the query server's metrics")] = _DEFAULTS.query_metrics,
+        projector_metrics_port: Annotated[int, _port("the projector's metrics")] = _DEFAULTS.projector_metrics,
+    ) -> None:
+        """Start all of Tandem on this machine: PostgreSQL, memcached where it is installed, and the three services.
 
-@app.command()
-def migrate() -> None:
-    """Bring both databases' schemas up to date.
+        Everything listens on 127.0.0.1 alone. Ctrl-C stops everything; the data stays. Settings of the services
+        (TANDEM_…) apply, except for the ports and stores that this command gives them.
+        """
+        ports = Ports(
+            command=command_port,
+            query=query_port,
+            projector=projector_port,
+            postgres=postgres_port,
+            memcached=memcached_port,
+            command_metrics=command_metrics_port,
+            query_metrics=query_metrics_port,
+            projector_metrics=projector_metrics_port,
+        )
+        options = Options(data_dir, ports, lite=lite, transport=transport.value, with_sample=sample)
+        try:
+            run_up(domain, options, Console())
+        except StackError as error:
+            typer.echo(f"tandem: {error}", err=True)
+            raise typer.Exit(1) from None
 
-    The databases are those of the services' settings: TANDEM_COMMAND_DATABASE__URL and
-    TANDEM_PROJECTOR_READ_DATABASE__URL, or the file that TANDEM_CONFIG names. Safe to run at any time, by several.
-    """
-    for section in ("command", "projector"):
-        code = subprocess.run([sys.executable, "-m", MODULES[section], "migrate"], check=False).returncode
-        if code != 0:
-            raise typer.Exit(code)
+    @app.command()
+    def migrate() -> None:
+        """Bring both databases' schemas up to date.
 
+        The databases are those of the services' settings: TANDEM_COMMAND_DATABASE__URL and
+        TANDEM_PROJECTOR_READ_DATABASE__URL, or the file that TANDEM_CONFIG names. Safe to run at any time, by several.
+        """
+        for section in ("command", "projector"):
+            code = subprocess.run([sys.executable, "-m", domain.modules[section], "migrate"], check=False).returncode
+            if code != 0:
+                raise typer.Exit(code)
 
-@app.command()
-def status(
-    *,
-    command_address: Annotated[
-        str, typer.Option(help="Address of the command server.")
-    ] = f"127.0.0.1:{_DEFAULTS.command}",
-    query_address: Annotated[str, typer.Option(help="Address of the query server.")] = f"127.0.0.1:{_DEFAULTS.query}",
-    projector_address: Annotated[
-        str, typer.Option(help="Address of the projector.")
-    ] = f"127.0.0.1:{_DEFAULTS.projector}",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-) -> None:
-    """Show how the three services are and how far the views have followed the feed.
+    @app.command()
+    def status(
+        *,
+        command_address: Annotated[
+            str, typer.Option(help="Address of the command server.")
+        ] = f"127.0.0.1:{_DEFAULTS.command}",
+        query_address: Annotated[
+            str, typer.Option(help="Address of the query server.")
+        ] = f"127.0.0.1:{_DEFAULTS.query}",
+        projector_address: Annotated[
+            str, typer.Option(help="Address of the projector.")
+        ] = f"127.0.0.1:{_DEFAULTS.projector}",
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    ) -> None:
+        """Show how the three services are and how far the views have followed the feed.
 
-    Exit code 1 when a service cannot be reached or does not serve, or when a view cannot go on.
-    """
-    addresses = {"command": command_address, "query": query_address, "projector": projector_address}
-    with ExitStack() as exits:
-        channels = {
-            MODULES[section]: (address, exits.enter_context(grpc.insecure_channel(address)))
-            for section, address in addresses.items()
-        }
-        report = service_status.ask(channels)
-    if as_json:
-        typer.echo(service_status.as_json(report))
-    else:
-        Console().print(service_status.as_tables(report))
-        for problem in service_status.problems(report):
-            typer.echo(f"tandem: {problem}", err=True)
-    if not report.well:
-        raise typer.Exit(1)
+        Exit code 1 when a service cannot be reached or does not serve, or when a view cannot go on.
+        """
+        addresses = {"command": command_address, "query": query_address, "projector": projector_address}
+        with ExitStack() as exits:
+            channels = {
+                domain.modules[section]: (address, exits.enter_context(grpc.insecure_channel(address)))
+                for section, address in addresses.items()
+            }
+            report = service_status.ask(channels, domain.modules["projector"], domain.projections)
+        if as_json:
+            typer.echo(service_status.as_json(report))
+        else:
+            Console().print(service_status.as_tables(report))
+            for problem in service_status.problems(report):
+                typer.echo(f"tandem: {problem}", err=True)
+        if not report.well:
+            raise typer.Exit(1)
+
+    return app

@@ -39,27 +39,29 @@ class Stores:
         }[section]
 
 
+# What the modules of a domain's services are called unless it says otherwise.
 MODULES = {"command": "command_server", "query": "query_server", "projector": "projector"}
 
 
 class Service(Child):
     """One of the three servers: `python -m {module}`.
 
-    section: command, query or projector. settings: by name without the prefix, such as {"SERVER__TRANSPORT": "native"},
-    over those in `environment`. metrics_port: 0 for none.
+    section: command, query or projector. module: empty for the one in MODULES. settings: by name without the prefix,
+    such as {"SERVER__TRANSPORT": "native"}, over those in `environment`. metrics_port: 0 for none.
     """
 
     def __init__(
         self,
         section: str,
         *,
+        module: str = "",
         port: int,
         log: Path,
         settings: Mapping[str, str],
         environment: Mapping[str, str] = os.environ,
         metrics_port: int = 0,
     ) -> None:
-        super().__init__(MODULES[section], port, log)
+        super().__init__(module or MODULES[section], port, log)
         self.metrics_port = metrics_port
         self.command = ["-m", self.name, "serve"]
         """What Python is to run."""

@@ -5,16 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, Projection, ProjectionState
-from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
+from tandem.cli.projections import View, list_projections
 
 # A person waits for the answer; a service that takes longer is not well either.
 _ASK_SECONDS = 3.0
-PROJECTOR = "projector"
 
 
 @dataclass(frozen=True)
@@ -25,18 +24,6 @@ class ServiceHealth:
     address: str
     health: str
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class View:
-    """state: "running", "standby" or "failed"; lag_seconds: the age of the oldest event that it has not taken in."""
-
-    name: str
-    state: str
-    position: int
-    lag_events: int
-    lag_seconds: float
-    error: str
 
 
 @dataclass(frozen=True)
@@ -58,17 +45,21 @@ class Report:
         )
 
 
-def ask(channels: Mapping[str, tuple[str, grpc.Channel]]) -> Report:
-    """Asks the services; channels: name of the service to its address and a channel to it."""
+def ask(channels: Mapping[str, tuple[str, grpc.Channel]], projector: str, projections: ServiceDescriptor) -> Report:
+    """Asks the services.
+
+    channels: name of the service to its address and a channel to it. projector: the name of the one that has the
+    service `projections`.
+    """
     services = tuple(_health(name, address, channel) for name, (address, channel) in channels.items())
-    if any(it.name == PROJECTOR and it.health == "unreachable" for it in services):
+    if any(it.name == projector and it.health == "unreachable" for it in services):
         return Report(services, None, ())
-    _, channel = channels[PROJECTOR]
+    _, channel = channels[projector]
     try:
-        answer = ProjectionServiceStub(channel).ListProjections(ListProjectionsRequest(), timeout=_ASK_SECONDS)
+        known = list_projections(projections, channel, _ASK_SECONDS)
     except grpc.RpcError as error:
         return Report(services, None, (), f"the projector does not tell how far the views are: {_told(error)}")
-    return Report(services, answer.feed_head, tuple(map(_view, answer.projections)))
+    return Report(services, known.feed_head, known.views)
 
 
 def _health(name: str, address: str, channel: grpc.Channel) -> ServiceHealth:
@@ -82,17 +73,6 @@ def _health(name: str, address: str, channel: grpc.Channel) -> ServiceHealth:
 
 def _told(error: grpc.RpcError) -> str:
     return f"{error.code().name}: {error.details()}"
-
-
-def _view(projection: Projection) -> View:
-    return View(
-        name=projection.view,
-        state=ProjectionState.Name(projection.state).removeprefix("PROJECTION_STATE_").lower(),
-        position=projection.position,
-        lag_events=projection.lag_events,
-        lag_seconds=projection.lag.ToTimedelta().total_seconds(),
-        error=projection.error,
-    )
 
 
 def as_json(report: Report) -> str:

@@ -3,6 +3,7 @@
 import signal
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,9 +13,11 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.text import Text
 
-from tandem.cli import examples, sample
+from tandem.cli import sample
+from tandem.cli.domain import Domain
 from tandem.cli.live import Meter
 from tandem.cli.local_stack import LocalStack, Ports, refuse_ports_in_use, sole_user_of
+from tandem.cli.projections import list_projections
 from tandem.cli.supervisor import Supervisor
 
 _TICK_SECONDS = 1.0
@@ -31,14 +34,16 @@ class Options:
     with_sample: bool
 
 
-def up(options: Options, console: Console) -> None:
+def up(domain: Domain, options: Options, console: Console) -> None:
     """Runs until SIGINT, SIGTERM or SIGHUP, then stops everything. Raises StackError, with everything stopped."""
     with sole_user_of(options.folder):
-        stack = LocalStack(options.folder, options.ports, lite=options.lite, transport=options.transport)
+        stack = LocalStack(
+            options.folder, options.ports, domain.modules, lite=options.lite, transport=options.transport
+        )
         refuse_ports_in_use(options.ports, unused=() if stack.memcached else ("memcached",))
         _let_signals_stop()
         try:
-            _run(stack, options, console)
+            _run(domain, stack, options, console)
         except KeyboardInterrupt:
             console.print("stopping")
         finally:
@@ -47,7 +52,7 @@ def up(options: Options, console: Console) -> None:
         console.print(f"stopped; the data stays in {options.folder}")
 
 
-def _run(stack: LocalStack, options: Options, console: Console) -> NoReturn:
+def _run(domain: Domain, stack: LocalStack, options: Options, console: Console) -> NoReturn:
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -56,22 +61,21 @@ def _run(stack: LocalStack, options: Options, console: Console) -> NoReturn:
         say("without a cache: " + ("lite" if options.lite else "memcached is not on the PATH"))
     stack.start(say)
     if options.with_sample:
-        _load_sample_once(stack, options.folder / "sample-loaded", console)
+        _load_sample_once(domain, stack, options.folder / "sample-loaded", console)
     say("\nTry, in another terminal:")
-    for line in examples.lines(
-        stack.command_server.address, stack.query_server.address, with_sample=options.with_sample
-    ):
+    for line in domain.examples(stack.command_server.address, stack.query_server.address, options.with_sample):
         say(f"  {line}")
     say("\nTandem is up; Ctrl-C stops it")
     with grpc.insecure_channel(stack.projector.address) as channel:
-        _watch(Supervisor(stack.children, say), Meter(stack.command_server, stack.query_server, channel), console)
+        views = partial(list_projections, domain.projections, channel)
+        _watch(Supervisor(stack.children, say), Meter(stack.command_server, stack.query_server, views), console)
 
 
-def _load_sample_once(stack: LocalStack, marker: Path, console: Console) -> None:
+def _load_sample_once(domain: Domain, stack: LocalStack, marker: Path, console: Console) -> None:
     """The marker spares later starts the time. A load that was cut short goes on: its commands have request ids."""
     if marker.exists():
         return
-    stages = sample.generate()
+    stages = domain.sample()
     total = sum(len(stage.calls) for stage in stages)
     started = time.monotonic()
     with (
@@ -79,7 +83,7 @@ def _load_sample_once(stack: LocalStack, marker: Path, console: Console) -> None
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("sample data", total=total)
-        sample.load(channel, stages, lambda count: progress.advance(task, count))
+        sample.load(domain.commands(channel), stages, lambda count: progress.advance(task, count))
     marker.touch()
     counts = ", ".join(f"{len(stage.calls):,} {stage.title}" for stage in stages)
     console.print(f"sample data: {counts} in {time.monotonic() - started:.1f} s", highlight=False, soft_wrap=True)

@@ -1,13 +1,14 @@
-"""What the calls of both clients, for threads and for asyncio, have in common."""
+"""What a call is in a session, for threads and for asyncio: what is sent, for how long, and how often."""
 
 import random
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from tandem.client.channel import CallDefaults
-from tandem.client.errors import CallFailed, EventUnreadable, Reason, Unavailable, ViewBehind
+from tandem.client.errors import CallFailed, EventUnreadable, Unavailable, ViewBehind
 from tandem.client.horizon import Horizon
 from tandem.client.status import typed
 
@@ -15,10 +16,7 @@ from tandem.client.status import typed
 # connection is another one. More would hide from the caller that a store is away. Each pause is drawn from zero to this
 # many seconds.
 _PAUSES = (0.05, 0.15, 0.45)
-
-
-class NoAddress(ValueError):
-    """A service was called whose address the client was not given."""
+_STOPPING = "STOPPING"
 
 
 @dataclass(frozen=True)
@@ -33,32 +31,57 @@ class Rpc:
     def name(self) -> str:
         return self.path.rsplit("/", 1)[1]
 
-    def options(self, request: Any, options: dict[str, Any]) -> dict[str, Any]:
-        """The call's options, those that say nothing from the defaults. timeout: for all tries together."""
-        chosen = self.stream_options(options)
-        if chosen.get("timeout") is None:
-            chosen["timeout"] = self._timeout(request)
-        return chosen
 
-    def stream_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """As `options`, for a stream: it has no timeout unless it says one."""
-        chosen = dict(options)
-        if self.defaults.wait_for_ready and chosen.get("wait_for_ready") is None:
-            chosen["wait_for_ready"] = True
-        return chosen
+class Outgoing:
+    """A call of an RPC in a session: the request and the options of its next try."""
 
-    def _timeout(self, request: Any) -> float:
-        fields = request.DESCRIPTOR.fields_by_name
-        if "consistency" not in fields or not request.consistency.HasField("max_wait"):
-            return self.defaults.timeout
-        wait: float = request.consistency.max_wait.ToTimedelta().total_seconds()
-        return self.defaults.timeout + wait
+    def __init__(self, rpc: Rpc, request: Any, options: dict[str, Any], *, stream: bool = False) -> None:
+        """options: the caller's; those that say nothing are the defaults'. timeout: for all tries together, in seconds;
+        a stream has none unless it says one.
+        """
+        self._rpc = rpc
+        self._sent = rpc.horizon.prepare(request)
+        self.options = dict(options)
+        if rpc.defaults.wait_for_ready and options.get("wait_for_ready") is None:
+            self.options["wait_for_ready"] = True
+        if not stream:
+            if options.get("timeout") is None:
+                self.options["timeout"] = rpc.defaults.timeout + _longest_wait(request)
+            self._end = time.monotonic() + self.options["timeout"]
+            self._tries = Tries(waits_for_ready=self.options.get("wait_for_ready", False))
 
-    def failure(self, request: Any, error: grpc.RpcError) -> CallFailed:
+    @property
+    def request(self) -> Any:
+        return self._sent.request
+
+    def answered(self, response: Any) -> None:
+        """Remembers what the response, or a stream's message, says."""
+        self._rpc.horizon.answered(self._sent, response)
+
+    def failure(self, error: grpc.RpcError) -> CallFailed:
         """The typed error for one that gRPC raised."""
-        failed = typed(error, self.name)
-        self.horizon.failed(request, failed)
+        failed = typed(error, self._rpc.name)
+        self._rpc.horizon.failed(self._sent, failed)
         return failed
+
+    def pause_after(self, error: grpc.RpcError) -> float:
+        """Seconds until the next try, whose options are there then. Raises CallFailed when there is none."""
+        failed = self.failure(error)
+        pause = self._tries.pause(failed)
+        if pause is None:
+            raise failed from error
+        self.options["timeout"] = self._end - time.monotonic() - pause
+        if self.options["timeout"] <= 0:
+            raise failed from error
+        return pause
+
+
+def _longest_wait(request: Any) -> float:
+    """How long a query lets the server wait for its view, in seconds."""
+    if "consistency" not in request.DESCRIPTOR.fields_by_name or not request.consistency.HasField("max_wait"):
+        return 0.0
+    wait: float = request.consistency.max_wait.ToTimedelta().total_seconds()
+    return wait
 
 
 class Tries:
@@ -71,7 +94,7 @@ class Tries:
 
     def pause(self, failed: CallFailed) -> float | None:
         """Seconds until the next try; None where there is none: it would not help, or has not helped often enough."""
-        stopping = failed.reason == Reason.STOPPING
+        stopping = failed.reason == _STOPPING
         if stopping and self._waits_for_ready:
             # Soon there is no connection to that server, and one to another is waited for.
             return random.uniform(0, _PAUSES[-1])  # noqa: S311 - spreads load, keeps no secret

@@ -25,63 +25,17 @@ Any other status is a plain CallFailed. All of them are grpc.RpcError too: what 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, ClassVar
 
 import grpc
-
-
-class Reason(StrEnum):
-    """commerce.type.v1.ErrorReason, as errors have it; docs/contract.md says what each means and what to do."""
-
-    INVALID_REQUEST = "INVALID_REQUEST"
-    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
-    NOT_FOUND = "NOT_FOUND"
-    ALREADY_EXISTS = "ALREADY_EXISTS"
-    VERSION_MISMATCH = "VERSION_MISMATCH"
-    OVERLOADED = "OVERLOADED"
-    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
-    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
-    STOPPING = "STOPPING"
-    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
-    INTERNAL = "INTERNAL"
-    PROJECTION_LAG = "PROJECTION_LAG"
-    TOKEN_EPOCH_MISMATCH = "TOKEN_EPOCH_MISMATCH"  # noqa: S105 - no secret
-    FULLY_CONSISTENT_NOT_CONFIGURED = "FULLY_CONSISTENT_NOT_CONFIGURED"
-    CUSTOMER_UNKNOWN = "CUSTOMER_UNKNOWN"
-    CUSTOMER_ERASED = "CUSTOMER_ERASED"
-    ADDRESS_LIMIT = "ADDRESS_LIMIT"
-    ADDRESS_UNKNOWN = "ADDRESS_UNKNOWN"
-    ADDRESS_REQUIRED = "ADDRESS_REQUIRED"
-    DEFAULT_ADDRESS = "DEFAULT_ADDRESS"
-    PRODUCT_UNKNOWN = "PRODUCT_UNKNOWN"
-    PRODUCT_DISCONTINUED = "PRODUCT_DISCONTINUED"
-    ALREADY_DISCONTINUED = "ALREADY_DISCONTINUED"
-    OUT_OF_STOCK = "OUT_OF_STOCK"
-    STOCK_LIMIT = "STOCK_LIMIT"
-    CURRENCY_MISMATCH = "CURRENCY_MISMATCH"
-    TOTAL_LIMIT = "TOTAL_LIMIT"
-    ORDER_NOT_PLACED = "ORDER_NOT_PLACED"
-    ORDER_NOT_PAID = "ORDER_NOT_PAID"
-    ORDER_NOT_SHIPPED = "ORDER_NOT_SHIPPED"
-    ORDER_NOT_READDRESSABLE = "ORDER_NOT_READDRESSABLE"
-    ORDER_NOT_CANCELLABLE = "ORDER_NOT_CANCELLABLE"
-    SUBSCRIPTION_ENDED = "SUBSCRIPTION_ENDED"
-    SUBSCRIPTION_CANCELING = "SUBSCRIPTION_CANCELING"
-    SUBSCRIPTION_NOT_CANCELING = "SUBSCRIPTION_NOT_CANCELING"
-    RENEWAL_TOO_EARLY = "RENEWAL_TOO_EARLY"
-    TOO_MANY_CURRENCIES = "TOO_MANY_CURRENCIES"
-    CURSOR_EXPIRED = "CURSOR_EXPIRED"
-    CURSOR_AHEAD = "CURSOR_AHEAD"
-    EVENT_UNREADABLE = "EVENT_UNREADABLE"
 
 
 @dataclass(frozen=True)
 class Violation:
     """One thing that is wrong.
 
-    subject: a field's path (`lines[2].quantity`) or a resource's name (`products/…`).
-    reason: the rule in UPPER_SNAKE: a Reason, or for a field a commerce.type.v1.FieldViolationReason.
+    subject: a field's path (`lines[2].quantity`) or a resource's name (`accounts/…`).
+    reason: the broken rule in UPPER_SNAKE; for a field what is wrong with it, such as REQUIRED.
     description: a sentence for a developer.
     """
 
@@ -94,10 +48,10 @@ class Violation:
 class Details:
     """An error's google.rpc details.
 
-    reason: UPPER_SNAKE, stable; a Reason or one of a newer server; empty when it is not of Tandem (a proxy's error, or
-        the connection's).
+    reason: UPPER_SNAKE, stable: of BY_REASON, of the domain's contract or of a newer server; empty when it is not of
+        Tandem (a proxy's error, or the connection's).
     metadata: what the reason adds. retry_after: seconds, None where the server asks for no pause.
-    resource: the name of what is not there, or is there already, such as `orders/…`.
+    resource: the name of what is not there, or is there already, such as `accounts/…`.
     """
 
     reason: str = ""
@@ -110,7 +64,7 @@ class Details:
 class CallFailed(grpc.RpcError):
     """A call that the server refused, or that did not come through.
 
-    call: the RPC's name, such as PlaceOrder. message: a sentence for a developer; users are told by `reason`.
+    call: the RPC's name, such as OpenAccount. message: a sentence for a developer; users are told by `reason`.
     The other attributes are those of Details.
     """
 
@@ -139,7 +93,7 @@ class CallFailed(grpc.RpcError):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        """PlaceOrder: FAILED_PRECONDITION (OUT_OF_STOCK): refused: products/…: 1 in stock; and each other violation."""
+        """Withdraw: FAILED_PRECONDITION (OVERDRAWN): refused: accounts/…: 1 is there; and each other violation."""
         call = f"{self.call}: " if self.call else ""
         reason = f" ({self.reason})" if self.reason and self.reason != self._status.name else ""
         # The server's message tells the first one.
@@ -180,7 +134,7 @@ class AlreadyExists(CallFailed):
 
 
 class RuleBroken(CallFailed):
-    """FAILED_PRECONDITION, a business rule: `if Reason.OUT_OF_STOCK in error.reasons`."""
+    """FAILED_PRECONDITION, a business rule: `reasons` has the name of each broken one."""
 
     @property
     def reasons(self) -> frozenset[str]:
@@ -190,7 +144,7 @@ class RuleBroken(CallFailed):
 class TokenOutdated(CallFailed):
     """FAILED_PRECONDITION: the write store was restored since the token was made, and what it stood for may be gone.
 
-    A session drops the token when it sees this, so the next query is answered.
+    A session forgets the tokens that it sent when it sees this, so the next query is answered.
     """
 
 
@@ -264,54 +218,29 @@ class ServerBug(CallFailed):
         return self.metadata.get("reference", "")
 
 
-_BUSINESS_RULES = (
-    Reason.CUSTOMER_UNKNOWN,
-    Reason.CUSTOMER_ERASED,
-    Reason.ADDRESS_LIMIT,
-    Reason.ADDRESS_UNKNOWN,
-    Reason.ADDRESS_REQUIRED,
-    Reason.DEFAULT_ADDRESS,
-    Reason.PRODUCT_UNKNOWN,
-    Reason.PRODUCT_DISCONTINUED,
-    Reason.ALREADY_DISCONTINUED,
-    Reason.OUT_OF_STOCK,
-    Reason.STOCK_LIMIT,
-    Reason.CURRENCY_MISMATCH,
-    Reason.TOTAL_LIMIT,
-    Reason.ORDER_NOT_PLACED,
-    Reason.ORDER_NOT_PAID,
-    Reason.ORDER_NOT_SHIPPED,
-    Reason.ORDER_NOT_READDRESSABLE,
-    Reason.ORDER_NOT_CANCELLABLE,
-    Reason.SUBSCRIPTION_ENDED,
-    Reason.SUBSCRIPTION_CANCELING,
-    Reason.SUBSCRIPTION_NOT_CANCELING,
-    Reason.RENEWAL_TOO_EARLY,
-    Reason.TOO_MANY_CURRENCIES,
-)
-
 BY_REASON: Mapping[str, type[CallFailed]] = {
-    **dict.fromkeys(_BUSINESS_RULES, RuleBroken),
-    Reason.INVALID_REQUEST: InvalidRequest,
-    Reason.REQUEST_ID_REUSED: RequestIdReused,
-    Reason.NOT_FOUND: NotFound,
-    Reason.ALREADY_EXISTS: AlreadyExists,
-    Reason.VERSION_MISMATCH: VersionMismatch,
-    Reason.OVERLOADED: Overloaded,
-    Reason.STORE_UNAVAILABLE: Unavailable,
-    Reason.OUTCOME_UNKNOWN: OutcomeUnknown,
-    Reason.STOPPING: Unavailable,
-    Reason.DEADLINE_EXCEEDED: DeadlineExceeded,
-    Reason.INTERNAL: ServerBug,
-    Reason.PROJECTION_LAG: ViewBehind,
-    Reason.TOKEN_EPOCH_MISMATCH: TokenOutdated,
-    Reason.FULLY_CONSISTENT_NOT_CONFIGURED: NotConfigured,
-    Reason.CURSOR_EXPIRED: CursorExpired,
-    Reason.CURSOR_AHEAD: CursorAhead,
-    Reason.EVENT_UNREADABLE: EventUnreadable,
+    "INVALID_REQUEST": InvalidRequest,
+    "REQUEST_ID_REUSED": RequestIdReused,
+    "NOT_FOUND": NotFound,
+    "ALREADY_EXISTS": AlreadyExists,
+    "VERSION_MISMATCH": VersionMismatch,
+    "OVERLOADED": Overloaded,
+    "STORE_UNAVAILABLE": Unavailable,
+    "OUTCOME_UNKNOWN": OutcomeUnknown,
+    "STOPPING": Unavailable,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "INTERNAL": ServerBug,
+    "PROJECTION_LAG": ViewBehind,
+    "TOKEN_EPOCH_MISMATCH": TokenOutdated,
+    "FULLY_CONSISTENT_NOT_CONFIGURED": NotConfigured,
+    "CURSOR_EXPIRED": CursorExpired,
+    "CURSOR_AHEAD": CursorAhead,
+    "EVENT_UNREADABLE": EventUnreadable,
 }
+"""The reasons that every domain has."""
 
-# For reasons of a newer server: the contract says to treat one that is not known like its code.
+# For other reasons: a domain's rules, all FAILED_PRECONDITION, and those of a newer server, which the contract says to
+# treat like their codes.
 BY_CODE: Mapping[grpc.StatusCode, type[CallFailed]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.NOT_FOUND: NotFound,

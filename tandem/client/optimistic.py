@@ -1,9 +1,8 @@
 """What a user sees of a change before it is stored, and what becomes of it.
 
 `Optimistic` holds a view of something as it was last read, and the changes that are under way. What is to be shown is
-the one
-with the others applied to it: a change is seen at once, stays when its command is stored, gives way to the real view
-when that shows it, and is gone when the command is refused, while other changes under way stay.
+the one with the others applied to it: a change is seen at once, stays when its command is stored, gives way to the real
+view when that shows it, and is gone when the command is refused, while other changes under way stay.
 """
 
 import threading
@@ -85,9 +84,8 @@ class _Shown(Generic[V]):
 class Optimistic(_Shown[V]):
     """For threads.
 
-    >>> order = Optimistic(known, read=lambda: session.queries.GetOrderDetails(get).order_details, show=draw)
-    ... # doctest: +SKIP
-    >>> order.change(expect=as_paid, command=lambda: session.commands.PayOrder(pay))  # doctest: +SKIP
+    >>> account = Optimistic(known, read=lambda: session.queries.GetAccount(get).account, show=draw)  # doctest: +SKIP
+    >>> account.change(expect=as_closed, command=lambda: session.commands.CloseAccount(close))  # doctest: +SKIP
     """
 
     def __init__(self, known: V, *, read: Callable[[], V], show: Callable[[V], object] | None = None) -> None:

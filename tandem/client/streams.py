@@ -3,8 +3,7 @@
     for message in resuming(session.feed.Subscribe, SubscribeRequest(after_cursor=cursor)):
 
 Nothing is missed and nothing comes twice, for as long as the iterator is used. A follower that keeps what it made of
-the
-messages across its own restarts stores the position with it: `cursor` of the feed, `as_of` of a watch.
+the messages across its own restarts stores the position with it: `cursor` of the feed, `as_of` of a watch.
 """
 
 import asyncio
@@ -16,8 +15,6 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from commerce.feed.v1.feed_service_pb2 import SubscribeRequest, SubscribeResponse
-from commerce.query.v1.query_service_pb2 import WatchOrderDetailsRequest, WatchOrderDetailsResponse
 from tandem.client.call import connection_broke
 from tandem.client.errors import CallFailed, DeadlineExceeded, EventUnreadable, Overloaded, Unavailable
 
@@ -33,23 +30,14 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 
-def _after_cursor(request: SubscribeRequest, response: SubscribeResponse) -> None:
-    request.after_cursor = response.cursor
-
-
-def _resume_from(request: WatchOrderDetailsRequest, response: WatchOrderDetailsResponse) -> None:
-    request.resume_from = response.as_of
-
-
-RESUMPTIONS: dict[type[Message], Callable[[Any, Any], None]] = {
-    SubscribeRequest: _after_cursor,
-    WatchOrderDetailsRequest: _resume_from,
-}
-"""How the request for a stream is made to go on after a message; one for each RPC with a stream."""
+RESUMPTIONS = {"after_cursor": "cursor", "resume_from": "as_of"}
+"""The field of a request that says where a stream goes on, and the field of its messages that says how far it is."""
 
 
 def resuming(call: Callable[[Request], Iterable[Response]], request: Request) -> Iterator[Response]:
-    """The messages of a stream, and of those that follow it. call: a stub's method. It ends when it is closed.
+    """The messages of a stream, and of those that follow it. It ends when it is closed.
+
+    call: a stub's method, whose request has one of the fields in RESUMPTIONS.
 
     A stream without a message for three heartbeats is taken for dead. Raises CallFailed for what another stream would
     end with too: a request that is refused, a cursor that is outdated or not kept any more, an event that the server
@@ -110,14 +98,14 @@ class _Following:
     def __init__(self, request: Any) -> None:
         self.request = type(request)()
         self.request.CopyFrom(request)
-        self._resume = RESUMPTIONS[type(request)]
+        [self._goes_on] = RESUMPTIONS.keys() & self.request.DESCRIPTOR.fields_by_name.keys()
         beat = self.request.heartbeat_interval.ToTimedelta().total_seconds() or _HEARTBEAT
         self.silence = _HEARTBEATS_MISSED * beat
         """Seconds without a message after which a stream is dead."""
         self._longest = _FIRST_PAUSE
 
     def received(self, response: Any) -> None:
-        self._resume(self.request, response)
+        setattr(self.request, self._goes_on, getattr(response, RESUMPTIONS[self._goes_on]))
         self._longest = _FIRST_PAUSE
 
     def pause(self) -> float:

@@ -12,12 +12,14 @@ import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
-from tandem.cli import sample
+from shop import sample
 from tandem.cli.embedded import memcached_path
+from tandem.cli.sample import load
 from tests.support.stack import wait_until
 from tests.support.up import PROGRAM, Up
 
@@ -176,7 +178,7 @@ def test_lite_needs_one_database_and_no_cache(new_up: Callable[..., Up]) -> None
     started = new_up("--lite", "--no-sample").wait_until_up()
     products = sample.generate(customers=1, products=3, orders=0)[1]
     with started.channel(started.ports.command) as channel:
-        sample.load(channel, [products])
+        load(CommandServiceStub(channel), [products])
     assert feed_head(started, 3) == 3
     with started.channel(started.ports.query) as channel:
         request = queries.GetProductRequest(product_id=sample.identity("product", 3))

@@ -100,22 +100,34 @@ function unary<Q, R>(client: object, method: Unary<Q, R>, request: Q, millisecon
   });
 }
 
-/** One caller, who sees its own writes: its queries carry the token of its last command. */
+/** The contract's limit for one query. */
+const mostTokens = 20;
+/** In place of tokens: every command that is acknowledged by now. */
+const everything = "~";
+
+/** One caller, who sees its own writes: its queries carry the token of its last command, and those that it learned. */
 export class Session {
   readonly commands: CommandServiceClient;
   readonly queries: QueryServiceClient;
-  #token: string;
-  #position = 0n;
+  // The position of each token held, in the order in which they came; 0 where it is not known.
+  #positions = new Map<string, bigint>();
 
   /** token: another session's, from a cookie, a header or a message. */
   constructor(commandAddress: string, queryAddress: string, token = "") {
     this.commands = new CommandServiceClient(commandAddress, credentials.createInsecure(), channelOptions);
     this.queries = new QueryServiceClient(queryAddress, credentials.createInsecure(), channelOptions);
-    this.#token = token;
+    this.learn(token);
   }
 
   get token(): string {
-    return this.#token;
+    return [...this.#positions.keys()].join("~");
+  }
+
+  /** Sees from now on what another has written: a session's or a receipt's token, an asOf. */
+  learn(token: string): void {
+    for (const it of token === everything ? [everything] : token.split("~")) {
+      this.#take(it);
+    }
   }
 
   /** Fills requestId in in the request itself: given again after an error, it is the same command. */
@@ -125,30 +137,31 @@ export class Session {
     milliseconds = 10_000,
   ): Promise<R> {
     request.requestId ||= randomUUID();
+    const held = this.#held();
     const response = await unary(this.commands, method, request, milliseconds);
     const receipt = response.receipt;
-    // Answers of commands that ran at once come in any order.
-    if (receipt && receipt.position > this.#position) {
-      this.#token = receipt.consistencyToken;
-      this.#position = receipt.position;
+    if (receipt) {
+      // It comes after all that was known when the command was sent, unless the command was done by an earlier call.
+      this.#take(receipt.consistencyToken, receipt.replayed ? [] : held, receipt.position);
     }
     return response;
   }
 
-  async query<Q extends { consistency?: Consistency | undefined }, R>(
+  /** A request with a consistency of its own is sent as it is. */
+  async query<Q extends { consistency?: Consistency | undefined }, R extends { asOf: string }>(
     method: Unary<Q, R>,
     request: Q,
     milliseconds = 10_000,
   ): Promise<R> {
-    const sent = this.#token
-      ? { ...request, consistency: request.consistency ?? Consistency.create({ atLeastAsFresh: this.#token }) }
-      : request;
+    const held = request.consistency ? [] : this.#held();
+    const sent = held.length > 0 ? { ...request, consistency: including(held) } : request;
     try {
-      return await unary(this.queries, method, sent, milliseconds);
+      const response = await unary(this.queries, method, sent, milliseconds);
+      this.#answered(held, response.asOf);
+      return response;
     } catch (error) {
       if (error instanceof CallFailed && error.reason === "TOKEN_EPOCH_MISMATCH") {
-        this.#token = "";
-        this.#position = 0n;
+        held.forEach((it) => this.#positions.delete(it));
       }
       throw error;
     }
@@ -157,14 +170,16 @@ export class Session {
   /** The order as it is, and every newer state, through servers that stop and connections that break. */
   async *watch(orderId: string): AsyncGenerator<OrderDetails> {
     const request = WatchOrderDetailsRequest.create({ orderId });
-    if (this.#token) {
-      request.consistency = Consistency.create({ atLeastAsFresh: this.#token });
+    const held = this.#held();
+    if (held.length > 0) {
+      request.consistency = including(held);
     }
     for (let pause = 200; ; pause = Math.min(2 * pause, 10_000)) {
       const stream = this.queries.watchOrderDetails(request);
       try {
         for await (const message of stream) {
           request.resumeFrom = message.asOf;
+          this.#answered(held, message.asOf);
           pause = 100;
           if (message.orderDetails) {
             yield message.orderDetails;
@@ -188,4 +203,42 @@ export class Session {
     this.commands.close();
     this.queries.close();
   }
+
+  /** The newest first. */
+  #held(): string[] {
+    return [...this.#positions.keys()].reverse();
+  }
+
+  /** An answer includes every token that its query carried. */
+  #answered(carried: string[], asOf: string): void {
+    const left = carried.filter((it) => this.#positions.has(it));
+    if (left.length > 1 || left.includes(everything)) {
+      this.#take(asOf, left);
+    }
+  }
+
+  /** Holds a token in place of those that it includes. position: of a receipt; the higher one includes the other. */
+  #take(token: string, included: string[] = [], position = 0n): void {
+    included.forEach((it) => this.#positions.delete(it));
+    if (token === "" || this.#positions.has(token) || this.#positions.has(everything)) {
+      return;
+    }
+    if (position > 0n) {
+      if ([...this.#positions.values()].some((known) => known >= position)) {
+        return;
+      }
+      this.#positions.forEach((known, it) => known > 0n && this.#positions.delete(it));
+    }
+    this.#positions.set(token, position);
+    if (token === everything || this.#positions.size > mostTokens) {
+      this.#positions = new Map([[everything, 0n]]);
+    }
+  }
+}
+
+function including(tokens: string[]): Consistency {
+  const [first, ...others] = tokens;
+  return tokens.includes(everything)
+    ? Consistency.create({ fullyConsistent: true })
+    : Consistency.create({ atLeastAsFresh: first, tokens: others });
 }

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from tandem.cli.main import app
+from shop.cli import app
 
 
 def schemas(url: str) -> set[str]:

@@ -5,7 +5,7 @@ from typing import TypedDict
 
 import pytest
 
-from tandem.client import aio, sync
+from shop.client import AsyncClient, Client
 from tests.support.builders import add_product, register_customer
 from tests.support.stack import Databases, Stack
 
@@ -39,12 +39,12 @@ def addresses(stack: Stack) -> Addresses:
 
 
 @pytest.fixture
-def client(stack: Stack) -> Iterator[sync.Client]:
-    with sync.Client(**addresses(stack)) as client:
+def client(stack: Stack) -> Iterator[Client]:
+    with Client(**addresses(stack)) as client:
         yield client
 
 
 @pytest.fixture
-async def async_client(stack: Stack) -> AsyncIterator[aio.Client]:
-    async with aio.Client(**addresses(stack)) as client:
+async def async_client(stack: Stack) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(**addresses(stack)) as client:
         yield client

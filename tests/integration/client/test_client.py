@@ -13,11 +13,11 @@ from commerce.feed.v1.feed_service_pb2 import SubscribeRequest
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
 from commerce.type.v1.order_status_pb2 import OrderStatus
-from tandem.client import aio, sync
+from shop.client import AsyncClient, Client, Reason, async_rows, rows
 from tandem.client.channel import CallDefaults
-from tandem.client.errors import NotFound, Reason, RuleBroken, ViewBehind
+from tandem.client.errors import NotFound, RuleBroken, ViewBehind
+from tandem.client.horizon import MOST_TOKENS
 from tandem.client.optimistic import Optimistic
-from tandem.client.paging import async_rows, rows
 from tandem.client.streams import async_resuming, resuming
 from tests.integration.client.conftest import PLENTY, Addresses
 from tests.support.builders import identity, place_order
@@ -34,7 +34,7 @@ def order(number: int, wait: float = 0.0) -> queries.GetOrderDetailsRequest:
     return request
 
 
-def test_a_session_reads_what_it_wrote_while_the_projector_stands_still(stack: Stack, client: sync.Client) -> None:
+def test_a_session_reads_what_it_wrote_while_the_projector_stands_still(stack: Stack, client: Client) -> None:
     session, other = client.session(), client.session()
     stack.projector.pause()
     try:
@@ -56,13 +56,80 @@ def test_a_session_reads_what_it_wrote_while_the_projector_stands_still(stack: S
     assert other.queries.GetOrderDetails(order(101)).order_details.version == 1
 
 
+@pytest.mark.parametrize(
+    "newest_first",
+    [
+        False,
+        pytest.param(True, marks=pytest.mark.xfail(strict=True, reason="the query server does not read `tokens` yet")),
+    ],
+)
+def test_a_session_sees_what_several_others_wrote(stack: Stack, client: Client, newest_first: bool) -> None:
+    """Of tokens that come in either order, through answers and watches, and in a session that is begun with them."""
+    first, second = (180, 181) if newest_first else (182, 183)
+    writers = [client.session(), client.session()]
+    writers[0].commands.PlaceOrder(place_order(first))
+    assert writers[0].queries.GetOrderDetails(order(first, wait=60)).order_details.version == 1
+    learner = client.session()
+    stack.projector.pause()
+    try:
+        writers[1].commands.PlaceOrder(place_order(second))
+        for writer in reversed(writers) if newest_first else writers:
+            learner.learn(writer.token)
+        sessions = [learner, client.session(learner.token)]
+        for session in sessions:
+            with pytest.raises(ViewBehind):
+                session.queries.GetOrderDetails(order(first, wait=0.2))
+            watch = queries.WatchOrderDetailsRequest(order_id=identity("order", first))
+            watch.consistency.max_wait.FromMilliseconds(200)
+            with pytest.raises(ViewBehind):
+                next(session.queries.WatchOrderDetails(watch))
+    finally:
+        stack.projector.resume()
+    for session in sessions:
+        before = session.token
+        assert session.queries.GetOrderDetails(order(second, wait=60)).order_details.version == 1
+        # The answer's state stands for both writes, and its token takes their place.
+        assert len(session.token) < len(before)
+        assert session.queries.GetOrderDetails(order(first)).order_details.version == 1
+
+
+def test_a_session_with_more_tokens_than_a_query_may_carry_sees_all_that_was_written(
+    stack: Stack, client: Client
+) -> None:
+    session = client.session()
+    numbers = range(200, 202 + MOST_TOKENS)
+    stack.projector.pause()
+    try:
+        for number in numbers:
+            writer = client.session()
+            writer.commands.PlaceOrder(place_order(number, customer=6, lines={PLENTY: 1}))
+            session.learn(writer.token)
+        with pytest.raises(ViewBehind):
+            session.queries.GetOrderDetails(order(numbers[0], wait=0.2))
+    finally:
+        stack.projector.resume()
+    assert session.queries.GetOrderDetails(order(numbers[-1], wait=60)).order_details.version == 1
+    listed = [it.order_id for it in rows(session.queries.ListRecentOrders, recent(6))]
+    assert listed == [identity("order", number) for number in reversed(numbers)]
+
+
+def test_a_session_that_sends_many_commands_at_once_sees_them_all(client: Client) -> None:
+    session = client.session()
+    numbers = range(230, 270)
+    with ThreadPoolExecutor(10) as pool:
+        requests = [place_order(number, customer=7, lines={PLENTY: 1}) for number in numbers]
+        for _ in pool.map(session.commands.PlaceOrder, requests):
+            pass
+    assert len(list(rows(session.queries.ListRecentOrders, recent(7, size=50)))) == len(numbers)
+
+
 def test_orders_are_placed_once_each_through_a_connection_that_is_cut(stack: Stack) -> None:
     """Requests are lost on their way there, and answers on their way back, until an answer was."""
     proxy = CuttingProxy(("127.0.0.1", stack.command_server.port))
     requests = [place_order(number, customer=2, lines={5: 1}) for number in range(110, 140)]
     receipts = []
     try:
-        with sync.Client(commands=f"127.0.0.1:{proxy.port}", queries=stack.query_server.address) as client:
+        with Client(commands=f"127.0.0.1:{proxy.port}", queries=stack.query_server.address) as client:
             session = client.session()
             for number, request in enumerate(requests):
                 request.ClearField("request_id")
@@ -86,7 +153,7 @@ def recent(customer: int, size: int = 3) -> queries.ListRecentOrdersRequest:
     return queries.ListRecentOrdersRequest(customer_id=identity("customer", customer), page_size=size)
 
 
-async def test_asyncio_reads_its_writes_page_by_page_and_gets_typed_errors(async_client: aio.Client) -> None:
+async def test_asyncio_reads_its_writes_page_by_page_and_gets_typed_errors(async_client: AsyncClient) -> None:
     session = async_client.session()
     for number in range(120, 127):
         await session.commands.PlaceOrder(place_order(number, customer=3))
@@ -98,7 +165,7 @@ async def test_asyncio_reads_its_writes_page_by_page_and_gets_typed_errors(async
     assert len(raised.value.violations) == 2
 
 
-def test_an_expectation_gives_way_to_the_view_or_is_taken_back(stack: Stack, client: sync.Client) -> None:
+def test_an_expectation_gives_way_to_the_view_or_is_taken_back(stack: Stack, client: Client) -> None:
     session = client.session()
     session.commands.PlaceOrder(place_order(160))
     known = session.queries.GetOrderDetails(order(160)).order_details
@@ -134,7 +201,7 @@ def test_an_expectation_gives_way_to_the_view_or_is_taken_back(stack: Stack, cli
     assert [status for status, _ in drawn[2:]] == [OrderStatus.ORDER_STATUS_CANCELLED, PAID]
 
 
-def test_a_follower_and_a_watcher_go_on_when_their_connections_are_cut(stack: Stack, client: sync.Client) -> None:
+def test_a_follower_and_a_watcher_go_on_when_their_connections_are_cut(stack: Stack, client: Client) -> None:
     session = client.session()
     session.commands.PlaceOrder(place_order(140))
     of_order = SubscribeRequest(after_cursor=session.token, aggregate_ids=[identity("order", 140)])
@@ -146,7 +213,7 @@ def test_a_follower_and_a_watcher_go_on_when_their_connections_are_cut(stack: St
         (session.commands.DeliverOrder, commands.DeliverOrderRequest(order_id=identity("order", 140))),
     ]
     try:
-        with sync.Client(queries=to_queries, feed=to_feed) as behind_proxies:
+        with Client(queries=to_queries, feed=to_feed) as behind_proxies:
             follower = behind_proxies.session(session.token)
             watch = queries.WatchOrderDetailsRequest(order_id=identity("order", 140))
             states = (
@@ -169,13 +236,13 @@ def test_a_follower_and_a_watcher_go_on_when_their_connections_are_cut(stack: St
             proxy.close()
 
 
-async def test_asyncio_follows_through_cut_connections_too(stack: Stack, async_client: aio.Client) -> None:
+async def test_asyncio_follows_through_cut_connections_too(stack: Stack, async_client: AsyncClient) -> None:
     proxy = CuttingProxy(("127.0.0.1", stack.projector.port))
     session = async_client.session()
     start = (await session.commands.PlaceOrder(place_order(150))).receipt.consistency_token
     seen: list[str] = []
     try:
-        async with aio.Client(feed=f"127.0.0.1:{proxy.port}") as behind_proxy:
+        async with AsyncClient(feed=f"127.0.0.1:{proxy.port}") as behind_proxy:
             request = SubscribeRequest(after_cursor=start, event_types=["order_placed"])
             following = async_resuming(behind_proxy.session().feed.Subscribe, request)
             async with aclosing(following) as messages:  # type: ignore[type-var]
@@ -211,7 +278,7 @@ def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:  # noqa: PLR091
     last = place_order(30_000, customer=4, lines={PLENTY: 1})
     watched = place_order(300, customer=5, lines={PLENTY: 1})
 
-    def buy(client: sync.Client, number: int) -> list[str]:
+    def buy(client: Client, number: int) -> list[str]:
         session = client.session()
         placed = []
         while not stop.is_set():
@@ -222,7 +289,7 @@ def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:  # noqa: PLR091
             number += 1
         return placed
 
-    def follow(client: sync.Client, cursor: str) -> list[str]:
+    def follow(client: Client, cursor: str) -> list[str]:
         request = SubscribeRequest(after_cursor=cursor, event_types=["order_placed"], max_batch_events=5)
         seen: list[str] = []
         for message in resuming(client.session().feed.Subscribe, request):
@@ -231,7 +298,7 @@ def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:  # noqa: PLR091
                 break
         return seen
 
-    def watch(client: sync.Client, token: str) -> None:
+    def watch(client: Client, token: str) -> None:
         request = queries.WatchOrderDetailsRequest(order_id=watched.order_id)
         for message in resuming(client.session(token).queries.WatchOrderDetails, request):
             if message.HasField("order_details"):
@@ -242,7 +309,7 @@ def test_nobody_notices_a_rolling_restart(stack: Stack) -> None:  # noqa: PLR091
     # The second of a pair may stop before the client has found the first one again: calls wait for a connection.
     patient = CallDefaults(wait_for_ready=True)
     # The client is closed first: that ends the streams, should anything fail.
-    with ThreadPoolExecutor(4) as pool, sync.Client(**pairs, defaults=patient) as client:
+    with ThreadPoolExecutor(4) as pool, Client(**pairs, defaults=patient) as client:
         session = client.session()
         session.commands.PlaceOrder(watched)
         following = pool.submit(follow, client, session.token)

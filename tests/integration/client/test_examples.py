@@ -16,6 +16,7 @@ import pytest
 
 from examples.python import scenario
 from tandem.client.channel import CHANNEL_OPTIONS, SERVICE_CONFIG
+from tandem.client.horizon import MOST_TOKENS, Horizon
 from tests.support.stack import Stack
 
 ROOT = Path(__file__).parents[3]
@@ -66,6 +67,15 @@ def test_the_example_in_typescript(stack: Stack, tmp_path: Path) -> None:
     del service_config["retryThrottling"]
     assert service_config == SERVICE_CONFIG
     assert options.items() <= dict(CHANNEL_OPTIONS).items()
+
+    # Sessions of both languages write their tokens in the same way.
+    for learned in (["1a"], ["1a", "1b~1c", "1b"], ["1a", "~"], [f"1{number}" for number in range(MOST_TOKENS + 1)]):
+        horizon = Horizon()
+        for token in learned:
+            horizon.learn(token)
+        made = "import { Session } from './dist/tandem.js'; const session = new Session('localhost:1', 'localhost:1')"
+        show = f"{made}; {json.dumps(learned)}.forEach((it) => session.learn(it)); console.log(session.token)"
+        assert run(folder, "node", "--input-type=module", "--eval", show).stdout.strip() == horizon.token
 
 
 def run(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":

@@ -11,7 +11,7 @@ import pytest
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.order_status_pb2 import OrderStatus
-from tandem.client import sync
+from shop.client import Client
 from tandem.client.errors import RuleBroken
 from tests.support.builders import identity, place_order
 from tests.support.stack import Stack
@@ -44,7 +44,7 @@ def run(block: str) -> dict[str, Any]:
 
 
 def test_every_block_does_what_the_page_says(
-    blocks: list[str], client: sync.Client, capsys: pytest.CaptureFixture[str]
+    blocks: list[str], client: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     placing, listing, following, paying = blocks
 

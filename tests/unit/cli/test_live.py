@@ -1,10 +1,7 @@
-from commerce.projection.v1.projection_service_pb2 import ListProjectionsResponse, Projection
 from tandem.cli.live import Reading, describe
+from tandem.cli.projections import View, Views
 
-VIEWS = ListProjectionsResponse(
-    feed_head=3120,
-    projections=[Projection(view="order_details", lag_events=0), Projection(view="product_card", lag_events=1500)],
-)
+VIEWS = Views(3120, (View("order_details", lag_events=0), View("product_card", lag_events=1500)))
 
 
 def reading(
@@ -12,9 +9,9 @@ def reading(
     commands: float | None = 0,
     hits: float | None = 0,
     misses: float | None = 0,
-    projections: ListProjectionsResponse | None = VIEWS,
+    views: Views | None = VIEWS,
 ) -> Reading:
-    return Reading(at, commands, hits, misses, projections)
+    return Reading(at, commands, hits, misses, views)
 
 
 def test_the_line_tells_rate_head_lag_and_hits() -> None:
@@ -33,7 +30,7 @@ def test_the_first_reading_knows_no_rates() -> None:
 
 
 def test_services_that_are_away_have_dashes() -> None:
-    before, now = reading(0), reading(1, commands=None, hits=None, misses=None, projections=None)
+    before, now = reading(0), reading(1, commands=None, hits=None, misses=None, views=None)
     assert describe(before, before, now) == "commands/s - · feed head - · lag - · cache hits -"
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from shop.cli import app
 from tandem.cli.child import free_port
 from tandem.cli.local_stack import Ports
-from tandem.cli.main import app
 
 runner = CliRunner()
 

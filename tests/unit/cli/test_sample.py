@@ -1,123 +1,25 @@
-from collections import Counter
-from datetime import UTC, datetime
 from threading import Lock
-from typing import Any
 
 import grpc
 import grpc_testing
 import pytest
 
-from command_server.aggregates import Aggregates
-from command_server.servicers import command_of
-from command_server.working_set import Accepted, decide_batch
 from commerce.command.v1 import command_service_pb2 as commands
-from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
-from tandem.cli import sample
-from tandem.cli.sample import Call, SampleError, Stage, generate, identity, load
+from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
+from shop.sample import identity
+from tandem.cli.sample import SampleCall, SampleError, Stage, load
 from tests.support.fake_channel import Answer, FakeService, fake_channel
 
 SERVICE = commands.DESCRIPTOR.services_by_name["CommandService"]
 ADD, PLACE = SERVICE.methods_by_name["AddProduct"], SERVICE.methods_by_name["PlaceOrder"]
 
 
-def requests_of(stages: list[Stage], rpc: str) -> list[Any]:
-    return [call.request for stage in stages for call in stage.calls if call.rpc == rpc]
+def add(number: int) -> SampleCall:
+    return SampleCall("AddProduct", commands.AddProductRequest(product_id=identity("product", number)))
 
 
-def test_the_sample_is_the_same_every_time() -> None:
-    assert generate() == generate()
-
-
-def test_the_sample_has_the_promised_size() -> None:
-    stages = generate()
-    assert len(requests_of(stages, "RegisterCustomer")) == sample.CUSTOMERS
-    assert len(requests_of(stages, "AddProduct")) == sample.PRODUCTS
-    assert len(requests_of(stages, "PlaceOrder")) == sample.ORDERS
-    assert len(requests_of(stages, "StartSubscription")) == sample.SUBSCRIPTIONS
-
-
-def test_every_command_has_a_request_id_of_its_own() -> None:
-    ids = [call.request.request_id for stage in generate() for call in stage.calls]
-    assert all(ids)
-    assert len(set(ids)) == len(ids)
-
-
-def test_orders_name_customers_and_products_of_the_sample_and_no_product_twice() -> None:
-    stages = generate()
-    customers = {it.customer_id for it in requests_of(stages, "RegisterCustomer")}
-    products = {it.product_id for it in requests_of(stages, "AddProduct")}
-    for order in requests_of(stages, "PlaceOrder"):
-        ordered = [line.product_id for line in order.lines]
-        assert order.customer_id in customers
-        assert set(ordered) <= products
-        assert len(set(ordered)) == len(ordered)
-
-
-def test_the_stock_lasts_for_all_orders_in_any_order() -> None:
-    stages = generate()
-    wanted: Counter[str] = Counter()
-    for order in requests_of(stages, "PlaceOrder"):
-        for line in order.lines:
-            wanted[line.product_id] += line.quantity
-    for product in requests_of(stages, "AddProduct"):
-        assert product.initial_stock >= wanted[product.product_id]
-
-
-def test_only_paid_orders_are_shipped_and_none_is_both_shipped_and_cancelled() -> None:
-    stages = generate()
-    paid = {it.order_id for it in requests_of(stages, "PayOrder")}
-    shipped = {it.order_id for it in requests_of(stages, "ShipOrder")}
-    cancelled = {it.order_id for it in requests_of(stages, "CancelOrder")}
-    placed = {it.order_id for it in requests_of(stages, "PlaceOrder")}
-    assert shipped <= paid
-    assert not shipped & cancelled
-    assert placed - paid - cancelled, "some orders wait for payment"
-    assert paid & cancelled, "some paid orders are cancelled"
-
-
-def test_some_shipped_orders_are_delivered_and_some_are_on_their_way() -> None:
-    stages = generate()
-    shipped = {it.order_id for it in requests_of(stages, "ShipOrder")}
-    delivered = {it.order_id for it in requests_of(stages, "DeliverOrder")}
-    assert delivered < shipped
-    assert delivered
-
-
-def test_every_command_is_one_that_the_command_server_takes() -> None:
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    batch = [command_of(call.request, now) for stage in generate() for call in stage.calls]
-    outcomes = decide_batch(batch, Aggregates(), {}).outcomes
-    assert all(isinstance(it, Accepted) and not it.replayed for it in outcomes)
-
-
-def test_its_subscriptions_come_to_be_in_every_status() -> None:
-    now = datetime(2026, 1, 31, tzinfo=UTC)
-    batch = [command_of(call.request, now) for stage in generate() for call in stage.calls]
-    found = decide_batch(batch, Aggregates(), {}).aggregates.subscriptions.values()
-    active, canceling, cancelled, _lapsed = list(SubscriptionStatus.values())[1:]
-    assert {it.status for it in found} == {active, canceling, cancelled}
-    # They lapse as soon as a command server looks.
-    assert {it.status for it in found if it.period_end < now} == {active}
-    assert any(it.status == active and it.period_end > now for it in found)
-
-
-def test_its_times_are_past_and_in_their_order() -> None:
-    stages = generate()
-    placed = {it.order_id: it.placed_at.ToDatetime(UTC) for it in requests_of(stages, "PlaceOrder")}
-    paid = {it.order_id: it.paid_at.ToDatetime(UTC) for it in requests_of(stages, "PayOrder")}
-    shipped = {it.order_id: it.shipped_at.ToDatetime(UTC) for it in requests_of(stages, "ShipOrder")}
-    for order, at in shipped.items():
-        assert placed[order] < paid[order] < at < datetime(2026, 1, 1, tzinfo=UTC)
-    for delivery in requests_of(stages, "DeliverOrder"):
-        assert shipped[delivery.order_id] < delivery.delivered_at.ToDatetime(UTC) < datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def add(number: int) -> Call:
-    return Call("AddProduct", commands.AddProductRequest(product_id=identity("product", number)))
-
-
-def place(number: int) -> Call:
-    return Call("PlaceOrder", commands.PlaceOrderRequest(order_id=identity("order", number)))
+def place(number: int) -> SampleCall:
+    return SampleCall("PlaceOrder", commands.PlaceOrderRequest(order_id=identity("order", number)))
 
 
 class Shop:
@@ -150,7 +52,7 @@ def test_a_stage_begins_when_the_one_before_is_done() -> None:
         Stage("orders", tuple(map(place, range(7)))),
     ]
     done: list[int] = []
-    load(channel, stages, done.append)
+    load(CommandServiceStub(channel), stages, done.append)
     assert shop.seen == ["AddProduct"] * 5 + ["PlaceOrder"] * 7
     assert sum(done) == 12
 
@@ -163,7 +65,7 @@ def test_a_call_that_fails_in_passing_is_sent_again_as_it_was() -> None:
         commands.AddProductResponse(),
     ]
     service = FakeService(channel, ADD, lambda _: answers.pop(0), calls=3)
-    load(channel, [Stage("products", (add(1),))])
+    load(CommandServiceStub(channel), [Stage("products", (add(1),))])
     assert service.requests == [add(1).request] * 3
 
 
@@ -171,4 +73,4 @@ def test_a_refused_command_ends_the_load_with_its_name_and_reason() -> None:
     channel = fake_channel([SERVICE])
     FakeService(channel, PLACE, lambda _: (grpc.StatusCode.FAILED_PRECONDITION, "refused: OUT_OF_STOCK"))
     with pytest.raises(SampleError, match=r"PlaceOrder failed with FAILED_PRECONDITION: refused: OUT_OF_STOCK"):
-        load(channel, [Stage("orders", (place(1),)), Stage("more", (place(2),))])
+        load(CommandServiceStub(channel), [Stage("orders", (place(1),)), Stage("more", (place(2),))])

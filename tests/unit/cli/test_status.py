@@ -40,10 +40,10 @@ def ask(health: dict[str, Answer], views: Answer | None = VIEWS) -> status.Repor
     for number, (name, answer) in enumerate(health.items()):
         channel = fake_channel([HEALTH, PROJECTION])
         FakeService(channel, HEALTH.methods_by_name["Check"], always(answer))
-        if name == status.PROJECTOR and views is not None:
+        if name == "projector" and views is not None:
             FakeService(channel, PROJECTION.methods_by_name["ListProjections"], always(views))
         channels[name] = (f"127.0.0.1:{number}", channel)
-    return status.ask(channels)
+    return status.ask(channels, "projector", PROJECTION)
 
 
 ALL_SERVE: dict[str, Answer] = {"command_server": SERVING, "query_server": SERVING, "projector": SERVING}

@@ -13,11 +13,11 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.feed.v1 import feed_service_pb2 as feed
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.receipt_pb2 import CommandReceipt
+from shop.client import AsyncClient
 from tandem.cli.child import free_port
-from tandem.client import aio
-from tandem.client.call import NoAddress
 from tandem.client.channel import CallDefaults
 from tandem.client.errors import CallFailed, CursorExpired, RuleBroken, Unavailable, ViewBehind
+from tandem.client.session import NoAddress
 from tandem.runtime.errors import OutOfRange, PreconditionFailed, Violation
 from tandem.runtime.errors import Unavailable as ServerUnavailable
 from tests.support.scripted import Scripted, served
@@ -46,7 +46,7 @@ def in_turn(*answers: Any) -> Callable[[object], Any]:
 async def test_a_query_after_a_command_carries_its_token() -> None:
     placing = Scripted(COMMANDS, PlaceOrder=in_turn(PLACED))
     getting = Scripted(QUERIES, GetOrderDetails=in_turn(FOUND))
-    async with served(placing, getting) as address, aio.Client(commands=address, queries=address) as client:
+    async with served(placing, getting) as address, AsyncClient(commands=address, queries=address) as client:
         session = client.session()
         call = session.commands.PlaceOrder(commands.PlaceOrderRequest(customer_id="1"))
         assert await call == PLACED
@@ -59,7 +59,7 @@ async def test_a_query_after_a_command_carries_its_token() -> None:
 
 async def test_a_command_is_repeated_with_the_same_request_id() -> None:
     placing = Scripted(COMMANDS, PlaceOrder=in_turn(STOPPING, STOPPING, PLACED))
-    async with served(placing) as address, aio.Client(commands=address) as client:
+    async with served(placing) as address, AsyncClient(commands=address) as client:
         assert await client.session().commands.PlaceOrder(commands.PlaceOrderRequest()) == PLACED
     assert len(placing.requests) == 3
     assert len({it.request_id for it in placing.requests} - {""}) == 1
@@ -68,7 +68,7 @@ async def test_a_command_is_repeated_with_the_same_request_id() -> None:
 async def test_a_command_that_is_refused_is_not_repeated() -> None:
     refusal = PreconditionFailed([Violation("products/1", "none left", "OUT_OF_STOCK")])
     placing = Scripted(COMMANDS, PlaceOrder=in_turn(refusal))
-    async with served(placing) as address, aio.Client(commands=address) as client:
+    async with served(placing) as address, AsyncClient(commands=address) as client:
         with pytest.raises(RuleBroken, match="PlaceOrder: FAILED_PRECONDITION") as raised:
             await client.session().commands.PlaceOrder(commands.PlaceOrderRequest())
     assert raised.value.reasons == {"OUT_OF_STOCK"}
@@ -77,7 +77,7 @@ async def test_a_command_that_is_refused_is_not_repeated() -> None:
 
 async def test_a_query_is_repeated_while_servers_come_and_go_and_no_longer() -> None:
     getting = Scripted(QUERIES, GetOrderDetails=in_turn(STOPPING, STOPPING, FOUND, *[STOPPING] * 4))
-    async with served(getting) as address, aio.Client(queries=address) as client:
+    async with served(getting) as address, AsyncClient(queries=address) as client:
         session = client.session()
         assert await session.queries.GetOrderDetails(queries.GetOrderDetailsRequest()) == FOUND
         with pytest.raises(Unavailable):
@@ -91,7 +91,7 @@ async def test_who_waits_for_a_connection_waits_for_another_than_to_a_server_tha
     monkeypatch.setattr(random, "uniform", lambda *_: 0.0)
     getting = Scripted(QUERIES, GetOrderDetails=in_turn(*[STOPPING] * 8, FOUND))
     patient = CallDefaults(wait_for_ready=True)
-    async with served(getting) as address, aio.Client(queries=address, defaults=patient) as client:
+    async with served(getting) as address, AsyncClient(queries=address, defaults=patient) as client:
         assert await client.session().queries.GetOrderDetails(queries.GetOrderDetailsRequest()) == FOUND
     assert len(getting.requests) == 9
 
@@ -103,7 +103,7 @@ async def test_a_stream_that_waits_for_a_connection_may_come_before_its_server()
     port = free_port()
     address = f"127.0.0.1:{port}"
     request = feed.SubscribeRequest(from_beginning=True)
-    async with aio.Client(feed=address, defaults=CallDefaults(wait_for_ready=True)) as client:
+    async with AsyncClient(feed=address, defaults=CallDefaults(wait_for_ready=True)) as client:
 
         async def first_message(**options: Any) -> Any:
             return await client.session().feed.Subscribe(request, **options).read()
@@ -125,7 +125,7 @@ async def test_a_stream_that_waits_for_a_connection_may_come_before_its_server()
 )
 async def test_a_query_is_not_repeated_where_that_does_not_help(refusal: Exception, error: type[CallFailed]) -> None:
     getting = Scripted(QUERIES, GetOrderDetails=in_turn(refusal))
-    async with served(getting) as address, aio.Client(queries=address) as client:
+    async with served(getting) as address, AsyncClient(queries=address) as client:
         with pytest.raises(error):
             await client.session().queries.GetOrderDetails(queries.GetOrderDetailsRequest())
     assert len(getting.requests) == 1
@@ -133,7 +133,7 @@ async def test_a_query_is_not_repeated_where_that_does_not_help(refusal: Excepti
 
 async def test_calls_run_at_once_and_can_be_cancelled() -> None:
     getting = Scripted(QUERIES, GetOrderDetails=lambda _: FOUND)
-    async with served(getting) as address, aio.Client(queries=address) as client:
+    async with served(getting) as address, AsyncClient(queries=address) as client:
         stub = client.session().queries
         answers = await asyncio.gather(*(stub.GetOrderDetails(queries.GetOrderDetailsRequest()) for _ in range(5)))
         assert answers == [FOUND] * 5
@@ -148,7 +148,7 @@ async def test_a_stream_gives_its_messages_and_ends_with_a_typed_error() -> None
         yield feed.SubscribeResponse(cursor="1a")
         raise OutOfRange("gone", reason="CURSOR_EXPIRED")
 
-    async with served(Scripted(FEED, Subscribe=subscribe)) as address, aio.Client(feed=address) as client:
+    async with served(Scripted(FEED, Subscribe=subscribe)) as address, AsyncClient(feed=address) as client:
         stream = client.session().feed.Subscribe(feed.SubscribeRequest(from_beginning=True))
         messages = aiter(stream)
         assert (await anext(messages)).cursor == "1a"
@@ -157,7 +157,7 @@ async def test_a_stream_gives_its_messages_and_ends_with_a_typed_error() -> None
 
 
 async def test_a_service_without_an_address_is_named() -> None:
-    async with aio.Client(queries="127.0.0.1:1") as client:
+    async with AsyncClient(queries="127.0.0.1:1") as client:
         assert client.session().queries
         with pytest.raises(NoAddress, match="CommandService"):
             _ = client.session().commands

@@ -7,7 +7,9 @@ from typing import Any
 import grpc
 import pytest
 
+from commerce.feed.v1 import feed_service_pb2 as feed
 from commerce.feed.v1.feed_service_pb2 import SubscribeRequest, SubscribeResponse
+from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.query_service_pb2 import WatchOrderDetailsRequest, WatchOrderDetailsResponse
 from tandem.client import streams
 from tandem.client.errors import (
@@ -107,8 +109,20 @@ Follow = Callable[[Server, Any, int], list[Any]]
 
 
 def test_every_stream_of_the_contract_can_be_resumed() -> None:
-    requests = {rpc.request for service in load().services for rpc in service.rpcs if rpc.streams}
-    assert {it.DESCRIPTOR.name for it in RESUMPTIONS} == requests
+    found = {
+        method.name: [
+            (asked, told)
+            for asked, told in RESUMPTIONS.items()
+            if asked in method.input_type.fields_by_name and told in method.output_type.fields_by_name
+        ]
+        for file in (feed, queries)
+        for service in file.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if method.server_streaming
+    }
+    in_contract = {rpc.name for service in load().services for rpc in service.rpcs if rpc.streams}
+    assert found.keys() == in_contract
+    assert [name for name, fields in found.items() if len(fields) != 1] == []
 
 
 @both

@@ -14,10 +14,10 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.feed.v1 import feed_service_pb2 as feed
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.receipt_pb2 import CommandReceipt
-from tandem.client import sync
-from tandem.client.call import NoAddress
+from shop.client import Client, Session
 from tandem.client.channel import CallDefaults
 from tandem.client.errors import CallFailed, CursorExpired, OutcomeUnknown, RuleBroken, Unavailable, ViewBehind
+from tandem.client.session import NoAddress
 from tandem.runtime.errors import OutOfRange, PreconditionFailed, Violation
 from tandem.runtime.errors import Unavailable as ServerUnavailable
 from tests.support.fake_channel import Answer, FakeService, ending, fake_channel
@@ -37,8 +37,8 @@ def channel() -> grpc_testing.Channel:
 
 
 @pytest.fixture
-def session(channel: grpc_testing.Channel) -> sync.Session:
-    return sync.Session(commands=channel, queries=channel, feed=channel)
+def session(channel: grpc_testing.Channel) -> Session:
+    return Session(commands=channel, queries=channel, feed=channel)
 
 
 def in_turn(*answers: Answer) -> Callable[[object], Answer]:
@@ -46,7 +46,7 @@ def in_turn(*answers: Answer) -> Callable[[object], Answer]:
     return lambda _: next(left)
 
 
-def test_a_query_after_a_command_carries_its_token(channel: grpc_testing.Channel, session: sync.Session) -> None:
+def test_a_query_after_a_command_carries_its_token(channel: grpc_testing.Channel, session: Session) -> None:
     placing = FakeService(channel, PLACE, in_turn(PLACED))
     assert session.commands.PlaceOrder(commands.PlaceOrderRequest(customer_id="1")) == PLACED
     assert placing.requests[0].request_id
@@ -56,7 +56,7 @@ def test_a_query_after_a_command_carries_its_token(channel: grpc_testing.Channel
 
 
 def test_sessions_of_one_channel_know_nothing_of_each_other(channel: grpc_testing.Channel) -> None:
-    one, other = (sync.Session(commands=channel, queries=channel) for _ in range(2))
+    one, other = (Session(commands=channel, queries=channel) for _ in range(2))
     FakeService(channel, PLACE, in_turn(PLACED))
     one.commands.PlaceOrder(commands.PlaceOrderRequest())
     assert (one.token, other.token) == ("1token", "")
@@ -65,7 +65,7 @@ def test_sessions_of_one_channel_know_nothing_of_each_other(channel: grpc_testin
 
 
 def test_a_refusal_is_raised_as_its_error_with_grpcs_own_as_the_cause(
-    channel: grpc_testing.Channel, session: sync.Session
+    channel: grpc_testing.Channel, session: Session
 ) -> None:
     FakeService(channel, PLACE, in_turn(PreconditionFailed([Violation("products/1", "none left", "OUT_OF_STOCK")])))
     with pytest.raises(RuleBroken, match="PlaceOrder: FAILED_PRECONDITION") as raised:
@@ -74,7 +74,7 @@ def test_a_refusal_is_raised_as_its_error_with_grpcs_own_as_the_cause(
     assert not isinstance(raised.value.__cause__, CallFailed)
 
 
-def test_the_same_request_given_again_is_the_same_command(channel: grpc_testing.Channel, session: sync.Session) -> None:
+def test_the_same_request_given_again_is_the_same_command(channel: grpc_testing.Channel, session: Session) -> None:
     unknown = ServerUnavailable("the connection broke", reason="OUTCOME_UNKNOWN")
     placing = FakeService(channel, PLACE, in_turn(*[unknown] * 4, PLACED), calls=5)
     request = commands.PlaceOrderRequest(customer_id="1")
@@ -85,7 +85,7 @@ def test_the_same_request_given_again_is_the_same_command(channel: grpc_testing.
     assert len({it.request_id for it in placing.requests} - {""}) == 1
 
 
-def test_a_query_is_repeated_while_servers_come_and_go(channel: grpc_testing.Channel, session: sync.Session) -> None:
+def test_a_query_is_repeated_while_servers_come_and_go(channel: grpc_testing.Channel, session: Session) -> None:
     refused = (grpc.StatusCode.UNAVAILABLE, "Connection refused")
     getting = FakeService(channel, GET, in_turn(STOPPING, refused, FOUND), calls=3)
     assert session.queries.GetOrderDetails(queries.GetOrderDetailsRequest()) == FOUND
@@ -103,7 +103,7 @@ def test_a_query_is_repeated_while_servers_come_and_go(channel: grpc_testing.Cha
     ids=["stopping", "unknown", "no connection", "broke"],
 )
 def test_a_command_is_repeated_with_its_request_id(
-    channel: grpc_testing.Channel, session: sync.Session, answer: Answer
+    channel: grpc_testing.Channel, session: Session, answer: Answer
 ) -> None:
     placing = FakeService(channel, PLACE, in_turn(answer, PLACED), calls=2)
     request = commands.PlaceOrderRequest()
@@ -111,14 +111,14 @@ def test_a_command_is_repeated_with_its_request_id(
     assert [it.request_id for it in placing.requests] == [request.request_id] * 2
 
 
-def test_a_command_whose_caller_has_gone_is_not_repeated(channel: grpc_testing.Channel, session: sync.Session) -> None:
+def test_a_command_whose_caller_has_gone_is_not_repeated(channel: grpc_testing.Channel, session: Session) -> None:
     placing = FakeService(channel, PLACE, in_turn((grpc.StatusCode.CANCELLED, "Channel closed!")))
     with pytest.raises(CallFailed):
         session.commands.PlaceOrder(commands.PlaceOrderRequest())
     assert len(placing.requests) == 1
 
 
-def test_a_query_is_repeated_so_often_and_no_more(channel: grpc_testing.Channel, session: sync.Session) -> None:
+def test_a_query_is_repeated_so_often_and_no_more(channel: grpc_testing.Channel, session: Session) -> None:
     getting = FakeService(channel, GET, lambda _: STOPPING, calls=4)
     with pytest.raises(Unavailable):
         session.queries.GetOrderDetails(queries.GetOrderDetailsRequest())
@@ -137,7 +137,7 @@ def test_a_query_is_repeated_so_often_and_no_more(channel: grpc_testing.Channel,
     ids=["view behind", "rule broken", "no time"],
 )
 def test_a_query_is_not_repeated_where_that_does_not_help(
-    channel: grpc_testing.Channel, session: sync.Session, refusal: Answer, error: type[CallFailed]
+    channel: grpc_testing.Channel, session: Session, refusal: Answer, error: type[CallFailed]
 ) -> None:
     getting = FakeService(channel, GET, in_turn(refusal))
     with pytest.raises(error):
@@ -145,9 +145,7 @@ def test_a_query_is_not_repeated_where_that_does_not_help(
     assert len(getting.requests) == 1
 
 
-def test_a_future_is_typed_too_and_its_receipt_is_remembered(
-    channel: grpc_testing.Channel, session: sync.Session
-) -> None:
+def test_a_future_is_typed_too_and_its_receipt_is_remembered(channel: grpc_testing.Channel, session: Session) -> None:
     FakeService(channel, PLACE, in_turn(PLACED, PreconditionFailed([Violation("x", "y", "OUT_OF_STOCK")])), calls=2)
     placed: Any = session.commands.PlaceOrder.future(commands.PlaceOrderRequest())
     assert placed.result() == PLACED
@@ -160,7 +158,7 @@ def test_a_future_is_typed_too_and_its_receipt_is_remembered(
 
 
 def test_a_stream_gives_its_messages_and_ends_with_a_typed_error(
-    channel: grpc_testing.Channel, session: sync.Session
+    channel: grpc_testing.Channel, session: Session
 ) -> None:
     # The fake channel forgets what was not taken when the call ends.
     taken = threading.Event()
@@ -184,7 +182,7 @@ def test_a_stream_gives_its_messages_and_ends_with_a_typed_error(
 
 
 def test_a_service_without_an_address_is_named() -> None:
-    session = sync.Client(commands="127.0.0.1:1").session()
+    session = Client(commands="127.0.0.1:1").session()
     assert session.commands
     with pytest.raises(NoAddress, match="QueryService"):
         _ = session.queries
@@ -216,7 +214,7 @@ class RecordingChannel:
 
 def test_every_call_has_a_deadline_and_a_query_time_for_its_wait() -> None:
     channel: Any = RecordingChannel()
-    session = sync.Session(queries=channel, defaults=CallDefaults(timeout=4, wait_for_ready=True))
+    session = Session(queries=channel, defaults=CallDefaults(timeout=4, wait_for_ready=True))
     patient = queries.GetOrderDetailsRequest()
     patient.consistency.max_wait.FromSeconds(30)
     session.queries.GetOrderDetails(queries.GetOrderDetailsRequest())
@@ -232,7 +230,7 @@ def test_every_call_has_a_deadline_and_a_query_time_for_its_wait() -> None:
 def test_a_stream_has_no_deadline_and_waits_for_a_connection_as_calls_do() -> None:
     channel: Any = RecordingChannel()
     for defaults in (CallDefaults(timeout=4), CallDefaults(wait_for_ready=True)):
-        session = sync.Session(feed=channel, defaults=defaults)
+        session = Session(feed=channel, defaults=defaults)
         session.feed.Subscribe(feed.SubscribeRequest())
         session.feed.Subscribe(feed.SubscribeRequest(), timeout=1, wait_for_ready=False)
     given = {"timeout": 1, "wait_for_ready": False}
@@ -265,7 +263,7 @@ def test_a_further_try_has_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch
         return result
 
     channel.method.with_call = first_refused
-    sync.Session(queries=channel).queries.GetOrderDetails(queries.GetOrderDetailsRequest())
+    Session(queries=channel).queries.GetOrderDetails(queries.GetOrderDetailsRequest())
     first, second = (it["timeout"] for it in channel.method.options)
     assert first == 10
     assert 6.9 < second <= 7

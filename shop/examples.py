@@ -6,14 +6,14 @@ import sys
 import uuid
 from pathlib import Path
 
-from tandem.cli import sample
+from shop import sample
 
 _QUERY = "commerce.query.v1.QueryService/GetOrderDetails"
 _SALES = "commerce.query.v1.QueryService/GetSalesSummary"
 _COMMAND = "commerce.command.v1.CommandService/PlaceOrder"
 
 
-def lines(command_address: str, query_address: str, *, with_sample: bool) -> list[str]:
+def lines(command_address: str, query_address: str, with_sample: bool) -> list[str]:
     """With the sample's ids; without the sample only what needs no data."""
     grpcurl = f"{_grpcurl()} -plaintext"
     found = [f"{grpcurl} {command_address} list"]

@@ -1,7 +1,7 @@
 import json
 import shlex
 
-from tandem.cli import examples, sample
+from shop import examples, sample
 
 
 def test_the_lines_name_things_of_the_sample() -> None:

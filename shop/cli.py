@@ -1,0 +1,18 @@
+"""The `tandem` command, for the shop."""
+
+from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
+from commerce.projection.v1 import projection_service_pb2
+from shop import examples, sample
+from tandem.cli.domain import Domain
+from tandem.cli.main import application
+from tandem.cli.services import MODULES
+
+SHOP = Domain(
+    modules=MODULES,
+    projections=projection_service_pb2.DESCRIPTOR.services_by_name["ProjectionService"],
+    commands=CommandServiceStub,
+    sample=sample.generate,
+    examples=examples.lines,
+)
+
+app = application(SHOP)
