@@ -6,22 +6,14 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import psycopg
-from sqlalchemy import Column, Connection, Table
+from sqlalchemy import Column, Table
 
-from tandem.projection.fold import ViewChanges
+from tandem.projection.fold import FoundRows, ViewChanges
 from tandem.projection.projection import Projection
-from tandem.projection.rows import FoundRows
 from tandem.read_store.tables import change, projection, written_columns
 from tandem.runtime.arrays import Array, array, sql_type
 
 Driver = psycopg.Connection[Any]
-
-
-def driver_under(connection: Connection) -> Driver:
-    """psycopg's own connection: for transactions in autocommit mode, and what SQLAlchemy does not have."""
-    driver = connection.connection.dbapi_connection
-    assert isinstance(driver, psycopg.Connection)
-    return driver
 
 
 class Move(NamedTuple):

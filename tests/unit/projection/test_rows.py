@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.projection.fold import StoredRow, ViewChanges, ViewRow
-from tandem.projection.rows import FoundRows, RecentRows, RowSource
+from tandem.projection.fold import FoundRows, StoredRow, ViewChanges, ViewRow
+from tandem.projection.rows import RecentRows, RowSource
 
 ONE, TWO, THREE = (bytes([number]) for number in (1, 2, 3))
 
