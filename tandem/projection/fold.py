@@ -16,6 +16,9 @@ from tandem.projection.projection import Columns, Projection, Rule
 StoredRow = tuple[int, bytes]
 """Of a row before a batch: the position at which it began (0 in a view that does not ask for it), and its value."""
 
+FoundRows = dict[str, dict[bytes, StoredRow]]
+"""By view and key: rows that exist."""
+
 
 class ViewRow(NamedTuple):
     """A row after a batch.

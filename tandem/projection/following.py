@@ -38,15 +38,15 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.source import FeedSource
 from tandem.projection.cache_writer import CacheWriter
-from tandem.projection.fold import fold_steps, steps_of
+from tandem.projection.fold import FoundRows, fold_steps, steps_of
 from tandem.projection.ownership import OtherFeed, end_when_idle, hand_over_epochs, take_over, try_lock, unlock
 from tandem.projection.projection import Projection
-from tandem.projection.rows import FoundRows, NeededKeys, RowSource
+from tandem.projection.rows import NeededKeys, RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
-from tandem.projection.statements import Deposed, Move, driver_under, move_views, select_rows
+from tandem.projection.statements import Deposed, Move, move_views, select_rows
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import CHANNEL, change
-from tandem.runtime.database import create_database_engine, first_line, may_pass
+from tandem.runtime.database import create_database_engine, driver_under, first_line, may_pass
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
 
@@ -58,7 +58,7 @@ BATCH_SECONDS = Histogram(
     "Time from reading a batch to announcing it",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
-# Looked up once: `labels` takes longer than to set the value, and both are set with every batch.
+# Looked up once: `labels` takes 0.6 µs, and every batch sets both for each view.
 _position = cache(POSITION.labels)
 _projected = cache(PROJECTED.labels)
 
@@ -314,7 +314,7 @@ class Session:
         try:
             taken = take_over(self._connection, view, self._epoch)
         except OtherFeed as error:
-            log.error("a view cannot go on", view=view, position=0, error=str(error))
+            log.error("a view cannot go on", view=view, error=str(error))
             self._progress.states[view] = ViewState(Phase.HELD, error=str(error))
             return
         self._cache.begin(view, taken.cache_epochs)

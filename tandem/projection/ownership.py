@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from tandem.projection.statements import driver_under
 from tandem.read_store.cache import CacheEpochs
 from tandem.read_store.tables import projection
+from tandem.runtime.database import driver_under
 
 # The first half of the locks' names, ours among all advisory locks of the database; the second is the view's name.
 _LOCK_SPACE = 7_246_002

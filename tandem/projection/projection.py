@@ -5,6 +5,7 @@ Rules are pure functions of the domain: no SQL, no clock, no look-ups. An event 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import uuid_utils
@@ -57,7 +58,7 @@ class Projection:
     begins: frozenset[str] = frozenset()
     logged: bool = False
 
-    @property
+    @cached_property
     def view(self) -> str:
         """The view's name is its table's."""
         return self.table.name

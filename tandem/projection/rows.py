@@ -9,13 +9,10 @@ The newest state of a row is in the first of these that has it:
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from tandem.projection.fold import StoredRow, ViewChanges, ViewRow
+from tandem.projection.fold import FoundRows, StoredRow, ViewChanges, ViewRow
 
 # What a row takes in memory beside its value: its key, its entry in a dictionary, and the objects around.
 _ROW_BYTES = 300
-
-FoundRows = dict[str, dict[bytes, StoredRow]]
-"""By view and key: rows that exist."""
 
 SelectRows = Callable[[Mapping[str, Collection[bytes]]], FoundRows]
 """Those of the rows that are in the database, in one round trip. Raises psycopg.Error."""

@@ -6,22 +6,14 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import psycopg
-from sqlalchemy import Column, Connection, Table
+from sqlalchemy import Column, Table
 
-from tandem.projection.fold import ViewChanges
+from tandem.projection.fold import FoundRows, ViewChanges
 from tandem.projection.projection import Projection
-from tandem.projection.rows import FoundRows
 from tandem.read_store.tables import change, projection, written_columns
 from tandem.runtime.arrays import Array, array, sql_type
 
 Driver = psycopg.Connection[Any]
-
-
-def driver_under(connection: Connection) -> Driver:
-    """psycopg's own connection: for transactions in autocommit mode, and what SQLAlchemy does not have."""
-    driver = connection.connection.dbapi_connection
-    assert isinstance(driver, psycopg.Connection)
-    return driver
 
 
 class Move(NamedTuple):
@@ -66,7 +58,7 @@ def move_views(driver: Driver, epoch: uuid.UUID, moves: Sequence[Move]) -> None:
     parameters: list[Any] = [array("TEXT", views), array("BIGINT", before), array("BIGINT", after), epoch, len(moves)]
     parameters += [it for part in parts for it in part.arrays]
     cursor = driver.execute(_together(tuple(part.statement for part in parts)), parameters, prepare=True)
-    if cursor.fetchone() != (len(moves),):
+    if cursor.fetchone() is None:
         raise Deposed(f"{', '.join(views)}: moved by another projector")
 
 
@@ -97,21 +89,22 @@ def _arrays(columns: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> li
 def _together(statements: Sequence[str]) -> str:
     """Locks the views that are where they were read. If those are all, moves them and executes the statements.
 
-    `held` has a row only if all views match, and everything that writes joins it. It answers how many views it moved.
+    `held` has a row only if all views match, and everything that writes joins it. That row is the answer: how many
+    views were moved, which is all of them. No row means none.
     """
     parts = "".join(f", part{number} AS ({statement})" for number, statement in enumerate(statements))
-    return f"WITH matched AS ({_MATCH}), held AS ({_HOLD}), moved AS ({_MOVE}){parts} SELECT count(*) FROM moved"  # noqa: S608
+    return f"WITH matched AS ({_MATCH}), held AS ({_HOLD}), moved AS ({_MOVE}){parts} SELECT views FROM held"  # noqa: S608
 
 
 _MATCH = f"""
 SELECT p.view, v.after
 FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS v (view, before, after)
 JOIN {projection.fullname} AS p ON p.view = v.view
-WHERE p.position = v.before AND p.feed_epoch = %s FOR UPDATE OF p
+WHERE p.position = v.before AND p.feed_epoch = %s FOR NO KEY UPDATE OF p
 """  # noqa: S608 - only names of tables and columns are put in, here and below
-_HOLD = "SELECT FROM matched HAVING count(*) = %s"
+_HOLD = "SELECT count(*) AS views FROM matched HAVING count(*) = %s"
 _MOVE = f"""
-UPDATE {projection.fullname} AS p SET position = m.after FROM held, matched AS m WHERE p.view = m.view RETURNING p.view
+UPDATE {projection.fullname} AS p SET position = m.after FROM held, matched AS m WHERE p.view = m.view
 """  # noqa: S608
 
 

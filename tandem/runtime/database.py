@@ -150,6 +150,13 @@ def driver_of(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
         ) from error
 
 
+def driver_under(connection: Connection) -> psycopg.Connection[Any]:
+    """The driver's own connection, with its own errors: for an engine in autocommit mode."""
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, psycopg.Connection)
+    return driver
+
+
 @contextmanager
 def pipelined(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
     """As `driver_of`, and statements do not wait for each other's answers: together they are one round trip.

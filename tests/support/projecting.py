@@ -11,7 +11,8 @@ from projector.app import VIEWS
 from tandem.feed.events import FeedEvent
 from tandem.projection.fold import Steps, StoredRow, ViewChanges, fold_steps, steps_of
 from tandem.projection.projection import Projection
-from tandem.projection.statements import Move, driver_under, move_views, select_rows
+from tandem.projection.statements import Move, move_views, select_rows
+from tandem.runtime.database import driver_under
 
 PROJECTIONS, KINDS = VIEWS.projections, VIEWS.kinds
 

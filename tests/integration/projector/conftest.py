@@ -3,9 +3,10 @@
 import hashlib
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 import pytest
@@ -13,7 +14,6 @@ from grpc import aio
 from pydantic import SecretStr
 from sqlalchemy import Engine, select, text
 
-from command_server.storage.feed import StoredEvent, append, begin_epoch, stored
 from commerce.event.v1.event_pb2 import Event
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, Projection
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
@@ -25,6 +25,7 @@ from tandem.feed import table as feed
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
+from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.projection.settings import CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, node_client
@@ -33,7 +34,6 @@ from tandem.runtime.bulk import execute, inserted
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
-from tests.support.builders import NOW
 from tests.support.projecting import upsert
 from tests.support.stack import Databases, until
 
@@ -42,6 +42,15 @@ if TYPE_CHECKING:
     from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceAsyncStub
 
 Rows = dict[str, list[tuple[Any, ...]]]
+
+
+class Stored(NamedTuple):
+    """An event as it is stored."""
+
+    kind: str
+    payload: bytes
+    subject_id: str | None = None
+    envelope: bytes | None = None
 
 
 class Stores:
@@ -56,40 +65,50 @@ class Stores:
     def _engine(url: str) -> Engine:
         return create_database_engine(DatabaseSettings(url=SecretStr(url)), name="test", pool_size=5)
 
-    def append(self, events: Iterable[Event]) -> int:
-        """Commits events to the feed, as the command server does; returns the feed's head."""
-        return self.append_stored(self._sealed(events))
-
-    def append_stored(self, rows: list[StoredEvent]) -> int:
-        with self.write.begin() as connection:
-            return append(connection, rows, [])().base + len(rows)
-
-    def _sealed(self, events: Iterable[Event]) -> list[StoredEvent]:
-        """As the command server stores them; the customers they are about get keys."""
-        named = [(str(event.WhichOneof("kind")), event) for event in events]
-        customers = {customer for _, event in named if (customer := EVENTS.subject_of(event))}
-        keys = {customer: hashlib.sha256(customer.encode()).digest() for customer in customers}
-        with self.write.begin() as connection:
-            upsert(connection, feed.subject_key, keys.items())
-        return stored(named, keys)
+    def append(self, events: Iterable[Event], envelope: Envelope | None = None) -> int:
+        """Commits events to the feed, as a command server does; returns the feed's head."""
+        return self.append_stored(self._sealed(events, envelope))
 
     def append_unheard(self, events: Iterable[Event]) -> int:
         """As `append`, with a notification that is lost."""
-        sealed = self._sealed(events)
+        return self.append_stored(self._sealed(events), notify=False)
+
+    def append_stored(self, rows: Sequence[Stored], *, notify: bool = True) -> int:
         with self.write.begin() as connection:
-            base = read_head(connection).position
-            rows = [
-                (base + number, it.kind, NOW, it.payload, it.subject_id, it.envelope)
-                for number, it in enumerate(sealed, start=1)
+            base = connection.execute(
+                text(f"UPDATE {feed.feed_head.fullname} SET position = position + {len(rows)} RETURNING position")
+            ).scalar_one() - len(rows)
+            now = datetime.now(UTC)
+            stored = [
+                (position, it.kind, now, it.payload, it.subject_id, it.envelope)
+                for position, it in enumerate(rows, start=base + 1)
             ]
-            execute(connection, inserted(feed.event, rows))
-            head = base + len(rows)
-            connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {head}"))
-        return head
+            execute(connection, inserted(feed.event, stored))
+            if notify:
+                connection.execute(text(f"NOTIFY {feed.CHANNEL}"))
+        return int(base) + len(rows)
+
+    def _sealed(self, events: Iterable[Event], envelope: Envelope | None = None) -> list[Stored]:
+        """The data subjects that the events tell of get keys."""
+        listed = list(events)
+        subjects = {subject for event in listed if (subject := EVENTS.subject_of(event))}
+        keys = {subject: hashlib.sha256(subject.encode()).digest() for subject in subjects}
+        with self.write.begin() as connection:
+            upsert(connection, feed.subject_key, keys.items())
+        stored: list[Stored] = []
+        for event in listed:
+            subject = EVENTS.subject_of(event)
+            payload = (EVENTS.seal(event, keys[subject]) if subject else event).SerializeToString(deterministic=True)
+            written = None if envelope is None else envelope.SerializeToString()
+            stored.append(Stored(str(EVENTS.kind_in(event)), payload, subject, written))
+        return stored
 
     def new_feed_epoch(self) -> uuid.UUID:
-        with self.write.begin() as connection:
-            return begin_epoch(connection)
+        """As after a restore from a backup."""
+        epoch: uuid.UUID = self.run(
+            f"UPDATE {feed.feed_head.fullname} SET epoch = gen_random_uuid() RETURNING epoch", "write"
+        )
+        return epoch
 
     def events(self) -> list[FeedEvent]:
         with self.write.connect() as connection:

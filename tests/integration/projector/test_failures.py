@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from command_server.storage.feed import StoredEvent
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from commerce.query.v1.views_pb2 import ProductCard
 from shop.views import VIEWS
 from tandem.cli.child import StackError
 from tandem.cli.services import Service
 from tandem.cli.services import Stores as Urls
-from tests.integration.projector.conftest import Announcements, Project, Stores
+from tests.integration.projector.conftest import Announcements, Project, Stored, Stores
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.stack import until
@@ -67,7 +66,7 @@ async def test_an_event_of_a_kind_that_this_program_does_not_know_is_never_passe
     stores: Stores, project: Project
 ) -> None:
     stores.append([events.product_added()])
-    head = stores.append_stored([StoredEvent("order_returned", b"", None)])
+    head = stores.append_stored([Stored("order_returned", b"")])
     projector = await project()
     found = await projector.until_state(FAILED)
     assert {(it.position, it.lag_events) for it in found.values()} == {(head - 1, 1)}

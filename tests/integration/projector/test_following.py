@@ -9,10 +9,10 @@ from pydantic import SecretStr
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.views_pb2 import ProductCard
 from shop.views import VIEWS
-from tandem.projection.fold import ViewChanges, fold_steps
-from tandem.projection.rows import FoundRows, RowSource
-from tandem.projection.statements import driver_under, select_rows
-from tandem.runtime.database import create_database_engine
+from tandem.projection.fold import FoundRows, ViewChanges, fold_steps
+from tandem.projection.rows import RowSource
+from tandem.projection.statements import select_rows
+from tandem.runtime.database import create_database_engine, driver_under
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.projector.conftest import Announcements, Project, Rows, Stores
 from tests.support import events

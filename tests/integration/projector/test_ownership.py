@@ -1,9 +1,11 @@
 """G5, G7: one projector at a time writes a view, whoever dies, pauses or is deposed."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from commerce.query.v1.views_pb2 import ProductCard
@@ -16,10 +18,13 @@ from tests.integration.projector.conftest import Announcements, Project, Stores,
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.projecting import plan, store
-from tests.support.stack import Databases, Stack, until
+from tests.support.stack import Databases, Stack, until, wait_until
 
 RUNNING, STANDBY = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_STANDBY
 PRODUCT = identity("product", 1)
+SOMEBODY_WAITS = (
+    "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
 
 
 async def test_a_standby_waits_says_so_and_takes_over_after_a_clean_stop(
@@ -79,6 +84,50 @@ async def test_a_batch_of_which_one_view_was_moved_by_another_changes_none(store
         with pytest.raises(Deposed, match="product_card, product_search: moved by another projector"):
             store(connection, epoch, 0, 1, changes)
     assert (stores.rows(), stores.change_log(), stores.positions()) == before
+
+
+def test_a_batch_that_waited_while_one_of_its_views_was_moved_writes_nothing(stores: Stores) -> None:
+    """Between its snapshot and its locks, another projector moves one of the two views and commits."""
+    head = stores.append([events.product_added()])
+    epoch = stores.run("SELECT epoch FROM tandem_write.feed_head", "write")
+    views = ("product_card", "product_search")
+    for view in views:
+        stores.run(f"INSERT INTO tandem_read.projection VALUES ('{view}', '{epoch}', 0)")
+    with (
+        stores.read.connect() as another,
+        stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as ours,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        changes = {view: plan(ours, view, stores.events()) for view in views}
+        another.execute(text("UPDATE tandem_read.projection SET position = 1 WHERE view = 'product_search'"))
+        storing = thread.submit(store, ours, epoch, 0, head, changes)
+        wait_until(lambda: stores.run(SOMEBODY_WAITS), "the batch waits for the other projector")
+        another.commit()
+        with pytest.raises(Deposed):
+            storing.result()
+    assert not any(stores.rows().values())
+    assert stores.change_log() == []
+    assert stores.positions() == {"product_card": 0, "product_search": 1}
+    assert stores.run("SELECT count(content) FROM tandem_read.projection") == 0
+
+
+def test_a_batch_that_waited_while_something_else_of_its_view_was_changed_is_written(stores: Stores) -> None:
+    head = stores.append([events.product_added()])
+    epoch = stores.run("SELECT epoch FROM tandem_write.feed_head", "write")
+    stores.run(f"INSERT INTO tandem_read.projection VALUES ('product_card', '{epoch}', 0)")
+    with (
+        stores.read.connect() as another,
+        stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as ours,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        changes = {"product_card": plan(ours, "product_card", stores.events())}
+        another.execute(text("UPDATE tandem_read.projection SET cache_epochs = NULL"))
+        storing = thread.submit(store, ours, epoch, 0, head, changes)
+        wait_until(lambda: stores.run(SOMEBODY_WAITS), "the batch waits")
+        another.commit()
+        storing.result()
+    assert stores.positions() == {"product_card": head}
+    assert stores.value("product_card", PRODUCT)
 
 
 async def test_a_deposed_projector_starts_over_from_where_the_other_came_to(

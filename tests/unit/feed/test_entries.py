@@ -12,6 +12,7 @@ from shop.events import EVENTS
 from tandem.feed.events import FeedEvent
 from tandem.feed.live import EntryReader
 from tandem.feed.sealing import new_key
+from tandem.internal.v1.stored_pb2 import Envelope
 from tests.support import events
 from tests.support.builders import identity
 
@@ -94,3 +95,24 @@ def test_an_event_that_cannot_be_read_says_why_and_holds_nothing(stored: FeedEve
     entry = READER.entry_of(stored)
     assert why in entry.unreadable
     assert (entry.item, entry.ids) == (b"", frozenset())
+
+
+def test_an_entry_holds_the_envelope_and_what_it_says_of_correlation() -> None:
+    envelope = Envelope(actor="user-7", request_id="r", causation_id="c", correlation_id="p", traceparent="t")
+    stored = FeedEvent(
+        EVENTS, 1, "order_paid", events.order_paid().SerializeToString(), None, envelope.SerializeToString()
+    )
+    entry = READER.entry_of(stored)
+    assert item_of(entry.item).envelope.SerializeToString() == envelope.SerializeToString()
+    assert entry.correlation_id == "p"
+
+
+def test_the_event_that_erases_a_person_says_so() -> None:
+    [erased] = events.feed_events([events.customer_erased(3)])
+    assert READER.entry_of(erased).erases == identity("customer", 3)
+
+
+def test_an_event_that_erases_nobody_is_refused_when_it_is_wired() -> None:
+    for kind in ("price_changed", "no_such_event"):
+        with pytest.raises(ValueError, match="names a data subject"):
+            EntryReader(EVENTS, SubscribeResponse.DESCRIPTOR, erased_kind=kind)

@@ -8,10 +8,9 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
-from command_server.storage.feed import StoredEvent
 from commerce.feed.v1.feed_service_pb2 import GetHeadRequest, SubscribeRequest, SubscribeResponse
 from tandem.feed.token import Token, decode_token, encode_token
-from tests.integration.projector.conftest import Stores
+from tests.integration.projector.conftest import Stored, Stores
 from tests.integration.projector.feed_service.conftest import Refusal, ServeFeed, prices, refused
 from tests.support.follower import Follower, at, caught_up, feed_stub
 from tests.support.stack import until
@@ -103,7 +102,7 @@ async def test_an_event_that_cannot_be_read_ends_the_streams_that_want_it_right_
     server = await serve_feed()
     watching = await Follower(from_now=True).follow(server.stub, caught_up)
     stores.append(prices(3))
-    stores.append_stored([StoredEvent("of_a_newer_server", b"", None), StoredEvent("order_paid", b"\xff", None)])
+    stores.append_stored([Stored("of_a_newer_server", b""), Stored("order_paid", b"\xff")])
     stores.append(prices(3, first=6))
     others = Follower(from_beginning=True, event_types=["price_changed"])
     await others.follow(server.stub, at(8))

@@ -8,8 +8,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from commerce.feed.v1.feed_service_pb2 import GetHeadRequest
 from tandem.feed.token import decode_token, encode_token
-from tests.integration.projector.conftest import Stores
-from tests.integration.projector.feed_service.conftest import ServeFeed, prices
+from tandem.internal.v1.stored_pb2 import Envelope
+from tests.integration.projector.conftest import Stored, Stores
+from tests.integration.projector.feed_service.conftest import ServeFeed, prices, refused
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.events import a_history
@@ -116,6 +117,75 @@ async def test_a_follower_gets_the_types_and_the_aggregates_that_it_asked_for(
         await follower.follow(server.stub, at(len(HISTORY)))
         assert follower.positions == expected(kinds, {it.lower() for it in ids})
         assert follower.caught_up == 1
+
+
+def envelope_of(number: int) -> Envelope:
+    """Of one of three business processes."""
+    trace = f"00-{number:032x}-{number:016x}-01"
+    return Envelope(
+        actor="user-7",
+        request_id=f"request {number}",
+        causation_id=f"cause {number}",
+        correlation_id=f"process {number % 3}",
+        traceparent=trace,
+    )
+
+
+@pytest.mark.parametrize("where", ["in the database", "in memory"])
+async def test_events_come_with_their_envelopes_and_can_be_selected_by_correlation(
+    stores: Stores, serve_feed: ServeFeed, where: str
+) -> None:
+    server = await serve_feed()
+    waiting = await Follower(from_now=True).follow(server.stub, caught_up)
+    if where == "in the database":
+        await server.running.stop()
+    stores.append(HISTORY[:10])
+    head = 10
+    for number in range(1, 31):
+        head = stores.append(HISTORY[head : head + 5], envelope_of(number))
+    if where == "in memory":
+        await waiting.follow(server.stub, at(head))
+        assert [it.position for it in waiting.items] == list(range(1, head + 1)), "they are all in memory"
+    else:
+        server = await serve_feed()
+        waiting = await Follower(from_beginning=True).follow(server.stub, at(head))
+    assert not any(it.HasField("envelope") for it in waiting.items[:10]), "from before there were envelopes"
+    for item in waiting.items[10:]:
+        envelope = envelope_of((item.position - 10 + 4) // 5)
+        assert item.envelope.SerializeToString() == envelope.SerializeToString()
+
+    def expected(processes: set[str], kinds: set[str]) -> list[int]:
+        return [
+            item.position
+            for item in waiting.items
+            if item.envelope.correlation_id in processes and (not kinds or item.type in kinds)
+        ]
+
+    some_kinds = {item.type for item in waiting.items[10::3]}
+    for processes, kinds in (
+        ({"process 1"}, set()),
+        ({"process 0", "process 2"}, set()),
+        ({"process 2", "no such"}, some_kinds),
+        ({"no such"}, set()),
+    ):
+        follower = Follower(from_beginning=True, event_types=kinds, correlation_ids=processes)
+        await follower.follow(server.stub, at(head))
+        assert follower.positions == expected(processes, kinds)
+
+
+async def test_an_envelope_that_cannot_be_read_ends_the_streams_that_may_want_it(
+    stores: Stores, serve_feed: ServeFeed
+) -> None:
+    server = await serve_feed()
+    stores.append(prices(1), Envelope(correlation_id="one"))
+    stores.append_stored([Stored("price_changed", prices(1)[0].SerializeToString(), None, b"\xff")])
+    for filters in ({}, {"correlation_ids": ["one"]}):
+        follower = Follower(from_beginning=True, **filters)
+        end = await refused(follower.follow(server.stub, at(2)))
+        assert (end.reason, end.metadata) == ("EVENT_UNREADABLE", {"position": "2"})
+        assert follower.positions == [1]
+    others = Follower(from_beginning=True, event_types=["order_paid"], correlation_ids=["one"])
+    await others.follow(server.stub, at(2))
 
 
 async def test_heartbeats_carry_a_cursor_that_moves_over_what_was_not_asked_for(
