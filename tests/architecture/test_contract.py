@@ -10,9 +10,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from command_server.apply import CHANGES
-from command_server.catalogue import CATALOGUE
-from command_server.servicers import CommandServicer
+from command_server.app import DOMAIN
 from commerce.command.v1 import command_service_pb2
 from commerce.event.v1.event_pb2 import Event
 from commerce.feed.v1 import feed_service_pb2

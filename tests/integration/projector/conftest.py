@@ -12,8 +12,8 @@ import pytest
 from grpc import aio
 from pydantic import SecretStr
 from sqlalchemy import Engine, select, text
+from tandem.runtime.process import RunningApplication
 
-from command_server.storage.feed import StoredEvent, append, begin_epoch, stored
 from commerce.event.v1.event_pb2 import Event
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, Projection
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
@@ -21,6 +21,8 @@ from projector.app import build
 from projector.settings import CacheSettings, ChangeLogSettings, FollowSettings, Settings
 from shop.events import EVENTS
 from shop.views import VIEWS
+from tandem.commands.maintenance import begin_epoch
+from tandem.commands.receipts import StoredEvent, append, stored_events
 from tandem.feed import table as feed
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
@@ -30,7 +32,6 @@ from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, 
 from tandem.read_store.tables import CHANNEL, change, projection, written_columns
 from tandem.runtime.bulk import execute, inserted
 from tandem.runtime.database import create_database_engine
-from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 from tests.support.builders import NOW
 from tests.support.projecting import upsert
@@ -61,7 +62,8 @@ class Stores:
 
     def append_stored(self, rows: list[StoredEvent]) -> int:
         with self.write.begin() as connection:
-            return append(connection, rows, [])().base + len(rows)
+            _epoch, base = append(connection, rows, [])()
+            return base + len(rows)
 
     def _sealed(self, events: Iterable[Event]) -> list[StoredEvent]:
         """As the command server stores them; the customers they are about get keys."""
@@ -70,7 +72,7 @@ class Stores:
         keys = {customer: hashlib.sha256(customer.encode()).digest() for customer in customers}
         with self.write.begin() as connection:
             upsert(connection, feed.subject_key, keys.items())
-        return stored(named, keys)
+        return stored_events(EVENTS, named, [None] * len(named), keys)
 
     def append_unheard(self, events: Iterable[Event]) -> int:
         """As `append`, with a notification that is lost."""
