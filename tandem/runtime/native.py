@@ -86,7 +86,8 @@ class NativeTransport:
         self.calls: dict[int, _Call | _StreamCall] = {}
         """Under way, by the front's numbers. Who receives a call puts it in, who ends it takes it out."""
         # By the front's numbers of the methods.
-        self._routes: dict[int, tuple[Method, Worker] | StreamMethod] = {}
+        self._workers: dict[int, tuple[Method, Worker]] = {}
+        self._streams: dict[int, StreamMethod] = {}
         self._receiving = threading.Lock()
         # What the receiving thread is to answer inline yet, and what it is at.
         self._pending: deque[tuple[Worker, list[RemoteCall]]] = deque()
@@ -108,8 +109,10 @@ class NativeTransport:
     ) -> None:
         """workers, streams: by path, "/package.Service/Method". add_servicers: adds those of health and reflection."""
         self._loop = asyncio.get_running_loop()
-        paths = [*((path, False) for path in workers), *((path, True) for path in streams)]
-        self._routes = dict(zip(self.front.add_methods(paths), [*workers.values(), *streams.values()], strict=True))
+        numbers = self.front.add_methods([(path, False) for path in workers])
+        self._workers = dict(zip(numbers, workers.values(), strict=True))
+        numbers = self.front.add_methods([(path, True) for path in streams])
+        self._streams = dict(zip(numbers, streams.values(), strict=True))
         await self._start_behind(add_servicers)
         self.front.start()
         threading.Thread(target=self._receive, name="native-receive", daemon=True).start()
@@ -163,7 +166,7 @@ class NativeTransport:
 
     def _hand_on(self, events: Sequence[_Event], *, inline: bool) -> None:
         came_at = time.monotonic()
-        calls, routes = self.calls, self._routes
+        calls, workers = self.calls, self._workers
         limit = self._settings.max_message_bytes
         batches: defaultdict[Worker, list[RemoteCall]] = defaultdict(list)
         for event in events:
@@ -172,9 +175,9 @@ class NativeTransport:
                 if (cancelled := calls.get(call_id)) is not None:
                     cancelled.leave()
                 continue
-            route = routes[number]
-            if isinstance(route, StreamMethod):
-                self._open_stream(route, event, came_at)
+            route = workers.get(number)
+            if route is None:
+                self._open_stream(self._streams[number], event, came_at)
                 continue
             method, worker = route
             call = calls[call_id] = _Call(self, method, event, came_at)
@@ -204,9 +207,12 @@ class NativeTransport:
             self._inline = None
 
     def _next_pending(self) -> tuple[Worker, list[RemoteCall]] | None:
+        if not self._pending:
+            return None
         try:
             return self._pending.popleft()
         except IndexError:
+            # The other thread was faster.
             return None
 
     def _stand_in(self) -> None:
@@ -257,14 +263,12 @@ class NativeTransport:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             if sent == STREAM_CLOSED:
-                raise asyncio.CancelledError
+                call.cancel()
+                # Where the task meets it.
+                await asyncio.sleep(0)
 
         try:
             failure = await method.run(call, payload, write)
-        except asyncio.CancelledError:
-            # Where a handler has cancelled itself, there is a client to be told.
-            front.fail(call.call_id, _number(grpc.StatusCode.CANCELLED), "cancelled")
-            raise
         finally:
             self.calls.pop(call.call_id, None)
         if failure is None:
@@ -319,9 +323,9 @@ class _StreamCall(StreamCall):
 
     def leave(self) -> None:
         """The caller has gone. From any thread: the loop has been given the stream before."""
-        self._loop.call_soon_threadsafe(self._cancel)
+        self._loop.call_soon_threadsafe(self.cancel)
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
         assert self.task is not None, "started"
         self.task.cancel()
 
