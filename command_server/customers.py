@@ -12,7 +12,7 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.address_pb2 import Address, AddressBook, NamedAddress
 from tandem.commands.domain import Changes, Command, CommandKind
-from tandem.commands.rules import Id, check_version, must_be_new, not_found, refuse, timestamp
+from tandem.commands.rules import Id, check_version, must_be_new, not_found, refusal, timestamp
 from tandem.commands.write_model import Aggregate, Keys, Part, States
 from tandem.feed.table import SCHEMA, metadata
 from tandem.runtime.bulk import Row
@@ -138,7 +138,7 @@ def update_address(request: commands.UpdateAddressRequest, command: Command, sta
     default = customer.default_address
     name = request.address_name or (default.name if default else FIRST_ADDRESS)
     if len(customer.addresses) >= MAX_ADDRESSES and customer.address_named(name) is None:
-        raise refuse("ADDRESS_LIMIT", f"customers/{customer.id}", f"a customer has at most {MAX_ADDRESSES} addresses")
+        raise refusal("ADDRESS_LIMIT", f"customers/{customer.id}", f"a customer has at most {MAX_ADDRESSES} addresses")
     return [
         events.AddressUpdated(
             customer_id=customer.id,
@@ -153,10 +153,10 @@ def remove_address(request: commands.RemoveAddressRequest, command: Command, sta
     customer = _existing(request, command, states)
     subject = f"customers/{customer.id}"
     if customer.address_named(request.address_name) is None:
-        raise refuse("ADDRESS_UNKNOWN", subject, "the customer has no address of this name")
+        raise refusal("ADDRESS_UNKNOWN", subject, "the customer has no address of this name")
     default = customer.default_address
     if default is not None and default.name == request.address_name and len(customer.addresses) > 1:
-        raise refuse("DEFAULT_ADDRESS", subject, "make another address the default one first")
+        raise refusal("DEFAULT_ADDRESS", subject, "make another address the default one first")
     return [
         events.AddressRemoved(
             customer_id=customer.id,
@@ -187,7 +187,7 @@ def _existing(request: Message, command: Command, states: States) -> Customer:
     if customer is None:
         raise not_found("customer", command.subject_id)
     if customer.erased:
-        raise refuse("CUSTOMER_ERASED", f"customers/{customer.id}", "the customer was erased")
+        raise refusal("CUSTOMER_ERASED", f"customers/{customer.id}", "the customer was erased")
     check_version(request, customer.version)
     return customer
 

@@ -35,7 +35,7 @@ from tandem.commands.rules import (
     id_of,
     must_be_new,
     not_found,
-    refuse,
+    refusal,
     timestamp,
 )
 from tandem.commands.write_model import Aggregate, Keys, Part, Reference, States
@@ -243,7 +243,7 @@ def pay_order(request: commands.PayOrderRequest, command: Command, states: State
     order = _existing(command, states)
     check_version(request, order.version)
     if order.status != OrderStatus.ORDER_STATUS_PLACED:
-        raise refuse("ORDER_NOT_PLACED", f"orders/{order.id}", f"only a placed order is paid; it is {_name(order)}")
+        raise refusal("ORDER_NOT_PLACED", f"orders/{order.id}", f"only a placed order is paid; it is {_name(order)}")
     return [
         events.OrderPaid(
             order_id=order.id,
@@ -258,7 +258,7 @@ def ship_order(request: commands.ShipOrderRequest, command: Command, states: Sta
     order = _existing(command, states)
     check_version(request, order.version)
     if order.status != OrderStatus.ORDER_STATUS_PAID:
-        raise refuse("ORDER_NOT_PAID", f"orders/{order.id}", f"only a paid order is shipped; it is {_name(order)}")
+        raise refusal("ORDER_NOT_PAID", f"orders/{order.id}", f"only a paid order is shipped; it is {_name(order)}")
     return [
         events.OrderShipped(
             order_id=order.id,
@@ -274,7 +274,7 @@ def deliver_order(request: commands.DeliverOrderRequest, command: Command, state
     order = _existing(command, states)
     check_version(request, order.version)
     if order.status != OrderStatus.ORDER_STATUS_SHIPPED:
-        raise refuse(
+        raise refusal(
             "ORDER_NOT_SHIPPED", f"orders/{order.id}", f"only a shipped order is delivered; it is {_name(order)}"
         )
     return [
@@ -293,14 +293,14 @@ def change_shipping_address(
     check_version(request, order.version)
     if order.status not in _NOT_SHIPPED:
         description = f"only an unshipped order can go elsewhere; it is {_name(order)}"
-        raise refuse("ORDER_NOT_READDRESSABLE", f"orders/{order.id}", description)
+        raise refusal("ORDER_NOT_READDRESSABLE", f"orders/{order.id}", description)
     customer = states[CUSTOMERS][order.customer_id]
     subject = f"customers/{customer.id}"
     if customer.erased:
-        raise refuse("CUSTOMER_ERASED", subject, "the customer was erased")
+        raise refusal("CUSTOMER_ERASED", subject, "the customer was erased")
     address = customer.address_named(request.address_name) if request.address_name else request.address
     if address is None:
-        raise refuse("ADDRESS_UNKNOWN", subject, "the customer has no address of this name")
+        raise refusal("ADDRESS_UNKNOWN", subject, "the customer has no address of this name")
     personal = events.PersonalData()
     _address(personal, address, customer)
     return [
@@ -317,7 +317,7 @@ def cancel_order(request: commands.CancelOrderRequest, command: Command, states:
     order = _existing(command, states)
     check_version(request, order.version)
     if order.status not in _NOT_SHIPPED:
-        raise refuse(
+        raise refusal(
             "ORDER_NOT_CANCELLABLE", f"orders/{order.id}", f"only an unshipped order is cancelled; it is {_name(order)}"
         )
     lines = states[LINES][order.id]

@@ -12,7 +12,7 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from tandem.commands.domain import Changes, Command, CommandKind
-from tandem.commands.rules import Id, check_version, must_be_new, not_found, refuse
+from tandem.commands.rules import Id, check_version, must_be_new, not_found, refusal
 from tandem.commands.write_model import Aggregate, States
 from tandem.feed.table import metadata
 from tandem.runtime.bulk import Row
@@ -188,7 +188,7 @@ def change_price(request: commands.ChangePriceRequest, command: Command, states:
     product = _existing(command, states)
     check_version(request, product.version)
     if request.price.currency_code != product.currency:
-        raise refuse("CURRENCY_MISMATCH", f"products/{product.id}", f"its prices are in {product.currency}")
+        raise refusal("CURRENCY_MISMATCH", f"products/{product.id}", f"its prices are in {product.currency}")
     return [events.PriceChanged(product_id=product.id, version=product.version + 1, price=request.price)]
 
 
@@ -196,9 +196,9 @@ def adjust_stock(request: commands.AdjustStockRequest, command: Command, states:
     product = _existing(command, states)
     check_version(request, product.version)
     if product.stock + request.delta < 0:
-        raise refuse("OUT_OF_STOCK", f"products/{product.id}", f"only {product.stock} are left")
+        raise refusal("OUT_OF_STOCK", f"products/{product.id}", f"only {product.stock} are left")
     if product.stock + request.delta > MAX_STOCK:
-        raise refuse("STOCK_LIMIT", f"products/{product.id}", f"more than {MAX_STOCK} cannot be in stock")
+        raise refusal("STOCK_LIMIT", f"products/{product.id}", f"more than {MAX_STOCK} cannot be in stock")
     return [events.StockAdjusted(product_id=product.id, version=product.version + 1, delta=request.delta)]
 
 
@@ -206,7 +206,7 @@ def discontinue_product(request: commands.DiscontinueProductRequest, command: Co
     product = _existing(command, states)
     check_version(request, product.version)
     if product.discontinued:
-        raise refuse("ALREADY_DISCONTINUED", f"products/{product.id}", "it is no longer sold already")
+        raise refusal("ALREADY_DISCONTINUED", f"products/{product.id}", "it is no longer sold already")
     return [events.ProductDiscontinued(product_id=product.id, version=product.version + 1)]
 
 

@@ -37,7 +37,7 @@ from tandem.commands.rules import (
     id_of,
     must_be_new,
     not_found,
-    refuse,
+    refusal,
     timestamp,
 )
 from tandem.commands.write_model import Aggregate, Keys, States
@@ -185,14 +185,14 @@ def start_subscription(request: commands.StartSubscriptionRequest, command: Comm
     customer = states[CUSTOMERS].get(id_of(request.customer_id))
     subject = f"customers/{request.customer_id}"
     if customer is None:
-        raise refuse("CUSTOMER_UNKNOWN", subject, "the customer is not known")
+        raise refusal("CUSTOMER_UNKNOWN", subject, "the customer is not known")
     if customer.erased:
-        raise refuse("CUSTOMER_ERASED", subject, "the customer was erased")
+        raise refusal("CUSTOMER_ERASED", subject, "the customer was erased")
     started = request.started_at.ToDatetime(tzinfo=UTC) if request.HasField("started_at") else command.now
     count, months = request.period_count or 1, request.period_months
     if count > 1 and months_later(started, (count - 2) * months, started.day) > command.now:
         description = f"no more than the period under way and one ahead can be paid for; {count} periods are too many"
-        raise refuse("RENEWAL_TOO_EARLY", f"subscriptions/{command.subject_id}", description)
+        raise refusal("RENEWAL_TOO_EARLY", f"subscriptions/{command.subject_id}", description)
     return [
         events.SubscriptionStarted(
             subscription_id=command.subject_id,
@@ -214,7 +214,7 @@ def change_subscription_plan(
 ) -> list[Message]:
     subscription = _running(request, command, states)
     if request.price.currency_code != subscription.currency:
-        raise refuse("CURRENCY_MISMATCH", _name(subscription), f"its prices are in {subscription.currency}")
+        raise refusal("CURRENCY_MISMATCH", _name(subscription), f"its prices are in {subscription.currency}")
     return [
         events.SubscriptionPlanChanged(
             **_identity(subscription), plan=request.plan, price=request.price, period_months=request.period_months
@@ -225,10 +225,10 @@ def change_subscription_plan(
 def renew_subscription(request: commands.RenewSubscriptionRequest, command: Command, states: States) -> list[Message]:
     subscription = _running(request, command, states)
     if subscription.status == SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING:
-        raise refuse("SUBSCRIPTION_CANCELING", _name(subscription), "it ends with its period; resume it first")
+        raise refusal("SUBSCRIPTION_CANCELING", _name(subscription), "it ends with its period; resume it first")
     if subscription.period_start > command.now:
         description = f"the period that begins at {subscription.period_start.isoformat()} is paid for already"
-        raise refuse("RENEWAL_TOO_EARLY", _name(subscription), description)
+        raise refusal("RENEWAL_TOO_EARLY", _name(subscription), description)
     end = months_later(subscription.period_end, subscription.period_months, subscription.anchor_day)
     return [
         events.SubscriptionRenewed(
@@ -247,7 +247,7 @@ def cancel_subscription(request: commands.CancelSubscriptionRequest, command: Co
     if request.when == commands.CANCELLATION_TIME_AT_ONCE:
         return [_cancelled(subscription, command.now, request.reason or subscription.cancellation_reason)]
     if subscription.status == SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING:
-        raise refuse("SUBSCRIPTION_CANCELING", _name(subscription), "it ends with its period already")
+        raise refusal("SUBSCRIPTION_CANCELING", _name(subscription), "it ends with its period already")
     return [
         events.SubscriptionCancellationScheduled(
             **_identity(subscription), ends_at=timestamp(subscription.period_end), reason=request.reason
@@ -258,9 +258,9 @@ def cancel_subscription(request: commands.CancelSubscriptionRequest, command: Co
 def resume_subscription(request: commands.ResumeSubscriptionRequest, command: Command, states: States) -> list[Message]:
     subscription = _running(request, command, states)
     if subscription.status != SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING:
-        raise refuse("SUBSCRIPTION_NOT_CANCELING", _name(subscription), "nothing is to be taken back")
+        raise refusal("SUBSCRIPTION_NOT_CANCELING", _name(subscription), "nothing is to be taken back")
     if subscription.period_end <= command.now:
-        raise refuse("SUBSCRIPTION_ENDED", _name(subscription), "its last period is over")
+        raise refusal("SUBSCRIPTION_ENDED", _name(subscription), "its last period is over")
     return [events.SubscriptionResumed(**_identity(subscription))]
 
 
@@ -268,7 +268,7 @@ def end_subscription(request: EndSubscriptionRequest, command: Command, states: 
     """Ends a subscription whose period is over. The version in the request is the one that was found to be due."""
     subscription = _running(request, command, states)
     if subscription.period_end > command.now:
-        raise refuse("PERIOD_NOT_OVER", _name(subscription), "its period is not over")
+        raise refusal("PERIOD_NOT_OVER", _name(subscription), "its period is not over")
     if subscription.status == SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING:
         return [_cancelled(subscription, subscription.period_end, subscription.cancellation_reason)]
     return [events.SubscriptionLapsed(**_identity(subscription), ended_at=timestamp(subscription.period_end))]
@@ -284,7 +284,7 @@ def _running(request: Message, command: Command, states: States) -> Subscription
         raise not_found("subscription", command.subject_id)
     check_version(request, subscription.version)
     if subscription.status in ENDED:
-        raise refuse("SUBSCRIPTION_ENDED", _name(subscription), "it has ended; start a new one")
+        raise refusal("SUBSCRIPTION_ENDED", _name(subscription), "it has ended; start a new one")
     return subscription
 
 

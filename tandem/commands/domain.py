@@ -115,11 +115,18 @@ class Domain:
         self.kinds = {it.request: it for it in kinds}
         self.changes = {event: change for it in changes for event, change in it.items()}
         self._checker = checker
-        rpcs = [method.input_type.name for method in service.methods]
-        ours = [it.request.DESCRIPTOR.name for it in kinds if it.request.DESCRIPTOR.file is service.file]
-        _must_match(f"RPCs of {service.full_name}", rpcs, "kinds of commands", ours)
-        changed = [events.kind_of(event) for it in changes for event in it]
-        _must_match(f"events of {events.message.DESCRIPTOR.full_name}", events.kinds, "changes of the states", changed)
+        _must_match(
+            f"RPCs of {service.full_name}",
+            [method.input_type.name for method in service.methods],
+            f"kinds of commands in {_modules(it.decide for it in kinds)}",
+            [it.request.DESCRIPTOR.name for it in kinds if it.request.DESCRIPTOR.file is service.file],
+        )
+        _must_match(
+            f"events of {events.message.DESCRIPTOR.full_name}",
+            events.kinds,
+            f"changes in {_modules(change for it in changes for change in it.values())}",
+            [events.kind_of(event) for it in changes for event in it],
+        )
         _must_match(
             "aggregates of commands",
             {it.aggregate.name for it in kinds},
@@ -187,6 +194,11 @@ def _response_of(request: type[Message]) -> type[Message]:
             if method.input_type.full_name == name:
                 return message_factory.GetMessageClass(method.output_type)
     raise ValueError(f"no RPC takes {name}, and no response is given for it")
+
+
+def _modules(functions: Iterable[Callable[..., Any]]) -> str:
+    """Where they are written, for whoever must add one."""
+    return ", ".join(sorted({repr(it.__module__) for it in functions}))
 
 
 def _must_match(names: str, expected: Collection[str], others: str, found: Sequence[str]) -> None:

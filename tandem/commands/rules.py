@@ -43,7 +43,7 @@ def check_version(request: Message, current: int) -> None:
             )
 
 
-def refuse(kind: str, subject: str, description: str) -> PreconditionFailed:
+def refusal(kind: str, subject: str, description: str) -> PreconditionFailed:
     """A refusal for one broken rule. `kind` is the rule in UPPER_SNAKE, `subject` the resource's name."""
     return PreconditionFailed([Violation(subject, description, kind)])
 

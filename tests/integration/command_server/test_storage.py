@@ -1,10 +1,13 @@
 """The write database's schema and the feed's table."""
 
 import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from command_server.app import DOMAIN, MIGRATIONS
 from command_server.customers import CUSTOMERS
@@ -15,10 +18,11 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from shop.events import EVENTS
+from tandem.commands.batch import decide_batch
 from tandem.commands.executor import create_executor_engine
 from tandem.commands.maintenance import begin_epoch, ensure_partition
 from tandem.commands.receipts import StoredEvent, append
-from tandem.commands.write_model import Keys
+from tandem.commands.write_model import Keys, States
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
@@ -26,6 +30,7 @@ from tandem.runtime.database import migrate, newest_revision
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all
 from tests.support.builders import (
     add_product,
+    command,
     identity,
     place_order,
     register_customer,
@@ -195,3 +200,32 @@ def test_what_a_thread_asks_for_is_planned_once_however_much_it_is(database: Wri
     engine.dispose()
     assert len(found) == 5
     assert all(it.custom_plans == 0 < it.generic_plans for it in found), found
+
+
+def test_servers_that_create_the_same_things_in_opposite_order_do_not_deadlock(database: WriteDatabase) -> None:
+    """One of them finds that they are there already, which is what a repeated batch is for."""
+    with database.engine.begin() as connection:
+        # A slow insert: both have begun before one is through.
+        connection.execute(
+            text(
+                "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$"
+            )
+        )
+        connection.execute(
+            text(f"CREATE TRIGGER slow BEFORE INSERT ON {feed.SCHEMA}.product FOR EACH ROW EXECUTE FUNCTION slow()")
+        )
+
+    def create(numbers: Sequence[int]) -> str | None:
+        made = decide_batch(DOMAIN, [command(add_product(number)) for number in numbers], States(), {}).states
+        try:
+            with database.engine.begin() as connection:
+                DOMAIN.model.save(connection, States(), made)
+        except DBAPIError as error:
+            return type(error.orig).__name__
+        return None
+
+    numbers = range(1, 9)
+    with ThreadPoolExecutor(2) as servers:
+        failures = list(servers.map(create, (numbers, numbers[::-1])))
+    assert sorted(failures, key=str) == [None, "UniqueViolation"]
