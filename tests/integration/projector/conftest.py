@@ -12,7 +12,6 @@ import pytest
 from grpc import aio
 from pydantic import SecretStr
 from sqlalchemy import Engine, select, text
-from tandem.runtime.process import RunningApplication
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, Projection
@@ -32,6 +31,7 @@ from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, 
 from tandem.read_store.tables import CHANNEL, change, projection, written_columns
 from tandem.runtime.bulk import execute, inserted
 from tandem.runtime.database import create_database_engine
+from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 from tests.support.builders import NOW
 from tests.support.projecting import upsert

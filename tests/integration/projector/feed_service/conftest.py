@@ -10,11 +10,11 @@ from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
 from pydantic import SecretStr
-from tandem.runtime.process import RunningApplication
 
 from commerce.event.v1.event_pb2 import Event
 from projector.app import build
 from projector.settings import FeedServiceSettings, Settings
+from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 from tests.integration.projector.conftest import Stores
 from tests.support import events
