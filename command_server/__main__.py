@@ -7,10 +7,10 @@ from sqlalchemy.exc import DBAPIError
 
 from command_server.app import MIGRATIONS, build
 from command_server.settings import Settings
-from command_server.storage.feed import begin_epoch
+from tandem.commands.maintenance import begin_epoch
 from tandem.feed.table import SCHEMA
 from tandem.runtime.database import create_database_engine, migrate
-from tandem.runtime.process import run
+from tandem.runtime.server import run
 from tandem.runtime.settings import SettingsError, load
 from tandem.runtime.telemetry import configure_logging
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,16 +9,18 @@ from datetime import UTC, datetime, timedelta
 from prometheus_client import Counter
 from sqlalchemy import Engine
 
-from command_server.executor import Executor
-from command_server.servicers import command_of
 from command_server.settings import SubscriptionSettings
-from command_server.storage.subscriptions import Due, find_due
+from command_server.subscriptions import Due, find_due
 from commerce.internal.v1.stored_pb2 import EndSubscriptionRequest
+from tandem.runtime.call import LocalCall, Method, Stage
 from tandem.runtime.errors import Overloaded, TandemError, Unavailable
 from tandem.runtime.telemetry import log
 
 ENDED = Counter("tandem_subscriptions_ended_total", "Subscriptions that this server ended because their time had come")
 
+ACTOR = "expiry"
+"""Who ended them, as the envelopes of the events say."""
+_METHOD = Method("EndSubscription", EndSubscriptionRequest)
 _DEADLINE_SECONDS = 30.0
 # The namespace of the request ids: the same version of a subscription gives the same id on every command server.
 _NAMESPACE = uuid.UUID("0a6a7d52-8f0e-5a55-9b0c-3c6f3b1d9a41")
@@ -28,7 +29,7 @@ _NAMESPACE = uuid.UUID("0a6a7d52-8f0e-5a55-9b0c-3c6f3b1d9a41")
 class Expiry:
     """A Component. Several servers may run it at the same time: each end is a command with one request_id."""
 
-    def __init__(self, engine: Engine, executor: Executor, settings: SubscriptionSettings) -> None:
+    def __init__(self, engine: Engine, executor: Stage, settings: SubscriptionSettings) -> None:
         self._engine = engine
         self._executor = executor
         self._settings = settings
@@ -72,21 +73,24 @@ class Expiry:
 
     async def _end(self, due: Due) -> bool:
         """Whether this call ended it. Raises Unavailable and Overloaded; any other failure concerns this one alone."""
+        found = f"{due.subscription_id}/{due.version}"
         request = EndSubscriptionRequest(
-            request_id=str(uuid.uuid5(_NAMESPACE, f"{due.subscription_id}/{due.version}")),
-            subscription_id=str(due.subscription_id),
+            request_id=str(uuid.uuid5(_NAMESPACE, found)),
+            subscription_id=due.subscription_id,
             expected_version=due.version,
         )
-        command = command_of(request, datetime.now(UTC))
+        metadata = (("tandem-actor", ACTOR), ("tandem-causation-id", found))
+        call = LocalCall(_METHOD, request, seconds=_DEADLINE_SECONDS, metadata=metadata)
+        self._executor.put_all([call])
         try:
-            receipt = await self._executor.submit(command, time.monotonic() + _DEADLINE_SECONDS)
+            response = await asyncio.wrap_future(call.future)
         except (Unavailable, Overloaded):
             raise
         except TandemError as refusal:
             # Renewed, cancelled, or ended by another server since it was found.
-            log.debug("a subscription is not to be ended", subscription=str(due.subscription_id), reason=refusal.reason)
+            log.debug("a subscription is not to be ended", subscription=due.subscription_id, reason=refusal.reason)
             return False
         except Exception as error:
-            log.error("a subscription cannot be ended", subscription=str(due.subscription_id), error=repr(error)[:500])
+            log.error("a subscription cannot be ended", subscription=due.subscription_id, error=repr(error)[:500])
             return False
-        return not receipt.replayed
+        return not response.receipt.replayed

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import psycopg
@@ -23,10 +22,11 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, event
 
 from benchmarks.measure import Sample
-from command_server.executor import Executor, create_lanes_engine
-from command_server.servicers import command_of
-from command_server.settings import ExecutorSettings
+from command_server.app import DOMAIN
+from tandem.commands.executor import Executor, create_executor_engine
+from tandem.commands.settings import ExecutorSettings
 from tandem.feed.table import SCHEMA
+from tandem.runtime.call import LocalCall, Method
 from tandem.runtime.settings import DatabaseSettings
 
 # What is in the write database of a shop that sold something; compared after the replay.
@@ -115,14 +115,14 @@ def store(url: str, requests: Sequence[Message]) -> None:
 
 async def _store(engine: Engine, requests: Sequence[Message], batch_size: int) -> None:
     """All of them, in batches of exactly this size: they wait already when the executor starts."""
-    settings = ExecutorSettings(lanes=1, max_batch=batch_size, max_waiting=max(1, len(requests)))
-    executor = Executor(engine, settings)
-    now = datetime.now(UTC)
-    waiting = [asyncio.ensure_future(executor.submit(command_of(it, now), math.inf)) for it in requests]
-    await asyncio.sleep(0)  # each has submitted
+    settings = ExecutorSettings(threads=1, max_batch=batch_size, max_waiting=max(1, len(requests)))
+    executor = Executor(engine, DOMAIN, settings)
+    methods = {it: Method(it.DESCRIPTOR.name, it) for it in {type(request) for request in requests}}
+    calls = [LocalCall(methods[type(it)], it, seconds=math.inf) for it in requests]
+    executor.put_all(calls)
     await executor.start()
     try:
-        await asyncio.gather(*waiting)
+        await asyncio.gather(*(asyncio.wrap_future(it.future) for it in calls))
     finally:
         await executor.stop()
 
@@ -185,7 +185,7 @@ def _counts(connection: "psycopg.Connection[Any]") -> tuple[Any, ...]:
 @contextmanager
 def _engine(url: str) -> Iterator[Engine]:
     """As the command server's own: the session's settings and the driver's are part of what is measured."""
-    engine = create_lanes_engine(DatabaseSettings(url=SecretStr(url)), 1)
+    engine = create_executor_engine(DatabaseSettings(url=SecretStr(url)), 1)
     try:
         yield engine
     finally:

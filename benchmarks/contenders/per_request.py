@@ -28,7 +28,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.types import Uuid
 
-from command_server.storage.tables import customer, customer_order, order_line, product, receipt
+from command_server.customers import customer_table as customer
+from command_server.orders import line_table as order_line
+from command_server.orders import order_table as customer_order
+from command_server.products import product_table as product
 from commerce.command.v1.command_service_pb2 import PlaceOrderRequest, PlaceOrderResponse
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceServicer, add_CommandServiceServicer_to_server
 from commerce.event.v1.event_pb2 import Event, OrderLine, OrderPlaced, PersonalData
@@ -36,6 +39,7 @@ from commerce.type.v1.address_pb2 import Address, AddressBook
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from commerce.type.v1.receipt_pb2 import CommandReceipt
+from tandem.commands.receipts import receipt
 from tandem.feed.table import SCHEMA, event, feed_head
 
 POSITIONS = Sequence("benchmark_position", schema=SCHEMA, data_type=BigInteger)

@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def of_a_batch(world: World, plan: Plan) -> Iterator[str]:
-    """Of a batch in a lane of the command server, under the load of the benchmark of writes."""
+    """Of a batch in a thread of the command server, under the load of the benchmark of writes."""
     server = world.stack.command_server
     tandem = writes.Tandem(world, plan)
     with _marked(world, server) as file:
@@ -57,7 +57,7 @@ def of_a_batch(world: World, plan: Plan) -> Iterator[str]:
     yield ""
     yield f"PlaceOrder, {plan.in_flight} in flight: {sample.rate:,.0f} orders/s, in batches of {size:.0f}"
     yield f"  processor time an order, microseconds: {spent}; in all {busy:.2f} processors' time"
-    yield f"  {'a batch in one lane, milliseconds':40}{'all':>8}{'processor':>12}"
+    yield f"  {'a batch in one thread, milliseconds':40}{'all':>8}{'processor':>12}"
     for what, it in _in_order(server, taken):
         yield f"    {what:38}{1e3 * it.seconds / batches:>8.2f}{1e3 * it.cpu / batches:>12.2f}"
 

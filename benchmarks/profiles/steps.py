@@ -27,13 +27,12 @@ def _folds(projection: Any, *_others: Any) -> str:
 
 OF: dict[str, tuple[Step, ...]] = {
     "command_server": (
-        Step("command_server.executor", "_Turn.begin", "waits for its turn"),
-        Step("command_server.executor", "take_together", "waits for commands"),
-        Step("command_server.executor", "find_receipts", "asks for rows"),
-        Step("command_server.executor", "decide_batch", "decides", before="waits for rows"),
-        Step("command_server.executor", "append", "makes rows, seals events, sends"),
-        Step("command_server.executor", "Executor._store_once", COMMITS),
-        Step("command_server.executor", "Executor._answer", ANSWERS),
+        Step("tandem.runtime.worker", "Worker._take", "waits for commands and its turn"),
+        Step("tandem.commands.executor", "find_receipts", "reads requests, asks for rows"),
+        Step("tandem.commands.executor", "decide_batch", "decides", before="waits for rows"),
+        Step("tandem.commands.executor", "append", "makes rows, seals events, sends"),
+        Step("tandem.commands.executor", "_Storing._store_once", COMMITS),
+        Step("tandem.commands.executor", "_Storing.answer", ANSWERS),
     ),
     "projector": (
         Step("tandem.feed.source", "FeedSource.wait", "the projector wakes"),

@@ -13,11 +13,7 @@ from pydantic import SecretStr
 
 import projector.app
 import projector.settings
-from command_server.apply import CHANGES
-from command_server.catalogue import CATALOGUE
-from command_server.servicers import CommandServicer
-from commerce.command.v1 import command_service_pb2
-from commerce.event.v1.event_pb2 import Event
+from command_server.app import DOMAIN
 from commerce.query.v1 import query_service_pb2
 from query_server.by_id import MANY_ROWS, ONE_ROW
 from query_server.servicers import QueryServicer
@@ -33,7 +29,6 @@ GEN = ROOT / "gen"
 SERVED: dict[str, tuple[ServiceDescriptor, type]] = {
     it[0].full_name: it
     for it in (
-        (command_service_pb2.DESCRIPTOR.services_by_name["CommandService"], CommandServicer),
         (query_service_pb2.DESCRIPTOR.services_by_name["QueryService"], QueryServicer),
     )
 }
@@ -90,20 +85,6 @@ def test_every_event_changes_a_view_or_is_listed_as_ignored() -> None:
     )
 
 
-def test_every_event_changes_the_write_model_and_says_how() -> None:
-    events = {type(getattr(Event(), kind)) for kind in EVENTS.kinds}
-    assert events - set(CHANGES) == set(), "say in command_server/apply.py what these events change, and in its table"
-    assert set(CHANGES) - events == set(), "in command_server/apply.py and not in commerce/event/v1/event.proto"
-
-
-def test_every_command_is_in_the_catalogue() -> None:
-    service = command_service_pb2.DESCRIPTOR.services_by_name["CommandService"]
-    public = {it.DESCRIPTOR.name for it in CATALOGUE if it.DESCRIPTOR.file.package == "commerce.command.v1"}
-    requests = {method.input_type.name for method in service.methods}
-    assert requests - public == set(), "commands without a row in command_server/catalogue.py"
-    assert public - requests == set(), "rows of command_server/catalogue.py that no RPC takes"
-
-
 def test_every_view_has_a_table_and_every_table_a_projection() -> None:
     assert set(PROJECTIONS) - set(VIEWS) == set(), "views without a table in VIEWS of shop/views.py"
     assert set(VIEWS) - set(PROJECTIONS) == set(), "tables without a projection in VIEWS of projector/app.py"
@@ -119,7 +100,7 @@ def test_every_views_table_is_made_by_a_migration() -> None:
 
 def test_every_command_and_every_view_is_named_by_a_test() -> None:
     rules = words_of(ROOT / "tests" / "unit" / "command_server")
-    commands = {it.DESCRIPTOR.name.removesuffix("Request") for it in CATALOGUE}
+    commands = {it.DESCRIPTOR.name.removesuffix("Request") for it in DOMAIN.kinds}
     untested = {it for it in commands if not {f"{it}Request", snake_case(it)} & rules}
     assert untested == set(), "commands whose rule no test in tests/unit/command_server takes"
     untested = set(VIEWS) - words_of(ROOT / "tests" / "unit") - words_of(ROOT / "tests" / "integration")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from command_server.catalogue import CATALOGUE
+from command_server.app import DOMAIN
 from tandem.runtime import errors
 from tools.descriptors import load
 
@@ -20,7 +20,7 @@ PACKAGES = ("tandem", "shop", "command_server", "query_server", "projector")
 
 # Where a call's reason stands: the argument's name, and its place among the positional ones.
 REASON_OF_CALL = {
-    "refuse": ("kind", 0),
+    "refusal": ("kind", 0),
     "wrong": ("kind", 1),
     "_wrong": ("kind", 1),
     "Violation": ("kind", 2),
@@ -29,7 +29,7 @@ REASON_OF_CALL = {
 NEVER_SEEN = {"PERIOD_NOT_OVER": "refuses a command that the server gives itself"}
 """Reasons that no caller gets, and why."""
 
-PUBLIC_COMMANDS = [it for it in CATALOGUE if it.DESCRIPTOR.file.package == "commerce.command.v1"]
+PUBLIC_COMMANDS = [it for it in DOMAIN.kinds if it.DESCRIPTOR.file.package == "commerce.command.v1"]
 
 
 def literals(node: ast.expr) -> list[str]:
@@ -95,7 +95,7 @@ def test_every_reason_that_is_raised_is_in_the_contract_and_the_other_way_round(
 
 def test_a_broken_rule_is_an_error_reason_and_a_wrong_field_a_field_violation_reason() -> None:
     reasons, fields = ({it.name for it in group} for group in (load().reasons, load().field_reasons))
-    assert {reason for call, reason in raised() if call == "refuse"} <= reasons | set(NEVER_SEEN)
+    assert {reason for call, reason in raised() if call == "refusal"} <= reasons | set(NEVER_SEEN)
     assert {reason for call, reason in raised() if call in {"wrong", "_wrong"}} <= fields
 
 
@@ -103,7 +103,7 @@ def test_what_is_raised_is_found_in_code() -> None:
     source = """
     def rule(request, kind, *, reason: str = "BY_DEFAULT"):
         check.wrong("field", "WRONG_FIELD", "text")
-        raise refuse("REFUSED" if request else "NOT_REFUSED", "subject", "text")
+        raise refusal("REFUSED" if request else "NOT_REFUSED", "subject", "text")
         raise Unavailable("text", reason="AWAY")
         raise PreconditionFailed([Violation("subject", "text", "VIOLATED"), Violation("subject", "text", kind)])
         other("text", reason="of something else")
@@ -114,7 +114,10 @@ def test_what_is_raised_is_found_in_code() -> None:
 
 def test_a_reason_that_is_computed_is_refused() -> None:
     with pytest.raises(AssertionError, match="written out"):
-        list(raised_in(ast.parse("refuse(f'ORDER_NOT_{status}', '', '')")))
+        list(raised_in(ast.parse("refusal(f'ORDER_NOT_{status}', '', '')")))
+
+
+RULES = ("command_server.", "tandem.commands.")
 
 
 def functions_of(rule: Callable[..., Any]) -> set[FunctionType]:
@@ -129,7 +132,7 @@ def functions_of(rule: Callable[..., Any]) -> set[FunctionType]:
         found.add(function)
         names = {node.id for node in ast.walk(tree_of(function)) if isinstance(node, ast.Name)}
         called = [function.__globals__.get(name) for name in names]
-        waiting += [it for it in called if isinstance(it, FunctionType) and it.__module__.startswith("command_server.")]
+        waiting += [it for it in called if isinstance(it, FunctionType) and it.__module__.startswith(RULES)]
     return found
 
 
@@ -142,7 +145,7 @@ def errors_of(rule: Callable[..., Any]) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for function in functions_of(rule):
         tree = tree_of(function)
-        found |= {("FAILED_PRECONDITION", it) for call, it in raised_in(tree) if call in {"refuse", "Violation"}}
+        found |= {("FAILED_PRECONDITION", it) for call, it in raised_in(tree) if call in {"refusal", "Violation"}}
         calls = {callee(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         found |= {
             (code, code)
@@ -156,4 +159,4 @@ def errors_of(rule: Callable[..., Any]) -> set[tuple[str, str]]:
 def test_a_commands_errors_in_the_contract_are_those_of_its_rule(request_type: type[Message]) -> None:
     [rpc] = [rpc for service in load().services for rpc in service.rpcs if rpc.request == request_type.DESCRIPTOR.name]
     in_contract = {(it.code, it.reason) for it in rpc.errors}
-    assert in_contract == errors_of(CATALOGUE[request_type].decide)
+    assert in_contract == errors_of(DOMAIN.kinds[request_type].decide)

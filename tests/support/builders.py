@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 
 from google.protobuf.message import Message
 
-from command_server.command import Command
-from command_server.servicers import command_of
+from command_server.app import DOMAIN
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
+from tandem.commands.domain import Command
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 _NAMESPACE = uuid.UUID("6f0f5c0e-8a0b-4b5e-9f0a-7d1f6f1a2b3c")
@@ -110,6 +110,6 @@ def start_subscription(
     return request
 
 
-def command(request: Message) -> Command:
-    """The command that the command server makes of a request, at NOW."""
-    return command_of(request, NOW)
+def command(request: Message, now: datetime = NOW) -> Command:
+    """The command that the command server makes of a request."""
+    return DOMAIN.command_of(request, now)

@@ -117,7 +117,7 @@ class Stack:
     """The three services on their own, migrated databases and cache nodes.
 
     lite: both sides in one database, as CQRS lite. nodes: the memcached nodes to use. transport: of all services.
-    settings: more settings for each service, by the middle word: {"COMMAND": {"EXECUTOR__LANES": "2"}}.
+    settings: more settings for each service, by the middle word: {"COMMAND": {"EXECUTOR__THREADS": "2"}}.
     """
 
     # For the report of a test that fails: see tests/conftest.py.
@@ -166,7 +166,7 @@ class Stack:
         return service
 
     def new_command_server(self, **settings: str) -> Service:
-        """Another command server, not started, with these settings over those of the stack's: EXECUTOR__LANES="2"."""
+        """Another command server, not started, with these settings over those of the stack's: EXECUTOR__THREADS="2"."""
         return self._service("command", settings)
 
     def new_projector(self) -> Service:

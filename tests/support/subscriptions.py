@@ -5,14 +5,15 @@ from datetime import timedelta
 
 from google.protobuf.message import Message
 
-from command_server.aggregates import Aggregates, Subscription
-from command_server.decide.subscriptions import ENDED
-from command_server.servicers import command_of
-from command_server.working_set import decide_batch
+from command_server.app import DOMAIN
+from command_server.customers import CUSTOMERS
+from command_server.subscriptions import ENDED, SUBSCRIPTIONS, Subscription
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
 from commerce.internal.v1.stored_pb2 import EndSubscriptionRequest
-from tests.support.builders import NOW, identity, register_customer, start_subscription, usd
+from tandem.commands.batch import decide_batch
+from tandem.commands.write_model import States
+from tests.support.builders import NOW, command, identity, register_customer, start_subscription, usd
 
 _WHEN = (commands.CANCELLATION_TIME_AT_ONCE, commands.CANCELLATION_TIME_AT_PERIOD_END)
 
@@ -23,25 +24,25 @@ class Subscriptions:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._now = NOW
-        self._aggregates = Aggregates()
+        self._states = States()
 
     @property
     def state(self) -> dict[str, Subscription]:
         """As the write model has them after the events."""
-        return self._aggregates.subscriptions
+        return self._states[SUBSCRIPTIONS]
 
     def event(self, customers: int) -> Event:
         """The next event, of a subscription of one of the first `customers`."""
         self._now += timedelta(days=self._rng.randint(0, 20))
-        going = [it for it in self._aggregates.subscriptions.values() if it.status not in ENDED]
+        going = [it for it in self._states[SUBSCRIPTIONS].values() if it.status not in ENDED]
         if going and self._rng.random() < 0.8:
             request = self._about(self._rng.choice(going))
             if (event := self._decide(request)) is not None:
                 return event
         customer = self._rng.randint(1, customers)
-        if identity("customer", customer) not in self._aggregates.customers:
+        if identity("customer", customer) not in self._states[CUSTOMERS]:
             self._decide(register_customer(customer))
-        number = len(self._aggregates.subscriptions) + 1
+        number = len(self._states[SUBSCRIPTIONS]) + 1
         started = self._decide(start_subscription(number, customer=customer, months=self._rng.choice((1, 1, 12))))
         assert started is not None
         return started
@@ -61,6 +62,6 @@ class Subscriptions:
 
     def _decide(self, request: Message) -> Event | None:
         """None when it is refused."""
-        decisions = decide_batch([command_of(request, self._now)], self._aggregates, {})
-        self._aggregates = decisions.aggregates
+        decisions = decide_batch(DOMAIN, [command(request, self._now)], self._states, {})
+        self._states = decisions.states
         return decisions.events[0][1] if decisions.events else None

@@ -2,24 +2,29 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import pytest
 from google.protobuf.message import Message
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
-from command_server.command import Receipt
-from command_server.executor import Executor, create_lanes_engine
-from command_server.settings import ExecutorSettings
+from command_server.app import DOMAIN
 from shop.events import EVENTS
+from tandem.commands.executor import Executor, create_executor_engine
+from tandem.commands.settings import ExecutorSettings
+from tandem.feed.events import FeedEvent
 from tandem.feed.reader import read_events
+from tandem.feed.token import decode_token
+from tandem.runtime.call import LocalCall, Metadata, Method
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.settings import DatabaseSettings
-from tests.support.builders import command
+from tests.support.builders import NOW
 from tests.support.stack import Databases
 
 
@@ -32,9 +37,12 @@ class WriteDatabase:
 
     def events(self) -> list[tuple[int, str, bytes]]:
         """(position, kind, event), with the personal data opened: sealing is another one each time."""
-        with self.engine.connect() as connection:
-            found = read_events(connection, EVENTS, 0, 100_000)
+        found = self.feed()
         return [(it.position, it.kind, it.event.SerializeToString(deterministic=True)) for it in found]
+
+    def feed(self) -> list[FeedEvent]:
+        with self.engine.connect() as connection:
+            return read_events(connection, EVENTS, 0, 100_000)
 
 
 @contextmanager
@@ -62,10 +70,17 @@ class Commands:
         self._settings = settings
         self._started: list[Executor] = []
 
-    async def executor(self, settings: DatabaseSettings | None = None, **changes: Any) -> Executor:
-        # One lane: commands that are submitted together are decided in their order.
-        chosen = ExecutorSettings(**{"lanes": 1, **changes})
-        executor = Executor(create_lanes_engine(settings or self._settings, chosen.lanes), chosen)
+    async def executor(
+        self,
+        settings: DatabaseSettings | None = None,
+        clock: Callable[[], datetime] = lambda: NOW,
+        **changes: Any,
+    ) -> Executor:
+        # One thread: commands that are submitted together are decided in their order.
+        chosen = ExecutorSettings(**{"threads": 1, **changes})
+        executor = Executor(
+            create_executor_engine(settings or self._settings, chosen.threads), DOMAIN, chosen, clock=clock
+        )
         await executor.start()
         self._started.append(executor)
         return executor
@@ -82,8 +97,31 @@ async def commands_on(database: WriteDatabase) -> AsyncIterator[Commands]:
     await commands.stop()
 
 
-async def submit(executor: Executor, request: Message, *, seconds: float = 20) -> Receipt:
-    return await executor.submit(command(request), time.monotonic() + seconds)
+class Receipt(NamedTuple):
+    """What a response says of a command."""
+
+    subject_id: str
+    position: int
+    version: int
+    epoch: UUID
+    replayed: bool
+
+
+def call_of(request: Message, *, seconds: float = 20, metadata: Metadata = ()) -> LocalCall:
+    """A command's call, as a transport would make it."""
+    # The caller's message, which it may send again and change, is not the server's.
+    received = type(request).FromString(request.SerializeToString())
+    return LocalCall(Method(type(request).__name__, type(request)), received, seconds=seconds, metadata=metadata)
+
+
+async def submit(executor: Executor, request: Message, *, seconds: float = 20, metadata: Metadata = ()) -> Receipt:
+    call = call_of(request, seconds=seconds, metadata=metadata)
+    executor.put_all([call])
+    response = await asyncio.wrap_future(call.future)
+    subject_id = getattr(response, DOMAIN.kinds[type(request)].aggregate.id_field)
+    proof = response.receipt
+    epoch = decode_token(proof.consistency_token).epoch
+    return Receipt(subject_id, proof.position, proof.version, epoch, proof.replayed)
 
 
 async def submit_all(executor: Executor, requests: Sequence[Message]) -> list[Receipt | BaseException]:

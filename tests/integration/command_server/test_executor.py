@@ -1,28 +1,30 @@
 """Group commit on a real PostgreSQL: G1 durable, G2 all or nothing, G4 feed order, G12 bounded."""
 
 import asyncio
-import time
 
+import grpc
 import pytest
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, text
 
-from command_server.command import Receipt
-from command_server.storage.tables import customer_order, product
+from command_server.orders import order_table
+from command_server.products import product_table
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.feed import table as feed
 from tandem.runtime.errors import DeadlineExceeded, Overloaded, PreconditionFailed, TandemError, Unavailable
 from tests.integration.command_server.conftest import (
     Commands,
+    Receipt,
     WriteDatabase,
+    call_of,
     submit,
     submit_all,
     until_blocked,
     write_database,
 )
-from tests.support.builders import add_product, command, identity, place_order, register_customer, usd
+from tests.support.builders import add_product, identity, place_order, register_customer, usd
 from tests.support.stack import Databases
 from tests.unit.command_server.test_batches import requests as random_requests
 
@@ -40,7 +42,7 @@ def contents(database: WriteDatabase) -> dict[str, list[tuple[object, ...]]]:
     with database.engine.connect() as connection:
         return {
             table.name: sorted(map(tuple, connection.execute(table.select()).all()), key=repr)
-            for table in (product, customer_order)
+            for table in (product_table, order_table)
         }
 
 
@@ -76,7 +78,7 @@ async def test_a_rejected_command_does_not_disturb_the_others_of_its_batch(
     ]
 
 
-async def test_a_lane_keeps_its_connection_and_no_locks(commands_on: Commands, database: WriteDatabase) -> None:
+async def test_a_thread_keeps_its_connection_and_no_locks(commands_on: Commands, database: WriteDatabase) -> None:
     executor = await commands_on.executor()
     sessions = text(
         "SELECT pid, state FROM pg_stat_activity"
@@ -108,8 +110,7 @@ async def test_a_failure_that_will_not_pass_is_left_with_the_guilty_command_alon
         )
         connection.execute(
             text(
-                f"CREATE TRIGGER poison BEFORE INSERT ON {customer_order.fullname}"
-                " FOR EACH ROW EXECUTE FUNCTION poison()"
+                f"CREATE TRIGGER poison BEFORE INSERT ON {order_table.fullname} FOR EACH ROW EXECUTE FUNCTION poison()"
             )
         )
     outcomes = await submit_all(executor, [place_order(number) for number in range(1, 12)])
@@ -121,8 +122,8 @@ async def test_a_failure_that_will_not_pass_is_left_with_the_guilty_command_alon
 
 
 async def test_competing_servers_sell_exactly_what_there_is(commands_on: Commands, database: WriteDatabase) -> None:
-    first = await commands_on.executor(lanes=4, max_batch=3)
-    second = await commands_on.executor(lanes=4, max_batch=3)
+    first = await commands_on.executor(threads=4, max_batch=3)
+    second = await commands_on.executor(threads=4, max_batch=3)
     await submit_all(first, SHOP)
     sales = [place_order(number, lines={1: 1, 2: 1} if number % 2 else {2: 1, 1: 1}) for number in range(1, 151)]
     outcomes = await asyncio.gather(
@@ -133,15 +134,17 @@ async def test_competing_servers_sell_exactly_what_there_is(commands_on: Command
     assert all(isinstance(it, PreconditionFailed) for it in outcomes if not isinstance(it, Receipt))
     assert sorted(it.position for it in receipts) == list(range(4, 104))
     with database.engine.connect() as connection:
-        assert set(connection.execute(product.select()).mappings().all()[0].items()) >= {("stock", 0)}
+        assert set(connection.execute(product_table.select()).mappings().all()[0].items()) >= {("stock", 0)}
 
 
-async def test_a_lane_that_waits_for_rows_holds_no_other_up(commands_on: Commands, database: WriteDatabase) -> None:
-    executor = await commands_on.executor(lanes=2)
+async def test_a_thread_that_waits_for_rows_holds_no_other_up(commands_on: Commands, database: WriteDatabase) -> None:
+    executor = await commands_on.executor(threads=2)
     for request in SHOP:
         await submit(executor, request)
     with database.engine.begin() as connection:
-        connection.execute(select(product.c.id).where(product.c.id == identity("product", 1)).with_for_update())
+        connection.execute(
+            select(product_table.c.id).where(product_table.c.id == identity("product", 1)).with_for_update()
+        )
         waiting = asyncio.create_task(submit(executor, place_order(1, lines={1: 1})))
         await until_blocked(database)
         assert isinstance(
@@ -172,13 +175,15 @@ async def test_a_command_whose_deadline_passed_while_it_waited_is_not_run(
 async def test_a_command_that_nobody_waits_for_any_more_is_not_run_and_its_caller_is_told(
     commands_on: Commands, database: WriteDatabase
 ) -> None:
-    """Whoever counts the calls under way waits for a reply to each."""
+    """Whoever counts the calls under way waits for the end of each."""
     executor = await commands_on.executor()
     await submit_all(executor, SHOP)
-    replies: list[object] = []
-    executor.put(command(place_order(1)), time.monotonic() + 20, replies.append, lambda: True)
+    unread = call_of(place_order(1))
+    unread.leave()
+    executor.put_all([unread])
     await submit(executor, place_order(2))
-    assert replies == [None]
+    assert unread.code == grpc.StatusCode.CANCELLED
+    assert unread.future.cancelled()
     assert [kind for _, kind, _ in database.events()][3:] == ["order_placed"]
 
 

@@ -1,26 +1,24 @@
 """Subscriptions end by themselves, once, however many command servers look after them."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import text
 
-from command_server.command import Command, Receipt
-from command_server.executor import Executor
 from command_server.expiry import Expiry
-from command_server.servicers import command_of
 from command_server.settings import SubscriptionSettings
-from command_server.storage.subscriptions import FIND_DUE
+from command_server.subscriptions import FIND_DUE
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
+from tandem.commands.executor import Executor
+from tandem.runtime.call import Call, Stage
 from tandem.runtime.errors import Overloaded
-from tests.integration.command_server.conftest import Commands, WriteDatabase
+from tandem.runtime.worker import refuse
+from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
 from tests.support.builders import identity, register_customer, start_subscription
 from tests.support.stack import until
 
@@ -31,7 +29,7 @@ MakeExpiry = Callable[..., Expiry]
 async def make_expiry(database: WriteDatabase) -> AsyncIterator[MakeExpiry]:
     started: list[Expiry] = []
 
-    def make(executor: Executor, **settings: float) -> Expiry:
+    def make(executor: Stage, **settings: float) -> Expiry:
         it = Expiry(database.engine, executor, SubscriptionSettings(**settings))
         started.append(it)
         return it
@@ -41,14 +39,14 @@ async def make_expiry(database: WriteDatabase) -> AsyncIterator[MakeExpiry]:
         await it.stop()
 
 
-async def send(executor: Executor, request: Message) -> None:
-    """Submits a command that arrives now, by the real clock: the one that tells what is due."""
-    await executor.submit(command_of(request, datetime.now(UTC)), time.monotonic() + 20)
+def wall_clock() -> datetime:
+    """The one that tells what is due."""
+    return datetime.now(UTC)
 
 
 def ago(**age: float) -> str:
     stamp = Timestamp()
-    stamp.FromDatetime(datetime.now(UTC) - timedelta(**age))
+    stamp.FromDatetime(wall_clock() - timedelta(**age))
     return stamp.ToJsonString()
 
 
@@ -68,14 +66,14 @@ async def ended(database: WriteDatabase, count: int) -> bool:
 async def test_what_is_due_ends_and_nothing_else_does(
     commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
 ) -> None:
-    executor = await commands_on.executor()
-    await send(executor, register_customer())
+    executor = await commands_on.executor(clock=wall_clock)
+    await submit(executor, register_customer())
     # A month ended 69 days ago, one a day ago, and one has 29 days to go.
     for number, days in enumerate((100, 100, 32, 32, 1), start=1):
-        await send(executor, start_subscription(number, started_at=ago(days=days)))
+        await submit(executor, start_subscription(number, started_at=ago(days=days)))
     for number in (2, 4, 5):
         when = commands.CANCELLATION_TIME_AT_PERIOD_END
-        await send(
+        await submit(
             executor, commands.CancelSubscriptionRequest(subscription_id=identity("subscription", number), when=when)
         )
     expiry = make_expiry(executor, grace_days=5)
@@ -94,9 +92,9 @@ async def test_what_is_due_ends_and_nothing_else_does(
 async def test_several_servers_end_each_subscription_once(
     commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
 ) -> None:
-    one, two = await commands_on.executor(), await commands_on.executor()
-    await send(one, register_customer())
-    await asyncio.gather(*(send(one, start_subscription(number, started_at=ago(days=60))) for number in range(1, 31)))
+    one, two = await commands_on.executor(clock=wall_clock), await commands_on.executor(clock=wall_clock)
+    await submit(one, register_customer())
+    await asyncio.gather(*(submit(one, start_subscription(number, started_at=ago(days=60))) for number in range(1, 31)))
     expiries = [make_expiry(executor, grace_days=1, batch=7) for executor in (one, two)]
 
     async def until_none_is_due(expiry: Expiry) -> None:
@@ -111,13 +109,13 @@ async def test_several_servers_end_each_subscription_once(
 async def test_a_subscription_that_is_renewed_while_it_is_found_to_be_over_goes_on(
     commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
 ) -> None:
-    executor = await commands_on.executor()
-    await send(executor, register_customer())
-    await send(executor, start_subscription(started_at=ago(days=32)))
+    executor = await commands_on.executor(clock=wall_clock)
+    await submit(executor, register_customer())
+    await submit(executor, start_subscription(started_at=ago(days=32)))
     expiry = make_expiry(executor, grace_days=0)
     [due] = expiry._find()
     renew = commands.RenewSubscriptionRequest(subscription_id=identity("subscription", 1))
-    await send(executor, renew)
+    await submit(executor, renew)
     assert not await expiry._end(due)
     assert ends(database) == []
 
@@ -130,22 +128,24 @@ class Stubborn:
         self._failing = failing
         self.calls = 0
 
-    async def submit(self, command: Command, deadline: float) -> Receipt:
-        self.calls += 1
-        if self.calls == 1:
-            raise Overloaded("2048 commands are waiting already")
-        if command.subject_id == self._failing:
-            raise RuntimeError("a bug")
-        return await self._executor.submit(command, deadline)
+    def put_all(self, calls: Sequence[Call]) -> None:
+        for call in calls:
+            self.calls += 1
+            if self.calls == 1:
+                refuse([call], Overloaded("2048 commands are waiting already"))
+            elif call.request.subscription_id == self._failing:
+                call.fail(RuntimeError("a bug"))
+            else:
+                self._executor.put_all([call])
 
 
 async def test_one_that_cannot_be_ended_and_a_busy_server_keep_no_other_from_ending(
     commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
 ) -> None:
-    executor = await commands_on.executor()
-    await send(executor, register_customer())
+    executor = await commands_on.executor(clock=wall_clock)
+    await submit(executor, register_customer())
     for number in (1, 2, 3):
-        await send(executor, start_subscription(number, started_at=ago(days=90 - number)))
+        await submit(executor, start_subscription(number, started_at=ago(days=90 - number)))
     stubborn = Stubborn(executor, failing=identity("subscription", 1))
     expiry = make_expiry(stubborn, grace_days=0, check_every_seconds=0.01, batch=2)
     await expiry.start()
@@ -156,10 +156,10 @@ async def test_one_that_cannot_be_ended_and_a_busy_server_keep_no_other_from_end
 async def test_a_server_looks_on_at_once_where_another_has_ended_some_of_what_it_found(
     commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
 ) -> None:
-    executor = await commands_on.executor()
-    await send(executor, register_customer())
+    executor = await commands_on.executor(clock=wall_clock)
+    await submit(executor, register_customer())
     for number in (1, 2):
-        await send(executor, start_subscription(number, started_at=ago(days=90)))
+        await submit(executor, start_subscription(number, started_at=ago(days=90)))
     expiry = make_expiry(executor, grace_days=0, batch=2)
     found = expiry._find()
     await expiry._end(found[0])
@@ -180,10 +180,10 @@ def test_what_is_due_is_found_in_an_index_of_those_that_have_not_ended(database:
 async def test_it_looks_again_and_again_until_it_is_stopped(
     commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
 ) -> None:
-    executor = await commands_on.executor()
-    await send(executor, register_customer())
+    executor = await commands_on.executor(clock=wall_clock)
+    await submit(executor, register_customer())
     expiry = make_expiry(executor, grace_days=0, check_every_seconds=0.01)
     await expiry.start()
     for number in (1, 2):
-        await send(executor, start_subscription(number, started_at=ago(days=40)))
+        await submit(executor, start_subscription(number, started_at=ago(days=40)))
         await until(partial(ended, database, number), "it has ended")

@@ -8,12 +8,11 @@ from pydantic import SecretStr
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
-from command_server.aggregates import Keys
-from command_server.app import MIGRATIONS
-from command_server.storage.aggregates import load
-from command_server.storage.tables import customer
+from command_server.app import DOMAIN, MIGRATIONS
+from command_server.customers import CUSTOMERS, customer_table
 from commerce.command.v1 import command_service_pb2 as commands
 from shop.events import EVENTS
+from tandem.commands.write_model import Keys
 from tandem.feed import table as feed
 from tandem.feed.reader import read_events
 from tandem.runtime.database import create_database_engine, migrate
@@ -55,12 +54,12 @@ def test_what_was_stored_in_the_clear_is_sealed_by_the_migration(fresh_database:
         assert not [it for it in payloads for word in (b"Customer", b"Hamburg", b"example.org") if word in it]
         assert [it.event for it in read_events(connection, EVENTS, 0, 100)] == HISTORY
         both = {CUSTOMER, identity("customer", 2)}
-        loaded, keys = load(connection, Keys(customers=both))()
+        loaded, keys = DOMAIN.model.load(connection, Keys({CUSTOMERS: both}))()
         assert len(set(keys.values())) == 2
         assert all(len(key) == 32 for key in keys.values())
-        [default] = loaded.customers[CUSTOMER].addresses
+        [default] = loaded[CUSTOMERS][CUSTOMER].addresses
         assert (default.name, default.address, default.is_default) == ("main", address(city="Hamburg"), True)
-        assert loaded.customers[identity("customer", 2)].addresses == ()
+        assert loaded[CUSTOMERS][identity("customer", 2)].addresses == ()
     engine.dispose()
 
 
@@ -74,7 +73,7 @@ async def test_an_erased_customers_key_and_row_are_empty_and_the_rest_of_the_fee
     with database.engine.connect() as connection:
         key = select(feed.subject_key.c.key).where(feed.subject_key.c.subject_id == CUSTOMER)
         assert connection.execute(key).scalar_one() is None
-        row = connection.execute(select(customer).where(customer.c.id == CUSTOMER)).one()
+        row = connection.execute(select(customer_table).where(customer_table.c.id == CUSTOMER)).one()
         assert tuple(row) == (UUID(CUSTOMER), 2, "", "", "", b"", True)
         found = read_events(connection, EVENTS, 0, 1000)
     assert (erased.position, erased.version) == (found[-1].position, 2)

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, select, text
 
 from command_server.app import MIGRATIONS
-from command_server.storage.tables import customer_order
+from command_server.orders import order_table
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
 from tandem.feed import table as feed
@@ -128,7 +128,7 @@ def test_orders_and_cancellations_of_the_version_before_are_completed(before: Wr
         stored = [tuple(row) for row in rows]
     migrate(before.settings, MIGRATIONS, S)
     with before.engine.connect() as connection:
-        rows = connection.execute(select(customer_order.c.id, customer_order.c.placed_at))
+        rows = connection.execute(select(order_table.c.id, order_table.c.placed_at))
         moments = {row.id: row.placed_at for row in rows}
     assert moments == {
         UUID(identity("order", number)): order(number).order_placed.placed_at.ToDatetime(tzinfo=UTC)

@@ -9,15 +9,22 @@ from pydantic import SecretStr
 from sqlalchemy import text, update
 from sqlalchemy.engine import make_url
 
-from command_server.command import Receipt
-from command_server.maintenance import Maintenance
-from command_server.settings import ReceiptSettings
-from command_server.storage.tables import customer_order, receipt
+from command_server.orders import order_table
 from commerce.command.v1 import command_service_pb2 as commands
+from tandem.commands.maintenance import Maintenance
+from tandem.commands.receipts import receipt
+from tandem.commands.settings import ReceiptSettings
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.errors import InvalidArgument, Unavailable
 from tandem.runtime.settings import DatabaseSettings
-from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all, until_blocked
+from tests.integration.command_server.conftest import (
+    Commands,
+    Receipt,
+    WriteDatabase,
+    submit,
+    submit_all,
+    until_blocked,
+)
 from tests.support.builders import add_product, identity, place_order, register_customer
 from tests.support.proxy import CuttingProxy
 
@@ -79,7 +86,7 @@ async def test_a_repeat_that_overtakes_its_first_run_is_replayed_and_not_refused
     one, two = await commands_on.executor(), await commands_on.executor()
     await submit_all(one, [*SHOP, place_order(1)])
     with database.engine.begin() as connection:
-        connection.execute(text(f"SELECT 1 FROM {customer_order.fullname} FOR UPDATE"))
+        connection.execute(text(f"SELECT 1 FROM {order_table.fullname} FOR UPDATE"))
         tasks = [asyncio.create_task(submit(it, PAY)) for it in (one, two)]
         await until_blocked(database, sessions=2)
     receipts = await asyncio.gather(*tasks)

@@ -1,21 +1,28 @@
 """The write database's schema and the feed's table."""
 
 import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
-import command_server.storage.tables  # noqa: F401 - fills the metadata
-from command_server.aggregates import Keys
-from command_server.app import MIGRATIONS
-from command_server.executor import create_lanes_engine
-from command_server.storage.aggregates import load
-from command_server.storage.feed import StoredEvent, append, begin_epoch, ensure_partition
+from command_server.app import DOMAIN, MIGRATIONS
+from command_server.customers import CUSTOMERS
+from command_server.orders import CUSTOMER_OF_ORDER, LINES, ORDERS, PRODUCTS_OF_ORDER
+from command_server.products import PRODUCTS
+from command_server.subscriptions import SUBSCRIPTIONS
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from shop.events import EVENTS
+from tandem.commands.batch import decide_batch
+from tandem.commands.executor import create_executor_engine
+from tandem.commands.maintenance import begin_epoch, ensure_partition
+from tandem.commands.receipts import StoredEvent, append
+from tandem.commands.write_model import Keys, States
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
@@ -23,6 +30,7 @@ from tandem.runtime.database import migrate, newest_revision
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all
 from tests.support.builders import (
     add_product,
+    command,
     identity,
     place_order,
     register_customer,
@@ -106,13 +114,13 @@ async def test_an_orders_customer_is_read_and_locked_for_those_commands_alone_th
     customer = identity("customer", 1)
     held = text(f"SELECT CAST(id AS text) FROM {feed.SCHEMA}.customer FOR UPDATE SKIP LOCKED")
     with database.engine.connect() as connection, database.engine.connect() as other:
-        alone, _ = load(connection, Keys(orders=order))()
-        assert alone.orders.keys() == order
-        assert not alone.customers
+        alone, _ = DOMAIN.model.load(connection, Keys({ORDERS: order}))()
+        assert alone[ORDERS].keys() == order
+        assert not alone[CUSTOMERS]
         assert other.execute(held).scalars().all() == [customer], "nobody holds the customer"
         other.rollback()
-        together, keys = load(connection, Keys(orders=order, with_customer=order))()
-        assert together.customers[customer].name == "Customer 1"
+        together, keys = DOMAIN.model.load(connection, Keys({ORDERS: order, CUSTOMER_OF_ORDER: order}))()
+        assert together[CUSTOMERS][customer].name == "Customer 1"
         assert keys.keys() == {customer}, "what its personal data is sealed with comes along"
         assert other.execute(held).all() == [], "an erasure waits until the order has its address"
 
@@ -126,13 +134,14 @@ async def test_an_orders_lines_are_read_and_their_products_locked_for_those_comm
     order, product = identity("order", 1), identity("product", 1)
     held = text(f"SELECT CAST(id AS text) FROM {feed.SCHEMA}.product FOR UPDATE SKIP LOCKED")
     with database.engine.connect() as connection, database.engine.connect() as other:
-        paying, _ = load(connection, Keys(orders={order}))()
-        assert paying.orders[order].version == 1
-        assert not paying.products
+        paying, _ = DOMAIN.model.load(connection, Keys({ORDERS: {order}}))()
+        assert paying[ORDERS][order].version == 1
+        assert not paying[PRODUCTS]
         assert other.execute(held).scalars().all() == [product], "nobody holds the product"
         other.rollback()
-        cancelling, _ = load(connection, Keys(orders={order}, with_lines={order}))()
-        assert [line.product_id for line in cancelling.orders[order].lines] == [product] == [*cancelling.products]
+        keys = Keys({ORDERS: {order}, LINES: {order}, PRODUCTS_OF_ORDER: {order}})
+        cancelling, _ = DOMAIN.model.load(connection, keys)()
+        assert [line.product_id for line in cancelling[LINES][order]] == [product] == [*cancelling[PRODUCTS]]
         assert other.execute(held).all() == [], "others wait for the stock that comes back"
 
 
@@ -179,14 +188,44 @@ async def test_plans_that_were_made_on_empty_tables_still_find_rows_by_index(
         assert tuple(connection.execute(counts).one()) == (200, 0)
 
 
-def test_what_a_lane_asks_for_is_planned_once_however_much_it_is(database: WriteDatabase) -> None:
-    lanes = create_lanes_engine(database.settings, 1)
-    with lanes.connect() as connection:
+def test_what_a_thread_asks_for_is_planned_once_however_much_it_is(database: WriteDatabase) -> None:
+    engine = create_executor_engine(database.settings, 1)
+    with engine.connect() as connection:
         for count in range(1, 20):
             ids = {identity("any", number) for number in range(count)}
-            load(connection, Keys(orders=ids, with_lines=ids, customers=ids, products=ids, subscriptions=ids))()
+            all_of_them = (ORDERS, LINES, CUSTOMERS, PRODUCTS, SUBSCRIPTIONS)
+            DOMAIN.model.load(connection, Keys(dict.fromkeys(all_of_them, ids)))()
         plans = text("SELECT statement, custom_plans, generic_plans FROM pg_prepared_statements")
         found = [it for it in connection.execute(plans) if "ANY" in it.statement]
-    lanes.dispose()
+    engine.dispose()
     assert len(found) == 5
     assert all(it.custom_plans == 0 < it.generic_plans for it in found), found
+
+
+def test_servers_that_create_the_same_things_in_opposite_order_do_not_deadlock(database: WriteDatabase) -> None:
+    """One of them finds that they are there already, which is what a repeated batch is for."""
+    with database.engine.begin() as connection:
+        # A slow insert: both have begun before one is through.
+        connection.execute(
+            text(
+                "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$"
+            )
+        )
+        connection.execute(
+            text(f"CREATE TRIGGER slow BEFORE INSERT ON {feed.SCHEMA}.product FOR EACH ROW EXECUTE FUNCTION slow()")
+        )
+
+    def create(numbers: Sequence[int]) -> str | None:
+        made = decide_batch(DOMAIN, [command(add_product(number)) for number in numbers], States(), {}).states
+        try:
+            with database.engine.begin() as connection:
+                DOMAIN.model.save(connection, States(), made)
+        except DBAPIError as error:
+            return type(error.orig).__name__
+        return None
+
+    numbers = range(1, 9)
+    with ThreadPoolExecutor(2) as servers:
+        failures = list(servers.map(create, (numbers, numbers[::-1])))
+    assert sorted(failures, key=str) == [None, "UniqueViolation"]

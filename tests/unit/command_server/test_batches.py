@@ -9,13 +9,18 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from command_server.aggregates import Aggregates
-from command_server.command import Command, Receipt
-from command_server.storage.feed import Appended, FoundReceipt
-from command_server.working_set import Accepted, decide_batch, keys_of
+from command_server.app import DOMAIN
+from command_server.customers import CUSTOMER_ORDERS, CUSTOMERS
+from command_server.orders import CUSTOMER_OF_ORDER, LINES, ORDERS, PRODUCTS_OF_ORDER
+from command_server.products import PRODUCTS
+from command_server.subscriptions import SUBSCRIPTIONS
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
 from commerce.type.v1.order_status_pb2 import OrderStatus
+from tandem.commands.batch import decide_batch
+from tandem.commands.domain import Command
+from tandem.commands.receipts import Receipt
+from tandem.commands.write_model import Aggregate, States
 from tandem.runtime.errors import TandemError
 from tests.support.builders import (
     add_product,
@@ -131,40 +136,35 @@ requests: st.SearchStrategy[Message] = st.one_of(
 class Memory:
     """A write database for one thread, in memory."""
 
-    aggregates: Aggregates = field(default_factory=Aggregates)
-    receipts: dict[str, FoundReceipt] = field(default_factory=dict)
+    states: States = field(default_factory=States)
+    receipts: dict[str, Receipt] = field(default_factory=dict)
     events: list[tuple[str, Event]] = field(default_factory=list)
 
     def run(self, batch: list[Command]) -> list[Receipt | TandemError]:
-        decisions = decide_batch(batch, self._load(batch), self.receipts)
-        appended = Appended(EPOCH, base=len(self.events))
-        self.aggregates.orders |= decisions.aggregates.orders
-        self.aggregates.customers |= decisions.aggregates.customers
-        self.aggregates.products |= decisions.aggregates.products
-        self.aggregates.subscriptions |= decisions.aggregates.subscriptions
+        decisions = decide_batch(DOMAIN, batch, self._load(batch), self.receipts)
+        base = len(self.events)
+        for of in (ORDERS, LINES, CUSTOMERS, PRODUCTS, SUBSCRIPTIONS):
+            self.states[of] |= decisions.states[of]
         self.events += decisions.events
-        for it in decisions.receipts:
-            self.receipts[it.request_id] = FoundReceipt(
-                it.fingerprint, it.subject_id, appended.base + it.offset, it.version, EPOCH
-            )
-        return [it.receipt_after(appended) if isinstance(it, Accepted) else it for it in decisions.outcomes]
+        self.receipts |= {it.request_id: it.appended(EPOCH, base) for it in decisions.receipts}
+        return [it.appended(EPOCH, base) if isinstance(it, Receipt) else it for it in decisions.outcomes]
 
-    def _load(self, batch: list[Command]) -> Aggregates:
+    def _load(self, batch: list[Command]) -> States:
         """Only what the keys name, and the products and customers of the loaded orders: as the database does."""
-        keys = keys_of(batch)
-        orders = {it: self.aggregates.orders[it] for it in keys.orders & self.aggregates.orders.keys()}
-        customers = keys.customers | {orders[it].customer_id for it in keys.with_customer & orders.keys()}
-        products = keys.products | {line.product_id for order in orders.values() for line in order.lines}
-        return Aggregates(
-            orders,
-            {it: self.aggregates.customers[it] for it in customers & self.aggregates.customers.keys()},
-            {it: self.aggregates.products[it] for it in products & self.aggregates.products.keys()},
-            {it: self.aggregates.subscriptions[it] for it in keys.subscriptions & self.aggregates.subscriptions.keys()},
-            {
-                customer: frozenset(it.id for it in self.aggregates.orders.values() if it.customer_id == customer)
-                for customer in keys.whole_customers
-            },
-        )
+        keys = DOMAIN.keys_of(batch)
+        orders, lines = self.states[ORDERS], self.states[LINES]
+        keys[CUSTOMERS] |= {orders[it].customer_id for it in keys[CUSTOMER_OF_ORDER] & orders.keys()}
+        keys[PRODUCTS] |= {line.product_id for it in keys[PRODUCTS_OF_ORDER] & orders.keys() for line in lines[it]}
+        loaded = States({of: self._found(of, keys[of]) for of in (ORDERS, CUSTOMERS, PRODUCTS, SUBSCRIPTIONS)})
+        loaded[LINES] = {it: lines.get(it, ()) for it in keys[LINES]}
+        loaded[CUSTOMER_ORDERS] = {
+            customer: frozenset(it.id for it in orders.values() if it.customer_id == customer)
+            for customer in keys[CUSTOMER_ORDERS]
+        }
+        return loaded
+
+    def _found(self, of: Aggregate[Any], ids: set[str]) -> dict[str, Any]:
+        return {it: self.states[of][it] for it in ids & self.states[of].keys()}
 
 
 def _shown(outcome: Receipt | TandemError) -> object:
@@ -184,14 +184,14 @@ def test_batches_of_any_size_do_what_one_at_a_time_does(sent: list[Message], siz
         start, turn = start + size, turn + 1
     assert actual == expected
     assert together.events == alone.events
-    assert together.aggregates == alone.aggregates
+    assert together.states == alone.states
 
 
 @given(st.lists(requests, max_size=40))
 def test_stock_is_never_negative_and_positions_have_no_gap(sent: list[Message]) -> None:
     memory = Memory()
     outcomes = memory.run([command(it) for it in sent])
-    assert all(product.stock >= 0 for product in memory.aggregates.products.values())
+    assert all(product.stock >= 0 for product in memory.states[PRODUCTS].values())
     fresh = [it.position for it in outcomes if isinstance(it, Receipt) and not it.replayed]
     # Each command here causes one event, but for an erasure of a customer with orders.
     alone = [number for number, (kind, _) in enumerate(memory.events, start=1) if kind != "orders_anonymized"]
@@ -203,7 +203,7 @@ def test_stock_is_never_negative_and_positions_have_no_gap(sent: list[Message]) 
 def test_a_customer_has_one_default_address_while_there_is_any(sent: list[Message]) -> None:
     memory = Memory()
     memory.run([command(it) for it in sent])
-    for customer in memory.aggregates.customers.values():
+    for customer in memory.states[CUSTOMERS].values():
         assert sum(it.is_default for it in customer.addresses) == min(1, len(customer.addresses))
         assert len({it.name for it in customer.addresses}) == len(customer.addresses)
 
@@ -229,8 +229,8 @@ def test_the_views_show_what_the_write_model_holds(sent: list[Message]) -> None:
     there += [commands.ShipOrderRequest(order_id=identity("order", 3))]
     memory = Memory()
     memory.run([command(it) for it in (*there, *sent)])
-    held, views = memory.aggregates, _views(memory.events)
-    for product in held.products.values():
+    held, views = memory.states, _views(memory.events)
+    for product in held[PRODUCTS].values():
         card = views["product_card", product.id]
         assert (card.version, card.name, card.description, card.category, card.price.minor_units) == (
             product.version,
@@ -241,13 +241,13 @@ def test_the_views_show_what_the_write_model_holds(sent: list[Message]) -> None:
         )
         assert tuple((it.name, it.value) for it in card.attributes) == product.attributes
         assert (card.available, card.discontinued) == (product.stock, product.discontinued)
-    for order in held.orders.values():
+    for order in held[ORDERS].values():
         shown, row = views["order_details", order.id], views["order_summary", order.id]
         assert (shown.version, shown.status) == (row.version, row.status) == (order.version, order.status)
-        erased = held.customers[order.customer_id].erased
+        erased = held[CUSTOMERS][order.customer_id].erased
         assert (shown.HasField("shipping_address"), bool(shown.customer_name)) == (not erased, not erased)
         assert shown.HasField("delivered_at") == (order.status == OrderStatus.ORDER_STATUS_DELIVERED)
-    for customer in held.customers.values():
+    for customer in held[CUSTOMERS].values():
         profile = views["customer_profile", customer.id]
         assert (profile.version, profile.name, tuple(profile.addresses)) == (
             customer.version,

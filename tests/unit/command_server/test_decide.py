@@ -5,13 +5,16 @@ from datetime import UTC, datetime
 import pytest
 from google.protobuf.message import Message
 
-from command_server.aggregates import Aggregates
-from command_server.command import Command
-from command_server.decide.orders import line_total
-from command_server.decide.products import MAX_STOCK
-from command_server.working_set import Accepted, Decisions, decide_batch
+from command_server.app import DOMAIN
+from command_server.customers import CUSTOMER_ORDERS, CUSTOMERS
+from command_server.orders import LINES, ORDERS, line_total
+from command_server.products import MAX_STOCK, PRODUCTS
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
+from tandem.commands.batch import Decisions, decide_batch
+from tandem.commands.domain import Command
+from tandem.commands.receipts import Receipt
+from tandem.commands.write_model import States
 from tandem.runtime.errors import AlreadyExists, Conflict, PreconditionFailed, TandemError
 from tests.support.builders import (
     add_product,
@@ -34,21 +37,21 @@ CANCEL = commands.CancelOrderRequest(order_id=ORDER, reason="changed my mind")
 
 def decide(*requests: Message) -> Decisions:
     """On a store in which nothing is yet, no order of the first customer either."""
-    nothing = Aggregates(order_ids={identity("customer", 1): frozenset()})
-    return decide_batch([command(it) for it in requests], nothing, {})
+    nothing = States({CUSTOMER_ORDERS: {identity("customer", 1): frozenset()}})
+    return decide_batch(DOMAIN, [command(it) for it in requests], nothing, {})
 
 
 def accepted(*requests: Message) -> list[Event]:
     """The events of requests that must all be accepted."""
     decisions = decide(*requests)
-    assert all(isinstance(it, Accepted) for it in decisions.outcomes), decisions.outcomes
+    assert all(isinstance(it, Receipt) for it in decisions.outcomes), decisions.outcomes
     return [event for _, event in decisions.events]
 
 
 def refused(*requests: Message) -> TandemError:
     """The refusal of the last request, after the others were accepted."""
     *before, last = decide(*requests).outcomes
-    assert all(isinstance(it, Accepted) for it in before), before
+    assert all(isinstance(it, Receipt) for it in before), before
     assert isinstance(last, TandemError)
     return last
 
@@ -148,7 +151,7 @@ def test_a_cancellation_tells_what_it_takes_off_and_off_which_day() -> None:
 def test_a_price_change_touches_no_earlier_order() -> None:
     raise_price = commands.ChangePriceRequest(product_id=identity("product", 1), price=usd(999))
     decisions = decide(*SHOP, place_order(1), raise_price, place_order(2))
-    prices = [order.lines[0].unit_price for order in decisions.aggregates.orders.values()]
+    prices = [lines[0].unit_price for lines in decisions.states[LINES].values()]
     assert prices == [333, 999]
 
 
@@ -190,7 +193,7 @@ def test_an_unshipped_order_goes_elsewhere_and_its_customer_stays_where_he_is() 
     changed = decisions.events[-1][1].shipping_address_changed
     assert changed.customer_id == identity("customer", 1)
     assert changed.personal.address == address(city="Bonn", recipient="Customer 1")
-    assert [it.address_named("main") for it in decisions.aggregates.customers.values()] == [address()]
+    assert [it.address_named("main") for it in decisions.states[CUSTOMERS].values()] == [address()]
 
 
 def test_an_order_goes_to_the_address_that_has_the_name_when_it_is_asked_for() -> None:
@@ -271,8 +274,8 @@ def test_a_command_with_another_version_than_the_current_is_refused_and_told_the
 
 def test_orders_leave_a_products_version_alone_and_its_own_changes_count_it_up() -> None:
     adjust = commands.AdjustStockRequest(product_id=identity("product", 1), expected_version=1, delta=-3)
-    aggregates = decide(*SHOP, place_order(), adjust).aggregates
-    product = next(it for it in aggregates.products.values() if it.name == "Product 1")
+    states = decide(*SHOP, place_order(), adjust).states
+    product = next(it for it in states[PRODUCTS].values() if it.name == "Product 1")
     assert (product.version, product.stock) == (2, 6)
 
 
@@ -280,10 +283,10 @@ def test_stock_is_not_counted_below_zero_nor_beyond_what_sums_can_hold() -> None
     product = identity("product", 1)
     fewer = commands.AdjustStockRequest(product_id=product, delta=-11)
     assert rules(refused(*SHOP, fewer)) == {f"products/{product}": "OUT_OF_STOCK"}
-    full = decide(*SHOP).aggregates
-    full.products = {key: it._replace(stock=MAX_STOCK) for key, it in full.products.items()}
+    full = decide(*SHOP).states
+    full[PRODUCTS] = {key: it._replace(stock=MAX_STOCK) for key, it in full[PRODUCTS].items()}
     more = commands.AdjustStockRequest(product_id=product, delta=1)
-    [refusal] = decide_batch([command(more)], full, {}).outcomes
+    [refusal] = decide_batch(DOMAIN, [command(more)], full, {}).outcomes
     assert isinstance(refusal, PreconditionFailed)
     assert rules(refusal) == {f"products/{product}": "STOCK_LIMIT"}
 
@@ -291,13 +294,13 @@ def test_stock_is_not_counted_below_zero_nor_beyond_what_sums_can_hold() -> None
 def test_a_refused_command_leaves_no_trace() -> None:
     decisions = decide(*SHOP, place_order(1, lines={1: 1, 2: 11}))
     assert len(decisions.events) == len(SHOP)
-    assert {it.stock for it in decisions.aggregates.products.values()} == {10}
+    assert {it.stock for it in decisions.states[PRODUCTS].values()} == {10}
 
 
 def test_a_command_does_not_touch_what_was_loaded() -> None:
-    loaded = decide(*SHOP).aggregates
-    before = dict(loaded.products)
+    loaded = decide(*SHOP).states
+    before = dict(loaded[PRODUCTS])
     batch: list[Command] = [command(place_order())]
-    decide_batch(batch, loaded, {})
-    assert loaded.products == before
-    assert not loaded.orders
+    decide_batch(DOMAIN, batch, loaded, {})
+    assert loaded[PRODUCTS] == before
+    assert not loaded[ORDERS]

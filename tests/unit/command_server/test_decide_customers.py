@@ -3,10 +3,13 @@
 import pytest
 from google.protobuf.message import Message
 
-from command_server.aggregates import Aggregates
-from command_server.working_set import Accepted, Decisions, decide_batch
+from command_server.app import DOMAIN
+from command_server.customers import CUSTOMER_ORDERS, CUSTOMERS
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
+from tandem.commands.batch import Decisions, decide_batch
+from tandem.commands.receipts import Receipt
+from tandem.commands.write_model import States
 from tandem.runtime.errors import Conflict, NotFound, PreconditionFailed, TandemError
 from tests.support.builders import add_product, address, command, identity, place_order, register_customer
 
@@ -27,19 +30,19 @@ def remove(name: str) -> commands.RemoveAddressRequest:
 
 def decide(*requests: Message) -> Decisions:
     # The database tells of a customer who is to be erased which orders there are: none, before this batch.
-    loaded = Aggregates(order_ids={CUSTOMER: frozenset()})
-    return decide_batch([command(it) for it in requests], loaded, {})
+    loaded = States({CUSTOMER_ORDERS: {CUSTOMER: frozenset()}})
+    return decide_batch(DOMAIN, [command(it) for it in requests], loaded, {})
 
 
 def accepted(*requests: Message) -> list[Event]:
     decisions = decide(*requests)
-    assert all(isinstance(it, Accepted) for it in decisions.outcomes), decisions.outcomes
+    assert all(isinstance(it, Receipt) for it in decisions.outcomes), decisions.outcomes
     return [event for _, event in decisions.events]
 
 
 def refused(*requests: Message) -> TandemError:
     *before, last = decide(*requests).outcomes
-    assert all(isinstance(it, Accepted) for it in before), before
+    assert all(isinstance(it, Receipt) for it in before), before
     assert isinstance(last, TandemError)
     return last
 
@@ -53,8 +56,8 @@ def rule(error: TandemError) -> tuple[str, str]:
 def addresses(*requests: Message) -> dict[str, tuple[str, bool]]:
     """City and default by name, after commands that must all be accepted."""
     decisions = decide(*requests)
-    assert all(isinstance(it, Accepted) for it in decisions.outcomes), decisions.outcomes
-    customer = decisions.aggregates.customers[CUSTOMER]
+    assert all(isinstance(it, Receipt) for it in decisions.outcomes), decisions.outcomes
+    customer = decisions.states[CUSTOMERS][CUSTOMER]
     return {it.name: (it.address.city, it.is_default) for it in customer.addresses}
 
 

@@ -7,14 +7,17 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from command_server.aggregates import Aggregates, Subscription
-from command_server.servicers import command_of
-from command_server.working_set import Accepted, Decisions, decide_batch
+from command_server.app import DOMAIN
+from command_server.customers import CUSTOMER_ORDERS
+from command_server.subscriptions import SUBSCRIPTIONS, Subscription
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.internal.v1.stored_pb2 import EndSubscriptionRequest
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
+from tandem.commands.batch import Decisions, decide_batch
+from tandem.commands.receipts import Receipt
+from tandem.commands.write_model import States
 from tandem.runtime.errors import AlreadyExists, Conflict, NotFound, PreconditionFailed, TandemError
-from tests.support.builders import euros, identity, register_customer, start_subscription, usd
+from tests.support.builders import command, euros, identity, register_customer, start_subscription, usd
 
 SUBSCRIPTION = identity("subscription", 1)
 CANCEL_NOW = commands.CancelSubscriptionRequest(
@@ -49,23 +52,23 @@ def end_of(version: int) -> EndSubscriptionRequest:
 
 
 def decide(*dated: Dated) -> Decisions:
-    batch = [command_of(register_customer(), moment("2025-01-01"))]
-    batch += [command_of(request, moment(day)) for day, request in dated]
-    return decide_batch(batch, Aggregates(order_ids={identity("customer", 1): frozenset()}), {})
+    batch = [command(register_customer(), moment("2025-01-01"))]
+    batch += [command(request, moment(day)) for day, request in dated]
+    return decide_batch(DOMAIN, batch, States({CUSTOMER_ORDERS: {identity("customer", 1): frozenset()}}), {})
 
 
 def after(*dated: Dated) -> tuple[Subscription, Any]:
     """The subscription and the last event, after commands that must all be accepted."""
     decisions = decide(*dated)
-    assert all(isinstance(it, Accepted) for it in decisions.outcomes), decisions.outcomes
-    [subscription] = decisions.aggregates.subscriptions.values()
+    assert all(isinstance(it, Receipt) for it in decisions.outcomes), decisions.outcomes
+    [subscription] = decisions.states[SUBSCRIPTIONS].values()
     kind, event = decisions.events[-1]
     return subscription, getattr(event, kind)
 
 
 def refused(*dated: Dated) -> TandemError:
     *before, last = decide(*dated).outcomes
-    assert all(isinstance(it, Accepted) for it in before), before
+    assert all(isinstance(it, Receipt) for it in before), before
     assert isinstance(last, TandemError)
     return last
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from command_server.decide.periods import months_later
+from command_server.subscriptions import months_later
 
 # hypothesis adds the zone to both ends itself.
 moments = st.datetimes(datetime(1900, 1, 1), datetime(2900, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001

@@ -2,13 +2,16 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
-from command_server.aggregates import Aggregates
-from command_server.servicers import command_of
-from command_server.working_set import Accepted, decide_batch
+from command_server.app import DOMAIN
+from command_server.subscriptions import SUBSCRIPTIONS
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from shop import sample
 from shop.sample import generate
 from tandem.cli.sample import Stage
+from tandem.commands.batch import decide_batch
+from tandem.commands.receipts import Receipt
+from tandem.commands.write_model import States
+from tests.support.builders import command
 
 
 def requests_of(stages: list[Stage], rpc: str) -> list[Any]:
@@ -76,15 +79,15 @@ def test_some_shipped_orders_are_delivered_and_some_are_on_their_way() -> None:
 
 def test_every_command_is_one_that_the_command_server_takes() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    batch = [command_of(call.request, now) for stage in generate() for call in stage.calls]
-    outcomes = decide_batch(batch, Aggregates(), {}).outcomes
-    assert all(isinstance(it, Accepted) and not it.replayed for it in outcomes)
+    batch = [command(call.request, now) for stage in generate() for call in stage.calls]
+    outcomes = decide_batch(DOMAIN, batch, States(), {}).outcomes
+    assert all(isinstance(it, Receipt) and not it.replayed for it in outcomes)
 
 
 def test_its_subscriptions_come_to_be_in_every_status() -> None:
     now = datetime(2026, 1, 31, tzinfo=UTC)
-    batch = [command_of(call.request, now) for stage in generate() for call in stage.calls]
-    found = decide_batch(batch, Aggregates(), {}).aggregates.subscriptions.values()
+    batch = [command(call.request, now) for stage in generate() for call in stage.calls]
+    found = decide_batch(DOMAIN, batch, States(), {}).states[SUBSCRIPTIONS].values()
     active, canceling, cancelled, _lapsed = list(SubscriptionStatus.values())[1:]
     assert {it.status for it in found} == {active, canceling, cancelled}
     # They lapse as soon as a command server looks.

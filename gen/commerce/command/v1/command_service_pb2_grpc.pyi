@@ -32,6 +32,18 @@ class CommandServiceStub:
     Every command may carry a `request_id`: sent again with the same id, it has no second effect and gets the first
     receipt. So a call may be repeated after any error when it carries one.
 
+    A call's metadata may say who gives the command, and why. All events of the command have it in their envelope
+    (`commerce.feed.v1.EventEnvelope`), beside the `request_id`; a repeated command keeps that of its first call.
+
+    `tandem-actor` is a pseudonymous id of the user or the service that gives the command: never a name, an e-mail address or
+    anything else that tells of a person by itself, since it is neither sealed nor erased. It has no blank and no `@`.
+    `tandem-causation-id` is what the command is given in answer to, such as an event's id or another command's `request_id`.
+    `tandem-correlation-id` is what the command is a part of; when it is not given it is the command's `request_id`: the
+    command begins something new. `traceparent` is that of W3C Trace Context, version 00.
+
+    Each is at most 128 printable ASCII characters. One that is not as it must be, and one that is given twice, is ignored:
+    the command is done all the same.
+
     Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
@@ -177,6 +189,18 @@ class CommandServiceAsyncStub(CommandServiceStub):
     Every command may carry a `request_id`: sent again with the same id, it has no second effect and gets the first
     receipt. So a call may be repeated after any error when it carries one.
 
+    A call's metadata may say who gives the command, and why. All events of the command have it in their envelope
+    (`commerce.feed.v1.EventEnvelope`), beside the `request_id`; a repeated command keeps that of its first call.
+
+    `tandem-actor` is a pseudonymous id of the user or the service that gives the command: never a name, an e-mail address or
+    anything else that tells of a person by itself, since it is neither sealed nor erased. It has no blank and no `@`.
+    `tandem-causation-id` is what the command is given in answer to, such as an event's id or another command's `request_id`.
+    `tandem-correlation-id` is what the command is a part of; when it is not given it is the command's `request_id`: the
+    command begins something new. `traceparent` is that of W3C Trace Context, version 00.
+
+    Each is at most 128 printable ASCII characters. One that is not as it must be, and one that is given twice, is ignored:
+    the command is done all the same.
+
     Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
@@ -317,6 +341,18 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every command may carry a `request_id`: sent again with the same id, it has no second effect and gets the first
     receipt. So a call may be repeated after any error when it carries one.
+
+    A call's metadata may say who gives the command, and why. All events of the command have it in their envelope
+    (`commerce.feed.v1.EventEnvelope`), beside the `request_id`; a repeated command keeps that of its first call.
+
+    `tandem-actor` is a pseudonymous id of the user or the service that gives the command: never a name, an e-mail address or
+    anything else that tells of a person by itself, since it is neither sealed nor erased. It has no blank and no `@`.
+    `tandem-causation-id` is what the command is given in answer to, such as an event's id or another command's `request_id`.
+    `tandem-correlation-id` is what the command is a part of; when it is not given it is the command's `request_id`: the
+    command begins something new. `traceparent` is that of W3C Trace Context, version 00.
+
+    Each is at most 128 printable ASCII characters. One that is not as it must be, and one that is given twice, is ignored:
+    the command is done all the same.
 
     Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
 

@@ -193,8 +193,8 @@ class EventEnvelope(_message.Message):
     did not say.
     """
     correlation_id: _builtins.str
-    """What the command is a part of: the same in all commands and events of one business process. Empty when the caller did
-    not say.
+    """What the command is a part of: the same in all commands and events of one business process. The command's `request_id`
+    when the caller did not say.
     """
     traceparent: _builtins.str
     """The trace that the command belongs to, as W3C Trace Context writes it in `traceparent`. Empty when the caller sent none."""

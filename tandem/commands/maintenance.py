@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import uuid
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.exc import DBAPIError
 
-from command_server.settings import ReceiptSettings
-from command_server.storage.feed import ensure_partition, purge_receipts
+from tandem.commands.receipts import purge_receipts
+from tandem.commands.settings import ReceiptSettings
+from tandem.feed import table as feed
 from tandem.runtime.telemetry import log
 
 
@@ -56,3 +58,45 @@ class Maintenance:
     def _ensure_partition(self) -> int | None:
         with self._engine.begin() as connection:
             return ensure_partition(connection)
+
+
+def ensure_partition(connection: Connection) -> int | None:
+    """Makes the feed's next partition when the head is in the second half of the last one; returns its first position.
+
+    Every command server asks now and then; half a partition, millions of events, is the time there is.
+    """
+    position: int = connection.execute(select(feed.feed_head.c.position)).scalar_one()
+    first = (position // feed.PARTITION_SIZE) * feed.PARTITION_SIZE
+    if position - first >= feed.PARTITION_SIZE // 2:
+        first += feed.PARTITION_SIZE
+    name = _partition_name(first)
+    if connection.execute(text("SELECT to_regclass(:name)"), {"name": name}).scalar_one() is not None:
+        return None
+    _create_partition(connection, first)
+    return first
+
+
+def _partition_name(first: int) -> str:
+    return f"{feed.event.fullname}_{first // feed.PARTITION_SIZE}"
+
+
+def _create_partition(connection: Connection, first: int) -> None:
+    """Makes the partition of positions `first` to `first` + PARTITION_SIZE - 1.
+
+    Made apart and then attached, which does not shut writers out as CREATE … PARTITION OF would.
+    """
+    name, parent = _partition_name(first), feed.event.fullname
+    connection.execute(text(f"CREATE TABLE IF NOT EXISTS {name} (LIKE {parent} INCLUDING DEFAULTS INCLUDING INDEXES)"))
+    connection.execute(
+        text(
+            f"ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES FROM ({first}) TO ({first + feed.PARTITION_SIZE})"
+        )
+    )
+
+
+def begin_epoch(connection: Connection) -> uuid.UUID:
+    """Names the feed anew, after its database was restored to an earlier state; tokens from before are refused then."""
+    epoch: uuid.UUID = connection.execute(
+        text(f"UPDATE {feed.feed_head.fullname} SET epoch = gen_random_uuid() RETURNING epoch")  # noqa: S608
+    ).scalar_one()
+    return epoch

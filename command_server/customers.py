@@ -1,0 +1,270 @@
+"""Customers: their names and addresses, and their erasure."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from google.protobuf.message import Message
+from sqlalchemy import BigInteger, Boolean, Column, LargeBinary, Table, Text, Uuid, text
+
+from command_server.checks import ShopChecker
+from commerce.command.v1 import command_service_pb2 as commands
+from commerce.event.v1 import event_pb2 as events
+from commerce.type.v1.address_pb2 import Address, AddressBook, NamedAddress
+from tandem.commands.domain import Changes, Command, CommandKind
+from tandem.commands.rules import Id, check_version, must_be_new, not_found, refusal, timestamp
+from tandem.commands.write_model import Aggregate, Keys, Part, States
+from tandem.feed.table import SCHEMA, metadata
+from tandem.runtime.bulk import Row
+
+FIRST_ADDRESS = "main"
+"""What a customer's first address is called when nobody says."""
+MAX_ADDRESSES = 20
+# An event stays small however many orders a customer has.
+_ORDERS_IN_AN_EVENT = 100
+
+
+# The state, its table and its rows
+
+
+class Customer(NamedTuple):
+    id: Id
+    version: int
+    name: str
+    email: str
+    phone: str
+    addresses: tuple[NamedAddress, ...]
+    erased: bool
+
+    @property
+    def default_address(self) -> NamedAddress | None:
+        for it in self.addresses:
+            if it.is_default:
+                return it
+        return None
+
+    def address_named(self, name: str) -> Address | None:
+        return next((it.address for it in self.addresses if it.name == name), None)
+
+
+customer_table = Table(
+    "customer",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("phone", Text, nullable=False),
+    Column("addresses", LargeBinary, nullable=False, comment="commerce.type.v1.AddressBook"),
+    Column("erased", Boolean, nullable=False, server_default=text("false")),
+)
+
+
+def _of_row(row: Row) -> Customer:
+    identity, version, name, email, phone, addresses, erased = row
+    return Customer(identity, version, name, email, phone, tuple(AddressBook.FromString(addresses).addresses), erased)
+
+
+def _row_of(it: Customer) -> Row:
+    addresses = AddressBook(addresses=it.addresses).SerializeToString(deterministic=True)
+    return it.id, it.version, it.name, it.email, it.phone, addresses, it.erased
+
+
+CUSTOMERS = Aggregate("customer", customer_table, of_row=_of_row, row_of=_row_of, erased=lambda it: it.erased)
+
+# Who places an order locks its customer, so after that lock the list of the orders is complete.
+CUSTOMER_ORDERS: Part[frozenset[Id]] = Part(
+    f"SELECT CAST(customer_id AS text), CAST(id AS text) FROM {SCHEMA}.customer_order WHERE customer_id = ANY(%s)",  # noqa: S608
+    of_rows=lambda rows: frozenset(order_id for (order_id,) in rows),
+)
+"""The ids of all orders of the customers that are asked for, by customer."""
+
+
+# What makes a request wrong in itself
+
+
+def check_register_customer(request: commands.RegisterCustomerRequest, check: ShopChecker) -> None:
+    check.text("name", request.name, 200, required=True)
+    check.text("email", request.email, 254)
+    if request.email and not re.fullmatch(r"[^@\s]+@[^@\s]+", request.email):
+        check.wrong("email", "MALFORMED", "must be an e-mail address such as ada@example.com")
+    check.text("phone", request.phone, 40)
+    check.address("address", request, "address", required=False)
+
+
+def check_rename_customer(request: commands.RenameCustomerRequest, check: ShopChecker) -> None:
+    check.text("name", request.name, 200, required=True)
+
+
+def check_update_address(request: commands.UpdateAddressRequest, check: ShopChecker) -> None:
+    check.address("address", request, "address", required=True)
+    check.label("address_name", request.address_name, required=False)
+
+
+def check_remove_address(request: commands.RemoveAddressRequest, check: ShopChecker) -> None:
+    check.label("address_name", request.address_name, required=True)
+
+
+# What a command needs beside its customer
+
+
+def _erase_customer_keys(_request: Message, subject: Id, keys: Keys) -> None:
+    keys[CUSTOMER_ORDERS].add(subject)
+
+
+# The rules
+
+
+def register_customer(request: commands.RegisterCustomerRequest, command: Command, states: States) -> list[Message]:
+    must_be_new(states[CUSTOMERS].get(command.subject_id), "customer", command.subject_id)
+    personal = events.PersonalData(name=request.name, email=request.email, phone=request.phone)
+    if request.HasField("address"):
+        personal.address.CopyFrom(request.address)
+    return [
+        events.CustomerRegistered(
+            customer_id=command.subject_id, version=1, personal=personal, registered_at=timestamp(command.now)
+        )
+    ]
+
+
+def rename_customer(request: commands.RenameCustomerRequest, command: Command, states: States) -> list[Message]:
+    customer = _existing(request, command, states)
+    personal = events.PersonalData(name=request.name)
+    return [events.CustomerRenamed(customer_id=customer.id, version=customer.version + 1, personal=personal)]
+
+
+def update_address(request: commands.UpdateAddressRequest, command: Command, states: States) -> list[Message]:
+    customer = _existing(request, command, states)
+    default = customer.default_address
+    name = request.address_name or (default.name if default else FIRST_ADDRESS)
+    if len(customer.addresses) >= MAX_ADDRESSES and customer.address_named(name) is None:
+        raise refusal("ADDRESS_LIMIT", f"customers/{customer.id}", f"a customer has at most {MAX_ADDRESSES} addresses")
+    return [
+        events.AddressUpdated(
+            customer_id=customer.id,
+            version=customer.version + 1,
+            personal=events.PersonalData(address=request.address, address_name=name),
+            is_default=request.make_default or default is None or name == default.name,
+        )
+    ]
+
+
+def remove_address(request: commands.RemoveAddressRequest, command: Command, states: States) -> list[Message]:
+    customer = _existing(request, command, states)
+    subject = f"customers/{customer.id}"
+    if customer.address_named(request.address_name) is None:
+        raise refusal("ADDRESS_UNKNOWN", subject, "the customer has no address of this name")
+    default = customer.default_address
+    if default is not None and default.name == request.address_name and len(customer.addresses) > 1:
+        raise refusal("DEFAULT_ADDRESS", subject, "make another address the default one first")
+    return [
+        events.AddressRemoved(
+            customer_id=customer.id,
+            version=customer.version + 1,
+            personal=events.PersonalData(address_name=request.address_name),
+        )
+    ]
+
+
+def erase_customer(request: commands.EraseCustomerRequest, command: Command, states: States) -> list[Message]:
+    customer = _existing(request, command, states)
+    erased = events.CustomerErased(
+        customer_id=customer.id, version=customer.version + 1, erased_at=timestamp(command.now)
+    )
+    orders = sorted(states[CUSTOMER_ORDERS][customer.id])
+    return [
+        erased,
+        *(
+            events.OrdersAnonymized(customer_id=customer.id, order_ids=orders[first : first + _ORDERS_IN_AN_EVENT])
+            for first in range(0, len(orders), _ORDERS_IN_AN_EVENT)
+        ),
+    ]
+
+
+def _existing(request: Message, command: Command, states: States) -> Customer:
+    """The customer that the command is about. One that was erased takes no command any more."""
+    customer = states[CUSTOMERS].get(command.subject_id)
+    if customer is None:
+        raise not_found("customer", command.subject_id)
+    if customer.erased:
+        raise refusal("CUSTOMER_ERASED", f"customers/{customer.id}", "the customer was erased")
+    check_version(request, customer.version)
+    return customer
+
+
+# What each event changes
+
+
+def customer_registered(states: States, event: events.CustomerRegistered) -> None:
+    personal = event.personal
+    customer = Customer(
+        id=event.customer_id,
+        version=event.version,
+        name=personal.name,
+        email=personal.email,
+        phone=personal.phone,
+        addresses=(
+            (NamedAddress(name=FIRST_ADDRESS, address=personal.address, is_default=True),)
+            if personal.HasField("address")
+            else ()
+        ),
+        erased=False,
+    )
+    states[CUSTOMERS][customer.id] = customer
+
+
+def customer_renamed(states: States, event: events.CustomerRenamed) -> None:
+    _change(states, event, name=event.personal.name)
+
+
+def address_updated(states: States, event: events.AddressUpdated) -> None:
+    before = states[CUSTOMERS][event.customer_id].addresses
+    changed = NamedAddress(
+        name=event.personal.address_name, address=event.personal.address, is_default=event.is_default
+    )
+    others = [
+        NamedAddress(name=it.name, address=it.address, is_default=it.is_default and not event.is_default)
+        for it in before
+    ]
+    names = [it.name for it in before]
+    if changed.name in names:
+        others[names.index(changed.name)] = changed
+    else:
+        others.append(changed)
+    _change(states, event, addresses=tuple(others))
+
+
+def address_removed(states: States, event: events.AddressRemoved) -> None:
+    before = states[CUSTOMERS][event.customer_id].addresses
+    _change(states, event, addresses=tuple(it for it in before if it.name != event.personal.address_name))
+
+
+def customer_erased(states: States, event: events.CustomerErased) -> None:
+    _change(states, event, name="", email="", phone="", addresses=(), erased=True)
+
+
+def orders_anonymized(_states: States, _event: events.OrdersAnonymized) -> None:
+    """The write model's orders hold nothing of a person."""
+
+
+def _change(states: States, event: Any, **changes: Any) -> None:
+    customer = states[CUSTOMERS][event.customer_id]
+    states[CUSTOMERS][customer.id] = customer._replace(version=event.version, **changes)
+
+
+CHANGES: Changes = {
+    events.CustomerRegistered: customer_registered,
+    events.CustomerRenamed: customer_renamed,
+    events.AddressUpdated: address_updated,
+    events.AddressRemoved: address_removed,
+    events.CustomerErased: customer_erased,
+    events.OrdersAnonymized: orders_anonymized,
+}
+
+KINDS: Sequence[CommandKind] = (
+    CommandKind(CUSTOMERS, commands.RegisterCustomerRequest, register_customer, check=check_register_customer),
+    CommandKind(CUSTOMERS, commands.RenameCustomerRequest, rename_customer, check=check_rename_customer),
+    CommandKind(CUSTOMERS, commands.UpdateAddressRequest, update_address, check=check_update_address),
+    CommandKind(CUSTOMERS, commands.RemoveAddressRequest, remove_address, check=check_remove_address),
+    CommandKind(CUSTOMERS, commands.EraseCustomerRequest, erase_customer, keys=_erase_customer_keys),
+)

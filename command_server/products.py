@@ -1,0 +1,297 @@
+"""Products and their stock."""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from google.protobuf.message import Message
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, LargeBinary, Table, Text, Uuid, text
+
+from command_server.checks import ShopChecker
+from commerce.command.v1 import command_service_pb2 as commands
+from commerce.event.v1 import event_pb2 as events
+from commerce.type.v1.product_attribute_pb2 import ProductAttribute
+from tandem.commands.domain import Changes, Command, CommandKind
+from tandem.commands.rules import Id, check_version, must_be_new, not_found, refusal
+from tandem.commands.write_model import Aggregate, States
+from tandem.feed.table import metadata
+from tandem.runtime.bulk import Row
+
+# Far above any warehouse, far below what 64 bits hold: sums of it stay exact.
+MAX_STOCK = 1_000_000_000_000
+MAX_STOCK_CHANGE = 1_000_000_000
+MAX_ATTRIBUTES = 50
+
+
+# The state, its table and its rows
+
+
+class Product(NamedTuple):
+    """`stock` is what can still be ordered: orders take from it when they are placed. `price` in minor units.
+
+    Orders do not count up `version`: a caller that changes a price must not race with every sale.
+    """
+
+    id: Id
+    version: int
+    name: str
+    description: str
+    category: str
+    price: int
+    currency: str
+    stock: int
+    discontinued: bool
+    attributes: tuple[tuple[str, str], ...]
+    """(name, value), by name."""
+
+    def with_stock(self, stock: int) -> "Product":
+        """As `_replace`, in half of the time: each order does this to some products."""
+        return Product(
+            self.id, self.version, self.name, self.description, self.category, self.price, self.currency, stock,
+            self.discontinued, self.attributes,
+        )  # fmt: skip
+
+
+# Checks that rules make already stand here once more for what must never be wrong, whoever writes.
+product_table = Table(
+    "product",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("category", Text, nullable=False),
+    Column("price", BigInteger, CheckConstraint("price >= 0"), nullable=False, comment="minor units"),
+    Column("currency", Text, nullable=False),
+    Column("stock", BigInteger, CheckConstraint("stock >= 0"), nullable=False),
+    Column("discontinued", Boolean, nullable=False),
+    Column(
+        "attributes",
+        LargeBinary,
+        nullable=False,
+        server_default=text("''::bytea"),
+        comment="commerce.command.v1.ProductAttributes",
+    ),
+)
+
+
+def _of_row(row: Row) -> Product:
+    (
+        identity, version, name, description, category, price, currency, stock, discontinued, attributes,
+    ) = row  # fmt: skip
+    return Product(
+        identity, version, name, description, category, price, currency, stock, discontinued, _parsed(attributes)
+    )
+
+
+# Between a product's revisions they are the same, and what sells is loaded with every batch.
+@lru_cache(maxsize=1024)
+def _parsed(stored: bytes) -> tuple[tuple[str, str], ...]:
+    return tuple((it.name, it.value) for it in commands.ProductAttributes.FromString(stored).attributes)
+
+
+def _row_of(it: Product) -> Row:
+    attributes = commands.ProductAttributes(
+        attributes=[ProductAttribute(name=name, value=value) for name, value in it.attributes]
+    )
+    return (
+        it.id, it.version, it.name, it.description, it.category, it.price, it.currency, it.stock, it.discontinued,
+        attributes.SerializeToString(deterministic=True),
+    )  # fmt: skip
+
+
+PRODUCTS = Aggregate("product", product_table, of_row=_of_row, row_of=_row_of, unversioned=["stock"])
+
+
+# What makes a request wrong in itself
+
+
+def check_add_product(request: commands.AddProductRequest, check: ShopChecker) -> None:
+    check.text("name", request.name, 200, required=True)
+    check.text("description", request.description, 4000, lines=True)
+    check.text("category", request.category, 100)
+    check.money("price", request, "price", required=True)
+    check.number("initial_stock", request.initial_stock, 0, MAX_STOCK_CHANGE)
+    _check_attributes("attributes", request.attributes, check)
+
+
+def check_revise_product(request: commands.ReviseProductRequest, check: ShopChecker) -> None:
+    changes = ("name", "description", "category", "attributes")
+    if not {field.name for field, _ in request.ListFields()}.intersection(changes):
+        for name in changes:
+            check.wrong(name, "REQUIRED", f"one of {', '.join(changes)} must be set")
+    if request.HasField("name"):
+        check.text("name", request.name, 200, required=True)
+    check.text("description", request.description, 4000, lines=True)
+    check.text("category", request.category, 100)
+    _check_attributes("attributes.attributes", request.attributes.attributes, check)
+
+
+def check_change_price(request: commands.ChangePriceRequest, check: ShopChecker) -> None:
+    check.money("price", request, "price", required=True)
+
+
+def check_adjust_stock(request: commands.AdjustStockRequest, check: ShopChecker) -> None:
+    if request.delta == 0:
+        check.wrong("delta", "OUT_OF_RANGE", "must not be zero")
+    check.number("delta", request.delta, -MAX_STOCK_CHANGE, MAX_STOCK_CHANGE)
+
+
+def _check_attributes(field: str, attributes: Sequence[ProductAttribute], check: ShopChecker) -> None:
+    if len(attributes) > MAX_ATTRIBUTES:
+        check.wrong(field, "OUT_OF_RANGE", f"holds {len(attributes)} attributes; at most {MAX_ATTRIBUTES} are taken")
+    seen: dict[str, int] = {}
+    for number, attribute in enumerate(attributes[:MAX_ATTRIBUTES]):
+        check.label(f"{field}[{number}].name", attribute.name, required=True)
+        check.text(f"{field}[{number}].value", attribute.value, 200, required=True)
+        first = seen.setdefault(attribute.name.casefold(), number)
+        if first != number and attribute.name:
+            check.wrong(f"{field}[{number}].name", "DUPLICATE", f"is the name of {field}[{first}] too")
+
+
+# The rules
+
+
+def add_product(request: commands.AddProductRequest, command: Command, states: States) -> list[Message]:
+    must_be_new(states[PRODUCTS].get(command.subject_id), "product", command.subject_id)
+    return [
+        events.ProductAdded(
+            product_id=command.subject_id,
+            version=1,
+            name=request.name,
+            description=request.description,
+            category=request.category,
+            price=request.price,
+            stock=request.initial_stock,
+            attributes=_by_name(request.attributes),
+        )
+    ]
+
+
+def revise_product(request: commands.ReviseProductRequest, command: Command, states: States) -> list[Message]:
+    product = _existing(command, states)
+    check_version(request, product.version)
+    kept = [ProductAttribute(name=name, value=value) for name, value in product.attributes]
+    return [
+        events.ProductRevised(
+            product_id=product.id,
+            version=product.version + 1,
+            name=request.name if request.HasField("name") else product.name,
+            description=request.description if request.HasField("description") else product.description,
+            category=request.category if request.HasField("category") else product.category,
+            attributes=_by_name(request.attributes.attributes) if request.HasField("attributes") else kept,
+        )
+    ]
+
+
+def change_price(request: commands.ChangePriceRequest, command: Command, states: States) -> list[Message]:
+    product = _existing(command, states)
+    check_version(request, product.version)
+    if request.price.currency_code != product.currency:
+        raise refusal("CURRENCY_MISMATCH", f"products/{product.id}", f"its prices are in {product.currency}")
+    return [events.PriceChanged(product_id=product.id, version=product.version + 1, price=request.price)]
+
+
+def adjust_stock(request: commands.AdjustStockRequest, command: Command, states: States) -> list[Message]:
+    product = _existing(command, states)
+    check_version(request, product.version)
+    if product.stock + request.delta < 0:
+        raise refusal("OUT_OF_STOCK", f"products/{product.id}", f"only {product.stock} are left")
+    if product.stock + request.delta > MAX_STOCK:
+        raise refusal("STOCK_LIMIT", f"products/{product.id}", f"more than {MAX_STOCK} cannot be in stock")
+    return [events.StockAdjusted(product_id=product.id, version=product.version + 1, delta=request.delta)]
+
+
+def discontinue_product(request: commands.DiscontinueProductRequest, command: Command, states: States) -> list[Message]:
+    product = _existing(command, states)
+    check_version(request, product.version)
+    if product.discontinued:
+        raise refusal("ALREADY_DISCONTINUED", f"products/{product.id}", "it is no longer sold already")
+    return [events.ProductDiscontinued(product_id=product.id, version=product.version + 1)]
+
+
+def _by_name(attributes: Iterable[ProductAttribute]) -> list[ProductAttribute]:
+    """In one order whoever sends them, so that equal products have equal bytes."""
+    return sorted(attributes, key=lambda it: it.name)
+
+
+def _existing(command: Command, states: States) -> Product:
+    product = states[PRODUCTS].get(command.subject_id)
+    if product is None:
+        raise not_found("product", command.subject_id)
+    return product
+
+
+# What each event changes
+
+
+def product_added(states: States, event: events.ProductAdded) -> None:
+    product = Product(
+        id=event.product_id,
+        version=event.version,
+        name=event.name,
+        description=event.description,
+        category=event.category,
+        price=event.price.minor_units,
+        currency=event.price.currency_code,
+        stock=event.stock,
+        discontinued=False,
+        attributes=_attributes(event),
+    )
+    states[PRODUCTS][product.id] = product
+
+
+def product_revised(states: States, event: events.ProductRevised) -> None:
+    _change(
+        states,
+        event,
+        name=event.name,
+        description=event.description,
+        category=event.category,
+        attributes=_attributes(event),
+    )
+
+
+def price_changed(states: States, event: events.PriceChanged) -> None:
+    _change(states, event, price=event.price.minor_units)
+
+
+def stock_adjusted(states: States, event: events.StockAdjusted) -> None:
+    _change(states, event, stock=states[PRODUCTS][event.product_id].stock + event.delta)
+
+
+def product_discontinued(states: States, event: events.ProductDiscontinued) -> None:
+    _change(states, event, discontinued=True)
+
+
+def change_stock(states: States, product_id: Id, delta: int) -> None:
+    """What an order does to a product: no new version of it."""
+    products = states[PRODUCTS]
+    product = products[product_id]
+    products[product_id] = product.with_stock(product.stock + delta)
+
+
+def _attributes(event: events.ProductAdded | events.ProductRevised) -> tuple[tuple[str, str], ...]:
+    return tuple((it.name, it.value) for it in event.attributes)
+
+
+def _change(states: States, event: Any, **changes: Any) -> None:
+    product = states[PRODUCTS][event.product_id]
+    states[PRODUCTS][product.id] = product._replace(version=event.version, **changes)
+
+
+CHANGES: Changes = {
+    events.ProductAdded: product_added,
+    events.ProductRevised: product_revised,
+    events.PriceChanged: price_changed,
+    events.StockAdjusted: stock_adjusted,
+    events.ProductDiscontinued: product_discontinued,
+}
+
+KINDS: Sequence[CommandKind] = (
+    CommandKind(PRODUCTS, commands.AddProductRequest, add_product, check=check_add_product),
+    CommandKind(PRODUCTS, commands.ChangePriceRequest, change_price, check=check_change_price),
+    CommandKind(PRODUCTS, commands.AdjustStockRequest, adjust_stock, check=check_adjust_stock),
+    CommandKind(PRODUCTS, commands.DiscontinueProductRequest, discontinue_product),
+    CommandKind(PRODUCTS, commands.ReviseProductRequest, revise_product, check=check_revise_product),
+)

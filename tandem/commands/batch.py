@@ -1,0 +1,80 @@
+"""A batch in memory: what its commands decide on the loaded states, one after the other. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tandem.commands.domain import Command, Domain
+from tandem.commands.receipts import Receipt
+from tandem.commands.rules import Id, timestamp
+from tandem.commands.write_model import States
+from tandem.runtime.errors import InvalidArgument, TandemError, Violation
+
+
+@dataclass
+class Decisions:
+    """What a batch does: an outcome for each command in order, and what is to be written.
+
+    states: after all events. outcomes: receipts, of this batch or of earlier ones, and refusals.
+    events: (kind, event). envelopes: of each event. receipts: of the commands that this batch stores.
+    """
+
+    states: States
+    outcomes: list[Receipt | TandemError] = field(default_factory=list)
+    events: list[tuple[str, Message]] = field(default_factory=list)
+    envelopes: list[bytes] = field(default_factory=list)
+    receipts: list[Receipt] = field(default_factory=list)
+
+
+def decide_batch(domain: Domain, batch: Sequence[Command], loaded: States, found: Mapping[Id, Receipt]) -> Decisions:
+    """Decides the commands in order of arrival: each sees the events of those before, a refused one leaves no trace.
+
+    found: the receipts that are stored already, by request id.
+    """
+    decisions = Decisions(loaded.copy())
+    stored: dict[Id, Receipt] = {}
+    now: datetime | None = None
+    for command in batch:
+        if command.now is not now:
+            # Once for a batch, whose commands were taken at one moment.
+            now = command.now
+            recorded_at = timestamp(now)
+        earlier = found.get(command.request_id) or stored.get(command.request_id)
+        outcome: Receipt | TandemError
+        try:
+            if earlier is None:
+                stored[command.request_id] = outcome = _decide(domain, command, decisions, recorded_at)
+            else:
+                outcome = _replayed(command, earlier)
+        except TandemError as refusal:
+            outcome = refusal
+        decisions.outcomes.append(outcome)
+    decisions.receipts = list(stored.values())
+    return decisions
+
+
+def _replayed(command: Command, earlier: Receipt) -> Receipt:
+    if earlier.fingerprint != command.fingerprint:
+        raise InvalidArgument(
+            [Violation("request_id", "was used for another command; take a new one", "REUSED")],
+            reason="REQUEST_ID_REUSED",
+        )
+    return earlier._replace(replayed=True)
+
+
+def _decide(domain: Domain, command: Command, decisions: Decisions, recorded_at: Timestamp) -> Receipt:
+    kind, states, events = command.kind, decisions.states, domain.events
+    for change in kind.decide(command.request, command, states):
+        domain.changes[type(change)](states, change)
+        decisions.events.append((events.kind_of(type(change)), events.wrap(change, recorded_at)))
+        decisions.envelopes.append(command.envelope)
+    return Receipt(
+        request_id=command.request_id,
+        fingerprint=command.fingerprint,
+        subject_id=command.subject_id,
+        position=len(decisions.events),
+        version=states[kind.aggregate][command.subject_id].version,
+    )

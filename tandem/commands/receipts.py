@@ -1,0 +1,168 @@
+"""Receipts, which make repeated commands harmless; and the end of a batch's transaction, which stores them.
+
+Positions, events and receipts go in one statement.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from google.protobuf.message import Message
+from sqlalchemy import BigInteger, Column, Connection, DateTime, Index, LargeBinary, Table, Uuid, func, text
+
+from tandem.commands.rules import Id
+from tandem.feed import table as feed
+from tandem.feed.events import EventContract
+from tandem.runtime.arrays import array
+from tandem.runtime.database import Answer, driver_of
+
+receipt = Table(
+    "receipt",
+    feed.metadata,
+    Column("request_id", Uuid, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("subject_id", Uuid, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("receipt_created_at", "created_at"),
+)
+
+
+class Receipt(NamedTuple):
+    """What a command has done: `version` is its subject's after it, `position` its last event's.
+
+    epoch: the feed's epoch of today. None until the batch is appended, and `position` counts from the batch's first
+    position minus one until then.
+    replayed: the command was done before, and this is the receipt of then.
+    """
+
+    request_id: Id
+    fingerprint: bytes
+    subject_id: Id
+    position: int
+    version: int
+    epoch: uuid.UUID | None = None
+    replayed: bool = False
+
+    def appended(self, epoch: uuid.UUID, base: int) -> "Receipt":
+        """The receipt after the batch was appended behind position `base`."""
+        return self if self.epoch is not None else self._replace(epoch=epoch, position=base + self.position)
+
+
+class StoredEvent(NamedTuple):
+    """An event as it is stored.
+
+    subject_id: the data subject whose key its personal data is sealed with, None without any. envelope: a serialised
+    tandem.internal.v1.Envelope.
+    """
+
+    kind: str
+    payload: bytes
+    subject_id: Id | None
+    envelope: bytes | None = None
+
+
+def stored_events(
+    contract: EventContract[Any],
+    events: Sequence[tuple[str, Message]],
+    envelopes: Sequence[bytes | None],
+    subject_keys: Mapping[Id, bytes],
+) -> list[StoredEvent]:
+    """The events (kind, event) with their envelopes and their personal data sealed.
+
+    subject_keys: of all data subjects that the events tell of.
+    """
+    stored = []
+    for (kind, event), envelope in zip(events, envelopes, strict=True):
+        subject = contract.subject_of(event)
+        sealed = event if subject is None else contract.seal(event, subject_keys[subject])
+        stored.append(StoredEvent(kind, sealed.SerializeToString(deterministic=True), subject, envelope))
+    return stored
+
+
+_FIND = f"""
+SELECT CAST(r.request_id AS text), r.fingerprint, CAST(r.subject_id AS text), r.position, r.version, h.epoch
+FROM {receipt.fullname} AS r, {feed.feed_head.fullname} AS h WHERE r.request_id = ANY(%s)"""  # noqa: S608
+
+# The feed's head is the one row that serialises all writers. It is locked here and released by the COMMIT that follows
+# in the same pipeline, so it is held for no round trip, nor for the batch.
+_APPEND = f"""
+WITH head AS (
+  UPDATE {feed.feed_head.fullname} SET position = position + %(count)s::bigint
+  RETURNING epoch, position - %(count)s::bigint AS base
+), events AS (
+  INSERT INTO {feed.event.fullname} (position, kind, payload, subject_id, envelope)
+  SELECT head.base + e.ordinal, e.kind, e.payload, e.subject_id, e.envelope
+  FROM head, unnest(
+    CAST(%(kinds)s AS text[]), CAST(%(payloads)s AS bytea[]), CAST(%(data_subjects)s AS uuid[]),
+    CAST(%(envelopes)s AS bytea[])
+  ) WITH ORDINALITY AS e (kind, payload, subject_id, envelope, ordinal)
+), receipts AS (
+  INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version)
+  SELECT r.request_id, r.fingerprint, r.subject_id, head.base + r.start, r.version
+  FROM head, unnest(
+    CAST(%(request_ids)s AS uuid[]), CAST(%(fingerprints)s AS bytea[]), CAST(%(subject_ids)s AS uuid[]),
+    CAST(%(offsets)s AS bigint[]), CAST(%(versions)s AS bigint[])
+  ) AS r (request_id, fingerprint, subject_id, start, version)
+)
+SELECT epoch, base, pg_notify('{feed.CHANNEL}', '') FROM head
+"""  # noqa: S608 - only names from our own tables are put in
+
+
+def find_receipts(connection: Connection, request_ids: Sequence[Id]) -> Answer[dict[Id, Receipt]]:
+    """The receipts that exist, by request id.
+
+    To be called after the batch's rows are locked: a first run of the same command that is committing elsewhere holds
+    one of them (or makes our insert wait), so it is either seen here or conflicts.
+    """
+    with driver_of(connection) as driver:
+        rows = driver.execute(_FIND, [array("UUID", request_ids)], binary=True)
+    return lambda: {row[0]: Receipt(*row) for row in rows}
+
+
+def append(
+    connection: Connection, events: Sequence[StoredEvent], receipts: Sequence[Receipt]
+) -> Answer[tuple[uuid.UUID, int]]:
+    """Appends events and receipts, and wakes whoever follows the feed. To be followed by COMMIT.
+
+    The answer is the feed's epoch, and the position behind which the events are. A unique violation when one of the
+    request ids was stored in between.
+    """
+    with driver_of(connection) as driver:
+        cursor = driver.execute(
+            _APPEND,
+            {
+                "count": len(events),
+                "kinds": array("TEXT", [it.kind for it in events]),
+                "payloads": array("BYTEA", [it.payload for it in events]),
+                "data_subjects": array("UUID", [it.subject_id for it in events]),
+                "envelopes": array("BYTEA", [it.envelope for it in events]),
+                "request_ids": array("UUID", [it.request_id for it in receipts]),
+                "fingerprints": array("BYTEA", [it.fingerprint for it in receipts]),
+                "subject_ids": array("UUID", [it.subject_id for it in receipts]),
+                "offsets": array("BIGINT", [it.position for it in receipts]),
+                "versions": array("BIGINT", [it.version for it in receipts]),
+            },
+            binary=True,
+        )
+
+    def answer() -> tuple[uuid.UUID, int]:
+        epoch, base, _ = next(cursor)
+        return epoch, base
+
+    return answer
+
+
+_PURGE = text(f"""
+DELETE FROM {receipt.fullname} WHERE request_id IN (
+  SELECT request_id FROM {receipt.fullname} WHERE created_at < :before ORDER BY created_at LIMIT :most
+  FOR UPDATE SKIP LOCKED
+)
+""")  # noqa: S608
+
+
+def purge_receipts(connection: Connection, now: datetime, keep: timedelta, most: int) -> int:
+    """Deletes at most `most` receipts that are older than `keep`; returns how many."""
+    return connection.execute(_PURGE, {"before": now - keep, "most": most}).rowcount

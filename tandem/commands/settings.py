@@ -1,0 +1,28 @@
+"""The settings of whoever takes commands."""
+
+from pydantic import Field
+
+from tandem.runtime.settings import Block
+
+
+class ExecutorSettings(Block):
+    """Group commit."""
+
+    threads: int = Field(
+        2, ge=1, le=32, description="Transactions under way at once, each with a thread and a connection"
+    )
+    max_batch: int = Field(128, ge=1, le=1024, description="Commands in one transaction at most")
+    max_waiting: int = Field(
+        2048, ge=1, description="Commands that may wait for a transaction; past it they are refused"
+    )
+    retry_seconds: float = Field(
+        3.0, ge=0, le=60, description="How long a batch is tried again while the database is away"
+    )
+
+
+class ReceiptSettings(Block):
+    """Receipts make repeated commands harmless."""
+
+    keep_days: float = Field(7.0, gt=0, description="How long a request_id is remembered")
+    purge_batch: int = Field(1000, ge=1, le=10_000, description="Old receipts deleted in one statement")
+    purge_every_seconds: float = Field(60.0, gt=0, description="Time between purges")
