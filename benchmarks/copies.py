@@ -39,9 +39,10 @@ _WRITE = (
         l.discount_basis_points, l.line_total
     FROM {_COPIES}, tandem_write.order_line AS l""",
     f"""
-    INSERT INTO tandem_write.event (position, kind, recorded_at, payload, customer_id)
+    INSERT INTO tandem_write.event (position, kind, recorded_at, payload, subject_id, envelope)
     SELECT h.position + (c.number - 1) * n.count + p.number, e.kind, e.recorded_at,
-        {_RENAMED.format(value="e.payload", old="p.order_id", new=_NEW_ID.format(old="p.order_id"))}, e.customer_id
+        {_RENAMED.format(value="e.payload", old="p.order_id", new=_NEW_ID.format(old="p.order_id"))},
+        e.subject_id, e.envelope
     FROM {_COPIES}, tandem_write.feed_head AS h, (SELECT count(*) FROM placed) AS n,
         placed AS p JOIN tandem_write.event AS e USING (position)""",
     f"""

@@ -19,6 +19,7 @@ from benchmarks.processor import cpu_seconds
 from commerce.feed.v1.feed_service_pb2 import GetHeadRequest, SubscribeRequest, SubscribeResponse
 from commerce.feed.v1.feed_service_pb2_grpc import FeedServiceStub
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest
+from shop.events import EVENTS
 from tandem.cli.embedded import Postgres
 from tandem.feed.reader import read_events
 from tests.support.shop import Load, an_order, open_shop
@@ -210,7 +211,7 @@ def read_table(url: str) -> int:
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), isolation_level="AUTOCOMMIT")
     count = position = 0
     with engine.connect() as connection:
-        while events := read_events(connection, position, BATCH):
+        while events := read_events(connection, EVENTS, position, BATCH):
             for it in events:
                 assert it.event.WhichOneof("kind")
             count += len(events)

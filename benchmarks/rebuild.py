@@ -20,7 +20,7 @@ from benchmarks.plan import Plan
 from benchmarks.processor import cpu_seconds
 from benchmarks.world import World
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, ProjectionState
-from tandem.read_store.tables import VIEWS
+from shop.views import VIEWS
 from tandem.read_store.tables import projection as projection_table
 from tests.support.stack import Stack
 

@@ -11,10 +11,8 @@ from command_server.command import Command, Receipt
 from command_server.decide.rules import timestamp
 from command_server.storage.feed import Appended, FoundReceipt, StoredReceipt
 from commerce.event.v1.event_pb2 import Event
-from tandem.feed.events import EVENT_KINDS
+from shop.events import EVENTS
 from tandem.runtime.errors import InvalidArgument, TandemError, Violation
-
-_KIND_OF_MESSAGE = {type(getattr(Event(), kind)): kind for kind in EVENT_KINDS}
 
 
 def keys_of(batch: Iterable[Command]) -> Keys:
@@ -89,10 +87,7 @@ def _decide(command: Command, decisions: Decisions) -> StoredReceipt:
     recorded_at = timestamp(command.now)
     for change in changes:
         apply(decisions.aggregates, change)
-        name = _KIND_OF_MESSAGE[type(change)]
-        event = Event(recorded_at=recorded_at)
-        getattr(event, name).CopyFrom(change)
-        decisions.events.append((name, event))
+        decisions.events.append((EVENTS.kind_of(type(change)), EVENTS.wrap(change, recorded_at)))
     return StoredReceipt(
         request_id=command.request_id,
         fingerprint=command.fingerprint,

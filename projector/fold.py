@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from projector.projections.shape import Columns, Projection, Rule
-from tandem.feed.events import EVENT_KINDS, FeedEvent
+from shop.events import EVENTS
+from tandem.feed.events import FeedEvent
 
-_KINDS = frozenset(EVENT_KINDS)
+_KINDS = frozenset(EVENTS.kinds)
 
 Stored = tuple[int, bytes]
 """Of a row before a batch: the position at which it began (0 in a view that does not ask for it), and its value."""

@@ -5,7 +5,8 @@ import uuid
 from sqlalchemy import Connection, text
 
 from projector.ownership import try_lock
-from tandem.read_store.tables import VIEWS, change, projection
+from shop.views import VIEWS
+from tandem.read_store.tables import change, projection
 
 
 class StillHeld(Exception):

@@ -22,10 +22,12 @@ from projector.pipeline import Batch, Pipeline
 from projector.projections.catalogue import PROJECTIONS
 from projector.recent import RecentRows
 from projector.settings import ChangeLogSettings, FollowSettings
+from shop.events import EVENTS
+from shop.views import CACHED_VIEWS
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.tables import CACHED_VIEWS, CHANNEL, change
+from tandem.read_store.tables import CHANNEL, change
 from tandem.runtime.database import may_pass
 from tandem.runtime.telemetry import log
 
@@ -204,7 +206,7 @@ class Session:
 
     def _find(self, views: Sequence[str], after: int, folded: Mapping[str, Changes]) -> Batch | None:
         limit = self._follow.batch_size
-        events = self._feed.read(lambda feed: read_events(feed, after, limit, self._epoch))
+        events = self._feed.read(lambda feed: read_events(feed, EVENTS, after, limit, self._epoch))
         if not events:
             return None
         prepared = prepare(self._connection, views, events, self._recent, folded)

@@ -6,9 +6,9 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from shop.views import VIEWS
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import new_epoch, parse_node
-from tandem.read_store.tables import VIEWS
 from tandem.runtime.settings import Block, DatabaseSettings, ServerSettings, ServiceSettings
 
 

@@ -10,7 +10,8 @@ from sqlalchemy import Column
 
 from projector.fold import Changes, Stored
 from projector.projections.catalogue import PROJECTIONS
-from tandem.read_store.tables import VIEWS, change, projection, written_columns
+from shop.views import VIEWS
+from tandem.read_store.tables import change, projection, written_columns
 from tandem.runtime.arrays import Array, array, sql_type
 
 Driver = psycopg.Connection[Any]

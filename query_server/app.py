@@ -23,7 +23,8 @@ from query_server.settings import Settings
 from query_server.together import PagesTogether, SearchesTogether
 from query_server.views import Views
 from query_server.watch import Watches
-from tandem.read_store.tables import CHANNEL, order_details
+from shop.views import order_details
+from tandem.read_store.tables import CHANNEL
 from tandem.runtime.calls import AnswerAtOnce
 from tandem.runtime.desk import Desk
 from tandem.runtime.listener import Listener

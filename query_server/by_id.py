@@ -17,9 +17,9 @@ from query_server.freshness import Announced, Freshness
 from query_server.reader import count_reads
 from query_server.validation import MAX_BATCH, Checker
 from query_server.views import as_of_text
+from shop.views import customer_profile, order_details, product_card, subscription_details
 from tandem.feed.token import Token
 from tandem.internal.v1.stored_pb2 import CacheEntry
-from tandem.read_store.tables import customer_profile, order_details, product_card, subscription_details
 from tandem.runtime.errors import InvalidArgument
 
 # Longer requests are for the method: what they hold must be looked at in peace.

@@ -12,8 +12,9 @@ import psycopg
 from sqlalchemy import TextClause, event, text
 
 from query_server.store import Store
+from shop.views import REVISION, VIEWS
 from tandem.feed.token import Token
-from tandem.read_store.tables import REVISION, SCHEMA, VIEWS, change, projection
+from tandem.read_store.tables import SCHEMA, change, projection
 from tandem.runtime.arrays import array
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.settings import DatabaseSettings

@@ -18,10 +18,10 @@ import psycopg
 from prometheus_client import Counter, Gauge, Histogram
 
 from query_server.settings import FreshnessSettings
+from shop.views import VIEWS
 from tandem.feed.token import Token
 from tandem.read_store.announcement import Announcement, MalformedAnnouncement
 from tandem.read_store.cache import CacheEpochs
-from tandem.read_store.tables import VIEWS
 from tandem.runtime.errors import Overloaded, Unavailable
 from tandem.runtime.listener import Listener
 from tandem.runtime.settings import SettingsError

@@ -13,7 +13,7 @@ from query_server.queries.pages import Page, PageKey, Selection
 from query_server.queries.subscriptions import subscriptions
 from query_server.validation import Checker
 from query_server.views import as_of_text
-from tandem.read_store.tables import order_summary, subscription_details
+from shop.views import order_summary, subscription_details
 
 ListRequest = queries.ListRecentOrdersRequest | queries.ListSubscriptionsRequest
 

@@ -17,7 +17,7 @@ from query_server.queries.search.response import Found
 from query_server.validation import Checker
 from query_server.views import Views, as_of_text
 from query_server.watch import Watches
-from tandem.read_store.tables import product_search, sales_summary
+from shop.views import product_search, sales_summary
 from tandem.runtime.calls import Call, StreamCall
 from tandem.runtime.errors import NotFound
 

@@ -219,7 +219,7 @@ async def _store(connection: AsyncConnection, placed: OrderPlaced, position: int
             position=position,
             kind="order_placed",
             payload=stored.SerializeToString(deterministic=True),
-            customer_id=customer_id,
+            subject_id=customer_id,
         )
     )
 

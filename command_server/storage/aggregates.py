@@ -16,8 +16,8 @@ from commerce.type.v1.address_pb2 import AddressBook
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
-from tandem.feed.personal import new_key
-from tandem.feed.table import personal_key
+from tandem.feed.sealing import new_key
+from tandem.feed.table import subject_key
 from tandem.runtime.arrays import array
 from tandem.runtime.bulk import Row, execute, inserted, updated
 from tandem.runtime.database import Answer, driver_of
@@ -53,7 +53,7 @@ WHERE order_id = ANY(%s) ORDER BY order_id, line_number"""  # noqa: S608
 # The key comes along: who places an order pays for no statement more because personal data is sealed.
 _LOCK_CUSTOMERS = f"""
 SELECT k.key, {_columns(customer)}
-FROM {customer.fullname} AS t LEFT JOIN {personal_key.fullname} AS k ON k.customer_id = t.id
+FROM {customer.fullname} AS t LEFT JOIN {subject_key.fullname} AS k ON k.subject_id = t.id
 WHERE t.id = {_and_of_orders(customer_order.c.customer_id, customer_order.c.id)}
 ORDER BY t.id FOR UPDATE OF t"""  # noqa: S608
 _READ_ORDER_IDS = f"""
@@ -162,7 +162,7 @@ def save(connection: Connection, before: Aggregates, after: Aggregates) -> Perso
     destroyed = [(it.id, None) for it in changed_customers if it.erased]
     writes = [
         *inserted(customer, map(_customer_row, new_customers)),
-        *inserted(personal_key, new_keys),
+        *inserted(subject_key, new_keys),
         *inserted(product, map(_product_row, _new(before.products, after.products))),
         *inserted(subscription, map(_subscription_row, _new(before.subscriptions, after.subscriptions))),
         *updated(subscription, map(_subscription_row, _changed(before.subscriptions, after.subscriptions))),
@@ -170,7 +170,7 @@ def save(connection: Connection, before: Aggregates, after: Aggregates) -> Perso
         *inserted(order_line, (row for order in new_orders for row in _line_rows(order))),
         *updated(customer_order, map(_order_row, _changed(before.orders, after.orders))),
         *updated(customer, map(_customer_row, changed_customers)),
-        *updated(personal_key, destroyed),
+        *updated(subject_key, destroyed),
         *updated(product, ((it.id, it.stock) for it in sold), names=("id", "stock")),
         *updated(product, map(_product_row, changed)),
     ]

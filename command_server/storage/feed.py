@@ -11,8 +11,8 @@ from sqlalchemy import Connection, select, text
 from command_server.aggregates import Id
 from command_server.storage.tables import receipt
 from commerce.event.v1.event_pb2 import Event
+from shop.events import EVENTS
 from tandem.feed import table as feed
-from tandem.feed.personal import customer_of, seal
 from tandem.runtime.arrays import array
 from tandem.runtime.database import Answer, driver_of
 
@@ -56,10 +56,12 @@ WITH head AS (
   UPDATE {feed.feed_head.fullname} SET position = position + %(count)s::bigint
   RETURNING epoch, position - %(count)s::bigint AS base
 ), events AS (
-  INSERT INTO {feed.event.fullname} (position, kind, payload, customer_id)
-  SELECT head.base + e.ordinal, e.kind, e.payload, e.customer_id
-  FROM head, unnest(CAST(%(kinds)s AS text[]), CAST(%(payloads)s AS bytea[]), CAST(%(customers)s AS uuid[]))
-    WITH ORDINALITY AS e (kind, payload, customer_id, ordinal)
+  INSERT INTO {feed.event.fullname} (position, kind, payload, subject_id, envelope)
+  SELECT head.base + e.ordinal, e.kind, e.payload, e.subject_id, e.envelope
+  FROM head, unnest(
+    CAST(%(kinds)s AS text[]), CAST(%(payloads)s AS bytea[]), CAST(%(data_subjects)s AS uuid[]),
+    CAST(%(envelopes)s AS bytea[])
+  ) WITH ORDINALITY AS e (kind, payload, subject_id, envelope, ordinal)
 ), receipts AS (
   INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version)
   SELECT r.request_id, r.fingerprint, r.subject_id, head.base + r.start, r.version
@@ -84,11 +86,16 @@ def find_receipts(connection: Connection, request_ids: Sequence[Id]) -> Answer[d
 
 
 class StoredEvent(NamedTuple):
-    """An event as it is stored. customer_id: whose key its personal data is sealed with, None without any."""
+    """An event as it is stored.
+
+    subject_id: the data subject whose key its personal data is sealed with, None without any. envelope: a serialised
+    tandem.internal.v1.Envelope.
+    """
 
     kind: str
     payload: bytes
-    customer_id: Id | None
+    subject_id: Id | None
+    envelope: bytes | None = None
 
 
 def stored(events: Iterable[tuple[str, Event]], keys: Mapping[Id, bytes]) -> list[StoredEvent]:
@@ -97,9 +104,9 @@ def stored(events: Iterable[tuple[str, Event]], keys: Mapping[Id, bytes]) -> lis
 
 
 def _stored(kind: str, event: Event, keys: Mapping[Id, bytes]) -> StoredEvent:
-    customer = customer_of(event)
+    customer = EVENTS.subject_of(event)
     if customer is not None:
-        event = seal(event, keys[customer])
+        event = EVENTS.seal(event, keys[customer])
     return StoredEvent(kind, event.SerializeToString(deterministic=True), customer)
 
 
@@ -117,7 +124,8 @@ def append(
                 "count": len(events),
                 "kinds": array("TEXT", [it.kind for it in events]),
                 "payloads": array("BYTEA", [it.payload for it in events]),
-                "customers": array("UUID", [it.customer_id for it in events]),
+                "data_subjects": array("UUID", [it.subject_id for it in events]),
+                "envelopes": array("BYTEA", [it.envelope for it in events]),
                 "request_ids": array("UUID", [it.request_id for it in receipts]),
                 "fingerprints": array("BYTEA", [it.fingerprint for it in receipts]),
                 "subject_ids": array("UUID", [it.subject_id for it in receipts]),

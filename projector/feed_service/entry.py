@@ -10,8 +10,8 @@ from google.protobuf.message import DecodeError
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.feed.v1.feed_service_pb2 import FeedItem, SubscribeResponse
+from shop.events import EVENTS
 from tandem.feed.events import FeedEvent
-from tandem.feed.personal import customer_of
 
 _IDS = ("customer_id", "order_id", "product_id", "subscription_id")
 _LISTS_OF_IDS = ("order_ids",)
@@ -46,7 +46,7 @@ def entry_of(stored: FeedEvent) -> Entry:
         stored.kind,
         ids_of(event),
         _item(stored.position, stored.kind, event),
-        customer_of(event) or "",
+        EVENTS.subject_of(event) or "",
     )
 
 

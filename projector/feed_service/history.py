@@ -13,6 +13,7 @@ from projector.feed import first_line
 from projector.feed_service.batch import Batch, Selection, cut
 from projector.feed_service.entry import entry_of
 from projector.feed_service.refusals import another_feed, expired, store_away
+from shop.events import EVENTS
 from tandem.feed.head import FeedHead, read_head
 from tandem.feed.reader import read_events
 from tandem.runtime.telemetry import log
@@ -60,7 +61,7 @@ def _read(connection: Connection, epoch: uuid.UUID, after: int, selection: Selec
         raise another_feed()
     if head.position <= after:
         return Batch([], after, head.position)
-    events = read_events(connection, after, rows, epoch)
+    events = read_events(connection, EVENTS, after, rows, epoch)
     if not events or events[0].position != after + 1:
         # The feed has no gaps: what is missing was dropped, unless all of it is another's by now.
         if read_head(connection).epoch != epoch:

@@ -11,6 +11,7 @@ from typing import Any
 from projector.feed import Feed
 from projector.feed_service.entry import entry_of
 from projector.feed_service.live import Live
+from shop.events import EVENTS
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
 from tandem.runtime.telemetry import log
@@ -65,7 +66,7 @@ class Tail:
         look_at = time.monotonic() + _LOOK_SECONDS
         while self._live.wanted.is_set() and self._live.turn == turn and not self._stop.is_set():
             after = position
-            events = self._feed.read(partial(read_events, after=after, limit=_BATCH, epoch=epoch))
+            events = self._feed.read(partial(read_events, contract=EVENTS, after=after, limit=_BATCH, epoch=epoch))
             if events is None:
                 return self._away()
             if events:

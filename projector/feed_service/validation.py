@@ -8,7 +8,7 @@ from uuid import UUID
 
 from commerce.feed.v1.feed_service_pb2 import SubscribeRequest
 from projector.feed_service.batch import Selection
-from tandem.feed.events import EVENT_KINDS
+from shop.events import EVENTS
 from tandem.feed.token import MalformedToken, Token, decode_token
 from tandem.runtime.errors import InvalidArgument, Violation
 
@@ -55,7 +55,7 @@ def check(request: SubscribeRequest) -> Wish:
 
 
 def _kind(text: str) -> str | None:
-    return text if text in EVENT_KINDS else None
+    return text if text in EVENTS.kinds else None
 
 
 def _id(text: str) -> str | None:

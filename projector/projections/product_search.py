@@ -11,7 +11,7 @@ import uuid_utils
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import ProductText, SearchWord
 from projector.projections.shape import Columns, Projection, present
-from tandem.read_store.words import words_of
+from shop.words import words_of
 
 Described = events.ProductAdded | events.ProductRevised
 

@@ -3,7 +3,7 @@
 from commerce.query.v1.query_service_pb2 import ListRecentOrdersRequest
 from query_server.queries.pages import KeysetList, Selection
 from query_server.validation import Checker
-from tandem.read_store.tables import order_summary
+from shop.views import order_summary
 
 OF_CUSTOMER = KeysetList(order_summary, time="placed_at", position="placed_position", equal=["customer_id"])
 

@@ -15,8 +15,9 @@ from commerce.query.v1.sales_pb2 import ProductSales, SalesDay, SalesFigures, Sa
 from commerce.type.v1.money_pb2 import Money
 from query_server.database import ReadDatabase
 from query_server.validation import MAX_DAYS, Checker
+from shop.views import sales_summary
 from tandem.feed.token import Token
-from tandem.read_store.tables import projection, sales_summary
+from tandem.read_store.tables import projection
 from tandem.runtime.errors import PreconditionFailed, Violation
 
 MAX_TOP_PRODUCTS = 100

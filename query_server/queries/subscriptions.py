@@ -3,7 +3,7 @@
 from commerce.query.v1.query_service_pb2 import ListSubscriptionsRequest
 from query_server.queries.pages import KeysetList, Selection
 from query_server.validation import Checker
-from tandem.read_store.tables import subscription_details
+from shop.views import subscription_details
 
 _STARTED = {"time": "started_at", "position": "started_position"}
 

@@ -1,43 +1,156 @@
-"""The events in the feed: what an event is called, and the event with its position."""
+"""The events in the feed: what the domain's events are, and an event with its position."""
 
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from commerce.event.v1.event_pb2 import Event
-from tandem.feed.personal import open_sealed
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
-# The names of the events, from the contract: the fields of the oneof.
-EVENT_KINDS: tuple[str, ...] = tuple(it.name for it in Event.DESCRIPTOR.oneofs_by_name["kind"].fields)
+from tandem.feed import sealing
+from tandem.internal.v1.stored_pb2 import Envelope
+
+E = TypeVar("E", bound=Message)
+
+
+class EventContract(Generic[E]):
+    """A domain's events: one Protobuf message, with a oneof that has a field for each kind of event.
+
+    The message has a field `recorded_at` of google.protobuf.Timestamp. Each kind has a message of its own. One that
+    tells of a person, the data subject, does so in its field `personal` alone, and names the subject beside it, in the
+    field `subject_field`: a UUID as text. In the store `personal` holds nothing but `sealed`, a field of bytes.
+
+    kinds: the names of the oneof's fields.
+    """
+
+    def __init__(
+        self, message: type[E], *, oneof: str = "kind", personal: str = "personal", subject_field: str
+    ) -> None:
+        """Raises ValueError for a message that is not as described."""
+        self.message = message
+        self._oneof = oneof
+        self._personal = personal
+        self._subject_field = subject_field
+        descriptor = message.DESCRIPTOR
+        if oneof not in descriptor.oneofs_by_name or "recorded_at" not in descriptor.fields_by_name:
+            raise ValueError(f"{descriptor.full_name} has no oneof {oneof}, or no field recorded_at")
+        fields = descriptor.oneofs_by_name[oneof].fields
+        self.kinds: tuple[str, ...] = tuple(it.name for it in fields)
+        empty = message()
+        self._kind_of_message: dict[type[Message], str] = {type(getattr(empty, kind)): kind for kind in self.kinds}
+        messages = {it.name: it.message_type for it in fields if it.message_type is not None}
+        if len(messages) < len(fields) or len(self._kind_of_message) < len(fields):
+            raise ValueError(f"each field of {descriptor.full_name}.{oneof} must have a message of its own")
+        self._personal_kinds = frozenset(kind for kind, it in messages.items() if personal in it.fields_by_name)
+        for kind in self._personal_kinds:
+            it = messages[kind]
+            if subject_field not in it.fields_by_name:
+                raise ValueError(f"{it.full_name} has {personal} and no {subject_field}")
+            data = it.fields_by_name[personal].message_type
+            if data is None or "sealed" not in data.fields_by_name:
+                raise ValueError(f"{it.full_name}.{personal} has no field sealed")
+
+    def kind_of(self, change: type[Message]) -> str:
+        """The kind whose message this is. Raises KeyError for any other message."""
+        return self._kind_of_message[change]
+
+    def wrap(self, change: Message, recorded_at: Timestamp) -> E:
+        """The event of a change, a message of one of the kinds. Raises KeyError for any other message."""
+        event = self.message(recorded_at=recorded_at)
+        getattr(event, self._kind_of_message[type(change)]).CopyFrom(change)
+        return event
+
+    def parse(self, payload: bytes, key: bytes | None) -> E:
+        """The event that is stored so, opened with its subject's key; without personal data where the key is None.
+
+        Raises google.protobuf.message.DecodeError and tandem.feed.sealing.WrongKey, a ValueError.
+        """
+        event = self.message.FromString(payload)
+        self._open(event, key)
+        return event
+
+    def subject_of(self, event: E) -> str | None:
+        """The id of the data subject whose personal data the event holds; None for an event without any."""
+        it = self._with_personal(event)
+        if it is None or not it.HasField(self._personal):
+            return None
+        subject_id: str = getattr(it, self._subject_field)
+        return subject_id
+
+    def seal(self, event: E, key: bytes) -> E:
+        """The event as it is to be stored. It must be one that has personal data."""
+        sealed = self.message()
+        sealed.CopyFrom(event)
+        it = self._with_personal(sealed)
+        personal = getattr(it, self._personal)
+        plain = personal.SerializeToString(deterministic=True)
+        personal.Clear()
+        personal.sealed = sealing.seal(plain, getattr(it, self._subject_field), key)
+        return sealed
+
+    def _open(self, event: E, key: bytes | None) -> None:
+        """Puts personal data that is sealed in its place again, or takes it away where the key is gone."""
+        it = self._with_personal(event)
+        if it is None:
+            return
+        personal = getattr(it, self._personal)
+        sealed = personal.sealed
+        if not sealed:
+            return
+        if key is None:
+            it.ClearField(self._personal)
+            return
+        plain = sealing.open_sealed(sealed, getattr(it, self._subject_field), key)
+        personal.Clear()
+        personal.MergeFromString(plain)
+
+    def _with_personal(self, event: E) -> Any:
+        """The message of the event's kind, where that has a field for personal data; else None."""
+        kind = event.WhichOneof(self._oneof)
+        return getattr(event, kind) if kind in self._personal_kinds else None
 
 
 class FeedEvent:
     """An event and its place in the feed. Not to be changed.
 
-    kind: one of EVENT_KINDS, or a newer program's that this one does not know. payload: the event as it is stored.
-    key: what its personal data is sealed with; None where there is none, and when the customer was erased.
+    kind: one of the contract's, or a newer program's that this one does not know. payload: the event as it is stored.
+    key: what its personal data is sealed with; None where there is none, and when the data subject was erased.
+    envelope_payload: the envelope as it is stored; None for an event from before there were envelopes.
     """
 
-    __slots__ = ("_event", "_key", "kind", "payload", "position")
+    __slots__ = ("_contract", "_envelope", "_event", "_key", "envelope_payload", "kind", "payload", "position")
 
-    def __init__(self, position: int, kind: str, payload: bytes, key: bytes | None = None) -> None:
+    def __init__(  # noqa: PLR0917 - the columns of a row, in their order
+        self,
+        contract: EventContract[Any],
+        position: int,
+        kind: str,
+        payload: bytes,
+        key: bytes | None = None,
+        envelope_payload: bytes | None = None,
+    ) -> None:
+        self._contract = contract
         self.position = position
         self.kind = kind
         self.payload = payload
+        self.envelope_payload = envelope_payload
         self._key = key
-        self._event: Event | None = None
+        self._event: Any = None
+        self._envelope: Envelope | None = None
 
     @property
-    def event(self) -> Event:
-        """The event, parsed and opened once and only where it is wanted; without personal data once that is erased.
-
-        Raises google.protobuf.message.DecodeError and tandem.feed.personal.WrongKey, a ValueError.
-        """
+    def event(self) -> Any:
+        """The contract's message, parsed once and only where it is wanted. Raises as `EventContract.parse`."""
         if self._event is None:
-            event = Event.FromString(self.payload)
-            open_sealed(event, self._key)
-            self._event = event
+            self._event = self._contract.parse(self.payload, self._key)
         return self._event
 
     @property
     def message(self) -> Any:
-        """The event of its kind. For one of EVENT_KINDS; raises as `event` does."""
+        """The event of its kind. For one of the contract's kinds; raises as `event` does."""
         return getattr(self.event, self.kind)
+
+    @property
+    def envelope(self) -> Envelope | None:
+        """Who caused it, parsed once and only where it is wanted. Raises google.protobuf.message.DecodeError."""
+        if self._envelope is None and self.envelope_payload is not None:
+            self._envelope = Envelope.FromString(self.envelope_payload)
+        return self._envelope

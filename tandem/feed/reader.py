@@ -2,30 +2,35 @@
 
 import uuid
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, select
 
 from tandem.feed import table
-from tandem.feed.events import FeedEvent
+from tandem.feed.events import EventContract, FeedEvent
 from tandem.runtime.database import driver_of
 
 
-def read_events(connection: Connection, after: int, limit: int, epoch: uuid.UUID | None = None) -> list[FeedEvent]:
+def read_events(
+    connection: Connection, contract: EventContract[Any], after: int, limit: int, epoch: uuid.UUID | None = None
+) -> list[FeedEvent]:
     """At most `limit` events that follow position `after`, in order. Empty when there are none yet.
 
-    epoch: nothing is returned of a feed that is another; its positions are no continuation of ours.
+    contract: what the events are. epoch: nothing is returned of a feed that is another; its positions are no
+    continuation of ours.
     """
     with driver_of(connection) as driver, driver.cursor(binary=True) as cursor:
         if epoch is None:
             cursor.execute(_READ.format(of_epoch=""), (after, limit), prepare=True)
         else:
             cursor.execute(_READ.format(of_epoch=_OF_EPOCH), (after, epoch, limit), prepare=True)
-        return [FeedEvent(*row) for row in cursor.fetchall()]
+        return [FeedEvent(contract, *row) for row in cursor.fetchall()]
 
 
 # The key by a query of its own: however few events there are to read, a join might read all keys.
 _READ = f"""
-SELECT position, kind, payload, (SELECT key FROM {table.personal_key.fullname} AS k WHERE k.customer_id = e.customer_id)
+SELECT position, kind, payload,
+  (SELECT key FROM {table.subject_key.fullname} AS k WHERE k.subject_id = e.subject_id), envelope
 FROM {table.event.fullname} AS e WHERE position > %s {{of_epoch}} ORDER BY position LIMIT %s
 """  # noqa: S608 - only names of tables are put in, here and below
 _OF_EPOCH = f"AND (SELECT epoch FROM {table.feed_head.fullname}) = %s"  # noqa: S608

@@ -31,20 +31,23 @@ event = Table(
     Column("kind", Text, nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("payload", LargeBinary, nullable=False),
-    Column("customer_id", Uuid, nullable=True),
+    Column("subject_id", Uuid, nullable=True),
+    Column("envelope", LargeBinary, nullable=True, comment="tandem.internal.v1.Envelope"),
 )
-"""The events, append-only, partitioned by ranges of PARTITION_SIZE positions. `payload`: a commerce.event.v1.Event.
+"""The events, append-only, partitioned by ranges of PARTITION_SIZE positions. `payload`: the message of the domain's
+EventContract.
 
-customer_id: whose key the event's personal data is sealed with; NULL where there is none.
+subject_id: the data subject whose key the event's personal data is sealed with; NULL where there is none. envelope:
+NULL for events from before there were envelopes.
 """
 
-personal_key = Table(
-    "personal_key",
+subject_key = Table(
+    "subject_key",
     metadata,
-    Column("customer_id", Uuid, primary_key=True),
+    Column("subject_id", Uuid, primary_key=True),
     Column("key", LargeBinary, nullable=True),
 )
-"""Each customer's key; NULL once the customer is erased. See tandem.feed.personal."""
+"""Each data subject's key; NULL once the subject is erased. See tandem.feed.sealing."""
 
 PARTITION_SIZE = 10_000_000
 """Positions in a partition: some gigabytes, so that dropping old ones is worth a command and an index stays shallow."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("tandem", "command_server", "query_server", "projector")
+PACKAGES = ("tandem", "shop", "command_server", "query_server", "projector")
 GENERATED = "_pb2.py"
 SOURCES = sorted(
     path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if not path.name.endswith(GENERATED)

@@ -23,8 +23,8 @@ from projector.projections.catalogue import PROJECTIONS
 from projector.servicers import ProjectionServicer
 from query_server.by_id import MANY_ROWS, ONE_ROW
 from query_server.servicers import QueryServicer
-from tandem.feed.events import EVENT_KINDS
-from tandem.read_store.tables import CACHED_VIEWS, VIEWS
+from shop.events import EVENTS
+from shop.views import CACHED_VIEWS, VIEWS
 from tandem.runtime import errors
 
 ROOT = Path(__file__).parents[2]
@@ -69,15 +69,17 @@ def file_of(servicer: type) -> str:
 
 def test_every_event_changes_a_view_or_is_listed_as_ignored() -> None:
     projected = {kind for projection in PROJECTIONS.values() for kind in projection.rules}
-    unknown = projected - set(EVENT_KINDS)
+    unknown = projected - set(EVENTS.kinds)
     assert unknown == set(), "rules in projector/projections for events that are not in commerce/event/v1/event.proto"
-    left = set(EVENT_KINDS) - projected - set(IGNORED_EVENTS)
+    left = set(EVENTS.kinds) - projected - set(IGNORED_EVENTS)
     assert left == set(), "events that no view takes: add a rule in projector/projections, or say why in IGNORED_EVENTS"
-    assert set(IGNORED_EVENTS) - set(EVENT_KINDS) | set(IGNORED_EVENTS) & projected == set(), "ignored without a reason"
+    assert set(IGNORED_EVENTS) - set(EVENTS.kinds) | set(IGNORED_EVENTS) & projected == set(), (
+        "ignored without a reason"
+    )
 
 
 def test_every_event_changes_the_write_model_and_says_how() -> None:
-    events = {type(getattr(Event(), kind)) for kind in EVENT_KINDS}
+    events = {type(getattr(Event(), kind)) for kind in EVENTS.kinds}
     assert events - set(CHANGES) == set(), "say in command_server/apply.py what these events change, and in its table"
     assert set(CHANGES) - events == set(), "in command_server/apply.py and not in commerce/event/v1/event.proto"
 
@@ -91,9 +93,9 @@ def test_every_command_is_in_the_catalogue() -> None:
 
 
 def test_every_view_has_a_table_and_every_table_a_projection() -> None:
-    assert set(PROJECTIONS) - set(VIEWS) == set(), "views without a table in VIEWS of tandem/read_store/tables.py"
+    assert set(PROJECTIONS) - set(VIEWS) == set(), "views without a table in VIEWS of shop/views.py"
     assert set(VIEWS) - set(PROJECTIONS) == set(), "tables without a row in projector/projections/catalogue.py"
-    assert CACHED_VIEWS - set(VIEWS) == set(), "cached, and no view in tandem/read_store/tables.py"
+    assert CACHED_VIEWS - set(VIEWS) == set(), "cached, and no view in shop/views.py"
 
 
 def test_every_views_table_is_made_by_a_migration() -> None:

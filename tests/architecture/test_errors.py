@@ -16,7 +16,7 @@ from tandem.runtime import errors
 from tools.descriptors import load
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("tandem", "command_server", "query_server", "projector")
+PACKAGES = ("tandem", "shop", "command_server", "query_server", "projector")
 
 # Where a call's reason stands: the argument's name, and its place among the positional ones.
 REASON_OF_CALL = {

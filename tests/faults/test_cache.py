@@ -11,7 +11,7 @@ import pytest
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
-from tandem.read_store.tables import VIEWS
+from shop.views import VIEWS
 from tests.support.builders import identity, usd
 from tests.support.shop import PRODUCTS, open_shop
 from tests.support.stack import AsyncStubs, Stack, until

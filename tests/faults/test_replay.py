@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from commerce.command.v1 import command_service_pb2 as commands
-from tandem.read_store.tables import VIEWS
+from shop.views import VIEWS
 from tests.support.builders import identity, start_subscription, usd
 from tests.support.shop import PRODUCTS, Load, open_shop
 from tests.support.stack import AsyncStubs, Stack, up_to, wait_until

@@ -11,6 +11,7 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.event.v1.event_pb2 import Event
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
+from shop.events import EVENTS
 from tandem.feed.events import FeedEvent
 from tests.support.builders import NOW, address, identity, usd
 from tests.support.subscriptions import Subscriptions
@@ -30,7 +31,7 @@ def timestamp(moment: datetime) -> Timestamp:
 def feed_events(history: Iterable[Event], *, first: int = 1) -> list[FeedEvent]:
     """The events with positions from `first` on."""
     return [
-        FeedEvent(position, str(event.WhichOneof("kind")), event.SerializeToString())
+        FeedEvent(EVENTS, position, str(event.WhichOneof("kind")), event.SerializeToString())
         for position, event in enumerate(history, start=first)
     ]
 

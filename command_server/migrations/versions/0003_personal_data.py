@@ -4,12 +4,15 @@ Events that are there are sealed too, which takes a while for a long feed. Stop 
 first: it knows nothing of sealed events.
 """
 
+import os
+from uuid import UUID
+
 from alembic import op
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection, text
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.type.v1.address_pb2 import Address, AddressBook, NamedAddress
-from tandem.feed.personal import customer_of, seal
 
 revision = "0003"
 down_revision = "0002"
@@ -75,6 +78,22 @@ def seal_events(connection: Connection) -> None:
                         "position": position,
                     },
                 )
+
+
+def customer_of(event: Event) -> str | None:
+    """The id of the customer whose personal data the event holds; None for an event without any."""
+    payload = getattr(event, str(event.WhichOneof("kind")))
+    return payload.customer_id if payload.HasField("personal") else None
+
+
+def seal(event: Event, key: bytes) -> Event:
+    """The event with its personal data sealed. It must be one that has some."""
+    payload = getattr(event, str(event.WhichOneof("kind")))
+    plain = payload.personal.SerializeToString(deterministic=True)
+    nonce = os.urandom(12)
+    payload.personal.Clear()
+    payload.personal.sealed = nonce + AESGCM(key).encrypt(nonce, plain, UUID(payload.customer_id).bytes)
+    return event
 
 
 def downgrade() -> None:

@@ -18,8 +18,8 @@ from query_server.queries.search.statements import (
     swapped,
     word_arguments,
 )
+from shop.views import product_search, search_word
 from tandem.feed.token import Token
-from tandem.read_store.tables import product_search, search_word
 from tandem.runtime.arrays import array
 from tandem.runtime.errors import Unavailable
 

@@ -6,8 +6,8 @@ from commerce.query.v1.query_service_pb2 import ProductSort, SearchProductsReque
 from commerce.type.v1.money_pb2 import Money
 from query_server.page_token import SearchCursor
 from query_server.validation import Checker
-from tandem.read_store.tables import product_card, product_search, search_word
-from tandem.read_store.words import words_of
+from shop.views import product_card, product_search, search_word
+from shop.words import words_of
 
 MAX_QUERY = 200
 MAX_WORDS = 10

@@ -6,7 +6,8 @@ from functools import lru_cache
 from sqlalchemy import TextClause, text
 
 from commerce.query.v1.query_service_pb2 import ProductSort
-from tandem.read_store.tables import SCHEMA, product_card, product_search, projection, search_word
+from shop.views import product_card, product_search, search_word
+from tandem.read_store.tables import SCHEMA, projection
 
 MOST_RANKED = 10_000
 """What is ranked and counted at most: some tens of milliseconds."""

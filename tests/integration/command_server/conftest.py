@@ -15,6 +15,7 @@ from sqlalchemy import Engine, text
 from command_server.command import Receipt
 from command_server.executor import Executor, create_lanes_engine
 from command_server.settings import ExecutorSettings
+from shop.events import EVENTS
 from tandem.feed.reader import read_events
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.settings import DatabaseSettings
@@ -32,7 +33,7 @@ class WriteDatabase:
     def events(self) -> list[tuple[int, str, bytes]]:
         """(position, kind, event), with the personal data opened: sealing is another one each time."""
         with self.engine.connect() as connection:
-            found = read_events(connection, 0, 100_000)
+            found = read_events(connection, EVENTS, 0, 100_000)
         return [(it.position, it.kind, it.event.SerializeToString(deterministic=True)) for it in found]
 
 

@@ -13,6 +13,7 @@ from command_server.app import MIGRATIONS
 from command_server.storage.aggregates import load
 from command_server.storage.tables import customer
 from commerce.command.v1 import command_service_pb2 as commands
+from shop.events import EVENTS
 from tandem.feed import table as feed
 from tandem.feed.reader import read_events
 from tandem.runtime.database import create_database_engine, migrate
@@ -52,7 +53,7 @@ def test_what_was_stored_in_the_clear_is_sealed_by_the_migration(fresh_database:
     with engine.connect() as connection:
         payloads = connection.execute(select(feed.event.c.payload)).scalars().all()
         assert not [it for it in payloads for word in (b"Customer", b"Hamburg", b"example.org") if word in it]
-        assert [it.event for it in read_events(connection, 0, 100)] == HISTORY
+        assert [it.event for it in read_events(connection, EVENTS, 0, 100)] == HISTORY
         both = {CUSTOMER, identity("customer", 2)}
         loaded, keys = load(connection, Keys(customers=both))()
         assert len(set(keys.values())) == 2
@@ -71,11 +72,11 @@ async def test_an_erased_customers_key_and_row_are_empty_and_the_rest_of_the_fee
     await submit_all(executor, [place_order(number, customer=number % 2 + 1) for number in range(1, 301)])
     erased = await submit(executor, commands.EraseCustomerRequest(customer_id=identity("customer", 1)))
     with database.engine.connect() as connection:
-        key = select(feed.personal_key.c.key).where(feed.personal_key.c.customer_id == CUSTOMER)
+        key = select(feed.subject_key.c.key).where(feed.subject_key.c.subject_id == CUSTOMER)
         assert connection.execute(key).scalar_one() is None
         row = connection.execute(select(customer).where(customer.c.id == CUSTOMER)).one()
         assert tuple(row) == (UUID(CUSTOMER), 2, "", "", "", b"", True)
-        found = read_events(connection, 0, 1000)
+        found = read_events(connection, EVENTS, 0, 1000)
     assert (erased.position, erased.version) == (found[-1].position, 2)
     anonymized = [it.event.orders_anonymized for it in found if it.kind == "orders_anonymized"]
     assert [len(it.order_ids) for it in anonymized] == [100, 50]
@@ -93,8 +94,8 @@ async def test_a_batch_that_registers_orders_and_erases_leaves_no_key(
     erase = commands.EraseCustomerRequest(customer_id=identity("customer", 1))
     await submit_all(executor, [add_product(1), register_customer(1), place_order(1), erase, place_order(2)])
     with database.engine.connect() as connection:
-        assert connection.execute(select(feed.personal_key.c.key)).scalars().all() == [None]
-        found = read_events(connection, 0, 100)
+        assert connection.execute(select(feed.subject_key.c.key)).scalars().all() == [None]
+        found = read_events(connection, EVENTS, 0, 100)
     assert [it.kind for it in found][-2:] == ["customer_erased", "orders_anonymized"]
     assert not [it for it in found if b"Customer 1" in it.event.SerializeToString()]
 

@@ -15,6 +15,7 @@ from command_server.storage.feed import StoredEvent, append, begin_epoch, ensure
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
+from shop.events import EVENTS
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
@@ -62,7 +63,7 @@ def test_the_feed_crosses_into_its_next_partition(database: WriteDatabase) -> No
         connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {feed.PARTITION_SIZE - 2}"))
         append(connection, [StoredEvent("order_paid", b"", None)] * 4, [])
     with database.engine.connect() as connection:
-        found = read_events(connection, feed.PARTITION_SIZE - 2, 10)
+        found = read_events(connection, EVENTS, feed.PARTITION_SIZE - 2, 10)
         assert [it.position - feed.PARTITION_SIZE for it in found] == [-1, 0, 1, 2]
 
 

@@ -19,14 +19,15 @@ from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from projector.app import build
 from projector.settings import CacheSettings, ChangeLogSettings, FollowSettings, Settings
+from shop.events import EVENTS
+from shop.views import VIEWS
 from tandem.feed import table as feed
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
-from tandem.feed.personal import customer_of
 from tandem.feed.reader import read_events
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, node_client
-from tandem.read_store.tables import CHANNEL, VIEWS, change, projection, written_columns
+from tandem.read_store.tables import CHANNEL, change, projection, written_columns
 from tandem.runtime.bulk import execute, inserted
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.process import RunningApplication
@@ -65,10 +66,10 @@ class Stores:
     def _sealed(self, events: Iterable[Event]) -> list[StoredEvent]:
         """As the command server stores them; the customers they are about get keys."""
         named = [(str(event.WhichOneof("kind")), event) for event in events]
-        customers = {customer for _, event in named if (customer := customer_of(event))}
+        customers = {customer for _, event in named if (customer := EVENTS.subject_of(event))}
         keys = {customer: hashlib.sha256(customer.encode()).digest() for customer in customers}
         with self.write.begin() as connection:
-            upsert(connection, feed.personal_key, keys.items())
+            upsert(connection, feed.subject_key, keys.items())
         return stored(named, keys)
 
     def append_unheard(self, events: Iterable[Event]) -> int:
@@ -77,7 +78,8 @@ class Stores:
         with self.write.begin() as connection:
             base = read_head(connection).position
             rows = [
-                (base + number, it.kind, NOW, it.payload, it.customer_id) for number, it in enumerate(sealed, start=1)
+                (base + number, it.kind, NOW, it.payload, it.subject_id, it.envelope)
+                for number, it in enumerate(sealed, start=1)
             ]
             execute(connection, inserted(feed.event, rows))
             head = base + len(rows)
@@ -90,7 +92,7 @@ class Stores:
 
     def events(self) -> list[FeedEvent]:
         with self.write.connect() as connection:
-            return read_events(connection, 0, 1_000_000)
+            return read_events(connection, EVENTS, 0, 1_000_000)
 
     def positions(self) -> dict[str, int]:
         with self.read.connect() as connection:
@@ -291,13 +293,13 @@ Project = Callable[..., Any]
 
 @pytest.fixture
 async def project(stores: Stores) -> AsyncIterator[Project]:
-    """Starts a projector: `await project(nodes, follow={…}, cache={…}, change_log={…})`."""
+    """Starts a projector: `await project(nodes, follow={…}, cache={…}, change_log={…})`; on=… for other stores."""
     running: list[Running] = []
 
-    async def start(nodes: Iterable[str] = (), **blocks: dict[str, Any]) -> Running:
+    async def start(nodes: Iterable[str] = (), *, on: Stores = stores, **blocks: dict[str, Any]) -> Running:
         settings = Settings(
-            feed_database=DatabaseSettings(url=SecretStr(stores.write_url)),
-            read_database=DatabaseSettings(url=SecretStr(stores.read_url)),
+            feed_database=DatabaseSettings(url=SecretStr(on.write_url)),
+            read_database=DatabaseSettings(url=SecretStr(on.read_url)),
             cache_nodes=tuple(nodes),
             server=ServerSettings(port=0),
             follow=FollowSettings(**{"retry_seconds": 0.2, "standby_seconds": 0.05, **blocks.get("follow", {})}),

@@ -7,9 +7,9 @@ import pytest
 
 from projector.cache_writer import CacheWriter
 from projector.settings import CacheSettings
+from shop.views import CACHED_VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.read_store.cache import Ring
-from tandem.read_store.tables import CACHED_VIEWS
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity

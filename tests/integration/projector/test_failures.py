@@ -8,10 +8,10 @@ from structlog.testing import capture_logs
 from command_server.storage.feed import StoredEvent
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from commerce.query.v1.views_pb2 import ProductCard
+from shop.views import VIEWS
 from tandem.cli.child import StackError
 from tandem.cli.services import Service
 from tandem.cli.services import Stores as Urls
-from tandem.read_store.tables import VIEWS
 from tests.integration.projector.conftest import Announcements, Project, Stores
 from tests.support import events
 from tests.support.builders import identity

@@ -13,7 +13,7 @@ from projector.fold import Changes
 from projector.projections.catalogue import PROJECTIONS
 from projector.recent import RecentRows
 from projector.statements import load
-from tandem.read_store.tables import VIEWS
+from shop.views import VIEWS
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.projector.conftest import Announcements, Project, Rows, Stores
 from tests.support import events

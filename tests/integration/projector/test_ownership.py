@@ -9,9 +9,9 @@ from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from commerce.query.v1.views_pb2 import ProductCard
 from projector.apply import Deposed, Move, commit
 from projector.ownership import try_lock
+from shop.views import CACHED_VIEWS, VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.feed.head import read_head
-from tandem.read_store.tables import CACHED_VIEWS, VIEWS
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity

@@ -9,7 +9,8 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from projector.app import MIGRATIONS
-from tandem.read_store.tables import REVISION, SCHEMA, metadata
+from shop.views import REVISION
+from tandem.read_store.tables import SCHEMA, metadata
 from tandem.runtime.database import create_database_engine, migrate, newest_revision
 from tandem.runtime.settings import DatabaseSettings
 

@@ -23,10 +23,11 @@ from projector.app import MIGRATIONS
 from query_server.app import build
 from query_server.queries.search.memory import SearchMemory
 from query_server.settings import CacheSettings, FreshnessSettings, ReaderSettings, Settings, WatchSettings
+from shop.views import VIEWS, order_summary
 from tandem.feed.token import Token, decode_token, encode_token
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, cache_key, decode_entry, encode_entry, node_client
-from tandem.read_store.tables import CHANNEL, SCHEMA, VIEWS, change, order_summary, projection
+from tandem.read_store.tables import CHANNEL, SCHEMA, change, projection
 from tandem.runtime.database import create_database_engine, migrate
 from tandem.runtime.process import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings

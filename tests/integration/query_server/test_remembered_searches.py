@@ -15,7 +15,7 @@ from projector.reset import reset
 from query_server.database import ReadDatabase
 from query_server.queries.search.memory import SearchMemory
 from query_server.queries.search.statements import MOST_REMEMBERED
-from tandem.read_store.tables import VIEWS
+from shop.views import VIEWS
 from tests.integration.query_server.conftest import OpenSearcher, ReadSide, Serve
 from tests.integration.query_server.test_search import Shelf, names, search
 from tests.support import events

@@ -22,7 +22,7 @@ from commerce.query.v1.query_service_pb2 import (
 from commerce.query.v1.sales_pb2 import SalesFigures
 from commerce.type.v1.consistency_pb2 import Consistency
 from projector.projections.sales_summary import PROJECTION
-from tandem.read_store.tables import sales_summary
+from shop.views import sales_summary
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, position_of, reason
 from tests.support import events
 from tests.support.builders import identity

@@ -25,7 +25,7 @@ from query_server.queries.search.reader import SearchReader
 from query_server.queries.search.request import search_key
 from query_server.queries.search.statements import SESSION
 from query_server.validation import Checker
-from tandem.read_store.tables import VIEWS
+from shop.views import VIEWS
 from tandem.runtime.errors import InvalidArgument
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, reason

@@ -11,7 +11,7 @@ from commerce.query.v1.query_service_pb2 import ProductSort, SearchProductsReque
 from commerce.query.v1.query_service_pb2 import SearchProductsResponse as Response
 from projector.projections.catalogue import PROJECTIONS
 from query_server.queries.search.memory import SearchMemory
-from tandem.read_store.tables import VIEWS
+from shop.views import VIEWS
 from tests.integration.query_server.conftest import OpenSearcher, ReadSide
 from tests.support import events
 from tests.support.builders import usd

@@ -10,8 +10,9 @@ from pydantic import SecretStr
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from shop.views import VIEWS
 from tandem.feed.table import metadata as write_metadata
-from tandem.read_store.tables import VIEWS, change
+from tandem.read_store.tables import change
 from tandem.runtime.arrays import Array, array, sql_type
 from tandem.runtime.bulk import execute, inserted, updated
 from tandem.runtime.database import create_database_engine, may_pass, pipelined

@@ -15,6 +15,7 @@ from projector.fold import Changes, Stored, ViewRow, fold_steps, steps_of
 from projector.projections.catalogue import PROJECTIONS
 from projector.projections.shape import Projection
 from projector.recent import RecentRows
+from shop.events import EVENTS
 from tandem.feed.events import FeedEvent
 from tests.support import events
 from tests.support.builders import identity
@@ -140,7 +141,7 @@ def test_a_row_that_cannot_be_written_stops_its_view_at_the_event_that_made_it_s
 
 
 def test_an_event_of_a_kind_that_this_program_does_not_know_stops_every_view() -> None:
-    newer = FeedEvent(3, "order_returned", b"")
+    newer = FeedEvent(EVENTS, 3, "order_returned", b"")
     for view in PROJECTIONS:
         reason = stopped([newer], PROJECTIONS[view]).stopped_by
         assert "event 3 (order_returned): this program does not know" in str(reason)
@@ -148,7 +149,7 @@ def test_an_event_of_a_kind_that_this_program_does_not_know_stops_every_view() -
 
 
 def test_bytes_that_are_no_event_stop_the_views_that_want_it_alone() -> None:
-    broken = FeedEvent(3, "price_changed", b"\xff")
+    broken = FeedEvent(EVENTS, 3, "price_changed", b"\xff")
     assert "event 3 (price_changed): DecodeError" in str(stopped([broken]).stopped_by)
     assert fold(PROJECTIONS["customer_profile"], [broken], {}) == Changes()
 

@@ -13,8 +13,8 @@ from commerce.type.v1.address_pb2 import NamedAddress
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from projector.projections.catalogue import PROJECTIONS
 from projector.projections.shape import NotThere
-from tandem.feed.events import EVENT_KINDS
-from tandem.read_store.tables import VIEWS
+from shop.events import EVENTS
+from shop.views import VIEWS
 from tests.support import events
 from tests.support.builders import NOW, address, identity, usd
 from tests.support.events import at
@@ -310,7 +310,7 @@ def test_a_rule_leaves_the_event_as_it_was_for_the_other_views(view: str, histor
 
 
 def test_every_event_is_taken_by_a_view_and_every_view_has_its_table() -> None:
-    assert {kind for projection in PROJECTIONS.values() for kind in projection.rules} == set(EVENT_KINDS)
+    assert {kind for projection in PROJECTIONS.values() for kind in projection.rules} == set(EVENTS.kinds)
     assert PROJECTIONS.keys() == VIEWS.keys()
 
 

@@ -1,7 +1,7 @@
 """The query server cannot see the projector's migrations, so it is told which one it needs."""
 
 from projector.app import MIGRATIONS
-from tandem.read_store.tables import REVISION
+from shop.views import REVISION
 from tandem.runtime.database import newest_revision
 
 

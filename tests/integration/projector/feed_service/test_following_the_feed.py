@@ -157,7 +157,7 @@ async def test_what_was_erased_comes_without_personal_data_from_memory_too(
     await watching.follow(server.stub, at(3))
     assert watching.items[0].event.customer_registered.personal.name == "Customer 1"
 
-    stores.run(f"UPDATE tandem_write.personal_key SET key = NULL WHERE customer_id = '{watched}'", "write")
+    stores.run(f"UPDATE tandem_write.subject_key SET key = NULL WHERE subject_id = '{watched}'", "write")
     stores.append([events.customer_erased(1)])
     await watching.follow(server.stub, at(4))
     assert watching.items[-1].event.customer_erased.customer_id == watched

@@ -9,8 +9,9 @@ from google.protobuf.message import Message
 from commerce.event.v1.event_pb2 import Event
 from commerce.feed.v1.feed_service_pb2 import FeedItem, SubscribeResponse
 from projector.feed_service.entry import entry_of, ids_of, without_personal_data
-from tandem.feed.events import EVENT_KINDS, FeedEvent
-from tandem.feed.personal import new_key, seal
+from shop.events import EVENTS
+from tandem.feed.events import FeedEvent
+from tandem.feed.sealing import new_key
 from tests.support import events
 from tests.support.builders import identity
 
@@ -38,7 +39,7 @@ def fill(message: Message, *, depth: int = 0) -> Iterator[str]:
                 yield from values
 
 
-@pytest.mark.parametrize("kind", EVENT_KINDS)
+@pytest.mark.parametrize("kind", EVENTS.kinds)
 def test_an_event_is_about_everything_whose_id_it_holds(kind: str) -> None:
     event = Event()
     getattr(event, kind).SetInParent()
@@ -59,10 +60,10 @@ def test_an_entry_holds_the_event_with_its_position_and_type() -> None:
 
 def test_personal_data_is_opened_and_left_out_where_the_key_is_gone() -> None:
     registered, key = events.customer_registered(3), new_key()
-    sealed = seal(registered, key).SerializeToString()
-    opened = entry_of(FeedEvent(1, "customer_registered", sealed, key))
+    sealed = EVENTS.seal(registered, key).SerializeToString()
+    opened = entry_of(FeedEvent(EVENTS, 1, "customer_registered", sealed, key))
     assert item_of(opened.item).event == registered
-    erased = entry_of(FeedEvent(1, "customer_registered", sealed, None))
+    erased = entry_of(FeedEvent(EVENTS, 1, "customer_registered", sealed, None))
     assert not item_of(erased.item).event.customer_registered.HasField("personal")
     assert (opened.personal_of, erased.personal_of) == (identity("customer", 3), "")
     assert without_personal_data(opened) == erased
@@ -71,14 +72,15 @@ def test_personal_data_is_opened_and_left_out_where_the_key_is_gone() -> None:
 @pytest.mark.parametrize(
     ("stored", "why"),
     [
-        (FeedEvent(1, "order_paid", b"\xff"), "parsing"),
-        (FeedEvent(1, "of_a_newer_server", b""), "not known"),
-        (FeedEvent(1, "order_paid", events.order_shipped().SerializeToString()), "order_paid"),
+        (FeedEvent(EVENTS, 1, "order_paid", b"\xff"), "parsing"),
+        (FeedEvent(EVENTS, 1, "of_a_newer_server", b""), "not known"),
+        (FeedEvent(EVENTS, 1, "order_paid", events.order_shipped().SerializeToString()), "order_paid"),
         (
             FeedEvent(
+                EVENTS,
                 1,
                 "customer_registered",
-                seal(events.customer_registered(), new_key()).SerializeToString(),
+                EVENTS.seal(events.customer_registered(), new_key()).SerializeToString(),
                 new_key(),
             ),
             "cannot be opened",

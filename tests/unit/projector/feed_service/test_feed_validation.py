@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from commerce.feed.v1.feed_service_pb2 import SubscribeRequest
 from projector.feed_service.batch import Selection
 from projector.feed_service.validation import Place, Wish, check
-from tandem.feed.events import EVENT_KINDS
+from shop.events import EVENTS
 from tandem.feed.token import Token, encode_token
 from tandem.runtime.errors import InvalidArgument
 
@@ -48,8 +48,8 @@ def test_a_request_is_taken_as_it_is_meant(request_: dict[str, Any], wish: Wish)
 
 def test_all_types_and_a_hundred_ids_are_taken() -> None:
     ids = [str(uuid.uuid4()) for _ in range(100)]
-    wish = check(SubscribeRequest(from_now=True, event_types=EVENT_KINDS, aggregate_ids=ids))
-    assert wish.selection.kinds == set(EVENT_KINDS)
+    wish = check(SubscribeRequest(from_now=True, event_types=EVENTS.kinds, aggregate_ids=ids))
+    assert wish.selection.kinds == set(EVENTS.kinds)
     assert wish.selection.ids == set(ids)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.read_store.words import words_of
+from shop.words import words_of
 
 
 @pytest.mark.parametrize(
