@@ -1,10 +1,9 @@
 """memcached as a reader sees it: read many, and fill what is missing under a lease.
 
-A node that fails is a miss, never an error: the connection is closed, and the node is left alone for a while.
+A node that fails is a miss, never an error: the connection is closed, and the node is not asked for a while.
 """
 
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -13,7 +12,7 @@ from google.protobuf.message import DecodeError
 from prometheus_client import Counter
 from pymemcache.exceptions import MemcacheError
 
-from query_server.settings import CacheSettings
+from tandem.queries.settings import CacheSettings
 from tandem.read_store.cache import (
     LEASE_SECONDS,
     PLACEHOLDER,
@@ -75,7 +74,7 @@ class Resting:
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """seconds: how long a node is left alone after it failed."""
+        """seconds: how long a node is not asked after it failed."""
         self._seconds = seconds
         self._clock = clock
         self._until: dict[str, float] = {}
@@ -111,7 +110,7 @@ class Cache:
         self._clients.clear()
 
     def look_up(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> Lookup:
-        """Reads the entries of `rows` under the epochs that were announced. rows: ids in 32 hexadecimal digits."""
+        """Reads the entries of `rows` under the epochs that were announced. Rows are ids in 32 hexadecimal digits."""
         [found] = self.look_up_each(view, epochs, [rows])
         return found
 
@@ -129,7 +128,7 @@ class Cache:
                 last, ahead = ahead, None
                 yield self._read(last)
         finally:
-            # Whoever asked has gone. The answers would be taken for those to what is asked for next.
+            # Whoever asked reads no more. The answers would be taken for those to what is asked for next.
             if ahead is not None:
                 for it in ahead:
                     self._close(it.node)
@@ -160,28 +159,27 @@ class Cache:
                 found[names[name]] = entry
         return Lookup(found, count)
 
-    def lease(self, view: str, epochs: CacheEpochs, keys: Iterable[uuid.UUID]) -> dict[uuid.UUID, Lease]:
+    def lease(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> dict[str, Lease]:
         """Places placeholders for entries that are not there, at most `max_fills`; a lease for each one placed.
 
         Read the database after this, not before: the projector's write of a newer row ends the lease. A plain `add` of
         the value would not do: it succeeds where a newer entry was set and evicted in between.
         """
-        leases: dict[uuid.UUID, Lease] = {}
-        by_digits = {key.hex: key for key in islice(keys, self._settings.max_fills)}
-        for node, names in self._by_node(view, epochs, by_digits).items():
+        leases: dict[str, Lease] = {}
+        for node, names in self._by_node(view, epochs, islice(rows, self._settings.max_fills)).items():
             placed = [
                 name for name in names if self._try(node, NodeClient.add, name, PLACEHOLDER, expire=LEASE_SECONDS)
             ]
             entries = self._try(node, NodeClient.gets_many, placed) if placed else None
             for name, (value, cas) in (entries or {}).items():
                 if value == PLACEHOLDER:
-                    leases[by_digits[names[name]]] = Lease(node, name, cas, self._clients[node])
+                    leases[names[name]] = Lease(node, name, cas, self._clients[node])
         return leases
 
-    def fill(self, leases: Mapping[uuid.UUID, Lease], values: Mapping[uuid.UUID, bytes]) -> None:
+    def fill(self, leases: Mapping[str, Lease], values: Mapping[str, bytes]) -> None:
         """Stores values under their leases. A placeholder without a value expires."""
-        for key, (node, name, cas, client) in leases.items():
-            value = values.get(key)
+        for row, (node, name, cas, client) in leases.items():
+            value = values.get(row)
             if value is not None and self._clients.get(node) is client:
                 self._try(node, NodeClient.cas, name, encode_entry(value), cas, expire=self._settings.entry_seconds)
 
@@ -202,7 +200,7 @@ class Cache:
     def _try(
         self, node: str, command: Callable[Concatenate[NodeClient, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T | None:
-        """What the node answers; None when it fails or is left alone."""
+        """What the node answers; None when it fails or rests."""
         if self._resting.is_resting(node):
             return None
         last_failure = self._resting.last(node)

@@ -4,14 +4,28 @@ A message's encoding is its fields' encodings, one behind the other; a field of 
 length and its content. Tags come from the descriptors.
 """
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from tandem.feed.token import Token, encode_token
+
 _LENGTH_DELIMITED = 2
 _TYPES = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+
+
+@lru_cache(maxsize=1024)
+def as_of_text(as_of: Token) -> bytes:
+    """The token's text in UTF-8. All answers between two announcements share it."""
+    return encode_token(as_of.epoch, as_of.position).encode()
+
+
+def view_of(field: FieldDescriptor) -> str:
+    """The view whose rows a response's field holds: it is named as their message is, order_details for OrderDetails."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", field.message_type.name).lower()
 
 
 class EncodedField:
