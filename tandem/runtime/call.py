@@ -16,9 +16,9 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -35,7 +35,15 @@ from tandem.runtime.errors import (
     internal_status,
     to_status,
 )
-from tandem.runtime.telemetry import CALL_SECONDS, CALLS, CALLS_UNDER_WAY, log
+from tandem.runtime.telemetry import (
+    CALL_SECONDS,
+    CALLS,
+    CALLS_ANSWERED_TWICE,
+    CALLS_UNDER_WAY,
+    STREAM_MESSAGES,
+    STREAMS_OPEN,
+    log,
+)
 
 # What a caller may send as x-request-id and have in our logs.
 _MAX_REFERENCE = 128
@@ -63,6 +71,17 @@ class Admission:
         self._changed = threading.Condition()
         self._closed = False
 
+    def admit(self, calls: list["RemoteCall"]) -> list["RemoteCall"]:
+        """Those calls that may be answered, which `settle` makes room after; the others are refused."""
+        admitted = self.enter(len(calls))
+        if admitted == len(calls):
+            return calls
+        refusal = stopping_error() if self._closed else Overloaded(f"more than {self._limit} calls are under way")
+        for call in calls[admitted:]:
+            call.fail(refusal)
+            call.count_unadmitted()
+        return calls[:admitted]
+
     def enter(self, wanted: int) -> int:
         """How many of so many calls are admitted. From any thread, as `leave`."""
         with self._changed:
@@ -77,10 +96,6 @@ class Admission:
             if self._closed:
                 self._changed.notify_all()
             CALLS_UNDER_WAY.set(self._under_way)
-
-    def refusal(self) -> TandemError:
-        """What a call is told that was not admitted."""
-        return stopping_error() if self._closed else Overloaded(f"more than {self._limit} calls are under way")
 
     async def close(self, seconds: float) -> None:
         """Refuses new calls, and waits at most `seconds` for those under way."""
@@ -98,8 +113,61 @@ def stopping_error() -> Unavailable:
     return Unavailable("the server is stopping", reason="STOPPING")
 
 
+class Failure(NamedTuple):
+    """What the caller is told of an error."""
+
+    code: grpc.StatusCode
+    status: status_pb2.Status
+
+    def trailing_metadata(self) -> tuple[tuple[str, bytes]]:
+        return (("grpc-status-details-bin", self.status.SerializeToString()),)
+
+
+def failure_of(error: Exception, method: str, reference_of: Callable[[], str]) -> Failure:
+    """A TandemError is told to the caller. Any other is a bug: logged, under the reference that the caller gets."""
+    reference = reference_of()
+    if isinstance(error, TandemError):
+        log.debug("call refused", method=method, reason=error.reason, reference=reference)
+        return Failure(code_of(error), to_status(error))
+    log.error("call failed", method=method, reference=reference, exc_info=error)
+    return Failure(grpc.StatusCode.INTERNAL, internal_status(reference))
+
+
+def too_large(what: str, size: int, limit: int) -> Failure:
+    """For a message of `size` bytes."""
+    message = f"{what} has {size} bytes; at most {limit} are allowed"
+    status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message)
+    return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, status)
+
+
+def decoded(request_class: type[Message], payload: bytes) -> Message:
+    """Raises InvalidArgument for bytes that are no such message."""
+    try:
+        return request_class.FromString(payload)
+    except DecodeError:
+        name = request_class.DESCRIPTOR.full_name
+        raise InvalidArgument([Violation("", f"the request is not a {name}", "MALFORMED")]) from None
+
+
+def encoded(response: Message | bytes) -> bytes:
+    return response if isinstance(response, bytes) else bytes(response.SerializeToString())
+
+
+class Outcomes:
+    """How the calls of a method ended, as a metric."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._counters: dict[grpc.StatusCode, Counter] = {}
+
+    def count(self, code: grpc.StatusCode, calls: int = 1) -> None:
+        if code not in self._counters:
+            self._counters[code] = CALLS.labels(self._method, code.name)
+        self._counters[code].inc(calls)
+
+
 class Method:
-    """An RPC that is served, with its counters. admission: None for calls that the program makes itself."""
+    """A unary RPC, with its metrics. admission: None for calls that the program makes itself."""
 
     def __init__(
         self,
@@ -107,26 +175,26 @@ class Method:
         request_class: type[Message],
         *,
         admission: Admission | None = None,
-        max_response_bytes: int = 2**31,
+        max_message_bytes: int = 2**31,
     ) -> None:
+        """max_message_bytes: of a request and of a response."""
         self.name = name
         self.request_class = request_class
         self.admission = admission
-        self.max_response_bytes = max_response_bytes
+        self.max_message_bytes = max_message_bytes
         self._seconds = CALL_SECONDS.labels(name)
-        self._counters: dict[grpc.StatusCode, Counter] = {}
-
-    def count(self, code: grpc.StatusCode, calls: int = 1) -> None:
-        if code not in self._counters:
-            self._counters[code] = CALLS.labels(self.name, code.name)
-        self._counters[code].inc(calls)
+        self._outcomes = Outcomes(name)
 
     def settle(self, code: grpc.StatusCode, seconds: float, calls: int) -> None:
-        """So many calls ended alike, so long after they came."""
-        self.count(code, calls)
-        self._seconds.observe_many(seconds, calls)
+        """So many calls that were admitted ended alike, so long after they came."""
+        self.count(code, seconds, calls)
         if self.admission is not None:
             self.admission.leave(calls)
+
+    def count(self, code: grpc.StatusCode, seconds: float, calls: int = 1) -> None:
+        """As `settle`, for calls that were not admitted."""
+        self._outcomes.count(code, calls)
+        self._seconds.observe_many(seconds, calls)
 
 
 class Context(ABC):
@@ -157,6 +225,11 @@ class Context(ABC):
     def seconds_left(self) -> float:
         return self.deadline - time.monotonic()
 
+    def code_of_gone(self) -> grpc.StatusCode:
+        """How a call ended whose caller has gone. Transports say the same of a caller that left and of its deadline."""
+        passed = self.seconds_left() < _DEADLINE_SLACK_SECONDS
+        return grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
+
     def reference(self) -> str:
         """The caller's x-request-id, or a new one: what the logs call this call."""
         for key, value in self.metadata():
@@ -171,7 +244,7 @@ class Call(Context):
     payload: the serialised request. asked: what the first handler made of the request, for the stages after it.
     """
 
-    # Defaults of the class: to set them for each call would take a third of the time that it takes to make one.
+    # Defaults of the class: an instance has only what differs, so to make one costs less.
     code: grpc.StatusCode | None = None
     """How the call ended; None while it is under way."""
     next: Stage | None = None
@@ -180,7 +253,14 @@ class Call(Context):
     gone = False
     """Whether the caller has left, or its deadline passed: nobody reads an answer."""
     when_gone: Callable[["Call"], None] | None = None
-    """Set by whoever parks the call, to let go of it at once. It is called by the transport, on any thread."""
+    """Set by whoever parks the call, to let go of it at once when its caller goes.
+
+    The transport sets `gone` and then looks at `when_gone`, on a thread of its own. So whoever parks a call sets
+    `when_gone` first and then looks at `gone` again: at least one of the two sees the other, and maybe both do. Letting
+    go must therefore be decided under the lock of the place where the call is parked: who takes it out of there drops
+    and settles it, who does not find it does nothing. `when_gone` may also be called after the call went on from there.
+    It must not wait.
+    """
     _request: Any = None
 
     method: Method
@@ -190,11 +270,7 @@ class Call(Context):
     def request(self) -> Any:
         """The request, parsed once. Raises InvalidArgument for bytes that are no such message."""
         if self._request is None:
-            try:
-                self._request = self.method.request_class.FromString(self.payload)
-            except DecodeError:
-                name = self.method.request_class.DESCRIPTOR.full_name
-                raise InvalidArgument([Violation("", f"the request is not a {name}", "MALFORMED")]) from None
+            self._request = decoded(self.method.request_class, self.payload)
         return self._request
 
     @abstractmethod
@@ -203,12 +279,11 @@ class Call(Context):
 
     @abstractmethod
     def fail(self, error: Exception) -> None:
-        """Answers with an error: a TandemError is told to the caller, any other is a bug and logged once."""
+        """Answers with an error: a TandemError is told to the caller, any other is a bug and logged."""
 
     def drop(self) -> None:
         """Ends a call whose caller has gone."""
-        passed = self.seconds_left() < _DEADLINE_SLACK_SECONDS
-        self.code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
+        self.code = self.code_of_gone()
         self._forget()
 
     def leave(self) -> None:
@@ -222,46 +297,75 @@ class Call(Context):
     def _forget(self) -> None:
         """Nothing is sent: the caller has gone."""
 
+    def _answered_twice(self) -> None:
+        """A bug of a handler. The caller has its first answer; a second one could reach another call."""
+        CALLS_ANSWERED_TWICE.inc()
+        log.error("call answered twice", method=self.method.name, reference=self.reference(), stack_info=True)
+
 
 class RemoteCall(Call):
-    """A call that came over the network. Transports derive from it."""
+    """A call that came over the network. Transports derive from it.
+
+    An answer to a caller that has gone is counted as what the caller saw: the call was cancelled, or too late.
+    """
 
     def reply(self, response: Message | bytes) -> None:
         """Answers with a message, or the bytes of one."""
+        if self.gone or self.code is not None:
+            self._answer_nobody()
+            return
         try:
-            encoded = response if isinstance(response, bytes) else bytes(response.SerializeToString())
+            data = response if isinstance(response, bytes) else bytes(response.SerializeToString())
         except Exception as error:
             self.fail(error)
             return
-        if len(encoded) > self.method.max_response_bytes:
-            self.code = grpc.StatusCode.RESOURCE_EXHAUSTED
-            self._send_failure(self.code, too_large("the response", len(encoded), self.method.max_response_bytes))
+        if len(data) > self.method.max_message_bytes:
+            self.fail_with(too_large("the response", len(data), self.method.max_message_bytes))
             return
         self.code = grpc.StatusCode.OK
-        self._send(encoded)
+        self._send(data)
 
     def fail(self, error: Exception) -> None:
-        """Answers with an error: a TandemError is told to the caller, any other is a bug and logged once."""
-        if isinstance(error, TandemError):
-            log.debug("call refused", method=self.method.name, reason=error.reason, reference=self.reference())
-        self.code, status = failure_of(error, self.method.name, self.reference)
-        self._send_failure(self.code, status)
+        """Answers with an error: a TandemError is told to the caller, any other is a bug and logged."""
+        self.fail_with(failure_of(error, self.method.name, self.reference))
+
+    def fail_with(self, failure: Failure) -> None:
+        if self.gone or self.code is not None:
+            self._answer_nobody()
+            return
+        self.code = failure.code
+        self._send_failure(failure)
+
+    def count_unadmitted(self) -> None:
+        """Counts a call that was refused before it was admitted."""
+        assert self.code is not None, "ended"
+        self.method.count(self.code, time.monotonic() - self.came_at)
+
+    def _answer_nobody(self) -> None:
+        if self.code is not None:
+            self._answered_twice()
+        else:
+            self.drop()
 
     @abstractmethod
     def _send(self, response: bytes) -> None: ...
 
     @abstractmethod
-    def _send_failure(self, code: grpc.StatusCode, status: status_pb2.Status) -> None: ...
+    def _send_failure(self, failure: Failure) -> None: ...
 
 
 class LocalCall(Call):
-    """A call that the program makes itself: a command that time gives, say. `future` has the response or the error."""
+    """A call that the program makes itself: a command that time gives, say.
+
+    `future` has the response, a message as the handler made it, or the error. Who cancels it leaves the call.
+    """
 
     def __init__(self, method: Method, request: Message, *, seconds: float, metadata: Metadata = ()) -> None:
         self.method = method
-        self.payload = b""
+        self.payload = request.SerializeToString()
         self.came_at = time.monotonic()
         self.future: Future[Any] = Future()
+        self.future.add_done_callback(self._leave_if_cancelled)
         self._request = request
         self._seconds = seconds
         self._metadata = metadata
@@ -274,15 +378,30 @@ class LocalCall(Call):
 
     def reply(self, response: Message | bytes) -> None:
         """The message as it is."""
-        self.code = grpc.StatusCode.OK
-        self.future.set_result(response)
+        if self._may_answer():
+            self.code = grpc.StatusCode.OK
+            self.future.set_result(response)
 
     def fail(self, error: Exception) -> None:
-        self.code = code_of(error) if isinstance(error, TandemError) else grpc.StatusCode.INTERNAL
-        self.future.set_exception(error)
+        if self._may_answer():
+            self.code = code_of(error) if isinstance(error, TandemError) else grpc.StatusCode.INTERNAL
+            self.future.set_exception(error)
+
+    def _may_answer(self) -> bool:
+        if self.code is not None:
+            self._answered_twice()
+            return False
+        if not self.future.set_running_or_notify_cancel():
+            self.code = grpc.StatusCode.CANCELLED
+            return False
+        return True
 
     def _forget(self) -> None:
         self.future.cancel()
+
+    def _leave_if_cancelled(self, future: "Future[Any]") -> None:
+        if future.cancelled() and not self.gone:
+            self.leave()
 
 
 def settle(calls: Sequence[Call]) -> None:
@@ -306,23 +425,6 @@ def settle(calls: Sequence[Call]) -> None:
     if first is not None:
         assert first.code is not None, "ended"
         first.method.settle(first.code, now - first.came_at, alike)
-
-
-def failure_of(
-    error: Exception, method: str, reference_of: Callable[[], str]
-) -> tuple[grpc.StatusCode, status_pb2.Status]:
-    """What the caller is told of an error. A bug is logged, under the reference that the caller gets."""
-    if isinstance(error, TandemError):
-        return code_of(error), to_status(error)
-    reference = reference_of()
-    log.error("call failed", method=method, reference=reference, exc_info=error)
-    return grpc.StatusCode.INTERNAL, internal_status(reference)
-
-
-def too_large(what: str, size: int, limit: int) -> status_pb2.Status:
-    return status_pb2.Status(
-        code=code_pb2.RESOURCE_EXHAUSTED, message=f"{what} has {size} bytes; at most {limit} are allowed"
-    )
 
 
 class StreamCall(Context):
@@ -375,3 +477,66 @@ class Streams:
             call.stop()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
+
+
+class StreamMethod:
+    """A server-streaming RPC, with all that stands around its handler: size, decoding, errors to status, metrics."""
+
+    def __init__(
+        self,
+        name: str,
+        request_class: type[Message],
+        handler: StreamHandler,
+        *,
+        streams: Streams,
+        max_message_bytes: int,
+    ) -> None:
+        self.name = name
+        self._request_class = request_class
+        self._handler = handler
+        self._streams = streams
+        self._max_message_bytes = max_message_bytes
+        self._outcomes = Outcomes(name)
+        self._open = STREAMS_OPEN.labels(name)
+        self._messages = STREAM_MESSAGES.labels(name)
+
+    async def run(
+        self, call: StreamCall, payload: bytes, write: Callable[[bytes], Awaitable[object]]
+    ) -> Failure | None:
+        """Answers a call until the stream ends; returns how it failed, for the caller.
+
+        write: returns when the transport has taken the message. CancelledError is raised again: the caller has gone.
+        """
+        self._open.inc()
+        try:
+            failure = await self._answer(call, payload, write)
+        except asyncio.CancelledError:
+            self._outcomes.count(call.code_of_gone())
+            raise
+        except Exception as error:
+            failure = failure_of(error, self.name, call.reference)
+        finally:
+            self._open.dec()
+        self._outcomes.count(failure.code if failure is not None else grpc.StatusCode.OK)
+        return failure
+
+    async def _answer(
+        self, call: StreamCall, payload: bytes, write: Callable[[bytes], Awaitable[object]]
+    ) -> Failure | None:
+        limit = self._max_message_bytes
+        if len(payload) > limit:
+            return too_large("the request", len(payload), limit)
+        self._streams.enter(call)
+        try:
+            request = decoded(self._request_class, payload)
+            # Closed at once when the call is cancelled, and not when the collector comes by.
+            async with contextlib.aclosing(self._handler(request, call)) as responses:
+                async for response in responses:
+                    data = encoded(response)
+                    if len(data) > limit:
+                        return too_large("the response", len(data), limit)
+                    await write(data)
+                    self._messages.inc()
+        finally:
+            self._streams.leave(call)
+        return None

@@ -1,288 +1,346 @@
-"""The native transport: its streams wait for a slow client on the event loop, and some calls never go there.
+"""The native transport: HTTP/2 outside the GIL, and calls that come in batches, on a thread of ours.
 
-The library hands calls over in batches, from a thread that waits for them without the GIL. Most of what a short call
-costs from there on is its way through the event loop: a task, a context, two wake-ups. A method whose calls can often
-be answered at once may have a *shortcut*, which is asked on the receiving thread, a batch at a time. Calls of a method
-that has threads of its own may be taken there too, and answered from those: `DirectCall`.
+The receiving thread hands unary calls to their workers. A worker that answers inline does so on this very thread, which
+spares a call all changes of threads. Streams are tasks of the event loop; health and reflection have a small server of
+grpcio's behind the front.
+
+Who receives, and who watches:
+
+    receiving thread:   receives ──▶ answers inline ──▶ receives …
+                                          │ no call answered for 10 ms: a store does not answer
+                                          ▼
+    stand-in thread:    sleeps ──▶ watches ──▶ receives in its place ──▶ watches ──▶ sleeps
+
+Whoever receives holds one lock until the calls are known and queued: the end of a call is thus never met before its
+beginning. The stand-in puts all calls into the queues of their workers, also those that waited behind the one that does
+not answer. It sleeps while nothing is answered inline.
 """
 
 import asyncio
+import shutil
+import tempfile
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import grpc
-import pygrpc_native.aio
-from pygrpc_native import EVENT_CALL, EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL
+from grpc import aio
+from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
 
-# The transport keeps a message or two, so a client that reads as fast as it can makes us wait at every other one: the
+from tandem.runtime.call import (
+    Admission,
+    Failure,
+    Metadata,
+    Method,
+    RemoteCall,
+    StreamCall,
+    StreamMethod,
+    too_large,
+)
+from tandem.runtime.grpcio import (
+    MAX_STREAMS_PER_CONNECTION,
+    PING_MILLISECONDS,
+    PING_TIMEOUT_MILLISECONDS,
+    server_options,
+)
+from tandem.runtime.settings import ServerSettings
+from tandem.runtime.telemetry import log
+from tandem.runtime.worker import Worker
+
+# The front keeps a message or two, so a client that reads as fast as it can makes us wait at every other one: the
 # first pause bounds the messages a second that it gets. A thousand clients that do not read cost 4,000 looks a second.
 _FIRST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.25
-# Calls handed over at once at most: as many as are read together.
+# Calls handed over at once at most.
 _MAX_EVENTS = 256
-# How long a shortcut may hold up the receiving thread before another receives: far more than it takes when all is well.
+# How long the receiving thread may answer no call before another receives: 500 times what a cached read takes.
 _PATIENCE_SECONDS = 0.01
-# Calls that were cancelled before the loop met them, and that it remembers: they are milliseconds late.
-_MAX_EARLY = 4096
-
-Shortcut = Callable[[Sequence[bytes], float], Iterator[bytes | None]]
-"""Answers calls of one method: (their requests, when they came on the clock of time.perf_counter()) to their responses.
-
-Each is sent before the next is made. None for a call that is to go the ordinary way: one that has to wait, or that is
-refused. It may only answer what the method would have answered, and must not raise. It is called by one thread alone.
-"""
 
 _Event = tuple[Any, ...]
-# In what the library says of a call.
-_METADATA, _TIME_REMAINING = 0, 2
+"""(kind, call id, number of the method, request, key of the client, (metadata, peer, seconds that remain))."""
 
 
-class DirectCall:
-    """A unary call that any thread may answer, once. It is what a servicer's context is, as far as that is asked."""
+class NativeTransport:
+    """Listens from when it is made, and takes calls from `start` on."""
 
-    __slots__ = ("_event", "_gone", "_server", "call_id", "came_at", "request")
-
-    def __init__(self, server: "NativeServer", event: _Event, came_at: float) -> None:
-        """came_at: on the clock of time.perf_counter()."""
-        self._server = server
-        self._gone = False
-        self.call_id: int = event[1]
-        self.request: bytes = event[3]
-        self._event = event
-        self.came_at = came_at
-
-    def respond(self, response: bytes) -> None:
-        """One that is too large is refused, as for every call."""
-        self._server.respond_directly(self, response)
-
-    def fail(self, code: grpc.StatusCode, message: str, trailing_metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        self._server.fail_directly(self, code, message, trailing_metadata)
-
-    def leave(self) -> bool:
-        """To the method, as if it had just come; instead of answering it. False if the caller has gone."""
-        return self._server.leave_directly(self, self._event)
-
-    def cancelled(self) -> bool:
-        """Whether the caller has gone."""
-        return self._gone
-
-    def cancel(self) -> None:
-        self._gone = True
-
-    def time_remaining(self) -> float | None:
-        """Seconds when the call came, None where the caller set no deadline."""
-        remaining: float | None = self._event[5][_TIME_REMAINING]
-        return remaining
-
-    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
-        metadata: Sequence[tuple[str, str | bytes]] = self._event[5][_METADATA]
-        return metadata
-
-
-Taker = Callable[[DirectCall], None]
-"""Takes a call, to answer it later. It is called on the receiving thread, so it must not wait, nor raise."""
-
-
-class NativeServer(pygrpc_native.aio.Server):
-    """The library's, with shortcuts and direct calls, and but for how a stream's message is sent.
-
-    The library waits for room in a thread of the event loop's executor, one for each client that is behind. There are a
-    handful of those threads, and readiness and others need them: a few clients that stop reading would stop the server.
-    """
-
-    def __init__(self, *, options: Sequence[tuple[str, int]], io_threads: int) -> None:
-        super().__init__(options=options, io_threads=io_threads)
-        self._shortcuts: dict[str, Shortcut] = {}
-        self._takers: dict[str, Taker] = {}
-        # Direct calls under way.
-        self._direct: dict[int, DirectCall] = {}
-        self._receiving = True
-        # When the receiving thread last got on with the shortcuts that it is in; 0.0 outside of them.
-        self._busy_since = 0.0
+    def __init__(self, address: str, settings: ServerSettings, admission: Admission) -> None:
+        """Raises OSError for an address that is taken."""
+        self._settings = settings
+        self._admission = admission
+        self.front = NativeGrpcFront(
+            address,
+            [],
+            io_threads=settings.io_threads,
+            call_details=True,
+            # A stream that fails before its first message is answered by its status alone, so that proxies may retry.
+            delay_stream_headers=True,
+            keepalive_time_ms=PING_MILLISECONDS,
+            keepalive_timeout_ms=PING_TIMEOUT_MILLISECONDS,
+            keepalive_permit_without_calls=True,
+            max_concurrent_streams=MAX_STREAMS_PER_CONNECTION,
+        )
+        self.port = self.front.bound_port
+        self.calls: dict[int, _Call | _StreamCall] = {}
+        """Under way, by the front's numbers. Who receives a call puts it in, who ends it takes it out."""
+        # By the front's numbers of the methods.
+        self._routes: dict[int, tuple[Method, Worker] | StreamMethod] = {}
+        self._receiving = threading.Lock()
+        # What the receiving thread is to answer inline yet, and what it is at.
+        self._pending: deque[tuple[Worker, list[RemoteCall]]] = deque()
+        self._inline: Sequence[RemoteCall] | None = None
+        self._inline_batches = 0
         self._watched = threading.Event()
-        # The loop's.
-        self._early: OrderedDict[int, None] = OrderedDict()
+        self._ended = False
+        # The event loop's.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._behind: aio.Server | None = None
+        self._folder: Path | None = None
 
-    def add_shortcut(self, path: str, shortcut: Shortcut) -> None:
-        """path: "/package.Service/Method", of a unary method that is served. Before start()."""
-        self._shortcuts[path] = shortcut
+    async def start(
+        self,
+        workers: Mapping[str, tuple[Method, Worker]],
+        streams: Mapping[str, StreamMethod],
+        add_servicers: Callable[[aio.Server], None],
+    ) -> None:
+        """workers, streams: by path, "/package.Service/Method". add_servicers: adds those of health and reflection."""
+        self._loop = asyncio.get_running_loop()
+        paths = [*((path, False) for path in workers), *((path, True) for path in streams)]
+        self._routes = dict(zip(self.front.add_methods(paths), [*workers.values(), *streams.values()], strict=True))
+        await self._start_behind(add_servicers)
+        self.front.start()
+        threading.Thread(target=self._receive, name="native-receive", daemon=True).start()
+        if any(worker.inline is not None for _, worker in workers.values()):
+            threading.Thread(target=self._stand_in, name="native-stand-in", daemon=True).start()
 
-    def add_taker(self, path: str, taker: Taker) -> None:
-        """As `add_shortcut`, for a method whose calls are answered later by other threads."""
-        self._takers[path] = taker
+    async def _start_behind(self, add_servicers: Callable[[aio.Server], None]) -> None:
+        """A server of grpcio's for all methods that are not in the front's table; the folder is this user's alone."""
+        self._folder = Path(tempfile.mkdtemp(prefix="tandem-"))
+        socket = str(self._folder / "behind.sock")
+        self._behind = aio.server(options=server_options(self._settings))
+        add_servicers(self._behind)
+        self._behind.add_insecure_port(f"unix:{socket}")
+        await self._behind.start()
+        self.front.set_fallback(socket)
 
-    def _dispatch(self) -> None:
-        """The receiving thread, in place of the library's."""
-        front = self._front
-        assert front is not None, "started"
-        shortcuts = _by_number(self._shortcuts, self._table)
-        takers = _by_number(self._takers, self._table)
-        if shortcuts:
-            threading.Thread(target=self._stand_in, name="pygrpc-native-stand-in", daemon=True).start()
-        while (events := front.recv_batch_details(_MAX_EVENTS)) is not None:
-            came_at = time.perf_counter()
-            left = self._take_direct(takers, events, came_at) if takers else events
-            self._give_to_loop(self._take_shortcuts(shortcuts, left, came_at) if shortcuts else left)
-        self._receiving = False
+    async def stop(self, grace: float) -> None:
+        """Cancels what is under way after `grace` seconds, and closes all connections."""
+        if self._behind is not None:
+            await self._behind.stop(grace)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        for call in list(self.calls.values()):
+            call.leave()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self.front.close)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _receive(self) -> None:
+        """The receiving thread."""
+        while self._receive_once(None, inline=True):
+            self._answer_inline()
+        self._ended = True
         self._watched.set()
 
-    def _give_to_loop(self, events: list[_Event]) -> None:
-        front, loop = self._front, self._loop
-        assert front is not None, "started"
-        assert loop is not None, "started"
-        if not events:
-            return
-        try:
-            loop.call_soon_threadsafe(self._on_events, events)
-        except RuntimeError:
-            # The loop was closed without stop(): there is nobody to answer.
-            front.close()
-
-    def _take_direct(self, takers: dict[int, Taker], events: list[_Event], came_at: float) -> list[_Event]:
-        """Hands direct calls to their takers; returns the other events."""
-        others = []
-        for event in events:
-            kind, call_id, method, request = event[:4]
-            if kind == EVENT_CALL and method in takers and not self._is_too_large(request):
-                call = self._direct[call_id] = DirectCall(self, event, came_at)
-                takers[method](call)
-            elif kind == EVENT_CANCEL and (cancelled := self._direct.get(call_id)):
-                cancelled.cancel()
-            else:
-                others.append(event)
-        return others
-
-    def _is_too_large(self, request: bytes) -> bool:
-        return self._receive_limit is not None and len(request) > self._receive_limit
-
-    def respond_directly(self, call: DirectCall, response: bytes) -> None:
-        """From any thread."""
-        front = self._front
-        assert front is not None, "started"
-        self._direct.pop(call.call_id, None)
-        if self._within_send_limit(call, response) is not None:
-            front.respond(call.call_id, response)
-
-    def fail_directly(
-        self,
-        call: DirectCall,
-        code: grpc.StatusCode,
-        message: str,
-        trailing_metadata: Sequence[tuple[str, str | bytes]],
-    ) -> None:
-        """From any thread."""
-        front = self._front
-        assert front is not None, "started"
-        self._direct.pop(call.call_id, None)
-        front.fail(call.call_id, code.value[0], message, trailing_metadata=trailing_metadata)
-
-    def leave_directly(self, call: DirectCall, event: _Event) -> bool:
-        """From any thread."""
-        self._direct.pop(call.call_id, None)
-        # From here on, that the caller leaves is told to the loop.
-        if call.cancelled():
-            return False
-        self._give_to_loop([event])
+    def _receive_once(self, timeout_ms: int | None, *, inline: bool) -> bool:
+        """Waits for calls and hands them on; False when the front is closed. inline: or keeps them for this thread."""
+        with self._receiving:
+            events = self.front.recv_batch_details(_MAX_EVENTS, timeout_ms)
+            if events is None:
+                return False
+            try:
+                self._hand_on(events, inline=inline)
+            except Exception:
+                # A bug. Without this thread nobody would be answered any more.
+                log.exception("calls could not be handed on", calls=len(events))
         return True
 
-    def _take_shortcuts(self, shortcuts: dict[int, Shortcut], events: list[_Event], came_at: float) -> list[_Event]:
-        """Answers what can be answered at once; returns the calls that are to go the ordinary way."""
-        by_method: dict[int, list[_Event]] = {}
-        others: list[_Event] = []
+    def _hand_on(self, events: Sequence[_Event], *, inline: bool) -> None:
+        came_at = time.monotonic()
+        calls, routes = self.calls, self._routes
+        limit = self._settings.max_message_bytes
+        batches: defaultdict[Worker, list[RemoteCall]] = defaultdict(list)
         for event in events:
-            if event[0] == EVENT_CALL and event[2] in shortcuts:
-                by_method.setdefault(event[2], []).append(event)
+            kind, call_id, number, payload, _, _ = event
+            if kind == EVENT_CANCEL:
+                if (cancelled := calls.get(call_id)) is not None:
+                    cancelled.leave()
+                continue
+            route = routes[number]
+            if isinstance(route, StreamMethod):
+                self._open_stream(route, event, came_at)
+                continue
+            method, worker = route
+            call = calls[call_id] = _Call(self, method, event, came_at)
+            if len(payload) > limit:
+                call.fail_with(too_large("the request", len(payload), limit))
+                call.count_unadmitted()
             else:
-                others.append(event)
-        if not by_method:
-            return others
-        # They do not wait for the shortcuts.
-        self._give_to_loop(others)
-        self._busy_since = came_at
-        if not self._watched.is_set():
-            self._watched.set()
-        left: list[_Event] = []
-        for method, calls in by_method.items():
-            left += self._answer(shortcuts[method], calls, came_at)
-        self._busy_since = 0.0
-        return left
+                batches[worker].append(call)
+        for worker, batch in batches.items():
+            admitted = self._admission.admit(batch)
+            if inline and worker.inline is not None:
+                self._pending.append((worker, admitted))
+            else:
+                worker.put_all(admitted)
 
-    def _answer(self, shortcut: Shortcut, calls: list[_Event], came_at: float) -> list[_Event]:
-        """Returns the calls that the shortcut leaves to the method."""
-        front = self._front
-        assert front is not None, "started"
-        left = []
-        for call, response in zip(calls, shortcut([it[3] for it in calls], came_at), strict=True):
-            if response is None or (self._send_limit is not None and len(response) > self._send_limit):
-                left.append(call)
-            else:
-                front.respond(call[1], response)
-            # A long batch is not held up.
-            self._busy_since = time.perf_counter()
-        return left
+    def _answer_inline(self) -> None:
+        while (batch := self._next_pending()) is not None:
+            worker, self._inline = batch
+            self._inline_batches += 1
+            if not self._watched.is_set():
+                self._watched.set()
+            try:
+                worker.answer_inline(self._inline)
+            except Exception:
+                # A bug, and not of the handler: that is what the worker deals with.
+                log.exception("an inline worker failed", worker=worker.name)
+            self._inline = None
+
+    def _next_pending(self) -> tuple[Worker, list[RemoteCall]] | None:
+        try:
+            return self._pending.popleft()
+        except IndexError:
+            return None
 
     def _stand_in(self) -> None:
-        """Another thread, which receives while the first is held up in a shortcut, by a store that does not answer.
-
-        All calls go the ordinary way then. It sleeps while no shortcuts are taken.
-        """
-        front = self._front
-        assert front is not None, "started"
-        while self._watched.wait() and self._receiving:
-            since = self._busy_since
+        """The thread that watches the receiving one."""
+        while self._watched.wait() and not self._ended:
+            seen = self._progress()
             time.sleep(_PATIENCE_SECONDS)
-            if not since:
+            if seen is None:
                 self._watched.clear()
-                if self._busy_since:
+                # It may have begun between the look and the clearing.
+                if self._inline is not None or self._ended:
                     self._watched.set()
-            while since and self._busy_since == since:
-                events = front.recv_batch_details(_MAX_EVENTS, timeout_ms=int(_PATIENCE_SECONDS * 1000))
-                if events is None:
+            while seen is not None and seen == self._progress():
+                while (batch := self._next_pending()) is not None:
+                    worker, calls = batch
+                    worker.put_all(calls)
+                if not self._receive_once(int(_PATIENCE_SECONDS * 1000), inline=False):
                     return
-                self._give_to_loop(events)
 
-    def _on_events(self, events: list[_Event]) -> None:
-        """On the loop. The library relies on a call's coming before its end; a shortcut may have kept the call."""
-        known = []
-        for event in events:
-            if event[0] == EVENT_CANCEL:
-                if event[1] not in self._calls:
-                    self._early[event[1]] = None
-                    if len(self._early) > _MAX_EARLY:
-                        self._early.popitem(last=False)
-                    continue
-            elif self._early and event[1] in self._early:
-                # The caller has gone.
-                del self._early[event[1]]
-                continue
-            known.append(event)
-        super()._on_events(known)
+    def _progress(self) -> tuple[int, int] | None:
+        """What is being answered inline, and how far it is; None outside of that."""
+        calls = self._inline
+        if calls is None:
+            return None
+        return self._inline_batches, sum([call.code is not None or call.next is not None for call in calls])
 
-    async def _send(self, call: Any, context: Any, response: Any) -> bool:
-        data = self._encode(call, context, response)
-        if data is None:
-            # Too large, and the caller has been told.
-            call.cancel()
-            return False
-        front = self._front
-        assert front is not None, "started"
-        context._initial_sent = True
-        pause = _FIRST_PAUSE_SECONDS
-        while (sent := front.stream_try_send(call.call_id, data)) == STREAM_FULL:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-        if sent == STREAM_CLOSED:
-            # The library would let the handler write on into nothing.
-            call.cancel()
-        return bool(sent != STREAM_CLOSED)
+    # On the event loop, and its streams.
+
+    def _open_stream(self, method: StreamMethod, event: _Event, came_at: float) -> None:
+        loop = self._loop
+        assert loop is not None, "started"
+        call = self.calls[event[1]] = _StreamCall(loop, event, came_at)
+        loop.call_soon_threadsafe(self._start_stream, method, call, event[3])
+
+    def _start_stream(self, method: StreamMethod, call: "_StreamCall", payload: bytes) -> None:
+        assert self._loop is not None, "started"
+        call.task = task = self._loop.create_task(self._run_stream(method, call, payload))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run_stream(self, method: StreamMethod, call: "_StreamCall", payload: bytes) -> None:
+        front = self.front
+
+        async def write(data: bytes) -> None:
+            # Waits on the loop. The front's own way to wait takes a thread for each client that is behind.
+            pause = _FIRST_PAUSE_SECONDS
+            while (sent := front.stream_try_send(call.call_id, data)) == STREAM_FULL:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            if sent == STREAM_CLOSED:
+                raise asyncio.CancelledError
+
+        try:
+            failure = await method.run(call, payload, write)
+        except asyncio.CancelledError:
+            # Where a handler has cancelled itself, there is a client to be told.
+            front.fail(call.call_id, _number(grpc.StatusCode.CANCELLED), "cancelled")
+            raise
+        finally:
+            self.calls.pop(call.call_id, None)
+        if failure is None:
+            front.stream_end(call.call_id)
+        else:
+            _fail(front, call.call_id, failure)
 
 
-T = TypeVar("T")
+class _Call(RemoteCall):
+    """Made for each unary call: it sets no more than it must."""
+
+    def __init__(self, transport: NativeTransport, method: Method, event: _Event, came_at: float) -> None:
+        self.method = method
+        self.payload = event[3]
+        self.came_at = came_at
+        self._transport = transport
+        self._event = event
+
+    def metadata(self) -> Metadata:
+        return _metadata_of(self._event)
+
+    def _time_remaining(self) -> float | None:
+        return _time_remaining_of(self._event)
+
+    def _send(self, response: bytes) -> None:
+        transport, call_id = self._transport, self._event[1]
+        transport.calls.pop(call_id, None)
+        transport.front.respond(call_id, response)
+
+    def _send_failure(self, failure: Failure) -> None:
+        self._forget()
+        _fail(self._transport.front, self._event[1], failure)
+
+    def _forget(self) -> None:
+        self._transport.calls.pop(self._event[1], None)
 
 
-def _by_number(by_path: dict[str, T], table: Sequence[tuple[str, object]]) -> dict[int, T]:
-    """By the number that the library gave the method."""
-    return {number: by_path[path] for number, (path, _) in enumerate(table) if path in by_path}
+class _StreamCall(StreamCall):
+    task: asyncio.Task[None] | None = None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, event: _Event, came_at: float) -> None:
+        self.call_id: int = event[1]
+        self.came_at = came_at
+        self._loop = loop
+        self._event = event
+
+    def metadata(self) -> Metadata:
+        return _metadata_of(self._event)
+
+    def _time_remaining(self) -> float | None:
+        return _time_remaining_of(self._event)
+
+    def leave(self) -> None:
+        """The caller has gone. From any thread: the loop has been given the stream before."""
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        assert self.task is not None, "started"
+        self.task.cancel()
+
+
+def _metadata_of(event: _Event) -> Metadata:
+    metadata: Metadata = event[5][0]
+    return metadata
+
+
+def _time_remaining_of(event: _Event) -> float | None:
+    """Seconds when the call came, None where the caller set no deadline."""
+    remaining: float | None = event[5][2]
+    return remaining
+
+
+def _fail(front: NativeGrpcFront, call_id: int, failure: Failure) -> None:
+    front.fail(call_id, _number(failure.code), failure.status.message, trailing_metadata=failure.trailing_metadata())
+
+
+def _number(code: grpc.StatusCode) -> int:
+    number: int = code.value[0]
+    return number

@@ -31,6 +31,9 @@ CALL_SECONDS = CallHistogram(
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
 CALLS_UNDER_WAY = Gauge("tandem_calls_under_way", "Calls that are being answered; streams are counted apart")
+CALLS_ANSWERED_TWICE = Counter(
+    "tandem_calls_answered_twice_total", "Answers to calls that had one already: each is a bug, and was not sent"
+)
 STREAMS_OPEN = Gauge("tandem_streams_open", "Streams that callers have open", ["method"])
 STREAM_MESSAGES = Counter("tandem_stream_messages_total", "Messages that were sent in streams", ["method"])
 

@@ -9,8 +9,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from google.protobuf.message import Message
+from prometheus_client import Histogram
+
 from tandem.runtime.call import Call, Stage, settle, stopping_error
 from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError
+from tandem.runtime.telemetry import log
+
+# A thread that prepares may be waiting for rows that somebody else keeps locked. The others wait no longer than this.
+_PREPARING_SECONDS = 0.05
 
 Handler = Callable[[Sequence[Call]], None]
 """Answers each of the calls (`reply`, `fail`), or says where it goes next (`call.next`).
@@ -32,22 +39,34 @@ class Worker:
         max_waiting: int,
         max_waiting_bytes: int = 64 * 1024 * 1024,
         inline: Handler | None = None,
+        one_prepares: bool = False,
+        sizes: Histogram | None = None,
     ) -> None:
         """handlers: one for each thread. max_batch: calls at once at most.
 
         max_waiting, max_waiting_bytes: calls that may wait for that, and the bytes of their requests.
         inline: a handler for the thread on which a transport receives; it must not wait long. A transport without such
-        a thread puts the calls into the queue.
+        a thread puts the calls into the queue, and so does one whose thread is held up in an inline handler.
+        one_prepares: a thread takes a batch only when no other is between its own and its call of `prepared`, so that
+        a batch forms while another thread prepares. It waits at most 50 ms for that.
+        sizes: observes how many calls each batch of a thread has.
         """
         self.name = name
+        self.inline = inline
         self._handlers = handlers
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
-        self._inline = inline
+        self._one_prepares = one_prepares
+        self._sizes = sizes
         self._waiting: deque[Call] = deque()
         self._waiting_bytes = 0
-        self._changed = threading.Condition()
+        self._preparing: int | None = None
+        """The thread that has taken its batch last and has not called `prepared` since."""
+        lock = threading.Lock()
+        self._came = threading.Condition(lock)
+        # Apart from the other: who waits for this is not woken by each call that comes.
+        self._prepared = threading.Condition(lock)
         self._stopping = False
         self._threads: list[threading.Thread] = []
 
@@ -59,25 +78,21 @@ class Worker:
 
     async def stop(self) -> None:
         """Answers what waits, then ends the threads."""
-        with self._changed:
+        with self._came:
             self._stopping = True
-            self._changed.notify_all()
+            self._came.notify_all()
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         self._threads.clear()
 
-    @property
-    def is_inline(self) -> bool:
-        return self._inline is not None
-
     def answer_inline(self, calls: Sequence[Call]) -> None:
         """Answers calls on the thread of the transport that received them: one thread at a time."""
-        assert self._inline is not None, "is_inline"
-        answer(self._inline, calls)
+        assert self.inline is not None, f"{self.name} has an inline handler"
+        answer(self.inline, calls)
 
     def put_all(self, calls: Sequence[Call]) -> None:
         """Puts calls into the queue, from any thread. Those that find no room are refused."""
-        with self._changed:
+        with self._came:
             taken = 0
             if not self._stopping:
                 for call in calls:
@@ -87,7 +102,7 @@ class Worker:
                     self._waiting.append(call)
                     self._waiting_bytes = size
                     taken += 1
-                self._changed.notify(1 + taken // self._max_batch)
+                self._came.notify(-(-taken // self._max_batch))
             stopping = self._stopping
         if taken < len(calls):
             full = Overloaded(f"{self._max_waiting} calls wait already, or {self._max_waiting_bytes} bytes of them")
@@ -98,22 +113,51 @@ class Worker:
         """How many calls wait in the queue."""
         return len(self._waiting)
 
+    def prepared(self) -> None:
+        """Lets another thread take its batch; for a handler, when the rest of its work is done by others (a database).
+
+        A second time it does nothing, nor on a thread that is not this worker's. The end of the handler means it too.
+        """
+        if self._preparing == threading.get_ident():
+            with self._prepared:
+                # Between the look and the lock another thread may have taken a batch without waiting any longer.
+                if self._preparing == threading.get_ident():
+                    self._preparing = None
+                    self._prepared.notify()
+
     def _run(self, handler: Handler) -> None:
         while batch := self._take():
-            live = _without_late(batch)
-            if live:
-                answer(handler, live)
+            try:
+                live = _without_late(batch)
+                if live:
+                    if self._sizes is not None:
+                        self._sizes.observe(len(live))
+                    answer(handler, live)
+            except Exception:
+                # A bug, and not of the handler: that is what `answer` deals with. The thread has others to answer.
+                log.exception("a worker failed", worker=self.name, calls=len(batch))
+            finally:
+                self.prepared()
 
     def _take(self) -> list[Call]:
         """What waits, once something does; empty when the worker has stopped."""
-        with self._changed:
-            while not self._waiting:
-                if self._stopping:
+        with self._came:
+            while not self._waiting or not self._may_prepare():
+                if self._stopping and not self._waiting:
                     return []
-                self._changed.wait()
+                if not self._waiting:
+                    self._came.wait()
             batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
             self._waiting_bytes -= sum([len(call.payload) for call in batch])
+            if self._one_prepares:
+                self._preparing = threading.get_ident()
             return batch
+
+    def _may_prepare(self) -> bool:
+        """Waits until no thread prepares, or long enough. False: meanwhile another has taken all that waited."""
+        if self._preparing is not None:
+            self._prepared.wait_for(lambda: self._preparing is None, _PREPARING_SECONDS)
+        return bool(self._waiting)
 
 
 def answer(handler: Handler, calls: Sequence[Call]) -> None:
@@ -138,6 +182,21 @@ def answer(handler: Handler, calls: Sequence[Call]) -> None:
     settle(ended)
     for stage, sent in onward.items():
         stage.put_all(sent)
+
+
+def one_by_one(answer_one: Callable[[Call], Message | bytes]) -> Handler:
+    """A handler for calls that share nothing: each gets what `answer_one` returns or raises."""
+
+    def handle(calls: Sequence[Call]) -> None:
+        for call in calls:
+            try:
+                response = answer_one(call)
+            except Exception as error:
+                call.fail(error)
+            else:
+                call.reply(response)
+
+    return handle
 
 
 def refuse(calls: Sequence[Call], error: TandemError) -> None:

@@ -4,39 +4,28 @@ import asyncio
 import contextlib
 import gc
 import signal
-import ssl
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-import grpc
 import uvloop
+from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from tandem.runtime.calls import Admission, AnswerAtOnce, AnswerLater, Streams
+from tandem.runtime.call import Admission, Method, StreamHandler, StreamMethod, Streams
+from tandem.runtime.grpcio import GrpcioTransport
 from tandem.runtime.health import Health
-from tandem.runtime.native import NativeServer
-from tandem.runtime.rpc import add_service
-from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
+from tandem.runtime.native import NativeTransport
+from tandem.runtime.settings import ServerSettings, SettingsError
 from tandem.runtime.telemetry import log, serve_metrics
+from tandem.runtime.worker import Worker
 
 # How often readiness is asked again. Orchestrators probe every few seconds; a store's return should not wait for more.
 _READINESS_SECONDS = 1.0
-# Clients that keep idle connections open ping; the default minimum of 5 minutes would close them (too_many_pings).
-_MIN_PING_MILLISECONDS = 10_000
-# A connection that is gone without a word (a power cut, a network that drops packets) is found out after this and its
-# streams end. They would stay for as long as TCP repeats, a quarter of an hour, or for ever when nothing is sent.
-_PING_MILLISECONDS = 60_000
-_PING_TIMEOUT_MILLISECONDS = 20_000
-# Far above what a process serves: past our own limits a caller gets a status, past this one its calls wait in silence.
-_MAX_STREAMS_PER_CONNECTION = 100_000
-# Calls that came in and that grpcio has not handed over yet. Past its own limit of 1,000 it drops some of them with a
-# bare CANCELLED: a thousand watchers that come back at once after a failover are as many.
-_MAX_PENDING_CALLS = 100_000
 # Until a transport's threads have written what they were given: they take microseconds, on a busy machine more.
 _FLUSH_SECONDS = 0.1
 
@@ -54,17 +43,32 @@ Readiness = Callable[[], Awaitable[bool]]
 
 @dataclass(frozen=True)
 class Service:
-    """A service of the contract and the object that has a method for each of its RPCs.
+    """A service of the contract, and who answers each of its RPCs, by name.
 
-    ready: whether this one's calls can be answered now; None where the application's own readiness says it.
-    shortcuts: of RPCs that can often be answered at once, by name. later: of RPCs that are answered from threads.
+    workers: of the unary RPCs; they are among the application's components too. streams: of those that `returns (stream
+    …)`. ready: whether this service's calls can be answered now; None where the application's own readiness says it.
+    Raises ValueError unless each RPC is answered by exactly one of them.
     """
 
     descriptor: ServiceDescriptor
-    servicer: object
+    workers: Mapping[str, Worker]
+    streams: Mapping[str, StreamHandler] = field(default_factory=dict)
     ready: Readiness | None = None
-    shortcuts: Mapping[str, AnswerAtOnce] = field(default_factory=dict)
-    later: Mapping[str, AnswerLater] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        methods = self.descriptor.methods
+        unary = {it.name for it in methods if not it.client_streaming and not it.server_streaming}
+        streamed = {it.name for it in methods if not it.client_streaming and it.server_streaming}
+        wrong = {
+            "no worker for": unary - self.workers.keys(),
+            "no stream for": streamed - self.streams.keys(),
+            "a worker for what is no unary RPC": self.workers.keys() - unary,
+            "a stream for what is no server-streaming RPC": self.streams.keys() - streamed,
+            "clients cannot stream": {it.name for it in methods if it.client_streaming},
+        }
+        problems = [f"{problem}: {', '.join(sorted(names))}" for problem, names in wrong.items() if names]
+        if problems:
+            raise ValueError(f"{self.descriptor.full_name}: {'; '.join(problems)}")
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,23 @@ class PortInUse(Exception):
     """The port to listen on is taken; the message names it."""
 
 
+class Transport(Protocol):
+    """What serves calls: `native` or `grpcio`. It listens from when it is made."""
+
+    port: int
+
+    async def start(
+        self,
+        workers: Mapping[str, tuple[Method, Worker]],
+        streams: Mapping[str, StreamMethod],
+        add_servicers: Callable[[aio.Server], None],
+    ) -> None:
+        """workers, streams: by path, "/package.Service/Method". add_servicers: adds those of health and reflection."""
+
+    async def stop(self, grace: float) -> None:
+        """Cancels what is under way after `grace` seconds, and closes all connections."""
+
+
 class RunningApplication:
     """A started application; `port` is the one it listens on."""
 
@@ -97,43 +118,69 @@ class RunningApplication:
         self._stopping = asyncio.Event()
         self._started: list[Component] = []
         self._stop_metrics: Callable[[], None] = lambda: None
-        self._server = _new_server(application.server)
+        self._transport: Transport | None = None
         self.port = 0
 
     async def start(self) -> None:
         """Starts components, then the server. Raises PortInUse; what was started is stopped again then."""
         application = self._application
         try:
-            self.port = _bind(self._server, application.server)
+            transport = self._transport = _listen(application.server, self._admission)
+            self.port = transport.port
             for component in application.components:
                 await component.start()
                 self._started.append(component)
-            for service in application.services:
-                add_service(
-                    self._server,
-                    service.descriptor,
-                    service.servicer,
-                    admission=self._admission,
-                    streams=self._streams,
-                    shortcuts=service.shortcuts,
-                    later=service.later,
-                )
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-            if application.server.reflection:
-                names = [service.descriptor.full_name for service in application.services]
-                reflection.enable_server_reflection(
-                    (*names, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server
-                )
             self._stop_metrics = _start_metrics(application.server)
             await self._ask_readiness()
-            await self._server.start()
+            await transport.start(self._workers(), self._stream_methods(), self._add_servicers)
         except BaseException:
             # What could not be stopped is in the log; what could not be started is what the caller wants to know.
+            if self._transport is not None:
+                await self._transport.stop(0)
             await self._stop_components()
             self._stop_metrics()
             raise
         self._readiness = asyncio.create_task(self._follow_readiness())
         log.info("serving", host=application.server.host, port=self.port, transport=transport_of(application.server))
+
+    def _workers(self) -> dict[str, tuple[Method, Worker]]:
+        limit = self._application.server.max_message_bytes
+        return {
+            f"/{service.descriptor.full_name}/{method.name}": (
+                Method(
+                    method.name,
+                    message_factory.GetMessageClass(method.input_type),
+                    admission=self._admission,
+                    max_message_bytes=limit,
+                ),
+                service.workers[method.name],
+            )
+            for service in self._application.services
+            for method in service.descriptor.methods
+            if not method.server_streaming
+        }
+
+    def _stream_methods(self) -> dict[str, StreamMethod]:
+        limit = self._application.server.max_message_bytes
+        return {
+            f"/{service.descriptor.full_name}/{method.name}": StreamMethod(
+                method.name,
+                message_factory.GetMessageClass(method.input_type),
+                service.streams[method.name],
+                streams=self._streams,
+                max_message_bytes=limit,
+            )
+            for service in self._application.services
+            for method in service.descriptor.methods
+            if method.server_streaming
+        }
+
+    def _add_servicers(self, server: aio.Server) -> None:
+        """Health and reflection, which no worker answers."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._application.server.reflection:
+            names = [service.descriptor.full_name for service in self._application.services]
+            reflection.enable_server_reflection((*names, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
 
     async def stop(self) -> None:
         """Says NOT_SERVING, refuses new calls, ends streams, lets calls under way finish, stops the components.
@@ -163,7 +210,8 @@ class RunningApplication:
         seconds = self._application.server.drain_seconds
         await asyncio.gather(self._admission.close(seconds), self._streams.close(seconds))
         await asyncio.sleep(_FLUSH_SECONDS)
-        await self._server.stop(_FLUSH_SECONDS)
+        assert self._transport is not None, "started"
+        await self._transport.stop(_FLUSH_SECONDS)
 
     async def _end_readiness(self) -> None:
         """A check under way may have a connection of a component's in a thread: it is waited for, within reason."""
@@ -256,56 +304,16 @@ def transport_of(settings: ServerSettings) -> Literal["native", "grpcio"]:
     return "grpcio" if settings.transport == "grpcio" or settings.tls is not None else "native"
 
 
-def _new_server(settings: ServerSettings) -> aio.Server:
-    options: list[tuple[str, int]] = [
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_MILLISECONDS),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.keepalive_time_ms", _PING_MILLISECONDS),
-        ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MILLISECONDS),
-        ("grpc.max_concurrent_streams", _MAX_STREAMS_PER_CONNECTION),
-        ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
-        ("grpc.so_reuseport", 0),
-    ]
-    if transport_of(settings) == "grpcio":
-        return aio.server(options=options)
-    return NativeServer(options=options, io_threads=settings.io_threads)
-
-
-def _bind(server: aio.Server, settings: ServerSettings) -> int:
+def _listen(settings: ServerSettings, admission: Admission) -> Transport:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.port}"
+    make = GrpcioTransport if transport_of(settings) == "grpcio" else NativeTransport
     try:
-        if settings.tls is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, _credentials(settings.tls))
-    except RuntimeError as error:
+        return make(address, settings, admission)
+    except OSError as error:
         raise PortInUse(
             f"cannot listen on {address}: the port is in use, or the address is not this machine's"
         ) from error
-
-
-def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
-    """Raises SettingsError: grpcio would say of a bad certificate what it says of a port in use."""
-    try:
-        pair = (tls.key_file.read_bytes(), tls.certificate_file.read_bytes())
-        client_ca = tls.client_ca_file.read_bytes() if tls.client_ca_file else None
-    except OSError as error:
-        raise SettingsError(f"tls: {error}") from error
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # Without the password OpenSSL would ask the terminal for one.
-        context.load_cert_chain(tls.certificate_file, tls.key_file, password=lambda: "")
-    except ssl.SSLError as error:
-        raise SettingsError(f"tls: {tls.certificate_file} and {tls.key_file} are no pair: {error}") from error
-    try:
-        if tls.client_ca_file:
-            context.load_verify_locations(tls.client_ca_file)
-    except ssl.SSLError as error:
-        raise SettingsError(f"tls: {tls.client_ca_file} is no certificate: {error}") from error
-    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
 
 
 def _start_metrics(settings: ServerSettings) -> Callable[[], None]:

@@ -1,0 +1,185 @@
+"""The grpcio transport: grpc.aio, for networks and TLS. Workers answer its calls as they do the native transport's."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import grpc
+from grpc import aio
+
+from tandem.runtime.call import Admission, Failure, Metadata, Method, RemoteCall, StreamCall, StreamMethod
+from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
+from tandem.runtime.worker import Worker
+
+# Clients that keep idle connections open ping; the default minimum of 5 minutes would close them (too_many_pings).
+MIN_PING_MILLISECONDS = 10_000
+# A connection that is gone without a word (a power cut, a network that drops packets) is found out after this and its
+# streams end. They would stay for as long as TCP repeats, a quarter of an hour, or for ever when nothing is sent.
+PING_MILLISECONDS = 60_000
+PING_TIMEOUT_MILLISECONDS = 20_000
+# Far above what a process serves: past our own limits a caller gets a status, past this one its calls wait in silence.
+MAX_STREAMS_PER_CONNECTION = 100_000
+# Calls that came in and that grpcio has not handed over yet. Past its own limit of 1,000 it drops some of them with a
+# bare CANCELLED: a thousand watchers that come back at once after a failover are as many.
+_MAX_PENDING_CALLS = 100_000
+
+
+def server_options(settings: ServerSettings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MILLISECONDS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", PING_MILLISECONDS),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MILLISECONDS),
+        ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+        ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+class GrpcioTransport:
+    """Listens from when it is made, and takes calls from `start` on. Made on the event loop."""
+
+    def __init__(self, address: str, settings: ServerSettings, admission: Admission) -> None:
+        """Raises OSError for an address that is taken, SettingsError for wrong certificates."""
+        self._admission = admission
+        self._server = aio.server(options=server_options(settings))
+        credentials = _credentials(settings.tls) if settings.tls is not None else None
+        try:
+            self.port: int = (
+                self._server.add_insecure_port(address)
+                if credentials is None
+                else self._server.add_secure_port(address, credentials)
+            )
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+
+    async def start(
+        self,
+        workers: Mapping[str, tuple[Method, Worker]],
+        streams: Mapping[str, StreamMethod],
+        add_servicers: Callable[[aio.Server], None],
+    ) -> None:
+        """workers, streams: by path, "/package.Service/Method". add_servicers: adds those of health and reflection."""
+        handlers: dict[str, Any] = {
+            path: grpc.unary_unary_rpc_method_handler(_unary(method, worker, self._admission))
+            for path, (method, worker) in workers.items()
+        }
+        for path, stream in streams.items():
+            handlers[path] = grpc.unary_stream_rpc_method_handler(_stream(stream))
+        self._server.add_generic_rpc_handlers((_Handlers(handlers),))
+        add_servicers(self._server)
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """Cancels what is under way after `grace` seconds."""
+        await self._server.stop(grace)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """By path. Without serialisers: bytes come and bytes go."""
+
+    def __init__(self, handlers: Mapping[str, Any]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return self._handlers.get(handler_call_details.method)
+
+
+class _Call(RemoteCall):
+    """Workers answer it from their threads; the coroutine that grpcio runs waits for `outcome` on the loop."""
+
+    def __init__(self, method: Method, payload: bytes, context: aio.ServicerContext[Any, Any]) -> None:
+        self.method = method
+        self.payload = payload
+        self.came_at = time.monotonic()
+        self._context = context
+        # Now: asked later it says less.
+        self._remaining = context.time_remaining()
+        self._loop = asyncio.get_running_loop()
+        self.outcome: asyncio.Future[bytes | Failure] = self._loop.create_future()
+
+    def metadata(self) -> Metadata:
+        return tuple(self._context.invocation_metadata() or ())
+
+    def _time_remaining(self) -> float | None:
+        return self._remaining
+
+    def _send(self, response: bytes) -> None:
+        self._loop.call_soon_threadsafe(self._resolve, response)
+
+    def _send_failure(self, failure: Failure) -> None:
+        self._loop.call_soon_threadsafe(self._resolve, failure)
+
+    def _forget(self) -> None:
+        """The coroutine was cancelled, and nobody waits any more."""
+
+    def _resolve(self, outcome: bytes | Failure) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+
+def _unary(method: Method, worker: Worker, admission: Admission) -> Any:
+    async def answer(payload: bytes, context: aio.ServicerContext[Any, Any]) -> bytes:
+        call = _Call(method, payload, context)
+        worker.put_all(admission.admit([call]))
+        try:
+            outcome = await call.outcome
+        except asyncio.CancelledError:
+            call.leave()
+            raise
+        return outcome if isinstance(outcome, bytes) else await _abort(context, outcome)
+
+    return answer
+
+
+class _StreamCall(StreamCall):
+    def __init__(self, context: aio.ServicerContext[Any, Any]) -> None:
+        self.came_at = time.monotonic()
+        self._context = context
+        self._remaining = context.time_remaining()
+
+    def metadata(self) -> Metadata:
+        return tuple(self._context.invocation_metadata() or ())
+
+    def _time_remaining(self) -> float | None:
+        return self._remaining
+
+
+def _stream(method: StreamMethod) -> Any:
+    async def answer(payload: bytes, context: aio.ServicerContext[Any, Any]) -> None:
+        failure = await method.run(_StreamCall(context), payload, context.write)
+        if failure is not None:
+            await _abort(context, failure)
+
+    return answer
+
+
+async def _abort(context: aio.ServicerContext[Any, Any], failure: Failure) -> NoReturn:
+    await context.abort(failure.code, failure.status.message, failure.trailing_metadata())
+    raise AssertionError("abort() returned")
+
+
+def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
+    """Raises SettingsError: grpcio would say of a bad certificate what it says of a port in use."""
+    try:
+        pair = (tls.key_file.read_bytes(), tls.certificate_file.read_bytes())
+        client_ca = tls.client_ca_file.read_bytes() if tls.client_ca_file else None
+    except OSError as error:
+        raise SettingsError(f"tls: {error}") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without the password OpenSSL would ask the terminal for one.
+        context.load_cert_chain(tls.certificate_file, tls.key_file, password=lambda: "")
+    except ssl.SSLError as error:
+        raise SettingsError(f"tls: {tls.certificate_file} and {tls.key_file} are no pair: {error}") from error
+    try:
+        if tls.client_ca_file:
+            context.load_verify_locations(tls.client_ca_file)
+    except ssl.SSLError as error:
+        raise SettingsError(f"tls: {tls.client_ca_file} is no certificate: {error}") from error
+    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
