@@ -18,7 +18,7 @@ class EventContract(Generic[E]):
     tells of a person, the data subject, does so in its field `personal` alone, and names the subject beside it, in the
     field `subject_field`: a UUID as text. In the store `personal` holds nothing but `sealed`, a field of bytes.
 
-    kinds: the names of the oneof's fields.
+    kinds: the names of the oneof's fields. kind_of: the kind of a message's class; raises KeyError where there is none.
     """
 
     def __init__(
@@ -35,9 +35,10 @@ class EventContract(Generic[E]):
         fields = descriptor.oneofs_by_name[oneof].fields
         self.kinds: tuple[str, ...] = tuple(it.name for it in fields)
         empty = message()
-        self._kind_of_message: dict[type[Message], str] = {type(getattr(empty, kind)): kind for kind in self.kinds}
+        kind_by_class: dict[type[Message], str] = {type(getattr(empty, kind)): kind for kind in self.kinds}
+        self.kind_of = kind_by_class.__getitem__
         messages = {it.name: it.message_type for it in fields if it.message_type is not None}
-        if len(messages) < len(fields) or len(self._kind_of_message) < len(fields):
+        if len(messages) < len(fields) or len(kind_by_class) < len(fields):
             raise ValueError(f"each field of {descriptor.full_name}.{oneof} must have a message of its own")
         self._personal_kinds = frozenset(kind for kind, it in messages.items() if personal in it.fields_by_name)
         for kind in self._personal_kinds:
@@ -48,23 +49,27 @@ class EventContract(Generic[E]):
             if data is None or "sealed" not in data.fields_by_name:
                 raise ValueError(f"{it.full_name}.{personal} has no field sealed")
 
-    def kind_of(self, change: type[Message]) -> str:
-        """The kind whose message this is. Raises KeyError for any other message."""
-        return self._kind_of_message[change]
-
     def wrap(self, change: Message, recorded_at: Timestamp) -> E:
         """The event of a change, a message of one of the kinds. Raises KeyError for any other message."""
         event = self.message(recorded_at=recorded_at)
-        getattr(event, self._kind_of_message[type(change)]).CopyFrom(change)
+        getattr(event, self.kind_of(type(change))).CopyFrom(change)
         return event
 
     def parse(self, payload: bytes, key: bytes | None) -> E:
-        """The event that is stored so, opened with its subject's key; without personal data where the key is None.
+        """The stored event, with its personal data opened by its subject's key, or without it where the key is None.
 
         Raises google.protobuf.message.DecodeError and tandem.feed.sealing.WrongKey, a ValueError.
         """
         event = self.message.FromString(payload)
-        self._open(event, key)
+        it = self._with_personal(event)
+        if it is not None and (sealed := getattr(it, self._personal).sealed):
+            if key is None:
+                it.ClearField(self._personal)
+            else:
+                plain = sealing.open_sealed(sealed, getattr(it, self._subject_field), key)
+                personal = getattr(it, self._personal)
+                personal.Clear()
+                personal.MergeFromString(plain)
         return event
 
     def subject_of(self, event: E) -> str | None:
@@ -85,22 +90,6 @@ class EventContract(Generic[E]):
         personal.Clear()
         personal.sealed = sealing.seal(plain, getattr(it, self._subject_field), key)
         return sealed
-
-    def _open(self, event: E, key: bytes | None) -> None:
-        """Puts personal data that is sealed in its place again, or takes it away where the key is gone."""
-        it = self._with_personal(event)
-        if it is None:
-            return
-        personal = getattr(it, self._personal)
-        sealed = personal.sealed
-        if not sealed:
-            return
-        if key is None:
-            it.ClearField(self._personal)
-            return
-        plain = sealing.open_sealed(sealed, getattr(it, self._subject_field), key)
-        personal.Clear()
-        personal.MergeFromString(plain)
 
     def _with_personal(self, event: E) -> Any:
         """The message of the event's kind, where that has a field for personal data; else None."""
