@@ -25,6 +25,7 @@ def as_of_text(as_of: Token) -> bytes:
 
 def view_of(field: FieldDescriptor) -> str:
     """The view whose rows a response's field holds: it is named as their message is, order_details for OrderDetails."""
+    assert field.message_type is not None, f"{field.full_name} holds rows"
     return re.sub(r"(?<!^)(?=[A-Z])", "_", field.message_type.name).lower()
 
 

@@ -36,7 +36,7 @@ from tandem.feed.token import Token
 from tandem.queries.settings import FreshnessSettings
 from tandem.read_store.announcement import Announcement, MalformedAnnouncement
 from tandem.read_store.cache import CacheEpochs
-from tandem.runtime.call import Call, Stage, settle, stopping_error
+from tandem.runtime.call import Call, Context, Stage, settle, stopping_error
 from tandem.runtime.errors import Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
 from tandem.runtime.listener import Listener
 from tandem.runtime.settings import SettingsError
@@ -119,7 +119,7 @@ class Asked:
 
     __slots__ = ("home", "need", "until", "view")
 
-    def __init__(self, call: Call, home: Stage, view: str, need: Need) -> None:
+    def __init__(self, call: Context, home: Stage, view: str, need: Need) -> None:
         self.home = home
         self.need = need
         self.view = view
@@ -217,57 +217,54 @@ class Freshness:
         return last
 
     def subscribe(self, listener: Callable[[str], None]) -> None:
-        """`listener` is called with the view whenever an announcement says another position, on the listening thread."""
+        """`listener` is called, on the listening thread, with each view that an announcement moves."""
         self._subscribers.append(listener)
 
-    def judge(self, view: str, asked: Asked, as_of: Token | None = None) -> Fresh | TandemError:
+    def judge(self, view: str, asked: Asked, known: Token | None, *, final: bool = False) -> Fresh | TandemError:
         """Whether an answer from `view` is as fresh as needed, or the error that the call is refused with.
 
-        as_of: what the database said that was read, which is final; None before that, when announcements decide.
+        known: the position that was announced, before the answer is read; None while the view is blind. After that the
+        one that the database said with what was read, which is `final`.
         """
-        need = asked.need
-        if not need.wanted:
+        if not asked.need.wanted:
             return Fresh.NOW
-        known = as_of
         if known is None:
-            announced = self.announced(view)
-            if announced is None:
-                return Fresh.DATABASE
-            known = announced.token
+            return Fresh.DATABASE
         behind: Token | None = None
-        for token, field in need.wanted:
+        for token, field in asked.need.wanted:
             if token.epoch != known.epoch:
-                return Fresh.DATABASE if as_of is None else _other_feed(view, field)
+                return _other_feed(view, field) if final else Fresh.DATABASE
             if token.position > known.position:
                 behind = token
         if behind is None:
             return Fresh.NOW
         if self._clock() >= asked.until:
             return _projection_lag(view, known, behind)
-        if as_of is not None and self._is_decided(view, behind):
+        if final and self._is_decided(view, behind):
             # Behind what was announced: the view is made anew, or the database lost commits in a failover.
             self.distrust([view])
         return Fresh.WAIT
 
-    def admit(self, call: Call, views: Sequence[str], as_of: Token | None = None) -> Fresh | None:
-        """As `judge`, for all of the views; None for a call that goes elsewhere: it was refused, or is to be parked."""
+    def admit(self, call: Call, view: str, known: Token | None, *, final: bool = False) -> Fresh | None:
+        """As `judge`; None for a call that is not answered now: it was refused, or goes to where it is parked."""
         asked: Asked = call.asked
         if asked.need.fully_consistent:
             call.next = self.head
             return None
-        verdict = Fresh.NOW
-        for view in views:
-            of_view = self.judge(view, asked, as_of)
-            if isinstance(of_view, TandemError):
-                call.fail(of_view)
-                return None
-            if of_view is Fresh.WAIT:
-                asked.view = view
-                call.next = self
-                return None
-            if of_view is Fresh.DATABASE:
-                verdict = of_view
+        verdict = self.judge(view, asked, known, final=final)
+        if isinstance(verdict, TandemError):
+            call.fail(verdict)
+            return None
+        if verdict is Fresh.WAIT:
+            asked.view = view
+            call.next = self
+            return None
         return verdict
+
+    def announced_token(self, view: str) -> Token | None:
+        """The view's position; None while it is blind."""
+        announced = self.announced(view)
+        return None if announced is None else announced.token
 
     def apply_announcement(self, announcement: Announcement, received_at: float) -> None:
         """Takes an announcement in. Within a feed's epoch an older one is a deposed projector's and is ignored."""
@@ -352,7 +349,8 @@ class Freshness:
             seconds = self._by_end[0][0] - now if self._by_end else None
         back: list[Call] = []
         for call in over:
-            verdict = self.judge(call.asked.view, call.asked)
+            view = call.asked.view
+            verdict = self.judge(view, call.asked, self.announced_token(view))
             if isinstance(verdict, TandemError):
                 refuse([call], verdict)
             else:

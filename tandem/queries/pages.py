@@ -2,20 +2,25 @@
 
 So a page costs the same wherever in the list it is, and rows that come in at the top neither repeat nor hide any.
 A list is a KeysetList, which makes its statement; all pages of a list that are asked for together are one round trip.
+What a ListQuery's messages hold is read from the contract; which rows its requests select is the domain's to say.
 """
 
 import uuid
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor
 from sqlalchemy import Column, Table, text
-from sqlalchemy.dialects import postgresql
 
-from query_server.database import ReadDatabase
-from query_server.page_token import Cursor
 from tandem.feed.token import Token
+from tandem.queries.checker import QueryChecker
+from tandem.queries.encoding import EncodedField, as_of_text, view_of
+from tandem.queries.page_token import Cursor, encode_page_token
+from tandem.queries.statements import Answer, StatementQuery
+from tandem.queries.store import Store, position_of
 from tandem.read_store.tables import projection
-from tandem.runtime.arrays import array
+from tandem.runtime.arrays import array, sql_type
 
 
 class KeysetList:
@@ -94,18 +99,56 @@ class Page(NamedTuple):
     as_of: Token
 
 
-def read_pages(database: ReadDatabase, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
-    """The rows of each page, and the view's position. Raises Unavailable."""
-    lists: dict[KeysetList, list[PageKey]] = {}
+class ListQuery(StatementQuery[PageKey]):
+    """A query for pages of lists of one view."""
+
+    kind = "list"
+
+    def __init__(
+        self, method: MethodDescriptor, select: Callable[[Any, QueryChecker], Selection], store: Store
+    ) -> None:
+        """select: the rows that a request selects; it tells its checker what is wrong."""
+        response = message_factory.GetMessageClass(method.output_type)
+        [value] = [it for it in method.output_type.fields if it.message_type is not None]
+        self.name = method.name
+        self.views = (view_of(value),)
+        self._select = select
+        self._store = store
+        self._value = EncodedField(response, value.name)
+        self._next_page_token = EncodedField(response, "next_page_token")
+        self._as_of = EncodedField(response, "as_of")
+
+    def wanted(self, request: Any, check: QueryChecker) -> PageKey:
+        selection = self._select(request, check)
+        size = check.page_size(request.page_size)
+        return PageKey(selection, check.page_token(request.page_token, self.name, *selection.words), size)
+
+    def read(self, wanted: Sequence[PageKey]) -> Iterator[Answer]:
+        pages = read_pages(self._store, wanted)
+        for key in wanted:
+            yield Answer(self._encode(key, pages[key]), pages[key].as_of)
+
+    def _encode(self, wanted: PageKey, page: Page) -> bytes:
+        parts = [self._value.each(page.rows)]
+        if page.last is not None:
+            token = encode_page_token(page.last, self.name, *wanted.selection.words)
+            parts.append(self._next_page_token(token.encode()))
+        parts.append(self._as_of(as_of_text(page.as_of)))
+        return b"".join(parts)
+
+
+def read_pages(store: Store, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
+    """The rows of each page, and the view's position: a statement for each list. Raises Unavailable."""
+    by_list: dict[KeysetList, list[PageKey]] = {}
     for page in pages:
-        lists.setdefault(page.selection.rows, []).append(page)
-    answer: dict[PageKey, Page] = {}
-    for rows, of_list in lists.items():
-        answer |= _read(database, rows, of_list)
-    return answer
+        by_list.setdefault(page.selection.rows, []).append(page)
+    found: dict[PageKey, Page] = {}
+    for rows, of_list in by_list.items():
+        found |= _read(store, rows, of_list)
+    return found
 
 
-def _read(database: ReadDatabase, rows: KeysetList, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
+def _read(store: Store, rows: KeysetList, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
     arguments: dict[str, object] = {
         "one_of": array("TEXT", [_literal(page.selection.one_of) for page in pages]),
         "times": array("TIMESTAMP WITH TIME ZONE", [page.after.at for page in pages]),
@@ -115,13 +158,13 @@ def _read(database: ReadDatabase, rows: KeysetList, pages: Sequence[PageKey]) ->
     }
     for number, values in enumerate(zip(*(page.selection.equal for page in pages), strict=True)):
         arguments[f"e{number}"] = array("UUID", values)
-    answer = {}
-    for row in database.execute(rows.view, rows.statement, arguments):
+    found = {}
+    for row in store.execute_on(rows.view, rows.statement, arguments):
         page = pages[row.number - 1]
-        found: list[bytes] = row.found or []
-        last = Cursor(row.time, row.tie) if len(found) > page.size else None
-        answer[page] = Page(found[: page.size], last, Token(row.feed_epoch, row.position))
-    return answer
+        rows_found: list[bytes] = row.found or []
+        last = Cursor(row.time, row.tie) if len(rows_found) > page.size else None
+        found[page] = Page(rows_found[: page.size], last, position_of(row))
+    return found
 
 
 def _literal(values: Sequence[int]) -> str:
@@ -129,6 +172,5 @@ def _literal(values: Sequence[int]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
-def _array(value: str, column: Column[object]) -> str:
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    return f"CAST({value} AS {column.type.compile(dialect=dialect)}[])"
+def _array(value: str, column: Column[Any]) -> str:
+    return f"CAST({value} AS {sql_type(column)}[])"

@@ -15,6 +15,7 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import psycopg.errors
+from prometheus_client import Histogram
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Engine, TextClause, event, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -28,6 +29,14 @@ from tandem.runtime.database import create_database_engine, has_revision, may_pa
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
+
+
+BATCH_SIZE = Histogram(
+    "tandem_read_batch_size",
+    "Keys, pages, searches or sums that were read together",
+    ["kind"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
 
 
 class State(NamedTuple):

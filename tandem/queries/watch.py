@@ -8,23 +8,56 @@ Positions make it right. A row is read together with the view's position (`as_of
 that made it (`changed`). A watcher is shown a state if it was made after the last one that it was shown, and never one
 that was read at an older position than it knows of. Where the log cannot say what changed (it was purged, it is too
 long, the view was made anew), all watched rows are read.
+
+A watch, in `Watches.watch`:
+
+    waiting ──▶ reading ──▶ showing ◀──▶ idle
+       ▲           │
+       └───────────┘ the database was behind the tokens
+
+    waiting   parked like a call (Freshness) until the view includes its tokens
+    reading   until its row has been read at their position; nothing to read where others watch it
+    showing   gives the newest state, or a sign of life; on when the caller has taken it
+    idle      until woken: by the follower (its row was read), the heartbeat's time, or the server's stop
+
+It ends from every state: its caller goes; and with an error where the row is not there, a wait is over, the feed
+becomes another, or the server has stopped, after a last message.
+
+A row that is watched, in `_Subject`:
+
+    stale ──▶ current   the follower has read it
+    current ──▶ stale   a watch needs it at a later position, or the change log names it
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
 from prometheus_client import Counter
 
-from query_server.database import Changes, State, States
-from query_server.freshness import Freshness
-from query_server.settings import WatchSettings
-from query_server.views import Need, Views, require
 from tandem.feed.token import Token
-from tandem.runtime.calls import StreamCall, stopping_error
-from tandem.runtime.errors import NotFound, Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
+from tandem.queries.checker import QueryChecker
+from tandem.queries.encoding import EncodedField, as_of_text, view_of
+from tandem.queries.freshness import Asked, Fresh, Freshness, Need
+from tandem.queries.settings import WatchSettings
+from tandem.queries.store import ChangedKeys, State, States
+from tandem.runtime.call import Call, Metadata, Stage, StreamCall, stopping_error
+from tandem.runtime.errors import (
+    NotFound,
+    Overloaded,
+    PreconditionFailed,
+    TandemError,
+    Unavailable,
+    Violation,
+    code_of,
+)
 from tandem.runtime.telemetry import log
 
 SKIPPED = Counter("tandem_watch_skipped_versions_total", "Versions that watchers were not shown", ["view"])
@@ -32,7 +65,7 @@ REREADS = Counter(
     "tandem_watch_rereads_total", "Times that all watched rows were read: the change log could not say more", ["view"]
 )
 
-# How often to look without an announcement: none comes while the projector is away or cannot be heard.
+# How often to look without an announcement: none comes while the projector is away or cannot be received.
 _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
 
@@ -40,7 +73,7 @@ _RETRY_SECONDS = 0.5
 class Source(Protocol):
     """The view in the database; both are called in a thread and raise Unavailable."""
 
-    def changes(self, view: str, after: int | None, most: int) -> Changes: ...
+    def changes(self, view: str, after: int | None, most: int) -> ChangedKeys: ...
 
     def states(self, view: str, keys: Sequence[UUID]) -> States: ...
 
@@ -97,27 +130,95 @@ class _Watcher:
                 timer.cancel()
 
 
+class _Uncounted:
+    """The method of a stream's wait, which is no call of its own."""
+
+    def settle(self, code: grpc.StatusCode, seconds: float, calls: int) -> None:
+        pass
+
+
+class _Wait(Call):
+    """A stream where calls are handed on: a stage has it, and it goes on when the stage sends it back, to itself."""
+
+    method: Any = _Uncounted()
+    payload = b""
+
+    def __init__(self, stream: StreamCall, asked: Asked) -> None:
+        self.came_at = stream.came_at
+        self.asked = asked
+        asked.home = self
+        self._deadline = stream.deadline
+        self._stream = stream
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = self._loop.create_future()
+
+    async def at(self, stage: Stage) -> None:
+        """Raises what the stage fails it with."""
+        stage.put_all([self])
+        try:
+            await self._over
+        except asyncio.CancelledError:
+            self.leave()
+            raise
+
+    def put_all(self, _calls: Sequence[Call]) -> None:
+        """Sent back. From any thread, as `fail`."""
+        self._loop.call_soon_threadsafe(self._end, None)
+
+    def fail(self, error: Exception) -> None:
+        self.code = code_of(error) if isinstance(error, TandemError) else grpc.StatusCode.INTERNAL
+        self._loop.call_soon_threadsafe(self._end, error)
+
+    def _end(self, error: Exception | None) -> None:
+        if self._over.done():
+            return
+        if error is None:
+            self._over.set_result(None)
+        else:
+            self._over.set_exception(error)
+
+    def metadata(self) -> Metadata:
+        return self._stream.metadata()
+
+    def _time_remaining(self) -> None:
+        return None
+
+    def reply(self, _response: Message | bytes) -> None:
+        raise AssertionError("a stage that only waits answers nothing")
+
+    def _forget(self) -> None:
+        """The stream's task is cancelled already."""
+
+
 class Watches:
-    """`start` and `stop` make it a Component. For the event loop."""
+    """Answers a watch of one view's rows. `start` and `stop` make it a Component. For the event loop.
+
+    What the messages hold is read from the contract: a request with one id, and a response with the row, or else a
+    `heartbeat`, and with `as_of` and `skipped_versions`. The row's message has a `version`.
+    """
 
     def __init__(
         self,
-        view: str,
-        resource: str,
-        version_of: Callable[[bytes], int],
-        *,
-        freshness: Freshness,
-        views: Views,
+        method: MethodDescriptor,
         source: Source,
+        freshness: Freshness,
         settings: WatchSettings,
+        *,
         max_batch: int,
     ) -> None:
-        """resource: what callers call a row. version_of: of a serialised row. max_batch: rows to read at once."""
-        self._view = view
-        self._resource = resource
-        self._version_of = version_of
+        """max_batch: rows to read at once."""
+        [ids] = [it for it in method.input_type.fields if it.name.endswith("_id")]
+        [value] = [it for it in method.output_type.fields if it.message_type is not None and it.name != "heartbeat"]
+        self._id_field = ids.name
+        self._resource = ids.name.removesuffix("_id")
+        self._view = view_of(value)
+        assert value.message_type is not None, "a row"
+        self._message: type[Any] = message_factory.GetMessageClass(value.message_type)
+        self._response: type[Any] = message_factory.GetMessageClass(method.output_type)
+        self._value = EncodedField(self._response, value.name)
+        self._as_of = EncodedField(self._response, "as_of")
+        self._heartbeat = EncodedField(self._response, "heartbeat")(b"")
         self._freshness = freshness
-        self._views = views
         self._source = source
         self._settings = settings
         self._max_batch = max_batch
@@ -127,12 +228,14 @@ class Watches:
         # The position up to which changes are known: of subjects that are not stale, nothing changed up to it.
         self._at: Token | None = None
         self._wanted = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._skipped = SKIPPED.labels(view)
-        self._rereads = REREADS.labels(view)
-        freshness.tell(self._look)
+        self._skipped = SKIPPED.labels(self._view)
+        self._rereads = REREADS.labels(self._view)
+        freshness.subscribe(self._position_changed)
 
     async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
@@ -141,20 +244,32 @@ class Watches:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
+    async def answer(self, request: Any, call: StreamCall) -> AsyncGenerator[bytes, None]:
+        """The RPC."""
+        check = QueryChecker(self._freshness.default_max_wait)
+        key = check.key(self._id_field, getattr(request, self._id_field))
+        need, shown = check.resume_from(check.consistency(request.consistency), request.resume_from)
+        heartbeat = check.heartbeat_interval(request)
+        check.finish()
+        async with aclosing(self.watch(key, need, shown, heartbeat, call)) as states:
+            async for value, as_of, skipped in states:
+                rest: bytes = self._response(skipped_versions=skipped).SerializeToString()
+                yield (self._heartbeat if value is None else self._value(value)) + self._as_of(as_of_text(as_of)) + rest
+
     async def watch(
-        self, key: UUID, need: Need, resume_from: Token | None, heartbeat: float, call: StreamCall
+        self, key: UUID, need: Need, shown: int, heartbeat: float, call: StreamCall
     ) -> AsyncGenerator[Watched, None]:
         """The row's state, then every newer one that is there to see, and a sign of life every `heartbeat` seconds.
 
-        resume_from: up to where the caller knows the row. Raises NotFound, and as Views.get does; Unavailable after a
-        last message when the server stops; PreconditionFailed when the feed becomes another.
+        shown: the position up to which the caller knows the row. Raises NotFound; what `Freshness.judge` refuses with;
+        Overloaded; Unavailable after a last message when the server stops; PreconditionFailed when the feed becomes
+        another.
         """
         if self._watchers >= self._settings.max_watchers:
             raise Overloaded(f"{self._watchers} watches are open already", retry_after=1.0)
         with self._subscribed(key) as (subject, watcher):
             call.when_stopping(watcher.wake)
-            known = await self._first_look(subject, watcher, need, resume_from, call)
-            shown = resume_from.position if resume_from is not None else -1
+            known = await self._first_read(subject, watcher, need, call)
             version = 0
             loop = asyncio.get_running_loop()
             # The first message at once, whatever it is: the caller learns that the watch is open.
@@ -193,19 +308,30 @@ class Watches:
             if not self._subjects:
                 self._at = None
 
-    async def _first_look(
-        self, subject: _Subject, watcher: _Watcher, need: Need, resume_from: Token | None, call: StreamCall
-    ) -> Token:
+    async def _first_read(self, subject: _Subject, watcher: _Watcher, need: Need, call: StreamCall) -> Token:
         """Waits until the subject is as fresh as needed; returns the position that it includes."""
-        need = await self._views.reach(self._view, need, call)
-        resumed = Need(resume_from, need.max_wait)
-        await self._views.reach(self._view, resumed, call)
-        announced = self._freshness.announced(self._view)
-        # What was announced is to be in the first state, as in every other answer.
-        tokens = (need.token, resume_from, announced.token if announced is not None else None)
-        wanted = [token for token in tokens if token is not None]
+        # Where it goes back to is set by each wait.
+        asked = Asked(call, self._freshness, self._view, need)
+        while True:
+            if asked.need.fully_consistent:
+                await _Wait(call, asked).at(self._freshness.head)
+            announced = self._freshness.announced_token(self._view)
+            verdict = self._freshness.judge(self._view, asked, announced)
+            if verdict in (Fresh.NOW, Fresh.DATABASE):
+                # What was announced is to be in the first state, as in every other answer.
+                tokens = [it.token for it in asked.need.wanted] + ([announced] if announced is not None else [])
+                covered = await self._read(subject, watcher, tokens)
+                verdict = self._freshness.judge(self._view, asked, covered, final=True)
+                if verdict is Fresh.NOW:
+                    return covered
+            if isinstance(verdict, TandemError):
+                raise verdict
+            await _Wait(call, asked).at(self._freshness)
+
+    async def _read(self, subject: _Subject, watcher: _Watcher, tokens: Sequence[Token]) -> Token:
+        """Has the subject read unless it includes the tokens; returns the position that it includes then."""
         covered = self._covered(subject)
-        if covered is None or not all(covered.includes(token) for token in wanted):
+        if covered is None or not all(covered.includes(token) for token in tokens):
             self._mark(subject)
             while subject.stale:
                 await watcher.wait()
@@ -213,8 +339,6 @@ class Watches:
                     raise watcher.error
             covered = self._covered(subject)
             assert covered is not None, "it was read"
-            require(self._view, covered, need)
-            require(self._view, covered, resumed, field="resume_from")
         return covered
 
     def _newest(self, subject: _Subject, known: Token) -> tuple[State, Token]:
@@ -238,9 +362,13 @@ class Watches:
         self._unread.add(subject.key)
         self._wanted.set()
 
-    def _look(self, view: str) -> None:
-        """After an announcement."""
-        if view == self._view and self._subjects:
+    def _position_changed(self, view: str) -> None:
+        """On the listening thread."""
+        if view == self._view and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
+        if self._subjects:
             self._wanted.set()
 
     async def _follow(self) -> None:
@@ -287,10 +415,10 @@ class Watches:
                     self._offer(subject, states.by_key.get(key), states.as_of)
 
     def _is_current(self) -> bool:
-        announced = self._freshness.announced(self._view)
-        return announced is not None and announced.token == self._at
+        announced = self._freshness.announced_token(self._view)
+        return announced is not None and announced == self._at
 
-    def _take_in(self, changes: Changes) -> None:
+    def _take_in(self, changes: ChangedKeys) -> None:
         at, self._at = self._at, changes.as_of
         if at is None:
             # Nobody watched before. Subjects that were read since, before this look, may have changed in between.
@@ -314,7 +442,7 @@ class Watches:
         before = subject.as_of
         if before is None or before.epoch != as_of.epoch or as_of.position >= before.position:
             if state is not None and (subject.state is None or state.value != subject.state.value):
-                subject.version = self._version_of(state.value)
+                subject.version = self._message.FromString(state.value).version
             subject.as_of, subject.state = as_of, state
         for watcher in subject.watchers:
             watcher.error = None
