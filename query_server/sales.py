@@ -3,6 +3,7 @@
 All currencies' days and the products with the highest revenue come from one statement, so an answer is one state.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any, NamedTuple
@@ -13,17 +14,23 @@ from commerce.internal.v1.stored_pb2 import SalesSummaryRow
 from commerce.query.v1.query_service_pb2 import GetSalesSummaryRequest, GetSalesSummaryResponse
 from commerce.query.v1.sales_pb2 import ProductSales, SalesDay, SalesFigures, SalesSummary
 from commerce.type.v1.money_pb2 import Money
-from query_server.database import ReadDatabase
-from query_server.validation import MAX_DAYS, Checker
+from query_server.money import check_currency
 from shop.views import sales_summary
-from tandem.feed.token import Token
+from tandem.queries.checker import QueryChecker
+from tandem.queries.encoding import EncodedField, as_of_text
+from tandem.queries.statements import Answer, StatementQuery, answer_each
+from tandem.queries.store import Store, position_of
 from tandem.read_store.tables import projection
-from tandem.runtime.errors import PreconditionFailed, Violation
+from tandem.runtime.errors import PreconditionFailed, TandemError, Violation
 
+MAX_DAYS = 366
 MAX_TOP_PRODUCTS = 100
 DEFAULT_TOP_PRODUCTS = 10
 # An answer with so many full years and full lists of products is about a megabyte, under what clients take.
 MAX_CURRENCIES = 50
+
+_AS_OF = EncodedField(GetSalesSummaryResponse, "as_of")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class SalesKey(NamedTuple):
@@ -35,23 +42,42 @@ class SalesKey(NamedTuple):
     top_products: int
 
 
-class Sales(NamedTuple):
-    """The field `summaries` of the response, serialised, and the position that it includes."""
-
-    summaries: bytes
-    as_of: Token
-
-
-def sales_key(request: GetSalesSummaryRequest, check: Checker) -> SalesKey:
+def sales_key(request: GetSalesSummaryRequest, check: QueryChecker) -> SalesKey:
     """What the request asks for; tells `check` what is wrong with it."""
-    first, last = check.dates("start_date", request.start_date, "end_date", request.end_date)
+    first, last = _dates(request, check)
     top = request.top_products if request.HasField("top_products") else DEFAULT_TOP_PRODUCTS
     return SalesKey(
         first,
         last,
-        check.currency_code("currency_code", request.currency_code),
+        check_currency(check, "currency_code", request.currency_code),
         check.number("top_products", top, 0, MAX_TOP_PRODUCTS),
     )
+
+
+def _dates(request: GetSalesSummaryRequest, check: QueryChecker) -> tuple[date, date]:
+    """A range of 1 to MAX_DAYS days, both ends included; without a last day it is the first."""
+    start = _date("start_date", request.start_date, check)
+    end = _date("end_date", request.end_date, check) if request.end_date else start
+    if start and end:
+        days = (end - start).days + 1
+        if days < 1:
+            check.wrong("end_date", "OUT_OF_RANGE", "must not be before start_date")
+        elif days > MAX_DAYS:
+            check.wrong("end_date", "OUT_OF_RANGE", f"ends a range of {days} days; it must have at most {MAX_DAYS}")
+    return start or date.min, end or date.min
+
+
+def _date(field: str, value: str, check: QueryChecker) -> date | None:
+    try:
+        if _DATE.fullmatch(value):
+            return date.fromisoformat(value)
+    except ValueError:
+        pass  # the 30th of February
+    if value:
+        check.wrong(field, "MALFORMED", "must be a day of the calendar such as 2026-01-31")
+    else:
+        check.wrong(field, "REQUIRED", "is required")
+    return None
 
 
 def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
@@ -101,17 +127,22 @@ _STATEMENTS = {
 }
 
 
-class SalesReader:
-    """Reads for a Batcher, in a thread."""
+class SalesQuery(StatementQuery[SalesKey]):
+    name = "GetSalesSummary"
+    kind = "sales"
+    views = (sales_summary.name,)
 
-    def __init__(self, database: ReadDatabase) -> None:
-        self._database = database
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
-    def __call__(self, batch: Sequence[SalesKey]) -> dict[SalesKey, Sales]:
+    def wanted(self, request: Any, check: QueryChecker) -> SalesKey:
+        return sales_key(request, check)
+
+    def read(self, wanted: Sequence[SalesKey]) -> Iterator[Answer | TandemError]:
+        return answer_each(self._answer, wanted)
+
+    def _answer(self, wanted: SalesKey) -> Answer:
         """Raises Unavailable, and PreconditionFailed for more than MAX_CURRENCIES."""
-        return {wanted: self._read(wanted) for wanted in batch}
-
-    def _read(self, wanted: SalesKey) -> Sales:
         arguments: dict[str, object] = {
             "first": wanted.first,
             "last": wanted.last,
@@ -123,9 +154,10 @@ class SalesReader:
         if wanted.top_products:
             arguments["top"] = wanted.top_products
         statement = _STATEMENTS[bool(wanted.currency_code), bool(wanted.top_products)]
-        rows = self._database.execute(sales_summary.name, statement, arguments)
+        rows = self._store.execute_on(sales_summary.name, statement, arguments)
         response = GetSalesSummaryResponse(summaries=_summaries([row for row in rows if row.currency_code is not None]))
-        return Sales(response.SerializeToString(deterministic=True), Token(rows[0].feed_epoch, rows[0].position))
+        as_of = position_of(rows[0])
+        return Answer(response.SerializeToString(deterministic=True) + _AS_OF(as_of_text(as_of)), as_of)
 
 
 def _summaries(rows: Sequence[Any]) -> Iterator[SalesSummary]:

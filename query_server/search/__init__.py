@@ -5,5 +5,5 @@ little, each word that no word begins with is also taken for the words of the ca
 and the page tokens keep what it was taken for: all pages of a search look for the same.
 
 `request` says what is asked for. `statements` search in full, one statement a page. What the text alone decides is kept
-in `memory`, and `page` makes a page of that and of the cards as they are now. `reader` does the one or the other.
+in `memory`, and `page` makes a page of that and of the cards as they are now. `query` does the one or the other.
 """

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from query_server.queries.search.request import Alternatives
+from query_server.search.request import Alternatives
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

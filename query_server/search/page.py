@@ -1,13 +1,38 @@
-"""A page of a search, made of what its text found and of the cards as they are: as `page_statement` makes it."""
+"""A page of a search, made of what its text found and of the cards as they are: as `page_statement` makes it. And the
+response that shows it, with marks where the query was found.
+"""
 
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from commerce.query.v1.query_service_pb2 import ProductSort
-from query_server.queries.search.memory import Candidates
-from query_server.queries.search.request import SearchKey
-from query_server.queries.search.statements import MAX_FACETS, MOST_RANKED
+from commerce.query.v1.query_service_pb2 import (
+    CategoryCount,
+    PriceRange,
+    ProductFacets,
+    ProductHit,
+    ProductSort,
+    SearchProductsResponse,
+)
+from commerce.query.v1.views_pb2 import ProductCard
+from commerce.type.v1.money_pb2 import Money
+from query_server.search.highlight import highlight, plain, snippet
+from query_server.search.memory import Candidates, Marks, SearchMemory
+from query_server.search.request import Alternatives, SearchCursor, SearchKey, encode_search_token
+from query_server.search.statements import MAX_FACETS, MOST_RANKED
+from tandem.feed.token import Token
+from tandem.queries.encoding import EncodedField, as_of_text
+
+_HITS = EncodedField(SearchProductsResponse, "hits")
+_AS_OF = EncodedField(SearchProductsResponse, "as_of")
+_PRODUCT = EncodedField(ProductHit, "product")
+_NAME = EncodedField(ProductHit, "highlighted_name")
+_DESCRIPTION = EncodedField(ProductHit, "highlighted_description")
+
+# Of one query, on some pages.
+_MOST_MARKED = 100
+_NO_MARKS = b"", b""
 
 # What comes first has most of it: of the score, the position at which it was added, and the price.
 _BY_TEXT: dict[int, Callable[[int, int, int], int]] = {
@@ -28,7 +53,7 @@ Hit = tuple[bytes, bytes]
 """A product's key, and its card."""
 
 
-class Page(NamedTuple):
+class SearchPage(NamedTuple):
     """hits: one more than the page holds where another page follows. last_rank: of the page's last.
 
     categories: (name, count). prices: (currency, lowest, highest).
@@ -43,9 +68,9 @@ class Page(NamedTuple):
     prices: Sequence[tuple[str, int, int]]
 
 
-def page_of_row(row: Any) -> Page:
+def page_of_row(row: Any) -> SearchPage:
     """Of a `page_statement`."""
-    return Page(
+    return SearchPage(
         hits=list(zip(row.keys or (), row.values or (), strict=True)),
         last_rank=row.last_rank,
         total=row.total,
@@ -56,7 +81,7 @@ def page_of_row(row: Any) -> Page:
     )
 
 
-def page_of_cards(wanted: SearchKey, candidates: Candidates, cards: Mapping[bytes, Card]) -> Page | None:
+def page_of_cards(wanted: SearchKey, candidates: Candidates, cards: Mapping[bytes, Card]) -> SearchPage | None:
     """The page; None where it shows a card whose value was not asked for. A product without a card is not there yet."""
     hits: list[tuple[int, bytes, bytes | None]] = []
     in_stock = 0
@@ -88,7 +113,7 @@ def page_of_cards(wanted: SearchKey, candidates: Candidates, cards: Mapping[byte
     shown = [(key, value) for _, key, value in page if value is not None]
     if len(shown) < len(page):
         return None
-    return Page(
+    return SearchPage(
         hits=shown,
         last_rank=-page[wanted.size - 1][0] if len(page) > wanted.size else 0,
         total=len(hits),
@@ -121,3 +146,69 @@ def _after(wanted: SearchKey) -> tuple[int, bytes] | None:
 def _is_between(price: int, wanted: SearchKey) -> bool:
     lowest, highest = wanted.min_price, wanted.max_price
     return (lowest is None or price >= lowest) and (highest is None or price <= highest)
+
+
+def encode_response(
+    wanted: SearchKey, alternatives: Alternatives, page: SearchPage, as_of: Token, memory: SearchMemory
+) -> bytes:
+    rest = SearchProductsResponse(
+        facets=ProductFacets(
+            total_count=page.total,
+            truncated=page.truncated,
+            categories=[CategoryCount(category=category, count=count) for category, count in page.categories],
+            in_stock_count=page.in_stock,
+            prices=[
+                PriceRange(
+                    lowest=Money(minor_units=low, currency_code=currency),
+                    highest=Money(minor_units=high, currency_code=currency),
+                )
+                for currency, low, high in page.prices
+            ],
+        ),
+    )
+    shown = page.hits[: wanted.size]
+    if len(page.hits) > wanted.size:
+        cursor = SearchCursor(page.last_rank, uuid.UUID(bytes=shown[-1][0]), alternatives)
+        rest.next_page_token = encode_search_token(cursor, *wanted.query)
+    if any(alternatives):
+        rest.corrected_query = " ".join(best(wanted.words, alternatives))
+    marked = tuple([plain(it) for number, word in enumerate(wanted.words) for it in (word, *_at(alternatives, number))])
+    marks = _marks(shown, marked, memory)
+    hits = [_HITS(_PRODUCT(card) + fields) for (_, card), fields in zip(shown, marks, strict=True)]
+    return b"".join([*hits, rest.SerializeToString(deterministic=True), _AS_OF(as_of_text(as_of))])
+
+
+def best(words: Sequence[str], alternatives: Alternatives) -> list[str]:
+    """The query as it was probably meant."""
+    return [other[0] if other else word for word, other in zip(words, alternatives or ((),) * len(words), strict=True)]
+
+
+def _at(alternatives: Alternatives, number: int) -> Sequence[str]:
+    return alternatives[number] if alternatives else ()
+
+
+def _marks(hits: Sequence[Hit], words: tuple[str, ...], memory: SearchMemory) -> list[bytes]:
+    """Each hit's fields with marks. To make them takes ten times as long as all else of a hit."""
+    kept = memory.marks.get(words) or {}
+    found = []
+    made: Marks = {}
+    for key, card in hits:
+        texts, fields = kept.get(key) or _NO_MARKS
+        if not texts or not card.startswith(texts):
+            texts, fields = made[key] = _mark(card, words)
+        found.append(fields)
+    if made:
+        # Of this page and those before it, if there is room for as many. What others look at stays as it is.
+        memory.marks.put(words, {**kept, **made} if len(kept) < _MOST_MARKED else made)
+    return found
+
+
+def _mark(card: bytes, words: tuple[str, ...]) -> tuple[bytes, bytes]:
+    """What the card begins with as long as its texts are the same, b"" where that is not known; and the fields."""
+    parsed = ProductCard.FromString(card)
+    name, description = highlight(parsed.name, words), snippet(parsed.description, words)
+    texts = ProductCard(product_id=parsed.product_id, name=parsed.name, description=parsed.description).ByteSize()
+    # Fields are in the order of their numbers, and each text is behind its length. One that is empty is left out: the
+    # tag of what follows says that it still is.
+    beginning = card[: texts + 1] if len(card) > texts else b""
+    return beginning, _NAME(name.encode()) + _DESCRIPTION(description.encode())

@@ -1,27 +1,75 @@
-"""What a search asks for."""
+"""What a search asks for, and the token of its next page."""
 
+import uuid
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from commerce.internal.v1.stored_pb2 import Alternatives as StoredAlternatives
+from commerce.internal.v1.stored_pb2 import SearchPageToken
 from commerce.query.v1.query_service_pb2 import ProductSort, SearchProductsRequest
 from commerce.type.v1.money_pb2 import Money
-from query_server.page_token import SearchCursor
-from query_server.validation import Checker
+from query_server.money import check_currency
 from shop.views import product_card, product_search, search_word
 from shop.words import words_of
+from tandem.queries.checker import QueryChecker
+from tandem.queries.page_token import MalformedPageToken, decode_stored, encode_stored, fingerprint
 
 MAX_QUERY = 200
 MAX_WORDS = 10
 MAX_CATEGORIES = 50
+# Ten words with three alternatives each of at most 60 letters.
+_MAX_TOKEN = 10_000
+_MAX_ALTERNATIVES = 3
 # Protobuf looks a value of an enum up by its name, slowly, each time.
 _SORTS = frozenset(ProductSort.values())
 _BY_RELEVANCE, _NEWEST = ProductSort.PRODUCT_SORT_RELEVANCE, ProductSort.PRODUCT_SORT_NEWEST
 
-SEARCHED = (product_card.name, search_word.name, product_search.name)
+SEARCHED = (product_search.name, product_card.name, search_word.name)
 """Three views answer together: what is found, what it costs, and what a misspelled word may mean."""
 
 
 Alternatives = tuple[tuple[str, ...], ...]
 """For each word of a query what it is taken for too, best first; empty where nothing is."""
+
+
+@dataclass(frozen=True)
+class SearchCursor:
+    """Where a page of a search ended: the sort key and the id of its last product.
+
+    alternatives: for each word of the query what it was taken for too; empty where nothing was.
+    """
+
+    rank: int
+    key: uuid.UUID
+    alternatives: Alternatives
+
+
+def encode_search_token(cursor: SearchCursor, *query: str) -> str:
+    """`query`: as for encode_page_token."""
+    stored = SearchPageToken(
+        query=fingerprint(query),
+        rank=cursor.rank,
+        product_id=cursor.key.bytes,
+        alternatives=[StoredAlternatives(words=words) for words in cursor.alternatives],
+    )
+    return encode_stored(stored)
+
+
+def decode_search_token(text: str, words: int, *query: str) -> SearchCursor:
+    """The inverse of encode_search_token, for a query of so many words. Raises MalformedPageToken for anything else."""
+    stored = decode_stored(SearchPageToken, text, _MAX_TOKEN)
+    alternatives = tuple(tuple(it.words) for it in stored.alternatives)
+    try:
+        cursor = SearchCursor(stored.rank, uuid.UUID(bytes=stored.product_id), alternatives)
+    except ValueError:
+        raise MalformedPageToken from None
+    # What is put into a statement: as many as this program makes, and no control characters.
+    well_made = len(alternatives) in (0, words) and all(
+        len(it) <= _MAX_ALTERNATIVES and all(word.isprintable() for word in it) for it in alternatives
+    )
+    if not well_made or encode_search_token(cursor, *query) != text:
+        raise MalformedPageToken
+    return cursor
 
 
 class SearchKey(NamedTuple):
@@ -48,7 +96,7 @@ class SearchKey(NamedTuple):
         return self.after.alternatives if self.after else ()
 
 
-def search_key(request: SearchProductsRequest, check: Checker) -> SearchKey:
+def search_key(request: SearchProductsRequest, check: QueryChecker) -> SearchKey:
     """What the request asks for; tells `check` what is wrong with it."""
     check.text("query", request.query, MAX_QUERY)
     wanted = request.filter
@@ -75,13 +123,24 @@ def search_key(request: SearchProductsRequest, check: Checker) -> SearchKey:
         in_stock=wanted.in_stock,
         include_discontinued=wanted.include_discontinued,
         sort=sort,
-        after=check.search_token(request.page_token, len(words), *query),
+        after=_after(request.page_token, len(words), query, check),
         size=check.page_size(request.page_size),
         query=query,
     )
 
 
-def _prices(request: SearchProductsRequest, check: Checker) -> tuple[str, int | None, int | None]:
+def _after(text: str, words: int, query: tuple[str, ...], check: QueryChecker) -> SearchCursor | None:
+    """Where the page of a search of so many words begins; None for the first page."""
+    if not text:
+        return None
+    try:
+        return decode_search_token(text, words, *query)
+    except MalformedPageToken:
+        check.wrong_page_token()
+        return None
+
+
+def _prices(request: SearchProductsRequest, check: QueryChecker) -> tuple[str, int | None, int | None]:
     wanted = request.filter
     bounds: dict[str, Money] = {
         name: getattr(wanted, name) for name in ("min_price", "max_price") if wanted.HasField(name)
@@ -92,7 +151,7 @@ def _prices(request: SearchProductsRequest, check: Checker) -> tuple[str, int | 
         if not money.currency_code:
             check.wrong(f"filter.{name}.currency_code", "REQUIRED", "is required")
         else:
-            check.currency_code(f"filter.{name}.currency_code", money.currency_code)
+            check_currency(check, f"filter.{name}.currency_code", money.currency_code)
     if len(bounds) == 2:
         if wanted.min_price.currency_code != wanted.max_price.currency_code:
             check.wrong("filter.max_price.currency_code", "INVALID", "must be the one of filter.min_price")

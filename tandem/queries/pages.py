@@ -99,15 +99,16 @@ class Page(NamedTuple):
     as_of: Token
 
 
+Select = Callable[[Any, QueryChecker], Selection]
+"""The rows that a request selects; it tells its checker what is wrong."""
+
+
 class ListQuery(StatementQuery[PageKey]):
     """A query for pages of lists of one view."""
 
     kind = "list"
 
-    def __init__(
-        self, method: MethodDescriptor, select: Callable[[Any, QueryChecker], Selection], store: Store
-    ) -> None:
-        """select: the rows that a request selects; it tells its checker what is wrong."""
+    def __init__(self, method: MethodDescriptor, select: Select, store: Store) -> None:
         response = message_factory.GetMessageClass(method.output_type)
         [value] = [it for it in method.output_type.fields if it.message_type is not None]
         self.name = method.name

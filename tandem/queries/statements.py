@@ -3,7 +3,7 @@ once, and each is answered before the next answer is made.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from tandem.feed.token import Token
@@ -42,6 +42,16 @@ class StatementQuery(ABC, Generic[K]):
     @abstractmethod
     def read(self, wanted: Sequence[K]) -> Iterator[Answer | TandemError]:
         """The answer to each, in order, made when it is asked for; on several threads at once. Raises Unavailable."""
+
+
+def answer_each(answer: Callable[[K], Answer], wanted: Iterable[K]) -> Iterator[Answer | TandemError]:
+    """For `read`, where each has a statement of its own: one that fails is no reason for the others to fail."""
+    for it in wanted:
+        try:
+            answered: Answer | TandemError = answer(it)
+        except TandemError as error:
+            answered = error
+        yield answered
 
 
 class _AskedStatement(Asked):

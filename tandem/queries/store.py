@@ -30,7 +30,6 @@ from tandem.runtime.errors import Unavailable
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
 
-
 BATCH_SIZE = Histogram(
     "tandem_read_batch_size",
     "Keys, pages, searches or sums that were read together",

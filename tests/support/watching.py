@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from commerce.query.v1.views_pb2 import OrderDetails
 from query_server.database import Changes, State, States
 from query_server.freshness import Freshness
-from query_server.settings import FreshnessSettings, WatchSettings
 from query_server.views import Need, Views
 from query_server.watch import Watched, Watches
+
+from commerce.query.v1.views_pb2 import OrderDetails
+from query_server.settings import FreshnessSettings, WatchSettings
 from tandem.feed.token import Token
 from tandem.read_store.announcement import Announcement
 from tandem.runtime.errors import Unavailable

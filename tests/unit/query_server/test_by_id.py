@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from query_server.by_id import MANY_ROWS, ONE_ROW, ById
-from query_server.validation import Checker
+from tandem.queries.checker import QueryChecker
 from tandem.read_store.cache import PLACEHOLDER, encode_entry
 from tandem.runtime.errors import InvalidArgument
 
@@ -23,7 +23,7 @@ def as_read(query: ById, request: bytes) -> list[str] | None:
     """The ids as they are found by parsing; None for a request that is wrong or wants more than rows."""
     try:
         message = query.request.FromString(request)
-        check = Checker(default_max_wait=0)
+        check = QueryChecker(default_max_wait=0)
         rows = query.check_ids(message, check)
         check.finish()
     except (DecodeError, InvalidArgument):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
-from query_server.cache import Cache, Resting
-from query_server.settings import CacheSettings
+from tandem.queries.cache import Cache, Resting
+from tandem.queries.settings import CacheSettings
 from tandem.cli.embedded import Memcached
 from tandem.read_store.cache import Ring, key_prefix, node_client
 

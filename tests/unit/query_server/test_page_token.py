@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from query_server.page_token import Cursor, MalformedPageToken, decode_page_token, encode_page_token
+from tandem.queries.page_token import Cursor, MalformedPageToken, decode_page_token, encode_page_token
 
 cursors = st.builds(
     Cursor,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails, OrderDetailsLine
 from commerce.type.v1.money_pb2 import Money
-from query_server.encoding import EncodedField
+from tandem.queries.encoding import EncodedField
 
 orders = st.builds(
     OrderDetails,

@@ -6,8 +6,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from commerce.type.v1.consistency_pb2 import Consistency
-from query_server.page_token import FIRST_PAGE, encode_page_token
-from query_server.validation import Checker
+from tandem.queries.page_token import FIRST_PAGE, encode_page_token
+from tandem.queries.checker import QueryChecker
 from query_server.views import Need
 from tandem.feed.token import Token, encode_token
 from tandem.runtime.errors import InvalidArgument
@@ -24,7 +24,7 @@ def violations(check: Checker) -> dict[str, str]:
 
 @pytest.mark.parametrize("text", [str(ID), str(ID).upper()])
 def test_a_uuid_is_taken_in_either_case(text: str) -> None:
-    check = Checker(2)
+    check = QueryChecker(2)
 
     assert check.uuid("order_id", text) == ID
     check.finish()
@@ -34,14 +34,14 @@ def test_a_uuid_is_taken_in_either_case(text: str) -> None:
     "text", [ID.hex, f"{{{ID}}}", f"urn:uuid:{ID}", f"{ID}\n", "x", str(ID).replace("0", "\u0660")]
 )
 def test_other_forms_of_a_uuid_are_refused(text: str) -> None:
-    check = Checker(2)
+    check = QueryChecker(2)
     check.uuid("order_id", text)
 
     assert violations(check) == {"order_id": "MALFORMED"}
 
 
 def test_every_bad_id_of_a_batch_is_named() -> None:
-    check = Checker(2)
+    check = QueryChecker(2)
     check.uuids("order_ids", [str(ID), "x", "", str(ID).upper()])
 
     assert violations(check) == {
@@ -53,14 +53,14 @@ def test_every_bad_id_of_a_batch_is_named() -> None:
 
 @pytest.mark.parametrize("count", [0, 101])
 def test_a_batch_holds_one_to_a_hundred_ids(count: int) -> None:
-    check = Checker(2)
+    check = QueryChecker(2)
     check.uuids("order_ids", [str(uuid.UUID(int=number + 1)) for number in range(count)])
 
     assert violations(check) == {"order_ids": "OUT_OF_RANGE"}
 
 
 def test_the_violations_of_all_fields_are_named_together() -> None:
-    check = Checker(2)
+    check = QueryChecker(2)
     check.uuid("customer_id", "")
     check.page_size(-1)
     check.page_token("nonsense", "ListRecentOrders", "x")
@@ -77,18 +77,18 @@ def test_the_violations_of_all_fields_are_named_together() -> None:
 
 @pytest.mark.parametrize(("size", "rows"), [(0, 20), (1, 1), (100, 100)])
 def test_a_page_is_twenty_rows_unless_told(size: int, rows: int) -> None:
-    assert Checker(2).page_size(size) == rows
+    assert QueryChecker(2).page_size(size) == rows
 
 
 def test_a_page_size_past_a_hundred_is_refused() -> None:
-    check = Checker(2)
+    check = QueryChecker(2)
     check.page_size(101)
 
     assert violations(check) == {"page_size": "OUT_OF_RANGE"}
 
 
 def test_a_page_token_of_another_customer_is_refused() -> None:
-    check = Checker(2)
+    check = QueryChecker(2)
     check.page_token(encode_page_token(FIRST_PAGE, "ListRecentOrders", "theirs"), "ListRecentOrders", "mine")
 
     assert violations(check) == {"page_token": "MALFORMED"}
@@ -96,28 +96,28 @@ def test_a_page_token_of_another_customer_is_refused() -> None:
 
 @pytest.mark.parametrize("consistency", [Consistency(), Consistency(minimize_latency=True)])
 def test_nothing_is_needed_unless_told(consistency: Consistency) -> None:
-    assert Checker(2).consistency(consistency) == Need(None, 2)
+    assert QueryChecker(2).consistency(consistency) == Need(None, 2)
 
 
 def test_a_token_and_a_wait_are_taken() -> None:
     text = encode_token(TOKEN.epoch, TOKEN.position)
     wait = Duration(seconds=1, nanos=500_000_000)
 
-    assert Checker(2).consistency(Consistency(at_least_as_fresh=text, max_wait=wait)) == Need(TOKEN, 1.5)
+    assert QueryChecker(2).consistency(Consistency(at_least_as_fresh=text, max_wait=wait)) == Need(TOKEN, 1.5)
 
 
 @pytest.mark.parametrize(
     "wait", [Duration(seconds=-1), Duration(nanos=-1), Duration(seconds=60, nanos=1), Duration(nanos=1_000_000_000)]
 )
 def test_a_wait_outside_its_range_is_refused(wait: Duration) -> None:
-    check = Checker(2)
+    check = QueryChecker(2)
     check.consistency(Consistency(max_wait=wait))
 
     assert violations(check) == {"consistency.max_wait": "OUT_OF_RANGE"}
 
 
 def test_fully_consistent_asks_for_all_writes_and_names_no_token() -> None:
-    check = Checker(2)
+    check = QueryChecker(2)
 
     assert check.consistency(Consistency(fully_consistent=True)) == Need(None, 2, fully_consistent=True)
     check.finish()
@@ -125,7 +125,7 @@ def test_fully_consistent_asks_for_all_writes_and_names_no_token() -> None:
 
 @pytest.mark.parametrize("requirement", ["minimize_latency", "fully_consistent"])
 def test_a_requirement_that_is_set_must_be_true(requirement: str) -> None:
-    check = Checker(2)
+    check = QueryChecker(2)
     check.consistency(Consistency(**{requirement: False}))  # type: ignore[arg-type]
 
     assert violations(check) == {f"consistency.{requirement}": "INVALID"}

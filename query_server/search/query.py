@@ -1,16 +1,22 @@
-"""Searches, several together: those whose text was searched for before need one statement, for all of them."""
+"""SearchProducts: several searches together. Those whose text was searched for before need one statement for all."""
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from query_server.database import ReadDatabase
-from query_server.queries.highlight import plain
-from query_server.queries.search.memory import Candidate, Candidates, Correction, SearchMemory, TextKey, split_keys
-from query_server.queries.search.page import Card, Page, likely_shown, page_of_cards, page_of_row
-from query_server.queries.search.request import Alternatives, SearchKey
-from query_server.queries.search.response import Found, best, response
-from query_server.queries.search.statements import (
+from query_server.search.highlight import plain
+from query_server.search.memory import Candidate, Candidates, Correction, SearchMemory, TextKey, split_keys
+from query_server.search.page import (
+    Card,
+    SearchPage,
+    best,
+    encode_response,
+    likely_shown,
+    page_of_cards,
+    page_of_row,
+)
+from query_server.search.request import SEARCHED, Alternatives, SearchKey, search_key
+from query_server.search.statements import (
     ALTERNATIVES,
     CARDS,
     MOST_REMEMBERED,
@@ -20,8 +26,11 @@ from query_server.queries.search.statements import (
 )
 from shop.views import product_search, search_word
 from tandem.feed.token import Token
+from tandem.queries.checker import QueryChecker
+from tandem.queries.statements import Answer, StatementQuery, answer_each
+from tandem.queries.store import Store, position_of
 from tandem.runtime.arrays import array
-from tandem.runtime.errors import Unavailable
+from tandem.runtime.errors import TandemError, Unavailable
 
 # With fewer the query may be misspelled: then what it may mean is looked for too.
 _TOO_FEW = 3
@@ -49,26 +58,29 @@ class _Known(NamedTuple):
     corrected: Candidates | None
 
 
-class SearchReader:
-    """Reads for a Batcher or a desk, in a thread."""
+class SearchQuery(StatementQuery[SearchKey]):
+    name = "SearchProducts"
+    kind = "search"
+    views = SEARCHED
 
-    def __init__(self, searched: ReadDatabase, cards: ReadDatabase, memory: SearchMemory) -> None:
-        """searched: its connections are set up by SESSION. cards: reads rows by their keys. memory: of all readers."""
+    def __init__(self, searched: Store, cards: Store, memory: SearchMemory) -> None:
+        """searched: its connections are set up by SESSION. cards: reads rows by their keys. memory: of all threads."""
         self._searched = searched
         self._cards = cards
         self._memory = memory
 
-    def __call__(self, batch: Sequence[SearchKey]) -> dict[SearchKey, Found]:
-        """Raises Unavailable."""
-        return dict(zip(batch, self.read(batch), strict=True))
+    def wanted(self, request: Any, check: QueryChecker) -> SearchKey:
+        return search_key(request, check)
 
-    def read(self, batch: Sequence[SearchKey]) -> Iterator[Found]:
-        """One after the other, each before the next is searched for. Raises Unavailable."""
-        known = {wanted: it for wanted in batch if (it := self._recall(wanted)) is not None}
+    def read(self, wanted: Sequence[SearchKey]) -> Iterator[Answer | TandemError]:
+        known = {key: it for key in wanted if (it := self._recall(key)) is not None}
         read = self._read_cards(known) if known else None
-        for wanted in batch:
-            found = self._remembered(wanted, known[wanted], *read) if read and wanted in known else None
-            yield found or self._in_full(wanted)
+
+        def answer(key: SearchKey) -> Answer:
+            found = self._remembered(key, known[key], *read) if read and key in known else None
+            return found or self._in_full(key)
+
+        return answer_each(answer, wanted)
 
     def _recall(self, wanted: SearchKey) -> _Known | None:
         found = self._memory.candidates.get(_text_key(wanted, wanted.alternatives))
@@ -91,14 +103,14 @@ class SearchReader:
                 shown.update(likely_shown(wanted, candidates))
                 counted.update(candidates.keys())
         arguments: dict[str, object] = {"shown": array("UUID", shown), "counted": array("UUID", counted - shown)}
-        [row] = self._cards.execute(product_search.name, CARDS, arguments)
+        [row] = self._cards.execute_on(product_search.name, CARDS, arguments)
         columns = (row.prices or (), row.currencies or (), row.available or (), row.values or ())
         cards = dict(zip(split_keys(row.keys or b""), zip(*columns, strict=True), strict=True))
         return cards, _positions(row)
 
     def _remembered(
         self, wanted: SearchKey, known: _Known, cards: Mapping[bytes, Card], at: _Positions
-    ) -> Found | None:
+    ) -> Answer | None:
         """What a search in full would find where the cards were read, or None where that is not known."""
         if known.plain.content != at.content:
             return None
@@ -113,9 +125,9 @@ class SearchReader:
                 if known.corrected is None or known.corrected.content != at.content:
                     return None
                 page = page_of_cards(wanted, known.corrected, cards)
-        return self._found(wanted, alternatives, page, consulted) if page is not None else None
+        return self._answer(wanted, alternatives, page, consulted) if page is not None else None
 
-    def _in_full(self, wanted: SearchKey) -> Found:
+    def _in_full(self, wanted: SearchKey) -> Answer:
         alternatives = wanted.alternatives
         page, at = self._page(wanted, alternatives)
         consulted = [at.products, at.cards]
@@ -128,16 +140,18 @@ class SearchReader:
             if any(alternatives):
                 page, at = self._page(wanted, alternatives)
             consulted = [at.products, at.cards, words]
-        return self._found(wanted, alternatives, page, consulted)
+        return self._answer(wanted, alternatives, page, consulted)
 
-    def _found(self, wanted: SearchKey, alternatives: Alternatives, page: Page, consulted: Sequence[Token]) -> Found:
+    def _answer(
+        self, wanted: SearchKey, alternatives: Alternatives, page: SearchPage, consulted: Sequence[Token]
+    ) -> Answer:
         """consulted: what the page was made of is at these positions, or later ones."""
         if len({it.epoch for it in consulted}) > 1:
             raise Unavailable("the views of the products are being replaced", reason="STORE_UNAVAILABLE")
         as_of = min(consulted, key=lambda it: it.position)
-        return Found(response(wanted, alternatives, page, self._memory), as_of)
+        return Answer(encode_response(wanted, alternatives, page, as_of, self._memory), as_of)
 
-    def _page(self, wanted: SearchKey, alternatives: Alternatives) -> tuple[Page, _Positions]:
+    def _page(self, wanted: SearchKey, alternatives: Alternatives) -> tuple[SearchPage, _Positions]:
         """Searches for the words and their alternatives, and remembers what was found."""
         counts = tuple(len(it) for it in alternatives) or (0,) * len(wanted.words)
         after = wanted.after
@@ -157,7 +171,7 @@ class SearchReader:
             "key": after.key if after else _FIRST_ID,
             "size": wanted.size,
         }
-        [row] = self._searched.execute(product_search.name, page_statement(counts, rare), arguments)
+        [row] = self._searched.execute_on(product_search.name, page_statement(counts, rare), arguments)
         found = _candidates_of_row(row)
         if found is not None:
             self._memory.candidates.put(_text_key(wanted, alternatives), found)
@@ -166,7 +180,7 @@ class SearchReader:
     def _correct(self, words: Sequence[str]) -> tuple[Sequence[Correction | None], Token]:
         """What each of the words is taken for too, and remembers it; with the position of the words' view."""
         others = [f"{number} {other}" for number, word in enumerate(words, start=1) for other in swapped(plain(word))]
-        rows = self._searched.execute(search_word.name, ALTERNATIVES, {"words": list(words), "swapped": others})
+        rows = self._searched.execute_on(search_word.name, ALTERNATIVES, {"words": list(words), "swapped": others})
         found: list[list[str]] = [[] for _ in words]
         for row in rows:
             if row.number is not None:
@@ -176,7 +190,7 @@ class SearchReader:
         if content is not None:
             for word, correction in zip(words, corrections, strict=True):
                 self._memory.corrections.put(word, correction)
-        return corrections, Token(rows[0].feed_epoch, rows[0].position)
+        return corrections, position_of(rows[0])
 
 
 def _may_be_misspelled(wanted: SearchKey) -> bool:
@@ -202,7 +216,7 @@ def _candidates_of_row(row: Any) -> Candidates | None:
 def _positions(row: Any) -> _Positions:
     """Of CARDS or a `page_statement`."""
     return _Positions(
-        products=Token(row.feed_epoch, row.position),
+        products=position_of(row),
         cards=Token(row.card_epoch, row.card_position),
         words=Token(row.word_epoch, row.word_position),
         content=row.content,
