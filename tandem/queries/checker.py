@@ -1,6 +1,7 @@
 """What every query's request may hold, checked: ids, pages, and how fresh the answer must be."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -65,7 +66,7 @@ class QueryChecker(Checker):
         a oneof `requirement` of minimize_latency, at_least_as_fresh and fully_consistent; tokens; max_wait.
         """
         requirement = value.WhichOneof("requirement")
-        need = Need((), self._max_wait(value), fully_consistent=requirement == "fully_consistent")
+        need = Need(fully_consistent=requirement == "fully_consistent")
         if requirement == "at_least_as_fresh":
             need = self._including(need, "consistency.at_least_as_fresh", value.at_least_as_fresh)
         elif requirement is not None:
@@ -77,7 +78,7 @@ class QueryChecker(Checker):
             self.wrong("consistency.tokens", "OUT_OF_RANGE", f"holds {len(value.tokens)}; at most {MAX_TOKENS}")
         for number, text in enumerate(value.tokens[:MAX_TOKENS]):
             need = self._including(need, f"consistency.tokens[{number}]", text)
-        return need
+        return replace(need, max_wait=self._max_wait(value))
 
     def resume_from(self, need: Need, text: str) -> tuple[Need, int]:
         """The need, and the position up to where an earlier watch showed the row; -1 for a new one."""
