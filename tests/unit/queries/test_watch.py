@@ -6,15 +6,15 @@ import uuid
 import pytest
 
 from commerce.query.v1.views_pb2 import OrderDetails
-from query_server.database import State
-from query_server.views import Need
-from query_server.watch import Watched
 from tandem.feed.token import Token
+from tandem.queries.freshness import Need
+from tandem.queries.store import State
+from tandem.queries.watch import Watched
 from tandem.runtime.errors import NotFound, Overloaded, PreconditionFailed, Unavailable
 from tests.support.builders import identity
 from tests.support.stack import until
-from tests.support.watching import ORDER, OTHER, FakeCall, version_of
-from tests.unit.query_server.conftest import Start
+from tests.support.watching import ORDER, OTHER, FakeCall, need_of, version_of
+from tests.unit.queries.conftest import Start
 
 
 async def test_the_current_state_comes_first_and_then_every_newer_one(start: Start) -> None:
@@ -40,7 +40,7 @@ async def test_an_order_that_is_not_known_is_not_found(start: Start) -> None:
 async def test_a_token_is_waited_for_before_the_first_look(start: Start) -> None:
     room = await start()
     room.announce()
-    async with room.watch(need=Need(Token(room.view.epoch, 1), 10)) as watcher:
+    async with room.watch(need=need_of(Token(room.view.epoch, 1))) as watcher:
         first = asyncio.create_task(watcher.version())
         await asyncio.sleep(0)
         assert not first.done()
@@ -51,8 +51,8 @@ async def test_a_token_is_waited_for_before_the_first_look(start: Start) -> None
 async def test_a_view_that_does_not_reach_the_token_is_behind(start: Start) -> None:
     room = await start()
     room.announce()
-    for options in ({"need": Need(Token(room.view.epoch, 5), 0)}, {"resume_from": Token(room.view.epoch, 5)}):
-        async with room.watch(**{"need": Need(None, 0), **options}) as watcher:
+    for options in ({"need": need_of(Token(room.view.epoch, 5), 0)}, {"resume_from": Token(room.view.epoch, 5)}):
+        async with room.watch(**{"need": Need(), **options}) as watcher:
             with pytest.raises(Unavailable) as raised:
                 await watcher.next()
             assert raised.value.reason == "PROJECTION_LAG"

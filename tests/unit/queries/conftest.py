@@ -16,10 +16,10 @@ async def start() -> AsyncIterator[Start]:
 
     async def started(**options: Any) -> Room:
         room = Room(**options)
-        await room.watches.start()
+        await room.start()
         rooms.append(room)
         return room
 
     yield started
     for room in rooms:
-        await room.watches.stop()
+        await room.stop()

@@ -12,7 +12,7 @@ from tandem.runtime.errors import Unavailable
 from tests.support.builders import identity
 from tests.support.stack import until
 from tests.support.watching import version_of
-from tests.unit.query_server.conftest import Start
+from tests.unit.queries.conftest import Start
 
 
 @pytest.mark.parametrize("seed", range(20))

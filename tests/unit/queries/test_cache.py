@@ -6,9 +6,9 @@ from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
+from tandem.cli.embedded import Memcached
 from tandem.queries.cache import Cache, Resting
 from tandem.queries.settings import CacheSettings
-from tandem.cli.embedded import Memcached
 from tandem.read_store.cache import Ring, key_prefix, node_client
 
 ROW = "0" * 32
