@@ -8,7 +8,7 @@ from pathlib import Path
 import google.protobuf
 import grpc
 import pytest
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import ServiceDescriptor
 
 from command_server.apply import CHANGES
 from command_server.catalogue import CATALOGUE
@@ -17,12 +17,9 @@ from commerce.command.v1 import command_service_pb2
 from commerce.event.v1.event_pb2 import Event
 from commerce.feed.v1 import feed_service_pb2
 from commerce.projection.v1 import projection_service_pb2
-from commerce.query.v1 import query_service_pb2
 from projector.feed_service.servicers import FeedServicer
 from projector.projections.catalogue import PROJECTIONS
 from projector.servicers import ProjectionServicer
-from query_server.by_id import MANY_ROWS, ONE_ROW
-from query_server.servicers import QueryServicer
 from shop.events import EVENTS
 from shop.views import CACHED_VIEWS, VIEWS
 from tandem.runtime import errors
@@ -34,7 +31,6 @@ SERVED: dict[str, tuple[ServiceDescriptor, type]] = {
     it[0].full_name: it
     for it in (
         (command_service_pb2.DESCRIPTOR.services_by_name["CommandService"], CommandServicer),
-        (query_service_pb2.DESCRIPTOR.services_by_name["QueryService"], QueryServicer),
         (projection_service_pb2.DESCRIPTOR.services_by_name["ProjectionService"], ProjectionServicer),
         (feed_service_pb2.DESCRIPTOR.services_by_name["FeedService"], FeedServicer),
     )
@@ -149,28 +145,3 @@ def test_the_messages_were_made_for_the_protobuf_that_is_installed() -> None:
     installed = google.protobuf.__version__
     assert made_for.split(".")[0] == installed.split(".")[0], "another major: the pair is not supported"
     assert [*map(int, made_for.split("."))] <= [*map(int, installed.split("."))], "newer than the runtime"
-
-
-def test_every_query_by_id_is_in_the_table_of_those() -> None:
-    """So that it is answered from the cache without the event loop, as all others are."""
-    listed = {**ONE_ROW, **MANY_ROWS}
-    by_id = [
-        method.name
-        for method in query_service_pb2.DESCRIPTOR.services_by_name["QueryService"].methods
-        if _is_by_id(method)
-    ]
-    missing = [name for name in by_id if name not in listed]
-    assert not missing, f"query_server/by_id.py has no entry for {', '.join(missing)}"
-    assert set(listed) == set(by_id)
-
-
-def _is_by_id(method: MethodDescriptor) -> bool:
-    """Whether ids are all that it asks by, and rows are all that it answers."""
-    asked = [field.name for field in method.input_type.fields if field.name != "consistency"]
-    told = [field for field in method.output_type.fields if field.name != "as_of" and "missing" not in field.name]
-    return (
-        not method.server_streaming
-        and len(asked) == len(told) == 1
-        and asked[0].endswith(("_id", "_ids"))
-        and told[0].message_type is not None
-    )
