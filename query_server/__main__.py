@@ -5,7 +5,7 @@ import sys
 
 from query_server.app import build
 from query_server.settings import Settings
-from tandem.runtime.process import run
+from tandem.runtime.server import run
 from tandem.runtime.settings import SettingsError, load
 from tandem.runtime.telemetry import configure_logging
 

@@ -1,126 +1,89 @@
-"""The query server, wired: read downward and you have seen every dependency."""
+"""The query server, wired: read downward and you have seen every query and every dependency."""
 
 import asyncio
-from functools import partial
 
 from commerce.query.v1.query_service_pb2 import DESCRIPTOR
-from commerce.query.v1.views_pb2 import OrderDetails
-from query_server.batcher import Batcher
-from query_server.by_id import MANY_ROWS, ONE_ROW, ManyAtOnce, OneAtOnce
-from query_server.cache import Cache, Resting
-from query_server.database import ONE_PLAN, ReadDatabase
-from query_server.freshness import Freshness
-from query_server.head import Head
-from query_server.lists import LISTS
-from query_server.queries.pages import read_pages
-from query_server.queries.sales import SalesReader
-from query_server.queries.search.memory import SearchMemory
-from query_server.queries.search.reader import SearchReader
-from query_server.queries.search.statements import SESSION
-from query_server.reader import CacheReader, DatabaseReader, Reader
-from query_server.servicers import QueryServicer
+from query_server.orders import recent_orders
+from query_server.sales import SalesQuery
+from query_server.search.memory import SearchMemory
+from query_server.search.query import SearchQuery
+from query_server.search.statements import SESSION
 from query_server.settings import Settings
-from query_server.together import PagesTogether, SearchesTogether
-from query_server.views import Views
-from query_server.watch import Watches
-from shop.views import order_details
-from tandem.read_store.tables import CHANNEL
-from tandem.runtime.calls import AnswerAtOnce
-from tandem.runtime.desk import Desk
+from query_server.subscriptions import subscriptions
+from shop.views import CACHED_VIEWS, REVISION, VIEWS
+from tandem.queries.freshness import Freshness
+from tandem.queries.head import Head
+from tandem.queries.pages import ListQuery, Select
+from tandem.queries.rows import RowQueries, queries_by_id
+from tandem.queries.statements import StatementWorker
+from tandem.queries.store import ONE_PLAN, Store
+from tandem.queries.watch import Watches
+from tandem.read_store.tables import CHANNEL, SCHEMA
 from tandem.runtime.listener import Listener
-from tandem.runtime.process import Application, Service
+from tandem.runtime.server import Application, Service
+from tandem.runtime.worker import Worker
 
-# That a thread takes together at most: one that is slow delays those behind it.
-_SEARCHES = 16
+SERVICE = DESCRIPTOR.services_by_name["QueryService"]
+LISTS: dict[str, Select] = {"ListRecentOrders": recent_orders, "ListSubscriptions": subscriptions}
+
+# Searches, or sums, that a thread takes together at most: one that is slow delays those behind it.
+_TOGETHER = 16
 
 
 def build(settings: Settings) -> Application:
-    reading = settings.reader
-    threads = range(reading.threads)
-    limits = {"max_batch": reading.max_batch, "max_waiting": reading.max_waiting}
-    reports = settings.reports
-    # At the desk, and as many that read for the method.
-    searching = 2 * settings.search.threads
-    # A connection for each thread that reads and for each desk, one for the positions that waiters ask for, one for
-    # watches, one for readiness.
-    connections = 2 * reading.threads + len(LISTS) + searching + 3
-    database = ReadDatabase(settings.database, connections=connections, session=ONE_PLAN)
-    summed = ReadDatabase(settings.database, connections=reports.threads)
-    searched = ReadDatabase(settings.database, connections=searching, session=SESSION)
+    reading, search, reports = settings.reader, settings.search, settings.reports
+    # One for each thread that reads, one for the positions that waiters ask for, one for watches, one for readiness.
+    connections = (1 + len(LISTS)) * reading.threads + search.threads + 3
+    store = Store(settings.database, connections=connections, session=ONE_PLAN)
+    summed = Store(settings.database, connections=reports.threads)
+    searched = Store(settings.database, connections=search.threads, session=SESSION)
+
+    head = Head(settings.feed_database, max_waiting=reading.max_waiting)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
-    freshness = Freshness(settings.freshness, listener, database.positions, with_cache=settings.cache.enabled)
-    # Connections to the cache are a thread's own: some read it, the others fill it.
-    resting = Resting(settings.cache.rest_seconds)
-    reads, fills = ([Cache(settings.cache, resting) for _ in threads] for _ in ("read", "fill"))
-    cached = Batcher("cache", [CacheReader(cache, freshness) for cache in reads], **limits)
-    stored = Batcher("database", [DatabaseReader(database, cache, freshness) for cache in fills], **limits)
-    pages = Batcher("list", [partial(read_pages, database) for _ in threads], **limits)
-    # One at a time: sums of two ranges share nothing.
-    sums = [SalesReader(summed) for _ in range(reports.threads)]
-    sales = Batcher("sales", sums, max_batch=1, max_waiting=reports.max_waiting)
-    search = SearchReader(searched, database, SearchMemory(settings.search.remembered_mib * 2**20))
-    searchers = [search] * settings.search.threads
-    searches = Batcher("search", searchers, max_batch=1, max_waiting=settings.search.max_waiting)
-    at_once = Cache(settings.cache, resting)
-    shortcuts: dict[str, AnswerAtOnce] = {
-        **{rpc: OneAtOnce(query, at_once, freshness) for rpc, query in ONE_ROW.items()},
-        **{rpc: ManyAtOnce(query, at_once, freshness) for rpc, query in MANY_ROWS.items()},
-    }
-    desks = {rpc: Desk(rpc, [PagesTogether(query, database, freshness)], **limits) for rpc, query in LISTS.items()}
-    desks["SearchProducts"] = Desk(
-        "SearchProducts",
-        [SearchesTogether(it, freshness) for it in searchers],
-        max_batch=_SEARCHES,
-        max_waiting=settings.search.max_waiting,
+    freshness = Freshness(settings.freshness, listener, store.positions, VIEWS, head, with_cache=settings.cache.enabled)
+
+    by_id = RowQueries(queries_by_id(SERVICE, CACHED_VIEWS), store, freshness, reading, settings.cache)
+    lists = [
+        StatementWorker(
+            ListQuery(SERVICE.methods_by_name[rpc], select, store),
+            freshness,
+            threads=reading.threads,
+            max_batch=reading.max_batch,
+            max_waiting=reading.max_waiting,
+        )
+        for rpc, select in LISTS.items()
+    ]
+    searches = StatementWorker(
+        SearchQuery(searched, store, SearchMemory(search.remembered_mib * 2**20)),
+        freshness,
+        threads=search.threads,
+        max_batch=_TOGETHER,
+        max_waiting=search.max_waiting,
     )
-    head = Head(settings.feed_database)
-    batchers = (cached, stored, pages, sales, searches)
-    views = Views(freshness, Reader(freshness, cached, stored), head)
-    orders = Watches(
-        order_details.name,
-        "order",
-        lambda value: OrderDetails.FromString(value).version,
-        freshness=freshness,
-        views=views,
-        source=database,
-        settings=settings.watch,
-        max_batch=reading.max_batch,
+    sales = StatementWorker(
+        SalesQuery(summed),
+        freshness,
+        threads=reports.threads,
+        max_batch=_TOGETHER,
+        max_waiting=reports.max_waiting,
     )
+    watch = SERVICE.methods_by_name["WatchOrderDetails"]
+    orders = Watches(watch, store, freshness, settings.watch, max_batch=reading.max_batch)
+    statements: list[Worker] = [*lists, searches, sales]
 
     async def ready() -> bool:
-        return await asyncio.to_thread(database.is_ready)
+        return await asyncio.to_thread(store.has_revision, SCHEMA, REVISION)
 
-    servicer = QueryServicer(
-        views,
-        pages=pages,
-        sales=sales,
-        searches=searches,
-        orders=orders,
-        default_max_wait=settings.freshness.default_max_wait,
-    )
     return Application(
         name="query_server",
         server=settings.server,
         services=(
             Service(
-                DESCRIPTOR.services_by_name["QueryService"],
-                servicer,
-                shortcuts=shortcuts,
-                later={rpc: desk.take for rpc, desk in desks.items()},
+                SERVICE,
+                workers={**by_id.workers, **{it.name: it for it in statements}},
+                streams={watch.name: orders.answer},
             ),
         ),
         ready=ready,
-        components=(
-            database,
-            summed,
-            searched,
-            *reads,
-            *fills,
-            at_once,
-            *batchers,
-            freshness,
-            head,
-            *desks.values(),
-            orders,
-        ),
+        components=(store, summed, searched, head, by_id, *statements, freshness, orders),
     )

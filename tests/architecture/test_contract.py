@@ -1,6 +1,5 @@
 """What the contract promises is there: every RPC, every event, every error; and the stubs fit what is installed."""
 
-import inspect
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -8,15 +7,14 @@ from pathlib import Path
 import google.protobuf
 import grpc
 import pytest
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from pydantic import SecretStr
 
+import command_server.app
+import command_server.settings
 import projector.app
 import projector.settings
-from command_server.app import DOMAIN
-from commerce.query.v1 import query_service_pb2
-from query_server.by_id import MANY_ROWS, ONE_ROW
-from query_server.servicers import QueryServicer
+import query_server.app
+import query_server.settings
 from shop.events import EVENTS
 from shop.views import CACHED_VIEWS, VIEWS
 from tandem.runtime import errors
@@ -26,23 +24,17 @@ from tandem.runtime.settings import DatabaseSettings, ServerSettings
 ROOT = Path(__file__).parents[2]
 GEN = ROOT / "gen"
 
-SERVED: dict[str, tuple[ServiceDescriptor, type]] = {
-    it[0].full_name: it
-    for it in (
-        (query_service_pb2.DESCRIPTOR.services_by_name["QueryService"], QueryServicer),
-    )
-}
-
 PROJECTIONS = projector.app.VIEWS.projections
 
 
 def applications() -> list[Application]:
     """Each service as it is wired: an RPC that nobody answers is an error then. Nothing connects."""
-    database = DatabaseSettings(url=SecretStr("postgresql://nobody@127.0.0.1:1/nothing"))
+    nowhere = DatabaseSettings(url=SecretStr("postgresql://nobody@127.0.0.1:1/nothing"))
+    server = ServerSettings(port=0)
     return [
-        projector.app.build(
-            projector.settings.Settings(feed_database=database, read_database=database, server=ServerSettings(port=0))
-        )
+        command_server.app.build(command_server.settings.Settings(database=nowhere, server=server)),
+        projector.app.build(projector.settings.Settings(feed_database=nowhere, read_database=nowhere, server=server)),
+        query_server.app.build(query_server.settings.Settings(database=nowhere, server=server)),
     ]
 
 
@@ -57,21 +49,7 @@ def test_every_service_of_the_contract_is_served() -> None:
         package = re.search(r"^package ([\w.]+);", text, re.MULTILINE)
         assert package, f"{path} names no package"
         in_contract |= {f"{package[1]}.{name}" for name in re.findall(r"^service (\w+)", text, re.MULTILINE)}
-    built = {service.descriptor.full_name for it in applications() for service in it.services}
-    assert in_contract == set(SERVED) | built
-
-
-@pytest.mark.parametrize("service", SERVED)
-def test_every_rpc_has_a_method_of_its_name_and_no_method_is_without_an_rpc(service: str) -> None:
-    descriptor, servicer = SERVED[service]
-    methods = {name for name in vars(servicer) if not name.startswith("_")}
-    rpcs = {method.name for method in descriptor.methods}
-    assert rpcs - methods == set(), f"RPCs without a method: add them to {file_of(servicer)}"
-    assert methods - rpcs == set(), f"methods in {file_of(servicer)} without an RPC: add it to {descriptor.file.name}"
-
-
-def file_of(servicer: type) -> str:
-    return str(Path(inspect.getfile(servicer)).relative_to(ROOT))
+    assert in_contract == {service.descriptor.full_name for it in applications() for service in it.services}
 
 
 def test_every_event_changes_a_view_or_is_listed_as_ignored() -> None:
@@ -100,7 +78,7 @@ def test_every_views_table_is_made_by_a_migration() -> None:
 
 def test_every_command_and_every_view_is_named_by_a_test() -> None:
     rules = words_of(ROOT / "tests" / "unit" / "command_server")
-    commands = {it.DESCRIPTOR.name.removesuffix("Request") for it in DOMAIN.kinds}
+    commands = {it.DESCRIPTOR.name.removesuffix("Request") for it in command_server.app.DOMAIN.kinds}
     untested = {it for it in commands if not {f"{it}Request", snake_case(it)} & rules}
     assert untested == set(), "commands whose rule no test in tests/unit/command_server takes"
     untested = set(VIEWS) - words_of(ROOT / "tests" / "unit") - words_of(ROOT / "tests" / "integration")
@@ -142,28 +120,3 @@ def test_the_messages_were_made_for_the_protobuf_that_is_installed() -> None:
     installed = google.protobuf.__version__
     assert made_for.split(".")[0] == installed.split(".")[0], "another major: the pair is not supported"
     assert [*map(int, made_for.split("."))] <= [*map(int, installed.split("."))], "newer than the runtime"
-
-
-def test_every_query_by_id_is_in_the_table_of_those() -> None:
-    """So that it is answered from the cache without the event loop, as all others are."""
-    listed = {**ONE_ROW, **MANY_ROWS}
-    by_id = [
-        method.name
-        for method in query_service_pb2.DESCRIPTOR.services_by_name["QueryService"].methods
-        if _is_by_id(method)
-    ]
-    missing = [name for name in by_id if name not in listed]
-    assert not missing, f"query_server/by_id.py has no entry for {', '.join(missing)}"
-    assert set(listed) == set(by_id)
-
-
-def _is_by_id(method: MethodDescriptor) -> bool:
-    """Whether ids are all that it asks by, and rows are all that it answers."""
-    asked = [field.name for field in method.input_type.fields if field.name != "consistency"]
-    told = [field for field in method.output_type.fields if field.name != "as_of" and "missing" not in field.name]
-    return (
-        not method.server_streaming
-        and len(asked) == len(told) == 1
-        and asked[0].endswith(("_id", "_ids"))
-        and told[0].message_type is not None
-    )

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
-
 from tandem.runtime.process import Application, RunningApplication, Service
+
 from tandem.runtime.settings import ServerSettings
 
 

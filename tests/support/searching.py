@@ -6,24 +6,23 @@ from typing import Any
 from sqlalchemy import TextClause
 
 from commerce.query.v1.query_service_pb2 import SearchProductsRequest, SearchProductsResponse
-from query_server.database import ONE_PLAN, ReadDatabase
-from query_server.queries.search.memory import SearchMemory
-from query_server.queries.search.reader import SearchReader
-from query_server.queries.search.request import SearchKey, search_key
-from query_server.queries.search.response import Found
-from query_server.queries.search.statements import SESSION
-from query_server.validation import Checker
+from query_server.search.memory import SearchMemory
+from query_server.search.query import SearchQuery
+from query_server.search.statements import SESSION
+from tandem.queries.checker import QueryChecker
+from tandem.queries.store import ONE_PLAN, Store
+from tandem.runtime.errors import TandemError
 from tandem.runtime.settings import DatabaseSettings
 
 
-class Counted(ReadDatabase):
+class Counted(Store):
     """Counts its statements."""
 
     count = 0
 
-    def execute(self, view: str, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+    def execute(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         self.count += 1
-        return super().execute(view, statement, arguments)
+        return super().execute(statement, arguments)
 
 
 class Searcher:
@@ -31,15 +30,16 @@ class Searcher:
 
     def __init__(self, settings: DatabaseSettings, memory: SearchMemory) -> None:
         self._searched = Counted(settings, connections=1, session=SESSION)
-        self._cards = ReadDatabase(settings, connections=1, session=ONE_PLAN)
-        self._reader = SearchReader(self._searched, self._cards, memory)
+        self._cards = Store(settings, connections=1, session=ONE_PLAN)
+        self._query = SearchQuery(self._searched, self._cards, memory)
 
-    def together(self, *requests: SearchProductsRequest) -> list[Found]:
-        return list(self._reader.read([key(it) for it in requests]))
+    def together(self, *requests: SearchProductsRequest) -> list[bytes]:
+        """The responses, serialised."""
+        return answered(self._query, *requests)
 
     def __call__(self, query: str = "", **fields: Any) -> SearchProductsResponse:
         [found] = self.together(SearchProductsRequest(query=query, **fields))
-        return SearchProductsResponse.FromString(found.response())
+        return SearchProductsResponse.FromString(found)
 
     @property
     def full(self) -> int:
@@ -50,8 +50,14 @@ class Searcher:
             it._engine.dispose()
 
 
-def key(request: SearchProductsRequest) -> SearchKey:
-    check = Checker(2.0)
-    wanted = search_key(request, check)
+def answered(query: SearchQuery, *requests: SearchProductsRequest) -> list[bytes]:
+    """What searches that are read together are answered, serialised. Raises what is wrong with one of them."""
+    check = QueryChecker(2.0)
+    wanted = [query.wanted(it, check) for it in requests]
     check.finish()
-    return wanted
+    responses = []
+    for answer in query.read(wanted):
+        if isinstance(answer, TandemError):
+            raise answer
+        responses.append(answer.response)
+    return responses

@@ -1,26 +1,30 @@
 """Watches on a view that does what a test says, for tests without a database."""
 
 import asyncio
+import threading
+import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from commerce.query.v1.query_service_pb2 import DESCRIPTOR
 from commerce.query.v1.views_pb2 import OrderDetails
-from query_server.database import Changes, State, States
-from query_server.freshness import Freshness
-from query_server.settings import FreshnessSettings, WatchSettings
-from query_server.views import Need, Views
-from query_server.watch import Watched, Watches
 from tandem.feed.token import Token
+from tandem.queries.freshness import Freshness, Need, Wanted
+from tandem.queries.settings import FreshnessSettings, WatchSettings
+from tandem.queries.store import ChangedKeys, State, States
+from tandem.queries.watch import Watched, Watches
 from tandem.read_store.announcement import Announcement
+from tandem.runtime.call import Metadata, StreamCall
 from tandem.runtime.errors import Unavailable
 from tests.support.builders import identity
 
 VIEW = "order_details"
 ORDER = uuid.UUID(identity("order", 1))
 OTHER = uuid.UUID(identity("order", 2))
-ANYTHING = Need(None, 10)
+METHOD = DESCRIPTOR.services_by_name["QueryService"].methods_by_name["WatchOrderDetails"]
+ANYTHING = Need((), 10)
 NEVER = 10_000.0
 PATIENCE = 20.0
 
@@ -51,13 +55,13 @@ class FakeView:
     def purge(self) -> None:
         self.log.clear()
 
-    def changes(self, view: str, after: int | None, most: int) -> Changes:
+    def changes(self, view: str, after: int | None, most: int) -> ChangedKeys:
         self._check()
         if after is None:
-            return Changes(set(), self.token, complete=True)
+            return ChangedKeys(set(), self.token, complete=True)
         keys = [key for position, key in self.log if position > after][:most]
         reaches_back = after == self.position or any(position <= after for position, _ in self.log)
-        return Changes(set(keys), self.token, complete=reaches_back and len(keys) < most)
+        return ChangedKeys(set(keys), self.token, complete=reaches_back and len(keys) < most)
 
     def states(self, view: str, keys: Sequence[uuid.UUID]) -> States:
         self._check()
@@ -73,21 +77,33 @@ def version_of(value: bytes) -> int:
     return OrderDetails.FromString(value).version
 
 
-class FakeCall:
-    stopping = False
+def need_of(token: Token, max_wait: float = 10) -> Need:
+    return Need((Wanted(token, "consistency.at_least_as_fresh"),), max_wait)
+
+
+class FakeCall(StreamCall):
+    def __init__(self) -> None:
+        self.came_at = time.monotonic()
+
+    def metadata(self) -> Metadata:
+        return ()
+
+    def _time_remaining(self) -> None:
+        return None
+
+
+class Silence:
+    """Stands for a Listener that is never notified: tests announce by themselves."""
 
     def __init__(self) -> None:
-        self.wake: Callable[[], None] = lambda: None
+        self._closed = threading.Event()
 
-    def when_stopping(self, wake: Callable[[], None]) -> None:
-        self.wake = wake
+    def wait(self, seconds: float) -> list[str]:
+        self._closed.wait(seconds)
+        return []
 
-    def seconds_left(self) -> float:
-        return float("inf")
-
-    def stop(self) -> None:
-        self.stopping = True
-        self.wake()
+    def close(self) -> None:
+        self._closed.set()
 
 
 class Room:
@@ -96,25 +112,25 @@ class Room:
     def __init__(self, *, blind_after: float = 60.0, max_batch: int = 256, **watch: int) -> None:
         self.view = FakeView()
         settings = FreshnessSettings(blind_after=blind_after)
-        no_listener: Any = None
-        self.freshness = Freshness(settings, no_listener, lambda: {VIEW: self.view.token}, clock=self.clock)
+        listener: Any = Silence()
         nothing: Any = None
-        self.watches = Watches(
-            VIEW,
-            "order",
-            version_of,
-            freshness=self.freshness,
-            views=Views(self.freshness, nothing, nothing),
-            source=self.view,
-            settings=WatchSettings(**watch),
-            max_batch=max_batch,
-        )
+        self.freshness = Freshness(settings, listener, self._positions, [VIEW], nothing)
+        self.watches = Watches(METHOD, self.view, self.freshness, WatchSettings(**watch), max_batch=max_batch)
 
-    def clock(self) -> float:
-        return asyncio.get_running_loop().time()
+    def _positions(self) -> dict[str, Token]:
+        return {VIEW: self.view.token}
+
+    async def start(self) -> None:
+        await self.freshness.start()
+        await self.watches.start()
+
+    async def stop(self) -> None:
+        await self.watches.stop()
+        await self.freshness.stop()
 
     def announce(self) -> None:
-        self.freshness.hear(Announcement(self.view.epoch, {VIEW: self.view.position}, {}), self.clock())
+        announcement = Announcement(self.view.epoch, {VIEW: self.view.position}, {})
+        self.freshness.apply_announcement(announcement, time.monotonic())
 
     def put(self, key: uuid.UUID = ORDER) -> int:
         version = self.view.put(key)
@@ -131,8 +147,10 @@ class Room:
         heartbeat: float = NEVER,
         call: FakeCall | None = None,
     ) -> AsyncIterator["Watcher"]:
-        fake: Any = call or FakeCall()
-        messages = self.watches.watch(key, need, resume_from, heartbeat, fake)
+        if resume_from is not None:
+            need = need.including(resume_from, "resume_from")
+        shown = resume_from.position if resume_from is not None else -1
+        messages = self.watches.watch(key, need, shown, heartbeat, call or FakeCall())
         try:
             yield Watcher(messages)
         finally:

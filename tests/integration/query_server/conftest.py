@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from google.protobuf import message_factory
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc import aio
@@ -21,15 +22,17 @@ from sqlalchemy.dialects.postgresql import insert
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from projector.app import MIGRATIONS
 from query_server.app import build
-from query_server.queries.search.memory import SearchMemory
-from query_server.settings import CacheSettings, FreshnessSettings, ReaderSettings, Settings, WatchSettings
+from query_server.search.memory import SearchMemory
+from query_server.settings import Settings
 from shop.views import VIEWS, order_summary
 from tandem.feed.token import Token, decode_token, encode_token
+from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, cache_key, decode_entry, encode_entry, node_client
 from tandem.read_store.tables import CHANNEL, SCHEMA, change, projection
+from tandem.runtime.call import LocalCall, Method
 from tandem.runtime.database import create_database_engine, migrate
-from tandem.runtime.process import RunningApplication
+from tandem.runtime.server import Application, RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 from tests.support.searching import Searcher
 from tests.support.stack import Databases
@@ -294,6 +297,34 @@ async def serve(read_side: ReadSide, transport: str) -> AsyncIterator[Serve]:
         await channel.close()
     for application in running:
         await application.stop()
+
+
+class LocalQueries:
+    """A query server without a transport: calls are put into the queues of their workers."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        self._service = application.services[0]
+
+    def ask(self, rpc: str, *requests: Message) -> list[LocalCall]:
+        """Calls that come together: they are one batch. Their futures have serialised responses."""
+        method = Method(rpc, message_factory.GetMessageClass(self._service.descriptor.methods_by_name[rpc].input_type))
+        calls = [LocalCall(method, it, seconds=20) for it in requests]
+        self._service.workers[rpc].put_all(calls)
+        return calls
+
+    async def stop(self) -> None:
+        for component in reversed(self.application.components):
+            await component.stop()
+
+
+@pytest.fixture
+async def local(read_side: ReadSide) -> AsyncIterator[LocalQueries]:
+    queries = LocalQueries(build(query_settings(read_side.settings, "native")))
+    for component in queries.application.components:
+        await component.start()
+    yield queries
+    await queries.stop()
 
 
 def query_settings(database: DatabaseSettings, transport: str, **blocks: Any) -> Settings:

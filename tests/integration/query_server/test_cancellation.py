@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,9 +11,8 @@ from prometheus_client import REGISTRY
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
-from query_server.app import build
 from tandem.cli.embedded import Memcached
-from tests.integration.query_server.conftest import ReadSide, Serve, TablesLocked, query_settings, until
+from tests.integration.query_server.conftest import LocalQueries, ReadSide, Serve, TablesLocked, until
 from tests.support.builders import identity
 
 ORDER, CUSTOMER = identity("order", 1), identity("customer", 1)
@@ -59,46 +59,37 @@ async def test_calls_cancelled_anywhere_leave_no_connection_behind(read_side: Re
     assert read_side.query_sessions("true") <= 6
 
 
-class CallWithTime:
-    """What a servicer asks of its call."""
-
-    def seconds_left(self) -> float:
-        return 20.0
-
-
 @pytest.mark.parametrize("cached", [False, True])
-async def test_a_call_cancelled_at_any_of_its_awaits_leaves_nothing_behind(
-    read_side: ReadSide, memcached_nodes: Callable[[int], list[Memcached]], cached: bool
+async def test_a_call_cancelled_in_any_of_its_stages_leaves_nothing_behind(
+    read_side: ReadSide, local: LocalQueries, memcached_nodes: Callable[[int], list[Memcached]], cached: bool
 ) -> None:
-    """Without a transport: each round lets the calls get one step of the event loop further."""
+    """Without a transport: each round lets the calls get a little further."""
     read_side.put("order_details", ORDER, OrderDetails(order_id=ORDER))
     read_side.cache_epochs = {node.node: "e1" for node in memcached_nodes(int(cached))}
-    application = build(query_settings(read_side.settings, "native"))
-    for component in application.components:
-        await component.start()
     token = read_side.token(await read_side.announce())
     later = read_side.token(read_side.position + 1000)
-    servicer: Any = application.services[0].servicer
+    plain, reached, waiting = (queries.GetOrderDetailsRequest(order_id=ORDER) for _ in range(3))
+    reached.consistency.at_least_as_fresh = token
+    waiting.consistency.at_least_as_fresh = later
 
-    def calls() -> list[Awaitable[bytes]]:
-        plain, reached, waiting = (queries.GetOrderDetailsRequest(order_id=ORDER) for _ in range(3))
-        reached.consistency.at_least_as_fresh = token
-        waiting.consistency.at_least_as_fresh = later
-        gets = [servicer.GetOrderDetails(it, CallWithTime()) for it in (plain, reached, waiting)]
-        return [*gets, servicer.ListRecentOrders(queries.ListRecentOrdersRequest(customer_id=CUSTOMER), CallWithTime())]
-
-    for steps in range(40):
-        tasks = [asyncio.ensure_future(it) for it in calls()]
+    def pause(steps: int) -> None:
         for _ in range(steps):
-            await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            time.sleep(0)
 
-    answer = await servicer.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), CallWithTime())
+    for steps in range(0, 400, 10):
+        calls = local.ask("GetOrderDetails", plain, reached, waiting)
+        calls += local.ask("ListRecentOrders", queries.ListRecentOrdersRequest(customer_id=CUSTOMER))
+        await asyncio.to_thread(pause, steps)
+        for call in calls:
+            call.future.cancel()
+        # A call is settled once: what is asked for next in the same queue comes after it.
+        for call in local.ask("GetOrderDetails", plain):
+            await asyncio.wrap_future(call.future)
+
+    [call] = local.ask("GetOrderDetails", plain)
+    answer = await asyncio.wrap_future(call.future)
     assert queries.GetOrderDetailsResponse.FromString(answer).order_details.order_id == ORDER
-    assert REGISTRY.get_sample_value("tandem_freshness_waiters") == 0
+    await until(lambda: REGISTRY.get_sample_value("tandem_freshness_waiters") == 0, "nobody waits")
     await until(lambda: read_side.query_sessions("state <> 'idle'") == 0, "no connection is left in the middle")
-    for component in reversed(application.components):
-        await component.stop()
+    await local.stop()
     await until(lambda: read_side.query_sessions("true") == 0, "every connection is closed")

@@ -241,3 +241,69 @@ async def test_a_view_that_is_made_anew_and_not_there_in_time_lags(rpc: str, rea
     with pytest.raises(aio.AioRpcError) as refused:
         await getattr(stub, rpc)(asks(read_side.token(announced), wait=0.2)[rpc], timeout=20)
     assert reason(refused.value) == "PROJECTION_LAG"
+
+
+def tokens(*texts: str, wait: float = 10, **others: Any) -> queries.GetOrderDetailsRequest:
+    consistency = Consistency(tokens=texts, **others)
+    consistency.max_wait.FromMilliseconds(int(1000 * wait))
+    return queries.GetOrderDetailsRequest(order_id=ORDER, consistency=consistency)
+
+
+async def test_an_answer_includes_what_each_of_several_tokens_stands_for(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    read_side.put(VIEW, ORDER, order(1))
+    announced = await read_side.announce()
+    one, other, third = (read_side.token(announced + it) for it in (2, 1, 3))
+
+    reached = await stub.GetOrderDetails(tokens(read_side.token(announced), read_side.token(1)), timeout=20)
+    assert (reached.order_details, position_of(reached.as_of)) == (order(1), announced)
+    waiting = asyncio.ensure_future(stub.GetOrderDetails(tokens(one, other, at_least_as_fresh=third), timeout=20))
+    for version in (2, 3):
+        assert read_side.put(VIEW, ORDER, order(version)) < announced + 3
+    with pytest.raises(aio.AioRpcError) as late:
+        await stub.GetOrderDetails(tokens(one, third, wait=0.05), timeout=20)
+    assert reason(late.value) == "PROJECTION_LAG"
+    assert not waiting.done()
+    read_side.put(VIEW, ORDER, order(4))
+    await read_side.announce()
+
+    response = await waiting
+    assert response.order_details == order(4)
+    assert position_of(response.as_of) >= announced + 3
+
+
+@pytest.mark.parametrize("blind", [False, True])
+async def test_of_several_tokens_the_one_of_another_feed_is_named(
+    read_side: ReadSide, serve: Serve, blind: bool
+) -> None:
+    stub = await serve()
+    if not blind:
+        await read_side.announce()
+    ours, theirs, later = read_side.token(1), encode_token(uuid.uuid4(), 1), read_side.token(read_side.position + 10)
+
+    for request_, field in (
+        (tokens(ours, theirs), "consistency.tokens[1]"),
+        (tokens(later, theirs), "consistency.tokens[1]"),
+        (tokens(theirs, at_least_as_fresh=ours), "consistency.tokens[0]"),
+        (tokens(ours, at_least_as_fresh=theirs), "consistency.at_least_as_fresh"),
+    ):
+        with pytest.raises(aio.AioRpcError) as raised:
+            await stub.GetOrderDetails(request_, timeout=20)
+        assert raised.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        [violation] = detail(raised.value, error_details_pb2.PreconditionFailure).violations
+        assert (violation.type, violation.subject) == ("TOKEN_EPOCH_MISMATCH", field)
+
+
+async def test_wrong_tokens_are_named_one_by_one(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    ours = read_side.token(1)
+    for request_, fields in (
+        (tokens(ours, "x", "", ours), ["consistency.tokens[1]", "consistency.tokens[2]"]),
+        (tokens(*[ours] * 21), ["consistency.tokens"]),
+        (tokens(ours, minimize_latency=True), ["consistency.tokens"]),
+        (tokens(ours, fully_consistent=True), ["consistency.tokens"]),
+    ):
+        with pytest.raises(aio.AioRpcError) as raised:
+            await stub.GetOrderDetails(request_, timeout=20)
+        assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert [it.field for it in detail(raised.value, error_details_pb2.BadRequest).field_violations] == fields

@@ -74,6 +74,19 @@ async def test_a_token_that_is_not_reached_is_not_passed_over(
 
 
 @each_query
+async def test_each_of_several_tokens_counts(read_side: ReadSide, serve: Serve, method: MethodDescriptor) -> None:
+    stub = await serve()
+    reached = await read_side.announce()
+    here, ahead, elsewhere = read_side.token(reached), read_side.token(reached + 1), encode_token(uuid.uuid4(), 1)
+    assert reason(await refusal(stub, method, request(method, tokens=[here, elsewhere]))) == "TOKEN_EPOCH_MISMATCH"
+    lagging = request(method, at_least_as_fresh=here, tokens=[here, ahead], max_wait={"nanos": 1})
+    assert reason(await refusal(stub, method, lagging)) == "PROJECTION_LAG"
+    if not method.name.startswith(("Get", "Watch")) or method.name in FIELDS:
+        answer = await first_answer(stub, method, request(method, tokens=[here, here]))
+        assert position_of(answer.as_of) == reached
+
+
+@each_query
 async def test_fully_consistent_is_not_passed_over(serve: Serve, method: MethodDescriptor) -> None:
     error = await refusal(await serve(), method, request(method, fully_consistent=True))
     assert reason(error) == "FULLY_CONSISTENT_NOT_CONFIGURED"

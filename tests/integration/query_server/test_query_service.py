@@ -15,7 +15,7 @@ from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, ProductCard
 from query_server.app import build
 from tandem.cli.embedded import Postgres
-from tandem.runtime.process import RunningApplication
+from tandem.runtime.server import RunningApplication
 from tests.integration.query_server.conftest import (
     ReadSide,
     Serve,

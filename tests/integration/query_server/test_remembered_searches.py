@@ -10,10 +10,10 @@ from sqlalchemy import text
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.query_service_pb2 import ProductFilter, ProductSort, SearchProductsRequest
 from commerce.type.v1.consistency_pb2 import Consistency
-from query_server.database import ReadDatabase
-from query_server.queries.search.memory import SearchMemory
-from query_server.queries.search.statements import MOST_REMEMBERED
+from query_server.search.memory import SearchMemory
+from query_server.search.statements import MOST_REMEMBERED
 from shop.views import VIEWS
+from tandem.queries.store import Store
 from tandem.projection.reset import reset
 from tests.integration.query_server.conftest import OpenSearcher, ReadSide, Serve
 from tests.integration.query_server.test_search import Shelf, names, search
@@ -77,13 +77,13 @@ def test_searches_that_wait_together_are_answered_by_one_statement(
     requests = [SearchProductsRequest(query=it) for it in ("lamp", "oak", "brass lamp", "new")]
     one_by_one = [asked.together(it)[0] for it in requests[:3]]
     full, counted = asked.full, Counter[str]()
-    execute = ReadDatabase.execute
+    execute = Store.execute_on
 
-    def count(database: ReadDatabase, view: str, *rest: Any) -> Any:
+    def count(database: Store, view: str, *rest: Any) -> Any:
         counted[view] += not isinstance(database, Counted)
         return execute(database, view, *rest)
 
-    monkeypatch.setattr(ReadDatabase, "execute", count)
+    monkeypatch.setattr(Store, "execute_on", count)
     assert asked.together(*requests)[:3] == one_by_one
     assert counted == {"product_search": 1, "search_word": 0}
     assert asked.full > full, "the fourth is searched for in full"

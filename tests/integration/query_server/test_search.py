@@ -18,13 +18,13 @@ from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.query_service_pb2 import ProductFilter, ProductSort, SearchProductsRequest
 from commerce.query.v1.query_service_pb2 import SearchProductsResponse as Response
 from commerce.type.v1.consistency_pb2 import Consistency
-from query_server.database import ReadDatabase
-from query_server.queries.search.memory import SearchMemory
-from query_server.queries.search.reader import SearchReader
-from query_server.queries.search.request import search_key
-from query_server.queries.search.statements import SESSION
-from query_server.validation import Checker
+from query_server.search.memory import SearchMemory
+from query_server.search.query import SearchQuery
+from query_server.search.request import search_key
+from query_server.search.statements import SESSION
 from shop.views import VIEWS
+from tandem.queries.checker import QueryChecker
+from tandem.queries.store import Store
 from tandem.runtime.errors import InvalidArgument
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, reason
@@ -32,6 +32,7 @@ from tests.support import events
 from tests.support.builders import euros, usd
 from tests.support.events import feed_events
 from tests.support.projecting import PROJECTIONS, fold, upsert
+from tests.support.searching import answered
 
 if TYPE_CHECKING:
     # The stubs alone know it.
@@ -333,12 +334,12 @@ async def test_every_wrong_field_is_named(shelf: Shelf, serve: Serve) -> None:
 
 
 @pytest.fixture
-def reader(read_side: ReadSide, shelf: Shelf, fresh_database: Callable[[], str]) -> Iterator[SearchReader]:
+def searches(read_side: ReadSide, shelf: Shelf, fresh_database: Callable[[], str]) -> Iterator[SearchQuery]:
     for name in ("Crème Brûlée", "A & B | C", "100% Cotton", "O'Neill \\ Sons"):
         shelf.add(name, category="It's", Size="10:30")
     url = read_side.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
-    database = ReadDatabase(DatabaseSettings(url=SecretStr(url)), connections=1, session=SESSION)
-    yield SearchReader(database, database, SearchMemory(2**20))
+    database = Store(DatabaseSettings(url=SecretStr(url)), connections=1, session=SESSION)
+    yield SearchQuery(database, database, SearchMemory(2**20))
     database._engine.dispose()
 
 
@@ -367,20 +368,18 @@ HOSTILE = [
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=st.one_of(st.text(max_size=200), st.lists(st.sampled_from([*HOSTILE, "tea", "creme"])).map(" ".join)))
-def test_any_text_is_searched_for_or_refused_and_nothing_breaks(reader: SearchReader, query: str) -> None:
-    check = Checker(2.0)
-    wanted = search_key(SearchProductsRequest(query=query), check)
+def test_any_text_is_searched_for_or_refused_and_nothing_breaks(searches: SearchQuery, query: str) -> None:
     try:
-        check.finish()
+        [answer] = answered(searches, SearchProductsRequest(query=query))
     except InvalidArgument:
         return
-    response = Response.FromString(reader([wanted])[wanted].response())
+    response = Response.FromString(answer)
     assert len(response.hits) == min(20, response.facets.total_count)
 
 
 def test_a_search_is_bound_to_its_words_and_not_to_how_they_are_spaced() -> None:
     def key(query: str) -> Any:
-        return search_key(SearchProductsRequest(query=query), Checker(2.0)).query
+        return search_key(SearchProductsRequest(query=query), QueryChecker(2.0)).query
 
     assert key(" green   tea ") == key("green tea")
     assert key("green tea") != key("greentea")

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.query_service_pb2 import ProductSort, SearchProductsRequest
 from commerce.query.v1.query_service_pb2 import SearchProductsResponse as Response
-from query_server.queries.search.memory import SearchMemory
+from query_server.search.memory import SearchMemory
 from shop.views import VIEWS
 from tests.integration.query_server.conftest import OpenSearcher, ReadSide
 from tests.support import events
@@ -36,9 +36,9 @@ def test_remembered_and_full_searches_agree_over_any_history(
         found = asked.together(*requests)
         expected = fresh.together(*requests)
         for request, ours, theirs in zip(list(requests), found, expected, strict=True):
-            assert Response.FromString(ours.response()) == Response.FromString(theirs.response()), request
+            assert Response.FromString(ours) == Response.FromString(theirs), request
             assert ours == theirs, "byte for byte"
-            if token := Response.FromString(ours.response()).next_page_token:
+            if token := Response.FromString(ours).next_page_token:
                 following = SearchProductsRequest()
                 following.CopyFrom(request)
                 following.page_token = token

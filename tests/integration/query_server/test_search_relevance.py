@@ -18,12 +18,10 @@ from commerce.query.v1.query_service_pb2 import (
     SearchProductsResponse,
 )
 from commerce.type.v1.money_pb2 import Money
-from query_server.database import ReadDatabase
-from query_server.queries.search.memory import SearchMemory
-from query_server.queries.search.reader import SearchReader
-from query_server.queries.search.request import search_key
-from query_server.queries.search.statements import SESSION
-from query_server.validation import Checker
+from query_server.search.memory import SearchMemory
+from query_server.search.query import SearchQuery
+from query_server.search.statements import SESSION
+from tandem.queries.store import Store
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.settings import DatabaseSettings
 from tests.support.catalogue import catalogue
@@ -31,6 +29,7 @@ from tests.support.events import feed_events
 from tests.support.northwind import FOLDER, Northwind
 from tests.support.projecting import plan, store
 from tests.support.search_queries import CATALOGUE_QUERIES, NORTHWIND_QUERIES, KnownQuery, made_up
+from tests.support.searching import answered
 from tests.support.stack import Databases
 
 VIEWS = ("product_card", "product_search", "search_word")
@@ -72,16 +71,16 @@ def project(url: str, events: Iterable[Event]) -> None:
     engine.dispose()
 
 
-class PlannedDatabase(ReadDatabase):
+class PlannedDatabase(Store):
     """Remembers, once told to, how PostgreSQL reads what is asked of it."""
 
     plans: list[str] | None = None
 
-    def execute(self, view: str, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+    def execute(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         if self.plans is not None:
             with self._engine.connect() as connection:
                 self.plans += connection.execute(text(f"EXPLAIN {statement.text}"), arguments).scalars()
-        return super().execute(view, statement, arguments)
+        return super().execute(statement, arguments)
 
 
 @pytest.fixture(scope="module")
@@ -95,22 +94,19 @@ def database(databases: Databases) -> Iterator[PlannedDatabase]:
     databases.drop(url)
 
 
-def search(database: ReadDatabase, query: str, **fields: Any) -> SearchProductsResponse:
-    check = Checker(2.0)
-    wanted = search_key(SearchProductsRequest(query=query, page_size=3, **fields), check)
-    check.finish()
-    return SearchProductsResponse.FromString(
-        SearchReader(database, database, SearchMemory(0))([wanted])[wanted].response()
-    )
+def search(database: Store, query: str, **fields: Any) -> SearchProductsResponse:
+    searches = SearchQuery(database, database, SearchMemory(0))
+    [answer] = answered(searches, SearchProductsRequest(query=query, page_size=3, **fields))
+    return SearchProductsResponse.FromString(answer)
 
 
-def missed(database: ReadDatabase, known: Sequence[KnownQuery]) -> list[tuple[KnownQuery, list[str]]]:
+def missed(database: Store, known: Sequence[KnownQuery]) -> list[tuple[KnownQuery, list[str]]]:
     """The queries that do not find what they mean among the first three, with what they find."""
     found = [(it, [hit.product.name for hit in search(database, it.query).hits]) for it in known]
     return [(it, names) for it, names in found if it.expected not in names]
 
 
-def assert_95_of_100(database: ReadDatabase, known: Sequence[KnownQuery]) -> None:
+def assert_95_of_100(database: Store, known: Sequence[KnownQuery]) -> None:
     assert len(known) >= 100
     misses = missed(database, known)
     print(f"{len(known) - len(misses)} of {len(known)} queries found what they mean; missed:", *misses, sep="\n")

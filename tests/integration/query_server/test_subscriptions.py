@@ -15,8 +15,8 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import SubscriptionDetails
 from commerce.type.v1.consistency_pb2 import Consistency
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
-from query_server.page_token import FIRST_PAGE
-from query_server.queries import orders, subscriptions
+from query_server import orders, subscriptions
+from tandem.queries.page_token import FIRST_PAGE
 from tandem.read_store.tables import SCHEMA
 from tests.integration.query_server.conftest import ReadSide, Serve, detail
 from tests.support.builders import identity

@@ -1,8 +1,8 @@
-"""What is answered at a desk is what the method answers; what has to wait or is wrong is left to it."""
+"""Lists and searches that come together are read together; each call gets what it alone would get."""
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,61 +11,14 @@ from prometheus_client import REGISTRY
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderSummary
-from query_server.database import ONE_PLAN, ReadDatabase
-from query_server.lists import LISTS
-from query_server.queries.search.memory import SearchMemory
-from query_server.queries.search.reader import SearchReader
-from query_server.queries.search.statements import SESSION
-from query_server.together import PagesTogether, SearchesTogether
-from tandem.feed.token import Token
-from tandem.runtime.desk import AnswerTogether
-from tests.integration.query_server.conftest import ReadSide, Serve
+from tandem.runtime.call import LocalCall
+from tandem.runtime.errors import InvalidArgument, PreconditionFailed, Unavailable
+from tests.integration.query_server.conftest import LocalQueries, ReadSide, position_of, until
 from tests.integration.query_server.test_search import Shelf
 from tests.support.builders import identity
 
 ADA, BOB = identity("customer", "ada"), identity("customer", "bob")
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
-
-
-class Announcements:
-    """Stands for Freshness: every view is announced at one position, or none is."""
-
-    def __init__(self, token: Token | None) -> None:
-        self._announced = token and SimpleNamespace(token=token)
-
-    def announced(self, _view: str) -> Any:
-        return self._announced
-
-
-Together = Callable[[str], AnswerTogether]
-
-
-@pytest.fixture
-def transport() -> str:
-    """The method is the same on both."""
-    return "grpcio"
-
-
-@pytest.fixture
-def blind() -> bool:
-    return False
-
-
-@pytest.fixture
-def together(read_side: ReadSide, blind: bool) -> Iterator[Together]:
-    """What answers an RPC at its desk, with what is committed by then announced."""
-    database = ReadDatabase(read_side.settings, connections=1, session=ONE_PLAN)
-    searched = ReadDatabase(read_side.settings, connections=1, session=SESSION)
-
-    def make(rpc: str) -> AnswerTogether:
-        freshness: Any = Announcements(None if blind else Token(read_side.feed, read_side.position))
-        if rpc == "SearchProducts":
-            return SearchesTogether(SearchReader(searched, database, SearchMemory(2**20)), freshness)
-        return PagesTogether(LISTS[rpc], database, freshness)
-
-    yield make
-    for it in (database, searched):
-        it._engine.dispose()
 
 
 @pytest.fixture
@@ -98,13 +51,20 @@ REQUESTS: dict[str, list[Any]] = {
         search(""),
         search("wulnat", page_size=1),
     ],
+    "GetSalesSummary": [queries.GetSalesSummaryRequest(start_date=it) for it in ("2026-01-31", "2026-02-01")],
 }
 
 each_rpc = pytest.mark.parametrize("rpc", REQUESTS)
 
 
-def ask(answers: AnswerTogether, *requests: Message) -> list[bytes | None]:
-    return list(answers(requests))
+async def outcomes(calls: Sequence[LocalCall]) -> list[Any]:
+    """The serialised responses, or the errors."""
+    async with asyncio.timeout(20):
+        return await asyncio.gather(*(asyncio.wrap_future(it.future) for it in calls), return_exceptions=True)
+
+
+def parsed(rpc: str, response: bytes) -> Any:
+    return getattr(queries, f"{rpc}Response").FromString(response)
 
 
 def read_together(kind: str) -> list[float]:
@@ -114,41 +74,49 @@ def read_together(kind: str) -> list[float]:
 
 
 @each_rpc
-async def test_an_answer_at_a_desk_is_the_one_of_the_method(
-    rpc: str, filled: ReadSide, together: Together, serve: Serve
+async def test_a_call_gets_together_with_others_what_it_gets_alone(
+    rpc: str, filled: ReadSide, local: LocalQueries
 ) -> None:
-    method = getattr(await serve(), rpc)
-    answers = ask(together(rpc), *REQUESTS[rpc])
-    for request, answer in zip(REQUESTS[rpc], answers, strict=True):
-        response = await method(request, timeout=10)
-        assert type(response).FromString(answer) == response
-        if response.next_page_token:
+    requests = [*REQUESTS[rpc]]
+    together = await outcomes(local.ask(rpc, *requests))
+    for request, response in zip(list(requests), together, strict=True):
+        assert await outcomes(local.ask(rpc, request)) == [response]
+        if token := getattr(parsed(rpc, response), "next_page_token", ""):
             following = type(request)()
             following.CopyFrom(request)
-            following.page_token = response.next_page_token
-            [next_answer] = ask(together(rpc), following)
-            assert type(response).FromString(next_answer) == await method(following, timeout=10)
+            following.page_token = token
+            requests.append(following)
+    alone = [await outcomes(local.ask(rpc, it)) for it in requests]
+    assert await outcomes(local.ask(rpc, *requests)) == [response for [response] in alone]
 
 
 @pytest.mark.parametrize(("rpc", "kind"), [("ListRecentOrders", "list"), ("SearchProducts", "search")])
-def test_what_several_calls_want_is_read_once(rpc: str, kind: str, filled: ReadSide, together: Together) -> None:
+async def test_what_several_calls_want_is_read_once(rpc: str, kind: str, filled: ReadSide, local: LocalQueries) -> None:
     before = read_together(kind)
-    ask(together(rpc), *REQUESTS[rpc])
+    await outcomes(local.ask(rpc, *REQUESTS[rpc]))
     batches, read = (after - it for it, after in zip(before, read_together(kind), strict=True))
     assert (batches, read) == (1, len({it.SerializeToString().lower() for it in REQUESTS[rpc]}))
 
 
-@each_rpc
-def test_what_is_wrong_is_left_to_the_method_and_the_others_are_answered(
-    rpc: str, filled: ReadSide, together: Together
+async def test_reports_that_are_alike_are_made_once(filled: ReadSide, local: LocalQueries) -> None:
+    before = read_together("sales")
+    request = REQUESTS["GetSalesSummary"][0]
+    assert len(set(await outcomes(local.ask("GetSalesSummary", *[request] * 10)))) == 1
+    assert [after - it for it, after in zip(before, read_together("sales"), strict=True)] == [1, 1]
+
+
+@pytest.mark.parametrize("rpc", [it for it in REQUESTS if it != "GetSalesSummary"])
+async def test_what_is_wrong_is_refused_and_the_others_are_answered(
+    rpc: str, filled: ReadSide, local: LocalQueries
 ) -> None:
     right = REQUESTS[rpc][0]
     wrong = type(right)()
     wrong.CopyFrom(right)
     wrong.page_size = 1000
-    answers = ask(together(rpc), wrong, right)
-    assert [it is None for it in answers] == [True, False]
-    assert ask(together(rpc), wrong) == [None]
+    refused, answered = await outcomes(local.ask(rpc, wrong, right))
+    assert isinstance(refused, InvalidArgument)
+    assert [it.subject for it in refused.violations] == ["page_size"]
+    assert isinstance(answered, bytes)
 
 
 def fresh(request: Any, **consistency: Any) -> Any:
@@ -160,45 +128,67 @@ def fresh(request: Any, **consistency: Any) -> Any:
     return asked
 
 
+def waiting(count: int) -> Any:
+    return until(lambda: REGISTRY.get_sample_value("tandem_freshness_waiters") == count, f"{count} calls wait")
+
+
 @each_rpc
-def test_what_must_wait_is_left_to_the_method(rpc: str, filled: ReadSide, together: Together) -> None:
-    reached, ahead = filled.token(filled.position), filled.token(filled.position + 1)
+async def test_what_must_wait_holds_up_nobody(rpc: str, filled: ReadSide, local: LocalQueries) -> None:
+    reached = await filled.announce()
     request = REQUESTS[rpc][0]
-    answers = ask(
-        together(rpc),
-        fresh(request, at_least_as_fresh=reached),
-        fresh(request, at_least_as_fresh=ahead),
+    calls = local.ask(
+        rpc,
+        fresh(request, at_least_as_fresh=filled.token(reached)),
+        fresh(request, at_least_as_fresh=filled.token(reached + 1)),
         fresh(request, fully_consistent=True),
     )
-    assert [it is None for it in answers] == [False, True, True]
+    answered, refused = await outcomes([calls[0], calls[2]])
+    assert position_of(parsed(rpc, answered).as_of) == reached
+    assert isinstance(refused, PreconditionFailed)
+    await waiting(1)
+    assert not calls[1].future.done()
+    later = await filled.announce()
+    [answered] = await outcomes([calls[1]])
+    assert position_of(parsed(rpc, answered).as_of) == later
 
 
 @each_rpc
-def test_a_database_that_is_behind_what_was_announced_answers_no_token(
-    rpc: str, filled: ReadSide, together: Together
+async def test_a_database_that_is_behind_what_was_announced_answers_no_token_until_it_is_there(
+    rpc: str, filled: ReadSide, local: LocalQueries
 ) -> None:
-    filled.position += 1
-    answers_of = together(rpc)
+    ahead = await filled.announce(lost=True)
     request = REQUESTS[rpc][0]
-    ahead = fresh(request, at_least_as_fresh=filled.token(filled.position))
-    assert [it is None for it in ask(answers_of, ahead, request)] == [True, False]
+    waits, answered = local.ask(rpc, fresh(request, at_least_as_fresh=filled.token(ahead)), request)
+    [response] = await outcomes([answered])
+    assert position_of(parsed(rpc, response).as_of) == ahead - 1
+    await waiting(1)
+    assert not waits.future.done()
+    assert filled.advance() == ahead
+    [response] = await outcomes([waits])
+    assert position_of(parsed(rpc, response).as_of) == ahead
 
 
-@pytest.mark.parametrize("blind", [True])
 @each_rpc
-def test_without_announcements_only_calls_without_a_token_are_answered(
-    rpc: str, filled: ReadSide, together: Together
+async def test_without_announcements_the_database_says_whether_it_is_there(
+    rpc: str, filled: ReadSide, local: LocalQueries
 ) -> None:
     request = REQUESTS[rpc][0]
-    answers = ask(together(rpc), request, fresh(request, at_least_as_fresh=filled.token(1)))
-    assert [it is None for it in answers] == [False, True]
+    here, ahead = (fresh(request, at_least_as_fresh=filled.token(filled.position + it)) for it in (0, 1))
+    plain, there, not_yet = local.ask(rpc, request, here, ahead)
+    for response in await outcomes([plain, there]):
+        assert position_of(parsed(rpc, response).as_of) == filled.position
+    assert not not_yet.future.done()
+    filled.advance()
+    [response] = await outcomes([not_yet])
+    assert position_of(parsed(rpc, response).as_of) == filled.position
 
 
 @each_rpc
-def test_without_a_database_all_is_left_to_the_method(rpc: str, filled: ReadSide, together: Together) -> None:
-    answers_of = together(rpc)
+async def test_without_a_database_all_are_told_so(rpc: str, filled: ReadSide, local: LocalQueries) -> None:
     filled.let_in(anybody=False)
     try:
-        assert ask(answers_of, *REQUESTS[rpc]) == [None] * len(REQUESTS[rpc])
+        refused = await outcomes(local.ask(rpc, *REQUESTS[rpc]))
     finally:
         filled.let_in(anybody=True)
+    assert {it.reason for it in refused if isinstance(it, Unavailable)} == {"STORE_UNAVAILABLE"}
+    assert all(isinstance(it, Unavailable) for it in refused)

@@ -1,6 +1,7 @@
 """G8 over real sockets, on both transports: order, resumption, slow watchers, thousands of them, a lost database."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from prometheus_client import REGISTRY
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
 from commerce.type.v1.consistency_pb2 import Consistency
+from tandem.feed.token import encode_token
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, eventually, position_of, reason
 from tests.support.builders import identity
 
@@ -111,6 +113,59 @@ async def test_an_order_that_is_not_known_and_a_limit_that_is_reached_are_said(
     error = await refusal(stub)
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToTimedelta().total_seconds() > 0
+
+
+async def test_a_watch_begins_with_what_all_of_its_tokens_stand_for(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    read_side.put(VIEW, ORDER, order(1))
+    announced = await read_side.announce()
+    here, next_one, after = (read_side.token(announced + it) for it in (0, 1, 2))
+    watching = watch(stub, consistency=Consistency(tokens=[here, next_one]), resume_from=here)
+    further = watch(
+        stub, consistency=Consistency(at_least_as_fresh=here, tokens=[after], max_wait=Duration(seconds=20))
+    )
+    first, second = (asyncio.ensure_future(following(it)) for it in (watching, further))
+    assert read_side.put(VIEW, ORDER, order(2)) == announced + 1
+    await eventually(lambda: waiting_for(2), "both wait")
+    await read_side.announce()
+    assert (await first).order_details == order(2)
+    assert position_of((await second).as_of) >= announced + 2
+
+    for fields, subject in (
+        ({"consistency": Consistency(tokens=[here, elsewhere()])}, "consistency.tokens[1]"),
+        ({"consistency": Consistency(tokens=[here]), "resume_from": elsewhere()}, "resume_from"),
+    ):
+        error = await refusal(stub, **fields)
+        assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
+        [violation] = detail(error, error_details_pb2.PreconditionFailure).violations
+        assert (violation.type, violation.subject) == ("TOKEN_EPOCH_MISMATCH", subject)
+
+
+def elsewhere() -> str:
+    """A token of another feed."""
+    return encode_token(uuid.uuid4(), 1)
+
+
+async def waiting_for(count: int) -> bool:
+    return REGISTRY.get_sample_value("tandem_freshness_waiters") == count
+
+
+async def test_a_watcher_that_leaves_while_it_waits_for_its_token_is_let_go_of(
+    read_side: ReadSide, serve: Serve
+) -> None:
+    stub = await serve()
+    ahead = read_side.token(await read_side.announce() + 1)
+    call = stub.WatchOrderDetails(
+        queries.WatchOrderDetailsRequest(
+            order_id=ORDER, consistency=Consistency(at_least_as_fresh=ahead, max_wait=Duration(seconds=50))
+        )
+    )
+    first = asyncio.ensure_future(anext(aiter(call)))
+    await eventually(lambda: waiting_for(1), "it waits")
+    call.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await eventually(lambda: waiting_for(0), "it is let go of")
+    await eventually(nobody_watches, "the watch has ended")
 
 
 async def test_while_nothing_changes_heartbeats_move_on(read_side: ReadSide, serve: Serve) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from query_server.queries.highlight import highlight, plain, snippet
+from query_server.search.highlight import highlight, plain, snippet
 
 
 @pytest.mark.parametrize(

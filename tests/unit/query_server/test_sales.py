@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from commerce.query.v1.query_service_pb2 import GetSalesSummaryRequest
-from query_server.queries.sales import SalesKey, sales_key
-from query_server.validation import Checker
+from query_server.sales import SalesKey, sales_key
+from tandem.queries.checker import QueryChecker
 from tandem.runtime.errors import InvalidArgument
 
 DAY = timedelta(days=1)
 
 
 def asked(**fields: Any) -> SalesKey:
-    check = Checker(2)
+    check = QueryChecker(2)
     key = sales_key(GetSalesSummaryRequest(**fields), check)
     check.finish()
     return key

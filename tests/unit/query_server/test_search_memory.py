@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from query_server.queries.search.memory import (
+from query_server.search.memory import (
     Candidate,
     Candidates,
     Correction,

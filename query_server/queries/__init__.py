@@ -1,1 +1,0 @@
-"""One file a topic: what is asked of the read database beyond rows by key."""

@@ -1,0 +1,227 @@
+"""GetSalesSummary: sums over a range of days, from the rows of each day.
+
+All currencies' days and the products with the highest revenue come from one statement, so an answer is one state.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import date
+from typing import Any, NamedTuple
+
+from sqlalchemy import TextClause, text
+
+from commerce.internal.v1.stored_pb2 import SalesSummaryRow
+from commerce.query.v1.query_service_pb2 import GetSalesSummaryRequest, GetSalesSummaryResponse
+from commerce.query.v1.sales_pb2 import ProductSales, SalesDay, SalesFigures, SalesSummary
+from commerce.type.v1.money_pb2 import Money
+from query_server.money import check_currency
+from shop.views import sales_summary
+from tandem.queries.checker import QueryChecker
+from tandem.queries.encoding import EncodedField, as_of_text
+from tandem.queries.statements import Answer, StatementQuery, answer_each
+from tandem.queries.store import Store, position_of
+from tandem.read_store.tables import projection
+from tandem.runtime.errors import PreconditionFailed, TandemError, Violation
+
+MAX_DAYS = 366
+MAX_TOP_PRODUCTS = 100
+DEFAULT_TOP_PRODUCTS = 10
+# An answer with so many full years and full lists of products is about a megabyte, under what clients take.
+MAX_CURRENCIES = 50
+
+_AS_OF = EncodedField(GetSalesSummaryResponse, "as_of")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+class SalesKey(NamedTuple):
+    """The days from `first` to `last`, one currency or ("") all of them, and so many top products of each."""
+
+    first: date
+    last: date
+    currency_code: str
+    top_products: int
+
+
+def sales_key(request: GetSalesSummaryRequest, check: QueryChecker) -> SalesKey:
+    """What the request asks for; tells `check` what is wrong with it."""
+    first, last = _dates(request, check)
+    top = request.top_products if request.HasField("top_products") else DEFAULT_TOP_PRODUCTS
+    return SalesKey(
+        first,
+        last,
+        check_currency(check, "currency_code", request.currency_code),
+        check.number("top_products", top, 0, MAX_TOP_PRODUCTS),
+    )
+
+
+def _dates(request: GetSalesSummaryRequest, check: QueryChecker) -> tuple[date, date]:
+    """A range of 1 to MAX_DAYS days, both ends included; without a last day it is the first."""
+    start = _date("start_date", request.start_date, check)
+    end = _date("end_date", request.end_date, check) if request.end_date else start
+    if start and end:
+        days = (end - start).days + 1
+        if days < 1:
+            check.wrong("end_date", "OUT_OF_RANGE", "must not be before start_date")
+        elif days > MAX_DAYS:
+            check.wrong("end_date", "OUT_OF_RANGE", f"ends a range of {days} days; it must have at most {MAX_DAYS}")
+    return start or date.min, end or date.min
+
+
+def _date(field: str, value: str, check: QueryChecker) -> date | None:
+    try:
+        if _DATE.fullmatch(value):
+            return date.fromisoformat(value)
+    except ValueError:
+        pass  # the 30th of February
+    if value:
+        check.wrong(field, "MALFORMED", "must be a day of the calendar such as 2026-01-31")
+    else:
+        check.wrong(field, "REQUIRED", "is required")
+    return None
+
+
+def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
+    table = sales_summary.fullname
+    currency = "AND s.currency_code = :currency" if one_currency else ""
+    products = f"""
+        UNION ALL
+        SELECT r.currency_code, NULL, r.rank, r.product_id, n.value,
+            r.order_count, r.unit_count, r.revenue, 0, 0, 0, 0, 0
+        FROM (
+            SELECT *, row_number() OVER (PARTITION BY currency_code ORDER BY revenue DESC, product_id) AS rank
+            FROM (
+                SELECT s.currency_code, s.product_id, max(s.day) AS last_day,
+                    CAST(sum(s.order_count) AS bigint) AS order_count,
+                    CAST(sum(s.unit_count) AS bigint) AS unit_count,
+                    CAST(sum(s.revenue) AS bigint) AS revenue
+                FROM {table} AS s
+                WHERE s.product_id IS NOT NULL AND s.day BETWEEN :first AND :last {currency}
+                GROUP BY s.currency_code, s.product_id HAVING sum(s.order_count) > 0
+            ) AS sums
+        ) AS r
+        -- The name is the one of the day on which it was ordered last.
+        CROSS JOIN LATERAL (
+            SELECT s.value FROM {table} AS s
+            WHERE s.day = r.last_day AND s.currency_code = r.currency_code AND s.product_id = r.product_id
+            LIMIT 1
+        ) AS n
+        WHERE r.rank <= :top"""  # noqa: S608 - only the table's name is put in
+    return text(f"""
+    SELECT p.feed_epoch, p.position, v.*
+    FROM {projection.fullname} AS p LEFT JOIN (
+        SELECT s.currency_code, s.day, NULL AS rank, s.product_id, NULL AS value,
+            s.order_count, s.unit_count, s.revenue, s.shipping_fees,
+            s.cancelled_order_count, s.cancelled_unit_count, s.cancelled_revenue, s.cancelled_shipping_fees
+        FROM {table} AS s WHERE s.product_id IS NULL AND s.day BETWEEN :first AND :last {currency}
+        {products if with_products else ""}
+    ) AS v ON true
+    WHERE p.view = '{sales_summary.name}'
+    ORDER BY v.day, v.rank LIMIT :most
+    """)  # noqa: S608
+
+
+_STATEMENTS = {
+    (one_currency, with_products): _statement(one_currency=one_currency, with_products=with_products)
+    for one_currency in (False, True)
+    for with_products in (False, True)
+}
+
+
+class SalesQuery(StatementQuery[SalesKey]):
+    name = "GetSalesSummary"
+    kind = "sales"
+    views = (sales_summary.name,)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def wanted(self, request: Any, check: QueryChecker) -> SalesKey:
+        return sales_key(request, check)
+
+    def read(self, wanted: Sequence[SalesKey]) -> Iterator[Answer | TandemError]:
+        return answer_each(self._answer, wanted)
+
+    def _answer(self, wanted: SalesKey) -> Answer:
+        """Raises Unavailable, and PreconditionFailed for more than MAX_CURRENCIES."""
+        arguments: dict[str, object] = {
+            "first": wanted.first,
+            "last": wanted.last,
+            # More than this are of more currencies than are answered.
+            "most": MAX_CURRENCIES * (MAX_DAYS + MAX_TOP_PRODUCTS) + 1,
+        }
+        if wanted.currency_code:
+            arguments["currency"] = wanted.currency_code
+        if wanted.top_products:
+            arguments["top"] = wanted.top_products
+        statement = _STATEMENTS[bool(wanted.currency_code), bool(wanted.top_products)]
+        rows = self._store.execute_on(sales_summary.name, statement, arguments)
+        response = GetSalesSummaryResponse(summaries=_summaries([row for row in rows if row.currency_code is not None]))
+        as_of = position_of(rows[0])
+        return Answer(response.SerializeToString(deterministic=True) + _AS_OF(as_of_text(as_of)), as_of)
+
+
+def _summaries(rows: Sequence[Any]) -> Iterator[SalesSummary]:
+    """Of rows in the order of days and ranks, by currency."""
+    by_currency: dict[str, list[Any]] = {}
+    for row in rows:
+        by_currency.setdefault(row.currency_code, []).append(row)
+    if len(by_currency) > MAX_CURRENCIES:
+        raise PreconditionFailed(
+            [
+                Violation(
+                    "currency_code",
+                    f"more than {MAX_CURRENCIES} currencies have sales in this range; name one",
+                    "TOO_MANY_CURRENCIES",
+                )
+            ]
+        )
+    for currency in sorted(by_currency):
+        days = [row for row in by_currency[currency] if row.day is not None]
+        products = [row for row in by_currency[currency] if row.day is None]
+        yield SalesSummary(
+            currency_code=currency,
+            sold=_figures(currency, [_sold(row) for row in days]),
+            cancelled=_figures(currency, [_cancelled(row) for row in days]),
+            days=[
+                SalesDay(
+                    date=row.day.isoformat(),
+                    sold=_figures(currency, [_sold(row)]),
+                    cancelled=_figures(currency, [_cancelled(row)]),
+                )
+                for row in days
+            ],
+            top_products=[_product(row) for row in products],
+        )
+
+
+def _sold(row: Any) -> tuple[int, int, int, int]:
+    return row.order_count, row.unit_count, row.revenue, row.shipping_fees
+
+
+def _cancelled(row: Any) -> tuple[int, int, int, int]:
+    return (
+        row.cancelled_order_count,
+        row.cancelled_unit_count,
+        row.cancelled_revenue,
+        row.cancelled_shipping_fees,
+    )
+
+
+def _figures(currency: str, figures: Sequence[tuple[int, int, int, int]]) -> SalesFigures:
+    orders, units, revenue, fees = (sum(column) for column in zip(*figures, strict=True))
+    return SalesFigures(
+        order_count=orders,
+        unit_count=units,
+        revenue=Money(minor_units=revenue, currency_code=currency),
+        shipping_fees=Money(minor_units=fees, currency_code=currency),
+    )
+
+
+def _product(row: Any) -> ProductSales:
+    return ProductSales(
+        product_id=str(row.product_id),
+        product_name=SalesSummaryRow.FromString(row.value).product_name,
+        order_count=row.order_count,
+        unit_count=row.unit_count,
+        revenue=Money(minor_units=row.revenue, currency_code=row.currency_code),
+    )

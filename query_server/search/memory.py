@@ -1,0 +1,132 @@
+"""What the words of a query decide alone, kept until the texts of the products change.
+
+Nothing is told to be stale, and nothing grows too old: each entry names the content of its view that it is of, and
+holds for rows that were read with the same content. It does not matter which database or replica they came from.
+"""
+
+import sys
+import threading
+import uuid
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from query_server.search.request import Alternatives
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+# The key with its words, and the objects around; and for each hit with marks.
+_ENTRY_BYTES = 600
+_MARKED_BYTES = 300
+_KEY_BYTES = 16
+
+
+def split_keys(keys: bytes) -> list[bytes]:
+    """Keys that are written one behind the other."""
+    return [keys[at : at + _KEY_BYTES] for at in range(0, len(keys), _KEY_BYTES)]
+
+
+class TextKey(NamedTuple):
+    """What a text search depends on, beside the text."""
+
+    words: tuple[str, ...]
+    alternatives: Alternatives
+    include_discontinued: bool
+
+
+class Candidate(NamedTuple):
+    """A product that a text search found. added: the position at which it was."""
+
+    key: bytes
+    score: int
+    added: int
+    category: str
+
+
+class Candidates:
+    """The products that a text search found, in little room. content: of product_search."""
+
+    def __init__(self, content: uuid.UUID, found: Sequence[Candidate]) -> None:
+        self.content = content
+        self._keys = b"".join([it.key for it in found])
+        self._scores = array("q", [it.score for it in found])
+        self._added = array("q", [it.added for it in found])
+        # There are few categories.
+        self._categories = tuple([sys.intern(it.category) for it in found])
+
+    def __len__(self) -> int:
+        return len(self._categories)
+
+    def __iter__(self) -> Iterator[tuple[bytes, int, int, str]]:
+        """As Candidate has it."""
+        return zip(self.keys(), self._scores, self._added, self._categories, strict=True)
+
+    def keys(self) -> list[bytes]:
+        return split_keys(self._keys)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return _ENTRY_BYTES + 40 * len(self)
+
+
+class Correction(NamedTuple):
+    """What a word is taken for too. content: of search_word."""
+
+    content: uuid.UUID
+    alternatives: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return _ENTRY_BYTES + 100 * len(self.alternatives)
+
+
+Marks = dict[bytes, tuple[bytes, bytes]]
+"""What a query marks in products, by key: what the card begins with while its texts are the same, and the hit's fields.
+"""
+
+
+def size_of_marks(marks: Marks) -> int:
+    """In bytes."""
+    return _ENTRY_BYTES + sum(_MARKED_BYTES + len(texts) + len(fields) for texts, fields in marks.values())
+
+
+class Lru(Generic[K, V]):
+    """Some entries; when they take too much, those that were not asked for the longest go. For several threads."""
+
+    def __init__(self, most_bytes: int, size: Callable[[V], int]) -> None:
+        self._most = most_bytes
+        self._size = size
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[K, V] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, key: K) -> V | None:
+        with self._lock:
+            found = self._entries.get(key)
+            if found is not None:
+                self._entries.move_to_end(key)
+            return found
+
+    def put(self, key: K, value: V) -> None:
+        with self._lock:
+            before = self._entries.pop(key, None)
+            if before is not None:
+                self.bytes -= self._size(before)
+            self._entries[key] = value
+            self.bytes += self._size(value)
+            while self.bytes > self._most:
+                _, oldest = self._entries.popitem(last=False)
+                self.bytes -= self._size(oldest)
+
+
+class SearchMemory:
+    """For all threads that search. Marks take most room, a kilobyte a hit, and are soonest made again."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.candidates: Lru[TextKey, Candidates] = Lru(most_bytes * 5 // 16, lambda it: it.size)
+        self.corrections: Lru[str, Correction] = Lru(most_bytes // 16, lambda it: it.size)
+        self.marks: Lru[tuple[str, ...], Marks] = Lru(most_bytes * 10 // 16, size_of_marks)

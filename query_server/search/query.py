@@ -1,0 +1,233 @@
+"""SearchProducts: several searches together. Those whose text was searched for before need one statement for all."""
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from query_server.search.highlight import plain
+from query_server.search.memory import Candidate, Candidates, Correction, SearchMemory, TextKey, split_keys
+from query_server.search.page import (
+    Card,
+    SearchPage,
+    best,
+    encode_response,
+    likely_shown,
+    page_of_cards,
+    page_of_row,
+)
+from query_server.search.request import SEARCHED, Alternatives, SearchKey, search_key
+from query_server.search.statements import (
+    ALTERNATIVES,
+    CARDS,
+    MOST_REMEMBERED,
+    page_statement,
+    swapped,
+    word_arguments,
+)
+from shop.views import product_search, search_word
+from tandem.feed.token import Token
+from tandem.queries.checker import QueryChecker
+from tandem.queries.statements import Answer, StatementQuery, answer_each
+from tandem.queries.store import Store, position_of
+from tandem.runtime.arrays import array
+from tandem.runtime.errors import TandemError, Unavailable
+
+# With fewer the query may be misspelled: then what it may mean is looked for too.
+_TOO_FEW = 3
+# Letters of a word that is at the beginning of few others. Half of every catalogue has a word that begins with "s".
+# Where one word of a query is rare, so are the products that have all of them.
+_RARE = 4
+_FIRST_ID = uuid.UUID(int=0)
+
+
+class _Positions(NamedTuple):
+    """What the three views were at, and which content the text's had."""
+
+    products: Token
+    cards: Token
+    words: Token
+    content: uuid.UUID | None
+    word_content: uuid.UUID | None
+
+
+class _Known(NamedTuple):
+    """What is remembered for a search: what its words found, what they may mean, and what that found."""
+
+    plain: Candidates
+    corrections: Sequence[Correction | None]
+    corrected: Candidates | None
+
+
+class SearchQuery(StatementQuery[SearchKey]):
+    name = "SearchProducts"
+    kind = "search"
+    views = SEARCHED
+
+    def __init__(self, searched: Store, cards: Store, memory: SearchMemory) -> None:
+        """searched: its connections are set up by SESSION. cards: reads rows by their keys. memory: of all threads."""
+        self._searched = searched
+        self._cards = cards
+        self._memory = memory
+
+    def wanted(self, request: Any, check: QueryChecker) -> SearchKey:
+        return search_key(request, check)
+
+    def read(self, wanted: Sequence[SearchKey]) -> Iterator[Answer | TandemError]:
+        known = {key: it for key in wanted if (it := self._recall(key)) is not None}
+        read = self._read_cards(known) if known else None
+
+        def answer(key: SearchKey) -> Answer:
+            found = self._remembered(key, known[key], *read) if read and key in known else None
+            return found or self._in_full(key)
+
+        return answer_each(answer, wanted)
+
+    def _recall(self, wanted: SearchKey) -> _Known | None:
+        found = self._memory.candidates.get(_text_key(wanted, wanted.alternatives))
+        if found is None:
+            return None
+        corrections = self._corrections(wanted.words) if _may_be_misspelled(wanted) else []
+        alternatives = _alternatives_of(corrections)
+        corrected = self._memory.candidates.get(_text_key(wanted, alternatives)) if any(alternatives) else None
+        return _Known(found, corrections, corrected)
+
+    def _corrections(self, words: Sequence[str]) -> list[Correction | None]:
+        return [self._memory.corrections.get(word) for word in words]
+
+    def _read_cards(self, known: Mapping[SearchKey, _Known]) -> tuple[Mapping[bytes, Card], _Positions]:
+        """The cards that the searches need, as they are at one moment."""
+        shown: set[bytes] = set()
+        counted: set[bytes] = set()
+        for wanted, it in known.items():
+            for candidates in filter(None, (it.plain, it.corrected)):
+                shown.update(likely_shown(wanted, candidates))
+                counted.update(candidates.keys())
+        arguments: dict[str, object] = {"shown": array("UUID", shown), "counted": array("UUID", counted - shown)}
+        [row] = self._cards.execute_on(product_search.name, CARDS, arguments)
+        columns = (row.prices or (), row.currencies or (), row.available or (), row.values or ())
+        cards = dict(zip(split_keys(row.keys or b""), zip(*columns, strict=True), strict=True))
+        return cards, _positions(row)
+
+    def _remembered(
+        self, wanted: SearchKey, known: _Known, cards: Mapping[bytes, Card], at: _Positions
+    ) -> Answer | None:
+        """What a search in full would find where the cards were read, or None where that is not known."""
+        if known.plain.content != at.content:
+            return None
+        alternatives, consulted = wanted.alternatives, [at.products, at.cards]
+        page = page_of_cards(wanted, known.plain, cards)
+        if page is not None and _may_be_misspelled(wanted) and page.total < _TOO_FEW:
+            if not _hold(known.corrections, at):
+                return None
+            consulted.append(at.words)
+            alternatives = _alternatives_of(known.corrections)
+            if any(alternatives):
+                if known.corrected is None or known.corrected.content != at.content:
+                    return None
+                page = page_of_cards(wanted, known.corrected, cards)
+        return self._answer(wanted, alternatives, page, consulted) if page is not None else None
+
+    def _in_full(self, wanted: SearchKey) -> Answer:
+        alternatives = wanted.alternatives
+        page, at = self._page(wanted, alternatives)
+        consulted = [at.products, at.cards]
+        if _may_be_misspelled(wanted) and page.total < _TOO_FEW:
+            corrections: Sequence[Correction | None] = self._corrections(wanted.words)
+            words = at.words
+            if not _hold(corrections, at):
+                corrections, words = self._correct(wanted.words)
+            alternatives = _alternatives_of(corrections)
+            if any(alternatives):
+                page, at = self._page(wanted, alternatives)
+            consulted = [at.products, at.cards, words]
+        return self._answer(wanted, alternatives, page, consulted)
+
+    def _answer(
+        self, wanted: SearchKey, alternatives: Alternatives, page: SearchPage, consulted: Sequence[Token]
+    ) -> Answer:
+        """consulted: what the page was made of is at these positions, or later ones."""
+        if len({it.epoch for it in consulted}) > 1:
+            raise Unavailable("the views of the products are being replaced", reason="STORE_UNAVAILABLE")
+        as_of = min(consulted, key=lambda it: it.position)
+        return Answer(encode_response(wanted, alternatives, page, as_of, self._memory), as_of)
+
+    def _page(self, wanted: SearchKey, alternatives: Alternatives) -> tuple[SearchPage, _Positions]:
+        """Searches for the words and their alternatives, and remembers what was found."""
+        counts = tuple(len(it) for it in alternatives) or (0,) * len(wanted.words)
+        after = wanted.after
+        rare = any(len(word) >= _RARE for word in wanted.words)
+        arguments: dict[str, object] = {
+            **word_arguments(wanted.words, alternatives),
+            "query": " ".join(best(wanted.words, alternatives)),
+            "discontinued": wanted.include_discontinued,
+            "any_category": not wanted.categories,
+            "categories": list(wanted.categories),
+            "currency": wanted.currency_code,
+            "min_price": wanted.min_price,
+            "max_price": wanted.max_price,
+            "in_stock": wanted.in_stock,
+            "sort": wanted.sort,
+            "rank": after.rank if after else 2**63 - 1,
+            "key": after.key if after else _FIRST_ID,
+            "size": wanted.size,
+        }
+        [row] = self._searched.execute_on(product_search.name, page_statement(counts, rare), arguments)
+        found = _candidates_of_row(row)
+        if found is not None:
+            self._memory.candidates.put(_text_key(wanted, alternatives), found)
+        return page_of_row(row), _positions(row)
+
+    def _correct(self, words: Sequence[str]) -> tuple[Sequence[Correction | None], Token]:
+        """What each of the words is taken for too, and remembers it; with the position of the words' view."""
+        others = [f"{number} {other}" for number, word in enumerate(words, start=1) for other in swapped(plain(word))]
+        rows = self._searched.execute_on(search_word.name, ALTERNATIVES, {"words": list(words), "swapped": others})
+        found: list[list[str]] = [[] for _ in words]
+        for row in rows:
+            if row.number is not None:
+                found[row.number - 1].append(row.plain_word)
+        content = rows[0].content
+        corrections = [Correction(content, tuple(it)) for it in found]
+        if content is not None:
+            for word, correction in zip(words, corrections, strict=True):
+                self._memory.corrections.put(word, correction)
+        return corrections, position_of(rows[0])
+
+
+def _may_be_misspelled(wanted: SearchKey) -> bool:
+    """On later pages the page token says what the first was corrected by."""
+    return bool(wanted.words) and wanted.after is None
+
+
+def _text_key(wanted: SearchKey, alternatives: Alternatives) -> TextKey:
+    return TextKey(wanted.words, alternatives if any(alternatives) else (), wanted.include_discontinued)
+
+
+def _candidates_of_row(row: Any) -> Candidates | None:
+    """What the text found, if it may be remembered."""
+    scores: Sequence[int] = row.found_scores or ()
+    if row.content is None or len(scores) > MOST_REMEMBERED:
+        return None
+    found = zip(
+        split_keys(row.found_keys or b""), scores, row.found_added or (), row.found_categories or (), strict=True
+    )
+    return Candidates(row.content, [Candidate(*it) for it in found])
+
+
+def _positions(row: Any) -> _Positions:
+    """Of CARDS or a `page_statement`."""
+    return _Positions(
+        products=position_of(row),
+        cards=Token(row.card_epoch, row.card_position),
+        words=Token(row.word_epoch, row.word_position),
+        content=row.content,
+        word_content=row.word_content,
+    )
+
+
+def _hold(corrections: Sequence[Correction | None], at: _Positions) -> bool:
+    """Whether it is known of all words what they are taken for at these positions."""
+    return all(it is not None and it.content == at.word_content for it in corrections)
+
+
+def _alternatives_of(corrections: Sequence[Correction | None]) -> Alternatives:
+    return tuple([it.alternatives if it is not None else () for it in corrections])

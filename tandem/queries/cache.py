@@ -1,0 +1,235 @@
+"""memcached as a reader sees it: read many, and fill what is missing under a lease.
+
+A node that fails is a miss, never an error: the connection is closed, and the node is not asked for a while.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+
+from google.protobuf.message import DecodeError
+from prometheus_client import Counter
+from pymemcache.exceptions import MemcacheError
+
+from tandem.queries.settings import CacheSettings
+from tandem.read_store.cache import (
+    LEASE_SECONDS,
+    PLACEHOLDER,
+    CacheEpochs,
+    NodeClient,
+    Ring,
+    decode_entry,
+    encode_entry,
+    key_prefix,
+    node_client,
+)
+from tandem.runtime.telemetry import log
+
+NODE_FAILURES = Counter(
+    "tandem_cache_node_failures_total", "Failures of a memcached node as readers met them", ["node"]
+)
+
+# KeyError and ValueError are how pymemcache meets an answer that it did not ask for; it closes the connection then.
+_FAILURES = (OSError, MemcacheError, ValueError, KeyError)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Lookup(NamedTuple):
+    """entries: what is stored for the rows, by their ids as they were asked for; `entry_value` reads it.
+
+    asked: how many were; those at nodes that are fenced off or fail are not.
+    """
+
+    entries: dict[str, bytes]
+    asked: int
+
+
+class Lease(NamedTuple):
+    """The right to fill an entry, as long as nobody else has written it.
+
+    It is good on the connection that took it: after a restart memcached counts its cas values anew.
+    """
+
+    node: str
+    name: str
+    cas: bytes
+    client: NodeClient
+
+
+class _Asked(NamedTuple):
+    """What a node was asked for, on which connection. names: memcached's keys and the rows that they are of."""
+
+    node: str
+    client: NodeClient
+    names: dict[str, str]
+
+
+class Resting:
+    """Which nodes failed lately. The caches of a server share it: what one of them waited for, the others need not.
+
+    For any thread.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """seconds: how long a node is not asked after it failed."""
+        self._seconds = seconds
+        self._clock = clock
+        self._until: dict[str, float] = {}
+
+    def is_resting(self, node: str) -> bool:
+        return node in self._until and self._clock() < self._until[node]
+
+    def failed(self, node: str) -> None:
+        self._until[node] = self._clock() + self._seconds
+
+    def last(self, node: str) -> float | None:
+        """Tells one failure of a node from the next; None before the first."""
+        return self._until.get(node)
+
+
+class Cache:
+    """A reader's connections, one to each node. For one thread at a time."""
+
+    def __init__(self, settings: CacheSettings, resting: Resting) -> None:
+        self._settings = settings
+        self._resting = resting
+        self._clients: dict[str, NodeClient] = {}
+        # The node's last failure when the connection was made: one from before a later failure is not trusted.
+        self._made_after: dict[str, float | None] = {}
+        self._ring = Ring([])
+
+    async def start(self) -> None:
+        """Nothing connects before the first use."""
+
+    async def stop(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    def look_up(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> Lookup:
+        """Reads the entries of `rows` under the epochs that were announced. Rows are ids in 32 hexadecimal digits."""
+        [found] = self.look_up_each(view, epochs, [rows])
+        return found
+
+    def look_up_each(self, view: str, epochs: CacheEpochs, wanted: Iterable[Iterable[str]]) -> Iterator[Lookup]:
+        """As `look_up` for each of them, all under the same epochs. Nodes are asked for the next before an answer is
+        read, and work on it meanwhile: one ahead, so that what nobody reads yet cannot fill the connection.
+        """
+        ahead: list[_Asked] | None = None
+        try:
+            for rows in wanted:
+                before, ahead = ahead, self._ask(view, epochs, rows)
+                if before is not None:
+                    yield self._read(before)
+            if ahead is not None:
+                last, ahead = ahead, None
+                yield self._read(last)
+        finally:
+            # Whoever asked reads no more. The answers would be taken for those to what is asked for next.
+            if ahead is not None:
+                for it in ahead:
+                    self._close(it.node)
+
+    def _ask(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> list[_Asked]:
+        asked = []
+        for node, names in self._by_node(view, epochs, rows).items():
+            if names:
+                client = self._try(node, NodeClient.ask, names)
+                if client is not None:
+                    asked.append(_Asked(node, client, names))
+        return asked
+
+    def _read(self, asked: Sequence[_Asked]) -> Lookup:
+        found: dict[str, bytes] = {}
+        count = 0
+        for node, client, names in asked:
+            if self._clients.get(node) is not client:
+                # It failed when more was asked for.
+                continue
+            try:
+                entries = client.answer()
+            except _FAILURES as error:
+                self._failed(node, error)
+                continue
+            count += len(names)
+            for name, entry in entries.items():
+                found[names[name]] = entry
+        return Lookup(found, count)
+
+    def lease(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> dict[str, Lease]:
+        """Places placeholders for entries that are not there, at most `max_fills`; a lease for each one placed.
+
+        Read the database after this, not before: the projector's write of a newer row ends the lease. A plain `add` of
+        the value would not do: it succeeds where a newer entry was set and evicted in between.
+        """
+        leases: dict[str, Lease] = {}
+        for node, names in self._by_node(view, epochs, islice(rows, self._settings.max_fills)).items():
+            placed = [
+                name for name in names if self._try(node, NodeClient.add, name, PLACEHOLDER, expire=LEASE_SECONDS)
+            ]
+            entries = self._try(node, NodeClient.gets_many, placed) if placed else None
+            for name, (value, cas) in (entries or {}).items():
+                if value == PLACEHOLDER:
+                    leases[names[name]] = Lease(node, name, cas, self._clients[node])
+        return leases
+
+    def fill(self, leases: Mapping[str, Lease], values: Mapping[str, bytes]) -> None:
+        """Stores values under their leases. A placeholder without a value expires."""
+        for row, (node, name, cas, client) in leases.items():
+            value = values.get(row)
+            if value is not None and self._clients.get(node) is client:
+                self._try(node, NodeClient.cas, name, encode_entry(value), cas, expire=self._settings.entry_seconds)
+
+    def _by_node(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> dict[str, dict[str, str]]:
+        """For each node that is not fenced off, memcached's keys and the rows that they are of."""
+        nodes = list(epochs)
+        if self._ring.nodes != nodes:
+            self._ring = Ring(nodes)
+        by_node: dict[str, list[str]] = {node: [] for node in nodes}
+        if len(nodes) == 1:
+            by_node[nodes[0]].extend(rows)
+        else:
+            for row in rows:
+                by_node[self._ring.node_of_digits(row)].append(row)
+        prefixes = {node: key_prefix(view, epoch) for node, epoch in epochs.items() if epoch is not None}
+        return {node: {prefixes[node] + row: row for row in rows} for node, rows in by_node.items() if node in prefixes}
+
+    def _try(
+        self, node: str, command: Callable[Concatenate[NodeClient, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T | None:
+        """What the node answers; None when it fails or rests."""
+        if self._resting.is_resting(node):
+            return None
+        last_failure = self._resting.last(node)
+        if node in self._clients and self._made_after[node] != last_failure:
+            self._close(node)
+        try:
+            if node not in self._clients:
+                self._clients[node] = node_client(node, timeout=self._settings.timeout)
+                self._made_after[node] = last_failure
+            return command(self._clients[node], *args, **kwargs)
+        except _FAILURES as error:
+            self._failed(node, error)
+            return None
+
+    def _failed(self, node: str, error: Exception) -> None:
+        self._resting.failed(node)
+        self._close(node)
+        NODE_FAILURES.labels(node).inc()
+        log.warning("a cache node failed", node=node, error=repr(error)[:200])
+
+    def _close(self, node: str) -> None:
+        client = self._clients.pop(node, None)
+        if client is not None:
+            client.close()
+
+
+def entry_value(entry: bytes) -> bytes | None:
+    """The view's bytes; None when the entry is a placeholder, or is not one of ours."""
+    try:
+        return decode_entry(entry)
+    except DecodeError:
+        return None

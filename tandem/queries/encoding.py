@@ -1,0 +1,74 @@
+"""Composing a response from views that are stored serialised: bytes put behind bytes, nothing parsed.
+
+A message's encoding is its fields' encodings, one behind the other; a field of bytes, text or a message is its tag, its
+length and its content. Tags come from the descriptors.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from tandem.feed.token import Token, encode_token
+
+_LENGTH_DELIMITED = 2
+_TYPES = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+
+
+@lru_cache(maxsize=1024)
+def as_of_text(as_of: Token) -> bytes:
+    """The token's text in UTF-8. All answers between two announcements share it."""
+    return encode_token(as_of.epoch, as_of.position).encode()
+
+
+def view_of(field: FieldDescriptor) -> str:
+    """The view whose rows a response's field holds: it is named as their message is, order_details for OrderDetails."""
+    assert field.message_type is not None, f"{field.full_name} holds rows"
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", field.message_type.name).lower()
+
+
+class EncodedField:
+    """Encodes one field of a message, given its content: a serialised message, or text in UTF-8."""
+
+    __slots__ = ("_before", "_opening", "tag")
+
+    def __init__(self, message: type[Message], name: str) -> None:
+        """Raises KeyError when `message` has no such field."""
+        field = message.DESCRIPTOR.fields_by_name[name]
+        assert field.type in _TYPES, f"{field.full_name} is not length-delimited"
+        self.tag = _varint(field.number << 3 | _LENGTH_DELIMITED)
+        # Most contents are of few sizes.
+        self._before = lru_cache(maxsize=4096)(lambda size: self.tag + _varint(size))
+        self._opening = lru_cache(maxsize=4096)(self._opening_of)
+
+    def __call__(self, content: bytes) -> bytes:
+        return self._before(len(content)) + content
+
+    def each(self, contents: Iterable[bytes]) -> bytes:
+        """The field once for each content: as a repeated field is encoded."""
+        before = self._before
+        return b"".join([part for content in contents for part in (before(len(content)), content)])
+
+    def encodes(self, encoded: bytes) -> bool:
+        """Whether `encoded` is this field and nothing else."""
+        opening = self._opening(len(encoded))
+        return opening is not None and encoded.startswith(opening)
+
+    def _opening_of(self, size: int) -> bytes | None:
+        """The tag and the length of a field that takes `size` bytes in all; None where no field does."""
+        for length_bytes in range(1, 6):
+            opening = self.tag + _varint(max(size - len(self.tag) - length_bytes, 0))
+            if len(opening) == len(self.tag) + length_bytes:
+                return opening if size >= len(opening) else None
+        return None
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

@@ -1,0 +1,512 @@
+"""How far the views are, and whether that is far enough for a call.
+
+A projector announces each view's position with the cache epochs that belong to it; the two are used together and never
+mixed with those of another announcement. Without an announcement of a view for `blind_after` seconds, or while the
+connection that listens is down, the view is blind: its cache is not read, and the database says how far it is.
+
+`Freshness.judge` is the one place that decides whether an answer is fresh enough, before it is read and after. A call
+that must wait is parked here, whichever query it is of:
+
+    judged ──▶ parked ──▶ released   its position was announced, or is in the database while the view is blind:
+                 │                   back into the queue of its worker (`home`), which judges it again
+                 ├──────▶ overdue    its wait is over: it fails with PROJECTION_LAG; while the view is blind it is
+                 │                   released, since the database has the last word
+                 ├──────▶ gone       its caller has gone: it is dropped at once
+                 └──────▶ stopped    the server stops: it fails
+
+The listening thread (an announcement), the thread that reads positions while a view is blind, the thread that ends
+waits, and the transport (the caller has gone) cause these. Whoever takes a call out of `_parked` under the lock has it.
+"""
+
+import asyncio
+import enum
+import heapq
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import count
+from typing import Any, NamedTuple
+
+import psycopg
+from prometheus_client import Counter, Gauge, Histogram
+
+from tandem.feed.token import Token
+from tandem.queries.settings import FreshnessSettings
+from tandem.read_store.announcement import Announcement, MalformedAnnouncement
+from tandem.read_store.cache import CacheEpochs
+from tandem.runtime.call import Call, Context, Stage, settle, stopping_error
+from tandem.runtime.errors import Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
+from tandem.runtime.listener import Listener
+from tandem.runtime.settings import SettingsError
+from tandem.runtime.telemetry import log
+from tandem.runtime.worker import refuse
+
+POSITION = Gauge("tandem_announced_position", "The position of each view that was announced last", ["view"])
+BLIND = Gauge(
+    "tandem_freshness_blind", "1 while a view's announcements are missing and its cache is not read", ["view"]
+)
+WAITS = Histogram(
+    "tandem_freshness_wait_seconds",
+    "Time that calls with a token waited for its position; those that needed no wait are not counted",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+)
+WAITERS = Gauge("tandem_freshness_waiters", "Calls that wait for a position")
+IGNORED = Counter("tandem_announcements_ignored_total", "Announcements that were malformed or older than one before")
+
+FULLY_CONSISTENT = "consistency.fully_consistent"
+
+# How long those who wait for a blind view wait between looks at the database; one look serves them all.
+_POLL_SECONDS = 0.05
+# The listening thread looks up this often, to stop or to notice that a view is blind.
+_LISTEN_SECONDS = 0.2
+_RECONNECT_SECONDS = 0.5
+# What is left of the caller's deadline when a wait ends, so that the answer says why, and arrives.
+_MARGIN_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A view's last announcement."""
+
+    token: Token
+    cache_epochs: CacheEpochs
+    """Empty where there is no cache."""
+    received_at: float
+
+
+class Wanted(NamedTuple):
+    """A token that an answer must include. field: where the caller gave it."""
+
+    token: Token
+    field: str
+
+
+@dataclass(frozen=True)
+class Need:
+    """How fresh an answer must be.
+
+    wanted: what it must include, at most one token of each feed. max_wait: in seconds, since the call came.
+    fully_consistent: the feed's head is wanted too, and is still to be read.
+    """
+
+    wanted: tuple[Wanted, ...] = ()
+    max_wait: float = 0.0
+    fully_consistent: bool = False
+
+    def including(self, token: Token, field: str) -> "Need":
+        """With another token. Of two tokens of one feed the later one includes the other."""
+        if any(it.token.includes(token) for it in self.wanted):
+            return self
+        others = tuple([it for it in self.wanted if it.token.epoch != token.epoch])
+        return replace(self, wanted=(*others, Wanted(token, field)))
+
+    def with_head(self, token: Token) -> "Need":
+        """With the feed's head, which was read after the call came."""
+        return replace(self.including(token, FULLY_CONSISTENT), fully_consistent=False)
+
+
+NOTHING_NEEDED = Need()
+
+
+class Asked:
+    """What a query's call asks for: its `asked`, from the first handler on.
+
+    home: the stage that a call goes back to from where it was parked. until: when its wait is over, on the clock of
+    time.monotonic(). view: what it waits for.
+    """
+
+    __slots__ = ("home", "need", "until", "view")
+
+    def __init__(self, call: Context, home: Stage, view: str, need: Need) -> None:
+        self.home = home
+        self.need = need
+        self.view = view
+        left = call.deadline - call.came_at
+        # A short deadline keeps most of its time for the wait.
+        self.until = call.came_at + min(need.max_wait, left - min(_MARGIN_SECONDS, left / 4))
+
+
+class Fresh(enum.Enum):
+    NOW = "it is fresh enough"
+    WAIT = "it will be, or the wait ends first"
+    DATABASE = "only what the database says can tell: no announcement does, or it is of another feed"
+
+
+class _Parked:
+    """A call that waits for its position. call: None once it was taken out."""
+
+    __slots__ = ("call", "since", "token")
+
+    def __init__(self, call: Call, token: Token, since: float) -> None:
+        self.call: Call | None = call
+        self.token = token
+        self.since = since
+
+
+_Heap = list[tuple[float, int, _Parked]]
+"""By what they wait for: a position, or the end of the wait. The number decides between equal ones."""
+
+
+class Freshness:
+    """`start` and `stop` make it a Component. For any thread, and a Stage: it parks the calls that it is handed."""
+
+    def __init__(
+        self,
+        settings: FreshnessSettings,
+        listener: Listener,
+        read_positions: Callable[[], dict[str, Token]],
+        views: Collection[str],
+        head: Stage,
+        *,
+        with_cache: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """read_positions: the views' positions in the database; raises Unavailable. views: all that are followed.
+
+        head: adds the feed's head to the need of the calls that ask for it. with_cache: False to take no notice of the
+        nodes that are announced.
+        """
+        self.head = head
+        self.default_max_wait = settings.default_max_wait
+        self._settings = settings
+        self._listener = listener
+        self._read_positions = read_positions
+        self._views = views
+        self._with_cache = with_cache
+        self._clock = clock
+        self._announced: dict[str, Announced] = {}
+        self._subscribers: list[Callable[[str], None]] = []
+        # Guards all below, and changes of what was announced.
+        self._lock = threading.Lock()
+        self._parked: dict[Call, _Parked] = {}
+        self._by_position: dict[str, _Heap] = {view: [] for view in views}
+        self._by_end: _Heap = []
+        self._numbers = count()
+        self._ends_changed = threading.Condition(self._lock)
+        self._is_waited_for = threading.Condition(self._lock)
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    async def start(self) -> None:
+        for name, run in (
+            ("announcements", self._follow_announcements),
+            ("positions", self._follow_database),
+            ("waits", self._follow_ends),
+        ):
+            thread = threading.Thread(target=run, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    async def stop(self) -> None:
+        with self._lock:
+            self._stopping.set()
+            self._ends_changed.notify_all()
+            self._is_waited_for.notify_all()
+            left = [call for it in list(self._parked.values()) if (call := self._take_out(it)) is not None]
+        refuse(left, stopping_error())
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+    def announced(self, view: str) -> Announced | None:
+        """The view's last announcement, or None while it is blind. It may be trusted together or not at all."""
+        last = self._announced.get(view)
+        if last is None or self._clock() - last.received_at >= self._settings.blind_after:
+            return None
+        return last
+
+    def subscribe(self, listener: Callable[[str], None]) -> None:
+        """`listener` is called, on the listening thread, with each view that an announcement moves."""
+        self._subscribers.append(listener)
+
+    def judge(self, view: str, asked: Asked, known: Token | None, *, final: bool = False) -> Fresh | TandemError:
+        """Whether an answer from `view` is as fresh as needed, or the error that the call is refused with.
+
+        known: the position that was announced, before the answer is read; None while the view is blind. After that the
+        one that the database said with what was read, which is `final`.
+        """
+        if not asked.need.wanted:
+            return Fresh.NOW
+        if known is None:
+            return Fresh.DATABASE
+        behind: Token | None = None
+        for token, field in asked.need.wanted:
+            if token.epoch != known.epoch:
+                return _other_feed(view, field) if final else Fresh.DATABASE
+            if token.position > known.position:
+                behind = token
+        if behind is None:
+            return Fresh.NOW
+        if self._clock() >= asked.until:
+            return _projection_lag(view, known, behind)
+        if final and self._is_decided(view, behind):
+            # Behind what was announced: the view is made anew, or the database lost commits in a failover.
+            self.distrust([view])
+        return Fresh.WAIT
+
+    def admit(self, call: Call, view: str, known: Token | None, *, final: bool = False) -> Fresh | None:
+        """As `judge`; None for a call that is not answered now: it was refused, or goes to where it is parked."""
+        asked: Asked = call.asked
+        if asked.need.fully_consistent:
+            call.next = self.head
+            return None
+        verdict = self.judge(view, asked, known, final=final)
+        if isinstance(verdict, TandemError):
+            call.fail(verdict)
+            return None
+        if verdict is Fresh.WAIT:
+            asked.view = view
+            call.next = self
+            return None
+        return verdict
+
+    def announced_token(self, view: str) -> Token | None:
+        """The view's position; None while it is blind."""
+        announced = self.announced(view)
+        return None if announced is None else announced.token
+
+    def apply_announcement(self, announcement: Announcement, received_at: float) -> None:
+        """Takes an announcement in. Within a feed's epoch an older one is a deposed projector's and is ignored."""
+        moved: list[str] = []
+        released: list[Call] = []
+        with self._lock:
+            for view, position in announcement.positions.items():
+                if view not in self._views:
+                    # A newer projector has views that this program does not know.
+                    continue
+                token = Token(announcement.feed_epoch, position)
+                last = self._announced.get(view)
+                same_feed = last is not None and last.token.epoch == token.epoch
+                if last is not None and same_feed and position < last.token.position:
+                    IGNORED.inc()
+                    continue
+                was_blind = self.announced(view) is None
+                epochs = announcement.cache_epochs.get(view, {}) if self._with_cache else {}
+                self._announced[view] = Announced(token, epochs, received_at)
+                _position(view).set(position)
+                # Some that were parked blind may wait for another feed: positions do not decide that.
+                released += self._release(view, token, all_feeds=was_blind or not same_feed)
+                if was_blind or last is None or token != last.token:
+                    moved.append(view)
+        _send_home(released)
+        for view in moved:
+            for listener in self._subscribers:
+                listener(view)
+
+    def distrust(self, views: Iterable[str]) -> None:
+        """Makes views blind until their next announcement.
+
+        Positions are kept, so that it cannot take a view back.
+        """
+        with self._lock:
+            for view in views:
+                if view in self._announced:
+                    self._announced[view] = replace(self._announced[view], received_at=float("-inf"))
+
+    def put_all(self, calls: Sequence[Call]) -> None:
+        """Parks calls until the views that they wait for are where they want them."""
+        decided: list[Call] = []
+        refused: list[Call] = []
+        with self._lock:
+            stopping = self._stopping.is_set()
+            for call in calls:
+                asked: Asked = call.asked
+                # A call waits for one token: of two feeds, one is not the view's, and that is told without a wait.
+                [wanted] = asked.need.wanted
+                if self._is_decided(asked.view, wanted.token):
+                    decided.append(call)
+                elif stopping or len(self._parked) >= self._settings.max_waiters:
+                    refused.append(call)
+                else:
+                    self._park(call, asked, wanted.token)
+        _send_home(decided)
+        if refused:
+            full = Overloaded(f"{self._settings.max_waiters} calls wait for a position already")
+            refuse(refused, stopping_error() if stopping else full)
+        for call in calls:
+            # It may have gone before it said whom to tell.
+            if call.gone:
+                self._let_go(call)
+
+    def release_in_database(self, positions: dict[str, Token]) -> None:
+        """Releases the calls that wait for blind views, where the database is as far as they want it."""
+        released: list[Call] = []
+        with self._lock:
+            for view in self._blind_and_waited_for() & positions.keys():
+                released += self._release(view, positions[view], all_feeds=True)
+        _send_home(released)
+
+    def end_waits(self) -> float | None:
+        """Fails the calls whose wait is over; returns the seconds until the next one's is, None without any."""
+        over: list[Call] = []
+        with self._lock:
+            now = self._clock()
+            while self._by_end and (self._by_end[0][2].call is None or self._by_end[0][0] <= now):
+                call = self._take_out(heapq.heappop(self._by_end)[2])
+                if call is not None:
+                    over.append(call)
+            seconds = self._by_end[0][0] - now if self._by_end else None
+        back: list[Call] = []
+        for call in over:
+            view = call.asked.view
+            verdict = self.judge(view, call.asked, self.announced_token(view))
+            if isinstance(verdict, TandemError):
+                refuse([call], verdict)
+            else:
+                back.append(call)
+        _send_home(back)
+        return seconds
+
+    def _is_decided(self, view: str, token: Token) -> bool:
+        """Whether announcements say enough: the view includes the token, or is of another feed."""
+        last = self.announced(view)
+        return last is not None and (last.token.epoch != token.epoch or last.token.includes(token))
+
+    def _park(self, call: Call, asked: Asked, token: Token) -> None:
+        parked = self._parked[call] = _Parked(call, token, self._clock())
+        number = next(self._numbers)
+        call.when_gone = self._let_go
+        heapq.heappush(self._by_position[asked.view], (token.position, number, parked))
+        heapq.heappush(self._by_end, (asked.until, number, parked))
+        WAITERS.set(len(self._parked))
+        if self._by_end[0][2] is parked:
+            self._ends_changed.notify()
+        if len(self._parked) == 1:
+            self._is_waited_for.notify()
+
+    def _release(self, view: str, reached: Token, *, all_feeds: bool) -> list[Call]:
+        """Takes out the calls for which it is decided now that a view is at `reached`.
+
+        all_feeds: False where all that wait are known to wait for this feed.
+        """
+        heap = self._by_position[view]
+        ready: list[_Parked] = []
+        if all_feeds:
+            ready = [it for _, _, it in heap if it.token.epoch != reached.epoch or reached.includes(it.token)]
+        else:
+            while heap and heap[0][0] <= reached.position:
+                ready.append(heapq.heappop(heap)[2])
+        return [call for it in ready if (call := self._take_out(it)) is not None]
+
+    def _take_out(self, parked: _Parked) -> Call | None:
+        """The call, which is the caller's now; None where somebody else has taken it."""
+        call, parked.call = parked.call, None
+        if call is None:
+            return None
+        del self._parked[call]
+        WAITERS.set(len(self._parked))
+        WAITS.observe(self._clock() - parked.since)
+        for heap in (self._by_position[call.asked.view], self._by_end):
+            # To take one out of a heap costs a walk through it: it stays until half of the heap is such.
+            if len(heap) > 2 * len(self._parked) + 16:
+                heap[:] = [it for it in heap if it[2].call is not None]
+                heapq.heapify(heap)
+        return call
+
+    def _let_go(self, call: Call) -> None:
+        """The caller has gone."""
+        with self._lock:
+            parked = self._parked.get(call)
+            if parked is None:
+                return
+            self._take_out(parked)
+        call.drop()
+        settle([call])
+
+    def _blind_and_waited_for(self) -> set[str]:
+        waited_for = {it.asked.view for it in self._parked}
+        return {view for view in waited_for if self.announced(view) is None}
+
+    def _follow_announcements(self) -> None:
+        """The listening thread."""
+        connected = True
+        while not self._stopping.is_set():
+            try:
+                payloads = self._listener.wait(_LISTEN_SECONDS)
+                connected = True
+            except (psycopg.Error, SettingsError) as error:
+                if connected:
+                    log.warning("announcements cannot be received", error=str(error)[:500])
+                connected = False
+                self.distrust(self._views)
+                self._stopping.wait(_RECONNECT_SECONDS)
+                payloads = []
+            received_at = self._clock()
+            for payload in payloads:
+                try:
+                    self.apply_announcement(Announcement.decode(payload), received_at)
+                except MalformedAnnouncement as error:
+                    IGNORED.inc()
+                    log.warning("not an announcement", payload=str(error))
+                except Exception:
+                    # A bug; without this thread every view would be blind from now on.
+                    log.exception("an announcement could not be applied")
+            for view in self._views:
+                _blind(view).set(self.announced(view) is None)
+        self._listener.close()
+
+    def _follow_database(self) -> None:
+        """The thread that reads positions while somebody waits for a blind view."""
+        while not self._stopping.is_set():
+            with self._lock:
+                while not self._parked and not self._stopping.is_set():
+                    self._is_waited_for.wait()
+                blind = self._blind_and_waited_for()
+            if blind:
+                try:
+                    self.release_in_database(self._read_positions())
+                except Unavailable:
+                    # It is logged where it is raised; those who wait are told when they read.
+                    pass
+                except Exception:
+                    log.exception("positions could not be read")
+            self._stopping.wait(_POLL_SECONDS)
+
+    def _follow_ends(self) -> None:
+        """The thread that ends waits."""
+        while not self._stopping.is_set():
+            try:
+                self.end_waits()
+            except Exception:
+                log.exception("waits could not be ended")
+            with self._lock:
+                if not self._stopping.is_set():
+                    self._ends_changed.wait(self._by_end[0][0] - self._clock() if self._by_end else None)
+
+
+# With every announcement, and looked up by its label each time takes longer than to set it.
+_position = cache(POSITION.labels)
+_blind = cache(BLIND.labels)
+
+
+def _send_home(calls: Sequence[Call]) -> None:
+    by_home: dict[Stage, list[Any]] = {}
+    for call in calls:
+        by_home.setdefault(call.asked.home, []).append(call)
+    for home, together in by_home.items():
+        home.put_all(together)
+
+
+def _projection_lag(view: str, seen: Token, wanted: Token) -> Unavailable:
+    """The view has not reached the token in time; both are of one feed."""
+    behind = wanted.position - seen.position
+    return Unavailable(
+        f"the view {view} is {behind} events behind the token; it is safe to ask again",
+        reason="PROJECTION_LAG",
+        metadata={
+            "view": view,
+            "position": str(seen.position),
+            "wanted": str(wanted.position),
+            "behind": str(behind),
+        },
+    )
+
+
+def _other_feed(view: str, field: str) -> TandemError:
+    """The view is of another feed than a token that was given, or than the write store has."""
+    if field == FULLY_CONSISTENT:
+        message = f"the view {view} was made from another feed than the write store has now, and is to be made anew"
+        return Unavailable(message, reason="STORE_UNAVAILABLE")
+    description = "belongs to another feed: the write store was restored since, and what it stood for may be gone"
+    return PreconditionFailed([Violation(field, description, "TOKEN_EPOCH_MISMATCH")])

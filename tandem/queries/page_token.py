@@ -1,0 +1,85 @@
+"""Page tokens: where a page ended, bound to the query that it belongs to, opaque to callers."""
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from tandem.internal.v1.stored_pb2 import PageToken
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_MAX_LENGTH = 200
+_MAX_POSITION = 2**63 - 1
+
+M = TypeVar("M", bound=Message)
+
+
+class MalformedPageToken(ValueError):
+    """The text is not a page token that this program made for this query."""
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The sort key of the last row of a page, newest first."""
+
+    at: datetime
+    position: int
+
+
+FIRST_PAGE = Cursor(datetime.max.replace(tzinfo=UTC), _MAX_POSITION)
+"""Before every row."""
+
+
+def encode_page_token(cursor: Cursor, *query: str) -> str:
+    """`query`: the query's name and all its arguments but the page size."""
+    stored = PageToken(
+        query=fingerprint(query),
+        sort_micros=(cursor.at - _EPOCH) // _MICROSECOND,
+        sort_position=cursor.position,
+    )
+    return encode_stored(stored)
+
+
+def decode_page_token(text: str, *query: str) -> Cursor:
+    """The inverse of encode_page_token. Raises MalformedPageToken for anything else, whatever a caller sends."""
+    stored = decode_stored(PageToken, text, _MAX_LENGTH)
+    try:
+        cursor = Cursor(_EPOCH + stored.sort_micros * _MICROSECOND, stored.sort_position)
+    except OverflowError:
+        raise MalformedPageToken from None
+    if cursor.position > _MAX_POSITION or encode_page_token(cursor, *query) != text:
+        raise MalformedPageToken
+    return cursor
+
+
+def encode_stored(stored: Message) -> str:
+    """A message as a token's text: URL-safe ASCII."""
+    return base64.urlsafe_b64encode(stored.SerializeToString(deterministic=True)).rstrip(b"=").decode()
+
+
+def decode_stored(kind: type[M], text: str, longest: int) -> M:
+    """A message of `kind` out of a token's text of at most `longest` characters. Raises MalformedPageToken.
+
+    Another text may give the same message: compare the text with that of the message's encoding.
+    """
+    if len(text) > longest:
+        raise MalformedPageToken
+    try:
+        return kind.FromString(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+    except (binascii.Error, DecodeError, ValueError):
+        raise MalformedPageToken from None
+
+
+# The next page is of the same query.
+@lru_cache(maxsize=4096)
+def fingerprint(query: tuple[str, ...]) -> bytes:
+    """What binds a token to a query: its name and all its arguments but the page size."""
+    # Lengths keep ("a", "bc") apart from ("ab", "c").
+    text = "".join(f"{len(part)}:{part}" for part in query)
+    return hashlib.sha256(text.encode()).digest()[:8]

@@ -1,0 +1,177 @@
+"""Pages of lists, newest first, by keyset: a page is what follows the last row of the page before in an index.
+
+So a page costs the same wherever in the list it is, and rows that come in at the top neither repeat nor hide any.
+A list is a KeysetList, which makes its statement; all pages of a list that are asked for together are one round trip.
+What a ListQuery's messages hold is read from the contract; which rows its requests select is the domain's to say.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor
+from sqlalchemy import Column, Table, text
+
+from tandem.feed.token import Token
+from tandem.queries.checker import QueryChecker
+from tandem.queries.encoding import EncodedField, as_of_text, view_of
+from tandem.queries.page_token import Cursor, encode_page_token
+from tandem.queries.statements import Answer, StatementQuery
+from tandem.queries.store import Store, position_of
+from tandem.read_store.tables import projection
+from tandem.runtime.arrays import array, sql_type
+
+
+class KeysetList:
+    """Rows of a view that some columns choose, the latest first: by time, and at the same time by position.
+
+    equal: columns of which one value is wanted. one_of: a column of which several are; each is a walk of its own down
+    the index, as many rows as the page holds, so that a frequent value does not hide how rare another is.
+    The view has an index for each list: equal, one_of, time DESC, position DESC.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        *,
+        time: str,
+        position: str,
+        equal: Sequence[str] = (),
+        one_of: str | None = None,
+    ) -> None:
+        self.view = table.name
+        given = [f"e{number}" for number in range(len(equal))]
+        arrays = [_array(f":{name}", table.c[column]) for name, column in zip(given, equal, strict=True)]
+        arrays += ["CAST(:one_of AS text[])", "CAST(:times AS timestamptz[])"]
+        arrays += ["CAST(:positions AS bigint[])", "CAST(:limits AS int[])"]
+        conditions = [f"s.{column} = q.{name}" for name, column in zip(given, equal, strict=True)]
+        conditions += [f"s.{one_of} = w.value"] if one_of else []
+        conditions += [f"(s.{time}, s.{position}) < (q.time, q.position)"]
+        rows = f"""
+            SELECT s.value, s.{time} AS time, s.{position} AS position FROM {table.fullname} AS s
+            WHERE {" AND ".join(conditions)} ORDER BY s.{time} DESC, s.{position} DESC LIMIT q.most"""  # noqa: S608
+        if one_of:
+            rows = f"""
+            SELECT s.* FROM unnest({_array("q.one_of", table.c[one_of])}) AS w (value) CROSS JOIN LATERAL ({rows}) AS s
+            ORDER BY s.time DESC, s.position DESC LIMIT q.most"""  # noqa: S608
+        self.statement = text(f"""
+            SELECT p.feed_epoch, p.position, q.number, v.found, v.times[q.most - 1] AS time, v.ties[q.most - 1] AS tie
+            FROM {projection.fullname} AS p
+            CROSS JOIN unnest({", ".join(arrays)}) WITH ORDINALITY
+                AS q ({", ".join([*given, "one_of", "time", "position", "most", "number"])})
+            CROSS JOIN LATERAL (
+                SELECT array_agg(value ORDER BY time DESC, position DESC) AS found,
+                    array_agg(time ORDER BY time DESC, position DESC) AS times,
+                    array_agg(position ORDER BY time DESC, position DESC) AS ties
+                FROM ({rows}) AS s
+            ) AS v
+            WHERE p.view = '{table.name}'
+            """)  # noqa: S608 - only names of our own tables are put in
+
+
+class Selection(NamedTuple):
+    """Which rows a query lists: a value for each column of the list's `equal`, and those wanted of its `one_of`."""
+
+    rows: KeysetList
+    equal: tuple[uuid.UUID, ...] = ()
+    one_of: tuple[int, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What tells it from other selections of the same query, for page tokens."""
+        return (*map(str, self.equal), *([_literal(self.one_of)] if self.one_of else []))
+
+
+class PageKey(NamedTuple):
+    """A page: at most `size` rows of a selection that follow `after`."""
+
+    selection: Selection
+    after: Cursor
+    size: int
+
+
+class Page(NamedTuple):
+    """rows: the view's messages, serialised. last: the sort key of the last one where others follow, else None."""
+
+    rows: list[bytes]
+    last: Cursor | None
+    as_of: Token
+
+
+Select = Callable[[Any, QueryChecker], Selection]
+"""The rows that a request selects; it tells its checker what is wrong."""
+
+
+class ListQuery(StatementQuery[PageKey]):
+    """A query for pages of lists of one view."""
+
+    kind = "list"
+
+    def __init__(self, method: MethodDescriptor, select: Select, store: Store) -> None:
+        response = message_factory.GetMessageClass(method.output_type)
+        [value] = [it for it in method.output_type.fields if it.message_type is not None]
+        self.name = method.name
+        self.views = (view_of(value),)
+        self._select = select
+        self._store = store
+        self._value = EncodedField(response, value.name)
+        self._next_page_token = EncodedField(response, "next_page_token")
+        self._as_of = EncodedField(response, "as_of")
+
+    def wanted(self, request: Any, check: QueryChecker) -> PageKey:
+        selection = self._select(request, check)
+        size = check.page_size(request.page_size)
+        return PageKey(selection, check.page_token(request.page_token, self.name, *selection.words), size)
+
+    def read(self, wanted: Sequence[PageKey]) -> Iterator[Answer]:
+        pages = read_pages(self._store, wanted)
+        for key in wanted:
+            yield Answer(self._encode(key, pages[key]), pages[key].as_of)
+
+    def _encode(self, wanted: PageKey, page: Page) -> bytes:
+        parts = [self._value.each(page.rows)]
+        if page.last is not None:
+            token = encode_page_token(page.last, self.name, *wanted.selection.words)
+            parts.append(self._next_page_token(token.encode()))
+        parts.append(self._as_of(as_of_text(page.as_of)))
+        return b"".join(parts)
+
+
+def read_pages(store: Store, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
+    """The rows of each page, and the view's position: a statement for each list. Raises Unavailable."""
+    by_list: dict[KeysetList, list[PageKey]] = {}
+    for page in pages:
+        by_list.setdefault(page.selection.rows, []).append(page)
+    found: dict[PageKey, Page] = {}
+    for rows, of_list in by_list.items():
+        found |= _read(store, rows, of_list)
+    return found
+
+
+def _read(store: Store, rows: KeysetList, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
+    arguments: dict[str, object] = {
+        "one_of": array("TEXT", [_literal(page.selection.one_of) for page in pages]),
+        "times": array("TIMESTAMP WITH TIME ZONE", [page.after.at for page in pages]),
+        "positions": array("BIGINT", [page.after.position for page in pages]),
+        # One more than the page holds tells whether another page follows.
+        "limits": array("INTEGER", [page.size + 1 for page in pages]),
+    }
+    for number, values in enumerate(zip(*(page.selection.equal for page in pages), strict=True)):
+        arguments[f"e{number}"] = array("UUID", values)
+    found = {}
+    for row in store.execute_on(rows.view, rows.statement, arguments):
+        page = pages[row.number - 1]
+        rows_found: list[bytes] = row.found or []
+        last = Cursor(row.time, row.tie) if len(rows_found) > page.size else None
+        found[page] = Page(rows_found[: page.size], last, position_of(row))
+    return found
+
+
+def _literal(values: Sequence[int]) -> str:
+    """An array as PostgreSQL writes it: arrays of arrays would have to be of one length."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def _array(value: str, column: Column[Any]) -> str:
+    return f"CAST({value} AS {sql_type(column)}[])"

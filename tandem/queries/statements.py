@@ -1,0 +1,107 @@
+"""Queries that are statements of their own: pages of lists, searches, sums. What several calls of a batch want is read
+once, and each is answered before the next answer is made.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from tandem.feed.token import Token
+from tandem.queries.checker import QueryChecker
+from tandem.queries.freshness import Asked, Freshness, Need
+from tandem.queries.store import BATCH_SIZE
+from tandem.runtime.call import Call, Stage
+from tandem.runtime.errors import InvalidArgument, TandemError
+from tandem.runtime.worker import Worker
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Answer(NamedTuple):
+    """The response, serialised, and the position that it includes."""
+
+    response: bytes
+    as_of: Token
+
+
+class StatementQuery(ABC, Generic[K]):
+    """A query. K says what a request wants: requests that want the same get one answer.
+
+    name: of its RPC. kind: of `tandem_read_batch_size`. views: those that answer, all together; the first one's
+    position is what each statement begins with.
+    """
+
+    name: str
+    kind: str
+    views: tuple[str, ...]
+
+    @abstractmethod
+    def wanted(self, request: Any, check: QueryChecker) -> K:
+        """What a request wants; `check` is told what is wrong."""
+
+    @abstractmethod
+    def read(self, wanted: Sequence[K]) -> Iterator[Answer | TandemError]:
+        """The answer to each, in order, made when it is asked for; on several threads at once. Raises Unavailable."""
+
+
+def answer_each(answer: Callable[[K], Answer], wanted: Iterable[K]) -> Iterator[Answer | TandemError]:
+    """For `read`, where each has a statement of its own: one that fails is no reason for the others to fail."""
+    for it in wanted:
+        try:
+            answered: Answer | TandemError = answer(it)
+        except TandemError as error:
+            answered = error
+        yield answered
+
+
+class _AskedStatement(Asked):
+    """wanted: what the request wants, as its query has it."""
+
+    __slots__ = ("wanted",)
+
+    def __init__(self, call: Call, home: Stage, view: str, need: Need, wanted: Hashable) -> None:
+        super().__init__(call, home, view, need)
+        self.wanted = wanted
+
+
+class StatementWorker(Worker, Generic[K]):
+    """Answers the calls of a query."""
+
+    def __init__(
+        self, query: StatementQuery[K], freshness: Freshness, *, threads: int, max_batch: int, max_waiting: int
+    ) -> None:
+        super().__init__(query.name, [self._answer] * threads, max_batch=max_batch, max_waiting=max_waiting)
+        self._query = query
+        self._freshness = freshness
+        self._batch_size = BATCH_SIZE.labels(query.kind)
+
+    def _answer(self, calls: Sequence[Call]) -> None:
+        by_wanted: dict[K, list[Call]] = {}
+        for call in calls:
+            if self._may_be_read(call):
+                by_wanted.setdefault(call.asked.wanted, []).append(call)
+        if not by_wanted:
+            return
+        self._batch_size.observe(len(by_wanted))
+        answers = self._query.read(list(by_wanted))
+        for alike, answer in zip(by_wanted.values(), answers, strict=True):
+            for call in alike:
+                if isinstance(answer, TandemError):
+                    call.fail(answer)
+                elif self._freshness.admit(call, self._query.views[0], answer.as_of, final=True):
+                    call.reply(answer.response)
+
+    def _may_be_read(self, call: Call) -> bool:
+        """False for a call that is refused, or goes to where it is parked."""
+        query, freshness = self._query, self._freshness
+        if call.asked is None:
+            check = QueryChecker(freshness.default_max_wait)
+            try:
+                wanted = query.wanted(call.request, check)
+                need = check.consistency(call.request.consistency)
+                check.finish()
+            except InvalidArgument as error:
+                call.fail(error)
+                return False
+            call.asked = _AskedStatement(call, self, query.views[0], need, wanted)
+        return all(freshness.admit(call, view, freshness.announced_token(view)) for view in query.views)

@@ -1,0 +1,243 @@
+"""A database as queries see it: statements, what their failures mean to a caller, and what is in the read database.
+
+SQLAlchemy keeps the connections; statements go to the driver itself, prepared, with their values in binary. What
+SQLAlchemy does around a statement takes longer than most of these take PostgreSQL.
+
+A statement about a view returns rows and the view's position together, so the position is true of exactly those rows,
+also on a replica, and also when there are no rows.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from contextlib import closing
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import psycopg.errors
+from prometheus_client import Histogram
+from psycopg.rows import namedtuple_row
+from sqlalchemy import Engine, TextClause, event, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from tandem.feed.token import Token
+from tandem.read_store.tables import SCHEMA, change, projection
+from tandem.runtime.arrays import array
+from tandem.runtime.database import create_database_engine, has_revision, may_pass
+from tandem.runtime.errors import Unavailable
+from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.telemetry import log
+
+BATCH_SIZE = Histogram(
+    "tandem_read_batch_size",
+    "Keys, pages, searches or sums that were read together",
+    ["kind"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+
+
+class State(NamedTuple):
+    """A row as it is. changed: the position of the event that made it so."""
+
+    value: bytes
+    changed: int
+
+
+class States(NamedTuple):
+    """The rows that exist, and the view's position."""
+
+    by_key: dict[uuid.UUID, State]
+    as_of: Token
+
+
+class ChangedKeys(NamedTuple):
+    """The keys of a view that changed since a position, and the view's position.
+
+    complete: False where there may have been others: the log is longer than was asked for, or was purged.
+    """
+
+    keys: set[uuid.UUID]
+    as_of: Token
+    complete: bool
+
+
+ONE_PLAN = (
+    "SET plan_cache_mode = force_generic_plan",
+    # Else what was planned while a view was empty would read all of it.
+    "SET enable_seqscan = off",
+)
+"""For connections whose statements find their rows in one way, whatever is asked for: they are planned once.
+
+By itself PostgreSQL plans anew for each list of keys, since it can count them and hopes that they are few.
+"""
+
+# After all of them.
+_NO_POSITION = 2**63 - 1
+
+# The log is purged from its beginning: where it reaches back to a position, it holds all that came after.
+_CHANGES = text(
+    f"""
+    SELECT p.feed_epoch, p.position, c.key, EXISTS (
+        SELECT 1 FROM {change.fullname} AS e WHERE e.view = p.view AND e.position <= :after
+    ) AS reaches_back
+    FROM {projection.fullname} AS p LEFT JOIN LATERAL (
+        SELECT key FROM {change.fullname} WHERE view = p.view AND position > :after ORDER BY position LIMIT :most
+    ) AS c ON true
+    WHERE p.view = :view
+    """  # noqa: S608
+)
+
+_POSITIONS = text(f"SELECT view, feed_epoch, position FROM {projection.fullname}")  # noqa: S608
+
+
+class Store:
+    """Runs statements, for any thread. `start` and `stop` make it a Component. The database refuses to write."""
+
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        *,
+        connections: int,
+        session: Sequence[str] = (),
+        what: str = "read database",
+        name: str = "tandem-query",
+    ) -> None:
+        """session: statements for every connection before its first use.
+
+        what: the database's name in errors and logs; name: in pg_stat_activity.
+        """
+        self._what = what
+        self._engine: Engine = create_database_engine(
+            settings, name=name, pool_size=connections, read_only=True, autocommit=True
+        )
+        self._away = False
+
+        @event.listens_for(self._engine, "connect")
+        def set_up(connection: "psycopg.Connection[Any]", _record: object) -> None:
+            for statement in session:
+                connection.execute(statement)
+            connection.commit()
+
+    async def start(self) -> None:
+        """Nothing connects before the first use."""
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self._engine.dispose)
+
+    def has_revision(self, schema: str, revision: str) -> bool:
+        """Whether the database answers and the schema is at this revision or a later one."""
+        return has_revision(self._engine, schema, revision)
+
+    def rows(self, view: str, keys: Sequence[str]) -> tuple[dict[str, bytes], Token]:
+        """The rows of `view` that exist among `keys`, and the view's position. Raises Unavailable.
+
+        Keys are ids in 32 hexadecimal digits.
+        """
+        found = self.execute_on(view, _by_key(view), {"keys": array("UUID", keys)})
+        return {row.key.hex: bytes(row.value) for row in found if row.key is not None}, position_of(found[0])
+
+    def states(self, view: str, keys: Sequence[uuid.UUID]) -> States:
+        """As `rows`, with the position of each row's last change."""
+        found = self.execute_on(view, _by_key(view), {"keys": array("UUID", keys)})
+        states = {row.key: State(bytes(row.value), row.changed) for row in found if row.key is not None}
+        return States(states, position_of(found[0]))
+
+    def changes(self, view: str, after: int | None, most: int) -> ChangedKeys:
+        """The keys that changed after a position, from at most `most` entries of the log; None: the position alone.
+
+        Raises Unavailable.
+        """
+        arguments = {"view": view, "after": _NO_POSITION if after is None else after, "most": most}
+        found = self.execute_on(view, _CHANGES, arguments)
+        as_of = position_of(found[0])
+        keys = [row.key for row in found if row.key is not None]
+        reaches_back = found[0].reaches_back or as_of.position == arguments["after"]
+        return ChangedKeys(set(keys), as_of, complete=reaches_back and len(keys) < most)
+
+    def positions(self) -> dict[str, Token]:
+        """Every view's position. Raises Unavailable."""
+        return {row.view: position_of(row) for row in self.execute(_POSITIONS, {})}
+
+    def execute_on(self, view: str, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+        """The rows of a statement that begins with the position of `view`: at least one. Raises Unavailable."""
+        found = self.execute(statement, arguments)
+        if not found:
+            raise Unavailable(f"no projector has begun the view {view} yet", reason="STORE_UNAVAILABLE")
+        return found
+
+    def execute(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+        """Raises Unavailable."""
+        try:
+            rows = self._execute_twice(statement, arguments)
+        except (DBAPIError, psycopg.Error, PoolTimeout) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            if isinstance(cause, psycopg.Error) and not may_pass(error) and not _is_not_set_up(cause):
+                raise
+            if isinstance(cause, psycopg.errors.QueryCanceled):
+                raise Unavailable(f"the {self._what} took too long", reason="STORE_UNAVAILABLE") from error
+            self._log_change(away=True, error=str(error)[:500])
+            raise Unavailable(f"the {self._what} is away", reason="STORE_UNAVAILABLE") from error
+        self._log_change(away=False)
+        return rows
+
+    def _log_change(self, *, away: bool, **details: str) -> None:
+        """Once, not for every batch that fails meanwhile."""
+        if away != self._away:
+            self._away = away
+            log.warning(f"the {self._what} is away" if away else f"the {self._what} is back", **details)
+
+    def _execute_twice(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+        try:
+            return self._execute_once(statement, arguments)
+        except _ConnectionLost:
+            # A pooled connection from before a restart of the database: its first use is how one learns of it.
+            return self._execute_once(statement, arguments)
+
+    def _execute_once(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+        prepare = statement.get_execution_options().get("prepare", True)
+        with closing(self._engine.raw_connection()) as connection:
+            driver: Any = connection.driver_connection
+            try:
+                with driver.cursor(binary=True, row_factory=namedtuple_row) as cursor:
+                    rows: Sequence[Any] = cursor.execute(_sql(statement), arguments, prepare=prepare).fetchall()
+            except psycopg.Error as error:
+                if driver.closed:
+                    connection.invalidate(error)
+                    raise _ConnectionLost(str(error)) from error
+                raise
+        return rows
+
+
+@cache
+def _by_key(view: str) -> TextClause:
+    # No row where the view's key is not there, but the position all the same.
+    return text(
+        f"SELECT p.feed_epoch, p.position, v.key, v.value, v.position AS changed FROM {projection.fullname} AS p"  # noqa: S608
+        f" LEFT JOIN {SCHEMA}.{view} AS v ON v.key = ANY(:keys) WHERE p.view = '{view}'"
+    )
+
+
+def position_of(row: Any) -> Token:
+    """Of a row of a statement about a view."""
+    return Token(row.feed_epoch, row.position)
+
+
+class _ConnectionLost(psycopg.OperationalError):
+    """The connection broke, at the latest when it was used."""
+
+
+@lru_cache(maxsize=1024)
+def _sql(statement: TextClause) -> str:
+    """As the driver takes it. Statements are made once, and kept.
+
+    Without indentation: a text of more than 4,096 characters is taken to pieces anew each time.
+    """
+    written = str(statement.compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
+    return "\n".join(line.strip() for line in written.splitlines())
+
+
+def _is_not_set_up(error: psycopg.Error) -> bool:
+    """Services start in any order: this one may be there before the database's first migration."""
+    return isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName)
