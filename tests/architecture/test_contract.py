@@ -6,7 +6,6 @@ from pathlib import Path
 
 import google.protobuf
 import grpc
-import pytest
 from pydantic import SecretStr
 
 import command_server.app

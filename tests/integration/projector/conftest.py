@@ -21,8 +21,6 @@ from projector.app import build
 from projector.settings import Settings
 from shop.events import EVENTS
 from shop.views import VIEWS
-from tandem.commands.maintenance import begin_epoch
-from tandem.commands.receipts import StoredEvent, append, stored_events
 from tandem.feed import table as feed
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head

@@ -8,7 +8,6 @@ from structlog.testing import capture_logs
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from commerce.query.v1.views_pb2 import ProductCard
 from shop.views import VIEWS
-from tandem.commands.receipts import StoredEvent
 from tandem.cli.child import StackError
 from tandem.cli.services import Service
 from tandem.cli.services import Stores as Urls

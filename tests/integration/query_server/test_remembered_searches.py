@@ -13,8 +13,8 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from query_server.search.memory import SearchMemory
 from query_server.search.statements import MOST_REMEMBERED
 from shop.views import VIEWS
-from tandem.queries.store import Store
 from tandem.projection.reset import reset
+from tandem.queries.store import Store
 from tests.integration.query_server.conftest import OpenSearcher, ReadSide, Serve
 from tests.integration.query_server.test_search import Shelf, names, search
 from tests.support import events

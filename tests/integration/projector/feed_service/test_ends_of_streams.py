@@ -9,7 +9,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
 from commerce.feed.v1.feed_service_pb2 import GetHeadRequest, SubscribeRequest, SubscribeResponse
-from tandem.commands.receipts import StoredEvent
 from tandem.feed.token import Token, decode_token, encode_token
 from tests.integration.projector.conftest import Stored, Stores
 from tests.integration.projector.feed_service.conftest import Refusal, ServeFeed, prices, refused
