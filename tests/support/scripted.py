@@ -1,13 +1,16 @@
 """A service that does what a test says, really served, in the test's own event loop."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
-from tandem.runtime.process import Application, RunningApplication, Service
 
+from tandem.runtime.call import Call, StreamCall, StreamHandler
+from tandem.runtime.errors import TandemError
+from tandem.runtime.server import Application, RunningApplication, Service
 from tandem.runtime.settings import ServerSettings
+from tandem.runtime.worker import Worker
 
 
 class Scripted:
@@ -19,21 +22,26 @@ class Scripted:
     def __init__(self, service: ServiceDescriptor, **behaviours: Callable[[Any], Any]) -> None:
         self.service = service
         self.requests: list[Any] = []
-        for method in service.methods:
-            behaviour = behaviours.get(method.name, _never)
-            setattr(self, method.name, (self._stream if method.server_streaming else self._unary)(behaviour))
+        self._behaviours = {method.name: behaviours.get(method.name, _never) for method in service.methods}
+        self.worker = Worker("scripted", [self._answer], max_batch=16, max_waiting=1000)
 
-    def _unary(self, behaviour: Callable[[Any], Any]) -> Any:
-        async def answer(request: Any, _: object) -> Any:
+    def served(self) -> Service:
+        unary = {it.name: self.worker for it in self.service.methods if not it.server_streaming}
+        streams = {it.name: self._stream(it.name) for it in self.service.methods if it.server_streaming}
+        return Service(self.service, workers=unary, streams=streams)
+
+    def _answer(self, calls: Sequence[Call]) -> None:
+        for call in calls:
+            self.requests.append(call.request)
+            try:
+                call.reply(self._behaviours[call.method.name](call.request))
+            except TandemError as refusal:
+                call.fail(refusal)
+
+    def _stream(self, name: str) -> StreamHandler:
+        async def answer(request: Any, _: StreamCall) -> AsyncGenerator[Any, None]:
             self.requests.append(request)
-            return behaviour(request)
-
-        return answer
-
-    def _stream(self, behaviour: Callable[[Any], Any]) -> Any:
-        async def answer(request: Any, _: object) -> AsyncIterator[Any]:
-            self.requests.append(request)
-            async for response in behaviour(request):
+            async for response in self._behaviours[name](request):
                 yield response
 
         return answer
@@ -53,7 +61,8 @@ async def served(*services: Scripted, port: int = 0) -> AsyncIterator[str]:
     application = Application(
         name="scripted",
         server=ServerSettings(port=port, transport="grpcio", drain_seconds=0),
-        services=[Service(it.service, it) for it in services],
+        services=[it.served() for it in services],
+        components=[it.worker for it in services],
         ready=ready,
     )
     running = RunningApplication(application)
