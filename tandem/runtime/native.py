@@ -26,7 +26,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 from grpc import aio
 from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
 
@@ -347,9 +346,5 @@ def _time_remaining_of(event: _Event) -> float | None:
 
 
 def _fail(front: NativeGrpcFront, call_id: int, failure: Failure) -> None:
-    front.fail(call_id, _number(failure.code), failure.status.message, trailing_metadata=failure.trailing_metadata())
-
-
-def _number(code: grpc.StatusCode) -> int:
-    number: int = code.value[0]
-    return number
+    number: int = failure.code.value[0]
+    front.fail(call_id, number, failure.status.message, trailing_metadata=failure.trailing_metadata())
