@@ -289,9 +289,12 @@ class Call(Context):
     def leave(self) -> None:
         """The transport says that the caller has gone."""
         self.gone = True
-        when_gone = self.when_gone
-        if when_gone is not None:
-            when_gone(self)
+        if self.when_gone is not None:
+            try:
+                self.when_gone(self)
+            except Exception:
+                # A bug, and not the transport's, which has other calls to look after.
+                log.exception("a call could not be let go of", method=self.method.name)
 
     @abstractmethod
     def _forget(self) -> None:

@@ -188,6 +188,8 @@ class NativeTransport:
                 batches[worker].append(call)
         for worker, batch in batches.items():
             admitted = self._admission.admit(batch)
+            if not admitted:
+                continue
             if inline and worker.inline is not None:
                 self._pending.append((worker, admitted))
             else:
@@ -195,8 +197,8 @@ class NativeTransport:
 
     def _answer_inline(self) -> None:
         while (batch := self._next_pending()) is not None:
-            worker, self._inline = batch
             self._inline_batches += 1
+            worker, self._inline = batch
             if not self._watched.is_set():
                 self._watched.set()
             try:
@@ -251,7 +253,13 @@ class NativeTransport:
         assert self._loop is not None, "started"
         call.task = task = self._loop.create_task(self._run_stream(method, call, payload))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._end_stream(call))
+
+    def _end_stream(self, call: "_StreamCall") -> None:
+        """Also of a stream that was cancelled before it ran."""
+        assert call.task is not None, "started"
+        self._tasks.discard(call.task)
+        self.calls.pop(call.call_id, None)
 
     async def _run_stream(self, method: StreamMethod, call: "_StreamCall", payload: bytes) -> None:
         front = self.front
@@ -267,10 +275,7 @@ class NativeTransport:
                 # Where the task meets it.
                 await asyncio.sleep(0)
 
-        try:
-            failure = await method.run(call, payload, write)
-        finally:
-            self.calls.pop(call.call_id, None)
+        failure = await method.run(call, payload, write)
         if failure is None:
             front.stream_end(call.call_id)
         else:

@@ -133,12 +133,12 @@ async def test_a_second_answer_is_not_sent_and_a_bug(serve: Serve) -> None:
     served = await serve(twice)
     with capture_logs() as logs:
         assert [(await served.call()).feed_head for _ in range(3)] == [7, 7, 7]
+
+        async def counted_once() -> bool:
+            return (counted("OK"), counted("ABORTED")) == (before[0] + 3, before[1])
+
+        await until(counted_once, "each call is counted once")
     assert [it["event"] for it in logs if it["log_level"] == "error"] == ["call answered twice"] * 6
-
-    async def counted_once() -> bool:
-        return (counted("OK"), counted("ABORTED")) == (before[0] + 3, before[1])
-
-    await until(counted_once, "each call is counted once")
 
 
 async def test_past_the_limit_of_those_that_wait_a_call_is_refused(serve: Serve, held: Held) -> None:
@@ -187,6 +187,11 @@ async def test_a_caller_that_leaves_while_it_waits_is_not_answered(serve: Serve,
     left = served.call()
     await until_they_wait(queued, 1)
     left.cancel()
+
+    async def is_told() -> bool:
+        return queued._waiting[0].gone
+
+    await until(is_told, "the server knows that the caller has left")
     last = served.call()
     await until_they_wait(queued, 2)
     held.release.set()

@@ -6,7 +6,7 @@ import inspect
 import queue
 import re
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import pygrpc_native
 import pytest
 from google.protobuf.empty_pb2 import Empty
 from grpc import aio
+from structlog.testing import capture_logs
 
 from tandem.runtime import native
-from tandem.runtime.call import Admission, Call, Method
+from tandem.runtime.call import Admission, Call, Method, StreamCall, StreamHandler, StreamMethod, Streams
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings
 from tandem.runtime.worker import Handler, Worker, one_by_one
+from tests.support.stack import until
 
 PATIENCE = 20.0
 ROOT = Path(__file__).parents[3]
@@ -32,10 +34,12 @@ class Front:
 
     def __init__(self, *_: object, **__: object) -> None:
         self.batches: queue.SimpleQueue[list[tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self.methods = 0
         self.answers: queue.SimpleQueue[tuple[int, bytes | int]] = queue.SimpleQueue()
 
     def add_methods(self, methods: Sequence[tuple[str, bool]]) -> list[int]:
-        return list(range(len(methods)))
+        first, self.methods = self.methods, self.methods + len(methods)
+        return list(range(first, self.methods))
 
     def set_fallback(self, path: str) -> None: ...
 
@@ -89,8 +93,8 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     monkeypatch.setattr(native, "NativeGrpcFront", Front)
     started: list[Any] = []
 
-    async def serve_workers(*workers: Worker, limit: int = 1000) -> Served:
-        """Each worker's method has its number."""
+    async def serve_workers(*workers: Worker, limit: int = 1000, streams: Sequence[StreamHandler] = ()) -> Served:
+        """Each worker's method has its number, then come those of streams."""
         admission = Admission(limit)
         transport = NativeTransport("x", ServerSettings(port=0, max_message_bytes=1024), admission)
         methods = [Method(f"Method{it}", Empty, admission=admission) for it in range(len(workers))]
@@ -100,7 +104,12 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
         for worker in workers:
             await worker.start()
         routes = {f"/s/{it.name}": (it, worker) for it, worker in zip(methods, workers, strict=True)}
-        await transport.start(routes, {}, no_servicers)
+        opened = Streams()
+        stream_routes = {
+            f"/s/Stream{it}": StreamMethod(f"Stream{it}", Empty, handler, streams=opened, max_message_bytes=1024)
+            for it, handler in enumerate(streams)
+        }
+        await transport.start(routes, stream_routes, no_servicers)
         started.extend([*workers, transport])
         assert isinstance(transport.front, Front)
         return Served(transport, transport.front)
@@ -185,6 +194,21 @@ async def test_a_call_and_its_end_in_one_batch(serve: Any) -> None:
     assert served.transport.calls == {}
 
 
+async def test_a_stream_and_its_end_in_one_batch_are_forgotten(serve: Any) -> None:
+    async def never(request: Any, it: StreamCall) -> AsyncGenerator[bytes, None]:
+        raise AssertionError("nobody waits for it")
+        yield b""
+
+    served = await serve(worker(queued, inline=inline), streams=[never])
+    served.sent(call(1, 1), cancel(1), call(2, 0))
+    assert await asyncio.to_thread(served.answered, 1) == {2: b"inline"}
+
+    async def forgotten() -> bool:
+        return not served.transport.calls
+
+    await until(forgotten, "no call is under way")
+
+
 async def test_calls_past_the_limit_and_too_large_ones_never_reach_a_worker(serve: Any) -> None:
     held_up = HeldUp()
     served = await serve(worker(held_up), limit=2)
@@ -192,6 +216,36 @@ async def test_calls_past_the_limit_and_too_large_ones_never_reach_a_worker(serv
     assert served.answered(2) == {3: 8, 4: 8}
     held_up.release.set()
     assert served.answered(2) == {1: b"inline", 2: b"inline"}
+
+
+async def test_an_inline_handler_is_not_asked_for_nothing(serve: Any) -> None:
+    sizes: list[int] = []
+
+    def count(calls: Sequence[Call]) -> None:
+        sizes.append(len(calls))
+        inline(calls)
+
+    served = await serve(worker(queued, inline=count), limit=0)
+    served.sent(call(1, 0), call(2, 0))
+    assert served.answered(2) == {1: 8, 2: 8}
+    assert sizes == []
+
+
+async def test_a_bug_in_letting_go_of_a_call_harms_no_other(serve: Any) -> None:
+    held_up = HeldUp()
+    served = await serve(worker(held_up))
+    served.sent(call(1, 0))
+    assert await asyncio.to_thread(held_up.entered.wait, PATIENCE)
+
+    def broken(_: Call) -> None:
+        raise RuntimeError("a bug")
+
+    served.transport.calls[1].when_gone = broken
+    with capture_logs() as logs:
+        served.sent(cancel(1), call(2, 0))
+        held_up.release.set()
+        assert served.answered(1) == {2: b"inline"}
+    assert [it["event"] for it in logs] == ["a call could not be let go of"]
 
 
 async def test_a_bug_in_handing_on_does_not_end_the_receiving_thread(serve: Any) -> None:
