@@ -1,6 +1,6 @@
 """ProductText: what can be found of a product, and SearchWord: the words to correct misspelled ones by.
 
-A product's text changes with a revision, its stock with every order: the text's index is left alone by those.
+The text is a view apart from the product's stock, which every order changes: so orders do not touch the text's index.
 """
 
 import re

@@ -477,7 +477,7 @@ class EventBatch:
             after = changes.stopped_by.position - 1 if changes.stopped_by else self.after
             self.moves[view] = Move(projection, self.before, after, changes)
         rows.add_folded({view: move.changes for view, move in self.moves.items()})
-        # What is left of the batch is small: three of them are in memory while views catch up.
+        # Not needed any more, and three batches are in memory while views catch up.
         self._steps, self._needed, self._found = {}, {}, {}
 
     @property
