@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tandem.commands.domain import Command, Domain
@@ -19,12 +19,13 @@ class Decisions:
     """What a batch does: an outcome for each command in order, and what is to be written.
 
     states: after all events. outcomes: receipts, of this batch or of earlier ones, and refusals.
-    events: (kind, event). envelopes: of each event. receipts: of the commands that this batch stores.
+    events: (kind, message of the event contract). envelopes: of each event, serialised.
+    receipts: of the commands that this batch stores.
     """
 
     states: States
     outcomes: list[Receipt | TandemError] = field(default_factory=list)
-    events: list[tuple[str, Message]] = field(default_factory=list)
+    events: list[tuple[str, Any]] = field(default_factory=list)
     envelopes: list[bytes] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
 

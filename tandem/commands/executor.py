@@ -69,7 +69,8 @@ class Executor(Worker):
         self._engine = engine
         self._storing = [_Storing(engine, domain, settings, clock, self.prepared) for _ in range(settings.threads)]
         # While PostgreSQL writes and commits the batch of one thread, another prepares the next. One prepares at a
-        # time: Python works for one anyway, and a thread that is free would take the first command that comes alone.
+        # time: Python works for one anyway, and without this a thread that is free would take the first command that
+        # comes, alone, and small batches cost more.
         super().__init__(
             "commands",
             [it.answer for it in self._storing],
@@ -155,9 +156,9 @@ class _Storing:
         try:
             outcomes: list[Receipt | TandemError] = retrying(self._store_once, batch, failures)
         except RetryError as error:
-            cause = error.last_attempt.exception()
-            log.warning("a batch could not be stored", size=len(batch), error=repr(cause)[:500])
-            raise failures.given_up() from cause
+            cause, told = error.last_attempt.exception(), failures.given_up()
+            log.warning("a batch could not be stored", size=len(batch), reason=told.reason, error=repr(cause)[:500])
+            raise told from cause
         return outcomes
 
     def _store_once(self, batch: Sequence[Command], failures: "_Failures") -> list[Receipt | TandemError]:

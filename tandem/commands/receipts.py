@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from google.protobuf.message import Message
 from sqlalchemy import BigInteger, Column, Connection, DateTime, Index, LargeBinary, Table, Uuid, func, text
 
 from tandem.commands.rules import Id
@@ -66,7 +65,7 @@ class StoredEvent(NamedTuple):
 
 def stored_events(
     contract: EventContract[Any],
-    events: Sequence[tuple[str, Message]],
+    events: Sequence[tuple[str, Any]],
     envelopes: Sequence[bytes | None],
     subject_keys: Mapping[Id, bytes],
 ) -> list[StoredEvent]:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -20,6 +21,10 @@ from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import ServerSettings
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all
 from tests.support.builders import add_product, identity, place_order, register_customer, start_subscription
+
+if TYPE_CHECKING:
+    # The stubs alone know it.
+    from commerce.command.v1.command_service_pb2_grpc import CommandServiceAsyncStub
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 TOLD = (
@@ -116,7 +121,7 @@ async def test_what_expiry_ends_says_that_it_was_expiry_and_what_it_found(
 
 
 @asynccontextmanager
-async def serving(database: WriteDatabase, transport: str) -> AsyncIterator[CommandServiceStub]:
+async def serving(database: WriteDatabase, transport: str) -> AsyncIterator["CommandServiceAsyncStub"]:
     server = ServerSettings(port=0, transport=transport)
     running = RunningApplication(build(Settings(database=database.settings, server=server)))
     await running.start()

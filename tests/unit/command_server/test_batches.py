@@ -20,7 +20,7 @@ from commerce.type.v1.order_status_pb2 import OrderStatus
 from tandem.commands.batch import decide_batch
 from tandem.commands.domain import Command
 from tandem.commands.receipts import Receipt
-from tandem.commands.write_model import Aggregate, States
+from tandem.commands.write_model import Aggregate, Loaded, States
 from tandem.runtime.errors import TandemError
 from tests.support.builders import (
     add_product,
@@ -143,7 +143,8 @@ class Memory:
     def run(self, batch: list[Command]) -> list[Receipt | TandemError]:
         decisions = decide_batch(DOMAIN, batch, self._load(batch), self.receipts)
         base = len(self.events)
-        for of in (ORDERS, LINES, CUSTOMERS, PRODUCTS, SUBSCRIPTIONS):
+        kept: tuple[Loaded[Any], ...] = (ORDERS, LINES, CUSTOMERS, PRODUCTS, SUBSCRIPTIONS)
+        for of in kept:
             self.states[of] |= decisions.states[of]
         self.events += decisions.events
         self.receipts |= {it.request_id: it.appended(EPOCH, base) for it in decisions.receipts}
