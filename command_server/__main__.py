@@ -29,7 +29,7 @@ def main() -> int:
     action = parser.parse_args().action
     try:
         settings = load(Settings)
-        configure_logging(settings.log, "command_server")
+        configure_logging(settings.log.level, "command_server")
         if action == "serve":
             return run(build(settings))
         if action == "migrate":

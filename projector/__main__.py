@@ -34,7 +34,7 @@ def main() -> int:
     action = parser.parse_args().action
     try:
         settings = load(Settings)
-        configure_logging(settings.log, "projector")
+        configure_logging(settings.log.level, "projector")
         if action == "serve":
             sys.setswitchinterval(_SWITCH_SECONDS)
             return run(build(settings))

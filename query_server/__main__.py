@@ -18,7 +18,7 @@ def main() -> int:
     parser.parse_args()
     try:
         settings = load(Settings)
-        configure_logging(settings.log, "query_server")
+        configure_logging(settings.log.level, "query_server")
         return run(build(settings))
     except SettingsError as error:
         sys.stderr.write(f"query_server: {error}\n")

@@ -46,7 +46,7 @@ OF: dict[str, tuple[Step, ...]] = {
         Step("tandem.projection.following", "Session._announce", "announces"),
     ),
     "query_server": (
-        Step("query_server.freshness", "Freshness.hear", "the query server hears"),
-        Step("query_server.reader", "CacheReader.__call__", "reads the row"),
+        Step("tandem.queries.freshness", "Freshness.apply_announcement", "the query server applies the announcement"),
+        Step("tandem.queries.rows", "_CachedRow.__call__", "reads the row"),
     ),
 }

@@ -12,7 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from query_server.search.request import Alternatives
+Alternatives = tuple[tuple[str, ...], ...]
+"""For each word of a query what it is taken for too, best first; empty where nothing is."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

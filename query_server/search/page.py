@@ -18,8 +18,8 @@ from commerce.query.v1.query_service_pb2 import (
 from commerce.query.v1.views_pb2 import ProductCard
 from commerce.type.v1.money_pb2 import Money
 from query_server.search.highlight import highlight, plain, snippet
-from query_server.search.memory import Candidates, Marks, SearchMemory
-from query_server.search.request import Alternatives, SearchCursor, SearchKey, encode_search_token
+from query_server.search.memory import Alternatives, Candidates, Marks, SearchMemory
+from query_server.search.request import SearchCursor, SearchKey, encode_search_token
 from query_server.search.statements import MAX_FACETS, MOST_RANKED
 from tandem.feed.token import Token
 from tandem.queries.encoding import EncodedField, as_of_text

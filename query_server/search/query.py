@@ -5,7 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from query_server.search.highlight import plain
-from query_server.search.memory import Candidate, Candidates, Correction, SearchMemory, TextKey, split_keys
+from query_server.search.memory import (
+    Alternatives,
+    Candidate,
+    Candidates,
+    Correction,
+    SearchMemory,
+    TextKey,
+    split_keys,
+)
 from query_server.search.page import (
     Card,
     SearchPage,
@@ -15,7 +23,7 @@ from query_server.search.page import (
     page_of_cards,
     page_of_row,
 )
-from query_server.search.request import SEARCHED, Alternatives, SearchKey, search_key
+from query_server.search.request import SEARCHED, SearchKey, search_key
 from query_server.search.statements import (
     ALTERNATIVES,
     CARDS,

@@ -9,6 +9,7 @@ from commerce.internal.v1.stored_pb2 import SearchPageToken
 from commerce.query.v1.query_service_pb2 import ProductSort, SearchProductsRequest
 from commerce.type.v1.money_pb2 import Money
 from query_server.money import check_currency
+from query_server.search.memory import Alternatives
 from shop.views import product_card, product_search, search_word
 from shop.words import words_of
 from tandem.queries.checker import QueryChecker
@@ -26,10 +27,6 @@ _BY_RELEVANCE, _NEWEST = ProductSort.PRODUCT_SORT_RELEVANCE, ProductSort.PRODUCT
 
 SEARCHED = (product_search.name, product_card.name, search_word.name)
 """Three views answer together: what is found, what it costs, and what a misspelled word may mean."""
-
-
-Alternatives = tuple[tuple[str, ...], ...]
-"""For each word of a query what it is taken for too, best first; empty where nothing is."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from collections.abc import Callable
 import structlog
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from tandem.runtime.settings import LogSettings
-
 log = structlog.get_logger()
 
 
@@ -38,7 +36,7 @@ STREAMS_OPEN = Gauge("tandem_streams_open", "Streams that callers have open", ["
 STREAM_MESSAGES = Counter("tandem_stream_messages_total", "Messages that were sent in streams", ["method"])
 
 
-def configure_logging(settings: LogSettings, service: str) -> None:
+def configure_logging(least: str, service: str) -> None:
     """Sends structlog's and the standard library's records to standard error as JSON, each naming the service."""
     shared: list[Callable[..., object]] = [
         structlog.contextvars.merge_contextvars,
@@ -47,7 +45,7 @@ def configure_logging(settings: LogSettings, service: str) -> None:
         lambda _logger, _name, event: {"service": service, **event},
         structlog.processors.format_exc_info,
     ]
-    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    level = logging.getLevelNamesMapping()[least.upper()]
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],  # type: ignore[list-item]
         wrapper_class=structlog.make_filtering_bound_logger(level),

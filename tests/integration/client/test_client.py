@@ -56,13 +56,7 @@ def test_a_session_reads_what_it_wrote_while_the_projector_stands_still(stack: S
     assert other.queries.GetOrderDetails(order(101)).order_details.version == 1
 
 
-@pytest.mark.parametrize(
-    "newest_first",
-    [
-        False,
-        pytest.param(True, marks=pytest.mark.xfail(strict=True, reason="the query server does not read `tokens` yet")),
-    ],
-)
+@pytest.mark.parametrize("newest_first", [False, True])
 def test_a_session_sees_what_several_others_wrote(stack: Stack, client: Client, newest_first: bool) -> None:
     """Of tokens that come in either order, through answers and watches, and in a session that is begun with them."""
     first, second = (180, 181) if newest_first else (182, 183)
