@@ -326,21 +326,24 @@ class _CachedBatch(_CachedRows):
     _query: ManyRows
 
     def _look_up(self, calls: Sequence[Call], announced: Announced) -> None:
+        query, as_of = self._query, self._as_of
         wanted: list[tuple[Call, list[str]]] = []
         for call in calls:
-            keys = self._query.keys_alone(call.payload)
+            keys = query.keys_alone(call.payload)
             if keys is None:
                 keys = self._keys_of(call, announced)
             if keys is not None:
                 wanted.append((call, keys))
         found = self._cache.look_up_each(self._view, announced.cache_epochs, [keys for _, keys in wanted])
         for (call, keys), (entries, asked) in zip(wanted, found, strict=True):
-            cached = {key: value for key in keys if (value := self._query.value_of(entries.get(key))) is not None}
-            if len(cached) == len(keys):
-                call.reply(b"".join([*cached.values(), self._as_of]))
-            else:
-                self._send_on(call, keys, cached, announced.token if cached else None)
+            values = [value for key in keys if (value := query.value_of(entries.get(key))) is not None]
+            if len(values) == len(keys):
+                call.reply(b"".join([*values, as_of]))
+                _count_reads(self._view, hit=len(keys))
+                continue
+            cached = {key: value for key in keys if (value := query.value_of(entries.get(key))) is not None}
             _count_reads(self._view, hit=len(cached), miss=asked - len(cached), bypass=len(keys) - asked)
+            self._send_on(call, keys, cached, announced.token if cached else None)
 
 
 def _handler(query: OneRow | ManyRows, cache: Cache, freshness: Freshness, stored: Stage) -> _CachedRows:
