@@ -58,7 +58,7 @@ class Command(NamedTuple):
     request: the Protobuf request; it is the command, there is no twin of it.
     request_id: the caller's, or the server's own: an unknown COMMIT is looked up by it either way.
     subject_id: what the command creates or changes.
-    now: the server's clock when the command's batch was taken, UTC.
+    now: the server's clock when the command was taken from the queue, UTC.
     envelope: who caused it and why, a serialised tandem.internal.v1.Envelope: that of all its events.
     """
 

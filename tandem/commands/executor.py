@@ -107,12 +107,11 @@ class _Storing:
         self._connection: Connection | None = None
 
     def answer(self, calls: Sequence[Call]) -> None:
-        now = self._clock()
         taken: list[Call] = []
         batch: list[Command] = []
         for call in calls:
             try:
-                batch.append(self._domain.command_of(call.request, now, call.metadata()))
+                batch.append(self._domain.command_of(call.request, self._clock(), call.metadata()))
             except Exception as error:
                 # A wrong request, which concerns no other call.
                 call.fail(error)
