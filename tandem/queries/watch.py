@@ -311,17 +311,17 @@ class Watches:
     async def _first_read(self, subject: _Subject, watcher: _Watcher, need: Need, call: StreamCall) -> Token:
         """Waits until the subject is as fresh as needed; returns the position that it includes."""
         # Where it goes back to is set by each wait.
-        asked = Asked(call, self._freshness, self._view, need)
+        asked = Asked(self._freshness, self._view, need)
         while True:
             if asked.need.fully_consistent:
                 await _Wait(call, asked).at(self._freshness.head)
             announced = self._freshness.announced_token(self._view)
-            verdict = self._freshness.judge(self._view, asked, announced)
+            verdict = self._freshness.judge(self._view, call, asked.need, announced)
             if verdict in (Fresh.NOW, Fresh.DATABASE):
                 # What was announced is to be in the first state, as in every other answer.
                 tokens = [it.token for it in asked.need.wanted] + ([announced] if announced is not None else [])
                 covered = await self._read(subject, watcher, tokens)
-                verdict = self._freshness.judge(self._view, asked, covered, final=True)
+                verdict = self._freshness.judge(self._view, call, asked.need, covered, final=True)
                 if verdict is Fresh.NOW:
                     return covered
             if isinstance(verdict, TandemError):
