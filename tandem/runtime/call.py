@@ -289,9 +289,12 @@ class Call(Context):
     def leave(self) -> None:
         """The transport says that the caller has gone."""
         self.gone = True
-        when_gone = self.when_gone
-        if when_gone is not None:
-            when_gone(self)
+        if self.when_gone is not None:
+            try:
+                self.when_gone(self)
+            except Exception:
+                # A bug, and not the transport's, which has other calls to look after.
+                log.exception("a call could not be let go of", method=self.method.name)
 
     @abstractmethod
     def _forget(self) -> None:
@@ -406,25 +409,20 @@ class LocalCall(Call):
 
 def settle(calls: Sequence[Call]) -> None:
     """Counts calls that have ended, and makes room for others: calls that came together and ended alike at once."""
+    if not calls:
+        return
     now = time.monotonic()
-    first: Call | None = None
+    method, code, came_at = calls[0].method, calls[0].code, calls[0].came_at
     alike = 0
     for call in calls:
-        if (
-            first is not None
-            and call.code is first.code
-            and call.came_at == first.came_at
-            and call.method is first.method
-        ):
-            alike += 1
-            continue
-        if first is not None:
-            assert first.code is not None, "ended"
-            first.method.settle(first.code, now - first.came_at, alike)
-        first, alike = call, 1
-    if first is not None:
-        assert first.code is not None, "ended"
-        first.method.settle(first.code, now - first.came_at, alike)
+        if call.code is not code or call.came_at != came_at or call.method is not method:
+            assert code is not None, "ended"
+            method.settle(code, now - came_at, alike)
+            method, code, came_at = call.method, call.code, call.came_at
+            alike = 0
+        alike += 1
+    assert code is not None, "ended"
+    method.settle(code, now - came_at, alike)
 
 
 class StreamCall(Context):
@@ -510,9 +508,15 @@ class StreamMethod:
         self._open.inc()
         try:
             failure = await self._answer(call, payload, write)
-        except asyncio.CancelledError:
-            self._outcomes.count(call.code_of_gone())
-            raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                self._outcomes.count(call.code_of_gone())
+                raise
+            # The handler's own; there is a caller to be told.
+            bug = RuntimeError("a stream's handler was cancelled, and not by its caller")
+            bug.__cause__ = error
+            failure = failure_of(bug, self.name, call.reference)
         except Exception as error:
             failure = failure_of(error, self.name, call.reference)
         finally:

@@ -26,7 +26,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 from grpc import aio
 from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
 
@@ -86,7 +85,8 @@ class NativeTransport:
         self.calls: dict[int, _Call | _StreamCall] = {}
         """Under way, by the front's numbers. Who receives a call puts it in, who ends it takes it out."""
         # By the front's numbers of the methods.
-        self._routes: dict[int, tuple[Method, Worker] | StreamMethod] = {}
+        self._workers: dict[int, tuple[Method, Worker]] = {}
+        self._streams: dict[int, StreamMethod] = {}
         self._receiving = threading.Lock()
         # What the receiving thread is to answer inline yet, and what it is at.
         self._pending: deque[tuple[Worker, list[RemoteCall]]] = deque()
@@ -108,8 +108,10 @@ class NativeTransport:
     ) -> None:
         """workers, streams: by path, "/package.Service/Method". add_servicers: adds those of health and reflection."""
         self._loop = asyncio.get_running_loop()
-        paths = [*((path, False) for path in workers), *((path, True) for path in streams)]
-        self._routes = dict(zip(self.front.add_methods(paths), [*workers.values(), *streams.values()], strict=True))
+        numbers = self.front.add_methods([(path, False) for path in workers])
+        self._workers = dict(zip(numbers, workers.values(), strict=True))
+        numbers = self.front.add_methods([(path, True) for path in streams])
+        self._streams = dict(zip(numbers, streams.values(), strict=True))
         await self._start_behind(add_servicers)
         self.front.start()
         threading.Thread(target=self._receive, name="native-receive", daemon=True).start()
@@ -163,7 +165,7 @@ class NativeTransport:
 
     def _hand_on(self, events: Sequence[_Event], *, inline: bool) -> None:
         came_at = time.monotonic()
-        calls, routes = self.calls, self._routes
+        calls, workers = self.calls, self._workers
         limit = self._settings.max_message_bytes
         batches: defaultdict[Worker, list[RemoteCall]] = defaultdict(list)
         for event in events:
@@ -172,9 +174,9 @@ class NativeTransport:
                 if (cancelled := calls.get(call_id)) is not None:
                     cancelled.leave()
                 continue
-            route = routes[number]
-            if isinstance(route, StreamMethod):
-                self._open_stream(route, event, came_at)
+            route = workers.get(number)
+            if route is None:
+                self._open_stream(self._streams[number], event, came_at)
                 continue
             method, worker = route
             call = calls[call_id] = _Call(self, method, event, came_at)
@@ -185,6 +187,8 @@ class NativeTransport:
                 batches[worker].append(call)
         for worker, batch in batches.items():
             admitted = self._admission.admit(batch)
+            if not admitted:
+                continue
             if inline and worker.inline is not None:
                 self._pending.append((worker, admitted))
             else:
@@ -192,8 +196,8 @@ class NativeTransport:
 
     def _answer_inline(self) -> None:
         while (batch := self._next_pending()) is not None:
-            worker, self._inline = batch
             self._inline_batches += 1
+            worker, self._inline = batch
             if not self._watched.is_set():
                 self._watched.set()
             try:
@@ -204,9 +208,12 @@ class NativeTransport:
             self._inline = None
 
     def _next_pending(self) -> tuple[Worker, list[RemoteCall]] | None:
+        if not self._pending:
+            return None
         try:
             return self._pending.popleft()
         except IndexError:
+            # The other thread was faster.
             return None
 
     def _stand_in(self) -> None:
@@ -245,7 +252,13 @@ class NativeTransport:
         assert self._loop is not None, "started"
         call.task = task = self._loop.create_task(self._run_stream(method, call, payload))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._end_stream(call))
+
+    def _end_stream(self, call: "_StreamCall") -> None:
+        """Also of a stream that was cancelled before it ran."""
+        assert call.task is not None, "started"
+        self._tasks.discard(call.task)
+        self.calls.pop(call.call_id, None)
 
     async def _run_stream(self, method: StreamMethod, call: "_StreamCall", payload: bytes) -> None:
         front = self.front
@@ -257,16 +270,11 @@ class NativeTransport:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             if sent == STREAM_CLOSED:
-                raise asyncio.CancelledError
+                call.cancel()
+                # Where the task meets it.
+                await asyncio.sleep(0)
 
-        try:
-            failure = await method.run(call, payload, write)
-        except asyncio.CancelledError:
-            # Where a handler has cancelled itself, there is a client to be told.
-            front.fail(call.call_id, _number(grpc.StatusCode.CANCELLED), "cancelled")
-            raise
-        finally:
-            self.calls.pop(call.call_id, None)
+        failure = await method.run(call, payload, write)
         if failure is None:
             front.stream_end(call.call_id)
         else:
@@ -319,9 +327,9 @@ class _StreamCall(StreamCall):
 
     def leave(self) -> None:
         """The caller has gone. From any thread: the loop has been given the stream before."""
-        self._loop.call_soon_threadsafe(self._cancel)
+        self._loop.call_soon_threadsafe(self.cancel)
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
         assert self.task is not None, "started"
         self.task.cancel()
 
@@ -338,9 +346,5 @@ def _time_remaining_of(event: _Event) -> float | None:
 
 
 def _fail(front: NativeGrpcFront, call_id: int, failure: Failure) -> None:
-    front.fail(call_id, _number(failure.code), failure.status.message, trailing_metadata=failure.trailing_metadata())
-
-
-def _number(code: grpc.StatusCode) -> int:
-    number: int = code.value[0]
-    return number
+    number: int = failure.code.value[0]
+    front.fail(call_id, number, failure.status.message, trailing_metadata=failure.trailing_metadata())

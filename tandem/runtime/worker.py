@@ -168,6 +168,14 @@ def answer(handler: Handler, calls: Sequence[Call]) -> None:
         for call in calls:
             if call.code is None and call.next is None:
                 call.fail(error)
+    for call in calls:
+        if call.code is None:
+            _settle_or_hand_on(handler, calls)
+            return
+    settle(calls)
+
+
+def _settle_or_hand_on(handler: Handler, calls: Sequence[Call]) -> None:
     ended: list[Call] = []
     onward: dict[Stage, list[Call]] = {}
     for call in calls:

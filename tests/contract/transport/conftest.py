@@ -1,8 +1,9 @@
-"""A servicer that does what a test says, served as every service is, on each transport."""
+"""A worker that does what a test says, served as every service is: on each transport, inline and from its queue."""
 
 import asyncio
+import queue
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -13,23 +14,26 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from prometheus_client import REGISTRY
 
 from commerce.projection.v1 import projection_service_pb2 as projection
-from tandem.runtime.calls import Call
-from tandem.runtime.process import Application, Component, RunningApplication, Service
+from tandem.runtime.call import Call, settle
+from tandem.runtime.server import Application, Component, RunningApplication, Service
 from tandem.runtime.settings import ServerSettings
+from tandem.runtime.worker import Handler, Worker, one_by_one
 
 Transport = Literal["native", "grpcio"]
-Behaviour = Callable[[Any, Call], Awaitable[Message | bytes]]
 
 SERVICE = projection.DESCRIPTOR.services_by_name["ProjectionService"]
 METHOD = f"/{SERVICE.full_name}/ListProjections"
 PATIENCE = 20.0
 """Seconds until a test that waits for something gives up."""
+ANSWER = projection.ListProjectionsResponse(feed_head=7)
 
 
-async def answer(request: Message, call: Call) -> Message:
-    return projection.ListProjectionsResponse(feed_head=7)
+@one_by_one
+def answer(call: Call) -> Message:
+    return ANSWER
 
 
 def raw(channel: grpc.aio.Channel, method: str = METHOD) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, Any]":
@@ -41,44 +45,120 @@ def raw(channel: grpc.aio.Channel, method: str = METHOD) -> "grpc.aio.UnaryUnary
     )
 
 
-class Waiting:
-    """A behaviour that waits until it is released, and says when it was cancelled instead."""
+def counted(code: str) -> float:
+    """How many calls ended with the code."""
+    return REGISTRY.get_sample_value("tandem_calls_total", {"method": "ListProjections", "code": code}) or 0.0
+
+
+def timed() -> float:
+    """How many calls were timed."""
+    return REGISTRY.get_sample_value("tandem_call_seconds_count", {"method": "ListProjections"}) or 0.0
+
+
+def worker(*handlers: Handler, inline: Handler | None = None, max_batch: int = 64, max_waiting: int = 10_000) -> Worker:
+    return Worker("test", handlers, inline=inline, max_batch=max_batch, max_waiting=max_waiting)
+
+
+class Parked:
+    """A handler that parks calls until the test takes one, or releases all; it lets go of those whose caller has gone.
+
+    It parks as Call.when_gone says.
+    """
 
     def __init__(self) -> None:
-        self.entered = asyncio.Event()
-        self.release = asyncio.Event()
-        self.cancelled = asyncio.Event()
+        self.entered = threading.Event()
+        self.cancelled = threading.Event()
+        self.count = 0
+        self._lock = threading.Lock()
+        self._parked: set[Call] = set()
+        self._order: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._released = False
 
-    async def __call__(self, request: Message, call: Call) -> Message:
+    def __call__(self, calls: Sequence[Call]) -> None:
+        for call in calls:
+            call.next = self
+
+    def put_all(self, calls: Sequence[Call]) -> None:
+        for call in calls:
+            with self._lock:
+                self._parked.add(call)
+                self.count += 1
+            call.when_gone = self._let_go
+            if call.gone:
+                self._let_go(call)
+            if self._released:
+                self.reply(call)
+            self._order.put(call)
         self.entered.set()
-        try:
-            await self.release.wait()
-        except asyncio.CancelledError:
+
+    def reply(self, call: Call, response: Message | bytes = ANSWER) -> None:
+        if self._take(call):
+            call.reply(response)
+            settle([call])
+
+    def fail(self, call: Call, error: Exception) -> None:
+        if self._take(call):
+            call.fail(error)
+            settle([call])
+
+    def release(self) -> None:
+        """Answers all that are here and all that come."""
+        self._released = True
+        for call in list(self._parked):
+            self.reply(call)
+
+    async def next(self) -> Call:
+        """The next that was parked."""
+        return await asyncio.to_thread(self._order.get, timeout=PATIENCE)
+
+    def _let_go(self, call: Call) -> None:
+        if self._take(call):
+            call.drop()
+            settle([call])
             self.cancelled.set()
-            raise
-        return await answer(request, call)
+
+    def _take(self, call: Call) -> bool:
+        with self._lock:
+            here = call in self._parked
+            self._parked.discard(call)
+            return here
+
+
+class Held:
+    """A handler that holds its thread until it is released, then answers; notes how large its batches were."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.release = threading.Event()
+        self.batches: list[list[Call]] = []
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.batches]
+
+    def __call__(self, calls: Sequence[Call]) -> None:
+        self.batches.append(list(calls))
+        self.entered.set()
+        assert self.release.wait(PATIENCE)
+        for call in calls:
+            call.reply(ANSWER)
 
 
 @pytest.fixture
-async def waiting() -> Waiting:
-    return Waiting()
+async def parked() -> Parked:
+    return Parked()
 
 
-async def reached(event: asyncio.Event) -> None:
-    async with asyncio.timeout(PATIENCE):
-        await event.wait()
+@pytest.fixture
+async def held() -> AsyncIterator[Held]:
+    made = Held()
+    yield made
+    made.release.set()
 
 
 async def in_thread(event: threading.Event) -> None:
+    """Waits for an event of threads."""
     assert await asyncio.to_thread(event.wait, PATIENCE)
-
-
-class Servicer:
-    def __init__(self, behaviour: Behaviour) -> None:
-        self.behaviour = behaviour
-
-    async def ListProjections(self, request: Message, call: Call) -> Message | bytes:
-        return await self.behaviour(request, call)
 
 
 @dataclass
@@ -136,7 +216,7 @@ def detail(error: grpc.aio.AioRpcError, kind: type[Message]) -> Any:
 
 class Serve(Protocol):
     async def __call__(
-        self, behaviour: Behaviour = answer, *, components: tuple[Component, ...] = (), **server: Any
+        self, served: Handler | Worker = answer, *, components: tuple[Component, ...] = (), **server: Any
     ) -> Served: ...
 
 
@@ -146,8 +226,14 @@ def transport(request: pytest.FixtureRequest) -> Transport:
     return chosen
 
 
+@pytest.fixture(params=["inline", "queued"])
+def inline(request: pytest.FixtureRequest) -> bool:
+    """Whether the handlers of `serve` answer inline too, where the transport can."""
+    return bool(request.param == "inline")
+
+
 def application(
-    behaviour: Behaviour,
+    served: Worker,
     server: ServerSettings,
     *,
     components: tuple[Component, ...] = (),
@@ -159,40 +245,33 @@ def application(
     return Application(
         name="test_server",
         server=server,
-        services=(Service(SERVICE, Servicer(behaviour)),),
+        services=(Service(SERVICE, {"ListProjections": served}),),
         ready=ready or always,
-        components=components,
+        components=(*components, served),
     )
 
 
-async def start(exits: AsyncExitStack, application: Application, ready: asyncio.Event | None = None) -> Served:
-    """Serves it until `exits` does, with a channel to it."""
-    running = RunningApplication(application)
-    await running.start()
-    exits.push_async_callback(running.stop)
-    channel = await exits.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{running.port}"))
-    return Served(running, channel, ready or asyncio.Event())
-
-
-def native_settings(**server: Any) -> ServerSettings:
-    return ServerSettings(**{"port": 0, "transport": "native", "drain_seconds": 0, **server})
-
-
 @pytest.fixture
-async def serve(transport: Transport) -> AsyncIterator[Serve]:
-    """Serves a behaviour on the transport until the test ends; takes ServerSettings by name."""
+async def serve(transport: Transport, inline: bool) -> AsyncIterator[Serve]:
+    """Serves a worker, or one with two threads that have the handler, until the test ends; ServerSettings by name."""
     async with AsyncExitStack() as exits:
 
         async def serve_it(
-            behaviour: Behaviour = answer, *, components: tuple[Component, ...] = (), **server: Any
+            served: Handler | Worker = answer, *, components: tuple[Component, ...] = (), **server: Any
         ) -> Served:
             settings = ServerSettings(**{"port": 0, "transport": transport, "drain_seconds": 0, **server})
+            if not isinstance(served, Worker):
+                served = worker(served, served, inline=served if inline else None)
             ready = asyncio.Event()
             ready.set()
 
             async def is_ready() -> bool:
                 return ready.is_set()
 
-            return await start(exits, application(behaviour, settings, components=components, ready=is_ready), ready)
+            running = RunningApplication(application(served, settings, components=components, ready=is_ready))
+            await running.start()
+            exits.push_async_callback(running.stop)
+            channel = await exits.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{running.port}"))
+            return Served(running, channel, ready)
 
         yield serve_it

@@ -8,25 +8,23 @@ from typing import cast
 import grpc
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from structlog.testing import capture_logs
 
-from tandem.runtime.calls import Call
-from tandem.runtime.process import RunningApplication, Service
+from tandem.runtime.server import RunningApplication, Service
 from tandem.runtime.settings import ServerSettings
 from tests.contract.transport.conftest import (
     PATIENCE,
     SERVICE,
+    Parked,
     Serve,
     Served,
-    Servicer,
     Transport,
-    Waiting,
     answer,
     application,
+    in_thread,
     raw,
-    reached,
+    worker,
 )
 from tests.support.stack import until
 
@@ -80,7 +78,7 @@ async def test_a_readiness_check_that_fails_means_not_serving_and_is_asked_again
     async def check() -> bool:
         return next(answers)  # and StopIteration, as RuntimeError, from then on
 
-    running = RunningApplication(application(answer, ServerSettings(port=0, transport=transport), ready=check))
+    running = RunningApplication(application(worker(answer), ServerSettings(port=0, transport=transport), ready=check))
     with capture_logs() as logs:
         await running.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
@@ -104,8 +102,9 @@ async def test_each_of_two_services_tells_its_own_health(transport: Transport) -
     async def away() -> bool:
         return False
 
-    base = application(answer, ServerSettings(port=0, transport=transport))
-    other = Service(OTHER_SERVICE, Servicer(answer), away)
+    answers = worker(answer)
+    base = application(answers, ServerSettings(port=0, transport=transport))
+    other = Service(OTHER_SERVICE, {"ListProjections": answers}, ready=away)
     running = RunningApplication(replace(base, services=(*base.services, other)))
     await running.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
@@ -119,10 +118,10 @@ async def test_each_of_two_services_tells_its_own_health(transport: Transport) -
     await running.stop()
 
 
-async def test_a_stop_lets_the_call_under_way_finish_and_refuses_new_ones(serve: Serve, waiting: Waiting) -> None:
-    served = await serve(waiting, drain_seconds=PATIENCE)
+async def test_a_stop_lets_the_call_under_way_finish_and_refuses_new_ones(serve: Serve, parked: Parked) -> None:
+    served = await serve(parked, drain_seconds=PATIENCE)
     under_way = served.call()
-    await reached(waiting.entered)
+    await in_thread(parked.entered)
     stopping = asyncio.create_task(served.running.stop())
 
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.running.port}") as another:
@@ -135,39 +134,32 @@ async def test_a_stop_lets_the_call_under_way_finish_and_refuses_new_ones(serve:
 
         await until(new_calls_are_refused, "new calls are UNAVAILABLE")
     assert not stopping.done()
-    waiting.release.set()
+    parked.release()
     assert (await under_way).feed_head == 7
     await asyncio.wait_for(stopping, PATIENCE)
 
 
 async def test_a_stop_loses_none_of_many_answers(serve: Serve) -> None:
-    waiting = Waiting()
-    entered = 0
-
-    async def count(request: Message, call: Call) -> Message:
-        nonlocal entered
-        entered += 1
-        return await waiting(request, call)
-
-    served = await serve(count, drain_seconds=PATIENCE)
+    parked = Parked()
+    served = await serve(parked, drain_seconds=PATIENCE)
     calls = [asyncio.ensure_future(served.outcome()) for _ in range(100)]
 
     async def all_are_under_way() -> bool:
-        return entered == 100
+        return parked.count == 100
 
     await until(all_are_under_way, "100 calls are under way")
     stopping = asyncio.create_task(served.running.stop())
-    waiting.release.set()
+    parked.release()
     assert set(await asyncio.gather(*calls)) == {grpc.StatusCode.OK}
     await asyncio.wait_for(stopping, PATIENCE)
 
 
-async def test_a_call_that_outlasts_the_drain_is_cancelled(serve: Serve, waiting: Waiting) -> None:
-    served = await serve(waiting, drain_seconds=0.1)
+async def test_a_call_that_outlasts_the_drain_is_cancelled(serve: Serve, parked: Parked) -> None:
+    served = await serve(parked, drain_seconds=0.1)
     under_way = asyncio.create_task(served.refusal())
-    await reached(waiting.entered)
+    await in_thread(parked.entered)
     await asyncio.wait_for(served.running.stop(), PATIENCE)
-    await reached(waiting.cancelled)
+    await in_thread(parked.cancelled)
     assert (await under_way).code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
@@ -182,8 +174,8 @@ async def test_health_says_not_serving_before_new_calls_are_refused(serve: Serve
     await asyncio.wait_for(stopping, PATIENCE)
 
 
-async def test_readiness_does_not_bring_a_stopping_server_back(serve: Serve, waiting: Waiting) -> None:
-    served = await serve(waiting, drain_delay_seconds=2, drain_seconds=PATIENCE)
+async def test_readiness_does_not_bring_a_stopping_server_back(serve: Serve, parked: Parked) -> None:
+    served = await serve(parked, drain_delay_seconds=2, drain_seconds=PATIENCE)
     served.ready.clear()
     states = watched(served)
     while await anext(states) != NOT_SERVING:
@@ -224,13 +216,13 @@ class Part:
 
 async def test_components_start_in_order_and_stop_in_reverse_after_the_last_call(serve: Serve) -> None:
     notes: list[str] = []
-    waiting = Waiting()
+    parked = Parked()
     parts = (Part("a", notes), Part("b", notes))
-    served = await serve(waiting, components=parts, drain_seconds=PATIENCE)
+    served = await serve(parked, components=parts, drain_seconds=PATIENCE)
     under_way = served.call()
-    await reached(waiting.entered)
+    await in_thread(parked.entered)
     stopping = asyncio.create_task(served.running.stop())
-    waiting.release.set()
+    parked.release()
     await under_way
     assert [note for note in notes if note.startswith("start")] == notes[:2] == ["start a", "start b"]
     await asyncio.wait_for(stopping, PATIENCE)
@@ -241,7 +233,7 @@ async def test_a_component_that_cannot_start_stops_what_had_started(transport: T
     notes: list[str] = []
     parts = (Part("a", notes), Part("b", notes), Part("c", notes, starts=False))
     settings = ServerSettings(port=0, transport=transport)
-    running = RunningApplication(application(answer, settings, components=parts))
+    running = RunningApplication(application(worker(answer), settings, components=parts))
     with pytest.raises(ValueError, match="c cannot start"):
         await running.start()
     assert notes == ["start a", "start b", "stop b", "stop a"]
@@ -261,7 +253,9 @@ async def test_a_component_that_cannot_stop_is_named_and_the_others_are_stopped(
 async def test_a_failed_start_is_what_is_raised_when_a_stop_fails_after_it(transport: Transport) -> None:
     notes: list[str] = []
     parts = (Part("a", notes), Part("b", notes, stops=False), Part("c", notes, starts=False))
-    running = RunningApplication(application(answer, ServerSettings(port=0, transport=transport), components=parts))
+    running = RunningApplication(
+        application(worker(answer), ServerSettings(port=0, transport=transport), components=parts)
+    )
     with pytest.raises(ValueError, match="c cannot start"):
         await running.start()
     assert notes == ["start a", "start b", "stop b", "stop a"]

@@ -10,14 +10,14 @@ import trustme
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from tandem.runtime.process import PortInUse, RunningApplication, transport_of
+from tandem.runtime.server import PortInUse, RunningApplication, transport_of
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
-from tests.contract.transport.conftest import PATIENCE, SERVICE, Serve, Transport, answer, application, raw
+from tests.contract.transport.conftest import PATIENCE, SERVICE, Serve, Transport, answer, application, raw, worker
 
 
 async def test_a_port_in_use_is_named(serve: Serve, transport: Transport) -> None:
     port = (await serve()).running.port
-    second = RunningApplication(application(answer, ServerSettings(port=port, transport=transport)))
+    second = RunningApplication(application(worker(answer), ServerSettings(port=port, transport=transport)))
     with pytest.raises(PortInUse, match=f"127.0.0.1:{port}"):
         await second.start()
 
@@ -25,7 +25,7 @@ async def test_a_port_in_use_is_named(serve: Serve, transport: Transport) -> Non
 async def test_a_metrics_port_in_use_is_named_and_the_server_does_not_serve(serve: Serve, transport: Transport) -> None:
     taken = (await serve()).running.port
     settings = ServerSettings(port=0, metrics_port=taken, transport=transport)
-    second = RunningApplication(application(answer, settings))
+    second = RunningApplication(application(worker(answer), settings))
     with pytest.raises(PortInUse, match=f"metrics on 127.0.0.1:{taken}"):
         await second.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{second.port}") as channel:

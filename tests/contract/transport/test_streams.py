@@ -12,35 +12,29 @@ from google.rpc import error_details_pb2
 from prometheus_client import REGISTRY
 
 from commerce.query.v1 import query_service_pb2 as queries
-from tandem.runtime.calls import StreamCall, stopping_error
+from tandem.runtime.call import Call, StreamCall, StreamHandler, stopping_error
 from tandem.runtime.errors import Conflict
-from tandem.runtime.process import Application, RunningApplication, Service
+from tandem.runtime.server import Application, RunningApplication, Service
 from tandem.runtime.settings import ServerSettings
-from tests.contract.transport.conftest import PATIENCE, Transport, detail
+from tandem.runtime.worker import one_by_one
+from tests.contract.transport.conftest import PATIENCE, Transport, detail, worker
 from tests.support.proxy import CuttingProxy
 from tests.support.stack import until
 
 SERVICE = queries.DESCRIPTOR.services_by_name["QueryService"]
 METHOD = "WatchOrderDetails"
+# A client whose windows do not grow, up to 16 MiB a stream, with the speed that it finds: the limits are the server's.
+STEADY = (("grpc.http2.bdp_probe", 0),)
 Stream = grpc.aio.UnaryStreamCall[bytes, queries.WatchOrderDetailsResponse]
-StreamBehaviour = Callable[[Any, StreamCall], AsyncGenerator[Any, None]]
 
 
 def message(number: int, size: int = 0) -> queries.WatchOrderDetailsResponse:
     return queries.WatchOrderDetailsResponse(as_of="x" * size, skipped_versions=number)
 
 
-class Servicer:
-    """Answers the stream as the test says; nobody calls the others."""
-
-    def __init__(self, behaviour: StreamBehaviour) -> None:
-        self.WatchOrderDetails = behaviour
-
-    def __getattr__(self, name: str) -> Any:
-        async def empty(request: Any, call: Any) -> bytes:
-            return b""
-
-        return empty
+@one_by_one
+def empty(call: Call) -> bytes:
+    return b""
 
 
 class Served:
@@ -69,17 +63,18 @@ Serve = Callable[..., Any]
 async def serve(transport: Transport) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as exits:
 
-        async def start(behaviour: StreamBehaviour, **server: Any) -> Served:
+        async def start(behaviour: StreamHandler, **server: Any) -> Served:
             async def ready() -> bool:
                 return True
 
             settings = ServerSettings(**{"port": 0, "transport": transport, "drain_seconds": 0, **server})
-            running = RunningApplication(
-                Application("test_server", settings, (Service(SERVICE, Servicer(behaviour)),), ready)
-            )
+            others = worker(empty)
+            workers = {method.name: others for method in SERVICE.methods if method.name != METHOD}
+            service = Service(SERVICE, workers, {METHOD: behaviour})
+            running = RunningApplication(Application("test_server", settings, (service,), ready, (others,)))
             await running.start()
             exits.push_async_callback(running.stop)
-            channel = await exits.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{running.port}"))
+            channel = await exits.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{running.port}", STEADY))
             return Served(running, channel)
 
         yield start
@@ -175,6 +170,30 @@ async def test_a_bug_in_a_stream_is_internal_and_leaks_nothing(serve: Serve) -> 
     refusal = await refusal_of((await serve(fail)).stream())
     assert refusal.code() == grpc.StatusCode.INTERNAL
     assert "inside" not in (refusal.details() or "")
+
+
+async def test_an_answer_over_the_size_limit_ends_the_stream_and_its_handler(serve: Serve) -> None:
+    endless = Endless(4096)
+    refusal = await refusal_of((await serve(endless, max_message_bytes=2048)).stream())
+    assert refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    await nobody_is_inside(endless)
+
+
+async def test_a_request_over_the_size_limit_is_refused(serve: Serve) -> None:
+    silent = Silent()
+    served = await serve(silent, max_message_bytes=2048)
+    method: Any = served.channel.unary_stream(f"/{SERVICE.full_name}/{METHOD}")
+    refusal = await refusal_of(method(b"x" * 4096, timeout=PATIENCE))
+    assert refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_handler_that_cancels_itself_ends_its_stream(serve: Serve) -> None:
+    async def cancel(request: Any, call: StreamCall) -> AsyncGenerator[Any, None]:
+        yield message(1)
+        raise asyncio.CancelledError
+
+    refusal = await refusal_of((await serve(cancel)).stream())
+    assert refusal.code() == grpc.StatusCode.INTERNAL
 
 
 async def test_a_malformed_request_is_refused(serve: Serve) -> None:
