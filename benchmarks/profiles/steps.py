@@ -47,7 +47,7 @@ OF: dict[str, tuple[Step, ...]] = {
         Step("projector.session", "Session._announce", "announces"),
     ),
     "query_server": (
-        Step("query_server.freshness", "Freshness.hear", "the query server hears"),
-        Step("query_server.reader", "CacheReader.__call__", "reads the row"),
+        Step("tandem.queries.freshness", "Freshness.apply_announcement", "the query server learns of it"),
+        Step("tandem.queries.rows", "_CachedRows.__call__", "reads the row"),
     ),
 }

@@ -62,7 +62,7 @@ _POLL_SECONDS = 0.05
 # The listening thread looks up this often, to stop or to notice that a view is blind.
 _LISTEN_SECONDS = 0.2
 _RECONNECT_SECONDS = 0.5
-# What is left of the caller's deadline when a wait ends, so that the answer says why, and arrives.
+# How long before the caller's deadline a wait ends, so that the answer says why, and arrives.
 _MARGIN_SECONDS = 0.1
 
 
@@ -109,9 +109,9 @@ class Need(NamedTuple):
 
     def end_of_wait(self, call: Context) -> float:
         """When a call's wait is over, on the clock of time.monotonic()."""
-        left = call.deadline - call.came_at
+        seconds = call.deadline - call.came_at
         # A short deadline keeps most of its time for the wait.
-        return call.came_at + min(self.max_wait, left - min(_MARGIN_SECONDS, left / 4))
+        return call.came_at + min(self.max_wait, seconds - min(_MARGIN_SECONDS, seconds / 4))
 
 
 NOTHING_NEEDED = Need()
@@ -134,7 +134,7 @@ class Asked:
 class Fresh(enum.Enum):
     NOW = "it is fresh enough"
     WAIT = "it will be, or the wait ends first"
-    DATABASE = "only what the database says can tell: no announcement does, or it is of another feed"
+    DATABASE = "only the database can say: no announcement does, or it is of another feed"
 
 
 class _Parked:
@@ -207,8 +207,8 @@ class Freshness:
             self._stopping.set()
             self._ends_changed.notify_all()
             self._is_waited_for.notify_all()
-            left = [call for it in list(self._parked.values()) if (call := self._take_out(it)) is not None]
-        refuse(left, stopping_error())
+            parked = [call for it in list(self._parked.values()) if (call := self._take_out(it)) is not None]
+        refuse(parked, stopping_error())
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
 
@@ -317,7 +317,7 @@ class Freshness:
             stopping = self._stopping.is_set()
             for call in calls:
                 asked: Asked = call.asked
-                # A call waits for one token: of two feeds, one is not the view's, and that is told without a wait.
+                # A call waits for one token: of two feeds one is not the view's, which is refused without a wait.
                 [wanted] = asked.need.wanted
                 if self._is_decided(asked.view, wanted.token):
                     decided.append(call)
@@ -330,7 +330,7 @@ class Freshness:
             full = Overloaded(f"{self._settings.max_waiters} calls wait for a position already")
             refuse(refused, stopping_error() if stopping else full)
         for call in calls:
-            # It may have gone before it said whom to tell.
+            # Its caller may have gone before `when_gone` was set.
             if call.gone:
                 self._let_go(call)
 
@@ -462,7 +462,7 @@ class Freshness:
                 try:
                     self.release_in_database(self._read_positions())
                 except Unavailable:
-                    # It is logged where it is raised; those who wait are told when they read.
+                    # It is logged where it is raised; those who wait get the error when they read.
                     pass
                 except Exception:
                     log.exception("positions could not be read")

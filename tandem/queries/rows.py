@@ -90,7 +90,7 @@ class OneRow(ById):
         return request[-len(_UUID) :].replace(b"-", b"").decode("ascii")
 
     def keys(self, request: Any, check: QueryChecker) -> list[str]:
-        """The id in any request; `check` is told what is wrong."""
+        """The id in any request; `check` collects what is wrong."""
         key: str = getattr(request, self.id_field)
         check.uuid(self.id_field, key)
         return [key.replace("-", "").lower()]

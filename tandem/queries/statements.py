@@ -37,7 +37,7 @@ class StatementQuery(ABC, Generic[K]):
 
     @abstractmethod
     def wanted(self, request: Any, check: QueryChecker) -> K:
-        """What a request wants; `check` is told what is wrong."""
+        """What a request wants; `check` collects what is wrong."""
 
     @abstractmethod
     def read(self, wanted: Sequence[K]) -> Iterator[Answer | TandemError]:

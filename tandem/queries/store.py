@@ -199,7 +199,7 @@ class Store:
         try:
             return self._execute_once(statement, arguments)
         except _ConnectionLost:
-            # A pooled connection from before a restart of the database: its first use is how one learns of it.
+            # A pooled connection from before a restart of the database: its first use shows it.
             return self._execute_once(statement, arguments)
 
     def _execute_once(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:

@@ -2,7 +2,7 @@
 
 After each announcement, and once a second where none comes, the change log says which keys changed since the last look;
 those that somebody watches are read, in batches, and each watcher is woken. Nothing is queued for anybody: a watcher
-that comes for its next message gets the newest state, and is told how many versions it did not see.
+that comes for its next message gets the newest state, with the number of versions that it did not see.
 
 Positions make it right. A row is read together with the view's position (`as_of`) and has the position of the event
 that made it (`changed`). A watcher is shown a state if it was made after the last one that it was shown, and never one
@@ -388,7 +388,7 @@ class Watches:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def _give_up(self, error: TandemError) -> None:
-        """Tells those who wait for their first state. The others go on when the subjects can be read again."""
+        """Fails those who wait for their first state. The others go on when the subjects can be read again."""
         for key in self._unread:
             for watcher in self._subjects[key].watchers:
                 watcher.error = error

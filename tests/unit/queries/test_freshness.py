@@ -434,7 +434,12 @@ def test_whoever_takes_a_call_out_first_has_it() -> None:
     scene = Scene()
     scene.announce(7)
     calls = [scene.parked(8) for _ in range(500)]
-    leaving = threading.Thread(target=lambda: [call.leave() for call in calls])
+
+    def leave() -> None:
+        for call in calls:
+            call.leave()
+
+    leaving = threading.Thread(target=leave)
     leaving.start()
     scene.announce(8)
     leaving.join()
