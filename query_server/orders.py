@@ -9,5 +9,5 @@ OF_CUSTOMER = KeysetList(order_summary, time="placed_at", position="placed_posit
 
 
 def recent_orders(request: ListRecentOrdersRequest, check: QueryChecker) -> Selection:
-    """The rows that the request selects; tells `check` what is wrong with it."""
+    """The rows that the request selects; `check` collects what is wrong with it."""
     return Selection(OF_CUSTOMER, equal=(check.key("customer_id", request.customer_id),))

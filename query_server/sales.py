@@ -43,7 +43,7 @@ class SalesKey(NamedTuple):
 
 
 def sales_key(request: GetSalesSummaryRequest, check: QueryChecker) -> SalesKey:
-    """What the request asks for; tells `check` what is wrong with it."""
+    """What the request asks for; `check` collects what is wrong with it."""
     first, last = _dates(request, check)
     top = request.top_products if request.HasField("top_products") else DEFAULT_TOP_PRODUCTS
     return SalesKey(

@@ -16,7 +16,7 @@ OF_CUSTOMER_AND_STATUSES = KeysetList(subscription_details, **_STARTED, equal=["
 
 
 def subscriptions(request: ListSubscriptionsRequest, check: QueryChecker) -> Selection:
-    """The rows that the request selects; tells `check` what is wrong with it."""
+    """The rows that the request selects; `check` collects what is wrong with it."""
     customer_id = check.key("customer_id", request.customer_id) if request.customer_id else None
     statuses = _statuses(request.statuses, check)
     if customer_id is None:

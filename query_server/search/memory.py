@@ -1,6 +1,6 @@
 """What the words of a query decide alone, kept until the texts of the products change.
 
-Nothing is told to be stale, and nothing grows too old: each entry names the content of its view that it is of, and
+Nothing is invalidated, and nothing grows too old: each entry names the content of its view that it is of, and
 holds for rows that were read with the same content. It does not matter which database or replica they came from.
 """
 

@@ -94,7 +94,7 @@ class SearchKey(NamedTuple):
 
 
 def search_key(request: SearchProductsRequest, check: QueryChecker) -> SearchKey:
-    """What the request asks for; tells `check` what is wrong with it."""
+    """What the request asks for; `check` collects what is wrong with it."""
     check.text("query", request.query, MAX_QUERY)
     wanted = request.filter
     if len(wanted.categories) > MAX_CATEGORIES:

@@ -157,13 +157,13 @@ def page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
             SELECT f.key, f.rank, c.value FROM (
                 SELECT key, rank FROM candidates
                 WHERE category_fits AND price_fits AND stock_fits AND (rank < :rank OR rank = :rank AND key > :key)
-                -- One more than the page holds tells whether another page follows.
+                -- One more than the page holds shows whether another page follows.
                 ORDER BY rank DESC, key LIMIT CAST(:size AS int) + 1
             ) AS f JOIN {product_card.fullname} AS c USING (key) ORDER BY f.rank DESC, f.key
         ) AS hit
     ) AS page
     CROSS JOIN (
-        -- One more than are remembered tells that there are too many. Not of candidates: a card may come later.
+        -- One more than are remembered shows that there are too many. Not of candidates: a card may come later.
         SELECT string_agg(uuid_send(key), '') AS found_keys, array_agg(score) AS found_scores,
             array_agg(added_position) AS found_added, array_agg(category) AS found_categories
         FROM (SELECT * FROM found LIMIT {MOST_REMEMBERED} + 1) AS f

@@ -86,7 +86,7 @@ class Resting:
         self._until[node] = self._clock() + self._seconds
 
     def last(self, node: str) -> float | None:
-        """Tells one failure of a node from the next; None before the first."""
+        """The same until the node fails again; None before the first failure."""
         return self._until.get(node)
 
 

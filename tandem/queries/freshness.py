@@ -62,7 +62,7 @@ _POLL_SECONDS = 0.05
 # The listening thread looks up this often, to stop or to notice that a view is blind.
 _LISTEN_SECONDS = 0.2
 _RECONNECT_SECONDS = 0.5
-# What is left of the caller's deadline when a wait ends, so that the answer says why, and arrives.
+# How long before the caller's deadline a wait ends, so that the answer says why, and arrives.
 _MARGIN_SECONDS = 0.1
 
 
@@ -83,8 +83,7 @@ class Wanted(NamedTuple):
     field: str
 
 
-@dataclass(frozen=True)
-class Need:
+class Need(NamedTuple):
     """How fresh an answer must be.
 
     wanted: what it must include, at most one token of each feed. max_wait: in seconds, since the call came.
@@ -97,14 +96,22 @@ class Need:
 
     def including(self, token: Token, field: str) -> "Need":
         """With another token. Of two tokens of one feed the later one includes the other."""
-        if any(it.token.includes(token) for it in self.wanted):
-            return self
-        others = tuple([it for it in self.wanted if it.token.epoch != token.epoch])
-        return replace(self, wanted=(*others, Wanted(token, field)))
+        others = self.wanted
+        if others:
+            if any(it.token.includes(token) for it in others):
+                return self
+            others = tuple([it for it in others if it.token.epoch != token.epoch])
+        return Need((*others, Wanted(token, field)), self.max_wait, self.fully_consistent)
 
     def with_head(self, token: Token) -> "Need":
         """With the feed's head, which was read after the call came."""
-        return replace(self.including(token, FULLY_CONSISTENT), fully_consistent=False)
+        return self.including(token, FULLY_CONSISTENT)._replace(fully_consistent=False)
+
+    def end_of_wait(self, call: Context) -> float:
+        """When a call's wait is over, on the clock of time.monotonic()."""
+        seconds = call.deadline - call.came_at
+        # A short deadline keeps most of its time for the wait.
+        return call.came_at + min(self.max_wait, seconds - min(_MARGIN_SECONDS, seconds / 4))
 
 
 NOTHING_NEEDED = Need()
@@ -113,25 +120,21 @@ NOTHING_NEEDED = Need()
 class Asked:
     """What a query's call asks for: its `asked`, from the first handler on.
 
-    home: the stage that a call goes back to from where it was parked. until: when its wait is over, on the clock of
-    time.monotonic(). view: what it waits for.
+    home: the stage that a call goes back to from where it was parked. view: what it waits for.
     """
 
-    __slots__ = ("home", "need", "until", "view")
+    __slots__ = ("home", "need", "view")
 
-    def __init__(self, call: Context, home: Stage, view: str, need: Need) -> None:
+    def __init__(self, home: Stage, view: str, need: Need) -> None:
         self.home = home
         self.need = need
         self.view = view
-        left = call.deadline - call.came_at
-        # A short deadline keeps most of its time for the wait.
-        self.until = call.came_at + min(need.max_wait, left - min(_MARGIN_SECONDS, left / 4))
 
 
 class Fresh(enum.Enum):
     NOW = "it is fresh enough"
     WAIT = "it will be, or the wait ends first"
-    DATABASE = "only what the database says can tell: no announcement does, or it is of another feed"
+    DATABASE = "only the database can say: no announcement does, or it is of another feed"
 
 
 class _Parked:
@@ -204,8 +207,8 @@ class Freshness:
             self._stopping.set()
             self._ends_changed.notify_all()
             self._is_waited_for.notify_all()
-            left = [call for it in list(self._parked.values()) if (call := self._take_out(it)) is not None]
-        refuse(left, stopping_error())
+            parked = [call for it in list(self._parked.values()) if (call := self._take_out(it)) is not None]
+        refuse(parked, stopping_error())
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
 
@@ -220,25 +223,27 @@ class Freshness:
         """`listener` is called, on the listening thread, with each view that an announcement moves."""
         self._subscribers.append(listener)
 
-    def judge(self, view: str, asked: Asked, known: Token | None, *, final: bool = False) -> Fresh | TandemError:
-        """Whether an answer from `view` is as fresh as needed, or the error that the call is refused with.
+    def judge(
+        self, view: str, call: Context, need: Need, known: Token | None, *, final: bool = False
+    ) -> Fresh | TandemError:
+        """Whether an answer from `view` is as fresh as a call needs it, or the error that it is refused with.
 
         known: the position that was announced, before the answer is read; None while the view is blind. After that the
         one that the database said with what was read, which is `final`.
         """
-        if not asked.need.wanted:
+        if not need.wanted:
             return Fresh.NOW
         if known is None:
             return Fresh.DATABASE
         behind: Token | None = None
-        for token, field in asked.need.wanted:
+        for token, field in need.wanted:
             if token.epoch != known.epoch:
                 return _other_feed(view, field) if final else Fresh.DATABASE
             if token.position > known.position:
                 behind = token
         if behind is None:
             return Fresh.NOW
-        if self._clock() >= asked.until:
+        if self._clock() >= need.end_of_wait(call):
             return _projection_lag(view, known, behind)
         if final and self._is_decided(view, behind):
             # Behind what was announced: the view is made anew, or the database lost commits in a failover.
@@ -251,7 +256,7 @@ class Freshness:
         if asked.need.fully_consistent:
             call.next = self.head
             return None
-        verdict = self.judge(view, asked, known, final=final)
+        verdict = self.judge(view, call, asked.need, known, final=final)
         if isinstance(verdict, TandemError):
             call.fail(verdict)
             return None
@@ -312,7 +317,7 @@ class Freshness:
             stopping = self._stopping.is_set()
             for call in calls:
                 asked: Asked = call.asked
-                # A call waits for one token: of two feeds, one is not the view's, and that is told without a wait.
+                # A call waits for one token: of two feeds one is not the view's, which is refused without a wait.
                 [wanted] = asked.need.wanted
                 if self._is_decided(asked.view, wanted.token):
                     decided.append(call)
@@ -325,7 +330,7 @@ class Freshness:
             full = Overloaded(f"{self._settings.max_waiters} calls wait for a position already")
             refuse(refused, stopping_error() if stopping else full)
         for call in calls:
-            # It may have gone before it said whom to tell.
+            # Its caller may have gone before `when_gone` was set.
             if call.gone:
                 self._let_go(call)
 
@@ -350,7 +355,7 @@ class Freshness:
         back: list[Call] = []
         for call in over:
             view = call.asked.view
-            verdict = self.judge(view, call.asked, self.announced_token(view))
+            verdict = self.judge(view, call, call.asked.need, self.announced_token(view))
             if isinstance(verdict, TandemError):
                 refuse([call], verdict)
             else:
@@ -368,7 +373,7 @@ class Freshness:
         number = next(self._numbers)
         call.when_gone = self._let_go
         heapq.heappush(self._by_position[asked.view], (token.position, number, parked))
-        heapq.heappush(self._by_end, (asked.until, number, parked))
+        heapq.heappush(self._by_end, (asked.need.end_of_wait(call), number, parked))
         WAITERS.set(len(self._parked))
         if self._by_end[0][2] is parked:
             self._ends_changed.notify()
@@ -457,7 +462,7 @@ class Freshness:
                 try:
                     self.release_in_database(self._read_positions())
                 except Unavailable:
-                    # It is logged where it is raised; those who wait are told when they read.
+                    # It is logged where it is raised; those who wait get the error when they read.
                     pass
                 except Exception:
                     log.exception("positions could not be read")

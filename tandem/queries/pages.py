@@ -79,7 +79,7 @@ class Selection(NamedTuple):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What tells it from other selections of the same query, for page tokens."""
+        """What distinguishes it from other selections of the same query, for page tokens."""
         return (*map(str, self.equal), *([_literal(self.one_of)] if self.one_of else []))
 
 
@@ -100,7 +100,7 @@ class Page(NamedTuple):
 
 
 Select = Callable[[Any, QueryChecker], Selection]
-"""The rows that a request selects; it tells its checker what is wrong."""
+"""The rows that a request selects; its checker collects what is wrong."""
 
 
 class ListQuery(StatementQuery[PageKey]):
@@ -154,7 +154,7 @@ def _read(store: Store, rows: KeysetList, pages: Sequence[PageKey]) -> dict[Page
         "one_of": array("TEXT", [_literal(page.selection.one_of) for page in pages]),
         "times": array("TIMESTAMP WITH TIME ZONE", [page.after.at for page in pages]),
         "positions": array("BIGINT", [page.after.position for page in pages]),
-        # One more than the page holds tells whether another page follows.
+        # One more than the page holds shows whether another page follows.
         "limits": array("INTEGER", [page.size + 1 for page in pages]),
     }
     for number, values in enumerate(zip(*(page.selection.equal for page in pages), strict=True)):

@@ -90,8 +90,10 @@ class OneRow(ById):
         return request[-len(_UUID) :].replace(b"-", b"").decode("ascii")
 
     def keys(self, request: Any, check: QueryChecker) -> list[str]:
-        """The id in any request; `check` is told what is wrong."""
-        return [check.key(self.id_field, getattr(request, self.id_field)).hex]
+        """The id in any request; `check` collects what is wrong."""
+        key: str = getattr(request, self.id_field)
+        check.uuid(self.id_field, key)
+        return [key.replace("-", "").lower()]
 
     def respond(self, call: Call, keys: Sequence[str], values: Mapping[str, bytes], as_of: Token) -> None:
         """values: the response's fields of the rows that exist, by key."""
@@ -162,8 +164,8 @@ class _AskedRows(Asked):
 
     __slots__ = ("cached", "cached_at", "keys", "query")
 
-    def __init__(self, call: Call, home: Stage, query: OneRow | ManyRows, keys: list[str], need: Need) -> None:
-        super().__init__(call, home, query.view, need)
+    def __init__(self, home: Stage, query: OneRow | ManyRows, keys: list[str], need: Need) -> None:
+        super().__init__(home, query.view, need)
         self.query = query
         self.keys = keys
         self.cached: Mapping[str, bytes] = {}
@@ -269,7 +271,7 @@ class _CachedRows(ABC):
             except InvalidArgument as error:
                 call.fail(error)
                 return None
-            call.asked = asked = _AskedRows(call, self.home, self._query, keys, need)
+            call.asked = asked = _AskedRows(self.home, self._query, keys, need)
         verdict = self._freshness.admit(call, self._view, None if announced is None else announced.token)
         if verdict is Fresh.DATABASE:
             self._read_stored(call, asked.keys)
@@ -283,7 +285,7 @@ class _CachedRows(ABC):
     def _send_on(self, call: Call, keys: Sequence[str], cached: Mapping[str, bytes], cached_at: Token | None) -> None:
         """Sends a call to the database for those of its rows that are not `cached`."""
         if call.asked is None:
-            call.asked = _AskedRows(call, self.home, self._query, list(keys), NOTHING_NEEDED)
+            call.asked = _AskedRows(self.home, self._query, list(keys), NOTHING_NEEDED)
         call.asked.cached, call.asked.cached_at = cached, cached_at
         call.next = self._stored
 

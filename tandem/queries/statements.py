@@ -37,7 +37,7 @@ class StatementQuery(ABC, Generic[K]):
 
     @abstractmethod
     def wanted(self, request: Any, check: QueryChecker) -> K:
-        """What a request wants; `check` is told what is wrong."""
+        """What a request wants; `check` collects what is wrong."""
 
     @abstractmethod
     def read(self, wanted: Sequence[K]) -> Iterator[Answer | TandemError]:
@@ -59,8 +59,8 @@ class _AskedStatement(Asked):
 
     __slots__ = ("wanted",)
 
-    def __init__(self, call: Call, home: Stage, view: str, need: Need, wanted: Hashable) -> None:
-        super().__init__(call, home, view, need)
+    def __init__(self, home: Stage, view: str, need: Need, wanted: Hashable) -> None:
+        super().__init__(home, view, need)
         self.wanted = wanted
 
 
@@ -103,5 +103,5 @@ class StatementWorker(Worker, Generic[K]):
             except InvalidArgument as error:
                 call.fail(error)
                 return False
-            call.asked = _AskedStatement(call, self, query.views[0], need, wanted)
+            call.asked = _AskedStatement(self, query.views[0], need, wanted)
         return all(freshness.admit(call, view, freshness.announced_token(view)) for view in query.views)

@@ -9,15 +9,15 @@ also on a replica, and also when there are no rows.
 
 import asyncio
 import uuid
+from collections import deque
 from collections.abc import Sequence
-from contextlib import closing
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import psycopg.errors
 from prometheus_client import Histogram
 from psycopg.rows import namedtuple_row
-from sqlalchemy import Engine, TextClause, event, text
+from sqlalchemy import Engine, PoolProxiedConnection, TextClause, event, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -113,6 +113,9 @@ class Store:
             settings, name=name, pool_size=connections, read_only=True, autocommit=True
         )
         self._away = False
+        # Of the pool's, those that were used once and are free: to hand one back and take it anew costs 15 µs, a tenth
+        # of what a page of a list costs this process.
+        self._free: deque[PoolProxiedConnection] = deque()
 
         @event.listens_for(self._engine, "connect")
         def set_up(connection: "psycopg.Connection[Any]", _record: object) -> None:
@@ -124,7 +127,11 @@ class Store:
         """Nothing connects before the first use."""
 
     async def stop(self) -> None:
-        await asyncio.to_thread(self._engine.dispose)
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        self._give_up_connections()
+        self._engine.dispose()
 
     def has_revision(self, schema: str, revision: str) -> bool:
         """Whether the database answers and the schema is at this revision or a later one."""
@@ -192,22 +199,41 @@ class Store:
         try:
             return self._execute_once(statement, arguments)
         except _ConnectionLost:
-            # A pooled connection from before a restart of the database: its first use is how one learns of it.
+            # A pooled connection from before a restart of the database: its first use shows it.
             return self._execute_once(statement, arguments)
 
     def _execute_once(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         prepare = statement.get_execution_options().get("prepare", True)
-        with closing(self._engine.raw_connection()) as connection:
-            driver: Any = connection.driver_connection
-            try:
-                with driver.cursor(binary=True, row_factory=namedtuple_row) as cursor:
-                    rows: Sequence[Any] = cursor.execute(_sql(statement), arguments, prepare=prepare).fetchall()
-            except psycopg.Error as error:
-                if driver.closed:
-                    connection.invalidate(error)
-                    raise _ConnectionLost(str(error)) from error
-                raise
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = self._engine.raw_connection()
+        driver: Any = connection.driver_connection
+        try:
+            with driver.cursor(binary=True, row_factory=namedtuple_row) as cursor:
+                rows: Sequence[Any] = cursor.execute(_sql(statement), arguments, prepare=prepare).fetchall()
+        except psycopg.Error as error:
+            if driver.closed:
+                connection.invalidate(error)
+                self._give_up_connections()
+                raise _ConnectionLost(str(error)) from error
+            raise
+        finally:
+            if driver.closed:
+                connection.close()
+            else:
+                self._free.append(connection)
         return rows
+
+    def _give_up_connections(self) -> None:
+        """Closes those that nobody uses: what ended one may have ended all."""
+        while True:
+            try:
+                connection = self._free.pop()
+            except IndexError:
+                return
+            connection.invalidate()
+            connection.close()
 
 
 @cache

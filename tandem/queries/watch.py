@@ -2,7 +2,7 @@
 
 After each announcement, and once a second where none comes, the change log says which keys changed since the last look;
 those that somebody watches are read, in batches, and each watcher is woken. Nothing is queued for anybody: a watcher
-that comes for its next message gets the newest state, and is told how many versions it did not see.
+that comes for its next message gets the newest state, with the number of versions that it did not see.
 
 Positions make it right. A row is read together with the view's position (`as_of`) and has the position of the event
 that made it (`changed`). A watcher is shown a state if it was made after the last one that it was shown, and never one
@@ -311,17 +311,17 @@ class Watches:
     async def _first_read(self, subject: _Subject, watcher: _Watcher, need: Need, call: StreamCall) -> Token:
         """Waits until the subject is as fresh as needed; returns the position that it includes."""
         # Where it goes back to is set by each wait.
-        asked = Asked(call, self._freshness, self._view, need)
+        asked = Asked(self._freshness, self._view, need)
         while True:
             if asked.need.fully_consistent:
                 await _Wait(call, asked).at(self._freshness.head)
             announced = self._freshness.announced_token(self._view)
-            verdict = self._freshness.judge(self._view, asked, announced)
+            verdict = self._freshness.judge(self._view, call, asked.need, announced)
             if verdict in (Fresh.NOW, Fresh.DATABASE):
                 # What was announced is to be in the first state, as in every other answer.
                 tokens = [it.token for it in asked.need.wanted] + ([announced] if announced is not None else [])
                 covered = await self._read(subject, watcher, tokens)
-                verdict = self._freshness.judge(self._view, asked, covered, final=True)
+                verdict = self._freshness.judge(self._view, call, asked.need, covered, final=True)
                 if verdict is Fresh.NOW:
                     return covered
             if isinstance(verdict, TandemError):
@@ -388,7 +388,7 @@ class Watches:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def _give_up(self, error: TandemError) -> None:
-        """Tells those who wait for their first state. The others go on when the subjects can be read again."""
+        """Fails those who wait for their first state. The others go on when the subjects can be read again."""
         for key in self._unread:
             for watcher in self._subjects[key].watchers:
                 watcher.error = error

@@ -47,7 +47,7 @@ class Searcher:
 
     def close(self) -> None:
         for it in (self._searched, self._cards):
-            it._engine.dispose()
+            it.close()
 
 
 def answered(query: SearchQuery, *requests: SearchProductsRequest) -> list[bytes]:

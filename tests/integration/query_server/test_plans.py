@@ -30,7 +30,7 @@ def session() -> Sequence[str]:
 def database(read_side: ReadSide, session: Sequence[str]) -> Iterator[Store]:
     database = Store(read_side.settings, connections=1, session=session)
     yield database
-    database._engine.dispose()
+    database.close()
 
 
 def planned(database: Store) -> list[tuple[int, int]]:

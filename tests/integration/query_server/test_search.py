@@ -340,7 +340,7 @@ def searches(read_side: ReadSide, shelf: Shelf, fresh_database: Callable[[], str
     url = read_side.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
     database = Store(DatabaseSettings(url=SecretStr(url)), connections=1, session=SESSION)
     yield SearchQuery(database, database, SearchMemory(2**20))
-    database._engine.dispose()
+    database.close()
 
 
 HOSTILE = [

@@ -88,9 +88,9 @@ def database(databases: Databases) -> Iterator[PlannedDatabase]:
     url = databases.create("read")
     real = northwind_products(Northwind.read()) if FOLDER.is_dir() else ()
     project(url, itertools.chain(real, (it.added() for it in catalogue())))
-    database = PlannedDatabase(DatabaseSettings(url=SecretStr(url)), connections=1, session=SESSION)
+    database = PlannedDatabase(DatabaseSettings(url=SecretStr(url)), connections=2, session=SESSION)
     yield database
-    database._engine.dispose()
+    database.close()
     databases.drop(url)
 
 

@@ -1,4 +1,4 @@
-"""A node that fails is left alone for a while, by all caches of a server."""
+"""A node that fails is not asked for a while, by all caches of a server."""
 
 import asyncio
 import socket

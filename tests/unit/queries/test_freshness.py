@@ -84,12 +84,12 @@ class Scene:
         need = Need((), max_wait, fully_consistent=all_writes)
         for number, token in enumerate(tokens):
             need = need.including(token, f"consistency.tokens[{number}]")
-        call.asked = Asked(call, self.home, view, need)
+        call.asked = Asked(self.home, view, need)
         return call
 
     def judge(self, call: Call, as_of: Token | None = None) -> Fresh | TandemError:
         known = self.freshness.announced_token(VIEW) if as_of is None else as_of
-        return self.freshness.judge(VIEW, call.asked, known, final=as_of is not None)
+        return self.freshness.judge(VIEW, call, call.asked.need, known, final=as_of is not None)
 
     def parked(self, position: int, *, feed: uuid.UUID = FEED, max_wait: float = LONG, view: str = VIEW) -> LocalCall:
         """A call that is handed to be parked."""
@@ -314,10 +314,9 @@ def test_the_feeds_head_is_wanted_like_a_token() -> None:
 
 
 def test_most_of_a_short_deadline_is_for_the_wait_and_some_for_the_answer() -> None:
-    scene = Scene()
     call = LocalCall(METHOD, GetOrderDetailsRequest(), seconds=0.2)
-    assert Asked(call, scene.home, VIEW, Need((), LONG)).until == pytest.approx(call.came_at + 0.15)
-    assert Asked(call, scene.home, VIEW, Need((), 0.1)).until == pytest.approx(call.came_at + 0.1)
+    assert Need((), LONG).end_of_wait(call) == pytest.approx(call.came_at + 0.15)
+    assert Need((), 0.1).end_of_wait(call) == pytest.approx(call.came_at + 0.1)
 
 
 def test_what_is_parked_goes_back_when_its_position_is_announced_all_of_it_together() -> None:
@@ -435,7 +434,12 @@ def test_whoever_takes_a_call_out_first_has_it() -> None:
     scene = Scene()
     scene.announce(7)
     calls = [scene.parked(8) for _ in range(500)]
-    leaving = threading.Thread(target=lambda: [call.leave() for call in calls])
+
+    def leave() -> None:
+        for call in calls:
+            call.leave()
+
+    leaving = threading.Thread(target=leave)
     leaving.start()
     scene.announce(8)
     leaving.join()
@@ -489,7 +493,7 @@ class Running:
     def park(self, position: int, max_wait: float = LONG) -> LocalCall:
         call = LocalCall(METHOD, GetOrderDetailsRequest(), seconds=60)
         need = Need((Wanted(Token(FEED, position), "consistency.at_least_as_fresh"),), max_wait)
-        call.asked = Asked(call, self.home, VIEW, need)
+        call.asked = Asked(self.home, VIEW, need)
         self.freshness.put_all([call])
         return call
 

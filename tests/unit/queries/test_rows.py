@@ -20,7 +20,7 @@ from tandem.queries.freshness import Freshness
 from tandem.queries.rows import ManyRows, OneRow, RowQueries, queries_by_id
 from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.cache import PLACEHOLDER, encode_entry
+from tandem.read_store.cache import PLACEHOLDER, CacheEpochs, encode_entry
 from tandem.runtime.call import LocalCall, Method
 from tandem.runtime.errors import InvalidArgument, NotFound, Unavailable
 from tests.support.watching import Silence
@@ -198,7 +198,7 @@ class Room:
         self.rows = RowQueries(QUERIES, store, self.freshness, reader, CacheSettings())
 
     def announce(self, position: int, feed: uuid.UUID = FEED) -> None:
-        epochs = {view: {"node:1": "e"} for view in CACHED_VIEWS}
+        epochs: dict[str, CacheEpochs] = {view: {"node:1": "e"} for view in CACHED_VIEWS}
         announcement = Announcement(feed, dict.fromkeys(CACHED_VIEWS, position), epochs)
         self.freshness.apply_announcement(announcement, self.freshness._clock())
 
