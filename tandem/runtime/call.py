@@ -286,7 +286,7 @@ class Call(Context):
         self.code = self.code_of_gone()
         self._forget()
 
-    def leave(self) -> None:
+    def caller_left(self) -> None:
         """The transport says that the caller has gone."""
         self.gone = True
         if self.when_gone is not None:
@@ -404,7 +404,7 @@ class LocalCall(Call):
 
     def _leave_if_cancelled(self, future: "Future[Any]") -> None:
         if future.cancelled() and not self.gone:
-            self.leave()
+            self.caller_left()
 
 
 def settle(calls: Sequence[Call]) -> None:

@@ -130,7 +130,7 @@ def _unary(method: Method, worker: Worker, admission: Admission) -> Any:
         try:
             outcome = await call.outcome
         except asyncio.CancelledError:
-            call.leave()
+            call.caller_left()
             raise
         return outcome if isinstance(outcome, bytes) else await _abort(context, outcome)
 

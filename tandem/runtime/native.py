@@ -135,7 +135,7 @@ class NativeTransport:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
         for call in list(self.calls.values()):
-            call.leave()
+            call.caller_left()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -172,7 +172,7 @@ class NativeTransport:
             kind, call_id, number, payload, _, _ = event
             if kind == EVENT_CANCEL:
                 if (cancelled := calls.get(call_id)) is not None:
-                    cancelled.leave()
+                    cancelled.caller_left()
                 continue
             route = workers.get(number)
             if route is None:
@@ -325,7 +325,7 @@ class _StreamCall(StreamCall):
     def _time_remaining(self) -> float | None:
         return _time_remaining_of(self._event)
 
-    def leave(self) -> None:
+    def caller_left(self) -> None:
         """The caller has gone. From any thread: the loop has been given the stream before."""
         self._loop.call_soon_threadsafe(self.cancel)
 

@@ -179,7 +179,7 @@ async def test_a_command_that_nobody_waits_for_any_more_is_not_run_and_its_calle
     executor = await commands_on.executor()
     await submit_all(executor, SHOP)
     unread = call_of(place_order(1))
-    unread.leave()
+    unread.caller_left()
     executor.put_all([unread])
     await submit(executor, place_order(2))
     assert unread.code == grpc.StatusCode.CANCELLED

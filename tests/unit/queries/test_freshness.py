@@ -415,7 +415,7 @@ def test_a_caller_that_goes_is_let_go_of_at_once() -> None:
     scene = Scene()
     scene.announce(7)
     call = scene.parked(8)
-    call.leave()
+    call.caller_left()
     assert (call.code is not None, waiters()) == (True, 0)
     scene.announce(8)
     assert scene.home.batches == []
@@ -437,7 +437,7 @@ def test_whoever_takes_a_call_out_first_has_it() -> None:
 
     def leave() -> None:
         for call in calls:
-            call.leave()
+            call.caller_left()
 
     leaving = threading.Thread(target=leave)
     leaving.start()
@@ -470,7 +470,7 @@ def test_waits_that_are_given_up_leave_nothing_behind() -> None:
     scene.announce(7)
     for _ in range(10):
         for call in [scene.parked(10**9) for _ in range(20)]:
-            call.leave()
+            call.caller_left()
     assert waiters() == 0
     assert len(scene.freshness._by_position[VIEW]) <= 20
     assert len(scene.freshness._by_end) <= 20

@@ -237,12 +237,17 @@ async def test_a_bug_in_letting_go_of_a_call_harms_no_other(serve: Any) -> None:
     served.sent(call(1, 0))
     assert await asyncio.to_thread(held_up.entered.wait, PATIENCE)
 
+    let_go = threading.Event()
+
     def broken(_: Call) -> None:
+        let_go.set()
         raise RuntimeError("a bug")
 
     served.transport.calls[1].when_gone = broken
     with capture_logs() as logs:
         served.sent(cancel(1), call(2, 0))
+        # The handler would answer the first call if it went on before the transport has received that its caller left.
+        assert await asyncio.to_thread(let_go.wait, PATIENCE)
         held_up.release.set()
         assert served.answered(1) == {2: b"inline"}
     assert [it["event"] for it in logs] == ["a call could not be let go of"]

@@ -333,7 +333,7 @@ class TestLocalCall:
 
     def test_a_drop_cancels_the_future(self) -> None:
         it = call()
-        it.leave()
+        it.caller_left()
         it.drop()
         assert it.future.cancelled()
         assert it.code == grpc.StatusCode.CANCELLED
