@@ -22,15 +22,15 @@ IGNORED = Counter(
     ["name"],
 )
 
-_ID = re.compile(r"[ -~]{1,128}")
+ID = re.compile(r"[ -~]{1,128}")
 _PSEUDONYM = re.compile(r"[!-?A-~]{1,128}")
 # Neither the trace nor the span within it is all zeros.
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 _ALLOWED = {
     "tandem-actor": ("actor", _PSEUDONYM),
-    "tandem-causation-id": ("causation_id", _ID),
-    "tandem-correlation-id": ("correlation_id", _ID),
+    "tandem-causation-id": ("causation_id", ID),
+    "tandem-correlation-id": ("correlation_id", ID),
     "traceparent": ("traceparent", _TRACEPARENT),
 }
 """The envelope's field and what a value may be, by the name in the metadata."""

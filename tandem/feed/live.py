@@ -1,7 +1,7 @@
-"""The feed's latest events, in memory, for all who follow the feed's end: one thread reads them for everybody.
+"""The feed's latest events, in memory, for all who follow the feed's end: they are read once for everybody.
 
-`EntryReader` makes of a stored event what followers get. `Tail` is the thread that reads. `LatestEntries` keeps what it
-read, within bounds. `Live` has these and the followers; all of it belongs to the event loop.
+`EntryReader` makes of a stored event what followers get. `LatestEntries` keeps the last of these, within bounds. `Live`
+knows who follows, and reads for them.
 """
 
 import asyncio
@@ -10,8 +10,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor
@@ -32,7 +33,7 @@ _ENTRY_BYTES = 600
 # A follower whose connection breaks is back within seconds, and finds in memory what it missed.
 _LINGER_SECONDS = 10.0
 _TAIL_EVENTS = 500
-# How often the tail asks whether the feed is still the one that it was; and after a failure, whether it is back.
+# How often it is asked whether the feed is still the one that it was; and after a failure, whether it is back.
 _LOOK_SECONDS = 1.0
 
 
@@ -156,15 +157,18 @@ class LatestEntries:
 
     def __init__(self, reader: EntryReader, max_events: int, max_bytes: int) -> None:
         self._reader = reader
-        self._slots: list[Entry | None] = [None] * max_events
+        self._max_events = max_events
         self._max_bytes = max_bytes
+        self.drop()
+
+    def drop(self) -> None:
+        self._entries: dict[int, Entry] = {}
         self._bytes = 0
         self.epoch: uuid.UUID | None = None
-        self.first = 1
-        self.last = 0
+        self.first, self.last = 1, 0
 
     def __len__(self) -> int:
-        return self.last - self.first + 1
+        return len(self._entries)
 
     def covers(self, position: int) -> bool:
         """Whether all events after the position that are known are here."""
@@ -173,9 +177,7 @@ class LatestEntries:
     def after(self, position: int, most: int) -> Iterator[Entry]:
         """At most so many of those that follow a position that is covered."""
         for wanted in range(position + 1, min(self.last, position + most) + 1):
-            entry = self._slots[wanted % len(self._slots)]
-            assert entry is not None
-            yield entry
+            yield self._entries[wanted]
 
     def advance(self, epoch: uuid.UUID, after: int, entries: Sequence[Entry]) -> None:
         """Puts in what follows position `after`. What is here and does not end there is dropped."""
@@ -183,34 +185,20 @@ class LatestEntries:
             self.drop()
             self.epoch, self.first, self.last = epoch, after + 1, after
         for entry in entries:
-            if len(self) == len(self._slots):
-                self._drop_first()
-            self._slots[entry.position % len(self._slots)] = entry
+            self._entries[entry.position] = entry
             self._bytes += _size(entry)
             self.last = entry.position
-        while self._bytes > self._max_bytes:
-            self._drop_first()
+        while len(self) > self._max_events or self._bytes > self._max_bytes:
+            self._bytes -= _size(self._entries.pop(self.first))
+            self.first += 1
         if erased := {entry.erases for entry in entries if entry.erases}:
             self._erase(erased)
 
-    def drop(self) -> None:
-        self._slots = [None] * len(self._slots)
-        self._bytes = 0
-        self.epoch, self.first, self.last = None, 1, 0
-
-    def _drop_first(self) -> None:
-        slot = self.first % len(self._slots)
-        entry, self._slots[slot] = self._slots[slot], None
-        assert entry is not None
-        self._bytes -= _size(entry)
-        self.first += 1
-
     def _erase(self, subjects: set[str]) -> None:
         """Whoever reads these events later must find what the database has of them."""
-        for slot, entry in enumerate(self._slots):
-            if entry is not None and entry.personal_of in subjects:
-                blank = self._reader.without_personal_data(entry)
-                self._slots[slot] = blank
+        for position, entry in self._entries.items():
+            if entry.personal_of in subjects:
+                blank = self._entries[position] = self._reader.without_personal_data(entry)
                 self._bytes += _size(blank) - _size(entry)
 
 
@@ -219,20 +207,28 @@ def _size(entry: Entry) -> int:
 
 
 class Live:
-    """Who follows, and what is in memory for them.
+    """Who follows the feed's end, and the task that reads it for them into `latest`.
 
-    wanted: set while somebody follows, and a little longer. tail_number: how often following began; what comes from a
-    tail of an earlier number is ignored. Other threads may read both.
+    All of it belongs to the event loop, and what waits for the database to a thread of its own. While nobody follows,
+    nothing is read and there is no connection.
     """
 
-    def __init__(self, latest: LatestEntries, max_followers: int) -> None:
+    def __init__(self, source: FeedSource, reader: EntryReader, latest: LatestEntries, max_followers: int) -> None:
         self.latest = latest
-        self.wanted = threading.Event()
-        self.tail_number = 0
+        self._source = source
+        self._reader = reader
         self._max_followers = max_followers
         self._wakes: set[asyncio.Event] = set()
         self._problem = ""
+        self._task: asyncio.Task[None] | None = None
         self._ending: asyncio.TimerHandle | None = None
+        self._thread = ThreadPoolExecutor(1, "feed-tail")
+        self._stop = threading.Event()
+
+    async def stop(self) -> None:
+        self._stop.set()
+        self._end()
+        await asyncio.to_thread(self._thread.shutdown)
 
     def add(self, wake: asyncio.Event) -> None:
         """A follower comes; `wake` is set whenever there is more. Raises Overloaded."""
@@ -242,21 +238,13 @@ class Live:
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None
-        if not self.wanted.is_set():
-            self.tail_number += 1
-            self.wanted.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
 
     def remove(self, wake: asyncio.Event) -> None:
         self._wakes.discard(wake)
         if not self._wakes:
-            self._ending = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self.end)
-
-    def end(self) -> None:
-        """Nobody follows any more: nothing is read, and nothing kept."""
-        self.wanted.clear()
-        self.latest.drop()
-        self._problem = ""
-        IN_MEMORY.set(0)
+            self._ending = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._end)
 
     def check(self, epoch: uuid.UUID | None = None) -> None:
         """Raises Unavailable while the feed cannot be read, PreconditionFailed when it is not `epoch`'s any more."""
@@ -265,113 +253,62 @@ class Live:
         if epoch is not None and self.latest.epoch is not None and self.latest.epoch != epoch:
             raise another_feed()
 
-    def advance(self, tail_number: int, epoch: uuid.UUID, after: int, entries: Sequence[Entry]) -> None:
-        """More events, or none and the feed is where it was."""
-        if tail_number != self.tail_number or not self.wanted.is_set():
+    def _end(self) -> None:
+        if self._task is None:
             return
+        self._task.cancel()
+        self._task = None
+        # A connection that listens and is not read would fill PostgreSQL's queue of notifications.
+        self._thread.submit(self._source.close)
+        self.latest.drop()
         self._problem = ""
-        news = bool(entries) or self.latest.epoch != epoch
-        self.latest.advance(epoch, after, entries)
-        IN_MEMORY.set(len(self.latest))
-        if news:
-            self._wake_all()
+        IN_MEMORY.set(0)
 
-    def fail(self, problem: str) -> None:
-        """The feed cannot be read: those who follow are better off at another server."""
-        if self.wanted.is_set():
+    async def _run(self) -> None:
+        while True:
+            try:
+                problem = await self._follow()
+            except Exception:
+                log.exception("following the feed failed, starting over")
+                problem = "the feed could not be followed"
+            # Those who follow are better off at another server.
             self._problem = problem
             self.latest.drop()
             self._wake_all()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _follow(self) -> str:
+        """Until the feed cannot be read; returns why."""
+        on_thread = partial(asyncio.get_running_loop().run_in_executor, self._thread)
+        more = True
+        while (head := await on_thread(self._source.head)) is not None:
+            if head.epoch != self.latest.epoch:
+                self._advance(head.epoch, head.position, ())
+            look_at = time.monotonic() + _LOOK_SECONDS
+            while time.monotonic() < look_at:
+                entries = await on_thread(self._read, head.epoch, self.latest.last, more)
+                if entries is None:
+                    return self._source.problem
+                if more := bool(entries):
+                    self._advance(head.epoch, self.latest.last, entries)
+        return self._source.problem
+
+    def _read(self, epoch: uuid.UUID, after: int, at_once: bool) -> list[Entry] | None:
+        """What follows a position, perhaps nothing; None while the feed cannot be read."""
+        if not at_once:
+            self._source.wait(self._stop)
+        events = self._source.events(after, _TAIL_EVENTS, epoch)
+        return None if events is None else [self._reader.entry_of(it) for it in events]
+
+    def _advance(self, epoch: uuid.UUID, after: int, entries: Sequence[Entry]) -> None:
+        self._problem = ""
+        self.latest.advance(epoch, after, entries)
+        IN_MEMORY.set(len(self.latest))
+        self._wake_all()
 
     def _wake_all(self) -> None:
         for wake in self._wakes:
             wake.set()
-
-
-class Tail:
-    """A Component: the thread that follows the feed's end, once for all followers.
-
-    It reads while somebody follows. While nobody does it has no connection.
-    """
-
-    def __init__(self, source: FeedSource, reader: EntryReader, live: Live) -> None:
-        self._source = source
-        self._reader = reader
-        self._live = live
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="feed-tail", daemon=True)
-        self._thread.start()
-
-    async def stop(self) -> None:
-        self._stop.set()
-        self._live.wanted.set()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
-        self._live.end()
-
-    def _run(self) -> None:
-        while self._live.wanted.wait() and not self._stop.is_set():
-            try:
-                self._follow(self._live.tail_number)
-            except Exception:
-                log.exception("following the feed failed, starting over")
-                self._on_loop(self._live.fail, "the feed could not be followed")
-                self._stop.wait(_LOOK_SECONDS)
-            if not self._live.wanted.is_set():
-                # A connection that listens and is not read would fill PostgreSQL's queue of notifications.
-                self._source.close()
-        self._source.close()
-
-    def _follow(self, number: int) -> None:
-        """Until nobody follows any more, or the feed is away or another."""
-        head = self._source.head()
-        if head is None:
-            return self._away()
-        position, epoch = head.position, head.epoch
-        self._on_loop(self._live.advance, number, epoch, position, ())
-        look_at = time.monotonic() + _LOOK_SECONDS
-        while self._live.wanted.is_set() and self._live.tail_number == number and not self._stop.is_set():
-            events = self._source.events(position, _TAIL_EVENTS, epoch)
-            if events is None:
-                return self._away()
-            if events:
-                entries = [self._reader.entry_of(it) for it in events]
-                self._on_loop(self._live.advance, number, epoch, position, entries)
-                position = events[-1].position
-                continue
-            if time.monotonic() >= look_at:
-                head = self._source.head()
-                if head is None:
-                    return self._away()
-                if head.epoch != epoch:
-                    return None
-                look_at = time.monotonic() + _LOOK_SECONDS
-            self._source.wait(self._stop)
-        return None
-
-    def _away(self) -> None:
-        self._on_loop(self._live.fail, self._source.problem)
-        self._stop.wait(_LOOK_SECONDS)
-
-    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Waits for it: what is read must not pile up before a loop that is busy."""
-        assert self._loop is not None
-        done: Future[None] = Future()
-
-        def run() -> None:
-            try:
-                call(*arguments)
-                done.set_result(None)
-            except Exception as error:
-                done.set_exception(error)
-
-        self._loop.call_soon_threadsafe(run)
-        done.result()
 
 
 def store_away(problem: str) -> Unavailable:

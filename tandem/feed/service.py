@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
@@ -21,9 +21,10 @@ from pydantic import Field
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from tandem.feed.events import EventContract
+from tandem.feed.envelope import ID
+from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import FeedHead, read_head
-from tandem.feed.live import Entry, EntryReader, LatestEntries, Live, Tail, another_feed, store_away
+from tandem.feed.live import Entry, EntryReader, LatestEntries, Live, another_feed, store_away
 from tandem.feed.reader import read_events
 from tandem.feed.source import FeedSource
 from tandem.feed.token import MalformedToken, Token, decode_token, encode_token
@@ -43,7 +44,6 @@ MAX_BATCH_EVENTS = 1000
 DEFAULT_BATCH_EVENTS = 100
 MIN_HEARTBEAT_SECONDS, MAX_HEARTBEAT_SECONDS = 1, 60
 DEFAULT_HEARTBEAT_SECONDS = 15.0
-_MAX_CORRELATION_CHARACTERS = 128
 # Clients take messages of 4 MiB unless they are told otherwise, and an event is far below the rest of that.
 MAX_MESSAGE_BYTES = 1024 * 1024
 # Rows that are looked through at once for the few that are wanted.
@@ -90,10 +90,9 @@ class FeedService:
         self._response: Any = GetMessageClass(subscribe)
         self._kinds = frozenset(contract.kinds)
         reader = EntryReader(contract, subscribe, erased_kind=erased_kind)
-        self._live = Live(LatestEntries(reader, settings.ring_events, settings.ring_bytes), settings.max_subscribers)
-        self._tail = Tail(
-            FeedSource(database, contract, name="tandem-feed-tail", poll_seconds=poll_seconds), reader, self._live
-        )
+        source = FeedSource(database, contract, name="tandem-feed-tail", poll_seconds=poll_seconds)
+        latest = LatestEntries(reader, settings.ring_events, settings.ring_bytes)
+        self._live = Live(source, reader, latest, settings.max_subscribers)
         self._history = History(database, contract, reader, settings.catch_up_threads)
         # Two: the worker's, and the one that readiness asks on.
         self._heads = _engine(database, "tandem-feed-head", 2)
@@ -104,10 +103,9 @@ class FeedService:
 
     async def start(self) -> None:
         await self._head_worker.start()
-        await self._tail.start()
 
     async def stop(self) -> None:
-        await self._tail.stop()
+        await self._live.stop()
         await self._history.stop()
         await self._head_worker.stop()
         self._heads.dispose()
@@ -153,7 +151,7 @@ class FeedService:
             self._live.remove(wake)
 
     async def _until_live(self, wake: asyncio.Event, call: StreamCall) -> None:
-        """Waits until the tail is followed: who then reads up to the head finds all that comes after it in memory."""
+        """Until the feed's end is followed: who then reads up to the head finds all that comes after it in memory."""
         while self._live.latest.epoch is None:
             self._live.check()
             if call.stopping:
@@ -220,8 +218,12 @@ def check(request: Any, kinds: frozenset[str]) -> Terms:
         Selection(
             filtered("event_types", lambda text: text if text in kinds else None, "is no type of event"),
             filtered("aggregate_ids", _id, "must be a UUID"),
-            filtered("correlation_ids", _correlation_id, "must be printable ASCII, 1 to 128 characters"),
-            checker.max_events(request.max_batch_events),
+            filtered(
+                "correlation_ids",
+                lambda text: text if ID.fullmatch(text) else None,
+                "must be printable ASCII, 1 to 128 characters",
+            ),
+            checker.number("max_batch_events", request.max_batch_events or DEFAULT_BATCH_EVENTS, 1, MAX_BATCH_EVENTS),
         ),
         checker.heartbeat(request),
     )
@@ -232,12 +234,6 @@ def check(request: Any, kinds: frozenset[str]) -> Terms:
 def _id(text: str) -> str | None:
     """As events have it."""
     return str(uuid.UUID(text)) if is_uuid(text) else None
-
-
-def _correlation_id(text: str) -> str | None:
-    """As envelopes have it."""
-    fits = 0 < len(text) <= _MAX_CORRELATION_CHARACTERS and text.isascii() and text.isprintable()
-    return text if fits else None
 
 
 class _SubscribeChecker(Checker):
@@ -258,10 +254,6 @@ class _SubscribeChecker(Checker):
             case _:
                 self.wrong("start", "REQUIRED", "one of from_beginning, after_cursor and from_now is required")
         return Place.NOW
-
-    def max_events(self, value: int) -> int:
-        # Unset means the default.
-        return self.number("max_batch_events", value or DEFAULT_BATCH_EVENTS, 1, MAX_BATCH_EVENTS)
 
     def heartbeat(self, request: Any) -> float:
         if not request.HasField("heartbeat_interval"):
@@ -285,7 +277,11 @@ def _first(start: Token | Place, head: FeedHead) -> int:
             if start.epoch != head.epoch:
                 raise another_feed()
             if start.position > head.position:
-                raise _ahead(head.position)
+                raise OutOfRange(
+                    f"the feed is at position {head.position}, and the cursor beyond it",
+                    reason="CURSOR_AHEAD",
+                    metadata={"head_position": str(head.position)},
+                )
             return start.position
 
 
@@ -345,18 +341,7 @@ class Follower:
         return Delivery([], self.position, max(self.position, self._live.latest.last))
 
 
-class _Placed(Protocol):
-    """A stored event, or an entry."""
-
-    @property
-    def position(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def correlation_id(self) -> str | None: ...
-
-
-R = TypeVar("R", bound=_Placed)
+R = TypeVar("R", FeedEvent, Entry)
 
 
 def deliver(rows: Iterable[R], selection: Selection, *, after: int, head: int, read: Callable[[R], Entry]) -> Delivery:
@@ -376,7 +361,12 @@ def deliver(rows: Iterable[R], selection: Selection, *, after: int, head: int, r
                 # Whether it is about what is wanted cannot be known.
                 if items:
                     break
-                raise _unreadable(entry)
+                raise Unavailable(
+                    f"event {entry.position} cannot be read: {entry.unreadable}",
+                    reason="EVENT_UNREADABLE",
+                    retry_after=_UNREADABLE_RETRY_SECONDS,
+                    metadata={"position": str(entry.position)},
+                )
             if not selection.ids or not selection.ids.isdisjoint(entry.ids):
                 items.append(entry.item)
                 size += len(entry.item)
@@ -384,7 +374,7 @@ def deliver(rows: Iterable[R], selection: Selection, *, after: int, head: int, r
     return Delivery(items, position, max(head, position))
 
 
-def _may_be_wanted(row: _Placed, selection: Selection) -> bool:
+def _may_be_wanted(row: FeedEvent | Entry, selection: Selection) -> bool:
     """As far as its kind and its envelope say. One whose envelope cannot be read may be."""
     if selection.kinds and row.kind not in selection.kinds:
         return False
@@ -434,7 +424,12 @@ class History:
             # The feed has no gaps: what is missing was dropped, unless all of it is another's by now.
             if read_head(connection).epoch != epoch:
                 raise another_feed()
-            raise _expired(epoch, events[0].position - 1 if events else head.position)
+            oldest = events[0].position - 1 if events else head.position
+            raise OutOfRange(
+                f"events up to position {oldest} are not kept any more",
+                reason="CURSOR_EXPIRED",
+                metadata={"oldest_cursor": encode_token(epoch, oldest)},
+            )
         return deliver(events, selection, after=after, head=head.position, read=self._reader.entry_of)
 
 
@@ -450,32 +445,3 @@ def _ask(engine: Engine, query: Callable[[Connection], T]) -> T:
     except SQLAlchemyError as error:
         log.warning("the feed cannot be read", error=first_line(error))
         raise store_away("the write database is away") from error
-
-
-# Why it cannot go on.
-
-
-def _expired(epoch: uuid.UUID, oldest: int) -> OutOfRange:
-    """oldest: the position after which all events are there."""
-    return OutOfRange(
-        f"events up to position {oldest} are not kept any more",
-        reason="CURSOR_EXPIRED",
-        metadata={"oldest_cursor": encode_token(epoch, oldest)},
-    )
-
-
-def _ahead(head: int) -> OutOfRange:
-    return OutOfRange(
-        f"the feed is at position {head}, and the cursor beyond it",
-        reason="CURSOR_AHEAD",
-        metadata={"head_position": str(head)},
-    )
-
-
-def _unreadable(entry: Entry) -> Unavailable:
-    return Unavailable(
-        f"event {entry.position} cannot be read: {entry.unreadable}",
-        reason="EVENT_UNREADABLE",
-        retry_after=_UNREADABLE_RETRY_SECONDS,
-        metadata={"position": str(entry.position)},
-    )

@@ -43,8 +43,8 @@ def test_a_ring_begins_at_the_head_and_covers_what_comes_after_it() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_however_events_come_the_ring_holds_the_latest_without_a_gap(seed: int) -> None:
     chance = random.Random(seed)
-    latest = LatestEntries(READER, chance.randint(1, 20), PLENTY)
-    capacity = len(latest._slots)
+    capacity = chance.randint(1, 20)
+    latest = LatestEntries(READER, capacity, PLENTY)
     latest.advance(EPOCH, 0, ())
     last = 0
     for _ in range(50):
