@@ -50,7 +50,7 @@ class LocalStack:
         self._stores = Stores(
             write_url=self.postgres.url(WRITE_DATABASE),
             read_url=self.postgres.url(self._read_database),
-            cache_nodes=[self.memcached.node] if self.memcached else [],
+            cache_nodes=[self.memcached.address] if self.memcached else [],
         )
         self.command_server = self._service("command", ports.command, ports.command_metrics, transport)
         self.query_server = self._service("query", ports.query, ports.query_metrics, transport)
