@@ -22,6 +22,7 @@ from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest
 from shop.events import EVENTS
 from tandem.cli.embedded import Postgres
 from tandem.feed.reader import read_events
+from tests.support.ports import free_port
 from tests.support.shop import Load, an_order, open_shop
 from tests.support.stack import Databases, Stack, wait_until
 
@@ -69,7 +70,7 @@ def main() -> int:
     subscribers, rates = {}, {}
     settings = {"PROJECTOR": {"FEED_SERVICE__MAX_SUBSCRIBERS": str(arguments.subscribers)}}
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
-        postgres = Postgres(Path(folder) / "data")
+        postgres = Postgres(Path(folder) / "data", free_port())
         postgres.start()
         try:
             for transport in TRANSPORTS:

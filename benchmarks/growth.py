@@ -81,9 +81,7 @@ class _Copies(Databases):
     def create(self, *sides: Side) -> str:
         [side] = sides
         template = self._urls[side].rsplit("/", 1)[1]
-        name = f"{template}_grown"
-        self.postgres.create_database(name, template=template)
-        url = self.postgres.url(name)
+        url = self.copy(template, f"{template}_grown")
         if side == "read":
             # The entries in the cache are the original's, and so are the words that name them.
             with psycopg.connect(url) as connection:

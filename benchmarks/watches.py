@@ -18,6 +18,7 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1.query_service_pb2 import WatchOrderDetailsRequest, WatchOrderDetailsResponse
 from tandem.cli.embedded import Postgres
 from tests.support.builders import add_product, identity, place_order, register_customer
+from tests.support.ports import free_port
 from tests.support.stack import Databases, Stack
 
 METHOD = "/commerce.query.v1.QueryService/WatchOrderDetails"
@@ -43,7 +44,7 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=4, help="connections that they share")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
-        postgres = Postgres(Path(folder) / "data")
+        postgres = Postgres(Path(folder) / "data", free_port())
         postgres.start()
         try:
             results = {}

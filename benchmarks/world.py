@@ -16,6 +16,7 @@ from benchmarks.measure import Sample
 from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
 from tandem.cli.child import Child
 from tandem.cli.embedded import Memcached, Postgres
+from tests.support.ports import free_port
 from tests.support.stack import Databases, Stack, wait_until
 
 COMMANDS = "/commerce.command.v1.CommandService/"
@@ -137,7 +138,10 @@ class World:
 @contextmanager
 def open_world(folder: Path, orders: int, say: Callable[[str], None]) -> Iterator[World]:
     """Everything started, a shop with customers and products, and so many orders. Stopped at the end."""
-    postgres, node = Postgres(folder / "data", settings=_POSTGRES), Memcached(megabytes=_CACHE_MEGABYTES)
+    postgres, node = (
+        Postgres(folder / "data", free_port(), settings=_POSTGRES),
+        Memcached(free_port(), megabytes=_CACHE_MEGABYTES),
+    )
     try:
         postgres.start()
         node.start()

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
-from tandem.cli.sample import SampleCall, Stage
+from tandem.cli.sample import Stage
 
 CUSTOMERS = 200
 PRODUCTS = 500
@@ -114,10 +115,10 @@ def _euros(cents: int) -> Money:
     return Money(minor_units=cents, currency_code="EUR")
 
 
-def _register(dice: random.Random, number: int) -> SampleCall:
+def _register(dice: random.Random, number: int) -> Message:
     given, family = dice.choice(_GIVEN_NAMES), dice.choice(_FAMILY_NAMES)
     city, postal_code, country = dice.choice(_PLACES)
-    request = commands.RegisterCustomerRequest(
+    return commands.RegisterCustomerRequest(
         request_id=identity("register", number),
         customer_id=identity("customer", number),
         name=f"{given} {family}",
@@ -129,14 +130,13 @@ def _register(dice: random.Random, number: int) -> SampleCall:
             country_code=country,
         ),
     )
-    return SampleCall("RegisterCustomer", request)
 
 
-def _add(dice: random.Random, number: int) -> SampleCall:
+def _add(dice: random.Random, number: int) -> Message:
     category = dice.choice(tuple(_THINGS))
     quality, colour, thing = dice.choice(_QUALITIES), dice.choice(_COLOURS), dice.choice(_THINGS[category])
     name = f"{quality} {colour} {thing}"
-    request = commands.AddProductRequest(
+    return commands.AddProductRequest(
         request_id=identity("add", number),
         product_id=identity("product", number),
         name=name,
@@ -151,12 +151,11 @@ def _add(dice: random.Random, number: int) -> SampleCall:
             ProductAttribute(name="Weight", value=f"{dice.randint(4, 80) * 25} g"),
         ],
     )
-    return SampleCall("AddProduct", request)
 
 
-def _place(dice: random.Random, number: int, at: datetime, customers: int, products: int) -> SampleCall:
+def _place(dice: random.Random, number: int, at: datetime, customers: int, products: int) -> Message:
     chosen = dice.sample(range(1, products + 1), dice.randint(1, min(5, products)))
-    request = commands.PlaceOrderRequest(
+    return commands.PlaceOrderRequest(
         request_id=identity("place", number),
         order_id=identity("order", number),
         customer_id=identity("customer", dice.randint(1, customers)),
@@ -171,49 +170,44 @@ def _place(dice: random.Random, number: int, at: datetime, customers: int, produ
         shipping_fee=_euros(dice.choice((0, 495, 795))),
         placed_at=_moment(at),
     )
-    return SampleCall("PlaceOrder", request)
 
 
-def _pay(number: int, placed: datetime) -> SampleCall:
-    request = commands.PayOrderRequest(
+def _pay(number: int, placed: datetime) -> Message:
+    return commands.PayOrderRequest(
         request_id=identity("pay", number),
         order_id=identity("order", number),
         payment_reference=f"PAY-{number:06d}",
         paid_at=_moment(placed + timedelta(hours=2)),
     )
-    return SampleCall("PayOrder", request)
 
 
-def _endings(dice: random.Random, shipped: Sequence[datetime], fates: Sequence[_Fate]) -> Iterator[SampleCall]:
+def _endings(dice: random.Random, shipped: Sequence[datetime], fates: Sequence[_Fate]) -> Iterator[Message]:
     for number, (at, fate) in enumerate(zip(shipped, fates, strict=True), 1):
         if fate.shipped:
-            shipment = commands.ShipOrderRequest(
+            yield commands.ShipOrderRequest(
                 request_id=identity("ship", number),
                 order_id=identity("order", number),
                 carrier=dice.choice(_CARRIERS),
                 tracking_number=f"{dice.randrange(10**12):012d}",
                 shipped_at=_moment(at),
             )
-            yield SampleCall("ShipOrder", shipment)
         elif fate.cancelled:
-            cancellation = commands.CancelOrderRequest(
+            yield commands.CancelOrderRequest(
                 request_id=identity("cancel", number),
                 order_id=identity("order", number),
                 reason=dice.choice(_REASONS),
             )
-            yield SampleCall("CancelOrder", cancellation)
 
 
-def _deliver(dice: random.Random, number: int, shipped: datetime) -> SampleCall:
-    request = commands.DeliverOrderRequest(
+def _deliver(dice: random.Random, number: int, shipped: datetime) -> Message:
+    return commands.DeliverOrderRequest(
         request_id=identity("deliver", number),
         order_id=identity("order", number),
         delivered_at=_moment(shipped + timedelta(hours=dice.randint(20, 96))),
     )
-    return SampleCall("DeliverOrder", request)
 
 
-def _subscribe(dice: random.Random, number: int, customers: int) -> SampleCall:
+def _subscribe(dice: random.Random, number: int, customers: int) -> Message:
     plan = dice.choice(("basic", "family"))
     request = commands.StartSubscriptionRequest(
         request_id=identity("subscribe", number),
@@ -228,34 +222,31 @@ def _subscribe(dice: random.Random, number: int, customers: int) -> SampleCall:
         # be cancelled or renewed then must not have lapsed, whenever that is.
         request.started_at.CopyFrom(_moment(_FIRST_ORDER + timedelta(days=dice.randint(0, 90))))
         request.period_count = dice.randint(1, 6)
-    return SampleCall("StartSubscription", request)
+    return request
 
 
-def _change_subscriptions(dice: random.Random, subscriptions: int) -> Iterator[SampleCall]:
+def _change_subscriptions(dice: random.Random, subscriptions: int) -> Iterator[Message]:
     for number in range(1, subscriptions + 1):
         name = identity("subscription", number)
         if number % 10 == _UPGRADED:
-            change = commands.ChangeSubscriptionPlanRequest(
+            yield commands.ChangeSubscriptionPlanRequest(
                 request_id=identity("upgrade", number),
                 subscription_id=name,
                 plan="gold",
                 price=_euros(_PLANS["gold"]),
                 period_months=3,
             )
-            yield SampleCall("ChangeSubscriptionPlan", change)
         elif number % 10 in (_CANCELING, _CANCELLED):
             at_once = number % 10 == _CANCELLED
-            cancellation = commands.CancelSubscriptionRequest(
+            yield commands.CancelSubscriptionRequest(
                 request_id=identity("unsubscribe", number),
                 subscription_id=name,
                 when=commands.CANCELLATION_TIME_AT_ONCE if at_once else commands.CANCELLATION_TIME_AT_PERIOD_END,
                 reason=dice.choice(("Too dear", "Not used enough", "Moving abroad")),
             )
-            yield SampleCall("CancelSubscription", cancellation)
 
 
-def _renew(number: int) -> SampleCall:
-    request = commands.RenewSubscriptionRequest(
+def _renew(number: int) -> Message:
+    return commands.RenewSubscriptionRequest(
         request_id=identity("renew", number), subscription_id=identity("subscription", number)
     )
-    return SampleCall("RenewSubscription", request)

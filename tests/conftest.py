@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tandem.cli import child
 from tandem.cli.embedded import Memcached, Postgres, memcached_path
+from tests.support import ports
+from tests.support.ports import free_port
 from tests.support.stack import Databases, Stack, end_node
 
 # A busy machine is slow, and that is no failure: no test says how long something may take.
@@ -29,7 +30,7 @@ def pytest_configure() -> None:
     """Test processes side by side have ports of their own: none can tell by itself what another has chosen."""
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-        child.QUIET_PORTS = child.QUIET_PORTS[int(worker.removeprefix("gw")) :: workers]
+        ports.QUIET_PORTS = ports.QUIET_PORTS[int(worker.removeprefix("gw")) :: workers]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,7 +65,7 @@ def postgres() -> Iterator[Postgres]:
     # Not under pytest's own temporary folder: PostgreSQL's user must pass through the folders above its data, and
     # every pytest that starts makes that one private again.
     with tempfile.TemporaryDirectory(prefix="tandem-test-", dir=_roomy_memory()) as folder:
-        server = Postgres(Path(folder) / "data", settings={"fsync": "off", "max_wal_size": "256MB"})
+        server = Postgres(Path(folder) / "data", free_port(), settings={"fsync": "off", "max_wal_size": "256MB"})
         server.start()
         yield server
         server.stop()
@@ -97,7 +98,7 @@ def memcached_nodes() -> Iterator[Callable[[int], list[Memcached]]]:
     def start(count: int) -> list[Memcached]:
         if count and memcached_path() is None:
             pytest.skip("memcached is not installed (apt-get install memcached): the cache's own tests need it")
-        nodes = [Memcached() for _ in range(count)]
+        nodes = [Memcached(free_port()) for _ in range(count)]
         for node in nodes:
             node.start()
             started.append(node)

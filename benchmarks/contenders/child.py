@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tandem.cli.child import HOST, Child, free_port
+from tandem.cli.child import HOST, Child
+from tests.support.ports import free_port
 
 
 class Contender(Child):

@@ -1,7 +1,6 @@
-"""Child processes that do not outlive this one, and the ports that they listen on."""
+"""Child processes that do not outlive this one."""
 
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -14,9 +13,6 @@ HOST = "127.0.0.1"
 # A crashed database recovers first.
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
-QUIET_PORTS = range(15_000, 32_000)
-"""What `free_port` chooses from. Linux takes the ports of outgoing connections from 32768 on, unless told otherwise."""
-_given: set[int] = set()
 
 
 class StackError(Exception):
@@ -100,21 +96,6 @@ class Child:
         self._process = None
         return code
 
-    def kill(self) -> None:
-        """SIGKILL, and waits until it is gone."""
-        assert self._process is not None, f"{self.name} is not started"
-        self._process.kill()
-        self._process.wait()
-        self._process = None
-
-    def pause(self) -> None:
-        """SIGSTOP, and waits until it stands still."""
-        os.kill(self.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-    def resume(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
-
     def log_tail(self, lines: int = 15) -> str:
         """The last lines of its log; empty when there is none."""
         try:
@@ -160,19 +141,6 @@ def as_user(user: str | None, command: list[str], death_signal: int = signal.SIG
 def ending(code: int) -> str:
     """An exit code in words."""
     return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now, another one each time.
-
-    Below the range that the kernel takes the ports of outgoing connections from: one of those could have taken it by
-    the time that the server listens.
-    """
-    while True:
-        port = secrets.choice(QUIET_PORTS)
-        if port not in _given and not port_in_use(port):
-            _given.add(port)
-            return port
 
 
 def port_in_use(port: int) -> bool:

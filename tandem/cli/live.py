@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import grpc
 
-from tandem.cli.projections import Views
 from tandem.cli.services import Service
+from tandem.cli.status import Views
 
 T = TypeVar("T")
 

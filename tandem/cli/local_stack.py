@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,19 +38,22 @@ class LocalStack:
     def __init__(
         self, folder: Path, ports: Ports, modules: Mapping[str, str], *, lite: bool = False, transport: str = "auto"
     ) -> None:
+        self.folder = folder
+        self._ports = ports
+        self.lite = lite
+        self.logs = folder / "logs"
         self._modules = modules
-        self._logs = folder / "logs"
-        self.postgres = Postgres(folder / "postgres", ports.postgres, log=self._logs / "postgres.log")
+        self.postgres = Postgres(folder / "postgres", ports.postgres, log=self.logs / "postgres.log")
         self.memcached: Memcached | None = None
         if not lite and memcached_path() is not None:
-            self.memcached = Memcached(ports.memcached, log=self._logs / "memcached.log")
+            self.memcached = Memcached(ports.memcached, log=self.logs / "memcached.log")
         # CQRS lite keeps the views beside the write tables, so leaving it needs no move of data: the projector fills
         # the other database from the feed.
         self._read_database = WRITE_DATABASE if lite else READ_DATABASE
         self._stores = Stores(
             write_url=self.postgres.url(WRITE_DATABASE),
             read_url=self.postgres.url(self._read_database),
-            cache_nodes=[self.memcached.node] if self.memcached else [],
+            cache_nodes=[self.memcached.address] if self.memcached else [],
         )
         self.command_server = self._service("command", ports.command, ports.command_metrics, transport)
         self.query_server = self._service("query", ports.query, ports.query_metrics, transport)
@@ -58,7 +61,7 @@ class LocalStack:
 
     def _service(self, section: str, port: int, metrics_port: int, transport: str) -> Service:
         settings = {"SERVER__TRANSPORT": transport, **self._stores.settings_of(section)}
-        log = self._logs / f"{section}.log"
+        log = self.logs / f"{section}.log"
         module = self._modules[section]
         return Service(section, module=module, port=port, log=log, settings=settings, metrics_port=metrics_port)
 
@@ -98,28 +101,24 @@ class LocalStack:
         for child in reversed(self.children):
             child.stop()
 
+    def refuse_ports_in_use(self) -> None:
+        """Raises StackError when a port is taken, or is wanted twice; the message names the port and the option."""
+        wanted: dict[int, str] = {}
+        for field, port in vars(self._ports).items():
+            if field == "memcached" and self.memcached is None:
+                continue
+            option = f"--{field.replace('_', '-')}-port"
+            if port in wanted:
+                raise StackError(f"port {port} is wanted by both {wanted[port]} and {option}: choose different ones")
+            wanted[port] = option
+        for port, option in wanted.items():
+            if port_in_use(port):
+                raise StackError(f"port {port} of {HOST} is in use: choose another with {option}")
+
     def _keep_last_logs(self) -> None:
         """Each run writes its logs anew and keeps those of the run before: they do not grow for ever."""
-        for log in list(self._logs.glob("*.log")):
+        for log in list(self.logs.glob("*.log")):
             log.replace(log.with_suffix(".log.before"))
-
-
-def refuse_ports_in_use(ports: Ports, *, unused: Collection[str] = ()) -> None:
-    """Raises StackError when a port is taken, or is wanted twice; the message names the port and the option.
-
-    unused: fields of the ports that nobody will listen on.
-    """
-    wanted: dict[int, str] = {}
-    for field, port in vars(ports).items():
-        if field in unused:
-            continue
-        option = f"--{field.replace('_', '-')}-port"
-        if port in wanted:
-            raise StackError(f"port {port} is wanted by both {wanted[port]} and {option}: choose different ones")
-        wanted[port] = option
-    for port, option in wanted.items():
-        if port_in_use(port):
-            raise StackError(f"port {port} of {HOST} is in use: choose another with {option}")
 
 
 @contextmanager

@@ -14,8 +14,7 @@ from rich.console import Console
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
 from tandem.cli.domain import Domain
-from tandem.cli.local_stack import Ports
-from tandem.cli.up import Options
+from tandem.cli.local_stack import LocalStack, Ports
 from tandem.cli.up import up as run_up
 
 
@@ -74,9 +73,9 @@ def application(domain: Domain) -> typer.Typer:
             query_metrics=query_metrics_port,
             projector_metrics=projector_metrics_port,
         )
-        options = Options(data_dir, ports, lite=lite, transport=transport.value, with_sample=sample)
+        stack = LocalStack(data_dir, ports, domain.modules, lite=lite, transport=transport.value)
         try:
-            run_up(domain, options, Console())
+            run_up(domain, stack, Console(), with_sample=sample)
         except StackError as error:
             typer.echo(f"tandem: {error}", err=True)
             raise typer.Exit(1) from None

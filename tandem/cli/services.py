@@ -43,6 +43,12 @@ class Stores:
 MODULES = {"command": "command_server", "query": "query_server", "projector": "projector"}
 
 
+def says_it_serves(channel: grpc.Channel, timeout: float) -> bool:
+    """Asks for a server's overall health. timeout: in seconds. Raises grpc.RpcError."""
+    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+    return answer.status == int(health_pb2.HealthCheckResponse.SERVING)
+
+
 class Service(Child):
     """One of the three servers: `python -m {module}`.
 
@@ -72,7 +78,11 @@ class Service(Child):
         self._spawn([sys.executable, *self.command], environment=self._environment)
 
     def serves(self) -> bool:
-        return self.health() == int(health_pb2.HealthCheckResponse.SERVING)
+        with grpc.insecure_channel(self.address) as channel:
+            try:
+                return says_it_serves(channel, _ASK_SECONDS)
+            except grpc.RpcError:
+                return False
 
     def run(self, action: str) -> None:
         """Runs `python -m {module} {action}` to its end. Raises StackError when that is not a good one."""
@@ -87,17 +97,6 @@ class Service(Child):
         )
         if result.returncode != 0:
             raise StackError(f"{self.name} {action} failed:\n{(result.stdout + result.stderr).strip()}")
-
-    def health(self) -> int:
-        """Its overall health as a HealthCheckResponse.ServingStatus; UNKNOWN while it does not answer."""
-        with grpc.insecure_channel(self.address) as channel:
-            try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(
-                    health_pb2.HealthCheckRequest(), timeout=_ASK_SECONDS
-                )
-            except grpc.RpcError:
-                return int(health_pb2.HealthCheckResponse.UNKNOWN)
-        return int(answer.status)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels; 0 when there is none. Raises OSError."""

@@ -3,17 +3,66 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf.message_factory import GetMessageClass
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from tandem.cli.projections import View, list_projections
+from tandem.cli.services import says_it_serves
 
 # A person waits for the answer; a service that takes longer is not well either.
 _ASK_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class View:
+    """state: "running", "standby" or "failed"; lag_seconds: the age of the oldest event that it has not taken in."""
+
+    name: str
+    state: str = "running"
+    position: int = 0
+    lag_events: int = 0
+    lag_seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views by name, and the last position of the feed."""
+
+    feed_head: int
+    views: tuple[View, ...]
+
+
+def list_projections(service: ServiceDescriptor, channel: grpc.Channel, timeout: float) -> Views:
+    """Asks the projector behind the channel, by its service's descriptor: the domain has the contract.
+
+    timeout: in seconds. Raises grpc.RpcError.
+    """
+    method = service.methods_by_name["ListProjections"]
+    request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    call = channel.unary_unary(
+        f"/{service.full_name}/{method.name}",
+        request_serializer=request.SerializeToString,
+        response_deserializer=response.FromString,
+    )
+    answer: Any = call(request(), timeout=timeout)
+    return Views(answer.feed_head, tuple(map(_view, answer.projections)))
+
+
+def _view(projection: Any) -> View:
+    states = projection.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number
+    return View(
+        name=projection.view,
+        state=states[projection.state].name.removeprefix("PROJECTION_STATE_").lower(),
+        position=projection.position,
+        lag_events=projection.lag_events,
+        lag_seconds=projection.lag.ToTimedelta().total_seconds(),
+        error=projection.error,
+    )
 
 
 @dataclass(frozen=True)
@@ -64,11 +113,10 @@ def ask(channels: Mapping[str, tuple[str, grpc.Channel]], projector: str, projec
 
 def _health(name: str, address: str, channel: grpc.Channel) -> ServiceHealth:
     try:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=_ASK_SECONDS)
+        health = "serving" if says_it_serves(channel, _ASK_SECONDS) else "not serving"
     except grpc.RpcError as error:
         return ServiceHealth(name, address, "unreachable", _told(error))
-    serving = answer.status == health_pb2.HealthCheckResponse.SERVING
-    return ServiceHealth(name, address, "serving" if serving else "not serving")
+    return ServiceHealth(name, address, health)
 
 
 def _told(error: grpc.RpcError) -> str:

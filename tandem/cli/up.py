@@ -2,9 +2,7 @@
 
 import signal
 import time
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import NoReturn
 
 import grpc
@@ -16,8 +14,8 @@ from rich.text import Text
 from tandem.cli import sample
 from tandem.cli.domain import Domain
 from tandem.cli.live import Meter
-from tandem.cli.local_stack import LocalStack, Ports, refuse_ports_in_use, sole_user_of
-from tandem.cli.projections import list_projections
+from tandem.cli.local_stack import LocalStack, sole_user_of
+from tandem.cli.status import list_projections
 from tandem.cli.supervisor import Supervisor
 
 _TICK_SECONDS = 1.0
@@ -25,45 +23,33 @@ _TICK_SECONDS = 1.0
 _TICKS_A_PLAIN_LINE = 10
 
 
-@dataclass(frozen=True)
-class Options:
-    folder: Path
-    ports: Ports
-    lite: bool
-    transport: str
-    with_sample: bool
-
-
-def up(domain: Domain, options: Options, console: Console) -> None:
+def up(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bool) -> None:
     """Runs until SIGINT, SIGTERM or SIGHUP, then stops everything. Raises StackError, with everything stopped."""
-    with sole_user_of(options.folder):
-        stack = LocalStack(
-            options.folder, options.ports, domain.modules, lite=options.lite, transport=options.transport
-        )
-        refuse_ports_in_use(options.ports, unused=() if stack.memcached else ("memcached",))
+    with sole_user_of(stack.folder):
+        stack.refuse_ports_in_use()
         _let_signals_stop()
         try:
-            _run(domain, stack, options, console)
+            _run(domain, stack, console, with_sample=with_sample)
         except KeyboardInterrupt:
             console.print("stopping")
         finally:
             _let_signals_kill()
             stack.stop()
-        console.print(f"stopped; the data stays in {options.folder}")
+        console.print(f"stopped; the data stays in {stack.folder}")
 
 
-def _run(domain: Domain, stack: LocalStack, options: Options, console: Console) -> NoReturn:
+def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bool) -> NoReturn:
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    say(f"Tandem on {options.folder}, logs in {options.folder / 'logs'}")
+    say(f"Tandem on {stack.folder}, logs in {stack.logs}")
     if stack.memcached is None:
-        say("without a cache: " + ("lite" if options.lite else "memcached is not on the PATH"))
+        say("without a cache: " + ("lite" if stack.lite else "memcached is not on the PATH"))
     stack.start(say)
-    if options.with_sample:
-        _load_sample_once(domain, stack, options.folder / "sample-loaded", console)
+    if with_sample:
+        _load_sample_once(domain, stack, console)
     say("\nTry, in another terminal:")
-    for line in domain.examples(stack.command_server.address, stack.query_server.address, options.with_sample):
+    for line in domain.examples(stack.command_server.address, stack.query_server.address, with_sample):
         say(f"  {line}")
     say("\nTandem is up; Ctrl-C stops it")
     with grpc.insecure_channel(stack.projector.address) as channel:
@@ -71,12 +57,13 @@ def _run(domain: Domain, stack: LocalStack, options: Options, console: Console) 
         _watch(Supervisor(stack.children, say), Meter(stack.command_server, stack.query_server, views), console)
 
 
-def _load_sample_once(domain: Domain, stack: LocalStack, marker: Path, console: Console) -> None:
+def _load_sample_once(domain: Domain, stack: LocalStack, console: Console) -> None:
     """The marker spares later starts the time. A load that was cut short goes on: its commands have request ids."""
+    marker = stack.folder / "sample-loaded"
     if marker.exists():
         return
     stages = domain.sample()
-    total = sum(len(stage.calls) for stage in stages)
+    total = sum(len(stage.requests) for stage in stages)
     started = time.monotonic()
     with (
         grpc.insecure_channel(stack.command_server.address) as channel,
@@ -85,7 +72,7 @@ def _load_sample_once(domain: Domain, stack: LocalStack, marker: Path, console: 
         task = progress.add_task("sample data", total=total)
         sample.load(domain.commands(channel), stages, lambda count: progress.advance(task, count))
     marker.touch()
-    counts = ", ".join(f"{len(stage.calls):,} {stage.title}" for stage in stages)
+    counts = ", ".join(f"{len(stage.requests):,} {stage.title}" for stage in stages)
     console.print(f"sample data: {counts} in {time.monotonic() - started:.1f} s", highlight=False, soft_wrap=True)
 
 

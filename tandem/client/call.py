@@ -8,9 +8,8 @@ from typing import Any
 import grpc
 
 from tandem.client.channel import CallDefaults
-from tandem.client.errors import CallFailed, EventUnreadable, Unavailable, ViewBehind
+from tandem.client.errors import CallFailed, EventUnreadable, Unavailable, ViewBehind, typed
 from tandem.client.horizon import Horizon
-from tandem.client.status import typed
 
 # Three more tries, within two thirds of a second unless the server asks for more: one that stops is replaced, a broken
 # connection is another one. More would hide from the caller that a store is away. Each pause is drawn from zero to this

@@ -1,4 +1,4 @@
-"""What a call can fail with, typed from the error's details.
+"""What a call can fail with, typed from the error's details: the google.rpc.Status in its trailing metadata.
 
     CallFailed
      ├── InvalidRequest        INVALID_ARGUMENT     the request itself is wrong: `violations` names every field
@@ -23,11 +23,18 @@ Any other status is a plain CallFailed. All of them are grpc.RpcError too: what 
 `__cause__` is the error that gRPC raised.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+_DETAILS_KEY = "grpc-status-details-bin"
+_DOMAIN = "tandem"
+
+D = TypeVar("D", bound=Message)
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,8 @@ class Violation:
 class Details:
     """An error's google.rpc details.
 
-    reason: UPPER_SNAKE, stable: of BY_REASON, of the domain's contract or of a newer server; empty when it is not of
-        Tandem (a proxy's error, or the connection's).
+    reason: UPPER_SNAKE, stable, of the domain's contract or of a newer server; empty when it is not of Tandem (a
+        proxy's error, or the connection's).
     metadata: what the reason adds. retry_after: seconds, None where the server asks for no pause.
     resource: the name of what is not there, or is there already, such as `accounts/…`.
     """
@@ -219,17 +226,9 @@ class ServerBug(CallFailed):
 
 
 BY_REASON: Mapping[str, type[CallFailed]] = {
-    "INVALID_REQUEST": InvalidRequest,
     "REQUEST_ID_REUSED": RequestIdReused,
-    "NOT_FOUND": NotFound,
-    "ALREADY_EXISTS": AlreadyExists,
     "VERSION_MISMATCH": VersionMismatch,
-    "OVERLOADED": Overloaded,
-    "STORE_UNAVAILABLE": Unavailable,
     "OUTCOME_UNKNOWN": OutcomeUnknown,
-    "STOPPING": Unavailable,
-    "DEADLINE_EXCEEDED": DeadlineExceeded,
-    "INTERNAL": ServerBug,
     "PROJECTION_LAG": ViewBehind,
     "TOKEN_EPOCH_MISMATCH": TokenOutdated,
     "FULLY_CONSISTENT_NOT_CONFIGURED": NotConfigured,
@@ -237,10 +236,10 @@ BY_REASON: Mapping[str, type[CallFailed]] = {
     "CURSOR_AHEAD": CursorAhead,
     "EVENT_UNREADABLE": EventUnreadable,
 }
-"""The reasons that every domain has."""
+"""The reasons that say more than their code."""
 
-# For other reasons: a domain's rules, all FAILED_PRECONDITION, and those of a newer server, which the contract says to
-# treat like their codes.
+# For other reasons: those that mean the same as their codes; a domain's rules, all FAILED_PRECONDITION; and those of a
+# newer server, which the contract says to treat like their codes.
 BY_CODE: Mapping[grpc.StatusCode, type[CallFailed]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.NOT_FOUND: NotFound,
@@ -258,6 +257,47 @@ BY_CODE_OF_OTHERS: Mapping[grpc.StatusCode, type[CallFailed]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
+
+
+def typed(error: grpc.RpcError, call: str) -> CallFailed:
+    """The typed error for what grpc raised, sync or asyncio. call: the RPC's name."""
+    # Every error that a call raises is a grpc.Call too; the base class does not say so.
+    raised: Any = error
+    code: grpc.StatusCode = raised.code()
+    trailers = tuple(raised.trailing_metadata() or ())
+    details = _details(trailers)
+    kind = BY_REASON.get(details.reason) or (BY_CODE if details.reason else BY_CODE_OF_OTHERS).get(code, CallFailed)
+    return kind(code, raised.details() or "", details, call=call, trailing_metadata=trailers)
+
+
+def _details(trailers: Sequence[Any]) -> Details:
+    status = status_pb2.Status()
+    for key, value in trailers:
+        if key == _DETAILS_KEY:
+            try:
+                status = status_pb2.Status.FromString(value)
+            except DecodeError:
+                break  # some proxy's: the code alone must do
+    info = _find(status, error_details_pb2.ErrorInfo())
+    request = _find(status, error_details_pb2.BadRequest())
+    rules = _find(status, error_details_pb2.PreconditionFailure())
+    retry = _find(status, error_details_pb2.RetryInfo())
+    return Details(
+        reason=info.reason if info.domain == _DOMAIN else "",
+        metadata=dict(info.metadata),
+        violations=(
+            *(Violation(it.field, it.reason, it.description) for it in request.field_violations),
+            *(Violation(it.subject, it.type, it.description) for it in rules.violations),
+        ),
+        retry_after=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
+        resource=_find(status, error_details_pb2.ResourceInfo()).resource_name,
+    )
+
+
+def _find(status: status_pb2.Status, wanted: D) -> Any:
+    """Fills `wanted` with the status's detail of that type, and returns it; it stays empty without one."""
+    any(detail.Unpack(wanted) for detail in status.details)
+    return wanted
 
 
 def _number(text: str | None) -> int | None:

@@ -6,8 +6,9 @@ view when that shows it, and is gone when the command is refused, while other ch
 """
 
 import threading
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -23,7 +24,7 @@ class _Change(Generic[V]):
     """stored: the command is, and a view that is read from now on shows it."""
 
     expect: Callable[[V], object]
-    stored: bool = field(default=False)
+    stored: bool = False
 
 
 class _Shown(Generic[V]):
@@ -55,17 +56,21 @@ class _Shown(Generic[V]):
         """How many changes the view that was read does not show yet."""
         return len(self._changes)
 
-    def _begin(self, expect: Callable[[V], object]) -> _Change[V]:
+    @contextmanager
+    def _expecting(self, expect: Callable[[V], object]) -> Iterator[None]:
+        """Around the command: shows the change, and takes it back when the command fails."""
         change = _Change(expect)
         with self._lock:
             self._changes.append(change)
             self._show(self.shown)
-        return change
-
-    def _refuse(self, change: _Change[V]) -> None:
-        with self._lock:
-            self._changes.remove(change)
-            self._show(self.shown)
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._changes.remove(change)
+                self._show(self.shown)
+            raise
+        change.stored = True
 
     def _stored(self) -> list[_Change[V]]:
         """What a read that begins now is going to show."""
@@ -106,18 +111,10 @@ class Optimistic(_Shown[V]):
         done once. When the command is stored and the view is not there in time, nothing is raised: what is expected is
         shown until a `refresh` succeeds.
         """
-        change = self._begin(expect)
-        try:
+        with self._expecting(expect):
             response = command()
-        except BaseException:
-            self._refuse(change)
-            raise
-        change.stored = True
-        try:
+        with _later_if_need_be():
             self.refresh()
-        except CallFailed as error:
-            if not error.transient:
-                raise
         return response
 
     def refresh(self) -> None:
@@ -137,24 +134,26 @@ class AsyncOptimistic(_Shown[V]):
 
     async def change(self, expect: Callable[[V], object], command: Callable[[], Awaitable[R]]) -> R:
         """As Optimistic.change. When the task is cancelled the change is shown no longer, though it may be done."""
-        change = self._begin(expect)
-        try:
+        with self._expecting(expect):
             response = await command()
-        except BaseException:
-            self._refuse(change)
-            raise
-        change.stored = True
-        try:
+        with _later_if_need_be():
             await self.refresh()
-        except CallFailed as error:
-            if not error.transient:
-                raise
         return response
 
     async def refresh(self) -> None:
         """As Optimistic.refresh."""
         seen = self._stored()
         self._confirm(await self._read(), seen)
+
+
+@contextmanager
+def _later_if_need_be() -> Iterator[None]:
+    """Around a read that a `refresh` makes up for."""
+    try:
+        yield
+    except CallFailed as error:
+        if not error.transient:
+            raise
 
 
 def _version(view: Any) -> int:

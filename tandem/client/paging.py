@@ -9,32 +9,12 @@ shop/client.py does); here a row is of any.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from google.protobuf.message import Message
 
-class PageRequest(Protocol):
-    """A request for a page of a list."""
-
-    page_token: str
-
-    @property
-    def consistency(self) -> Any: ...
-
-    def CopyFrom(self, other: Any, /) -> None: ...  # noqa: N802 - Protobuf's name
-
-
-class Page(Protocol):
-    """The answer to it."""
-
-    @property
-    def next_page_token(self) -> str: ...
-
-    @property
-    def as_of(self) -> str: ...
-
-
-Request = TypeVar("Request", bound=PageRequest)
-Response = TypeVar("Response", bound=Page)
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
 
 
 def pages(call: Callable[[Request], Response], request: Request) -> Iterator[Response]:
@@ -42,53 +22,48 @@ def pages(call: Callable[[Request], Response], request: Request) -> Iterator[Res
 
     No page is older than the one before it, unless the request says `minimize_latency`. Raises CallFailed.
     """
-    following = _copy(request)
-    while True:
-        page = call(following)
+    asked: Request | None = request
+    while asked is not None:
+        page = call(asked)
+        asked = _following(asked, page)
         yield page
-        if not page.next_page_token:
-            return
-        _go_on(following, page)
 
 
 async def async_pages(call: Callable[[Request], Awaitable[Response]], request: Request) -> AsyncIterator[Response]:
     """As `pages`, for asyncio."""
-    following = _copy(request)
-    while True:
-        page = await call(following)
+    asked: Request | None = request
+    while asked is not None:
+        page = await call(asked)
+        asked = _following(asked, page)
         yield page
-        if not page.next_page_token:
-            return
-        _go_on(following, page)
 
 
-def rows(call: Callable[[Request], Page], request: Request) -> Iterator[Any]:
+def rows(call: Callable[[Request], Message], request: Request) -> Iterator[Any]:
     """The rows of a list, over all its pages. call: a stub's method. Raises CallFailed."""
     for page in pages(call, request):
         yield from _rows_of(page)
 
 
-async def async_rows(call: Callable[[Request], Awaitable[Page]], request: Request) -> AsyncIterator[Any]:
+async def async_rows(call: Callable[[Request], Awaitable[Message]], request: Request) -> AsyncIterator[Any]:
     """As `rows`, for asyncio."""
     async for page in async_pages(call, request):
         for row in _rows_of(page):
             yield row
 
 
-def _copy(request: Request) -> Request:
-    copy = type(request)()
-    copy.CopyFrom(request)
-    return copy
-
-
-def _go_on(request: PageRequest, page: Page) -> None:
-    """Makes the request for the page after this one."""
-    request.page_token = page.next_page_token
-    consistency = request.consistency
+def _following(request: Any, page: Any) -> Any:
+    """The request for the page after this one; None after the last."""
+    if not page.next_page_token:
+        return None
+    following = type(request)()
+    following.CopyFrom(request)
+    following.page_token = page.next_page_token
+    consistency = following.consistency
     if consistency.WhichOneof("requirement") in (None, "at_least_as_fresh"):
         # The page includes what the tokens of its request stood for.
         consistency.ClearField("tokens")
         consistency.at_least_as_fresh = page.as_of
+    return following
 
 
 def _rows_of(page: Any) -> Any:

@@ -12,9 +12,10 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from shop.views import VIEWS
+from tandem.cli.services import Service
 from tests.support.builders import identity, usd
 from tests.support.shop import PRODUCTS, open_shop
-from tests.support.stack import AsyncStubs, Stack, until
+from tests.support.stack import AsyncStubs, Stack, kill, pause, resume, until
 
 
 class Traffic:
@@ -94,14 +95,14 @@ async def test_a_cache_node_that_goes_and_comes_back_loses_no_read_and_shows_not
         await _hits_come_again(stack)
         for _ in range(2):
             if fault == "killed":
-                node.kill()
+                kill(node)
             else:
-                node.pause()
+                pause(node)
             await traffic.more_reads(200)
             if fault == "killed":
                 node.start()
             else:
-                node.resume()
+                resume(node)
             await traffic.more_reads(200)
             await _hits_come_again(stack)
         await traffic.stop()
@@ -137,8 +138,8 @@ async def test_a_clean_restart_of_the_projector_keeps_the_cache_and_a_crash_does
             return len(_taken_over(stack)) == starts * len(VIEWS)
 
         await until(partial(took_over, 1), "the projector has all views")
-        for starts, ending, cache in ((2, stack.projector.stop, "kept"), (3, stack.projector.kill, "new")):
-            ending()
+        for starts, ending, cache in ((2, Service.stop, "kept"), (3, kill, "new")):
+            ending(stack.projector)
             stack.projector.start()
             await until(partial(took_over, starts), "the projector has all views again")
             assert _taken_over(stack)[-len(VIEWS) :] == [cache] * len(VIEWS)

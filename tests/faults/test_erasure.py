@@ -18,7 +18,7 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, Postgres
 from tests.support.builders import add_product, address, identity, place_order, register_customer
 from tests.support.shop import until_answered
-from tests.support.stack import AsyncStubs, Stack, up_to
+from tests.support.stack import AsyncStubs, Stack, kill, up_to
 
 CUSTOMER = identity("customer", 1)
 ORDERS = [identity("order", number) for number in range(1, 6)]
@@ -126,7 +126,7 @@ def tables(*urls: str) -> dict[str, bytes]:
 
 def memory(node: Memcached) -> bytes:
     """All that a memcached node would still hand out."""
-    host, _, port = node.node.rpartition(":")
+    host, _, port = node.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection, connection.makefile("rwb") as file:
         # By the table of keys: a walk through the lists would miss what memcached moves between them meanwhile.
         file.write(b"lru_crawler metadump hash\r\n")
@@ -164,7 +164,7 @@ async def test_an_erased_person_is_nowhere_any_more(new_stack: Callable[..., Sta
         if stack.nodes:
             assert found_in(b"".join(map(memory, stack.nodes))) >= {"name", "new name", "e-mail", "changed street"}
 
-        stack.projector.kill()
+        kill(stack.projector)
         erased = await stubs.commands.EraseCustomer(commands.EraseCustomerRequest(customer_id=CUSTOMER))
         stack.projector.start()
         after = await read(stubs, erased.receipt.consistency_token)

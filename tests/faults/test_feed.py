@@ -14,7 +14,7 @@ from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest
 from tests.support.follower import Follower, caught_up, feed_stub
 from tests.support.proxy import CuttingProxy
 from tests.support.shop import CUSTOMERS, PRODUCTS, Load, open_shop
-from tests.support.stack import Stack, wait_until
+from tests.support.stack import Stack, kill, wait_until
 
 if TYPE_CHECKING:
     from commerce.feed.v1.feed_service_pb2_grpc import FeedServiceAsyncStub
@@ -57,7 +57,7 @@ def test_a_follower_misses_and_repeats_nothing_whatever_breaks(new_stack: Callab
         buying = pool.submit(asyncio.run, _buy(stack, load, ORDERS // 2 + 1, ORDERS * 3 // 4))
         following = _in_thread(pool, follower, lambda it: it.position >= half + ORDERS // 4, at_first, at_standby)
         wait_until(lambda: follower.position > half, "it follows")
-        stack.projector.kill()
+        kill(stack.projector)
         buying.result(timeout=120)
         following.result(timeout=120)
         wait_until(lambda: _holds_all_views(stack, standby), "the standby has taken the views over")

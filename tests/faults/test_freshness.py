@@ -10,7 +10,7 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from tests.support.builders import identity, usd
 from tests.support.shop import PRODUCTS, open_shop
-from tests.support.stack import AsyncStubs, Stack, until, up_to
+from tests.support.stack import AsyncStubs, Stack, kill, pause, resume, until, up_to
 
 CLIENTS = 6
 # Pauses shorter and longer than a read's max_wait, and longer than the 3 s after which readers are blind.
@@ -25,10 +25,10 @@ async def test_no_read_with_a_token_is_older_than_it_while_the_projector_pauses(
         await open_shop(stubs.commands)
         stop = asyncio.Event()
         clients = [asyncio.create_task(_write_and_read(stubs, number, stop)) for number in range(1, CLIENTS + 1)]
-        for pause in PAUSES:
-            stack.projector.pause()
-            await asyncio.sleep(pause)
-            stack.projector.resume()
+        for seconds in PAUSES:
+            pause(stack.projector)
+            await asyncio.sleep(seconds)
+            resume(stack.projector)
             await asyncio.sleep(0.3)
         stop.set()
         results = await asyncio.gather(*clients)
@@ -69,7 +69,7 @@ async def test_a_standby_takes_over_from_a_projector_that_dies(new_stack: Callab
         await open_shop(stubs.commands)
         for round_ in range(1, 4):
             active, standby_ = (stack.projector, standby) if round_ % 2 else (standby, stack.projector)
-            active.kill()
+            kill(active)
             price = commands.ChangePriceRequest(product_id=identity("product", 1), price=usd(round_))
             receipt = (await stubs.commands.ChangePrice(price)).receipt
             read = queries.GetProductRequest(

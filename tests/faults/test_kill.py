@@ -23,8 +23,9 @@ from commerce.query.v1.views_pb2 import ProductCard
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, Postgres
 from tests.support.builders import identity, usd
+from tests.support.ports import free_port
 from tests.support.shop import CUSTOMERS, PRODUCTS, Load, an_order, open_shop, until_answered
-from tests.support.stack import AsyncStubs, Databases, Stack, up_to, wait_until
+from tests.support.stack import AsyncStubs, Databases, Stack, kill, up_to, wait_until
 
 ORDERS = 2000
 PRICE = 1999
@@ -34,7 +35,7 @@ PRICE = 1999
 def own_postgres() -> Iterator[Postgres]:
     """A PostgreSQL that may be killed. With fsync as in production: what is acknowledged is on disk."""
     with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
-        server = Postgres(Path(folder) / "data")
+        server = Postgres(Path(folder) / "data", free_port())
         server.start()
         yield server
         server.stop()
@@ -60,7 +61,7 @@ def test_killing_every_process_in_turn_loses_no_acknowledged_order_and_doubles_n
             before = number * load.count
             buying = pool.submit(asyncio.run, _buy(stack, load, first=before + 1))
             wait_until(lambda goal=before + load.count // 4: len(load.receipts) >= goal, "a quarter is placed")  # type: ignore[misc]
-            victim.kill()
+            kill(victim)
             assert len(load.receipts) < before + load.count, "it was to be killed in the middle of the load"
             victim.start()
             buying.result(timeout=120)

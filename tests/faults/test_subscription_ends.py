@@ -14,7 +14,7 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from tandem.feed.token import encode_token
 from tests.support.builders import identity, register_customer, start_subscription
-from tests.support.stack import AsyncStubs, Stack, up_to, wait_until
+from tests.support.stack import AsyncStubs, Stack, kill, up_to, wait_until
 
 COUNT = 300
 LAPSING = {identity("subscription", number) for number in range(1, COUNT + 1, 2)}
@@ -35,7 +35,7 @@ async def test_two_command_servers_of_which_one_is_killed_end_each_subscription_
     victim.launch()
     wait_until(lambda: _ended(stack) >= COUNT // 10, "some have ended")
     other.launch()
-    victim.kill()
+    kill(victim)
     assert _ended(stack) < COUNT, "it was to be killed in the middle of it"
     victim.start()
     other.wait_until_serving()

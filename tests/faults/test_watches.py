@@ -18,7 +18,7 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.feed.token import decode_token
 from tests.support.builders import add_product, address, identity, place_order, register_customer
 from tests.support.proxy import CuttingProxy
-from tests.support.stack import Stack, wait_until
+from tests.support.stack import Stack, kill, wait_until
 
 if TYPE_CHECKING:
     # The stubs alone know it.
@@ -189,7 +189,7 @@ def test_watchers_end_at_the_latest_state_whatever_breaks(new_stack: Callable[..
         # The projector is killed and another takes over. No watch ends, and all of them go on.
         ends = len(crowd.ends)
         shop.change(2)
-        stack.projector.kill()
+        kill(stack.projector)
         shop.change(5)
         crowd.wait_for(shop.versions, "the standby's work is seen")
         assert len(crowd.ends) == ends

@@ -3,14 +3,18 @@
 import asyncio
 import itertools
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, LiteralString, TypeVar
 
 import grpc
+import psutil
+import psycopg
+from psycopg import sql
 from pydantic import SecretStr
 
 import command_server
@@ -18,13 +22,14 @@ import projector
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
-from tandem.cli.child import free_port
+from tandem.cli.child import Child
 from tandem.cli.embedded import Memcached, Postgres, memcached_path
 from tandem.cli.services import Service, Stores
 from tandem.feed.table import SCHEMA as WRITE_SCHEMA
 from tandem.read_store.tables import SCHEMA as READ_SCHEMA
 from tandem.runtime.database import migrate
 from tandem.runtime.settings import DatabaseSettings
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from commerce.command.v1.command_service_pb2_grpc import CommandServiceAsyncStub
@@ -55,7 +60,35 @@ def up_to(nodes: int) -> int:
 def end_node(node: Memcached) -> None:
     """Ends one that runs, after a test: to stop in good order takes it up to a second, and it has nothing to keep."""
     if node.exit_code() is None:
-        node.kill()
+        kill(node)
+
+
+def kill(child: Child) -> None:
+    """SIGKILL, as a crash: waits until all its processes are gone too, so that it can be started again."""
+    process = psutil.Process(child.pid)
+    processes = [process, *process.children()]
+    process.kill()
+    child.stop()
+    wait_until(lambda: not any(map(runs, processes)), f"all of {processes} are gone")
+
+
+def pause(child: Child) -> None:
+    """SIGSTOP, and waits until it stands still."""
+    os.kill(child.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
+def resume(child: Child) -> None:
+    os.kill(child.pid, signal.SIGCONT)
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it still does anything."""
+    # A zombie waits for its parent alone; as an orphan that is init.
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_until(condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
@@ -89,11 +122,20 @@ class Databases:
     def create(self, *sides: Side) -> str:
         """The URL of a new database: empty, or migrated for the sides that it is to serve."""
         name = f"test_{os.getpid()}_{next(self._numbers)}"
-        self.postgres.create_database(name, template=self._template(sides) if sides else "template1")
+        return self.copy(self._template(sides) if sides else "template1", name)
+
+    def copy(self, template: str, name: str) -> str:
+        """The URL of a new database, a copy of another."""
+        self._run("CREATE DATABASE {} TEMPLATE {}", name, template)
         return self.postgres.url(name)
 
     def drop(self, url: str) -> None:
-        self.postgres.drop_database(url.rsplit("/", 1)[1])
+        """Ends its sessions too."""
+        self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", url.rsplit("/", 1)[1])
+
+    def _run(self, statement: LiteralString, *names: str) -> None:
+        with psycopg.connect(self.postgres.url("postgres"), autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
     def _template(self, sides: Iterable[Side]) -> str:
         """A migrated database to copy: migrating takes a second, copying some milliseconds."""
@@ -140,7 +182,7 @@ class Stack:
         self.nodes = list(nodes)
         self.write_url = databases.create("write", "read") if lite else databases.create("write")
         self.read_url = self.write_url if lite else databases.create("read")
-        self._stores = Stores(self.write_url, self.read_url, [node.node for node in self.nodes])
+        self._stores = Stores(self.write_url, self.read_url, [node.address for node in self.nodes])
         self.services: list[Service] = []
         self.command_server = self._service("command")
         self.projector = self._service("projector")

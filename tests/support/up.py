@@ -9,9 +9,10 @@ from pathlib import Path
 import grpc
 import psutil
 
-from tandem.cli.child import HOST, free_port
+from tandem.cli.child import HOST
 from tandem.cli.local_stack import Ports
-from tests.support.stack import wait_until
+from tests.support.ports import free_port
+from tests.support.stack import runs, wait_until
 
 # What a service of it takes to stop (drain) and PostgreSQL to write, on a busy machine.
 _END_SECONDS = 60.0
@@ -83,12 +84,3 @@ class Up:
 
     def channel(self, port: int) -> grpc.Channel:
         return grpc.insecure_channel(f"{HOST}:{port}")
-
-
-def runs(process: psutil.Process) -> bool:
-    """Whether it still does anything."""
-    # A zombie waits for its parent alone; as an orphan that is init.
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

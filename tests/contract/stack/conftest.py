@@ -11,6 +11,7 @@ from grpc_status import rpc_status
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, memcached_path
 from tests.support.builders import add_product, register_customer
+from tests.support.ports import free_port
 from tests.support.stack import AsyncStubs, Databases, Stack, end_node
 
 CONFIGURATIONS = {
@@ -31,7 +32,7 @@ def stack(
     count = options.pop("cache_nodes")
     if count and memcached_path() is None:
         pytest.skip("memcached is not installed (apt-get install memcached): the cache's own tests need it")
-    nodes = [Memcached() for _ in range(count)]
+    nodes = [Memcached(free_port()) for _ in range(count)]
     for node in nodes:
         node.start()
     stack = Stack(databases, tmp_path_factory.mktemp("stack"), nodes=nodes, **options)

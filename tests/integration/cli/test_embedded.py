@@ -15,8 +15,8 @@ import pytest
 
 from tandem.cli.child import StackError, port_in_use
 from tandem.cli.embedded import Memcached, Postgres
-from tests.support.stack import wait_until
-from tests.support.up import runs
+from tests.support.ports import free_port
+from tests.support.stack import kill, pause, runs, wait_until
 
 Nodes = Callable[[int], list[Memcached]]
 
@@ -31,7 +31,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def own_postgres(folder: Path) -> Iterator[Postgres]:
     """A server of the test's own, not started."""
-    server = Postgres(folder / "data", settings={"fsync": "off"})
+    server = Postgres(folder / "data", free_port(), settings={"fsync": "off"})
     yield server
     server.stop()
 
@@ -50,7 +50,7 @@ def test_what_was_written_survives_a_stop_and_a_kill(own_postgres: Postgres) -> 
     assert own_postgres.stop() == 0
     own_postgres.start()
     assert write_and_read(own_postgres, "second") == ["first", "second"]
-    own_postgres.kill()
+    kill(own_postgres)
     own_postgres.start()
     assert write_and_read(own_postgres, "third") == ["first", "second", "third"]
 
@@ -85,7 +85,7 @@ def test_folders_on_the_way_to_the_data_are_opened_for_passing_through_and_no_mo
         pytest.skip("only root runs PostgreSQL as another user")
     private = folder / "private"
     private.mkdir(mode=0o700)
-    server = Postgres(private / "data", settings={"fsync": "off"})
+    server = Postgres(private / "data", free_port(), settings={"fsync": "off"})
     server.start()
     server.stop()
     assert stat.S_IMODE(private.stat().st_mode) == 0o701
@@ -101,7 +101,7 @@ def test_a_data_folder_that_was_only_half_made_is_made_anew(own_postgres: Postgr
 
 def test_a_start_that_fails_says_why_with_the_log(own_postgres: Postgres, folder: Path) -> None:
     own_postgres.start()
-    second = Postgres(folder / "data", log=folder / "second.log")
+    second = Postgres(folder / "data", free_port(), log=folder / "second.log")
     with pytest.raises(StackError, match=r"PostgreSQL ended with exit code 1(?s:.)*postmaster.pid"):
         second.start()
     assert second.exit_code() == 0
@@ -109,12 +109,12 @@ def test_a_start_that_fails_says_why_with_the_log(own_postgres: Postgres, folder
 
 def test_memcached_starts_empty_pauses_and_stops(memcached_nodes: Nodes) -> None:
     [node] = memcached_nodes(1)
-    node.pause()
+    pause(node)
     assert psutil.Process(node.pid).status() == psutil.STATUS_STOPPED
     assert node.stop() == 0, "a paused one stops too"
     assert not port_in_use(node.port)
     node.start()
-    node.kill()
+    kill(node)
     assert node.exit_code() == 0
 
 
@@ -122,8 +122,9 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from tandem.cli.embedded import Memcached, Postgres
-children = [Postgres(Path(sys.argv[1]) / "data", settings={"fsync": "off"})]
-children += [Memcached()] if sys.argv[2] == "with memcached" else []
+from tests.support.ports import free_port
+children = [Postgres(Path(sys.argv[1]) / "data", free_port(), settings={"fsync": "off"})]
+children += [Memcached(free_port())] if sys.argv[2] == "with memcached" else []
 for child in children:
     child.start()
 print(*[child.pid for child in children], flush=True)

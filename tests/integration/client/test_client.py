@@ -22,7 +22,7 @@ from tandem.client.streams import async_resuming, resuming
 from tests.integration.client.conftest import PLENTY, Addresses
 from tests.support.builders import identity, place_order
 from tests.support.proxy import CuttingProxy
-from tests.support.stack import Stack, wait_until
+from tests.support.stack import Stack, pause, resume, wait_until
 
 PAID = OrderStatus.ORDER_STATUS_PAID
 
@@ -36,7 +36,7 @@ def order(number: int, wait: float = 0.0) -> queries.GetOrderDetailsRequest:
 
 def test_a_session_reads_what_it_wrote_while_the_projector_stands_still(stack: Stack, client: Client) -> None:
     session, other = client.session(), client.session()
-    stack.projector.pause()
+    pause(stack.projector)
     try:
         session.commands.PlaceOrder(place_order(101))
         with pytest.raises(ViewBehind) as raised:
@@ -47,10 +47,10 @@ def test_a_session_reads_what_it_wrote_while_the_projector_stands_still(stack: S
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(session.queries.GetOrderDetails, order(101, wait=60))
             assert not reading.done()
-            stack.projector.resume()
+            resume(stack.projector)
             assert reading.result(timeout=60).order_details.order_id == identity("order", 101)
     finally:
-        stack.projector.resume()
+        resume(stack.projector)
     # What it saw can be handed on, as text, to another session elsewhere.
     other.learn(session.token)
     assert other.queries.GetOrderDetails(order(101)).order_details.version == 1
@@ -64,7 +64,7 @@ def test_a_session_sees_what_several_others_wrote(stack: Stack, client: Client, 
     writers[0].commands.PlaceOrder(place_order(first))
     assert writers[0].queries.GetOrderDetails(order(first, wait=60)).order_details.version == 1
     learner = client.session()
-    stack.projector.pause()
+    pause(stack.projector)
     try:
         writers[1].commands.PlaceOrder(place_order(second))
         for writer in reversed(writers) if newest_first else writers:
@@ -78,7 +78,7 @@ def test_a_session_sees_what_several_others_wrote(stack: Stack, client: Client, 
             with pytest.raises(ViewBehind):
                 next(session.queries.WatchOrderDetails(watch))
     finally:
-        stack.projector.resume()
+        resume(stack.projector)
     for session in sessions:
         before = session.token
         assert session.queries.GetOrderDetails(order(second, wait=60)).order_details.version == 1
@@ -92,7 +92,7 @@ def test_a_session_with_more_tokens_than_a_query_may_carry_sees_all_that_was_wri
 ) -> None:
     session = client.session()
     numbers = range(200, 202 + MOST_TOKENS)
-    stack.projector.pause()
+    pause(stack.projector)
     try:
         for number in numbers:
             writer = client.session()
@@ -101,7 +101,7 @@ def test_a_session_with_more_tokens_than_a_query_may_carry_sees_all_that_was_wri
         with pytest.raises(ViewBehind):
             session.queries.GetOrderDetails(order(numbers[0], wait=0.2))
     finally:
-        stack.projector.resume()
+        resume(stack.projector)
     assert session.queries.GetOrderDetails(order(numbers[-1], wait=60)).order_details.version == 1
     listed = [it.order_id for it in rows(session.queries.ListRecentOrders, recent(6))]
     assert listed == [identity("order", number) for number in reversed(numbers)]
@@ -174,12 +174,12 @@ def test_an_expectation_gives_way_to_the_view_or_is_taken_back(stack: Stack, cli
         view.status = PAID
 
     pay = commands.PayOrderRequest(order_id=known.order_id, payment_reference="p-1")
-    stack.projector.pause()
+    pause(stack.projector)
     try:
         held.change(as_paid, lambda: session.commands.PayOrder(pay))
         assert (held.shown.status, held.confirmed.status, held.pending) == (PAID, known.status, 1)
     finally:
-        stack.projector.resume()
+        resume(stack.projector)
     session.queries.GetOrderDetails(order(160, wait=60))
     held.refresh()
     assert (held.confirmed.status, held.pending) == (PAID, 0)

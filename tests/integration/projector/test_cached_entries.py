@@ -13,7 +13,7 @@ from tandem.read_store.cache import Ring
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.stack import until
+from tests.support.stack import kill, pause, resume, until
 
 Nodes = Callable[[int], list[Memcached]]
 PRODUCT = identity("product", 1)
@@ -32,7 +32,7 @@ def all_entries_are_the_rows(stores: Stores, announcements: Announcements) -> bo
 async def test_every_changed_row_of_a_cached_view_has_its_entry(
     stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes, count: int
 ) -> None:
-    await project([it.node for it in memcached_nodes(count)])
+    await project([it.address for it in memcached_nodes(count)])
     await announcements.reached(stores.append(events.a_history(200)))
     assert all_entries_are_the_rows(stores, announcements)
     epochs = announcements.epochs()
@@ -45,15 +45,15 @@ async def test_a_position_is_announced_when_its_entries_are_written_and_not_befo
     stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
 ) -> None:
     [node] = memcached_nodes(1)
-    await project([node.node], cache={"timeout": 10})
+    await project([node.address], cache={"timeout": 10})
     before = stores.append([events.product_added()])
     await announcements.reached(before)
-    node.pause()
+    pause(node)
     after = stores.append([events.price_changed()])
     await stores.reached(after)
     # The projector waits for the node: what it says after that comes after the entry.
     assert max(announcements.positions("product_card")) == before
-    node.resume()
+    resume(node)
     await announcements.reached(after)
     assert cached("product_card", PRODUCT, announcements.epochs()) == stores.value("product_card", PRODUCT)
 
@@ -63,21 +63,21 @@ async def test_a_node_that_cannot_be_written_is_fenced_and_comes_back_under_a_ne
     stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes, fault: str
 ) -> None:
     nodes = memcached_nodes(2)
-    await project([it.node for it in nodes])
+    await project([it.address for it in nodes])
     products = range(1, 20)
     await announcements.reached(stores.append([events.product_added(it) for it in products]))
     before = announcements.epochs()
     ring = Ring(list(before))
-    of_first = [it for it in products if ring.node_of(uuid.UUID(identity("product", it))) == nodes[0].node]
+    of_first = [it for it in products if ring.node_of(uuid.UUID(identity("product", it))) == nodes[0].address]
     assert 0 < len(of_first) < len(products)
 
     if fault == "killed":
-        nodes[0].kill()
+        kill(nodes[0])
     else:
-        nodes[0].pause()
+        pause(nodes[0])
     await announcements.reached(stores.append([events.price_changed(it) for it in products]))
     fenced = announcements.epochs()
-    assert fenced == {nodes[0].node: None, nodes[1].node: before[nodes[1].node]}
+    assert fenced == {nodes[0].address: None, nodes[1].address: before[nodes[1].address]}
     for it in set(products) - set(of_first):
         key = identity("product", it)
         assert cached("product_card", key, fenced) == stores.value("product_card", key), "the other node goes on"
@@ -85,16 +85,16 @@ async def test_a_node_that_cannot_be_written_is_fenced_and_comes_back_under_a_ne
     if fault == "killed":
         nodes[0].start()
     else:
-        nodes[0].resume()
+        resume(nodes[0])
 
     async def is_back() -> bool:
-        return announcements.epochs()[nodes[0].node] is not None
+        return announcements.epochs()[nodes[0].address] is not None
 
     await until(is_back, "the node is announced again")
     back = announcements.epochs()
-    assert back[nodes[0].node] != before[nodes[0].node]
+    assert back[nodes[0].address] != before[nodes[0].address]
     for view in CACHED_VIEWS:
-        assert announcements.epochs(view)[nodes[0].node] not in {None, before[nodes[0].node]}
+        assert announcements.epochs(view)[nodes[0].address] not in {None, before[nodes[0].address]}
     assert [cached("product_card", identity("product", it), back) for it in of_first] == [None] * len(of_first)
     await announcements.reached(stores.append([events.price_changed(it, version=3) for it in products]))
     assert all_entries_are_the_rows(stores, announcements)
@@ -104,17 +104,17 @@ async def test_a_node_that_is_away_at_the_start_is_fenced_and_holds_nothing_up(
     stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
 ) -> None:
     [node] = memcached_nodes(1)
-    node.kill()
-    await project([node.node])
+    kill(node)
+    await project([node.address])
     await announcements.reached(stores.append([events.product_added()]))
-    assert announcements.epochs() == {node.node: None}
+    assert announcements.epochs() == {node.address: None}
 
 
 async def test_a_value_that_memcached_does_not_take_leaves_no_old_entry_and_fences_nothing(
     stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
 ) -> None:
     [node] = memcached_nodes(1)
-    await project([node.node])
+    await project([node.address])
     await announcements.reached(stores.append([events.product_added(1), events.product_added(2)]))
     epochs = announcements.epochs()
     large = events.product_added(1, description="x" * 1_200_000)
@@ -128,7 +128,7 @@ async def test_a_value_that_memcached_does_not_take_leaves_no_old_entry_and_fenc
 
 def test_an_entry_of_a_row_that_is_gone_is_deleted(memcached_nodes: Nodes) -> None:
     [node] = memcached_nodes(1)
-    writer = CacheWriter((node.node,), CacheSettings())
+    writer = CacheWriter((node.address,), CacheSettings())
     writer.begin("product_card", None)
     writer.write({"product_card": {uuid.UUID(PRODUCT).bytes: b"value"}})
     assert cached("product_card", PRODUCT, writer.epochs["product_card"]) == b"value"
@@ -140,7 +140,7 @@ def test_an_entry_of_a_row_that_is_gone_is_deleted(memcached_nodes: Nodes) -> No
 async def test_a_clean_stop_leaves_the_epochs_to_the_next_projector_once(
     stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
 ) -> None:
-    nodes = [it.node for it in memcached_nodes(2)]
+    nodes = [it.address for it in memcached_nodes(2)]
     first = await project(nodes)
     await announcements.reached(stores.append([events.product_added()]))
     epochs = {view: announcements.epochs(view) for view in CACHED_VIEWS}
@@ -158,7 +158,7 @@ async def test_a_clean_stop_leaves_the_epochs_to_the_next_projector_once(
 async def test_epochs_are_not_taken_over_with_another_list_of_nodes(
     stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes, change: str
 ) -> None:
-    one, two, three = (it.node for it in memcached_nodes(3))
+    one, two, three = (it.address for it in memcached_nodes(3))
     first = await project([one, two])
     await announcements.reached(stores.append([events.product_added()]))
     before = announcements.epochs()
@@ -172,10 +172,10 @@ async def test_a_projector_that_lost_its_connection_begins_new_epochs(
     stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
 ) -> None:
     [node] = memcached_nodes(1)
-    await project([node.node])
+    await project([node.address])
     await announcements.reached(stores.append([events.product_added()]))
     before = announcements.epochs()
     stores.end_sessions()
     await announcements.reached(stores.append([events.price_changed()]))
-    assert announcements.epochs()[node.node] not in {None, before[node.node]}
+    assert announcements.epochs()[node.address] not in {None, before[node.address]}
     assert all_entries_are_the_rows(stores, announcements)

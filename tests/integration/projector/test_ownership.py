@@ -18,7 +18,7 @@ from tests.integration.projector.conftest import Announcements, Project, Stores,
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.projecting import plan, store
-from tests.support.stack import Databases, Stack, until, wait_until
+from tests.support.stack import Databases, Stack, kill, pause, resume, until, wait_until
 
 RUNNING, STANDBY = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_STANDBY
 PRODUCT = identity("product", 1)
@@ -135,7 +135,7 @@ async def test_a_deposed_projector_starts_over_from_where_the_other_came_to(
 ) -> None:
     [node] = memcached_nodes(1)
     # Without the poll, which could take in what is not to be heard.
-    await project([node.node], follow={"poll_seconds": 10})
+    await project([node.address], follow={"poll_seconds": 10})
     added = stores.append([events.product_added()])
     await announcements.reached(added)
     before = announcements.epochs()
@@ -204,14 +204,14 @@ async def test_an_event_is_projected_once_when_a_projector_dies_between_the_comm
     [node] = processes.nodes
     processes.projector.start()
     await heard.reached(process_stores.append([events.product_added(stock=10)]))
-    node.pause()
+    pause(node)
     head = process_stores.append([events.stock_adjusted(delta=5)])
     await process_stores.reached(head)
-    processes.projector.kill()
+    kill(processes.projector)
     assert max(heard.positions("product_card")) < head, "it died before it announced"
     row = process_stores.value("product_card", PRODUCT)
     log = process_stores.change_log()
-    node.resume()  # which now stores what the dead one had sent
+    resume(node)  # which now stores what the dead one had sent
 
     processes.projector.start()
     await heard.reached(head)
@@ -233,11 +233,11 @@ async def test_a_standby_takes_over_from_one_that_hangs_and_its_late_writes_are_
     before = heard.epochs()
 
     # It hangs with a batch committed whose entry is on its way to the node, or will be sent when it wakes up.
-    node.pause()
+    pause(node)
     head = process_stores.append([events.stock_adjusted(delta=5)])
     await process_stores.reached(head)
-    processes.projector.pause()
-    node.resume()
+    pause(processes.projector)
+    resume(node)
     await heard.reached(head)
     assert heard.epochs() != before
     head = process_stores.append([events.stock_adjusted(version=3, delta=7)])
@@ -245,7 +245,7 @@ async def test_a_standby_takes_over_from_one_that_hangs_and_its_late_writes_are_
     row = process_stores.value("product_card", PRODUCT)
     assert cached("product_card", PRODUCT, heard.epochs()) == row
 
-    processes.projector.resume()
+    resume(processes.projector)
 
     async def started_over() -> bool:
         return '"event": "the read database is away"' in processes.projector.log_tail(40)
@@ -266,7 +266,7 @@ async def test_a_standby_takes_over_from_one_that_is_killed(
     standby.start()
     await heard.reached(process_stores.append(events.a_history(50)))
     before = heard.epochs()
-    processes.projector.kill()
+    kill(processes.projector)
     head = process_stores.append([events.product_added(1000)])
     await heard.reached(head)
     assert heard.epochs() != before

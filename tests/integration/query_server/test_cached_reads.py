@@ -25,6 +25,7 @@ from tests.integration.query_server.conftest import (
     until,
 )
 from tests.support.builders import identity
+from tests.support.stack import kill, pause
 
 VIEW = "order_details"
 ORDER = identity("order", 1)
@@ -43,13 +44,13 @@ def asked(*numbers: int) -> queries.BatchGetOrderDetailsRequest:
 @pytest.fixture
 def node(memcached_nodes: Nodes, read_side: ReadSide) -> Memcached:
     [node] = memcached_nodes(1)
-    read_side.cache_epochs = {node.node: EPOCH}
+    read_side.cache_epochs = {node.address: EPOCH}
     return node
 
 
 async def test_a_cached_read_does_not_touch_the_database(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
     stub = await serve()
-    read_side.store(node.node, VIEW, ORDER, EPOCH, order())
+    read_side.store(node.address, VIEW, ORDER, EPOCH, order())
     announced = await read_side.announce()
     read_side.advance()
 
@@ -64,7 +65,7 @@ async def test_a_token_that_was_announced_is_answered_from_the_cache_and_a_later
     read_side: ReadSide, serve: Serve, node: Memcached
 ) -> None:
     stub = await serve()
-    read_side.store(node.node, VIEW, ORDER, EPOCH, order())
+    read_side.store(node.address, VIEW, ORDER, EPOCH, order())
     announced = await read_side.announce()
     request = queries.GetOrderDetailsRequest(order_id=ORDER)
     request.consistency.max_wait.nanos = 50_000_000
@@ -85,7 +86,7 @@ async def test_a_wrong_request_is_refused_where_others_are_answered_from_the_cac
     read_side: ReadSide, serve: Serve, node: Memcached
 ) -> None:
     stub = await serve()
-    read_side.store(node.node, VIEW, ORDER, EPOCH, order())
+    read_side.store(node.address, VIEW, ORDER, EPOCH, order())
     await read_side.announce()
     wrong = queries.GetOrderDetailsRequest(order_id=f"{ORDER}0")
     wrong.consistency.at_least_as_fresh = "?"
@@ -125,7 +126,7 @@ async def test_a_miss_is_read_from_the_database_and_fills_the_cache(
 async def test_an_answer_from_both_says_the_lower_position(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
     stub = await serve()
     read_side.put(VIEW, identity("order", 2), order(2))
-    read_side.store(node.node, VIEW, ORDER, EPOCH, order())
+    read_side.store(node.address, VIEW, ORDER, EPOCH, order())
     announced = await read_side.announce()
     read_side.advance()
 
@@ -149,21 +150,21 @@ async def test_a_slow_reader_does_not_put_an_old_value_over_a_newer_one(
             stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
         )
         await read_side.until_blocked()
-        assert read_side.cached(node.node, VIEW, ORDER, EPOCH) == b"", "the reader holds a lease"
-        read_side.store(node.node, VIEW, ORDER, EPOCH, order(version=2))
+        assert read_side.cached(node.address, VIEW, ORDER, EPOCH) == b"", "the reader holds a lease"
+        read_side.store(node.address, VIEW, ORDER, EPOCH, order(version=2))
         if evicted:
-            read_side.store(node.node, VIEW, ORDER, EPOCH, None)
+            read_side.store(node.address, VIEW, ORDER, EPOCH, None)
 
     assert (await reading).order_details.version == 1
     newer = order(version=2).SerializeToString(deterministic=True)
-    assert read_side.cached(node.node, VIEW, ORDER, EPOCH) == (None if evicted else newer)
+    assert read_side.cached(node.address, VIEW, ORDER, EPOCH) == (None if evicted else newer)
 
 
 async def test_a_database_that_hangs_delays_nobody_whose_row_is_cached(
     read_side: ReadSide, serve: Serve, node: Memcached
 ) -> None:
     stub = await serve()
-    read_side.store(node.node, VIEW, ORDER, EPOCH, order())
+    read_side.store(node.address, VIEW, ORDER, EPOCH, order())
     await read_side.announce()
 
     with TablesLocked(read_side):
@@ -207,7 +208,7 @@ async def test_a_database_that_lost_commits_does_not_fill_the_cache(
     await stub.GetOrderDetails(request, timeout=10)
 
     assert position_of(response.as_of) == read_side.position
-    assert read_side.cached(node.node, VIEW, ORDER, EPOCH) == b""
+    assert read_side.cached(node.address, VIEW, ORDER, EPOCH) == b""
 
 
 async def test_an_order_that_is_not_there_is_not_cached(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
@@ -224,8 +225,8 @@ async def test_an_order_that_is_not_there_is_not_cached(read_side: ReadSide, ser
 async def test_a_node_that_is_fenced_off_is_not_read(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
     stub = await serve()
     read_side.put(VIEW, ORDER, order(version=2))
-    read_side.store(node.node, VIEW, ORDER, EPOCH, order(version=1))
-    read_side.cache_epochs = {node.node: None}
+    read_side.store(node.address, VIEW, ORDER, EPOCH, order(version=1))
+    read_side.cache_epochs = {node.address: None}
     await read_side.announce()
     before = counted("bypass")
 
@@ -238,8 +239,8 @@ async def test_a_node_that_is_fenced_off_is_not_read(read_side: ReadSide, serve:
 async def test_entries_of_an_ended_epoch_are_not_read(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
     stub = await serve()
     read_side.put(VIEW, ORDER, order(version=2))
-    read_side.store(node.node, VIEW, ORDER, EPOCH, order(version=1))
-    read_side.cache_epochs = {node.node: "e2"}
+    read_side.store(node.address, VIEW, ORDER, EPOCH, order(version=1))
+    read_side.cache_epochs = {node.address: "e2"}
     await read_side.announce()
 
     response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
@@ -250,7 +251,7 @@ async def test_entries_of_an_ended_epoch_are_not_read(read_side: ReadSide, serve
 async def test_an_entry_that_is_not_ours_is_a_miss(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
     stub = await serve()
     read_side.put(VIEW, ORDER, order())
-    client = node_client(node.node, timeout=2)
+    client = node_client(node.address, timeout=2)
     client.set(cache_key(VIEW, EPOCH, uuid.UUID(ORDER)), b"\xff\xff\xff", noreply=False)
     client.close()
     await read_side.announce()
@@ -264,7 +265,7 @@ async def test_a_node_that_is_killed_loses_no_read_and_brings_hits_back(
     read_side: ReadSide, serve: Serve, memcached_nodes: Nodes
 ) -> None:
     nodes = memcached_nodes(3)
-    read_side.cache_epochs = {node.node: EPOCH for node in nodes}
+    read_side.cache_epochs = {node.address: EPOCH for node in nodes}
     stub = await serve(cache={"rest_seconds": 0.05})
     for number in range(30):
         read_side.put(VIEW, identity("order", number), order(number))
@@ -274,14 +275,14 @@ async def test_a_node_that_is_killed_loses_no_read_and_brings_hits_back(
     for _ in range(2):
         assert list((await stub.BatchGetOrderDetails(asked(*range(30)), timeout=10)).order_details) == everything
 
-    nodes[0].kill()
+    kill(nodes[0])
     for _ in range(5):
         assert list((await stub.BatchGetOrderDetails(asked(*range(30)), timeout=10)).order_details) == everything
 
-    read_side.cache_epochs[nodes[0].node] = None
+    read_side.cache_epochs[nodes[0].address] = None
     await read_side.announce()
     nodes[0].start()
-    read_side.cache_epochs[nodes[0].node] = "e2"
+    read_side.cache_epochs[nodes[0].address] = "e2"
     await read_side.announce()
 
     async def all_hit() -> bool:
@@ -296,7 +297,7 @@ async def test_a_node_that_hangs_loses_no_read(read_side: ReadSide, serve: Serve
     stub = await serve(cache={"timeout": 0.05})
     read_side.put(VIEW, ORDER, order())
     await read_side.announce()
-    node.pause()
+    pause(node)
 
     for _ in range(3):
         response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
@@ -319,7 +320,7 @@ async def test_without_a_cache_node_every_read_is_from_the_database(read_side: R
 async def test_the_cache_can_be_switched_off(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
     stub = await serve(cache={"enabled": False})
     read_side.put(VIEW, ORDER, order(version=2))
-    read_side.store(node.node, VIEW, ORDER, EPOCH, order(version=1))
+    read_side.store(node.address, VIEW, ORDER, EPOCH, order(version=1))
     await read_side.announce()
 
     response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)

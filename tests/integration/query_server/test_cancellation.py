@@ -65,7 +65,7 @@ async def test_a_call_cancelled_in_any_of_its_stages_leaves_nothing_behind(
 ) -> None:
     """Without a transport: each round lets the calls get a little further."""
     read_side.put("order_details", ORDER, OrderDetails(order_id=ORDER))
-    read_side.cache_epochs = {node.node: "e1" for node in memcached_nodes(int(cached))}
+    read_side.cache_epochs = {node.address: "e1" for node in memcached_nodes(int(cached))}
     token = read_side.token(await read_side.announce())
     later = read_side.token(read_side.position + 1000)
     plain, reached, waiting = (queries.GetOrderDetailsRequest(order_id=ORDER) for _ in range(3))

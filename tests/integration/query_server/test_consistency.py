@@ -140,10 +140,10 @@ async def test_while_blind_the_database_answers_with_its_own_position(
 ) -> None:
     [node] = memcached_nodes(1)
     stub = await serve(freshness={"blind_after": 0.05})
-    read_side.cache_epochs = {node.node: "e1"}
+    read_side.cache_epochs = {node.address: "e1"}
     read_side.put(VIEW, ORDER, order(1))
     await read_side.announce()
-    read_side.store(node.node, VIEW, ORDER, "e1", order(1))
+    read_side.store(node.address, VIEW, ORDER, "e1", order(1))
     position = read_side.put(VIEW, ORDER, order(2))
 
     async def sees_the_database() -> bool:

@@ -27,6 +27,8 @@ from tests.integration.query_server.conftest import (
     reason,
 )
 from tests.support.builders import identity
+from tests.support.ports import free_port
+from tests.support.stack import kill
 
 ORDER, PRODUCT, CUSTOMER = identity("order", 1), identity("product", 1), identity("customer", 1)
 
@@ -35,7 +37,7 @@ ORDER, PRODUCT, CUSTOMER = identity("order", 1), identity("product", 1), identit
 def own_postgres() -> Iterator[Postgres]:
     """One that may be killed."""
     with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
-        server = Postgres(Path(folder) / "data", settings={"fsync": "off"})
+        server = Postgres(Path(folder) / "data", free_port(), settings={"fsync": "off"})
         server.start()
         yield server
         server.stop()
@@ -163,7 +165,7 @@ async def test_a_database_that_is_killed_is_said_to_be_away_and_read_again_when_
             await stub.GetOrderDetails(request, timeout=10)
             assert await application.ready()
 
-            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(kill, server)
             with pytest.raises(aio.AioRpcError) as raised:
                 await stub.GetOrderDetails(request, timeout=10)
             assert raised.value.code() == grpc.StatusCode.UNAVAILABLE

@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tandem.cli.child import free_port
+from tests.support.ports import free_port
 from tests.support.stack import wait_until
 
 # Nothing listens on port 1, so a connection is refused at once.

@@ -1,5 +1,5 @@
 from tandem.cli.live import Reading, describe
-from tandem.cli.projections import View, Views
+from tandem.cli.status import View, Views
 
 VIEWS = Views(3120, (View("order_details", lag_events=0), View("product_card", lag_events=1500)))
 

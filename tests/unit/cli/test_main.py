@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from shop.cli import app
-from tandem.cli.child import free_port
 from tandem.cli.local_stack import Ports
+from tests.support.ports import free_port
 
 runner = CliRunner()
 

@@ -7,19 +7,20 @@ import pytest
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from shop.sample import identity
-from tandem.cli.sample import SampleCall, SampleError, Stage, load
+from tandem.cli.child import StackError
+from tandem.cli.sample import Stage, load
 from tests.support.fake_channel import Answer, FakeService, fake_channel
 
 SERVICE = commands.DESCRIPTOR.services_by_name["CommandService"]
 ADD, PLACE = SERVICE.methods_by_name["AddProduct"], SERVICE.methods_by_name["PlaceOrder"]
 
 
-def add(number: int) -> SampleCall:
-    return SampleCall("AddProduct", commands.AddProductRequest(product_id=identity("product", number)))
+def add(number: int) -> commands.AddProductRequest:
+    return commands.AddProductRequest(product_id=identity("product", number))
 
 
-def place(number: int) -> SampleCall:
-    return SampleCall("PlaceOrder", commands.PlaceOrderRequest(order_id=identity("order", number)))
+def place(number: int) -> commands.PlaceOrderRequest:
+    return commands.PlaceOrderRequest(order_id=identity("order", number))
 
 
 class Shop:
@@ -66,11 +67,11 @@ def test_a_call_that_fails_in_passing_is_sent_again_as_it_was() -> None:
     ]
     service = FakeService(channel, ADD, lambda _: answers.pop(0), calls=3)
     load(CommandServiceStub(channel), [Stage("products", (add(1),))])
-    assert service.requests == [add(1).request] * 3
+    assert service.requests == [add(1)] * 3
 
 
 def test_a_refused_command_ends_the_load_with_its_name_and_reason() -> None:
     channel = fake_channel([SERVICE])
     FakeService(channel, PLACE, lambda _: (grpc.StatusCode.FAILED_PRECONDITION, "refused: OUT_OF_STOCK"))
-    with pytest.raises(SampleError, match=r"PlaceOrder failed with FAILED_PRECONDITION: refused: OUT_OF_STOCK"):
+    with pytest.raises(StackError, match=r"PlaceOrder failed with FAILED_PRECONDITION: refused: OUT_OF_STOCK"):
         load(CommandServiceStub(channel), [Stage("orders", (place(1),)), Stage("more", (place(2),))])

@@ -14,12 +14,12 @@ from commerce.feed.v1 import feed_service_pb2 as feed
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.receipt_pb2 import CommandReceipt
 from shop.client import AsyncClient
-from tandem.cli.child import free_port
 from tandem.client.channel import CallDefaults
 from tandem.client.errors import CallFailed, CursorExpired, RuleBroken, Unavailable, ViewBehind
 from tandem.client.session import NoAddress
 from tandem.runtime.errors import OutOfRange, PreconditionFailed, Violation
 from tandem.runtime.errors import Unavailable as ServerUnavailable
+from tests.support.ports import free_port
 from tests.support.scripted import Scripted, served
 
 COMMANDS = commands.DESCRIPTOR.services_by_name["CommandService"]

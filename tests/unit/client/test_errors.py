@@ -19,8 +19,8 @@ from tandem.client.errors import (
     Unavailable,
     VersionMismatch,
     ViewBehind,
+    typed,
 )
-from tandem.client.status import typed
 from tandem.runtime import errors as server
 from tests.support.fake_channel import ending
 

@@ -36,8 +36,7 @@ def test_a_reasons_error_is_the_one_of_the_codes_that_the_contract_gives_it(reas
     assert codes
     for code in codes:
         general = BY_CODE.get(grpc.StatusCode[code])
-        # The shop's own reasons are all business rules.
-        kind = BY_REASON.get(reason, RuleBroken)
+        kind = BY_REASON.get(reason) or BY_CODE[grpc.StatusCode[code]]
         # What is no business rule stands beside RuleBroken, not below it.
         if general not in (None, RuleBroken):
             assert issubclass(kind, general)

@@ -1,6 +1,7 @@
 import json
 import shlex
 
+from commerce.command.v1.command_service_pb2 import PlaceOrderRequest
 from shop import examples, sample
 
 
@@ -18,8 +19,8 @@ def test_the_requests_are_json_that_a_shell_passes_on_whole() -> None:
         assert "order_id" in json.loads(words[words.index("-d") + 1])
     words = shlex.split(sales)
     dates = json.loads(words[words.index("-d") + 1])
-    calls = [call for stage in sample.generate() for call in stage.calls if call.rpc == "PlaceOrder"]
-    placed = [call.request.placed_at.ToJsonString() for call in calls]
+    requests = [it for stage in sample.generate() for it in stage.requests]
+    placed = [it.placed_at.ToJsonString() for it in requests if isinstance(it, PlaceOrderRequest)]
     assert any(dates["start_date"] <= it[:10] <= dates["end_date"] for it in placed), "there is something to see"
 
 
