@@ -297,20 +297,14 @@ class _CachedRow(_CachedRows):
 
     def _look_up(self, calls: Sequence[Call], announced: Announced) -> None:
         query, as_of = self._query, self._as_of
-        wanted: list[tuple[Call, str]] = []
-        for call in calls:
-            key = query.key_alone(call.payload)
-            if key is None:
-                keys = self._keys_of(call, announced)
-                if keys is None:
-                    continue
-                [key] = keys
-            wanted.append((call, key))
-        rows = {key for _, key in wanted}
+        keys = [query.key_alone(call.payload) or self._key_of(call, announced) for call in calls]
+        rows = {key for key in keys if key is not None}
         entries, asked = self._cache.look_up(self._view, announced.cache_epochs, rows)
         hits = 0
         missed: set[str] = set()
-        for call, key in wanted:
+        for call, key in zip(calls, keys, strict=True):
+            if key is None:
+                continue
             value = query.value_of(entries.get(key))
             if value is not None:
                 hits += 1
@@ -320,6 +314,11 @@ class _CachedRow(_CachedRows):
                 self._send_on(call, [key], {}, None)
         bypassed = len(rows) - asked
         _count_reads(self._view, hit=hits, miss=len(missed) - bypassed, bypass=bypassed)
+
+    def _key_of(self, call: Call, announced: Announced) -> str | None:
+        """As `_keys_of`."""
+        keys = self._keys_of(call, announced)
+        return keys[0] if keys is not None else None
 
 
 class _CachedBatch(_CachedRows):
@@ -341,11 +340,10 @@ class _CachedBatch(_CachedRows):
             values = [value for key in keys if (value := query.value_of(entries.get(key))) is not None]
             if len(values) == len(keys):
                 call.reply(b"".join([*values, as_of]))
-                _count_reads(self._view, hit=len(keys))
-                continue
-            cached = {key: value for key in keys if (value := query.value_of(entries.get(key))) is not None}
-            _count_reads(self._view, hit=len(cached), miss=asked - len(cached), bypass=len(keys) - asked)
-            self._send_on(call, keys, cached, announced.token if cached else None)
+            else:
+                cached = {key: value for key in keys if (value := query.value_of(entries.get(key))) is not None}
+                self._send_on(call, keys, cached, announced.token if cached else None)
+            _count_reads(self._view, hit=len(values), miss=asked - len(values), bypass=len(keys) - asked)
 
 
 def _handler(query: OneRow | ManyRows, cache: Cache, freshness: Freshness, stored: Stage) -> _CachedRows:
