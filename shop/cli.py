@@ -3,9 +3,9 @@
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.projection.v1 import projection_service_pb2
 from shop import examples, sample
-from tandem.cli.domain import Domain
 from tandem.cli.main import application
 from tandem.cli.services import MODULES
+from tandem.cli.up import Domain
 
 SHOP = Domain(
     modules=MODULES,

@@ -46,7 +46,7 @@ MODULES = {"command": "command_server", "query": "query_server", "projector": "p
 def says_it_serves(channel: grpc.Channel, timeout: float) -> bool:
     """Asks for a server's overall health. timeout: in seconds. Raises grpc.RpcError."""
     answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
-    return answer.status == int(health_pb2.HealthCheckResponse.SERVING)
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 class Service(Child):
