@@ -1,12 +1,14 @@
 """`tandem up`: starts the stack, loads the sample, says what to try, and watches until it is told to stop."""
 
+import itertools
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -61,7 +63,7 @@ def up(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bool
         console.print(f"stopped; the data stays in {stack.folder}")
 
 
-def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bool) -> NoReturn:
+def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bool) -> None:
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -99,19 +101,14 @@ def _load_sample_once(domain: Domain, stack: LocalStack, console: Console) -> No
     console.print(f"sample data: {counts} in {time.monotonic() - started:.1f} s", highlight=False, soft_wrap=True)
 
 
-def _watch(supervisor: Supervisor, meter: Meter, console: Console) -> NoReturn:
-    if not console.is_terminal:
-        tick = 0
-        while True:
+def _watch(supervisor: Supervisor, meter: Meter, console: Console) -> None:
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+        for tick in itertools.count():
             supervisor.check()
-            if tick % _TICKS_A_PLAIN_LINE == 0:
+            if live:
+                live.update(Text(meter.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
+            elif tick % _TICKS_A_PLAIN_LINE == 0:
                 console.print(meter.line(), highlight=False, soft_wrap=True)
-            tick += 1
-            time.sleep(_TICK_SECONDS)
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            supervisor.check()
-            live.update(Text(meter.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
             time.sleep(_TICK_SECONDS)
 
 
