@@ -3,12 +3,11 @@
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.projection.v1 import projection_service_pb2
 from shop import examples, sample
-from tandem.cli.domain import Domain
 from tandem.cli.main import application
-from tandem.cli.services import MODULES
+from tandem.cli.up import Domain
 
 SHOP = Domain(
-    modules=MODULES,
+    modules={"command": "command_server", "query": "query_server", "projector": "projector"},
     projections=projection_service_pb2.DESCRIPTOR.services_by_name["ProjectionService"],
     commands=CommandServiceStub,
     sample=sample.generate,

@@ -62,24 +62,22 @@ def identity(kind: str, number: int) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{kind}/{number}"))
 
 
-def generate(
-    customers: int = CUSTOMERS, products: int = PRODUCTS, orders: int = ORDERS, subscriptions: int = SUBSCRIPTIONS
-) -> list[Stage]:
-    """The sample data in stages, the same for the same numbers."""
+def generate() -> list[Stage]:
+    """The sample data in stages."""
     dice = random.Random("tandem")  # noqa: S311 - the same every time is the point
-    placed = [_placed_at(number, orders) for number in range(1, orders + 1)]
+    placed = [_placed_at(number) for number in range(1, ORDERS + 1)]
     fates = [_fate(dice) for _ in placed]
     shipped = [at + timedelta(days=1 + number % 4) for number, at in enumerate(placed)]
     return [
-        Stage("customers", tuple(_register(dice, number) for number in range(1, customers + 1))),
-        Stage("products", tuple(_add(dice, number) for number in range(1, products + 1))),
-        Stage("orders", tuple(_place(dice, n, at, customers, products) for n, at in enumerate(placed, 1))),
+        Stage("customers", tuple(_register(dice, number) for number in range(1, CUSTOMERS + 1))),
+        Stage("products", tuple(_add(dice, number) for number in range(1, PRODUCTS + 1))),
+        Stage("orders", tuple(_place(dice, n, at) for n, at in enumerate(placed, 1))),
         Stage("payments", tuple(_pay(n, at) for n, at in enumerate(placed, 1) if fates[n - 1].paid)),
         Stage("shipments and cancellations", tuple(_endings(dice, shipped, fates))),
         Stage("deliveries", tuple(_deliver(dice, n, at) for n, at in enumerate(shipped, 1) if fates[n - 1].delivered)),
-        Stage("subscriptions", tuple(_subscribe(dice, number, customers) for number in range(1, subscriptions + 1))),
-        Stage("changes of plan and cancellations", tuple(_change_subscriptions(dice, subscriptions))),
-        Stage("renewals", tuple(_renew(number) for number in range(1, subscriptions + 1) if number % 10 == _RENEWED)),
+        Stage("subscriptions", tuple(_subscribe(dice, number) for number in range(1, SUBSCRIPTIONS + 1))),
+        Stage("changes of plan and cancellations", tuple(_change_subscriptions(dice))),
+        Stage("renewals", tuple(_renew(number) for number in range(1, SUBSCRIPTIONS + 1) if number % 10 == _RENEWED)),
     ]
 
 
@@ -100,9 +98,9 @@ def _fate(dice: random.Random) -> _Fate:
     return _Fate(paid=roll < 0.85, shipped=roll < 0.65, delivered=roll < 0.55, cancelled=0.80 <= roll < 0.90)
 
 
-def _placed_at(number: int, orders: int) -> datetime:
+def _placed_at(number: int) -> datetime:
     """Spread evenly over 2025, which is past: commands may not lie in the future."""
-    return _FIRST_ORDER + timedelta(minutes=number * (340 * 24 * 60 // orders))
+    return _FIRST_ORDER + timedelta(minutes=number * (340 * 24 * 60 // ORDERS))
 
 
 def _moment(at: datetime) -> Timestamp:
@@ -153,12 +151,12 @@ def _add(dice: random.Random, number: int) -> Message:
     )
 
 
-def _place(dice: random.Random, number: int, at: datetime, customers: int, products: int) -> Message:
-    chosen = dice.sample(range(1, products + 1), dice.randint(1, min(5, products)))
+def _place(dice: random.Random, number: int, at: datetime) -> Message:
+    chosen = dice.sample(range(1, PRODUCTS + 1), dice.randint(1, 5))
     return commands.PlaceOrderRequest(
         request_id=identity("place", number),
         order_id=identity("order", number),
-        customer_id=identity("customer", dice.randint(1, customers)),
+        customer_id=identity("customer", dice.randint(1, CUSTOMERS)),
         lines=[
             commands.PlaceOrderLine(
                 product_id=identity("product", product),
@@ -207,12 +205,12 @@ def _deliver(dice: random.Random, number: int, shipped: datetime) -> Message:
     )
 
 
-def _subscribe(dice: random.Random, number: int, customers: int) -> Message:
+def _subscribe(dice: random.Random, number: int) -> Message:
     plan = dice.choice(("basic", "family"))
     request = commands.StartSubscriptionRequest(
         request_id=identity("subscribe", number),
         subscription_id=identity("subscription", number),
-        customer_id=identity("customer", dice.randint(1, customers)),
+        customer_id=identity("customer", dice.randint(1, CUSTOMERS)),
         plan=plan,
         price=_euros(_PLANS[plan]),
         period_months=1,
@@ -225,8 +223,8 @@ def _subscribe(dice: random.Random, number: int, customers: int) -> Message:
     return request
 
 
-def _change_subscriptions(dice: random.Random, subscriptions: int) -> Iterator[Message]:
-    for number in range(1, subscriptions + 1):
+def _change_subscriptions(dice: random.Random) -> Iterator[Message]:
+    for number in range(1, SUBSCRIPTIONS + 1):
         name = identity("subscription", number)
         if number % 10 == _UPGRADED:
             yield commands.ChangeSubscriptionPlanRequest(

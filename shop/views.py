@@ -77,19 +77,10 @@ in minor units.
 
 No index holds what an order changes: today's rows are written with every batch, and stay on their page.
 """
-Index(
-    "sales_summary_total",
-    sales_summary.c.day,
-    sales_summary.c.currency_code,
-    postgresql_where=sales_summary.c.product_id.is_(None),
-)
-Index(
-    "sales_summary_product",
-    sales_summary.c.day,
-    sales_summary.c.currency_code,
-    sales_summary.c.product_id,
-    postgresql_where=sales_summary.c.product_id.is_not(None),
-)
+_of_day = (sales_summary.c.day, sales_summary.c.currency_code)
+_product = sales_summary.c.product_id
+Index("sales_summary_total", *_of_day, postgresql_where=_product.is_(None))
+Index("sales_summary_product", *_of_day, _product, postgresql_where=_product.is_not(None))
 
 
 def _weighed(column: str, weight: str) -> str:

@@ -125,8 +125,26 @@ class Child:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd=folder,
-                env=None if environment is None else dict(environment),
+                env=environment,
             )
+
+
+def run_to_end(
+    command: list[str], problem: str, *, folder: Path | None = None, environment: Mapping[str, str] | None = None
+) -> None:
+    """Runs a program and waits for its end. Raises StackError, with `problem` and what it said, when it failed."""
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise StackError(f"{problem}:\n{(result.stdout + result.stderr).strip()}")
 
 
 def as_user(user: str | None, command: list[str], death_signal: int = signal.SIGKILL) -> list[str]:

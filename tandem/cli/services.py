@@ -2,57 +2,43 @@
 
 import json
 import os
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from tandem.cli.child import HOST, Child, StackError
+from tandem.cli.child import HOST, Child, run_to_end
 
 _ASK_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Stores:
-    """Where the services find their data. Both URLs alike and no nodes is CQRS lite."""
-
-    write_url: str
-    read_url: str
-    cache_nodes: Sequence[str] = ()
-
-    def settings_of(self, section: str) -> dict[str, str]:
-        """The settings that name the stores for one service; section: command, query or projector."""
-        return {
-            "command": {"DATABASE__URL": self.write_url},
-            "query": {"DATABASE__URL": self.read_url, "FEED_DATABASE__URL": self.write_url},
-            "projector": {
-                "FEED_DATABASE__URL": self.write_url,
-                "READ_DATABASE__URL": self.read_url,
-                "CACHE_NODES": json.dumps(list(self.cache_nodes)),
-            },
-        }[section]
-
-
-# What the modules of a domain's services are called unless it says otherwise.
-MODULES = {"command": "command_server", "query": "query_server", "projector": "projector"}
+def store_settings(write_url: str, read_url: str, cache_nodes: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+    """The settings that name the stores, by service. Both URLs alike and no nodes is CQRS lite."""
+    return {
+        "command": {"DATABASE__URL": write_url},
+        "query": {"DATABASE__URL": read_url, "FEED_DATABASE__URL": write_url},
+        "projector": {
+            "FEED_DATABASE__URL": write_url,
+            "READ_DATABASE__URL": read_url,
+            "CACHE_NODES": json.dumps(list(cache_nodes)),
+        },
+    }
 
 
 def says_it_serves(channel: grpc.Channel, timeout: float) -> bool:
     """Asks for a server's overall health. timeout: in seconds. Raises grpc.RpcError."""
     answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
-    return int(answer.status) == int(health_pb2.HealthCheckResponse.SERVING)
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 class Service(Child):
     """One of the three servers: `python -m {module}`.
 
-    section: command, query or projector. module: empty for the one in MODULES. settings: by name without the prefix,
+    section: command, query or projector. settings: by name without the prefix,
     such as {"SERVER__TRANSPORT": "native"}, over those in `environment`. metrics_port: 0 for none.
     """
 
@@ -60,14 +46,14 @@ class Service(Child):
         self,
         section: str,
         *,
-        module: str = "",
+        module: str,
         port: int,
         log: Path,
         settings: Mapping[str, str],
         environment: Mapping[str, str] = os.environ,
         metrics_port: int = 0,
     ) -> None:
-        super().__init__(module or MODULES[section], port, log)
+        super().__init__(module, port, log)
         self.metrics_port = metrics_port
         self.command = ["-m", self.name, "serve"]
         """What Python is to run."""
@@ -86,17 +72,8 @@ class Service(Child):
 
     def run(self, action: str) -> None:
         """Runs `python -m {module} {action}` to its end. Raises StackError when that is not a good one."""
-        result = subprocess.run(
-            [sys.executable, "-m", self.name, action],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if result.returncode != 0:
-            raise StackError(f"{self.name} {action} failed:\n{(result.stdout + result.stderr).strip()}")
+        command = [sys.executable, "-m", self.name, action]
+        run_to_end(command, f"{self.name} {action} failed", environment=self._environment)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels; 0 when there is none. Raises OSError."""

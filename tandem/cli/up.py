@@ -1,20 +1,25 @@
 """`tandem up`: starts the stack, loads the sample, says what to try, and watches until it is told to stop."""
 
+import itertools
 import signal
 import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
+from types import FrameType
+from typing import Any
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from rich.console import Console
 from rich.live import Live
 from rich.progress import Progress
 from rich.text import Text
 
-from tandem.cli import sample
-from tandem.cli.domain import Domain
 from tandem.cli.live import Meter
 from tandem.cli.local_stack import LocalStack, sole_user_of
+from tandem.cli.sample import Stage, load
 from tandem.cli.status import list_projections
 from tandem.cli.supervisor import Supervisor
 
@@ -23,22 +28,42 @@ _TICK_SECONDS = 1.0
 _TICKS_A_PLAIN_LINE = 10
 
 
+@dataclass(frozen=True)
+class Domain:
+    """What the `tandem` command is told of a domain: its three services, and what there is to try.
+
+    modules: what Python runs as each service, by section: command, query and projector.
+    projections: the service that the projector answers ListProjections with.
+    commands: the stub that takes the sample's commands. sample: makes the sample.
+    examples: shell lines to try, given the addresses of the command server and the query server, and whether the sample
+        is loaded.
+    """
+
+    modules: Mapping[str, str]
+    projections: ServiceDescriptor
+    commands: Callable[[grpc.Channel], Any]
+    sample: Callable[[], Sequence[Stage]]
+    examples: Callable[[str, str, bool], Sequence[str]]
+
+
 def up(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bool) -> None:
     """Runs until SIGINT, SIGTERM or SIGHUP, then stops everything. Raises StackError, with everything stopped."""
     with sole_user_of(stack.folder):
         stack.refuse_ports_in_use()
-        _let_signals_stop()
+        # It raises KeyboardInterrupt from now on, wherever we are.
+        _at_a_signal_to_stop(signal.default_int_handler)
         try:
             _run(domain, stack, console, with_sample=with_sample)
         except KeyboardInterrupt:
             console.print("stopping")
         finally:
-            _let_signals_kill()
+            # While we stop, another one ends us at once; the kernel then ends the children.
+            _at_a_signal_to_stop(signal.SIG_DFL)
             stack.stop()
         console.print(f"stopped; the data stays in {stack.folder}")
 
 
-def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bool) -> NoReturn:
+def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bool) -> None:
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -70,41 +95,25 @@ def _load_sample_once(domain: Domain, stack: LocalStack, console: Console) -> No
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("sample data", total=total)
-        sample.load(domain.commands(channel), stages, lambda count: progress.advance(task, count))
+        load(domain.commands(channel), stages, lambda count: progress.advance(task, count))
     marker.touch()
     counts = ", ".join(f"{len(stage.requests):,} {stage.title}" for stage in stages)
     console.print(f"sample data: {counts} in {time.monotonic() - started:.1f} s", highlight=False, soft_wrap=True)
 
 
-def _watch(supervisor: Supervisor, meter: Meter, console: Console) -> NoReturn:
-    if not console.is_terminal:
-        tick = 0
-        while True:
+def _watch(supervisor: Supervisor, meter: Meter, console: Console) -> None:
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+        for tick in itertools.count():
             supervisor.check()
-            if tick % _TICKS_A_PLAIN_LINE == 0:
+            if live:
+                live.update(Text(meter.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
+            elif tick % _TICKS_A_PLAIN_LINE == 0:
                 console.print(meter.line(), highlight=False, soft_wrap=True)
-            tick += 1
-            time.sleep(_TICK_SECONDS)
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            supervisor.check()
-            live.update(Text(meter.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
             time.sleep(_TICK_SECONDS)
 
 
-def _signals() -> list[signal.Signals]:
-    """What asks us to stop. SIGHUP not under `nohup`, which has it ignored."""
+def _at_a_signal_to_stop(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    """SIGHUP is none under `nohup`, which has it ignored."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
-
-
-def _let_signals_stop() -> None:
-    """They raise KeyboardInterrupt from now on, wherever we are."""
-    for number in _signals():
-        signal.signal(number, signal.default_int_handler)
-
-
-def _let_signals_kill() -> None:
-    """While we stop, another one ends us at once; the kernel then ends the children."""
-    for number in _signals():
-        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])):
+        signal.signal(number, handler)

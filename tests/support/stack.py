@@ -22,9 +22,10 @@ import projector
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
+from shop.cli import SHOP
 from tandem.cli.child import Child
 from tandem.cli.embedded import Memcached, Postgres, memcached_path
-from tandem.cli.services import Service, Stores
+from tandem.cli.services import Service, store_settings
 from tandem.feed.table import SCHEMA as WRITE_SCHEMA
 from tandem.read_store.tables import SCHEMA as READ_SCHEMA
 from tandem.runtime.database import migrate
@@ -182,7 +183,7 @@ class Stack:
         self.nodes = list(nodes)
         self.write_url = databases.create("write", "read") if lite else databases.create("write")
         self.read_url = self.write_url if lite else databases.create("read")
-        self._stores = Stores(self.write_url, self.read_url, [node.address for node in self.nodes])
+        self._store_settings = store_settings(self.write_url, self.read_url, [node.address for node in self.nodes])
         self.services: list[Service] = []
         self.command_server = self._service("command")
         self.projector = self._service("projector")
@@ -193,11 +194,12 @@ class Stack:
         port = free_port()
         service = Service(
             section,
+            module=SHOP.modules[section],
             port=port,
             log=self._folder / f"{section}-{port}.log",
             settings={
                 "SERVER__TRANSPORT": self._transport,
-                **self._stores.settings_of(section),
+                **self._store_settings[section],
                 **self._settings.get(section.upper(), {}),
                 **(settings or {}),
             },

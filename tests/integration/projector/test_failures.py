@@ -9,8 +9,7 @@ from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from commerce.query.v1.views_pb2 import ProductCard
 from shop.views import VIEWS
 from tandem.cli.child import StackError
-from tandem.cli.services import Service
-from tandem.cli.services import Stores as Urls
+from tandem.cli.services import Service, store_settings
 from tests.integration.projector.conftest import Announcements, Project, Stored, Stores
 from tests.support import events
 from tests.support.builders import identity
@@ -121,8 +120,8 @@ async def test_views_of_another_feed_are_refused_and_a_reset_makes_them_anew(
 
 def command(stores: Stores, action: str) -> None:
     """Runs `python -m projector {action}` on the databases. Raises StackError."""
-    urls = Urls(stores.write_url, stores.read_url)
-    Service("projector", port=0, log=Path("/dev/null"), settings=urls.settings_of("projector")).run(action)
+    settings = store_settings(stores.write_url, stores.read_url)["projector"]
+    Service("projector", module="projector", port=0, log=Path("/dev/null"), settings=settings).run(action)
 
 
 async def test_a_feed_that_becomes_another_while_it_is_followed_is_refused(
