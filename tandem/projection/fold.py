@@ -56,17 +56,13 @@ class ViewChanges:
 
 
 class CannotApply(Exception):
-    """An event that a view cannot take; the message says which, `__cause__` why."""
+    """An event that a view cannot take; the message says which, and why."""
 
-    def __init__(self, event: FeedEvent, reason: str) -> None:
+    def __init__(self, event: FeedEvent, reason: str | Exception) -> None:
+        if isinstance(reason, Exception):
+            reason = f"{type(reason).__name__}: {reason}"
         super().__init__(f"event {event.position} ({event.kind}): {reason}")
         self.position = event.position
-
-    @classmethod
-    def because(cls, event: FeedEvent, cause: Exception) -> "CannotApply":
-        found = cls(event, f"{type(cause).__name__}: {cause}")
-        found.__cause__ = cause
-        return found
 
 
 class Step(NamedTuple):
@@ -108,7 +104,7 @@ def steps_of(projection: Projection, events: Iterable[FeedEvent], known_kinds: C
             try:
                 found.steps.append(Step(event, parts_of(kind, event.message)))
             except (ValueError, DecodeError) as error:
-                found.stopped_by = CannotApply.because(event, error)
+                found.stopped_by = CannotApply(event, error)
                 break
         elif kind not in known_kinds:
             # A newer command server stored it. A view that passed over it would lack it for good after an upgrade.
@@ -171,7 +167,7 @@ def _fold_one_by_one(projection: Projection, steps: Steps, rows: Mapping[bytes, 
         try:
             found = _fold(projection, [step], now)
         except Exception as error:  # whatever a rule raises stops this view alone, and operators see it
-            changes.stopped_by = CannotApply.because(step.event, error)
+            changes.stopped_by = CannotApply(step.event, error)
             break
         for key, row in found.rows.items():
             if row is None:

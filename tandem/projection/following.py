@@ -39,7 +39,7 @@ from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.source import FeedSource
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.fold import FoundRows, fold_steps, steps_of
-from tandem.projection.ownership import OtherFeed, end_when_idle, hand_over_epochs, take_over, try_lock, unlock
+from tandem.projection.ownership import OtherFeed, end_when_idle, hand_over_epochs, take_over, try_lock
 from tandem.projection.projection import Projection
 from tandem.projection.rows import NeededKeys, RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
@@ -270,7 +270,8 @@ class Session:
         for view, state in self._followed().items():
             # Each batch that is committed is in the cache too, or the cache's node is fenced: `_write` did both.
             hand_over_epochs(self._connection, view, state.position, self._cache.end(view))
-            unlock(self._connection, view)
+        # A standby need not wait until PostgreSQL has seen the connection's end.
+        self._driver.execute("SELECT pg_advisory_unlock_all()")
 
     def _is_due(self, what: str, every: float) -> bool:
         now = time.monotonic()
@@ -312,15 +313,15 @@ class Session:
 
     def _take(self, view: str) -> None:
         try:
-            taken = take_over(self._connection, view, self._epoch)
+            position, cache_epochs = take_over(self._connection, view, self._epoch)
         except OtherFeed as error:
             log.error("a view cannot go on", view=view, error=str(error))
             self._progress.states[view] = ViewState(Phase.HELD, error=str(error))
             return
-        self._cache.begin(view, taken.cache_epochs)
-        self._progress.states[view] = ViewState(Phase.RUNNING, taken.position)
-        _position(view).set(taken.position)
-        log.info("took a view over", view=view, position=taken.position, cache="kept" if taken.cache_epochs else "new")
+        self._cache.begin(view, cache_epochs)
+        self._progress.states[view] = ViewState(Phase.RUNNING, position)
+        _position(view).set(position)
+        log.info("took a view over", view=view, position=position, cache="kept" if cache_epochs else "new")
 
     # From RUNNING and FAILED to either of them.
 
