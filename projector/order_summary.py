@@ -6,7 +6,7 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import OrderSummary
 from commerce.type.v1 import order_status_pb2 as order_status
 from shop import views
-from tandem.projection.projection import Columns, Projection, Rule, present
+from tandem.projection.projection import Columns, Projection, Rule
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -37,12 +37,11 @@ def placed(_view: OrderSummary | None, event: events.OrderPlaced) -> OrderSummar
 def later(status: order_status.OrderStatus.ValueType | None = None) -> Rule:
     """The rule of an event that an order may have later on. status: the one that the order then has, if another."""
 
-    def rule(view: OrderSummary | None, event: Later) -> OrderSummary:
-        changed: OrderSummary = present(view)
+    def rule(view: OrderSummary, event: Later) -> OrderSummary:
         if status is not None:
-            changed.status = status
-        changed.version = event.version
-        return changed
+            view.status = status
+        view.version = event.version
+        return view
 
     return rule
 

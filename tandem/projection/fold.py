@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from tandem.feed.events import FeedEvent
-from tandem.projection.projection import Columns, Projection, Rule
+from tandem.projection.projection import Columns, NotThere, Projection
 
 StoredRow = tuple[int, bytes]
 """Of a row before a batch: the position at which it began (0 in a view that does not ask for it), and its value."""
@@ -128,14 +128,14 @@ def fold_steps(projection: Projection, steps: Steps, rows: Mapping[bytes, Stored
 
 
 def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, StoredRow]) -> ViewChanges:
-    """Row by row, each with all steps that concern it. Raises whatever a rule raises."""
+    """Row by row, each with all steps that concern it. Raises NotThere, and whatever a rule raises."""
     changes = ViewChanges()
     rules, log = projection.rules, changes.log if projection.logged else None
-    touches: dict[bytes, list[tuple[int, Rule, Any]]] = {}
+    touches: dict[bytes, list[tuple[int, str, Any]]] = {}
     for event, parts in steps:
-        rule, position = rules[event.kind], event.position
+        kind, position = event.kind, event.position
         for key, part in parts.items():
-            touch = position, rule, part
+            touch = position, kind, part
             if key in touches:
                 touches[key].append(touch)
             else:
@@ -148,10 +148,12 @@ def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, St
         if key in rows:
             began, value = rows[key]
             message = parse(value)
-        for position, rule, part in touching:
+        for position, kind, part in touching:
             if message is None:
+                if kind not in projection.beginning:
+                    raise NotThere("it is about something that is not in the view")
                 began = position
-            message = rule(message, part)
+            message = rules[kind](message, part)
         if message is None:
             changed[key] = None
         else:

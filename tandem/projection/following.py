@@ -120,7 +120,7 @@ class Views:
         self.projections = {it.view: it for it in projections}
         self.cached = frozenset(cached)
         for view, it in self.projections.items():
-            unknown = {*it.rules, *it.parts, *it.begins} - self.kinds
+            unknown = {*it.rules, *it.parts, *it.beginning} - self.kinds
             if unknown:
                 raise ValueError(f"{view} has rules for what is no kind of event: {', '.join(sorted(unknown))}")
         if not self.cached <= self.projections.keys():
