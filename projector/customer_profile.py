@@ -6,7 +6,7 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import CustomerProfile
 from commerce.type.v1.address_pb2 import NamedAddress
 from shop import views
-from tandem.projection.projection import Projection, present
+from tandem.projection.projection import Projection
 
 # Events from before addresses had names are about the one address that there was.
 _UNNAMED = "main"
@@ -27,16 +27,14 @@ def registered(_view: CustomerProfile | None, event: events.CustomerRegistered) 
     return profile
 
 
-def renamed(view: CustomerProfile | None, event: events.CustomerRenamed) -> CustomerProfile:
-    changed: CustomerProfile = present(view)
-    changed.name = event.personal.name
-    changed.version = event.version
-    return changed
+def renamed(view: CustomerProfile, event: events.CustomerRenamed) -> CustomerProfile:
+    view.name = event.personal.name
+    view.version = event.version
+    return view
 
 
-def address_updated(view: CustomerProfile | None, event: events.AddressUpdated) -> CustomerProfile:
-    changed: CustomerProfile = present(view)
-    addresses = {it.name: it for it in changed.addresses}
+def address_updated(view: CustomerProfile, event: events.AddressUpdated) -> CustomerProfile:
+    addresses = {it.name: it for it in view.addresses}
     name = event.personal.address_name or _UNNAMED
     before = addresses.get(name)
     default = event.is_default or not addresses or (before is not None and before.is_default)
@@ -44,24 +42,22 @@ def address_updated(view: CustomerProfile | None, event: events.AddressUpdated) 
         for it in addresses.values():
             it.is_default = False
     addresses[name] = NamedAddress(name=name, address=event.personal.address, is_default=default)
-    _set_addresses(changed, list(addresses.values()))
-    changed.version = event.version
-    return changed
+    _set_addresses(view, list(addresses.values()))
+    view.version = event.version
+    return view
 
 
-def address_removed(view: CustomerProfile | None, event: events.AddressRemoved) -> CustomerProfile:
-    changed: CustomerProfile = present(view)
-    _set_addresses(changed, [it for it in changed.addresses if it.name != event.personal.address_name])
-    changed.version = event.version
-    return changed
+def address_removed(view: CustomerProfile, event: events.AddressRemoved) -> CustomerProfile:
+    _set_addresses(view, [it for it in view.addresses if it.name != event.personal.address_name])
+    view.version = event.version
+    return view
 
 
-def erased(view: CustomerProfile | None, event: events.CustomerErased) -> CustomerProfile:
+def erased(view: CustomerProfile, event: events.CustomerErased) -> CustomerProfile:
     """Made anew: whatever the view showed of the person, and however far its events could still be opened."""
-    before: CustomerProfile = present(view)
     return CustomerProfile(
         customer_id=event.customer_id,
-        registered_at=before.registered_at,
+        registered_at=view.registered_at,
         version=event.version,
         erased_at=event.erased_at,
     )

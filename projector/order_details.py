@@ -4,7 +4,7 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import OrderDetails
 from commerce.type.v1 import order_status_pb2 as order_status
 from shop import views
-from tandem.projection.projection import Projection, present
+from tandem.projection.projection import Projection
 
 
 def placed(_view: OrderDetails | None, event: events.OrderPlaced) -> OrderDetails:
@@ -28,54 +28,48 @@ def placed(_view: OrderDetails | None, event: events.OrderPlaced) -> OrderDetail
     return view
 
 
-def paid(view: OrderDetails | None, event: events.OrderPaid) -> OrderDetails:
-    changed: OrderDetails = present(view)
-    changed.status = order_status.ORDER_STATUS_PAID
-    changed.payment_reference = event.payment_reference
-    changed.paid_at.CopyFrom(event.paid_at)
-    changed.version = event.version
-    return changed
+def paid(view: OrderDetails, event: events.OrderPaid) -> OrderDetails:
+    view.status = order_status.ORDER_STATUS_PAID
+    view.payment_reference = event.payment_reference
+    view.paid_at.CopyFrom(event.paid_at)
+    view.version = event.version
+    return view
 
 
-def shipped(view: OrderDetails | None, event: events.OrderShipped) -> OrderDetails:
-    changed: OrderDetails = present(view)
-    changed.status = order_status.ORDER_STATUS_SHIPPED
-    changed.carrier = event.carrier
-    changed.tracking_number = event.tracking_number
-    changed.shipped_at.CopyFrom(event.shipped_at)
-    changed.version = event.version
-    return changed
+def shipped(view: OrderDetails, event: events.OrderShipped) -> OrderDetails:
+    view.status = order_status.ORDER_STATUS_SHIPPED
+    view.carrier = event.carrier
+    view.tracking_number = event.tracking_number
+    view.shipped_at.CopyFrom(event.shipped_at)
+    view.version = event.version
+    return view
 
 
-def delivered(view: OrderDetails | None, event: events.OrderDelivered) -> OrderDetails:
-    changed: OrderDetails = present(view)
-    changed.status = order_status.ORDER_STATUS_DELIVERED
-    changed.delivered_at.CopyFrom(event.delivered_at)
-    changed.version = event.version
-    return changed
+def delivered(view: OrderDetails, event: events.OrderDelivered) -> OrderDetails:
+    view.status = order_status.ORDER_STATUS_DELIVERED
+    view.delivered_at.CopyFrom(event.delivered_at)
+    view.version = event.version
+    return view
 
 
-def address_changed(view: OrderDetails | None, event: events.ShippingAddressChanged) -> OrderDetails:
-    changed: OrderDetails = present(view)
-    changed.shipping_address.CopyFrom(event.personal.address)
-    changed.version = event.version
-    return changed
+def address_changed(view: OrderDetails, event: events.ShippingAddressChanged) -> OrderDetails:
+    view.shipping_address.CopyFrom(event.personal.address)
+    view.version = event.version
+    return view
 
 
-def cancelled(view: OrderDetails | None, event: events.OrderCancelled) -> OrderDetails:
-    changed: OrderDetails = present(view)
-    changed.status = order_status.ORDER_STATUS_CANCELLED
-    changed.cancellation_reason = event.reason
-    changed.cancelled_at.CopyFrom(event.cancelled_at)
-    changed.version = event.version
-    return changed
+def cancelled(view: OrderDetails, event: events.OrderCancelled) -> OrderDetails:
+    view.status = order_status.ORDER_STATUS_CANCELLED
+    view.cancellation_reason = event.reason
+    view.cancelled_at.CopyFrom(event.cancelled_at)
+    view.version = event.version
+    return view
 
 
-def anonymized(view: OrderDetails | None, _event: events.OrdersAnonymized) -> OrderDetails:
-    changed: OrderDetails = present(view)
-    changed.ClearField("customer_name")
-    changed.ClearField("shipping_address")
-    return changed
+def anonymized(view: OrderDetails, _event: events.OrdersAnonymized) -> OrderDetails:
+    view.ClearField("customer_name")
+    view.ClearField("shipping_address")
+    return view
 
 
 PROJECTION = Projection(

@@ -6,7 +6,7 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import OrderSummary
 from commerce.type.v1 import order_status_pb2 as order_status
 from shop import views
-from tandem.projection.projection import Columns, Projection, present
+from tandem.projection.projection import Columns, Projection, Rule
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -34,33 +34,16 @@ def placed(_view: OrderSummary | None, event: events.OrderPlaced) -> OrderSummar
     return view
 
 
-def paid(view: OrderSummary | None, event: events.OrderPaid) -> OrderSummary:
-    return _moved(view, event, order_status.ORDER_STATUS_PAID)
+def later(status: order_status.OrderStatus.ValueType | None = None) -> Rule:
+    """The rule of an event that an order may have later on. status: the one that the order then has, if another."""
 
+    def rule(view: OrderSummary, event: Later) -> OrderSummary:
+        if status is not None:
+            view.status = status
+        view.version = event.version
+        return view
 
-def shipped(view: OrderSummary | None, event: events.OrderShipped) -> OrderSummary:
-    return _moved(view, event, order_status.ORDER_STATUS_SHIPPED)
-
-
-def cancelled(view: OrderSummary | None, event: events.OrderCancelled) -> OrderSummary:
-    return _moved(view, event, order_status.ORDER_STATUS_CANCELLED)
-
-
-def delivered(view: OrderSummary | None, event: events.OrderDelivered) -> OrderSummary:
-    return _moved(view, event, order_status.ORDER_STATUS_DELIVERED)
-
-
-def address_changed(view: OrderSummary | None, event: events.ShippingAddressChanged) -> OrderSummary:
-    changed: OrderSummary = present(view)
-    changed.version = event.version
-    return changed
-
-
-def _moved(view: OrderSummary | None, event: Later, status: order_status.OrderStatus.ValueType) -> OrderSummary:
-    changed: OrderSummary = present(view)
-    changed.status = status
-    changed.version = event.version
-    return changed
+    return rule
 
 
 def columns(view: OrderSummary, began: int) -> Columns:
@@ -77,11 +60,11 @@ PROJECTION = Projection(
     key_field="order_id",
     rules={
         "order_placed": placed,
-        "order_paid": paid,
-        "order_shipped": shipped,
-        "order_delivered": delivered,
-        "order_cancelled": cancelled,
-        "shipping_address_changed": address_changed,
+        "order_paid": later(order_status.ORDER_STATUS_PAID),
+        "order_shipped": later(order_status.ORDER_STATUS_SHIPPED),
+        "order_delivered": later(order_status.ORDER_STATUS_DELIVERED),
+        "order_cancelled": later(order_status.ORDER_STATUS_CANCELLED),
+        "shipping_address_changed": later(),
     },
     columns=columns,
     began="placed_position",

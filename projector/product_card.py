@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import ProductCard
 from shop import views
-from tandem.projection.projection import Columns, Projection, present
+from tandem.projection.projection import Columns, Projection
 
 
 def added(_view: ProductCard | None, event: events.ProductAdded) -> ProductCard:
@@ -21,48 +21,42 @@ def added(_view: ProductCard | None, event: events.ProductAdded) -> ProductCard:
     )
 
 
-def revised(view: ProductCard | None, event: events.ProductRevised) -> ProductCard:
-    changed: ProductCard = present(view)
-    changed.name = event.name
-    changed.description = event.description
-    changed.category = event.category
-    del changed.attributes[:]
-    changed.attributes.extend(event.attributes)
-    changed.version = event.version
-    return changed
+def revised(view: ProductCard, event: events.ProductRevised) -> ProductCard:
+    view.name = event.name
+    view.description = event.description
+    view.category = event.category
+    del view.attributes[:]
+    view.attributes.extend(event.attributes)
+    view.version = event.version
+    return view
 
 
-def price_changed(view: ProductCard | None, event: events.PriceChanged) -> ProductCard:
-    changed: ProductCard = present(view)
-    changed.price.CopyFrom(event.price)
-    changed.version = event.version
-    return changed
+def price_changed(view: ProductCard, event: events.PriceChanged) -> ProductCard:
+    view.price.CopyFrom(event.price)
+    view.version = event.version
+    return view
 
 
-def stock_adjusted(view: ProductCard | None, event: events.StockAdjusted) -> ProductCard:
-    changed: ProductCard = present(view)
-    changed.available += event.delta
-    changed.version = event.version
-    return changed
+def stock_adjusted(view: ProductCard, event: events.StockAdjusted) -> ProductCard:
+    view.available += event.delta
+    view.version = event.version
+    return view
 
 
-def discontinued(view: ProductCard | None, event: events.ProductDiscontinued) -> ProductCard:
-    changed: ProductCard = present(view)
-    changed.discontinued = True
-    changed.version = event.version
-    return changed
+def discontinued(view: ProductCard, event: events.ProductDiscontinued) -> ProductCard:
+    view.discontinued = True
+    view.version = event.version
+    return view
 
 
-def ordered(view: ProductCard | None, units: int) -> ProductCard:
-    changed: ProductCard = present(view)
-    changed.available -= units
-    return changed
+def ordered(view: ProductCard, units: int) -> ProductCard:
+    view.available -= units
+    return view
 
 
-def given_back(view: ProductCard | None, units: int) -> ProductCard:
-    changed: ProductCard = present(view)
-    changed.available += units
-    return changed
+def given_back(view: ProductCard, units: int) -> ProductCard:
+    view.available += units
+    return view
 
 
 def units_of(lines: Iterable[events.OrderLine | events.ReleasedStock]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import ProductText, SearchWord
 from shop import views
 from shop.words import words_of
-from tandem.projection.projection import Columns, Projection, present
+from tandem.projection.projection import Columns, Projection
 
 Described = events.ProductAdded | events.ProductRevised
 
@@ -25,17 +25,15 @@ def added(_view: ProductText | None, event: events.ProductAdded) -> ProductText:
     return _text(event)
 
 
-def revised(view: ProductText | None, event: events.ProductRevised) -> ProductText:
-    before: ProductText = present(view)
+def revised(view: ProductText, event: events.ProductRevised) -> ProductText:
     changed = _text(event)
-    changed.discontinued = before.discontinued
+    changed.discontinued = view.discontinued
     return changed
 
 
-def discontinued(view: ProductText | None, _event: events.ProductDiscontinued) -> ProductText:
-    changed: ProductText = present(view)
-    changed.discontinued = True
-    return changed
+def discontinued(view: ProductText, _event: events.ProductDiscontinued) -> ProductText:
+    view.discontinued = True
+    return view
 
 
 def _text(event: Described) -> ProductText:
@@ -93,7 +91,7 @@ def _key_of(word: str) -> bytes:
     return uuid_utils.uuid5(_NAMESPACE, word).bytes
 
 
-_KINDS = ("product_added", "product_revised")
+_KINDS = frozenset({"product_added", "product_revised"})
 
 SEARCH_WORD = Projection(
     table=views.search_word,
@@ -102,4 +100,5 @@ SEARCH_WORD = Projection(
     parts=dict.fromkeys(_KINDS, _words_of),
     columns=word_columns,
     key_of=_key_of,
+    may_begin=_KINDS,
 )

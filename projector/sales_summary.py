@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import SalesSummaryRow, SalesSums
 from shop import views
-from tandem.projection.projection import Columns, Projection, present
+from tandem.projection.projection import Columns, Projection
 
 _NAMESPACE = uuid_utils.UUID("b0a5d0c1-6c0e-4f5e-8a44-3f1f6b1f2d7e")
 
@@ -75,11 +75,10 @@ def placed(view: SalesSummaryRow | None, share: Share) -> SalesSummaryRow:
     return view
 
 
-def cancelled(view: SalesSummaryRow | None, share: Share) -> SalesSummaryRow:
-    changed: SalesSummaryRow = present(view)
-    _count(changed.sold, -1, share)
-    _count(changed.cancelled, 1, share)
-    return changed
+def cancelled(view: SalesSummaryRow, share: Share) -> SalesSummaryRow:
+    _count(view.sold, -1, share)
+    _count(view.cancelled, 1, share)
+    return view
 
 
 def columns(view: SalesSummaryRow, _began: int) -> Columns:
@@ -144,4 +143,5 @@ PROJECTION = Projection(
     parts={"order_placed": shares_of_placed, "order_cancelled": shares_of_cancelled},
     columns=columns,
     key_of=key_of,
+    may_begin=frozenset({"order_placed"}),
 )

@@ -6,12 +6,10 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import SubscriptionDetails
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from shop import views
-from tandem.projection.projection import Columns, Projection, present
-
-View = SubscriptionDetails | None
+from tandem.projection.projection import Columns, Projection
 
 
-def started(_view: View, event: events.SubscriptionStarted) -> SubscriptionDetails:
+def started(_view: SubscriptionDetails | None, event: events.SubscriptionStarted) -> SubscriptionDetails:
     return SubscriptionDetails(
         subscription_id=event.subscription_id,
         customer_id=event.customer_id,
@@ -28,56 +26,52 @@ def started(_view: View, event: events.SubscriptionStarted) -> SubscriptionDetai
     )
 
 
-def plan_changed(view: View, event: events.SubscriptionPlanChanged) -> SubscriptionDetails:
-    changed: SubscriptionDetails = present(view)
-    changed.plan = event.plan
-    changed.price.CopyFrom(event.price)
-    changed.period_months = event.period_months
-    changed.version = event.version
-    return changed
+def plan_changed(view: SubscriptionDetails, event: events.SubscriptionPlanChanged) -> SubscriptionDetails:
+    view.plan = event.plan
+    view.price.CopyFrom(event.price)
+    view.period_months = event.period_months
+    view.version = event.version
+    return view
 
 
-def renewed(view: View, event: events.SubscriptionRenewed) -> SubscriptionDetails:
-    changed: SubscriptionDetails = present(view)
-    changed.period_start.CopyFrom(event.period_start)
-    changed.period_end.CopyFrom(event.period_end)
-    changed.period_price.CopyFrom(event.price)
-    changed.period_count += 1
-    changed.version = event.version
-    return changed
+def renewed(view: SubscriptionDetails, event: events.SubscriptionRenewed) -> SubscriptionDetails:
+    view.period_start.CopyFrom(event.period_start)
+    view.period_end.CopyFrom(event.period_end)
+    view.period_price.CopyFrom(event.price)
+    view.period_count += 1
+    view.version = event.version
+    return view
 
 
-def cancellation_scheduled(view: View, event: events.SubscriptionCancellationScheduled) -> SubscriptionDetails:
-    changed: SubscriptionDetails = present(view)
-    changed.status = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING
-    changed.cancellation_reason = event.reason
-    changed.version = event.version
-    return changed
+def cancellation_scheduled(
+    view: SubscriptionDetails, event: events.SubscriptionCancellationScheduled
+) -> SubscriptionDetails:
+    view.status = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING
+    view.cancellation_reason = event.reason
+    view.version = event.version
+    return view
 
 
-def cancelled(view: View, event: events.SubscriptionCancelled) -> SubscriptionDetails:
-    changed: SubscriptionDetails = present(view)
-    changed.status = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELLED
-    changed.ended_at.CopyFrom(event.ended_at)
-    changed.cancellation_reason = event.reason
-    changed.version = event.version
-    return changed
+def cancelled(view: SubscriptionDetails, event: events.SubscriptionCancelled) -> SubscriptionDetails:
+    view.status = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELLED
+    view.ended_at.CopyFrom(event.ended_at)
+    view.cancellation_reason = event.reason
+    view.version = event.version
+    return view
 
 
-def lapsed(view: View, event: events.SubscriptionLapsed) -> SubscriptionDetails:
-    changed: SubscriptionDetails = present(view)
-    changed.status = SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED
-    changed.ended_at.CopyFrom(event.ended_at)
-    changed.version = event.version
-    return changed
+def lapsed(view: SubscriptionDetails, event: events.SubscriptionLapsed) -> SubscriptionDetails:
+    view.status = SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED
+    view.ended_at.CopyFrom(event.ended_at)
+    view.version = event.version
+    return view
 
 
-def resumed(view: View, event: events.SubscriptionResumed) -> SubscriptionDetails:
-    changed: SubscriptionDetails = present(view)
-    changed.status = SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE
-    changed.ClearField("cancellation_reason")
-    changed.version = event.version
-    return changed
+def resumed(view: SubscriptionDetails, event: events.SubscriptionResumed) -> SubscriptionDetails:
+    view.status = SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE
+    view.ClearField("cancellation_reason")
+    view.version = event.version
+    return view
 
 
 def columns(view: SubscriptionDetails, began: int) -> Columns:

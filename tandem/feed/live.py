@@ -5,11 +5,10 @@ knows who follows, and reads for them.
 """
 
 import asyncio
-import operator
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -76,7 +75,7 @@ class EntryReader:
         envelope = events.fields_by_name["envelope"].message_type
         assert envelope is not None, "a message"
         self._envelope_fields = [it.name for it in Envelope.DESCRIPTOR.fields if it.name in envelope.fields_by_name]
-        self._id_readers = {kind: _id_readers(message) for kind, message in contract.messages.items()}
+        self._id_fields = {kind: _id_fields(message) for kind, message in contract.messages.items()}
 
     def entry_of(self, stored: FeedEvent) -> Entry:
         """Never raises: an event that cannot be read concerns those alone who ask for it."""
@@ -115,38 +114,34 @@ class EntryReader:
         if kind is None:
             return frozenset()
         message = getattr(event, kind)
-        return frozenset(found for read in self._id_readers[kind] for found in read(message))
+        found: set[str] = set()
+        for name, inner in self._id_fields[kind]:
+            value = getattr(message, name)
+            if inner:
+                found.update([getattr(line, inner) for line in value])
+            elif isinstance(value, str):
+                found.add(value)
+            else:
+                found.update(value)
+        return frozenset(found)
 
     def _serialised(self, item: Any) -> bytes:
         serialised: bytes = self._response(events=[item]).SerializeToString()
         return serialised
 
 
-_IdReader = Callable[[Any], Iterable[str]]
+def _id_fields(message: Any) -> list[tuple[str, str]]:
+    """What holds the ids in an event of a kind: its fields `…_id` and `…_ids`, with "", and those `…_id` of its lines.
 
-
-def _id_readers(message: Any) -> list[_IdReader]:
-    """What reads the ids out of an event of a kind: its fields `…_id` and `…_ids`, and those `…_id` of its lines."""
-    found: list[_IdReader] = []
+    Each is a field and the field within its lines.
+    """
+    found: list[tuple[str, str]] = []
     for field in message.fields:
-        if field.name.endswith("_id"):
-            found.append(_own(field.name))
-        elif field.name.endswith("_ids"):
-            found.append(operator.attrgetter(field.name))
+        if field.name.endswith(("_id", "_ids")):
+            found.append((field.name, ""))
         elif field.message_type is not None and field.is_repeated:
-            names = [it.name for it in field.message_type.fields if it.name.endswith("_id")]
-            found += [_of_lines(field.name, name) for name in names]
+            found += [(field.name, it.name) for it in field.message_type.fields if it.name.endswith("_id")]
     return found
-
-
-def _own(name: str) -> _IdReader:
-    get = operator.attrgetter(name)
-    return lambda message: (get(message),)
-
-
-def _of_lines(lines: str, name: str) -> _IdReader:
-    get_lines, get = operator.attrgetter(lines), operator.attrgetter(name)
-    return lambda message: map(get, get_lines(message))
 
 
 class LatestEntries:

@@ -146,7 +146,10 @@ class FeedService:
                     yield self._message(head.epoch, delivery, caught_up=caught_up)
                     due = time.monotonic() + terms.heartbeat_seconds
                 if follower.at_head:
-                    await _more_or_due(wake, due)
+                    # Until there is more, or it is time for a heartbeat.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                            await wake.wait()
         finally:
             self._live.remove(wake)
 
@@ -168,13 +171,6 @@ class FeedService:
             caught_up=caught_up,
         )
         return b"".join((*delivery.items, rest.SerializeToString()))
-
-
-async def _more_or_due(wake: asyncio.Event, due: float) -> None:
-    """Waits until there is more, or it is time for a heartbeat."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(max(0.0, due - time.monotonic())):
-            await wake.wait()
 
 
 # What is asked for.

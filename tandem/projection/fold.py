@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from tandem.feed.events import FeedEvent
-from tandem.projection.projection import Columns, Projection, Rule
+from tandem.projection.projection import Columns, NotThere, Projection
 
 StoredRow = tuple[int, bytes]
 """Of a row before a batch: the position at which it began (0 in a view that does not ask for it), and its value."""
@@ -56,17 +56,13 @@ class ViewChanges:
 
 
 class CannotApply(Exception):
-    """An event that a view cannot take; the message says which, `__cause__` why."""
+    """An event that a view cannot take; the message says which, and why."""
 
-    def __init__(self, event: FeedEvent, reason: str) -> None:
+    def __init__(self, event: FeedEvent, reason: str | Exception) -> None:
+        if isinstance(reason, Exception):
+            reason = f"{type(reason).__name__}: {reason}"
         super().__init__(f"event {event.position} ({event.kind}): {reason}")
         self.position = event.position
-
-    @classmethod
-    def because(cls, event: FeedEvent, cause: Exception) -> "CannotApply":
-        found = cls(event, f"{type(cause).__name__}: {cause}")
-        found.__cause__ = cause
-        return found
 
 
 class Step(NamedTuple):
@@ -108,7 +104,7 @@ def steps_of(projection: Projection, events: Iterable[FeedEvent], known_kinds: C
             try:
                 found.steps.append(Step(event, parts_of(kind, event.message)))
             except (ValueError, DecodeError) as error:
-                found.stopped_by = CannotApply.because(event, error)
+                found.stopped_by = CannotApply(event, error)
                 break
         elif kind not in known_kinds:
             # A newer command server stored it. A view that passed over it would lack it for good after an upgrade.
@@ -132,14 +128,14 @@ def fold_steps(projection: Projection, steps: Steps, rows: Mapping[bytes, Stored
 
 
 def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, StoredRow]) -> ViewChanges:
-    """Row by row, each with all steps that concern it. Raises whatever a rule raises."""
+    """Row by row, each with all steps that concern it. Raises NotThere, and whatever a rule raises."""
     changes = ViewChanges()
     rules, log = projection.rules, changes.log if projection.logged else None
-    touches: dict[bytes, list[tuple[int, Rule, Any]]] = {}
+    touches: dict[bytes, list[tuple[int, str, Any]]] = {}
     for event, parts in steps:
-        rule, position = rules[event.kind], event.position
+        kind, position = event.kind, event.position
         for key, part in parts.items():
-            touch = position, rule, part
+            touch = position, kind, part
             if key in touches:
                 touches[key].append(touch)
             else:
@@ -152,10 +148,12 @@ def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, St
         if key in rows:
             began, value = rows[key]
             message = parse(value)
-        for position, rule, part in touching:
+        for position, kind, part in touching:
             if message is None:
+                if kind not in projection.beginning:
+                    raise NotThere("it is about something that is not in the view")
                 began = position
-            message = rule(message, part)
+            message = rules[kind](message, part)
         if message is None:
             changed[key] = None
         else:
@@ -171,7 +169,7 @@ def _fold_one_by_one(projection: Projection, steps: Steps, rows: Mapping[bytes, 
         try:
             found = _fold(projection, [step], now)
         except Exception as error:  # whatever a rule raises stops this view alone, and operators see it
-            changes.stopped_by = CannotApply.because(step.event, error)
+            changes.stopped_by = CannotApply(step.event, error)
             break
         for key, row in found.rows.items():
             if row is None:

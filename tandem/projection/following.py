@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import psycopg
@@ -39,7 +39,7 @@ from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.source import FeedSource
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.fold import FoundRows, fold_steps, steps_of
-from tandem.projection.ownership import OtherFeed, end_when_idle, hand_over_epochs, take_over, try_lock, unlock
+from tandem.projection.ownership import OtherFeed, end_when_idle, hand_over_epochs, take_over, try_lock
 from tandem.projection.projection import Projection
 from tandem.projection.rows import NeededKeys, RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
@@ -120,7 +120,7 @@ class Views:
         self.projections = {it.view: it for it in projections}
         self.cached = frozenset(cached)
         for view, it in self.projections.items():
-            unknown = {*it.rules, *it.parts, *it.begins} - self.kinds
+            unknown = {*it.rules, *it.parts, *it.beginning} - self.kinds
             if unknown:
                 raise ValueError(f"{view} has rules for what is no kind of event: {', '.join(sorted(unknown))}")
         if not self.cached <= self.projections.keys():
@@ -128,7 +128,7 @@ class Views:
 
 
 class Following:
-    """A Component: the thread that projects. Other threads may read `progress`."""
+    """A Component: the thread that projects. Other threads may read `progress`; its sessions use all the rest."""
 
     def __init__(
         self,
@@ -141,18 +141,16 @@ class Following:
         change_log: ChangeLogSettings,
     ) -> None:
         self.progress = Progress({view: ViewState() for view in views.projections})
-        self._views = views
+        self.views = views
         # Connections of its own: nobody who asks how far the views are may hold it up.
-        self._feed = FeedSource(
-            feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds
-        )
+        self.feed = FeedSource(feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds)
         self._read = create_database_engine(
             read_database, name="tandem-projector", pool_size=1, by_key=True, autocommit=True
         )
-        self._cache = cache
-        self._follow = follow
-        self._change_log = change_log
-        self._stop = threading.Event()
+        self.cache = cache
+        self.follow = follow
+        self.change_log = change_log
+        self.stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     async def start(self) -> None:
@@ -161,28 +159,19 @@ class Following:
 
     async def stop(self) -> None:
         """Finishes the batch under way and hands the cache over to the next projector."""
-        self._stop.set()
+        self.stopping.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        self._cache.start()
+        self.cache.start()
         problem = ""
-        while not self._stop.is_set():
+        while not self.stopping.is_set():
             try:
                 with self._read.connect() as connection:
                     # Closed at the end and not pooled: the locks are to end with the session.
                     connection.detach()
-                    session = Session(
-                        connection,
-                        self._views,
-                        self.progress,
-                        feed=self._feed,
-                        cache=self._cache,
-                        follow=self._follow,
-                        change_log=self._change_log,
-                        stop=self._stop,
-                    )
+                    session = Session(connection, self)
                     session.begin()
                     if problem:
                         log.info("the read database is back")
@@ -195,17 +184,17 @@ class Following:
                 if first_line(error) != problem:
                     problem = first_line(error)
                     log.warning("the read database is away", error=problem)
-                self._stop.wait(_RECONNECT_SECONDS)
+                self.stopping.wait(_RECONNECT_SECONDS)
             except Exception:
                 log.exception("the projector failed, starting over")
-                self._stop.wait(_RECONNECT_SECONDS)
+                self.stopping.wait(_RECONNECT_SECONDS)
             finally:
                 # The connection took the locks with it.
                 for view, state in self.progress.states.items():
                     self.progress.states[view] = ViewState(position=state.position)
-                self._cache.epochs.clear()
-        self._cache.stop()
-        self._feed.close()
+                self.cache.epochs.clear()
+        self.cache.stop()
+        self.feed.close()
         self._read.dispose()
 
 
@@ -216,31 +205,17 @@ class FeedChanged(Exception):
 class Session:
     """Follows the feed with the views that it can get, until it is stopped or an error ends it."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        views: Views,
-        progress: Progress,
-        *,
-        feed: FeedSource,
-        cache: CacheWriter,
-        follow: FollowSettings,
-        change_log: ChangeLogSettings,
-        stop: threading.Event,
-    ) -> None:
-        """connection: in autocommit mode, and closed after the session. progress: with all views on STANDBY."""
+    def __init__(self, connection: Connection, following: Following) -> None:
+        """connection: in autocommit mode, and closed after the session. following: with all views on STANDBY."""
         self._connection = connection
         self._driver = driver_under(connection)
-        self._views = views
-        self._progress = progress
-        self._feed = feed
-        self._cache = cache
-        self._follow = follow
-        self._change_log = change_log
-        self._stop = stop
+        self._views, self._progress = following.views, following.progress
+        self._feed, self._cache = following.feed, following.cache
+        self._follow, self._change_log = following.follow, following.change_log
+        self._stop = following.stopping
         self._epoch = uuid.UUID(int=0)
         self._rows = RowSource(
-            lambda wanted: select_rows(self._driver, views.projections, wanted), views.projections, _RECENT_BYTES
+            partial(select_rows, self._driver, self._views.projections), self._views.projections, _RECENT_BYTES
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
         self._due: defaultdict[str, float] = defaultdict(float)
@@ -270,7 +245,8 @@ class Session:
         for view, state in self._followed().items():
             # Each batch that is committed is in the cache too, or the cache's node is fenced: `_write` did both.
             hand_over_epochs(self._connection, view, state.position, self._cache.end(view))
-            unlock(self._connection, view)
+        # A standby need not wait until PostgreSQL has seen the connection's end.
+        self._driver.execute("SELECT pg_advisory_unlock_all()")
 
     def _is_due(self, what: str, every: float) -> bool:
         now = time.monotonic()
@@ -312,15 +288,15 @@ class Session:
 
     def _take(self, view: str) -> None:
         try:
-            taken = take_over(self._connection, view, self._epoch)
+            position, cache_epochs = take_over(self._connection, view, self._epoch)
         except OtherFeed as error:
             log.error("a view cannot go on", view=view, error=str(error))
             self._progress.states[view] = ViewState(Phase.HELD, error=str(error))
             return
-        self._cache.begin(view, taken.cache_epochs)
-        self._progress.states[view] = ViewState(Phase.RUNNING, taken.position)
-        _position(view).set(taken.position)
-        log.info("took a view over", view=view, position=taken.position, cache="kept" if taken.cache_epochs else "new")
+        self._cache.begin(view, cache_epochs)
+        self._progress.states[view] = ViewState(Phase.RUNNING, position)
+        _position(view).set(position)
+        log.info("took a view over", view=view, position=position, cache="kept" if cache_epochs else "new")
 
     # From RUNNING and FAILED to either of them.
 

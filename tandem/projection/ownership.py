@@ -7,7 +7,6 @@ that each transaction compares is the second line of defence.
 import json
 import uuid
 import zlib
-from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
@@ -23,14 +22,6 @@ class OtherFeed(Exception):
     """The view was made from another feed than the one that is there; the message says how to mend it."""
 
 
-@dataclass(frozen=True)
-class Taken:
-    """A view as it was taken over. cache_epochs: those that the projector before handed over at a clean stop."""
-
-    position: int
-    cache_epochs: CacheEpochs | None
-
-
 def end_when_idle(connection: Connection, seconds: float) -> None:
     """Makes the database end this session, and its locks with it, after so long without a statement.
 
@@ -42,19 +33,17 @@ def end_when_idle(connection: Connection, seconds: float) -> None:
 
 
 def try_lock(connection: Connection, view: str) -> bool:
-    """Whether the view's lock is ours now. It is kept until the connection ends, or `unlock`."""
+    """Whether the view's lock is ours now. It is kept until the connection ends."""
     held: bool = connection.execute(
-        text("SELECT pg_try_advisory_lock(:space, :view)"), {"space": _LOCK_SPACE, "view": _number(view)}
+        text("SELECT pg_try_advisory_lock(:space, :view)"),
+        # The view's name as a stable signed 32-bit number.
+        {"space": _LOCK_SPACE, "view": zlib.crc32(view.encode()) - 2**31},
     ).scalar_one()
     return held
 
 
-def unlock(connection: Connection, view: str) -> None:
-    connection.execute(text("SELECT pg_advisory_unlock(:space, :view)"), {"space": _LOCK_SPACE, "view": _number(view)})
-
-
-def take_over(connection: Connection, view: str, epoch: uuid.UUID) -> Taken:
-    """Reads where the view is, and makes sure that its cache epochs are not taken from it a second time.
+def take_over(connection: Connection, view: str, epoch: uuid.UUID) -> tuple[int, CacheEpochs | None]:
+    """The view's position, and the cache epochs that the projector before handed over; no other projector gets these.
 
     epoch: the feed's. Raises OtherFeed when the view belongs to another one.
     """
@@ -77,7 +66,7 @@ def take_over(connection: Connection, view: str, epoch: uuid.UUID) -> Taken:
             {"view": view},
         )
         # A list of pairs: JSONB does not keep the order of an object's keys.
-        return Taken(row.position, dict(row.cache_epochs) if row.cache_epochs is not None else None)
+        return row.position, dict(row.cache_epochs) if row.cache_epochs is not None else None
 
 
 def hand_over_epochs(connection: Connection, view: str, position: int, epochs: CacheEpochs) -> None:
@@ -89,8 +78,3 @@ def hand_over_epochs(connection: Connection, view: str, position: int, epochs: C
         ),
         {"epochs": json.dumps(list(epochs.items())), "view": view, "position": position},
     )
-
-
-def _number(view: str) -> int:
-    """A stable signed 32-bit number for a view's name."""
-    return zlib.crc32(view.encode()) - 2**31

@@ -15,8 +15,9 @@ from sqlalchemy import Table
 Rule = Callable[[Any, Any], Message | None]
 """(row's message or None, event or part of one) -> row's message or None.
 
-The message is the rule's own: a rule changes it where it is and returns it. When a rule raises, its caller throws the
-message away, so a rule need not undo anything. Each domain types its rules by view and event, so they are Any here.
+Only the rules of events that begin a row are called without one, see Projection. The message is the rule's own: a rule
+changes it where it is and returns it. When a rule raises, its caller throws the message away, so a rule need not undo
+anything. Each domain types its rules by view and event, so they are Any here.
 """
 
 Columns = tuple[object, ...]
@@ -44,6 +45,7 @@ class Projection:
     began: the column that holds that position, where there is one.
     key_of: a row's key from its name; a name that is no UUID needs a function of its own.
     begins: the kinds of events that make a row, whatever was there: rows that they name need not be looked up.
+    may_begin: the kinds of events that make a row where there is none. For all others the row must be there.
     logged: whether its changes go into the change log: only where rows can be watched.
     """
 
@@ -56,7 +58,13 @@ class Projection:
     began: str = ""
     key_of: Callable[[str], bytes] = uuid_key
     begins: frozenset[str] = frozenset()
+    may_begin: frozenset[str] = frozenset()
     logged: bool = False
+
+    @cached_property
+    def beginning(self) -> frozenset[str]:
+        """The kinds of events for which no row need be there."""
+        return self.begins | self.may_begin
 
     @cached_property
     def view(self) -> str:
@@ -74,10 +82,3 @@ class Projection:
 
 class NotThere(Exception):
     """An event for a row that is not there: the feed and the view do not belong together."""
-
-
-def present(message: Any) -> Any:
-    """The row's message, to be changed. Raises NotThere for None."""
-    if message is None:
-        raise NotThere("it is about something that is not in the view")
-    return message

@@ -1,7 +1,6 @@
 """ProjectionService: how far the views are."""
 
 import asyncio
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,18 +22,6 @@ from tandem.runtime.worker import Worker, all_alike
 
 # Two: the worker's, and the one that readiness asks on.
 _CONNECTIONS = 2
-
-
-@dataclass(frozen=True)
-class _FeedNow:
-    """head: the feed's last position. waiting_since: position of a view to when the event after it was stored.
-
-    problem: why the write database cannot be asked; `head` is then the last one that was seen.
-    """
-
-    head: int
-    waiting_since: dict[int, datetime | None] = field(default_factory=dict)
-    problem: str = ""
 
 
 class ProjectionService:
@@ -86,18 +73,18 @@ class ProjectionService:
         # with it. Positions before the head: the other way round a view could seem to be ahead of its feed.
         states = dict(self._progress.states)
         positions = self._positions()
-        feed = self._feed_now({*positions.values(), 0})
+        head, waiting_since, problem = self._feed_now({*positions.values(), 0})
         now = datetime.now(UTC)
-        answer = self._response(feed_head=feed.head)
+        answer = self._response(feed_head=head)
         for view, state in sorted(states.items()):
             position = positions.get(view, 0)
-            since = feed.waiting_since.get(position)
-            error = state.error or ("" if state.phase is Phase.STANDBY else feed.problem)
+            since = waiting_since.get(position)
+            error = state.error or ("" if state.phase is Phase.STANDBY else problem)
             entry = answer.projections.add(
                 view=view,
                 state=self._states["FAILED" if error else state.phase.name],
                 position=position,
-                lag_events=max(0, feed.head - position),
+                lag_events=max(0, head - position),
                 error=error,
             )
             entry.lag.FromTimedelta(max(now - since, timedelta()) if since else timedelta())
@@ -112,13 +99,15 @@ class ProjectionService:
                 raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
             raise
 
-    def _feed_now(self, positions: set[int]) -> _FeedNow:
+    def _feed_now(self, positions: set[int]) -> tuple[int, dict[int, datetime | None], str]:
+        """The feed's last position; when the event after each of the views' positions was stored; and "".
+
+        Where the write database is away: the last position that was seen, nothing, and why.
+        """
         try:
             with self._feed.connect() as connection:
                 head = read_head(connection).position
-                return _FeedNow(
-                    head, {position: recorded_at(connection, position + 1) for position in positions if position < head}
-                )
+                return head, {it: recorded_at(connection, it + 1) for it in positions if it < head}, ""
         except SQLAlchemyError as error:
             # An operator wants to know how far the views are then, too.
-            return _FeedNow(self._progress.head, problem=problem_of(error))
+            return self._progress.head, {}, problem_of(error)

@@ -110,14 +110,11 @@ UPDATE {projection.fullname} AS p SET position = m.after FROM held, matched AS m
 
 @lru_cache(maxsize=100)
 def _select_all(tables: Sequence[tuple[Table, str]]) -> str:
-    return " UNION ALL ".join(_select(number, table, began) for number, (table, began) in enumerate(tables))
-
-
-def _select(number: int, table: Table, began: str) -> str:
     """uuid_send: keys are bytes here."""
-    return (
+    return " UNION ALL ".join(
         f"SELECT {number}, uuid_send(key), {began or '0::bigint'}, value FROM {table.fullname}"  # noqa: S608
         " WHERE key = ANY (%s::uuid[])"
+        for number, (table, began) in enumerate(tables)
     )
 
 
