@@ -334,7 +334,7 @@ class Follower:
         return Delivery([], self.position, max(self.position, self._live.latest.last))
 
 
-R = TypeVar("R", FeedEvent, Entry)
+R = TypeVar("R", bound=FeedEvent | Entry)
 
 
 def deliver(rows: Iterable[R], selection: Selection, *, after: int, head: int, read: Callable[[R], Entry]) -> Delivery:
