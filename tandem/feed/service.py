@@ -234,19 +234,16 @@ def _id(text: str) -> str | None:
 
 class _SubscribeChecker(Checker):
     def start(self, request: Any) -> Token | Place:
-        match request.WhichOneof("start"):
-            case "from_beginning":
-                if not request.from_beginning:
-                    self.wrong("from_beginning", "INVALID", "must be true when set")
-                return Place.BEGINNING
+        match which := request.WhichOneof("start"):
+            case "from_beginning" | "from_now":
+                if not getattr(request, which):
+                    self.wrong(which, "INVALID", "must be true when set")
+                return Place.BEGINNING if which == "from_beginning" else Place.NOW
             case "after_cursor":
                 try:
                     return decode_token(request.after_cursor)
                 except MalformedToken:
                     self.wrong("after_cursor", "MALFORMED", "must be the cursor of a message, or a consistency token")
-            case "from_now":
-                if not request.from_now:
-                    self.wrong("from_now", "INVALID", "must be true when set")
             case _:
                 self.wrong("start", "REQUIRED", "one of from_beginning, after_cursor and from_now is required")
         return Place.NOW
@@ -337,7 +334,7 @@ class Follower:
         return Delivery([], self.position, max(self.position, self._live.latest.last))
 
 
-R = TypeVar("R", FeedEvent, Entry)
+R = TypeVar("R", bound=FeedEvent | Entry)
 
 
 def deliver(rows: Iterable[R], selection: Selection, *, after: int, head: int, read: Callable[[R], Entry]) -> Delivery:

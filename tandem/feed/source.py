@@ -82,7 +82,11 @@ class FeedSource:
         except SQLAlchemyError as error:
             # Whatever it is, it passes: a database without the feed's tables will have them once it is migrated.
             self._disconnect()
-            self._set_away(error)
+            problem = problem_of(error)
+            if problem != self.problem:
+                log.warning("the feed is away", error=problem)
+            self.problem = problem
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
             return None
         if self.problem:
             log.info("the feed is back")
@@ -93,13 +97,6 @@ class FeedSource:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-    def _set_away(self, error: Exception) -> None:
-        problem = problem_of(error)
-        if problem != self.problem:
-            log.warning("the feed is away", error=problem)
-        self.problem = problem
-        self._retry_at = time.monotonic() + _RETRY_SECONDS
 
 
 def problem_of(error: Exception) -> str:

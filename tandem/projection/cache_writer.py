@@ -97,7 +97,6 @@ class CacheWriter:
         return bool(back)
 
     def start(self) -> None:
-        self._stop.clear()
         if self.nodes:
             self._prober = threading.Thread(target=self._probe_fenced, name="cache-prober", daemon=True)
             self._prober.start()

@@ -16,8 +16,6 @@ from commerce.type.v1.address_pb2 import Address, AddressBook, NamedAddress
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 S = "tandem_write"
 BATCH = 1000

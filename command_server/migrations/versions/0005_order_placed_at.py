@@ -15,8 +15,6 @@ from commerce.event.v1.event_pb2 import Event
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
 
 S = "tandem_write"
 # Positions of the feed that are looked at together: what is in memory at a time, and one statement's work.

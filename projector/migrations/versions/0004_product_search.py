@@ -11,8 +11,6 @@ from commerce.query.v1.views_pb2 import ProductCard
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
 
 S = "tandem_read"
 EXTENSIONS = ("pg_trgm", "unaccent", "fuzzystrmatch")

@@ -7,8 +7,6 @@ from alembic import op
 
 revision = "0006"
 down_revision = "0005"
-branch_labels = None
-depends_on = None
 
 S = "tandem_read"
 # What a search can see of the rows. What is generated of them changes with them.
