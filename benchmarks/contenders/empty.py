@@ -19,10 +19,9 @@ import uvloop
 
 # The options are the runtime's own business, but then so is this.
 from tandem.runtime.call import Admission
-from tandem.runtime.grpcio import server_options
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.server import transport_of
-from tandem.runtime.settings import ServerSettings
+from tandem.runtime.settings import ServerSettings, grpc_options
 
 SERVICE = "commerce.query.v1.QueryService"
 
@@ -68,7 +67,7 @@ async def _answer_on_the_loop(settings: ServerSettings, answer: bytes, stop: asy
     async def get_order_details(_request: bytes, _context: Any) -> bytes:
         return answer
 
-    options = server_options(settings)
+    options = grpc_options(settings)
     server: grpc.aio.Server = (
         grpc.aio.server(options=options)
         if transport_of(settings) == "grpcio"

@@ -7,9 +7,10 @@ from sqlalchemy import Connection, Table, text
 
 from tandem.projection.ownership import try_lock
 from tandem.read_store.tables import change, projection
+from tandem.runtime.program import ActionRefused
 
 
-class StillHeld(Exception):
+class StillHeld(ActionRefused):
     """A projector runs and holds a view; the message names it."""
 
 

@@ -125,6 +125,17 @@ def create_database_engine(
 
 
 @contextmanager
+def transaction(settings: DatabaseSettings, name: str) -> Iterator[Connection]:
+    """One transaction, on a connection that is made for it. name: as for `create_database_engine`."""
+    engine = create_database_engine(settings, name=name, pool_size=1)
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+@contextmanager
 def driver_of(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
     """The driver's own connection, in the transaction of `connection`; its errors are SQLAlchemy's all the same.
 
@@ -215,21 +226,17 @@ def migrate(settings: DatabaseSettings, scripts: Path, schema: str) -> str:
 
     Raises sqlalchemy.exc.DBAPIError; nothing is changed then.
     """
-    engine = create_database_engine(settings, name="tandem-migrate", pool_size=1)
-    try:
-        with engine.begin() as connection:
-            _wait_for_our_turn(connection)
-            connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
-            config = _alembic(scripts)
-            config.attributes["connection"] = connection
-            config.attributes["schema"] = schema
-            alembic.command.upgrade(config, "head")
-            return newest_revision(scripts)
-    finally:
-        engine.dispose()
+    with transaction(settings, "tandem-migrate") as connection:
+        _wait_for_other_migrations(connection)
+        connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+        config = _alembic(scripts)
+        config.attributes["connection"] = connection
+        config.attributes["schema"] = schema
+        alembic.command.upgrade(config, "head")
+        return newest_revision(scripts)
 
 
-def _wait_for_our_turn(connection: Connection) -> None:
+def _wait_for_other_migrations(connection: Connection) -> None:
     """Waits for a migration that is under way, however long it takes: the session's limits bound its statements."""
     limits = ("statement_timeout", "lock_timeout")
     for limit in limits:

@@ -10,35 +10,8 @@ import grpc
 from grpc import aio
 
 from tandem.runtime.call import Admission, Failure, Metadata, Method, RemoteCall, StreamCall, StreamMethod
-from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
+from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings, grpc_options
 from tandem.runtime.worker import Worker
-
-# Clients that keep idle connections open ping; the default minimum of 5 minutes would close them (too_many_pings).
-MIN_PING_MILLISECONDS = 10_000
-# A connection that is gone without a word (a power cut, a network that drops packets) is found out after this and its
-# streams end. They would stay for as long as TCP repeats, a quarter of an hour, or for ever when nothing is sent.
-PING_MILLISECONDS = 60_000
-PING_TIMEOUT_MILLISECONDS = 20_000
-# Far above what a process serves: past our own limits a caller gets a status, past this one its calls wait in silence.
-MAX_STREAMS_PER_CONNECTION = 100_000
-# Calls that came in and that grpcio has not handed over yet. Past its own limit of 1,000 it drops some of them with a
-# bare CANCELLED: a thousand watchers that come back at once after a failover are as many.
-_MAX_PENDING_CALLS = 100_000
-
-
-def server_options(settings: ServerSettings) -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MILLISECONDS),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.keepalive_time_ms", PING_MILLISECONDS),
-        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MILLISECONDS),
-        ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
-        ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
-        ("grpc.so_reuseport", 0),
-    ]
 
 
 class GrpcioTransport:
@@ -47,7 +20,7 @@ class GrpcioTransport:
     def __init__(self, address: str, settings: ServerSettings, admission: Admission) -> None:
         """Raises OSError for an address that is taken, SettingsError for wrong certificates."""
         self._admission = admission
-        self._server = aio.server(options=server_options(settings))
+        self._server = aio.server(options=grpc_options(settings))
         credentials = _credentials(settings.tls) if settings.tls is not None else None
         try:
             self.port: int = (

@@ -39,13 +39,13 @@ from tandem.runtime.call import (
     StreamMethod,
     too_large,
 )
-from tandem.runtime.grpcio import (
+from tandem.runtime.settings import (
     MAX_STREAMS_PER_CONNECTION,
     PING_MILLISECONDS,
     PING_TIMEOUT_MILLISECONDS,
-    server_options,
+    ServerSettings,
+    grpc_options,
 )
-from tandem.runtime.settings import ServerSettings
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker
 
@@ -122,7 +122,7 @@ class NativeTransport:
         """A server of grpcio's for all methods that are not in the front's table; the folder is this user's alone."""
         self._folder = Path(tempfile.mkdtemp(prefix="tandem-"))
         socket = str(self._folder / "behind.sock")
-        self._behind = aio.server(options=server_options(self._settings))
+        self._behind = aio.server(options=grpc_options(self._settings))
         add_servicers(self._behind)
         self._behind.add_insecure_port(f"unix:{socket}")
         await self._behind.start()

@@ -12,7 +12,7 @@ def test_calls_are_shared_among_servers_and_no_channel_repeats_them() -> None:
 
 
 def test_pings_are_no_more_frequent_than_servers_take() -> None:
-    from tandem.runtime.grpcio import MIN_PING_MILLISECONDS
+    from tandem.runtime.settings import MIN_PING_MILLISECONDS
 
     assert dict(CHANNEL_OPTIONS)["grpc.keepalive_time_ms"] >= 2 * MIN_PING_MILLISECONDS
 

@@ -1,0 +1,53 @@
+"""What `python -m <service> [action]` does: reads the settings, and serves or does one thing."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy.exc import DBAPIError
+
+from tandem.runtime.server import Application, run
+from tandem.runtime.settings import ServiceSettings, SettingsError, load
+from tandem.runtime.telemetry import configure_logging
+
+
+class ActionRefused(Exception):
+    """The action cannot be done now; the message says why."""
+
+
+class Action(NamedTuple):
+    """help: what it does, for `--help`. do: gets the settings, and returns what is printed."""
+
+    help: str
+    do: Callable[[Any], str]
+
+
+def main(
+    name: str,
+    settings_class: type[ServiceSettings],
+    build: Callable[[Any], Application],
+    actions: Mapping[str, Action],
+    help_of_serve: str,
+) -> int:
+    """Returns the exit code: 2 for wrong settings, 1 for what failed. What went wrong is said on standard error."""
+    helps = [f"serve (default): {help_of_serve}", *(f"{it}: {action.help}" for it, action in actions.items())]
+    parser = argparse.ArgumentParser(prog=f"python -m {name}")
+    parser.add_argument("action", nargs="?", default="serve", choices=("serve", *actions), help=". ".join(helps))
+    chosen = parser.parse_args().action
+    try:
+        settings = load(settings_class)
+        configure_logging(settings.log.level, name)
+        if chosen == "serve":
+            return run(build(settings))
+        sys.stdout.write(f"{actions[chosen].do(settings)}\n")
+    except SettingsError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return 2
+    except ActionRefused as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return 1
+    except DBAPIError as error:
+        sys.stderr.write(f"{name}: {chosen} failed: {error.orig}\n")
+        return 1
+    return 0
