@@ -21,30 +21,29 @@ class Step(NamedTuple):
     before: str | None = None
 
 
-def _folds(prepared: Any) -> str:
-    return f"folds {prepared.view}"
+def _folds(projection: Any, *_others: Any) -> str:
+    return f"folds {projection.view}"
 
 
 OF: dict[str, tuple[Step, ...]] = {
     "command_server": (
-        Step("command_server.executor", "_Turn.begin", "waits for its turn"),
-        Step("command_server.executor", "take_together", "waits for commands"),
-        Step("command_server.executor", "find_receipts", "asks for rows"),
-        Step("command_server.executor", "decide_batch", "decides", before="waits for rows"),
-        Step("command_server.executor", "append", "makes rows, seals events, sends"),
-        Step("command_server.executor", "Executor._store_once", COMMITS),
-        Step("command_server.executor", "Executor._answer", ANSWERS),
+        Step("tandem.runtime.worker", "Worker._take", "waits for commands and its turn"),
+        Step("tandem.commands.executor", "find_receipts", "reads requests, asks for rows"),
+        Step("tandem.commands.executor", "decide_batch", "decides", before="waits for rows"),
+        Step("tandem.commands.executor", "append", "makes rows, seals events, sends"),
+        Step("tandem.commands.executor", "_Storing._store_once", COMMITS),
+        Step("tandem.commands.executor", "_Storing.answer", ANSWERS),
     ),
     "projector": (
-        Step("projector.feed", "Listener.wait", "the projector wakes"),
-        Step("projector.session", "read_events", "reads events", before=""),
-        Step("projector.apply", "load", "loads rows", before="opens events, finds what they change"),
-        Step("projector.session", "prepare", "puts rows together"),
-        Step("projector.pipeline", "Prepared.fold", _folds, before=""),
-        Step("projector.pipeline", "Batch.fold", "puts changes together"),
-        Step("projector.session", "commit", STORES, before=""),
-        Step("projector.session", "CacheWriter.write", "fills the cache"),
-        Step("projector.session", "Session._announce", "announces"),
+        Step("tandem.feed.source", "FeedSource.wait", "the projector wakes"),
+        Step("tandem.projection.following", "FeedSource.events", "reads events", before=""),
+        Step("tandem.projection.following", "select_rows", "loads rows", before="opens events, finds what they change"),
+        Step("tandem.projection.following", "EventBatch.__init__", "puts rows together"),
+        Step("tandem.projection.following", "fold_steps", _folds, before=""),
+        Step("tandem.projection.following", "EventBatch.fold", "puts changes together"),
+        Step("tandem.projection.following", "move_views", STORES, before=""),
+        Step("tandem.projection.following", "CacheWriter.write", "fills the cache"),
+        Step("tandem.projection.following", "Session._announce", "announces"),
     ),
     "query_server": (
         Step("tandem.queries.freshness", "Freshness.apply_announcement", "the query server learns of it"),

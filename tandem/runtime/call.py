@@ -18,6 +18,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import grpc
@@ -152,21 +153,9 @@ def decoded(request_class: type[Message], payload: bytes) -> Message:
         raise InvalidArgument([Violation("", f"the request is not a {name}", "MALFORMED")]) from None
 
 
-def encoded(response: Message | bytes) -> bytes:
-    return response if isinstance(response, bytes) else bytes(response.SerializeToString())
-
-
-class Outcomes:
-    """How the calls of a method ended, as a metric."""
-
-    def __init__(self, method: str) -> None:
-        self._method = method
-        self._counters: dict[grpc.StatusCode, Counter] = {}
-
-    def count(self, code: grpc.StatusCode, calls: int = 1) -> None:
-        if code not in self._counters:
-            self._counters[code] = CALLS.labels(self._method, code.name)
-        self._counters[code].inc(calls)
+@cache
+def _ended(method: str, code: grpc.StatusCode) -> Counter:
+    return CALLS.labels(method, code.name)
 
 
 class Method:
@@ -186,7 +175,6 @@ class Method:
         self.admission = admission
         self.max_message_bytes = max_message_bytes
         self._seconds = CALL_SECONDS.labels(name)
-        self._outcomes = Outcomes(name)
 
     def settle(self, code: grpc.StatusCode, seconds: float, calls: int) -> None:
         """So many calls that were admitted ended alike, so long after they came."""
@@ -196,7 +184,7 @@ class Method:
 
     def count(self, code: grpc.StatusCode, seconds: float, calls: int = 1) -> None:
         """As `settle`, for calls that were not admitted."""
-        self._outcomes.count(code, calls)
+        _ended(self.name, code).inc(calls)
         self._seconds.observe_many(seconds, calls)
 
 
@@ -316,7 +304,6 @@ class RemoteCall(Call):
     """
 
     def reply(self, response: Message | bytes) -> None:
-        """Answers with a message, or the bytes of one."""
         if self.gone or self.code is not None:
             self._answer_nobody()
             return
@@ -332,7 +319,6 @@ class RemoteCall(Call):
         self._send(data)
 
     def fail(self, error: Exception) -> None:
-        """Answers with an error: a TandemError is told to the caller, any other is a bug and logged."""
         self.fail_with(failure_of(error, self.method.name, self.reference))
 
     def fail_with(self, failure: Failure) -> None:
@@ -383,7 +369,6 @@ class LocalCall(Call):
         return self._seconds
 
     def reply(self, response: Message | bytes) -> None:
-        """The message as it is."""
         if self._may_answer():
             self.code = grpc.StatusCode.OK
             self.future.set_result(response)
@@ -488,7 +473,6 @@ class StreamMethod:
         name: str,
         request_class: type[Message],
         handler: StreamHandler,
-        *,
         streams: Streams,
         max_message_bytes: int,
     ) -> None:
@@ -497,7 +481,6 @@ class StreamMethod:
         self._handler = handler
         self._streams = streams
         self._max_message_bytes = max_message_bytes
-        self._outcomes = Outcomes(name)
         self._open = STREAMS_OPEN.labels(name)
         self._messages = STREAM_MESSAGES.labels(name)
 
@@ -514,7 +497,7 @@ class StreamMethod:
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                self._outcomes.count(call.code_of_gone())
+                _ended(self.name, call.code_of_gone()).inc()
                 raise
             # The handler's own; there is a caller to be told.
             bug = RuntimeError("a stream's handler was cancelled, and not by its caller")
@@ -524,7 +507,7 @@ class StreamMethod:
             failure = failure_of(error, self.name, call.reference)
         finally:
             self._open.dec()
-        self._outcomes.count(failure.code if failure is not None else grpc.StatusCode.OK)
+        _ended(self.name, failure.code if failure is not None else grpc.StatusCode.OK).inc()
         return failure
 
     async def _answer(
@@ -539,7 +522,7 @@ class StreamMethod:
             # Closed at once when the call is cancelled, and not when the collector comes by.
             async with contextlib.aclosing(self._handler(request, call)) as responses:
                 async for response in responses:
-                    data = encoded(response)
+                    data = response if isinstance(response, bytes) else response.SerializeToString()
                     if len(data) > limit:
                         return too_large("the response", len(data), limit)
                     await write(data)

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import grpc
 from grpc import aio
 
-from tandem.runtime.call import Admission, Failure, Metadata, Method, RemoteCall, StreamCall, StreamMethod
+from tandem.runtime.call import Admission, Context, Failure, Metadata, Method, RemoteCall, StreamCall, StreamMethod
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings, grpc_options
 from tandem.runtime.worker import Worker
 
@@ -37,7 +37,6 @@ class GrpcioTransport:
         streams: Mapping[str, StreamMethod],
         add_servicers: Callable[[aio.Server], None],
     ) -> None:
-        """workers, streams: by path, "/package.Service/Method". add_servicers: adds those of health and reflection."""
         handlers: dict[str, Any] = {
             path: grpc.unary_unary_rpc_method_handler(_unary(method, worker, self._admission))
             for path, (method, worker) in workers.items()
@@ -49,7 +48,6 @@ class GrpcioTransport:
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
-        """Cancels what is under way after `grace` seconds."""
         await self._server.stop(grace)
 
 
@@ -63,24 +61,31 @@ class _Handlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
-class _Call(RemoteCall):
-    """Workers answer it from their threads; the coroutine that grpcio runs waits for `outcome` on the loop."""
+class _Received(Context):
+    """What grpcio says of a call."""
 
-    def __init__(self, method: Method, payload: bytes, context: aio.ServicerContext[Any, Any]) -> None:
-        self.method = method
-        self.payload = payload
+    def __init__(self, context: aio.ServicerContext[Any, Any]) -> None:
         self.came_at = time.monotonic()
         self._context = context
         # Now: asked later it says less.
         self._remaining = context.time_remaining()
-        self._loop = asyncio.get_running_loop()
-        self.outcome: asyncio.Future[bytes | Failure] = self._loop.create_future()
 
     def metadata(self) -> Metadata:
         return tuple(self._context.invocation_metadata() or ())
 
     def _time_remaining(self) -> float | None:
         return self._remaining
+
+
+class _Call(_Received, RemoteCall):
+    """Workers answer it from their threads; the coroutine that grpcio runs waits for `outcome` on the loop."""
+
+    def __init__(self, method: Method, payload: bytes, context: aio.ServicerContext[Any, Any]) -> None:
+        super().__init__(context)
+        self.method = method
+        self.payload = payload
+        self._loop = asyncio.get_running_loop()
+        self.outcome: asyncio.Future[bytes | Failure] = self._loop.create_future()
 
     def _send(self, response: bytes) -> None:
         self._loop.call_soon_threadsafe(self._resolve, response)
@@ -110,17 +115,8 @@ def _unary(method: Method, worker: Worker, admission: Admission) -> Any:
     return answer
 
 
-class _StreamCall(StreamCall):
-    def __init__(self, context: aio.ServicerContext[Any, Any]) -> None:
-        self.came_at = time.monotonic()
-        self._context = context
-        self._remaining = context.time_remaining()
-
-    def metadata(self) -> Metadata:
-        return tuple(self._context.invocation_metadata() or ())
-
-    def _time_remaining(self) -> float | None:
-        return self._remaining
+class _StreamCall(_Received, StreamCall):
+    pass
 
 
 def _stream(method: StreamMethod) -> Any:

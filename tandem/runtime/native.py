@@ -17,13 +17,11 @@ not answer. It sleeps while nothing is answered inline.
 """
 
 import asyncio
-import shutil
 import tempfile
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from grpc import aio
@@ -31,6 +29,7 @@ from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFr
 
 from tandem.runtime.call import (
     Admission,
+    Context,
     Failure,
     Metadata,
     Method,
@@ -63,7 +62,7 @@ _Event = tuple[Any, ...]
 
 
 class NativeTransport:
-    """Listens from when it is made, and takes calls from `start` on."""
+    """Listens from when it is made, and takes calls from `start` on. Made on the event loop."""
 
     def __init__(self, address: str, settings: ServerSettings, admission: Admission) -> None:
         """Raises OSError for an address that is taken."""
@@ -95,10 +94,11 @@ class NativeTransport:
         self._watched = threading.Event()
         self._ended = False
         # The event loop's.
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._behind: aio.Server | None = None
-        self._folder: Path | None = None
+        # A server of grpcio's for all methods that are not in the front's table; its folder is this user's alone.
+        self._behind = aio.server(options=grpc_options(settings))
+        self._folder = tempfile.TemporaryDirectory(prefix="tandem-", ignore_cleanup_errors=True)
 
     async def start(
         self,
@@ -106,32 +106,22 @@ class NativeTransport:
         streams: Mapping[str, StreamMethod],
         add_servicers: Callable[[aio.Server], None],
     ) -> None:
-        """workers, streams: by path, "/package.Service/Method". add_servicers: adds those of health and reflection."""
-        self._loop = asyncio.get_running_loop()
         numbers = self.front.add_methods([(path, False) for path in workers])
         self._workers = dict(zip(numbers, workers.values(), strict=True))
         numbers = self.front.add_methods([(path, True) for path in streams])
         self._streams = dict(zip(numbers, streams.values(), strict=True))
-        await self._start_behind(add_servicers)
+        add_servicers(self._behind)
+        socket = f"{self._folder.name}/behind.sock"
+        self._behind.add_insecure_port(f"unix:{socket}")
+        await self._behind.start()
+        self.front.set_fallback(socket)
         self.front.start()
         threading.Thread(target=self._receive, name="native-receive", daemon=True).start()
         if any(worker.inline is not None for _, worker in workers.values()):
             threading.Thread(target=self._stand_in, name="native-stand-in", daemon=True).start()
 
-    async def _start_behind(self, add_servicers: Callable[[aio.Server], None]) -> None:
-        """A server of grpcio's for all methods that are not in the front's table; the folder is this user's alone."""
-        self._folder = Path(tempfile.mkdtemp(prefix="tandem-"))
-        socket = str(self._folder / "behind.sock")
-        self._behind = aio.server(options=grpc_options(self._settings))
-        add_servicers(self._behind)
-        self._behind.add_insecure_port(f"unix:{socket}")
-        await self._behind.start()
-        self.front.set_fallback(socket)
-
     async def stop(self, grace: float) -> None:
-        """Cancels what is under way after `grace` seconds, and closes all connections."""
-        if self._behind is not None:
-            await self._behind.stop(grace)
+        await self._behind.stop(grace)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
         for call in list(self.calls.values()):
@@ -140,8 +130,7 @@ class NativeTransport:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.front.close)
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.cleanup()
 
     def _receive(self) -> None:
         """The receiving thread."""
@@ -243,22 +232,16 @@ class NativeTransport:
     # On the event loop, and its streams.
 
     def _open_stream(self, method: StreamMethod, event: _Event, came_at: float) -> None:
-        loop = self._loop
-        assert loop is not None, "started"
-        call = self.calls[event[1]] = _StreamCall(loop, event, came_at)
-        loop.call_soon_threadsafe(self._start_stream, method, call, event[3])
+        call = self.calls[event[1]] = _StreamCall(self._loop, event, came_at)
 
-    def _start_stream(self, method: StreamMethod, call: "_StreamCall", payload: bytes) -> None:
-        assert self._loop is not None, "started"
-        call.task = task = self._loop.create_task(self._run_stream(method, call, payload))
-        self._tasks.add(task)
-        task.add_done_callback(lambda _: self._end_stream(call))
+        def start() -> None:
+            call.task = task = self._loop.create_task(self._run_stream(method, call, event[3]))
+            self._tasks.add(task)
+            # Also of a stream that is cancelled before it runs.
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda _: self.calls.pop(call.call_id, None))
 
-    def _end_stream(self, call: "_StreamCall") -> None:
-        """Also of a stream that was cancelled before it ran."""
-        assert call.task is not None, "started"
-        self._tasks.discard(call.task)
-        self.calls.pop(call.call_id, None)
+        self._loop.call_soon_threadsafe(start)
 
     async def _run_stream(self, method: StreamMethod, call: "_StreamCall", payload: bytes) -> None:
         front = self.front
@@ -281,7 +264,21 @@ class NativeTransport:
             _fail(front, call.call_id, failure)
 
 
-class _Call(RemoteCall):
+class _Received(Context):
+    """What the front says of a call."""
+
+    _event: _Event
+
+    def metadata(self) -> Metadata:
+        metadata: Metadata = self._event[5][0]
+        return metadata
+
+    def _time_remaining(self) -> float | None:
+        remaining: float | None = self._event[5][2]
+        return remaining
+
+
+class _Call(_Received, RemoteCall):
     """Made for each unary call: it sets no more than it must."""
 
     def __init__(self, transport: NativeTransport, method: Method, event: _Event, came_at: float) -> None:
@@ -290,12 +287,6 @@ class _Call(RemoteCall):
         self.came_at = came_at
         self._transport = transport
         self._event = event
-
-    def metadata(self) -> Metadata:
-        return _metadata_of(self._event)
-
-    def _time_remaining(self) -> float | None:
-        return _time_remaining_of(self._event)
 
     def _send(self, response: bytes) -> None:
         transport, call_id = self._transport, self._event[1]
@@ -310,7 +301,7 @@ class _Call(RemoteCall):
         self._transport.calls.pop(self._event[1], None)
 
 
-class _StreamCall(StreamCall):
+class _StreamCall(_Received, StreamCall):
     task: asyncio.Task[None] | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, event: _Event, came_at: float) -> None:
@@ -319,12 +310,6 @@ class _StreamCall(StreamCall):
         self._loop = loop
         self._event = event
 
-    def metadata(self) -> Metadata:
-        return _metadata_of(self._event)
-
-    def _time_remaining(self) -> float | None:
-        return _time_remaining_of(self._event)
-
     def caller_left(self) -> None:
         """The caller has gone. From any thread: the loop has been given the stream before."""
         self._loop.call_soon_threadsafe(self.cancel)
@@ -332,17 +317,6 @@ class _StreamCall(StreamCall):
     def cancel(self) -> None:
         assert self.task is not None, "started"
         self.task.cancel()
-
-
-def _metadata_of(event: _Event) -> Metadata:
-    metadata: Metadata = event[5][0]
-    return metadata
-
-
-def _time_remaining_of(event: _Event) -> float | None:
-    """Seconds when the call came, None where the caller set no deadline."""
-    remaining: float | None = event[5][2]
-    return remaining
 
 
 def _fail(front: NativeGrpcFront, call_id: int, failure: Failure) -> None:

@@ -132,7 +132,7 @@ class RunningApplication:
                 self._started.append(component)
             self._stop_metrics = _start_metrics(application.server)
             await self._ask_readiness()
-            await transport.start(self._workers(), self._stream_methods(), self._add_servicers)
+            await transport.start(*self._routes(), self._add_servicers)
         except BaseException:
             # What could not be stopped is in the log; what could not be started is what the caller wants to know.
             if self._transport is not None:
@@ -143,37 +143,21 @@ class RunningApplication:
         self._readiness = asyncio.create_task(self._follow_readiness())
         log.info("serving", host=application.server.host, port=self.port, transport=transport_of(application.server))
 
-    def _workers(self) -> dict[str, tuple[Method, Worker]]:
+    def _routes(self) -> tuple[dict[str, tuple[Method, Worker]], dict[str, StreamMethod]]:
         limit = self._application.server.max_message_bytes
-        return {
-            f"/{service.descriptor.full_name}/{method.name}": (
-                Method(
-                    method.name,
-                    message_factory.GetMessageClass(method.input_type),
-                    admission=self._admission,
-                    max_message_bytes=limit,
-                ),
-                service.workers[method.name],
-            )
-            for service in self._application.services
-            for method in service.descriptor.methods
-            if not method.server_streaming
-        }
-
-    def _stream_methods(self) -> dict[str, StreamMethod]:
-        limit = self._application.server.max_message_bytes
-        return {
-            f"/{service.descriptor.full_name}/{method.name}": StreamMethod(
-                method.name,
-                message_factory.GetMessageClass(method.input_type),
-                service.streams[method.name],
-                streams=self._streams,
-                max_message_bytes=limit,
-            )
-            for service in self._application.services
-            for method in service.descriptor.methods
-            if method.server_streaming
-        }
+        workers: dict[str, tuple[Method, Worker]] = {}
+        streams: dict[str, StreamMethod] = {}
+        for service in self._application.services:
+            for rpc in service.descriptor.methods:
+                path = f"/{service.descriptor.full_name}/{rpc.name}"
+                request_class = message_factory.GetMessageClass(rpc.input_type)
+                if rpc.server_streaming:
+                    handler = service.streams[rpc.name]
+                    streams[path] = StreamMethod(rpc.name, request_class, handler, self._streams, limit)
+                else:
+                    method = Method(rpc.name, request_class, admission=self._admission, max_message_bytes=limit)
+                    workers[path] = method, service.workers[rpc.name]
+        return workers, streams
 
     def _add_servicers(self, server: aio.Server) -> None:
         """Health and reflection, which no worker answers."""
@@ -194,31 +178,24 @@ class RunningApplication:
             await self._health.enter_graceful_shutdown()
             await asyncio.sleep(settings.drain_delay_seconds)
             self._health.end_watches()
-            await self._drain()
+            # The transports' own stop() closes connections as soon as the last handler has returned, some with answers
+            # still unwritten: the native one often, grpcio now and then. So calls are waited for before it.
+            seconds = settings.drain_seconds
+            await asyncio.gather(self._admission.close(seconds), self._streams.close(seconds))
+            await asyncio.sleep(_FLUSH_SECONDS)
+            assert self._transport is not None, "started"
+            await self._transport.stop(_FLUSH_SECONDS)
         finally:
-            await self._end_readiness()
+            # A check under way may have a connection of a component's in a thread: it is waited for, within reason.
+            if self._readiness is not None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._readiness, _READINESS_SECONDS)
             # Whatever happens to the transport: components hold locks and buffers that others wait for.
             failures = await self._stop_components()
             self._stop_metrics()
         if failures:
             raise ExceptionGroup("components failed to stop", failures)
         log.info("stopped")
-
-    async def _drain(self) -> None:
-        # The transports' own stop() closes connections as soon as the last handler has returned, some with answers
-        # still unwritten: the native one often, grpcio now and then. So calls are waited for before it.
-        seconds = self._application.server.drain_seconds
-        await asyncio.gather(self._admission.close(seconds), self._streams.close(seconds))
-        await asyncio.sleep(_FLUSH_SECONDS)
-        assert self._transport is not None, "started"
-        await self._transport.stop(_FLUSH_SECONDS)
-
-    async def _end_readiness(self) -> None:
-        """A check under way may have a connection of a component's in a thread: it is waited for, within reason."""
-        if self._readiness is None:
-            return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._readiness, _READINESS_SECONDS)
 
     async def _stop_components(self) -> list[Exception]:
         """Stops all of them, whatever one of them does, and returns what went wrong."""
@@ -255,8 +232,8 @@ class RunningApplication:
             return False
 
     async def _set_health(self, name: str, ready: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self._health.set(name, status)
+        state = health_pb2.HealthCheckResponse
+        await self._health.set(name, state.SERVING if ready else state.NOT_SERVING)
 
 
 def run(application: Application) -> int:

@@ -106,7 +106,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
         routes = {f"/s/{it.name}": (it, worker) for it, worker in zip(methods, workers, strict=True)}
         opened = Streams()
         stream_routes = {
-            f"/s/Stream{it}": StreamMethod(f"Stream{it}", Empty, handler, streams=opened, max_message_bytes=1024)
+            f"/s/Stream{it}": StreamMethod(f"Stream{it}", Empty, handler, opened, 1024)
             for it, handler in enumerate(streams)
         }
         await transport.start(routes, stream_routes, no_servicers)
