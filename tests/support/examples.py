@@ -2,7 +2,7 @@
 
 A page holds blocks of commands (```sh), each followed by a block with what its commands print (```json or ```text):
 standard output and standard error as they come. In a comparison, what differs from run to run counts as equal: tokens,
-positions, lags, and times. A block whose output has a line `ERROR:` is one whose last command fails.
+positions, lags, times, and request ids that the server made. A block whose output has a line `ERROR:` is one whose last command fails.
 """
 
 import difflib
@@ -18,6 +18,8 @@ _RPC = re.compile(r"\b([a-z][\w.]*\.[A-Z]\w*/[A-Z]\w*)")
 _VOLATILE = [
     (re.compile(r'("(?:consistencyToken|asOf|nextPageToken|cursor)": )"[^"]+"'), r'\1"<token>"'),
     (re.compile(r'("(?:position|feedHead|headPosition)": )"\d+"'), r'\1"<number>"'),
+    # Those that a caller chose are not of version 7.
+    (re.compile(r'("(?:requestId|correlationId)": )"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]{21}"'), r'\1"<id>"'),
     (re.compile(r' *"lagEvents": "\d+",\n'), ""),  # left out where it is 0
     (re.compile(r'("lag": )"[\d.]+s"'), r'\1"<seconds>"'),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"), "<time>"),
