@@ -1,11 +1,16 @@
 """Writes docs/configuration.md from the settings: `make docs`."""
 
+import json
 import sys
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
 
 import command_server.settings
 import projector.settings
 import query_server.settings
-from tandem.runtime.settings import CONFIG_VARIABLE, ServiceSettings, describe
+from tandem.runtime.settings import CONFIG_VARIABLE, Block, ServiceSettings, block_of
 
 _SERVICES: tuple[tuple[str, type[ServiceSettings]], ...] = (
     ("Command server", command_server.settings.Settings),
@@ -51,6 +56,37 @@ def render() -> str:
         ]
         parts.append("\n")
     return "\n".join([parts[0], "".join(parts[1:])]).rstrip() + "\n"
+
+
+def describe(settings: type[ServiceSettings]) -> list[tuple[str, str, str]]:
+    """(environment name, default as one writes it, description) of every setting, for the documentation."""
+    return _describe(settings, f"TANDEM_{settings.section.upper()}_", {}, "required")
+
+
+def _describe(
+    model: type[BaseModel], prefix: str, defaults: Mapping[str, Any], required: str
+) -> list[tuple[str, str, str]]:
+    """`defaults`: what the block around says, over the fields' own. `required`: what to say of a field without any."""
+    rows = []
+    for name, field in model.model_fields.items():
+        default = defaults.get(name, field.get_default())
+        block = block_of(field.annotation)
+        if block is not None:
+            given = default if isinstance(default, Block) else None
+            if default is None:
+                # Otherwise the block's fields say all.
+                rows.append((f"{prefix}{name.upper()}__…", "none", field.description or ""))
+            without = required if default is not None else f"required with {name}"
+            inner = {part: getattr(given, part) for part in given.model_fields_set} if given is not None else {}
+            rows += _describe(block, f"{prefix}{name.upper()}__", inner, without)
+        else:
+            missing = field.is_required() and name not in defaults
+            rows.append((prefix + name.upper(), required if missing else _written(default), field.description or ""))
+    return rows
+
+
+def _written(value: Any) -> str:
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _default(text: str) -> str:

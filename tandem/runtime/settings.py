@@ -4,10 +4,8 @@ A service's settings come from the environment (`TANDEM_COMMAND_DATABASE__URL=�
 names (`[command.database]` / `url = "…"`) over the defaults. An unknown key is an error in either. Settings are frozen.
 """
 
-import json
 import os
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
@@ -243,43 +241,13 @@ def _variables(model: type[BaseModel], prefix: str) -> list[str]:
     for name, field in model.model_fields.items():
         variable = prefix + name.upper()
         names.append(variable)
-        block = _block_of(field.annotation)
+        block = block_of(field.annotation)
         if block is not None:
             names += _variables(block, variable + "__")
     return names
 
 
-def _block_of(annotation: Any) -> type[Block] | None:
+def block_of(annotation: Any) -> type[Block] | None:
+    """The block that a field with this annotation holds; None for a plain value."""
     candidates = [annotation, *getattr(annotation, "__args__", ())]
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, Block)), None)
-
-
-def describe(settings: type[ServiceSettings]) -> list[tuple[str, str, str]]:
-    """(environment name, default as one writes it, description) of every setting, for the documentation."""
-    return _describe(settings, f"TANDEM_{settings.section.upper()}_", {}, "required")
-
-
-def _describe(
-    model: type[BaseModel], prefix: str, defaults: Mapping[str, Any], required: str
-) -> list[tuple[str, str, str]]:
-    """`defaults`: what the block around says, over the fields' own. `required`: what to say of a field without any."""
-    rows = []
-    for name, field in model.model_fields.items():
-        default = defaults.get(name, field.get_default())
-        block = _block_of(field.annotation)
-        if block is not None:
-            given = default if isinstance(default, Block) else None
-            if default is None:
-                # Otherwise the block's fields say all.
-                rows.append((f"{prefix}{name.upper()}__…", "none", field.description or ""))
-            without = required if default is not None else f"required with {name}"
-            inner = {part: getattr(given, part) for part in given.model_fields_set} if given is not None else {}
-            rows += _describe(block, f"{prefix}{name.upper()}__", inner, without)
-        else:
-            missing = field.is_required() and name not in defaults
-            rows.append((prefix + name.upper(), required if missing else _written(default), field.description or ""))
-    return rows
-
-
-def _written(value: Any) -> str:
-    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)

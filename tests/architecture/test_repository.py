@@ -15,7 +15,7 @@ import query_server.settings
 from command_server.app import MIGRATIONS as WRITE_MIGRATIONS
 from projector.app import MIGRATIONS as READ_MIGRATIONS
 from shop.views import REVISION
-from tandem.runtime.settings import SECTIONS, describe
+from tandem.runtime.settings import SECTIONS
 from tools import configuration, contract
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def test_the_contract_page_is_what_the_contract_says() -> None:
 
 
 def test_every_setting_says_what_it_is() -> None:
-    rows = [row for settings in SETTINGS for row in describe(settings)]
+    rows = [row for settings in SETTINGS for row in configuration.describe(settings)]
     assert len(rows) > 50
     assert [name for name, _, text in rows if not text] == []
 

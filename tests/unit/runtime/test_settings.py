@@ -11,9 +11,9 @@ from tandem.runtime.settings import (
     ServerSettings,
     ServiceSettings,
     SettingsError,
-    describe,
     load,
 )
+from tools import configuration
 
 
 class Sizes(Block):
@@ -149,7 +149,7 @@ def test_settings_are_frozen() -> None:
 
 
 def test_a_description_says_the_name_the_default_in_force_and_what_it_is() -> None:
-    described = {name: (default, text) for name, default, text in describe(Settings)}
+    described = {name: (default, text) for name, default, text in configuration.describe(Settings)}
     assert described["TANDEM_COMMAND_DATABASE__URL"][0] == "required"
     assert described["TANDEM_COMMAND_DATABASE__PASSWORD_FILE"][0] == "none"
     assert described["TANDEM_COMMAND_SERVER__PORT"][0] == "50051"
