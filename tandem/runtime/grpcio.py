@@ -7,11 +7,23 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import grpc
+from google.rpc.status_pb2 import Status
 from grpc import aio
 
-from tandem.runtime.call import Admission, Context, Failure, Metadata, Method, RemoteCall, StreamCall, StreamMethod
+from tandem.runtime.call import (
+    CODES,
+    Admission,
+    Context,
+    Metadata,
+    Method,
+    RemoteCall,
+    StreamCall,
+    StreamMethod,
+    StreamMethods,
+    trailers_of,
+)
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
-from tandem.runtime.worker import Worker
+from tandem.runtime.worker import Worker, Workers
 
 # Clients that keep idle connections open ping; the default minimum of 5 minutes would close them (too_many_pings).
 MIN_PING_MILLISECONDS = 10_000
@@ -24,6 +36,9 @@ MAX_STREAMS_PER_CONNECTION = 100_000
 # Calls that came in and that grpcio has not handed over yet. Past its own limit of 1,000 it drops some of them with a
 # bare CANCELLED: a thousand watchers that come back at once after a failover are as many.
 _MAX_PENDING_CALLS = 100_000
+
+AddServicers = Callable[[aio.Server], None]
+"""Adds those of health and reflection, which no worker answers."""
 
 
 def server_options(settings: ServerSettings) -> list[tuple[str, int]]:
@@ -58,12 +73,7 @@ class GrpcioTransport:
         except RuntimeError as error:
             raise OSError(str(error)) from error
 
-    async def start(
-        self,
-        workers: Mapping[str, tuple[Method, Worker]],
-        streams: Mapping[str, StreamMethod],
-        add_servicers: Callable[[aio.Server], None],
-    ) -> None:
+    async def start(self, workers: Workers, streams: StreamMethods, add_servicers: AddServicers) -> None:
         handlers: dict[str, Any] = {
             path: grpc.unary_unary_rpc_method_handler(_unary(method, worker, self._admission))
             for path, (method, worker) in workers.items()
@@ -112,18 +122,18 @@ class _Call(_Received, RemoteCall):
         self.method = method
         self.payload = payload
         self._loop = asyncio.get_running_loop()
-        self.outcome: asyncio.Future[bytes | Failure] = self._loop.create_future()
+        self.outcome: asyncio.Future[bytes | Status] = self._loop.create_future()
 
     def _send(self, response: bytes) -> None:
         self._loop.call_soon_threadsafe(self._resolve, response)
 
-    def _send_failure(self, failure: Failure) -> None:
-        self._loop.call_soon_threadsafe(self._resolve, failure)
+    def _send_failure(self, status: Status) -> None:
+        self._loop.call_soon_threadsafe(self._resolve, status)
 
     def _forget(self) -> None:
         """The coroutine was cancelled, and nobody waits any more."""
 
-    def _resolve(self, outcome: bytes | Failure) -> None:
+    def _resolve(self, outcome: bytes | Status) -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
@@ -155,8 +165,8 @@ def _stream(method: StreamMethod) -> Any:
     return answer
 
 
-async def _abort(context: aio.ServicerContext[Any, Any], failure: Failure) -> NoReturn:
-    await context.abort(failure.code, failure.status.message, failure.trailing_metadata())
+async def _abort(context: aio.ServicerContext[Any, Any], status: Status) -> NoReturn:
+    await context.abort(CODES[status.code], status.message, trailers_of(status))
     raise AssertionError("abort() returned")
 
 
