@@ -121,27 +121,6 @@ def _moments(values: Iterable[datetime]) -> Iterable[bytes]:
     return _int64([(value - _MIDNIGHT_2000) // _MICROSECOND for value in values])
 
 
-# As SQLAlchemy writes the types of columns.
-_ENCODERS: dict[str, Callable[[Iterable[Any]], Iterable[bytes]]] = {
-    "UUID": _uuids,
-    "BIGINT": _int64,
-    "INTEGER": _int32,
-    "SMALLINT": _fixed("h"),
-    "BOOLEAN": _fixed("?"),
-    "TEXT": _texts,
-    "BYTEA": _bytes,
-    "DATE": _days,
-    "TIMESTAMP WITH TIME ZONE": _moments,
-}
-_NAMES = {
-    "BIGINT": "int8",
-    "INTEGER": "int4",
-    "SMALLINT": "int2",
-    "BOOLEAN": "bool",
-    "TIMESTAMP WITH TIME ZONE": "timestamptz",
-}
-
-
 class _Kind(NamedTuple):
     """element: its type in PostgreSQL."""
 
@@ -152,7 +131,7 @@ class _Kind(NamedTuple):
 
 
 def _kind(name: str, encode: Callable[[Iterable[Any]], Iterable[bytes]]) -> _Kind:
-    element = psycopg.adapters.types[_NAMES.get(name, name.lower())]
+    element = psycopg.adapters.types[name]
     assert element is not None
     return _Kind(
         encode,
@@ -162,4 +141,15 @@ def _kind(name: str, encode: Callable[[Iterable[Any]], Iterable[bytes]]) -> _Kin
     )
 
 
-_KINDS = {name: _kind(name, encode) for name, encode in _ENCODERS.items()}
+# By the type of a column as SQLAlchemy writes it.
+_KINDS = {
+    "UUID": _kind("uuid", _uuids),
+    "BIGINT": _kind("int8", _int64),
+    "INTEGER": _kind("int4", _int32),
+    "SMALLINT": _kind("int2", _fixed("h")),
+    "BOOLEAN": _kind("bool", _fixed("?")),
+    "TEXT": _kind("text", _texts),
+    "BYTEA": _kind("bytea", _bytes),
+    "DATE": _kind("date", _days),
+    "TIMESTAMP WITH TIME ZONE": _kind("timestamptz", _moments),
+}

@@ -66,7 +66,7 @@ def _insert(table: Table, names: Names) -> str:
 
 @cache
 def _update(table: Table, names: Names) -> str:
-    changes = ", ".join(f"{name} = v.{name}" for name in _others(table, names))
+    changes = ", ".join(f"{name} = v.{name}" for name in names if not table.c[name].primary_key)
     same = " AND ".join(f"t.{column.name} = v.{column.name}" for column in table.primary_key)
     values = f"{_unnest(table, names)} AS v ({', '.join(names)})"
     return f"UPDATE {table.fullname} AS t SET {changes} FROM {values} WHERE {same}"  # noqa: S608
@@ -84,7 +84,3 @@ def _types(table: Table, names: Names) -> tuple[str, ...]:
 
 def _unnest(table: Table, names: Names) -> str:
     return f"unnest({', '.join(f'CAST(%s AS {kind}[])' for kind in _types(table, names))})"
-
-
-def _others(table: Table, names: Names) -> list[str]:
-    return [name for name in names if not table.c[name].primary_key]

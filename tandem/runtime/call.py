@@ -16,14 +16,16 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, status_pb2
+from grpc import aio
 from prometheus_client import Counter
 
 from tandem.runtime.errors import (
@@ -43,6 +45,7 @@ from tandem.runtime.telemetry import (
     CALLS_UNDER_WAY,
     STREAM_MESSAGES,
     STREAMS_OPEN,
+    CallHistogram,
     log,
 )
 
@@ -117,31 +120,28 @@ def stopping_error() -> Unavailable:
     return Unavailable("the server is stopping", reason="STOPPING")
 
 
-class Failure(NamedTuple):
-    """What the caller is told of an error."""
-
-    code: grpc.StatusCode
-    status: status_pb2.Status
-
-    def trailing_metadata(self) -> tuple[tuple[str, bytes]]:
-        return (("grpc-status-details-bin", self.status.SerializeToString()),)
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+"""By their numbers, as google.rpc.Status has them."""
 
 
-def failure_of(error: Exception, method: str, reference_of: Callable[[], str]) -> Failure:
+def trailers_of(status: status_pb2.Status) -> tuple[tuple[str, bytes]]:
+    return (("grpc-status-details-bin", status.SerializeToString()),)
+
+
+def status_of(error: Exception, method: str, call: "Context") -> status_pb2.Status:
     """A TandemError is told to the caller. Any other is a bug: logged, under the reference that the caller gets."""
-    reference = reference_of()
+    reference = call.reference()
     if isinstance(error, TandemError):
         log.debug("call refused", method=method, reason=error.reason, reference=reference)
-        return Failure(code_of(error), to_status(error))
+        return to_status(error)
     log.error("call failed", method=method, reference=reference, exc_info=error)
-    return Failure(grpc.StatusCode.INTERNAL, internal_status(reference))
+    return internal_status(reference)
 
 
-def too_large(what: str, size: int, limit: int) -> Failure:
+def too_large(what: str, size: int, limit: int) -> status_pb2.Status:
     """For a message of `size` bytes."""
     message = f"{what} has {size} bytes; at most {limit} are allowed"
-    status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message)
-    return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, status)
+    return status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message)
 
 
 def decoded(request_class: type[Message], payload: bytes) -> Message:
@@ -158,23 +158,21 @@ def _ended(method: str, code: grpc.StatusCode) -> Counter:
     return CALLS.labels(method, code.name)
 
 
-class Method:
-    """A unary RPC, with its metrics. admission: None for calls that the program makes itself."""
+@cache
+def _seconds(method: str) -> CallHistogram:
+    return CALL_SECONDS.labels(method)
 
-    def __init__(
-        self,
-        name: str,
-        request_class: type[Message],
-        *,
-        admission: Admission | None = None,
-        max_message_bytes: int = 2**31,
-    ) -> None:
-        """max_message_bytes: of a request and of a response."""
-        self.name = name
-        self.request_class = request_class
-        self.admission = admission
-        self.max_message_bytes = max_message_bytes
-        self._seconds = CALL_SECONDS.labels(name)
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A unary RPC, and how its calls are counted."""
+
+    name: str
+    request_class: type[Message]
+    admission: Admission | None = None
+    """None for calls that the program makes itself."""
+    max_message_bytes: int = 2**31
+    """Of a request and of a response."""
 
     def settle(self, code: grpc.StatusCode, seconds: float, calls: int) -> None:
         """So many calls that were admitted ended alike, so long after they came."""
@@ -185,7 +183,7 @@ class Method:
     def count(self, code: grpc.StatusCode, seconds: float, calls: int = 1) -> None:
         """As `settle`, for calls that were not admitted."""
         _ended(self.name, code).inc(calls)
-        self._seconds.observe_many(seconds, calls)
+        _seconds(self.name).observe_many(seconds, calls)
 
 
 class Context(ABC):
@@ -319,14 +317,14 @@ class RemoteCall(Call):
         self._send(data)
 
     def fail(self, error: Exception) -> None:
-        self.fail_with(failure_of(error, self.method.name, self.reference))
+        self.fail_with(status_of(error, self.method.name, self))
 
-    def fail_with(self, failure: Failure) -> None:
+    def fail_with(self, status: status_pb2.Status) -> None:
         if self.gone or self.code is not None:
             self._answer_nobody()
             return
-        self.code = failure.code
-        self._send_failure(failure)
+        self.code = CODES[status.code]
+        self._send_failure(status)
 
     def count_unadmitted(self) -> None:
         """Counts a call that was refused before it was admitted."""
@@ -343,7 +341,7 @@ class RemoteCall(Call):
     def _send(self, response: bytes) -> None: ...
 
     @abstractmethod
-    def _send_failure(self, failure: Failure) -> None: ...
+    def _send_failure(self, status: status_pb2.Status) -> None: ...
 
 
 class LocalCall(Call):
@@ -465,33 +463,24 @@ class Streams:
             await asyncio.wait_for(self._idle.wait(), seconds)
 
 
+@dataclass(frozen=True, eq=False)
 class StreamMethod:
     """A server-streaming RPC, with all that stands around its handler: size, decoding, errors to status, metrics."""
 
-    def __init__(
-        self,
-        name: str,
-        request_class: type[Message],
-        handler: StreamHandler,
-        streams: Streams,
-        max_message_bytes: int,
-    ) -> None:
-        self.name = name
-        self._request_class = request_class
-        self._handler = handler
-        self._streams = streams
-        self._max_message_bytes = max_message_bytes
-        self._open = STREAMS_OPEN.labels(name)
-        self._messages = STREAM_MESSAGES.labels(name)
+    name: str
+    request_class: type[Message]
+    handler: StreamHandler
+    streams: Streams
+    max_message_bytes: int
 
     async def run(
         self, call: StreamCall, payload: bytes, write: Callable[[bytes], Awaitable[object]]
-    ) -> Failure | None:
+    ) -> status_pb2.Status | None:
         """Answers a call until the stream ends; returns how it failed, for the caller.
 
         write: returns when the transport has taken the message. CancelledError is raised again: the caller has gone.
         """
-        self._open.inc()
+        STREAMS_OPEN.labels(self.name).inc()
         try:
             failure = await self._answer(call, payload, write)
         except asyncio.CancelledError as error:
@@ -502,31 +491,40 @@ class StreamMethod:
             # The handler's own; there is a caller to be told.
             bug = RuntimeError("a stream's handler was cancelled, and not by its caller")
             bug.__cause__ = error
-            failure = failure_of(bug, self.name, call.reference)
+            failure = status_of(bug, self.name, call)
         except Exception as error:
-            failure = failure_of(error, self.name, call.reference)
+            failure = status_of(error, self.name, call)
         finally:
-            self._open.dec()
-        _ended(self.name, failure.code if failure is not None else grpc.StatusCode.OK).inc()
+            STREAMS_OPEN.labels(self.name).dec()
+        _ended(self.name, grpc.StatusCode.OK if failure is None else CODES[failure.code]).inc()
         return failure
 
     async def _answer(
         self, call: StreamCall, payload: bytes, write: Callable[[bytes], Awaitable[object]]
-    ) -> Failure | None:
-        limit = self._max_message_bytes
+    ) -> status_pb2.Status | None:
+        limit = self.max_message_bytes
+        sent = STREAM_MESSAGES.labels(self.name)
         if len(payload) > limit:
             return too_large("the request", len(payload), limit)
-        self._streams.enter(call)
+        self.streams.enter(call)
         try:
-            request = decoded(self._request_class, payload)
+            request = decoded(self.request_class, payload)
             # Closed at once when the call is cancelled, and not when the collector comes by.
-            async with contextlib.aclosing(self._handler(request, call)) as responses:
+            async with contextlib.aclosing(self.handler(request, call)) as responses:
                 async for response in responses:
                     data = response if isinstance(response, bytes) else response.SerializeToString()
                     if len(data) > limit:
                         return too_large("the response", len(data), limit)
                     await write(data)
-                    self._messages.inc()
+                    sent.inc()
         finally:
-            self._streams.leave(call)
+            self.streams.leave(call)
         return None
+
+
+StreamMethods = Mapping[str, StreamMethod]
+"""By path, as `tandem.runtime.worker.Workers`."""
+
+
+AddServicers = Callable[[aio.Server], None]
+"""Adds those of health and reflection, which no worker answers."""

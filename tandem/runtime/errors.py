@@ -26,6 +26,7 @@ DOMAIN = "tandem"
 
 # Proxies and grpc cut metadata of more than 8 KiB, and base64 adds a third; the rest of the trailers needs room too.
 MAX_DETAILS_BYTES = 4096
+_ROOM_FOR_COUNT = 80
 # A description that quotes a caller's value must not push the other violations out.
 _MAX_DESCRIPTION = 200
 
@@ -130,10 +131,8 @@ def to_status(error: TandemError) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     details: list[Message] = [info]
     match error:
-        case InvalidArgument():
-            details.append(_bad_request(error.violations, MAX_DETAILS_BYTES - _packed_size(info)))
-        case PreconditionFailed():
-            details.append(_precondition_failure(error.violations, MAX_DETAILS_BYTES - _packed_size(info)))
+        case InvalidArgument() | PreconditionFailed():
+            details.append(_violations(error, MAX_DETAILS_BYTES - _packed_size(info)))
         case NotFound() | AlreadyExists():
             details.append(
                 error_details_pb2.ResourceInfo(
@@ -166,37 +165,28 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MAX_DESCRIPTION else text[: _MAX_DESCRIPTION - 1] + "…"
 
 
-def _bad_request(violations: list[Violation], room: int) -> error_details_pb2.BadRequest:
-    detail = error_details_pb2.BadRequest()
-    for number, violation in enumerate(violations):
-        field = detail.field_violations.add(
-            field=violation.subject, description=_cut(violation.description), reason=violation.kind
-        )
+def _violations(
+    error: InvalidArgument | PreconditionFailed, room: int
+) -> error_details_pb2.BadRequest | error_details_pb2.PreconditionFailure:
+    """As many of them as there is room for, and how many more there are."""
+    if isinstance(error, InvalidArgument):
+        detail = error_details_pb2.BadRequest()
+        entries, names = detail.field_violations, ("field", "description", "reason")
+    else:
+        detail = error_details_pb2.PreconditionFailure()
+        entries, names = detail.violations, ("subject", "description", "type")
+
+    def add(it: Violation) -> Message:
+        entry: Message = entries.add(**dict(zip(names, (it.subject, _cut(it.description), it.kind), strict=True)))
+        return entry
+
+    for number, violation in enumerate(error.violations):
+        entry = add(violation)
         if _packed_size(detail) > room - _ROOM_FOR_COUNT:
-            detail.field_violations.remove(field)
-            detail.field_violations.add(description=_rest(len(violations) - number), reason="MORE_VIOLATIONS")
+            entries.remove(entry)
+            add(Violation("", f"and {len(error.violations) - number} more", "MORE_VIOLATIONS"))
             break
     return detail
-
-
-def _precondition_failure(violations: list[Violation], room: int) -> error_details_pb2.PreconditionFailure:
-    detail = error_details_pb2.PreconditionFailure()
-    for number, violation in enumerate(violations):
-        entry = detail.violations.add(
-            type=violation.kind, subject=violation.subject, description=_cut(violation.description)
-        )
-        if _packed_size(detail) > room - _ROOM_FOR_COUNT:
-            detail.violations.remove(entry)
-            detail.violations.add(type="MORE_VIOLATIONS", description=_rest(len(violations) - number))
-            break
-    return detail
-
-
-_ROOM_FOR_COUNT = 80
-
-
-def _rest(count: int) -> str:
-    return f"and {count} more"
 
 
 def _pack(detail: Message) -> Any:

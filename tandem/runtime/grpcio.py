@@ -3,15 +3,28 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import grpc
+from google.rpc.status_pb2 import Status
 from grpc import aio
 
-from tandem.runtime.call import Admission, Context, Failure, Metadata, Method, RemoteCall, StreamCall, StreamMethod
+from tandem.runtime.call import (
+    CODES,
+    AddServicers,
+    Admission,
+    Context,
+    Metadata,
+    Method,
+    RemoteCall,
+    StreamCall,
+    StreamMethod,
+    StreamMethods,
+    trailers_of,
+)
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings, grpc_options
-from tandem.runtime.worker import Worker
+from tandem.runtime.worker import Worker, Workers
 
 
 class GrpcioTransport:
@@ -31,12 +44,7 @@ class GrpcioTransport:
         except RuntimeError as error:
             raise OSError(str(error)) from error
 
-    async def start(
-        self,
-        workers: Mapping[str, tuple[Method, Worker]],
-        streams: Mapping[str, StreamMethod],
-        add_servicers: Callable[[aio.Server], None],
-    ) -> None:
+    async def start(self, workers: Workers, streams: StreamMethods, add_servicers: AddServicers) -> None:
         handlers: dict[str, Any] = {
             path: grpc.unary_unary_rpc_method_handler(_unary(method, worker, self._admission))
             for path, (method, worker) in workers.items()
@@ -85,18 +93,18 @@ class _Call(_Received, RemoteCall):
         self.method = method
         self.payload = payload
         self._loop = asyncio.get_running_loop()
-        self.outcome: asyncio.Future[bytes | Failure] = self._loop.create_future()
+        self.outcome: asyncio.Future[bytes | Status] = self._loop.create_future()
 
     def _send(self, response: bytes) -> None:
         self._loop.call_soon_threadsafe(self._resolve, response)
 
-    def _send_failure(self, failure: Failure) -> None:
-        self._loop.call_soon_threadsafe(self._resolve, failure)
+    def _send_failure(self, status: Status) -> None:
+        self._loop.call_soon_threadsafe(self._resolve, status)
 
     def _forget(self) -> None:
         """The coroutine was cancelled, and nobody waits any more."""
 
-    def _resolve(self, outcome: bytes | Failure) -> None:
+    def _resolve(self, outcome: bytes | Status) -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
@@ -128,8 +136,8 @@ def _stream(method: StreamMethod) -> Any:
     return answer
 
 
-async def _abort(context: aio.ServicerContext[Any, Any], failure: Failure) -> NoReturn:
-    await context.abort(failure.code, failure.status.message, failure.trailing_metadata())
+async def _abort(context: aio.ServicerContext[Any, Any], status: Status) -> NoReturn:
+    await context.abort(CODES[status.code], status.message, trailers_of(status))
     raise AssertionError("abort() returned")
 
 

@@ -21,22 +21,25 @@ import tempfile
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from google.rpc.status_pb2 import Status
 from grpc import aio
 from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
 
 from tandem.runtime.call import (
+    AddServicers,
     Admission,
     Context,
-    Failure,
     Metadata,
     Method,
     RemoteCall,
     StreamCall,
     StreamMethod,
+    StreamMethods,
     too_large,
+    trailers_of,
 )
 from tandem.runtime.settings import (
     MAX_STREAMS_PER_CONNECTION,
@@ -46,7 +49,7 @@ from tandem.runtime.settings import (
     grpc_options,
 )
 from tandem.runtime.telemetry import log
-from tandem.runtime.worker import Worker
+from tandem.runtime.worker import Worker, Workers
 
 # The front keeps a message or two, so a client that reads as fast as it can makes us wait at every other one: the
 # first pause bounds the messages a second that it gets. A thousand clients that do not read cost 4,000 looks a second.
@@ -100,12 +103,7 @@ class NativeTransport:
         self._behind = aio.server(options=grpc_options(settings))
         self._folder = tempfile.TemporaryDirectory(prefix="tandem-", ignore_cleanup_errors=True)
 
-    async def start(
-        self,
-        workers: Mapping[str, tuple[Method, Worker]],
-        streams: Mapping[str, StreamMethod],
-        add_servicers: Callable[[aio.Server], None],
-    ) -> None:
+    async def start(self, workers: Workers, streams: StreamMethods, add_servicers: AddServicers) -> None:
         numbers = self.front.add_methods([(path, False) for path in workers])
         self._workers = dict(zip(numbers, workers.values(), strict=True))
         numbers = self.front.add_methods([(path, True) for path in streams])
@@ -293,9 +291,9 @@ class _Call(_Received, RemoteCall):
         transport.calls.pop(call_id, None)
         transport.front.respond(call_id, response)
 
-    def _send_failure(self, failure: Failure) -> None:
+    def _send_failure(self, status: Status) -> None:
         self._forget()
-        _fail(self._transport.front, self._event[1], failure)
+        _fail(self._transport.front, self._event[1], status)
 
     def _forget(self) -> None:
         self._transport.calls.pop(self._event[1], None)
@@ -319,6 +317,5 @@ class _StreamCall(_Received, StreamCall):
         self.task.cancel()
 
 
-def _fail(front: NativeGrpcFront, call_id: int, failure: Failure) -> None:
-    number: int = failure.code.value[0]
-    front.fail(call_id, number, failure.status.message, trailing_metadata=failure.trailing_metadata())
+def _fail(front: NativeGrpcFront, call_id: int, status: Status) -> None:
+    front.fail(call_id, status.code, status.message, trailing_metadata=trailers_of(status))

@@ -15,14 +15,15 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
 
-from tandem.runtime.call import Admission, Method, StreamHandler, StreamMethod, Streams
+from tandem.runtime.call import AddServicers, Admission, Method, StreamHandler, StreamMethod, StreamMethods, Streams
 from tandem.runtime.grpcio import GrpcioTransport
 from tandem.runtime.health import Health
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings, SettingsError
-from tandem.runtime.telemetry import log, serve_metrics
-from tandem.runtime.worker import Worker
+from tandem.runtime.telemetry import log
+from tandem.runtime.worker import Worker, Workers
 
 # How often readiness is asked again. Orchestrators probe every few seconds; a store's return should not wait for more.
 _READINESS_SECONDS = 1.0
@@ -94,13 +95,7 @@ class Transport(Protocol):
 
     port: int
 
-    async def start(
-        self,
-        workers: Mapping[str, tuple[Method, Worker]],
-        streams: Mapping[str, StreamMethod],
-        add_servicers: Callable[[aio.Server], None],
-    ) -> None:
-        """workers, streams: by path, "/package.Service/Method". add_servicers: adds those of health and reflection."""
+    async def start(self, workers: Workers, streams: StreamMethods, add_servicers: AddServicers) -> None: ...
 
     async def stop(self, grace: float) -> None:
         """Cancels what is under way after `grace` seconds, and closes all connections."""
@@ -130,7 +125,7 @@ class RunningApplication:
             for component in application.components:
                 await component.start()
                 self._started.append(component)
-            self._stop_metrics = _start_metrics(application.server)
+            self._stop_metrics = _serve_metrics(application.server.host, application.server.metrics_port)
             await self._ask_readiness()
             await transport.start(*self._routes(), self._add_servicers)
         except BaseException:
@@ -143,7 +138,7 @@ class RunningApplication:
         self._readiness = asyncio.create_task(self._follow_readiness())
         log.info("serving", host=application.server.host, port=self.port, transport=transport_of(application.server))
 
-    def _routes(self) -> tuple[dict[str, tuple[Method, Worker]], dict[str, StreamMethod]]:
+    def _routes(self) -> tuple[Workers, StreamMethods]:
         limit = self._application.server.max_message_bytes
         workers: dict[str, tuple[Method, Worker]] = {}
         streams: dict[str, StreamMethod] = {}
@@ -160,7 +155,6 @@ class RunningApplication:
         return workers, streams
 
     def _add_servicers(self, server: aio.Server) -> None:
-        """Health and reflection, which no worker answers."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._application.server.reflection:
             names = [service.descriptor.full_name for service in self._application.services]
@@ -217,11 +211,13 @@ class RunningApplication:
             await self._ask_readiness()
 
     async def _ask_readiness(self) -> None:
-        ready = await self._is_ready(self._application.ready)
-        await self._set_health("", ready)
+        state = health_pb2.HealthCheckResponse
+        ready = {"": await self._is_ready(self._application.ready)}
         for service in self._application.services:
-            own = ready if service.ready is None else await self._is_ready(service.ready)
-            await self._set_health(service.descriptor.full_name, own)
+            own = ready[""] if service.ready is None else await self._is_ready(service.ready)
+            ready[service.descriptor.full_name] = own
+        for name, is_ready in ready.items():
+            await self._health.set(name, state.SERVING if is_ready else state.NOT_SERVING)
 
     async def _is_ready(self, ready: Readiness) -> bool:
         try:
@@ -230,10 +226,6 @@ class RunningApplication:
             # A bug; what it must not do is end the watch and leave the last answer standing for ever.
             log.exception("the readiness check failed")
             return False
-
-    async def _set_health(self, name: str, ready: bool) -> None:
-        state = health_pb2.HealthCheckResponse
-        await self._health.set(name, state.SERVING if ready else state.NOT_SERVING)
 
 
 def run(application: Application) -> int:
@@ -293,8 +285,18 @@ def _listen(settings: ServerSettings, admission: Admission) -> Transport:
         ) from error
 
 
-def _start_metrics(settings: ServerSettings) -> Callable[[], None]:
+def _serve_metrics(host: str, port: int) -> Callable[[], None]:
+    """Serves the metrics on http://host:port/metrics from a thread; returns what stops it. Port 0 serves nothing."""
+    if port == 0:
+        return lambda: None
     try:
-        return serve_metrics(settings.host, settings.metrics_port)
+        server, thread = start_http_server(port, addr=host)
     except OSError as error:
-        raise PortInUse(f"cannot serve metrics on {settings.host}:{settings.metrics_port}: {error.strerror}") from error
+        raise PortInUse(f"cannot serve metrics on {host}:{port}: {error.strerror}") from error
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop

@@ -6,12 +6,19 @@ names (`[command.database]` / `url = "…"`) over the defaults. An unknown key i
 
 import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -155,7 +162,7 @@ class ServiceSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Explicit arguments (tests) over the environment over the file."""
-        return init_settings, _Environment(settings_cls), _FileSection(settings_cls, cls.section)
+        return init_settings, _Environment(settings_cls), InitSettingsSource(settings_cls, _read_section(cls.section))
 
 
 class _Environment(EnvSettingsSource):
@@ -168,41 +175,29 @@ class _Environment(EnvSettingsSource):
             return value  # which is no list and no block, as the validation then says
 
 
-class _FileSection(PydanticBaseSettingsSource):
-    """One section of the TOML file that TANDEM_CONFIG names; empty when it names none."""
-
-    def __init__(self, settings_cls: type[BaseSettings], section: str) -> None:
-        super().__init__(settings_cls)
-        self._section = section
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        path = os.environ.get(CONFIG_VARIABLE)
-        if not path:
-            return {}
-        try:
-            content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise SettingsError(f"{CONFIG_VARIABLE}={path}: {error}") from error
-        unknown = sorted(set(content) - set(SECTIONS))
-        if unknown:
-            raise SettingsError(f"{path}: unknown section {', '.join(unknown)}; known: {', '.join(SECTIONS)}")
-        section = content.get(self._section, {})
-        if not isinstance(section, dict):
-            raise SettingsError(f"{path}: {self._section} must be a section")
-        return section
+def _read_section(name: str) -> dict[str, Any]:
+    """A section of the TOML file that TANDEM_CONFIG names; empty when it names none."""
+    path = os.environ.get(CONFIG_VARIABLE)
+    if not path:
+        return {}
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{CONFIG_VARIABLE}={path}: {error}") from error
+    unknown = sorted(set(content) - set(SECTIONS))
+    if unknown:
+        raise SettingsError(f"{path}: unknown section {', '.join(unknown)}; known: {', '.join(SECTIONS)}")
+    section = content.get(name, {})
+    if not isinstance(section, dict):
+        raise SettingsError(f"{path}: {name} must be a section")
+    return section
 
 
 S = TypeVar("S", bound=ServiceSettings)
 
 
 def load(settings: type[S]) -> S:
-    """Reads a service's settings.
-
-    Raises SettingsError, which names every wrong or unknown key.
-    """
+    """Reads a service's settings. Raises SettingsError."""
     wrong = [f"{name}: unknown environment variable" for name in _unknown_variables(settings)]
     try:
         loaded = settings()
@@ -236,15 +231,11 @@ def _unknown_variables(settings: type[ServiceSettings]) -> list[str]:
     )
 
 
-def _variables(model: type[BaseModel], prefix: str) -> list[str]:
-    names = []
+def _variables(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        variable = prefix + name.upper()
-        names.append(variable)
-        block = block_of(field.annotation)
-        if block is not None:
-            names += _variables(block, variable + "__")
-    return names
+        yield prefix + name.upper()
+        if (block := block_of(field.annotation)) is not None:
+            yield from _variables(block, f"{prefix}{name.upper()}__")
 
 
 def block_of(annotation: Any) -> type[Block] | None:

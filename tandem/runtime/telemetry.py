@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram
 
 log = structlog.get_logger()
 
@@ -65,17 +65,3 @@ def configure_logging(least: str, service: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.WARNING))
-
-
-def serve_metrics(host: str, port: int) -> Callable[[], None]:
-    """Serves the metrics on http://host:port/metrics from a thread; returns what stops it. Port 0 serves nothing."""
-    if port == 0:
-        return lambda: None
-    server, thread = start_http_server(port, addr=host)
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return stop

@@ -7,12 +7,12 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from google.protobuf.message import Message
 from prometheus_client import Histogram
 
-from tandem.runtime.call import Call, Stage, settle, stopping_error
+from tandem.runtime.call import Call, Method, Stage, settle, stopping_error
 from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError
 from tandem.runtime.telemetry import log
 
@@ -158,6 +158,10 @@ class Worker:
         if self._preparing is not None:
             self._prepared.wait_for(lambda: self._preparing is None, _PREPARING_SECONDS)
         return bool(self._waiting)
+
+
+Workers = Mapping[str, tuple[Method, Worker]]
+"""Who answers unary RPCs, by path: "/package.Service/Method"."""
 
 
 def answer(handler: Handler, calls: Sequence[Call]) -> None:
