@@ -2,7 +2,8 @@
 
 A page holds blocks of commands (```sh), each followed by a block with what its commands print (```json or ```text):
 standard output and standard error as they come. In a comparison, what differs from run to run counts as equal: tokens,
-positions, lags, times, and request ids that the server made. A block whose output has a line `ERROR:` is one whose last command fails.
+positions, lags, times, and request ids that the server made. A block whose output has a line `ERROR:` is one whose last
+command fails.
 """
 
 import difflib
