@@ -3,7 +3,7 @@
 import re
 import sys
 
-from tools.descriptors import Contract, ContractError, Failure, Service, load, short
+from tools.descriptors import Contract, ContractError, Failure, Service, load_contract, short
 
 _HEAD = """# The contract
 
@@ -41,7 +41,7 @@ Every wrong field is named, not the first alone.
 
 def render() -> str:
     """The whole page. Raises ContractError."""
-    contract = load()
+    contract = load_contract()
     parts = [_HEAD]
     parts += [_section(service) for service in sorted(contract.services, key=_place)]
     return "\n".join([*parts, _reasons(contract), _field_reasons(contract)])

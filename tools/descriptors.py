@@ -114,7 +114,7 @@ class Contract:
 
 
 @cache
-def load() -> Contract:
+def load_contract() -> Contract:
     """The contract in proto/. Raises ContractError for a comment that cannot be read."""
     files = [file for file in descriptors().file if file.package.startswith("commerce.")]
     messages = {f".{file.package}.{message.name}": message for file in files for message in file.message_type}

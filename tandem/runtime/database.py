@@ -151,7 +151,7 @@ def driver_of(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
     try:
         yield driver
     except psycopg.Error as error:
-        _leave_values_out(error)
+        _omit_values(error)
         # A fatal error ends the session, also when the driver has not read the end of it yet.
         lost = bool(driver.closed) or error.diag.severity_nonlocalized == "FATAL"
         if lost:
@@ -181,11 +181,11 @@ def pipelined(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
 
 def _handle_error(context: ExceptionContext) -> None:
     cause = context.original_exception
-    if isinstance(cause, psycopg.Error) and _leave_values_out(cause) and context.sqlalchemy_exception is not None:
+    if isinstance(cause, psycopg.Error) and _omit_values(cause) and context.sqlalchemy_exception is not None:
         context.sqlalchemy_exception.args = (f"({type(cause).__module__}.{type(cause).__name__}) {cause}",)
 
 
-def _leave_values_out(error: psycopg.Error) -> bool:
+def _omit_values(error: psycopg.Error) -> bool:
     """PostgreSQL adds to some errors the row that failed, whole: errors are logged, and rows hold personal data."""
     if not error.diag.message_detail:
         return False

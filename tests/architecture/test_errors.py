@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from command_server.app import DOMAIN
 from tandem.runtime import errors
-from tools.descriptors import load
+from tools.descriptors import load_contract
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("tandem", "shop", "command_server", "query_server", "projector")
@@ -88,13 +88,13 @@ def raised() -> set[tuple[str, str]]:
 
 def test_every_reason_that_is_raised_is_in_the_contract_and_the_other_way_round() -> None:
     in_code = {reason for _, reason in raised()}
-    reasons, fields = ({it.name for it in group} for group in (load().reasons, load().field_reasons))
+    reasons, fields = ({it.name for it in group} for group in (load_contract().reasons, load_contract().field_reasons))
     assert in_code - reasons - fields == set(NEVER_SEEN), "raised, but not in ErrorReason or FieldViolationReason"
     assert (reasons | fields) - in_code == set(), "in the contract, but never raised"
 
 
 def test_a_broken_rule_is_an_error_reason_and_a_wrong_field_a_field_violation_reason() -> None:
-    reasons, fields = ({it.name for it in group} for group in (load().reasons, load().field_reasons))
+    reasons, fields = ({it.name for it in group} for group in (load_contract().reasons, load_contract().field_reasons))
     assert {reason for call, reason in raised() if call == "refusal"} <= reasons | set(NEVER_SEEN)
     assert {reason for call, reason in raised() if call in {"wrong", "_wrong"}} <= fields
 
@@ -157,6 +157,11 @@ def errors_of(rule: Callable[..., Any]) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("request_type", PUBLIC_COMMANDS, ids=lambda it: it.DESCRIPTOR.name.removesuffix("Request"))
 def test_a_commands_errors_in_the_contract_are_those_of_its_rule(request_type: type[Message]) -> None:
-    [rpc] = [rpc for service in load().services for rpc in service.rpcs if rpc.request == request_type.DESCRIPTOR.name]
+    [rpc] = [
+        rpc
+        for service in load_contract().services
+        for rpc in service.rpcs
+        if rpc.request == request_type.DESCRIPTOR.name
+    ]
     in_contract = {(it.code, it.reason) for it in rpc.errors}
     assert in_contract == errors_of(DOMAIN.kinds[request_type].decide)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.support.examples import examples_of
-from tools.descriptors import load
+from tools.descriptors import load_contract
 
 EXAMPLES = examples_of((Path(__file__).parents[2] / "docs" / "examples.md").read_text())
 
@@ -13,7 +13,7 @@ WITHOUT_EXAMPLE: set[str] = set()
 
 def test_every_rpc_has_an_example() -> None:
     shown = {rpc for example in EXAMPLES for rpc in example.rpcs if rpc.startswith("commerce.")}
-    in_contract = {f"{service.name}/{rpc.name}" for service in load().services for rpc in service.rpcs}
+    in_contract = {f"{service.name}/{rpc.name}" for service in load_contract().services for rpc in service.rpcs}
     assert shown - in_contract == set(), "examples of RPCs that are not in the contract"
     assert in_contract - shown == WITHOUT_EXAMPLE, "add an example to docs/examples.md (CONTRIBUTING.md says how)"
 

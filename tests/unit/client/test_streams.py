@@ -26,7 +26,7 @@ from tandem.client.errors import (
     Unavailable,
 )
 from tandem.client.streams import RESUMPTIONS, async_resuming, resuming
-from tools.descriptors import load
+from tools.descriptors import load_contract
 
 STOPPING = Unavailable(grpc.StatusCode.UNAVAILABLE, details=Details(reason="STOPPING"))
 
@@ -120,7 +120,7 @@ def test_every_stream_of_the_contract_can_be_resumed() -> None:
         for method in service.methods
         if method.server_streaming
     }
-    in_contract = {rpc.name for service in load().services for rpc in service.rpcs if rpc.streams}
+    in_contract = {rpc.name for service in load_contract().services for rpc in service.rpcs if rpc.streams}
     assert found.keys() == in_contract
     assert [name for name, fields in found.items() if len(fields) != 1] == []
 

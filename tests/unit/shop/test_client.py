@@ -15,7 +15,7 @@ from shop import client
 from shop.client import AsyncSession, Reason, Session, async_rows, rows
 from tandem.client import errors
 from tandem.client.errors import BY_CODE, BY_REASON, RuleBroken
-from tools.descriptors import load
+from tools.descriptors import load_contract
 
 IN_CONTRACT = {name.removeprefix("ERROR_REASON_") for name in dict(ErrorReason.items())} - {"UNSPECIFIED"}
 LISTS = {
@@ -32,7 +32,7 @@ def test_every_reason_of_the_contract_is_known() -> None:
 
 @pytest.mark.parametrize("reason", sorted(IN_CONTRACT))
 def test_a_reasons_error_is_the_one_of_the_codes_that_the_contract_gives_it(reason: str) -> None:
-    codes = load().codes_of(reason)
+    codes = load_contract().codes_of(reason)
     assert codes
     for code in codes:
         general = BY_CODE.get(grpc.StatusCode[code])
