@@ -18,7 +18,7 @@ from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay,
 
 from tandem.commands.batch import decide_batch
 from tandem.commands.domain import Command, Domain
-from tandem.commands.receipts import Receipt, append, find_receipts, stored_events
+from tandem.commands.receipts import Receipt, append, append_refusals, find_receipts, stored_events
 from tandem.commands.settings import ExecutorSettings
 from tandem.runtime.call import Call
 from tandem.runtime.database import create_database_engine, may_pass, pipelined
@@ -172,7 +172,13 @@ class _Storing:
             loaded, subject_keys = rows()
             decisions = decide_batch(domain, batch, loaded, receipts())
             outcomes = decisions.outcomes
-            if decisions.receipts:
+            if decisions.receipts and not decisions.events:
+                failures.committing = True
+                with pipelined(connection) as driver:
+                    append_refusals(connection, decisions.receipts)
+                    driver.execute("COMMIT")
+                    self._prepared()
+            elif decisions.receipts:
                 failures.committing = True
                 with pipelined(connection) as driver:
                     subject_keys |= domain.model.save(connection, loaded, decisions.states)
