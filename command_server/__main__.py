@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _begin_epoch(settings: Settings) -> str:
-    engine = create_database_engine(settings.database, name="tandem-command-epoch", pool_size=1)
+    engine = create_database_engine(settings.database, name="tandem-command-epoch", pool_size=1, durable=True)
     try:
         with engine.begin() as connection:
             return str(begin_epoch(connection))

@@ -46,6 +46,8 @@ def create_executor_engine(settings: DatabaseSettings, threads: int) -> Engine:
         pool_size=threads,
         by_key=True,
         autocommit=True,
+        # Who is told of a receipt or a refusal is told for good.
+        durable=True,
         # A batch has a few statements, of which one at most waits long.
         longest_transaction=4 * settings.statement_timeout,
     )

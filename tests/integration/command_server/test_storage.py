@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
@@ -229,3 +230,17 @@ def test_servers_that_create_the_same_things_in_opposite_order_do_not_deadlock(d
     with ThreadPoolExecutor(2) as servers:
         failures = list(servers.map(create, (numbers, numbers[::-1])))
     assert sorted(failures, key=str) == [None, "UniqueViolation"]
+
+
+@pytest.mark.parametrize(
+    ("of_the_database", "pinned"),
+    [("off", "on"), ("local", "on"), ("remote_write", "on"), ("on", "on"), ("remote_apply", "remote_apply")],
+)
+def test_a_database_may_promise_more_and_not_less(database: WriteDatabase, of_the_database: str, pinned: str) -> None:
+    with database.engine.begin() as connection:
+        name = connection.execute(text("SELECT current_database()")).scalar_one()
+        connection.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = {of_the_database}'))
+    engine = create_executor_engine(database.settings, 1)
+    with engine.connect() as connection:
+        assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == pinned
+    engine.dispose()
