@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from prometheus_client import Counter
 from sqlalchemy import Engine
@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from command_server.settings import SubscriptionSettings
 from command_server.subscriptions import Due, find_due
 from commerce.internal.v1.stored_pb2 import EndSubscriptionRequest
+from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
 from tandem.runtime.call import LocalCall, Method, Stage
 from tandem.runtime.errors import Overloaded, TandemError
 from tandem.runtime.telemetry import log
@@ -34,10 +35,14 @@ class Expiry:
     Its commands have no request_id that could be known: a caller who used it first would keep the end from being done.
     """
 
-    def __init__(self, engine: Engine, executor: Stage, settings: SubscriptionSettings) -> None:
+    def __init__(
+        self, engine: Engine, executor: Stage, settings: SubscriptionSettings, *, clock: Clock = utc_now
+    ) -> None:
+        """clock: this server's."""
         self._engine = engine
         self._executor = executor
         self._settings = settings
+        self._clock = clock
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -55,6 +60,8 @@ class Expiry:
                 tried: set[Due] = set()
                 while await self.end_due(tried):
                     pass
+            except ClocksDiffer as error:
+                log.error("subscriptions are not ended", error=str(error))
             except Exception as error:  # whatever it is, subscriptions must go on ending when it has passed
                 log.warning("subscriptions were not ended, will be tried again", error=repr(error)[:500])
             await asyncio.sleep(self._settings.check_every_seconds)
@@ -80,7 +87,7 @@ class Expiry:
     def _find(self, tried: Collection[Due] = ()) -> Sequence[Due]:
         grace = timedelta(days=self._settings.grace_days)
         with self._engine.connect() as connection:
-            found = find_due(connection, datetime.now(UTC), grace, self._settings.batch + len(tried))
+            found = find_due(connection, agreed_time(connection, self._clock), grace, self._settings.batch + len(tried))
         return [it for it in found if it not in tried][: self._settings.batch]
 
     async def _end(self, due: Due) -> bool:

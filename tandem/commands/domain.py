@@ -60,7 +60,7 @@ class Command(NamedTuple):
     request_id: the caller's, or the server's own: an unknown COMMIT is looked up by it either way.
     refused: why the request is wrong at this moment, though another server or a later moment may find it right.
     subject_id: what the command creates or changes.
-    now: the server's clock when the command's batch was taken, UTC.
+    now: the server's clock when the command is decided, UTC.
     envelope: who caused it and why, a serialised tandem.internal.v1.Envelope: that of all its events.
     """
 

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.exc import DBAPIError
 
+from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
 from tandem.commands.receipts import purge_receipts
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
@@ -17,9 +18,11 @@ from tandem.runtime.telemetry import log
 class Maintenance:
     """A Component. Several servers may run it at the same time: they skip the rows that another is deleting."""
 
-    def __init__(self, engine: Engine, settings: ReceiptSettings) -> None:
+    def __init__(self, engine: Engine, settings: ReceiptSettings, *, clock: Clock = utc_now) -> None:
+        """clock: this server's."""
         self._engine = engine
         self._settings = settings
+        self._clock = clock
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -41,6 +44,8 @@ class Maintenance:
                 # Small batches, so that no statement holds many rows: until there is nothing old left.
                 while (purged := await asyncio.to_thread(self.purge_once)) > 0:
                     log.info("purged receipts", count=purged)
+            except ClocksDiffer as error:
+                log.error("receipts are not purged", error=str(error))
             except DBAPIError as error:
                 # The database is away or busy; the next round does what this one did not.
                 log.warning("maintenance failed, will be tried again", error=repr(error)[:500])
@@ -50,10 +55,11 @@ class Maintenance:
             await asyncio.sleep(self._settings.purge_every_seconds)
 
     def purge_once(self) -> int:
-        """Deletes one batch of old receipts; returns how many."""
+        """Deletes one batch of old receipts; returns how many. Raises ClocksDiffer."""
         with self._engine.begin() as connection:
             keep = timedelta(days=self._settings.keep_days)
-            return purge_receipts(connection, datetime.now(UTC), keep, self._settings.purge_batch)
+            now = agreed_time(connection, self._clock)
+            return purge_receipts(connection, now, keep, self._settings.purge_batch)
 
     def _ensure_partition(self) -> int | None:
         with self._engine.begin() as connection:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import psycopg
@@ -29,7 +30,8 @@ async def test_a_command_that_was_refused_elsewhere_is_not_done_by_a_server_that
         grpc.aio.insecure_channel(other.address) as to_other,
         grpc.aio.insecure_channel(f"127.0.0.1:{proxy.port}") as to_paused,
     ):
-        stub, through_proxy = CommandServiceStub(to_other), CommandServiceStub(to_paused)  # type: ignore[no-untyped-call]
+        stub: Any = CommandServiceStub(to_other)
+        through_proxy: Any = CommandServiceStub(to_paused)
         await through_proxy.RegisterCustomer(register_customer(1))
         await stub.AddProduct(add_product(1, stock=0))
 
@@ -45,17 +47,18 @@ async def test_a_command_that_was_refused_elsewhere_is_not_done_by_a_server_that
         paused.resume()
     # What lay in its socket came before this.
     async with grpc.aio.insecure_channel(paused.address) as channel:
-        await CommandServiceStub(channel).AddProduct(add_product(2))  # type: ignore[no-untyped-call]
+        back: Any = CommandServiceStub(channel)
+        await back.AddProduct(add_product(2))
     proxy.close()
     with psycopg.connect(stack.write_url) as connection:
         kinds = [kind for (kind,) in connection.execute("SELECT kind FROM tandem_write.event ORDER BY position")]
     assert kinds == ["customer_registered", "product_added", "stock_adjusted", "product_added"]
     async with grpc.aio.insecure_channel(other.address) as channel:
-        stub = CommandServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = CommandServiceStub(channel)
         assert [await _refusal(stub, it) for it in orders] == refused
 
 
-async def _refusal(stub: CommandServiceStub, order: commands.PlaceOrderRequest) -> tuple[str, object]:
+async def _refusal(stub: Any, order: commands.PlaceOrderRequest) -> tuple[str, object]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.PlaceOrder(order)
     assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION

@@ -15,6 +15,7 @@ from command_server.settings import SubscriptionSettings
 from command_server.subscriptions import FIND_DUE, Due
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
+from tandem.commands.clock import ClocksDiffer
 from tandem.commands.executor import Executor
 from tandem.runtime.call import Call, Stage
 from tandem.runtime.errors import Overloaded
@@ -30,8 +31,8 @@ MakeExpiry = Callable[..., Expiry]
 async def make_expiry(database: WriteDatabase) -> AsyncIterator[MakeExpiry]:
     started: list[Expiry] = []
 
-    def make(executor: Stage, **settings: float) -> Expiry:
-        it = Expiry(database.engine, executor, SubscriptionSettings(**settings))
+    def make(executor: Stage, clock: Callable[[], datetime] = wall_clock, **settings: float) -> Expiry:
+        it = Expiry(database.engine, executor, SubscriptionSettings(**settings), clock=clock)
         started.append(it)
         return it
 
@@ -155,7 +156,7 @@ async def test_one_that_cannot_be_ended_and_a_busy_server_keep_no_other_from_end
 
 
 async def test_a_server_looks_on_at_once_behind_what_it_could_not_end(
-    commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
+    commands_on: Commands, make_expiry: MakeExpiry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executor = await commands_on.executor(clock=wall_clock)
     await submit(executor, register_customer())
@@ -164,7 +165,7 @@ async def test_a_server_looks_on_at_once_behind_what_it_could_not_end(
     expiry = make_expiry(executor, grace_days=0, batch=2)
     found = expiry._find()
     await expiry._end(found[0])
-    expiry._find = lambda tried=(): [it for it in found if it not in tried]  # type: ignore[misc]
+    monkeypatch.setattr(expiry, "_find", lambda tried: [it for it in found if it not in tried])
     tried: set[Due] = set()
     assert await expiry.end_due(tried), "there may be more"
     assert tried == {found[0]}, "another server is ahead"
@@ -208,6 +209,25 @@ def test_what_is_due_is_found_in_an_index_of_those_that_have_not_ended(database:
         plan = connection.execute(text(f"EXPLAIN {FIND_DUE.text}"), arguments).scalars().all()
     assert sum("Index Scan using subscription_due" in line for line in plan) == 2, "\n".join(plan)
     assert not any("Sort" in line for line in plan), "\n".join(plan)
+
+
+@pytest.mark.parametrize("off", [timedelta(days=45), timedelta(minutes=2), timedelta(minutes=-2)])
+async def test_a_server_whose_clock_is_not_the_databases_ends_nothing(
+    commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry, off: timedelta
+) -> None:
+    def wrong_clock() -> datetime:
+        return wall_clock() + off
+
+    executor = await commands_on.executor(clock=wall_clock)
+    await submit(executor, register_customer())
+    await submit(executor, start_subscription(1, started_at=ago(days=1)))
+    await submit(executor, start_subscription(2, started_at=ago(days=90)))
+    wrong = make_expiry(await commands_on.executor(clock=wrong_clock), clock=wrong_clock, grace_days=3)
+    with pytest.raises(ClocksDiffer):
+        await wrong.end_due(set())
+    assert ends(database) == []
+    await make_expiry(executor, grace_days=3).end_due(set())
+    assert ends(database) == [("subscription_lapsed", identity("subscription", 2))]
 
 
 async def test_it_looks_again_and_again_until_it_is_stopped(

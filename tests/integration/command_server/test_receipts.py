@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from command_server.orders import order_table
 from commerce.command.v1 import command_service_pb2 as commands
+from tandem.commands.clock import CLOCK_DIFFERENCE, ClocksDiffer
 from tandem.commands.executor import Executor
 from tandem.commands.maintenance import Maintenance
 from tandem.commands.receipts import receipt
@@ -222,3 +223,37 @@ async def test_old_receipts_are_purged_in_small_batches_and_young_ones_kept(
     side.dispose()
     with database.engine.connect() as connection:
         assert not {row.request_id for row in connection.execute(receipt.select())} & set(old)
+
+
+async def test_a_server_whose_clock_is_not_the_databases_purges_nothing(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    executor = await commands_on.executor()
+    await submit_all(executor, SHOP)
+    side = create_database_engine(database.settings, name="side", pool_size=1)
+    off = timedelta(days=45)
+    with pytest.raises(ClocksDiffer):
+        Maintenance(side, ReceiptSettings(), clock=lambda: datetime.now(UTC) + off).purge_once()
+    side.dispose()
+    assert round(CLOCK_DIFFERENCE._value.get()) == off.total_seconds()
+    with database.engine.connect() as connection:
+        assert len(connection.execute(receipt.select()).all()) == len(SHOP)
+
+
+async def test_an_event_is_recorded_when_it_is_decided_and_not_when_its_command_began_to_wait(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    moments = iter([NOW, *[NOW + timedelta(seconds=number) for number in (0, 1, 2)]])
+    executor = await commands_on.executor(clock=lambda: next(moments))
+    await submit_all(executor, [add_product(1)])
+    with database.engine.begin() as connection:
+        connection.execute(text("SELECT 1 FROM tandem_write.product FOR UPDATE"))
+        adjusting = asyncio.create_task(
+            submit(executor, commands.AdjustStockRequest(product_id=identity("product", 1), delta=1))
+        )
+        await until_blocked(database)
+    await adjusting
+    assert [it.event.recorded_at.ToDatetime(UTC) - NOW for it in database.feed()] == [
+        timedelta(0),
+        timedelta(seconds=2),
+    ]
