@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from command_server.app import MIGRATIONS, build
 from command_server.settings import Settings
-from tandem.commands.maintenance import begin_epoch
+from tandem.commands.maintenance import begin_epoch, ensure_partitions
 from tandem.feed.table import SCHEMA
 from tandem.runtime.database import create_database_engine, migrate
 from tandem.runtime.server import run
@@ -33,7 +33,7 @@ def main() -> int:
         if action == "serve":
             return run(build(settings))
         if action == "migrate":
-            sys.stdout.write(f"{SCHEMA} is at revision {migrate(settings.database, MIGRATIONS, SCHEMA)}\n")
+            sys.stdout.write(f"{SCHEMA} is at revision {_migrate(settings)}\n")
         else:
             sys.stdout.write(f"the feed's epoch is {_begin_epoch(settings)}\n")
     except SettingsError as error:
@@ -43,6 +43,18 @@ def main() -> int:
         sys.stderr.write(f"command_server: {action} failed: {error.orig}\n")
         return 1
     return 0
+
+
+def _migrate(settings: Settings) -> str:
+    """The tables, and the feed's partitions ahead: servers may have no right to make them."""
+    revision = migrate(settings.database, MIGRATIONS, SCHEMA)
+    engine = create_database_engine(settings.database, name="tandem-command-migrate", pool_size=1, durable=True)
+    try:
+        with engine.begin() as connection:
+            ensure_partitions(connection)
+    finally:
+        engine.dispose()
+    return revision
 
 
 def _begin_epoch(settings: Settings) -> str:

@@ -21,7 +21,7 @@ from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from shop.events import EVENTS
 from tandem.commands.batch import decide_batch
 from tandem.commands.executor import create_executor_engine
-from tandem.commands.maintenance import begin_epoch, ensure_partition
+from tandem.commands.maintenance import begin_epoch, ensure_partitions
 from tandem.commands.receipts import StoredEvent, append
 from tandem.commands.write_model import Keys, States
 from tandem.feed import table as feed
@@ -63,12 +63,12 @@ def test_migrating_twice_changes_nothing(database: WriteDatabase) -> None:
 
 
 def test_the_feed_crosses_into_its_next_partition(database: WriteDatabase) -> None:
-    half = feed.PARTITION_SIZE // 2
     with database.engine.begin() as connection:
-        assert ensure_partition(connection) is None, "the first one is enough at first"
-        connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {half}"))
-        assert ensure_partition(connection) == feed.PARTITION_SIZE
-        assert ensure_partition(connection) is None
+        ahead = [feed.PARTITION_SIZE * number for number in range(1, 5)]
+        assert ensure_partitions(connection) == ahead[:3]
+        assert ensure_partitions(connection) == []
+        connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {feed.PARTITION_SIZE - 1}"))
+        assert ensure_partitions(connection) == ahead[3:]
         connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {feed.PARTITION_SIZE - 2}"))
         append(connection, [StoredEvent("order_paid", b"", None)] * 4, [])
     with database.engine.connect() as connection:
