@@ -4,14 +4,18 @@ import sys
 
 from command_server.app import MIGRATIONS, build
 from command_server.settings import Settings
-from tandem.commands.maintenance import begin_epoch
+from tandem.commands.maintenance import begin_epoch, ensure_partitions
 from tandem.feed.table import SCHEMA
 from tandem.runtime.database import migrate, transaction
 from tandem.runtime.program import Action, main
 
 
 def _migrate(settings: Settings) -> str:
-    return f"{SCHEMA} is at revision {migrate(settings.database, MIGRATIONS, SCHEMA)}"
+    """The tables, and the feed's partitions ahead: servers may have no right to make them."""
+    revision = migrate(settings.database, MIGRATIONS, SCHEMA)
+    with transaction(settings.database, "tandem-command-migrate") as connection:
+        ensure_partitions(connection)
+    return f"{SCHEMA} is at revision {revision}"
 
 
 def _begin_epoch(settings: Settings) -> str:

@@ -3,6 +3,9 @@
 import asyncio
 from pathlib import Path
 
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
 from command_server import customers, orders, products, subscriptions
 from command_server.checks import ShopChecker
 from command_server.expiry import Expiry
@@ -11,7 +14,7 @@ from commerce.command.v1.command_service_pb2 import DESCRIPTOR
 from shop.events import EVENTS
 from tandem.commands.domain import Domain
 from tandem.commands.executor import Executor, create_executor_engine
-from tandem.commands.maintenance import Maintenance
+from tandem.commands.maintenance import Maintenance, headroom
 from tandem.feed.table import SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, newest_revision
 from tandem.runtime.server import Application, Service
@@ -40,13 +43,13 @@ def build(settings: Settings) -> Application:
     executor = Executor(create_executor_engine(settings.database, settings.executor.threads), DOMAIN, settings.executor)
     # Apart from the executor's: a purge, a look for what is due or a readiness check must not wait for a batch, nor a
     # batch for them.
-    side = create_database_engine(settings.database, name="tandem-command-side", pool_size=3)
+    side = create_database_engine(settings.database, name="tandem-command-side", pool_size=3, durable=True)
     maintenance = Maintenance(side, settings.receipts)
     expiry = Expiry(side, executor, settings.subscriptions)
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
-        return await asyncio.to_thread(has_revision, side, SCHEMA, needed)
+        return await asyncio.to_thread(_is_ready, side, needed)
 
     return Application(
         name="command_server",
@@ -56,3 +59,14 @@ def build(settings: Settings) -> Application:
         # The last one started is stopped first: what it submits, the executor must still store.
         components=(maintenance, executor, expiry),
     )
+
+
+def _is_ready(side: Engine, needed: str) -> bool:
+    """Whether the schema is there, and a place for the next event."""
+    if not has_revision(side, SCHEMA, needed):
+        return False
+    try:
+        with side.connect() as connection:
+            return headroom(connection) > 0
+    except DBAPIError:
+        return False

@@ -71,4 +71,4 @@ class ShopChecker(Checker):
             self.wrong(field, "MALFORMED", "must be a time from year 1 to 9999 with 0 to 999,999,999 nanoseconds")
             return
         if moment > self._now + _CLOCK_SKEW:
-            self.wrong(field, "OUT_OF_RANGE", "must not be in the future")
+            self.wrong_now(field, "OUT_OF_RANGE", "must not be in the future")

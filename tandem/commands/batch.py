@@ -6,12 +6,13 @@ from datetime import datetime
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.status_pb2 import Status
 
 from tandem.commands.domain import Command, Domain
 from tandem.commands.receipts import Receipt
 from tandem.commands.rules import Id, timestamp
 from tandem.commands.write_model import States
-from tandem.runtime.errors import InvalidArgument, TandemError, Violation
+from tandem.runtime.errors import InvalidArgument, RefusedBefore, TandemError, Violation, to_status
 
 
 @dataclass
@@ -20,7 +21,8 @@ class Decisions:
 
     states: after all events. outcomes: receipts, of this batch or of earlier ones, and refusals.
     events: (kind, message of the event contract). envelopes: of each event, serialised.
-    receipts: of the commands that this batch stores.
+    receipts: of the commands that this batch stores or refuses; a refusal of a command whose caller cannot repeat it
+    needs none.
     """
 
     states: States
@@ -46,12 +48,16 @@ def decide_batch(domain: Domain, batch: Sequence[Command], loaded: States, found
         earlier = found.get(command.request_id) or stored.get(command.request_id)
         outcome: Receipt | TandemError
         try:
-            if earlier is None:
-                stored[command.request_id] = outcome = _decide(domain, command, decisions, recorded_at)
-            else:
+            if earlier is not None:
                 outcome = _replayed(command, earlier)
+            elif command.refused is not None:
+                raise command.refused
+            else:
+                stored[command.request_id] = outcome = _decide(domain, command, decisions, recorded_at)
         except TandemError as refusal:
             outcome = refusal
+            if earlier is None and command.repeatable:
+                stored[command.request_id] = _refused(command, refusal)
         decisions.outcomes.append(outcome)
     decisions.receipts = list(stored.values())
     return decisions
@@ -63,7 +69,21 @@ def _replayed(command: Command, earlier: Receipt) -> Receipt:
             [Violation("request_id", "was used for another command; take a new one", "REUSED")],
             reason="REQUEST_ID_REUSED",
         )
+    if earlier.refusal is not None:
+        raise RefusedBefore(Status.FromString(earlier.refusal))
     return earlier._replace(replayed=True)
+
+
+def _refused(command: Command, refusal: TandemError) -> Receipt:
+    """What keeps the refusal true: a call of the same command that comes late to another server is refused, too."""
+    return Receipt(
+        request_id=command.request_id,
+        fingerprint=command.fingerprint,
+        subject_id=command.subject_id,
+        position=0,
+        version=0,
+        refusal=to_status(refusal).SerializeToString(),
+    )
 
 
 def _decide(domain: Domain, command: Command, decisions: Decisions, recorded_at: Timestamp) -> Receipt:

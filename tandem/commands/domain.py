@@ -18,6 +18,7 @@ from tandem.feed.events import EventContract
 from tandem.feed.token import encode_token
 from tandem.runtime.call import Metadata
 from tandem.runtime.checker import Checker
+from tandem.runtime.errors import InvalidArgument
 
 
 class CommandKind:
@@ -57,8 +58,9 @@ class Command(NamedTuple):
 
     request: the Protobuf request; it is the command, there is no twin of it.
     request_id: the caller's, or the server's own: an unknown COMMIT is looked up by it either way.
+    refused: why the request is wrong at this moment, though another server or a later moment may find it right.
     subject_id: what the command creates or changes.
-    now: the server's clock when the command was taken from the queue, UTC.
+    now: the server's clock when the command is decided, UTC.
     envelope: who caused it and why, a serialised tandem.internal.v1.Envelope: that of all its events.
     """
 
@@ -68,6 +70,13 @@ class Command(NamedTuple):
     subject_id: Id
     now: datetime
     envelope: bytes
+    refused: InvalidArgument | None = None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the caller knows the request_id, and may send the command again with it."""
+        request: Any = self.request
+        return bool(request.request_id)
 
     @property
     def fingerprint(self) -> bytes:
@@ -137,7 +146,8 @@ class Domain:
     def command_of(self, request: Any, now: datetime, metadata: Metadata = ()) -> Command:
         """The command that a request is, with the ids that the caller left to the server. Raises InvalidArgument.
 
-        metadata: of the call, for the envelope.
+        metadata: of the call, for the envelope. A request that is wrong at this moment alone, and has a request_id, is
+        a command that is refused: the refusal is to be stored as any other.
         """
         kind = self.kinds[type(request)]
         check = self._checker(now)
@@ -150,7 +160,13 @@ class Domain:
             check.uuid(id_field, subject)
         if kind.check is not None:
             kind.check(request, check)
-        check.finish()
+        refused = None
+        try:
+            check.finish()
+        except InvalidArgument as error:
+            if not (check.only_now and request.request_id):
+                raise
+            refused = error
         request_id = id_of(request.request_id or str(uuid7()))
         return Command(
             kind,
@@ -159,6 +175,7 @@ class Domain:
             id_of(subject if named else str(uuid7())),
             now,
             envelope_of(metadata, request_id).SerializeToString(),
+            refused,
         )
 
     def keys_of(self, batch: Iterable[Command]) -> Keys:

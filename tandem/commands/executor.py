@@ -8,7 +8,7 @@ middle of a transaction: a caller that leaves only stops waiting.
 from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import timedelta
 
 import psycopg.errors
 from prometheus_client import Counter, Histogram
@@ -17,8 +17,9 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from tandem.commands.batch import decide_batch
+from tandem.commands.clock import Clock, utc_now
 from tandem.commands.domain import Command, Domain
-from tandem.commands.receipts import Receipt, append, find_receipts, stored_events
+from tandem.commands.receipts import Receipt, append, append_refusals, find_receipts, stored_events
 from tandem.commands.settings import ExecutorSettings
 from tandem.runtime.call import Call
 from tandem.runtime.database import create_database_engine, may_pass, pipelined
@@ -36,6 +37,8 @@ RETRIES = Counter("tandem_command_batch_retries_total", "Batches that were run a
 # Two transactions that create the same thing or store the same request_id: one wins, the other sees it when run again.
 # Once is enough for that; more is for several in one batch.
 _MAX_COLLISIONS = 5
+# A batch that is decided so soon after it was taken keeps the time of then: another costs 1 µs for each command.
+_AT_ONCE = timedelta(milliseconds=20)
 
 
 def create_executor_engine(settings: DatabaseSettings, threads: int) -> Engine:
@@ -46,13 +49,11 @@ def create_executor_engine(settings: DatabaseSettings, threads: int) -> Engine:
         pool_size=threads,
         by_key=True,
         autocommit=True,
+        # Who is told of a receipt or a refusal is told for good.
+        durable=True,
         # A batch has a few statements, of which one at most waits long.
         longest_transaction=4 * settings.statement_timeout,
     )
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Executor(Worker):
@@ -62,10 +63,8 @@ class Executor(Worker):
     OUTCOME_UNKNOWN (repeat it with its request_id).
     """
 
-    def __init__(
-        self, engine: Engine, domain: Domain, settings: ExecutorSettings, *, clock: Callable[[], datetime] = _utc_now
-    ) -> None:
-        """engine: as `create_executor_engine` makes it; the executor disposes of it. clock: in UTC."""
+    def __init__(self, engine: Engine, domain: Domain, settings: ExecutorSettings, *, clock: Clock = utc_now) -> None:
+        """engine: as `create_executor_engine` makes it; the executor disposes of it. clock: this server's."""
         self._engine = engine
         self._storing = [_Storing(engine, domain, settings, clock, self.prepared) for _ in range(settings.threads)]
         # While PostgreSQL writes and commits the batch of one thread, another prepares the next. One prepares at a
@@ -95,7 +94,7 @@ class _Storing:
         engine: Engine,
         domain: Domain,
         settings: ExecutorSettings,
-        clock: Callable[[], datetime],
+        clock: Clock,
         prepared: Callable[[], None],
     ) -> None:
         """prepared: called when the work that is left is PostgreSQL's, so that another thread prepares its batch."""
@@ -169,9 +168,19 @@ class _Storing:
                 rows = domain.model.load(connection, domain.keys_of(batch))
                 receipts = find_receipts(connection, [it.request_id for it in batch])
             loaded, subject_keys = rows()
+            now = self._clock()
+            if now - batch[0].now > _AT_ONCE:
+                # The batch has waited, for rows or for the database: it is decided now, and its events say so.
+                batch = [it._replace(now=now) for it in batch]
             decisions = decide_batch(domain, batch, loaded, receipts())
             outcomes = decisions.outcomes
-            if decisions.receipts:
+            if decisions.receipts and not decisions.events:
+                failures.committing = True
+                with pipelined(connection) as driver:
+                    append_refusals(connection, decisions.receipts)
+                    driver.execute("COMMIT")
+                    self._prepared()
+            elif decisions.receipts:
                 failures.committing = True
                 with pipelined(connection) as driver:
                     subject_keys |= domain.model.save(connection, loaded, decisions.states)

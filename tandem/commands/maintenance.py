@@ -1,25 +1,36 @@
-"""What the write database needs now and then: old receipts deleted, the feed's next partition made."""
+"""What the write database needs now and then: old receipts deleted, the feed's next partitions made."""
 
 import asyncio
 import contextlib
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
+from prometheus_client import Gauge
 from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.exc import DBAPIError
 
+from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
 from tandem.commands.receipts import purge_receipts
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
+from tandem.runtime.database import first_line
 from tandem.runtime.telemetry import log
+
+HEADROOM = Gauge("tandem_feed_headroom_events", "Events that the feed has partitions for, from its head on")
+# Of the advisory lock under which partitions are made.
+_PARTITION_LOCK = 7_246_003
+PARTITIONS_AHEAD = 3
+"""Beside the one that is being filled: 30 million events, so weeks to hear of one that cannot be made."""
 
 
 class Maintenance:
     """A Component. Several servers may run it at the same time: they skip the rows that another is deleting."""
 
-    def __init__(self, engine: Engine, settings: ReceiptSettings) -> None:
+    def __init__(self, engine: Engine, settings: ReceiptSettings, *, clock: Clock = utc_now) -> None:
+        """clock: this server's."""
         self._engine = engine
         self._settings = settings
+        self._clock = clock
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -34,13 +45,13 @@ class Maintenance:
 
     async def _run(self) -> None:
         while True:
+            await asyncio.to_thread(self.look_ahead)
             try:
-                first = await asyncio.to_thread(self._ensure_partition)
-                if first is not None:
-                    log.info("made the feed's next partition", first_position=first)
                 # Small batches, so that no statement holds many rows: until there is nothing old left.
                 while (purged := await asyncio.to_thread(self.purge_once)) > 0:
                     log.info("purged receipts", count=purged)
+            except ClocksDiffer as error:
+                log.error("receipts are not purged", error=str(error))
             except DBAPIError as error:
                 # The database is away or busy; the next round does what this one did not.
                 log.warning("maintenance failed, will be tried again", error=repr(error)[:500])
@@ -50,30 +61,60 @@ class Maintenance:
             await asyncio.sleep(self._settings.purge_every_seconds)
 
     def purge_once(self) -> int:
-        """Deletes one batch of old receipts; returns how many."""
+        """Deletes one batch of old receipts; returns how many. Raises ClocksDiffer."""
         with self._engine.begin() as connection:
             keep = timedelta(days=self._settings.keep_days)
-            return purge_receipts(connection, datetime.now(UTC), keep, self._settings.purge_batch)
+            now = agreed_time(connection, self._clock)
+            return purge_receipts(connection, now, keep, self._settings.purge_batch)
 
-    def _ensure_partition(self) -> int | None:
-        with self._engine.begin() as connection:
-            return ensure_partition(connection)
+    def look_ahead(self) -> None:
+        """Makes partitions ahead where the role may; says how much room there is either way."""
+        try:
+            with self._engine.begin() as connection:
+                for first in ensure_partitions(connection):
+                    log.info("made a partition of the feed", first_position=first)
+        except Exception as error:  # whatever it is, receipts must be purged, and the next round tries again
+            log.error("a partition of the feed cannot be made; run migrate as the owner", error=first_line(error))
+        try:
+            with self._engine.connect() as connection:
+                headroom(connection)
+        except DBAPIError as error:
+            log.warning("the feed's headroom is not known", error=first_line(error))
 
 
-def ensure_partition(connection: Connection) -> int | None:
-    """Makes the feed's next partition when the head is in the second half of the last one; returns its first position.
+def ensure_partitions(connection: Connection) -> list[int]:
+    """Makes what is missing of the head's partition and PARTITIONS_AHEAD after it; returns their first positions."""
+    current = _next_position(connection) // feed.PARTITION_SIZE * feed.PARTITION_SIZE
+    wanted = [current + number * feed.PARTITION_SIZE for number in range(PARTITIONS_AHEAD + 1)]
+    if all(_has_partition(connection, first) for first in wanted):
+        return []
+    # One server at a time: what another has just made is seen behind this.
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _PARTITION_LOCK})
+    made = [first for first in wanted if not _has_partition(connection, first)]
+    for first in made:
+        _create_partition(connection, first)
+    return made
 
-    Every command server asks now and then; half a partition, millions of events, is the time there is.
-    """
+
+def headroom(connection: Connection) -> int:
+    """How many positions more the feed has partitions for, without a gap. Where there is none, no command is stored."""
+    position = _next_position(connection)
+    end = position // feed.PARTITION_SIZE * feed.PARTITION_SIZE
+    while _has_partition(connection, end):
+        end += feed.PARTITION_SIZE
+    left = max(0, end - position)
+    HEADROOM.set(left)
+    return left
+
+
+def _next_position(connection: Connection) -> int:
     position: int = connection.execute(select(feed.feed_head.c.position)).scalar_one()
-    first = (position // feed.PARTITION_SIZE) * feed.PARTITION_SIZE
-    if position - first >= feed.PARTITION_SIZE // 2:
-        first += feed.PARTITION_SIZE
-    name = _partition_name(first)
-    if connection.execute(text("SELECT to_regclass(:name)"), {"name": name}).scalar_one() is not None:
-        return None
-    _create_partition(connection, first)
-    return first
+    return position + 1
+
+
+def _has_partition(connection: Connection, first: int) -> bool:
+    found = connection.execute(text("SELECT to_regclass(:name)"), {"name": _partition_name(first)})
+    return found.scalar_one() is not None
 
 
 def _partition_name(first: int) -> str:

@@ -6,6 +6,7 @@ Positions, events and receipts go in one statement.
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Column, Connection, DateTime, Index, LargeBinary, Table, Uuid, func, text
@@ -25,8 +26,14 @@ receipt = Table(
     Column("position", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("refusal", LargeBinary, nullable=True, comment="google.rpc.Status"),
     Index("receipt_created_at", "created_at"),
 )
+"""What each request_id was told. A refusal has no position and no version: 0."""
+
+# Before the fingerprint of a refusal. A server of the version before, which knows of no refusals, takes such a row for
+# the receipt of another command and refuses the request_id: that is no answer of a command that was never done.
+_REFUSED = b"refused:"
 
 
 class Receipt(NamedTuple):
@@ -34,6 +41,7 @@ class Receipt(NamedTuple):
 
     epoch: the feed's epoch of today. None until the batch is appended, and `position` counts from the batch's first
     position minus one until then.
+    refusal: a serialised google.rpc.Status, of a command that was refused: it has done nothing, and never will.
     replayed: the command was done before, and this is the receipt of then.
     """
 
@@ -43,6 +51,7 @@ class Receipt(NamedTuple):
     position: int
     version: int
     epoch: uuid.UUID | None = None
+    refusal: bytes | None = None
     replayed: bool = False
 
     def appended(self, epoch: uuid.UUID, base: int) -> "Receipt":
@@ -82,8 +91,17 @@ def stored_events(
 
 
 _FIND = f"""
-SELECT CAST(r.request_id AS text), r.fingerprint, CAST(r.subject_id AS text), r.position, r.version, h.epoch
+SELECT CAST(r.request_id AS text), r.fingerprint, CAST(r.subject_id AS text), r.position, r.version, h.epoch, r.refusal
 FROM {receipt.fullname} AS r, {feed.feed_head.fullname} AS h WHERE r.request_id = ANY(%s)"""  # noqa: S608
+
+_RECEIPTS = """unnest(
+    CAST(%(request_ids)s AS uuid[]), CAST(%(fingerprints)s AS bytea[]), CAST(%(subject_ids)s AS uuid[]),
+    CAST(%(offsets)s AS bigint[]), CAST(%(versions)s AS bigint[]), CAST(%(refusals)s AS bytea[])
+  ) AS r (request_id, fingerprint, subject_id, start, version, refusal)"""
+
+_REFUSE = f"""
+INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version, refusal)
+SELECT r.request_id, r.fingerprint, r.subject_id, 0, 0, r.refusal FROM {_RECEIPTS}"""  # noqa: S608
 
 # The feed's head is the one row that serialises all writers. It is locked here and released by the COMMIT that follows
 # in the same pipeline, so it is held for no round trip, nor for the batch.
@@ -99,12 +117,10 @@ WITH head AS (
     CAST(%(envelopes)s AS bytea[])
   ) WITH ORDINALITY AS e (kind, payload, subject_id, envelope, ordinal)
 ), receipts AS (
-  INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version)
-  SELECT r.request_id, r.fingerprint, r.subject_id, head.base + r.start, r.version
-  FROM head, unnest(
-    CAST(%(request_ids)s AS uuid[]), CAST(%(fingerprints)s AS bytea[]), CAST(%(subject_ids)s AS uuid[]),
-    CAST(%(offsets)s AS bigint[]), CAST(%(versions)s AS bigint[])
-  ) AS r (request_id, fingerprint, subject_id, start, version)
+  INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version, refusal)
+  SELECT r.request_id, r.fingerprint, r.subject_id,
+    CASE WHEN r.refusal IS NULL THEN head.base + r.start ELSE 0 END, r.version, r.refusal
+  FROM head, {_RECEIPTS}
 )
 SELECT epoch, base, pg_notify('{feed.CHANNEL}', '') FROM head
 """  # noqa: S608 - only names from our own tables are put in
@@ -118,7 +134,12 @@ def find_receipts(connection: Connection, request_ids: Sequence[Id]) -> Answer[d
     """
     with driver_of(connection) as driver:
         rows = driver.execute(_FIND, [array("UUID", request_ids)], binary=True)
-    return lambda: {row[0]: Receipt(*row) for row in rows}
+    return lambda: {it.request_id: it for it in map(_of_row, rows)}
+
+
+def _of_row(row: Sequence[Any]) -> Receipt:
+    found = Receipt(*row)
+    return found if found.refusal is None else found._replace(fingerprint=found.fingerprint.removeprefix(_REFUSED))
 
 
 def append(
@@ -138,11 +159,7 @@ def append(
                 "payloads": array("BYTEA", [it.payload for it in events]),
                 "data_subjects": array("UUID", [it.subject_id for it in events]),
                 "envelopes": array("BYTEA", [it.envelope for it in events]),
-                "request_ids": array("UUID", [it.request_id for it in receipts]),
-                "fingerprints": array("BYTEA", [it.fingerprint for it in receipts]),
-                "subject_ids": array("UUID", [it.subject_id for it in receipts]),
-                "offsets": array("BIGINT", [it.position for it in receipts]),
-                "versions": array("BIGINT", [it.version for it in receipts]),
+                **_arrays(receipts),
             },
             binary=True,
         )
@@ -152,6 +169,27 @@ def append(
         return epoch, base
 
     return answer
+
+
+def append_refusals(connection: Connection, receipts: Sequence[Receipt]) -> None:
+    """As `append`, for a batch of refusals: the feed and its head are left alone. To be followed by COMMIT."""
+    with driver_of(connection) as driver:
+        driver.execute(_REFUSE, _arrays(receipts), binary=True)
+
+
+def _arrays(receipts: Sequence[Receipt]) -> dict[str, Any]:
+    # By id: two batches that store the same ids never wait for each other in a circle.
+    rows = sorted(receipts, key=attrgetter("request_id"))
+    return {
+        "request_ids": array("UUID", [it.request_id for it in rows]),
+        "fingerprints": array(
+            "BYTEA", [it.fingerprint if it.refusal is None else _REFUSED + it.fingerprint for it in rows]
+        ),
+        "subject_ids": array("UUID", [it.subject_id for it in rows]),
+        "offsets": array("BIGINT", [it.position for it in rows]),
+        "versions": array("BIGINT", [it.version for it in rows]),
+        "refusals": array("BYTEA", [it.refusal for it in rows]),
+    }
 
 
 _PURGE = text(f"""

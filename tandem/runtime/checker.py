@@ -24,15 +24,26 @@ class Checker:
 
     def __init__(self) -> None:
         self._violations: list[Violation] = []
+        self._of_now = 0
 
     def finish(self) -> None:
         """Raises InvalidArgument if anything was wrong."""
         if self._violations:
             raise InvalidArgument(self._violations)
 
+    @property
+    def only_now(self) -> bool:
+        """Whether all that is wrong is wrong at this moment alone."""
+        return self._of_now == len(self._violations)
+
     def wrong(self, field: str, kind: str, description: str) -> None:
         """kind: a FieldViolationReason of the contract. description: a sentence that goes on from the field's name."""
         self._violations.append(Violation(field, description, kind))
+
+    def wrong_now(self, field: str, kind: str, description: str) -> None:
+        """As `wrong`, for what another server, or this one later, may find right."""
+        self._of_now += 1
+        self.wrong(field, kind, description)
 
     def uuid(self, field: str, value: str) -> bool:
         """Whether it is one; it is required."""

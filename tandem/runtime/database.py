@@ -25,6 +25,11 @@ _PASSING_CLASSES = ("08", "40", "53", "57")
 _PASSING_CODES = ("25006", "55P03")
 _WITH_TRANSACTION_TIMEOUT = 17_00_00
 
+# Set also where it is "on" already: a session that has its own value does not follow a change of the server's.
+_COMMIT_TO_DISK = """
+SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+  WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"""
+
 T = TypeVar("T")
 
 Answer = Callable[[], T]
@@ -84,6 +89,7 @@ def create_database_engine(
     read_only: bool = False,
     by_key: bool = False,
     autocommit: bool = False,
+    durable: bool = False,
     longest_transaction: float | None = None,
 ) -> Engine:
     """An engine of at most `pool_size` connections, which waits `connect_timeout` seconds for a free one.
@@ -98,6 +104,9 @@ def create_database_engine(
 
     autocommit: each statement is a transaction, and a snapshot, of its own. SQLAlchemy's option for this is set and
     taken back around each use of a connection, which costs as much as a small statement.
+
+    durable: what is committed is on disk, here and at synchronous standbys, whatever synchronous_commit the server, the
+    database or the role has; remote_apply, which promises more, stays.
 
     longest_transaction: in seconds, after which the server ends a session in the middle of one, from PostgreSQL 17 on.
     For those that use `pipelined`: a pipeline ends with a Flush, on which PostgreSQL forgets its time-out for idle
@@ -117,7 +126,9 @@ def create_database_engine(
         send_arrays(driver)
         if longest_transaction is not None and driver.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
             driver.execute(f"SET transaction_timeout = {int(longest_transaction * 1000)}")
-            driver.commit()
+        if durable:
+            driver.execute(_COMMIT_TO_DISK)
+        driver.commit()
         driver.autocommit = autocommit
 
     event.listen(engine, "handle_error", _handle_error)
@@ -126,8 +137,8 @@ def create_database_engine(
 
 @contextmanager
 def transaction(settings: DatabaseSettings, name: str) -> Iterator[Connection]:
-    """One transaction, on a connection that is made for it. name: as for `create_database_engine`."""
-    engine = create_database_engine(settings, name=name, pool_size=1)
+    """One durable transaction, on a connection that is made for it. name: as for `create_database_engine`."""
+    engine = create_database_engine(settings, name=name, pool_size=1, durable=True)
     try:
         with engine.begin() as connection:
             yield connection

@@ -9,7 +9,8 @@
      ├── OutOfRange           OUT_OF_RANGE         a place that the server does not have, any more or yet
      ├── Overloaded           RESOURCE_EXHAUSTED   a limit is reached; nothing was done
      ├── Unavailable          UNAVAILABLE          a store is away, or the view is behind; safe to retry
-     └── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's time passed before the work began
+     ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's time passed before the work began
+     └── RefusedBefore        any of the above     a refusal that was stored, told once more
 
 Anything else that a servicer raises is INTERNAL: a bug, logged once under a reference that the caller gets too.
 """
@@ -108,6 +109,18 @@ class DeadlineExceeded(TandemError):
         super().__init__(message, reason="DEADLINE_EXCEEDED")
 
 
+class RefusedBefore(TandemError):
+    """An error as it was told before, word for word."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        """status: what `to_status` made of the error then."""
+        info = error_details_pb2.ErrorInfo()
+        status.details[0].Unpack(info)
+        super().__init__(status.message, reason=info.reason, metadata=dict(info.metadata))
+        self.status = status
+
+
+_BY_NUMBER: dict[int, grpc.StatusCode] = {it.value[0]: it for it in grpc.StatusCode}
 _CODES: dict[type[TandemError], grpc.StatusCode] = {
     InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
@@ -123,11 +136,13 @@ _CODES: dict[type[TandemError], grpc.StatusCode] = {
 
 def code_of(error: TandemError) -> grpc.StatusCode:
     """The status code of an error; KeyError for a kind that is not in the table."""
-    return _CODES[type(error)]
+    return _BY_NUMBER[error.status.code] if isinstance(error, RefusedBefore) else _CODES[type(error)]
 
 
 def to_status(error: TandemError) -> status_pb2.Status:
     """The error as google.rpc.Status: ErrorInfo first, then what its kind adds, under MAX_DETAILS_BYTES together."""
+    if isinstance(error, RefusedBefore):
+        return error.status
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     details: list[Message] = [info]
     match error:

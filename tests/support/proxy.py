@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+from collections import deque
 from collections.abc import Iterator
 
 
@@ -19,7 +20,11 @@ class CuttingProxy:
         self._armed: tuple[bytes, bool] | None = None
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
+        self._clients: set[socket.socket] = set()
+        self._untold: set[socket.socket] = set()
         self._answered = threading.Event()
+        self._sent = threading.Condition()
+        self._latest: deque[bytes] = deque(maxlen=50)
         self.cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -32,12 +37,26 @@ class CuttingProxy:
         with self._lock:
             self._armed = (words, after)
 
+    def wait_for(self, words: bytes, seconds: float = 20) -> None:
+        """Until the target was sent these words in one piece. AssertionError after so many seconds."""
+        with self._sent:
+            found = self._sent.wait_for(lambda: any(words in it for it in self._latest), seconds)
+        assert found, f"{words!r} was not sent"
+
     def cut_all(self) -> None:
         """Cuts all connections that there are now, and takes new ones."""
         with self._lock:
             open_sockets = list(self._sockets)
             self.cuts += 1
         self._hang_up(*open_sockets)
+
+    def cut_clients(self) -> None:
+        """Cuts all connections that there are now at the clients' end; the target is told nothing."""
+        with self._lock:
+            clients = list(self._clients)
+            self._untold |= self._clients
+            self.cuts += 1
+        self._hang_up(*clients)
 
     def close(self) -> None:
         with self._lock:
@@ -56,6 +75,7 @@ class CuttingProxy:
             server = socket.create_connection(self._target)
             with self._lock:
                 self._sockets |= {client, server}
+                self._clients.add(client)
             silenced = threading.Event()
             threading.Thread(target=self._to_server, args=(client, server, silenced), daemon=True).start()
             threading.Thread(target=self._to_client, args=(server, client, silenced), daemon=True).start()
@@ -68,6 +88,9 @@ class CuttingProxy:
                     server.sendall(chunk)
                 except OSError:
                     break
+                with self._sent:
+                    self._latest.append(chunk)
+                    self._sent.notify_all()
                 continue
             silenced.set()
             if not cut:
@@ -75,7 +98,10 @@ class CuttingProxy:
             # What belongs to it may follow. The answer says that the target has done it: then the client is cut off.
             server.sendall(chunk)
             threading.Thread(target=self._hang_up_when_answered, args=(client, server), daemon=True).start()
-        self._hang_up(client, server)
+        if client in self._untold:
+            self._hang_up(client)
+        else:
+            self._hang_up(client, server)
 
     def _hang_up_when_answered(self, *sockets: socket.socket) -> None:
         self._answered.wait(5)

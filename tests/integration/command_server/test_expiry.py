@@ -1,6 +1,7 @@
 """Subscriptions end by themselves, once, however many command servers look after them."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -9,17 +10,18 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import text
 
-from command_server.expiry import Expiry
+from command_server.expiry import NOT_ENDED, Expiry
 from command_server.settings import SubscriptionSettings
-from command_server.subscriptions import FIND_DUE
+from command_server.subscriptions import FIND_DUE, Due
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
+from tandem.commands.clock import ClocksDiffer
 from tandem.commands.executor import Executor
 from tandem.runtime.call import Call, Stage
 from tandem.runtime.errors import Overloaded
 from tandem.runtime.worker import refuse
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
-from tests.support.builders import identity, register_customer, start_subscription
+from tests.support.builders import add_product, identity, register_customer, start_subscription
 from tests.support.stack import until
 
 MakeExpiry = Callable[..., Expiry]
@@ -29,8 +31,8 @@ MakeExpiry = Callable[..., Expiry]
 async def make_expiry(database: WriteDatabase) -> AsyncIterator[MakeExpiry]:
     started: list[Expiry] = []
 
-    def make(executor: Stage, **settings: float) -> Expiry:
-        it = Expiry(database.engine, executor, SubscriptionSettings(**settings))
+    def make(executor: Stage, clock: Callable[[], datetime] = wall_clock, **settings: float) -> Expiry:
+        it = Expiry(database.engine, executor, SubscriptionSettings(**settings), clock=clock)
         started.append(it)
         return it
 
@@ -77,7 +79,7 @@ async def test_what_is_due_ends_and_nothing_else_does(
             executor, commands.CancelSubscriptionRequest(subscription_id=identity("subscription", number), when=when)
         )
     expiry = make_expiry(executor, grace_days=5)
-    assert not await expiry.end_due()
+    assert not await expiry.end_due(set())
     assert sorted(ends(database)) == sorted(
         [
             ("subscription_cancelled", identity("subscription", 2)),
@@ -85,7 +87,7 @@ async def test_what_is_due_ends_and_nothing_else_does(
             ("subscription_lapsed", identity("subscription", 1)),
         ]
     )
-    assert not await expiry.end_due()
+    assert not await expiry.end_due(set())
     assert len(ends(database)) == 3
 
 
@@ -99,7 +101,7 @@ async def test_several_servers_end_each_subscription_once(
 
     async def until_none_is_due(expiry: Expiry) -> None:
         while len(ends(database)) < 30:
-            await expiry.end_due()
+            await expiry.end_due(set())
 
     await asyncio.wait_for(asyncio.gather(*map(until_none_is_due, expiries)), 60)
     found = [subscription for _, subscription in ends(database)]
@@ -153,8 +155,8 @@ async def test_one_that_cannot_be_ended_and_a_busy_server_keep_no_other_from_end
     assert {it for _, it in ends(database)} == {identity("subscription", number) for number in (2, 3)}
 
 
-async def test_a_server_looks_on_at_once_where_another_has_ended_some_of_what_it_found(
-    commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
+async def test_a_server_looks_on_at_once_behind_what_it_could_not_end(
+    commands_on: Commands, make_expiry: MakeExpiry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executor = await commands_on.executor(clock=wall_clock)
     await submit(executor, register_customer())
@@ -163,9 +165,41 @@ async def test_a_server_looks_on_at_once_where_another_has_ended_some_of_what_it
     expiry = make_expiry(executor, grace_days=0, batch=2)
     found = expiry._find()
     await expiry._end(found[0])
-    expiry._find = lambda: found  # type: ignore[method-assign]
-    assert await expiry.end_due(), "one was ended, so there may be more"
-    assert not await expiry.end_due(), "another server is ahead"
+    monkeypatch.setattr(expiry, "_find", lambda tried: [it for it in found if it not in tried])
+    tried: set[Due] = set()
+    assert await expiry.end_due(tried), "there may be more"
+    assert tried == {found[0]}, "another server is ahead"
+    assert not await expiry.end_due(tried)
+
+
+async def test_one_that_fails_is_counted_and_holds_none_up_that_come_after_it(
+    commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
+) -> None:
+    executor = await commands_on.executor(clock=wall_clock)
+    await submit(executor, register_customer())
+    for number in (1, 2, 3):
+        await submit(executor, start_subscription(number, started_at=ago(days=90 - number)))
+    stubborn = Stubborn(executor, failing=identity("subscription", 1))
+    stubborn.calls = 1
+    expiry, before = make_expiry(stubborn, grace_days=0, batch=1, check_every_seconds=3600), NOT_ENDED._value.get()
+    await expiry.start()
+    await until(partial(ended, database, 2), "the other two have ended in the same round")
+    assert NOT_ENDED._value.get() == before + 1
+
+
+async def test_no_caller_can_use_the_id_of_an_end_first(
+    commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry
+) -> None:
+    """Ids were made of what callers know: the subscription and its version."""
+    executor = await commands_on.executor(clock=wall_clock)
+    await submit(executor, register_customer())
+    await submit(executor, start_subscription(1, started_at=ago(days=90)))
+    known = uuid.uuid5(uuid.UUID("0a6a7d52-8f0e-5a55-9b0c-3c6f3b1d9a41"), f"{identity('subscription', 1)}/1")
+    product = add_product(1)
+    product.request_id = str(known)
+    await submit(executor, product)
+    await make_expiry(executor, grace_days=0).end_due(set())
+    assert ends(database) == [("subscription_lapsed", identity("subscription", 1))]
 
 
 def test_what_is_due_is_found_in_an_index_of_those_that_have_not_ended(database: WriteDatabase) -> None:
@@ -175,6 +209,25 @@ def test_what_is_due_is_found_in_an_index_of_those_that_have_not_ended(database:
         plan = connection.execute(text(f"EXPLAIN {FIND_DUE.text}"), arguments).scalars().all()
     assert sum("Index Scan using subscription_due" in line for line in plan) == 2, "\n".join(plan)
     assert not any("Sort" in line for line in plan), "\n".join(plan)
+
+
+@pytest.mark.parametrize("off", [timedelta(days=45), timedelta(minutes=2), timedelta(minutes=-2)])
+async def test_a_server_whose_clock_is_not_the_databases_ends_nothing(
+    commands_on: Commands, database: WriteDatabase, make_expiry: MakeExpiry, off: timedelta
+) -> None:
+    def wrong_clock() -> datetime:
+        return wall_clock() + off
+
+    executor = await commands_on.executor(clock=wall_clock)
+    await submit(executor, register_customer())
+    await submit(executor, start_subscription(1, started_at=ago(days=1)))
+    await submit(executor, start_subscription(2, started_at=ago(days=90)))
+    wrong = make_expiry(await commands_on.executor(clock=wrong_clock), clock=wrong_clock, grace_days=3)
+    with pytest.raises(ClocksDiffer):
+        await wrong.end_due(set())
+    assert ends(database) == []
+    await make_expiry(executor, grace_days=3).end_due(set())
+    assert ends(database) == [("subscription_lapsed", identity("subscription", 2))]
 
 
 async def test_it_looks_again_and_again_until_it_is_stopped(

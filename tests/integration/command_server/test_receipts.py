@@ -5,17 +5,22 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from google.protobuf.message import Message
+from google.rpc import code_pb2
+from google.rpc.status_pb2 import Status
 from pydantic import SecretStr
 from sqlalchemy import text, update
 from sqlalchemy.engine import make_url
 
 from command_server.orders import order_table
 from commerce.command.v1 import command_service_pb2 as commands
+from tandem.commands.clock import CLOCK_DIFFERENCE, ClocksDiffer
+from tandem.commands.executor import Executor
 from tandem.commands.maintenance import Maintenance
 from tandem.commands.receipts import receipt
 from tandem.commands.settings import ReceiptSettings
 from tandem.runtime.database import create_database_engine
-from tandem.runtime.errors import InvalidArgument, Unavailable
+from tandem.runtime.errors import InvalidArgument, TandemError, Unavailable, to_status
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.command_server.conftest import (
     Commands,
@@ -25,7 +30,7 @@ from tests.integration.command_server.conftest import (
     submit_all,
     until_blocked,
 )
-from tests.support.builders import add_product, identity, place_order, register_customer
+from tests.support.builders import NOW, add_product, identity, place_order, register_customer
 from tests.support.proxy import CuttingProxy
 
 SHOP = [register_customer(1), add_product(1, stock=100)]
@@ -69,6 +74,68 @@ async def test_repeats_in_one_batch_are_one(commands_on: Commands, database: Wri
     assert [it.replayed for it in outcomes if isinstance(it, Receipt)] == [False] + [True] * 19
     assert {it.position for it in outcomes if isinstance(it, Receipt)} == {3}
     assert len(database.events()) == 3
+
+
+async def refusal_of(executor: Executor, request: Message) -> Status:
+    with pytest.raises(TandemError) as caught:
+        await submit(executor, request)
+    return to_status(caught.value)
+
+
+async def test_a_refusal_stays_true_also_where_the_same_call_comes_late_to_another_server(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    one, two = await commands_on.executor(), await commands_on.executor()
+    await submit_all(one, [register_customer(1), add_product(1, stock=0)])
+    refused = [await refusal_of(two, it) for it in (place_order(1), PAY)]
+    assert [it.code for it in refused] == [code_pb2.FAILED_PRECONDITION, code_pb2.NOT_FOUND]
+    assert len(database.events()) == 2
+    # Now both could be done.
+    await submit(two, commands.AdjustStockRequest(product_id=identity("product", 1), delta=10))
+    another = place_order(1)
+    another.request_id = identity("another")
+    await submit(two, another)
+    assert [await refusal_of(one, it) for it in (place_order(1), PAY)] == refused, "word for word"
+    assert len(database.events()) == 4
+
+
+async def test_a_time_that_one_server_finds_in_the_future_is_in_the_future_for_all(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    behind = await commands_on.executor(clock=lambda: NOW - timedelta(hours=1))
+    ahead = await commands_on.executor()
+    await submit_all(ahead, SHOP)
+    order = place_order(1)
+    order.placed_at.FromDatetime(NOW)
+    refused = await refusal_of(behind, order)
+    assert await refusal_of(ahead, order) == refused
+    assert len(database.events()) == 2
+
+
+async def test_a_refusal_and_a_first_run_that_meet_have_one_outcome(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    """One server's clock is behind, so it refuses what the other does: whoever stores first tells both callers."""
+    behind = await commands_on.executor(clock=lambda: NOW - timedelta(hours=1))
+    ahead = await commands_on.executor()
+    await submit_all(ahead, SHOP)
+    done = 0
+    for number in range(1, 21):
+        order = place_order(number)
+        order.placed_at.FromDatetime(NOW)
+        outcomes = await asyncio.gather(*(submit(it, order) for it in (behind, ahead)), return_exceptions=True)
+        assert len({isinstance(it, Receipt) for it in outcomes}) == 1, outcomes
+        done += isinstance(outcomes[0], Receipt)
+    assert len(database.events()) == 2 + done
+
+
+async def test_a_refusal_of_a_command_without_a_request_id_stores_nothing(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    executor = await commands_on.executor()
+    await refusal_of(executor, commands.PayOrderRequest(order_id=identity("order", 1)))
+    with database.engine.connect() as connection:
+        assert connection.execute(receipt.select()).all() == []
 
 
 async def test_a_command_without_a_request_id_is_done_each_time(commands_on: Commands) -> None:
@@ -156,3 +223,37 @@ async def test_old_receipts_are_purged_in_small_batches_and_young_ones_kept(
     side.dispose()
     with database.engine.connect() as connection:
         assert not {row.request_id for row in connection.execute(receipt.select())} & set(old)
+
+
+async def test_a_server_whose_clock_is_not_the_databases_purges_nothing(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    executor = await commands_on.executor()
+    await submit_all(executor, SHOP)
+    side = create_database_engine(database.settings, name="side", pool_size=1)
+    off = timedelta(days=45)
+    with pytest.raises(ClocksDiffer):
+        Maintenance(side, ReceiptSettings(), clock=lambda: datetime.now(UTC) + off).purge_once()
+    side.dispose()
+    assert round(CLOCK_DIFFERENCE._value.get()) == off.total_seconds()
+    with database.engine.connect() as connection:
+        assert len(connection.execute(receipt.select()).all()) == len(SHOP)
+
+
+async def test_an_event_is_recorded_when_it_is_decided_and_not_when_its_command_began_to_wait(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    moments = iter([NOW, *[NOW + timedelta(seconds=number) for number in (0, 1, 2)]])
+    executor = await commands_on.executor(clock=lambda: next(moments))
+    await submit_all(executor, [add_product(1)])
+    with database.engine.begin() as connection:
+        connection.execute(text("SELECT 1 FROM tandem_write.product FOR UPDATE"))
+        adjusting = asyncio.create_task(
+            submit(executor, commands.AdjustStockRequest(product_id=identity("product", 1), delta=1))
+        )
+        await until_blocked(database)
+    await adjusting
+    assert [it.event.recorded_at.ToDatetime(UTC) - NOW for it in database.feed()] == [
+        timedelta(0),
+        timedelta(seconds=2),
+    ]

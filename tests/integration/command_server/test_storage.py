@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
@@ -20,7 +21,7 @@ from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from shop.events import EVENTS
 from tandem.commands.batch import decide_batch
 from tandem.commands.executor import create_executor_engine
-from tandem.commands.maintenance import begin_epoch, ensure_partition
+from tandem.commands.maintenance import begin_epoch, ensure_partitions
 from tandem.commands.receipts import StoredEvent, append
 from tandem.commands.write_model import Keys, States
 from tandem.feed import table as feed
@@ -62,12 +63,12 @@ def test_migrating_twice_changes_nothing(database: WriteDatabase) -> None:
 
 
 def test_the_feed_crosses_into_its_next_partition(database: WriteDatabase) -> None:
-    half = feed.PARTITION_SIZE // 2
     with database.engine.begin() as connection:
-        assert ensure_partition(connection) is None, "the first one is enough at first"
-        connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {half}"))
-        assert ensure_partition(connection) == feed.PARTITION_SIZE
-        assert ensure_partition(connection) is None
+        ahead = [feed.PARTITION_SIZE * number for number in range(1, 5)]
+        assert ensure_partitions(connection) == ahead[:3]
+        assert ensure_partitions(connection) == []
+        connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {feed.PARTITION_SIZE - 1}"))
+        assert ensure_partitions(connection) == ahead[3:]
         connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {feed.PARTITION_SIZE - 2}"))
         append(connection, [StoredEvent("order_paid", b"", None)] * 4, [])
     with database.engine.connect() as connection:
@@ -229,3 +230,17 @@ def test_servers_that_create_the_same_things_in_opposite_order_do_not_deadlock(d
     with ThreadPoolExecutor(2) as servers:
         failures = list(servers.map(create, (numbers, numbers[::-1])))
     assert sorted(failures, key=str) == [None, "UniqueViolation"]
+
+
+@pytest.mark.parametrize(
+    ("of_the_database", "pinned"),
+    [("off", "on"), ("local", "on"), ("remote_write", "on"), ("on", "on"), ("remote_apply", "remote_apply")],
+)
+def test_a_database_may_promise_more_and_not_less(database: WriteDatabase, of_the_database: str, pinned: str) -> None:
+    with database.engine.begin() as connection:
+        name = connection.execute(text("SELECT current_database()")).scalar_one()
+        connection.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = {of_the_database}'))
+    engine = create_executor_engine(database.settings, 1)
+    with engine.connect() as connection:
+        assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == pinned
+    engine.dispose()

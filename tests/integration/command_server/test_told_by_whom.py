@@ -112,7 +112,7 @@ async def test_what_expiry_ends_says_that_it_was_expiry_and_what_it_found(
         subscription_id=start.subscription_id, plan="gold", price=start.price, period_months=1
     ))  # fmt: skip
     expiry = Expiry(database.engine, executor, SubscriptionSettings(grace_days=0))
-    assert not await expiry.end_due()
+    assert not await expiry.end_due(set())
     kind, envelope = envelopes(database)[-1]
     assert kind == "subscription_lapsed"
     assert envelope is not None

@@ -32,6 +32,11 @@ class CommandServiceStub:
     Every command may carry a `request_id`: sent again with the same id, it has no second effect and gets the first
     receipt. So a call may be repeated after any error when it carries one.
 
+    What a `request_id` was told stays true for as long as it is remembered. A command that was refused (NOT_FOUND,
+    ALREADY_EXISTS, FAILED_PRECONDITION, ABORTED, a time in the future) is refused with the same words each time, also where
+    an earlier call of it reaches another server late. To try again what was refused, take a new `request_id`. UNAVAILABLE,
+    RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED speak of one call alone: an earlier one may still be done.
+
     A call's metadata may say who gives the command, and why. All events of the command have it in their envelope
     (`commerce.feed.v1.EventEnvelope`), beside the `request_id`; a repeated command keeps that of its first call.
 
@@ -189,6 +194,11 @@ class CommandServiceAsyncStub(CommandServiceStub):
     Every command may carry a `request_id`: sent again with the same id, it has no second effect and gets the first
     receipt. So a call may be repeated after any error when it carries one.
 
+    What a `request_id` was told stays true for as long as it is remembered. A command that was refused (NOT_FOUND,
+    ALREADY_EXISTS, FAILED_PRECONDITION, ABORTED, a time in the future) is refused with the same words each time, also where
+    an earlier call of it reaches another server late. To try again what was refused, take a new `request_id`. UNAVAILABLE,
+    RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED speak of one call alone: an earlier one may still be done.
+
     A call's metadata may say who gives the command, and why. All events of the command have it in their envelope
     (`commerce.feed.v1.EventEnvelope`), beside the `request_id`; a repeated command keeps that of its first call.
 
@@ -341,6 +351,11 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every command may carry a `request_id`: sent again with the same id, it has no second effect and gets the first
     receipt. So a call may be repeated after any error when it carries one.
+
+    What a `request_id` was told stays true for as long as it is remembered. A command that was refused (NOT_FOUND,
+    ALREADY_EXISTS, FAILED_PRECONDITION, ABORTED, a time in the future) is refused with the same words each time, also where
+    an earlier call of it reaches another server late. To try again what was refused, take a new `request_id`. UNAVAILABLE,
+    RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED speak of one call alone: an earlier one may still be done.
 
     A call's metadata may say who gives the command, and why. All events of the command have it in their envelope
     (`commerce.feed.v1.EventEnvelope`), beside the `request_id`; a repeated command keeps that of its first call.

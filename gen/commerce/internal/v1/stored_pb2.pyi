@@ -34,7 +34,7 @@ class EndSubscriptionRequest(_message.Message):
     SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Made of the subscription and its version, so that it is done once whoever gives it."""
+    """Never set: the server makes an id that no caller knows. By the version it is done once, whoever gives it."""
     subscription_id: _builtins.str
     """UUID of the subscription."""
     expected_version: _builtins.int

@@ -1,0 +1,77 @@
+"""A role with only the rights that docs/operating-roles.md grants serves commands, and makes no partition."""
+
+import os
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from command_server.__main__ import _migrate
+from command_server.app import MIGRATIONS, _is_ready
+from command_server.expiry import Expiry
+from command_server.settings import Settings, SubscriptionSettings
+from commerce.command.v1 import command_service_pb2 as commands
+from tandem.commands.clock import utc_now
+from tandem.commands.maintenance import HEADROOM, PARTITIONS_AHEAD, Maintenance
+from tandem.commands.settings import ReceiptSettings
+from tandem.feed import table as feed
+from tandem.runtime.database import create_database_engine, newest_revision
+from tandem.runtime.settings import DatabaseSettings
+from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
+from tests.support.builders import add_product, identity, place_order, register_customer, start_subscription
+
+_PAGE = Path(__file__).parents[3] / "docs" / "operating-roles.md"
+_ROLE = f"test_commands_{os.getpid()}"
+
+
+@pytest.fixture
+def as_role(database: WriteDatabase) -> Iterator[DatabaseSettings]:
+    """The database by a role that has what the page grants, word for word."""
+    [statements] = re.findall(r"```sql\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    with database.engine.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {_ROLE} LOGIN"))
+        connection.execute(text(statements.replace("tandem_commands", _ROLE)))
+    url = make_url(database.settings.url.get_secret_value()).set(username=_ROLE)
+    yield database.settings.model_copy(update={"url": SecretStr(url.render_as_string(hide_password=False))})
+    with database.engine.begin() as connection:
+        connection.execute(text(f"DROP OWNED BY {_ROLE}"))
+        connection.execute(text(f"DROP ROLE {_ROLE}"))
+
+
+async def test_the_role_of_the_page_may_do_all_that_a_command_server_does(
+    commands_on: Commands, database: WriteDatabase, as_role: DatabaseSettings
+) -> None:
+    _migrate(Settings(database=database.settings))
+    executor = await commands_on.executor(as_role, clock=utc_now)
+    await submit(executor, register_customer())
+    await submit(executor, add_product(1, stock=5))
+    await submit(executor, place_order(1))
+    await submit(executor, commands.PayOrderRequest(order_id=identity("order", 1)))
+    old = (utc_now() - timedelta(days=90)).isoformat().replace("+00:00", "Z")
+    await submit(executor, start_subscription(1, started_at=old))
+    side = create_database_engine(as_role, name="side", pool_size=2)
+    await Expiry(side, executor, SubscriptionSettings()).end_due(set())
+    await submit(executor, commands.EraseCustomerRequest(customer_id=identity("customer", 1)))
+    maintenance = Maintenance(side, ReceiptSettings())
+    maintenance.look_ahead()
+    assert maintenance.purge_once() == 0
+    assert HEADROOM._value.get() > PARTITIONS_AHEAD * feed.PARTITION_SIZE * 0.9
+    assert "subscription_lapsed" in {kind for _, kind, _ in database.events()}
+    assert _is_ready(side, newest_revision(MIGRATIONS))
+
+    # All are full, and the role may make no more: that is seen before a command fails.
+    full = (PARTITIONS_AHEAD + 1) * feed.PARTITION_SIZE - 1
+    with database.engine.begin() as connection:
+        connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {full}"))
+    maintenance.look_ahead()
+    assert HEADROOM._value.get() == 0
+    assert not _is_ready(side, newest_revision(MIGRATIONS))
+    _migrate(Settings(database=database.settings))
+    assert _is_ready(side, newest_revision(MIGRATIONS))
+    await submit(executor, commands.ShipOrderRequest(order_id=identity("order", 1)))
+    side.dispose()
