@@ -150,5 +150,3 @@ def test_every_reader_takes_the_largest_event_and_what_is_made_of_it() -> None:
         changes = fold(PROJECTIONS[view], events, {})
         assert changes.stopped_by is None
         assert 2 * max(len(row.value) for row in changes.rows.values() if row) < CACHED_BYTES
-
-
