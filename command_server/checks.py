@@ -54,11 +54,17 @@ class ShopChecker(Checker):
         elif not _COUNTRY.fullmatch(address.country_code):
             self.wrong(f"{field}.country_code", "MALFORMED", "must be an ISO 3166-1 alpha-2 code such as DE")
 
-    def label(self, field: str, value: str, *, required: bool) -> None:
-        """The name of one of several: of an address, an attribute. Blanks at its ends would make two look like one."""
-        self.text(field, value, 50, required=required)
+    def label(self, field: str, value: str, *, required: bool) -> bool:
+        """Whether it is the name of one of several: of an address, an attribute.
+
+        Blanks at its ends would make two look like one.
+        """
+        if not self.text(field, value, 50, required=required):
+            return False
         if value.strip() and value != value.strip():
             self.wrong(field, "MALFORMED", "must not begin or end with a blank")
+            return False
+        return True
 
     def past(self, request: Message, field: str) -> None:
         """A moment that the caller may give, and that must not be in the future."""

@@ -85,8 +85,8 @@ CUSTOMER_ORDERS: Part[frozenset[Id]] = Part(
 
 def check_register_customer(request: commands.RegisterCustomerRequest, check: ShopChecker) -> None:
     check.text("name", request.name, 200, required=True)
-    check.text("email", request.email, 254)
-    if request.email and not re.fullmatch(r"[^@\s]+@[^@\s]+", request.email):
+    measured = check.text("email", request.email, 254)
+    if measured and request.email and not re.fullmatch(r"[^@\s]+@[^@\s]+", request.email):
         check.wrong("email", "MALFORMED", "must be an e-mail address such as ada@example.com")
     check.text("phone", request.phone, 40)
     check.address("address", request, "address", required=False)

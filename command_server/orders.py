@@ -139,10 +139,8 @@ ORDERS = Aggregate(
 
 def check_place_order(request: commands.PlaceOrderRequest, check: ShopChecker) -> None:
     check.uuid("customer_id", request.customer_id)
-    if not 1 <= len(request.lines) <= MAX_LINES:
-        check.wrong("lines", "OUT_OF_RANGE", f"holds {len(request.lines)} lines; it must hold 1 to {MAX_LINES}")
     seen: dict[str, int] = {}
-    for number, line in enumerate(request.lines[:MAX_LINES]):
+    for number, line in enumerate(check.count("lines", request.lines, MAX_LINES, least=1)):
         product_id, quantity, discount = line.product_id, line.quantity, line.discount_basis_points
         first = seen.setdefault(product_id.lower(), number)
         # As most lines are: to write down what their fields are called takes longer than to look at them.

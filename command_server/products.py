@@ -138,14 +138,11 @@ def check_adjust_stock(request: commands.AdjustStockRequest, check: ShopChecker)
 
 
 def _check_attributes(field: str, attributes: Sequence[ProductAttribute], check: ShopChecker) -> None:
-    if len(attributes) > MAX_ATTRIBUTES:
-        check.wrong(field, "OUT_OF_RANGE", f"holds {len(attributes)} attributes; at most {MAX_ATTRIBUTES} are taken")
     seen: dict[str, int] = {}
-    for number, attribute in enumerate(attributes[:MAX_ATTRIBUTES]):
-        check.label(f"{field}[{number}].name", attribute.name, required=True)
+    for number, attribute in enumerate(check.count(field, attributes, MAX_ATTRIBUTES)):
+        named = check.label(f"{field}[{number}].name", attribute.name, required=True)
         check.text(f"{field}[{number}].value", attribute.value, 200, required=True)
-        first = seen.setdefault(attribute.name.casefold(), number)
-        if first != number and attribute.name:
+        if named and (first := seen.setdefault(attribute.name.casefold(), number)) != number:
             check.wrong(f"{field}[{number}].name", "DUPLICATE", f"is the name of {field}[{first}] too")
 
 

@@ -5,6 +5,7 @@ The text is a view apart from the product's stock, which every order changes: so
 
 import re
 from functools import lru_cache
+from itertools import islice
 
 import uuid_utils
 
@@ -18,6 +19,8 @@ Described = events.ProductAdded | events.ProductRevised
 
 # Words of one letter and numbers are not what is misspelled; longer ones than this are no words.
 _CORRECTABLE = re.compile(r"[^\W\d]\w{1,49}")
+# Of one product: each is a row. The first ones are those of its name and category.
+MAX_CORRECTABLE = 500
 _NAMESPACE = uuid_utils.UUID("f4a1b3c6-2f0c-5a0e-8a55-6f2f6e0d7c11")
 
 
@@ -77,8 +80,8 @@ def occurs(_view: SearchWord | None, word: str) -> SearchWord:
 
 def _words_of(event: Described) -> dict[str, str]:
     texts = (event.name, event.category, *(text for it in event.attributes for text in (it.name, it.value)))
-    words = [word.lower() for text in texts for word in words_of(text) if _CORRECTABLE.fullmatch(word)]
-    return dict(zip(words, words, strict=True))
+    words = dict.fromkeys(word.lower() for text in texts for word in words_of(text) if _CORRECTABLE.fullmatch(word))
+    return {word: word for word in islice(words, MAX_CORRECTABLE)}
 
 
 def word_columns(view: SearchWord, _began: int) -> Columns:

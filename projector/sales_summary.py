@@ -2,6 +2,9 @@
 
 An order counts on the day of its `placed_at`, in UTC, and its cancellation takes it off that same day. In each currency
 a day has a row for all products together, and one for each product.
+
+No order can stop the sums: 9,224 of the largest orders pass 2^63, so a sum of money carries what passes 2^62. Columns
+end at MAX_SUM. Counts of orders and units need no carry: see tests/unit/projector/test_sums.py.
 """
 
 import functools
@@ -18,6 +21,10 @@ from shop import views
 from tandem.projection.projection import Columns, Projection
 
 _NAMESPACE = uuid_utils.UUID("b0a5d0c1-6c0e-4f5e-8a44-3f1f6b1f2d7e")
+
+MAX_SUM = 2**63 - 1
+"""In a column, and in an answer: this much or more."""
+_CARRIED = 2**62
 
 _DAY_SECONDS = 86_400
 _FIRST_DAY = date(1970, 1, 1).toordinal()
@@ -90,13 +97,17 @@ def columns(view: SalesSummaryRow, _began: int) -> Columns:
         view.product_id or None,
         sold.order_count,
         sold.unit_count,
-        sold.revenue,
-        sold.shipping_fees,
+        _in_a_column(sold.revenue, sold.revenue_carry),
+        _in_a_column(sold.shipping_fees, sold.shipping_fees_carry),
         gone.order_count,
         gone.unit_count,
-        gone.revenue,
-        gone.shipping_fees,
+        _in_a_column(gone.revenue, gone.revenue_carry),
+        _in_a_column(gone.shipping_fees, gone.shipping_fees_carry),
     )
+
+
+def _in_a_column(low: int, carry: int) -> int:
+    return min(low + carry * _CARRIED, MAX_SUM) if carry else low
 
 
 def _shares(
@@ -132,8 +143,16 @@ def _count(sums: SalesSums, sign: int, share: Share) -> None:
     """Adds an order (sign 1) to one of a row's sums, or takes it off (-1)."""
     sums.order_count += sign
     sums.unit_count += sign * share.unit_count
-    sums.revenue += sign * share.revenue
-    sums.shipping_fees += sign * share.shipping_fees
+    revenue = sums.revenue + sign * share.revenue
+    if revenue >= _CARRIED or (revenue < 0 and sums.revenue_carry):
+        carry, revenue = divmod(revenue, _CARRIED)
+        sums.revenue_carry += carry
+    sums.revenue = revenue
+    fees = sums.shipping_fees + sign * share.shipping_fees
+    if fees >= _CARRIED or (fees < 0 and sums.shipping_fees_carry):
+        carry, fees = divmod(fees, _CARRIED)
+        sums.shipping_fees_carry += carry
+    sums.shipping_fees = fees
 
 
 PROJECTION = Projection(

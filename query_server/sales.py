@@ -28,6 +28,8 @@ MAX_TOP_PRODUCTS = 100
 DEFAULT_TOP_PRODUCTS = 10
 # An answer with so many full years and full lists of products is about a megabyte, under what clients take.
 MAX_CURRENCIES = 50
+MAX_SUM = 2**63 - 1
+"""What a column and a message can hold. A sum that is larger is given as this."""
 
 _AS_OF = EncodedField(GetSalesSummaryResponse, "as_of")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -91,9 +93,9 @@ def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
             SELECT *, row_number() OVER (PARTITION BY currency_code ORDER BY revenue DESC, product_id) AS rank
             FROM (
                 SELECT s.currency_code, s.product_id, max(s.day) AS last_day,
-                    CAST(sum(s.order_count) AS bigint) AS order_count,
-                    CAST(sum(s.unit_count) AS bigint) AS unit_count,
-                    CAST(sum(s.revenue) AS bigint) AS revenue
+                    CAST(LEAST(sum(s.order_count), {MAX_SUM}) AS bigint) AS order_count,
+                    CAST(LEAST(sum(s.unit_count), {MAX_SUM}) AS bigint) AS unit_count,
+                    CAST(LEAST(sum(s.revenue), {MAX_SUM}) AS bigint) AS revenue
                 FROM {table} AS s
                 WHERE s.product_id IS NOT NULL AND s.day BETWEEN :first AND :last {currency}
                 GROUP BY s.currency_code, s.product_id HAVING sum(s.order_count) > 0
@@ -208,7 +210,7 @@ def _cancelled(row: Any) -> tuple[int, int, int, int]:
 
 
 def _figures(currency: str, figures: Sequence[tuple[int, int, int, int]]) -> SalesFigures:
-    orders, units, revenue, fees = (sum(column) for column in zip(*figures, strict=True))
+    orders, units, revenue, fees = (min(sum(column), MAX_SUM) for column in zip(*figures, strict=True))
     return SalesFigures(
         order_count=orders,
         unit_count=units,

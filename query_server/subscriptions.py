@@ -8,6 +8,9 @@ from shop.views import subscription_details
 from tandem.queries.checker import QueryChecker
 from tandem.queries.pages import KeysetList, Selection
 
+MAX_STATUSES = 20
+"""More than there are, and each may come twice."""
+
 _STARTED = {"time": "started_at", "position": "started_position"}
 
 OF_CUSTOMER = KeysetList(subscription_details, **_STARTED, equal=["customer_id"])
@@ -31,7 +34,8 @@ def subscriptions(request: ListSubscriptionsRequest, check: QueryChecker) -> Sel
 def _statuses(values: Sequence[int], check: QueryChecker) -> tuple[int, ...]:
     """Each once, in one order however they came."""
     known = set(SubscriptionStatus.values()) - {SubscriptionStatus.SUBSCRIPTION_STATUS_UNSPECIFIED}
-    for number, value in enumerate(values):
+    counted = check.count("statuses", values, MAX_STATUSES)
+    for number, value in enumerate(counted):
         if value not in known:
             check.wrong(f"statuses[{number}]", "MALFORMED", f"{value} is no status of a subscription")
-    return tuple(sorted(set(values)))
+    return tuple(sorted(set(counted)))

@@ -3,9 +3,11 @@
 import html
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
 from functools import lru_cache
+
+from shop.words import MAX_WORD, normalized
 
 # What words are made of: a letter's accent may come behind it.
 _IN_WORD = r"[\w\u0300-\u036f]"
@@ -24,7 +26,7 @@ def plain(text: str) -> str:
     """
     if text.isascii():
         return text.lower()
-    decomposed = unicodedata.normalize("NFKD", text.lower().translate(_LETTERS))
+    decomposed = normalized("NFKD", text.lower().translate(_LETTERS))
     return "".join(c for c in decomposed if not unicodedata.combining(c))
 
 
@@ -56,6 +58,7 @@ class _Marker:
 
     def __init__(self, wanted: Iterable[str]) -> None:
         self._wanted = tuple(it for it in wanted if it)
+        self._beginnings = _beginnings_of(self._wanted)
         # Whatever is found begins with the same letter: most words are never looked at.
         self._pieces = _pieces(frozenset(it[0] for it in self._wanted))
         self._shown = lru_cache(maxsize=1024)(self._show)
@@ -72,7 +75,7 @@ class _Marker:
         if piece in _ESCAPED:
             return html.escape(piece)
         word = plain(piece)
-        if word.startswith(self._wanted) or any(_is_another_form(word, it) for it in self._wanted):
+        if word.startswith(self._beginnings.get(len(word), self._wanted)):
             return f"<em>{piece}</em>"
         return piece
 
@@ -84,18 +87,23 @@ _marker = lru_cache(maxsize=32)(_Marker)
 def _pieces(initials: frozenset[str]) -> re.Pattern[str]:
     """What may be shown in another form than it has: characters that HTML escapes, and words that may be marked.
 
-    Those begin with one of `initials`, in either case, or with a letter that may be one of them with an accent.
+    Those begin with one of `initials`, in either case, or with a letter that may be one of them with an accent. Of what
+    is longer than any word the beginning is marked.
     """
     others = "".join(it for it in map(chr, range(128)) if it.lower() not in initials and it not in _ESCAPED)
-    return re.compile(rf"[^{re.escape(others)}](?:(?<=\w)(?<!{_IN_WORD}.){_IN_WORD}*|(?<=[{_ESCAPED}]))")
+    return re.compile(rf"[^{re.escape(others)}](?:(?<=\w)(?<!{_IN_WORD}.){_IN_WORD}{{0,{MAX_WORD}}}|(?<=[{_ESCAPED}]))")
 
 
-def _is_another_form(word: str, wanted: str) -> bool:
-    """Such as "sauce" for "sauces": close enough for a mark; what is found at all is the database's word."""
-    if abs(len(word) - len(wanted)) > 3 or len(wanted) < 4 or word[0] != wanted[0]:
-        return False
-    # At least so many letters must be in both; to count them is much less work than to match them.
-    alike = 0.4 * (len(word) + len(wanted))
-    if sum(map(word.__contains__, wanted)) <= alike:
-        return False
-    return SequenceMatcher(None, word, wanted, autojunk=False).ratio() > 0.8
+def _beginnings_of(wanted: Sequence[str]) -> dict[int, tuple[str, ...]]:
+    """How words of a length begin that are wanted, or are another form of what is: such as "sauce" for "sauces".
+
+    Four fifths of the letters of both, and of four at least, are a beginning that they have in common: close enough for
+    a mark; what is found at all is the database's word. So a text's word is compared once, however many are wanted.
+    """
+    forms: defaultdict[int, list[str]] = defaultdict(list)
+    for it in wanted:
+        for length in range(len(it) - 3, len(it) + 4):
+            alike = 2 * (len(it) + length) // 5 + 1
+            if len(it) >= 4 and alike <= min(len(it), length):
+                forms[length].append(it[:alike])
+    return {length: (*wanted, *beginnings) for length, beginnings in forms.items()}

@@ -18,10 +18,16 @@ Alternatives = tuple[tuple[str, ...], ...]
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# The key with its words, and the objects around; and for each hit with marks.
+# The objects around an entry; and for each hit with marks.
 _ENTRY_BYTES = 600
 _MARKED_BYTES = 300
 _KEY_BYTES = 16
+# A tuple.
+_EMPTY_BYTES = 48
+
+
+def _size_of(words: Sequence[str]) -> int:
+    return sum(map(sys.getsizeof, words)) + 8 * len(words)
 
 
 def split_keys(keys: bytes) -> list[bytes]:
@@ -35,6 +41,11 @@ class TextKey(NamedTuple):
     words: tuple[str, ...]
     alternatives: Alternatives
     include_discontinued: bool
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return _size_of(self.words) + sum(_EMPTY_BYTES + _size_of(it) for it in self.alternatives)
 
 
 class Candidate(NamedTuple):
@@ -82,7 +93,7 @@ class Correction(NamedTuple):
     @property
     def size(self) -> int:
         """In bytes."""
-        return _ENTRY_BYTES + 100 * len(self.alternatives)
+        return _ENTRY_BYTES + _size_of(self.alternatives)
 
 
 Marks = dict[bytes, tuple[bytes, bytes]]
@@ -98,7 +109,8 @@ def size_of_marks(marks: Marks) -> int:
 class Lru(Generic[K, V]):
     """Some entries; when they take too much, those that were not asked for the longest go. For several threads."""
 
-    def __init__(self, most_bytes: int, size: Callable[[V], int]) -> None:
+    def __init__(self, most_bytes: int, size: Callable[[K, V], int]) -> None:
+        """size: of an entry with its key, in bytes. Both are a caller's, or of a caller's length."""
         self._most = most_bytes
         self._size = size
         self._lock = threading.Lock()
@@ -116,18 +128,19 @@ class Lru(Generic[K, V]):
         with self._lock:
             before = self._entries.pop(key, None)
             if before is not None:
-                self.bytes -= self._size(before)
+                self.bytes -= self._size(key, before)
             self._entries[key] = value
-            self.bytes += self._size(value)
+            self.bytes += self._size(key, value)
             while self.bytes > self._most:
-                _, oldest = self._entries.popitem(last=False)
-                self.bytes -= self._size(oldest)
+                self.bytes -= self._size(*self._entries.popitem(last=False))
 
 
 class SearchMemory:
     """For all threads that search. Marks take most room, a kilobyte a hit, and are soonest made again."""
 
     def __init__(self, most_bytes: int) -> None:
-        self.candidates: Lru[TextKey, Candidates] = Lru(most_bytes * 5 // 16, lambda it: it.size)
-        self.corrections: Lru[str, Correction] = Lru(most_bytes // 16, lambda it: it.size)
-        self.marks: Lru[tuple[str, ...], Marks] = Lru(most_bytes * 10 // 16, size_of_marks)
+        self.candidates: Lru[TextKey, Candidates] = Lru(most_bytes * 5 // 16, lambda key, it: key.size + it.size)
+        self.corrections: Lru[str, Correction] = Lru(most_bytes // 16, lambda key, it: _size_of((key,)) + it.size)
+        self.marks: Lru[tuple[str, ...], Marks] = Lru(
+            most_bytes * 10 // 16, lambda key, it: _size_of(key) + size_of_marks(it)
+        )

@@ -18,8 +18,9 @@ from tandem.queries.page_token import MalformedPageToken, decode_stored, encode_
 MAX_QUERY = 200
 MAX_WORDS = 10
 MAX_CATEGORIES = 50
-# Ten words with three alternatives each of at most 60 letters.
+# Ten words with three alternatives each, words of a catalogue that were corrected to.
 _MAX_TOKEN = 10_000
+_MAX_ALTERNATIVE = 60
 _MAX_ALTERNATIVES = 3
 # Protobuf looks a value of an enum up by its name, slowly, each time.
 _SORTS = frozenset(ProductSort.values())
@@ -62,7 +63,8 @@ def decode_search_token(text: str, words: int, *query: str) -> SearchCursor:
         raise MalformedPageToken from None
     # What is put into a statement: as many as this program makes, and no control characters.
     well_made = len(alternatives) in (0, words) and all(
-        len(it) <= _MAX_ALTERNATIVES and all(word.isprintable() for word in it) for it in alternatives
+        len(it) <= _MAX_ALTERNATIVES and all(len(word) <= _MAX_ALTERNATIVE and word.isprintable() for word in it)
+        for it in alternatives
     )
     if not well_made or encode_search_token(cursor, *query) != text:
         raise MalformedPageToken
@@ -95,20 +97,19 @@ class SearchKey(NamedTuple):
 
 def search_key(request: SearchProductsRequest, check: QueryChecker) -> SearchKey:
     """What the request asks for; `check` collects what is wrong with it."""
-    check.text("query", request.query, MAX_QUERY)
+    # What is too long is not looked at any further.
+    text = request.query if check.text("query", request.query, MAX_QUERY) else ""
     wanted = request.filter
-    if len(wanted.categories) > MAX_CATEGORIES:
-        check.wrong("filter.categories", "OUT_OF_RANGE", f"holds {len(wanted.categories)}; at most {MAX_CATEGORIES}")
-    for number, category in enumerate(wanted.categories[:MAX_CATEGORIES]):
-        check.text(f"filter.categories[{number}]", category, 100)
+    counted = enumerate(check.count("filter.categories", wanted.categories, MAX_CATEGORIES))
+    named = {category for number, category in counted if check.text(f"filter.categories[{number}]", category, 100)}
     currency_code, min_price, max_price = _prices(request, check)
     if request.sort not in _SORTS:
         check.wrong("sort", "MALFORMED", f"{request.sort} is no ProductSort")
-    words = tuple(words_of(request.query)[:MAX_WORDS])
+    words = tuple(words_of(text)[:MAX_WORDS])
     default = _BY_RELEVANCE if words else _NEWEST
     browsing = request.sort == _BY_RELEVANCE and not words
     sort = default if browsing or not request.sort else request.sort
-    categories = tuple(sorted(set(wanted.categories)))
+    categories = tuple(sorted(named))
     query = ("SearchProducts", *words, "", *categories, "", currency_code, str(min_price), str(max_price),
              str(wanted.in_stock), str(wanted.include_discontinued), str(sort))  # fmt: skip
     return SearchKey(
@@ -142,18 +143,19 @@ def _prices(request: SearchProductsRequest, check: QueryChecker) -> tuple[str, i
     bounds: dict[str, Money] = {
         name: getattr(wanted, name) for name in ("min_price", "max_price") if wanted.HasField(name)
     }
+    codes: dict[str, str] = {}
     for name, money in bounds.items():
         if money.minor_units < 0:
             check.wrong(f"filter.{name}.minor_units", "OUT_OF_RANGE", "must not be negative")
         if not money.currency_code:
             check.wrong(f"filter.{name}.currency_code", "REQUIRED", "is required")
         else:
-            check_currency(check, f"filter.{name}.currency_code", money.currency_code)
+            codes[name] = check_currency(check, f"filter.{name}.currency_code", money.currency_code)
     if len(bounds) == 2:
         if wanted.min_price.currency_code != wanted.max_price.currency_code:
             check.wrong("filter.max_price.currency_code", "INVALID", "must be the one of filter.min_price")
         elif wanted.min_price.minor_units > wanted.max_price.minor_units:
             check.wrong("filter.max_price.minor_units", "OUT_OF_RANGE", "must not be less than filter.min_price")
     low, high = bounds.get("min_price"), bounds.get("max_price")
-    currency_code = (low or high or Money()).currency_code
+    currency_code = next(iter(codes.values()), "")
     return currency_code, low.minor_units if low else None, high.minor_units if high else None

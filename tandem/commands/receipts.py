@@ -16,6 +16,7 @@ from tandem.feed import table as feed
 from tandem.feed.events import EventContract
 from tandem.runtime.arrays import array
 from tandem.runtime.database import Answer, driver_of
+from tandem.runtime.errors import InvalidArgument, Violation
 
 receipt = Table(
     "receipt",
@@ -148,8 +149,12 @@ def append(
     """Appends events and receipts, and wakes whoever follows the feed. To be followed by COMMIT.
 
     The answer is the feed's epoch, and the position behind which the events are. A unique violation when one of the
-    request ids was stored in between.
+    request ids was stored in between. Raises InvalidArgument for an event that is larger than every reader can take.
     """
+    for it in events:
+        if len(it.payload) > feed.MAX_EVENT_BYTES:
+            description = f"it makes an event of {len(it.payload)} bytes; at most {feed.MAX_EVENT_BYTES} are stored"
+            raise InvalidArgument([Violation("", description, "TOO_LONG")])
     with driver_of(connection) as driver:
         cursor = driver.execute(
             _APPEND,

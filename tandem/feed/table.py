@@ -49,5 +49,10 @@ subject_key = Table(
 )
 """Each data subject's key; NULL once the subject is erased. See tandem.feed.sealing."""
 
+MAX_EVENT_BYTES = 512 * 1024
+"""Of an event's payload: what every reader can take, and several times what the shop's largest command makes. A message
+of FeedService ends with the event that makes it a megabyte, and clients take four; memcached takes rows of one.
+"""
+
 PARTITION_SIZE = 10_000_000
 """Positions in a partition: some gigabytes, so that dropping old ones is worth a command and an index stays shallow."""

@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from google.protobuf.message import DecodeError
-
 from tandem.feed.events import FeedEvent
 from tandem.projection.projection import Columns, NotThere, Projection
 
@@ -103,7 +101,7 @@ def steps_of(projection: Projection, events: Iterable[FeedEvent], known_kinds: C
         if kind in rules:
             try:
                 found.steps.append(Step(event, parts_of(kind, event.message)))
-            except (ValueError, DecodeError) as error:
+            except Exception as error:  # as in _fold_one_by_one: a number of days that no calendar has, say
                 found.stopped_by = CannotApply(event, error)
                 break
         elif kind not in known_kinds:

@@ -323,11 +323,13 @@ class Session:
         state = self._progress.states[views[0]]
         try:
             batch = self._pipeline.step(views, state.position)
-        except (SQLAlchemyError, psycopg.Error) as error:
+        except (Deposed, FeedChanged):
+            raise
+        except Exception as error:
             if may_pass(error):
                 raise
             if len(views) > 1:
-                # Some view's rows cannot be stored. Trying each view alone shows which.
+                # Some view's rows cannot be stored, or not be made. Trying each view alone shows which.
                 return sum(self._step([view]) for view in views) > 0
             kind = f"{type(error).__module__}.{type(error).__name__}"
             self._fail(views[0], f"events after {state.position}: ({kind}) {first_line(error)}")
@@ -479,7 +481,7 @@ class Pipeline:
     """
 
     def __init__(self, find: Find, rows: RowSource, write: Callable[[EventBatch], None]) -> None:
-        """find, write: they raise psycopg.Error and SQLAlchemyError, and may run at the same time."""
+        """find, write: they may run at the same time."""
         self._find = find
         self._rows = rows
         self._write = write
@@ -490,7 +492,7 @@ class Pipeline:
         """Writes the views' next batch; None where there is none. Raises what `find` and `write` raise."""
         try:
             return self._step(views, position)
-        except (psycopg.Error, SQLAlchemyError):
+        except Exception:
             self._rows.forget()
             raise
 
@@ -534,5 +536,5 @@ def _found(found: "Future[EventBatch | None]") -> EventBatch | None:
     """None for what cannot be found ahead: `step` looks for it once more when its time has come, and raises then."""
     try:
         return found.result()
-    except (psycopg.Error, SQLAlchemyError):
+    except Exception:
         return None

@@ -37,9 +37,8 @@ class QueryChecker(Checker):
 
     def keys(self, field: str, values: Sequence[str]) -> list[UUID]:
         """1 to MAX_BATCH ids, each once."""
-        if not 1 <= len(values) <= MAX_BATCH:
-            self.wrong(field, "OUT_OF_RANGE", f"holds {len(values)} ids; it must hold 1 to {MAX_BATCH}")
-        keys = [self.key(f"{field}[{number}]", value) for number, value in enumerate(values[:MAX_BATCH])]
+        counted = self.count(field, values, MAX_BATCH, least=1)
+        keys = [self.key(f"{field}[{number}]", value) for number, value in enumerate(counted)]
         seen: dict[UUID, int] = {}
         for number, key in enumerate(keys):
             first = seen.setdefault(key, number)
@@ -77,9 +76,7 @@ class QueryChecker(Checker):
         if tokens:
             if requirement in ("minimize_latency", "fully_consistent"):
                 self.wrong("consistency.tokens", "INVALID", f"must be empty where {requirement} is set")
-            if len(tokens) > MAX_TOKENS:
-                self.wrong("consistency.tokens", "OUT_OF_RANGE", f"holds {len(tokens)}; at most {MAX_TOKENS}")
-            for number, text in enumerate(tokens[:MAX_TOKENS]):
+            for number, text in enumerate(self.count("consistency.tokens", tokens, MAX_TOKENS)):
                 need = self._including(need, f"consistency.tokens[{number}]", text)
         return Need(need.wanted, self._max_wait(value), requirement == "fully_consistent")
 

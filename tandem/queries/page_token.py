@@ -76,8 +76,8 @@ def decode_stored(kind: type[M], text: str, longest: int) -> M:
         raise MalformedPageToken from None
 
 
-# The next page is of the same query.
-@lru_cache(maxsize=4096)
+# The next page is of the same query. Few: a query's words are a caller's, and may be some ten kilobytes.
+@lru_cache(maxsize=256)
 def fingerprint(query: tuple[str, ...]) -> bytes:
     """What binds a token to a query: its name and all its arguments but the page size."""
     # Lengths keep ("a", "bc") apart from ("ab", "c").

@@ -50,7 +50,7 @@ def array(kind: str, values: Collection[Any]) -> Array | list[Any]:
     nulls = None in values
     try:
         body = b"".join(_with_nulls(known.encode, values) if nulls else known.encode(values))
-    except (AttributeError, TypeError, ValueError, struct.error):
+    except (AttributeError, OverflowError, TypeError, ValueError, struct.error):
         return list(values)
     shape = (len(values), 1) if values else ()
     return known.array(struct.pack(_HEADERS[bool(values)], bool(values), nulls, known.element, *shape) + body)

@@ -145,12 +145,18 @@ def too_large(what: str, size: int, limit: int) -> status_pb2.Status:
 
 
 def decoded(request_class: type[Message], payload: bytes) -> Message:
-    """Raises InvalidArgument for bytes that are no such message."""
+    """What of the bytes this program knows. Raises InvalidArgument for bytes that are no such message.
+
+    What it does not know it cannot check, so nobody behind this sees it: the fields of a newer contract, in the message
+    and in all that it holds. That costs 0.1 to 0.3 µs.
+    """
     try:
-        return request_class.FromString(payload)
+        request = request_class.FromString(payload)
     except DecodeError:
         name = request_class.DESCRIPTOR.full_name
         raise InvalidArgument([Violation("", f"the request is not a {name}", "MALFORMED")]) from None
+    request.DiscardUnknownFields()
+    return request
 
 
 @cache

@@ -1,4 +1,7 @@
-"""What makes a request wrong in itself. Every wrong field is named, not the first."""
+"""What makes a request wrong in itself. Every wrong field is named, not the first; at most MAX_VIOLATIONS of them.
+
+Texts are measured and elements counted before anything else is done with them: `text` and `count` say how.
+"""
 
 import re
 import unicodedata
@@ -9,7 +12,11 @@ from tandem.runtime.errors import InvalidArgument, Violation
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
+MAX_VIOLATIONS = 20
+"""More are not looked for: who sends a million wrong values gets these, and no more of our time."""
+
 T = TypeVar("T", bound=Hashable)
+V = TypeVar("V")
 
 
 def is_uuid(value: str) -> bool:
@@ -19,7 +26,8 @@ def is_uuid(value: str) -> bool:
 class Checker:
     """Collects what is wrong. Each method takes the field's path as a caller writes it, `lines[2].quantity`.
 
-    What a method returns counts only after `finish`.
+    What a method returns counts only after `finish`. Any method raises InvalidArgument when it finds something wrong
+    and MAX_VIOLATIONS were found before.
     """
 
     def __init__(self) -> None:
@@ -38,6 +46,9 @@ class Checker:
 
     def wrong(self, field: str, kind: str, description: str) -> None:
         """kind: a FieldViolationReason of the contract. description: a sentence that goes on from the field's name."""
+        if len(self._violations) == MAX_VIOLATIONS:
+            description = f"there are more; these are the first {MAX_VIOLATIONS}"
+            raise InvalidArgument([*self._violations, Violation("", description, "MORE_VIOLATIONS")])
         self._violations.append(Violation(field, description, kind))
 
     def wrong_now(self, field: str, kind: str, description: str) -> None:
@@ -55,14 +66,30 @@ class Checker:
             self.wrong(field, "REQUIRED", "is required")
         return False
 
-    def text(self, field: str, value: str, most: int, *, required: bool = False, lines: bool = False) -> None:
-        """Text of at most `most` characters without control characters; `lines` admits line breaks and tabs."""
-        if required and not value.strip():
-            self.wrong(field, "REQUIRED", "is required")
-        elif len(value) > most:
+    def text(self, field: str, value: str, most: int, *, required: bool = False, lines: bool = False) -> bool:
+        """Whether it is text of at most `most` characters without control characters; `lines` admits line breaks and
+        tabs. What takes longer than to look at each character is to be done with no other text.
+        """
+        if len(value) > most:
             self.wrong(field, "TOO_LONG", f"is {len(value)} characters long; at most {most} are taken")
+        elif required and not value.strip():
+            self.wrong(field, "REQUIRED", "is required")
         elif any(unicodedata.category(c) == "Cc" and not (lines and c in "\n\r\t") for c in value):
             self.wrong(field, "MALFORMED", "must not hold control characters")
+        else:
+            return True
+        return False
+
+    def count(self, field: str, values: Sequence[V], most: int, *, least: int = 0) -> Sequence[V]:
+        """The elements of a repeated field, without those past the limit. Nobody looks at the field but through this.
+
+        `least` to `most` elements are right.
+        """
+        if least <= len(values) <= most:
+            return values
+        wanted = f"{least} to {most}" if least else f"at most {most}"
+        self.wrong(field, "OUT_OF_RANGE", f"has {len(values)} elements; it may have {wanted}")
+        return values[:most]
 
     def number(self, field: str, value: int, least: int, most: int) -> int:
         if not least <= value <= most:
@@ -76,10 +103,8 @@ class Checker:
 
         read: a value in the form in which two are compared, None when it is wrong; `problem` then says why.
         """
-        if len(values) > most:
-            self.wrong(field, "OUT_OF_RANGE", f"has {len(values)} entries; it may have {most}")
         first: dict[T, int] = {}
-        for number, value in enumerate(values[:most]):
+        for number, value in enumerate(self.count(field, values, most)):
             key = read(value)
             if key is None:
                 self.wrong(f"{field}[{number}]", "MALFORMED", problem)

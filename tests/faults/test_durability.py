@@ -9,14 +9,16 @@ import pytest
 from tandem.cli.embedded import Postgres
 from tests.integration.command_server.conftest import Commands, submit, write_database
 from tests.support.builders import register_customer
-from tests.support.stack import Databases
+from tests.support.ports import free_port
+from tests.support.stack import Databases, kill
 
 
 @pytest.fixture
 def careless() -> Iterator[Postgres]:
     """A PostgreSQL that acknowledges first and writes seconds later."""
     with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
-        server = Postgres(Path(folder) / "data", settings={"synchronous_commit": "off", "wal_writer_delay": "10s"})
+        settings = {"synchronous_commit": "off", "wal_writer_delay": "10s"}
+        server = Postgres(Path(folder) / "data", free_port(), settings=settings)
         server.start()
         yield server
         server.stop()
@@ -28,7 +30,7 @@ async def test_an_acknowledged_command_survives_a_crash_of_a_database_that_would
     with write_database(Databases(careless)) as database:
         commands = Commands(database.settings)
         await submit(await commands.executor(), register_customer())
-        careless.kill()
+        kill(careless)
         careless.start()
         await commands.stop()
         # The sessions of before the crash are gone.

@@ -12,7 +12,7 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from tests.support.builders import add_product, identity, place_order, register_customer
 from tests.support.proxy import CuttingProxy
-from tests.support.stack import Stack
+from tests.support.stack import Stack, pause, resume
 
 LATE = 8
 """The server that wakes must not do any of so many."""
@@ -35,7 +35,7 @@ async def test_a_command_that_was_refused_elsewhere_is_not_done_by_a_server_that
         await through_proxy.RegisterCustomer(register_customer(1))
         await stub.AddProduct(add_product(1, stock=0))
 
-        paused.pause()
+        pause(paused)
         sent = asyncio.gather(*(through_proxy.PlaceOrder(it, timeout=20) for it in orders), return_exceptions=True)
         await asyncio.to_thread(proxy.wait_for, orders[-1].order_id.encode())
         # Their connection breaks without a word to the server: no call is cancelled.
@@ -44,7 +44,7 @@ async def test_a_command_that_was_refused_elsewhere_is_not_done_by_a_server_that
 
         refused = [await _refusal(stub, it) for it in orders]
         await stub.AdjustStock(commands.AdjustStockRequest(product_id=identity("product", 1), delta=100))
-        paused.resume()
+        resume(paused)
     # What lay in its socket came before this.
     async with grpc.aio.insecure_channel(paused.address) as channel:
         back: Any = CommandServiceStub(channel)

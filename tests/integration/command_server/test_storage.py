@@ -76,6 +76,19 @@ def test_the_feed_crosses_into_its_next_partition(database: WriteDatabase) -> No
         assert [it.position - feed.PARTITION_SIZE for it in found] == [-1, 0, 1, 2]
 
 
+async def test_an_event_that_is_too_large_for_its_readers_is_refused_and_the_others_of_its_batch_are_stored(
+    commands_on: Commands, database: WriteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No command of the shop makes one: its limits are narrower.
+    monkeypatch.setattr(feed, "MAX_EVENT_BYTES", 1000)
+    executor = await commands_on.executor()
+    large = add_product(2)
+    large.description = "x" * 1000
+    outcomes = await submit_all(executor, [add_product(1), large, add_product(3)])
+    assert [type(it).__name__ for it in outcomes] == ["Receipt", "InvalidArgument", "Receipt"]
+    assert [event.message.product_id for event in database.feed()] == [identity("product", it) for it in (1, 3)]
+
+
 async def test_a_new_epoch_keeps_the_positions_and_changes_the_name(
     commands_on: Commands, database: WriteDatabase
 ) -> None:

@@ -61,6 +61,21 @@ async def test_a_view_whose_rows_cannot_be_stored_stops_alone_and_goes_on_when_t
     assert card.available == (100 - 1 + 5 - 1 if batch_size == 3 else 100 - 1)
 
 
+async def test_an_event_of_which_it_cannot_be_said_what_it_changes_stops_the_views_that_it_concerns_alone(
+    stores: Stores, project: Project
+) -> None:
+    """A number of days that no calendar has is an OverflowError, before there is anything to write."""
+    placed = events.order_placed(2)
+    placed.order_placed.placed_at.seconds = 10**15
+    head = stores.append([events.product_added(), events.order_placed(1), placed, events.price_changed()])
+    projector = await project()
+    found = await projector.until_state(FAILED, "sales_summary", "order_summary")
+    assert "event 3 (order_placed): OverflowError" in found["sales_summary"].error
+    assert {found[view].position for view in ("sales_summary", "order_summary")} == {2}
+    others = tuple(VIEWS.keys() - {"sales_summary", "order_summary"})
+    await stores.reached(head, *others)
+
+
 async def test_an_event_of_a_kind_that_this_program_does_not_know_is_never_passed_over(
     stores: Stores, project: Project
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
 
+from command_server.orders import MAX_TOTAL
 from commerce.event.v1.event_pb2 import Event, OrderPlaced
 from commerce.query.v1.query_service_pb2 import (
     GetProductRequest,
@@ -51,6 +52,13 @@ def project(read_side: ReadSide, history: Iterable[Event]) -> int:
     with read_side.engine.begin() as connection:
         upsert(connection, sales_summary, rows)
     return read_side.advance()
+
+
+def the_largest_order(number: int, day: date) -> Event:
+    placed = an_order(number, day)
+    order = placed.order_placed
+    order.lines[0].line_total.minor_units = order.total.minor_units = MAX_TOTAL
+    return placed
 
 
 def an_order(number: int, day: date, *, product: int = 1, units: int = 1, currency: str = "USD") -> Event:
@@ -259,3 +267,23 @@ async def test_a_report_that_waits_holds_no_other_read_up(read_side: ReadSide, s
         await stub.ListRecentOrders(ListRecentOrdersRequest(customer_id=identity("customer", 1)), timeout=10)
         assert not waiting.done()
     assert (await waiting).summaries[0].sold.order_count == 1
+
+
+async def test_a_sum_that_no_answer_can_hold_is_the_largest_number_and_no_failure(
+    read_side: ReadSide, serve: Serve
+) -> None:
+    """9,224 of the largest orders pass 2^63: on one day, and over a range of which no day does."""
+    stub = await serve()
+    days = [FIRST, FIRST + timedelta(days=1), FIRST + timedelta(days=2)]
+    history = [
+        the_largest_order(number, days[0] if number < 9_300 else days[1 + number % 2]) for number in range(18_600)
+    ]
+    project(read_side, history)
+    for first, last, revenue in (
+        (days[0], days[0], 2**63 - 1),
+        (days[1], days[2], 2**63 - 1),
+        (days[1], days[1], 4_650 * MAX_TOTAL),
+    ):
+        [summary] = (await ask(stub, first, last)).summaries
+        assert summary.sold.revenue.minor_units == revenue
+        assert [it.revenue.minor_units for it in summary.top_products] == [revenue]

@@ -19,6 +19,7 @@ from query_server.search.highlight import highlight, plain, snippet
         ("Crème Brûlée", ["creme"], "<em>Crème</em> Brûlée"),
         ("Łukasz' Straße", ["lukasz", "strasse"], "<em>Łukasz</em>&#x27; <em>Straße</em>"),
         ("Two Sauces", ["sauce"], "Two <em>Sauces</em>"),
+        ("Two Teapot stands", ["teapots", "standing"], "Two <em>Teapot</em> stands"),
         ("Knives", ["knife"], "Knives"),
         ("<b>Pan</b>", ["b"], "&lt;<em>b</em>&gt;Pan&lt;/<em>b</em>&gt;"),
         ('say "pan"', ["pan"], "say &quot;<em>pan</em>&quot;"),

@@ -35,7 +35,7 @@ def test_candidates_come_back_as_they_were() -> None:
 
 
 def test_what_was_not_asked_for_the_longest_goes_first() -> None:
-    kept: Lru[str, int] = Lru(30, lambda _: 10)
+    kept: Lru[str, int] = Lru(30, lambda _key, _value: 10)
     for name in ("a", "b", "c"):
         kept.put(name, 1)
     assert kept.get("a") == 1
@@ -44,7 +44,7 @@ def test_what_was_not_asked_for_the_longest_goes_first() -> None:
 
 
 def test_an_entry_that_is_replaced_takes_no_room_any_more() -> None:
-    kept: Lru[str, int] = Lru(30, lambda size: size)
+    kept: Lru[str, int] = Lru(30, lambda _key, size: size)
     for _ in range(5):
         kept.put("a", 20)
     assert (kept.get("a"), kept.bytes) == (20, 20)
@@ -73,7 +73,13 @@ def _mark(memory: SearchMemory, number: int) -> None:
     memory.marks.put(words, {key: (key * 16, key * 20) for key in keys})
 
 
-@pytest.mark.parametrize("remember", [_find, _correct, _mark])
+def _find_by_a_forged_token(memory: SearchMemory, number: int) -> None:
+    """A token's alternatives are a caller's, as long as a token may be."""
+    alternatives = tuple(tuple(f"{it:x}{other}{number:058}" for other in range(3)) for it in range(10))
+    memory.candidates.put(TextKey(tuple("abcdefghij"), alternatives, False), candidates(number, 1))
+
+
+@pytest.mark.parametrize("remember", [_find, _correct, _mark, _find_by_a_forged_token])
 def test_memory_is_bounded_by_what_is_really_taken(remember: Callable[[Any, int], None]) -> None:
     most = 4 * 2**20
     memory = SearchMemory(most)

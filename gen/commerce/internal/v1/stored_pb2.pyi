@@ -146,14 +146,20 @@ class SalesSums(_message.Message):
     UNIT_COUNT_FIELD_NUMBER: _builtins.int
     REVENUE_FIELD_NUMBER: _builtins.int
     SHIPPING_FEES_FIELD_NUMBER: _builtins.int
+    REVENUE_CARRY_FIELD_NUMBER: _builtins.int
+    SHIPPING_FEES_CARRY_FIELD_NUMBER: _builtins.int
     order_count: _builtins.int
     """How many orders."""
     unit_count: _builtins.int
     """How many units, over all lines."""
     revenue: _builtins.int
-    """What the lines cost, discounts taken off."""
+    """What the lines cost, discounts taken off; and how many times 2^62 on top of that."""
     shipping_fees: _builtins.int
-    """What shipping cost; 0 in the row of a product."""
+    """What shipping cost; 0 in the row of a product; and how many times 2^62 on top of that."""
+    revenue_carry: _builtins.int
+    """See revenue. 0 for all sums but those of thousands of the largest orders."""
+    shipping_fees_carry: _builtins.int
+    """See shipping_fees."""
     def __init__(
         self,
         *,
@@ -161,10 +167,12 @@ class SalesSums(_message.Message):
         unit_count: _builtins.int = ...,
         revenue: _builtins.int = ...,
         shipping_fees: _builtins.int = ...,
+        revenue_carry: _builtins.int = ...,
+        shipping_fees_carry: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_count", b"order_count", "revenue", b"revenue", "shipping_fees", b"shipping_fees", "unit_count", b"unit_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_count", b"order_count", "revenue", b"revenue", "revenue_carry", b"revenue_carry", "shipping_fees", b"shipping_fees", "shipping_fees_carry", b"shipping_fees_carry", "unit_count", b"unit_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

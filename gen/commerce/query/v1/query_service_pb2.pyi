@@ -869,7 +869,7 @@ class ListSubscriptionsRequest(_message.Message):
     """The `next_page_token` of the page before; empty for the first page."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[_subscription_status_pb2.SubscriptionStatus.ValueType]:
-        """Only those of these statuses; empty for any status."""
+        """Only those of these statuses, at most 20; empty for any status."""
 
     @_builtins.property
     def consistency(self) -> _consistency_pb2.Consistency:

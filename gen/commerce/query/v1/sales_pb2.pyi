@@ -73,7 +73,7 @@ Global___SalesSummary: _TypeAlias = SalesSummary  # noqa: Y015
 
 @_typing.final
 class SalesFigures(_message.Message):
-    """Sums over orders."""
+    """Sums over orders. A sum that passes 2^63 - 1 is given as that number, which means that much or more."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -145,7 +145,7 @@ Global___SalesDay: _TypeAlias = SalesDay  # noqa: Y015
 
 @_typing.final
 class ProductSales(_message.Message):
-    """The sales of one product over the range, of orders that stand."""
+    """The sales of one product over the range, of orders that stand. Sums are as in SalesFigures."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
