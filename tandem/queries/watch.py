@@ -158,7 +158,7 @@ class _Wait(Call):
         try:
             await self._over
         except asyncio.CancelledError:
-            self.leave()
+            self.caller_left()
             raise
 
     def put_all(self, _calls: Sequence[Call]) -> None:
