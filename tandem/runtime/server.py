@@ -7,19 +7,18 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import uvloop
 from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from tandem.runtime.call import AddServicers, Admission, Method, StreamHandler, StreamMethod, StreamMethods, Streams
 from tandem.runtime.grpcio import GrpcioTransport
-from tandem.runtime.health import Health
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings, SettingsError
 from tandem.runtime.telemetry import log
@@ -108,7 +107,7 @@ class RunningApplication:
         self._application = application
         self._admission = Admission(application.server.max_concurrent_calls)
         self._streams = Streams()
-        self._health = Health()
+        self._health = _Health()
         self._readiness: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._started: list[Component] = []
@@ -226,6 +225,32 @@ class RunningApplication:
             # A bug; what it must not do is end the watch and leave the last answer standing for ever.
             log.exception("the readiness check failed")
             return False
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """The library's, whose watches a stopping server can end: it would otherwise wait for them as for calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watches: set[asyncio.Task[None]] = set()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - its name in the protocol
+        watch = asyncio.create_task(super().Watch(request, context))
+        self._watches.add(watch)
+        try:
+            await asyncio.wait({watch})
+        finally:
+            self._watches.discard(watch)
+            if not watch.done():
+                watch.cancel()
+                await asyncio.wait({watch})
+        if not watch.cancelled():
+            watch.result()
+
+    def end_watches(self) -> None:
+        """Ends the streams of those who watch now; they have been told the last state."""
+        for watch in self._watches:
+            watch.cancel()
 
 
 def run(application: Application) -> int:
