@@ -35,8 +35,8 @@ def build(settings: Settings) -> Application:
     # One for each thread that reads, one for the positions that waiters ask for, one for watches, one for readiness.
     connections = (1 + len(LISTS)) * reading.threads + search.threads + 3
     store = Store(settings.database, connections=connections, session=ONE_PLAN)
-    summed = Store(settings.database, connections=reports.threads)
-    searched = Store(settings.database, connections=search.threads, session=SESSION)
+    sales_store = Store(settings.database, connections=reports.threads)
+    search_store = Store(settings.database, connections=search.threads, session=SESSION)
 
     head = Head(settings.feed_database, max_waiting=reading.max_waiting)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
@@ -53,23 +53,23 @@ def build(settings: Settings) -> Application:
         )
         for rpc, select in LISTS.items()
     ]
-    searches = StatementWorker(
-        SearchQuery(searched, store, SearchMemory(search.remembered_mib * 2**20)),
+    search_worker = StatementWorker(
+        SearchQuery(search_store, store, SearchMemory(search.remembered_mib * 2**20)),
         freshness,
         threads=search.threads,
         max_batch=_TOGETHER,
         max_waiting=search.max_waiting,
     )
-    sales = StatementWorker(
-        SalesQuery(summed),
+    sales_worker = StatementWorker(
+        SalesQuery(sales_store),
         freshness,
         threads=reports.threads,
         max_batch=_TOGETHER,
         max_waiting=reports.max_waiting,
     )
     watch = SERVICE.methods_by_name["WatchOrderDetails"]
-    orders = Watches(watch, store, freshness, settings.watch, max_batch=reading.max_batch)
-    statements: list[Worker] = [*lists, searches, sales]
+    watches = Watches(watch, store, freshness, settings.watch, max_batch=reading.max_batch)
+    statements: list[Worker] = [*lists, search_worker, sales_worker]
 
     async def ready() -> bool:
         return await asyncio.to_thread(store.has_revision, SCHEMA, REVISION)
@@ -81,9 +81,9 @@ def build(settings: Settings) -> Application:
             Service(
                 SERVICE,
                 workers={**by_id.workers, **{it.name: it for it in statements}},
-                streams={watch.name: orders.answer},
+                streams={watch.name: watches.answer},
             ),
         ),
         ready=ready,
-        components=(store, summed, searched, head, by_id, *statements, freshness, orders),
+        components=(store, sales_store, search_store, head, by_id, *statements, freshness, watches),
     )

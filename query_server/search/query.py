@@ -71,10 +71,13 @@ class SearchQuery(StatementQuery[SearchKey]):
     kind = "search"
     views = SEARCHED
 
-    def __init__(self, searched: Store, cards: Store, memory: SearchMemory) -> None:
-        """searched: its connections are set up by SESSION. cards: reads rows by their keys. memory: of all threads."""
-        self._searched = searched
-        self._cards = cards
+    def __init__(self, search_store: Store, card_store: Store, memory: SearchMemory) -> None:
+        """search_store: its connections are set up by SESSION. card_store: reads rows by their keys.
+
+        memory: of all threads.
+        """
+        self._search_store = search_store
+        self._card_store = card_store
         self._memory = memory
 
     def wanted(self, request: Any, check: QueryChecker) -> SearchKey:
@@ -111,7 +114,7 @@ class SearchQuery(StatementQuery[SearchKey]):
                 shown.update(likely_shown(wanted, candidates))
                 counted.update(candidates.keys())
         arguments: dict[str, object] = {"shown": array("UUID", shown), "counted": array("UUID", counted - shown)}
-        [row] = self._cards.execute_on(product_search.name, CARDS, arguments)
+        [row] = self._card_store.execute_on(product_search.name, CARDS, arguments)
         columns = (row.prices or (), row.currencies or (), row.available or (), row.values or ())
         cards = dict(zip(split_keys(row.keys or b""), zip(*columns, strict=True), strict=True))
         return cards, _positions(row)
@@ -179,7 +182,7 @@ class SearchQuery(StatementQuery[SearchKey]):
             "key": after.key if after else _FIRST_ID,
             "size": wanted.size,
         }
-        [row] = self._searched.execute_on(product_search.name, page_statement(counts, rare), arguments)
+        [row] = self._search_store.execute_on(product_search.name, page_statement(counts, rare), arguments)
         found = _candidates_of_row(row)
         if found is not None:
             self._memory.candidates.put(_text_key(wanted, alternatives), found)
@@ -188,7 +191,7 @@ class SearchQuery(StatementQuery[SearchKey]):
     def _correct(self, words: Sequence[str]) -> tuple[Sequence[Correction | None], Token]:
         """What each of the words is taken for too, and remembers it; with the position of the words' view."""
         others = [f"{number} {other}" for number, word in enumerate(words, start=1) for other in swapped(plain(word))]
-        rows = self._searched.execute_on(search_word.name, ALTERNATIVES, {"words": list(words), "swapped": others})
+        rows = self._search_store.execute_on(search_word.name, ALTERNATIVES, {"words": list(words), "swapped": others})
         found: list[list[str]] = [[] for _ in words]
         for row in rows:
             if row.number is not None:

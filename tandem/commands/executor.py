@@ -154,9 +154,9 @@ class _Storing:
         try:
             outcomes: list[Receipt | TandemError] = retrying(self._store_once, batch, failures)
         except RetryError as error:
-            cause, told = error.last_attempt.exception(), failures.given_up()
-            log.warning("a batch could not be stored", size=len(batch), reason=told.reason, error=repr(cause)[:500])
-            raise told from cause
+            cause, answer = error.last_attempt.exception(), failures.given_up()
+            log.warning("a batch could not be stored", size=len(batch), reason=answer.reason, error=repr(cause)[:500])
+            raise answer from cause
         return outcomes
 
     def _store_once(self, batch: Sequence[Command], failures: "_Failures") -> list[Receipt | TandemError]:
@@ -220,13 +220,14 @@ class _Failures:
         the connection, a deadlock, a failover            run again
         anything else                                     some command's fault: the batch is split
 
-    What is run again for too long is given up. Its commands may be stored nevertheless, where a COMMIT was in doubt.
+    What is run again for too long is given up. Its commands may be stored nevertheless, where the outcome of a COMMIT
+    is unknown.
     """
 
     def __init__(self) -> None:
         self.committing = False
         """Set by an attempt when it begins what ends with COMMIT."""
-        self._in_doubt = False
+        self._outcome_unknown = False
         self._collisions = 0
 
     def may_pass(self, error: BaseException) -> bool:
@@ -234,7 +235,7 @@ class _Failures:
         committing, self.committing = self.committing, False
         if isinstance(error, DBAPIError):
             if committing and error.connection_invalidated:
-                self._in_doubt = True
+                self._outcome_unknown = True
             if isinstance(error.orig, psycopg.errors.UniqueViolation):
                 self._collisions += 1
                 return self._collisions <= _MAX_COLLISIONS
@@ -242,7 +243,7 @@ class _Failures:
 
     def given_up(self) -> Unavailable:
         """What the callers get when there is no time left."""
-        if self._in_doubt:
+        if self._outcome_unknown:
             return Unavailable(
                 "the connection broke while the command was being stored; repeat it with the same request_id to learn"
                 " the outcome",

@@ -151,7 +151,7 @@ class Store:
         states = {row.key: State(bytes(row.value), row.changed) for row in found if row.key is not None}
         return States(states, position_of(found[0]))
 
-    def changes(self, view: str, after: int | None, most: int) -> ChangedKeys:
+    def changed_keys(self, view: str, after: int | None, most: int) -> ChangedKeys:
         """The keys that changed after a position, from at most `most` entries of the log; None: the position alone.
 
         Raises Unavailable.

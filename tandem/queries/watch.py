@@ -73,7 +73,7 @@ _RETRY_SECONDS = 0.5
 class Source(Protocol):
     """The view in the database; both are called in a thread and raise Unavailable."""
 
-    def changes(self, view: str, after: int | None, most: int) -> ChangedKeys: ...
+    def changed_keys(self, view: str, after: int | None, most: int) -> ChangedKeys: ...
 
     def states(self, view: str, keys: Sequence[UUID]) -> States: ...
 
@@ -398,7 +398,9 @@ class Watches:
     async def _catch_up(self) -> None:
         if self._subjects and not self._is_current():
             after = self._at.position if self._at is not None else None
-            self._take_in(await asyncio.to_thread(self._source.changes, self._view, after, self._settings.max_changes))
+            self._take_in(
+                await asyncio.to_thread(self._source.changed_keys, self._view, after, self._settings.max_changes)
+            )
         # What is marked meanwhile is read after the next look: many new watchers must not hold up the news of others.
         todo = list(self._unread)
         for start in range(0, len(todo), self._max_batch):

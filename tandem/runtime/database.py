@@ -164,11 +164,11 @@ def driver_of(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
     except psycopg.Error as error:
         _omit_values(error)
         # A fatal error ends the session, also when the driver has not read the end of it yet.
-        lost = bool(driver.closed) or error.diag.severity_nonlocalized == "FATAL"
-        if lost:
+        broken = bool(driver.closed) or error.diag.severity_nonlocalized == "FATAL"
+        if broken:
             connection.invalidate(error)
         raise DBAPIError.instance(
-            None, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=lost
+            None, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=broken
         ) from error
 
 

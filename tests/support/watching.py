@@ -55,7 +55,7 @@ class FakeView:
     def purge(self) -> None:
         self.log.clear()
 
-    def changes(self, view: str, after: int | None, most: int) -> ChangedKeys:
+    def changed_keys(self, view: str, after: int | None, most: int) -> ChangedKeys:
         self._check()
         if after is None:
             return ChangedKeys(set(), self.token, complete=True)
