@@ -44,18 +44,6 @@ class SalesKey(NamedTuple):
     top_products: int
 
 
-def sales_key(request: GetSalesSummaryRequest, check: QueryChecker) -> SalesKey:
-    """What the request asks for; `check` collects what is wrong with it."""
-    first, last = _dates(request, check)
-    top = request.top_products if request.HasField("top_products") else DEFAULT_TOP_PRODUCTS
-    return SalesKey(
-        first,
-        last,
-        check_currency(check, "currency_code", request.currency_code),
-        check.number("top_products", top, 0, MAX_TOP_PRODUCTS),
-    )
-
-
 def _dates(request: GetSalesSummaryRequest, check: QueryChecker) -> tuple[date, date]:
     """A range of 1 to MAX_DAYS days, both ends included; without a last day it is the first."""
     start = _date("start_date", request.start_date, check)
@@ -137,8 +125,11 @@ class SalesQuery(StatementQuery[SalesKey]):
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def wanted(self, request: Any, check: QueryChecker) -> SalesKey:
-        return sales_key(request, check)
+    def wanted(self, request: GetSalesSummaryRequest, check: QueryChecker) -> SalesKey:
+        first, last = _dates(request, check)
+        currency = check_currency(check, "currency_code", request.currency_code)
+        top = request.top_products if request.HasField("top_products") else DEFAULT_TOP_PRODUCTS
+        return SalesKey(first, last, currency, check.number("top_products", top, 0, MAX_TOP_PRODUCTS))
 
     def read(self, wanted: Sequence[SalesKey]) -> Iterator[Answer | TandemError]:
         return answer_each(self._answer, wanted)
@@ -148,13 +139,11 @@ class SalesQuery(StatementQuery[SalesKey]):
         arguments: dict[str, object] = {
             "first": wanted.first,
             "last": wanted.last,
+            "currency": wanted.currency_code,
+            "top": wanted.top_products,
             # More than this are of more currencies than are answered.
             "most": MAX_CURRENCIES * (MAX_DAYS + MAX_TOP_PRODUCTS) + 1,
         }
-        if wanted.currency_code:
-            arguments["currency"] = wanted.currency_code
-        if wanted.top_products:
-            arguments["top"] = wanted.top_products
         statement = _STATEMENTS[bool(wanted.currency_code), bool(wanted.top_products)]
         rows = self._store.execute_on(sales_summary.name, statement, arguments)
         response = GetSalesSummaryResponse(summaries=_summaries([row for row in rows if row.currency_code is not None]))
@@ -168,54 +157,35 @@ def _summaries(rows: Sequence[Any]) -> Iterator[SalesSummary]:
     for row in rows:
         by_currency.setdefault(row.currency_code, []).append(row)
     if len(by_currency) > MAX_CURRENCIES:
-        raise PreconditionFailed(
-            [
-                Violation(
-                    "currency_code",
-                    f"more than {MAX_CURRENCIES} currencies have sales in this range; name one",
-                    "TOO_MANY_CURRENCIES",
-                )
-            ]
-        )
+        description = f"more than {MAX_CURRENCIES} currencies have sales in this range; name one"
+        raise PreconditionFailed([Violation("currency_code", description, "TOO_MANY_CURRENCIES")])
     for currency in sorted(by_currency):
         days = [row for row in by_currency[currency] if row.day is not None]
         products = [row for row in by_currency[currency] if row.day is None]
         yield SalesSummary(
             currency_code=currency,
-            sold=_figures(currency, [_sold(row) for row in days]),
-            cancelled=_figures(currency, [_cancelled(row) for row in days]),
+            sold=_figures(days),
+            cancelled=_figures(days, "cancelled_"),
             days=[
-                SalesDay(
-                    date=row.day.isoformat(),
-                    sold=_figures(currency, [_sold(row)]),
-                    cancelled=_figures(currency, [_cancelled(row)]),
-                )
+                SalesDay(date=row.day.isoformat(), sold=_figures([row]), cancelled=_figures([row], "cancelled_"))
                 for row in days
             ],
             top_products=[_product(row) for row in products],
         )
 
 
-def _sold(row: Any) -> tuple[int, int, int, int]:
-    return row.order_count, row.unit_count, row.revenue, row.shipping_fees
+def _figures(days: Sequence[Any], of: str = "") -> SalesFigures:
+    """Sums over days, at least one, of one currency. of: what the names of the columns begin with."""
 
+    def total(column: str) -> int:
+        return min(sum([getattr(day, of + column) for day in days]), MAX_SUM)
 
-def _cancelled(row: Any) -> tuple[int, int, int, int]:
-    return (
-        row.cancelled_order_count,
-        row.cancelled_unit_count,
-        row.cancelled_revenue,
-        row.cancelled_shipping_fees,
-    )
-
-
-def _figures(currency: str, figures: Sequence[tuple[int, int, int, int]]) -> SalesFigures:
-    orders, units, revenue, fees = (min(sum(column), MAX_SUM) for column in zip(*figures, strict=True))
+    currency = days[0].currency_code
     return SalesFigures(
-        order_count=orders,
-        unit_count=units,
-        revenue=Money(minor_units=revenue, currency_code=currency),
-        shipping_fees=Money(minor_units=fees, currency_code=currency),
+        order_count=total("order_count"),
+        unit_count=total("unit_count"),
+        revenue=Money(minor_units=total("revenue"), currency_code=currency),
+        shipping_fees=Money(minor_units=total("shipping_fees"), currency_code=currency),
     )
 
 

@@ -9,7 +9,7 @@ import threading
 import uuid
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
 Alternatives = tuple[tuple[str, ...], ...]
@@ -48,31 +48,26 @@ class TextKey(NamedTuple):
         return _size_of(self.words) + sum(_EMPTY_BYTES + _size_of(it) for it in self.alternatives)
 
 
-class Candidate(NamedTuple):
-    """A product that a text search found. added: the position at which it was."""
-
-    key: bytes
-    score: int
-    added: int
-    category: str
-
-
 class Candidates:
-    """The products that a text search found, in little room. content: of product_search."""
+    """The products that a text search found, in little room. content: of product_search.
 
-    def __init__(self, content: uuid.UUID, found: Sequence[Candidate]) -> None:
+    Of each its key, its score, the position at which it was added, and its category. keys: one behind the other.
+    """
+
+    def __init__(
+        self, content: uuid.UUID, keys: bytes, scores: Iterable[int], added: Iterable[int], categories: Iterable[str]
+    ) -> None:
         self.content = content
-        self._keys = b"".join([it.key for it in found])
-        self._scores = array("q", [it.score for it in found])
-        self._added = array("q", [it.added for it in found])
+        self._keys = keys
+        self._scores = array("q", scores)
+        self._added = array("q", added)
         # There are few categories.
-        self._categories = tuple([sys.intern(it.category) for it in found])
+        self._categories = tuple([sys.intern(it) for it in categories])
 
     def __len__(self) -> int:
         return len(self._categories)
 
     def __iter__(self) -> Iterator[tuple[bytes, int, int, str]]:
-        """As Candidate has it."""
         return zip(self.keys(), self._scores, self._added, self._categories, strict=True)
 
     def keys(self) -> list[bytes]:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from query_server.search.highlight import plain
 from query_server.search.memory import (
     Alternatives,
-    Candidate,
     Candidates,
     Correction,
     SearchMemory,
@@ -218,10 +217,7 @@ def _candidates_of_row(row: Any) -> Candidates | None:
     scores: Sequence[int] = row.found_scores or ()
     if row.content is None or len(scores) > MOST_REMEMBERED:
         return None
-    found = zip(
-        split_keys(row.found_keys or b""), scores, row.found_added or (), row.found_categories or (), strict=True
-    )
-    return Candidates(row.content, [Candidate(*it) for it in found])
+    return Candidates(row.content, row.found_keys or b"", scores, row.found_added or (), row.found_categories or ())
 
 
 def _positions(row: Any) -> _Positions:

@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 
 from commerce.query.v1.query_service_pb2 import GetSalesSummaryRequest
-from query_server.sales import SalesKey, sales_key
+from query_server.sales import SalesKey, SalesQuery
 from tandem.queries.checker import QueryChecker
 from tandem.runtime.errors import InvalidArgument
 
 DAY = timedelta(days=1)
+NO_STORE: Any = None
 
 
 def asked(**fields: Any) -> SalesKey:
     check = QueryChecker(2)
-    key = sales_key(GetSalesSummaryRequest(**fields), check)
+    key = SalesQuery(NO_STORE).wanted(GetSalesSummaryRequest(**fields), check)
     check.finish()
     return key
 

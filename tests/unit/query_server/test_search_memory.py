@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from query_server.search.memory import (
-    Candidate,
     Candidates,
     Correction,
     Lru,
@@ -20,18 +19,18 @@ CONTENT = uuid.uuid4()
 
 
 def candidates(number: int, count: int = 14) -> Candidates:
-    found = [
-        Candidate((number * 1000 + it).to_bytes(16, "big"), 10**6 + it, 10**6 + it, f"Category {it % 5}")
-        for it in range(count)
-    ]
-    return Candidates(CONTENT, found)
+    keys = b"".join([(number * 1000 + it).to_bytes(16, "big") for it in range(count)])
+    scores = range(10**6, 10**6 + count)
+    return Candidates(CONTENT, keys, scores, scores, [f"Category {it % 5}" for it in range(count)])
 
 
 def test_candidates_come_back_as_they_were() -> None:
-    found = [Candidate(bytes([it]) * 16, -it, 2**40 + it, "Tea") for it in range(3)]
-    assert [Candidate(*it) for it in Candidates(CONTENT, found)] == found
-    assert Candidates(CONTENT, found).keys() == [it.key for it in found]
-    assert list(Candidates(CONTENT, [])) == []
+    found = [(bytes([it]) * 16, -it, 2**40 + it, "Tea") for it in range(3)]
+    keys, scores, added, categories = zip(*found, strict=True)
+    kept = Candidates(CONTENT, b"".join(keys), scores, added, categories)
+    assert list(kept) == found
+    assert kept.keys() == list(keys)
+    assert list(Candidates(CONTENT, b"", [], [], [])) == []
 
 
 def test_what_was_not_asked_for_the_longest_goes_first() -> None:
