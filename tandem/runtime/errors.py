@@ -11,7 +11,7 @@
      ├── Unavailable          UNAVAILABLE          a store is away, or the view is behind; safe to retry
      └── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's time passed before the work began
 
-Anything else that a servicer raises is INTERNAL: a bug, logged once under a reference that the caller gets too.
+Anything else that a handler raises is INTERNAL: a bug, logged once under a reference that the caller gets too.
 """
 
 from dataclasses import dataclass
