@@ -143,7 +143,7 @@ def check_place_order(request: commands.PlaceOrderRequest, check: ShopChecker) -
     for number, line in enumerate(check.count("lines", request.lines, MAX_LINES, least=1)):
         product_id, quantity, discount = line.product_id, line.quantity, line.discount_basis_points
         first = seen.setdefault(product_id.lower(), number)
-        # As most lines are: to write down what their fields are called takes longer than to look at them.
+        # Most lines are right: the names of fields are made for the others alone.
         if first == number and is_uuid(product_id) and 1 <= quantity <= MAX_QUANTITY and 0 <= discount <= 10_000:
             continue
         field = f"lines[{number}]"

@@ -98,7 +98,7 @@ Index(
     "subscription_due",
     subscription_table.c.status,
     subscription_table.c.period_end,
-    # Those that have ended, most of them in time, are not in it.
+    # Subscriptions that have ended are not in it: in time they are the most.
     postgresql_where=subscription_table.c.status.in_((1, 2)),
 )
 

@@ -23,8 +23,8 @@ _WORD = re.compile(rf"(\w{{1,{MAX_WORD}}})\w*")
 def words_of(text: str) -> list[str]:
     """The words, as they are written, in their order.
 
-    Texts come with accents as part of their letter or behind it, depending on the system that they were typed on; and
-    what is a ligature or of full width is the same word without.
+    Texts come with accents as part of their letter or behind it, depending on the system that they were typed on. A
+    word with a ligature or letters of full width is the same as the word without.
 
     >>> words_of("Cre\u0300me-bru\u0302le\u0301e, 2 ﬁlets")
     ['Crème', 'brûlée', '2', 'filets']

@@ -41,7 +41,7 @@ from tandem.runtime.errors import TandemError, Unavailable
 
 # With fewer the query may be misspelled: then what it may mean is looked for too.
 _TOO_FEW = 3
-# Letters of a word that is at the beginning of few others. Half of every catalogue has a word that begins with "s".
+# Few words begin with a word of so many letters; half of every catalogue has a word that begins with "s".
 # Where one word of a query is rare, so are the products that have all of them.
 _RARE = 4
 _FIRST_ID = uuid.UUID(int=0)

@@ -22,7 +22,7 @@ MAX_CATEGORIES = 50
 _MAX_TOKEN = 10_000
 _MAX_ALTERNATIVE = 60
 _MAX_ALTERNATIVES = 3
-# Protobuf looks a value of an enum up by its name, slowly, each time.
+# Once, and not for each search: Protobuf looks values of an enum up by their names.
 _SORTS = frozenset(ProductSort.values())
 _BY_RELEVANCE, _NEWEST = ProductSort.PRODUCT_SORT_RELEVANCE, ProductSort.PRODUCT_SORT_NEWEST
 

@@ -13,7 +13,7 @@ MOST_RANKED = 10_000
 """What is ranked and counted at most: some tens of milliseconds."""
 MOST_REMEMBERED = 1_000
 """Products that a text search found and that are remembered. To put a page of as many together takes Python a
-millisecond, in which it does nothing else; of more, PostgreSQL makes the page, each time."""
+millisecond, in which it does nothing else. Where more were found, PostgreSQL makes each page."""
 MAX_FACETS = 100
 _MAX_ALTERNATIVES = 3
 
@@ -22,9 +22,9 @@ SESSION = (
     f"SET search_path = {SCHEMA}, public",
     # A misspelled word shares fewer trigrams with the right one than the default of 0.3 asks for; its distance decides.
     "SET pg_trgm.similarity_threshold = 0.1",
-    # What takes longer than most searches.
+    # To compile a statement takes longer than most searches.
     "SET jit = off",
-    # What is searched often is in memory: to PostgreSQL, which reckons with disks, the index looks dear.
+    # The index is in memory, since it is used often. By its default PostgreSQL would take it to be on a disk.
     "SET random_page_cost = 1.1",
 )
 """What a connection needs that searches."""

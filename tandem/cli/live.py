@@ -60,7 +60,7 @@ class Meter:
 
 
 def _or_none(ask: Callable[[], T]) -> T | None:
-    """A service that is away has no figures; that it is away is the supervisor's to say."""
+    """A service that is away has no figures. The supervisor reports that it is away."""
     try:
         return ask()
     except (OSError, grpc.RpcError):

@@ -95,7 +95,7 @@ class Tries:
         """Seconds until the next try; None where there is none: it would not help, or has not helped often enough."""
         stopping = failed.reason == _STOPPING
         if stopping and self._waits_for_ready:
-            # Soon there is no connection to that server, and one to another is waited for.
+            # The connection to that server ends soon, and then the call waits for one to another server.
             return random.uniform(0, _PAUSES[-1])  # noqa: S311 - spreads load, keeps no secret
         longest = next(self._pauses, None) if _may_help(failed) else None
         if longest is None:

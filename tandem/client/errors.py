@@ -71,7 +71,7 @@ class Details:
 class CallFailed(grpc.RpcError):
     """A call that the server refused, or that did not come through.
 
-    call: the RPC's name, such as OpenAccount. message: a sentence for a developer; users are told by `reason`.
+    call: the RPC's name, such as OpenAccount. message: a sentence for a developer; for users go by `reason`.
     The other attributes are those of Details.
     """
 

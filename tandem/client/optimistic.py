@@ -1,8 +1,8 @@
 """What a user sees of a change before it is stored, and what becomes of it.
 
 `Optimistic` holds a view of something as it was last read, and the changes that are under way. What is to be shown is
-the one with the others applied to it: a change is seen at once, stays when its command is stored, gives way to the real
-view when that shows it, and is gone when the command is refused, while other changes under way stay.
+the view with all these changes made to it. A change is seen at once, and stays when its command is stored. It goes when
+a view that was read shows it, or when the command is refused; other changes under way stay.
 """
 
 import threading

@@ -2,7 +2,7 @@
 
 Python pays for each round trip and PostgreSQL for each commit, so both are paid per batch. Nothing is delayed: a batch
 is what came in while the one before was prepared. Each thread owns a connection, and no call can be cancelled into the
-middle of a transaction: a caller that leaves only stops waiting.
+middle of a transaction: a caller that goes away only stops waiting.
 """
 
 from collections import Counter as Counts
@@ -34,8 +34,8 @@ BATCH_SIZE = Histogram(
 )
 RETRIES = Counter("tandem_command_batch_retries_total", "Batches that were run again after a failure that may pass")
 
-# Two transactions that create the same thing or store the same request_id: one wins, the other sees it when run again.
-# Once is enough for that; more is for several in one batch.
+# Of two transactions that create the same thing or store the same request_id one wins, and the other sees that when it
+# is run again. One more run is enough for one such command; the others are for several of them in a batch.
 _MAX_COLLISIONS = 5
 # A batch that is decided so soon after it was taken keeps the time of then: another costs 1 µs for each command.
 _AT_ONCE = timedelta(milliseconds=20)

@@ -48,7 +48,7 @@ DEFAULT_HEARTBEAT_SECONDS = 15.0
 MAX_MESSAGE_BYTES = 1024 * 1024
 # Rows that are looked through at once for the few that are wanted.
 _SCAN = MAX_BATCH_EVENTS
-# A command server that is newer than this program will be for the time of a deployment.
+# While a deployment is under way, a command server may be newer than this program: that is soon over.
 _UNREADABLE_RETRY_SECONDS = 5.0
 
 T = TypeVar("T")
@@ -320,7 +320,7 @@ class Follower:
             self._caught_up = False
             delivery = await self._history.read(self._epoch, self.position, self._selection, self._rows)
             SENT.labels("database").inc(len(delivery.items))
-            # Where few are wanted more are looked through, but not more than are wanted where most are.
+            # Where few rows are wanted the next read looks through twice as many, else through those for one message.
             enough = 2 * len(delivery.items) >= self._selection.max_events
             self._rows = self._selection.max_events if enough else min(2 * self._rows, _SCAN)
         self.position = delivery.position

@@ -70,7 +70,7 @@ ONE_PLAN = (
 )
 """For connections whose statements find their rows in one way, whatever is asked for: they are planned once.
 
-By itself PostgreSQL plans anew for each list of keys, since it can count them and hopes that they are few.
+By itself PostgreSQL plans anew for each list of keys, since a plan for few keys may be cheaper than the one for any.
 """
 
 # After all of them.

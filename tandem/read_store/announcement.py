@@ -1,4 +1,4 @@
-"""What a projector tells the query servers after each batch, by NOTIFY in the read database."""
+"""What a projector announces to the query servers after each batch, by NOTIFY in the read database."""
 
 import json
 import uuid

@@ -14,7 +14,7 @@ from tandem.runtime.arrays import Array, array, sql_type
 from tandem.runtime.database import driver_of
 
 Row = Sequence[Any]
-"""Values in the order of the table's columns; columns that the caller leaves off the end get their defaults."""
+"""Values in the order of the table's columns; columns that are missing at the end get their defaults."""
 Names = tuple[str, ...]
 
 

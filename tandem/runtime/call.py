@@ -51,7 +51,7 @@ from tandem.runtime.telemetry import (
 
 # What a caller may send as x-request-id and have in our logs.
 _MAX_REFERENCE = 128
-# A call without a deadline still gets one: a caller that waits for ever is a leak. Longer than any wait we offer.
+# A call without a deadline gets this one, longer than any wait we offer: a caller that waits for ever is a leak.
 _LONGEST_CALL_SECONDS = 120.0
 # The transport's clock of a deadline and ours started at moments that differ by as much as a thread is late.
 _DEADLINE_SLACK_SECONDS = 0.05
@@ -351,9 +351,9 @@ class RemoteCall(Call):
 
 
 class LocalCall(Call):
-    """A call that the program makes itself: a command that time gives, say.
+    """A call that the program makes itself, such as a command whose time has come.
 
-    `future` has the response, a message as the handler made it, or the error. Who cancels it leaves the call.
+    `future` has the response, a message as the handler made it, or the error. To cancel it ends the call.
     """
 
     def __init__(self, method: Method, request: Message, *, seconds: float, metadata: Metadata = ()) -> None:
@@ -461,7 +461,7 @@ class Streams:
             self._idle.set()
 
     async def close(self, seconds: float) -> None:
-        """Refuses new streams, tells the open ones to end, and waits at most `seconds` for them."""
+        """Refuses new streams, asks the open ones to end, and waits at most `seconds` for them."""
         self._closed = True
         for call in list(self._open):
             call.stop()
@@ -494,7 +494,7 @@ class StreamMethod:
             if task is not None and task.cancelling():
                 _ended(self.name, call.code_of_gone()).inc()
                 raise
-            # The handler's own; there is a caller to be told.
+            # The handler's own: the caller has not gone, and gets an error.
             bug = RuntimeError("a stream's handler was cancelled, and not by its caller")
             bug.__cause__ = error
             failure = status_of(bug, self.name, call)

@@ -33,7 +33,7 @@ SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit
 T = TypeVar("T")
 
 Answer = Callable[[], T]
-"""Reads what PostgreSQL answers to a statement that was said already: after the pipeline, where it was said in one."""
+"""Reads the answer to a statement that was sent already: after the pipeline, where it was sent in one."""
 
 
 def database_url(settings: DatabaseSettings) -> URL:

@@ -12,7 +12,7 @@
      ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's time passed before the work began
      └── RefusedBefore        any of the above     a refusal that was stored, told once more
 
-Anything else that a servicer raises is INTERNAL: a bug, logged once under a reference that the caller gets too.
+Anything else that a handler raises is INTERNAL: a bug, logged once under a reference that the caller gets too.
 """
 
 from dataclasses import dataclass

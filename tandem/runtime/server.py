@@ -162,7 +162,7 @@ class RunningApplication:
     async def stop(self) -> None:
         """Says NOT_SERVING, refuses new calls, ends streams, lets calls under way finish, stops the components.
 
-        Raises ExceptionGroup when components fail to stop, after all were told to.
+        Raises ExceptionGroup when components fail to stop, after all were asked to.
         """
         settings = self._application.server
         self._stopping.set()

@@ -219,7 +219,7 @@ def _sentence(settings: type[ServiceSettings], problem: "ErrorDetails") -> str:
 def _unknown_variables(settings: type[ServiceSettings]) -> list[str]:
     """A misspelt variable would silently leave the default in force, so it is an error.
 
-    Variables of the other services are left to them.
+    Variables of the other services are not looked at.
     """
     own = f"TANDEM_{settings.section.upper()}_"
     others = tuple(f"TANDEM_{section.upper()}_" for section in SECTIONS if section != settings.section)
