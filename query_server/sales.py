@@ -178,7 +178,8 @@ def _figures(days: Sequence[Any], of: str = "") -> SalesFigures:
     """Sums over days, at least one, of one currency. of: what the names of the columns begin with."""
 
     def total(column: str) -> int:
-        return min(sum([getattr(day, of + column) for day in days]), MAX_SUM)
+        value: int = sum(getattr(day, of + column) for day in days)
+        return min(value, MAX_SUM)
 
     currency = days[0].currency_code
     return SalesFigures(

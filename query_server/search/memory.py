@@ -9,7 +9,7 @@ import threading
 import uuid
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 Alternatives = tuple[tuple[str, ...], ...]
