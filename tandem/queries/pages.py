@@ -16,7 +16,7 @@ from sqlalchemy import Column, Table, text
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
 from tandem.queries.encoding import EncodedField, as_of_text, view_of
-from tandem.queries.page_token import Cursor, encode_page_token
+from tandem.queries.page_token import FIRST_PAGE, Cursor, decode_page_token, encode_page_token
 from tandem.queries.statements import Answer, StatementQuery
 from tandem.queries.store import Store, position_of
 from tandem.read_store.tables import projection
@@ -122,7 +122,8 @@ class ListQuery(StatementQuery[PageKey]):
     def wanted(self, request: Any, check: QueryChecker) -> PageKey:
         selection = self._select(request, check)
         size = check.page_size(request.page_size)
-        return PageKey(selection, check.page_token(request.page_token, self.name, *selection.words), size)
+        after = check.page_token(request.page_token, decode_page_token, self.name, *selection.words)
+        return PageKey(selection, after or FIRST_PAGE, size)
 
     def read(self, wanted: Sequence[PageKey]) -> Iterator[Answer]:
         pages = read_pages(self._store, wanted)
