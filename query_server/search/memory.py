@@ -62,11 +62,6 @@ class Candidates:
     def keys(self) -> list[bytes]:
         return split_keys(self._keys)
 
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return _ENTRY_BYTES + 40 * len(self)
-
 
 class Correction(NamedTuple):
     """What a word is taken for too. content: of search_word."""
@@ -74,26 +69,16 @@ class Correction(NamedTuple):
     content: uuid.UUID
     alternatives: tuple[str, ...]
 
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return _ENTRY_BYTES + 100 * len(self.alternatives)
-
 
 Marks = dict[bytes, tuple[bytes, bytes]]
 """What a query marks in products, by key: what the card begins with while its texts are the same, and the hit's fields.
 """
 
 
-def size_of_marks(marks: Marks) -> int:
-    """In bytes."""
-    return _ENTRY_BYTES + sum(_MARKED_BYTES + len(texts) + len(fields) for texts, fields in marks.values())
-
-
 class Lru(Generic[K, V]):
     """Some entries; when they take too much, those that were not asked for the longest go. For several threads."""
 
-    def __init__(self, most_bytes: int, size: Callable[[V], int]) -> None:
+    def __init__(self, most_bytes: float, size: Callable[[V], int]) -> None:
         self._most = most_bytes
         self._size = size
         self._lock = threading.Lock()
@@ -119,10 +104,15 @@ class Lru(Generic[K, V]):
                 self.bytes -= self._size(oldest)
 
 
+def _size_of_marks(marks: Marks) -> int:
+    return _ENTRY_BYTES + sum(_MARKED_BYTES + len(texts) + len(fields) for texts, fields in marks.values())
+
+
 class SearchMemory:
     """For all threads that search. Marks take most room, a kilobyte a hit, and are soonest made again."""
 
     def __init__(self, most_bytes: int) -> None:
-        self.candidates: Lru[TextKey, Candidates] = Lru(most_bytes * 5 // 16, lambda it: it.size)
-        self.corrections: Lru[str, Correction] = Lru(most_bytes // 16, lambda it: it.size)
-        self.marks: Lru[tuple[str, ...], Marks] = Lru(most_bytes * 10 // 16, size_of_marks)
+        sixteenth = most_bytes / 16
+        self.candidates = Lru[TextKey, Candidates](5 * sixteenth, lambda it: _ENTRY_BYTES + 40 * len(it))
+        self.corrections = Lru[str, Correction](sixteenth, lambda it: _ENTRY_BYTES + 100 * len(it.alternatives))
+        self.marks = Lru[tuple[str, ...], Marks](10 * sixteenth, _size_of_marks)
