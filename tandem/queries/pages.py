@@ -146,11 +146,15 @@ def read_pages(store: Store, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
         by_list.setdefault(page.selection.rows, []).append(page)
     found: dict[PageKey, Page] = {}
     for rows, of_list in by_list.items():
-        found |= _read(store, rows, of_list)
+        for row in store.execute_on(rows.view, rows.statement, _arguments(of_list)):
+            page = of_list[row.number - 1]
+            values: list[bytes] = row.found or []
+            last = Cursor(row.time, row.tie) if len(values) > page.size else None
+            found[page] = Page(values[: page.size], last, position_of(row))
     return found
 
 
-def _read(store: Store, rows: KeysetList, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
+def _arguments(pages: Sequence[PageKey]) -> dict[str, object]:
     arguments: dict[str, object] = {
         "one_of": array("TEXT", [_literal(page.selection.one_of) for page in pages]),
         "times": array("TIMESTAMP WITH TIME ZONE", [page.after.at for page in pages]),
@@ -160,13 +164,7 @@ def _read(store: Store, rows: KeysetList, pages: Sequence[PageKey]) -> dict[Page
     }
     for number, values in enumerate(zip(*(page.selection.equal for page in pages), strict=True)):
         arguments[f"e{number}"] = array("UUID", values)
-    found = {}
-    for row in store.execute_on(rows.view, rows.statement, arguments):
-        page = pages[row.number - 1]
-        rows_found: list[bytes] = row.found or []
-        last = Cursor(row.time, row.tie) if len(rows_found) > page.size else None
-        found[page] = Page(rows_found[: page.size], last, position_of(row))
-    return found
+    return arguments
 
 
 def _literal(values: Sequence[int]) -> str:
