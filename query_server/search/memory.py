@@ -73,11 +73,6 @@ class Candidates:
     def keys(self) -> list[bytes]:
         return split_keys(self._keys)
 
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return _ENTRY_BYTES + 40 * len(self)
-
 
 class Correction(NamedTuple):
     """What a word is taken for too. content: of search_word."""
@@ -85,20 +80,10 @@ class Correction(NamedTuple):
     content: uuid.UUID
     alternatives: tuple[str, ...]
 
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return _ENTRY_BYTES + _size_of(self.alternatives)
-
 
 Marks = dict[bytes, tuple[bytes, bytes]]
 """What a query marks in products, by key: what the card begins with while its texts are the same, and the hit's fields.
 """
-
-
-def size_of_marks(marks: Marks) -> int:
-    """In bytes."""
-    return _ENTRY_BYTES + sum(_MARKED_BYTES + len(texts) + len(fields) for texts, fields in marks.values())
 
 
 class Lru(Generic[K, V]):
@@ -130,12 +115,19 @@ class Lru(Generic[K, V]):
                 self.bytes -= self._size(*self._entries.popitem(last=False))
 
 
+def _size_of_marks(marks: Marks) -> int:
+    return _ENTRY_BYTES + sum(_MARKED_BYTES + len(texts) + len(fields) for texts, fields in marks.values())
+
+
 class SearchMemory:
     """For all threads that search. Marks take most room, a kilobyte a hit, and are soonest made again."""
 
     def __init__(self, most_bytes: int) -> None:
-        self.candidates: Lru[TextKey, Candidates] = Lru(most_bytes * 5 // 16, lambda key, it: key.size + it.size)
-        self.corrections: Lru[str, Correction] = Lru(most_bytes // 16, lambda key, it: _size_of((key,)) + it.size)
-        self.marks: Lru[tuple[str, ...], Marks] = Lru(
-            most_bytes * 10 // 16, lambda key, it: _size_of(key) + size_of_marks(it)
+        sixteenth = most_bytes // 16
+        self.candidates = Lru[TextKey, Candidates](
+            5 * sixteenth, lambda key, it: key.size + _ENTRY_BYTES + 40 * len(it)
         )
+        self.corrections = Lru[str, Correction](
+            sixteenth, lambda key, it: _size_of((key,)) + _ENTRY_BYTES + _size_of(it.alternatives)
+        )
+        self.marks = Lru[tuple[str, ...], Marks](10 * sixteenth, lambda key, it: _size_of(key) + _size_of_marks(it))

@@ -35,16 +35,13 @@ _MOST_MARKED = 100
 _NO_MARKS = b"", b""
 
 # What comes first has most of it: of the score, the position at which it was added, and the price.
-_BY_TEXT: dict[int, Callable[[int, int, int], int]] = {
+_RANKS: dict[int, Callable[[int, int, int], int]] = {
     ProductSort.PRODUCT_SORT_RELEVANCE: lambda score, _added, _price: score,
     ProductSort.PRODUCT_SORT_NEWEST: lambda _score, added, _price: added,
-}
-_RANKS: dict[int, Callable[[int, int, int], int]] = {
-    **_BY_TEXT,
     ProductSort.PRODUCT_SORT_PRICE_ASC: lambda _score, _added, price: -price,
     ProductSort.PRODUCT_SORT_PRICE_DESC: lambda _score, _added, price: price,
 }
-
+_BY_TEXT = (ProductSort.PRODUCT_SORT_RELEVANCE, ProductSort.PRODUCT_SORT_NEWEST)
 
 Card = tuple[int, str, int, bytes | None]
 """A row of product_card: price, currency, how many can be ordered, and the value where it was asked for."""
@@ -126,16 +123,12 @@ def page_of_cards(wanted: SearchKey, candidates: Candidates, cards: Mapping[byte
 
 def likely_shown(wanted: SearchKey, candidates: Candidates) -> Iterable[bytes]:
     """The keys of the products that the page may show: all, where that depends on the cards."""
-    if len(candidates) <= wanted.size + 1 or not _is_decided_by_text(wanted):
+    is_filtered = wanted.categories or wanted.currency_code or wanted.in_stock
+    if len(candidates) <= wanted.size + 1 or is_filtered or wanted.sort not in _BY_TEXT:
         return candidates.keys()
     after, rank_of = _after(wanted), _RANKS[wanted.sort]
     places = sorted((-rank_of(score, added, 0), key) for key, score, added, _ in candidates)
     return [key for rank, key in places if after is None or (rank, key) > after][: wanted.size + 1]
-
-
-def _is_decided_by_text(wanted: SearchKey) -> bool:
-    filtered = wanted.categories or wanted.currency_code or wanted.in_stock
-    return not filtered and wanted.sort in _BY_TEXT
 
 
 def _after(wanted: SearchKey) -> tuple[int, bytes] | None:

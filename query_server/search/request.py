@@ -121,21 +121,10 @@ def search_key(request: SearchProductsRequest, check: QueryChecker) -> SearchKey
         in_stock=wanted.in_stock,
         include_discontinued=wanted.include_discontinued,
         sort=sort,
-        after=_after(request.page_token, len(words), query, check),
+        after=check.page_token(request.page_token, decode_search_token, len(words), *query),
         size=check.page_size(request.page_size),
         query=query,
     )
-
-
-def _after(text: str, words: int, query: tuple[str, ...], check: QueryChecker) -> SearchCursor | None:
-    """Where the page of a search of so many words begins; None for the first page."""
-    if not text:
-        return None
-    try:
-        return decode_search_token(text, words, *query)
-    except MalformedPageToken:
-        check.wrong_page_token()
-        return None
 
 
 def _prices(request: SearchProductsRequest, check: QueryChecker) -> tuple[str, int | None, int | None]:

@@ -63,14 +63,13 @@ class CacheWriter:
 
         A node that fails is fenced and the others are written.
         """
-        node_of = self._ring.node_of_digits
         entries: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
         gone: defaultdict[str, list[str]] = defaultdict(list)
         for view, values in changed.items():
             prefixes = {node: key_prefix(view, epoch) for node, epoch in self.epochs[view].items() if epoch is not None}
             for key, value in values.items() if prefixes else ():
                 digits = key.hex()
-                node = node_of(digits)
+                node = self._ring.node_of(digits)
                 if node not in prefixes:
                     continue
                 entry = None if value is None else encode_entry(value)

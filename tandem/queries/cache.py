@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from google.protobuf.message import DecodeError
 from prometheus_client import Counter
 from pymemcache.exceptions import MemcacheError
 
@@ -19,7 +18,6 @@ from tandem.read_store.cache import (
     CacheEpochs,
     NodeClient,
     Ring,
-    decode_entry,
     encode_entry,
     key_prefix,
     node_client,
@@ -38,7 +36,7 @@ T = TypeVar("T")
 
 
 class Lookup(NamedTuple):
-    """entries: what is stored for the rows, by their ids as they were asked for; `entry_value` reads it.
+    """entries: what is stored for the rows, by their ids as they were asked for; `decode_entry` reads it.
 
     asked: how many were; those at nodes that are fenced off or fail are not.
     """
@@ -100,9 +98,6 @@ class Cache:
         # The node's last failure when the connection was made: one from before a later failure is not trusted.
         self._made_after: dict[str, float | None] = {}
         self._ring = Ring([])
-
-    async def start(self) -> None:
-        """Nothing connects before the first use."""
 
     async def stop(self) -> None:
         for client in self._clients.values():
@@ -193,7 +188,7 @@ class Cache:
             by_node[nodes[0]].extend(rows)
         else:
             for row in rows:
-                by_node[self._ring.node_of_digits(row)].append(row)
+                by_node[self._ring.node_of(row)].append(row)
         prefixes = {node: key_prefix(view, epoch) for node, epoch in epochs.items() if epoch is not None}
         return {node: {prefixes[node] + row: row for row in rows} for node, rows in by_node.items() if node in prefixes}
 
@@ -225,11 +220,3 @@ class Cache:
         client = self._clients.pop(node, None)
         if client is not None:
             client.close()
-
-
-def entry_value(entry: bytes) -> bytes | None:
-    """The view's bytes; None when the entry is a placeholder, or is not one of ours."""
-    try:
-        return decode_entry(entry)
-    except DecodeError:
-        return None

@@ -1,16 +1,18 @@
 """What every query's request may hold, checked: ids, pages, and how fresh the answer must be."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
 
 from tandem.feed.token import MalformedToken, decode_token
 from tandem.queries.freshness import NOTHING_NEEDED, Need
-from tandem.queries.page_token import FIRST_PAGE, Cursor, MalformedPageToken, decode_page_token
+from tandem.queries.page_token import MalformedPageToken
 from tandem.runtime.checker import Checker
+
+T = TypeVar("T")
 
 MAX_BATCH = 100
 MAX_PAGE_SIZE = 100
@@ -49,18 +51,14 @@ class QueryChecker(Checker):
     def page_size(self, value: int) -> int:
         return self.number("page_size", value, 0, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
 
-    def page_token(self, text: str, *query: str) -> Cursor:
-        """Where the page begins. `query`: the query's name and all its arguments but the page size."""
-        if not text:
-            return FIRST_PAGE
-        try:
-            return decode_page_token(text, *query)
-        except MalformedPageToken:
-            self.wrong_page_token()
-            return FIRST_PAGE
-
-    def wrong_page_token(self) -> None:
-        self.wrong("page_token", "MALFORMED", "must be the next_page_token of an answer to the same query")
+    def page_token(self, text: str, decode: Callable[..., T], *query: object) -> T | None:
+        """Where the page begins; None for the first. decode: of the text and `query`; raises MalformedPageToken."""
+        if text:
+            try:
+                return decode(text, *query)
+            except MalformedPageToken:
+                self.wrong("page_token", "MALFORMED", "must be the next_page_token of an answer to the same query")
+        return None
 
     def consistency(self, value: Any) -> Need:
         """value: the request's `consistency`, a message with the fields that the engine's contract asks for:

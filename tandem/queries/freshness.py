@@ -24,7 +24,7 @@ import enum
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -120,15 +120,17 @@ NOTHING_NEEDED = Need()
 class Asked:
     """What a query's call asks for: its `asked`, from the first handler on.
 
-    home: the stage that a call goes back to from where it was parked. view: what it waits for.
+    home: the stage that a call goes back to from where it was parked. view: what it waits for. wanted: what its request
+    wants, as its query has it.
     """
 
-    __slots__ = ("home", "need", "view")
+    __slots__ = ("home", "need", "view", "wanted")
 
-    def __init__(self, home: Stage, view: str, need: Need) -> None:
+    def __init__(self, home: Stage, view: str, need: Need, wanted: Hashable = None) -> None:
         self.home = home
         self.need = need
         self.view = view
+        self.wanted = wanted
 
 
 class Fresh(enum.Enum):

@@ -16,7 +16,7 @@ from sqlalchemy import Column, Table, text
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
 from tandem.queries.encoding import EncodedField, as_of_text, view_of
-from tandem.queries.page_token import Cursor, encode_page_token
+from tandem.queries.page_token import FIRST_PAGE, Cursor, decode_page_token, encode_page_token
 from tandem.queries.statements import Answer, StatementQuery
 from tandem.queries.store import Store, position_of
 from tandem.read_store.tables import projection
@@ -122,7 +122,8 @@ class ListQuery(StatementQuery[PageKey]):
     def wanted(self, request: Any, check: QueryChecker) -> PageKey:
         selection = self._select(request, check)
         size = check.page_size(request.page_size)
-        return PageKey(selection, check.page_token(request.page_token, self.name, *selection.words), size)
+        after = check.page_token(request.page_token, decode_page_token, self.name, *selection.words)
+        return PageKey(selection, after or FIRST_PAGE, size)
 
     def read(self, wanted: Sequence[PageKey]) -> Iterator[Answer]:
         pages = read_pages(self._store, wanted)
@@ -145,11 +146,15 @@ def read_pages(store: Store, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
         by_list.setdefault(page.selection.rows, []).append(page)
     found: dict[PageKey, Page] = {}
     for rows, of_list in by_list.items():
-        found |= _read(store, rows, of_list)
+        for row in store.execute_on(rows.view, rows.statement, _arguments(of_list)):
+            page = of_list[row.number - 1]
+            values: list[bytes] = row.found or []
+            last = Cursor(row.time, row.tie) if len(values) > page.size else None
+            found[page] = Page(values[: page.size], last, position_of(row))
     return found
 
 
-def _read(store: Store, rows: KeysetList, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
+def _arguments(pages: Sequence[PageKey]) -> dict[str, object]:
     arguments: dict[str, object] = {
         "one_of": array("TEXT", [_literal(page.selection.one_of) for page in pages]),
         "times": array("TIMESTAMP WITH TIME ZONE", [page.after.at for page in pages]),
@@ -159,13 +164,7 @@ def _read(store: Store, rows: KeysetList, pages: Sequence[PageKey]) -> dict[Page
     }
     for number, values in enumerate(zip(*(page.selection.equal for page in pages), strict=True)):
         arguments[f"e{number}"] = array("UUID", values)
-    found = {}
-    for row in store.execute_on(rows.view, rows.statement, arguments):
-        page = pages[row.number - 1]
-        rows_found: list[bytes] = row.found or []
-        last = Cursor(row.time, row.tie) if len(rows_found) > page.size else None
-        found[page] = Page(rows_found[: page.size], last, position_of(row))
-    return found
+    return arguments
 
 
 def _literal(values: Sequence[int]) -> str:

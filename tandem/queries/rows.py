@@ -21,12 +21,13 @@ from prometheus_client import Counter
 
 from tandem.feed.token import Token
 from tandem.internal.v1.stored_pb2 import CacheEntry
-from tandem.queries.cache import Cache, Resting, entry_value
+from tandem.queries.cache import Cache, Resting
 from tandem.queries.checker import MAX_BATCH, QueryChecker
 from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.freshness import NOTHING_NEEDED, Announced, Asked, Fresh, Freshness, Need
 from tandem.queries.settings import CacheSettings, ReaderSettings
 from tandem.queries.store import BATCH_SIZE, Store
+from tandem.read_store.cache import decode_entry
 from tandem.runtime.call import Call, Stage
 from tandem.runtime.errors import InvalidArgument, NotFound, TandemError
 from tandem.runtime.worker import Worker
@@ -78,7 +79,7 @@ class ById:
             return None
         if self._as_stored and _ENTRY_VALUE.encodes(entry):
             return entry
-        value = entry_value(entry)
+        value = decode_entry(entry)
         return None if value is None else self.value(value)
 
 
@@ -203,7 +204,8 @@ class RowQueries:
         self.workers: dict[str, Worker] = {}
         """By RPC."""
         for query in queries:
-            made = [_handler(query, new_cache(), freshness, stored) for _ in range(reader.threads + 1)]
+            kind = _CachedRow if isinstance(query, OneRow) else _CachedBatch
+            made = [kind(query, new_cache(), freshness, stored) for _ in range(reader.threads + 1)]
             inline, *queued = made
             inline.is_inline = True
             worker = self.workers[query.name] = Worker(
@@ -330,25 +332,17 @@ class _CachedBatch(_CachedRows):
         query, as_of = self._query, self._as_of
         wanted: list[tuple[Call, list[str]]] = []
         for call in calls:
-            keys = query.keys_alone(call.payload)
-            if keys is None:
-                keys = self._keys_of(call, announced)
+            keys = query.keys_alone(call.payload) or self._keys_of(call, announced)
             if keys is not None:
                 wanted.append((call, keys))
         found = self._cache.look_up_each(self._view, announced.cache_epochs, [keys for _, keys in wanted])
         for (call, keys), (entries, asked) in zip(wanted, found, strict=True):
-            values = [value for key in keys if (value := query.value_of(entries.get(key))) is not None]
-            if len(values) == len(keys):
-                call.reply(b"".join([*values, as_of]))
+            cached = {key: value for key in keys if (value := query.value_of(entries.get(key))) is not None}
+            if len(cached) == len(keys):
+                call.reply(b"".join([*cached.values(), as_of]))
             else:
-                cached = {key: value for key in keys if (value := query.value_of(entries.get(key))) is not None}
                 self._send_on(call, keys, cached, announced.token if cached else None)
-            _count_reads(self._view, hit=len(values), miss=asked - len(values), bypass=len(keys) - asked)
-
-
-def _handler(query: OneRow | ManyRows, cache: Cache, freshness: Freshness, stored: Stage) -> _CachedRows:
-    kind = _CachedRow if isinstance(query, OneRow) else _CachedBatch
-    return kind(query, cache, freshness, stored)
+            _count_reads(self._view, hit=len(cached), miss=asked - len(cached), bypass=len(keys) - asked)
 
 
 class _StoredRows:

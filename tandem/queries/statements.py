@@ -8,9 +8,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
-from tandem.queries.freshness import Asked, Freshness, Need
+from tandem.queries.freshness import Asked, Freshness
 from tandem.queries.store import BATCH_SIZE
-from tandem.runtime.call import Call, Stage
+from tandem.runtime.call import Call
 from tandem.runtime.errors import InvalidArgument, TandemError
 from tandem.runtime.worker import Worker
 
@@ -54,16 +54,6 @@ def answer_each(answer: Callable[[K], Answer], wanted: Iterable[K]) -> Iterator[
         yield answered
 
 
-class _AskedStatement(Asked):
-    """wanted: what the request wants, as its query has it."""
-
-    __slots__ = ("wanted",)
-
-    def __init__(self, home: Stage, view: str, need: Need, wanted: Hashable) -> None:
-        super().__init__(home, view, need)
-        self.wanted = wanted
-
-
 class StatementWorker(Worker, Generic[K]):
     """Answers the calls of a query."""
 
@@ -103,5 +93,5 @@ class StatementWorker(Worker, Generic[K]):
             except InvalidArgument as error:
                 call.fail(error)
                 return False
-            call.asked = _AskedStatement(self, query.views[0], need, wanted)
+            call.asked = Asked(self, query.views[0], need, wanted)
         return all(freshness.admit(call, view, freshness.announced_token(view)) for view in query.views)

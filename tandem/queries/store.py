@@ -45,13 +45,6 @@ class State(NamedTuple):
     changed: int
 
 
-class States(NamedTuple):
-    """The rows that exist, and the view's position."""
-
-    by_key: dict[uuid.UUID, State]
-    as_of: Token
-
-
 class ChangedKeys(NamedTuple):
     """The keys of a view that changed since a position, and the view's position.
 
@@ -145,11 +138,11 @@ class Store:
         found = self.execute_on(view, _by_key(view), {"keys": array("UUID", keys)})
         return {row.key.hex: bytes(row.value) for row in found if row.key is not None}, position_of(found[0])
 
-    def states(self, view: str, keys: Sequence[uuid.UUID]) -> States:
+    def states(self, view: str, keys: Sequence[uuid.UUID]) -> tuple[dict[uuid.UUID, State], Token]:
         """As `rows`, with the position of each row's last change."""
         found = self.execute_on(view, _by_key(view), {"keys": array("UUID", keys)})
         states = {row.key: State(bytes(row.value), row.changed) for row in found if row.key is not None}
-        return States(states, position_of(found[0]))
+        return states, position_of(found[0])
 
     def changed_keys(self, view: str, after: int | None, most: int) -> ChangedKeys:
         """The keys that changed after a position, from at most `most` entries of the log; None: the position alone.

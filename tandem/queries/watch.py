@@ -33,7 +33,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import grpc
@@ -47,7 +47,7 @@ from tandem.queries.checker import QueryChecker
 from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.freshness import Asked, Fresh, Freshness, Need
 from tandem.queries.settings import WatchSettings
-from tandem.queries.store import ChangedKeys, State, States
+from tandem.queries.store import ChangedKeys, State, Store
 from tandem.runtime.call import Call, Metadata, Stage, StreamCall, stopping_error
 from tandem.runtime.errors import (
     NotFound,
@@ -68,14 +68,6 @@ REREADS = Counter(
 # How often to look without an announcement: none comes while the projector is away or cannot be received.
 _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
-
-
-class Source(Protocol):
-    """The view in the database; both are called in a thread and raise Unavailable."""
-
-    def changed_keys(self, view: str, after: int | None, most: int) -> ChangedKeys: ...
-
-    def states(self, view: str, keys: Sequence[UUID]) -> States: ...
 
 
 class Watched(NamedTuple):
@@ -200,7 +192,7 @@ class Watches:
     def __init__(
         self,
         method: MethodDescriptor,
-        source: Source,
+        store: Store,
         freshness: Freshness,
         settings: WatchSettings,
         *,
@@ -219,7 +211,7 @@ class Watches:
         self._as_of = EncodedField(self._response, "as_of")
         self._heartbeat = EncodedField(self._response, "heartbeat")(b"")
         self._freshness = freshness
-        self._source = source
+        self._store = store
         self._settings = settings
         self._max_batch = max_batch
         self._subjects: dict[UUID, _Subject] = {}
@@ -396,10 +388,11 @@ class Watches:
         self._wanted.set()
 
     async def _catch_up(self) -> None:
-        if self._subjects and not self._is_current():
-            after = self._at.position if self._at is not None else None
+        at = self._at
+        if self._subjects and (at is None or self._freshness.announced_token(self._view) != at):
+            after = at.position if at is not None else None
             self._take_in(
-                await asyncio.to_thread(self._source.changed_keys, self._view, after, self._settings.max_changes)
+                await asyncio.to_thread(self._store.changed_keys, self._view, after, self._settings.max_changes)
             )
         # What is marked meanwhile is read after the next look: many new watchers must not hold up the news of others.
         todo = list(self._unread)
@@ -407,18 +400,14 @@ class Watches:
             keys = [key for key in todo[start : start + self._max_batch] if key in self._unread]
             self._unread.difference_update(keys)
             try:
-                states = await asyncio.to_thread(self._source.states, self._view, keys)
+                states, as_of = await asyncio.to_thread(self._store.states, self._view, keys)
             except BaseException:
                 self._unread.update(self._subjects.keys() & set(keys))
                 raise
             for key in keys:
                 subject = self._subjects.get(key)
                 if subject is not None:
-                    self._offer(subject, states.by_key.get(key), states.as_of)
-
-    def _is_current(self) -> bool:
-        announced = self._freshness.announced_token(self._view)
-        return announced is not None and announced == self._at
+                    self._offer(subject, states.get(key), as_of)
 
     def _take_in(self, changes: ChangedKeys) -> None:
         at, self._at = self._at, changes.as_of

@@ -7,9 +7,9 @@ So an older entry cannot replace a newer one: within an epoch there is one write
 """
 
 import secrets
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 
+from google.protobuf.message import DecodeError
 from pymemcache.client.base import Client
 from pymemcache.client.rendezvous import RendezvousHash
 from pymemcache.exceptions import MemcacheUnexpectedCloseError, MemcacheUnknownError
@@ -41,13 +41,8 @@ def new_epoch() -> str:
     return secrets.token_hex(8)
 
 
-def cache_key(view: str, epoch: str, key: uuid.UUID) -> str:
-    """memcached's key for a row: at most 80 bytes, without blanks or control characters."""
-    return key_prefix(view, epoch) + key.hex
-
-
 def key_prefix(view: str, epoch: str) -> str:
-    """What memcached's keys begin with; the row's id in 32 hexadecimal digits follows."""
+    """What memcached's keys begin with; the row's id in 32 hexadecimal digits follows: at most 80 bytes in all."""
     return f"{view}:{epoch}:"
 
 
@@ -62,8 +57,11 @@ def encode_entry(value: bytes) -> bytes:
 
 
 def decode_entry(raw: bytes) -> bytes | None:
-    """The view's bytes, or None for a placeholder."""
-    entry = CacheEntry.FromString(raw)
+    """The view's bytes; None for a placeholder, and what is not one of ours."""
+    try:
+        entry = CacheEntry.FromString(raw)
+    except DecodeError:
+        return None
     return entry.value if entry.HasField("value") else None
 
 
@@ -77,10 +75,7 @@ class Ring:
         self.nodes = nodes
         self._hash = RendezvousHash(nodes)
 
-    def node_of(self, key: uuid.UUID) -> str:
-        return self.node_of_digits(key.hex)
-
-    def node_of_digits(self, digits: str) -> str:
+    def node_of(self, digits: str) -> str:
         """digits: the row's id in 32 hexadecimal digits."""
         if len(self.nodes) == 1:
             return self.nodes[0]

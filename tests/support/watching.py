@@ -13,7 +13,7 @@ from commerce.query.v1.views_pb2 import OrderDetails
 from tandem.feed.token import Token
 from tandem.queries.freshness import Freshness, Need, Wanted
 from tandem.queries.settings import FreshnessSettings, WatchSettings
-from tandem.queries.store import ChangedKeys, State, States
+from tandem.queries.store import ChangedKeys, State
 from tandem.queries.watch import Watched, Watches
 from tandem.read_store.announcement import Announcement
 from tandem.runtime.call import Metadata, StreamCall
@@ -63,10 +63,10 @@ class FakeView:
         reaches_back = after == self.position or any(position <= after for position, _ in self.log)
         return ChangedKeys(set(keys), self.token, complete=reaches_back and len(keys) < most)
 
-    def states(self, view: str, keys: Sequence[uuid.UUID]) -> States:
+    def states(self, view: str, keys: Sequence[uuid.UUID]) -> tuple[dict[uuid.UUID, State], Token]:
         self._check()
         self.reads.append(len(keys))
-        return States({key: self.rows[key] for key in keys if key in self.rows}, self.token)
+        return {key: self.rows[key] for key in keys if key in self.rows}, self.token
 
     def _check(self) -> None:
         if self.away:
@@ -115,7 +115,8 @@ class Room:
         listener: Any = Silence()
         nothing: Any = None
         self.freshness = Freshness(settings, listener, self._positions, [VIEW], nothing)
-        self.watches = Watches(METHOD, self.view, self.freshness, WatchSettings(**watch), max_batch=max_batch)
+        store: Any = self.view
+        self.watches = Watches(METHOD, store, self.freshness, WatchSettings(**watch), max_batch=max_batch)
 
     def _positions(self) -> dict[str, Token]:
         return {VIEW: self.view.token}

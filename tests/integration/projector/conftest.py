@@ -28,7 +28,7 @@ from tandem.feed.reader import read_events
 from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.projection.settings import CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.cache import CacheEpochs, Ring, cache_key, decode_entry, node_client
+from tandem.read_store.cache import CacheEpochs, Ring, decode_entry, key_prefix, node_client
 from tandem.read_store.tables import CHANNEL, change, projection, written_columns
 from tandem.runtime.bulk import execute, inserted
 from tandem.runtime.database import create_database_engine
@@ -280,13 +280,13 @@ class Running:
 
 def cached(view: str, key: str, epochs: CacheEpochs) -> bytes | None:
     """What a reader that heard these epochs finds: None for nothing, and where the node is fenced off."""
-    node = Ring(list(epochs)).node_of(uuid.UUID(key))
+    node = Ring(list(epochs)).node_of(uuid.UUID(key).hex)
     epoch = epochs[node]
     if epoch is None:
         return None
     client = node_client(node, timeout=2)
     try:
-        raw = client.get(cache_key(view, epoch, uuid.UUID(key)))
+        raw = client.get(key_prefix(view, epoch) + uuid.UUID(key).hex)
     finally:
         client.close()
     return None if raw is None else decode_entry(raw)

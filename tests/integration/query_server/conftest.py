@@ -28,7 +28,7 @@ from shop.views import VIEWS, order_summary
 from tandem.feed.token import Token, decode_token, encode_token
 from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.cache import CacheEpochs, cache_key, decode_entry, encode_entry, node_client
+from tandem.read_store.cache import CacheEpochs, decode_entry, encode_entry, key_prefix, node_client
 from tandem.read_store.tables import CHANNEL, SCHEMA, change, projection
 from tandem.runtime.call import LocalCall, Method
 from tandem.runtime.database import create_database_engine, migrate
@@ -128,7 +128,7 @@ class ReadSide:
         """What is in the cache: the view's bytes, b"" for a placeholder, None for nothing."""
         client = node_client(node, timeout=2)
         try:
-            raw = client.get(cache_key(view, epoch, uuid.UUID(key)))
+            raw = client.get(key_prefix(view, epoch) + uuid.UUID(key).hex)
         finally:
             client.close()
         return None if raw is None else decode_entry(raw) or b""
@@ -136,7 +136,7 @@ class ReadSide:
     def store(self, node: str, view: str, key: str, epoch: str, message: Message | None) -> None:
         """Sets an entry as a projector does; None deletes it, as an eviction does."""
         client = node_client(node, timeout=2)
-        name = cache_key(view, epoch, uuid.UUID(key))
+        name = key_prefix(view, epoch) + uuid.UUID(key).hex
         try:
             if message is None:
                 client.delete(name, noreply=False)

@@ -12,7 +12,7 @@ from grpc import aio
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
 from tandem.cli.embedded import Memcached
-from tandem.read_store.cache import cache_key, node_client
+from tandem.read_store.cache import key_prefix, node_client
 from tests.integration.query_server.conftest import (
     ReadSide,
     Serve,
@@ -252,7 +252,7 @@ async def test_an_entry_that_is_not_ours_is_a_miss(read_side: ReadSide, serve: S
     stub = await serve()
     read_side.put(VIEW, ORDER, order())
     client = node_client(node.address, timeout=2)
-    client.set(cache_key(VIEW, EPOCH, uuid.UUID(ORDER)), b"\xff\xff\xff", noreply=False)
+    client.set(key_prefix(VIEW, EPOCH) + uuid.UUID(ORDER).hex, b"\xff\xff\xff", noreply=False)
     client.close()
     await read_side.announce()
 

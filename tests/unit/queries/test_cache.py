@@ -115,7 +115,7 @@ def test_what_is_looked_up_together_is_answered_one_after_the_other(
     rows = [f"{number:032x}" for number in range(12)]
     ring = Ring(nodes)
     for row in rows:
-        client = node_client(ring.node_of_digits(row), timeout=1)
+        client = node_client(ring.node_of(row), timeout=1)
         client.store({key_prefix("order_details", "epoch") + row: row.encode()}, 60)
         client.close()
     wanted = [rows[:5], [], [ROW, "f" * 32], rows[5:], rows]

@@ -10,7 +10,7 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.feed.token import Token, encode_token
 from tandem.queries.checker import QueryChecker
 from tandem.queries.freshness import Need, Wanted
-from tandem.queries.page_token import FIRST_PAGE, encode_page_token
+from tandem.queries.page_token import FIRST_PAGE, decode_page_token, encode_page_token
 from tandem.runtime.errors import InvalidArgument
 
 ID = uuid.UUID("0190b5a2-7c1e-7d30-8a44-1f2e3d4c5b6a")
@@ -64,7 +64,7 @@ def test_the_violations_of_all_fields_are_named_together() -> None:
     check = QueryChecker(2)
     check.key("customer_id", "")
     check.page_size(-1)
-    check.page_token("nonsense", "ListRecentOrders", "x")
+    check.page_token("nonsense", decode_page_token, "ListRecentOrders", "x")
     check.consistency(Consistency(at_least_as_fresh="nonsense", max_wait=Duration(seconds=61)))
 
     assert violations(check) == {
@@ -90,7 +90,8 @@ def test_a_page_size_past_a_hundred_is_refused() -> None:
 
 def test_a_page_token_of_another_customer_is_refused() -> None:
     check = QueryChecker(2)
-    check.page_token(encode_page_token(FIRST_PAGE, "ListRecentOrders", "theirs"), "ListRecentOrders", "mine")
+    theirs = encode_page_token(FIRST_PAGE, "ListRecentOrders", "theirs")
+    check.page_token(theirs, decode_page_token, "ListRecentOrders", "mine")
 
     assert violations(check) == {"page_token": "MALFORMED"}
 
