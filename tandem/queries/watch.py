@@ -39,7 +39,7 @@ from uuid import UUID
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import Message
+from google.protobuf.empty_pb2 import Empty
 from prometheus_client import Counter
 
 from tandem.feed.token import Token
@@ -48,16 +48,8 @@ from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.freshness import Asked, Fresh, Freshness, Need
 from tandem.queries.settings import WatchSettings
 from tandem.queries.store import ChangedKeys, State, Store
-from tandem.runtime.call import Call, Metadata, Stage, StreamCall, stopping_error
-from tandem.runtime.errors import (
-    NotFound,
-    Overloaded,
-    PreconditionFailed,
-    TandemError,
-    Unavailable,
-    Violation,
-    code_of,
-)
+from tandem.runtime.call import Call, LocalCall, Stage, StreamCall, stopping_error
+from tandem.runtime.errors import NotFound, Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
 from tandem.runtime.telemetry import log
 
 SKIPPED = Counter("tandem_watch_skipped_versions_total", "Versions that watchers were not shown", ["view"])
@@ -125,61 +117,35 @@ class _Watcher:
 class _Uncounted:
     """The method of a stream's wait, which is no call of its own."""
 
+    name = "a watch that waits"
+
     def settle(self, code: grpc.StatusCode, seconds: float, calls: int) -> None:
         pass
 
 
-class _Wait(Call):
+_UNCOUNTED: Any = _Uncounted()
+
+
+class _Wait(LocalCall):
     """A stream where calls are handed on: a stage has it, and it goes on when the stage sends it back, to itself."""
 
-    method: Any = _Uncounted()
-    payload = b""
+    longest_seconds = StreamCall.longest_seconds
 
     def __init__(self, stream: StreamCall, asked: Asked) -> None:
+        seconds = stream.deadline - stream.came_at
+        super().__init__(_UNCOUNTED, Empty(), seconds=seconds, metadata=stream.metadata())
         self.came_at = stream.came_at
         self.asked = asked
         asked.home = self
-        self._deadline = stream.deadline
-        self._stream = stream
-        self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = self._loop.create_future()
 
     async def at(self, stage: Stage) -> None:
         """Raises what the stage fails it with."""
         stage.put_all([self])
-        try:
-            await self._over
-        except asyncio.CancelledError:
-            self.caller_left()
-            raise
+        await asyncio.wrap_future(self.future)
 
     def put_all(self, _calls: Sequence[Call]) -> None:
-        """Sent back. From any thread, as `fail`."""
-        self._loop.call_soon_threadsafe(self._end, None)
-
-    def fail(self, error: Exception) -> None:
-        self.code = code_of(error) if isinstance(error, TandemError) else grpc.StatusCode.INTERNAL
-        self._loop.call_soon_threadsafe(self._end, error)
-
-    def _end(self, error: Exception | None) -> None:
-        if self._over.done():
-            return
-        if error is None:
-            self._over.set_result(None)
-        else:
-            self._over.set_exception(error)
-
-    def metadata(self) -> Metadata:
-        return self._stream.metadata()
-
-    def _time_remaining(self) -> None:
-        return None
-
-    def reply(self, _response: Message | bytes) -> None:
-        raise AssertionError("a stage that only waits answers nothing")
-
-    def _forget(self) -> None:
-        """The stream's task is cancelled already."""
+        """Sent back, from any thread."""
+        self.reply(Empty())
 
 
 class Watches:
