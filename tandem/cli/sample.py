@@ -26,7 +26,7 @@ class Stage:
     requests: tuple[Message, ...]
 
 
-def load(commands: Any, stages: Sequence[Stage], advance: Callable[[int], None] = lambda _: None) -> None:
+def send_sample(commands: Any, stages: Sequence[Stage], advance: Callable[[int], None] = lambda _: None) -> None:
     """Sends the stages in order, the commands of one side by side. `advance` is told how many more are done.
 
     commands: the command service's stub. What fails in passing is repeated. Raises StackError for any other failure.

@@ -107,7 +107,7 @@ def ask(channels: Mapping[str, tuple[str, grpc.Channel]], projector: str, projec
     try:
         known = list_projections(projections, channel, _ASK_SECONDS)
     except grpc.RpcError as error:
-        return Report(services, None, (), f"the projector does not tell how far the views are: {_told(error)}")
+        return Report(services, None, (), f"the projector does not tell how far the views are: {_in_words(error)}")
     return Report(services, known.feed_head, known.views)
 
 
@@ -115,11 +115,11 @@ def _health(name: str, address: str, channel: grpc.Channel) -> ServiceHealth:
     try:
         health = "serving" if says_it_serves(channel, _ASK_SECONDS) else "not serving"
     except grpc.RpcError as error:
-        return ServiceHealth(name, address, "unreachable", _told(error))
+        return ServiceHealth(name, address, "unreachable", _in_words(error))
     return ServiceHealth(name, address, health)
 
 
-def _told(error: grpc.RpcError) -> str:
+def _in_words(error: grpc.RpcError) -> str:
     return f"{error.code().name}: {error.details()}"
 
 

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from tandem.cli.live import Meter
 from tandem.cli.local_stack import LocalStack, sole_user_of
-from tandem.cli.sample import Stage, load
+from tandem.cli.sample import Stage, send_sample
 from tandem.cli.status import list_projections
 from tandem.cli.supervisor import Supervisor
 
@@ -95,7 +95,7 @@ def _load_sample_once(domain: Domain, stack: LocalStack, console: Console) -> No
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("sample data", total=total)
-        load(domain.commands(channel), stages, lambda count: progress.advance(task, count))
+        send_sample(domain.commands(channel), stages, lambda count: progress.advance(task, count))
     marker.touch()
     counts = ", ".join(f"{len(stage.requests):,} {stage.title}" for stage in stages)
     console.print(f"sample data: {counts} in {time.monotonic() - started:.1f} s", highlight=False, soft_wrap=True)

@@ -191,7 +191,7 @@ class Store:
     def _execute_twice(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         try:
             return self._execute_once(statement, arguments)
-        except _ConnectionLost:
+        except _ConnectionBroke:
             # A pooled connection from before a restart of the database: its first use shows it.
             return self._execute_once(statement, arguments)
 
@@ -209,7 +209,7 @@ class Store:
             if driver.closed:
                 connection.invalidate(error)
                 self._give_up_connections()
-                raise _ConnectionLost(str(error)) from error
+                raise _ConnectionBroke(str(error)) from error
             raise
         finally:
             if driver.closed:
@@ -243,7 +243,7 @@ def position_of(row: Any) -> Token:
     return Token(row.feed_epoch, row.position)
 
 
-class _ConnectionLost(psycopg.OperationalError):
+class _ConnectionBroke(psycopg.OperationalError):
     """The connection broke, at the latest when it was used."""
 
 

@@ -90,14 +90,14 @@ class Admission:
         return calls[:admitted]
 
     def enter(self, wanted: int) -> int:
-        """How many of so many calls are admitted. From any thread, as `leave`."""
+        """How many of so many calls are admitted. From any thread, as `exit`."""
         with self._changed:
             admitted = 0 if self._closed else min(wanted, self._limit - self._under_way)
             self._under_way += admitted
             CALLS_UNDER_WAY.set(self._under_way)
             return admitted
 
-    def leave(self, calls: int) -> None:
+    def exit(self, calls: int) -> None:
         with self._changed:
             self._under_way -= calls
             if self._closed:
@@ -184,7 +184,7 @@ class Method:
         """So many calls that were admitted ended alike, so long after they came."""
         self.count(code, seconds, calls)
         if self.admission is not None:
-            self.admission.leave(calls)
+            self.admission.exit(calls)
 
     def count(self, code: grpc.StatusCode, seconds: float, calls: int = 1) -> None:
         """As `settle`, for calls that were not admitted."""
@@ -361,7 +361,7 @@ class LocalCall(Call):
         self.payload = request.SerializeToString()
         self.came_at = time.monotonic()
         self.future: Future[Any] = Future()
-        self.future.add_done_callback(self._leave_if_cancelled)
+        self.future.add_done_callback(self._end_if_cancelled)
         self._request = request
         self._seconds = seconds
         self._metadata = metadata
@@ -394,7 +394,7 @@ class LocalCall(Call):
     def _forget(self) -> None:
         self.future.cancel()
 
-    def _leave_if_cancelled(self, future: "Future[Any]") -> None:
+    def _end_if_cancelled(self, future: "Future[Any]") -> None:
         if future.cancelled() and not self.gone:
             self.caller_left()
 
@@ -455,7 +455,7 @@ class Streams:
         self._open.add(call)
         self._idle.clear()
 
-    def leave(self, call: StreamCall) -> None:
+    def exit(self, call: StreamCall) -> None:
         self._open.discard(call)
         if not self._open:
             self._idle.set()
@@ -524,7 +524,7 @@ class StreamMethod:
                     await write(data)
                     sent.inc()
         finally:
-            self.streams.leave(call)
+            self.streams.exit(call)
         return None
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy.exc import DBAPIError
 
 from tandem.runtime.server import Application, run
-from tandem.runtime.settings import ServiceSettings, SettingsError, load
+from tandem.runtime.settings import ServiceSettings, SettingsError, load_settings
 from tandem.runtime.telemetry import configure_logging
 
 
@@ -36,7 +36,7 @@ def main(
     parser.add_argument("action", nargs="?", default="serve", choices=("serve", *actions), help=". ".join(helps))
     chosen = parser.parse_args().action
     try:
-        settings = load(settings_class)
+        settings = load_settings(settings_class)
         configure_logging(settings.log.level, name)
         if chosen == "serve":
             return run(build(settings))

@@ -196,7 +196,7 @@ def _read_section(name: str) -> dict[str, Any]:
 S = TypeVar("S", bound=ServiceSettings)
 
 
-def load(settings: type[S]) -> S:
+def load_settings(settings: type[S]) -> S:
     """Reads a service's settings. Raises SettingsError."""
     wrong = [f"{name}: unknown environment variable" for name in _unknown_variables(settings)]
     try:

@@ -20,7 +20,7 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from shop import sample
 from tandem.cli.embedded import memcached_path
-from tandem.cli.sample import Stage, load
+from tandem.cli.sample import Stage, send_sample
 from tests.support.stack import wait_until
 from tests.support.up import PROGRAM, Up
 
@@ -179,7 +179,7 @@ def test_lite_needs_one_database_and_no_cache(new_up: Callable[..., Up]) -> None
     started = new_up("--lite", "--no-sample").wait_until_up()
     products = sample.generate()[1]
     with started.channel(started.ports.command) as channel:
-        load(CommandServiceStub(channel), [Stage("products", products.requests[:3])])
+        send_sample(CommandServiceStub(channel), [Stage("products", products.requests[:3])])
     assert feed_head(started, 3) == 3
     with started.channel(started.ports.query) as channel:
         request = queries.GetProductRequest(product_id=sample.identity("product", 3))

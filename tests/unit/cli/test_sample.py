@@ -8,7 +8,7 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from shop.sample import identity
 from tandem.cli.child import StackError
-from tandem.cli.sample import Stage, load
+from tandem.cli.sample import Stage, send_sample
 from tests.support.fake_channel import Answer, FakeService, fake_channel
 
 SERVICE = commands.DESCRIPTOR.services_by_name["CommandService"]
@@ -53,7 +53,7 @@ def test_a_stage_begins_when_the_one_before_is_done() -> None:
         Stage("orders", tuple(map(place, range(7)))),
     ]
     done: list[int] = []
-    load(CommandServiceStub(channel), stages, done.append)
+    send_sample(CommandServiceStub(channel), stages, done.append)
     assert shop.seen == ["AddProduct"] * 5 + ["PlaceOrder"] * 7
     assert sum(done) == 12
 
@@ -66,7 +66,7 @@ def test_a_call_that_fails_in_passing_is_sent_again_as_it_was() -> None:
         commands.AddProductResponse(),
     ]
     service = FakeService(channel, ADD, lambda _: answers.pop(0), calls=3)
-    load(CommandServiceStub(channel), [Stage("products", (add(1),))])
+    send_sample(CommandServiceStub(channel), [Stage("products", (add(1),))])
     assert service.requests == [add(1)] * 3
 
 
@@ -74,4 +74,4 @@ def test_a_refused_command_ends_the_load_with_its_name_and_reason() -> None:
     channel = fake_channel([SERVICE])
     FakeService(channel, PLACE, lambda _: (grpc.StatusCode.FAILED_PRECONDITION, "refused: OUT_OF_STOCK"))
     with pytest.raises(StackError, match=r"PlaceOrder failed with FAILED_PRECONDITION: refused: OUT_OF_STOCK"):
-        load(CommandServiceStub(channel), [Stage("orders", (place(1),)), Stage("more", (place(2),))])
+        send_sample(CommandServiceStub(channel), [Stage("orders", (place(1),)), Stage("more", (place(2),))])

@@ -11,7 +11,7 @@ from tandem.runtime.settings import (
     ServerSettings,
     ServiceSettings,
     SettingsError,
-    load,
+    load_settings,
 )
 from tools import configuration
 
@@ -49,7 +49,7 @@ def config(environment: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def problem() -> str:
     with pytest.raises(SettingsError) as raised:
-        load(Settings)
+        load_settings(Settings)
     assert "s3cret" not in str(raised.value)
     return str(raised.value)
 
@@ -59,7 +59,7 @@ def test_a_nested_setting_comes_from_the_environment_and_its_neighbours_keep_the
 ) -> None:
     environment.setenv("TANDEM_COMMAND_SERVER__HOST", "0.0.0.0")
     environment.setenv("TANDEM_COMMAND_SIZES__LARGE", "20")
-    settings = load(Settings)
+    settings = load_settings(Settings)
     assert (settings.server.host, settings.server.port) == ("0.0.0.0", 50051)
     assert settings.sizes == Sizes(small=2, large=20)
 
@@ -69,20 +69,20 @@ def test_the_file_is_read_and_the_environment_wins_over_it(config: Path, environ
         '[command]\nsizes = { small = 3, large = 30 }\nnodes = ["a:1"]\n[query]\nanything = "is not ours"\n'
     )
     environment.setenv("TANDEM_COMMAND_SIZES__LARGE", "20")
-    settings = load(Settings)
+    settings = load_settings(Settings)
     assert settings.sizes == Sizes(small=3, large=20)
     assert settings.nodes == ("a:1",)
 
 
 def test_a_block_of_the_file_leaves_the_other_defaults_of_that_block(config: Path) -> None:
     config.write_text("[command.server]\nmetrics_port = 9100\n")
-    settings = load(Settings)
+    settings = load_settings(Settings)
     assert (settings.server.port, settings.server.metrics_port) == (50051, 9100)
 
 
 def test_variables_of_other_services_are_left_to_them(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("TANDEM_QUERY_WHATEVER", "1")
-    assert load(Settings).sizes.small == 2
+    assert load_settings(Settings).sizes.small == 2
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_native_transport_with_tls_is_refused(environment: pytest.MonkeyPatch) -
 
 
 def test_secrets_do_not_show() -> None:
-    settings = load(Settings)
+    settings = load_settings(Settings)
     assert "s3cret" not in repr(settings) + str(settings) + settings.model_dump_json()
     assert settings.database.url.get_secret_value() == URL
 
 
 def test_settings_are_frozen() -> None:
-    settings = load(Settings)
+    settings = load_settings(Settings)
     with pytest.raises(ValidationError):
         settings.nodes = ("a:1",)  # type: ignore[misc]
     with pytest.raises(ValidationError):
