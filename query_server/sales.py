@@ -6,6 +6,7 @@ All currencies' days and the products with the highest revenue come from one sta
 import re
 from collections.abc import Iterator, Sequence
 from datetime import date
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import TextClause, text
@@ -70,6 +71,7 @@ def _date(field: str, value: str, check: QueryChecker) -> date | None:
     return None
 
 
+@cache
 def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
     table = sales_summary.fullname
     currency = "AND s.currency_code = :currency" if one_currency else ""
@@ -110,13 +112,6 @@ def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
     """)  # noqa: S608
 
 
-_STATEMENTS = {
-    (one_currency, with_products): _statement(one_currency=one_currency, with_products=with_products)
-    for one_currency in (False, True)
-    for with_products in (False, True)
-}
-
-
 class SalesQuery(StatementQuery[SalesKey]):
     name = "GetSalesSummary"
     kind = "sales"
@@ -144,7 +139,7 @@ class SalesQuery(StatementQuery[SalesKey]):
             # More than this are of more currencies than are answered.
             "most": MAX_CURRENCIES * (MAX_DAYS + MAX_TOP_PRODUCTS) + 1,
         }
-        statement = _STATEMENTS[bool(wanted.currency_code), bool(wanted.top_products)]
+        statement = _statement(one_currency=bool(wanted.currency_code), with_products=bool(wanted.top_products))
         rows = self._store.execute_on(sales_summary.name, statement, arguments)
         response = GetSalesSummaryResponse(summaries=_summaries([row for row in rows if row.currency_code is not None]))
         as_of = position_of(rows[0])

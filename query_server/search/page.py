@@ -165,7 +165,8 @@ def encode_response(
         rest.next_page_token = encode_search_token(cursor, *wanted.query)
     if any(alternatives):
         rest.corrected_query = " ".join(best(wanted.words, alternatives))
-    marked = tuple([plain(it) for number, word in enumerate(wanted.words) for it in (word, *_at(alternatives, number))])
+    pairs = zip(wanted.words, alternatives, strict=True)
+    marked = tuple([plain(it) for word, others in pairs for it in (word, *others)])
     marks = _marks(shown, marked, memory)
     hits = [_HITS(_PRODUCT(card) + fields) for (_, card), fields in zip(shown, marks, strict=True)]
     return b"".join([*hits, rest.SerializeToString(deterministic=True), _AS_OF(as_of_text(as_of))])
@@ -173,11 +174,7 @@ def encode_response(
 
 def best(words: Sequence[str], alternatives: Alternatives) -> list[str]:
     """The query as it was probably meant."""
-    return [other[0] if other else word for word, other in zip(words, alternatives or ((),) * len(words), strict=True)]
-
-
-def _at(alternatives: Alternatives, number: int) -> Sequence[str]:
-    return alternatives[number] if alternatives else ()
+    return [other[0] if other else word for word, other in zip(words, alternatives, strict=True)]
 
 
 def _marks(hits: Sequence[Hit], words: tuple[str, ...], memory: SearchMemory) -> list[bytes]:

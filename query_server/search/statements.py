@@ -181,9 +181,9 @@ def swapped(word: str) -> Iterator[str]:
 def word_arguments(words: Sequence[str], alternatives: Sequence[Sequence[str]]) -> dict[str, object]:
     """The words' arguments for `page_statement`."""
     arguments: dict[str, object] = {}
-    for number, word in enumerate(words):
+    for number, (word, others) in enumerate(zip(words, alternatives, strict=True)):
         arguments[f"w{number}"] = word
-        for other, alternative in enumerate(alternatives[number] if alternatives else ()):
+        for other, alternative in enumerate(others):
             arguments[f"w{number}_{other}"] = alternative
     return arguments
 
