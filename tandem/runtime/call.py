@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import Any, Protocol
 
 import grpc
@@ -75,8 +75,10 @@ class Admission:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._under_way = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._closed = False
+        CALLS_UNDER_WAY.set_function(lambda: self._under_way)
 
     def admit(self, calls: list["RemoteCall"]) -> list["RemoteCall"]:
         """Those calls that may be answered, which `settle` makes room after; the others are refused."""
@@ -91,18 +93,16 @@ class Admission:
 
     def enter(self, wanted: int) -> int:
         """How many of so many calls are admitted. From any thread, as `exit`."""
-        with self._changed:
+        with self._lock:
             admitted = 0 if self._closed else min(wanted, self._limit - self._under_way)
             self._under_way += admitted
-            CALLS_UNDER_WAY.set(self._under_way)
             return admitted
 
     def exit(self, calls: int) -> None:
-        with self._changed:
+        with self._lock:
             self._under_way -= calls
             if self._closed:
                 self._changed.notify_all()
-            CALLS_UNDER_WAY.set(self._under_way)
 
     async def close(self, seconds: float) -> None:
         """Refuses new calls, and waits at most `seconds` for those under way."""
@@ -159,16 +159,6 @@ def decoded(request_class: type[Message], payload: bytes) -> Message:
     return request
 
 
-@cache
-def _ended(method: str, code: grpc.StatusCode) -> Counter:
-    return CALLS.labels(method, code.name)
-
-
-@cache
-def _seconds(method: str) -> CallHistogram:
-    return CALL_SECONDS.labels(method)
-
-
 @dataclass(frozen=True, eq=False)
 class Method:
     """A unary RPC, and how its calls are counted."""
@@ -188,8 +178,16 @@ class Method:
 
     def count(self, code: grpc.StatusCode, seconds: float, calls: int = 1) -> None:
         """As `settle`, for calls that were not admitted."""
-        _ended(self.name, code).inc(calls)
-        _seconds(self.name).observe_many(seconds, calls)
+        (self._answered if code is OK else CALLS.labels(self.name, code.name)).inc(calls)
+        self._seconds.observe_many(seconds, calls)
+
+    @cached_property
+    def _answered(self) -> Counter:
+        return CALLS.labels(self.name, OK.name)
+
+    @cached_property
+    def _seconds(self) -> CallHistogram:
+        return CALL_SECONDS.labels(self.name)
 
 
 class Context(ABC):
@@ -374,7 +372,7 @@ class LocalCall(Call):
 
     def reply(self, response: Message | bytes) -> None:
         if self._may_answer():
-            self.code = grpc.StatusCode.OK
+            self.code = OK
             self.future.set_result(response)
 
     def fail(self, error: Exception) -> None:
@@ -492,7 +490,7 @@ class StreamMethod:
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                _ended(self.name, call.code_of_gone()).inc()
+                CALLS.labels(self.name, call.code_of_gone().name).inc()
                 raise
             # The handler's own: the caller has not gone, and gets an error.
             bug = RuntimeError("a stream's handler was cancelled, and not by its caller")
@@ -502,7 +500,7 @@ class StreamMethod:
             failure = status_of(error, self.name, call)
         finally:
             STREAMS_OPEN.labels(self.name).dec()
-        _ended(self.name, grpc.StatusCode.OK if failure is None else CODES[failure.code]).inc()
+        CALLS.labels(self.name, (OK if failure is None else CODES[failure.code]).name).inc()
         return failure
 
     async def _answer(
