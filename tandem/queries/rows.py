@@ -84,11 +84,11 @@ class ById:
 
 
 class OneRow(ById):
-    def key_alone(self, request: bytes) -> str | None:
+    def keys_alone(self, request: bytes) -> list[str] | None:
         """The id in a request that holds nothing else, in hexadecimal digits; None for others, which are parsed."""
         if len(request) != _ID_BYTES or request.translate(_SHAPE) != self._one_id:
             return None
-        return request[-len(_UUID) :].replace(b"-", b"").decode("ascii")
+        return [request[-len(_UUID) :].replace(b"-", b"").decode("ascii")]
 
     def keys(self, request: Any, check: QueryChecker) -> list[str]:
         """The id in any request; `check` collects what is wrong."""
@@ -248,7 +248,12 @@ class _CachedRows(ABC):
         if announced is not None and announced.cache_epochs:
             if announced is not self._announced:
                 self._announced, self._as_of = announced, self._query.as_of(announced.token)
-            self._look_up(calls, announced)
+            wanted: list[tuple[Call, list[str]]] = []
+            for call in calls:
+                keys = self._query.keys_alone(call.payload) or self._keys_of(call, announced)
+                if keys is not None:
+                    wanted.append((call, keys))
+            self._look_up(wanted, announced)
             return
         for call in calls:
             keys = self._keys_of(call, announced)
@@ -256,7 +261,8 @@ class _CachedRows(ABC):
                 self._read_stored(call, keys)
 
     @abstractmethod
-    def _look_up(self, calls: Sequence[Call], announced: Announced) -> None: ...
+    def _look_up(self, wanted: Sequence[tuple[Call, list[str]]], announced: Announced) -> None:
+        """wanted: calls that may be answered from the cache, each with its keys."""
 
     def _keys_of(self, call: Call, announced: Announced | None) -> list[str] | None:
         """What may be answered from the cache; None for a call that goes elsewhere, or is refused."""
@@ -295,18 +301,13 @@ class _CachedRows(ABC):
 class _CachedRow(_CachedRows):
     """One look into the cache for all calls."""
 
-    _query: OneRow
-
-    def _look_up(self, calls: Sequence[Call], announced: Announced) -> None:
+    def _look_up(self, wanted: Sequence[tuple[Call, list[str]]], announced: Announced) -> None:
         query, as_of = self._query, self._as_of
-        keys = [query.key_alone(call.payload) or self._key_of(call, announced) for call in calls]
-        rows = {key for key in keys if key is not None}
+        rows = {key for _, [key] in wanted}
         entries, asked = self._cache.look_up(self._view, announced.cache_epochs, rows)
         hits = 0
         missed: set[str] = set()
-        for call, key in zip(calls, keys, strict=True):
-            if key is None:
-                continue
+        for call, [key] in wanted:
             value = query.value_of(entries.get(key))
             if value is not None:
                 hits += 1
@@ -317,24 +318,12 @@ class _CachedRow(_CachedRows):
         bypassed = len(rows) - asked
         _count_reads(self._view, hit=hits, miss=len(missed) - bypassed, bypass=bypassed)
 
-    def _key_of(self, call: Call, announced: Announced) -> str | None:
-        """As `_keys_of`."""
-        keys = self._keys_of(call, announced)
-        return keys[0] if keys is not None else None
-
 
 class _CachedBatch(_CachedRows):
     """A look into the cache for each call, which is answered before the next."""
 
-    _query: ManyRows
-
-    def _look_up(self, calls: Sequence[Call], announced: Announced) -> None:
+    def _look_up(self, wanted: Sequence[tuple[Call, list[str]]], announced: Announced) -> None:
         query, as_of = self._query, self._as_of
-        wanted: list[tuple[Call, list[str]]] = []
-        for call in calls:
-            keys = query.keys_alone(call.payload) or self._keys_of(call, announced)
-            if keys is not None:
-                wanted.append((call, keys))
         found = self._cache.look_up_each(self._view, announced.cache_epochs, [keys for _, keys in wanted])
         for (call, keys), (entries, asked) in zip(wanted, found, strict=True):
             cached = {key: value for key in keys if (value := query.value_of(entries.get(key))) is not None}

@@ -50,14 +50,6 @@ def request_class(query: OneRow | ManyRows) -> type[Any]:
     return message_factory.GetMessageClass(SERVICE.methods_by_name[query.name].input_type)
 
 
-def known_alone(query: OneRow | ManyRows, request: bytes) -> list[str] | None:
-    """The ids that are known without parsing."""
-    if isinstance(query, ManyRows):
-        return query.keys_alone(request)
-    key = query.key_alone(request)
-    return None if key is None else [key]
-
-
 def as_read(query: OneRow | ManyRows, request: bytes) -> list[str] | None:
     """The ids as they are found by parsing; None for a request that is wrong or wants more than rows."""
     try:
@@ -79,8 +71,8 @@ def request_of(query: OneRow | ManyRows, ids: list[str]) -> Message:
 @given(ids=st.lists(st.uuids(), min_size=1, max_size=5, unique=True))
 def test_ids_alone_are_known_by_their_bytes(query: OneRow | ManyRows, ids: list[uuid.UUID]) -> None:
     request = request_of(query, [str(it) for it in ids]).SerializeToString()
-    assert known_alone(query, request) == as_read(query, request)
-    assert known_alone(query, request) is not None
+    assert query.keys_alone(request) == as_read(query, request)
+    assert query.keys_alone(request) is not None
 
 
 @each_query
@@ -92,16 +84,16 @@ def test_what_is_known_of_other_requests_is_what_parsing_them_says(
     query: OneRow | ManyRows, ids: list[str], rest: bytes
 ) -> None:
     request = request_of(query, ids or [""]).SerializeToString() + rest
-    known = known_alone(query, request)
+    known = query.keys_alone(request)
     assert known is None or known == as_read(query, request)
 
 
 @each_query
 def test_no_id_twice_and_no_more_than_a_hundred_are_known(query: OneRow | ManyRows) -> None:
     one = request_of(query, [str(uuid.UUID(int=1))]).SerializeToString()
-    assert known_alone(query, one + one) is None
+    assert query.keys_alone(one + one) is None
     many = b"".join(request_of(query, [str(uuid.UUID(int=it))]).SerializeToString() for it in range(101))
-    assert known_alone(query, many) is None
+    assert query.keys_alone(many) is None
 
 
 @each_query
