@@ -98,6 +98,9 @@ class Cache:
         # The node's last failure when the connection was made: one from before a later failure is not trusted.
         self._made_after: dict[str, float | None] = {}
         self._ring = Ring([])
+        # What was announced last, and for each view what memcached's keys begin with at each node that may be read.
+        self._epochs: CacheEpochs = {}
+        self._prefixes: dict[str, dict[str, str]] = {}
 
     async def stop(self) -> None:
         for client in self._clients.values():
@@ -106,8 +109,7 @@ class Cache:
 
     def look_up(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> Lookup:
         """Reads the entries of `rows` under the epochs that were announced. Rows are ids in 32 hexadecimal digits."""
-        [found] = self.look_up_each(view, epochs, [rows])
-        return found
+        return self._read(self._ask(view, epochs, rows))
 
     def look_up_each(self, view: str, epochs: CacheEpochs, wanted: Iterable[Iterable[str]]) -> Iterator[Lookup]:
         """As `look_up` for each of them, all under the same epochs. Nodes are asked for the next before an answer is
@@ -180,17 +182,23 @@ class Cache:
 
     def _by_node(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> dict[str, dict[str, str]]:
         """For each node that is not fenced off, memcached's keys and the rows that they are of."""
-        nodes = list(epochs)
-        if self._ring.nodes != nodes:
-            self._ring = Ring(nodes)
-        by_node: dict[str, list[str]] = {node: [] for node in nodes}
-        if len(nodes) == 1:
-            by_node[nodes[0]].extend(rows)
-        else:
-            for row in rows:
-                by_node[self._ring.node_of(row)].append(row)
-        prefixes = {node: key_prefix(view, epoch) for node, epoch in epochs.items() if epoch is not None}
-        return {node: {prefixes[node] + row: row for row in rows} for node, rows in by_node.items() if node in prefixes}
+        if epochs is not self._epochs:
+            self._epochs = epochs
+            self._prefixes = {}
+            if self._ring.nodes != list(epochs):
+                self._ring = Ring(list(epochs))
+        prefixes = self._prefixes.get(view)
+        if prefixes is None:
+            used = {node: epoch for node, epoch in epochs.items() if epoch is not None}
+            prefixes = self._prefixes[view] = {node: key_prefix(view, epoch) for node, epoch in used.items()}
+        if len(epochs) == 1:
+            return {node: {prefix + row: row for row in rows} for node, prefix in prefixes.items()}
+        by_node: dict[str, dict[str, str]] = {node: {} for node in prefixes}
+        for row in rows:
+            node = self._ring.node_of(row)
+            if node in by_node:
+                by_node[node][prefixes[node] + row] = row
+        return by_node
 
     def _try(
         self, node: str, command: Callable[Concatenate[NodeClient, P], T], *args: P.args, **kwargs: P.kwargs
