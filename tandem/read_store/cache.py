@@ -7,6 +7,8 @@ So an older entry cannot replace a newer one: within an epoch there is one write
 """
 
 import secrets
+import socket
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
@@ -97,6 +99,14 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
     # Of `ask`: how many are not answered, and what was received behind the answer that was read last.
     _unanswered = 0
     _following = b""
+
+    def _connect(self) -> None:
+        """Leaves the time-out of each `send` and `recv` to the kernel. Python's own has a system call before each."""
+        super()._connect()
+        seconds = struct.pack("@ll", int(self.timeout), int(self.timeout % 1 * 1_000_000))
+        self.sock.settimeout(None)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
 
     def close(self) -> None:
         self._unanswered, self._following = 0, b""
