@@ -64,13 +64,14 @@ class StoredEvent(NamedTuple):
     """An event as it is stored.
 
     subject_id: the data subject whose key its personal data is sealed with, None without any. envelope: a serialised
-    tandem.internal.v1.Envelope.
+    tandem.internal.v1.Envelope. version: of its kind.
     """
 
     kind: str
     payload: bytes
     subject_id: Id | None
     envelope: bytes | None = None
+    version: int = 1
 
 
 def stored_events(
@@ -84,10 +85,12 @@ def stored_events(
     subject_keys: of all data subjects that the events tell of.
     """
     stored = []
+    versions = contract.versions
     for (kind, event), envelope in zip(events, envelopes, strict=True):
         subject = contract.subject_of(event)
         sealed = event if subject is None else contract.seal(event, subject_keys[subject])
-        stored.append(StoredEvent(kind, sealed.SerializeToString(deterministic=True), subject, envelope))
+        payload = sealed.SerializeToString(deterministic=True)
+        stored.append(StoredEvent(kind, payload, subject, envelope, versions[kind]))
     return stored
 
 
@@ -111,12 +114,12 @@ WITH head AS (
   UPDATE {feed.feed_head.fullname} SET position = position + %(count)s::bigint
   RETURNING epoch, position - %(count)s::bigint AS base
 ), events AS (
-  INSERT INTO {feed.event.fullname} (position, kind, payload, subject_id, envelope)
-  SELECT head.base + e.ordinal, e.kind, e.payload, e.subject_id, e.envelope
+  INSERT INTO {feed.event.fullname} (position, kind, payload, subject_id, envelope, version)
+  SELECT head.base + e.ordinal, e.kind, e.payload, e.subject_id, e.envelope, e.version
   FROM head, unnest(
     CAST(%(kinds)s AS text[]), CAST(%(payloads)s AS bytea[]), CAST(%(data_subjects)s AS uuid[]),
-    CAST(%(envelopes)s AS bytea[])
-  ) WITH ORDINALITY AS e (kind, payload, subject_id, envelope, ordinal)
+    CAST(%(envelopes)s AS bytea[]), CAST(%(event_versions)s AS smallint[])
+  ) WITH ORDINALITY AS e (kind, payload, subject_id, envelope, version, ordinal)
 ), receipts AS (
   INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version, refusal)
   SELECT r.request_id, r.fingerprint, r.subject_id,
@@ -164,6 +167,7 @@ def append(
                 "payloads": array("BYTEA", [it.payload for it in events]),
                 "data_subjects": array("UUID", [it.subject_id for it in events]),
                 "envelopes": array("BYTEA", [it.envelope for it in events]),
+                "event_versions": array("SMALLINT", [it.version for it in events]),
                 **_arrays(receipts),
             },
             binary=True,

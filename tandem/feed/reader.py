@@ -2,6 +2,7 @@
 
 import uuid
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -19,21 +20,35 @@ def read_events(
     contract: what the events are. epoch: nothing is returned of a feed that is another; its positions are no
     continuation of ours.
     """
+    supplement = _supplement(contract)
     with driver_of(connection) as driver, driver.cursor(binary=True) as cursor:
         if epoch is None:
-            cursor.execute(_READ.format(of_epoch=""), (after, limit), prepare=True)
+            cursor.execute(_READ.format(supplement=supplement, of_epoch=""), (after, limit), prepare=True)
         else:
-            cursor.execute(_READ.format(of_epoch=_OF_EPOCH), (after, epoch, limit), prepare=True)
+            cursor.execute(_READ.format(supplement=supplement, of_epoch=_OF_EPOCH), (after, epoch, limit), prepare=True)
         return [FeedEvent(contract, *row) for row in cursor.fetchall()]
 
 
 # The key by a query of its own: however few events there are to read, a join might read all keys.
 _READ = f"""
 SELECT position, kind, payload,
-  (SELECT key FROM {table.subject_key.fullname} AS k WHERE k.subject_id = e.subject_id), envelope
+  (SELECT key FROM {table.subject_key.fullname} AS k WHERE k.subject_id = e.subject_id), envelope, version,
+  {{supplement}}
 FROM {table.event.fullname} AS e WHERE position > %s {{of_epoch}} ORDER BY position LIMIT %s
 """  # noqa: S608 - only names of tables are put in, here and below
 _OF_EPOCH = f"AND (SELECT epoch FROM {table.feed_head.fullname}) = %s"  # noqa: S608
+
+
+@cache
+def _supplement(contract: EventContract[Any]) -> str:
+    """SQL of an event's supplement: looked up for the kinds and versions alone that may have one."""
+    older = [f"('{kind}', {version})" for kind, newest in contract.versions.items() for version in range(1, newest)]
+    if not older:
+        return "NULL::bytea"
+    return (
+        f"CASE WHEN (kind, version) IN ({', '.join(older)}) THEN"  # noqa: S608
+        f" (SELECT payload FROM {table.event_supplement.fullname} AS s WHERE s.position = e.position) END"
+    )
 
 
 def recorded_at(connection: Connection, position: int) -> datetime | None:

@@ -33,12 +33,25 @@ event = Table(
     Column("payload", LargeBinary, nullable=False),
     Column("subject_id", Uuid, nullable=True),
     Column("envelope", LargeBinary, nullable=True, comment="tandem.internal.v1.Envelope"),
+    Column("version", SmallInteger, nullable=False, server_default="1"),
 )
 """The events, append-only, partitioned by ranges of PARTITION_SIZE positions. `payload`: the message of the domain's
 EventContract.
 
 subject_id: the data subject whose key the event's personal data is sealed with; NULL where there is none. envelope:
-NULL for events from before there were envelopes.
+NULL for events from before there were envelopes. version: of the kind, see EventContract; 1 for events from before
+there were versions.
+"""
+
+event_supplement = Table(
+    "event_supplement",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+"""What the event at a position does not say and its kind's newest version does, in the domain's own form. A migration
+finds it out once, and writes it here since events are never changed; the kind's upcaster puts both together. It is not
+sealed, so it holds nothing of a person.
 """
 
 subject_key = Table(

@@ -1,5 +1,6 @@
 """PostgreSQL: engines, sessions that cannot hang, which failures pass, and migrations."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -230,31 +231,42 @@ def listen_url(settings: DatabaseSettings) -> str:
 
 # Serialises the migrations of one database: two servers that start together must not both create the tables.
 _MIGRATION_LOCK = 7_246_001
+_MIGRATION_RETRY_SECONDS = 0.1
 
 
-def migrate(settings: DatabaseSettings, scripts: Path, schema: str) -> str:
-    """Brings `schema` to the newest migration in `scripts`; returns its revision. Safe to run at any time, by several.
+def migrate(settings: DatabaseSettings, scripts: Path, schema: str, revision: str = "head") -> str:
+    """Brings `schema` to a revision of `scripts`, the newest; returns the newest. Safe to run at any time, by several.
 
-    Raises sqlalchemy.exc.DBAPIError; nothing is changed then.
+    Each migration is a transaction, or several where it works in steps (tandem.runtime.backfill). Raises
+    sqlalchemy.exc.DBAPIError: the migrations and steps before the one that failed are done, and the next run goes on
+    from there.
     """
-    with transaction(settings, "tandem-migrate") as connection:
-        _wait_for_other_migrations(connection)
-        connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
-        config = _alembic(scripts)
-        config.attributes["connection"] = connection
-        config.attributes["schema"] = schema
-        alembic.command.upgrade(config, "head")
-        return newest_revision(scripts)
+    engine = create_database_engine(settings, name="tandem-migrate", pool_size=1, durable=True)
+    try:
+        with engine.connect() as connection:
+            _wait_for_other_migrations(connection)
+            connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+            connection.commit()
+            config = _alembic(scripts)
+            config.attributes["connection"] = connection
+            config.attributes["schema"] = schema
+            alembic.command.upgrade(config, revision)
+            return newest_revision(scripts)
+    finally:
+        # The lock ends with the connection.
+        engine.dispose()
 
 
 def _wait_for_other_migrations(connection: Connection) -> None:
-    """Waits for a migration that is under way, however long it takes: the session's limits bound its statements."""
-    limits = ("statement_timeout", "lock_timeout")
-    for limit in limits:
-        connection.execute(text(f"SET LOCAL {limit} = 0"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-    for limit in limits:
-        connection.execute(text(f"SET LOCAL {limit} TO DEFAULT"))
+    """Waits for a migration that is under way, however long it takes.
+
+    By asking again: whoever waits inside a statement has a snapshot, for which CREATE INDEX CONCURRENTLY of the other
+    would wait in its turn.
+    """
+    while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _MIGRATION_LOCK}).scalar_one():
+        connection.rollback()
+        time.sleep(_MIGRATION_RETRY_SECONDS)
+    connection.commit()
 
 
 def newest_revision(scripts: Path) -> str:
@@ -283,10 +295,10 @@ def has_revision(engine: Engine, schema: str, revision: str) -> bool:
 
 
 def run_migrations(connection: Connection, schema: str) -> None:
-    """What an alembic env.py does here: run them in the transaction of `connection`, version table in `schema`."""
+    """What an alembic env.py does here: each migration a transaction of its own, the version table in `schema`."""
     from alembic import context  # noqa: PLC0415 - only there while alembic runs an env.py
 
-    context.configure(connection=connection, version_table_schema=schema, transaction_per_migration=False)
+    context.configure(connection=connection, version_table_schema=schema, transaction_per_migration=True)
     with context.begin_transaction():
         context.run_migrations()
 
