@@ -40,7 +40,7 @@ DOMAIN = Domain(
 
 
 def build(settings: Settings) -> Application:
-    executor = Executor(create_executor_engine(settings.database, settings.executor.threads), DOMAIN, settings.executor)
+    executor = Executor(create_executor_engine(settings.database, settings.executor), DOMAIN, settings.executor)
     # Apart from the executor's: a purge, a look for what is due or a readiness check must not wait for a batch, nor a
     # batch for them.
     side = create_database_engine(settings.database, name="tandem-command-side", pool_size=3, durable=True)

@@ -15,6 +15,7 @@
      ├── Unavailable           UNAVAILABLE          a store or a server is away
      │    ├── ViewBehind       UNAVAILABLE          the view did not reach the token in time: `behind`
      │    ├── OutcomeUnknown   UNAVAILABLE          a command that is done, or is not
+     │    ├── RowsBusy         UNAVAILABLE          others keep rows locked that a command needs
      │    └── EventUnreadable  UNAVAILABLE          the feed's server is older than an event
      ├── DeadlineExceeded      DEADLINE_EXCEEDED    the call's time passed
      └── ServerBug             INTERNAL             `reference` is what the server's log calls it
@@ -206,6 +207,10 @@ class OutcomeUnknown(Unavailable):
     """UNAVAILABLE: a command that is done, or is not; the same request_id finds out."""
 
 
+class RowsBusy(Unavailable):
+    """UNAVAILABLE: another session keeps rows locked that the command needs; nothing was done."""
+
+
 class EventUnreadable(Unavailable):
     """UNAVAILABLE: an event of the feed is of a newer type than the server, or damaged."""
 
@@ -229,6 +234,7 @@ BY_REASON: Mapping[str, type[CallFailed]] = {
     "REQUEST_ID_REUSED": RequestIdReused,
     "VERSION_MISMATCH": VersionMismatch,
     "OUTCOME_UNKNOWN": OutcomeUnknown,
+    "ROWS_BUSY": RowsBusy,
     "PROJECTION_LAG": ViewBehind,
     "TOKEN_EPOCH_MISMATCH": TokenOutdated,
     "FULLY_CONSISTENT_NOT_CONFIGURED": NotConfigured,

@@ -16,7 +16,18 @@ class ExecutorSettings(Block):
         2048, ge=1, description="Commands that may wait for a transaction; past it they are refused"
     )
     retry_seconds: float = Field(
-        3.0, ge=0, le=60, description="How long a batch is tried again while the database is away"
+        3.0,
+        ge=0,
+        le=60,
+        description="How long a batch is tried again while the database is away, and a command while others keep rows"
+        " locked that it needs",
+    )
+    row_wait_seconds: float = Field(
+        0.5,
+        ge=0.01,
+        le=60,
+        description="How long a batch waits for locked rows before the commands that need them are set aside; the"
+        " database's `lock_timeout` where that is shorter",
     )
 
 

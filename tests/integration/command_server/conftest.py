@@ -78,9 +78,7 @@ class Commands:
     ) -> Executor:
         # One thread: commands that are submitted together are decided in their order.
         chosen = ExecutorSettings(**{"threads": 1, **changes})
-        executor = Executor(
-            create_executor_engine(settings or self._settings, chosen.threads), DOMAIN, chosen, clock=clock
-        )
+        executor = Executor(create_executor_engine(settings or self._settings, chosen), DOMAIN, chosen, clock=clock)
         await executor.start()
         self._started.append(executor)
         return executor

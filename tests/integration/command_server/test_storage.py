@@ -23,6 +23,7 @@ from tandem.commands.batch import decide_batch
 from tandem.commands.executor import create_executor_engine
 from tandem.commands.maintenance import begin_epoch, ensure_partitions
 from tandem.commands.receipts import StoredEvent, append
+from tandem.commands.settings import ExecutorSettings
 from tandem.commands.write_model import Keys, States
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
@@ -203,7 +204,7 @@ async def test_plans_that_were_made_on_empty_tables_still_find_rows_by_index(
 
 
 def test_what_a_thread_asks_for_is_planned_once_however_much_it_is(database: WriteDatabase) -> None:
-    engine = create_executor_engine(database.settings, 1)
+    engine = create_executor_engine(database.settings, ExecutorSettings(threads=1))
     with engine.connect() as connection:
         for count in range(1, 20):
             ids = {identity("any", number) for number in range(count)}
@@ -253,7 +254,7 @@ def test_a_database_may_promise_more_and_not_less(database: WriteDatabase, of_th
     with database.engine.begin() as connection:
         name = connection.execute(text("SELECT current_database()")).scalar_one()
         connection.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = {of_the_database}'))
-    engine = create_executor_engine(database.settings, 1)
+    engine = create_executor_engine(database.settings, ExecutorSettings(threads=1))
     with engine.connect() as connection:
         assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == pinned
     engine.dispose()

@@ -56,13 +56,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The write database went away during the commit: the command is done, or it is not.
     What to do: repeat it with the same `request_id`; the receipt tells.
     """
+    ERROR_REASON_ROWS_BUSY: _ErrorReason.ValueType  # 43
+    """Another session keeps rows of the write database locked that the command needs; nothing was done.
+    What to do: repeat it after the delay in google.rpc.RetryInfo.
+    """
     ERROR_REASON_STOPPING: _ErrorReason.ValueType  # 9
     """The server is stopping; nothing was done.
     What to do: repeat at once on another connection.
     """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 10
-    """The caller's deadline passed before the work began; nothing was done.
-    What to do: repeat with more time.
+    """The caller's deadline passed while the call waited. A server that says so itself has done nothing of this call; the
+    caller's own library says the same without an answer, and then a command may be done.
+    What to do: repeat with more time, a command with the same `request_id`; the receipt tells.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 11
     """A bug of this server. The metadata has a `reference`, under which it is in the server's log.
@@ -225,13 +230,18 @@ ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 8
 """The write database went away during the commit: the command is done, or it is not.
 What to do: repeat it with the same `request_id`; the receipt tells.
 """
+ERROR_REASON_ROWS_BUSY: ErrorReason.ValueType  # 43
+"""Another session keeps rows of the write database locked that the command needs; nothing was done.
+What to do: repeat it after the delay in google.rpc.RetryInfo.
+"""
 ERROR_REASON_STOPPING: ErrorReason.ValueType  # 9
 """The server is stopping; nothing was done.
 What to do: repeat at once on another connection.
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 10
-"""The caller's deadline passed before the work began; nothing was done.
-What to do: repeat with more time.
+"""The caller's deadline passed while the call waited. A server that says so itself has done nothing of this call; the
+caller's own library says the same without an answer, and then a command may be done.
+What to do: repeat with more time, a command with the same `request_id`; the receipt tells.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 11
 """A bug of this server. The metadata has a `reference`, under which it is in the server's log.
