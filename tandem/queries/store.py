@@ -25,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tandem.feed.token import Token
 from tandem.read_store.tables import SCHEMA, change, projection
 from tandem.runtime.arrays import array
-from tandem.runtime.database import create_database_engine, has_revision, may_pass
+from tandem.runtime.database import ServerSilent, create_database_engine, has_revision, may_pass
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
@@ -209,7 +209,9 @@ class Store:
             if driver.closed:
                 connection.invalidate(error)
                 self._give_up_connections()
-                raise _ConnectionBroke(str(error)) from error
+                if not isinstance(error, ServerSilent):
+                    # Who was silent on one connection is not asked again on the next: the caller has waited enough.
+                    raise _ConnectionBroke(str(error)) from error
             raise
         finally:
             if driver.closed:

@@ -1,16 +1,24 @@
-"""PostgreSQL: engines, sessions that cannot hang, which failures pass, and migrations."""
+"""PostgreSQL: connections that wait no longer than they must, engines, which failures pass, and migrations.
+
+No wait for a server lasts longer than it may, whatever the server does. Three bound it:
+
+    the server, while it works   statement_timeout, lock_timeout, and the time that a transaction may be idle
+    this program                 `Driver`: an answer that does not come `GRACE_SECONDS` after the server's own limit
+    the kernels of both ends     tcp_user_timeout, keepalives: what was sent and nobody has received
+"""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import alembic.command
 import alembic.config
 import psycopg
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg.abc import PQGen
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -25,11 +33,16 @@ from tandem.runtime.telemetry import log
 _PASSING_CLASSES = ("08", "40", "53", "57")
 _PASSING_CODES = ("25006", "55P03")
 _WITH_TRANSACTION_TIMEOUT = 17_00_00
+# How often a wait looks up for Ctrl-C, as psycopg's own waits do.
+_LOOK_SECONDS = 0.1
 
 # Set also where it is "on" already: a session that has its own value does not follow a change of the server's.
 _COMMIT_TO_DISK = """
 SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit')
   WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"""
+
+GRACE_SECONDS = 1.0
+"""How much longer than the server's own limit we wait for its answer: for the way there and back."""
 
 T = TypeVar("T")
 
@@ -48,14 +61,50 @@ def database_url(settings: DatabaseSettings) -> URL:
     return url.set(drivername="postgresql+psycopg")
 
 
+class ServerSilent(psycopg.OperationalError):
+    """The server did not answer for longer than it may work; the connection is closed."""
+
+
+class Driver(psycopg.Connection[Any]):
+    """psycopg's connection, which gives a server up that does not answer.
+
+    longest_wait: in seconds, for each answer; None waits for ever.
+    """
+
+    longest_wait: float | None = None
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **arguments: Any) -> Self:
+        """As psycopg's. What it made for an attempt that failed, a socket too, ends with it.
+
+        psycopg's error holds its own traceback, and that the socket, until the garbage collector comes by.
+        """
+        try:
+            return super().connect(conninfo, **arguments)
+        except psycopg.Error as error:
+            raise error.with_traceback(None) from None
+
+    def wait(self, gen: PQGen[T], interval: float = _LOOK_SECONDS, timeout: float | None = None) -> T:
+        """Raises ServerSilent. timeout: of who waits for what need not come, a notification."""
+        if timeout is not None or self.longest_wait is None:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, self.longest_wait)
+        except psycopg.errors._WaitTimeout:
+            self.close()
+            raise ServerSilent(f"the server has not answered for {self.longest_wait:g} s") from None
+
+
 def connection_arguments(
     settings: DatabaseSettings, name: str, *, read_only: bool = False, by_key: bool = False
 ) -> dict[str, object]:
-    """Arguments for every connection: the session's zone and limits, and keepalives so that a dead peer is noticed.
+    """Arguments for every connection: the session's zone and limits, and what makes both kernels notice a dead peer.
 
     A client that stops in the middle of a transaction (paused, cut off) must not keep its locks: the server ends such a
-    transaction after the time that a statement may take. Both ends probe a silent connection after 5 s, three times.
+    transaction after the time that a statement may take. Both ends probe a silent connection after 5 s, and give up
+    what the other has not received for as long as we wait for an answer.
     """
+    received_within = int(longest_wait(settings) * 1000)
     options = {
         # In another zone the first day of year 1 would be in no year that Python has.
         "timezone": "UTC",
@@ -65,6 +114,7 @@ def connection_arguments(
         "tcp_keepalives_idle": "5",
         "tcp_keepalives_interval": "2",
         "tcp_keepalives_count": "3",
+        "tcp_user_timeout": str(received_within),
     }
     if read_only:
         options["default_transaction_read_only"] = "on"
@@ -79,7 +129,13 @@ def connection_arguments(
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 3,
+        "tcp_user_timeout": received_within,
     }
+
+
+def longest_wait(settings: DatabaseSettings) -> float:
+    """How many seconds an answer may take: what a statement may, and the way there and back."""
+    return settings.statement_timeout + GRACE_SECONDS
 
 
 def create_database_engine(
@@ -92,6 +148,7 @@ def create_database_engine(
     autocommit: bool = False,
     durable: bool = False,
     longest_transaction: float | None = None,
+    patient: bool = False,
 ) -> Engine:
     """An engine of at most `pool_size` connections, which waits `connect_timeout` seconds for a free one.
 
@@ -112,6 +169,9 @@ def create_database_engine(
     longest_transaction: in seconds, after which the server ends a session in the middle of one, from PostgreSQL 17 on.
     For those that use `pipelined`: a pipeline ends with a Flush, on which PostgreSQL forgets its time-out for idle
     sessions, and a client that is paused then would keep its locks.
+
+    patient: waits for an answer however long it takes, for statements that set limits of their own. All others raise
+    ServerSilent when the server has not answered a second after its own limit.
     """
     engine = create_engine(
         database_url(settings),
@@ -122,8 +182,14 @@ def create_database_engine(
         hide_parameters=True,
     )
 
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, positional: list[Any], named: dict[str, Any]) -> Driver:
+        driver = Driver.connect(*positional, **named)
+        driver.longest_wait = None if patient else longest_wait(settings)
+        return driver
+
     @event.listens_for(engine, "connect")
-    def set_up(driver: "psycopg.Connection[Any]", _record: object) -> None:
+    def set_up(driver: Driver, _record: object) -> None:
         send_arrays(driver)
         if longest_transaction is not None and driver.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
             driver.execute(f"SET transaction_timeout = {int(longest_transaction * 1000)}")
@@ -138,8 +204,11 @@ def create_database_engine(
 
 @contextmanager
 def transaction(settings: DatabaseSettings, name: str) -> Iterator[Connection]:
-    """One durable transaction, on a connection that is made for it. name: as for `create_database_engine`."""
-    engine = create_database_engine(settings, name=name, pool_size=1, durable=True)
+    """One durable transaction, on a connection that is made for it. name: as for `create_database_engine`.
+
+    For what a person waits for: its statements may set limits of their own, and take as long as those allow.
+    """
+    engine = create_database_engine(settings, name=name, pool_size=1, durable=True, patient=True)
     try:
         with engine.begin() as connection:
             yield connection

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -26,6 +28,8 @@ from tandem.runtime.worker import Worker, Workers
 
 # How often readiness is asked again. Orchestrators probe every few seconds; a store's return should not wait for more.
 _READINESS_SECONDS = 1.0
+# A check that takes longer is a no, until it has ended: what it asks does not answer.
+_CHECK_SECONDS = 2.0
 # Until a transport's threads have written what they were given: they take microseconds, on a busy machine more.
 _FLUSH_SECONDS = 0.1
 
@@ -109,6 +113,8 @@ class RunningApplication:
         self._streams = Streams()
         self._health = _Health()
         self._readiness: asyncio.Task[None] | None = None
+        self._checks: dict[Readiness, asyncio.Future[bool]] = {}
+        """Those under way: while one does not end, no other is begun, which would wait for the same."""
         self._stopping = asyncio.Event()
         self._started: list[Component] = []
         self._stop_metrics: Callable[[], None] = lambda: None
@@ -181,8 +187,10 @@ class RunningApplication:
         finally:
             # A check under way may have a connection of a component's in a thread: it is waited for, within reason.
             if self._readiness is not None:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._readiness, _READINESS_SECONDS)
+                checks: set[asyncio.Future[Any]] = {self._readiness, *self._checks.values()}
+                _, endless = await asyncio.wait(checks, timeout=_READINESS_SECONDS)
+                for check in endless:
+                    check.cancel()
             # Whatever happens to the transport: components hold locks and buffers that others wait for.
             failures = await self._stop_components()
             self._stop_metrics()
@@ -211,16 +219,22 @@ class RunningApplication:
 
     async def _ask_readiness(self) -> None:
         state = health_pb2.HealthCheckResponse
-        ready = {"": await self._is_ready(self._application.ready)}
-        for service in self._application.services:
-            own = ready[""] if service.ready is None else await self._is_ready(service.ready)
-            ready[service.descriptor.full_name] = own
-        for name, is_ready in ready.items():
-            await self._health.set(name, state.SERVING if is_ready else state.NOT_SERVING)
+        services = self._application.services
+        checks = {"": self._application.ready, **{it.descriptor.full_name: it.ready for it in services if it.ready}}
+        ready = dict(zip(checks, await asyncio.gather(*map(self._is_ready, checks.values())), strict=True))
+        for name in ("", *(it.descriptor.full_name for it in services)):
+            await self._health.set(name, state.SERVING if ready.get(name, ready[""]) else state.NOT_SERVING)
 
     async def _is_ready(self, ready: Readiness) -> bool:
+        check = self._checks.get(ready)
+        if check is None:
+            check = self._checks[ready] = asyncio.ensure_future(ready())
+        await asyncio.wait({check}, timeout=_CHECK_SECONDS)
+        if not check.done():
+            return False
+        self._checks.pop(ready, None)
         try:
-            return await ready()
+            return check.result()
         except Exception:
             # A bug; what it must not do is end the watch and leave the last answer standing for ever.
             log.exception("the readiness check failed")
@@ -277,10 +291,26 @@ async def _serve_until_signalled(application: Application) -> None:
     await running.start()
     _collect_seldom(application.new_objects)
     await stop.wait()
+    _end_in_time(application.server)
     await running.stop()
     # Stopped well: a second signal, while the interpreter ends, must not make it look like a crash.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_in_time(settings: ServerSettings) -> None:
+    """One bound for the whole stop, to the interpreter's end: what waits for whatever reason is left behind then."""
+    seconds = settings.drain_delay_seconds + settings.drain_seconds + settings.stop_seconds
+
+    def end() -> None:
+        log.error(
+            "not stopped in time, ending as it is", seconds=seconds, threads=[it.name for it in threading.enumerate()]
+        )
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _collect_seldom(new_objects: int) -> None:

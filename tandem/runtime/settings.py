@@ -106,6 +106,13 @@ class ServerSettings(Block):
     drain_delay_seconds: float = Field(
         0.0, ge=0, le=300, description="How long to answer NOT_SERVING before new calls are refused at a stop"
     )
+    stop_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=300,
+        description="How long what runs beside the calls may take to stop after that, whatever its stores do; then the"
+        " process ends as it is",
+    )
     reflection: bool = Field(True, description="Serve reflection, so that grpcurl needs no proto files")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port for Prometheus metrics over HTTP; 0 is off")
 
