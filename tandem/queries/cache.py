@@ -145,13 +145,13 @@ class Cache:
                 # It failed when more was asked for.
                 continue
             try:
-                entries = client.answer()
+                # An entry that was not asked for raises KeyError.
+                entries = {names[name]: entry for name, entry in client.answer().items()}
             except _FAILURES as error:
                 self._failed(node, error)
                 continue
             count += len(names)
-            for name, entry in entries.items():
-                found[names[name]] = entry
+            found |= entries
         return Lookup(found, count)
 
     def lease(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> dict[str, Lease]:
@@ -162,21 +162,27 @@ class Cache:
         """
         leases: dict[str, Lease] = {}
         for node, names in self._by_node(view, epochs, islice(rows, self._settings.max_fills)).items():
-            placed = [
-                name for name in names if self._try(node, NodeClient.add, name, PLACEHOLDER, expire=LEASE_SECONDS)
-            ]
-            entries = self._try(node, NodeClient.gets_many, placed) if placed else None
-            for name, (value, cas) in (entries or {}).items():
-                if value == PLACEHOLDER:
+            placed = self._try(node, NodeClient.add_missing, dict.fromkeys(names, PLACEHOLDER), LEASE_SECONDS)
+            entries = self._try(node, NodeClient.ask_with_cas, placed) if placed else None
+            for name, (entry, cas) in (entries or {}).items():
+                if entry == PLACEHOLDER:
                     leases[names[name]] = Lease(node, name, cas, self._clients[node])
         return leases
 
     def fill(self, leases: Mapping[str, Lease], values: Mapping[str, bytes]) -> None:
-        """Stores values under their leases. A placeholder without a value expires."""
+        """Stores values under their leases. A placeholder without a value expires, and so does one whose value the node
+        does not take.
+        """
+        by_node: dict[str, dict[str, tuple[bytes, bytes]]] = {}
         for row, (node, name, cas, client) in leases.items():
             value = values.get(row)
-            if value is not None and self._clients.get(node) is client:
-                self._try(node, NodeClient.cas, name, encode_entry(value), cas, expire=self._settings.entry_seconds)
+            if value is not None and self._clients.get(node) is client and not client.was_closed():
+                by_node.setdefault(node, {})[name] = encode_entry(value), cas
+        for node, entries in by_node.items():
+            try:
+                self._clients[node].replace_unchanged(entries, self._settings.entry_seconds)
+            except _FAILURES as error:
+                self._failed(node, error)
 
     def _by_node(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> dict[str, dict[str, str]]:
         """For each node that is not fenced off, memcached's keys and the rows that they are of."""
@@ -199,7 +205,8 @@ class Cache:
         if self._resting.is_resting(node):
             return None
         last_failure = self._resting.last(node)
-        if node in self._clients and self._made_after[node] != last_failure:
+        known = self._clients.get(node)
+        if known is not None and (self._made_after[node] != last_failure or known.was_closed()):
             self._close(node)
         try:
             if node not in self._clients:

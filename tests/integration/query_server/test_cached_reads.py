@@ -30,7 +30,7 @@ from tests.support.stack import kill, pause
 VIEW = "order_details"
 ORDER = identity("order", 1)
 EPOCH = "e1"
-Nodes = Callable[[int], list[Memcached]]
+Nodes = Callable[..., list[Memcached]]
 
 
 def order(number: int = 1, *, name: str = "Ada", version: int = 1) -> OrderDetails:
@@ -326,3 +326,51 @@ async def test_the_cache_can_be_switched_off(read_side: ReadSide, serve: Serve, 
     response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
 
     assert response.order_details.version == 2
+
+
+async def test_a_value_that_a_node_refuses_is_no_failure_of_the_node(
+    read_side: ReadSide, serve: Serve, memcached_nodes: Nodes
+) -> None:
+    [node] = memcached_nodes(1, "-I", "16k", "-o", "slab_chunk_max=16384")
+    read_side.cache_epochs = {node.address: EPOCH}
+    stub = await serve()
+    large = order(1, name="x" * 20_000)
+    read_side.put(VIEW, ORDER, large)
+    read_side.put(VIEW, identity("order", 2), order(2))
+    await read_side.announce()
+    missed = counted("miss")
+
+    assert list((await stub.BatchGetOrderDetails(asked(1, 2), timeout=10)).order_details) == [large, order(2)]
+    await until(lambda: counted("miss") == missed + 2, "both are missed")
+    before = counted("hit"), counted("bypass")
+    assert list((await stub.BatchGetOrderDetails(asked(1, 2), timeout=10)).order_details) == [large, order(2)]
+
+    await until(lambda: (counted("hit"), counted("miss")) == (before[0] + 1, missed + 3), "all others are hits")
+    assert counted("bypass") == before[1]
+
+
+async def test_a_connection_that_a_node_closed_while_it_was_idle_is_made_anew(
+    read_side: ReadSide, serve: Serve, memcached_nodes: Nodes
+) -> None:
+    [node] = memcached_nodes(1, "-o", "idle_timeout=1")
+    read_side.cache_epochs = {node.address: EPOCH}
+    stub = await serve()
+    read_side.put(VIEW, ORDER, order())
+    await read_side.announce()
+    request = queries.GetOrderDetailsRequest(order_id=ORDER)
+    await stub.GetOrderDetails(request, timeout=10)
+    await stub.GetOrderDetails(request, timeout=10)
+    # Of the thread that looked up and of the one that filled.
+    await until(lambda: idle_kicks(node) >= 2, "the node closes idle connections")
+    before = counted("hit")
+
+    await stub.GetOrderDetails(request, timeout=10)
+
+    await until(lambda: counted("hit") == before + 1, "it is a hit")
+
+
+def idle_kicks(node: Memcached) -> int:
+    client = node_client(node.address, timeout=10)
+    kicks: int = client.stats()[b"idle_kicks"]
+    client.close()
+    return kicks
