@@ -15,7 +15,7 @@ FENCED = Gauge("tandem_cache_fenced_nodes", "Nodes of the cache that readers mus
 
 # memcached takes values of 1 MiB with their key and header unless it is told otherwise. Without an entry, readers go to
 # the database for it.
-_MAX_ENTRY_BYTES = 1_000_000
+_MAX_VALUE_BYTES = 1_000_000
 
 _Failure = (OSError, MemcacheError)
 
@@ -29,7 +29,9 @@ class CacheWriter:
     """
 
     def __init__(self, nodes: tuple[str, ...], settings: CacheSettings) -> None:
+        """Raises SettingsError when the secret cannot be read."""
         self._settings = settings
+        self._signer = settings.signer()
         self._ring = Ring(list(nodes))
         self._clients: dict[str, NodeClient] = {}
         # By node, of its connection: the key of what was stored there first.
@@ -68,6 +70,7 @@ class CacheWriter:
         """
         entries: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
         gone: defaultdict[str, list[str]] = defaultdict(list)
+        sign = self._signer.sign
         for view, values in changed.items():
             prefixes = {node: key_prefix(view, epoch) for node, epoch in self.epochs[view].items() if epoch is not None}
             for key, value in values.items() if prefixes else ():
@@ -75,11 +78,11 @@ class CacheWriter:
                 node = self._ring.node_of(digits)
                 if node not in prefixes:
                     continue
-                entry = None if value is None else encode_entry(value)
-                if entry is None or len(entry) > _MAX_ENTRY_BYTES:
-                    gone[node].append(prefixes[node] + digits)
+                name = prefixes[node] + digits
+                if value is None or len(value) > _MAX_VALUE_BYTES:
+                    gone[node].append(name)
                 else:
-                    entries[node][prefixes[node] + digits] = entry
+                    entries[node][name] = sign(name, encode_entry(value))
         for node in entries.keys() | gone.keys():
             try:
                 self._write_to(node, entries[node], gone[node])

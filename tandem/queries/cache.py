@@ -31,12 +31,19 @@ NODE_FAILURES = Counter(
 # KeyError and ValueError are how pymemcache meets an answer that it did not ask for; it closes the connection then.
 _FAILURES = (OSError, MemcacheError, ValueError, KeyError)
 
+REFUSED = Counter(
+    "tandem_cache_entries_refused_total",
+    "Entries that were not stored for their keys, or not with our secret",
+    ["node"],
+)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Lookup(NamedTuple):
-    """entries: what is stored for the rows, by their ids as they were asked for; `decode_entry` reads it.
+    """entries: what is stored for the rows, without its signature, by their ids as they were asked for; `decode_entry`
+    reads it.
 
     asked: how many were; those at nodes that are fenced off or fail are not.
     """
@@ -92,7 +99,9 @@ class Cache:
     """A reader's connections, one to each node. For one thread at a time."""
 
     def __init__(self, settings: CacheSettings, resting: Resting) -> None:
+        """Raises SettingsError when the secret cannot be read."""
         self._settings = settings
+        self._signer = settings.signer()
         self._resting = resting
         self._clients: dict[str, NodeClient] = {}
         # The node's last failure when the connection was made: one from before a later failure is not trusted.
@@ -145,17 +154,20 @@ class Cache:
                 # It failed when more was asked for.
                 continue
             try:
-                # An entry that was not asked for raises KeyError.
-                entries = {names[name]: entry for name, entry in client.answer().items()}
+                answer = client.answer()
+                entries = self._signer.unsigned(answer, names)
             except _FAILURES as error:
                 self._failed(node, error)
                 continue
+            if len(entries) < len(answer):
+                REFUSED.labels(node).inc(len(answer) - len(entries) - list(answer.values()).count(PLACEHOLDER))
             count += len(names)
             found |= entries
         return Lookup(found, count)
 
     def lease(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> dict[str, Lease]:
-        """Places placeholders for entries that are not there, at most `max_fills`; a lease for each one placed.
+        """Places placeholders for entries that are not there, at most `max_fills`; a lease for each one placed, and for
+        each entry that is not signed, which is to be replaced.
 
         Read the database after this, not before: the projector's write of a newer row ends the lease. A plain `add` of
         the value would not do: it succeeds where a newer entry was set and evicted in between.
@@ -163,9 +175,11 @@ class Cache:
         leases: dict[str, Lease] = {}
         for node, names in self._by_node(view, epochs, islice(rows, self._settings.max_fills)).items():
             placed = self._try(node, NodeClient.add_missing, dict.fromkeys(names, PLACEHOLDER), LEASE_SECONDS)
-            entries = self._try(node, NodeClient.ask_with_cas, placed) if placed else None
-            for name, (entry, cas) in (entries or {}).items():
-                if entry == PLACEHOLDER:
+            entries = self._try(node, NodeClient.ask_with_cas, names)
+            if placed is None or entries is None:
+                continue
+            for name, (entry, cas) in entries.items():
+                if name in placed if entry == PLACEHOLDER else not self._signer.unsigned({name: entry}, names):
                     leases[names[name]] = Lease(node, name, cas, self._clients[node])
         return leases
 
@@ -177,7 +191,7 @@ class Cache:
         for row, (node, name, cas, client) in leases.items():
             value = values.get(row)
             if value is not None and self._clients.get(node) is client and not client.was_closed():
-                by_node.setdefault(node, {})[name] = encode_entry(value), cas
+                by_node.setdefault(node, {})[name] = self._signer.sign(name, encode_entry(value)), cas
         for node, entries in by_node.items():
             try:
                 self._clients[node].replace_unchanged(entries, self._settings.entry_seconds)

@@ -4,20 +4,27 @@ A key names the view, the node's epoch and the row. An epoch is a random word th
 as long as that writer has missed nothing: when a write fails, or another projector takes the view over without a clean
 hand-over, the epoch ends, and what was stored under it can never be read again, whoever writes it, and however late.
 So an older entry cannot replace a newer one: within an epoch there is one writer, on one connection, in order.
+
+An entry is signed together with its key: what a node has there that was not stored there is no entry.
 """
 
 import secrets
 import select
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from zlib import crc32
 
 from google.protobuf.message import DecodeError
 from prometheus_client import Counter
+from pydantic import Field, SecretStr
 from pymemcache.client.base import Client
 from pymemcache.client.rendezvous import RendezvousHash
 from pymemcache.exceptions import MemcacheUnexpectedCloseError, MemcacheUnknownError
 
 from tandem.internal.v1.stored_pb2 import CacheEntry
+from tandem.runtime.settings import Block, SettingsError
 
 NOT_STORED = Counter(
     "tandem_cache_values_not_stored_total", "Values that a memcached node had no room for, or found too large", ["node"]
@@ -32,11 +39,19 @@ PLACEHOLDER: bytes = CacheEntry().SerializeToString()
 # CacheEntry's field `value`: its number, and that bytes follow behind their length.
 _VALUE_TAG = (CacheEntry.DESCRIPTOR.fields_by_name["value"].number << 3) | 2
 
+# The same of its field `mac`, a fixed64, and the bytes of both.
+_MAC_TAG = bytes(((CacheEntry.DESCRIPTOR.fields_by_name["mac"].number << 3) | 1,))
+_MAC_BYTES = 8
+_SIGNED_BYTES = len(_MAC_TAG) + _MAC_BYTES
+
 # A batch of usual entries in one piece.
 _RECEIVE_BYTES = 65_536
 
 # Their answers must fit the connection's buffers: nobody takes them until all are sent.
 _COMMANDS_TOGETHER = 1_000
+
+# memcached's idle_timeout is in whole seconds.
+_IDLE_SECONDS = 0.5
 
 # Above the largest value that a projector stores.
 _MAX_VALUE_BYTES = 1 << 20
@@ -73,6 +88,69 @@ def decode_entry(raw: bytes) -> bytes | None:
     except DecodeError:
         return None
     return entry.value if entry.HasField("value") else None
+
+
+class SignedCacheSettings(Block):
+    """What projector and query servers say alike of the cache."""
+
+    secret: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Signs the cache's entries, at the projector and at the query servers alike: what others write"
+        " there is not read. Without one, what was changed by accident is still found",
+    )
+    secret_file: Path | None = Field(None, description="A file that holds the secret")
+
+    def signer(self) -> "Signer":
+        """Raises SettingsError when the secret's file cannot be read."""
+        if self.secret_file is None:
+            return Signer(self.secret.get_secret_value() if self.secret is not None else "")
+        try:
+            return Signer(self.secret_file.read_text(encoding="utf-8").strip())
+        except OSError as error:
+            raise SettingsError(f"cache secret_file: {error}") from error
+
+
+class Signer:
+    """Signs entries, and knows those that were signed for their keys with the same secret. For any thread.
+
+    It cannot know an entry that was there before, under the same epoch, from the one that is to be there now.
+    """
+
+    def __init__(self, secret: str = "") -> None:
+        self._mac = _keyed(secret) if secret else _checksum
+
+    def sign(self, key: str, entry: bytes) -> bytes:
+        return entry + _MAC_TAG + self._mac(key.encode("ascii") + entry)
+
+    def unsigned(self, signed: Mapping[str, bytes], rows: Mapping[str, str]) -> dict[str, bytes]:
+        """The entries of those that were signed for these keys, by the keys' rows. Raises KeyError for a key of no row.
+
+        Each takes 0.5 µs, with a secret 1 µs.
+        """
+        mac = self._mac
+        found = {}
+        for key, it in signed.items():
+            row, entry = rows[key], it[:-_SIGNED_BYTES]
+            if it.endswith(mac(key.encode("ascii") + entry)):
+                found[row] = entry
+        return found
+
+
+def _checksum(signed: bytes) -> bytes:
+    return crc32(signed).to_bytes(_MAC_BYTES, "little")
+
+
+def _keyed(secret: str) -> Callable[[bytes], bytes]:
+    # To copy one that has taken the key takes 0.2 µs less than to give it the key.
+    begun = blake2b(digest_size=_MAC_BYTES, key=blake2b(secret.encode()).digest())
+
+    def mac(signed: bytes) -> bytes:
+        copy = begun.copy()
+        copy.update(signed)
+        return copy.digest()
+
+    return mac
 
 
 class Ring:
@@ -113,6 +191,8 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
     # Of `ask`: how many are not answered, and what was received behind the answer that was read last.
     _unanswered = 0
     _following = b""
+    # When it has been asked nothing for long enough to look, on the clock of time.monotonic().
+    _idle_from = 0.0
     _events: select.poll
 
     def close(self) -> None:
@@ -122,9 +202,9 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
     def was_closed(self) -> bool:
         """Whether the node has ended the connection while it was asked nothing, as it does after its `idle_timeout`.
 
-        All that was sent before was answered. To look costs 0.3 µs.
+        All that was sent before was answered. Looks after a pause alone: a look costs 0.4 µs.
         """
-        if self.sock is None or self._unanswered:
+        if self._unanswered or time.monotonic() < self._idle_from or self.sock is None:
             return False
         return bool(self._events.poll(0))
 
@@ -146,7 +226,7 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
             raise
 
     def ask_with_cas(self, keys: Iterable[str]) -> dict[str, tuple[bytes, bytes]]:
-        """As `ask` and `answer`, each entry with the number by which `replace_unchanged` knows that it is still there."""
+        """As `ask` and `answer`, each with the number by which `replace_unchanged` knows that it is still there."""
         self._send(b"gets %b\r\n" % " ".join(keys).encode("ascii"))
         self._unanswered += 1
         numbers: dict[str, bytes] = {}
@@ -218,6 +298,7 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
 
     def _lines(self, count: int, known: Sequence[bytes]) -> list[bytes]:
         began = time.monotonic()
+        self._idle_from = began + _IDLE_SECONDS
         answer = self._receive()
         while (missing := count - answer.count(b"\r\n")) > 0:
             answer += self._receive_more(began)
@@ -236,6 +317,7 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
         """
         found: dict[str, bytes] = {}
         began = time.monotonic()
+        self._idle_from = began + _IDLE_SECONDS
         answer = self._following or self._receive()
         position = 0
         while True:
@@ -250,17 +332,18 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
                 if self._following and not self._unanswered:
                     raise MemcacheUnknownError(f"{len(self._following)} bytes after the last answer")
                 return found
-            word, key, _, size, *cas = line.split(b" ")
+            if numbers is None:
+                word, key, _, size = line.split(b" ")
+            else:
+                word, key, _, size, cas = line.split(b" ")
+                numbers[key.decode("ascii")] = cas
             length = int(size)
             if word != b"VALUE" or not 0 <= length <= _MAX_VALUE_BYTES:
                 raise MemcacheUnknownError(repr(line[:200]))
             position = end + 2 + length
             while len(answer) < position + 2:
                 answer += self._receive_more(began)
-            name = key.decode("ascii")
-            found[name] = answer[end + 2 : position]
-            if numbers is not None:
-                [numbers[name]] = cas
+            found[key.decode("ascii")] = answer[end + 2 : position]
             position += 2
 
     def _receive_more(self, began: float) -> bytes:
