@@ -30,7 +30,7 @@ from tandem.feed.source import FeedSource
 from tandem.feed.token import MalformedToken, Token, decode_token, encode_token
 from tandem.runtime.call import StreamCall, stopping_error
 from tandem.runtime.checker import Checker, is_uuid
-from tandem.runtime.database import create_database_engine, first_line
+from tandem.runtime.database import create_database_engine, first_line, read_pooled
 from tandem.runtime.errors import OutOfRange, Unavailable
 from tandem.runtime.server import Service
 from tandem.runtime.settings import Block, DatabaseSettings
@@ -115,8 +115,7 @@ class FeedService:
 
     def _has_feed(self) -> bool:
         try:
-            with self._heads.connect() as connection:
-                read_head(connection)
+            read_pooled(self._heads, read_head)
         except SQLAlchemyError as error:
             log.debug("the feed is not there", error=first_line(error))
             return False
@@ -433,8 +432,7 @@ def _engine(database: DatabaseSettings, name: str, size: int) -> Engine:
 def _ask(engine: Engine, query: Callable[[Connection], T]) -> T:
     """Raises Unavailable when the database is away."""
     try:
-        with engine.connect() as connection:
-            return query(connection)
+        return read_pooled(engine, query)
     except SQLAlchemyError as error:
         log.warning("the feed cannot be read", error=first_line(error))
         raise store_away("the write database is away") from error

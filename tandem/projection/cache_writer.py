@@ -1,6 +1,5 @@
 """The fenced cache, from the writer's side. See tandem.read_store.cache for what an epoch is."""
 
-import contextlib
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,9 @@ from tandem.runtime.telemetry import log
 
 FENCED = Gauge("tandem_cache_fenced_nodes", "Nodes of the cache that readers must not read")
 
-# memcached takes values of 1 MiB with their key and header unless it is told otherwise. One that is too large would
-# fail the write and fence the node again and again; without an entry, readers go to the database for it.
-_MAX_ENTRY_BYTES = 1_000_000
+# memcached takes values of 1 MiB with their key and header unless it is told otherwise. Without an entry, readers go to
+# the database for it.
+_MAX_VALUE_BYTES = 1_000_000
 
 _Failure = (OSError, MemcacheError)
 
@@ -24,13 +23,19 @@ _Failure = (OSError, MemcacheError)
 class CacheWriter:
     """Writes entries, and fences a node as soon as a write to it may have been missed. For one thread.
 
+    A value that a node does not take is deleted there, and misses nothing: readers go to the database for it.
+
     Epochs are per view and node: `epochs[view][node]`, None while the node is fenced.
     """
 
     def __init__(self, nodes: tuple[str, ...], settings: CacheSettings) -> None:
+        """Raises SettingsError when the secret cannot be read."""
         self._settings = settings
+        self._signer = settings.signer()
         self._ring = Ring(list(nodes))
         self._clients: dict[str, NodeClient] = {}
+        # By node, of its connection: the key of what was stored there first.
+        self._marks: dict[str, str] = {}
         self._down: set[str] = set()
         self._answering: set[str] = set()
         self._stop = threading.Event()
@@ -65,6 +70,7 @@ class CacheWriter:
         """
         entries: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
         gone: defaultdict[str, list[str]] = defaultdict(list)
+        sign = self._signer.sign
         for view, values in changed.items():
             prefixes = {node: key_prefix(view, epoch) for node, epoch in self.epochs[view].items() if epoch is not None}
             for key, value in values.items() if prefixes else ():
@@ -72,11 +78,11 @@ class CacheWriter:
                 node = self._ring.node_of(digits)
                 if node not in prefixes:
                     continue
-                entry = None if value is None else encode_entry(value)
-                if entry is None or len(entry) > _MAX_ENTRY_BYTES:
-                    gone[node].append(prefixes[node] + digits)
+                name = prefixes[node] + digits
+                if value is None or len(value) > _MAX_VALUE_BYTES:
+                    gone[node].append(name)
                 else:
-                    entries[node][prefixes[node] + digits] = entry
+                    entries[node][name] = sign(name, encode_entry(value))
         for node in entries.keys() | gone.keys():
             try:
                 self._write_to(node, entries[node], gone[node])
@@ -109,12 +115,33 @@ class CacheWriter:
         self._clients.clear()
 
     def _write_to(self, node: str, entries: Mapping[str, bytes], gone: Sequence[str]) -> None:
-        client = self._clients.get(node)
-        if client is None:
-            client = self._clients[node] = node_client(node, timeout=self._settings.timeout)
+        client = self._connection(node)
         client.store(entries, self._settings.entry_seconds)
-        for key in gone:
-            client.delete(key, noreply=False)
+        client.remove(gone)
+
+    def _connection(self, node: str) -> NodeClient:
+        """Where the node's entries go, one after the other. Raises OSError and MemcacheError.
+
+        A node may end a connection that is idle. All that was sent on it was answered, so another one may follow, if it
+        leads to the same entries: not to a node that took the address over, and whose entries may be back one day. The
+        mark that the connection before left there says so.
+        """
+        client, mark = self._clients.get(node), self._marks.get(node)
+        if client is not None:
+            if not client.was_closed():
+                return client
+            client.close()
+        client = self._clients[node] = node_client(node, timeout=self._settings.timeout)
+        if mark is not None and client.remove([mark]) == [False]:
+            raise MemcacheError("it closed the connection, and what was there is not")
+        self._marks[node] = self._leave_mark(client, "tandem:")
+        return client
+
+    def _leave_mark(self, client: NodeClient, prefix: str) -> str:
+        """An entry that is not found in any other state of the node, and that one alone can remove. Returns its key."""
+        key = prefix + new_epoch()
+        client.store({key: b""}, self._settings.entry_seconds)
+        return key
 
     def _fence(self, node: str, error: Exception) -> None:
         log.warning("cache node is fenced off", node=node, error=repr(error))
@@ -124,10 +151,10 @@ class CacheWriter:
             epochs[node] = None
         FENCED.set(len(self._down))
         # What was sent may still arrive: under an epoch that nobody reads.
+        self._marks.pop(node, None)
         client = self._clients.pop(node, None)
         if client is not None:
-            with contextlib.suppress(OSError):
-                client.close()
+            client.close()
 
     def _probe_fenced(self) -> None:
         """On a thread of its own: a node that hangs would otherwise hold the views up for its time-out each time."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -14,7 +15,7 @@ from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
 from tandem.projection.following import Phase, Progress
 from tandem.read_store.tables import SCHEMA, projection
-from tandem.runtime.database import create_database_engine, has_revision, may_pass
+from tandem.runtime.database import create_database_engine, has_revision, may_pass, read_pooled
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.server import Service
 from tandem.runtime.settings import DatabaseSettings
@@ -92,22 +93,25 @@ class ProjectionService:
 
     def _positions(self) -> dict[str, int]:
         try:
-            with self._read.connect() as connection:
-                return {row.view: row.position for row in connection.execute(projection.select())}
+            rows = read_pooled(self._read, lambda it: it.execute(projection.select()).all())
         except SQLAlchemyError as error:
             if isinstance(error, PoolTimeout) or may_pass(error):
                 raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
             raise
+        return {row.view: row.position for row in rows}
 
     def _feed_now(self, positions: set[int]) -> tuple[int, dict[int, datetime | None], str]:
         """The feed's last position; when the event after each of the views' positions was stored; and "".
 
         Where the write database is away: the last position that was seen, nothing, and why.
         """
+
+        def read(connection: Connection) -> tuple[int, dict[int, datetime | None]]:
+            head = read_head(connection).position
+            return head, {it: recorded_at(connection, it + 1) for it in positions if it < head}
+
         try:
-            with self._feed.connect() as connection:
-                head = read_head(connection).position
-                return head, {it: recorded_at(connection, it + 1) for it in positions if it < head}, ""
+            return *read_pooled(self._feed, read), ""
         except SQLAlchemyError as error:
             # An operator wants to know how far the views are then, too.
             return self._progress.head, {}, problem_of(error)

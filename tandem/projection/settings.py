@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from tandem.read_store.cache import SignedCacheSettings
 from tandem.runtime.settings import Block
 
 
@@ -20,7 +21,7 @@ class FollowSettings(Block):
     retry_seconds: float = Field(5.0, gt=0, le=600, description="How often a view that cannot go on is tried again")
 
 
-class CacheSettings(Block):
+class CacheSettings(SignedCacheSettings):
     """The cache's nodes, as the projector reaches them."""
 
     timeout: float = Field(0.25, gt=0, le=10, description="Seconds to wait for a node before it is fenced off")

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from tandem.read_store.cache import SignedCacheSettings
 from tandem.runtime.settings import Block
 
 
@@ -17,7 +18,7 @@ class ReaderSettings(Block):
     )
 
 
-class CacheSettings(Block):
+class CacheSettings(SignedCacheSettings):
     """memcached. Its nodes are the projector's setting; query servers learn them from the announcements."""
 
     enabled: bool = Field(True, description="Read from memcached where the projector announces nodes")

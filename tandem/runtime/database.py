@@ -216,6 +216,21 @@ def transaction(settings: DatabaseSettings, name: str) -> Iterator[Connection]:
         engine.dispose()
 
 
+def read_pooled(engine: Engine, query: Callable[[Connection], T]) -> T:
+    """What a query reads, on a connection of the pool; on a new one where that turns out to have ended: a server, or
+    somebody between, ends sessions that are idle, and nobody sees it before their next use. Raises SQLAlchemyError.
+    """
+    try:
+        with engine.connect() as connection:
+            return query(connection)
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    # SQLAlchemy has given up all connections from before as well.
+    with engine.connect() as connection:
+        return query(connection)
+
+
 @contextmanager
 def driver_of(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
     """The driver's own connection, in the transaction of `connection`; its errors are SQLAlchemy's all the same.
@@ -356,8 +371,7 @@ def has_revision(engine: Engine, schema: str, revision: str) -> bool:
     Later ones are for the version after, and made so that this one goes on. Revisions are numbers, 0001 and so on.
     """
     try:
-        with engine.connect() as connection:
-            return (current_revision(connection, schema) or "") >= revision
+        return (read_pooled(engine, lambda it: current_revision(it, schema)) or "") >= revision
     except SQLAlchemyError as error:
         log.debug("the database is not ready", schema=schema, error=str(error)[:500])
         return False

@@ -9,13 +9,13 @@ from shop.views import CACHED_VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.settings import CacheSettings
-from tandem.read_store.cache import Ring
+from tandem.read_store.cache import Ring, node_client
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.stack import kill, pause, resume, until
+from tests.support.stack import kill, pause, resume, until, wait_until
 
-Nodes = Callable[[int], list[Memcached]]
+Nodes = Callable[..., list[Memcached]]
 PRODUCT = identity("product", 1)
 
 
@@ -124,6 +124,82 @@ async def test_a_value_that_memcached_does_not_take_leaves_no_old_entry_and_fenc
     assert cached("product_card", identity("product", 2), epochs) == stores.value(
         "product_card", identity("product", 2)
     )
+
+
+@pytest.mark.parametrize("limit", ["the size of a value", "the memory"])
+async def test_a_value_that_a_node_refuses_leaves_no_old_entry_and_fences_nothing(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes, limit: str
+) -> None:
+    size, memory = ("-I", "16k", "-o", "slab_chunk_max=16384"), ("-M", "-m", "8")
+    [node] = memcached_nodes(1, *(size if limit == "the size of a value" else memory))
+    await project([node.address], cache={"timeout": 10})
+    await announcements.reached(stores.append([events.product_added(1), events.product_added(2)]))
+    epochs = announcements.epochs()
+    assert cached("product_card", PRODUCT, epochs) is not None
+    if limit == "the memory":
+        fill(node)
+    large = events.product_added(1, description="x" * 20_000)
+    await announcements.reached(stores.append([large, events.customer_registered()]))
+    assert announcements.epochs() == epochs
+    assert cached("product_card", PRODUCT, epochs) is None
+    assert cached("product_card", identity("product", 2), epochs) is not None
+
+
+def fill(node: Memcached) -> None:
+    """Until it takes no more of any size."""
+    client = node_client(node.address, timeout=10)
+    for size in (100_000, 20_000, 5_000):
+        for number in range(10_000):
+            if client.add_missing({f"fill:{size}:{number}": b"x" * size}, 60) == set():
+                break
+        else:
+            raise AssertionError("it has no limit")
+    client.close()
+
+
+async def test_a_connection_that_a_node_closed_while_it_was_idle_is_made_anew_within_the_epoch(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+) -> None:
+    [node] = memcached_nodes(1, "-o", "idle_timeout=1")
+    await project([node.address])
+    await announcements.reached(stores.append([events.product_added(1), events.product_added(2)]))
+    epochs = announcements.epochs()
+    for version in (2, 3):
+        await idle_connections_are_closed(node)
+        await announcements.reached(stores.append([events.price_changed(1, version=version)]))
+        assert announcements.epochs() == epochs
+        assert all_entries_are_the_rows(stores, announcements)
+
+
+async def idle_connections_are_closed(node: Memcached) -> None:
+    before = idle_kicks(node)
+
+    async def closed() -> bool:
+        return idle_kicks(node) > before
+
+    await until(closed, "the node closes idle connections")
+
+
+def idle_kicks(node: Memcached) -> int:
+    client = node_client(node.address, timeout=10)
+    kicks: int = client.stats()[b"idle_kicks"]
+    client.close()
+    return kicks
+
+
+def test_a_node_that_is_not_as_the_connection_before_left_it_is_fenced(memcached_nodes: Nodes) -> None:
+    [node] = memcached_nodes(1)
+    writer = CacheWriter((node.address,), CacheSettings())
+    writer.begin("product_card", None)
+    change = {"product_card": {uuid.UUID(PRODUCT).bytes: b"value"}}
+    writer.write(change)
+    kill(node)
+    # Another one at the same address: the first may come back, with an entry that is old by then.
+    node.start()
+    wait_until(writer._clients[node.address].was_closed, "the connection has ended")
+    writer.write(change)
+    assert writer.epochs["product_card"] == {node.address: None}
+    writer.stop()
 
 
 def test_an_entry_of_a_row_that_is_gone_is_deleted(memcached_nodes: Nodes) -> None:

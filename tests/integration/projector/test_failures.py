@@ -183,3 +183,14 @@ async def test_a_read_database_that_goes_away_is_written_again_when_it_is_back(
     await stores.caught_up()
     await projector.until_state(RUNNING)
     assert await projector.is_ready()
+
+
+async def test_a_session_that_ended_while_it_was_idle_does_not_show(stores: Stores, project: Project) -> None:
+    projector = await project()
+    assert await projector.is_ready()
+    await projector.until_state(RUNNING)
+    for side in ("read", "write"):
+        stores.end_sessions(side, "tandem-projector-status")
+    assert {it.error for it in (await projector.list()).values()} == {""}
+    stores.end_sessions("read", "tandem-projector-status")
+    assert await projector.is_ready()

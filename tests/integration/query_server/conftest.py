@@ -28,7 +28,7 @@ from shop.views import VIEWS, order_summary
 from tandem.feed.token import Token, decode_token, encode_token
 from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.cache import CacheEpochs, decode_entry, encode_entry, key_prefix, node_client
+from tandem.read_store.cache import CacheEpochs, Signer, decode_entry, encode_entry, key_prefix, node_client
 from tandem.read_store.tables import CHANNEL, SCHEMA, change, projection
 from tandem.runtime.call import LocalCall, Method
 from tandem.runtime.database import create_database_engine, migrate
@@ -141,7 +141,8 @@ class ReadSide:
             if message is None:
                 client.delete(name, noreply=False)
             else:
-                client.set(name, encode_entry(message.SerializeToString(deterministic=True)), noreply=False)
+                entry = encode_entry(message.SerializeToString(deterministic=True))
+                client.set(name, Signer().sign(name, entry), noreply=False)
         finally:
             client.close()
 
