@@ -118,7 +118,7 @@ def _unary(method: Method, worker: Worker, admission: Admission) -> Any:
         except asyncio.CancelledError:
             call.caller_left()
             raise
-        return outcome if isinstance(outcome, bytes) else await _abort(context, outcome)
+        return outcome if isinstance(outcome, bytes) else await abort(context, outcome)
 
     return answer
 
@@ -131,12 +131,13 @@ def _stream(method: StreamMethod) -> Any:
     async def answer(payload: bytes, context: aio.ServicerContext[Any, Any]) -> None:
         failure = await method.run(_StreamCall(context), payload, context.write)
         if failure is not None:
-            await _abort(context, failure)
+            await abort(context, failure)
 
     return answer
 
 
-async def _abort(context: aio.ServicerContext[Any, Any], status: Status) -> NoReturn:
+async def abort(context: aio.ServicerContext[Any, Any], status: Status) -> NoReturn:
+    """Ends a call of grpcio's with an error."""
     await context.abort(CODES[status.code], status.message, trailers_of(status))
     raise AssertionError("abort() returned")
 

@@ -101,6 +101,9 @@ class ServerSettings(Block):
     max_concurrent_calls: int = Field(
         2048, ge=1, description="Calls under way at once; past it RESOURCE_EXHAUSTED. Health checks are not counted"
     )
+    max_health_streams: int = Field(
+        1000, ge=1, description="Health watches and reflection streams open at once; past it RESOURCE_EXHAUSTED"
+    )
     max_message_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="The largest message to receive or send")
     drain_seconds: float = Field(10.0, ge=0, le=300, description="How long calls under way may finish at a stop")
     drain_delay_seconds: float = Field(
