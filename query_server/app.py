@@ -38,7 +38,7 @@ def build(settings: Settings) -> Application:
     sales_store = Store(settings.database, connections=reports.threads)
     search_store = Store(settings.database, connections=search.threads, session=SESSION)
 
-    head = Head(settings.feed_database, max_waiting=reading.max_waiting)
+    head = Head(settings.feed_database)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
     freshness = Freshness(settings.freshness, listener, store.positions, VIEWS, head, with_cache=settings.cache.enabled)
 

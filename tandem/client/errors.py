@@ -150,7 +150,8 @@ class RuleBroken(CallFailed):
 
 
 class TokenOutdated(CallFailed):
-    """FAILED_PRECONDITION: the write store was restored since the token was made, and what it stood for may be gone.
+    """FAILED_PRECONDITION: the write store was restored since the token was made, and what it stood for may be gone; or
+    the token was never given out.
 
     A session forgets the tokens that it sent when it sees this, so the next query is answered.
     """
@@ -237,6 +238,7 @@ BY_REASON: Mapping[str, type[CallFailed]] = {
     "ROWS_BUSY": RowsBusy,
     "PROJECTION_LAG": ViewBehind,
     "TOKEN_EPOCH_MISMATCH": TokenOutdated,
+    "TOKEN_AHEAD": TokenOutdated,
     "FULLY_CONSISTENT_NOT_CONFIGURED": NotConfigured,
     "CURSOR_EXPIRED": CursorExpired,
     "CURSOR_AHEAD": CursorAhead,

@@ -272,7 +272,7 @@ class Watches:
         asked = Asked(self._freshness, self._view, need)
         while True:
             if asked.need.fully_consistent:
-                await _Wait(call, asked).at(self._freshness.head)
+                await _Wait(call, asked).at(self._freshness)
             announced = self._freshness.announced_token(self._view)
             verdict = self._freshness.judge(self._view, call, asked.need, announced)
             if verdict in (Fresh.NOW, Fresh.DATABASE):

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -16,14 +16,15 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from prometheus_client import start_http_server
 
 from tandem.runtime.call import AddServicers, Admission, Method, StreamHandler, StreamMethod, StreamMethods, Streams
-from tandem.runtime.grpcio import GrpcioTransport
+from tandem.runtime.errors import Overloaded, to_status
+from tandem.runtime.grpcio import GrpcioTransport, abort
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings, SettingsError
-from tandem.runtime.telemetry import log
+from tandem.runtime.telemetry import STREAMS_OPEN, log
 from tandem.runtime.worker import Worker, Workers
 
 # How often readiness is asked again. Orchestrators probe every few seconds; a store's return should not wait for more.
@@ -111,7 +112,8 @@ class RunningApplication:
         self._application = application
         self._admission = Admission(application.server.max_concurrent_calls)
         self._streams = Streams()
-        self._health = _Health()
+        self._health_streams = _HealthStreams(application.server.max_health_streams)
+        self._health = _Health(self._health_streams)
         self._readiness: asyncio.Task[None] | None = None
         self._checks: dict[Readiness, asyncio.Future[bool]] = {}
         """Those under way: while one does not end, no other is begun, which would wait for the same."""
@@ -163,7 +165,9 @@ class RunningApplication:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._application.server.reflection:
             names = [service.descriptor.full_name for service in self._application.services]
-            reflection.enable_server_reflection((*names, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+            names += ["grpc.health.v1.Health", reflection.SERVICE_NAME]
+            servicer = _Reflection(names, self._health_streams)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
 
     async def stop(self) -> None:
         """Says NOT_SERVING, refuses new calls, ends streams, lets calls under way finish, stops the components.
@@ -241,14 +245,52 @@ class RunningApplication:
             return False
 
 
-class _Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """The library's, whose watches a stopping server can end: it would otherwise wait for them as for calls."""
+class _HealthStreams:
+    """Counts and bounds the streams of health and reflection, which no handler of ours answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open = 0
+
+    @contextlib.asynccontextmanager
+    async def one_more(self, method: str, context: Any) -> AsyncIterator[None]:
+        if self._open >= self._limit:
+            await abort(context, to_status(Overloaded(f"{self._limit} such streams are open already")))
+        self._open += 1
+        STREAMS_OPEN.labels(method).inc()
+        try:
+            yield
+        finally:
+            self._open -= 1
+            STREAMS_OPEN.labels(method).dec()
+
+
+class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
+    """The library's, with a limit."""
+
+    def __init__(self, names: Sequence[str], streams: _HealthStreams) -> None:
+        super().__init__(names)
+        self._streams = streams
+
+    async def ServerReflectionInfo(self, requests: Any, context: Any) -> AsyncGenerator[Any, None]:  # noqa: N802 - its name
+        async with self._streams.one_more("ServerReflectionInfo", context):
+            async for response in super().ServerReflectionInfo(requests, context):
+                yield response
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """The library's, with a limit, and watches that a stopping server can end: it would wait for them as for calls."""
+
+    def __init__(self, streams: _HealthStreams) -> None:
         super().__init__()
+        self._streams = streams
         self._watches: set[asyncio.Task[None]] = set()
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - its name in the protocol
+        async with self._streams.one_more("Watch", context):
+            await self._watch(request, context)
+
+    async def _watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
         watch = asyncio.create_task(super().Watch(request, context))
         self._watches.add(watch)
         try:

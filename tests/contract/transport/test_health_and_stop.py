@@ -8,7 +8,11 @@ from typing import cast
 import grpc
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from tandem.runtime.server import RunningApplication, Service
@@ -22,6 +26,7 @@ from tests.contract.transport.conftest import (
     Transport,
     answer,
     application,
+    detail,
     in_thread,
     raw,
     worker,
@@ -70,6 +75,40 @@ async def test_health_follows_readiness_and_a_watcher_sees_it(serve: Serve, serv
     assert await served.health_of(service) == NOT_SERVING
     served.ready.set()
     assert await anext(states) == SERVING
+
+
+def streams_open(method: str) -> float:
+    return REGISTRY.get_sample_value("tandem_streams_open", {"method": method}) or 0.0
+
+
+async def test_watches_of_health_and_reflection_are_counted_and_past_the_limit_refused(serve: Serve) -> None:
+    served = await serve(max_health_streams=3)
+    request = health_pb2.HealthCheckRequest()
+    watches = [served.health.Watch(request, timeout=PATIENCE) for _ in range(2)]
+    for watch in watches:
+        assert (await watch.read()).status == SERVING
+    reflection = ServerReflectionStub(served.channel).ServerReflectionInfo(timeout=PATIENCE)
+    await reflection.write(ServerReflectionRequest(list_services=""))
+    assert len((await reflection.read()).list_services_response.service) == 3
+    assert (streams_open("Watch"), streams_open("ServerReflectionInfo")) == (2, 1)
+
+    for refused in (
+        served.health.Watch(request, timeout=PATIENCE),
+        ServerReflectionStub(served.channel).ServerReflectionInfo(timeout=PATIENCE),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await refused.read()
+        assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert detail(raised.value, error_details_pb2.ErrorInfo).reason == "OVERLOADED"
+    assert await served.health_of() == SERVING
+
+    watches[0].cancel()
+
+    async def there_is_room() -> bool:
+        return streams_open("Watch") == 1
+
+    await until(there_is_room, "the watch that was cancelled is not counted any more")
+    assert await anext(watched(served)) == SERVING
 
 
 async def test_a_readiness_check_that_fails_means_not_serving_and_is_asked_again(transport: Transport) -> None:

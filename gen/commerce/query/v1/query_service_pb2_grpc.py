@@ -33,7 +33,8 @@ class QueryServiceStub:
     what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
-    when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
+    when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed, FULLY_CONSISTENT_NOT_CONFIGURED when
+    the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
     token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
@@ -109,7 +110,8 @@ class QueryServiceServicer:
     what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
-    when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
+    when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed, FULLY_CONSISTENT_NOT_CONFIGURED when
+    the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
     token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
@@ -296,7 +298,8 @@ class QueryService:
     what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
-    when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
+    when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed, FULLY_CONSISTENT_NOT_CONFIGURED when
+    the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
     token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """

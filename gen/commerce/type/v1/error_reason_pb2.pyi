@@ -81,6 +81,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The token is from before a restore of the write database: positions of the two histories cannot be compared.
     What to do: drop the token and read without it.
     """
+    ERROR_REASON_TOKEN_AHEAD: _ErrorReason.ValueType  # 38
+    """The token is beyond the feed: it is no receipt's and no answer's, or what it stood for is gone with a restore.
+    What to do: drop the token and read without it.
+    """
     ERROR_REASON_FULLY_CONSISTENT_NOT_CONFIGURED: _ErrorReason.ValueType  # 37
     """The query is `fully_consistent`, and this server is not set up to ask the write store how far it is.
     What to do: give a token instead (`at_least_as_fresh`), or have the operator set it up.
@@ -253,6 +257,10 @@ What to do: ask again, with a longer `max_wait`, or without the token if an olde
 """
 ERROR_REASON_TOKEN_EPOCH_MISMATCH: ErrorReason.ValueType  # 13
 """The token is from before a restore of the write database: positions of the two histories cannot be compared.
+What to do: drop the token and read without it.
+"""
+ERROR_REASON_TOKEN_AHEAD: ErrorReason.ValueType  # 38
+"""The token is beyond the feed: it is no receipt's and no answer's, or what it stood for is gone with a restore.
 What to do: drop the token and read without it.
 """
 ERROR_REASON_FULLY_CONSISTENT_NOT_CONFIGURED: ErrorReason.ValueType  # 37
