@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from command_server import customers, orders, products, subscriptions
 from command_server.checks import ShopChecker
@@ -68,5 +68,5 @@ def _is_ready(side: Engine, needed: str) -> bool:
     try:
         with side.connect() as connection:
             return headroom(connection) > 0
-    except DBAPIError:
+    except SQLAlchemyError:
         return False

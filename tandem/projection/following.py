@@ -48,6 +48,7 @@ from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import CHANNEL, change
 from tandem.runtime.database import create_database_engine, driver_under, first_line, may_pass
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 
 HEAD = Gauge("tandem_feed_head", "The last position of the feed that this projector has seen")
@@ -151,20 +152,21 @@ class Following:
         self.follow = follow
         self.change_log = change_log
         self.stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = SupervisedThread("projector", self._run)
 
     async def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="projector", daemon=True)
+        self.cache.start()
         self._thread.start()
 
     async def stop(self) -> None:
         """Finishes the batch under way and hands the cache over to the next projector."""
         self.stopping.set()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join)
+        self.cache.stop()
+        self.feed.close()
+        self._read.dispose()
 
     def _run(self) -> None:
-        self.cache.start()
         problem = ""
         while not self.stopping.is_set():
             try:
@@ -185,17 +187,11 @@ class Following:
                     problem = first_line(error)
                     log.warning("the read database is away", error=problem)
                 self.stopping.wait(_RECONNECT_SECONDS)
-            except Exception:
-                log.exception("the projector failed, starting over")
-                self.stopping.wait(_RECONNECT_SECONDS)
             finally:
                 # The connection took the locks with it.
                 for view, state in self.progress.states.items():
                     self.progress.states[view] = ViewState(position=state.position)
                 self.cache.epochs.clear()
-        self.cache.stop()
-        self.feed.close()
-        self._read.dispose()
 
 
 class FeedChanged(Exception):
