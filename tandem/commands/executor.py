@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
-import psycopg.errors
 from prometheus_client import Counter, Histogram
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from tandem.commands.batch import decide_batch
@@ -22,9 +20,10 @@ from tandem.commands.domain import Command, Domain
 from tandem.commands.receipts import Receipt, append, append_refusals, find_receipts, stored_events
 from tandem.commands.settings import ExecutorSettings
 from tandem.runtime.call import Call
-from tandem.runtime.database import create_database_engine, may_pass, pipelined
+from tandem.runtime.database import create_database_engine, pipelined
 from tandem.runtime.errors import TandemError, Unavailable
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.sqlstate import BatchAction, failure_of
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker
 
@@ -213,13 +212,9 @@ class _Storing:
 
 
 class _Failures:
-    """What a failure of the database means for a batch, through all its attempts. Nothing else decides it.
+    """What a failure of the database means for a batch, through all its attempts: what tandem.runtime.sqlstate says.
 
-        the connection broke while COMMIT was on its way  run again: the receipts tell whether it was stored
-        a unique violation                                run again, a few times: what another stored is seen then
-        the connection, a deadlock, a failover            run again
-        anything else                                     some command's fault: the batch is split
-
+    When the connection broke while COMMIT was on its way, the next attempt finds in the receipts whether it was stored.
     What is run again for too long is given up. Its commands may be stored nevertheless, where the outcome of a COMMIT
     is unknown.
     """
@@ -233,13 +228,13 @@ class _Failures:
     def may_pass(self, error: BaseException) -> bool:
         """Whether the batch is to be run again."""
         committing, self.committing = self.committing, False
-        if isinstance(error, DBAPIError):
-            if committing and error.connection_invalidated:
-                self._outcome_unknown = True
-            if isinstance(error.orig, psycopg.errors.UniqueViolation):
-                self._collisions += 1
-                return self._collisions <= _MAX_COLLISIONS
-        return may_pass(error)
+        failure = failure_of(error)
+        if committing and failure.unknown:
+            self._outcome_unknown = True
+        if failure.batch is BatchAction.COLLIDED:
+            self._collisions += 1
+            return self._collisions <= _MAX_COLLISIONS
+        return failure.batch is BatchAction.AGAIN
 
     def given_up(self) -> Unavailable:
         """What the callers get when there is no time left."""

@@ -46,8 +46,9 @@ from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import Deposed, Move, move_views, select_rows
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import CHANNEL, change
-from tandem.runtime.database import create_database_engine, driver_under, first_line, may_pass
+from tandem.runtime.database import create_database_engine, driver_under, first_line
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.sqlstate import ViewAction, failure_of
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 
@@ -322,7 +323,7 @@ class Session:
         except (Deposed, FeedChanged):
             raise
         except Exception as error:
-            if may_pass(error):
+            if failure_of(error).view is ViewAction.END_SESSION:
                 raise
             if len(views) > 1:
                 # Some view's rows cannot be stored, or not be made. Trying each view alone shows which.
@@ -392,7 +393,7 @@ class Session:
         try:
             purged = self._connection.execute(_PURGE, {"keep": keep, "most": most}).rowcount
         except DBAPIError as error:
-            if error.connection_invalidated:
+            if failure_of(error).drop:
                 raise
             # Too slow, or refused. Old rows take room, and that is no reason to stop the views.
             log.warning("the change log is not purged", error=first_line(error))
