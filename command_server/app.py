@@ -62,8 +62,8 @@ def build(settings: Settings) -> Application:
 
 
 def _is_ready(side: Engine, needed: str) -> bool:
-    """Whether the schema is there, and a place for the next event."""
-    if not has_revision(side, SCHEMA, needed):
+    """Whether the schema is there, can be written, and has a place for the next event."""
+    if not has_revision(side, SCHEMA, needed, writing=True):
         return False
     try:
         with side.connect() as connection:
