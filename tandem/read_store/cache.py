@@ -7,6 +7,7 @@ So an older entry cannot replace a newer one: within an epoch there is one write
 """
 
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
@@ -30,6 +31,9 @@ _RECEIVE_BYTES = 65_536
 
 # Their answers must fit the connection's buffers: nobody takes them until all are sent.
 _STORED_TOGETHER = 1_000
+
+# The socket's time-out is for each piece of an answer. One that comes in many has as long as so many of them.
+_PIECES = 10
 
 LEASE_SECONDS = 3
 """How long a placeholder lives: longer than a read of the database takes, short enough that a reader that died costs
@@ -97,6 +101,8 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
     # Of `ask`: how many are not answered, and what was received behind the answer that was read last.
     _unanswered = 0
     _following = b""
+    # After that no more of an answer is waited for.
+    _answer_by = 0.0
 
     def close(self) -> None:
         self._unanswered, self._following = 0, b""
@@ -151,6 +157,7 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
         self.sock.sendall(b"".join(commands))
         wanted = b"STORED\r\n" * len(commands)
         answer = b""
+        self._answer_by = time.monotonic() + _PIECES * self.timeout
         while answer != wanted:
             answer += self._receive()
             if not wanted.startswith(answer):
@@ -159,6 +166,7 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
     def _entries(self) -> dict[str, bytes]:
         """VALUE <key> <flags> <size>, the entry on a line of its own, and so on, and END."""
         found: dict[str, bytes] = {}
+        self._answer_by = time.monotonic() + _PIECES * self.timeout
         answer = self._following or self._receive()
         position = 0
         while True:
@@ -183,6 +191,8 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
             position += 2
 
     def _receive(self) -> bytes:
+        if time.monotonic() > self._answer_by:
+            raise TimeoutError("an answer came in pieces, for too long")
         received: bytes = self.sock.recv(_RECEIVE_BYTES)
         if not received:
             raise MemcacheUnexpectedCloseError

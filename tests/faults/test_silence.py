@@ -91,6 +91,7 @@ async def test_a_silent_database_holds_nothing_up(silence: tuple[Databases, Sile
             service.ask_to_stop()
         for service in services:
             wait_until(lambda it=service: it.exit_code() is not None, f"{service.name} has ended", STOPPED_WITHIN)  # type: ignore[misc]
+            assert service.exit_code() == 0, service.log_tail()
     finally:
         database.end()
         stack.stop()
