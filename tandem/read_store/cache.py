@@ -101,8 +101,8 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
     # Of `ask`: how many are not answered, and what was received behind the answer that was read last.
     _unanswered = 0
     _following = b""
-    # After that no more of an answer is waited for.
-    _answer_by = 0.0
+    # After that no more of an answer is waited for; 0 while it has come in one piece.
+    _more_until = 0.0
 
     def close(self) -> None:
         self._unanswered, self._following = 0, b""
@@ -157,22 +157,22 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
         self.sock.sendall(b"".join(commands))
         wanted = b"STORED\r\n" * len(commands)
         answer = b""
-        self._answer_by = time.monotonic() + _PIECES * self.timeout
+        self._more_until = 0.0
         while answer != wanted:
-            answer += self._receive()
+            answer += self._receive_more()
             if not wanted.startswith(answer):
                 raise MemcacheUnknownError(f"not all entries were stored: {answer[-200:]!r}")
 
     def _entries(self) -> dict[str, bytes]:
         """VALUE <key> <flags> <size>, the entry on a line of its own, and so on, and END."""
         found: dict[str, bytes] = {}
-        self._answer_by = time.monotonic() + _PIECES * self.timeout
+        self._more_until = 0.0
         answer = self._following or self._receive()
         position = 0
         while True:
             end = answer.find(b"\r\n", position)
             if end < 0:
-                answer += self._receive()
+                answer += self._receive_more()
                 continue
             line = answer[position:end]
             if line == b"END":
@@ -186,13 +186,19 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
                 raise MemcacheUnknownError(repr(line[:200]))
             position = end + 2 + int(size)
             while len(answer) < position + 2:
-                answer += self._receive()
+                answer += self._receive_more()
             found[key.decode("ascii")] = answer[end + 2 : position]
             position += 2
 
-    def _receive(self) -> bytes:
-        if time.monotonic() > self._answer_by:
+    def _receive_more(self) -> bytes:
+        now = time.monotonic()
+        if not self._more_until:
+            self._more_until = now + _PIECES * self.timeout
+        elif now > self._more_until:
             raise TimeoutError("an answer came in pieces, for too long")
+        return self._receive()
+
+    def _receive(self) -> bytes:
         received: bytes = self.sock.recv(_RECEIVE_BYTES)
         if not received:
             raise MemcacheUnexpectedCloseError

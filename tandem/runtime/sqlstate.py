@@ -64,7 +64,7 @@ FAULT = Failure("anything else", (), False, False, _SPLIT, _FAIL, _BUG)
 TABLE = (
     # what, states, drop, unknown, batch, view, query
     Failure("the connection",                               ("08",),            True,  True,  _AGAIN,    _END,  _AWAY),
-    Failure("the server stops, or takes no sessions yet",   ("57P",),           True,  True,  _AGAIN,    _END,  _AWAY),
+    Failure("the server stops, or takes no sessions yet",   ("57P", "57000"), True,  True,  _AGAIN,    _END,  _AWAY),
     Failure("it ended a session that was idle too long",    ("25P03", "25P04"), True,  True,  _AGAIN,    _END,  _AWAY),
     Failure("it takes no writes: a standby",                ("25006",),         True,  False, _AGAIN,    _END,  _AWAY),
     Failure("a statement took too long, or was cancelled",  ("57014",),         False, False, _AGAIN,    _END,  _SLOW),
