@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from command_server import customers, orders, products, subscriptions
 from command_server.checks import ShopChecker
@@ -62,11 +62,11 @@ def build(settings: Settings) -> Application:
 
 
 def _is_ready(side: Engine, needed: str) -> bool:
-    """Whether the schema is there, and a place for the next event."""
-    if not has_revision(side, SCHEMA, needed):
+    """Whether the schema is there, can be written, and has a place for the next event."""
+    if not has_revision(side, SCHEMA, needed, writing=True):
         return False
     try:
         with side.connect() as connection:
             return headroom(connection) > 0
-    except DBAPIError:
+    except SQLAlchemyError:
         return False

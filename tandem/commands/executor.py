@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple
 
-import psycopg.errors
 from prometheus_client import Counter, Histogram
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -29,9 +28,10 @@ from tandem.commands.settings import ExecutorSettings
 from tandem.commands.write_model import Keys
 from tandem.feed import table as feed
 from tandem.runtime.call import Call, Stage
-from tandem.runtime.database import create_database_engine, driver_of, may_pass, pipelined
+from tandem.runtime.database import create_database_engine, driver_of, pipelined
 from tandem.runtime.errors import TandemError, Unavailable
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.sqlstate import WAITED_TOO_LONG, BatchAction, failure_of
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker
 
@@ -244,7 +244,7 @@ class _Storing:
         except RetryError as error:
             return failures.given_up(batch, error.last_attempt.exception())
         except Exception as error:
-            if _waited_too_long(error):
+            if failure_of(error).batch in WAITED_TOO_LONG:
                 return self._store_apart(batch, failures, error)
             if len(batch) == 1:
                 return [error]
@@ -268,7 +268,7 @@ class _Storing:
         if any(waits):
             others = iter(self._store([it for it, waiting in zip(batch, waits, strict=True) if not waiting], failures))
             return [None if waiting else next(others) for waiting in waits]
-        if failures.are_over() or (len(batch) == 1 and not _waited_for_locks(error)):
+        if failures.are_over() or (len(batch) == 1 and failure_of(error).batch is BatchAction.LATE):
             return failures.given_up(batch, error)
         if len(batch) > 1 and not everywhere:
             return self._store_halves(batch, failures)
@@ -356,14 +356,9 @@ class _Held(NamedTuple):
 
 
 class _Failures:
-    """What a failure of the database means for a batch, through all its attempts. Nothing else decides it.
+    """What a failure of the database means for a batch, through all its attempts: what tandem.runtime.sqlstate says.
 
-        the connection broke while COMMIT was on its way  run again: the receipts tell whether it was stored
-        a unique violation                                run again, a few times: what another stored is seen then
-        the connection, a deadlock, a failover            run again
-        a wait for locks, or a statement, took too long   what needs the locked rows is set aside, the rest run again
-        anything else                                     some command's fault: the batch is split
-
+    When the connection broke while COMMIT was on its way, the next attempt finds in the receipts whether it was stored.
     What is run again for too long is given up. Its commands may be stored nevertheless, where the outcome of a COMMIT
     is unknown.
     """
@@ -385,19 +380,17 @@ class _Failures:
     def may_pass(self, error: BaseException) -> bool:
         """Whether the batch is to be run again as it is."""
         committing, self.committing = self.committing, ()
-        if _waited_too_long(error):
-            if not self._waited:
-                # However long the first wait was, there is time to find out who is to blame.
-                self._waited = True
-                self._end = time.monotonic() + self._seconds
-            return False
-        if isinstance(error, DBAPIError):
-            if error.connection_invalidated:
-                self._in_doubt |= {it.request_id for it in committing}
-            if isinstance(error.orig, psycopg.errors.UniqueViolation):
-                self._collisions += 1
-                return self._collisions <= _MAX_COLLISIONS
-        return may_pass(error)
+        failure = failure_of(error)
+        if failure.unknown:
+            self._in_doubt |= {it.request_id for it in committing}
+        if failure.batch in WAITED_TOO_LONG and not self._waited:
+            # However long the first wait was, there is time to find out who is to blame.
+            self._waited = True
+            self._end = time.monotonic() + self._seconds
+        if failure.batch is BatchAction.COLLIDED:
+            self._collisions += 1
+            return self._collisions <= _MAX_COLLISIONS
+        return failure.batch is BatchAction.AGAIN
 
     def are_over(self, _state: RetryCallState | None = None) -> bool:
         """Whether there is no time left for another attempt."""
@@ -414,7 +407,7 @@ class _Failures:
 
     def given_up(self, batch: Sequence[Command], error: BaseException | None) -> list[Receipt | Exception | None]:
         """What the callers get when there is no time left. error: what failed last."""
-        if _waited_for_locks(error):
+        if error is not None and failure_of(error).batch is BatchAction.LOCKED:
             answer = _rows_busy()
         else:
             answer = Unavailable("the write database is away, or slow; nothing was done", reason="STORE_UNAVAILABLE")
@@ -429,16 +422,6 @@ class _Failures:
             error=repr(error)[:500],
         )  # fmt: skip
         return [unknown if self.in_doubt(it) else answer for it in batch]
-
-
-def _waited_for_locks(error: BaseException | None) -> bool:
-    return isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.errors.LockNotAvailable)
-
-
-def _waited_too_long(error: BaseException) -> bool:
-    """For locks, or for a statement's end."""
-    late = isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.errors.QueryCanceled)
-    return late or _waited_for_locks(error)
 
 
 def _rows_busy() -> Unavailable:

@@ -7,13 +7,14 @@ from datetime import timedelta
 
 from prometheus_client import Gauge
 from sqlalchemy import Connection, Engine, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
 from tandem.commands.receipts import purge_receipts
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
 from tandem.runtime.database import first_line
+from tandem.runtime.supervised import supervise
 from tandem.runtime.telemetry import log
 
 HEADROOM = Gauge("tandem_feed_headroom_events", "Events that the feed has partitions for, from its head on")
@@ -34,7 +35,7 @@ class Maintenance:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(supervise("maintenance", self._run))
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -52,7 +53,7 @@ class Maintenance:
                     log.info("purged receipts", count=purged)
             except ClocksDiffer as error:
                 log.error("receipts are not purged", error=str(error))
-            except DBAPIError as error:
+            except SQLAlchemyError as error:
                 # The database is away or busy; the next round does what this one did not.
                 log.warning("maintenance failed, will be tried again", error=repr(error)[:500])
             except Exception:
@@ -78,7 +79,7 @@ class Maintenance:
         try:
             with self._engine.connect() as connection:
                 headroom(connection)
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             log.warning("the feed's headroom is not known", error=first_line(error))
 
 

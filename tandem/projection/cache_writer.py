@@ -9,6 +9,7 @@ from pymemcache.exceptions import MemcacheError
 
 from tandem.projection.settings import CacheSettings
 from tandem.read_store.cache import CacheEpochs, NodeClient, Ring, encode_entry, key_prefix, new_epoch, node_client
+from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 
 FENCED = Gauge("tandem_cache_fenced_nodes", "Nodes of the cache that readers must not read")
@@ -39,7 +40,7 @@ class CacheWriter:
         self._down: set[str] = set()
         self._answering: set[str] = set()
         self._stop = threading.Event()
-        self._prober: threading.Thread | None = None
+        self._prober = SupervisedThread("cache-prober", self._probe_fenced)
         self.epochs: dict[str, CacheEpochs] = {}
 
     @property
@@ -103,13 +104,11 @@ class CacheWriter:
 
     def start(self) -> None:
         if self.nodes:
-            self._prober = threading.Thread(target=self._probe_fenced, name="cache-prober", daemon=True)
             self._prober.start()
 
     def stop(self) -> None:
         self._stop.set()
-        if self._prober is not None:
-            self._prober.join()
+        self._prober.join()
         for client in self._clients.values():
             client.close()
         self._clients.clear()

@@ -46,8 +46,10 @@ from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import Deposed, Move, move_views, select_rows
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import CHANNEL, change
-from tandem.runtime.database import create_database_engine, driver_under, first_line, may_pass
+from tandem.runtime.database import create_database_engine, driver_under, first_line
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.sqlstate import ViewAction, failure_of
+from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 
 HEAD = Gauge("tandem_feed_head", "The last position of the feed that this projector has seen")
@@ -151,20 +153,21 @@ class Following:
         self.follow = follow
         self.change_log = change_log
         self.stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = SupervisedThread("projector", self._run)
 
     async def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="projector", daemon=True)
+        self.cache.start()
         self._thread.start()
 
     async def stop(self) -> None:
         """Finishes the batch under way and hands the cache over to the next projector."""
         self.stopping.set()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join)
+        self.cache.stop()
+        self.feed.close()
+        self._read.dispose()
 
     def _run(self) -> None:
-        self.cache.start()
         problem = ""
         while not self.stopping.is_set():
             try:
@@ -185,17 +188,11 @@ class Following:
                     problem = first_line(error)
                     log.warning("the read database is away", error=problem)
                 self.stopping.wait(_RECONNECT_SECONDS)
-            except Exception:
-                log.exception("the projector failed, starting over")
-                self.stopping.wait(_RECONNECT_SECONDS)
             finally:
                 # The connection took the locks with it.
                 for view, state in self.progress.states.items():
                     self.progress.states[view] = ViewState(position=state.position)
                 self.cache.epochs.clear()
-        self.cache.stop()
-        self.feed.close()
-        self._read.dispose()
 
 
 class FeedChanged(Exception):
@@ -326,7 +323,7 @@ class Session:
         except (Deposed, FeedChanged):
             raise
         except Exception as error:
-            if may_pass(error):
+            if failure_of(error).view is ViewAction.END_SESSION:
                 raise
             if len(views) > 1:
                 # Some view's rows cannot be stored, or not be made. Trying each view alone shows which.
@@ -396,7 +393,7 @@ class Session:
         try:
             purged = self._connection.execute(_PURGE, {"keep": keep, "most": most}).rowcount
         except DBAPIError as error:
-            if error.connection_invalidated:
+            if failure_of(error).drop:
                 raise
             # Too slow, or refused. Old rows take room, and that is no reason to stop the views.
             log.warning("the change log is not purged", error=first_line(error))

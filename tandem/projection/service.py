@@ -8,17 +8,17 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
 from tandem.projection.following import Phase, Progress
 from tandem.read_store.tables import SCHEMA, projection
-from tandem.runtime.database import create_database_engine, has_revision, may_pass, read_pooled
+from tandem.runtime.database import create_database_engine, has_revision, read_pooled
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.server import Service
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.sqlstate import QueryAction, failure_of
 from tandem.runtime.worker import Worker, all_alike
 
 # Two: the worker's, and the one that readiness asks on.
@@ -66,8 +66,8 @@ class ProjectionService:
         self._read.dispose()
 
     async def is_ready(self) -> bool:
-        """Whether the read database answers and is migrated."""
-        return await asyncio.to_thread(has_revision, self._read, SCHEMA, self._revision)
+        """Whether the read database answers, is migrated and takes writes."""
+        return await asyncio.to_thread(has_revision, self._read, SCHEMA, self._revision, writing=True)
 
     def _list(self) -> Any:
         # States before positions: a failed view's position is committed before its state says so, and is to be seen
@@ -95,7 +95,7 @@ class ProjectionService:
         try:
             rows = read_pooled(self._read, lambda it: it.execute(projection.select()).all())
         except SQLAlchemyError as error:
-            if isinstance(error, PoolTimeout) or may_pass(error):
+            if failure_of(error).query is not QueryAction.BUG:
                 raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
             raise
         return {row.view: row.position for row in rows}

@@ -26,6 +26,7 @@ is always room for those who wait for another.
 """
 
 import asyncio
+import contextlib
 import enum
 import math
 import threading
@@ -47,6 +48,7 @@ from tandem.runtime.call import Call, Context, Stage, settle, stopping_error
 from tandem.runtime.errors import Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
 from tandem.runtime.listener import Listener
 from tandem.runtime.settings import SettingsError
+from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import refuse
 
@@ -199,7 +201,7 @@ class Freshness:
         self._ends_changed = threading.Condition(self._lock)
         self._is_waited_for = threading.Condition(self._lock)
         self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._threads: list[SupervisedThread] = []
 
     async def start(self) -> None:
         for name, run in (
@@ -208,7 +210,7 @@ class Freshness:
             ("waits", self._follow_ends),
             ("head", self._follow_head),
         ):
-            thread = threading.Thread(target=run, name=name, daemon=True)
+            thread = SupervisedThread(name, run)
             thread.start()
             self._threads.append(thread)
 
@@ -222,6 +224,7 @@ class Freshness:
         refuse(parked, stopping_error())
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
+        self._listener.close()
 
     def announced(self, view: str) -> Announced | None:
         """The view's last announcement, or None while it is blind. It may be trusted together or not at all."""
@@ -507,12 +510,8 @@ class Freshness:
                 except MalformedAnnouncement as error:
                     IGNORED.inc()
                     log.warning("not an announcement", payload=str(error))
-                except Exception:
-                    # A bug; without this thread every view would be blind from now on.
-                    log.exception("an announcement could not be applied")
             for view in self._views:
                 _blind(view).set(self.announced(view) is None)
-        self._listener.close()
 
     def _follow_database(self) -> None:
         """The thread that reads positions while somebody waits for a blind view."""
@@ -522,22 +521,15 @@ class Freshness:
                     self._is_waited_for.wait()
                 blind = self._blind_and_waited_for()
             if blind:
-                try:
+                # Unavailable is logged where it is raised; those who wait get the error when they read.
+                with contextlib.suppress(Unavailable):
                     self.release_in_database(self._read_positions())
-                except Unavailable:
-                    # It is logged where it is raised; those who wait get the error when they read.
-                    pass
-                except Exception:
-                    log.exception("positions could not be read")
             self._stopping.wait(_POLL_SECONDS)
 
     def _follow_ends(self) -> None:
         """The thread that ends waits."""
         while not self._stopping.is_set():
-            try:
-                self.end_waits()
-            except Exception:
-                log.exception("waits could not be ended")
+            self.end_waits()
             with self._lock:
                 if not self._stopping.is_set():
                     self._ends_changed.wait(None if self._next_end == math.inf else self._next_end - self._clock())

@@ -50,6 +50,7 @@ from tandem.queries.settings import WatchSettings
 from tandem.queries.store import ChangedKeys, State, Store
 from tandem.runtime.call import Call, LocalCall, Stage, StreamCall, stopping_error
 from tandem.runtime.errors import NotFound, Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
+from tandem.runtime.supervised import supervise
 from tandem.runtime.telemetry import log
 
 SKIPPED = Counter("tandem_watch_skipped_versions_total", "Versions that watchers were not shown", ["view"])
@@ -194,7 +195,7 @@ class Watches:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.create_task(self._follow())
+        self._task = asyncio.create_task(supervise(f"watches-{self._view}", self._follow))
 
     async def stop(self) -> None:
         if self._task is not None:

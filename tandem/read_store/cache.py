@@ -58,6 +58,7 @@ _IDLE_SECONDS = 0.5
 # Above the largest value that a projector stores.
 _MAX_VALUE_BYTES = 1 << 20
 
+
 LEASE_SECONDS = 3
 """How long a placeholder lives: longer than a read of the database takes, short enough that a reader that died costs
 little."""

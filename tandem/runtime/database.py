@@ -1,4 +1,4 @@
-"""PostgreSQL: connections that wait no longer than they must, engines, which failures pass, and migrations.
+"""PostgreSQL: connections that wait no longer than they must, engines, and migrations.
 
 No wait for a server lasts longer than it may, whatever the server does. Three bound it:
 
@@ -25,13 +25,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tandem.runtime.arrays import send_arrays
 from tandem.runtime.settings import DatabaseSettings, SettingsError
+from tandem.runtime.sqlstate import failure_of
 from tandem.runtime.telemetry import log
 
-# SQLSTATE classes and codes of failures that may pass when the same is tried again: connection lost, transaction
-# rolled back (deadlock, serialisation), out of resources, operator intervention (shutdown, failover), read-only
-# standby, lock not available.
-_PASSING_CLASSES = ("08", "40", "53", "57")
-_PASSING_CODES = ("25006", "55P03")
 _WITH_TRANSACTION_TIMEOUT = 17_00_00
 # How often a wait looks up for Ctrl-C, as psycopg's own waits do.
 _LOOK_SECONDS = 0.1
@@ -43,6 +39,9 @@ SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit
 
 GRACE_SECONDS = 1.0
 """How much longer than the server's own limit we wait for its answer: for the way there and back."""
+
+# Of a standby, and of a server or a role that was set so.
+_IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
 
 T = TypeVar("T")
 
@@ -249,7 +248,7 @@ def driver_of(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
     except psycopg.Error as error:
         _omit_values(error)
         # A fatal error ends the session, also when the driver has not read the end of it yet.
-        broken = bool(driver.closed) or error.diag.severity_nonlocalized == "FATAL"
+        broken = bool(driver.closed) or error.diag.severity_nonlocalized == "FATAL" or failure_of(error).drop
         if broken:
             connection.invalidate(error)
         raise DBAPIError.instance(
@@ -277,6 +276,8 @@ def pipelined(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
 
 def _handle_error(context: ExceptionContext) -> None:
     cause = context.original_exception
+    # SQLAlchemy drops the connection then, and those of the pool that were made before: they may be to the same server.
+    context.is_disconnect |= failure_of(cause).drop
     if isinstance(cause, psycopg.Error) and _omit_values(cause) and context.sqlalchemy_exception is not None:
         context.sqlalchemy_exception.args = (f"({type(cause).__module__}.{type(cause).__name__}) {cause}",)
 
@@ -287,20 +288,6 @@ def _omit_values(error: psycopg.Error) -> bool:
         return False
     error.args = (error.diag.message_primary,)
     return True
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether the same work may succeed when tried again: True for a failed connection, a deadlock, a failover."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    if not isinstance(cause, psycopg.Error):
-        return False
-    state = cause.sqlstate
-    if state is None:
-        # No answer from the server: the connection could not be made, or broke.
-        return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
-    return state.startswith(_PASSING_CLASSES) or state in _PASSING_CODES
 
 
 def first_line(error: Exception) -> str:
@@ -365,13 +352,22 @@ def current_revision(connection: Connection, schema: str) -> str | None:
     return MigrationContext.configure(connection, opts={"version_table_schema": schema}).get_current_revision()
 
 
-def has_revision(engine: Engine, schema: str, revision: str) -> bool:
+def has_revision(engine: Engine, schema: str, revision: str, *, writing: bool = False) -> bool:
     """Whether the database answers and its schema is at this revision or a later one: a service is ready then.
 
     Later ones are for the version after, and made so that this one goes on. Revisions are numbers, 0001 and so on.
+    writing: and whether it takes writes.
     """
     try:
-        return (read_pooled(engine, lambda it: current_revision(it, schema)) or "") >= revision
+
+        def ready(connection: Connection) -> bool:
+            if writing and connection.execute(_IS_READ_ONLY).scalar_one():
+                # The next connection may lead to another server, which does.
+                connection.invalidate()
+                return False
+            return (current_revision(connection, schema) or "") >= revision
+
+        return read_pooled(engine, ready)
     except SQLAlchemyError as error:
         log.debug("the database is not ready", schema=schema, error=str(error)[:500])
         return False

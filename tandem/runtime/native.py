@@ -48,6 +48,7 @@ from tandem.runtime.settings import (
     ServerSettings,
     grpc_options,
 )
+from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, Workers
 
@@ -96,6 +97,7 @@ class NativeTransport:
         self._inline_batches = 0
         self._watched = threading.Event()
         self._ended = False
+        self._threads: list[SupervisedThread] = []
         # The event loop's.
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,9 +116,11 @@ class NativeTransport:
         await self._behind.start()
         self.front.set_fallback(socket)
         self.front.start()
-        threading.Thread(target=self._receive, name="native-receive", daemon=True).start()
+        self._threads = [SupervisedThread("native-receive", self._receive)]
         if any(worker.inline is not None for _, worker in workers.values()):
-            threading.Thread(target=self._stand_in, name="native-stand-in", daemon=True).start()
+            self._threads.append(SupervisedThread("native-stand-in", self._stand_in))
+        for thread in self._threads:
+            thread.start()
 
     async def stop(self, grace: float) -> None:
         await self._behind.stop(grace)
@@ -128,6 +132,8 @@ class NativeTransport:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.front.close)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
         self._folder.cleanup()
 
     def _receive(self) -> None:

@@ -24,6 +24,7 @@ from tandem.runtime.errors import Overloaded, to_status
 from tandem.runtime.grpcio import GrpcioTransport, abort
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings, SettingsError
+from tandem.runtime.supervised import supervise, what_is_down
 from tandem.runtime.telemetry import STREAMS_OPEN, log
 from tandem.runtime.worker import Worker, Workers
 
@@ -142,7 +143,7 @@ class RunningApplication:
             await self._stop_components()
             self._stop_metrics()
             raise
-        self._readiness = asyncio.create_task(self._follow_readiness())
+        self._readiness = asyncio.create_task(supervise("readiness", self._follow_readiness))
         log.info("serving", host=application.server.host, port=self.port, transport=transport_of(application.server))
 
     def _routes(self) -> tuple[Workers, StreamMethods]:
@@ -226,6 +227,9 @@ class RunningApplication:
         services = self._application.services
         checks = {"": self._application.ready, **{it.descriptor.full_name: it.ready for it in services if it.ready}}
         ready = dict(zip(checks, await asyncio.gather(*map(self._is_ready, checks.values())), strict=True))
+        if down := what_is_down():
+            log.error("not serving: a thread does not run", threads=down)
+            ready = dict.fromkeys(ready, False)
         for name in ("", *(it.descriptor.full_name for it in services)):
             await self._health.set(name, state.SERVING if ready.get(name, ready[""]) else state.NOT_SERVING)
 

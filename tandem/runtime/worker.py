@@ -8,13 +8,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from google.protobuf.message import Message
 from prometheus_client import Histogram
 
 from tandem.runtime.call import Call, Method, Stage, settle, stopping_error
-from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError
-from tandem.runtime.telemetry import log
+from tandem.runtime.errors import DeadlineExceeded, Overloaded
+from tandem.runtime.supervised import SupervisedThread
 
 # A thread that prepares may be waiting for rows that somebody else keeps locked. The others wait no longer than this.
 _PREPARING_SECONDS = 0.05
@@ -68,11 +69,11 @@ class Worker:
         # Apart from the other: who waits for this is not woken by each call that comes.
         self._prepared = threading.Condition(lock)
         self._stopping = False
-        self._threads: list[threading.Thread] = []
+        self._threads: list[SupervisedThread] = []
 
     async def start(self) -> None:
         for number, handler in enumerate(self._handlers):
-            thread = threading.Thread(target=self._run, args=(handler,), name=f"{self.name}-{number}", daemon=True)
+            thread = SupervisedThread(f"{self.name}-{number}", partial(self._run, handler))
             thread.start()
             self._threads.append(thread)
 
@@ -133,9 +134,10 @@ class Worker:
                     if self._sizes is not None:
                         self._sizes.observe(len(live))
                     answer(handler, live)
-            except Exception:
-                # A bug, and not of the handler: that is what `answer` deals with. The thread has others to answer.
-                log.exception("a worker failed", worker=self.name, calls=len(batch))
+            except Exception as error:
+                # A bug, and not of the handler: that is what `answer` deals with. Nobody else has these calls.
+                refuse([call for call in batch if call.code is None and call.next is None], error)
+                raise
             finally:
                 self.prepared()
 
@@ -227,7 +229,7 @@ def all_alike(answer_all: Callable[[], Message]) -> Handler:
     return handle
 
 
-def refuse(calls: Sequence[Call], error: TandemError) -> None:
+def refuse(calls: Sequence[Call], error: Exception) -> None:
     """Ends calls with an error, outside of a handler."""
     for call in calls:
         call.fail(error)

@@ -74,7 +74,7 @@ async def test_a_silent_database_holds_nothing_up(silence: tuple[Databases, Sile
     try:
         stack.start()
         async with stack.async_stubs() as stubs:
-            await _until_read(stubs, await open_shop(stubs.commands))
+            await until_read(stubs, await open_shop(stubs.commands))
             database.begin()
             answers = await asyncio.gather(*(_outcome(stubs, number) for number in range(6)))
             assert set(answers) == {grpc.StatusCode.UNAVAILABLE}
@@ -83,7 +83,7 @@ async def test_a_silent_database_holds_nothing_up(silence: tuple[Databases, Sile
             database.end()
             request = commands.AdjustStockRequest(request_id=identity("after"), product_id=PRODUCT, delta=1)
             answer = await until_answered(stubs.commands.AdjustStock, request)
-            await _until_read(stubs, answer.receipt.consistency_token)
+            await until_read(stubs, answer.receipt.consistency_token)
             for service in services:
                 await asyncio.to_thread(wait_until, is_serving(service, wanted=True), f"{service.name} is back")
         database.begin()
@@ -91,6 +91,7 @@ async def test_a_silent_database_holds_nothing_up(silence: tuple[Databases, Sile
             service.ask_to_stop()
         for service in services:
             wait_until(lambda it=service: it.exit_code() is not None, f"{service.name} has ended", STOPPED_WITHIN)  # type: ignore[misc]
+            assert service.exit_code() == 0, service.log_tail()
     finally:
         database.end()
         stack.stop()
@@ -109,6 +110,6 @@ async def _outcome(stubs: AsyncStubs, number: int) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-async def _until_read(stubs: AsyncStubs, token: str) -> None:
+async def until_read(stubs: AsyncStubs, token: str) -> None:
     request = queries.GetProductRequest(product_id=PRODUCT, consistency=Consistency(at_least_as_fresh=token))
     await until_answered(stubs.queries.GetProduct, request)

@@ -1,6 +1,7 @@
 """Health tells the truth, and a stop loses no call, whichever transport serves."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import cast
@@ -15,6 +16,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from tandem.runtime import server, supervised
 from tandem.runtime.server import RunningApplication, Service
 from tandem.runtime.settings import ServerSettings
 from tests.contract.transport.conftest import (
@@ -135,6 +137,43 @@ async def test_a_readiness_check_that_fails_means_not_serving_and_is_asked_again
             await until(is_well, "health says SERVING again")
         await running.stop()
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["the readiness check failed"]
+
+
+async def test_a_readiness_check_that_does_not_end_means_not_serving_and_no_other_is_begun(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(server, "_READINESS_SECONDS", 0.05)
+    answers = asyncio.Event()
+    begun = 0
+
+    async def check() -> bool:
+        nonlocal begun
+        begun += 1
+        return await answers.wait()
+
+    running = RunningApplication(application(worker(answer), ServerSettings(port=0, transport=transport), ready=check))
+    await running.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
+        served = Served(running, channel, asyncio.Event())
+        states = watched(served)
+        assert await anext(states) == NOT_SERVING
+        assert begun == 1
+        answers.set()
+        assert await anext(states) == SERVING
+        answers.clear()
+        assert await anext(states) == NOT_SERVING
+    await asyncio.wait_for(running.stop(), PATIENCE)
+
+
+async def test_a_thread_that_does_not_run_is_seen_in_health(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = await serve()
+    states = watched(served)
+    assert await anext(states) == SERVING
+    monkeypatch.setitem(supervised._down_until, "one", math.inf)
+    assert await anext(states) == NOT_SERVING
+    monkeypatch.delitem(supervised._down_until, "one")
+    assert await anext(states) == SERVING
 
 
 async def test_each_of_two_services_tells_its_own_health(transport: Transport) -> None:

@@ -1,5 +1,7 @@
 """A batch of entries from and to memcached, however the answer comes in pieces."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,6 +73,22 @@ def test_a_connection_that_is_out_of_step_is_closed(said: list[bytes]) -> None:
 
     assert connection.closed
     assert client.sock is None
+
+
+class Endless(Pieces):
+    """Answers bit by bit, and never comes to the end."""
+
+    def recv(self, most: int) -> bytes:
+        return b"VALUE"
+
+
+@pytest.mark.parametrize("command", [lambda it: it.ask(KEYS).answer(), lambda it: it.store({KEYS[0]: b""}, 60)])
+def test_an_answer_that_never_ends_is_not_waited_for(command: Callable[[NodeClient], object]) -> None:
+    client = node_client("127.0.0.1:1", timeout=0.01)
+    client.sock = connection = Endless()
+    with pytest.raises((TimeoutError, MemcacheError)):
+        command(client)
+    assert connection.closed
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES), min_size=1, max_size=4), st.data())

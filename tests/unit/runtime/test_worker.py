@@ -163,12 +163,15 @@ async def test_a_failure_outside_of_the_handler_is_logged_and_the_thread_goes_on
             raise RuntimeError("a bug")
 
         broken.setattr(module, "answer", fail)
-        worker.put_all([call()])
+        taken = call()
+        worker.put_all([taken])
         assert await asyncio.to_thread(failed.wait, PATIENCE)
+        with pytest.raises(RuntimeError):
+            answered(taken)
     after = call()
     worker.put_all([after])
     assert answered(after) == [Empty()]
-    assert [(it["event"], it["worker"]) for it in logs] == [("a worker failed", "test")]
+    assert [it["thread"] for it in logs if it["event"] == "a thread failed and is begun anew"] == ["test-0"]
 
 
 def test_one_by_one_gives_each_call_its_own_answer() -> None:
