@@ -177,6 +177,7 @@ async def test_a_connection_that_breaks_during_commit_is_found_out_by_the_receip
     database: WriteDatabase,
     proxy: CuttingProxy,
     through_proxy: DatabaseSettings,
+    *,
     caplog: pytest.LogCaptureFixture,
     stored: bool,
 ) -> None:
