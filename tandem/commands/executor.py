@@ -81,6 +81,7 @@ class Executor(Worker):
     def __init__(self, engine: Engine, domain: Domain, settings: ExecutorSettings, *, clock: Clock = utc_now) -> None:
         """engine: as `create_executor_engine` makes it; the executor disposes of it. clock: this server's."""
         self._engine = engine
+        self._settings = settings
         busy = BusyRows()
         last = _Storing(engine, domain, settings, clock, busy)
         self._aside = Worker(
@@ -91,7 +92,8 @@ class Executor(Worker):
             max_waiting=settings.max_waiting,
         )
         self._storing = [
-            _Storing(engine, domain, settings, clock, busy, prepared=self.prepared) for _ in range(settings.threads)
+            _Storing(engine, domain, settings, clock, busy, prepared=self.prepared, given_up=self._refuse_old)
+            for _ in range(settings.threads)
         ]
         for it in (last, *self._storing):
             it.aside = self._aside
@@ -110,6 +112,10 @@ class Executor(Worker):
     async def start(self) -> None:
         await super().start()
         await self._aside.start()
+
+    def _refuse_old(self) -> None:
+        """Ends what has waited while a batch was given up: it would wait as long once more, and maybe past its time."""
+        self.refuse_waiting(self._settings.retry_seconds, _database_away())
 
     async def stop(self) -> None:
         """Stores what is still waiting, then ends the threads."""
@@ -143,10 +149,12 @@ class _Storing:
         busy: BusyRows,
         *,
         prepared: Callable[[], None] = lambda: None,
+        given_up: Callable[[], None] = lambda: None,
     ) -> None:
         """busy: shared by all threads.
 
         prepared: called when the work that is left is PostgreSQL's, so that another thread prepares its batch.
+        given_up: called when a batch was given up because the database does not answer.
         """
         self._engine = engine
         self._domain = domain
@@ -154,6 +162,7 @@ class _Storing:
         self._clock = clock
         self._busy = busy
         self._prepared = prepared
+        self._given_up = given_up
         self._connection: Connection | None = None
         self._rounds = itertools.count()
         """Of `answer_aside`: each tries another command first."""
@@ -174,7 +183,10 @@ class _Storing:
             taken.append(call)
             batch.append(command)
         if batch:
-            self._answer_with(taken, batch, self._store(batch, _Failures(self._settings.retry_seconds)))
+            failures = _Failures(self._settings.retry_seconds)
+            self._answer_with(taken, batch, self._store(batch, failures))
+            if failures.database_is_away:
+                self._given_up()
 
     def answer_aside(self, calls: Sequence[Call]) -> None:
         """Stores what needs no locked rows any more. Where all do, tries one command, and those that need no others.
@@ -367,6 +379,8 @@ class _Failures:
         """seconds: for how long a batch is run again."""
         self.committing: Sequence[Receipt] = ()
         """Of an attempt, when it begins what ends with COMMIT: the receipts that are stored by it."""
+        self.database_is_away = False
+        """Whether it has not answered until there was no time left."""
         self._seconds = seconds
         self._end = time.monotonic() + seconds
         self._waited = False
@@ -410,7 +424,8 @@ class _Failures:
         if error is not None and failure_of(error).batch is BatchAction.LOCKED:
             answer = _rows_busy()
         else:
-            answer = Unavailable("the write database is away, or slow; nothing was done", reason="STORE_UNAVAILABLE")
+            answer = _database_away()
+            self.database_is_away = True
         unknown = Unavailable(
             "the connection broke while the command was being stored; repeat it with the same request_id to learn the"
             " outcome",
@@ -422,6 +437,10 @@ class _Failures:
             error=repr(error)[:500],
         )  # fmt: skip
         return [unknown if self.in_doubt(it) else answer for it in batch]
+
+
+def _database_away() -> Unavailable:
+    return Unavailable("the write database is away, or slow; nothing was done", reason="STORE_UNAVAILABLE")
 
 
 def _rows_busy() -> Unavailable:

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from prometheus_client import Histogram
 
 from tandem.runtime.call import Call, Method, Stage, settle, stopping_error
-from tandem.runtime.errors import DeadlineExceeded, Overloaded
+from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError
 from tandem.runtime.supervised import SupervisedThread
 
 # A thread that prepares may be waiting for rows that somebody else keeps locked. The others wait no longer than this.
@@ -108,6 +108,16 @@ class Worker:
         if taken < len(calls):
             full = Overloaded(f"{self._max_waiting} calls wait already, or {self._max_waiting_bytes} bytes of them")
             refuse(calls[taken:], stopping_error() if stopping else full)
+
+    def refuse_waiting(self, seconds: float, error: TandemError) -> None:
+        """Ends the calls that have waited for more than so many seconds. From any thread."""
+        before = time.monotonic() - seconds
+        old: list[Call] = []
+        with self._came:
+            while self._waiting and self._waiting[0].came_at < before:
+                old.append(self._waiting.popleft())
+            self._waiting_bytes -= sum([len(call.payload) for call in old])
+        refuse(old, error)
 
     @property
     def waiting(self) -> int:
@@ -246,7 +256,7 @@ def _without_late(calls: Sequence[Call]) -> list[Call]:
             call.drop()
             late.append(call)
         elif call.deadline <= now:
-            call.fail(DeadlineExceeded("the deadline passed before the work began; nothing was done"))
+            call.fail(DeadlineExceeded("the deadline passed while the call waited; nothing of it was done"))
             late.append(call)
         else:
             live.append(call)

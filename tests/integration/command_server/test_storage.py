@@ -246,6 +246,30 @@ def test_servers_that_create_the_same_things_in_opposite_order_do_not_deadlock(d
     assert sorted(failures, key=str) == [None, "UniqueViolation"]
 
 
+async def test_a_new_status_goes_beside_the_old_one(commands_on: Commands, database: WriteDatabase) -> None:
+    """Into the same page, so that no index is written (HOT): 51 % of these updates were without room in the pages."""
+    executor = await commands_on.executor()
+    await submit_all(executor, [register_customer(1), add_product(1, stock=10_000)])
+    kinds = (commands.PayOrderRequest, commands.ShipOrderRequest, commands.DeliverOrderRequest)
+    for first in range(0, 2400, 100):
+        placed = [place_order(number) for number in range(first, first + 100)]
+        changed = [
+            kind(order_id=identity("order", number - 500 * age))
+            for age, kind in enumerate(kinds, 1)
+            for number in range(first, first + 100)
+            if number >= 500 * age
+        ]
+        outcomes = await submit_all(executor, [*placed, *changed])
+        assert not [it for it in outcomes if isinstance(it, BaseException)]
+    await commands_on.stop()
+    counts = text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'customer_order'")
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        updates, hot = wait_until(
+            lambda: [it for it in connection.execute(counts) if it[0] == 4200], "the session has ended"
+        )[0]
+    assert hot > 0.8 * updates
+
+
 @pytest.mark.parametrize(
     ("of_the_database", "pinned"),
     [("off", "on"), ("local", "on"), ("remote_write", "on"), ("on", "on"), ("remote_apply", "remote_apply")],
