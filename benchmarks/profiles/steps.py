@@ -35,8 +35,8 @@ OF: dict[str, tuple[Step, ...]] = {
         Step("tandem.commands.executor", "_Storing.answer", ANSWERS),
     ),
     "projector": (
-        Step("tandem.feed.source", "FeedSource.wait", "the projector wakes"),
-        Step("tandem.projection.following", "FeedSource.events", "reads events", before=""),
+        Step("tandem.projection.following", "WatchedFeed.wait", "the projector wakes"),
+        Step("tandem.projection.following", "WatchedFeed.events", "reads events", before=""),
         Step("tandem.projection.following", "select_rows", "loads rows", before="opens events, finds what they change"),
         Step("tandem.projection.following", "EventBatch.__init__", "puts rows together"),
         Step("tandem.projection.following", "fold_steps", _folds, before=""),

@@ -1,21 +1,28 @@
 """How a projector follows the feed, from the thread that begins to the statement that commits.
 
 `Following` is the thread. It opens a connection to the read database and runs a `Session` on it, and another one when
-that ends. A `Session` holds the locks of views, for the locks are its connection's, and takes batches of events into
-these views. `Pipeline` works on three batches at a time: one is written while the next one is folded and the one behind
-that is found. An `EventBatch` is the events after a position, and what they do to each view.
+that ends. A `Session` owns views, as `ownership.py` says who may, and takes batches of events into them. `Pipeline`
+works on three batches at a time: one is written while the next one is folded and the one behind that is found. An
+`EventBatch` is the events after a position, and what they do to each view.
+
+A session has two threads. The one that follows reads the feed and writes batches, and may wait for the write database
+for any time. The keeper takes views over, announces them and releases them, and asks the write database for nothing.
+What they share, the views' states and the cache, is changed under the session's lock, which is free while somebody
+waits for the feed.
 
 A view's life in this program, as `ViewState` says it, and who changes it:
 
-    STANDBY ──────▶ RUNNING    Session._take gets the lock, which another projector had or nobody.
+    STANDBY ──────▶ RUNNING    Session._take makes the view ours: nobody owns it, or its owner is gone. The write
+       │                       database may be away: then the view says what it has.
+       │ ◀──────────── any     Session._release: we cannot read the feed, and another projector can.
        │            RUNNING    The view follows the feed, together with all views that are at the same position.
        │            RUNNING ──▶ FAILED    Session._fail: an event or its rows cannot be taken in.
        │                        FAILED    It is tried again alone, every `retry_seconds`.
        │            RUNNING ◀── FAILED    Session._write: it takes a batch in.
-       └──────────▶ HELD       Session._take gets the lock, and the view's rows were made from another feed. The lock is
-                               kept, or the next round would take the view again. An operator must reset the views.
+       └──────────▶ HELD       Session._take makes the view ours, and its rows were made from another feed. It stays
+                               ours, or the next round would take it again. An operator must reset the views.
 
-When the session ends, so do its locks, and each view is on STANDBY again: Following._run.
+When the session ends it owns nothing, and each view is on STANDBY again: Following._run.
 """
 
 import asyncio
@@ -39,13 +46,23 @@ from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.source import FeedSource
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.fold import FoundRows, fold_steps, steps_of
-from tandem.projection.ownership import OtherFeed, end_when_idle, hand_over_epochs, take_over, try_lock
+from tandem.projection.ownership import (
+    FreeView,
+    another_follows,
+    begin_session,
+    end_session,
+    free_views,
+    hand_over,
+    renew_session,
+    take_over,
+)
 from tandem.projection.projection import Projection
 from tandem.projection.rows import NeededKeys, RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
-from tandem.projection.statements import Deposed, Move, move_views, select_rows
+from tandem.projection.statements import Deposed, Move, announce, move_views, select_rows
+from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.tables import CHANNEL, change
+from tandem.read_store.tables import change
 from tandem.runtime.database import create_database_engine, driver_under, first_line, may_pass
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
@@ -64,6 +81,14 @@ _projected = cache(PROJECTED.labels)
 
 # The pause before a session is begun anew after the read database went away.
 _RECONNECT_SECONDS = 0.5
+# How often a stop looks whether the thread that follows has ended.
+_STOP_LOOK_SECONDS = 0.05
+
+# A feed that is not answered for so long cannot be followed now.
+_SILENT_SECONDS = 0.5
+
+# The feed's epoch before anything has said it.
+_UNKNOWN = uuid.UUID(int=0)
 
 # Of each view's rows that are kept in memory: some thousand orders, all that is sold on a day.
 _RECENT_BYTES = 2_000_000
@@ -143,7 +168,8 @@ class Following:
         self.progress = Progress({view: ViewState() for view in views.projections})
         self.views = views
         # Connections of its own: nobody who asks how far the views are may hold it up.
-        self.feed = FeedSource(feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds)
+        source = FeedSource(feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds)
+        self.feed = WatchedFeed(source)
         self._read = create_database_engine(
             read_database, name="tandem-projector", pool_size=1, by_key=True, autocommit=True
         )
@@ -151,6 +177,11 @@ class Following:
         self.follow = follow
         self.change_log = change_log
         self.stopping = threading.Event()
+        # The session owns nothing any more.
+        self.released = threading.Event()
+        # Of the last session, for the next one: that it is over, and of which feed the write database is.
+        self.session: uuid.UUID | None = None
+        self.epoch: uuid.UUID | None = None
         self._thread: threading.Thread | None = None
 
     async def start(self) -> None:
@@ -161,7 +192,12 @@ class Following:
         """Finishes the batch under way and hands the cache over to the next projector."""
         self.stopping.set()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._wait_until_released, self._thread)
+
+    def _wait_until_released(self, thread: threading.Thread) -> None:
+        """Also while the thread waits for a write database that does not answer: it has nothing left to do then."""
+        while thread.is_alive() and not (self.released.is_set() and self.feed.silent_seconds > _SILENT_SECONDS):
+            thread.join(_STOP_LOOK_SECONDS)
 
     def _run(self) -> None:
         self.cache.start()
@@ -169,10 +205,9 @@ class Following:
         while not self.stopping.is_set():
             try:
                 with self._read.connect() as connection:
-                    # Closed at the end and not pooled: the locks are to end with the session.
+                    # Closed at the end and not pooled: its lock is to end with the session.
                     connection.detach()
                     session = Session(connection, self)
-                    session.begin()
                     if problem:
                         log.info("the read database is back")
                         problem = ""
@@ -189,7 +224,7 @@ class Following:
                 log.exception("the projector failed, starting over")
                 self.stopping.wait(_RECONNECT_SECONDS)
             finally:
-                # The connection took the locks with it.
+                # The connection took its lock with it.
                 for view, state in self.progress.states.items():
                     self.progress.states[view] = ViewState(position=state.position)
                 self.cache.epochs.clear()
@@ -206,47 +241,90 @@ class Session:
     """Follows the feed with the views that it can get, until it is stopped or an error ends it."""
 
     def __init__(self, connection: Connection, following: Following) -> None:
-        """connection: in autocommit mode, and closed after the session. following: with all views on STANDBY."""
+        """connection: in autocommit mode, and closed after the session. following: with all views on STANDBY.
+
+        Raises SQLAlchemyError or psycopg.Error when the read database is not there, or not migrated.
+        """
         self._connection = connection
         self._driver = driver_under(connection)
         self._views, self._progress = following.views, following.progress
         self._feed, self._cache = following.feed, following.cache
         self._follow, self._change_log = following.follow, following.change_log
         self._stop = following.stopping
-        self._epoch = uuid.UUID(int=0)
+        self._following = following
+        self._session = begin_session(connection, following.session)
+        following.session = self._session
+        following.released.clear()
+        # Guards the views' states, the cache, the epoch, and all that is done for the views as a whole.
+        self._lock = threading.Lock()
+        # Set when either thread ends: the other one ends too.
+        self._over = threading.Event()
+        self._keeper_failed: Exception | None = None
+        # The feed of the views that we own. Until the write database says it, it is what their rows say.
+        self._epoch = following.epoch or _UNKNOWN
         self._rows = RowSource(
             partial(select_rows, self._driver, self._views.projections), self._views.projections, _RECENT_BYTES
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
         self._due: defaultdict[str, float] = defaultdict(float)
 
-    def begin(self) -> None:
-        """Raises SQLAlchemyError when the read database is not there, or not migrated."""
-        end_when_idle(self._connection, self._follow.hung_seconds)
-        self._take_free_views()
-
     def run(self) -> None:
         """Until `stop`, or an error ends the session."""
-        while not self._stop.is_set():
-            if self._is_due("take", self._follow.standby_seconds):
-                self._take_free_views()
+        keeper = threading.Thread(target=self._keep, name="projector-keeper", daemon=True)
+        keeper.start()
+        try:
+            self._follow_feed()
+        finally:
+            self._over.set()
+            keeper.join()
+        if self._keeper_failed is not None:
+            raise self._keeper_failed
+        self._end()
+
+    def _follow_feed(self) -> None:
+        while not self._stop.is_set() and not self._over.is_set():
+            if self._is_due("head", self._follow.heartbeat_seconds):
+                self._look_at_head()
             more = False
             for views in self._groups():
                 more |= self._step(views)
-            if self._is_due("heartbeat", self._follow.heartbeat_seconds):
-                self._look_at_head()
-                self._announce()
-            if self._cache.revive():
-                self._announce()
             if self._is_due("purge", self._change_log.purge_every_seconds):
                 self._purge()
             if not more:
                 self._feed.wait(self._stop)
-        for view, state in self._followed().items():
-            # Each batch that is committed is in the cache too, or the cache's node is fenced: `_write` did both.
-            hand_over_epochs(self._connection, view, state.position, self._cache.end(view))
-        # A standby need not wait until PostgreSQL has seen the connection's end.
-        self._driver.execute("SELECT pg_advisory_unlock_all()")
+
+    def _keep(self) -> None:
+        """The keeper's thread."""
+        pause = min(self._follow.poll_seconds, self._follow.standby_seconds, self._follow.heartbeat_seconds)
+        try:
+            while not self._over.is_set():
+                with self._lock:
+                    self._keep_up()
+                if self._stop.is_set() and self._feed.silent_seconds > _SILENT_SECONDS:
+                    # The other thread may wait for long, and has nothing to write.
+                    self._end()
+                    return
+                self._over.wait(pause)
+        except Exception as error:  # the other thread raises it
+            self._keeper_failed = error
+            self._following.released.set()
+        finally:
+            self._over.set()
+
+    def _keep_up(self) -> None:
+        if self._is_due("take", self._follow.standby_seconds):
+            self._take_free_views()
+        if self._is_due("heartbeat", self._follow.heartbeat_seconds):
+            self._beat()
+        if self._cache.revive():
+            self._announce()
+
+    def _end(self) -> None:
+        """At a clean stop."""
+        with self._lock:
+            self._release()
+            end_session(self._driver, self._session)
+        self._following.released.set()
 
     def _is_due(self, what: str, every: float) -> bool:
         now = time.monotonic()
@@ -258,45 +336,77 @@ class Session:
     def _followed(self) -> dict[str, ViewState]:
         return {view: state for view, state in self._progress.states.items() if state.is_followed}
 
-    def _look_at_head(self) -> bool:
-        """Makes sure that the feed is still the one we follow; False while it cannot be read."""
+    def _owned(self) -> dict[str, ViewState]:
+        return {view: state for view, state in self._progress.states.items() if state.phase is not Phase.STANDBY}
+
+    def _look_at_head(self) -> None:
+        """Makes sure that the feed is still the one we follow, if it can be read."""
         head = self._feed.head()
         if head is None:
-            return False
-        if self._followed() and head.epoch != self._epoch:
-            raise FeedChanged(f"the feed is {head.epoch} now, it was {self._epoch}")
-        self._epoch = head.epoch
+            return
+        with self._lock:
+            first, self._following.epoch = self._following.epoch is None, head.epoch
+            if self._owned() and head.epoch != self._epoch:
+                raise FeedChanged(f"the feed is {head.epoch} now, it was {self._epoch}")
+            self._epoch = head.epoch
+            if first:
+                # Now it is known of which feed new views are.
+                self._take_free_views()
         self._set_head(head.position)
-        return True
 
     def _set_head(self, position: int) -> None:
         self._progress.head = position
         HEAD.set(position)
 
-    # From STANDBY to RUNNING or HELD.
+    # From STANDBY to RUNNING or HELD, and back.
 
     def _take_free_views(self) -> None:
-        free = [view for view, state in self._progress.states.items() if state.phase is Phase.STANDBY]
-        if not free or not self._look_at_head():
+        standby = [view for view, state in self._progress.states.items() if state.phase is Phase.STANDBY]
+        if not standby:
             return
-        locked = [view for view in free if try_lock(self._connection, view)]
-        for view in locked:
-            self._take(view)
-        if locked:
+        if self._feed.silent_seconds > _SILENT_SECONDS and self._another_follows():
+            return
+        free = free_views(self._driver, standby, self._follow.hung_seconds)
+        taken = [view for view, it in free.items() if self._take(view, it)]
+        if taken:
             # Readers learn the new cache epochs at once and need not wait for the heartbeat.
             self._announce()
 
-    def _take(self, view: str) -> None:
-        try:
-            position, cache_epochs = take_over(self._connection, view, self._epoch)
-        except OtherFeed as error:
-            log.error("a view cannot go on", view=view, error=str(error))
-            self._progress.states[view] = ViewState(Phase.HELD, error=str(error))
-            return
-        self._cache.begin(view, cache_epochs)
+    def _take(self, view: str, free: FreeView) -> bool:
+        """Whether the view is ours now."""
+        if self._following.epoch is None:
+            # Only the write database can tell of which feed a view is to be. Its rows can be read before it does.
+            if self._feed.silent_seconds < _SILENT_SECONDS or free.feed_epoch is None:
+                return False
+            if self._epoch == _UNKNOWN:
+                self._epoch = free.feed_epoch
+            if self._epoch != free.feed_epoch:
+                return False
+        taken = take_over(self._driver, view, self._session, free, self._epoch)
+        if taken is None:
+            return False
+        position = taken.position
+        if taken.feed_epoch != self._epoch:
+            error = (
+                f"it was made from the feed {taken.feed_epoch}, and the write database has the feed {self._epoch}:"
+                " after a restore, stop the projectors and run `python -m projector reset`"
+            )
+            log.error("a view cannot go on", view=view, error=error)
+            self._progress.states[view] = ViewState(Phase.HELD, position, error=error)
+            return False
+        self._cache.begin(view, taken.cache_epochs)
         self._progress.states[view] = ViewState(Phase.RUNNING, position)
         _position(view).set(position)
-        log.info("took a view over", view=view, position=position, cache="kept" if cache_epochs else "new")
+        log.info("took a view over", view=view, position=position, cache="kept" if taken.cache_epochs else "new")
+        return True
+
+    def _release(self) -> None:
+        """Hands all views over to whoever takes them next."""
+        for view, state in self._owned().items():
+            # Each batch that is committed is in the cache too, or the cache's node is fenced: `_write` did both.
+            epochs = self._cache.end(view) if state.is_followed else None
+            hand_over(self._driver, view, self._session, state.position, epochs)
+            self._progress.states[view] = ViewState(position=state.position)
 
     # From RUNNING and FAILED to either of them.
 
@@ -307,7 +417,9 @@ class Session:
         """
         now = time.monotonic()
         groups: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
-        for view, state in self._progress.states.items():
+        with self._lock:
+            states = dict(self._progress.states)
+        for view, state in states.items():
             if state.phase is Phase.RUNNING:
                 groups[state.position, ""].append(view)
             elif state.phase is Phase.FAILED and now >= state.retry_at:
@@ -342,11 +454,15 @@ class Session:
         return batch.moved and batch.full
 
     def _fail(self, view: str, error: str) -> None:
-        state = self._progress.states[view]
+        with self._lock:
+            state = self._progress.states[view]
+            if not state.is_followed:
+                # Released meanwhile.
+                return
+            retry_at = time.monotonic() + self._follow.retry_seconds
+            self._progress.states[view] = replace(state, phase=Phase.FAILED, error=error, retry_at=retry_at)
         if state.error != error:
             log.error("a view cannot go on", view=view, position=state.position, error=error)
-        retry_at = time.monotonic() + self._follow.retry_seconds
-        self._progress.states[view] = replace(state, phase=Phase.FAILED, error=error, retry_at=retry_at)
 
     def _find(self, views: Sequence[str], after: int) -> "EventBatch | None":
         limit = self._follow.batch_size
@@ -359,13 +475,14 @@ class Session:
     def _write(self, batch: "EventBatch") -> None:
         """One transaction for all views, then the cache, then the announcement."""
         if batch.moved:
-            move_views(self._driver, self._epoch, list(batch.moves.values()))
-            cached = {view: it.changes.values for view, it in batch.moves.items() if view in self._views.cached}
-            self._cache.write(cached)
-            for view, move in batch.moves.items():
-                if move.after > move.before:
-                    self._progress.states[view] = ViewState(Phase.RUNNING, move.after)
-            self._announce()
+            with self._lock:
+                move_views(self._driver, self._epoch, self._session, list(batch.moves.values()))
+                cached = {view: it.changes.values for view, it in batch.moves.items() if view in self._views.cached}
+                self._cache.write(cached)
+                for view, move in batch.moves.items():
+                    if move.after > move.before:
+                        self._progress.states[view] = ViewState(Phase.RUNNING, move.after)
+                self._announce()
             BATCH_SECONDS.observe(time.perf_counter() - batch.began)
         # After the announcement, so that nobody who waits for the views waits for this.
         self._set_head(max(batch.after, self._progress.head))
@@ -375,11 +492,24 @@ class Session:
 
     # In every phase.
 
+    def _beat(self) -> None:
+        """Says to other projectors that we are at work, and to readers where the views are."""
+        can_follow = self._feed.silent_seconds < _SILENT_SECONDS
+        renew_session(self._driver, self._session, follows=can_follow, idle_seconds=self._feed.idle_seconds)
+        cut_off = self._feed.silent_seconds > self._follow.release_seconds
+        if cut_off and self._owned() and self._another_follows():
+            problem = self._feed.problem
+            self._release()
+            raise Deposed(f"released the views, since another projector can read the feed: {problem}")
+        self._announce()
+
+    def _another_follows(self) -> bool:
+        return another_follows(self._driver, self._session, self._follow.hung_seconds)
+
     def _announce(self) -> None:
         """Says where the views are that are followed.
 
-        After the rows and the cache are written, and on the connection that holds the locks: a session without them
-        cannot announce.
+        After the rows and the cache are written. Raises Deposed where another projector took one of them over.
         """
         followed = self._followed()
         if not followed:
@@ -389,7 +519,7 @@ class Session:
             positions={view: state.position for view, state in followed.items()},
             cache_epochs={view: self._cache.epochs[view] for view in followed},
         )
-        self._driver.execute("SELECT pg_notify(%s, %s)", (CHANNEL, announcement.encode()), prepare=True)
+        announce(self._driver, self._session, announcement)
 
     def _purge(self) -> None:
         keep, most = self._change_log.keep_hours, self._change_log.purge_batch

@@ -16,6 +16,12 @@ class FollowSettings(Block):
     hung_seconds: float = Field(
         15.0, ge=3, le=600, description="How long a projector that hangs keeps its views from a standby"
     )
+    release_seconds: float = Field(
+        3.0,
+        gt=0,
+        le=600,
+        description="How long one that cannot read the feed keeps its views from one that can",
+    )
     standby_seconds: float = Field(0.5, gt=0, le=60, description="How often a standby asks for views that are free")
     retry_seconds: float = Field(5.0, gt=0, le=600, description="How often a view that cannot go on is tried again")
 
