@@ -18,7 +18,10 @@ A view's life in this program, as `ViewState` says it, and who changes it:
        │            RUNNING    The view follows the feed, together with all views that are at the same position.
        │            RUNNING ──▶ FAILED    Session._fail: an event or its rows cannot be taken in.
        │                        FAILED    It is tried again alone, every `retry_seconds`.
-       │            RUNNING ◀── FAILED    Session._write: it takes a batch in.
+       │            RUNNING ──▶ WAITING   Session._postpone: a lock or a time-out keeps its rows from being read or
+       │                                  written. The other views go on.
+       │                        WAITING   It is tried again alone, after a pause that grows up to `retry_seconds`.
+       │            RUNNING ◀── FAILED, WAITING    Session._write: it takes a batch in.
        └──────────▶ HELD       Session._take makes the view ours, and its rows were made from another feed. It stays
                                ours, or the next round would take it again. An operator must reset the views.
 
@@ -30,8 +33,9 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cache, partial
@@ -39,10 +43,12 @@ from typing import Any
 
 import psycopg
 from prometheus_client import Counter, Gauge, Histogram
+from psycopg.errors import QueryCanceled, ReadOnlySqlTransaction
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tandem.feed.events import EventContract, FeedEvent
+from tandem.feed.reader import MAX_BYTES
 from tandem.feed.source import FeedSource
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.fold import FoundRows, fold_steps, steps_of
@@ -59,7 +65,7 @@ from tandem.projection.ownership import (
 from tandem.projection.projection import Projection
 from tandem.projection.rows import NeededKeys, RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
-from tandem.projection.statements import Deposed, Move, announce, move_views, select_rows
+from tandem.projection.statements import Deposed, Move, announce, limit_statements, move_views, select_rows
 from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import change
@@ -81,6 +87,8 @@ _projected = cache(PROJECTED.labels)
 
 # The pause before a session is begun anew after the read database went away.
 _RECONNECT_SECONDS = 0.5
+# Before a view that a lock or a time-out stopped is tried again for the first time.
+_FIRST_PAUSE = 0.1
 # How often a stop looks whether the thread that follows has ended.
 _STOP_LOOK_SECONDS = 0.05
 
@@ -100,6 +108,7 @@ class Phase(Enum):
     STANDBY = auto()
     HELD = auto()
     RUNNING = auto()
+    WAITING = auto()
     FAILED = auto()
 
 
@@ -107,19 +116,20 @@ class Phase(Enum):
 class ViewState:
     """A view as this program has it. position: its last known one.
 
-    error: why it cannot go on, HELD and FAILED alone. retry_at: when a FAILED view is tried again, on the clock of
-    time.monotonic().
+    error: why it cannot go on; empty while it is on STANDBY or RUNNING. retry_at: when a WAITING or FAILED view is
+    tried again, on the clock of time.monotonic(). pause: before that, in seconds.
     """
 
     phase: Phase = Phase.STANDBY
     position: int = 0
     error: str = ""
     retry_at: float = 0.0
+    pause: float = 0.0
 
     @property
     def is_followed(self) -> bool:
         """Whether the view is ours and belongs to the feed that is there."""
-        return self.phase is Phase.RUNNING or self.phase is Phase.FAILED
+        return self.phase in {Phase.RUNNING, Phase.WAITING, Phase.FAILED}
 
 
 @dataclass
@@ -173,6 +183,7 @@ class Following:
         self._read = create_database_engine(
             read_database, name="tandem-projector", pool_size=1, by_key=True, autocommit=True
         )
+        self.read_database = read_database
         self.cache = cache
         self.follow = follow
         self.change_log = change_log
@@ -250,6 +261,7 @@ class Session:
         self._views, self._progress = following.views, following.progress
         self._feed, self._cache = following.feed, following.cache
         self._follow, self._change_log = following.follow, following.change_log
+        self._read_limits = following.read_database
         self._stop = following.stopping
         self._following = following
         self._session = begin_session(connection, following.session)
@@ -266,7 +278,18 @@ class Session:
             partial(select_rows, self._driver, self._views.projections), self._views.projections, _RECENT_BYTES
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
+        # Of views whose batches took too long: how many events the next one may have.
+        self._most: dict[str, int] = {}
+        # How many events each view's batch has that is being written.
+        self._in_hand: dict[str, int] = {}
         self._due: defaultdict[str, float] = defaultdict(float)
+        self._limit_statements()
+
+    def _limit_statements(self) -> None:
+        """Readers trust the cache for 3 s after an announcement, which waits for the statement under way."""
+        limits = self._read_limits
+        seconds = min(limits.statement_timeout, self._follow.statement_seconds)
+        limit_statements(self._driver, seconds, min(limits.lock_timeout, self._follow.lock_seconds))
 
     def run(self) -> None:
         """Until `stop`, or an error ends the session."""
@@ -286,8 +309,9 @@ class Session:
             if self._is_due("head", self._follow.heartbeat_seconds):
                 self._look_at_head()
             more = False
-            for views in self._groups():
-                more |= self._step(views)
+            groups = self._groups()
+            for views in groups:
+                more |= self._step(views, is_alone=len(groups) == 1)
             if self._is_due("purge", self._change_log.purge_every_seconds):
                 self._purge()
             if not more:
@@ -298,8 +322,7 @@ class Session:
         pause = min(self._follow.poll_seconds, self._follow.standby_seconds, self._follow.heartbeat_seconds)
         try:
             while not self._over.is_set():
-                with self._lock:
-                    self._keep_up()
+                self._keep_up()
                 if self._stop.is_set() and self._feed.silent_seconds > _SILENT_SECONDS:
                     # The other thread may wait for long, and has nothing to write.
                     self._end()
@@ -312,12 +335,31 @@ class Session:
             self._over.set()
 
     def _keep_up(self) -> None:
-        if self._is_due("take", self._follow.standby_seconds):
-            self._take_free_views()
-        if self._is_due("heartbeat", self._follow.heartbeat_seconds):
-            self._beat()
-        if self._cache.revive():
-            self._announce()
+        try:
+            with self._lock:
+                if self._is_due("take", self._follow.standby_seconds):
+                    self._take_free_views()
+                if self._is_due("heartbeat", self._follow.heartbeat_seconds):
+                    self._beat()
+                if self._cache.revive():
+                    self._announce()
+        except psycopg.Error as error:
+            if not self._goes_on_after(error):
+                raise
+            # A lock or a time-out; it is tried again when it is due.
+            log.warning("the read database is slow", error=first_line(error))
+
+    def _goes_on_after(self, error: Exception) -> bool:
+        """Whether the error passes and the connection is as good as before."""
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        return (
+            may_pass(error)
+            and isinstance(cause, psycopg.Error)
+            and not self._driver.closed
+            and cause.diag.severity_nonlocalized == "ERROR"
+            # The server is a standby now: another one is to be found.
+            and not isinstance(cause, ReadOnlySqlTransaction)
+        )
 
     def _end(self) -> None:
         """At a clean stop."""
@@ -408,50 +450,109 @@ class Session:
             hand_over(self._driver, view, self._session, state.position, epochs)
             self._progress.states[view] = ViewState(position=state.position)
 
-    # From RUNNING and FAILED to either of them.
+    # Between RUNNING, WAITING and FAILED.
 
     def _groups(self) -> list[list[str]]:
         """The views that are to be followed now, those at the same position together.
 
-        A view that is behind must not hold the others up, and one that failed is tried alone.
+        A view that is behind must not hold the others up, nor one whose batches are to be small. One that waits or
+        failed is tried alone.
         """
         now = time.monotonic()
-        groups: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
+        groups: defaultdict[tuple[int, int, str], list[str]] = defaultdict(list)
         with self._lock:
-            states = dict(self._progress.states)
+            states = self._followed()
         for view, state in states.items():
             if state.phase is Phase.RUNNING:
-                groups[state.position, ""].append(view)
-            elif state.phase is Phase.FAILED and now >= state.retry_at:
-                groups[state.position, view].append(view)
+                groups[state.position, self._batch_size(view), ""].append(view)
+            elif now >= state.retry_at:
+                groups[state.position, self._batch_size(view), view].append(view)
         return list(groups.values())
 
-    def _step(self, views: Sequence[str]) -> bool:
-        """Takes the next events in; whether there may be more at once.
+    def _batch_size(self, view: str) -> int:
+        return self._most.get(view, self._follow.batch_size)
+
+    def _step(self, views: Sequence[str], *, is_alone: bool) -> bool:
+        """Takes the next events in; whether there may be more at once. is_alone: no other views are followed now.
 
         After a batch that is not full there need not be: new events are announced by a notification, and one that came
         during the step is kept until the session waits for it.
         """
         state = self._progress.states[views[0]]
+        began = time.monotonic()
+        self._in_hand = {}
         try:
-            batch = self._pipeline.step(views, state.position)
+            with self._time_for(views):
+                batch = self._pipeline.step(views, state.position, goes_on=is_alone)
         except (Deposed, FeedChanged):
             raise
         except Exception as error:
-            if may_pass(error):
+            if may_pass(error) and not self._goes_on_after(error):
                 raise
             if len(views) > 1:
                 # Some view's rows cannot be stored, or not be made. Trying each view alone shows which.
-                return sum(self._step([view]) for view in views) > 0
+                return sum([self._step([view], is_alone=False) for view in views]) > 0
             kind = f"{type(error).__module__}.{type(error).__name__}"
-            self._fail(views[0], f"events after {state.position}: ({kind}) {first_line(error)}")
+            problem = f"events after {state.position}: ({kind}) {first_line(error)}"
+            if not may_pass(error):
+                self._fail(views[0], problem)
+                return False
+            if isinstance(error, QueryCanceled) and self._halve(views[0]):
+                return True
+            self._postpone(views[0], problem)
             return False
         if batch is None:
             return False
+        if time.monotonic() - began < self._follow.statement_seconds / 2:
+            self._double(views)
         for view, move in batch.moves.items():
             if move.changes.stopped_by is not None:
                 self._fail(view, str(move.changes.stopped_by))
-        return batch.moved and batch.full
+        return batch.moved and (batch.full or batch.is_cut)
+
+    @contextmanager
+    def _time_for(self, views: Sequence[str]) -> Iterator[None]:
+        """A batch that cannot be halved any more may take as long as a statement of the read database may."""
+        if self._most.get(views[0]) != 1:
+            yield
+            return
+        limit_statements(self._driver, self._read_limits.statement_timeout, self._follow.lock_seconds)
+        try:
+            yield
+        finally:
+            if not self._driver.closed:
+                self._limit_statements()
+
+    def _halve(self, view: str) -> bool:
+        """After a time-out: the view's next batch has half as many events. False when it was one event already."""
+        size = self._in_hand.get(view, self._batch_size(view))
+        if size == 1:
+            return False
+        log.warning("a batch took too long and is halved", view=view, events=size)
+        self._most[view] = size // 2
+        return True
+
+    def _double(self, views: Sequence[str]) -> None:
+        """After a batch that took little time."""
+        for view in views:
+            if view in self._most:
+                self._most[view] *= 2
+                if self._most[view] >= self._follow.batch_size:
+                    del self._most[view]
+
+    def _postpone(self, view: str, error: str) -> None:
+        with self._lock:
+            state = self._progress.states[view]
+            if not state.is_followed:
+                # Released meanwhile.
+                return
+            pause = min(max(2 * state.pause, _FIRST_PAUSE), self._follow.retry_seconds)
+            retry_at = time.monotonic() + pause
+            self._progress.states[view] = replace(
+                state, phase=Phase.WAITING, error=error, retry_at=retry_at, pause=pause
+            )
+        if state.error != error:
+            log.warning("a view waits", view=view, position=state.position, error=error)
 
     def _fail(self, view: str, error: str) -> None:
         with self._lock:
@@ -465,16 +566,20 @@ class Session:
             log.error("a view cannot go on", view=view, position=state.position, error=error)
 
     def _find(self, views: Sequence[str], after: int) -> "EventBatch | None":
-        limit = self._follow.batch_size
+        limit = self._batch_size(views[0])
         events = self._feed.events(after, limit, self._epoch)
         if not events:
             return None
         projections = [self._views.projections[view] for view in views]
-        return EventBatch(projections, after, events, self._views.kinds, self._rows, full=len(events) == limit)
+        full = len(events) == limit or sum([len(it.payload) for it in events]) >= MAX_BYTES
+        return EventBatch(
+            projections, after, events, self._views.kinds, self._rows, full=full, max_rows=self._follow.batch_rows
+        )
 
     def _write(self, batch: "EventBatch") -> None:
         """One transaction for all views, then the cache, then the announcement."""
         if batch.moved:
+            self._in_hand = {view: move.after - move.before for view, move in batch.moves.items()}
             with self._lock:
                 move_views(self._driver, self._epoch, self._session, list(batch.moves.values()))
                 cached = {view: it.changes.values for view, it in batch.moves.items() if view in self._views.cached}
@@ -560,8 +665,12 @@ class EventBatch:
         rows: RowSource,
         *,
         full: bool,
+        max_rows: int,
     ) -> None:
-        """Raises psycopg.Error."""
+        """max_rows: of each view; the events that would change more are left to the batch behind.
+
+        Raises psycopg.Error.
+        """
         self.began = time.perf_counter()
         self.before = before
         self.after = events[-1].position
@@ -569,6 +678,8 @@ class EventBatch:
         self.moves: dict[str, Move] = {}
         self._projections = {it.view: it for it in projections}
         self._steps = {it.view: steps_of(it, events, known_kinds) for it in projections}
+        # By view that does not take all events: the first one that it leaves to the batch behind.
+        self._rest = {it.view: rest for it in projections if (rest := self._steps[it.view].bound(max_rows))}
         self._needed: NeededKeys = {it.view: self._steps[it.view].needed(it) for it in projections}
         self._found: FoundRows = rows.find(self._needed)
 
@@ -582,7 +693,8 @@ class EventBatch:
         for view, steps in self._steps.items():
             projection = self._projections[view]
             changes = fold_steps(projection, steps, self._found[view])
-            after = changes.stopped_by.position - 1 if changes.stopped_by else self.after
+            end = changes.stopped_by.position if changes.stopped_by else self._rest.get(view)
+            after = self.after if end is None else end - 1
             self.moves[view] = Move(projection, self.before, after, changes)
         rows.add_folded({view: move.changes for view, move in self.moves.items()})
         # Not needed any more, and three batches are in memory while views catch up.
@@ -592,6 +704,11 @@ class EventBatch:
     def moved(self) -> bool:
         """Whether some view takes some event in."""
         return any(it.after > it.before for it in self.moves.values())
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether some view has taken in a part of the events, and can go on behind it."""
+        return bool(self._rest)
 
     @property
     def leads_on(self) -> bool:
@@ -618,15 +735,18 @@ class Pipeline:
         # The next batch, folded, and the one behind it, found.
         self._ahead: tuple[EventBatch, EventBatch | None] | None = None
 
-    def step(self, views: Sequence[str], position: int) -> EventBatch | None:
-        """Writes the views' next batch; None where there is none. Raises what `find` and `write` raise."""
+    def step(self, views: Sequence[str], position: int, *, goes_on: bool) -> EventBatch | None:
+        """Writes the views' next batch; None where there is none. Raises what `find` and `write` raise.
+
+        goes_on: the next step is of the same views, so the batch behind is worth folding meanwhile.
+        """
         try:
-            return self._step(views, position)
+            return self._step(views, position, goes_on)
         except Exception:
             self._rows.forget()
             raise
 
-    def _step(self, views: Sequence[str], position: int) -> EventBatch | None:
+    def _step(self, views: Sequence[str], position: int, goes_on: bool) -> EventBatch | None:
         ahead, self._ahead = self._ahead, None
         if ahead is not None and (ahead[0].views, ahead[0].before) == (views, position):
             batch, behind = ahead
@@ -637,7 +757,7 @@ class Pipeline:
                 return None
             batch = found
             batch.fold(self._rows)
-        if batch.leads_on:
+        if batch.leads_on and goes_on:
             self._ahead = self._write_and_go_on(batch, behind)
         else:
             self._write(batch)

@@ -9,6 +9,15 @@ class FollowSettings(Block):
     """How the feed is followed."""
 
     batch_size: int = Field(1000, ge=1, le=10_000, description="Events in one transaction at most")
+    batch_rows: int = Field(
+        5000, ge=1, le=100_000, description="Rows of one view that a batch changes at most; one event may change more"
+    )
+    statement_seconds: float = Field(
+        1.5, gt=0, le=60, description="How long a batch may take to be loaded or stored, before it is halved"
+    )
+    lock_seconds: float = Field(
+        0.25, gt=0, le=60, description="How long a batch waits for a lock, before its view waits alone"
+    )
     poll_seconds: float = Field(0.1, gt=0, le=10, description="How soon a lost notification is made up for")
     heartbeat_seconds: float = Field(
         1.0, gt=0, le=2, description="Time between announcements when nothing happens; readers wait 3 s for one"

@@ -30,6 +30,14 @@ class Deposed(Exception):
     """Another projector has moved the view: this one does not hold it any more."""
 
 
+def limit_statements(driver: Driver, statement_seconds: float, lock_seconds: float) -> None:
+    """How long each statement may take from now on, and wait for a lock. Raises psycopg.Error."""
+    driver.execute(
+        "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false)",
+        (f"{int(statement_seconds * 1000)}ms", f"{int(lock_seconds * 1000)}ms"),
+    )
+
+
 def select_rows(
     driver: Driver, projections: Mapping[str, Projection], wanted: Mapping[str, Collection[bytes]]
 ) -> FoundRows:

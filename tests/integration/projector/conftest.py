@@ -340,13 +340,16 @@ Project = Callable[..., Any]
 
 @pytest.fixture
 async def project(stores: Stores) -> AsyncIterator[Project]:
-    """Starts a projector: `await project(nodes, follow={…}, cache={…}, change_log={…})`; on=… for other stores."""
+    """Starts a projector: `await project(nodes, follow={…}, cache={…}, change_log={…}, read={…})`.
+
+    on: other stores.
+    """
     running: list[Running] = []
 
     async def start(nodes: Iterable[str] = (), *, on: Stores = stores, **blocks: dict[str, Any]) -> Running:
         settings = Settings(
             feed_database=DatabaseSettings(url=SecretStr(on.write_url)),
-            read_database=DatabaseSettings(url=SecretStr(on.read_url)),
+            read_database=DatabaseSettings(url=SecretStr(on.read_url), **blocks.get("read", {})),
             cache_nodes=tuple(nodes),
             server=ServerSettings(port=0),
             follow=FollowSettings(**{"retry_seconds": 0.2, "standby_seconds": 0.05, **blocks.get("follow", {})}),
