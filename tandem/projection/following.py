@@ -1,9 +1,8 @@
 """How a projector follows the feed, from the thread that begins to the statement that commits.
 
 `Following` is the thread. It opens a connection to the read database and runs a `Session` on it, and another one when
-that ends. A `Session` owns views, as `ownership.py` says who may, and takes batches of events into them. `Pipeline`
-works on three batches at a time: one is written while the next one is folded and the one behind that is found. An
-`EventBatch` is the events after a position, and what they do to each view.
+that ends. A `Session` owns views, as `ownership.py` says who may, and takes batches of events into them. `pipeline.py`
+works on three batches at a time.
 
 A session has two threads. The one that follows reads the feed and writes batches, and may wait for the write database
 for any time. The keeper takes views over, announces them and releases them, and asks the write database for nothing.
@@ -33,8 +32,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -47,11 +45,10 @@ from psycopg.errors import QueryCanceled, ReadOnlySqlTransaction
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from tandem.feed.events import EventContract, FeedEvent
+from tandem.feed.events import EventContract
 from tandem.feed.reader import MAX_BYTES
 from tandem.feed.source import FeedSource
 from tandem.projection.cache_writer import CacheWriter
-from tandem.projection.fold import FoundRows, fold_steps, steps_of
 from tandem.projection.ownership import (
     FreeView,
     another_follows,
@@ -62,10 +59,11 @@ from tandem.projection.ownership import (
     renew_session,
     take_over,
 )
+from tandem.projection.pipeline import EventBatch, Pipeline
 from tandem.projection.projection import Projection
-from tandem.projection.rows import NeededKeys, RowSource
+from tandem.projection.rows import RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
-from tandem.projection.statements import Deposed, Move, announce, limit_statements, move_views, select_rows
+from tandem.projection.statements import Deposed, announce, limit_statements, move_views, select_rows
 from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import change
@@ -76,6 +74,11 @@ from tandem.runtime.telemetry import log
 HEAD = Gauge("tandem_feed_head", "The last position of the feed that this projector has seen")
 POSITION = Gauge("tandem_projection_position", "The last position that a view has taken in", ["view"])
 PROJECTED = Counter("tandem_projected_events_total", "Events of the feed that a view has passed", ["view"])
+HELD_UP = Counter(
+    "tandem_projection_batches_held_up_total",
+    "Batches of a view that a lock or a time-out kept from being stored",
+    ["view"],
+)
 BATCH_SECONDS = Histogram(
     "tandem_projection_batch_seconds",
     "Time from reading a batch to announcing it",
@@ -179,7 +182,7 @@ class Following:
         self.views = views
         # Connections of its own: nobody who asks how far the views are may hold it up.
         source = FeedSource(feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds)
-        self.feed = WatchedFeed(source)
+        self.feed = WatchedFeed(source, poll_seconds=follow.poll_seconds)
         self._read = create_database_engine(
             read_database, name="tandem-projector", pool_size=1, by_key=True, autocommit=True
         )
@@ -528,6 +531,7 @@ class Session:
         size = self._in_hand.get(view, self._batch_size(view))
         if size == 1:
             return False
+        HELD_UP.labels(view).inc()
         log.warning("a batch took too long and is halved", view=view, events=size)
         self._most[view] = size // 2
         return True
@@ -551,6 +555,7 @@ class Session:
             self._progress.states[view] = replace(
                 state, phase=Phase.WAITING, error=error, retry_at=retry_at, pause=pause
             )
+        HELD_UP.labels(view).inc()
         if state.error != error:
             log.warning("a view waits", view=view, position=state.position, error=error)
 
@@ -565,7 +570,7 @@ class Session:
         if state.error != error:
             log.error("a view cannot go on", view=view, position=state.position, error=error)
 
-    def _find(self, views: Sequence[str], after: int) -> "EventBatch | None":
+    def _find(self, views: Sequence[str], after: int) -> EventBatch | None:
         limit = self._batch_size(views[0])
         events = self._feed.events(after, limit, self._epoch)
         if not events:
@@ -576,7 +581,7 @@ class Session:
             projections, after, events, self._views.kinds, self._rows, full=full, max_rows=self._follow.batch_rows
         )
 
-    def _write(self, batch: "EventBatch") -> None:
+    def _write(self, batch: EventBatch) -> None:
         """One transaction for all views, then the cache, then the announcement."""
         if batch.moved:
             self._in_hand = {view: move.after - move.before for view, move in batch.moves.items()}
@@ -599,7 +604,7 @@ class Session:
 
     def _beat(self) -> None:
         """Says to other projectors that we are at work, and to readers where the views are."""
-        can_follow = self._feed.silent_seconds < _SILENT_SECONDS
+        can_follow = self._following.epoch is not None and self._feed.silent_seconds < _SILENT_SECONDS
         renew_session(self._driver, self._session, follows=can_follow, idle_seconds=self._feed.idle_seconds)
         cut_off = self._feed.silent_seconds > self._follow.release_seconds
         if cut_off and self._owned() and self._another_follows():
@@ -647,144 +652,3 @@ DELETE FROM {change.fullname} WHERE (view, position, key) IN (
   WHERE changed_at < now() - make_interval(secs => :keep * 3600) ORDER BY changed_at LIMIT :most
 )
 """)  # noqa: S608 - only the table's name is put in
-
-
-class EventBatch:
-    """The events after a position that its views all have, with the rows that they change.
-
-    before, after: the positions of the events before it and of its last one. full: there may be more events behind it.
-    moves: what it does to each view, by name, once it is folded.
-    """
-
-    def __init__(
-        self,
-        projections: Sequence[Projection],
-        before: int,
-        events: Sequence[FeedEvent],
-        known_kinds: Collection[str],
-        rows: RowSource,
-        *,
-        full: bool,
-        max_rows: int,
-    ) -> None:
-        """max_rows: of each view; the events that would change more are left to the batch behind.
-
-        Raises psycopg.Error.
-        """
-        self.began = time.perf_counter()
-        self.before = before
-        self.after = events[-1].position
-        self.full = full
-        self.moves: dict[str, Move] = {}
-        self._projections = {it.view: it for it in projections}
-        self._steps = {it.view: steps_of(it, events, known_kinds) for it in projections}
-        # By view that does not take all events: the first one that it leaves to the batch behind.
-        self._rest = {it.view: rest for it in projections if (rest := self._steps[it.view].bound(max_rows))}
-        self._needed: NeededKeys = {it.view: self._steps[it.view].needed(it) for it in projections}
-        self._found: FoundRows = rows.find(self._needed)
-
-    @property
-    def views(self) -> list[str]:
-        return list(self._projections)
-
-    def fold(self, rows: RowSource) -> None:
-        """The batches before this one must be folded, and may be written or not."""
-        rows.refresh(self._needed, self._found)
-        for view, steps in self._steps.items():
-            projection = self._projections[view]
-            changes = fold_steps(projection, steps, self._found[view])
-            end = changes.stopped_by.position if changes.stopped_by else self._rest.get(view)
-            after = self.after if end is None else end - 1
-            self.moves[view] = Move(projection, self.before, after, changes)
-        rows.add_folded({view: move.changes for view, move in self.moves.items()})
-        # Not needed any more, and three batches are in memory while views catch up.
-        self._steps, self._needed, self._found = {}, {}, {}
-
-    @property
-    def moved(self) -> bool:
-        """Whether some view takes some event in."""
-        return any(it.after > it.before for it in self.moves.values())
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether some view has taken in a part of the events, and can go on behind it."""
-        return bool(self._rest)
-
-    @property
-    def leads_on(self) -> bool:
-        """Whether all of its views go on together behind it."""
-        return self.full and all(it.after == self.after for it in self.moves.values())
-
-
-Find = Callable[[Sequence[str], int], EventBatch | None]
-"""(views, the position that they all have) -> the events behind it, if there are any."""
-
-
-class Pipeline:
-    """Writes a batch, folds the next and finds the one behind that, at the same time. Then all move on by one.
-
-    Each of the three has a thread. Between two steps nothing runs. Nothing of a batch is seen outside before it is
-    written. When something fails, all that was done ahead is dropped, since it was made from what was never written.
-    """
-
-    def __init__(self, find: Find, rows: RowSource, write: Callable[[EventBatch], None]) -> None:
-        """find, write: they may run at the same time."""
-        self._find = find
-        self._rows = rows
-        self._write = write
-        # The next batch, folded, and the one behind it, found.
-        self._ahead: tuple[EventBatch, EventBatch | None] | None = None
-
-    def step(self, views: Sequence[str], position: int, *, goes_on: bool) -> EventBatch | None:
-        """Writes the views' next batch; None where there is none. Raises what `find` and `write` raise.
-
-        goes_on: the next step is of the same views, so the batch behind is worth folding meanwhile.
-        """
-        try:
-            return self._step(views, position, goes_on)
-        except Exception:
-            self._rows.forget()
-            raise
-
-    def _step(self, views: Sequence[str], position: int, goes_on: bool) -> EventBatch | None:
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and (ahead[0].views, ahead[0].before) == (views, position):
-            batch, behind = ahead
-        else:
-            self._rows.drop_folded()
-            found, behind = self._find(views, position), None
-            if found is None:
-                return None
-            batch = found
-            batch.fold(self._rows)
-        if batch.leads_on and goes_on:
-            self._ahead = self._write_and_go_on(batch, behind)
-        else:
-            self._write(batch)
-        self._rows.written()
-        return batch
-
-    def _write_and_go_on(
-        self, batch: EventBatch, behind: EventBatch | None
-    ) -> tuple[EventBatch, EventBatch | None] | None:
-        """Returns what is ahead of the batch then. behind: what was found behind it already."""
-        with ThreadPoolExecutor(2, "projector") as threads:
-            written = threads.submit(self._write, batch)
-            following = behind or _found(threads.submit(self._find, batch.views, batch.after))
-            after_that: Future[EventBatch | None] | None = None
-            if following is not None:
-                if following.full:
-                    after_that = threads.submit(self._find, batch.views, following.after)
-                following.fold(self._rows)
-        written.result()
-        if following is None:
-            return None
-        return following, _found(after_that) if after_that and following.leads_on else None
-
-
-def _found(found: "Future[EventBatch | None]") -> EventBatch | None:
-    """None for what cannot be found ahead: `step` looks for it once more when its time has come, and raises then."""
-    try:
-        return found.result()
-    except Exception:
-        return None

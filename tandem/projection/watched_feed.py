@@ -21,9 +21,11 @@ class WatchedFeed:
     to be announced instead of 1.07, and 900 µs of processor time instead of 650.
     """
 
-    def __init__(self, source: FeedSource) -> None:
+    def __init__(self, source: FeedSource, *, poll_seconds: float) -> None:
+        """poll_seconds: how long the source waits for more."""
         self._source = source
-        # When the call that is under way began; None between calls.
+        self._poll_seconds = poll_seconds
+        # Since when the call that is under way is to have an answer; None between calls.
         self._asked_at: float | None = None
         self._returned_at = time.monotonic()
         self._read_at = time.monotonic()
@@ -41,7 +43,7 @@ class WatchedFeed:
         if self._source.problem:
             return time.monotonic() - self._read_at
         asked_at = self._asked_at
-        return 0.0 if asked_at is None else time.monotonic() - asked_at
+        return 0.0 if asked_at is None else max(0.0, time.monotonic() - asked_at)
 
     @property
     def idle_seconds(self) -> float:
@@ -55,7 +57,7 @@ class WatchedFeed:
         return self._watch(self._source.events, after, limit, epoch)
 
     def wait(self, stop: threading.Event) -> None:
-        self._asked_at = time.monotonic()
+        self._asked_at = time.monotonic() + self._poll_seconds
         try:
             self._source.wait(stop)
         finally:

@@ -9,7 +9,7 @@ import pytest
 from commerce.query.v1.views_pb2 import ProductCard
 from tandem.feed.events import FeedEvent
 from tandem.projection.fold import FoundRows, StoredRow
-from tandem.projection.following import EventBatch, Pipeline
+from tandem.projection.pipeline import EventBatch, Pipeline
 from tandem.projection.rows import RowSource
 from tests.support import events
 from tests.support.events import feed_events
