@@ -11,11 +11,20 @@ from tandem.feed import table
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.runtime.database import driver_of
 
+MAX_BYTES = 4 * 2**20
+"""Of payloads that are read at once. A projector has three batches in memory, parsed to several times their size."""
+
 
 def read_events(
-    connection: Connection, contract: EventContract[Any], after: int, limit: int, epoch: uuid.UUID | None = None
+    connection: Connection,
+    contract: EventContract[Any],
+    after: int,
+    limit: int,
+    epoch: uuid.UUID | None = None,
 ) -> list[FeedEvent]:
     """At most `limit` events that follow position `after`, in order. Empty when there are none yet.
+
+    No more are returned than hold MAX_BYTES and the event with which they reach it.
 
     contract: what the events are. epoch: nothing is returned of a feed that is another; its positions are no
     continuation of ours.
@@ -23,18 +32,26 @@ def read_events(
     supplement = _supplement(contract)
     with driver_of(connection) as driver, driver.cursor(binary=True) as cursor:
         if epoch is None:
-            cursor.execute(_READ.format(supplement=supplement, of_epoch=""), (after, limit), prepare=True)
+            cursor.execute(_READ.format(supplement=supplement, of_epoch=""), (after, limit, MAX_BYTES), prepare=True)
         else:
-            cursor.execute(_READ.format(supplement=supplement, of_epoch=_OF_EPOCH), (after, epoch, limit), prepare=True)
+            read = _READ.format(supplement=supplement, of_epoch=_OF_EPOCH)
+            cursor.execute(read, (after, epoch, limit, MAX_BYTES), prepare=True)
         return [FeedEvent(contract, *row) for row in cursor.fetchall()]
 
 
-# The key by a query of its own: however few events there are to read, a join might read all keys.
+# The key by a query of its own: however few events there are to read, a join might read all keys. Only of the events
+# that are returned.
 _READ = f"""
 SELECT position, kind, payload,
   (SELECT key FROM {table.subject_key.fullname} AS k WHERE k.subject_id = e.subject_id), envelope, version,
   {{supplement}}
-FROM {table.event.fullname} AS e WHERE position > %s {{of_epoch}} ORDER BY position LIMIT %s
+FROM (
+  SELECT *, sum(octet_length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS bytes
+  FROM (
+    SELECT position, kind, payload, subject_id, envelope, version
+    FROM {table.event.fullname} WHERE position > %s {{of_epoch}} ORDER BY position LIMIT %s
+  ) AS next
+) AS e WHERE bytes - octet_length(payload) < %s ORDER BY position
 """  # noqa: S608 - only names of tables are put in, here and below
 _OF_EPOCH = f"AND (SELECT epoch FROM {table.feed_head.fullname}) = %s"  # noqa: S608
 

@@ -77,6 +77,22 @@ class Steps:
     steps: list[Step] = field(default_factory=list)
     stopped_by: CannotApply | None = None
 
+    def bound(self, max_rows: int) -> int | None:
+        """Takes events out at the end, so that the others change at most `max_rows` rows, or there is one event alone.
+
+        Returns the position of the first that is taken out, for the batch behind; None when there is none.
+        """
+        if sum(len(parts) for _, parts in self.steps) <= max_rows:
+            return None
+        keys: set[bytes] = set()
+        for number, (event, parts) in enumerate(self.steps):
+            keys.update(parts)
+            if number and len(keys) > max_rows:
+                del self.steps[number:]
+                self.stopped_by = None
+                return event.position
+        return None
+
     def needed(self, projection: Projection) -> set[bytes]:
         """The keys of rows that the events change and do not make: those to look up."""
         known: set[bytes] = set()

@@ -1,80 +1,142 @@
-"""Who projects a view: each view has an advisory lock, held by the very connection that writes the view.
+"""Who writes a view: its row names its owner, a session of a projector, and each batch and announcement compares that.
 
-When the connection ends, for whatever reason, the lock ends with it, and a standby takes the view over. The position
-that each transaction compares is the second line of defence.
+A view is free when its owner is gone, which is any of these:
+
+- It handed the view over: at a clean stop, or because it cannot read the feed and another projector can.
+- Its connection ended, and with it the advisory lock that a session holds: its process died, or its machine.
+- It has not renewed its row for `hung_seconds`: it hangs, or PostgreSQL's side of the connection does. Such a session
+  may keep its lock for ever, and cannot be ended while it stands still. That is why the lock alone decides nothing.
+
+A session that was taken for gone and goes on finds that it owns the view no more, and can neither write nor announce.
 """
 
 import json
+import secrets
 import uuid
-import zlib
+from collections.abc import Collection
+from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
+from tandem.projection.statements import Driver
 from tandem.read_store.cache import CacheEpochs
-from tandem.read_store.tables import projection
+from tandem.read_store.tables import projection, projector
 from tandem.runtime.database import driver_under
 
-# The first half of the locks' names, ours among all advisory locks of the database; the second is the view's name.
+# The first half of the locks' names, ours among all advisory locks of the database; the second is the session's.
 _LOCK_SPACE = 7_246_002
 
+# For a session that is somebody else's: one's own lock is no obstacle to oneself. The shared lock ends with the
+# statement.
+_IS_THERE = f"""
+(it.renewed_at > now() - make_interval(secs => %s)
+  AND NOT pg_try_advisory_xact_lock_shared({_LOCK_SPACE}, it.lock))"""
 
-class OtherFeed(Exception):
-    """The view was made from another feed than the one that is there; the message says how to mend it."""
+
+class FreeView(NamedTuple):
+    """A view that nobody writes. before: the owner that is gone, if there was one. feed_epoch: None for a new view."""
+
+    before: uuid.UUID | None
+    feed_epoch: uuid.UUID | None
 
 
-def end_when_idle(connection: Connection, seconds: float) -> None:
-    """Makes the database end this session, and its locks with it, after so long without a statement.
+class TakenView(NamedTuple):
+    """A view that is ours now. cache_epochs: those that the projector before handed over; nobody else gets them."""
 
-    A projector that is paused or hangs keeps its connection open: without this, no standby would ever take over.
-    """
-    connection.execute(
-        text("SELECT set_config('idle_session_timeout', :limit, false)"), {"limit": f"{int(seconds * 1000)}ms"}
+    position: int
+    feed_epoch: uuid.UUID
+    cache_epochs: CacheEpochs | None
+
+
+def begin_session(connection: Connection, before: uuid.UUID | None) -> uuid.UUID:
+    """A session of this connection; connection: in autocommit mode. before: this program's last one, which is over."""
+    session, lock = uuid.uuid4(), secrets.randbits(31)
+    driver = driver_under(connection)
+    driver.execute("SELECT pg_advisory_lock(%s, %s)", (_LOCK_SPACE, lock))
+    driver.execute(
+        f"DELETE FROM {projector.fullname} WHERE session = %s OR renewed_at < now() - interval '1 day'",  # noqa: S608
+        (before,),
+    )
+    driver.execute(f"INSERT INTO {projector.fullname} VALUES (%s, %s, now(), false)", (session, lock))  # noqa: S608
+    return session
+
+
+def renew_session(driver: Driver, session: uuid.UUID, *, follows: bool, idle_seconds: float) -> None:
+    """idle_seconds: how long the projector has not been at work."""
+    driver.execute(
+        f"UPDATE {projector.fullname} SET renewed_at = now() - make_interval(secs => %s), follows = %s"  # noqa: S608
+        " WHERE session = %s",
+        (idle_seconds, follows, session),
+        prepare=True,
     )
 
 
-def try_lock(connection: Connection, view: str) -> bool:
-    """Whether the view's lock is ours now. It is kept until the connection ends."""
-    held: bool = connection.execute(
-        text("SELECT pg_try_advisory_lock(:space, :view)"),
-        # The view's name as a stable signed 32-bit number.
-        {"space": _LOCK_SPACE, "view": zlib.crc32(view.encode()) - 2**31},
-    ).scalar_one()
-    return held
+def end_session(driver: Driver, session: uuid.UUID) -> None:
+    """At a clean stop: a standby need not wait until PostgreSQL has seen the connection's end."""
+    driver.execute(f"DELETE FROM {projector.fullname} WHERE session = %s", (session,))  # noqa: S608
 
 
-def take_over(connection: Connection, view: str, epoch: uuid.UUID) -> tuple[int, CacheEpochs | None]:
-    """The view's position, and the cache epochs that the projector before handed over; no other projector gets these.
+def another_follows(driver: Driver, session: uuid.UUID, hung_seconds: float) -> bool:
+    """Whether another projector can read the feed."""
+    found = driver.execute(
+        f"SELECT EXISTS (SELECT FROM {projector.fullname} AS it WHERE session <> %s AND follows AND {_IS_THERE})",  # noqa: S608
+        (session, hung_seconds),
+    ).fetchone()
+    return bool(found and found[0])
 
-    epoch: the feed's. Raises OtherFeed when the view belongs to another one.
-    """
-    with driver_under(connection).transaction():
-        connection.execute(
-            text(
-                f"INSERT INTO {projection.fullname} (view, feed_epoch, position) VALUES (:view, :epoch, 0)"  # noqa: S608
-                " ON CONFLICT (view) DO NOTHING"
-            ),
-            {"view": view, "epoch": epoch},
+
+def free_views(driver: Driver, views: Collection[str], hung_seconds: float) -> dict[str, FreeView]:
+    """Those of the views that nobody writes. The views are not ours."""
+    found = driver.execute(
+        f"""
+        SELECT v.view, p.owner, p.feed_epoch FROM unnest(%s::text[]) AS v (view)
+        LEFT JOIN {projection.fullname} AS p ON p.view = v.view
+        LEFT JOIN {projector.fullname} AS it ON it.session = p.owner
+        WHERE it.session IS NULL OR NOT {_IS_THERE}""",  # noqa: S608
+        (list(views), hung_seconds),
+    ).fetchall()
+    return {view: FreeView(before, feed_epoch) for view, before, feed_epoch in found}
+
+
+def held_views(connection: Connection, hung_seconds: float) -> list[str]:
+    """The views that somebody writes. In a transaction, until its end nobody begins to."""
+    with_owner = connection.execute(projection.select().where(projection.c.owner.is_not(None)).with_for_update())
+    views = [row.view for row in with_owner]
+    return sorted(set(views) - free_views(driver_under(connection), views, hung_seconds).keys())
+
+
+def take_over(driver: Driver, view: str, session: uuid.UUID, free: FreeView, epoch: uuid.UUID) -> TakenView | None:
+    """Makes a view ours; None when another projector was faster. epoch: the feed's, for a view that is new."""
+    if free.feed_epoch is None:
+        driver.execute(
+            f"INSERT INTO {projection.fullname} (view, feed_epoch, position) VALUES (%s, %s, 0)"  # noqa: S608
+            " ON CONFLICT (view) DO NOTHING",
+            (view, epoch),
         )
-        row = connection.execute(projection.select().where(projection.c.view == view).with_for_update()).one()
-        if row.feed_epoch != epoch:
-            raise OtherFeed(
-                f"it was made from the feed {row.feed_epoch}, and the write database has the feed {epoch}: after a"
-                " restore, stop the projectors and run `python -m projector reset`"
-            )
-        connection.execute(
-            text(f"UPDATE {projection.fullname} SET cache_epochs = NULL WHERE view = :view"),  # noqa: S608
-            {"view": view},
-        )
-        # A list of pairs: JSONB does not keep the order of an object's keys.
-        return row.position, dict(row.cache_epochs) if row.cache_epochs is not None else None
+    row = driver.execute(_TAKE, (view, free.before, session)).fetchone()
+    if row is None:
+        return None
+    position, feed_epoch, cache_epochs = row
+    # A list of pairs: JSONB does not keep the order of an object's keys.
+    return TakenView(position, feed_epoch, None if cache_epochs is None else dict(cache_epochs))
 
 
-def hand_over_epochs(connection: Connection, view: str, position: int, epochs: CacheEpochs) -> None:
-    """At a clean stop: the next projector may go on with the cache, if the view is still at `position`."""
-    connection.execute(
-        text(
-            f"UPDATE {projection.fullname} SET cache_epochs = CAST(:epochs AS jsonb)"  # noqa: S608
-            " WHERE view = :view AND position = :position"
-        ),
-        {"epochs": json.dumps(list(epochs.items())), "view": view, "position": position},
+# One statement: the other thread of the session may use the connection between two.
+_TAKE = f"""
+WITH free AS (
+  SELECT view, cache_epochs FROM {projection.fullname}
+  WHERE view = %s AND owner IS NOT DISTINCT FROM %s FOR NO KEY UPDATE
+)
+UPDATE {projection.fullname} AS p SET owner = %s, cache_epochs = NULL
+FROM free WHERE p.view = free.view RETURNING p.position, p.feed_epoch, free.cache_epochs
+"""  # noqa: S608 - only the table's name is put in
+
+
+def hand_over(driver: Driver, view: str, session: uuid.UUID, position: int, epochs: CacheEpochs | None) -> None:
+    """Frees a view. The next projector may go on with the cache, if the view is still ours and at `position`."""
+    pairs = None if epochs is None else json.dumps(list(epochs.items()))
+    driver.execute(
+        f"UPDATE {projection.fullname} SET owner = NULL, cache_epochs = %s::jsonb"  # noqa: S608
+        " WHERE view = %s AND position = %s AND owner = %s",
+        (pairs, view, position, session),
     )

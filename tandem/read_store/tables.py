@@ -8,9 +8,11 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
@@ -35,8 +37,11 @@ projection = Table(
     Column("position", BigInteger, nullable=False),
     Column("cache_epochs", JSONB, nullable=True),
     Column("content", Uuid, nullable=True),
+    Column("owner", Uuid, nullable=True),
 )
 """One row a view: the last position that its rows include, in the same transaction as the rows.
+
+owner: the session of a projector that writes the view, and nobody else does; NULL when it was handed over.
 
 content: a random name for what the rows of a view say, where the domain keeps one. Whatever changes that, in whatever
 way, gives it another: two states with the same name are the same, in all replicas and histories. It is NULL where it is
@@ -44,6 +49,20 @@ not known, and of the other views.
 
 cache_epochs: [[node, epoch], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL while one
 runs or after one died, and then nobody may trust what is in the cache.
+"""
+
+projector = Table(
+    "projector",
+    metadata,
+    Column("session", Uuid, primary_key=True),
+    Column("lock", Integer, nullable=False),
+    Column("renewed_at", DateTime(timezone=True), nullable=False),
+    Column("follows", Boolean, nullable=False),
+)
+"""One row a session of a projector, those on standby too.
+
+lock: an advisory lock that the session holds while it is there. renewed_at: when the projector said last that it is at
+work. follows: whether it could read the feed then.
 """
 
 change = Table(

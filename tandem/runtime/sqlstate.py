@@ -29,6 +29,8 @@ class ViewAction(Enum):
     """What becomes of a projector's batch of events."""
 
     END_SESSION = auto()  # The session ends, and its locks with it. A new one is begun, here or by a standby.
+    HALVE = auto()  # The view's next batch has half as many events; one event alone waits.
+    WAIT = auto()  # Each view is tried alone. One that fails so too waits a little, and the others go on.
     FAIL = auto()  # Each view is tried alone. One that fails so too is FAILED until it can go on.
 
 
@@ -57,7 +59,7 @@ class Failure(NamedTuple):
 
 
 _AGAIN, _LOCKED, _LATE, _COLLIDED, _SPLIT = BatchAction
-_END, _FAIL = ViewAction
+_END, _HALVE, _WAIT, _FAIL = ViewAction
 _AWAY, _SLOW, _BUG = QueryAction
 
 # fmt: off
@@ -72,10 +74,10 @@ TABLE = (
     Failure("the server stops, or takes no sessions yet",   ("57P", "57000"), True,  True,  _AGAIN,    _END,  _AWAY),
     Failure("it ended a session that was idle too long",    ("25P03", "25P04"), True,  True,  _AGAIN,    _END,  _AWAY),
     Failure("it takes no writes: a standby",                ("25006",),         True,  False, _AGAIN,    _END,  _AWAY),
-    Failure("a statement took too long, or was cancelled",  ("57014",),         False, False, _LATE,     _END,  _SLOW),
-    Failure("a lock was not to be had in time",             ("55P03",),         False, False, _LOCKED,   _END,  _AWAY),
-    Failure("a deadlock, or a failed serialisation",        ("40",),            False, False, _AGAIN,    _END,  _AWAY),
-    Failure("out of memory, disk or connections",           ("53",),            False, False, _AGAIN,    _END,  _AWAY),
+    Failure("a statement took too long, or was cancelled",  ("57014",),         False, False, _LATE,     _HALVE, _SLOW),
+    Failure("a lock was not to be had in time",             ("55P03",),         False, False, _LOCKED,   _WAIT,  _AWAY),
+    Failure("a deadlock, or a failed serialisation",        ("40",),            False, False, _AGAIN,    _WAIT,  _AWAY),
+    Failure("out of memory, disk or connections",           ("53",),            False, False, _AGAIN,    _WAIT,  _AWAY),
     Failure("no such table: it is not migrated yet",        ("42P01", "3F000"), False, False, _AGAIN,    _FAIL, _AWAY),
     Failure("another transaction stored the same",          ("23505",),         False, False, _COLLIDED, _FAIL, _BUG),
 )

@@ -47,11 +47,15 @@ class SupervisedThread:
     def start(self) -> None:
         self._thread.start()
 
-    def join(self) -> None:
-        """Waits for its end, for which `run` must have been stopped; at once where it was never started."""
+    def join(self, seconds: float | None = None) -> bool:
+        """Waits for its end, for which `run` must have been stopped; at once where it was never started.
+
+        False when it has not ended after so many seconds.
+        """
         self._joined.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _supervise(self) -> None:
         while True:

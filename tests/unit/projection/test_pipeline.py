@@ -9,7 +9,7 @@ import pytest
 from commerce.query.v1.views_pb2 import ProductCard
 from tandem.feed.events import FeedEvent
 from tandem.projection.fold import FoundRows, StoredRow
-from tandem.projection.following import EventBatch, Pipeline
+from tandem.projection.pipeline import EventBatch, Pipeline
 from tandem.projection.rows import RowSource
 from tests.support import events
 from tests.support.events import feed_events
@@ -39,7 +39,10 @@ class Store:
             raise psycopg.OperationalError("not found")
         feed = self.feed[after : after + self.limit]
         projections = [PROJECTIONS[view] for view in views]
-        return EventBatch(projections, after, feed, KINDS, self.source, full=len(feed) == self.limit) if feed else None
+        if not feed:
+            return None
+        full = len(feed) == self.limit
+        return EventBatch(projections, after, feed, KINDS, self.source, full=full, max_rows=1000)
 
     def select(self, wanted: Mapping[str, Collection[bytes]]) -> FoundRows:
         return {
@@ -56,7 +59,7 @@ class Store:
         self.written.append(batch.after)
 
     def step(self, *views: str) -> EventBatch | None:
-        return self.pipeline.step(list(views), self.positions[views[0]])
+        return self.pipeline.step(list(views), self.positions[views[0]], goes_on=True)
 
     def available(self) -> int:
         [(_, value)] = self.rows[CARDS].values()
