@@ -117,7 +117,8 @@ class Network:
         self._run("-n", self._name, "route", "add", "blackhole", f"{self.ours}/32")
 
     def deliver(self) -> None:
-        self._run("-n", self._name, "route", "del", "blackhole", f"{self.ours}/32")
+        """Also where nothing is dropped."""
+        self._run("-n", self._name, "route", "flush", "type", "blackhole")
 
     def remove(self) -> None:
         self._run("netns", "del", self._name)
