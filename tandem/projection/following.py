@@ -73,6 +73,7 @@ from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 
 HEAD = Gauge("tandem_feed_head", "The last position of the feed that this projector has seen")
+SILENT = Gauge("tandem_feed_silent_seconds", "How long this projector has not been able to read the feed")
 POSITION = Gauge("tandem_projection_position", "The last position that a view has taken in", ["view"])
 PROJECTED = Counter("tandem_projected_events_total", "Events of the feed that a view has passed", ["view"])
 HELD_UP = Counter(
@@ -281,6 +282,8 @@ class Session:
             partial(select_rows, self._driver, self._views.projections), self._views.projections, _RECENT_BYTES
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
+        # The keeper's: whether the feed has been silent for too long.
+        self._is_cut_off = False
         # Of views whose batches took too long: how many events the next one may have.
         self._most: dict[str, int] = {}
         # How many events each view's batch has that is being written.
@@ -404,10 +407,20 @@ class Session:
         if self._feed.silent_seconds > _SILENT_SECONDS and self._another_follows():
             return
         free = free_views(self._driver, standby, self._follow.hung_seconds)
-        taken = [view for view, it in free.items() if self._take(view, it)]
+        taken = [view for view, it in free.items() if self._try_to_take(view, it)]
         if taken:
             # Readers learn the new cache epochs at once and need not wait for the heartbeat.
             self._announce()
+
+    def _try_to_take(self, view: str, free: FreeView) -> bool:
+        try:
+            return self._take(view, free)
+        except psycopg.Error as error:
+            if not self._goes_on_after(error):
+                raise
+            # Its row is locked: by a session, say, that stands still in the middle of a batch.
+            log.warning("a view cannot be taken over now", view=view, error=first_line(error))
+            return False
 
     def _take(self, view: str, free: FreeView) -> bool:
         """Whether the view is ours now."""
@@ -597,10 +610,14 @@ class Session:
 
     def _beat(self) -> None:
         """Says to other projectors that we are at work, and to readers where the views are."""
-        can_follow = self._following.epoch is not None and self._feed.silent_seconds < _SILENT_SECONDS
+        silent = self._feed.silent_seconds
+        SILENT.set(silent)
+        if (silent > self._follow.release_seconds) != self._is_cut_off:
+            self._is_cut_off = not self._is_cut_off
+            log.warning("the feed is not read" if self._is_cut_off else "the feed is read", seconds=round(silent, 1))
+        can_follow = self._following.epoch is not None and silent < _SILENT_SECONDS
         renew_session(self._driver, self._session, follows=can_follow, idle_seconds=self._feed.idle_seconds)
-        cut_off = self._feed.silent_seconds > self._follow.release_seconds
-        if cut_off and self._owned() and self._another_follows():
+        if self._is_cut_off and self._owned() and self._another_follows():
             problem = self._feed.problem
             self._release()
             raise Deposed(f"released the views, since another projector can read the feed: {problem}")

@@ -58,6 +58,22 @@ async def test_a_lock_on_a_views_table_keeps_that_view_alone_waiting(
     assert announcements.epochs() == before, "one session all the time, with the cache as it was"
 
 
+async def test_a_view_whose_position_is_locked_is_taken_over_later_than_the_others(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    first = await project()
+    await announcements.reached(stores.append([events.product_added()]))
+    await first.stop()
+    announcements.heard.clear()
+    with stores.read.connect() as other:
+        other.execute(text("SELECT * FROM tandem_read.projection WHERE view = 'product_card' FOR UPDATE"))
+        await project()
+        head = stores.append([events.price_changed()])
+        await announcements.reached(head, *OTHERS)
+        assert not announcements.positions("product_card")
+    await announcements.reached(head)
+
+
 async def test_a_batch_that_takes_too_long_is_halved_until_it_does_not(
     stores: Stores, project: Project, announcements: Announcements
 ) -> None:
