@@ -15,6 +15,7 @@ from enum import Enum, auto
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message_factory import GetMessageClass
 from prometheus_client import Counter
 from pydantic import Field
@@ -28,7 +29,7 @@ from tandem.feed.live import Entry, EntryReader, LatestEntries, Live, another_fe
 from tandem.feed.reader import read_events
 from tandem.feed.source import FeedSource
 from tandem.feed.token import MalformedToken, Token, decode_token, encode_token
-from tandem.runtime.call import StreamCall, stopping_error
+from tandem.runtime.call import UNCOUNTED, LocalCall, StreamCall, stopping_error
 from tandem.runtime.checker import Checker, is_uuid
 from tandem.runtime.database import create_database_engine, first_line, read_pooled
 from tandem.runtime.errors import OutOfRange, Unavailable
@@ -94,7 +95,7 @@ class FeedService:
         latest = LatestEntries(reader, settings.ring_events, settings.ring_bytes)
         self._live = Live(source, reader, latest, settings.max_subscribers)
         self._history = History(database, contract, reader, settings.catch_up_threads)
-        # Two: the worker's, and the one that readiness asks on.
+        # Two: the worker's, and the one that readiness asks on. Nobody who is behind is waited for here.
         self._heads = _engine(database, "tandem-feed-head", 2)
         self._head_worker = Worker("feed-head", [all_alike(self._get_head)], max_batch=1000, max_waiting=10_000)
         self.service = Service(
@@ -125,6 +126,14 @@ class FeedService:
         head = _ask(self._heads, read_head)
         return self._head_response(cursor=encode_token(head.epoch, head.position), position=head.position)
 
+    async def _head(self) -> FeedHead:
+        """As GetHead finds it, for a stream. Those that ask during a read share the next. Raises Unavailable."""
+        asked = LocalCall(UNCOUNTED, Empty(), seconds=LocalCall.longest_seconds)
+        self._head_worker.put_all([asked])
+        response = self._head_response.FromString(await asyncio.wrap_future(asked.future))
+        cursor = decode_token(response.cursor)
+        return FeedHead(cursor.epoch, cursor.position)
+
     async def subscribe(self, request: Any, call: StreamCall) -> AsyncGenerator[bytes, None]:
         terms = check(request, self._kinds)
         wake = asyncio.Event()
@@ -132,7 +141,7 @@ class FeedService:
         self._live.add(wake)
         try:
             await self._until_live(wake, call)
-            head = await self._history.head()
+            head = await self._head()
             follower = Follower(self._history, self._live, head.epoch, _first(terms.start, head), terms.selection)
             due = 0.0
             while True:
@@ -394,15 +403,12 @@ class History:
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
         self._engine.dispose()
 
-    async def head(self) -> FeedHead:
-        """Raises Unavailable."""
-        return await self._run(read_head)
-
     async def read(self, epoch: uuid.UUID, after: int, selection: Selection, rows: int) -> Delivery:
         """Out of the next `rows` events. Raises Unavailable, PreconditionFailed and OutOfRange."""
-        return await self._run(lambda connection: self._read(connection, epoch, after, selection, rows))
 
-    async def _run(self, query: Callable[[Connection], T]) -> T:
+        def query(connection: Connection) -> Delivery:
+            return self._read(connection, epoch, after, selection, rows)
+
         return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, self._engine, query)
 
     def _read(self, connection: Connection, epoch: uuid.UUID, after: int, selection: Selection, rows: int) -> Delivery:

@@ -36,7 +36,6 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.empty_pb2 import Empty
@@ -48,7 +47,7 @@ from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.freshness import Asked, Fresh, Freshness, Need
 from tandem.queries.settings import WatchSettings
 from tandem.queries.store import ChangedKeys, State, Store
-from tandem.runtime.call import Call, LocalCall, Stage, StreamCall, stopping_error
+from tandem.runtime.call import UNCOUNTED, Call, LocalCall, Stage, StreamCall, stopping_error
 from tandem.runtime.errors import NotFound, Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
 from tandem.runtime.supervised import supervise
 from tandem.runtime.telemetry import log
@@ -115,18 +114,6 @@ class _Watcher:
                 timer.cancel()
 
 
-class _Uncounted:
-    """The method of a stream's wait, which is no call of its own."""
-
-    name = "a watch that waits"
-
-    def settle(self, code: grpc.StatusCode, seconds: float, calls: int) -> None:
-        pass
-
-
-_UNCOUNTED: Any = _Uncounted()
-
-
 class _Wait(LocalCall):
     """A stream where calls are handed on: a stage has it, and it goes on when the stage sends it back, to itself."""
 
@@ -134,7 +121,7 @@ class _Wait(LocalCall):
 
     def __init__(self, stream: StreamCall, asked: Asked) -> None:
         seconds = stream.deadline - stream.came_at
-        super().__init__(_UNCOUNTED, Empty(), seconds=seconds, metadata=stream.metadata())
+        super().__init__(UNCOUNTED, Empty(), seconds=seconds, metadata=stream.metadata())
         self.came_at = stream.came_at
         self.asked = asked
         asked.home = self

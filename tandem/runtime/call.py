@@ -23,6 +23,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, status_pb2
 from grpc import aio
@@ -188,6 +189,16 @@ class Method:
     @cached_property
     def _seconds(self) -> CallHistogram:
         return CALL_SECONDS.labels(self.name)
+
+
+class _Uncounted(Method):
+    """Of what a stream asks a worker for, which is no call of its own."""
+
+    def settle(self, code: grpc.StatusCode, seconds: float, calls: int) -> None:
+        pass
+
+
+UNCOUNTED = _Uncounted("a stream's own question", Empty)
 
 
 class Context(ABC):

@@ -24,6 +24,7 @@ from tandem.runtime.call import (
     StreamMethods,
     trailers_of,
 )
+from tandem.runtime.connections import COUNTED_BYTES, Connections, Sent
 from tandem.runtime.errors import InvalidArgument, Overloaded, Violation, to_status
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings, grpc_options
 from tandem.runtime.worker import Worker, Workers
@@ -39,7 +40,8 @@ class GrpcioTransport:
     def __init__(self, address: str, settings: ServerSettings, admission: Admission) -> None:
         """Raises OSError for an address that is taken, SettingsError for wrong certificates."""
         self._admission = admission
-        self._unfinished = _Unfinished(settings.request_seconds)
+        self._connections = Connections(settings)
+        self._unfinished = _Unfinished(self._connections, settings.request_seconds)
         self._server = aio.server(options=grpc_options(settings))
         credentials = _credentials(settings.tls) if settings.tls is not None else None
         try:
@@ -61,8 +63,10 @@ class GrpcioTransport:
         self._server.add_generic_rpc_handlers((_Handlers(handlers),))
         add_servicers(self._server)
         await self._server.start()
+        self._connections.start(self.port)
 
     async def stop(self, grace: float) -> None:
+        await asyncio.to_thread(self._connections.stop)
         await self._server.stop(grace)
 
 
@@ -123,7 +127,8 @@ class _Unfinished:
     So all RPCs are, for grpcio, of the kind that takes a stream.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, connections: Connections, seconds: float) -> None:
+        self.connections = connections
         self._seconds = seconds
         self._by_peer: defaultdict[str, int] = defaultdict(int)
         self._all = 0
@@ -149,6 +154,9 @@ class _Unfinished:
         if payload is aio.EOF:
             wrong = Violation("", f"the call ended, or {self._seconds:g} s passed, without a request", "MALFORMED")
             await abort(context, to_status(InvalidArgument([wrong])))
+        connection = self.connections.of(peer)
+        connection.calls += 1
+        connection.requests += len(payload)
         request: bytes = payload
         return request
 
@@ -163,7 +171,11 @@ def _unary(method: Method, worker: Worker, admission: Admission, unfinished: _Un
         except asyncio.CancelledError:
             call.caller_left()
             raise
-        return outcome if isinstance(outcome, bytes) else await abort(context, outcome)
+        if not isinstance(outcome, bytes):
+            await abort(context, outcome)
+        if len(outcome) > COUNTED_BYTES:
+            unfinished.connections.give(context.peer(), len(outcome))
+        return outcome
 
     return answer
 
@@ -175,7 +187,17 @@ class _StreamCall(_Received, StreamCall):
 def _stream(method: StreamMethod, unfinished: _Unfinished) -> Any:
     async def answer(_requests: object, context: aio.ServicerContext[Any, Any]) -> None:
         payload = await unfinished.request(context)
-        failure = await method.run(_StreamCall(context), payload, context.write)
+        sent = Sent(unfinished.connections, context.peer())
+
+        async def write(data: bytes) -> None:
+            sent.add(len(data))
+            await context.write(data)
+
+        try:
+            failure = await method.run(_StreamCall(context), payload, write)
+        except asyncio.CancelledError:
+            sent.drop()
+            raise
         if failure is not None:
             await abort(context, failure)
 
