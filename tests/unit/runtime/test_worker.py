@@ -152,7 +152,7 @@ async def test_calls_that_are_too_late_or_left_are_not_begun(start: Start) -> No
 
 
 async def test_a_call_that_has_begun_is_never_told_that_nothing_was_done(start: Start) -> None:
-    worker = await start(one_by_one(empty))
+    worker = await start(empty)
     late, refused = call(seconds=0), call()
     late.begun = refused.begun = True
     worker.put_all([late])
