@@ -1,6 +1,7 @@
 """Customers: their names and addresses, and their erasure."""
 
 import re
+import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,14 +21,18 @@ from tandem.runtime.bulk import Row
 FIRST_ADDRESS = "main"
 """What a customer's first address is called when nobody says."""
 MAX_ADDRESSES = 20
-# An event stays small however many orders a customer has.
+# An event stays small however many orders a customer has, and so does a transaction.
 _ORDERS_IN_AN_EVENT = 100
+ORDERS_IN_A_STEP = 1000
+"""Orders that EraseCustomer anonymizes in one transaction."""
 
 
 # The state, its table and its rows
 
 
 class Customer(NamedTuple):
+    """unerased_from: of an erased customer, the first id of the orders that are not anonymized yet."""
+
     id: Id
     version: int
     name: str
@@ -35,6 +40,7 @@ class Customer(NamedTuple):
     phone: str
     addresses: tuple[NamedAddress, ...]
     erased: bool
+    unerased_from: Id | None = None
 
     @property
     def default_address(self) -> NamedAddress | None:
@@ -57,27 +63,43 @@ customer_table = Table(
     Column("phone", Text, nullable=False),
     Column("addresses", LargeBinary, nullable=False, comment="commerce.type.v1.AddressBook"),
     Column("erased", Boolean, nullable=False, server_default=text("false")),
+    Column("unerased_from", Uuid, nullable=True),
 )
 
 
 def _of_row(row: Row) -> Customer:
-    identity, version, name, email, phone, addresses, erased = row
-    return Customer(identity, version, name, email, phone, tuple(AddressBook.FromString(addresses).addresses), erased)
+    identity, version, name, email, phone, addresses, *others = row
+    return Customer(identity, version, name, email, phone, tuple(AddressBook.FromString(addresses).addresses), *others)
 
 
 def _row_of(it: Customer) -> Row:
     addresses = AddressBook(addresses=it.addresses).SerializeToString(deterministic=True)
-    return it.id, it.version, it.name, it.email, it.phone, addresses, it.erased
+    return it.id, it.version, it.name, it.email, it.phone, addresses, it.erased, it.unerased_from
 
 
-CUSTOMERS = Aggregate("customer", customer_table, of_row=_of_row, row_of=_row_of, erased=lambda it: it.erased)
+CUSTOMERS = Aggregate(
+    "customer",
+    customer_table,
+    of_row=_of_row,
+    row_of=_row_of,
+    unversioned=["unerased_from"],
+    erased=lambda it: it.erased,
+)
 
 # Who places an order locks its customer, so after that lock the list of the orders is complete.
 CUSTOMER_ORDERS: Part[frozenset[Id]] = Part(
-    f"SELECT CAST(customer_id AS text), CAST(id AS text) FROM {SCHEMA}.customer_order WHERE customer_id = ANY(%s)",  # noqa: S608
+    f"""
+    SELECT CAST(c.id AS text), CAST(o.id AS text) FROM {SCHEMA}.customer AS c, LATERAL (
+      SELECT id FROM {SCHEMA}.customer_order
+      WHERE customer_id = c.id AND id >= COALESCE(c.unerased_from, CAST('{uuid.UUID(int=0)}' AS uuid))
+      ORDER BY id LIMIT {ORDERS_IN_A_STEP + 1}
+    ) AS o WHERE c.id = ANY(%s)""",  # noqa: S608
     of_rows=lambda rows: frozenset(order_id for (order_id,) in rows),
 )
-"""The ids of all orders of the customers that are asked for, by customer."""
+"""The ids of the first orders of the customers that are asked for that are not anonymized, by customer.
+
+One more than are anonymized in a step, so that the last step is known.
+"""
 
 
 # What makes a request wrong in itself
@@ -171,13 +193,15 @@ def erase_customer(request: commands.EraseCustomerRequest, command: Command, sta
     erased = events.CustomerErased(
         customer_id=customer.id, version=customer.version + 1, erased_at=timestamp(command.now)
     )
-    orders = sorted(states[CUSTOMER_ORDERS][customer.id])
+    return [erased, *anonymize_orders(request, command, states)]
+
+
+def anonymize_orders(_request: commands.EraseCustomerRequest, command: Command, states: States) -> list[Message]:
+    """The next of the orders of a customer that is erased."""
+    orders = sorted(states[CUSTOMER_ORDERS][command.subject_id])[:ORDERS_IN_A_STEP]
     return [
-        erased,
-        *(
-            events.OrdersAnonymized(customer_id=customer.id, order_ids=orders[first : first + _ORDERS_IN_AN_EVENT])
-            for first in range(0, len(orders), _ORDERS_IN_AN_EVENT)
-        ),
+        events.OrdersAnonymized(customer_id=command.subject_id, order_ids=orders[first : first + _ORDERS_IN_AN_EVENT])
+        for first in range(0, len(orders), _ORDERS_IN_AN_EVENT)
     ]
 
 
@@ -243,8 +267,12 @@ def customer_erased(states: States, event: events.CustomerErased) -> None:
     _change(states, event, name="", email="", phone="", addresses=(), erased=True)
 
 
-def orders_anonymized(_states: States, _event: events.OrdersAnonymized) -> None:
-    """The write model's orders hold nothing of a person."""
+def orders_anonymized(states: States, event: events.OrdersAnonymized) -> None:
+    """The write model's orders hold nothing of a person; the customer says which are not done."""
+    left = states[CUSTOMER_ORDERS][event.customer_id].difference(event.order_ids)
+    states[CUSTOMER_ORDERS][event.customer_id] = left
+    customer = states[CUSTOMERS][event.customer_id]
+    states[CUSTOMERS][customer.id] = customer._replace(unerased_from=min(left, default=None))
 
 
 def _change(states: States, event: Any, **changes: Any) -> None:
@@ -266,5 +294,7 @@ KINDS: Sequence[CommandKind] = (
     CommandKind(CUSTOMERS, commands.RenameCustomerRequest, rename_customer, check=check_rename_customer),
     CommandKind(CUSTOMERS, commands.UpdateAddressRequest, update_address, check=check_update_address),
     CommandKind(CUSTOMERS, commands.RemoveAddressRequest, remove_address, check=check_remove_address),
-    CommandKind(CUSTOMERS, commands.EraseCustomerRequest, erase_customer, keys=_erase_customer_keys),
+    CommandKind(
+        CUSTOMERS, commands.EraseCustomerRequest, erase_customer, keys=_erase_customer_keys, rest=anonymize_orders
+    ),
 )

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     ForeignKey,
+    Index,
     Integer,
     SmallInteger,
     Table,
@@ -82,12 +83,14 @@ order_table = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("version", BigInteger, nullable=False),
-    Column("customer_id", Uuid, ForeignKey(customer_table.c.id), nullable=False, index=True),
+    Column("customer_id", Uuid, ForeignKey(customer_table.c.id), nullable=False),
     Column("status", SmallInteger, nullable=False, comment="commerce.type.v1.OrderStatus"),
     Column("currency", Text, nullable=False),
     Column("total", BigInteger, nullable=False, comment="minor units"),
     Column("placed_at", DateTime(timezone=True), nullable=False),
 )
+# For the orders of a customer, some at a time.
+Index("customer_order_of_customer", order_table.c.customer_id, order_table.c.id)
 
 line_table = Table(
     "order_line",

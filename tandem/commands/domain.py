@@ -36,12 +36,15 @@ class CommandKind:
         *,
         check: Callable[[Any, Any], None] | None = None,
         keys: Callable[[Any, Id, Keys], None] | None = None,
+        rest: "Decide | None" = None,
         response: type[Message] | None = None,
     ) -> None:
         """aggregate: what the command creates or changes. decide: the rule.
 
         check: names every wrong field to the domain's checker; None where the request has no fields of its own.
         keys: adds what the rule may read or change beside the subject itself.
+        rest: for a command that is done in steps, each a transaction of its own: the events of the next step, or none
+        when it is done. `decide` is the first step. The request is kept until then, so it holds no personal data.
         response: for a command that the server gives itself; that of an RPC is in the contract.
         """
         self.aggregate = aggregate
@@ -49,6 +52,7 @@ class CommandKind:
         self.decide = decide
         self.check = check
         self.keys = keys
+        self.rest = rest
         self.creates = request.DESCRIPTOR.fields_by_name[aggregate.id_field].has_presence
         self.response = response or _response_of(request)
 

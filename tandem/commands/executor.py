@@ -6,9 +6,10 @@ middle of a transaction: a caller that goes away only stops waiting.
 """
 
 import itertools
+import math
 import time
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from tandem.commands.batch import decide_batch
 from tandem.commands.busy import BusyRows
 from tandem.commands.clock import Clock, utc_now
 from tandem.commands.domain import Command, Domain
-from tandem.commands.receipts import Receipt, append, append_refusals, find_receipts, stored_events
+from tandem.commands.receipts import Receipt, append, append_refusals, find_receipts, keep_unfinished, stored_events
 from tandem.commands.rules import Id
 from tandem.commands.settings import ExecutorSettings
 from tandem.commands.write_model import Keys
@@ -76,6 +77,9 @@ class Executor(Worker):
     A command that needs rows which another session keeps locked is set aside: it goes to a worker with one thread,
     which tries it again until it is stored or its time is over. The others of its batch are stored at once, and as long
     as the rows are known to be locked, no command that needs them joins a batch.
+
+    A command that is done in steps goes there too, after its first: each step is a transaction, with those of others in
+    between, and the call is answered after the last. Where it ends before, `Resumption` goes on with the command.
     """
 
     def __init__(self, engine: Engine, domain: Domain, settings: ExecutorSettings, *, clock: Clock = utc_now) -> None:
@@ -127,11 +131,14 @@ class Executor(Worker):
 
 
 class _Aside(NamedTuple):
-    """What a call that is set aside has asked: the command as it is tried again, and until when."""
+    """What a call that is set aside has asked: the command as it is tried again, and until when.
+
+    until: on the clock of time.monotonic(). replayed: of a command that has begun, whether an earlier call began it.
+    """
 
     command: Command
     until: float
-    """On the clock of time.monotonic()."""
+    replayed: bool = False
 
 
 class _Storing:
@@ -213,7 +220,8 @@ class _Storing:
         for first in range(0, len(tried), self._settings.max_batch):
             some = tried[first : first + self._settings.max_batch]
             batch = [call.asked.command for call in some]
-            self._answer_with(some, batch, self._store(batch, _Failures(self._settings.retry_seconds)))
+            begun = [call.asked.command.request_id for call in some if call.begun]
+            self._answer_with(some, batch, self._store(batch, _Failures(self._settings.retry_seconds, begun)))
         for call in waiting:
             if call.code is None:
                 call.next = self.aside
@@ -226,15 +234,24 @@ class _Storing:
         for call, command, outcome in zip(calls, batch, outcomes, strict=True):
             if outcome is None:
                 self._set_aside(call, command)
-            elif isinstance(outcome, Receipt):
-                call.reply(self._domain.response_to(command, outcome))
-            else:
+            elif not isinstance(outcome, Receipt):
                 call.fail(outcome)
+            elif outcome.unfinished is not None:
+                self._go_on(call, command, outcome)
+            else:
+                replayed = call.asked.replayed if call.begun else outcome.replayed
+                call.reply(self._domain.response_to(command, outcome._replace(replayed=replayed)))
 
     def _set_aside(self, call: Call, command: Command) -> None:
         if call.asked is None:
             SET_ASIDE.inc()
             call.asked = _Aside(command, time.monotonic() + self._settings.retry_seconds)
+        call.next = self.aside
+
+    def _go_on(self, call: Call, command: Command, receipt: Receipt) -> None:
+        if not call.begun:
+            call.begun = True
+            call.asked = _Aside(command, math.inf, receipt.replayed)
         call.next = self.aside
 
     def _store(self, batch: Sequence[Command], failures: "_Failures") -> "list[Receipt | Exception | None]":
@@ -325,13 +342,15 @@ class _Storing:
                     append_refusals(connection, decisions.receipts)
                     driver.execute("COMMIT")
                     self._prepared()
-            elif decisions.receipts:
-                failures.committing = decisions.receipts
+            elif decisions.events:
+                failures.committing = decisions.receipts + decisions.stepped
                 with pipelined(connection) as driver:
                     subject_keys |= domain.model.save(connection, loaded, decisions.states)
                     # PostgreSQL writes the rows while the events are being sealed.
                     events = stored_events(domain.events, decisions.events, decisions.envelopes, subject_keys)
-                    head = append(connection, events, decisions.receipts)
+                    head = append(connection, events, decisions.receipts, decisions.stepped)
+                    if decisions.begun:
+                        keep_unfinished(connection, decisions.begun)
                     driver.execute("COMMIT")
                     self._prepared()
                 epoch, base = head()
@@ -375,8 +394,11 @@ class _Failures:
     is unknown.
     """
 
-    def __init__(self, seconds: float) -> None:
-        """seconds: for how long a batch is run again."""
+    def __init__(self, seconds: float, begun: Iterable[Id] = ()) -> None:
+        """seconds: for how long a batch is run again.
+
+        begun: the request ids of commands that have done steps: of them, too, nobody may say that nothing was done.
+        """
         self.committing: Sequence[Receipt] = ()
         """Of an attempt, when it begins what ends with COMMIT: the receipts that are stored by it."""
         self.database_is_away = False
@@ -385,10 +407,10 @@ class _Failures:
         self._end = time.monotonic() + seconds
         self._waited = False
         self._collisions = 0
-        self._in_doubt: set[Id] = set()
+        self._in_doubt = set(begun)
 
     def in_doubt(self, command: Command) -> bool:
-        """Whether the connection broke during a COMMIT that may have stored it."""
+        """Whether it may be stored, at least in part: the connection broke during its COMMIT, or it has begun."""
         return command.request_id in self._in_doubt
 
     def may_pass(self, error: BaseException) -> bool:
@@ -412,10 +434,11 @@ class _Failures:
 
     def resolved(self, outcomes: list[Receipt | TandemError]) -> list[Receipt | TandemError]:
         """The outcomes, where receipts of an earlier attempt are those of this very call: it has replayed nothing."""
+        told: set[Id] = set()
         for number, it in enumerate(outcomes if self._in_doubt else ()):
-            if isinstance(it, Receipt) and it.replayed and it.request_id in self._in_doubt:
+            if isinstance(it, Receipt) and it.replayed and it.request_id in self._in_doubt - told:
                 # Once: who sent the same a second time, in this batch, gets a replay.
-                self._in_doubt.discard(it.request_id)
+                told.add(it.request_id)
                 outcomes[number] = it._replace(replayed=False)
         return outcomes
 
@@ -449,5 +472,7 @@ def _rows_busy() -> Unavailable:
 
 def _outcome_name(outcome: Receipt | Exception) -> str:
     if isinstance(outcome, Receipt):
+        if outcome.unfinished is not None:
+            return "begun"
         return "replayed" if outcome.replayed else "stored"
     return "refused" if isinstance(outcome, TandemError) and not isinstance(outcome, Unavailable) else "failed"

@@ -350,10 +350,14 @@ class Session:
                 if self._cache.revive():
                     self._announce()
         except psycopg.Error as error:
-            if self._action_after(error) in (ViewAction.END_SESSION, ViewAction.FAIL):
+            if not self._goes_on_after(error):
                 raise
             # A lock or a time-out; it is tried again when it is due.
             log.warning("the read database is slow", error=first_line(error))
+
+    def _goes_on_after(self, error: Exception) -> bool:
+        """Whether the error passes and the connection is as good as before."""
+        return self._action_after(error) in (ViewAction.HALVE, ViewAction.WAIT)
 
     def _action_after(self, error: Exception) -> ViewAction:
         """What is done after an error. Without the connection the session is over, whatever the error says."""

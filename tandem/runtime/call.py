@@ -254,6 +254,8 @@ class Call(Context):
     next: Stage | None = None
     """Where the handler wants it to go. The worker hands it on when the handler has returned."""
     asked: Any = None
+    begun = False
+    """Whether something of it is done already: whoever ends it before its end does not say that nothing was done."""
     gone = False
     """Whether the caller has left, or its deadline passed: nobody reads an answer."""
     when_gone: Callable[["Call"], None] | None = None

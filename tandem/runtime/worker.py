@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from prometheus_client import Histogram
 
 from tandem.runtime.call import Call, Method, Stage, settle, stopping_error
-from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError
+from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError, Unavailable
 from tandem.runtime.supervised import SupervisedThread
 
 # A thread that prepares may be waiting for rows that somebody else keeps locked. The others wait no longer than this.
@@ -240,10 +240,17 @@ def all_alike(answer_all: Callable[[], Message]) -> Handler:
 
 
 def refuse(calls: Sequence[Call], error: Exception) -> None:
-    """Ends calls with an error, outside of a handler."""
+    """Ends calls with an error, outside of a handler. One that has begun is not told that nothing was done."""
     for call in calls:
-        call.fail(error)
+        call.fail(_unfinished() if call.begun else error)
     settle(calls)
+
+
+def _unfinished() -> Unavailable:
+    return Unavailable(
+        "some of it is done, and the rest will be; repeat it with the same request_id to learn when",
+        reason="OUTCOME_UNKNOWN",
+    )
 
 
 def _without_late(calls: Sequence[Call]) -> list[Call]:
@@ -256,7 +263,8 @@ def _without_late(calls: Sequence[Call]) -> list[Call]:
             call.drop()
             late.append(call)
         elif call.deadline <= now:
-            call.fail(DeadlineExceeded("the deadline passed while the call waited; nothing of it was done"))
+            what = "some of it is done, and the rest will be" if call.begun else "nothing of it was done"
+            call.fail(DeadlineExceeded(f"the deadline passed while the call waited; {what}"))
             late.append(call)
         else:
             live.append(call)

@@ -83,6 +83,10 @@ class Commands:
         self._started.append(executor)
         return executor
 
+    async def stop_one(self, executor: Executor) -> None:
+        self._started.remove(executor)
+        await executor.stop()
+
     async def stop(self) -> None:
         for executor in self._started:
             await executor.stop()

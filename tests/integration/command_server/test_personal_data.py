@@ -74,7 +74,7 @@ async def test_an_erased_customers_key_and_row_are_empty_and_the_rest_of_the_fee
         key = select(feed.subject_key.c.key).where(feed.subject_key.c.subject_id == CUSTOMER)
         assert connection.execute(key).scalar_one() is None
         row = connection.execute(select(customer_table).where(customer_table.c.id == CUSTOMER)).one()
-        assert tuple(row) == (UUID(CUSTOMER), 2, "", "", "", b"", True)
+        assert tuple(row) == (UUID(CUSTOMER), 2, "", "", "", b"", True, None)
         found = read_events(connection, EVENTS, 0, 1000)
     assert (erased.position, erased.version) == (found[-1].position, 2)
     anonymized = [it.event.orders_anonymized for it in found if it.kind == "orders_anonymized"]

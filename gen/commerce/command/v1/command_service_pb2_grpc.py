@@ -253,6 +253,10 @@ class CommandServiceServicer:
         any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address, and
         subscriptions go on: cancel them, or ship the orders, before. There is no way back.
 
+        What is stored is unreadable from the first step on. Past 1,000 orders the others follow in steps, about a minute for a
+        million of them, and the call is answered after the last. A call that ends before stops nothing; sent again with the
+        same `request_id`, it waits for the end too and gets the receipt.
+
         Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -93,6 +93,10 @@ class CommandServiceStub:
     any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address, and
     subscriptions go on: cancel them, or ship the orders, before. There is no way back.
 
+    What is stored is unreadable from the first step on. Past 1,000 orders the others follow in steps, about a minute for a
+    million of them, and the call is answered after the last. A call that ends before stops nothing; sent again with the
+    same `request_id`, it waits for the end too and gets the receipt.
+
     Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
     """
     AddProduct: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.AddProductRequest, _command_service_pb2.AddProductResponse]
@@ -252,6 +256,10 @@ class CommandServiceAsyncStub(CommandServiceStub):
     in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them
     any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address, and
     subscriptions go on: cancel them, or ship the orders, before. There is no way back.
+
+    What is stored is unreadable from the first step on. Past 1,000 orders the others follow in steps, about a minute for a
+    million of them, and the call is answered after the last. A call that ends before stops nothing; sent again with the
+    same `request_id`, it waits for the end too and gets the receipt.
 
     Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
     """
@@ -439,6 +447,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them
         any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address, and
         subscriptions go on: cancel them, or ship the orders, before. There is no way back.
+
+        What is stored is unreadable from the first step on. Past 1,000 orders the others follow in steps, about a minute for a
+        million of them, and the call is answered after the last. A call that ends before stops nothing; sent again with the
+        same `request_id`, it waits for the end too and gets the receipt.
 
         Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
         """
