@@ -36,7 +36,7 @@ SELECT position, kind, payload,
   {{supplement}}
 FROM {table.event.fullname} AS e WHERE position > %s {{of_epoch}} ORDER BY position LIMIT %s
 """  # noqa: S608 - only names of tables are put in, here and below
-_OF_EPOCH = f"AND (SELECT epoch FROM {table.feed_head.fullname}) = %s"  # noqa: S608
+_OF_EPOCH = f"AND (SELECT epoch FROM {table.NEWEST_HEAD} AS h) = %s"  # noqa: S608
 
 
 @cache

@@ -48,6 +48,7 @@ from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import CHANNEL, change
 from tandem.runtime.database import create_database_engine, driver_under, first_line, may_pass
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.snapshots import LOOK_EVERY_SECONDS, SnapshotWatch
 from tandem.runtime.telemetry import log
 
 HEAD = Gauge("tandem_feed_head", "The last position of the feed that this projector has seen")
@@ -218,6 +219,7 @@ class Session:
             partial(select_rows, self._driver, self._views.projections), self._views.projections, _RECENT_BYTES
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
+        self._snapshots = SnapshotWatch("read")
         self._due: defaultdict[str, float] = defaultdict(float)
 
     def begin(self) -> None:
@@ -240,6 +242,8 @@ class Session:
                 self._announce()
             if self._is_due("purge", self._change_log.purge_every_seconds):
                 self._purge()
+            if self._is_due("snapshots", LOOK_EVERY_SECONDS):
+                self._snapshots.look(self._driver)
             if not more:
                 self._feed.wait(self._stop)
         for view, state in self._followed().items():

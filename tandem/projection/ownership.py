@@ -50,8 +50,9 @@ def take_over(connection: Connection, view: str, epoch: uuid.UUID) -> tuple[int,
     with driver_under(connection).transaction():
         connection.execute(
             text(
-                f"INSERT INTO {projection.fullname} (view, feed_epoch, position) VALUES (:view, :epoch, 0)"  # noqa: S608
-                " ON CONFLICT (view) DO NOTHING"
+                # Nobody else does the same: the view's lock is ours.
+                f"INSERT INTO {projection.fullname} (view, feed_epoch, position) SELECT :view, :epoch, 0"  # noqa: S608
+                f" WHERE NOT EXISTS (SELECT FROM {projection.fullname} WHERE view = :view)"
             ),
             {"view": view, "epoch": epoch},
         )

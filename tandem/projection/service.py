@@ -6,6 +6,7 @@ from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -13,7 +14,7 @@ from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
 from tandem.projection.following import Phase, Progress
-from tandem.read_store.tables import SCHEMA, projection
+from tandem.read_store.tables import ALL_NEWEST, SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, may_pass
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.server import Service
@@ -22,6 +23,7 @@ from tandem.runtime.worker import Worker, all_alike
 
 # Two: the worker's, and the one that readiness asks on.
 _CONNECTIONS = 2
+_POSITIONS = text(f"SELECT view, position FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
 
 
 class ProjectionService:
@@ -93,7 +95,7 @@ class ProjectionService:
     def _positions(self) -> dict[str, int]:
         try:
             with self._read.connect() as connection:
-                return {row.view: row.position for row in connection.execute(projection.select())}
+                return {row.view: row.position for row in connection.execute(_POSITIONS)}
         except SQLAlchemyError as error:
             if isinstance(error, PoolTimeout) or may_pass(error):
                 raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error

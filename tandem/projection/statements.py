@@ -97,14 +97,15 @@ def _together(statements: Sequence[str]) -> str:
 
 
 _MATCH = f"""
-SELECT p.view, v.after
+SELECT p.view, v.before, v.after
 FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS v (view, before, after)
-JOIN {projection.fullname} AS p ON p.view = v.view
+JOIN {projection.fullname} AS p ON p.view = v.view AND p.span = v.before >> 6
 WHERE p.position = v.before AND p.feed_epoch = %s FOR NO KEY UPDATE OF p
 """  # noqa: S608 - only names of tables and columns are put in, here and below
 _HOLD = "SELECT count(*) AS views FROM matched HAVING count(*) = %s"
 _MOVE = f"""
-UPDATE {projection.fullname} AS p SET position = m.after FROM held, matched AS m WHERE p.view = m.view
+UPDATE {projection.fullname} AS p SET position = m.after FROM held, matched AS m
+WHERE p.view = m.view AND p.span = m.before >> 6
 """  # noqa: S608
 
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
-from tandem.feed.table import feed_head
+from tandem.feed.table import NEWEST_HEAD
 from tandem.queries.freshness import FULLY_CONSISTENT, Asked
-from tandem.queries.store import Store, position_of
+from tandem.queries.store import ONE_PLAN, Store, position_of
 from tandem.runtime.call import Call
 from tandem.runtime.errors import PreconditionFailed, Violation
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.worker import Worker
 
-_HEAD = text(f"SELECT epoch AS feed_epoch, position FROM {feed_head.fullname}")  # noqa: S608 - a table of ours
+_HEAD = text(f"SELECT epoch AS feed_epoch, position FROM {NEWEST_HEAD} AS h")  # noqa: S608 - a table of ours
 
 
 class Head(Worker):
@@ -26,7 +26,9 @@ class Head(Worker):
         super().__init__("head", [self._add_head], max_batch=max_waiting, max_waiting=max_waiting)
         self._store: Store | None = None
         if settings is not None:
-            self._store = Store(settings, connections=1, what="write database", name="tandem-query-head")
+            self._store = Store(
+                settings, connections=1, session=ONE_PLAN, what="write database", name="tandem-query-head"
+            )
 
     async def stop(self) -> None:
         await super().stop()
