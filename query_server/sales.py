@@ -21,7 +21,7 @@ from tandem.queries.checker import QueryChecker
 from tandem.queries.encoding import EncodedField, as_of_text
 from tandem.queries.statements import Answer, StatementQuery, answer_each
 from tandem.queries.store import Store, position_of
-from tandem.read_store.tables import projection
+from tandem.read_store.tables import newest
 from tandem.runtime.errors import PreconditionFailed, TandemError, Violation
 
 MAX_DAYS = 366
@@ -100,14 +100,13 @@ def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
         WHERE r.rank <= :top"""  # noqa: S608 - only the table's name is put in
     return text(f"""
     SELECT p.feed_epoch, p.position, v.*
-    FROM {projection.fullname} AS p LEFT JOIN (
+    FROM {newest(f"'{sales_summary.name}'")} AS p LEFT JOIN (
         SELECT s.currency_code, s.day, NULL AS rank, s.product_id, NULL AS value,
             s.order_count, s.unit_count, s.revenue, s.shipping_fees,
             s.cancelled_order_count, s.cancelled_unit_count, s.cancelled_revenue, s.cancelled_shipping_fees
         FROM {table} AS s WHERE s.product_id IS NULL AND s.day BETWEEN :first AND :last {currency}
         {products if with_products else ""}
     ) AS v ON true
-    WHERE p.view = '{sales_summary.name}'
     ORDER BY v.day, v.rank LIMIT :most
     """)  # noqa: S608
 

@@ -6,14 +6,16 @@ import uuid
 from datetime import timedelta
 
 from prometheus_client import Gauge
-from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
 from tandem.commands.receipts import purge_receipts
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
-from tandem.runtime.database import first_line
+from tandem.feed.head import read_head
+from tandem.runtime.database import driver_of, first_line
+from tandem.runtime.snapshots import SnapshotWatch
 from tandem.runtime.supervised import supervise
 from tandem.runtime.telemetry import log
 
@@ -32,6 +34,7 @@ class Maintenance:
         self._engine = engine
         self._settings = settings
         self._clock = clock
+        self._snapshots = SnapshotWatch("write")
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -69,7 +72,7 @@ class Maintenance:
             return purge_receipts(connection, now, keep, self._settings.purge_batch)
 
     def look_ahead(self) -> None:
-        """Makes partitions ahead where the role may; says how much room there is either way."""
+        """Makes partitions ahead where the role may; says how much there is, and how long a snapshot was held."""
         try:
             with self._engine.begin() as connection:
                 for first in ensure_partitions(connection):
@@ -79,6 +82,8 @@ class Maintenance:
         try:
             with self._engine.connect() as connection:
                 headroom(connection)
+                with driver_of(connection) as driver:
+                    self._snapshots.look(driver)
         except SQLAlchemyError as error:
             log.warning("the feed's headroom is not known", error=first_line(error))
 
@@ -109,8 +114,7 @@ def headroom(connection: Connection) -> int:
 
 
 def _next_position(connection: Connection) -> int:
-    position: int = connection.execute(select(feed.feed_head.c.position)).scalar_one()
-    return position + 1
+    return read_head(connection).position + 1
 
 
 def _has_partition(connection: Connection, first: int) -> bool:

@@ -111,7 +111,7 @@ def stored_events(
 _FIND = f"""
 SELECT CAST(r.request_id AS text), r.fingerprint, CAST(r.subject_id AS text), r.position, r.version, h.epoch, r.refusal,
   (SELECT u.envelope FROM {unfinished.fullname} AS u WHERE u.request_id = r.request_id)
-FROM {receipt.fullname} AS r, {feed.feed_head.fullname} AS h WHERE r.request_id = ANY(%s)"""  # noqa: S608
+FROM {receipt.fullname} AS r, {feed.NEWEST_HEAD} AS h WHERE r.request_id = ANY(%s)"""  # noqa: S608
 
 _RECEIPTS = """unnest(
     CAST(%(request_ids)s AS uuid[]), CAST(%(fingerprints)s AS bytea[]), CAST(%(subject_ids)s AS uuid[]),
@@ -123,10 +123,12 @@ INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, v
 SELECT r.request_id, r.fingerprint, r.subject_id, 0, 0, r.refusal FROM {_RECEIPTS}"""  # noqa: S608
 
 # The feed's head is the one row that serialises all writers. It is locked here and released by the COMMIT that follows
-# in the same pipeline, so it is held for no round trip, nor for the batch.
+# in the same pipeline, so it is held for no round trip, nor for the batch. It is looked for from the last span on that
+# this statement sees: behind the lock, it may be in a later one.
 _APPEND_WITH = f"""
 WITH head AS (
   UPDATE {feed.feed_head.fullname} SET position = position + %(count)s::bigint
+  WHERE span >= (SELECT span FROM {feed.NEWEST_HEAD} AS h)
   RETURNING epoch, position - %(count)s::bigint AS base
 ), events AS (
   INSERT INTO {feed.event.fullname} (position, kind, payload, subject_id, envelope, version)

@@ -3,7 +3,7 @@
 import uuid
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, text
 
 from tandem.feed import table
 
@@ -17,5 +17,8 @@ class FeedHead:
 
 
 def read_head(connection: Connection) -> FeedHead:
-    row = connection.execute(select(table.feed_head.c.epoch, table.feed_head.c.position)).one()
+    row = connection.execute(_READ).one()
     return FeedHead(row.epoch, row.position)
+
+
+_READ = text(f"SELECT epoch, position FROM {table.NEWEST_HEAD} AS h")  # noqa: S608 - a table of ours

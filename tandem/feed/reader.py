@@ -53,7 +53,7 @@ FROM (
   ) AS next
 ) AS e WHERE bytes - octet_length(payload) < %s ORDER BY position
 """  # noqa: S608 - only names of tables are put in, here and below
-_OF_EPOCH = f"AND (SELECT epoch FROM {table.feed_head.fullname}) = %s"  # noqa: S608
+_OF_EPOCH = f"AND (SELECT epoch FROM {table.NEWEST_HEAD} AS h) = %s"  # noqa: S608
 
 
 @cache

@@ -68,6 +68,7 @@ from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import change
 from tandem.runtime.database import create_database_engine, driver_under, first_line
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.snapshots import LOOK_EVERY_SECONDS, SnapshotWatch
 from tandem.runtime.sqlstate import ViewAction, failure_of
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
@@ -288,6 +289,7 @@ class Session:
         self._most: dict[str, int] = {}
         # How many events each view's batch has that is being written.
         self._in_hand: dict[str, int] = {}
+        self._snapshots = SnapshotWatch("read")
         self._due: defaultdict[str, float] = defaultdict(float)
         self._limit_statements()
 
@@ -320,6 +322,8 @@ class Session:
                 more |= self._step(views, is_alone=len(groups) == 1)
             if self._is_due("purge", self._change_log.purge_every_seconds):
                 self._purge()
+            if self._is_due("snapshots", LOOK_EVERY_SECONDS):
+                self._snapshots.look(self._driver)
             if not more:
                 self._feed.wait(self._stop)
 

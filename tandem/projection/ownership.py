@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Collection
 from typing import NamedTuple
 
+from psycopg import sql
 from sqlalchemy import Connection
 
 from tandem.projection.statements import Driver
@@ -105,14 +106,20 @@ def held_views(connection: Connection, hung_seconds: float) -> list[str]:
     return sorted(set(views) - free_views(driver_under(connection), views, hung_seconds).keys())
 
 
+# No key keeps `projection` from having two rows of a view. The lock makes one of two projectors see the other's.
+_CREATE = sql.SQL("""
+DO $$ BEGIN
+  LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE;
+  INSERT INTO {table} (view, feed_epoch, position)
+  SELECT {view}, {epoch}, 0 WHERE NOT EXISTS (SELECT FROM {table} WHERE view = {view});
+END $$""")
+
+
 def take_over(driver: Driver, view: str, session: uuid.UUID, free: FreeView, epoch: uuid.UUID) -> TakenView | None:
     """Makes a view ours; None when another projector was faster. epoch: the feed's, for a view that is new."""
     if free.feed_epoch is None:
-        driver.execute(
-            f"INSERT INTO {projection.fullname} (view, feed_epoch, position) VALUES (%s, %s, 0)"  # noqa: S608
-            " ON CONFLICT (view) DO NOTHING",
-            (view, epoch),
-        )
+        table = sql.Identifier(*projection.fullname.split("."))
+        driver.execute(_CREATE.format(table=table, view=sql.Literal(view), epoch=sql.Literal(epoch)))
     row = driver.execute(_TAKE, (view, free.before, session)).fetchone()
     if row is None:
         return None

@@ -11,7 +11,7 @@ from sqlalchemy import Column, Table
 from tandem.projection.fold import FoundRows, ViewChanges
 from tandem.projection.projection import Projection
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.tables import CHANNEL, change, projection, written_columns
+from tandem.read_store.tables import CHANNEL, change, newest, projection, written_columns
 from tandem.runtime.arrays import Array, array, sql_type
 
 Driver = psycopg.Connection[Any]
@@ -81,7 +81,9 @@ def announce(driver: Driver, owner: uuid.UUID, announcement: Announcement) -> No
 
 _ANNOUNCE = f"""
 SELECT pg_notify(%s, %s)
-WHERE (SELECT count(*) FROM {projection.fullname} WHERE view = ANY (%s::text[]) AND owner = %s) = %s
+WHERE (
+  SELECT count(*) FROM unnest(%s::text[]) AS v (view) CROSS JOIN LATERAL {newest("v.view")} AS p WHERE p.owner = %s
+) = %s
 """  # noqa: S608 - only the table's name is put in
 
 
@@ -120,14 +122,15 @@ def _together(statements: Sequence[str]) -> str:
 
 
 _MATCH = f"""
-SELECT p.view, v.after
+SELECT p.view, v.before, v.after
 FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS v (view, before, after)
-JOIN {projection.fullname} AS p ON p.view = v.view
+JOIN {projection.fullname} AS p ON p.view = v.view AND p.span = v.before >> 6
 WHERE p.position = v.before AND p.feed_epoch = %s AND p.owner = %s FOR NO KEY UPDATE OF p
 """  # noqa: S608 - only names of tables and columns are put in, here and below
 _HOLD = "SELECT count(*) AS views FROM matched HAVING count(*) = %s"
 _MOVE = f"""
-UPDATE {projection.fullname} AS p SET position = m.after FROM held, matched AS m WHERE p.view = m.view
+UPDATE {projection.fullname} AS p SET position = m.after FROM held, matched AS m
+WHERE p.view = m.view AND p.span = m.before >> 6
 """  # noqa: S608
 
 

@@ -5,15 +5,15 @@ The one thing that is asked of the write store. It is one row, read by a role th
 
 from sqlalchemy import text
 
-from tandem.feed.table import feed_head
+from tandem.feed.table import NEWEST_HEAD
 from tandem.feed.token import Token
-from tandem.queries.store import Store, position_of
+from tandem.queries.store import ONE_PLAN, Store, position_of
 from tandem.runtime.errors import PreconditionFailed, Violation
 from tandem.runtime.settings import DatabaseSettings
 
 FULLY_CONSISTENT = "consistency.fully_consistent"
 
-_HEAD = text(f"SELECT epoch AS feed_epoch, position FROM {feed_head.fullname}")  # noqa: S608 - a table of ours
+_HEAD = text(f"SELECT epoch AS feed_epoch, position FROM {NEWEST_HEAD} AS h")  # noqa: S608 - a table of ours
 
 
 class Head:
@@ -23,7 +23,9 @@ class Head:
         """settings: of the write database; without them each read is refused."""
         self._store: Store | None = None
         if settings is not None:
-            self._store = Store(settings, connections=1, what="write database", name="tandem-query-head")
+            self._store = Store(
+                settings, connections=1, session=ONE_PLAN, what="write database", name="tandem-query-head"
+            )
 
     @property
     def is_set_up(self) -> bool:

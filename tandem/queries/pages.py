@@ -19,7 +19,7 @@ from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.page_token import FIRST_PAGE, Cursor, decode_page_token, encode_page_token
 from tandem.queries.statements import Answer, StatementQuery
 from tandem.queries.store import Store, position_of
-from tandem.read_store.tables import projection
+from tandem.read_store.tables import newest
 from tandem.runtime.arrays import array, sql_type
 
 
@@ -57,7 +57,7 @@ class KeysetList:
             ORDER BY s.time DESC, s.position DESC LIMIT q.most"""  # noqa: S608
         self.statement = text(f"""
             SELECT p.feed_epoch, p.position, q.number, v.found, v.times[q.most - 1] AS time, v.ties[q.most - 1] AS tie
-            FROM {projection.fullname} AS p
+            FROM {newest(f"'{table.name}'")} AS p
             CROSS JOIN unnest({", ".join(arrays)}) WITH ORDINALITY
                 AS q ({", ".join([*given, "one_of", "time", "position", "most", "number"])})
             CROSS JOIN LATERAL (
@@ -66,7 +66,6 @@ class KeysetList:
                     array_agg(position ORDER BY time DESC, position DESC) AS ties
                 FROM ({rows}) AS s
             ) AS v
-            WHERE p.view = '{table.name}'
             """)  # noqa: S608 - only names of our own tables are put in
 
 

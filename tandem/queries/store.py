@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tandem.feed.token import Token
-from tandem.read_store.tables import SCHEMA, change, projection
+from tandem.read_store.tables import ALL_NEWEST, SCHEMA, change, newest
 from tandem.runtime.arrays import array
 from tandem.runtime.database import ServerSilent, create_database_engine, has_revision
 from tandem.runtime.errors import Unavailable
@@ -76,14 +76,13 @@ _CHANGES = text(
     SELECT p.feed_epoch, p.position, c.key, EXISTS (
         SELECT 1 FROM {change.fullname} AS e WHERE e.view = p.view AND e.position <= :after
     ) AS reaches_back
-    FROM {projection.fullname} AS p LEFT JOIN LATERAL (
+    FROM {newest(":view")} AS p LEFT JOIN LATERAL (
         SELECT key FROM {change.fullname} WHERE view = p.view AND position > :after ORDER BY position LIMIT :most
     ) AS c ON true
-    WHERE p.view = :view
     """  # noqa: S608
 )
 
-_POSITIONS = text(f"SELECT view, feed_epoch, position FROM {projection.fullname}")  # noqa: S608
+_POSITIONS = text(f"SELECT view, feed_epoch, position FROM {ALL_NEWEST} AS p")  # noqa: S608
 
 
 class Store:
@@ -234,10 +233,11 @@ class Store:
 
 @cache
 def _by_key(view: str) -> TextClause:
+    position = newest(f"'{view}'")
     # No row where the view's key is not there, but the position all the same.
     return text(
-        f"SELECT p.feed_epoch, p.position, v.key, v.value, v.position AS changed FROM {projection.fullname} AS p"  # noqa: S608
-        f" LEFT JOIN {SCHEMA}.{view} AS v ON v.key = ANY(:keys) WHERE p.view = '{view}'"
+        f"SELECT p.feed_epoch, p.position, v.key, v.value, v.position AS changed FROM {position} AS p"  # noqa: S608
+        f" LEFT JOIN {SCHEMA}.{view} AS v ON v.key = ANY(:keys)"
     )
 
 

@@ -89,8 +89,8 @@ class ReadSide:
     def _write_positions(self, connection: Connection) -> None:
         for view in VIEWS:
             row = {"view": view, "feed_epoch": self.feed, "position": self.position}
-            statement = insert(projection).values(row)
-            connection.execute(statement.on_conflict_do_update(index_elements=["view"], set_=row))
+            if connection.execute(projection.update().where(projection.c.view == view).values(row)).rowcount == 0:
+                connection.execute(projection.insert().values(row))
 
     def advance(self) -> int:
         """Commits a position that changes no row."""
