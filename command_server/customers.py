@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf.message import Message
 from sqlalchemy import BigInteger, Boolean, Column, LargeBinary, Table, Text, Uuid, text
@@ -38,10 +38,7 @@ class Customer(NamedTuple):
 
     @property
     def default_address(self) -> NamedAddress | None:
-        for it in self.addresses:
-            if it.is_default:
-                return it
-        return None
+        return next((it for it in self.addresses if it.is_default), None)
 
     def address_named(self, name: str) -> Address | None:
         return next((it.address for it in self.addresses if it.name == name), None)
@@ -214,7 +211,7 @@ def customer_registered(states: States, event: events.CustomerRegistered) -> Non
 
 
 def customer_renamed(states: States, event: events.CustomerRenamed) -> None:
-    _change(states, event, name=event.personal.name)
+    CUSTOMERS.change(states, event, name=event.personal.name)
 
 
 def address_updated(states: States, event: events.AddressUpdated) -> None:
@@ -231,25 +228,20 @@ def address_updated(states: States, event: events.AddressUpdated) -> None:
         others[names.index(changed.name)] = changed
     else:
         others.append(changed)
-    _change(states, event, addresses=tuple(others))
+    CUSTOMERS.change(states, event, addresses=tuple(others))
 
 
 def address_removed(states: States, event: events.AddressRemoved) -> None:
     before = states[CUSTOMERS][event.customer_id].addresses
-    _change(states, event, addresses=tuple(it for it in before if it.name != event.personal.address_name))
+    CUSTOMERS.change(states, event, addresses=tuple(it for it in before if it.name != event.personal.address_name))
 
 
 def customer_erased(states: States, event: events.CustomerErased) -> None:
-    _change(states, event, name="", email="", phone="", addresses=(), erased=True)
+    CUSTOMERS.change(states, event, name="", email="", phone="", addresses=(), erased=True)
 
 
 def orders_anonymized(_states: States, _event: events.OrdersAnonymized) -> None:
     """The write model's orders hold nothing of a person."""
-
-
-def _change(states: States, event: Any, **changes: Any) -> None:
-    customer = states[CUSTOMERS][event.customer_id]
-    states[CUSTOMERS][customer.id] = customer._replace(version=event.version, **changes)
 
 
 CHANGES: Changes = {

@@ -9,11 +9,12 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
+from google.protobuf.message import Message
 from sqlalchemy import Column, Connection, Table, Uuid
 
-from tandem.commands.rules import Id
+from tandem.commands.rules import Id, check_version, not_found
 from tandem.feed.sealing import new_key
 from tandem.feed.table import subject_key
 from tandem.runtime.arrays import array
@@ -146,6 +147,20 @@ class Aggregate(Loaded[S]):
             if key is not None:
                 subject_keys[row[0]] = key
         return states
+
+    def current(self, states: "States", request: Message, identity: Id) -> S:
+        """What a command is about, at the version that its caller has seen. Raises NotFound and Conflict."""
+        state: Any = states[self].get(identity)
+        if state is None:
+            raise not_found(self.name, identity)
+        check_version(request, state.version)
+        return cast(S, state)
+
+    def change(self, states: "States", event: Any, **changes: Any) -> None:
+        """Gives what an event is about the event's version and other values of these fields. For NamedTuples."""
+        of_kind: dict[Id, Any] = states[self]
+        identity = getattr(event, self.id_field)
+        of_kind[identity] = of_kind[identity]._replace(version=event.version, **changes)
 
 
 class Keys(dict["Loaded[Any] | Reference", set[Id]]):
