@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from google.protobuf.message import Message
@@ -13,7 +14,7 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.address_pb2 import Address, AddressBook, NamedAddress
 from tandem.commands.domain import Changes, Command, CommandKind
 from tandem.commands.rules import Id, check_version, must_be_new, not_found, refusal, timestamp
-from tandem.commands.write_model import Aggregate, Keys, Part, States
+from tandem.commands.write_model import Aggregate, Part, States, of_subject
 from tandem.feed.table import SCHEMA, metadata
 from tandem.runtime.bulk import Row
 
@@ -100,13 +101,6 @@ def check_update_address(request: commands.UpdateAddressRequest, check: ShopChec
 
 def check_remove_address(request: commands.RemoveAddressRequest, check: ShopChecker) -> None:
     check.label("address_name", request.address_name, required=True)
-
-
-# What a command needs beside its customer
-
-
-def _erase_customer_keys(_request: Message, subject: Id, keys: Keys) -> None:
-    keys[CUSTOMER_ORDERS].add(subject)
 
 
 # The rules
@@ -236,10 +230,6 @@ def address_removed(states: States, event: events.AddressRemoved) -> None:
     CUSTOMERS.change(states, event, addresses=tuple(it for it in before if it.name != event.personal.address_name))
 
 
-def customer_erased(states: States, event: events.CustomerErased) -> None:
-    CUSTOMERS.change(states, event, name="", email="", phone="", addresses=(), erased=True)
-
-
 def orders_anonymized(_states: States, _event: events.OrdersAnonymized) -> None:
     """The write model's orders hold nothing of a person."""
 
@@ -249,7 +239,7 @@ CHANGES: Changes = {
     events.CustomerRenamed: customer_renamed,
     events.AddressUpdated: address_updated,
     events.AddressRemoved: address_removed,
-    events.CustomerErased: customer_erased,
+    events.CustomerErased: partial(CUSTOMERS.change, name="", email="", phone="", addresses=(), erased=True),
     events.OrdersAnonymized: orders_anonymized,
 }
 
@@ -258,5 +248,5 @@ KINDS: Sequence[CommandKind] = (
     CommandKind(CUSTOMERS, commands.RenameCustomerRequest, rename_customer, check=check_rename_customer),
     CommandKind(CUSTOMERS, commands.UpdateAddressRequest, update_address, check=check_update_address),
     CommandKind(CUSTOMERS, commands.RemoveAddressRequest, remove_address, check=check_remove_address),
-    CommandKind(CUSTOMERS, commands.EraseCustomerRequest, erase_customer, keys=_erase_customer_keys),
+    CommandKind(CUSTOMERS, commands.EraseCustomerRequest, erase_customer, keys=of_subject(CUSTOMER_ORDERS)),
 )

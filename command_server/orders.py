@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 from google.protobuf.message import Message
@@ -29,7 +30,7 @@ from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from tandem.commands.domain import Changes, Command, CommandKind
 from tandem.commands.rules import Id, datetime_of, id_of, must_be_new, refusal, timestamp
-from tandem.commands.write_model import Aggregate, Keys, Part, Reference, States
+from tandem.commands.write_model import Aggregate, Keys, Part, Reference, States, of_subject
 from tandem.feed.table import metadata
 from tandem.runtime.bulk import Row
 from tandem.runtime.checker import is_uuid
@@ -178,16 +179,6 @@ def check_cancel_order(request: commands.CancelOrderRequest, check: ShopChecker)
 def _place_order_keys(request: commands.PlaceOrderRequest, _subject: Id, keys: Keys) -> None:
     keys[CUSTOMERS].add(id_of(request.customer_id))
     keys[PRODUCTS].update([id_of(line.product_id) for line in request.lines])
-
-
-def _change_shipping_address_keys(_request: Message, subject: Id, keys: Keys) -> None:
-    keys[CUSTOMER_OF_ORDER].add(subject)
-
-
-def _cancel_order_keys(_request: Message, subject: Id, keys: Keys) -> None:
-    # A cancelled order gives the stock of its lines back.
-    keys[LINES].add(subject)
-    keys[PRODUCTS_OF_ORDER].add(subject)
 
 
 # The rules
@@ -452,23 +443,6 @@ def order_placed(states: States, event: events.OrderPlaced) -> None:
         change_stock(states, line.product_id, -line.quantity)
 
 
-def order_paid(states: States, event: events.OrderPaid) -> None:
-    ORDERS.change(states, event, status=OrderStatus.ORDER_STATUS_PAID)
-
-
-def order_shipped(states: States, event: events.OrderShipped) -> None:
-    ORDERS.change(states, event, status=OrderStatus.ORDER_STATUS_SHIPPED)
-
-
-def order_delivered(states: States, event: events.OrderDelivered) -> None:
-    ORDERS.change(states, event, status=OrderStatus.ORDER_STATUS_DELIVERED)
-
-
-def shipping_address_changed(states: States, event: events.ShippingAddressChanged) -> None:
-    # Rules never ask where an order goes, so the write model does not keep it.
-    ORDERS.change(states, event)
-
-
 def order_cancelled(states: States, event: events.OrderCancelled) -> None:
     ORDERS.change(states, event, status=OrderStatus.ORDER_STATUS_CANCELLED)
     for released in event.released:
@@ -477,10 +451,11 @@ def order_cancelled(states: States, event: events.OrderCancelled) -> None:
 
 CHANGES: Changes = {
     events.OrderPlaced: order_placed,
-    events.OrderPaid: order_paid,
-    events.OrderShipped: order_shipped,
-    events.OrderDelivered: order_delivered,
-    events.ShippingAddressChanged: shipping_address_changed,
+    events.OrderPaid: partial(ORDERS.change, status=OrderStatus.ORDER_STATUS_PAID),
+    events.OrderShipped: partial(ORDERS.change, status=OrderStatus.ORDER_STATUS_SHIPPED),
+    events.OrderDelivered: partial(ORDERS.change, status=OrderStatus.ORDER_STATUS_DELIVERED),
+    # Rules never ask where an order goes, so the write model does not keep it.
+    events.ShippingAddressChanged: ORDERS.change,
     events.OrderCancelled: order_cancelled,
 }
 
@@ -494,7 +469,14 @@ KINDS: Sequence[CommandKind] = (
         commands.ChangeShippingAddressRequest,
         change_shipping_address,
         check=check_change_shipping_address,
-        keys=_change_shipping_address_keys,
+        keys=of_subject(CUSTOMER_OF_ORDER),
     ),
-    CommandKind(ORDERS, commands.CancelOrderRequest, cancel_order, check=check_cancel_order, keys=_cancel_order_keys),
+    CommandKind(
+        ORDERS,
+        commands.CancelOrderRequest,
+        cancel_order,
+        check=check_cancel_order,
+        # A cancelled order gives the stock of its lines back.
+        keys=of_subject(LINES, PRODUCTS_OF_ORDER),
+    ),
 )

@@ -1,7 +1,7 @@
 """Products and their stock."""
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from google.protobuf.message import Message
@@ -238,10 +238,6 @@ def stock_adjusted(states: States, event: events.StockAdjusted) -> None:
     PRODUCTS.change(states, event, stock=states[PRODUCTS][event.product_id].stock + event.delta)
 
 
-def product_discontinued(states: States, event: events.ProductDiscontinued) -> None:
-    PRODUCTS.change(states, event, discontinued=True)
-
-
 def change_stock(states: States, product_id: Id, delta: int) -> None:
     """What an order does to a product: no new version of it."""
     products = states[PRODUCTS]
@@ -258,7 +254,7 @@ CHANGES: Changes = {
     events.ProductRevised: product_revised,
     events.PriceChanged: price_changed,
     events.StockAdjusted: stock_adjusted,
-    events.ProductDiscontinued: product_discontinued,
+    events.ProductDiscontinued: partial(PRODUCTS.change, discontinued=True),
 }
 
 KINDS: Sequence[CommandKind] = (

@@ -3,6 +3,7 @@
 import calendar
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -344,23 +345,16 @@ def subscription_cancelled(states: States, event: events.SubscriptionCancelled) 
     SUBSCRIPTIONS.change(states, event, status=cancelled, cancellation_reason=event.reason)
 
 
-def subscription_lapsed(states: States, event: events.SubscriptionLapsed) -> None:
-    SUBSCRIPTIONS.change(states, event, status=SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED)
-
-
-def subscription_resumed(states: States, event: events.SubscriptionResumed) -> None:
-    active = SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE
-    SUBSCRIPTIONS.change(states, event, status=active, cancellation_reason="")
-
-
 CHANGES: Changes = {
     events.SubscriptionStarted: subscription_started,
     events.SubscriptionPlanChanged: subscription_plan_changed,
     events.SubscriptionRenewed: subscription_renewed,
     events.SubscriptionCancellationScheduled: subscription_cancellation_scheduled,
     events.SubscriptionCancelled: subscription_cancelled,
-    events.SubscriptionLapsed: subscription_lapsed,
-    events.SubscriptionResumed: subscription_resumed,
+    events.SubscriptionLapsed: partial(SUBSCRIPTIONS.change, status=SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED),
+    events.SubscriptionResumed: partial(
+        SUBSCRIPTIONS.change, status=SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE, cancellation_reason=""
+    ),
 }
 
 KINDS: Sequence[CommandKind] = (

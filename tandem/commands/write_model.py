@@ -174,6 +174,16 @@ class Keys(dict["Loaded[Any] | Reference", set[Id]]):
         return made
 
 
+def of_subject(*wanted: "Loaded[Any] | Reference") -> Callable[[Message, Id, Keys], None]:
+    """The keys of a command that needs parts of its subject, or what the subject refers to."""
+
+    def add(_request: Message, subject: Id, keys: Keys) -> None:
+        for it in wanted:
+            keys[it].add(subject)
+
+    return add
+
+
 class States(dict["Loaded[Any]", dict[Id, Any]]):
     """What a batch has loaded, and the states after the events of its commands: by id, of an aggregate or a part.
 
