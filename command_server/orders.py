@@ -199,7 +199,7 @@ def place_order(request: commands.PlaceOrderRequest, command: Command, states: S
     total = sum(totals) + fee
     broken = [
         *_customer_rules(request, customer, destination),
-        *(it for line, product in lines for it in _line_rule(line, product, currency)),
+        *[it for line, product in lines for it in _line_rule(line, product, currency)],
         *_total_rules(request, currency, total),
     ]
     if broken or customer is None or destination is None:
