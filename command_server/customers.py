@@ -3,7 +3,8 @@
 import re
 import uuid
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from google.protobuf.message import Message
 from sqlalchemy import BigInteger, Boolean, Column, LargeBinary, Table, Text, Uuid, text
@@ -14,7 +15,7 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.address_pb2 import Address, AddressBook, NamedAddress
 from tandem.commands.domain import Changes, Command, CommandKind
 from tandem.commands.rules import Id, check_version, must_be_new, not_found, refusal, timestamp
-from tandem.commands.write_model import Aggregate, Keys, Part, States
+from tandem.commands.write_model import Aggregate, Part, States
 from tandem.feed.table import SCHEMA, metadata
 from tandem.runtime.bulk import Row
 
@@ -44,10 +45,7 @@ class Customer(NamedTuple):
 
     @property
     def default_address(self) -> NamedAddress | None:
-        for it in self.addresses:
-            if it.is_default:
-                return it
-        return None
+        return next((it for it in self.addresses if it.is_default), None)
 
     def address_named(self, name: str) -> Address | None:
         return next((it.address for it in self.addresses if it.name == name), None)
@@ -125,13 +123,6 @@ def check_update_address(request: commands.UpdateAddressRequest, check: ShopChec
 
 def check_remove_address(request: commands.RemoveAddressRequest, check: ShopChecker) -> None:
     check.label("address_name", request.address_name, required=True)
-
-
-# What a command needs beside its customer
-
-
-def _erase_customer_keys(_request: Message, subject: Id, keys: Keys) -> None:
-    keys[CUSTOMER_ORDERS].add(subject)
 
 
 # The rules
@@ -238,7 +229,7 @@ def customer_registered(states: States, event: events.CustomerRegistered) -> Non
 
 
 def customer_renamed(states: States, event: events.CustomerRenamed) -> None:
-    _change(states, event, name=event.personal.name)
+    CUSTOMERS.change(states, event, name=event.personal.name)
 
 
 def address_updated(states: States, event: events.AddressUpdated) -> None:
@@ -255,16 +246,12 @@ def address_updated(states: States, event: events.AddressUpdated) -> None:
         others[names.index(changed.name)] = changed
     else:
         others.append(changed)
-    _change(states, event, addresses=tuple(others))
+    CUSTOMERS.change(states, event, addresses=tuple(others))
 
 
 def address_removed(states: States, event: events.AddressRemoved) -> None:
     before = states[CUSTOMERS][event.customer_id].addresses
-    _change(states, event, addresses=tuple(it for it in before if it.name != event.personal.address_name))
-
-
-def customer_erased(states: States, event: events.CustomerErased) -> None:
-    _change(states, event, name="", email="", phone="", addresses=(), erased=True)
+    CUSTOMERS.change(states, event, addresses=tuple(it for it in before if it.name != event.personal.address_name))
 
 
 def orders_anonymized(states: States, event: events.OrdersAnonymized) -> None:
@@ -275,17 +262,12 @@ def orders_anonymized(states: States, event: events.OrdersAnonymized) -> None:
     states[CUSTOMERS][customer.id] = customer._replace(unerased_from=min(left, default=None))
 
 
-def _change(states: States, event: Any, **changes: Any) -> None:
-    customer = states[CUSTOMERS][event.customer_id]
-    states[CUSTOMERS][customer.id] = customer._replace(version=event.version, **changes)
-
-
 CHANGES: Changes = {
     events.CustomerRegistered: customer_registered,
     events.CustomerRenamed: customer_renamed,
     events.AddressUpdated: address_updated,
     events.AddressRemoved: address_removed,
-    events.CustomerErased: customer_erased,
+    events.CustomerErased: partial(CUSTOMERS.change, name="", email="", phone="", addresses=(), erased=True),
     events.OrdersAnonymized: orders_anonymized,
 }
 
@@ -295,6 +277,10 @@ KINDS: Sequence[CommandKind] = (
     CommandKind(CUSTOMERS, commands.UpdateAddressRequest, update_address, check=check_update_address),
     CommandKind(CUSTOMERS, commands.RemoveAddressRequest, remove_address, check=check_remove_address),
     CommandKind(
-        CUSTOMERS, commands.EraseCustomerRequest, erase_customer, keys=_erase_customer_keys, rest=anonymize_orders
+        CUSTOMERS,
+        commands.EraseCustomerRequest,
+        erase_customer,
+        keys=of_subject(CUSTOMER_ORDERS),
+        rest=anonymize_orders,
     ),
 )

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from google.protobuf import message_factory
@@ -218,8 +219,8 @@ def _response_of(request: type[Message]) -> type[Message]:
 
 
 def _modules(functions: Iterable[Callable[..., Any]]) -> str:
-    """Where they are written, for whoever must add one."""
-    return ", ".join(sorted({repr(it.__module__) for it in functions}))
+    """Where they are written, for whoever must add one. A method or a partial is of another module than its table."""
+    return ", ".join(sorted({repr(it.__module__) for it in functions if isinstance(it, FunctionType)}))
 
 
 def _must_match(names: str, expected: Collection[str], others: str, found: Sequence[str]) -> None:

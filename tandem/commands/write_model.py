@@ -9,11 +9,12 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
+from google.protobuf.message import Message
 from sqlalchemy import Column, Connection, Table, Uuid
 
-from tandem.commands.rules import Id
+from tandem.commands.rules import Id, check_version, not_found
 from tandem.feed.sealing import new_key
 from tandem.feed.table import subject_key
 from tandem.runtime.arrays import array
@@ -153,6 +154,20 @@ class Aggregate(Loaded[S]):
                 subject_keys[row[0]] = key
         return states
 
+    def current(self, states: "States", request: Message, identity: Id) -> S:
+        """What a command is about, at the version that its caller has seen. Raises NotFound and Conflict."""
+        state: Any = states[self].get(identity)
+        if state is None:
+            raise not_found(self.name, identity)
+        check_version(request, state.version)
+        return cast(S, state)
+
+    def change(self, states: "States", event: Any, **changes: Any) -> None:
+        """Gives what an event is about the event's version and other values of these fields. For NamedTuples."""
+        of_kind: dict[Id, Any] = states[self]
+        identity = getattr(event, self.id_field)
+        of_kind[identity] = of_kind[identity]._replace(version=event.version, **changes)
+
 
 class Keys(dict["Loaded[Any] | Reference", set[Id]]):
     """What the commands of a batch may read or change: ids, by what they are ids of.
@@ -172,6 +187,16 @@ class Keys(dict["Loaded[Any] | Reference", set[Id]]):
         """Those that are not in the others; nothing is in it with no ids."""
         left = {of: ids.difference(others.get(of, ())) for of, ids in self.items()}
         return Keys({of: ids for of, ids in left.items() if ids})
+
+
+def of_subject(*wanted: "Loaded[Any] | Reference") -> Callable[[Message, Id, Keys], None]:
+    """The keys of a command that needs parts of its subject, or what the subject refers to."""
+
+    def add(_request: Message, subject: Id, keys: Keys) -> None:
+        for it in wanted:
+            keys[it].add(subject)
+
+    return add
 
 
 class States(dict["Loaded[Any]", dict[Id, Any]]):
