@@ -45,6 +45,7 @@ from tandem.projection.rows import NeededKeys, RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import Deposed, Move, move_views, select_rows
 from tandem.read_store.announcement import Announcement
+from tandem.read_store.damage import report_damage
 from tandem.read_store.tables import CHANNEL, change
 from tandem.runtime.database import create_database_engine, driver_under, first_line, may_pass
 from tandem.runtime.settings import DatabaseSettings
@@ -370,6 +371,8 @@ class Session:
         # After the announcement, so that nobody who waits for the views waits for this.
         self._set_head(max(batch.after, self._progress.head))
         for view, move in batch.moves.items():
+            for key in move.changes.damaged:
+                report_damage(view, key.hex())
             _position(view).set(move.after)
             _projected(view).inc(move.after - move.before)
 
