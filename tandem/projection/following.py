@@ -294,10 +294,10 @@ class Session:
             log.error("a view cannot go on", view=view, error=str(error))
             self._progress.states[view] = ViewState(Phase.HELD, error=str(error))
             return
-        self._cache.begin(view, cache_epochs)
+        kept = self._cache.begin(view, cache_epochs)
         self._progress.states[view] = ViewState(Phase.RUNNING, position)
         _position(view).set(position)
-        log.info("took a view over", view=view, position=position, cache="kept" if cache_epochs else "new")
+        log.info("took a view over", view=view, position=position, cache="kept" if kept else "new")
 
     # From RUNNING and FAILED to either of them.
 
