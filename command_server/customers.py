@@ -15,7 +15,7 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.address_pb2 import Address, AddressBook, NamedAddress
 from tandem.commands.domain import Changes, Command, CommandKind
 from tandem.commands.rules import Id, check_version, must_be_new, not_found, refusal, timestamp
-from tandem.commands.write_model import Aggregate, Part, States
+from tandem.commands.write_model import Aggregate, Part, States, of_subject
 from tandem.feed.table import SCHEMA, metadata
 from tandem.runtime.bulk import Row
 

@@ -18,6 +18,7 @@ from commerce.type.v1.money_pb2 import Money
 from query_server.money import check_currency
 from shop.views import sales_summary
 from tandem.queries.checker import QueryChecker
+from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text
 from tandem.queries.statements import Answer, StatementQuery, answer_each
 from tandem.queries.store import Store, position_of
@@ -33,6 +34,7 @@ MAX_SUM = 2**63 - 1
 """What a column and a message can hold. A sum that is larger is given as this."""
 
 _AS_OF = EncodedField(GetSalesSummaryResponse, "as_of")
+_CHECK = RowCheck(sales_summary.name, SalesSummaryRow)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -129,7 +131,7 @@ class SalesQuery(StatementQuery[SalesKey]):
         return answer_each(self._answer, wanted)
 
     def _answer(self, wanted: SalesKey) -> Answer:
-        """Raises Unavailable, and PreconditionFailed for more than MAX_CURRENCIES."""
+        """Raises Unavailable, also for a row that is damaged, and PreconditionFailed for more than MAX_CURRENCIES."""
         arguments: dict[str, object] = {
             "first": wanted.first,
             "last": wanted.last,
@@ -185,6 +187,8 @@ def _figures(days: Sequence[Any], of: str = "") -> SalesFigures:
 
 
 def _product(row: Any) -> ProductSales:
+    if (damage := _CHECK.failure(row.value)) is not None:
+        raise damage
     return ProductSales(
         product_id=str(row.product_id),
         product_name=SalesSummaryRow.FromString(row.value).product_name,

@@ -18,6 +18,9 @@ FENCED = Gauge("tandem_cache_fenced_nodes", "Nodes of the cache that readers mus
 # the database for it.
 _MAX_VALUE_BYTES = 1_000_000
 
+# Between an epoch and its mark, where they are handed over. The version before takes both for an epoch, an unused one.
+_MARKED = "."
+
 _Failure = (OSError, MemcacheError)
 
 
@@ -47,22 +50,36 @@ class CacheWriter:
     def nodes(self) -> list[str]:
         return self._ring.nodes
 
-    def begin(self, view: str, handed_over: CacheEpochs | None) -> None:
-        """Begins to write a view. handed_over: by the projector before, at a clean stop; None begins new epochs.
+    def begin(self, view: str, handed_over: CacheEpochs | None) -> bool:
+        """Begins to write a view; says whether all nodes go on with the epochs that were handed over.
 
-        They are used only if the nodes are the same in the same order: else keys belong to other nodes than before.
+        handed_over: what `end` returned at a clean stop; None begins new epochs. An epoch goes on only if its mark is
+        there, and nobody else can take that then: the stop was the last one, whatever a database that was restored
+        says. And only if the nodes are the same in the same order: else keys belong to other nodes than before.
         """
-        if handed_over is not None and list(handed_over) == self.nodes:
-            # What was fenced then may be up by now; a new epoch is right either way.
-            self.epochs[view] = {node: epoch or new_epoch() for node, epoch in handed_over.items()}
-        else:
-            self.epochs[view] = {node: new_epoch() for node in self.nodes}
-        for node in self._down:
-            self.epochs[view][node] = None
+        left = handed_over if handed_over is not None and list(handed_over) == self.nodes else {}
+        self.epochs[view] = epochs = dict.fromkeys(self.nodes)
+        kept = [node for node in self.nodes if self._go_on(view, node, left.get(node))]
+        for node in self.nodes:
+            if node not in self._down and node not in kept:
+                epochs[node] = new_epoch()
+        return bool(self.nodes) and kept == self.nodes
 
     def end(self, view: str) -> CacheEpochs:
-        """Gives a view up; returns its epochs, to hand them over to the next projector."""
-        return self.epochs.pop(view)
+        """Gives a view up; returns its epochs for the next projector, each with the mark that is left at its node."""
+        left: CacheEpochs = {}
+        for node, epoch in self.epochs[view].items():
+            left[node] = None
+            if epoch is not None:
+                prefix = key_prefix(view, epoch)
+                try:
+                    mark = self._leave_mark(self._connection(node), prefix)
+                except _Failure as error:
+                    self._fence(node, error)
+                else:
+                    left[node] = epoch + _MARKED + mark.removeprefix(prefix)
+        del self.epochs[view]
+        return left
 
     def write(self, changed: Mapping[str, Mapping[bytes, bytes | None]]) -> None:
         """Stores the entries of each view, deletes those of None; each node is asked once.
@@ -117,6 +134,20 @@ class CacheWriter:
         client = self._connection(node)
         client.store(entries, self._settings.entry_seconds)
         client.remove(gone)
+
+    def _go_on(self, view: str, node: str, left: str | None) -> bool:
+        """Whether the node is as it was left, and ours alone from now on: then its epoch is the view's."""
+        epoch, _, mark = (left or "").partition(_MARKED)
+        if not mark or node in self._down:
+            return False
+        try:
+            taken = self._connection(node).remove([key_prefix(view, epoch) + mark]) == [True]
+        except _Failure as error:
+            self._fence(node, error)
+            return False
+        if taken:
+            self.epochs[view][node] = epoch
+        return taken
 
     def _connection(self, node: str) -> NodeClient:
         """Where the node's entries go, one after the other. Raises OSError and MemcacheError.

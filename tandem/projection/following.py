@@ -65,6 +65,7 @@ from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import Deposed, announce, limit_statements, move_views, select_rows
 from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.announcement import Announcement
+from tandem.read_store.damage import report_damage
 from tandem.read_store.tables import change
 from tandem.runtime.database import create_database_engine, driver_under, first_line
 from tandem.runtime.settings import DatabaseSettings
@@ -452,10 +453,10 @@ class Session:
             log.error("a view cannot go on", view=view, error=error)
             self._progress.states[view] = ViewState(Phase.HELD, position, error=error)
             return False
-        self._cache.begin(view, taken.cache_epochs)
+        kept = self._cache.begin(view, taken.cache_epochs)
         self._progress.states[view] = ViewState(Phase.RUNNING, position)
         _position(view).set(position)
-        log.info("took a view over", view=view, position=position, cache="kept" if taken.cache_epochs else "new")
+        log.info("took a view over", view=view, position=position, cache="kept" if kept else "new")
         return True
 
     def _release(self) -> None:
@@ -611,6 +612,8 @@ class Session:
         # After the announcement, so that nobody who waits for the views waits for this.
         self._set_head(max(batch.after, self._progress.head))
         for view, move in batch.moves.items():
+            for key in move.changes.damaged:
+                report_damage(view, key.hex())
             _position(view).set(move.after)
             _projected(view).inc(move.after - move.before)
 

@@ -23,13 +23,14 @@ from tandem.feed.token import Token
 from tandem.internal.v1.stored_pb2 import CacheEntry
 from tandem.queries.cache import Cache, Resting
 from tandem.queries.checker import MAX_BATCH, QueryChecker
+from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.freshness import NOTHING_NEEDED, Announced, Asked, Fresh, Freshness, Need
 from tandem.queries.settings import CacheSettings, ReaderSettings
 from tandem.queries.store import BATCH_SIZE, Store
 from tandem.read_store.cache import decode_entry
 from tandem.runtime.call import Call, Stage
-from tandem.runtime.errors import InvalidArgument, NotFound, TandemError
+from tandem.runtime.errors import InvalidArgument, NotFound, TandemError, Unavailable
 from tandem.runtime.worker import Worker
 
 CACHE_READS = Counter(
@@ -60,6 +61,8 @@ class ById:
         self.view = view_of(value)
         self.id_field = ids.name
         self.value = EncodedField(response, value.name)
+        assert value.message_type is not None, "a row"
+        self.check = RowCheck(self.view, message_factory.GetMessageClass(value.message_type))
         self._as_of = EncodedField(response, "as_of")
         # An entry is a message of one field, its value. Under the same number, that is the response's field already.
         self._as_stored = self.value.tag == _ENTRY_VALUE.tag
@@ -359,11 +362,15 @@ class _StoredRows:
         """Raises Unavailable."""
         wanted = dict.fromkeys([key for call in calls for key in call.asked.keys if key not in call.asked.cached])
         self._sizes.observe(len(wanted))
-        rows, as_of = self._read(view, list(wanted))
+        rows, damaged, as_of = self._read(view, list(wanted), calls[0].asked.query.check)
         again: list[Call] = []
         for call in calls:
             asked: _AskedRows = call.asked
             if self._freshness.admit(call, view, as_of, final=True) is None:
+                continue
+            failures = [damaged[key] for key in asked.keys if key in damaged]
+            if failures:
+                call.fail(failures[0])
                 continue
             cached_at = asked.cached_at
             if cached_at is not None and cached_at.epoch != as_of.epoch:
@@ -377,16 +384,22 @@ class _StoredRows:
         if again:
             self._answer(view, again)
 
-    def _read(self, view: str, keys: list[str]) -> tuple[dict[str, bytes], Token]:
+    def _read(
+        self, view: str, keys: list[str], check: RowCheck
+    ) -> tuple[dict[str, bytes], dict[str, Unavailable], Token]:
+        """The rows that exist, by key; what to tell who wants one that is damaged; and the view's position."""
         announced = self._freshness.announced(view)
         epochs = announced.cache_epochs if announced is not None else {}
         # The leases first: a row that is written after it was read here ends its lease.
         leases = self._cache.lease(view, epochs, keys) if epochs else {}
         rows, as_of = self._store.rows(view, keys)
+        damaged = {key: failure for key, value in rows.items() if (failure := check.failure(value, key)) is not None}
+        for key in damaged:
+            del rows[key]
         # A database that lost commits in a failover is behind what was announced, and must not fill.
         if announced is not None and as_of.includes(announced.token):
             self._cache.fill(leases, rows)
-        return rows, as_of
+        return rows, damaged, as_of
 
 
 def _count_reads(view: str, **results: int) -> None:

@@ -20,8 +20,8 @@ A watch, in `Watches.watch`:
     showing   gives the newest state, or a sign of life; on when the caller has taken it
     idle      until woken: by the follower (its row was read), the heartbeat's time, or the server's stop
 
-It ends from every state: its caller goes; and with an error where the row is not there, a wait is over, the feed
-becomes another, or the server has stopped, after a last message.
+It ends from every state: its caller goes; and with an error where the row is not there or is damaged, a wait is over,
+the feed becomes another, or the server has stopped, after a last message.
 
 A row that is watched, in `_Subject`:
 
@@ -43,6 +43,7 @@ from prometheus_client import Counter
 
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
+from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.freshness import Asked, Fresh, Freshness, Need
 from tandem.queries.settings import WatchSettings
@@ -73,16 +74,18 @@ class Watched(NamedTuple):
 class _Subject:
     """A row that is watched.
 
-    state: as it was read at `as_of`; None where there is no such row. stale: it is to be read, or is being read.
+    state: as it was read at `as_of`; None where there is no such row. damage: why that cannot be shown.
+    stale: it is to be read, or is being read.
     """
 
-    __slots__ = ("as_of", "key", "stale", "state", "version", "watchers")
+    __slots__ = ("as_of", "damage", "key", "stale", "state", "version", "watchers")
 
     def __init__(self, key: UUID) -> None:
         self.key = key
         self.watchers: set[_Watcher] = set()
         self.as_of: Token | None = None
         self.state: State | None = None
+        self.damage: TandemError | None = None
         self.version = 0
         self.stale = False
 
@@ -161,6 +164,7 @@ class Watches:
         assert value.message_type is not None, "a row"
         self._message: type[Any] = message_factory.GetMessageClass(value.message_type)
         self._response: type[Any] = message_factory.GetMessageClass(method.output_type)
+        self._check = RowCheck(self._view, self._message)
         self._value = EncodedField(self._response, value.name)
         self._as_of = EncodedField(self._response, "as_of")
         self._heartbeat = EncodedField(self._response, "heartbeat")(b"")
@@ -294,6 +298,8 @@ class Watches:
         if covered.epoch != known.epoch:
             description = "the write store was restored: begin a new watch, without a token"
             raise PreconditionFailed([Violation("resume_from", description, "TOKEN_EPOCH_MISMATCH")])
+        if subject.damage is not None:
+            raise subject.damage
         if subject.state is None:
             raise NotFound(self._resource, f"{self._resource}s/{subject.key}")
         return subject.state, covered if covered.includes(known) else known
@@ -386,7 +392,9 @@ class Watches:
         subject.stale = subject.key in self._unread
         before = subject.as_of
         if before is None or before.epoch != as_of.epoch or as_of.position >= before.position:
-            if state is not None and (subject.state is None or state.value != subject.state.value):
+            subject.damage = None if state is None else self._check.failure(state.value, subject.key.hex)
+            is_news = state is not None and (subject.state is None or state.value != subject.state.value)
+            if state is not None and is_news and subject.damage is None:
                 subject.version = self._message.FromString(state.value).version
             subject.as_of, subject.state = as_of, state
         for watcher in subject.watchers:

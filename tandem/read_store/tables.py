@@ -51,8 +51,9 @@ content: a random name for what the rows of a view say, where the domain keeps o
 way, gives it another: two states with the same name are the same, in all replicas and histories. It is NULL where it is
 not known, and of the other views.
 
-cache_epochs: [[node, epoch], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL while one
-runs or after one died, and then nobody may trust what is in the cache.
+cache_epochs: [[node, "epoch.mark"], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL
+while one runs or after one died, and then nobody may trust what is in the cache. An epoch is good as long as its mark
+is in the cache: whoever goes on with it takes the mark away.
 """
 
 projector = Table(

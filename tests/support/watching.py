@@ -49,7 +49,7 @@ class FakeView:
         """The next version of an order; returns the version."""
         self.position += 1
         version = version_of(self.rows[key].value) + 1 if key in self.rows else 1
-        self.rows[key] = State(OrderDetails(version=version).SerializeToString(), self.position)
+        self.rows[key] = State(OrderDetails(order_id=str(key), version=version).SerializeToString(), self.position)
         self.log.append((self.position, key))
         return version
 

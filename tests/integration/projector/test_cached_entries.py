@@ -13,7 +13,7 @@ from tandem.read_store.cache import Ring, node_client
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.stack import kill, pause, resume, until, wait_until
+from tests.support.stack import Databases, kill, pause, resume, until, wait_until
 
 Nodes = Callable[..., list[Memcached]]
 PRODUCT = identity("product", 1)
@@ -222,12 +222,78 @@ async def test_a_clean_stop_leaves_the_epochs_to_the_next_projector_once(
     epochs = {view: announcements.epochs(view) for view in CACHED_VIEWS}
     assert stores.left_epochs("product_card") is None, "nobody may take them while they are in use"
     await first.stop()
-    assert stores.left_epochs("product_card") == epochs["product_card"]
+    left = stores.left_epochs("product_card") or {}
+    assert {node: str(it).partition(".")[0] for node, it in left.items()} == epochs["product_card"]
 
     await project(nodes)
     await announcements.reached(stores.append([events.price_changed()]))
     assert {view: announcements.epochs(view) for view in CACHED_VIEWS} == epochs
     assert stores.left_epochs("product_card") is None
+
+
+async def test_a_read_database_that_was_restored_brings_no_epoch_back(
+    stores: Stores, project: Project, databases: Databases, memcached_nodes: Nodes
+) -> None:
+    nodes = [it.address for it in memcached_nodes(2)]
+    first = await project(nodes)
+    await stores.reached(stores.append([events.product_added()]))
+    await first.stop()
+    before = stores.left_epochs("product_card") or {}
+    stores.read.dispose()
+    backup = databases.copy(stores.read_url.rsplit("/", 1)[1], f"{stores.read_url.rsplit('/', 1)[1]}_backup")
+    second = await project(nodes)
+    await stores.reached(stores.append([events.price_changed()]))
+    await second.stop()
+
+    restored = Stores(stores.write_url, backup)
+    assert restored.left_epochs("product_card") == before
+    announcements = Announcements(backup)
+    third = await project(nodes, on=restored)
+    await announcements.reached(1)
+    epochs = announcements.heard[0].cache_epochs
+    # Else readers would find the second projector's entries, which this database does not have yet.
+    old = {str(it).partition(".")[0] for it in before.values()}
+    assert None not in epochs["product_card"].values()
+    assert not set(epochs["product_card"].values()) & old
+    await third.stop()
+    announcements.stop()
+    restored.close()
+    databases.drop(backup)
+
+
+def test_what_a_stop_left_is_taken_once(memcached_nodes: Nodes) -> None:
+    one, two = (it.address for it in memcached_nodes(2))
+    first, second, third = (CacheWriter((one, two), CacheSettings()) for _ in range(3))
+    first.begin("product_card", None)
+    epochs = dict(first.epochs["product_card"])
+    left = first.end("product_card")
+    # As two databases have it that were one.
+    assert second.begin("product_card", left)
+    assert second.epochs["product_card"] == epochs
+    assert not third.begin("product_card", left)
+    assert not set(third.epochs["product_card"].values()) & set(epochs.values())
+    # What the second leaves is another stop.
+    left_again = second.end("product_card")
+    assert not first.begin("product_card", left)
+    assert third.begin("product_card", left_again)
+    for it in (first, second, third):
+        it.stop()
+
+
+def test_what_a_stop_left_is_not_taken_at_a_node_that_has_lost_it(memcached_nodes: Nodes) -> None:
+    one, two = memcached_nodes(2)
+    first, second = (CacheWriter((one.address, two.address), CacheSettings()) for _ in range(2))
+    first.begin("product_card", None)
+    epochs = dict(first.epochs["product_card"])
+    left = first.end("product_card")
+    first.stop()
+    kill(one)
+    one.start()
+    kill(two)
+    assert not second.begin("product_card", left)
+    assert second.epochs["product_card"][one.address] not in {None, epochs[one.address]}
+    assert second.epochs["product_card"][two.address] is None
+    second.stop()
 
 
 @pytest.mark.parametrize("change", ["other order", "one more"])

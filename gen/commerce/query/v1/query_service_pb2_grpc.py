@@ -36,7 +36,8 @@ class QueryServiceStub:
     when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed, FULLY_CONSISTENT_NOT_CONFIGURED when
     the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    token in time, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what is stored was changed by somebody else,
+    STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -113,7 +114,8 @@ class QueryServiceServicer:
     when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed, FULLY_CONSISTENT_NOT_CONFIGURED when
     the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    token in time, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what is stored was changed by somebody else,
+    STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def GetOrderDetails(self, request, context):
@@ -301,7 +303,8 @@ class QueryService:
     when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed, FULLY_CONSISTENT_NOT_CONFIGURED when
     the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    token in time, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what is stored was changed by somebody else,
+    STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod

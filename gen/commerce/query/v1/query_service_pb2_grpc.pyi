@@ -37,7 +37,8 @@ class QueryServiceStub:
     when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed, FULLY_CONSISTENT_NOT_CONFIGURED when
     the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    token in time, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what is stored was changed by somebody else,
+    STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_typing.overload
@@ -121,7 +122,8 @@ class QueryServiceAsyncStub(QueryServiceStub):
     when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed, FULLY_CONSISTENT_NOT_CONFIGURED when
     the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    token in time, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what is stored was changed by somebody else,
+    STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -201,7 +203,8 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed, FULLY_CONSISTENT_NOT_CONFIGURED when
     the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    token in time, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what is stored was changed by somebody else,
+    STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_abc_1.abstractmethod

@@ -89,6 +89,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The query is `fully_consistent`, and this server is not set up to ask the write store how far it is.
     What to do: give a token instead (`at_least_as_fresh`), or have the operator set it up.
     """
+    ERROR_REASON_ROW_DAMAGED: _ErrorReason.ValueType  # 60
+    """A row of the view, or one of those that the answer is made of, is not what was written there, and is not sent. The
+    metadata says of which `view`, and where it is one row its `key`.
+    What to do: tell the operator, who rebuilds the views; repeat after the delay in google.rpc.RetryInfo.
+    """
     ERROR_REASON_CUSTOMER_UNKNOWN: _ErrorReason.ValueType  # 14
     """The customer is not known.
     What to do: register the customer, or check the id.
@@ -266,6 +271,11 @@ What to do: drop the token and read without it.
 ERROR_REASON_FULLY_CONSISTENT_NOT_CONFIGURED: ErrorReason.ValueType  # 37
 """The query is `fully_consistent`, and this server is not set up to ask the write store how far it is.
 What to do: give a token instead (`at_least_as_fresh`), or have the operator set it up.
+"""
+ERROR_REASON_ROW_DAMAGED: ErrorReason.ValueType  # 60
+"""A row of the view, or one of those that the answer is made of, is not what was written there, and is not sent. The
+metadata says of which `view`, and where it is one row its `key`.
+What to do: tell the operator, who rebuilds the views; repeat after the delay in google.rpc.RetryInfo.
 """
 ERROR_REASON_CUSTOMER_UNKNOWN: ErrorReason.ValueType  # 14
 """The customer is not known.
