@@ -23,6 +23,7 @@ from tandem.runtime.call import (
     StreamMethods,
     trailers_of,
 )
+from tandem.runtime.errors import UnknownMethod, to_status
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings, grpc_options
 from tandem.runtime.worker import Worker, Workers
 
@@ -53,6 +54,7 @@ class GrpcioTransport:
             handlers[path] = grpc.unary_stream_rpc_method_handler(_stream(stream))
         self._server.add_generic_rpc_handlers((_Handlers(handlers),))
         add_servicers(self._server)
+        refuse_others(self._server)
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
@@ -67,6 +69,21 @@ class _Handlers(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         return self._handlers.get(handler_call_details.method)
+
+
+def refuse_others(server: aio.Server) -> None:
+    """Answers methods that nobody has added so far, with details as all errors have them. To be called last."""
+    server.add_generic_rpc_handlers((_Unknown(),))
+
+
+class _Unknown(grpc.GenericRpcHandler):
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        status = to_status(UnknownMethod(handler_call_details.method))
+
+        async def refuse(_requests: object, context: aio.ServicerContext[Any, Any]) -> None:
+            await _abort(context, status)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 class _Received(Context):

@@ -53,9 +53,10 @@ class CommandServiceStub:
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
     was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
-    database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the commit, STOPPING when the server
-    ends); DEADLINE_EXCEEDED; INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a request or an
+    answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE
+    (STORE_UNAVAILABLE when the database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the
+    commit, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -215,9 +216,10 @@ class CommandServiceAsyncStub(CommandServiceStub):
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
     was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
-    database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the commit, STOPPING when the server
-    ends); DEADLINE_EXCEEDED; INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a request or an
+    answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE
+    (STORE_UNAVAILABLE when the database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the
+    commit, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -373,9 +375,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
     was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
-    database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the commit, STOPPING when the server
-    ends); DEADLINE_EXCEEDED; INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a request or an
+    answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE
+    (STORE_UNAVAILABLE when the database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the
+    commit, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
