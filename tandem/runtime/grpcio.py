@@ -54,7 +54,6 @@ class GrpcioTransport:
             handlers[path] = grpc.unary_stream_rpc_method_handler(_stream(stream))
         self._server.add_generic_rpc_handlers((_Handlers(handlers),))
         add_servicers(self._server)
-        refuse_others(self._server)
         await self._server.start()
 
     async def stop(self, grace: float) -> None:

@@ -41,7 +41,6 @@ from tandem.runtime.call import (
     too_large,
     trailers_of,
 )
-from tandem.runtime.grpcio import refuse_others
 from tandem.runtime.settings import (
     MAX_STREAMS_PER_CONNECTION,
     PING_MILLISECONDS,
@@ -110,7 +109,6 @@ class NativeTransport:
         numbers = self.front.add_methods([(path, True) for path in streams])
         self._streams = dict(zip(numbers, streams.values(), strict=True))
         add_servicers(self._behind)
-        refuse_others(self._behind)
         socket = f"{self._folder.name}/behind.sock"
         self._behind.add_insecure_port(f"unix:{socket}")
         await self._behind.start()

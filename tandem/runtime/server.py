@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from tandem.runtime.call import AddServicers, Admission, Method, StreamHandler, StreamMethod, StreamMethods, Streams
-from tandem.runtime.grpcio import GrpcioTransport
+from tandem.runtime.grpcio import GrpcioTransport, refuse_others
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings, SettingsError
 from tandem.runtime.telemetry import log
@@ -158,6 +158,7 @@ class RunningApplication:
         if self._application.server.reflection:
             names = [service.descriptor.full_name for service in self._application.services]
             reflection.enable_server_reflection((*names, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+        refuse_others(server)
 
     async def stop(self) -> None:
         """Says NOT_SERVING, refuses new calls, ends streams, lets calls under way finish, stops the components.
