@@ -12,6 +12,8 @@
      ├── CursorExpired         OUT_OF_RANGE         events after the cursor are not kept: `oldest_cursor`
      ├── CursorAhead           OUT_OF_RANGE         the feed is not as far as the cursor
      ├── Overloaded            RESOURCE_EXHAUSTED   a limit of the server is reached; nothing was done
+     │    └── MessageTooLarge  RESOURCE_EXHAUSTED   a request or its answer has too many bytes
+     ├── MethodUnknown         UNIMPLEMENTED        the server has no such RPC
      ├── Unavailable           UNAVAILABLE          a store or a server is away
      │    ├── ViewBehind       UNAVAILABLE          the view did not reach the token in time: `behind`
      │    ├── OutcomeUnknown   UNAVAILABLE          a command that is done, or is not
@@ -195,6 +197,16 @@ class Unavailable(CallFailed):
     transient = True
 
 
+class MessageTooLarge(Overloaded):
+    """RESOURCE_EXHAUSTED: a request or its answer has more bytes than the server takes or sends."""
+
+    transient = False
+
+
+class MethodUnknown(CallFailed):
+    """UNIMPLEMENTED: the server has no such RPC."""
+
+
 class ViewBehind(Unavailable):
     """UNAVAILABLE: the view did not reach the token within max_wait."""
 
@@ -236,6 +248,7 @@ BY_REASON: Mapping[str, type[CallFailed]] = {
     "VERSION_MISMATCH": VersionMismatch,
     "OUTCOME_UNKNOWN": OutcomeUnknown,
     "ROWS_BUSY": RowsBusy,
+    "MESSAGE_TOO_LARGE": MessageTooLarge,
     "PROJECTION_LAG": ViewBehind,
     "TOKEN_EPOCH_MISMATCH": TokenOutdated,
     "TOKEN_AHEAD": TokenOutdated,
@@ -254,6 +267,7 @@ BY_CODE: Mapping[grpc.StatusCode, type[CallFailed]] = {
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.FAILED_PRECONDITION: RuleBroken,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.UNIMPLEMENTED: MethodUnknown,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.INTERNAL: ServerBug,

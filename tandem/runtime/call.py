@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
-from google.rpc import code_pb2, status_pb2
+from google.rpc import status_pb2
 from grpc import aio
 from prometheus_client import Counter
 
@@ -33,12 +33,14 @@ from tandem.runtime.errors import (
     InvalidArgument,
     Overloaded,
     TandemError,
+    TooLarge,
     Unavailable,
     Violation,
     code_of,
     internal_status,
     to_status,
 )
+from tandem.runtime.malformed import malformed_field
 from tandem.runtime.telemetry import (
     CALL_SECONDS,
     CALLS,
@@ -141,8 +143,7 @@ def status_of(error: Exception, method: str, call: "Context") -> status_pb2.Stat
 
 def too_large(what: str, size: int, limit: int) -> status_pb2.Status:
     """For a message of `size` bytes."""
-    message = f"{what} has {size} bytes; at most {limit} are allowed"
-    return status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message)
+    return to_status(TooLarge(what, size, limit))
 
 
 def decoded(request_class: type[Message], payload: bytes) -> Message:
@@ -155,7 +156,8 @@ def decoded(request_class: type[Message], payload: bytes) -> Message:
         request = request_class.FromString(payload)
     except DecodeError:
         name = request_class.DESCRIPTOR.full_name
-        raise InvalidArgument([Violation("", f"the request is not a {name}", "MALFORMED")]) from None
+        field = malformed_field(request_class, payload)
+        raise InvalidArgument([Violation(field, f"the request is not a {name}", "MALFORMED")]) from None
     request.DiscardUnknownFields()
     return request
 

@@ -25,7 +25,7 @@ from tandem.runtime.call import (
     trailers_of,
 )
 from tandem.runtime.connections import COUNTED_BYTES, Connections, Sent
-from tandem.runtime.errors import InvalidArgument, Overloaded, Violation, to_status
+from tandem.runtime.errors import InvalidArgument, Overloaded, UnknownMethod, Violation, to_status
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings, grpc_options
 from tandem.runtime.worker import Worker, Workers
 
@@ -78,6 +78,21 @@ class _Handlers(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         return self._handlers.get(handler_call_details.method)
+
+
+def refuse_others(server: aio.Server) -> None:
+    """Answers methods that nobody has added so far, with details as all errors have them. To be called last."""
+    server.add_generic_rpc_handlers((_Unknown(),))
+
+
+class _Unknown(grpc.GenericRpcHandler):
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        status = to_status(UnknownMethod(handler_call_details.method))
+
+        async def refuse(_requests: object, context: aio.ServicerContext[Any, Any]) -> None:
+            await _abort(context, status)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 class _Received(Context):

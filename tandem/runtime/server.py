@@ -21,7 +21,7 @@ from prometheus_client import start_http_server
 
 from tandem.runtime.call import AddServicers, Admission, Method, StreamHandler, StreamMethod, StreamMethods, Streams
 from tandem.runtime.errors import Overloaded, to_status
-from tandem.runtime.grpcio import GrpcioTransport, abort
+from tandem.runtime.grpcio import GrpcioTransport, abort, refuse_others
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings, SettingsError
 from tandem.runtime.supervised import supervise, what_is_down
@@ -169,6 +169,7 @@ class RunningApplication:
             names += ["grpc.health.v1.Health", reflection.SERVICE_NAME]
             servicer = _Reflection(names, self._health_streams)
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+        refuse_others(server)
 
     async def stop(self) -> None:
         """Says NOT_SERVING, refuses new calls, ends streams, lets calls under way finish, stops the components.

@@ -52,10 +52,11 @@ class CommandServiceStub:
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
     was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
-    database is away and nothing was done, ROWS_BUSY when another session keeps rows locked and nothing was done,
-    OUTCOME_UNKNOWN when the database went away during the commit, STOPPING when the server ends); DEADLINE_EXCEEDED;
-    INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a request or an
+    answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE
+    (STORE_UNAVAILABLE when the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked
+    and nothing was done, OUTCOME_UNKNOWN when the database went away during the commit, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -201,10 +202,11 @@ class CommandServiceServicer:
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
     was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
-    database is away and nothing was done, ROWS_BUSY when another session keeps rows locked and nothing was done,
-    OUTCOME_UNKNOWN when the database went away during the commit, STOPPING when the server ends); DEADLINE_EXCEEDED;
-    INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a request or an
+    answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE
+    (STORE_UNAVAILABLE when the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked
+    and nothing was done, OUTCOME_UNKNOWN when the database went away during the commit, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -562,10 +564,11 @@ class CommandService:
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
     was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
-    database is away and nothing was done, ROWS_BUSY when another session keeps rows locked and nothing was done,
-    OUTCOME_UNKNOWN when the database went away during the commit, STOPPING when the server ends); DEADLINE_EXCEEDED;
-    INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a request or an
+    answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE
+    (STORE_UNAVAILABLE when the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked
+    and nothing was done, OUTCOME_UNKNOWN when the database went away during the commit, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.

@@ -89,6 +89,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The query is `fully_consistent`, and this server is not set up to ask the write store how far it is.
     What to do: give a token instead (`at_least_as_fresh`), or have the operator set it up.
     """
+    ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 61
+    """A request, or the answer to it, has more bytes than the server takes or sends; nothing was done for a request.
+    What to do: send less, or ask for less.
+    """
+    ERROR_REASON_UNKNOWN_METHOD: _ErrorReason.ValueType  # 62
+    """The server has no such RPC.
+    What to do: check the address and the name; bring the server up to date where the RPC is new.
+    """
     ERROR_REASON_ROW_DAMAGED: _ErrorReason.ValueType  # 60
     """A row of the view, or one of those that the answer is made of, is not what was written there, and is not sent. The
     metadata says of which `view`, and where it is one row its `key`.
@@ -271,6 +279,14 @@ What to do: drop the token and read without it.
 ERROR_REASON_FULLY_CONSISTENT_NOT_CONFIGURED: ErrorReason.ValueType  # 37
 """The query is `fully_consistent`, and this server is not set up to ask the write store how far it is.
 What to do: give a token instead (`at_least_as_fresh`), or have the operator set it up.
+"""
+ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 61
+"""A request, or the answer to it, has more bytes than the server takes or sends; nothing was done for a request.
+What to do: send less, or ask for less.
+"""
+ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 62
+"""The server has no such RPC.
+What to do: check the address and the name; bring the server up to date where the RPC is new.
 """
 ERROR_REASON_ROW_DAMAGED: ErrorReason.ValueType  # 60
 """A row of the view, or one of those that the answer is made of, is not what was written there, and is not sent. The
