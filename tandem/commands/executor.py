@@ -177,6 +177,7 @@ class _Storing:
     def answer(self, calls: Sequence[Call]) -> None:
         taken: list[Call] = []
         batch: list[Command] = []
+        some_are_busy = bool(self._busy)
         for call in calls:
             try:
                 command = self._domain.command_of(call.request, self._clock(), call.metadata())
@@ -184,7 +185,7 @@ class _Storing:
                 # A wrong request, which concerns no other call.
                 call.fail(error)
                 continue
-            if self._busy and self._busy.may_hold_up(self._domain.keys_of([command])):
+            if some_are_busy and self._busy.may_hold_up(self._domain.keys_of([command])):
                 self._set_aside(call, command)
                 continue
             taken.append(call)
@@ -239,8 +240,8 @@ class _Storing:
             elif outcome.unfinished is not None:
                 self._go_on(call, command, outcome)
             else:
-                replayed = call.asked.replayed if call.begun else outcome.replayed
-                call.reply(self._domain.response_to(command, outcome._replace(replayed=replayed)))
+                receipt = outcome._replace(replayed=call.asked.replayed) if call.begun else outcome
+                call.reply(self._domain.response_to(command, receipt))
 
     def _set_aside(self, call: Call, command: Command) -> None:
         if call.asked is None:
