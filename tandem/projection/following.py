@@ -288,7 +288,7 @@ class Session:
         self._is_cut_off = False
         # Of views whose batches took too long: how many events the next one may have.
         self._most: dict[str, int] = {}
-        # How many events each view's batch has that is being written.
+        # How many events each view's batch has that is being loaded or written.
         self._in_hand: dict[str, int] = {}
         self._snapshots = SnapshotWatch("read")
         self._due: defaultdict[str, float] = defaultdict(float)
@@ -590,6 +590,8 @@ class Session:
         events = self._feed.events(after, limit, self._epoch)
         if not events:
             return None
+        if not self._in_hand:
+            self._in_hand = dict.fromkeys(views, len(events))
         projections = [self._views.projections[view] for view in views]
         full = len(events) == limit or sum([len(it.payload) for it in events]) >= MAX_BYTES
         return EventBatch(
