@@ -90,7 +90,7 @@ class _Unknown(grpc.GenericRpcHandler):
         status = to_status(UnknownMethod(handler_call_details.method))
 
         async def refuse(_requests: object, context: aio.ServicerContext[Any, Any]) -> None:
-            await _abort(context, status)
+            await abort(context, status)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
