@@ -189,13 +189,18 @@ def create_database_engine(
 
     @event.listens_for(engine, "connect")
     def set_up(driver: Driver, _record: object) -> None:
-        send_arrays(driver)
-        if longest_transaction is not None and driver.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
-            driver.execute(f"SET transaction_timeout = {int(longest_transaction * 1000)}")
-        if durable:
-            driver.execute(_COMMIT_TO_DISK)
-        driver.commit()
-        driver.autocommit = autocommit
+        try:
+            send_arrays(driver)
+            if longest_transaction is not None and driver.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
+                driver.execute(f"SET transaction_timeout = {int(longest_transaction * 1000)}")
+            if durable:
+                driver.execute(_COMMIT_TO_DISK)
+            driver.commit()
+            driver.autocommit = autocommit
+        except BaseException:
+            # SQLAlchemy forgets it as it is: it would be open until the garbage collector comes by.
+            driver.close()
+            raise
 
     event.listen(engine, "handle_error", _handle_error)
     return engine
