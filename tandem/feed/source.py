@@ -17,7 +17,7 @@ from tandem.feed.reader import read_events
 from tandem.feed.table import CHANNEL
 from tandem.runtime.database import create_database_engine, first_line
 from tandem.runtime.listener import Listener
-from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.settings import DatabaseSettings, SettingsError
 from tandem.runtime.telemetry import log
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class FeedSource:
         self._retry_at = 0.0
         self._listen_at = 0.0
         self._most = _MOST_EVENTS
+        self._quick_seconds = database.statement_timeout / 2
         self._timed_out = False
         self.problem = ""
 
@@ -60,9 +61,11 @@ class FeedSource:
         Fewer at once while the database is slow: half as many after a statement's time-out, then twice as many again.
         """
         limit = min(limit, self._most)
+        began = time.monotonic()
         events = self._read(lambda connection: read_events(connection, self._contract, after, limit, epoch))
         if events is not None:
-            self._most = max(self._most, 2 * len(events))
+            if time.monotonic() - began < self._quick_seconds:
+                self._most = max(self._most, 2 * len(events))
         elif self._timed_out:
             self._most = max(1, limit // 2)
         return events
@@ -75,7 +78,7 @@ class FeedSource:
         try:
             self._listener.wait(self._poll_seconds)
             self._listen_at = 0.0
-        except psycopg.Error as error:
+        except (psycopg.Error, SettingsError) as error:
             if not self._listen_at:
                 log.warning("cannot listen to the feed", error=first_line(error))
             self._listen_at = time.monotonic() + _RETRY_SECONDS

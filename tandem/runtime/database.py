@@ -228,7 +228,8 @@ def read_pooled(engine: Engine, query: Callable[[Connection], T]) -> T:
         with engine.connect() as connection:
             return query(connection)
     except DBAPIError as error:
-        if not error.connection_invalidated:
+        if not error.connection_invalidated or isinstance(error.orig, ServerSilent):
+            # Who was silent on one connection is not asked again on the next: the caller has waited enough.
             raise
     # SQLAlchemy has given up all connections from before as well.
     with engine.connect() as connection:
