@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.errors import QueryCanceled
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import FeedHead, read_head
@@ -18,6 +17,7 @@ from tandem.feed.table import CHANNEL
 from tandem.runtime.database import create_database_engine, first_line
 from tandem.runtime.listener import Listener
 from tandem.runtime.settings import DatabaseSettings, SettingsError
+from tandem.runtime.sqlstate import ViewAction, failure_of
 from tandem.runtime.telemetry import log
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class FeedSource:
         except SQLAlchemyError as error:
             # Whatever it is, it passes: a database without the feed's tables will have them once it is migrated.
             self._disconnect()
-            self._timed_out = isinstance(error, DBAPIError) and isinstance(error.orig, QueryCanceled)
+            self._timed_out = failure_of(error).view is ViewAction.HALVE
             problem = problem_of(error)
             if problem != self.problem:
                 log.warning("the feed is away", error=problem)

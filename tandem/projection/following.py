@@ -213,10 +213,6 @@ class Following:
         """Finishes the batch under way and hands the cache over to the next projector."""
         self.stopping.set()
         await asyncio.to_thread(self._wait_until_released)
-        if self._thread.join(0):
-            self.cache.stop()
-            self.feed.close()
-            self._read.dispose()
 
     def _wait_until_released(self) -> None:
         """Also while the thread waits for a write database that does not answer: it has nothing left to do then."""
@@ -251,6 +247,10 @@ class Following:
                 for view, state in self.progress.states.items():
                     self.progress.states[view] = ViewState(position=state.position)
                 self.cache.epochs.clear()
+        # By this thread: who stops it need not wait for its end.
+        self.cache.stop()
+        self.feed.close()
+        self._read.dispose()
 
 
 class FeedChanged(Exception):

@@ -318,7 +318,7 @@ def migrate(settings: DatabaseSettings, scripts: Path, schema: str, revision: st
     sqlalchemy.exc.DBAPIError: the migrations and steps before the one that failed are done, and the next run goes on
     from there.
     """
-    engine = create_database_engine(settings, name="tandem-migrate", pool_size=1, durable=True)
+    engine = create_database_engine(settings, name="tandem-migrate", pool_size=1, durable=True, patient=True)
     try:
         with engine.connect() as connection:
             _wait_for_other_migrations(connection)

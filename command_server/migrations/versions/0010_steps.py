@@ -1,10 +1,11 @@
 """Commands that are done in steps: those that have steps left, and where the erasure of a customer stands.
 
 A customer's orders are found some at a time, by an index of customer and order in place of one of the customer alone.
-Orders wait while it is made, some seconds for a million of them.
 """
 
 from alembic import op
+
+from tandem.runtime.backfill import create_index
 
 revision = "0010"
 down_revision = "0009"
@@ -18,7 +19,7 @@ def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.execute("SET LOCAL statement_timeout = '60s'")
     op.execute(f"""
-        CREATE TABLE {S}.unfinished (
+        CREATE TABLE IF NOT EXISTS {S}.unfinished (
             request_id uuid PRIMARY KEY,
             request_type text NOT NULL,
             request bytea NOT NULL,
@@ -26,9 +27,10 @@ def upgrade() -> None:
             stepped_at timestamptz NOT NULL DEFAULT now()
         )""")
     op.execute(f"COMMENT ON COLUMN {S}.unfinished.envelope IS 'tandem.internal.v1.Envelope'")
-    op.execute(f"ALTER TABLE {S}.customer ADD COLUMN unerased_from uuid")
-    op.execute(f"CREATE INDEX customer_order_of_customer ON {S}.customer_order (customer_id, id)")
-    op.execute(f"DROP INDEX {S}.ix_tandem_write_customer_order_customer_id")
+    op.execute(f"ALTER TABLE {S}.customer ADD COLUMN IF NOT EXISTS unerased_from uuid")
+    create_index("customer_order_of_customer", f"{S}.customer_order (customer_id, id)")
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.execute(f"DROP INDEX IF EXISTS {S}.ix_tandem_write_customer_order_customer_id")
 
 
 def downgrade() -> None:
