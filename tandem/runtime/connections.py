@@ -16,6 +16,7 @@ For TCP on Linux. Of a Unix socket the kernel does not say it: who connects by o
 """
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -172,17 +173,21 @@ class Connections:
         began = time.thread_time()
         self._given = 0
         self._early.clear()
-        self._look()
+        try:
+            self._look()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            log.warning("no descriptor is left to look at connections with")
         return time.thread_time() - began
 
     def _look(self) -> None:
-        for connection in list(self.by_peer.values()):
-            connection.missed += 1
         held = 0
         most: tuple[int, str] = (0, "")
+        seen = set()
         for sock, peer in self._sockets():
             connection = self.of(peer)
-            connection.missed = 0
+            seen.add(peer)
             with contextlib.suppress(OSError):
                 information = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
                 connection.look(*_ACKED_AND_RECEIVED.unpack_from(information))
@@ -197,6 +202,7 @@ class Connections:
                 if peer == most[1]:
                     self._close(sock, peer, self.of(peer))
         for peer, connection in list(self.by_peer.items()):
+            connection.missed = 0 if peer in seen else connection.missed + 1
             # One that was made since the look began is not there yet.
             if connection.missed > 1:
                 self.by_peer.pop(peer, None)
@@ -206,7 +212,9 @@ class Connections:
         for entry in os.listdir("/proc/self/fd"):
             try:
                 copy = os.dup(int(entry))
-            except OSError:
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
                 # Closed since.
                 continue
             if not stat.S_ISSOCK(os.fstat(copy).st_mode):
