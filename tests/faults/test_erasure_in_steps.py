@@ -107,6 +107,16 @@ async def test_others_go_on_between_the_steps(commands_on: Commands, database: W
         await submit(executor, commands.EraseCustomerRequest(customer_id=CUSTOMER))
 
 
+async def test_two_equal_calls_at_once_do_not_end_it_early(commands_on: Commands, database: WriteDatabase) -> None:
+    executor = await commands_on.executor()
+    await submit(executor, register_customer(1))
+    orders = 2 * ORDERS_IN_A_STEP + 500
+    give_orders(database, orders)
+    first, second = await asyncio.gather(submit(executor, ERASE), submit(executor, ERASE))
+    check_all_is_done(database, first, orders)
+    assert second == first._replace(replayed=True)
+
+
 @pytest.mark.parametrize("by", ["its caller, at another server", "any server"])
 async def test_an_erasure_that_is_left_is_gone_on_with(commands_on: Commands, database: WriteDatabase, by: str) -> None:
     one, other = await commands_on.executor(), await commands_on.executor()
