@@ -86,7 +86,7 @@ class Executor(Worker):
         """engine: as `create_executor_engine` makes it; the executor disposes of it. clock: this server's."""
         self._engine = engine
         self._settings = settings
-        busy = BusyRows()
+        busy = BusyRows(settings.retry_seconds)
         last = _Storing(engine, domain, settings, clock, busy)
         self._aside = Worker(
             "commands-aside",
