@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from command_server.app import DOMAIN
-from command_server.customers import ORDERS_IN_A_STEP
+from command_server.customers import ORDERS_IN_A_STEP, customer_table
+from command_server.products import product_table
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.query.v1 import query_service_pb2 as queries
@@ -19,7 +20,8 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.commands.maintenance import Maintenance
 from tandem.commands.resumption import Resumption
 from tandem.commands.settings import ReceiptSettings, StepSettings
-from tandem.runtime.errors import PreconditionFailed
+from tandem.runtime.errors import PreconditionFailed, Unavailable
+from tests.faults.test_locked_rows import locked
 from tests.integration.command_server.conftest import (
     Commands,
     Receipt,
@@ -28,6 +30,7 @@ from tests.integration.command_server.conftest import (
     database,
     submit,
     submit_all,
+    until_blocked,
 )
 from tests.support.builders import add_product, identity, place_order, register_customer
 from tests.support.stack import Stack, kill, until, wait_until
@@ -115,6 +118,28 @@ async def test_two_equal_calls_at_once_do_not_end_it_early(commands_on: Commands
     first, second = await asyncio.gather(submit(executor, ERASE), submit(executor, ERASE))
     check_all_is_done(database, first, orders)
     assert second == first._replace(replayed=True)
+
+
+async def test_an_erasure_whose_customer_is_locked_waits_and_holds_up_nobody(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    executor = await commands_on.executor(row_wait_seconds=0.1, retry_seconds=1)
+    await submit_all(executor, [register_customer(1), add_product(1), add_product(2)])
+    orders = STEPS * ORDERS_IN_A_STEP
+    give_orders(database, orders)
+    erasing = asyncio.create_task(submit(executor, ERASE))
+    await begun(database)
+    adjust_both = [commands.AdjustStockRequest(product_id=identity("product", number), delta=1) for number in (1, 2)]
+    with locked(database, customer_table, CUSTOMER):
+        await until_blocked(database)
+        with locked(database, product_table, identity("product", 1)):
+            first, second = await submit_all(executor, adjust_both)
+            assert isinstance(first, Unavailable)
+            assert first.reason == "ROWS_BUSY"
+            assert isinstance(second, Receipt)
+        assert isinstance(await submit(executor, adjust_both[0]), Receipt)
+        assert not erasing.done()
+    check_all_is_done(database, await erasing, orders)
 
 
 @pytest.mark.parametrize("by", ["its caller, at another server", "any server"])
