@@ -336,8 +336,9 @@ class _Storing:
                 receipts = find_receipts(connection, [it.request_id for it in batch])
             loaded, subject_keys = rows()
             now = self._clock()
-            if now - batch[0].now > _AT_ONCE:
-                # The batch has waited, for rows or for the database: it is decided now, and its events say so.
+            # Any may have waited longest: those that are set aside come in no order.
+            if now - min(it.now for it in batch) > _AT_ONCE:
+                # Rows or the database have held it up: the batch is decided now, and its events say so.
                 batch = [it._replace(now=now) for it in batch]
             decisions = decide_batch(domain, batch, loaded, receipts())
             outcomes = failures.resolved(decisions.outcomes)
