@@ -86,10 +86,11 @@ async def test_a_row_that_was_locked_and_is_not_asked_for_again_holds_up_nobody(
     async def goes_with_the_others() -> bool:
         number = next(numbers)
         await submit(executor, place_order(number, lines={2: 1}))
-        before = SET_ASIDE._value.get()
+        before: float = SET_ASIDE._value.get()
         # Which products it needs is known only when its order is read.
         await submit(executor, commands.CancelOrderRequest(order_id=identity("order", number)))
-        return SET_ASIDE._value.get() == before
+        after: float = SET_ASIDE._value.get()
+        return after == before
 
     await until(goes_with_the_others, "the row is taken for free", 5)
 
