@@ -55,7 +55,8 @@ def decide_batch(domain: Domain, batch: Sequence[Command], loaded: States, found
         try:
             if earlier is not None:
                 outcome = _replayed(command, earlier)
-                if outcome.unfinished is not None:
+                # One step in a batch: the states hold what one step needs, and would say that nothing is left.
+                if outcome.unfinished is not None and command.request_id not in stored:
                     stored[command.request_id] = outcome = _go_on(domain, command, outcome, decisions, recorded_at)
             elif command.refused is not None:
                 raise command.refused

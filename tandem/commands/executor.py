@@ -86,7 +86,7 @@ class Executor(Worker):
         """engine: as `create_executor_engine` makes it; the executor disposes of it. clock: this server's."""
         self._engine = engine
         self._settings = settings
-        busy = BusyRows()
+        busy = BusyRows(settings.retry_seconds)
         last = _Storing(engine, domain, settings, clock, busy)
         self._aside = Worker(
             "commands-aside",
@@ -261,25 +261,28 @@ class _Storing:
         None for a command that is to be set aside: nothing of it is done, and others keep rows locked that it needs.
         A failure that will not pass is some command's fault: halving the batch leaves that one alone with it.
         """
-        if not batch:
-            return []
-        retrying = Retrying(
-            retry=retry_if_exception(failures.may_pass),
-            stop=failures.are_over,
-            wait=wait_exponential_jitter(multiplier=0.01, max=0.5, jitter=0.01),
-            before_sleep=lambda _: RETRIES.inc(),
-        )
-        try:
-            return list(retrying(self._store_once, batch, failures))
-        except RetryError as error:
-            return failures.given_up(batch, error.last_attempt.exception())
-        except Exception as error:
-            if failure_of(error).batch in WAITED_TOO_LONG:
-                return self._store_apart(batch, failures, error)
-            if len(batch) == 1:
-                return [error]
-            log.warning("splitting a batch that failed", size=len(batch), error=repr(error)[:500])
-            return self._store_halves(batch, failures)
+        while batch:
+            retrying = Retrying(
+                retry=retry_if_exception(failures.may_pass),
+                stop=failures.are_over,
+                wait=wait_exponential_jitter(multiplier=0.01, max=0.5, jitter=0.01),
+                before_sleep=lambda _: RETRIES.inc(),
+            )
+            try:
+                return list(retrying(self._store_once, batch, failures))
+            except RetryError as error:
+                return failures.given_up(batch, error.last_attempt.exception())
+            except Exception as error:
+                if failure_of(error).batch in WAITED_TOO_LONG:
+                    outcomes = self._store_apart(batch, failures, error)
+                    if outcomes is None:
+                        continue
+                    return outcomes
+                if len(batch) == 1:
+                    return [error]
+                log.warning("splitting a batch that failed", size=len(batch), error=repr(error)[:500])
+                return self._store_halves(batch, failures)
+        return []
 
     def _store_halves(self, batch: Sequence[Command], failures: "_Failures") -> "list[Receipt | Exception | None]":
         middle = len(batch) // 2
@@ -287,9 +290,10 @@ class _Storing:
 
     def _store_apart(
         self, batch: Sequence[Command], failures: "_Failures", error: Exception
-    ) -> "list[Receipt | Exception | None]":
+    ) -> "list[Receipt | Exception | None] | None":
         """As `_store`, for a batch that has waited too long: what waits for locked rows is set aside, the rest stored.
 
+        None when no command is to blame, or the one that is cannot be set aside: the batch is tried again as it is.
         A command whose COMMIT is in doubt is never set aside, since nobody could say then that nothing was done.
         """
         held, everywhere = self._look(batch)
@@ -303,7 +307,7 @@ class _Storing:
         if len(batch) > 1 and not everywhere:
             return self._store_halves(batch, failures)
         if everywhere or failures.in_doubt(batch[0]):
-            return self._store(batch, failures)
+            return None
         # What it would create is being created by another transaction, which keeps that to itself until its COMMIT.
         return [None]
 
@@ -332,8 +336,9 @@ class _Storing:
                 receipts = find_receipts(connection, [it.request_id for it in batch])
             loaded, subject_keys = rows()
             now = self._clock()
-            if now - batch[0].now > _AT_ONCE:
-                # The batch has waited, for rows or for the database: it is decided now, and its events say so.
+            # Any may have waited longest: those that are set aside come in no order.
+            if now - min(it.now for it in batch) > _AT_ONCE:
+                # Rows or the database have held it up: the batch is decided now, and its events say so.
                 batch = [it._replace(now=now) for it in batch]
             decisions = decide_batch(domain, batch, loaded, receipts())
             outcomes = failures.resolved(decisions.outcomes)
@@ -408,10 +413,11 @@ class _Failures:
         self._end = time.monotonic() + seconds
         self._waited = False
         self._collisions = 0
-        self._in_doubt = set(begun)
+        self._in_doubt: set[Id] = set()
+        self._begun = frozenset(begun)
 
     def in_doubt(self, command: Command) -> bool:
-        """Whether it may be stored, at least in part: the connection broke during its COMMIT, or it has begun."""
+        """Whether it may be stored: the connection broke during its COMMIT."""
         return command.request_id in self._in_doubt
 
     def may_pass(self, error: BaseException) -> bool:
@@ -435,9 +441,10 @@ class _Failures:
 
     def resolved(self, outcomes: list[Receipt | TandemError]) -> list[Receipt | TandemError]:
         """The outcomes, where receipts of an earlier attempt are those of this very call: it has replayed nothing."""
+        own = self._in_doubt | self._begun
         told: set[Id] = set()
-        for number, it in enumerate(outcomes if self._in_doubt else ()):
-            if isinstance(it, Receipt) and it.replayed and it.request_id in self._in_doubt - told:
+        for number, it in enumerate(outcomes if own else ()):
+            if isinstance(it, Receipt) and it.replayed and it.request_id in own - told:
                 # Once: who sent the same a second time, in this batch, gets a replay.
                 told.add(it.request_id)
                 outcomes[number] = it._replace(replayed=False)
@@ -460,7 +467,7 @@ class _Failures:
             "a batch could not be stored", size=len(batch), in_doubt=in_doubt, reason=answer.reason,
             error=repr(error)[:500],
         )  # fmt: skip
-        return [unknown if self.in_doubt(it) else answer for it in batch]
+        return [unknown if self.in_doubt(it) or it.request_id in self._begun else answer for it in batch]
 
 
 def _database_away() -> Unavailable:

@@ -249,22 +249,24 @@ def _named(request: Message, receipt: Receipt) -> bytes:
 
 
 _STALLED = text(f"""
-SELECT request_type, request, envelope FROM {unfinished.fullname}
-WHERE stepped_at < now() - make_interval(secs => :seconds) ORDER BY stepped_at LIMIT :most
+SELECT request_id, request_type, request FROM {unfinished.fullname}
+WHERE stepped_at < now() - make_interval(secs => :seconds) AND request_id <> ALL(CAST(:but AS uuid[]))
+ORDER BY stepped_at LIMIT :most
 """)  # noqa: S608
 
 
 class Stalled(NamedTuple):
     """A command that has steps left, and that nobody goes on with."""
 
+    request_id: uuid.UUID
     request_type: str
     request: bytes
-    envelope: bytes
 
 
-def find_stalled(connection: Connection, seconds: float, most: int) -> list[Stalled]:
-    """Those, at most so many, that have done no step for so many seconds."""
-    return [Stalled(*it) for it in connection.execute(_STALLED, {"seconds": seconds, "most": most})]
+def find_stalled(connection: Connection, seconds: float, most: int, but: Sequence[uuid.UUID]) -> list[Stalled]:
+    """Those, at most so many, that have done no step for so many seconds. but: the request ids of some to pass over."""
+    found = connection.execute(_STALLED, {"seconds": seconds, "most": most, "but": list(but)})
+    return [Stalled(*it) for it in found]
 
 
 def append_refusals(connection: Connection, receipts: Sequence[Receipt]) -> None:

@@ -1,17 +1,24 @@
 """Goes on with commands that are done in steps, where nobody else does: their server ended, or their caller left."""
 
 import asyncio
-import contextlib
+import uuid
+from collections.abc import Sequence
 
+from prometheus_client import Counter
 from sqlalchemy import Engine
 
 from tandem.commands.domain import Domain
 from tandem.commands.receipts import Stalled, find_stalled
 from tandem.commands.settings import StepSettings
 from tandem.runtime.call import LocalCall, Method, Stage
+from tandem.runtime.supervised import supervise
 from tandem.runtime.telemetry import log
 
-# Those of one look; the next one finds the others.
+FAILURES = Counter(
+    "tandem_command_resumption_failures_total", "Commands in steps that could not be gone on with; tried again"
+)
+
+# Commands; the next look finds the others.
 _AT_ONCE = 10
 # Of a call. One that is not done by then is found again.
 _SECONDS = 120.0
@@ -27,44 +34,61 @@ class Resumption:
         self._engine = engine
         self._executor = executor
         self._kinds = {it.DESCRIPTOR.full_name: it for it in domain.kinds}
-        self._settings = settings
+        # A command is found when it has stood still for so long, by looks that are so far apart.
+        self._half_seconds = settings.resume_after_seconds / 2
+        self._under_way: dict[uuid.UUID, asyncio.Task[None]] = {}
+        self._failed: set[uuid.UUID] = set()
+        """Those that are not tried again in this round, so they hold up none that come after them."""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(supervise("resumption", self._run))
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        tasks = [*([self._task] if self._task is not None else ()), *self._under_way.values()]
+        for it in tasks:
+            it.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.resume_after_seconds)
+            await asyncio.sleep(self._half_seconds)
             try:
-                await self.resume()
+                await self._look()
             except Exception as error:  # whatever it is, commands must be finished when it has passed
                 log.warning("commands that have steps left were not found", error=repr(error)[:500])
 
-    async def resume(self) -> int:
-        """Goes on with those that nobody goes on with, to their ends; returns how many came there."""
-        stalled = await asyncio.to_thread(self._find)
-        outcomes = await asyncio.gather(*map(self._finish, stalled), return_exceptions=True)
-        for it, outcome in zip(stalled, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                log.warning("a command has steps left", command=it.request_type, error=repr(outcome)[:500])
-            else:
-                log.info("finished a command in steps", command=it.request_type)
-        return sum(not isinstance(it, BaseException) for it in outcomes)
+    async def _look(self) -> None:
+        """Begins to go on with those that nobody goes on with, and waits for none of them."""
+        free = _AT_ONCE - len(self._under_way)
+        if not free:
+            return
+        stalled = await asyncio.to_thread(self._find, free, [*self._under_way, *self._failed])
+        if len(stalled) < free:
+            # The round is over: the next one tries all again.
+            self._failed.clear()
+        for it in stalled:
+            self._under_way[it.request_id] = asyncio.create_task(self._go_on(it))
 
-    def _find(self) -> list[Stalled]:
+    def _find(self, most: int, tried: Sequence[uuid.UUID]) -> list[Stalled]:
         with self._engine.connect() as connection:
-            return find_stalled(connection, self._settings.resume_after_seconds, _AT_ONCE)
+            return find_stalled(connection, self._half_seconds, most, tried)
 
-    async def _finish(self, stalled: Stalled) -> None:
-        kind = self._kinds[stalled.request_type]
-        request = kind.FromString(stalled.request)
-        call = LocalCall(Method(kind.DESCRIPTOR.name.removesuffix("Request"), kind), request, seconds=_SECONDS)
-        self._executor.put_all([call])
-        await asyncio.wrap_future(call.future)
+    async def _go_on(self, stalled: Stalled) -> None:
+        """To its end. A failure concerns this command alone."""
+        try:
+            kind = self._kinds[stalled.request_type]
+            request = kind.FromString(stalled.request)
+            call = LocalCall(Method(kind.DESCRIPTOR.name.removesuffix("Request"), kind), request, seconds=_SECONDS)
+            self._executor.put_all([call])
+            await asyncio.wrap_future(call.future)
+            log.info("finished a command in steps", command=stalled.request_type)
+        except Exception as error:
+            self._failed.add(stalled.request_id)
+            FAILURES.inc()
+            log.error(
+                "a command has steps left", command=stalled.request_type, request_id=str(stalled.request_id),
+                error=repr(error)[:500],
+            )  # fmt: skip
+        finally:
+            del self._under_way[stalled.request_id]

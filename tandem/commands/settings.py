@@ -43,5 +43,5 @@ class StepSettings(Block):
     """Commands that are done in steps, each a transaction: such as the erasure of somebody with many orders."""
 
     resume_after_seconds: float = Field(
-        5.0, gt=0, description="A command that has done no step for so long is gone on with by any server"
+        5.0, gt=0, description="A command that does no step is gone on with by any server within so long"
     )

@@ -2,7 +2,11 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import grpc
@@ -11,15 +15,19 @@ import pytest
 from sqlalchemy import text
 
 from command_server.app import DOMAIN
-from command_server.customers import ORDERS_IN_A_STEP
+from command_server.customers import ORDERS_IN_A_STEP, customer_table
+from command_server.products import product_table
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.commands.maintenance import Maintenance
-from tandem.commands.resumption import Resumption
+from tandem.commands.receipts import unfinished
+from tandem.commands.resumption import FAILURES, Resumption
 from tandem.commands.settings import ReceiptSettings, StepSettings
-from tandem.runtime.errors import PreconditionFailed
+from tandem.runtime.call import Call, Stage
+from tandem.runtime.errors import PreconditionFailed, Unavailable
+from tests.faults.test_locked_rows import locked
 from tests.integration.command_server.conftest import (
     Commands,
     Receipt,
@@ -28,6 +36,7 @@ from tests.integration.command_server.conftest import (
     database,
     submit,
     submit_all,
+    until_blocked,
 )
 from tests.support.builders import add_product, identity, place_order, register_customer
 from tests.support.stack import Stack, kill, until, wait_until
@@ -66,11 +75,39 @@ def check_all_is_done(database: WriteDatabase, receipt: Receipt, orders: int) ->
     assert left(database) == 0
 
 
-async def begun(database: WriteDatabase) -> None:
-    async def is_begun() -> bool:
-        return left(database) == 1
+async def until_left(database: WriteDatabase, count: int) -> None:
+    async def so_many_are_left() -> bool:
+        return left(database) == count
 
-    await until(is_begun, "the first step is done")
+    await until(so_many_are_left, f"{count} commands have steps left")
+
+
+async def begun(database: WriteDatabase) -> None:
+    await until_left(database, 1)
+
+
+@asynccontextmanager
+async def resuming(database: WriteDatabase, executor: Stage) -> AsyncIterator[None]:
+    resumption = Resumption(database.engine, executor, DOMAIN, StepSettings(resume_after_seconds=0.1))
+    await resumption.start()
+    try:
+        yield
+    finally:
+        await resumption.stop()
+
+
+class Stubborn:
+    """A stage that never answers the calls of one customer, and fails the others."""
+
+    def __init__(self, silent: str) -> None:
+        self.silent = silent
+        self.came: list[str] = []
+
+    def put_all(self, calls: Sequence[Call]) -> None:
+        for call in calls:
+            self.came.append(call.request.customer_id)
+            if call.request.customer_id != self.silent:
+                call.fail(Unavailable("it fails always", reason="STORE_UNAVAILABLE"))
 
 
 async def test_others_go_on_between_the_steps(commands_on: Commands, database: WriteDatabase) -> None:
@@ -107,6 +144,38 @@ async def test_others_go_on_between_the_steps(commands_on: Commands, database: W
         await submit(executor, commands.EraseCustomerRequest(customer_id=CUSTOMER))
 
 
+async def test_two_equal_calls_at_once_do_not_end_it_early(commands_on: Commands, database: WriteDatabase) -> None:
+    executor = await commands_on.executor()
+    await submit(executor, register_customer(1))
+    orders = 2 * ORDERS_IN_A_STEP + 500
+    give_orders(database, orders)
+    first, second = await asyncio.gather(submit(executor, ERASE), submit(executor, ERASE))
+    check_all_is_done(database, first, orders)
+    assert second == first._replace(replayed=True)
+
+
+async def test_an_erasure_whose_customer_is_locked_waits_and_holds_up_nobody(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    executor = await commands_on.executor(row_wait_seconds=0.1, retry_seconds=1)
+    await submit_all(executor, [register_customer(1), add_product(1), add_product(2)])
+    orders = STEPS * ORDERS_IN_A_STEP
+    give_orders(database, orders)
+    erasing = asyncio.create_task(submit(executor, ERASE))
+    await begun(database)
+    adjust_both = [commands.AdjustStockRequest(product_id=identity("product", number), delta=1) for number in (1, 2)]
+    with locked(database, customer_table, CUSTOMER):
+        await until_blocked(database)
+        with locked(database, product_table, identity("product", 1)):
+            first, second = await submit_all(executor, adjust_both)
+            assert isinstance(first, Unavailable)
+            assert first.reason == "ROWS_BUSY"
+            assert isinstance(second, Receipt)
+        assert isinstance(await submit(executor, adjust_both[0]), Receipt)
+        assert not erasing.done()
+    check_all_is_done(database, await erasing, orders)
+
+
 @pytest.mark.parametrize("by", ["its caller, at another server", "any server"])
 async def test_an_erasure_that_is_left_is_gone_on_with(commands_on: Commands, database: WriteDatabase, by: str) -> None:
     one, other = await commands_on.executor(), await commands_on.executor()
@@ -123,12 +192,42 @@ async def test_an_erasure_that_is_left_is_gone_on_with(commands_on: Commands, da
     assert left(database) == 1
     Maintenance(database.engine, ReceiptSettings(keep_days=1e-9)).purge_once()
     if by == "any server":
-        resumption = Resumption(database.engine, other, DOMAIN, StepSettings(resume_after_seconds=0.001))
-        assert await resumption.resume() == 1
-        assert await resumption.resume() == 0
+        async with resuming(database, other):
+            await until_left(database, 0)
     receipt = await submit(other, ERASE)
     assert receipt.replayed
     check_all_is_done(database, receipt, orders)
+
+
+async def test_what_cannot_be_gone_on_with_keeps_no_other_from_its_end(database: WriteDatabase) -> None:
+    """Neither ten that fail, whose last steps are the oldest, nor one that takes long."""
+
+    def keep(numbers: Sequence[int]) -> None:
+        for number in numbers:
+            request = commands.EraseCustomerRequest(customer_id=identity("customer", number))
+            with database.engine.begin() as connection:
+                connection.execute(
+                    unfinished.insert().values(
+                        request_id=uuid.uuid4(),
+                        request_type=request.DESCRIPTOR.full_name,
+                        request=request.SerializeToString(),
+                        envelope=b"",
+                        stepped_at=datetime.now(UTC) - timedelta(hours=1),
+                    )
+                )
+
+    stubborn, before = Stubborn(silent=CUSTOMER), FAILURES._value.get()
+
+    async def all_came(count: int) -> bool:
+        return len(set(stubborn.came)) == count
+
+    keep(range(1, 12))
+    async with resuming(database, stubborn):
+        await until(partial(all_came, 11), "the eleventh is tried", 5)
+        keep([12])
+        await until(partial(all_came, 12), "one that came later is tried", 5)
+    assert stubborn.came.count(CUSTOMER) == 1
+    assert FAILURES._value.get() >= before + 11
 
 
 async def test_a_killed_server_is_followed_by_another_and_no_view_shows_the_person(
@@ -150,15 +249,15 @@ async def test_a_killed_server_is_followed_by_another_and_no_view_shows_the_pers
                 "CREATE TRIGGER slow BEFORE INSERT ON tandem_write.event FOR EACH ROW EXECUTE FUNCTION slow()"
             )
             erasing = asyncio.ensure_future(stubs.commands.EraseCustomer(ERASE))
-            unfinished = "SELECT FROM tandem_write.unfinished"
-            await asyncio.to_thread(wait_until, lambda: connection.execute(unfinished).rowcount, "a step is done")
+            is_left = "SELECT FROM tandem_write.unfinished"
+            await asyncio.to_thread(wait_until, lambda: connection.execute(is_left).rowcount, "a step is done")
             kill(stack.command_server)
             [failed] = await asyncio.gather(erasing, return_exceptions=True)
             assert isinstance(failed, grpc.aio.AioRpcError)
             connection.execute("DROP TRIGGER slow ON tandem_write.event")
             next_server = stack.new_command_server()
             next_server.start()
-            await asyncio.to_thread(wait_until, lambda: not connection.execute(unfinished).rowcount, "it is resumed")
+            await asyncio.to_thread(wait_until, lambda: not connection.execute(is_left).rowcount, "it is resumed")
         async with grpc.aio.insecure_channel(next_server.address) as channel:
             again: Any = CommandServiceStub(channel)
             erased = await again.EraseCustomer(ERASE)

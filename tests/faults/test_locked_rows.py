@@ -1,6 +1,7 @@
 """Rows that somebody else keeps locked hold up the commands that need them, and no others."""
 
 import asyncio
+import itertools
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from command_server.customers import customer_table
 from command_server.orders import order_table
 from command_server.products import product_table
 from commerce.command.v1 import command_service_pb2 as commands
+from tandem.commands.executor import SET_ASIDE
 from tandem.runtime.errors import Unavailable
 from tests.integration.command_server.conftest import (
     Commands,
@@ -25,6 +27,7 @@ from tests.integration.command_server.conftest import (
     until_blocked,
 )
 from tests.support.builders import add_product, identity, place_order, register_customer
+from tests.support.stack import until
 
 __all__ = ["commands_on", "database"]
 
@@ -69,6 +72,27 @@ async def test_a_command_whose_rows_stay_locked_is_told_so(commands_on: Commands
             assert caught.value.reason == "ROWS_BUSY"
     assert len(database.events()) == len(SHOP) + 1, "nothing was done"
     assert not (await submit(executor, cancelled)).replayed
+
+
+async def test_a_row_that_was_locked_and_is_not_asked_for_again_holds_up_nobody(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    executor = await commands_on.executor(row_wait_seconds=0.1, retry_seconds=0.3)
+    await submit_all(executor, SHOP)
+    with locked(database, product_table, identity("product", 1)), pytest.raises(Unavailable):
+        await submit(executor, place_order(1, lines={1: 1}))
+    numbers = itertools.count(2)
+
+    async def goes_with_the_others() -> bool:
+        number = next(numbers)
+        await submit(executor, place_order(number, lines={2: 1}))
+        before: float = SET_ASIDE._value.get()
+        # Which products it needs is known only when its order is read.
+        await submit(executor, commands.CancelOrderRequest(order_id=identity("order", number)))
+        after: float = SET_ASIDE._value.get()
+        return after == before
+
+    await until(goes_with_the_others, "the row is taken for free", 5)
 
 
 @pytest.mark.parametrize(

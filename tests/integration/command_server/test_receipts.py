@@ -27,6 +27,7 @@ from tests.integration.command_server.conftest import (
     Commands,
     Receipt,
     WriteDatabase,
+    call_of,
     submit,
     submit_all,
     until_blocked,
@@ -266,3 +267,14 @@ async def test_an_event_is_recorded_when_it_is_decided_and_not_when_its_command_
         timedelta(0),
         timedelta(seconds=2),
     ]
+
+
+async def test_one_that_has_waited_is_recorded_when_it_is_decided_wherever_it_is_in_its_batch(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    taken_and_decided = iter([NOW, NOW - timedelta(seconds=2), NOW])
+    executor = await commands_on.executor(clock=lambda: next(taken_and_decided))
+    calls = [call_of(add_product(number)) for number in (1, 2)]
+    executor.put_all(calls)
+    await asyncio.gather(*(asyncio.wrap_future(it.future) for it in calls))
+    assert [it.event.recorded_at.ToDatetime(UTC) for it in database.feed()] == [NOW, NOW]
