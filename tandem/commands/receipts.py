@@ -14,6 +14,7 @@ from sqlalchemy import BigInteger, Column, Connection, DateTime, Index, LargeBin
 from tandem.commands.rules import Id
 from tandem.feed import table as feed
 from tandem.feed.events import EventContract
+from tandem.feed.token import new_mark
 from tandem.runtime.arrays import array
 from tandem.runtime.database import Answer, driver_of
 from tandem.runtime.errors import InvalidArgument, Violation
@@ -28,9 +29,10 @@ receipt = Table(
     Column("version", BigInteger, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("refusal", LargeBinary, nullable=True, comment="google.rpc.Status"),
+    Column("mark", BigInteger, nullable=True),
     Index("receipt_created_at", "created_at"),
 )
-"""What each request_id was told. A refusal has no position and no version: 0."""
+"""What each request_id was told. A refusal has no position and no version: 0. mark: of its events, see feed.event."""
 
 # Before the fingerprint of a refusal. A server of the version before, which knows of no refusals, takes such a row for
 # the receipt of another command and refuses the request_id: that is no answer of a command that was never done.
@@ -43,6 +45,7 @@ class Receipt(NamedTuple):
     epoch: the feed's epoch of today. None until the batch is appended, and `position` counts from the batch's first
     position minus one until then.
     refusal: a serialised google.rpc.Status, of a command that was refused: it has done nothing, and never will.
+    mark: of the command's events.
     replayed: the command was done before, and this is the receipt of then.
     """
 
@@ -53,11 +56,14 @@ class Receipt(NamedTuple):
     version: int
     epoch: uuid.UUID | None = None
     refusal: bytes | None = None
+    mark: int = 0
     replayed: bool = False
 
-    def appended(self, epoch: uuid.UUID, base: int) -> "Receipt":
-        """The receipt after the batch was appended behind position `base`."""
-        return self if self.epoch is not None else self._replace(epoch=epoch, position=base + self.position)
+    def appended(self, epoch: uuid.UUID, base: int, mark: int) -> "Receipt":
+        """The receipt after the batch was appended behind position `base`, under a mark."""
+        if self.epoch is not None:
+            return self
+        return self._replace(epoch=epoch, position=base + self.position, mark=mark)
 
 
 class StoredEvent(NamedTuple):
@@ -92,7 +98,8 @@ def stored_events(
 
 
 _FIND = f"""
-SELECT CAST(r.request_id AS text), r.fingerprint, CAST(r.subject_id AS text), r.position, r.version, h.epoch, r.refusal
+SELECT CAST(r.request_id AS text), r.fingerprint, CAST(r.subject_id AS text), r.position, r.version, h.epoch, r.refusal,
+  coalesce(r.mark, 0)
 FROM {receipt.fullname} AS r, {feed.feed_head.fullname} AS h WHERE r.request_id = ANY(%s)"""  # noqa: S608
 
 _RECEIPTS = """unnest(
@@ -111,16 +118,16 @@ WITH head AS (
   UPDATE {feed.feed_head.fullname} SET position = position + %(count)s::bigint
   RETURNING epoch, position - %(count)s::bigint AS base
 ), events AS (
-  INSERT INTO {feed.event.fullname} (position, kind, payload, subject_id, envelope)
-  SELECT head.base + e.ordinal, e.kind, e.payload, e.subject_id, e.envelope
+  INSERT INTO {feed.event.fullname} (position, kind, payload, subject_id, envelope, mark)
+  SELECT head.base + e.ordinal, e.kind, e.payload, e.subject_id, e.envelope, %(mark)s::bigint
   FROM head, unnest(
     CAST(%(kinds)s AS text[]), CAST(%(payloads)s AS bytea[]), CAST(%(data_subjects)s AS uuid[]),
     CAST(%(envelopes)s AS bytea[])
   ) WITH ORDINALITY AS e (kind, payload, subject_id, envelope, ordinal)
 ), receipts AS (
-  INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version, refusal)
+  INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version, refusal, mark)
   SELECT r.request_id, r.fingerprint, r.subject_id,
-    CASE WHEN r.refusal IS NULL THEN head.base + r.start ELSE 0 END, r.version, r.refusal
+    CASE WHEN r.refusal IS NULL THEN head.base + r.start ELSE 0 END, r.version, r.refusal, %(mark)s::bigint
   FROM head, {_RECEIPTS}
 )
 SELECT epoch, base, pg_notify('{feed.CHANNEL}', '') FROM head
@@ -145,21 +152,24 @@ def _of_row(row: Sequence[Any]) -> Receipt:
 
 def append(
     connection: Connection, events: Sequence[StoredEvent], receipts: Sequence[Receipt]
-) -> Answer[tuple[uuid.UUID, int]]:
+) -> Answer[tuple[uuid.UUID, int, int]]:
     """Appends events and receipts, and wakes whoever follows the feed. To be followed by COMMIT.
 
-    The answer is the feed's epoch, and the position behind which the events are. A unique violation when one of the
-    request ids was stored in between. Raises InvalidArgument for an event that is larger than every reader can take.
+    The answer is the feed's epoch, the position behind which the events are, and their mark. A unique violation when
+    one of the request ids was stored in between. Raises InvalidArgument for an event that is larger than every reader
+    can take.
     """
     for it in events:
         if len(it.payload) > feed.MAX_EVENT_BYTES:
             description = f"it makes an event of {len(it.payload)} bytes; at most {feed.MAX_EVENT_BYTES} are stored"
             raise InvalidArgument([Violation("", description, "TOO_LONG")])
+    mark = new_mark()
     with driver_of(connection) as driver:
         cursor = driver.execute(
             _APPEND,
             {
                 "count": len(events),
+                "mark": mark,
                 "kinds": array("TEXT", [it.kind for it in events]),
                 "payloads": array("BYTEA", [it.payload for it in events]),
                 "data_subjects": array("UUID", [it.subject_id for it in events]),
@@ -169,9 +179,9 @@ def append(
             binary=True,
         )
 
-    def answer() -> tuple[uuid.UUID, int]:
+    def answer() -> tuple[uuid.UUID, int, int]:
         epoch, base, _ = next(cursor)
-        return epoch, base
+        return epoch, base, mark
 
     return answer
 

@@ -121,10 +121,11 @@ class FeedEvent:
 
     kind: one of the contract's, or a newer program's that this one does not know. payload: the event as it is stored.
     key: what its personal data is sealed with; None where there is none, and when the data subject was erased.
-    envelope_payload: the envelope as it is stored; None for an event from before there were envelopes.
+    envelope_payload: the envelope as it is stored; None for an event from before there were envelopes. mark: its
+    commit's, which no other history has at this position; 0 for an event from before there were marks.
     """
 
-    __slots__ = ("_contract", "_envelope", "_event", "_key", "envelope_payload", "kind", "payload", "position")
+    __slots__ = ("_contract", "_envelope", "_event", "_key", "envelope_payload", "kind", "mark", "payload", "position")
 
     def __init__(  # noqa: PLR0917 - the columns of a row, in their order
         self,
@@ -134,9 +135,11 @@ class FeedEvent:
         payload: bytes,
         key: bytes | None = None,
         envelope_payload: bytes | None = None,
+        mark: int | None = None,
     ) -> None:
         self._contract = contract
         self.position = position
+        self.mark = mark or 0
         self.kind = kind
         self.payload = payload
         self.envelope_payload = envelope_payload

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.events import EventContract, FeedEvent
-from tandem.feed.head import FeedHead, read_head
+from tandem.feed.head import FeedHead, read_ended_epochs, read_head, read_marked_head
 from tandem.feed.reader import read_events
 from tandem.feed.table import CHANNEL
 from tandem.runtime.database import create_database_engine, first_line
@@ -49,9 +49,23 @@ class FeedSource:
         """None while the write database is away, which is logged once."""
         return self._read(read_head)
 
-    def events(self, after: int, limit: int, epoch: uuid.UUID) -> list[FeedEvent] | None:
-        """At most `limit` events of the feed `epoch` that follow a position. None as in `head`."""
-        return self._read(lambda connection: read_events(connection, self._contract, after, limit, epoch))
+    def marked_head(self) -> FeedHead | None:
+        """As `head`, with the mark of the event there."""
+        return self._read(read_marked_head)
+
+    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> list[FeedEvent] | None:
+        """At most `limit` events of the feed `epoch` that follow a position. None as in `head`.
+
+        mark: of the event at the position. Raises OtherEpoch, HistoryChanged and EventsMissing.
+        """
+        found = self._read(
+            lambda connection: read_events(connection, self._contract, after, limit, epoch=epoch, mark=mark)
+        )
+        return None if found is None else found.events
+
+    def ended_epochs(self) -> frozenset[uuid.UUID] | None:
+        """The epochs that the feed had before. None as in `head`."""
+        return self._read(read_ended_epochs)
 
     def wait(self, stop: threading.Event) -> None:
         """Until the feed has more, or for `poll_seconds`."""

@@ -7,13 +7,18 @@ that is found. An `EventBatch` is the events after a position, and what they do 
 
 A view's life in this program, as `ViewState` says it, and who changes it:
 
-    STANDBY ──────▶ RUNNING    Session._take gets the lock, which another projector had or nobody.
+    STANDBY ──────▶ RUNNING    Session._take gets the lock, which another projector had or nobody. A view of an epoch
+       │                       that the feed had before is brought over to the one that it has now, or made anew.
        │            RUNNING    The view follows the feed, together with all views that are at the same position.
-       │            RUNNING ──▶ FAILED    Session._fail: an event or its rows cannot be taken in.
+       │            RUNNING ──▶ FAILED    Session._fail: an event or its rows cannot be taken in, or the feed does not
+       │                                  go on from where the view is.
        │                        FAILED    It is tried again alone, every `retry_seconds`.
-       │            RUNNING ◀── FAILED    Session._write: it takes a batch in.
+       │            RUNNING ◀── FAILED    Session._write: it takes a batch in; Session._recover: the feed goes on from
+       │                                  there again, and has no more yet.
        └──────────▶ HELD       Session._take gets the lock, and the view's rows were made from another feed. The lock is
                                kept, or the next round would take the view again. An operator must reset the views.
+
+The error of a view that is FAILED or HELD stands in the view's row of `projection` and is announced.
 
 When the session ends, so do its locks, and each view is on STANDBY again: Following._run.
 """
@@ -36,11 +41,22 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tandem.feed.events import EventContract, FeedEvent
+from tandem.feed.reader import EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
+from tandem.feed.token import Token
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.fold import FoundRows, fold_steps, steps_of
-from tandem.projection.ownership import OtherFeed, end_when_idle, hand_over_epochs, take_over, try_lock
+from tandem.projection.ownership import (
+    OtherFeed,
+    bring_over,
+    end_when_idle,
+    hand_over_epochs,
+    say_problem,
+    take_over,
+    try_lock,
+)
 from tandem.projection.projection import Projection
+from tandem.projection.reset import make_anew
 from tandem.projection.rows import NeededKeys, RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import Deposed, Move, move_views, select_rows
@@ -52,6 +68,7 @@ from tandem.runtime.telemetry import log
 
 HEAD = Gauge("tandem_feed_head", "The last position of the feed that this projector has seen")
 POSITION = Gauge("tandem_projection_position", "The last position that a view has taken in", ["view"])
+FAILED = Gauge("tandem_projection_failed", "1 while a view cannot go on in this projector", ["view"])
 PROJECTED = Counter("tandem_projected_events_total", "Events of the feed that a view has passed", ["view"])
 BATCH_SECONDS = Histogram(
     "tandem_projection_batch_seconds",
@@ -61,6 +78,10 @@ BATCH_SECONDS = Histogram(
 # Looked up once: `labels` takes 0.6 µs, and every batch sets both for each view.
 _position = cache(POSITION.labels)
 _projected = cache(PROJECTED.labels)
+_failed = cache(FAILED.labels)
+
+# Why a view cannot go on, as a reason of errors.
+VIEW_FAILED, HISTORY_CHANGED, EVENTS_MISSING = "VIEW_FAILED", "HISTORY_CHANGED", "EVENTS_MISSING"
 
 # The pause before a session is begun anew after the read database went away.
 _RECONNECT_SECONDS = 0.5
@@ -80,14 +101,17 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class ViewState:
-    """A view as this program has it. position: its last known one.
+    """A view as this program has it. position: its last known one. mark: of the event there.
 
-    error: why it cannot go on, HELD and FAILED alone. retry_at: when a FAILED view is tried again, on the clock of
-    time.monotonic().
+    error: why it cannot go on, HELD and FAILED alone. problem: the same as a reason of errors. retry_at: when a FAILED
+    view is tried again, on the clock of time.monotonic().
     """
 
     phase: Phase = Phase.STANDBY
     position: int = 0
+    mark: int = 0
+    generation: int = 0
+    problem: str = ""
     error: str = ""
     retry_at: float = 0.0
 
@@ -177,7 +201,7 @@ class Following:
                         log.info("the read database is back")
                         problem = ""
                     session.run()
-            except (Deposed, FeedChanged) as error:
+            except (Deposed, OtherEpoch) as error:
                 log.warning("starting over", error=str(error))
             except (SQLAlchemyError, psycopg.Error) as error:
                 # Logged once for each reason, not once for each attempt.
@@ -192,14 +216,11 @@ class Following:
                 # The connection took the locks with it.
                 for view, state in self.progress.states.items():
                     self.progress.states[view] = ViewState(position=state.position)
+                    _failed(view).set(0)
                 self.cache.epochs.clear()
         self.cache.stop()
         self.feed.close()
         self._read.dispose()
-
-
-class FeedChanged(Exception):
-    """The feed has another epoch than the views that are followed."""
 
 
 class Session:
@@ -264,7 +285,7 @@ class Session:
         if head is None:
             return False
         if self._followed() and head.epoch != self._epoch:
-            raise FeedChanged(f"the feed is {head.epoch} now, it was {self._epoch}")
+            raise OtherEpoch(f"the feed is {head.epoch} now, it was {self._epoch}")
         self._epoch = head.epoch
         self._set_head(head.position)
         return True
@@ -288,15 +309,44 @@ class Session:
 
     def _take(self, view: str) -> None:
         try:
-            position, cache_epochs = take_over(self._connection, view, self._epoch)
+            try:
+                taken = take_over(self._connection, view, self._epoch)
+            except OtherFeed as error:
+                if not self._bring_over(view, error.at):
+                    raise
+                taken = take_over(self._connection, view, self._epoch)
         except OtherFeed as error:
             log.error("a view cannot go on", view=view, error=str(error))
-            self._progress.states[view] = ViewState(Phase.HELD, error=str(error))
+            self._set(view, ViewState(Phase.HELD, error.at.position, problem=VIEW_FAILED, error=str(error)))
+            say_problem(self._connection, view, VIEW_FAILED, str(error))
             return
-        self._cache.begin(view, cache_epochs)
-        self._progress.states[view] = ViewState(Phase.RUNNING, position)
-        _position(view).set(position)
-        log.info("took a view over", view=view, position=position, cache="kept" if cache_epochs else "new")
+        at, epochs = taken.at, taken.cache_epochs
+        self._cache.begin(view, epochs)
+        self._set(view, ViewState(Phase.RUNNING, at.position, at.mark, taken.generation))
+        _position(view).set(at.position)
+        log.info("took a view over", view=view, position=at.position, cache="kept" if epochs else "new")
+
+    def _bring_over(self, view: str, at: Token) -> bool:
+        """Brings a view of an epoch that the feed had before to the one that it has now; False for another feed's view.
+
+        It goes on where it is if the feed still has what it took in, and is made anew otherwise.
+        """
+        if at.epoch not in (self._feed.ended_epochs() or ()):
+            return False
+        try:
+            if self._feed.events(at.position, 0, self._epoch, at.mark) is None:
+                return False
+        except HistoryChanged as error:
+            log.warning("a view is made anew", view=view, position=at.position, reason=str(error))
+            make_anew(self._connection, self._views.projections[view].table, self._epoch)
+        else:
+            log.info("a view goes on in the feed's new epoch", view=view, position=at.position)
+            bring_over(self._connection, view, self._epoch)
+        return True
+
+    def _set(self, view: str, state: ViewState) -> None:
+        self._progress.states[view] = state
+        _failed(view).set(bool(state.error))
 
     # From RUNNING and FAILED to either of them.
 
@@ -306,12 +356,12 @@ class Session:
         A view that is behind must not hold the others up, and one that failed is tried alone.
         """
         now = time.monotonic()
-        groups: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
+        groups: defaultdict[tuple[int, int, str], list[str]] = defaultdict(list)
         for view, state in self._progress.states.items():
             if state.phase is Phase.RUNNING:
-                groups[state.position, ""].append(view)
+                groups[state.position, state.mark, ""].append(view)
             elif state.phase is Phase.FAILED and now >= state.retry_at:
-                groups[state.position, view].append(view)
+                groups[state.position, state.mark, view].append(view)
         return list(groups.values())
 
     def _step(self, views: Sequence[str]) -> bool:
@@ -322,9 +372,20 @@ class Session:
         """
         state = self._progress.states[views[0]]
         try:
-            batch = self._pipeline.step(views, state.position)
-        except (Deposed, FeedChanged):
+            batch = self._pipeline.step(views, state.position, state.mark)
+        except (Deposed, OtherEpoch):
             raise
+        except HistoryChanged as error:
+            mend = (
+                "the write database lost commits in a failover, or was restored: `python -m command_server begin-epoch`"
+            )
+            for view in views:
+                self._fail(view, HISTORY_CHANGED, f"{HISTORY_CHANGED}: {error}; {mend} makes the views right")
+            return False
+        except EventsMissing as error:
+            for view in views:
+                self._fail(view, EVENTS_MISSING, str(error))
+            return False
         except Exception as error:
             if may_pass(error):
                 raise
@@ -332,29 +393,51 @@ class Session:
                 # Some view's rows cannot be stored, or not be made. Trying each view alone shows which.
                 return sum(self._step([view]) for view in views) > 0
             kind = f"{type(error).__module__}.{type(error).__name__}"
-            self._fail(views[0], f"events after {state.position}: ({kind}) {first_line(error)}")
+            self._fail(views[0], VIEW_FAILED, f"events after {state.position}: ({kind}) {first_line(error)}")
             return False
         if batch is None:
+            if not self._feed.problem:
+                self._recover(views)
             return False
         for view, move in batch.moves.items():
             if move.changes.stopped_by is not None:
-                self._fail(view, str(move.changes.stopped_by))
+                self._fail(view, VIEW_FAILED, str(move.changes.stopped_by))
         return batch.moved and batch.full
 
-    def _fail(self, view: str, error: str) -> None:
+    def _fail(self, view: str, problem: str, error: str) -> None:
         state = self._progress.states[view]
+        retry_at = time.monotonic() + self._follow.retry_seconds
+        self._set(view, replace(state, phase=Phase.FAILED, problem=problem, error=error, retry_at=retry_at))
         if state.error != error:
             log.error("a view cannot go on", view=view, position=state.position, error=error)
-        retry_at = time.monotonic() + self._follow.retry_seconds
-        self._progress.states[view] = replace(state, phase=Phase.FAILED, error=error, retry_at=retry_at)
+            say_problem(self._connection, view, problem, error)
+            # Those who wait for the view need not wait any longer.
+            self._announce()
 
-    def _find(self, views: Sequence[str], after: int) -> "EventBatch | None":
+    def _recover(self, views: Sequence[str]) -> None:
+        """The feed goes on from where the views are, and there is nothing that they could not take in."""
+        for view in views:
+            state = self._progress.states[view]
+            if state.phase is Phase.FAILED:
+                log.info("a view goes on", view=view, position=state.position)
+                self._set(view, replace(state, phase=Phase.RUNNING, problem="", error=""))
+                say_problem(self._connection, view, None, None)
+
+    def _find(self, views: Sequence[str], after: int, mark: int) -> "EventBatch | None":
         limit = self._follow.batch_size
-        events = self._feed.events(after, limit, self._epoch)
+        events = self._feed.events(after, limit, self._epoch, mark)
         if not events:
             return None
         projections = [self._views.projections[view] for view in views]
-        return EventBatch(projections, after, events, self._views.kinds, self._rows, full=len(events) == limit)
+        return EventBatch(
+            projections,
+            after,
+            events,
+            self._views.kinds,
+            self._rows,
+            mark_before=mark,
+            full=len(events) == limit,
+        )
 
     def _write(self, batch: "EventBatch") -> None:
         """One transaction for all views, then the cache, then the announcement."""
@@ -364,7 +447,8 @@ class Session:
             self._cache.write(cached)
             for view, move in batch.moves.items():
                 if move.after > move.before:
-                    self._progress.states[view] = ViewState(Phase.RUNNING, move.after)
+                    generation = self._progress.states[view].generation
+                    self._set(view, ViewState(Phase.RUNNING, move.after, move.mark, generation))
             self._announce()
             BATCH_SECONDS.observe(time.perf_counter() - batch.began)
         # After the announcement, so that nobody who waits for the views waits for this.
@@ -382,12 +466,16 @@ class Session:
         cannot announce.
         """
         followed = self._followed()
-        if not followed:
+        problems = {view: it.problem for view, it in self._progress.states.items() if it.problem}
+        if not followed and not problems:
             return
         announcement = Announcement(
             feed_epoch=self._epoch,
             positions={view: state.position for view, state in followed.items()},
             cache_epochs={view: self._cache.epochs[view] for view in followed},
+            marks={view: state.mark for view, state in followed.items()},
+            generations={view: state.generation for view, state in followed.items()},
+            problems=problems,
         )
         self._driver.execute("SELECT pg_notify(%s, %s)", (CHANNEL, announcement.encode()), prepare=True)
 
@@ -417,8 +505,8 @@ DELETE FROM {change.fullname} WHERE (view, position, key) IN (
 class EventBatch:
     """The events after a position that its views all have, with the rows that they change.
 
-    before, after: the positions of the events before it and of its last one. full: there may be more events behind it.
-    moves: what it does to each view, by name, once it is folded.
+    before, after: the positions of the events before it and of its last one. mark: of that last one. full: there may be
+    more events behind it. moves: what it does to each view, by name, once it is folded.
     """
 
     def __init__(
@@ -429,12 +517,14 @@ class EventBatch:
         known_kinds: Collection[str],
         rows: RowSource,
         *,
+        mark_before: int,
         full: bool,
     ) -> None:
-        """Raises psycopg.Error."""
+        """mark_before: of the event at `before`. Raises psycopg.Error."""
         self.began = time.perf_counter()
         self.before = before
-        self.after = events[-1].position
+        self.after, self.mark = events[-1].position, events[-1].mark
+        self._marks = [mark_before, *(it.mark for it in events)]
         self.full = full
         self.moves: dict[str, Move] = {}
         self._projections = {it.view: it for it in projections}
@@ -453,10 +543,10 @@ class EventBatch:
             projection = self._projections[view]
             changes = fold_steps(projection, steps, self._found[view])
             after = changes.stopped_by.position - 1 if changes.stopped_by else self.after
-            self.moves[view] = Move(projection, self.before, after, changes)
+            self.moves[view] = Move(projection, self.before, after, changes, self._marks[after - self.before])
         rows.add_folded({view: move.changes for view, move in self.moves.items()})
         # Not needed any more, and three batches are in memory while views catch up.
-        self._steps, self._needed, self._found = {}, {}, {}
+        self._steps, self._needed, self._found, self._marks = {}, {}, {}, []
 
     @property
     def moved(self) -> bool:
@@ -469,8 +559,8 @@ class EventBatch:
         return self.full and all(it.after == self.after for it in self.moves.values())
 
 
-Find = Callable[[Sequence[str], int], EventBatch | None]
-"""(views, the position that they all have) -> the events behind it, if there are any."""
+Find = Callable[[Sequence[str], int, int], EventBatch | None]
+"""(views, the position that they all have, the mark there) -> the events behind it, if there are any."""
 
 
 class Pipeline:
@@ -488,21 +578,21 @@ class Pipeline:
         # The next batch, folded, and the one behind it, found.
         self._ahead: tuple[EventBatch, EventBatch | None] | None = None
 
-    def step(self, views: Sequence[str], position: int) -> EventBatch | None:
+    def step(self, views: Sequence[str], position: int, mark: int) -> EventBatch | None:
         """Writes the views' next batch; None where there is none. Raises what `find` and `write` raise."""
         try:
-            return self._step(views, position)
+            return self._step(views, position, mark)
         except Exception:
             self._rows.forget()
             raise
 
-    def _step(self, views: Sequence[str], position: int) -> EventBatch | None:
+    def _step(self, views: Sequence[str], position: int, mark: int) -> EventBatch | None:
         ahead, self._ahead = self._ahead, None
         if ahead is not None and (ahead[0].views, ahead[0].before) == (views, position):
             batch, behind = ahead
         else:
             self._rows.drop_folded()
-            found, behind = self._find(views, position), None
+            found, behind = self._find(views, position, mark), None
             if found is None:
                 return None
             batch = found
@@ -520,11 +610,11 @@ class Pipeline:
         """Returns what is ahead of the batch then. behind: what was found behind it already."""
         with ThreadPoolExecutor(2, "projector") as threads:
             written = threads.submit(self._write, batch)
-            following = behind or _found(threads.submit(self._find, batch.views, batch.after))
+            following = behind or _found(threads.submit(self._find, batch.views, batch.after, batch.mark))
             after_that: Future[EventBatch | None] | None = None
             if following is not None:
                 if following.full:
-                    after_that = threads.submit(self._find, batch.views, following.after)
+                    after_that = threads.submit(self._find, batch.views, following.after, following.mark)
                 following.fold(self._rows)
         written.result()
         if following is None:

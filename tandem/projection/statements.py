@@ -17,12 +17,16 @@ Driver = psycopg.Connection[Any]
 
 
 class Move(NamedTuple):
-    """What a batch does to a view: it moves from one position to another, and its rows with it."""
+    """What a batch does to a view: it moves from one position to another, and its rows with it.
+
+    mark: of the event at `after`.
+    """
 
     projection: Projection
     before: int
     after: int
     changes: ViewChanges
+    mark: int = 0
 
 
 class Deposed(Exception):
@@ -54,8 +58,8 @@ def move_views(driver: Driver, epoch: uuid.UUID, moves: Sequence[Move]) -> None:
     """
     parts = [part for move in moves for part in _parts(move.projection.table, move.changes)]
     views = [move.projection.view for move in moves]
-    before, after = [move.before for move in moves], [move.after for move in moves]
-    parameters: list[Any] = [array("TEXT", views), array("BIGINT", before), array("BIGINT", after), epoch, len(moves)]
+    numbers = [[it.before for it in moves], [it.after for it in moves], [it.mark for it in moves]]
+    parameters: list[Any] = [array("TEXT", views), *(array("BIGINT", it) for it in numbers), epoch, len(moves)]
     parameters += [it for part in parts for it in part.arrays]
     cursor = driver.execute(_together(tuple(part.statement for part in parts)), parameters, prepare=True)
     if cursor.fetchone() is None:
@@ -97,14 +101,15 @@ def _together(statements: Sequence[str]) -> str:
 
 
 _MATCH = f"""
-SELECT p.view, v.after
-FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS v (view, before, after)
+SELECT p.view, v.after, v.mark
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[]) AS v (view, before, after, mark)
 JOIN {projection.fullname} AS p ON p.view = v.view
 WHERE p.position = v.before AND p.feed_epoch = %s FOR NO KEY UPDATE OF p
 """  # noqa: S608 - only names of tables and columns are put in, here and below
 _HOLD = "SELECT count(*) AS views FROM matched HAVING count(*) = %s"
 _MOVE = f"""
-UPDATE {projection.fullname} AS p SET position = m.after FROM held, matched AS m WHERE p.view = m.view
+UPDATE {projection.fullname} AS p SET position = m.after, mark = m.mark, problem = NULL, error = NULL
+FROM held, matched AS m WHERE p.view = m.view
 """  # noqa: S608
 
 

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import psycopg
 from prometheus_client import Counter, Gauge, Histogram
 
-from tandem.feed.token import Token
+from tandem.feed.token import Token, epoch_order
 from tandem.queries.settings import FreshnessSettings
 from tandem.read_store.announcement import Announcement, MalformedAnnouncement
 from tandem.read_store.cache import CacheEpochs
@@ -55,6 +55,7 @@ WAITS = Histogram(
 WAITERS = Gauge("tandem_freshness_waiters", "Calls that wait for a position")
 IGNORED = Counter("tandem_announcements_ignored_total", "Announcements that were malformed or older than one before")
 
+HISTORY_CHANGED = "HISTORY_CHANGED"
 FULLY_CONSISTENT = "consistency.fully_consistent"
 
 # How long those who wait for a blind view wait between looks at the database; one look serves them all.
@@ -64,6 +65,8 @@ _LISTEN_SECONDS = 0.2
 _RECONNECT_SECONDS = 0.5
 # How long before the caller's deadline a wait ends, so that the answer says why, and arrives.
 _MARGIN_SECONDS = 0.1
+# A view that cannot go on is mended by a person, or tried again after some seconds.
+_FAILED_RETRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,13 @@ class Announced:
     token: Token
     cache_epochs: CacheEpochs
     """Empty where there is no cache."""
+    received_at: float
+
+
+class Problem(NamedTuple):
+    """Why a view cannot go on: as a reason of errors."""
+
+    reason: str
     received_at: float
 
 
@@ -86,8 +96,8 @@ class Wanted(NamedTuple):
 class Need(NamedTuple):
     """How fresh an answer must be.
 
-    wanted: what it must include, at most one token of each feed. max_wait: in seconds, since the call came.
-    fully_consistent: the feed's head is wanted too, and is still to be read.
+    wanted: what it must include, one token of each feed; two where their histories contradict. max_wait: in seconds,
+    since the call came. fully_consistent: the feed's head is wanted too, and is still to be read.
     """
 
     wanted: tuple[Wanted, ...] = ()
@@ -100,7 +110,7 @@ class Need(NamedTuple):
         if others:
             if any(it.token.includes(token) for it in others):
                 return self
-            others = tuple([it for it in others if it.token.epoch != token.epoch])
+            others = tuple([it for it in others if not token.includes(it.token)])
         return Need((*others, Wanted(token, field)), self.max_wait, self.fully_consistent)
 
     def with_head(self, token: Token) -> "Need":
@@ -140,9 +150,12 @@ class Fresh(enum.Enum):
 
 
 class _Parked(NamedTuple):
-    """What a call waits for, since when, and until when at the latest. epoch: the feed's, as its integer."""
+    """What a call waits for, since when, and until when at the latest. epoch: the feed's, as its integer, and `order`
+    as `epoch_order` has it.
+    """
 
     epoch: int
+    order: int
     position: int
     since: float
     end: float
@@ -172,10 +185,11 @@ class Freshness:
         self._settings = settings
         self._listener = listener
         self._read_positions = read_positions
-        self._views = views
+        self._views = frozenset(views)
         self._with_cache = with_cache
         self._clock = clock
         self._announced: dict[str, Announced] = {}
+        self._problems: dict[str, Problem] = {}
         self._subscribers: list[Callable[[str], None]] = []
         # Guards all below, and changes of what was announced.
         self._lock = threading.Lock()
@@ -228,19 +242,30 @@ class Freshness:
         """
         if not need.wanted:
             return Fresh.NOW
+        if self.problem(view) == HISTORY_CHANGED:
+            # Positions say nothing then: the view has taken in what the feed has lost, and what came instead is not
+            # in it.
+            return history_changed(view)
         if known is None:
             return Fresh.DATABASE
-        behind: Token | None = None
-        for token, field in need.wanted:
-            if token.epoch != known.epoch:
-                return _other_feed(view, field) if final else Fresh.DATABASE
-            if token.position > known.position:
-                behind = token
-        if behind is None:
+        for it in need.wanted:
+            if _is_of_another(it.token, known):
+                return _other_feed(view, it.field) if final else Fresh.DATABASE
+        behind = [it.token for it in need.wanted if not known.includes(it.token)]
+        if not behind:
             return Fresh.NOW
+        return self._judge_behind(view, call, need, known, max(behind, key=_order), final=final)
+
+    def _judge_behind(
+        self, view: str, call: Context, need: Need, known: Token, wanted: Token, *, final: bool
+    ) -> Fresh | TandemError:
+        """For a view that does not include the wanted token, and may come to it."""
+        problem = self.problem(view)
+        if problem is not None:
+            return _view_failed(view, problem, known, wanted)
         if self._clock() >= need.end_of_wait(call):
-            return _projection_lag(view, known, behind)
-        if final and self._is_decided(view, behind):
+            return _projection_lag(view, known, wanted)
+        if final and self._is_decided(view, wanted):
             # Behind what was announced: the view is made anew, or the database lost commits in a failover.
             self.distrust([view])
         return Fresh.WAIT
@@ -261,6 +286,13 @@ class Freshness:
             return None
         return verdict
 
+    def problem(self, view: str) -> str | None:
+        """Why the view cannot go on, as a reason of errors, as long as a projector says so; None when it can."""
+        problem = self._problems.get(view)
+        if problem is None or self._clock() - problem.received_at >= self._settings.blind_after:
+            return None
+        return problem.reason
+
     def announced_token(self, view: str) -> Token | None:
         """The view's position; None while it is blind."""
         announced = self.announced(view)
@@ -275,9 +307,10 @@ class Freshness:
                 if view not in self._views:
                     # A newer projector has views that this program does not know.
                     continue
-                token = Token(announcement.feed_epoch, position)
+                marks, generations = announcement.marks, announcement.generations
+                token = Token(announcement.feed_epoch, position, marks.get(view, 0), generations.get(view, 0))
                 last = self._announced.get(view)
-                if last is not None and last.token != token and last.token.includes(token):
+                if last is not None and last.token != token and self._is_older(token, last.token):
                     IGNORED.inc()
                     continue
                 was_blind = self.announced(view) is None
@@ -286,6 +319,17 @@ class Freshness:
                 _position(view).set(position)
                 released += self._release(view, token)
                 if was_blind or last is None or token != last.token:
+                    moved.append(view)
+            for view in self._views & (announcement.positions.keys() | announcement.problems.keys()):
+                before = self.problem(view)
+                reason = announcement.problems.get(view)
+                if reason is None:
+                    self._problems.pop(view, None)
+                    continue
+                self._problems[view] = Problem(reason, received_at)
+                if reason != before:
+                    # They are judged again, and refused.
+                    released += self._take_out(view, list(self._parked[view]))
                     moved.append(view)
         _send_home(released)
         for view in moved:
@@ -299,6 +343,7 @@ class Freshness:
         """
         with self._lock:
             for view in views:
+                self._problems.pop(view, None)
                 if view in self._announced:
                     self._announced[view] = replace(self._announced[view], received_at=float("-inf"))
 
@@ -310,14 +355,14 @@ class Freshness:
             stopping = self._stopping.is_set()
             for call in calls:
                 asked: Asked = call.asked
-                # A call waits for one token: of two feeds one is not the view's, which is refused without a wait.
-                [wanted] = asked.need.wanted
-                if self._is_decided(asked.view, wanted.token):
+                # Of two feeds the later one: the view comes to it, or the call is refused when its wait is over.
+                wanted = max((it.token for it in asked.need.wanted), key=_order)
+                if self._is_decided(asked.view, wanted):
                     decided.append(call)
                 elif stopping or self._waiters() >= self._settings.max_waiters:
                     refused.append(call)
                 else:
-                    self._park(call, asked, wanted.token)
+                    self._park(call, asked, wanted)
         _send_home(decided)
         if refused:
             full = Overloaded(f"{self._settings.max_waiters} calls wait for a position already")
@@ -354,14 +399,27 @@ class Freshness:
                 back.append(call)
         _send_home(back)
 
+    @staticmethod
+    def _is_older(token: Token, last: Token) -> bool:
+        """Of the same feed and the same generation of the view."""
+        return last.epoch == token.epoch and last.position > token.position and not token.is_made_anew_since(last)
+
     def _is_decided(self, view: str, token: Token) -> bool:
-        """Whether announcements say enough: the view includes the token, or is of another feed."""
+        """Whether announcements say enough: the view includes the token, cannot go on, or is of another feed."""
+        if self.problem(view) is not None:
+            return True
         last = self.announced(view)
-        return last is not None and (last.token.epoch != token.epoch or last.token.includes(token))
+        if last is None:
+            return False
+        if last.token.epoch != token.epoch:
+            return epoch_order(token.epoch) <= epoch_order(last.token.epoch)
+        return last.token.position >= token.position
 
     def _park(self, call: Call, asked: Asked, token: Token) -> None:
         end = asked.need.end_of_wait(call)
-        self._parked[asked.view][call] = _Parked(token.epoch.int, token.position, self._clock(), end)
+        self._parked[asked.view][call] = _Parked(
+            token.epoch.int, epoch_order(token.epoch), token.position, self._clock(), end
+        )
         call.when_gone = self._let_go
         WAITERS.set(self._waiters())
         if end < self._next_end:
@@ -375,9 +433,9 @@ class Freshness:
     def _release(self, view: str, reached: Token) -> list[Call]:
         """Takes out the calls for which it is decided now that a view is at `reached`: also those of another feed."""
         # Compared as integers: all who wait for the view are looked at.
-        epoch, position = reached.epoch.int, reached.position
+        epoch, order, position = reached.epoch.int, epoch_order(reached.epoch), reached.position
         waiting = self._parked[view].items()
-        ready = [call for call, it in waiting if it.position <= position or it.epoch != epoch]
+        ready = [call for call, it in waiting if (it.position <= position if it.epoch == epoch else it.order <= order)]
         return self._take_out(view, ready)
 
     def _take_out(self, view: str, calls: list[Call]) -> list[Call]:
@@ -472,9 +530,40 @@ def _send_home(calls: Sequence[Call]) -> None:
         home.put_all(together)
 
 
+def _order(token: Token) -> tuple[int, int]:
+    return epoch_order(token.epoch), token.position
+
+
+def _is_of_another(token: Token, known: Token) -> bool:
+    """Whether a view at `known` will never come to the token: it is of another feed, or of a history that was lost."""
+    if token.epoch == known.epoch:
+        return token.contradicts(known)
+    return epoch_order(token.epoch) <= epoch_order(known.epoch)
+
+
+def history_changed(view: str) -> Unavailable:
+    return Unavailable(
+        f"the write store lost writes that the view {view} shows, and an operator must say which history holds;"
+        " without a token it is read as it is",
+        reason="HISTORY_CHANGED",
+        retry_after=_FAILED_RETRY_SECONDS,
+        metadata={"view": view},
+    )
+
+
+def _view_failed(view: str, problem: str, seen: Token, wanted: Token) -> Unavailable:
+    """The view has not reached the token, and will not by itself."""
+    return Unavailable(
+        f"the view {view} cannot go on ({problem}), and does not include the token; an operator must see to it",
+        reason="VIEW_FAILED",
+        retry_after=_FAILED_RETRY_SECONDS,
+        metadata={"view": view, "position": str(seen.position), "wanted": str(wanted.position), "problem": problem},
+    )
+
+
 def _projection_lag(view: str, seen: Token, wanted: Token) -> Unavailable:
-    """The view has not reached the token in time; both are of one feed."""
-    behind = wanted.position - seen.position
+    """The view has not reached the token in time; both are of one feed, or the token of its next epoch."""
+    behind = wanted.position - (seen.position if seen.epoch == wanted.epoch else 0)
     return Unavailable(
         f"the view {view} is {behind} events behind the token; it is safe to ask again",
         reason="PROJECTION_LAG",

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from sqlalchemy import text
 
 from tandem.feed.table import feed_head
+from tandem.feed.token import Token
 from tandem.queries.freshness import FULLY_CONSISTENT, Asked
-from tandem.queries.store import Store, position_of
+from tandem.queries.store import Store
 from tandem.runtime.call import Call
 from tandem.runtime.errors import PreconditionFailed, Violation
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.worker import Worker
 
-_HEAD = text(f"SELECT epoch AS feed_epoch, position FROM {feed_head.fullname}")  # noqa: S608 - a table of ours
+_HEAD = text(f"SELECT epoch, position FROM {feed_head.fullname}")  # noqa: S608 - a table of ours
 
 
 class Head(Worker):
@@ -42,5 +43,5 @@ class Head(Worker):
         [row] = self._store.execute(_HEAD, {})
         for call in calls:
             asked: Asked = call.asked
-            asked.need = asked.need.with_head(position_of(row))
+            asked.need = asked.need.with_head(Token(row.epoch, row.position))
             call.next = asked.home

@@ -150,8 +150,7 @@ class Room:
     ) -> AsyncIterator["Watcher"]:
         if resume_from is not None:
             need = need.including(resume_from, "resume_from")
-        shown = resume_from.position if resume_from is not None else -1
-        messages = self.watches.watch(key, need, shown, heartbeat, call or FakeCall())
+        messages = self.watches.watch(key, need, resume_from, heartbeat, call or FakeCall())
         try:
             yield Watcher(messages)
         finally:

@@ -42,7 +42,7 @@ class WriteDatabase:
 
     def feed(self) -> list[FeedEvent]:
         with self.engine.connect() as connection:
-            return read_events(connection, EVENTS, 0, 100_000)
+            return read_events(connection, EVENTS, 0, 100_000).events
 
 
 @contextmanager

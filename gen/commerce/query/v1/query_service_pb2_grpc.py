@@ -35,7 +35,8 @@ class QueryServiceStub:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
     when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    token in time, VIEW_FAILED when it cannot go on before the token, HISTORY_CHANGED when the write store lost what it
+    shows, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -111,7 +112,8 @@ class QueryServiceServicer:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
     when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    token in time, VIEW_FAILED when it cannot go on before the token, HISTORY_CHANGED when the write store lost what it
+    shows, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def GetOrderDetails(self, request, context):
@@ -298,7 +300,8 @@ class QueryService:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
     when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    token in time, VIEW_FAILED when it cannot go on before the token, HISTORY_CHANGED when the write store lost what it
+    shows, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod

@@ -36,7 +36,8 @@ class QueryServiceStub:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
     when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    token in time, VIEW_FAILED when it cannot go on before the token, HISTORY_CHANGED when the write store lost what it
+    shows, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_typing.overload
@@ -119,7 +120,8 @@ class QueryServiceAsyncStub(QueryServiceStub):
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
     when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    token in time, VIEW_FAILED when it cannot go on before the token, HISTORY_CHANGED when the write store lost what it
+    shows, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -198,7 +200,8 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
     when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
     RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    token in time, VIEW_FAILED when it cannot go on before the token, HISTORY_CHANGED when the write store lost what it
+    shows, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_abc_1.abstractmethod
