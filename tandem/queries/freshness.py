@@ -242,9 +242,7 @@ class Freshness:
         """
         if not need.wanted:
             return Fresh.NOW
-        if self.problem(view) == HISTORY_CHANGED:
-            # Positions say nothing then: the view has taken in what the feed has lost, and what came instead is not
-            # in it.
+        if self.problem(view) == HISTORY_CHANGED and not self._comes_to_all(view, need):
             return history_changed(view)
         if known is None:
             return Fresh.DATABASE
@@ -261,7 +259,7 @@ class Freshness:
     ) -> Fresh | TandemError:
         """For a view that does not include the wanted token, and may come to it."""
         problem = self.problem(view)
-        if problem is not None:
+        if problem is not None and wanted.epoch == known.epoch:
             return _view_failed(view, problem, known, wanted)
         if self._clock() >= need.end_of_wait(call):
             return _projection_lag(view, known, wanted)
@@ -406,14 +404,22 @@ class Freshness:
 
     def _is_decided(self, view: str, token: Token) -> bool:
         """Whether announcements say enough: the view includes the token, cannot go on, or is of another feed."""
-        if self.problem(view) is not None:
-            return True
         last = self.announced(view)
         if last is None:
             return False
         if last.token.epoch != token.epoch:
             return epoch_order(token.epoch) <= epoch_order(last.token.epoch)
-        return last.token.position >= token.position
+        return last.token.position >= token.position or self.problem(view) is not None
+
+    def _comes_to_all(self, view: str, need: Need) -> bool:
+        """Whether a view that has taken in what the feed lost will include what is wanted: in the feed's next epoch.
+
+        Positions of its own epoch say nothing: what came instead of what was lost is not in it.
+        """
+        last = self._announced.get(view)
+        return last is not None and all(
+            epoch_order(it.token.epoch) > epoch_order(last.token.epoch) for it in need.wanted
+        )
 
     def _park(self, call: Call, asked: Asked, token: Token) -> None:
         end = asked.need.end_of_wait(call)

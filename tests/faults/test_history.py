@@ -96,9 +96,9 @@ async def test_acknowledged_writes_that_a_failover_loses_are_noticed_and_one_com
         assert await refusal(cursor.follow(feed_stub(to_feed), lambda _: False)) == "TOKEN_EPOCH_MISMATCH"
 
         stack.command_server.run("begin-epoch")
+        receipt = await place(stubs, 12)
+        assert await outcome(stubs, *receipt) == "found", "while the views are on their way"
         await until(lambda: states(stubs, {RUNNING}), "the views are right again")
-        [receipt] = [await place(stubs, number) for number in (12,)]
-        assert await outcome(stubs, *receipt) == "found"
         assert {await outcome(stubs, order, receipt[1]) for order, _ in (*kept, *new)} == {"found"}
         assert {await outcome(stubs, order, receipt[1]) for order, _ in lost} == {"NOT_FOUND"}
         assert {await outcome(stubs, *it) for it in (*kept, *lost, *new)} == {"TOKEN_EPOCH_MISMATCH"}

@@ -222,6 +222,7 @@ def test_of_a_view_that_has_what_the_feed_lost_no_call_with_a_token_is_answered(
         assert isinstance(refused, Unavailable)
         assert refused.reason == "HISTORY_CHANGED"
     assert scene.judge(scene.call()) is Fresh.NOW
+    assert scene.judge(scene.parked(1, feed=new_epoch(FEED, datetime.now(UTC)))) is Fresh.WAIT, "that mends it"
 
     scene.announce(7)
     assert scene.judge(scene.call(Token(FEED, 5))) is Fresh.NOW
