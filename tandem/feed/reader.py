@@ -76,7 +76,7 @@ def read_events(
     if mark and marked is not None and marked != mark:
         raise HistoryChanged(f"event {after} of the feed is not the one that was read there")
     _check_sequence(rows, after, head if limit else after, has_event_before=marked is not None)
-    return FeedPart([FeedEvent(contract, *row[:6]) for row in rows], head)
+    return FeedPart([FeedEvent(contract, *of) for *of, _, _ in rows], head)
 
 
 def _check_sequence(rows: Sequence[Any], after: int, head: int, *, has_event_before: bool) -> None:

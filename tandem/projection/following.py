@@ -312,8 +312,14 @@ class Session:
             try:
                 taken = take_over(self._connection, view, self._epoch)
             except OtherFeed as error:
-                if not self._bring_over(view, error.at):
+                ended = self._feed.ended_epochs()
+                if ended is None:
+                    # The feed is away. The lock is kept, and the next round asks again.
+                    return
+                if error.at.epoch not in ended:
                     raise
+                if not self._bring_over(view, error.at):
+                    return
                 taken = take_over(self._connection, view, self._epoch)
         except OtherFeed as error:
             log.error("a view cannot go on", view=view, error=str(error))
@@ -327,12 +333,10 @@ class Session:
         log.info("took a view over", view=view, position=at.position, cache="kept" if epochs else "new")
 
     def _bring_over(self, view: str, at: Token) -> bool:
-        """Brings a view of an epoch that the feed had before to the one that it has now; False for another feed's view.
+        """Brings a view of an epoch that the feed had before to the one that it has now; False while the feed is away.
 
         It goes on where it is if the feed still has what it took in, and is made anew otherwise.
         """
-        if at.epoch not in (self._feed.ended_epochs() or ()):
-            return False
         try:
             if self._feed.events(at.position, 0, self._epoch, at.mark) is None:
                 return False
