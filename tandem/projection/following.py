@@ -43,7 +43,6 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.reader import EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
-from tandem.feed.token import Token
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.fold import FoundRows, fold_steps, steps_of
 from tandem.projection.ownership import (
@@ -309,34 +308,31 @@ class Session:
 
     def _take(self, view: str) -> None:
         try:
-            try:
-                taken = take_over(self._connection, view, self._epoch)
-            except OtherFeed as error:
-                ended = self._feed.ended_epochs()
-                if ended is None:
-                    # The feed is away. The lock is kept, and the next round asks again.
-                    return
-                if error.at.epoch not in ended:
-                    raise
-                if not self._bring_over(view, error.at):
-                    return
-                taken = take_over(self._connection, view, self._epoch)
+            taken = take_over(self._connection, view, self._epoch)
         except OtherFeed as error:
-            log.error("a view cannot go on", view=view, error=str(error))
-            self._set(view, ViewState(Phase.HELD, error.at.position, problem=VIEW_FAILED, error=str(error)))
-            say_problem(self._connection, view, VIEW_FAILED, str(error))
-            return
+            if not self._bring_over(view, error):
+                return
+            taken = take_over(self._connection, view, self._epoch)
         at, epochs = taken.at, taken.cache_epochs
         self._cache.begin(view, epochs)
         self._set(view, ViewState(Phase.RUNNING, at.position, at.mark, taken.generation))
         _position(view).set(at.position)
         log.info("took a view over", view=view, position=at.position, cache="kept" if epochs else "new")
 
-    def _bring_over(self, view: str, at: Token) -> bool:
-        """Brings a view of an epoch that the feed had before to the one that it has now; False while the feed is away.
+    def _bring_over(self, view: str, other: OtherFeed) -> bool:
+        """Brings a view of an epoch that the feed had before to the one that it has now; whether it is there.
 
-        It goes on where it is if the feed still has what it took in, and is made anew otherwise.
+        It goes on where it is if the feed still has what it took in, and is made anew otherwise. A view of a feed from
+        elsewhere is held. While the feed is away nothing is done: the lock is kept, and the next round asks again.
         """
+        at, ended = other.at, self._feed.ended_epochs()
+        if ended is None:
+            return False
+        if at.epoch not in ended:
+            log.error("a view cannot go on", view=view, error=str(other))
+            self._set(view, ViewState(Phase.HELD, at.position, problem=VIEW_FAILED, error=str(other)))
+            say_problem(self._connection, view, VIEW_FAILED, str(other))
+            return False
         try:
             if self._feed.events(at.position, 0, self._epoch, at.mark) is None:
                 return False
