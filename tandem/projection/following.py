@@ -59,7 +59,7 @@ from tandem.projection.reset import make_anew
 from tandem.projection.rows import NeededKeys, RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import Deposed, Move, move_views, select_rows
-from tandem.read_store.announcement import Announcement
+from tandem.read_store.announcement import EVENTS_MISSING, HISTORY_CHANGED, VIEW_FAILED, Announcement
 from tandem.read_store.tables import CHANNEL, change
 from tandem.runtime.database import create_database_engine, driver_under, first_line, may_pass
 from tandem.runtime.settings import DatabaseSettings
@@ -78,9 +78,6 @@ BATCH_SECONDS = Histogram(
 _position = cache(POSITION.labels)
 _projected = cache(PROJECTED.labels)
 _failed = cache(FAILED.labels)
-
-# Why a view cannot go on, as a reason of errors.
-VIEW_FAILED, HISTORY_CHANGED, EVENTS_MISSING = "VIEW_FAILED", "HISTORY_CHANGED", "EVENTS_MISSING"
 
 # The pause before a session is begun anew after the read database went away.
 _RECONNECT_SECONDS = 0.5

@@ -34,7 +34,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from tandem.feed.token import Token, epoch_order
 from tandem.queries.settings import FreshnessSettings
-from tandem.read_store.announcement import Announcement, MalformedAnnouncement
+from tandem.read_store.announcement import HISTORY_CHANGED, Announcement, MalformedAnnouncement
 from tandem.read_store.cache import CacheEpochs
 from tandem.runtime.call import Call, Context, Stage, settle, stopping_error
 from tandem.runtime.errors import Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
@@ -55,7 +55,6 @@ WAITS = Histogram(
 WAITERS = Gauge("tandem_freshness_waiters", "Calls that wait for a position")
 IGNORED = Counter("tandem_announcements_ignored_total", "Announcements that were malformed or older than one before")
 
-HISTORY_CHANGED = "HISTORY_CHANGED"
 FULLY_CONSISTENT = "consistency.fully_consistent"
 
 # How long those who wait for a blind view wait between looks at the database; one look serves them all.

@@ -46,9 +46,10 @@ from prometheus_client import Counter
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
 from tandem.queries.encoding import EncodedField, view_of, watch_as_of_text
-from tandem.queries.freshness import HISTORY_CHANGED, Asked, Fresh, Freshness, Need, history_changed
+from tandem.queries.freshness import Asked, Fresh, Freshness, Need, history_changed
 from tandem.queries.settings import WatchSettings
 from tandem.queries.store import ChangedKeys, State, Store
+from tandem.read_store.announcement import HISTORY_CHANGED
 from tandem.runtime.call import Call, LocalCall, Stage, StreamCall, stopping_error
 from tandem.runtime.errors import NotFound, Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
 from tandem.runtime.telemetry import log

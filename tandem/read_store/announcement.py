@@ -9,6 +9,10 @@ from tandem.read_store.cache import CacheEpochs
 # PostgreSQL refuses a payload of 8,000 bytes or more.
 MAX_BYTES = 7_999
 
+# Why a view cannot go on, as a reason of errors: an event or its rows cannot be taken in; the feed has lost what the
+# view took in; events that should follow are not in the feed.
+VIEW_FAILED, HISTORY_CHANGED, EVENTS_MISSING = "VIEW_FAILED", "HISTORY_CHANGED", "EVENTS_MISSING"
+
 
 class MalformedAnnouncement(ValueError):
     """The payload is not an announcement: somebody else uses the channel."""
