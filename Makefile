@@ -12,7 +12,7 @@ ARGS ?=
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached up test check bench bench-quick bench-profile bench-streams load-generator lint format gen gen-check breaking lock docs examples hooks clean ci
+.PHONY: help install memcached up test check bench bench-quick bench-profile bench-streams fuzz load-generator lint format gen gen-check breaking lock docs examples hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench-profile: install memcached load-generator  ## Show where the time of write
 bench-streams: install memcached  ## Measure what watches and followers of the feed cost
 	python -m benchmarks.watches
 	python -m benchmarks.feed
+
+fuzz: install memcached  ## Send crafted requests for a minute, and measure what they cost and what others notice
+	@python -m benchmarks.fuzz $(ARGS)
 
 load-generator:  ## Install Debian's h2load and a C compiler, for the benchmarks, where they are missing and we may
 	@command -v h2load >/dev/null && { command -v gcc || command -v cc; } >/dev/null || tools/install_h2load.sh

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from command_server import customers, orders, products, subscriptions
 from command_server.checks import ShopChecker
@@ -15,6 +15,7 @@ from shop.events import EVENTS
 from tandem.commands.domain import Domain
 from tandem.commands.executor import Executor, create_executor_engine
 from tandem.commands.maintenance import Maintenance, headroom
+from tandem.commands.resumption import Resumption
 from tandem.feed.table import SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, newest_revision
 from tandem.runtime.server import Application, Service
@@ -40,12 +41,13 @@ DOMAIN = Domain(
 
 
 def build(settings: Settings) -> Application:
-    executor = Executor(create_executor_engine(settings.database, settings.executor.threads), DOMAIN, settings.executor)
-    # Apart from the executor's: a purge, a look for what is due or a readiness check must not wait for a batch, nor a
-    # batch for them.
-    side = create_database_engine(settings.database, name="tandem-command-side", pool_size=3, durable=True)
+    executor = Executor(create_executor_engine(settings.database, settings.executor), DOMAIN, settings.executor)
+    # Apart from the executor's: a purge, a look for what is due or unfinished, or a readiness check must not wait for a
+    # batch, nor a batch for them.
+    side = create_database_engine(settings.database, name="tandem-command-side", pool_size=4, durable=True)
     maintenance = Maintenance(side, settings.receipts)
     expiry = Expiry(side, executor, settings.subscriptions)
+    resumption = Resumption(side, executor, DOMAIN, settings.steps)
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
@@ -57,16 +59,16 @@ def build(settings: Settings) -> Application:
         services=(Service(DOMAIN.service, workers=dict.fromkeys(DOMAIN.service.methods_by_name, executor)),),
         ready=ready,
         # The last one started is stopped first: what it submits, the executor must still store.
-        components=(maintenance, executor, expiry),
+        components=(maintenance, executor, expiry, resumption),
     )
 
 
 def _is_ready(side: Engine, needed: str) -> bool:
-    """Whether the schema is there, and a place for the next event."""
-    if not has_revision(side, SCHEMA, needed):
+    """Whether the schema is there, can be written, and has a place for the next event."""
+    if not has_revision(side, SCHEMA, needed, writing=True):
         return False
     try:
         with side.connect() as connection:
             return headroom(connection) > 0
-    except DBAPIError:
+    except SQLAlchemyError:
         return False

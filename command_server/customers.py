@@ -1,8 +1,10 @@
 """Customers: their names and addresses, and their erasure."""
 
 import re
+import uuid
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from google.protobuf.message import Message
 from sqlalchemy import BigInteger, Boolean, Column, LargeBinary, Table, Text, Uuid, text
@@ -13,21 +15,25 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.address_pb2 import Address, AddressBook, NamedAddress
 from tandem.commands.domain import Changes, Command, CommandKind
 from tandem.commands.rules import Id, check_version, must_be_new, not_found, refusal, timestamp
-from tandem.commands.write_model import Aggregate, Keys, Part, States
+from tandem.commands.write_model import Aggregate, Part, States, of_subject
 from tandem.feed.table import SCHEMA, metadata
 from tandem.runtime.bulk import Row
 
 FIRST_ADDRESS = "main"
 """What a customer's first address is called when nobody says."""
 MAX_ADDRESSES = 20
-# An event stays small however many orders a customer has.
+# An event stays small however many orders a customer has, and so does a transaction.
 _ORDERS_IN_AN_EVENT = 100
+ORDERS_IN_A_STEP = 1000
+"""Orders that EraseCustomer anonymizes in one transaction."""
 
 
 # The state, its table and its rows
 
 
 class Customer(NamedTuple):
+    """unerased_from: of an erased customer, the first id of the orders that are not anonymized yet."""
+
     id: Id
     version: int
     name: str
@@ -35,13 +41,11 @@ class Customer(NamedTuple):
     phone: str
     addresses: tuple[NamedAddress, ...]
     erased: bool
+    unerased_from: Id | None = None
 
     @property
     def default_address(self) -> NamedAddress | None:
-        for it in self.addresses:
-            if it.is_default:
-                return it
-        return None
+        return next((it for it in self.addresses if it.is_default), None)
 
     def address_named(self, name: str) -> Address | None:
         return next((it.address for it in self.addresses if it.name == name), None)
@@ -57,27 +61,43 @@ customer_table = Table(
     Column("phone", Text, nullable=False),
     Column("addresses", LargeBinary, nullable=False, comment="commerce.type.v1.AddressBook"),
     Column("erased", Boolean, nullable=False, server_default=text("false")),
+    Column("unerased_from", Uuid, nullable=True),
 )
 
 
 def _of_row(row: Row) -> Customer:
-    identity, version, name, email, phone, addresses, erased = row
-    return Customer(identity, version, name, email, phone, tuple(AddressBook.FromString(addresses).addresses), erased)
+    identity, version, name, email, phone, addresses, *others = row
+    return Customer(identity, version, name, email, phone, tuple(AddressBook.FromString(addresses).addresses), *others)
 
 
 def _row_of(it: Customer) -> Row:
     addresses = AddressBook(addresses=it.addresses).SerializeToString(deterministic=True)
-    return it.id, it.version, it.name, it.email, it.phone, addresses, it.erased
+    return it.id, it.version, it.name, it.email, it.phone, addresses, it.erased, it.unerased_from
 
 
-CUSTOMERS = Aggregate("customer", customer_table, of_row=_of_row, row_of=_row_of, erased=lambda it: it.erased)
+CUSTOMERS = Aggregate(
+    "customer",
+    customer_table,
+    of_row=_of_row,
+    row_of=_row_of,
+    unversioned=["unerased_from"],
+    erased=lambda it: it.erased,
+)
 
 # Who places an order locks its customer, so after that lock the list of the orders is complete.
 CUSTOMER_ORDERS: Part[frozenset[Id]] = Part(
-    f"SELECT CAST(customer_id AS text), CAST(id AS text) FROM {SCHEMA}.customer_order WHERE customer_id = ANY(%s)",  # noqa: S608
+    f"""
+    SELECT CAST(c.id AS text), CAST(o.id AS text) FROM {SCHEMA}.customer AS c, LATERAL (
+      SELECT id FROM {SCHEMA}.customer_order
+      WHERE customer_id = c.id AND id >= COALESCE(c.unerased_from, CAST('{uuid.UUID(int=0)}' AS uuid))
+      ORDER BY id LIMIT {ORDERS_IN_A_STEP + 1}
+    ) AS o WHERE c.id = ANY(%s)""",  # noqa: S608
     of_rows=lambda rows: frozenset(order_id for (order_id,) in rows),
 )
-"""The ids of all orders of the customers that are asked for, by customer."""
+"""The ids of the first orders of the customers that are asked for that are not anonymized, by customer.
+
+One more than are anonymized in a step, so that the last step is known.
+"""
 
 
 # What makes a request wrong in itself
@@ -103,13 +123,6 @@ def check_update_address(request: commands.UpdateAddressRequest, check: ShopChec
 
 def check_remove_address(request: commands.RemoveAddressRequest, check: ShopChecker) -> None:
     check.label("address_name", request.address_name, required=True)
-
-
-# What a command needs beside its customer
-
-
-def _erase_customer_keys(_request: Message, subject: Id, keys: Keys) -> None:
-    keys[CUSTOMER_ORDERS].add(subject)
 
 
 # The rules
@@ -171,13 +184,15 @@ def erase_customer(request: commands.EraseCustomerRequest, command: Command, sta
     erased = events.CustomerErased(
         customer_id=customer.id, version=customer.version + 1, erased_at=timestamp(command.now)
     )
-    orders = sorted(states[CUSTOMER_ORDERS][customer.id])
+    return [erased, *anonymize_orders(request, command, states)]
+
+
+def anonymize_orders(_request: commands.EraseCustomerRequest, command: Command, states: States) -> list[Message]:
+    """The next of the orders of a customer that is erased."""
+    orders = sorted(states[CUSTOMER_ORDERS][command.subject_id])[:ORDERS_IN_A_STEP]
     return [
-        erased,
-        *(
-            events.OrdersAnonymized(customer_id=customer.id, order_ids=orders[first : first + _ORDERS_IN_AN_EVENT])
-            for first in range(0, len(orders), _ORDERS_IN_AN_EVENT)
-        ),
+        events.OrdersAnonymized(customer_id=command.subject_id, order_ids=orders[first : first + _ORDERS_IN_AN_EVENT])
+        for first in range(0, len(orders), _ORDERS_IN_AN_EVENT)
     ]
 
 
@@ -214,7 +229,7 @@ def customer_registered(states: States, event: events.CustomerRegistered) -> Non
 
 
 def customer_renamed(states: States, event: events.CustomerRenamed) -> None:
-    _change(states, event, name=event.personal.name)
+    CUSTOMERS.change(states, event, name=event.personal.name)
 
 
 def address_updated(states: States, event: events.AddressUpdated) -> None:
@@ -231,25 +246,20 @@ def address_updated(states: States, event: events.AddressUpdated) -> None:
         others[names.index(changed.name)] = changed
     else:
         others.append(changed)
-    _change(states, event, addresses=tuple(others))
+    CUSTOMERS.change(states, event, addresses=tuple(others))
 
 
 def address_removed(states: States, event: events.AddressRemoved) -> None:
     before = states[CUSTOMERS][event.customer_id].addresses
-    _change(states, event, addresses=tuple(it for it in before if it.name != event.personal.address_name))
+    CUSTOMERS.change(states, event, addresses=tuple(it for it in before if it.name != event.personal.address_name))
 
 
-def customer_erased(states: States, event: events.CustomerErased) -> None:
-    _change(states, event, name="", email="", phone="", addresses=(), erased=True)
-
-
-def orders_anonymized(_states: States, _event: events.OrdersAnonymized) -> None:
-    """The write model's orders hold nothing of a person."""
-
-
-def _change(states: States, event: Any, **changes: Any) -> None:
+def orders_anonymized(states: States, event: events.OrdersAnonymized) -> None:
+    """The write model's orders hold nothing of a person; the customer says which are not done."""
+    left = states[CUSTOMER_ORDERS][event.customer_id].difference(event.order_ids)
+    states[CUSTOMER_ORDERS][event.customer_id] = left
     customer = states[CUSTOMERS][event.customer_id]
-    states[CUSTOMERS][customer.id] = customer._replace(version=event.version, **changes)
+    states[CUSTOMERS][customer.id] = customer._replace(unerased_from=min(left, default=None))
 
 
 CHANGES: Changes = {
@@ -257,7 +267,7 @@ CHANGES: Changes = {
     events.CustomerRenamed: customer_renamed,
     events.AddressUpdated: address_updated,
     events.AddressRemoved: address_removed,
-    events.CustomerErased: customer_erased,
+    events.CustomerErased: partial(CUSTOMERS.change, name="", email="", phone="", addresses=(), erased=True),
     events.OrdersAnonymized: orders_anonymized,
 }
 
@@ -266,5 +276,11 @@ KINDS: Sequence[CommandKind] = (
     CommandKind(CUSTOMERS, commands.RenameCustomerRequest, rename_customer, check=check_rename_customer),
     CommandKind(CUSTOMERS, commands.UpdateAddressRequest, update_address, check=check_update_address),
     CommandKind(CUSTOMERS, commands.RemoveAddressRequest, remove_address, check=check_remove_address),
-    CommandKind(CUSTOMERS, commands.EraseCustomerRequest, erase_customer, keys=_erase_customer_keys),
+    CommandKind(
+        CUSTOMERS,
+        commands.EraseCustomerRequest,
+        erase_customer,
+        keys=of_subject(CUSTOMER_ORDERS),
+        rest=anonymize_orders,
+    ),
 )

@@ -14,6 +14,7 @@ from commerce.internal.v1.stored_pb2 import EndSubscriptionRequest
 from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
 from tandem.runtime.call import LocalCall, Method, Stage
 from tandem.runtime.errors import Overloaded, TandemError
+from tandem.runtime.supervised import supervise
 from tandem.runtime.telemetry import log
 
 ENDED = Counter("tandem_subscriptions_ended_total", "Subscriptions that this server ended because their time had come")
@@ -46,7 +47,7 @@ class Expiry:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(supervise("expiry", self._run))
 
     async def stop(self) -> None:
         if self._task is not None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,6 +13,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     ForeignKey,
+    Index,
     Integer,
     SmallInteger,
     Table,
@@ -28,17 +30,8 @@ from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from tandem.commands.domain import Changes, Command, CommandKind
-from tandem.commands.rules import (
-    Id,
-    check_version,
-    datetime_of,
-    id_of,
-    must_be_new,
-    not_found,
-    refusal,
-    timestamp,
-)
-from tandem.commands.write_model import Aggregate, Keys, Part, Reference, States
+from tandem.commands.rules import Id, datetime_of, id_of, must_be_new, refusal, timestamp
+from tandem.commands.write_model import Aggregate, Keys, Part, Reference, States, of_subject
 from tandem.feed.table import metadata
 from tandem.runtime.bulk import Row
 from tandem.runtime.checker import is_uuid
@@ -82,12 +75,14 @@ order_table = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("version", BigInteger, nullable=False),
-    Column("customer_id", Uuid, ForeignKey(customer_table.c.id), nullable=False, index=True),
+    Column("customer_id", Uuid, ForeignKey(customer_table.c.id), nullable=False),
     Column("status", SmallInteger, nullable=False, comment="commerce.type.v1.OrderStatus"),
     Column("currency", Text, nullable=False),
     Column("total", BigInteger, nullable=False, comment="minor units"),
     Column("placed_at", DateTime(timezone=True), nullable=False),
 )
+# For the orders of a customer, some at a time.
+Index("customer_order_of_customer", order_table.c.customer_id, order_table.c.id)
 
 line_table = Table(
     "order_line",
@@ -100,11 +95,6 @@ line_table = Table(
     Column("discount_basis_points", Integer, nullable=False),
     Column("line_total", BigInteger, nullable=False, comment="minor units"),
 )
-
-
-def _of_row(row: Row) -> Order:
-    identity, version, customer_id, status, currency, total, placed_at = row
-    return Order(identity, version, customer_id, OrderStatus.ValueType(status), currency, total, placed_at)
 
 
 def _line_rows(order_id: Id, lines: tuple[OrderedLine, ...]) -> Iterator[Row]:
@@ -128,7 +118,7 @@ PRODUCTS_OF_ORDER = Reference(PRODUCTS, line_table.c.product_id, key=line_table.
 ORDERS = Aggregate(
     "order",
     order_table,
-    of_row=_of_row,
+    of_row=Order._make,
     parts=[LINES],
     refers=[CUSTOMER_OF_ORDER, PRODUCTS_OF_ORDER],
 )
@@ -194,16 +184,6 @@ def _place_order_keys(request: commands.PlaceOrderRequest, _subject: Id, keys: K
     keys[PRODUCTS].update([id_of(line.product_id) for line in request.lines])
 
 
-def _change_shipping_address_keys(_request: Message, subject: Id, keys: Keys) -> None:
-    keys[CUSTOMER_OF_ORDER].add(subject)
-
-
-def _cancel_order_keys(_request: Message, subject: Id, keys: Keys) -> None:
-    # A cancelled order gives the stock of its lines back.
-    keys[LINES].add(subject)
-    keys[PRODUCTS_OF_ORDER].add(subject)
-
-
 # The rules
 
 
@@ -214,12 +194,15 @@ def place_order(request: commands.PlaceOrderRequest, command: Command, states: S
     products = states[PRODUCTS]
     lines = [(line, products.get(id_of(line.product_id))) for line in request.lines]
     currency = next((product.currency for _, product in lines if product), "")
-    totals = [_line_total(line, product) if product else 0 for line, product in lines]
+    totals = [
+        line_total(product.price, line.quantity, line.discount_basis_points) if product else 0
+        for line, product in lines
+    ]
     fee = request.shipping_fee.minor_units
     total = sum(totals) + fee
     broken = [
         *_customer_rules(request, customer, destination),
-        *_line_rules(lines, currency),
+        *[it for line, product in lines for it in _line_rule(line, product, currency)],
         *_total_rules(request, currency, total),
     ]
     if broken or customer is None or destination is None:
@@ -228,9 +211,9 @@ def place_order(request: commands.PlaceOrderRequest, command: Command, states: S
     placed = events.OrderPlaced(order_id=command.subject_id, version=1, customer_id=customer.id)
     placed.personal.name = customer.name
     _address(placed.personal, destination, customer)
-    for (line, product), line_total in zip(lines, totals, strict=True):
+    for (line, product), cost in zip(lines, totals, strict=True):
         if product:
-            _add_line(placed, line, product, line_total)
+            _add_line(placed, line, product, cost)
     _set_money(placed.shipping_fee, fee, currency)
     _set_money(placed.total, total, currency)
     placed.placed_at.CopyFrom(_moment(request, "placed_at", command.now))
@@ -238,8 +221,7 @@ def place_order(request: commands.PlaceOrderRequest, command: Command, states: S
 
 
 def pay_order(request: commands.PayOrderRequest, command: Command, states: States) -> list[Message]:
-    order = _existing(command, states)
-    check_version(request, order.version)
+    order = ORDERS.current(states, request, command.subject_id)
     if order.status != OrderStatus.ORDER_STATUS_PLACED:
         raise refusal("ORDER_NOT_PLACED", f"orders/{order.id}", f"only a placed order is paid; it is {_name(order)}")
     return [
@@ -253,8 +235,7 @@ def pay_order(request: commands.PayOrderRequest, command: Command, states: State
 
 
 def ship_order(request: commands.ShipOrderRequest, command: Command, states: States) -> list[Message]:
-    order = _existing(command, states)
-    check_version(request, order.version)
+    order = ORDERS.current(states, request, command.subject_id)
     if order.status != OrderStatus.ORDER_STATUS_PAID:
         raise refusal("ORDER_NOT_PAID", f"orders/{order.id}", f"only a paid order is shipped; it is {_name(order)}")
     return [
@@ -269,8 +250,7 @@ def ship_order(request: commands.ShipOrderRequest, command: Command, states: Sta
 
 
 def deliver_order(request: commands.DeliverOrderRequest, command: Command, states: States) -> list[Message]:
-    order = _existing(command, states)
-    check_version(request, order.version)
+    order = ORDERS.current(states, request, command.subject_id)
     if order.status != OrderStatus.ORDER_STATUS_SHIPPED:
         raise refusal(
             "ORDER_NOT_SHIPPED", f"orders/{order.id}", f"only a shipped order is delivered; it is {_name(order)}"
@@ -287,8 +267,7 @@ def deliver_order(request: commands.DeliverOrderRequest, command: Command, state
 def change_shipping_address(
     request: commands.ChangeShippingAddressRequest, command: Command, states: States
 ) -> list[Message]:
-    order = _existing(command, states)
-    check_version(request, order.version)
+    order = ORDERS.current(states, request, command.subject_id)
     if order.status not in _NOT_SHIPPED:
         description = f"only an unshipped order can go elsewhere; it is {_name(order)}"
         raise refusal("ORDER_NOT_READDRESSABLE", f"orders/{order.id}", description)
@@ -312,13 +291,13 @@ def change_shipping_address(
 
 
 def cancel_order(request: commands.CancelOrderRequest, command: Command, states: States) -> list[Message]:
-    order = _existing(command, states)
-    check_version(request, order.version)
+    order = ORDERS.current(states, request, command.subject_id)
     if order.status not in _NOT_SHIPPED:
         raise refusal(
             "ORDER_NOT_CANCELLABLE", f"orders/{order.id}", f"only an unshipped order is cancelled; it is {_name(order)}"
         )
     lines = states[LINES][order.id]
+    shipping_fee = order.total - sum(line.line_total for line in lines)
     return [
         events.OrderCancelled(
             order_id=order.id,
@@ -334,7 +313,7 @@ def cancel_order(request: commands.CancelOrderRequest, command: Command, states:
                 for line in lines
             ],
             placed_at=timestamp(order.placed_at),
-            shipping_fee=Money(minor_units=_shipping_fee(order, lines), currency_code=order.currency),
+            shipping_fee=Money(minor_units=shipping_fee, currency_code=order.currency),
             total=Money(minor_units=order.total, currency_code=order.currency),
         )
     ]
@@ -347,14 +326,6 @@ def line_total(unit_price: int, quantity: int, discount_basis_points: int) -> in
     167
     """
     return (unit_price * quantity * (10_000 - discount_basis_points) + 5_000) // 10_000
-
-
-Line = tuple[commands.PlaceOrderLine, Product | None]
-"""What is ordered, and the product if it is known."""
-
-
-def _line_total(line: commands.PlaceOrderLine, product: Product) -> int:
-    return line_total(product.price, line.quantity, line.discount_basis_points)
 
 
 def _add_line(placed: events.OrderPlaced, line: commands.PlaceOrderLine, product: Product, total: int) -> None:
@@ -397,10 +368,6 @@ def _destination(request: commands.PlaceOrderRequest, customer: Customer) -> Add
     return default.address if default else None
 
 
-def _line_rules(lines: list[Line], currency: str) -> list[Violation]:
-    return [it for line, product in lines for it in _line_rule(line, product, currency)]
-
-
 def _line_rule(line: commands.PlaceOrderLine, product: Product | None, currency: str) -> list[Violation]:
     """The first thing that is wrong with the line, or nothing."""
     if product and not product.discontinued and product.currency == currency and product.stock >= line.quantity:
@@ -433,17 +400,6 @@ def _address(personal: events.PersonalData, address: Address, customer: Customer
     personal.address.CopyFrom(address)
     if not address.recipient:
         personal.address.recipient = customer.name
-
-
-def _existing(command: Command, states: States) -> Order:
-    order = states[ORDERS].get(command.subject_id)
-    if order is None:
-        raise not_found("order", command.subject_id)
-    return order
-
-
-def _shipping_fee(order: Order, lines: Sequence[OrderedLine]) -> int:
-    return order.total - sum(line.line_total for line in lines)
 
 
 def _name(order: Order) -> str:
@@ -490,40 +446,19 @@ def order_placed(states: States, event: events.OrderPlaced) -> None:
         change_stock(states, line.product_id, -line.quantity)
 
 
-def order_paid(states: States, event: events.OrderPaid) -> None:
-    _change(states, event, status=OrderStatus.ORDER_STATUS_PAID)
-
-
-def order_shipped(states: States, event: events.OrderShipped) -> None:
-    _change(states, event, status=OrderStatus.ORDER_STATUS_SHIPPED)
-
-
-def order_delivered(states: States, event: events.OrderDelivered) -> None:
-    _change(states, event, status=OrderStatus.ORDER_STATUS_DELIVERED)
-
-
-def shipping_address_changed(states: States, event: events.ShippingAddressChanged) -> None:
-    # Rules never ask where an order goes, so the write model does not keep it.
-    _change(states, event)
-
-
 def order_cancelled(states: States, event: events.OrderCancelled) -> None:
-    _change(states, event, status=OrderStatus.ORDER_STATUS_CANCELLED)
+    ORDERS.change(states, event, status=OrderStatus.ORDER_STATUS_CANCELLED)
     for released in event.released:
         change_stock(states, released.product_id, released.quantity)
 
 
-def _change(states: States, event: Any, **changes: Any) -> None:
-    order = states[ORDERS][event.order_id]
-    states[ORDERS][order.id] = order._replace(version=event.version, **changes)
-
-
 CHANGES: Changes = {
     events.OrderPlaced: order_placed,
-    events.OrderPaid: order_paid,
-    events.OrderShipped: order_shipped,
-    events.OrderDelivered: order_delivered,
-    events.ShippingAddressChanged: shipping_address_changed,
+    events.OrderPaid: partial(ORDERS.change, status=OrderStatus.ORDER_STATUS_PAID),
+    events.OrderShipped: partial(ORDERS.change, status=OrderStatus.ORDER_STATUS_SHIPPED),
+    events.OrderDelivered: partial(ORDERS.change, status=OrderStatus.ORDER_STATUS_DELIVERED),
+    # Rules never ask where an order goes, so the write model does not keep it.
+    events.ShippingAddressChanged: ORDERS.change,
     events.OrderCancelled: order_cancelled,
 }
 
@@ -537,7 +472,14 @@ KINDS: Sequence[CommandKind] = (
         commands.ChangeShippingAddressRequest,
         change_shipping_address,
         check=check_change_shipping_address,
-        keys=_change_shipping_address_keys,
+        keys=of_subject(CUSTOMER_OF_ORDER),
     ),
-    CommandKind(ORDERS, commands.CancelOrderRequest, cancel_order, check=check_cancel_order, keys=_cancel_order_keys),
+    CommandKind(
+        ORDERS,
+        commands.CancelOrderRequest,
+        cancel_order,
+        check=check_cancel_order,
+        # A cancelled order gives the stock of its lines back.
+        keys=of_subject(LINES, PRODUCTS_OF_ORDER),
+    ),
 )

@@ -1,8 +1,8 @@
 """Products and their stock."""
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 from google.protobuf.message import Message
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, LargeBinary, Table, Text, Uuid, text
@@ -12,7 +12,7 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from tandem.commands.domain import Changes, Command, CommandKind
-from tandem.commands.rules import Id, check_version, must_be_new, not_found, refusal
+from tandem.commands.rules import Id, must_be_new, refusal
 from tandem.commands.write_model import Aggregate, States
 from tandem.feed.table import metadata
 from tandem.runtime.bulk import Row
@@ -76,12 +76,7 @@ product_table = Table(
 
 
 def _of_row(row: Row) -> Product:
-    (
-        identity, version, name, description, category, price, currency, stock, discontinued, attributes,
-    ) = row  # fmt: skip
-    return Product(
-        identity, version, name, description, category, price, currency, stock, discontinued, _parsed(attributes)
-    )
+    return Product._make((*row[:-1], _parsed(row[-1])))
 
 
 # Between a product's revisions they are the same, and what sells is loaded with every batch.
@@ -94,10 +89,7 @@ def _row_of(it: Product) -> Row:
     attributes = commands.ProductAttributes(
         attributes=[ProductAttribute(name=name, value=value) for name, value in it.attributes]
     )
-    return (
-        it.id, it.version, it.name, it.description, it.category, it.price, it.currency, it.stock, it.discontinued,
-        attributes.SerializeToString(deterministic=True),
-    )  # fmt: skip
+    return *it[:-1], attributes.SerializeToString(deterministic=True)
 
 
 PRODUCTS = Aggregate("product", product_table, of_row=_of_row, row_of=_row_of, unversioned=["stock"])
@@ -166,8 +158,7 @@ def add_product(request: commands.AddProductRequest, command: Command, states: S
 
 
 def revise_product(request: commands.ReviseProductRequest, command: Command, states: States) -> list[Message]:
-    product = _existing(command, states)
-    check_version(request, product.version)
+    product = PRODUCTS.current(states, request, command.subject_id)
     kept = [ProductAttribute(name=name, value=value) for name, value in product.attributes]
     return [
         events.ProductRevised(
@@ -182,16 +173,14 @@ def revise_product(request: commands.ReviseProductRequest, command: Command, sta
 
 
 def change_price(request: commands.ChangePriceRequest, command: Command, states: States) -> list[Message]:
-    product = _existing(command, states)
-    check_version(request, product.version)
+    product = PRODUCTS.current(states, request, command.subject_id)
     if request.price.currency_code != product.currency:
         raise refusal("CURRENCY_MISMATCH", f"products/{product.id}", f"its prices are in {product.currency}")
     return [events.PriceChanged(product_id=product.id, version=product.version + 1, price=request.price)]
 
 
 def adjust_stock(request: commands.AdjustStockRequest, command: Command, states: States) -> list[Message]:
-    product = _existing(command, states)
-    check_version(request, product.version)
+    product = PRODUCTS.current(states, request, command.subject_id)
     if product.stock + request.delta < 0:
         raise refusal("OUT_OF_STOCK", f"products/{product.id}", f"only {product.stock} are left")
     if product.stock + request.delta > MAX_STOCK:
@@ -200,8 +189,7 @@ def adjust_stock(request: commands.AdjustStockRequest, command: Command, states:
 
 
 def discontinue_product(request: commands.DiscontinueProductRequest, command: Command, states: States) -> list[Message]:
-    product = _existing(command, states)
-    check_version(request, product.version)
+    product = PRODUCTS.current(states, request, command.subject_id)
     if product.discontinued:
         raise refusal("ALREADY_DISCONTINUED", f"products/{product.id}", "it is no longer sold already")
     return [events.ProductDiscontinued(product_id=product.id, version=product.version + 1)]
@@ -210,13 +198,6 @@ def discontinue_product(request: commands.DiscontinueProductRequest, command: Co
 def _by_name(attributes: Iterable[ProductAttribute]) -> list[ProductAttribute]:
     """In one order whoever sends them, so that equal products have equal bytes."""
     return sorted(attributes, key=lambda it: it.name)
-
-
-def _existing(command: Command, states: States) -> Product:
-    product = states[PRODUCTS].get(command.subject_id)
-    if product is None:
-        raise not_found("product", command.subject_id)
-    return product
 
 
 # What each event changes
@@ -239,7 +220,7 @@ def product_added(states: States, event: events.ProductAdded) -> None:
 
 
 def product_revised(states: States, event: events.ProductRevised) -> None:
-    _change(
+    PRODUCTS.change(
         states,
         event,
         name=event.name,
@@ -250,15 +231,11 @@ def product_revised(states: States, event: events.ProductRevised) -> None:
 
 
 def price_changed(states: States, event: events.PriceChanged) -> None:
-    _change(states, event, price=event.price.minor_units)
+    PRODUCTS.change(states, event, price=event.price.minor_units)
 
 
 def stock_adjusted(states: States, event: events.StockAdjusted) -> None:
-    _change(states, event, stock=states[PRODUCTS][event.product_id].stock + event.delta)
-
-
-def product_discontinued(states: States, event: events.ProductDiscontinued) -> None:
-    _change(states, event, discontinued=True)
+    PRODUCTS.change(states, event, stock=states[PRODUCTS][event.product_id].stock + event.delta)
 
 
 def change_stock(states: States, product_id: Id, delta: int) -> None:
@@ -272,17 +249,12 @@ def _attributes(event: events.ProductAdded | events.ProductRevised) -> tuple[tup
     return tuple((it.name, it.value) for it in event.attributes)
 
 
-def _change(states: States, event: Any, **changes: Any) -> None:
-    product = states[PRODUCTS][event.product_id]
-    states[PRODUCTS][product.id] = product._replace(version=event.version, **changes)
-
-
 CHANGES: Changes = {
     events.ProductAdded: product_added,
     events.ProductRevised: product_revised,
     events.PriceChanged: price_changed,
     events.StockAdjusted: stock_adjusted,
-    events.ProductDiscontinued: product_discontinued,
+    events.ProductDiscontinued: partial(PRODUCTS.change, discontinued=True),
 }
 
 KINDS: Sequence[CommandKind] = (

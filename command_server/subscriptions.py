@@ -3,6 +3,7 @@
 import calendar
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -30,16 +31,7 @@ from commerce.internal.v1.stored_pb2 import EndSubscriptionRequest, EndSubscript
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from tandem.commands.domain import Changes, Command, CommandKind
-from tandem.commands.rules import (
-    Id,
-    check_version,
-    datetime_of,
-    id_of,
-    must_be_new,
-    not_found,
-    refusal,
-    timestamp,
-)
+from tandem.commands.rules import Id, datetime_of, id_of, must_be_new, refusal, timestamp
 from tandem.commands.write_model import Aggregate, Keys, States
 from tandem.feed.table import metadata
 from tandem.runtime.bulk import Row
@@ -104,15 +96,13 @@ Index(
 
 
 def _of_row(row: Row) -> Subscription:
-    (
-        identity, version, customer_id, status, plan, price, currency, period_months, *moments, reason,
-    ) = row  # fmt: skip
+    it = Subscription._make(row)
     # The database answers in the session's time zone.
-    started_at, period_start, period_end = (it.astimezone(UTC) for it in moments)
-    return Subscription(
-        identity, version, customer_id, SubscriptionStatus.ValueType(status), plan, price, currency, period_months,
-        started_at, period_start, period_end, reason,
-    )  # fmt: skip
+    return it._replace(
+        started_at=it.started_at.astimezone(UTC),
+        period_start=it.period_start.astimezone(UTC),
+        period_end=it.period_end.astimezone(UTC),
+    )
 
 
 SUBSCRIPTIONS = Aggregate("subscription", subscription_table, of_row=_of_row)
@@ -279,10 +269,7 @@ def _cancelled(subscription: Subscription, ended: datetime, reason: str) -> even
 
 
 def _running(request: Message, command: Command, states: States) -> Subscription:
-    subscription = states[SUBSCRIPTIONS].get(command.subject_id)
-    if subscription is None:
-        raise not_found("subscription", command.subject_id)
-    check_version(request, subscription.version)
+    subscription = SUBSCRIPTIONS.current(states, request, command.subject_id)
     if subscription.status in ENDED:
         raise refusal("SUBSCRIPTION_ENDED", _name(subscription), "it has ended; start a new one")
     return subscription
@@ -338,36 +325,24 @@ def subscription_started(states: States, event: events.SubscriptionStarted) -> N
 
 
 def subscription_plan_changed(states: States, event: events.SubscriptionPlanChanged) -> None:
-    _change(states, event, plan=event.plan, price=event.price.minor_units, period_months=event.period_months)
+    SUBSCRIPTIONS.change(
+        states, event, plan=event.plan, price=event.price.minor_units, period_months=event.period_months
+    )
 
 
 def subscription_renewed(states: States, event: events.SubscriptionRenewed) -> None:
     start, end = datetime_of(event.period_start), datetime_of(event.period_end)
-    _change(states, event, period_start=start, period_end=end)
+    SUBSCRIPTIONS.change(states, event, period_start=start, period_end=end)
 
 
 def subscription_cancellation_scheduled(states: States, event: events.SubscriptionCancellationScheduled) -> None:
     canceling = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING
-    _change(states, event, status=canceling, cancellation_reason=event.reason)
+    SUBSCRIPTIONS.change(states, event, status=canceling, cancellation_reason=event.reason)
 
 
 def subscription_cancelled(states: States, event: events.SubscriptionCancelled) -> None:
     cancelled = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELLED
-    _change(states, event, status=cancelled, cancellation_reason=event.reason)
-
-
-def subscription_lapsed(states: States, event: events.SubscriptionLapsed) -> None:
-    _change(states, event, status=SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED)
-
-
-def subscription_resumed(states: States, event: events.SubscriptionResumed) -> None:
-    active = SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE
-    _change(states, event, status=active, cancellation_reason="")
-
-
-def _change(states: States, event: Any, **changes: Any) -> None:
-    subscription = states[SUBSCRIPTIONS][event.subscription_id]
-    states[SUBSCRIPTIONS][subscription.id] = subscription._replace(version=event.version, **changes)
+    SUBSCRIPTIONS.change(states, event, status=cancelled, cancellation_reason=event.reason)
 
 
 CHANGES: Changes = {
@@ -376,8 +351,10 @@ CHANGES: Changes = {
     events.SubscriptionRenewed: subscription_renewed,
     events.SubscriptionCancellationScheduled: subscription_cancellation_scheduled,
     events.SubscriptionCancelled: subscription_cancelled,
-    events.SubscriptionLapsed: subscription_lapsed,
-    events.SubscriptionResumed: subscription_resumed,
+    events.SubscriptionLapsed: partial(SUBSCRIPTIONS.change, status=SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED),
+    events.SubscriptionResumed: partial(
+        SUBSCRIPTIONS.change, status=SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE, cancellation_reason=""
+    ),
 }
 
 KINDS: Sequence[CommandKind] = (

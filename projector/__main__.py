@@ -24,7 +24,7 @@ def _reset(settings: Settings) -> str:
     with transaction(settings.feed_database, "tandem-projector-reset") as connection:
         epoch = read_head(connection).epoch
     with transaction(settings.read_database, "tandem-projector-reset") as connection:
-        reset(connection, list(VIEWS.values()), epoch)
+        reset(connection, list(VIEWS.values()), epoch, hung_seconds=settings.follow.hung_seconds)
     return "the views are empty; start a projector to fill them from the feed"
 
 

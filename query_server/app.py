@@ -38,38 +38,30 @@ def build(settings: Settings) -> Application:
     sales_store = Store(settings.database, connections=reports.threads)
     search_store = Store(settings.database, connections=search.threads, session=SESSION)
 
-    head = Head(settings.feed_database, max_waiting=reading.max_waiting)
+    head = Head(settings.feed_database)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
     freshness = Freshness(settings.freshness, listener, store.positions, VIEWS, head, with_cache=settings.cache.enabled)
 
     by_id = RowQueries(queries_by_id(SERVICE, CACHED_VIEWS), store, freshness, reading, settings.cache)
-    lists = [
+    lists = [ListQuery(SERVICE.methods_by_name[rpc], select, store) for rpc, select in LISTS.items()]
+    searches = SearchQuery(search_store, store, SearchMemory(search.remembered_mib * 2**20))
+    sales = SalesQuery(sales_store)
+    statements: list[Worker] = [
+        *[
+            StatementWorker(
+                it, freshness, threads=reading.threads, max_batch=reading.max_batch, max_waiting=reading.max_waiting
+            )
+            for it in lists
+        ],
         StatementWorker(
-            ListQuery(SERVICE.methods_by_name[rpc], select, store),
-            freshness,
-            threads=reading.threads,
-            max_batch=reading.max_batch,
-            max_waiting=reading.max_waiting,
-        )
-        for rpc, select in LISTS.items()
+            searches, freshness, threads=search.threads, max_batch=_TOGETHER, max_waiting=search.max_waiting
+        ),
+        StatementWorker(
+            sales, freshness, threads=reports.threads, max_batch=_TOGETHER, max_waiting=reports.max_waiting
+        ),
     ]
-    search_worker = StatementWorker(
-        SearchQuery(search_store, store, SearchMemory(search.remembered_mib * 2**20)),
-        freshness,
-        threads=search.threads,
-        max_batch=_TOGETHER,
-        max_waiting=search.max_waiting,
-    )
-    sales_worker = StatementWorker(
-        SalesQuery(sales_store),
-        freshness,
-        threads=reports.threads,
-        max_batch=_TOGETHER,
-        max_waiting=reports.max_waiting,
-    )
     watch = SERVICE.methods_by_name["WatchOrderDetails"]
     watches = Watches(watch, store, freshness, settings.watch, max_batch=reading.max_batch)
-    statements: list[Worker] = [*lists, search_worker, sales_worker]
 
     async def ready() -> bool:
         return await asyncio.to_thread(store.has_revision, SCHEMA, REVISION)

@@ -6,6 +6,7 @@ All currencies' days and the products with the highest revenue come from one sta
 import re
 from collections.abc import Iterator, Sequence
 from datetime import date
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import TextClause, text
@@ -17,10 +18,11 @@ from commerce.type.v1.money_pb2 import Money
 from query_server.money import check_currency
 from shop.views import sales_summary
 from tandem.queries.checker import QueryChecker
+from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text
 from tandem.queries.statements import Answer, StatementQuery, answer_each
 from tandem.queries.store import AT, Store, position_of
-from tandem.read_store.tables import projection
+from tandem.read_store.tables import newest
 from tandem.runtime.errors import PreconditionFailed, TandemError, Violation
 
 MAX_DAYS = 366
@@ -32,6 +34,7 @@ MAX_SUM = 2**63 - 1
 """What a column and a message can hold. A sum that is larger is given as this."""
 
 _AS_OF = EncodedField(GetSalesSummaryResponse, "as_of")
+_CHECK = RowCheck(sales_summary.name, SalesSummaryRow)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -70,6 +73,7 @@ def _date(field: str, value: str, check: QueryChecker) -> date | None:
     return None
 
 
+@cache
 def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
     table = sales_summary.fullname
     currency = "AND s.currency_code = :currency" if one_currency else ""
@@ -98,23 +102,15 @@ def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
         WHERE r.rank <= :top"""  # noqa: S608 - only the table's name is put in
     return text(f"""
     SELECT {AT}, v.*
-    FROM {projection.fullname} AS p LEFT JOIN (
+    FROM {newest(f"'{sales_summary.name}'")} AS p LEFT JOIN (
         SELECT s.currency_code, s.day, NULL AS rank, s.product_id, NULL AS value,
             s.order_count, s.unit_count, s.revenue, s.shipping_fees,
             s.cancelled_order_count, s.cancelled_unit_count, s.cancelled_revenue, s.cancelled_shipping_fees
         FROM {table} AS s WHERE s.product_id IS NULL AND s.day BETWEEN :first AND :last {currency}
         {products if with_products else ""}
     ) AS v ON true
-    WHERE p.view = '{sales_summary.name}'
     ORDER BY v.day, v.rank LIMIT :most
     """)  # noqa: S608
-
-
-_STATEMENTS = {
-    (one_currency, with_products): _statement(one_currency=one_currency, with_products=with_products)
-    for one_currency in (False, True)
-    for with_products in (False, True)
-}
 
 
 class SalesQuery(StatementQuery[SalesKey]):
@@ -135,7 +131,7 @@ class SalesQuery(StatementQuery[SalesKey]):
         return answer_each(self._answer, wanted)
 
     def _answer(self, wanted: SalesKey) -> Answer:
-        """Raises Unavailable, and PreconditionFailed for more than MAX_CURRENCIES."""
+        """Raises Unavailable, also for a row that is damaged, and PreconditionFailed for more than MAX_CURRENCIES."""
         arguments: dict[str, object] = {
             "first": wanted.first,
             "last": wanted.last,
@@ -144,7 +140,7 @@ class SalesQuery(StatementQuery[SalesKey]):
             # More than this are of more currencies than are answered.
             "most": MAX_CURRENCIES * (MAX_DAYS + MAX_TOP_PRODUCTS) + 1,
         }
-        statement = _STATEMENTS[bool(wanted.currency_code), bool(wanted.top_products)]
+        statement = _statement(one_currency=bool(wanted.currency_code), with_products=bool(wanted.top_products))
         rows = self._store.execute_on(sales_summary.name, statement, arguments)
         response = GetSalesSummaryResponse(summaries=_summaries([row for row in rows if row.currency_code is not None]))
         as_of = position_of(rows[0])
@@ -191,6 +187,8 @@ def _figures(days: Sequence[Any], of: str = "") -> SalesFigures:
 
 
 def _product(row: Any) -> ProductSales:
+    if (damage := _CHECK.failure(row.value)) is not None:
+        raise damage
     return ProductSales(
         product_id=str(row.product_id),
         product_name=SalesSummaryRow.FromString(row.value).product_name,

@@ -91,14 +91,14 @@ def fresh_database(databases: Databases) -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture
-def memcached_nodes() -> Iterator[Callable[[int], list[Memcached]]]:
-    """Starts memcached nodes, new and empty, and stops them after the test."""
+def memcached_nodes() -> Iterator[Callable[..., list[Memcached]]]:
+    """Starts so many memcached nodes, new and empty, with more options if they are given; stops them after the test."""
     started: list[Memcached] = []
 
-    def start(count: int) -> list[Memcached]:
+    def start(count: int, *options: str) -> list[Memcached]:
         if count and memcached_path() is None:
             pytest.skip("memcached is not installed (apt-get install memcached): the cache's own tests need it")
-        nodes = [Memcached(free_port()) for _ in range(count)]
+        nodes = [Memcached(free_port(), options=options) for _ in range(count)]
         for node in nodes:
             node.start()
             started.append(node)

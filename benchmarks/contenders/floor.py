@@ -185,7 +185,7 @@ def _counts(connection: "psycopg.Connection[Any]") -> tuple[Any, ...]:
 @contextmanager
 def _engine(url: str) -> Iterator[Engine]:
     """As the command server's own: the session's settings and the driver's are part of what is measured."""
-    engine = create_executor_engine(DatabaseSettings(url=SecretStr(url)), 1)
+    engine = create_executor_engine(DatabaseSettings(url=SecretStr(url)), ExecutorSettings(threads=1))
     try:
         yield engine
     finally:

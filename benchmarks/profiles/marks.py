@@ -7,6 +7,7 @@ have the number of one before: what a new thread does first has a mark before it
 import functools
 import importlib
 import os
+import runpy
 import sys
 import threading
 import time
@@ -65,7 +66,8 @@ def in_the_middle(found: Sequence[Mark], each: str) -> tuple[int, dict[str, Take
     return 3 * fifth, dict(taken)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> None:
+    """Ends as the service does: with SystemExit."""
     module, file = arguments
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -77,8 +79,7 @@ def main(arguments: Sequence[str]) -> int:
         owner, name = place_of(step)
         setattr(owner, name, _noted(getattr(owner, name), step, note))
     sys.argv = [module, "serve"]
-    exit_code: int = importlib.import_module(f"{module}.__main__").main()
-    return exit_code
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def place_of(step: Step) -> tuple[Any, str]:
@@ -103,4 +104,4 @@ def _noted(function: Callable[..., Any], step: Step, note: Callable[[str], None]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

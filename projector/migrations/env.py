@@ -1,4 +1,4 @@
-"""alembic's entry: runs the migrations in the transaction that tandem.runtime.database.migrate opened."""
+"""alembic's entry: runs the migrations on the connection of tandem.runtime.database.migrate."""
 
 from alembic import context
 

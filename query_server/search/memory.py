@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 Alternatives = tuple[tuple[str, ...], ...]
-"""For each word of a query what it is taken for too, best first; empty where nothing is."""
+"""For each word of a query what it is taken for too, best first."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

@@ -21,7 +21,9 @@ from query_server.search.highlight import highlight, plain, snippet
 from query_server.search.memory import Alternatives, Candidates, Marks, SearchMemory
 from query_server.search.request import SearchCursor, SearchKey, encode_search_token
 from query_server.search.statements import MAX_FACETS, MOST_RANKED
+from shop.views import product_card
 from tandem.feed.token import Token
+from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text
 
 _HITS = EncodedField(SearchProductsResponse, "hits")
@@ -29,6 +31,8 @@ _AS_OF = EncodedField(SearchProductsResponse, "as_of")
 _PRODUCT = EncodedField(ProductHit, "product")
 _NAME = EncodedField(ProductHit, "highlighted_name")
 _DESCRIPTION = EncodedField(ProductHit, "highlighted_description")
+
+_CHECK = RowCheck(product_card.name, ProductCard)
 
 # Of one query, on some pages.
 _MOST_MARKED = 100
@@ -144,6 +148,7 @@ def _is_between(price: int, wanted: SearchKey) -> bool:
 def encode_response(
     wanted: SearchKey, alternatives: Alternatives, page: SearchPage, as_of: Token, memory: SearchMemory
 ) -> bytes:
+    """Raises Unavailable for a card that is damaged."""
     rest = SearchProductsResponse(
         facets=ProductFacets(
             total_count=page.total,
@@ -160,12 +165,16 @@ def encode_response(
         ),
     )
     shown = page.hits[: wanted.size]
+    for key, card in shown:
+        if (damage := _CHECK.failure(card, key.hex())) is not None:
+            raise damage
     if len(page.hits) > wanted.size:
         cursor = SearchCursor(page.last_rank, uuid.UUID(bytes=shown[-1][0]), alternatives)
         rest.next_page_token = encode_search_token(cursor, *wanted.query)
     if any(alternatives):
         rest.corrected_query = " ".join(best(wanted.words, alternatives))
-    marked = tuple([plain(it) for number, word in enumerate(wanted.words) for it in (word, *_at(alternatives, number))])
+    pairs = zip(wanted.words, alternatives, strict=True)
+    marked = tuple([plain(it) for word, others in pairs for it in (word, *others)])
     marks = _marks(shown, marked, memory)
     hits = [_HITS(_PRODUCT(card) + fields) for (_, card), fields in zip(shown, marks, strict=True)]
     return b"".join([*hits, rest.SerializeToString(deterministic=True), _AS_OF(as_of_text(as_of))])
@@ -173,11 +182,7 @@ def encode_response(
 
 def best(words: Sequence[str], alternatives: Alternatives) -> list[str]:
     """The query as it was probably meant."""
-    return [other[0] if other else word for word, other in zip(words, alternatives or ((),) * len(words), strict=True)]
-
-
-def _at(alternatives: Alternatives, number: int) -> Sequence[str]:
-    return alternatives[number] if alternatives else ()
+    return [other[0] if other else word for word, other in zip(words, alternatives, strict=True)]
 
 
 def _marks(hits: Sequence[Hit], words: tuple[str, ...], memory: SearchMemory) -> list[bytes]:

@@ -163,7 +163,7 @@ class SearchQuery(StatementQuery[SearchKey]):
 
     def _page(self, wanted: SearchKey, alternatives: Alternatives) -> tuple[SearchPage, _Positions]:
         """Searches for the words and their alternatives, and remembers what was found."""
-        counts = tuple(len(it) for it in alternatives) or (0,) * len(wanted.words)
+        counts = tuple(map(len, alternatives))
         after = wanted.after
         rare = any(len(word) >= _RARE for word in wanted.words)
         arguments: dict[str, object] = {

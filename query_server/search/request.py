@@ -92,7 +92,7 @@ class SearchKey(NamedTuple):
     @property
     def alternatives(self) -> Alternatives:
         """What the page before was corrected by."""
-        return self.after.alternatives if self.after else ()
+        return (self.after and self.after.alternatives) or ((),) * len(self.words)
 
 
 def search_key(request: SearchProductsRequest, check: QueryChecker) -> SearchKey:

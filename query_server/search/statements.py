@@ -8,7 +8,7 @@ from sqlalchemy import TextClause, text
 from commerce.query.v1.query_service_pb2 import ProductSort
 from shop.views import product_card, product_search, search_word
 from tandem.queries.store import AT
-from tandem.read_store.tables import SCHEMA, projection
+from tandem.read_store.tables import SCHEMA, newest
 
 MOST_RANKED = 10_000
 """What is ranked and counted at most: some tens of milliseconds."""
@@ -30,13 +30,14 @@ SESSION = (
 )
 """What a connection needs that searches."""
 
-_POSITIONS = f"""{projection.fullname} AS p JOIN {projection.fullname} AS k ON k.view = '{product_card.name}'
-JOIN {projection.fullname} AS w ON w.view = '{search_word.name}'"""
+_WORDS = newest(f"'{search_word.name}'")
+_POSITIONS = f"""{newest(f"'{product_search.name}'")} AS p
+CROSS JOIN {newest(f"'{product_card.name}'")} AS k CROSS JOIN {_WORDS} AS w"""
 
 # The longer the word, the more of it may be wrong: one letter of three, two of four to eleven, then one in four. A
 # swapped pair is one mistake, which to levenshtein() is two.
 ALTERNATIVES = text(f"""
-SELECT {AT}, p.content, c.number, c.plain_word FROM {projection.fullname} AS p LEFT JOIN (
+SELECT {AT}, p.content, c.number, c.plain_word FROM {_WORDS} AS p LEFT JOIN (
     SELECT q.number, v.plain_word, v.distance, v.alike
     FROM unnest(CAST(:words AS text[])) WITH ORDINALITY AS q (word, number)
     CROSS JOIN LATERAL (SELECT left({SCHEMA}.plain(q.word), 60) AS plain) AS w
@@ -55,7 +56,6 @@ SELECT {AT}, p.content, c.number, c.plain_word FROM {projection.fullname} AS p L
         SELECT FROM {search_word.fullname} AS s WHERE s.plain_word LIKE w.plain || '%'
     )
 ) AS c ON true
-WHERE p.view = '{search_word.name}'
 ORDER BY c.number, c.distance, c.alike DESC, c.plain_word
 """)  # noqa: S608 - only names and numbers of ours are put in, here and below
 """What each word that no product has may mean. swapped: words with two neighbours exchanged, behind their numbers."""
@@ -74,7 +74,6 @@ CROSS JOIN (
         SELECT key, price, currency_code, available, NULL FROM {product_card.fullname} WHERE key = ANY(:counted)
     ) AS c
 ) AS cards
-WHERE p.view = '{product_search.name}'
 """)  # noqa: S608
 """The cards with some keys, the values of those that are shown, and what all three views are at."""
 
@@ -169,7 +168,6 @@ def page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
             array_agg(added_position) AS found_added, array_agg(category) AS found_categories
         FROM (SELECT * FROM found LIMIT {MOST_REMEMBERED} + 1) AS f
     ) AS kept
-    WHERE p.view = '{product_search.name}'
     """).execution_options(prepare=rare)  # noqa: S608
 
 
@@ -182,9 +180,9 @@ def swapped(word: str) -> Iterator[str]:
 def word_arguments(words: Sequence[str], alternatives: Sequence[Sequence[str]]) -> dict[str, object]:
     """The words' arguments for `page_statement`."""
     arguments: dict[str, object] = {}
-    for number, word in enumerate(words):
+    for number, (word, others) in enumerate(zip(words, alternatives, strict=True)):
         arguments[f"w{number}"] = word
-        for other, alternative in enumerate(alternatives[number] if alternatives else ()):
+        for other, alternative in enumerate(others):
             arguments[f"w{number}_{other}"] = alternative
     return arguments
 

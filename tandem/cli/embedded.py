@@ -11,7 +11,7 @@ import shutil
 import signal
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psycopg
@@ -106,17 +106,19 @@ class Postgres(Child):
 
 
 class Memcached(Child):
-    """A memcached, empty at each start."""
+    """A memcached, empty at each start. options: more of its command line's."""
 
-    def __init__(self, port: int, *, megabytes: int = 64, log: Path = Path(os.devnull)) -> None:
+    def __init__(
+        self, port: int, *, megabytes: int = 64, log: Path = Path(os.devnull), options: Sequence[str] = ()
+    ) -> None:
         super().__init__("memcached", port, log)
-        self._megabytes = megabytes
+        self._options = ["-m", str(megabytes), *options]
 
     def launch(self) -> None:
         program = memcached_path()
         if program is None:
             raise StackError("memcached is not on the PATH; on Debian: apt-get install memcached")
-        command = [program, "-l", HOST, "-p", str(self.port), "-U", "0", "-m", str(self._megabytes)]
+        command = [program, "-l", HOST, "-p", str(self.port), "-U", "0", *self._options]
         # It does not run as root either. With its own option -u it would change its user itself, and the kernel forgets
         # the death signal then.
         self._spawn(command, user="nobody" if os.geteuid() == 0 else None)

@@ -12,9 +12,12 @@
      ├── CursorExpired         OUT_OF_RANGE         events after the cursor are not kept: `oldest_cursor`
      ├── CursorAhead           OUT_OF_RANGE         the feed is not as far as the cursor
      ├── Overloaded            RESOURCE_EXHAUSTED   a limit of the server is reached; nothing was done
+     │    └── MessageTooLarge  RESOURCE_EXHAUSTED   a request or its answer has too many bytes
+     ├── MethodUnknown         UNIMPLEMENTED        the server has no such RPC
      ├── Unavailable           UNAVAILABLE          a store or a server is away
      │    ├── ViewBehind       UNAVAILABLE          the view did not reach the token in time: `behind`
      │    ├── OutcomeUnknown   UNAVAILABLE          a command that is done, or is not
+     │    ├── RowsBusy         UNAVAILABLE          others keep rows locked that a command needs
      │    └── EventUnreadable  UNAVAILABLE          the feed's server is older than an event
      ├── DeadlineExceeded      DEADLINE_EXCEEDED    the call's time passed
      └── ServerBug             INTERNAL             `reference` is what the server's log calls it
@@ -149,7 +152,8 @@ class RuleBroken(CallFailed):
 
 
 class TokenOutdated(CallFailed):
-    """FAILED_PRECONDITION: the write store was restored since the token was made, and what it stood for may be gone.
+    """FAILED_PRECONDITION: the write store was restored since the token was made, and what it stood for may be gone; or
+    the token was never given out.
 
     A session forgets the tokens that it sent when it sees this, so the next query is answered.
     """
@@ -193,6 +197,16 @@ class Unavailable(CallFailed):
     transient = True
 
 
+class MessageTooLarge(Overloaded):
+    """RESOURCE_EXHAUSTED: a request or its answer has more bytes than the server takes or sends."""
+
+    transient = False
+
+
+class MethodUnknown(CallFailed):
+    """UNIMPLEMENTED: the server has no such RPC."""
+
+
 class ViewBehind(Unavailable):
     """UNAVAILABLE: the view did not reach the token within max_wait."""
 
@@ -204,6 +218,10 @@ class ViewBehind(Unavailable):
 
 class OutcomeUnknown(Unavailable):
     """UNAVAILABLE: a command that is done, or is not; the same request_id finds out."""
+
+
+class RowsBusy(Unavailable):
+    """UNAVAILABLE: another session keeps rows locked that the command needs; nothing was done."""
 
 
 class EventUnreadable(Unavailable):
@@ -229,8 +247,11 @@ BY_REASON: Mapping[str, type[CallFailed]] = {
     "REQUEST_ID_REUSED": RequestIdReused,
     "VERSION_MISMATCH": VersionMismatch,
     "OUTCOME_UNKNOWN": OutcomeUnknown,
+    "ROWS_BUSY": RowsBusy,
+    "MESSAGE_TOO_LARGE": MessageTooLarge,
     "PROJECTION_LAG": ViewBehind,
     "TOKEN_EPOCH_MISMATCH": TokenOutdated,
+    "TOKEN_AHEAD": TokenOutdated,
     "FULLY_CONSISTENT_NOT_CONFIGURED": NotConfigured,
     "CURSOR_EXPIRED": CursorExpired,
     "CURSOR_AHEAD": CursorAhead,
@@ -246,6 +267,7 @@ BY_CODE: Mapping[grpc.StatusCode, type[CallFailed]] = {
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.FAILED_PRECONDITION: RuleBroken,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.UNIMPLEMENTED: MethodUnknown,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.INTERNAL: ServerBug,

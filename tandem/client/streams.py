@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from tandem.client.call import connection_broke
-from tandem.client.errors import CallFailed, DeadlineExceeded, EventUnreadable, Overloaded, Unavailable
+from tandem.client.errors import CallFailed, DeadlineExceeded, EventUnreadable, MessageTooLarge, Overloaded, Unavailable
 
 # A pause before each further stream: the first is short, since most ends are a server's that stops or a proxy's time
 # limit, and another server is there. Drawn at random: a thousand followers of one server do not come back at once.
@@ -87,7 +87,7 @@ async def async_resuming(
 
 def may_be_resumed(error: CallFailed) -> bool:
     """Whether another stream may fare better."""
-    if isinstance(error, EventUnreadable):
+    if isinstance(error, EventUnreadable | MessageTooLarge):
         return False
     return connection_broke(error) or isinstance(error, Unavailable | Overloaded | DeadlineExceeded)
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from google.protobuf import message_factory
@@ -36,12 +37,15 @@ class CommandKind:
         *,
         check: Callable[[Any, Any], None] | None = None,
         keys: Callable[[Any, Id, Keys], None] | None = None,
+        rest: "Decide | None" = None,
         response: type[Message] | None = None,
     ) -> None:
         """aggregate: what the command creates or changes. decide: the rule.
 
         check: names every wrong field to the domain's checker; None where the request has no fields of its own.
         keys: adds what the rule may read or change beside the subject itself.
+        rest: for a command that is done in steps, each a transaction of its own: the events of the next step, or none
+        when it is done. `decide` is the first step. The request is kept until then, so it holds no personal data.
         response: for a command that the server gives itself; that of an RPC is in the contract.
         """
         self.aggregate = aggregate
@@ -49,6 +53,7 @@ class CommandKind:
         self.decide = decide
         self.check = check
         self.keys = keys
+        self.rest = rest
         self.creates = request.DESCRIPTOR.fields_by_name[aggregate.id_field].has_presence
         self.response = response or _response_of(request)
 
@@ -214,8 +219,8 @@ def _response_of(request: type[Message]) -> type[Message]:
 
 
 def _modules(functions: Iterable[Callable[..., Any]]) -> str:
-    """Where they are written, for whoever must add one."""
-    return ", ".join(sorted({repr(it.__module__) for it in functions}))
+    """Where they are written, for whoever must add one. A method or a partial is of another module than its table."""
+    return ", ".join(sorted({repr(it.__module__) for it in functions if isinstance(it, FunctionType)}))
 
 
 def _must_match(names: str, expected: Collection[str], others: str, found: Sequence[str]) -> None:

@@ -7,14 +7,17 @@ from datetime import timedelta
 
 from prometheus_client import Gauge
 from sqlalchemy import Connection, Engine, func, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
 from tandem.commands.receipts import purge_receipts
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
+from tandem.feed.head import read_head
 from tandem.feed.token import new_epoch
-from tandem.runtime.database import first_line
+from tandem.runtime.database import driver_of, first_line
+from tandem.runtime.snapshots import SnapshotWatch
+from tandem.runtime.supervised import supervise
 from tandem.runtime.telemetry import log
 
 HEADROOM = Gauge("tandem_feed_headroom_events", "Events that the feed has partitions for, from its head on")
@@ -32,10 +35,11 @@ class Maintenance:
         self._engine = engine
         self._settings = settings
         self._clock = clock
+        self._snapshots = SnapshotWatch("write")
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(supervise("maintenance", self._run))
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -53,7 +57,7 @@ class Maintenance:
                     log.info("purged receipts", count=purged)
             except ClocksDiffer as error:
                 log.error("receipts are not purged", error=str(error))
-            except DBAPIError as error:
+            except SQLAlchemyError as error:
                 # The database is away or busy; the next round does what this one did not.
                 log.warning("maintenance failed, will be tried again", error=repr(error)[:500])
             except Exception:
@@ -69,7 +73,7 @@ class Maintenance:
             return purge_receipts(connection, now, keep, self._settings.purge_batch)
 
     def look_ahead(self) -> None:
-        """Makes partitions ahead where the role may; says how much room there is either way."""
+        """Makes partitions ahead where the role may; says how much there is, and how long a snapshot was held."""
         try:
             with self._engine.begin() as connection:
                 for first in ensure_partitions(connection):
@@ -79,7 +83,9 @@ class Maintenance:
         try:
             with self._engine.connect() as connection:
                 headroom(connection)
-        except DBAPIError as error:
+                with driver_of(connection) as driver:
+                    self._snapshots.look(driver)
+        except SQLAlchemyError as error:
             log.warning("the feed's headroom is not known", error=first_line(error))
 
 
@@ -109,8 +115,7 @@ def headroom(connection: Connection) -> int:
 
 
 def _next_position(connection: Connection) -> int:
-    position: int = connection.execute(select(feed.feed_head.c.position)).scalar_one()
-    return position + 1
+    return read_head(connection).position + 1
 
 
 def _has_partition(connection: Connection, first: int) -> bool:

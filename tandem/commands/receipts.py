@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Column, Connection, DateTime, Index, LargeBinary, Table, Uuid, func, text
+from google.protobuf.message import Message
+from sqlalchemy import BigInteger, Column, Connection, DateTime, Index, LargeBinary, Table, Text, Uuid, func, text
 
 from tandem.commands.rules import Id
 from tandem.feed import table as feed
@@ -34,6 +35,17 @@ receipt = Table(
 )
 """What each request_id was told. A refusal has no position and no version: 0. mark: of its events, see feed.event."""
 
+unfinished = Table(
+    "unfinished",
+    feed.metadata,
+    Column("request_id", Uuid, primary_key=True),
+    Column("request_type", Text, nullable=False),
+    Column("request", LargeBinary, nullable=False),
+    Column("envelope", LargeBinary, nullable=False, comment="tandem.internal.v1.Envelope"),
+    Column("stepped_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+"""The commands that are done in steps, and have steps left. Each has a receipt, which nobody is given yet."""
+
 # Before the fingerprint of a refusal. A server of the version before, which knows of no refusals, takes such a row for
 # the receipt of another command and refuses the request_id: that is no answer of a command that was never done.
 _REFUSED = b"refused:"
@@ -47,6 +59,7 @@ class Receipt(NamedTuple):
     refusal: a serialised google.rpc.Status, of a command that was refused: it has done nothing, and never will.
     mark: of the command's events.
     replayed: the command was done before, and this is the receipt of then.
+    unfinished: of a command that has steps left: the envelope of its events. None once it is done.
     """
 
     request_id: Id
@@ -57,6 +70,7 @@ class Receipt(NamedTuple):
     epoch: uuid.UUID | None = None
     refusal: bytes | None = None
     mark: int = 0
+    unfinished: bytes | None = None
     replayed: bool = False
 
     def appended(self, epoch: uuid.UUID, base: int, mark: int) -> "Receipt":
@@ -70,13 +84,14 @@ class StoredEvent(NamedTuple):
     """An event as it is stored.
 
     subject_id: the data subject whose key its personal data is sealed with, None without any. envelope: a serialised
-    tandem.internal.v1.Envelope.
+    tandem.internal.v1.Envelope. version: of its kind.
     """
 
     kind: str
     payload: bytes
     subject_id: Id | None
     envelope: bytes | None = None
+    version: int = 1
 
 
 def stored_events(
@@ -90,17 +105,19 @@ def stored_events(
     subject_keys: of all data subjects that the events tell of.
     """
     stored = []
+    versions = contract.versions
     for (kind, event), envelope in zip(events, envelopes, strict=True):
         subject = contract.subject_of(event)
         sealed = event if subject is None else contract.seal(event, subject_keys[subject])
-        stored.append(StoredEvent(kind, sealed.SerializeToString(deterministic=True), subject, envelope))
+        payload = sealed.SerializeToString(deterministic=True)
+        stored.append(StoredEvent(kind, payload, subject, envelope, versions[kind]))
     return stored
 
 
 _FIND = f"""
 SELECT CAST(r.request_id AS text), r.fingerprint, CAST(r.subject_id AS text), r.position, r.version, h.epoch, r.refusal,
-  coalesce(r.mark, 0)
-FROM {receipt.fullname} AS r, {feed.feed_head.fullname} AS h WHERE r.request_id = ANY(%s)"""  # noqa: S608
+  coalesce(r.mark, 0), (SELECT u.envelope FROM {unfinished.fullname} AS u WHERE u.request_id = r.request_id)
+FROM {receipt.fullname} AS r, {feed.NEWEST_HEAD} AS h WHERE r.request_id = ANY(%s)"""  # noqa: S608
 
 _RECEIPTS = """unnest(
     CAST(%(request_ids)s AS uuid[]), CAST(%(fingerprints)s AS bytea[]), CAST(%(subject_ids)s AS uuid[]),
@@ -112,26 +129,45 @@ INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, v
 SELECT r.request_id, r.fingerprint, r.subject_id, 0, 0, r.refusal FROM {_RECEIPTS}"""  # noqa: S608
 
 # The feed's head is the one row that serialises all writers. It is locked here and released by the COMMIT that follows
-# in the same pipeline, so it is held for no round trip, nor for the batch.
-_APPEND = f"""
+# in the same pipeline, so it is held for no round trip, nor for the batch. It is looked for from the last span on that
+# this statement sees: behind the lock, it may be in a later one.
+_APPEND_WITH = f"""
 WITH head AS (
   UPDATE {feed.feed_head.fullname} SET position = position + %(count)s::bigint
+  WHERE span >= (SELECT span FROM {feed.NEWEST_HEAD} AS h)
   RETURNING epoch, position - %(count)s::bigint AS base
 ), events AS (
-  INSERT INTO {feed.event.fullname} (position, kind, payload, subject_id, envelope, mark)
-  SELECT head.base + e.ordinal, e.kind, e.payload, e.subject_id, e.envelope, %(mark)s::bigint
+  INSERT INTO {feed.event.fullname} (position, kind, payload, subject_id, envelope, version, mark)
+  SELECT head.base + e.ordinal, e.kind, e.payload, e.subject_id, e.envelope, e.version, %(mark)s::bigint
   FROM head, unnest(
     CAST(%(kinds)s AS text[]), CAST(%(payloads)s AS bytea[]), CAST(%(data_subjects)s AS uuid[]),
-    CAST(%(envelopes)s AS bytea[])
-  ) WITH ORDINALITY AS e (kind, payload, subject_id, envelope, ordinal)
+    CAST(%(envelopes)s AS bytea[]), CAST(%(event_versions)s AS smallint[])
+  ) WITH ORDINALITY AS e (kind, payload, subject_id, envelope, version, ordinal)
 ), receipts AS (
   INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version, refusal, mark)
   SELECT r.request_id, r.fingerprint, r.subject_id,
     CASE WHEN r.refusal IS NULL THEN head.base + r.start ELSE 0 END, r.version, r.refusal, %(mark)s::bigint
   FROM head, {_RECEIPTS}
-)
+)%s
 SELECT epoch, base, pg_notify('{feed.CHANNEL}', '') FROM head
 """  # noqa: S608 - only names from our own tables are put in
+_APPEND = _APPEND_WITH.replace("%s", "")
+# For a batch with a step of a command that has begun before: its receipt is there, and moves on to the step's position.
+_APPEND_STEPS = _APPEND_WITH.replace(
+    "%s",
+    f""", moved AS (
+  UPDATE {receipt.fullname} AS r SET position = head.base + s.start, mark = %(mark)s::bigint
+  FROM head, unnest(CAST(%(stepped)s AS uuid[]), CAST(%(starts)s AS bigint[])) AS s (request_id, start)
+  WHERE r.request_id = s.request_id
+), finished AS (
+  DELETE FROM {unfinished.fullname} WHERE request_id = ANY(CAST(%(finished)s AS uuid[]))
+)""",  # noqa: S608
+)
+_BEGUN = f"""
+INSERT INTO {unfinished.fullname} (request_id, request_type, request, envelope)
+SELECT * FROM unnest(
+  CAST(%s AS uuid[]), CAST(%s AS text[]), CAST(%s AS bytea[]), CAST(%s AS bytea[])
+) ON CONFLICT (request_id) DO UPDATE SET stepped_at = now()"""  # noqa: S608
 
 
 def find_receipts(connection: Connection, request_ids: Sequence[Id]) -> Answer[dict[Id, Receipt]]:
@@ -151,9 +187,11 @@ def _of_row(row: Sequence[Any]) -> Receipt:
 
 
 def append(
-    connection: Connection, events: Sequence[StoredEvent], receipts: Sequence[Receipt]
+    connection: Connection, events: Sequence[StoredEvent], receipts: Sequence[Receipt], stepped: Sequence[Receipt] = ()
 ) -> Answer[tuple[uuid.UUID, int, int]]:
     """Appends events and receipts, and wakes whoever follows the feed. To be followed by COMMIT.
+
+    stepped: of commands that were begun before, and have done a step more in this batch.
 
     The answer is the feed's epoch, the position behind which the events are, and their mark. A unique violation when
     one of the request ids was stored in between. Raises InvalidArgument for an event that is larger than every reader
@@ -166,7 +204,7 @@ def append(
     mark = new_mark()
     with driver_of(connection) as driver:
         cursor = driver.execute(
-            _APPEND,
+            _APPEND_STEPS if stepped else _APPEND,
             {
                 "count": len(events),
                 "mark": mark,
@@ -174,7 +212,9 @@ def append(
                 "payloads": array("BYTEA", [it.payload for it in events]),
                 "data_subjects": array("UUID", [it.subject_id for it in events]),
                 "envelopes": array("BYTEA", [it.envelope for it in events]),
+                "event_versions": array("SMALLINT", [it.version for it in events]),
                 **_arrays(receipts),
+                **(_steps(stepped) if stepped else {}),
             },
             binary=True,
         )
@@ -184,6 +224,56 @@ def append(
         return epoch, base, mark
 
     return answer
+
+
+def _steps(stepped: Sequence[Receipt]) -> dict[str, Any]:
+    return {
+        "stepped": array("UUID", [it.request_id for it in stepped]),
+        "starts": array("BIGINT", [it.position for it in stepped]),
+        "finished": array("UUID", [it.request_id for it in stepped if it.unfinished is None]),
+    }
+
+
+def keep_unfinished(connection: Connection, requests: Sequence[tuple[Receipt, Message]]) -> None:
+    """Keeps the requests of commands that have steps left, with their receipts: who finds them goes on with them."""
+    columns = zip(
+        *(
+            (it.request_id, request.DESCRIPTOR.full_name, _named(request, it), it.unfinished)
+            for it, request in requests
+        ),
+        strict=True,
+    )
+    kinds = ("UUID", "TEXT", "BYTEA", "BYTEA")
+    with driver_of(connection) as driver:
+        driver.execute(_BEGUN, [array(kind, values) for kind, values in zip(kinds, columns, strict=True)])
+
+
+def _named(request: Message, receipt: Receipt) -> bytes:
+    """The request with its request_id, which the server may have made."""
+    named: Any = type(request)()
+    named.CopyFrom(request)
+    named.request_id = receipt.request_id
+    body: bytes = named.SerializeToString()
+    return body
+
+
+_STALLED = text(f"""
+SELECT request_type, request, envelope FROM {unfinished.fullname}
+WHERE stepped_at < now() - make_interval(secs => :seconds) ORDER BY stepped_at LIMIT :most
+""")  # noqa: S608
+
+
+class Stalled(NamedTuple):
+    """A command that has steps left, and that nobody goes on with."""
+
+    request_type: str
+    request: bytes
+    envelope: bytes
+
+
+def find_stalled(connection: Connection, seconds: float, most: int) -> list[Stalled]:
+    """Those, at most so many, that have done no step for so many seconds."""
+    return [Stalled(*it) for it in connection.execute(_STALLED, {"seconds": seconds, "most": most})]
 
 
 def append_refusals(connection: Connection, receipts: Sequence[Receipt]) -> None:
@@ -209,7 +299,9 @@ def _arrays(receipts: Sequence[Receipt]) -> dict[str, Any]:
 
 _PURGE = text(f"""
 DELETE FROM {receipt.fullname} WHERE request_id IN (
-  SELECT request_id FROM {receipt.fullname} WHERE created_at < :before ORDER BY created_at LIMIT :most
+  SELECT request_id FROM {receipt.fullname} AS r
+  WHERE created_at < :before AND NOT EXISTS (SELECT FROM {unfinished.fullname} AS u WHERE u.request_id = r.request_id)
+  ORDER BY created_at LIMIT :most
   FOR UPDATE SKIP LOCKED
 )
 """)  # noqa: S608

@@ -16,7 +16,18 @@ class ExecutorSettings(Block):
         2048, ge=1, description="Commands that may wait for a transaction; past it they are refused"
     )
     retry_seconds: float = Field(
-        3.0, ge=0, le=60, description="How long a batch is tried again while the database is away"
+        3.0,
+        ge=0,
+        le=60,
+        description="How long a batch is tried again while the database is away, and a command while others keep rows"
+        " locked that it needs",
+    )
+    row_wait_seconds: float = Field(
+        0.5,
+        ge=0.01,
+        le=60,
+        description="How long a batch waits for locked rows before the commands that need them are set aside; the"
+        " database's `lock_timeout` where that is shorter",
     )
 
 
@@ -26,3 +37,11 @@ class ReceiptSettings(Block):
     keep_days: float = Field(7.0, gt=0, description="How long a request_id is remembered")
     purge_batch: int = Field(1000, ge=1, le=10_000, description="Old receipts deleted in one statement")
     purge_every_seconds: float = Field(60.0, gt=0, description="Time between purges")
+
+
+class StepSettings(Block):
+    """Commands that are done in steps, each a transaction: such as the erasure of somebody with many orders."""
+
+    resume_after_seconds: float = Field(
+        5.0, gt=0, description="A command that has done no step for so long is gone on with by any server"
+    )

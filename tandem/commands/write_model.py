@@ -9,11 +9,12 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
+from google.protobuf.message import Message
 from sqlalchemy import Column, Connection, Table, Uuid
 
-from tandem.commands.rules import Id
+from tandem.commands.rules import Id, check_version, not_found
 from tandem.feed.sealing import new_key
 from tandem.feed.table import subject_key
 from tandem.runtime.arrays import array
@@ -80,6 +81,11 @@ class Reference:
         self.to = to
         self.column = column
         self.key = key
+        self.referring = (
+            f"SELECT CAST({key.name} AS text) FROM {column.table}"  # noqa: S608
+            f" WHERE {key.name} = ANY(%s) AND {column.name} = ANY(%s)"
+        )
+        """The statement for those of some keys by which some of the aggregates are found."""
 
 
 class Aggregate(Loaded[S]):
@@ -118,15 +124,7 @@ class Aggregate(Loaded[S]):
     def query(self, references: Sequence[Reference]) -> str:
         table = self.table
         columns = ", ".join(_column(it) for it in table.columns)
-        # `= ANY(array)` is one prepared statement for every number of ids; `IN (…)` would be one for each.
-        ids = "ANY(%s)"
-        if references:
-            # By an array, so that each id is looked up.
-            found = "".join(
-                f" UNION SELECT {it.column.name} FROM {it.column.table} WHERE {it.key.name} = ANY(%s)"  # noqa: S608
-                for it in references
-            )
-            ids = f"ANY(ARRAY(SELECT unnest(CAST(%s AS uuid[])){found}))"
+        ids = _any_of(references)
         if self.erased is None:
             return f"SELECT {columns} FROM {table.fullname} AS t WHERE t.id = {ids} ORDER BY t.id FOR UPDATE"  # noqa: S608
         # The key comes along: a batch pays for no statement more because personal data is sealed.
@@ -134,6 +132,15 @@ class Aggregate(Loaded[S]):
             f"SELECT k.key, {columns} FROM {table.fullname} AS t"  # noqa: S608
             f" LEFT JOIN {subject_key.fullname} AS k ON k.subject_id = t.id"
             f" WHERE t.id = {ids} ORDER BY t.id FOR UPDATE OF t"
+        )
+
+    def held_query(self, references: "Sequence[Reference]") -> str:
+        """The ids of those that another transaction keeps locked. It has the parameters of `query`, twice."""
+        table, ids = self.table.fullname, _any_of(references)
+        return (
+            f"SELECT CAST(t.id AS text) FROM {table} AS t WHERE t.id = {ids}"  # noqa: S608
+            f" EXCEPT SELECT CAST(id AS text) FROM"
+            f" (SELECT t.id FROM {table} AS t WHERE t.id = {ids} FOR UPDATE SKIP LOCKED) AS free"
         )
 
     def states_of(self, rows: Iterable[Row], asked: Iterable[Id], subject_keys: SubjectKeys) -> dict[Id, S]:  # noqa: ARG002
@@ -147,6 +154,20 @@ class Aggregate(Loaded[S]):
                 subject_keys[row[0]] = key
         return states
 
+    def current(self, states: "States", request: Message, identity: Id) -> S:
+        """What a command is about, at the version that its caller has seen. Raises NotFound and Conflict."""
+        state: Any = states[self].get(identity)
+        if state is None:
+            raise not_found(self.name, identity)
+        check_version(request, state.version)
+        return cast(S, state)
+
+    def change(self, states: "States", event: Any, **changes: Any) -> None:
+        """Gives what an event is about the event's version and other values of these fields. For NamedTuples."""
+        of_kind: dict[Id, Any] = states[self]
+        identity = getattr(event, self.id_field)
+        of_kind[identity] = of_kind[identity]._replace(version=event.version, **changes)
+
 
 class Keys(dict["Loaded[Any] | Reference", set[Id]]):
     """What the commands of a batch may read or change: ids, by what they are ids of.
@@ -157,6 +178,25 @@ class Keys(dict["Loaded[Any] | Reference", set[Id]]):
     def __missing__(self, of: "Loaded[Any] | Reference") -> set[Id]:
         made = self[of] = set()
         return made
+
+    def meets(self, others: "Keys") -> bool:
+        """Whether some id is in both, as an id of the same."""
+        return any(not ids.isdisjoint(others.get(of, ())) for of, ids in self.items())
+
+    def without(self, others: "Keys") -> "Keys":
+        """Those that are not in the others; nothing is in it with no ids."""
+        left = {of: ids.difference(others.get(of, ())) for of, ids in self.items()}
+        return Keys({of: ids for of, ids in left.items() if ids})
+
+
+def of_subject(*wanted: "Loaded[Any] | Reference") -> Callable[[Message, Id, Keys], None]:
+    """The keys of a command that needs parts of its subject, or what the subject refers to."""
+
+    def add(_request: Message, subject: Id, keys: Keys) -> None:
+        for it in wanted:
+            keys[it].add(subject)
+
+    return add
 
 
 class States(dict["Loaded[Any]", dict[Id, Any]]):
@@ -220,6 +260,27 @@ class WriteModel:
 
         return answer
 
+    def find_held(self, connection: Connection, keys: Keys) -> Keys:
+        """Those of the keys whose rows another transaction keeps locked at this moment. It waits for none of them.
+
+        With a Reference, those of its keys whose rows refer to a locked one.
+        """
+        held = Keys()
+        with driver_of(connection) as driver:
+            for read in self._reads:
+                ids = [keys.get(it, ()) for it in read.ids_of]
+                if not isinstance(read.of, Aggregate) or not any(ids):
+                    continue
+                references = [it for it in read.ids_of if isinstance(it, Reference)]
+                arrays = [array("UUID", list(it)) for it in ids]
+                locked = {it for (it,) in driver.execute(read.of.held_query(references), [*arrays, *arrays])}
+                if locked:
+                    held[read.of] |= locked
+                    for it in references:
+                        sent = [array("UUID", list(these)) for these in (keys.get(it, ()), locked)]
+                        held[it] |= {key for (key,) in driver.execute(it.referring, sent)}
+        return held
+
     def save(self, connection: Connection, before: States, after: States) -> SubjectKeys:
         """Writes what differs, in one statement: inserts what is new, updates what changed.
 
@@ -261,6 +322,19 @@ class WriteModel:
 def _as_it_is(state: Any) -> Row:
     row: Row = state
     return row
+
+
+def _any_of(references: Sequence[Reference]) -> str:
+    """What an id is compared with: parameters as `Loaded.query` says."""
+    # `= ANY(array)` is one prepared statement for every number of ids; `IN (…)` would be one for each.
+    if not references:
+        return "ANY(%s)"
+    # By an array, so that each id is looked up.
+    found = "".join(
+        f" UNION SELECT {it.column.name} FROM {it.column.table} WHERE {it.key.name} = ANY(%s)"  # noqa: S608
+        for it in references
+    )
+    return f"ANY(ARRAY(SELECT unnest(CAST(%s AS uuid[])){found}))"
 
 
 def _column(column: Column[Any]) -> str:

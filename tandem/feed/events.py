@@ -1,5 +1,6 @@
 """The events in the feed: what the domain's events are, and an event with its position."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -10,6 +11,17 @@ from tandem.internal.v1.stored_pb2 import Envelope
 
 E = TypeVar("E", bound=Message)
 
+Upcaster = Callable[[Any, bytes | None], None]
+"""(event, its supplement or None) -> nothing: makes the event, the domain's message, what the next version says.
+
+A pure function. It must pass over an event that says all of it already: which version an event has, servers of before
+there were versions did not say. What an event cannot know by itself is in its supplement, see tandem.feed.table.
+"""
+
+
+class NewerVersion(ValueError):
+    """The event has a version that this program does not know."""
+
 
 class EventContract(Generic[E]):
     """A domain's events: one Protobuf message, with a oneof that has a field for each kind of event.
@@ -18,14 +30,26 @@ class EventContract(Generic[E]):
     tells of a person, the data subject, does so in its field `personal` alone, and names the subject beside it, in the
     field `subject_field`: a UUID as text. In the store `personal` holds nothing but `sealed`, a field of bytes.
 
+    Stored events are never changed. Where a kind has come to say more, its version is one more than it was, and an
+    upcaster makes the one version the next when an event is read: rules and followers meet the newest version alone.
+
     kinds: the names of the oneof's fields. messages: the descriptors of their messages, by kind.
-    kind_of: the kind of a message's class; raises KeyError where there is none.
+    kind_of: the kind of a message's class; raises KeyError where there is none. versions: the newest, by kind.
     """
 
     def __init__(
-        self, message: type[E], *, oneof: str = "kind", personal: str = "personal", subject_field: str
+        self,
+        message: type[E],
+        *,
+        oneof: str = "kind",
+        personal: str = "personal",
+        subject_field: str,
+        upcasters: Mapping[str, Sequence[Upcaster]] | None = None,
     ) -> None:
-        """Raises ValueError for a message that is not as described."""
+        """upcasters: by kind, from version 1 on, for the kinds that have more than one version.
+
+        Raises ValueError for a message that is not as described, and for upcasters of a kind that is not there.
+        """
         self.message = message
         self._oneof = oneof
         self._personal = personal
@@ -41,6 +65,10 @@ class EventContract(Generic[E]):
         messages = self.messages = {it.name: it.message_type for it in fields if it.message_type is not None}
         if len(messages) < len(fields) or len(kind_by_class) < len(fields):
             raise ValueError(f"each field of {descriptor.full_name}.{oneof} must have a message of its own")
+        self._upcasters = {kind: tuple(several) for kind, several in (upcasters or {}).items()}
+        if unknown := self._upcasters.keys() - messages.keys():
+            raise ValueError(f"{descriptor.full_name}.{oneof} has no {', '.join(sorted(unknown))} to upcast")
+        self.versions = {kind: 1 + len(self._upcasters.get(kind, ())) for kind in self.kinds}
         self._personal_kinds = frozenset(kind for kind, it in messages.items() if personal in it.fields_by_name)
         for kind in self._personal_kinds:
             it = messages[kind]
@@ -72,6 +100,18 @@ class EventContract(Generic[E]):
                 personal.Clear()
                 personal.MergeFromString(plain)
         return event
+
+    def upcast(self, event: E, kind: str, version: int, supplement: bytes | None) -> None:
+        """Makes an event of `version`, of one of our kinds, say what the newest does. Raises NewerVersion.
+
+        An event that is of another kind than it is stored as stays as it is: who reads it finds that out.
+        """
+        newest = self.versions[kind]
+        if version > newest:
+            raise NewerVersion(f"{kind} of version {version} is not known to this program, which knows {newest}")
+        if self.kind_in(event) == kind:
+            for upcaster in self._upcasters.get(kind, ())[version - 1 :]:
+                upcaster(event, supplement)
 
     def kind_in(self, event: E) -> str | None:
         """The kind of an event; None for one of a newer program that has a kind which this one does not know."""
@@ -119,13 +159,26 @@ class EventContract(Generic[E]):
 class FeedEvent:
     """An event and its place in the feed. Not to be changed.
 
-    kind: one of the contract's, or a newer program's that this one does not know. payload: the event as it is stored.
+    kind: one of the contract's, or a newer program's that this one does not know. payload: the event as it is stored,
+    in its `version`. supplement: what that version does not say, where it is known.
     key: what its personal data is sealed with; None where there is none, and when the data subject was erased.
     envelope_payload: the envelope as it is stored; None for an event from before there were envelopes. mark: its
     commit's, which no other history has at this position; 0 for an event from before there were marks.
     """
 
-    __slots__ = ("_contract", "_envelope", "_event", "_key", "envelope_payload", "kind", "mark", "payload", "position")
+    __slots__ = (
+        "_contract",
+        "_envelope",
+        "_event",
+        "_key",
+        "envelope_payload",
+        "kind",
+        "mark",
+        "payload",
+        "position",
+        "supplement",
+        "version",
+    )
 
     def __init__(  # noqa: PLR0917 - the columns of a row, in their order
         self,
@@ -135,6 +188,8 @@ class FeedEvent:
         payload: bytes,
         key: bytes | None = None,
         envelope_payload: bytes | None = None,
+        version: int = 1,
+        supplement: bytes | None = None,
         mark: int | None = None,
     ) -> None:
         self._contract = contract
@@ -143,15 +198,23 @@ class FeedEvent:
         self.kind = kind
         self.payload = payload
         self.envelope_payload = envelope_payload
+        self.version = version
+        self.supplement = supplement
         self._key = key
         self._event: Any = None
         self._envelope: Envelope | None = None
 
     @property
     def event(self) -> Any:
-        """The contract's message, parsed once and only where it is wanted. Raises as `EventContract.parse`."""
+        """The contract's message in its newest version, parsed once and only where it is wanted.
+
+        Raises as `EventContract.parse` and `upcast` do.
+        """
         if self._event is None:
-            self._event = self._contract.parse(self.payload, self._key)
+            event = self._contract.parse(self.payload, self._key)
+            if self.version != self._contract.versions.get(self.kind, self.version):
+                self._contract.upcast(event, self.kind, self.version, self.supplement)
+            self._event = event
         return self._event
 
     @property

@@ -3,7 +3,7 @@
 import uuid
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text
 
 from tandem.feed import table
 
@@ -18,16 +18,23 @@ class FeedHead:
 
 
 def read_head(connection: Connection) -> FeedHead:
-    row = connection.execute(select(table.feed_head.c.epoch, table.feed_head.c.position)).one()
+    row = connection.execute(_READ).one()
     return FeedHead(row.epoch, row.position)
+
+
+_READ = text(f"SELECT epoch, position FROM {table.NEWEST_HEAD} AS h")  # noqa: S608 - a table of ours
 
 
 def read_marked_head(connection: Connection) -> FeedHead:
     """As `read_head`, with the mark, for those who may read the events."""
-    head, event = table.feed_head.c, table.event.c
-    mark = select(event.mark).where(event.position == head.position).scalar_subquery()
-    row = connection.execute(select(head.epoch, head.position, mark.label("mark"))).one()
+    row = connection.execute(_READ_MARKED).one()
     return FeedHead(row.epoch, row.position, row.mark or 0)
+
+
+_READ_MARKED = text(f"""
+SELECT epoch, position, (SELECT mark FROM {table.event.fullname} AS e WHERE e.position = h.position) AS mark
+FROM {table.NEWEST_HEAD} AS h
+""")  # noqa: S608
 
 
 def read_ended_epochs(connection: Connection) -> frozenset[uuid.UUID]:

@@ -24,6 +24,7 @@ from tandem.feed.reader import BrokenOff, OtherEpoch
 from tandem.feed.source import FeedSource
 from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.runtime.errors import Overloaded, PreconditionFailed, Unavailable, Violation
+from tandem.runtime.supervised import supervise
 from tandem.runtime.telemetry import log
 
 IN_MEMORY = Gauge("tandem_feed_events_in_memory", "Events of the feed that are kept in memory for those who follow it")
@@ -253,7 +254,7 @@ class Live:
             self._ending.cancel()
             self._ending = None
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            self._task = asyncio.create_task(supervise("feed-tail", self._run))
 
     def remove(self, wake: asyncio.Event) -> None:
         self._wakes.discard(wake)

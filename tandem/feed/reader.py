@@ -8,6 +8,7 @@ name and is an error; nothing is passed over. tandem.runtime.listener waits for 
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
@@ -15,6 +16,9 @@ from sqlalchemy import Connection, select
 from tandem.feed import table
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.runtime.database import driver_of
+
+MAX_BYTES = 4 * 2**20
+"""Of payloads that are read at once. A projector has three batches in memory, parsed to several times their size."""
 
 
 class BrokenOff(Exception):
@@ -28,6 +32,12 @@ class OtherEpoch(BrokenOff):
 class HistoryChanged(BrokenOff):
     """What was read is not in the feed any more."""
 
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"{problem}; the write database lost commits in a failover, or was restored: `python -m command_server"
+            " begin-epoch` makes the views right"
+        )
+
 
 class EventsMissing(BrokenOff):
     """Events that should follow are not there, and later ones are.
@@ -37,7 +47,7 @@ class EventsMissing(BrokenOff):
     """
 
     def __init__(self, after: int, oldest: int, *, dropped: bool) -> None:
-        super().__init__(f"EVENTS_MISSING: events {after + 1} to {oldest - 1} are not in the feed")
+        super().__init__(f"events {after + 1} to {oldest - 1} are not in the feed")
         self.after = after
         self.oldest = oldest
         self.dropped = dropped
@@ -61,11 +71,15 @@ def read_events(
 ) -> FeedPart:
     """At most `limit` events that follow position `after`. One statement, so all of it is true of one moment.
 
+    No more are returned than hold MAX_BYTES and the event with which they reach it.
+
     contract: what the events are. epoch: the feed's, None for whichever is there. mark: of the event at `after`, 0
     where it is not known. Raises OtherEpoch, HistoryChanged and EventsMissing.
     """
+    supplement = _supplement(contract)
     with driver_of(connection) as driver, driver.cursor(binary=True) as cursor:
-        cursor.execute(_READ, (after, after, after, limit), prepare=True)
+        read = _READ.format(supplement=supplement)
+        cursor.execute(read, (after, after, after, limit, MAX_BYTES), prepare=True)
         first, *rows = cursor.fetchall()
     *_, marked, epoch_now, head = first
     if epoch is not None and epoch_now != epoch:
@@ -94,18 +108,37 @@ def _check_sequence(rows: Sequence[Any], after: int, head: int, *, has_event_bef
     raise EventsMissing(expected - 1, oldest, dropped=expected == after + 1 and not has_event_before)
 
 
-# First a row of the head, with the mark at `after` where the events have theirs. The key by a query of its own: however
-# few events there are to read, a join might read all keys.
+# First a row of the head, with the mark at `after` where the events have theirs. The key by a query of its own, of the
+# events alone that are returned: however few there are to read, a join might read all keys.
 _READ = f"""
-SELECT CAST(%s AS bigint) AS position, NULL::text, NULL::bytea, NULL::bytea, NULL::bytea,
+SELECT CAST(%s AS bigint) AS position, NULL::text, NULL::bytea, NULL::bytea, NULL::bytea, NULL::smallint, NULL::bytea,
   (SELECT coalesce(mark, 0) FROM {table.event.fullname} WHERE position = CAST(%s AS bigint)), epoch, position AS head
-FROM {table.feed_head.fullname}
+FROM {table.NEWEST_HEAD} AS h
 UNION ALL (
   SELECT position, kind, payload,
-    (SELECT key FROM {table.subject_key.fullname} AS k WHERE k.subject_id = e.subject_id), envelope, mark, NULL, NULL
-  FROM {table.event.fullname} AS e WHERE position > %s ORDER BY position LIMIT %s
+    (SELECT key FROM {table.subject_key.fullname} AS k WHERE k.subject_id = e.subject_id), envelope, version,
+    {{supplement}}, mark, NULL, NULL
+  FROM (
+    SELECT *, sum(octet_length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS bytes
+    FROM (
+      SELECT position, kind, payload, subject_id, envelope, version, mark
+      FROM {table.event.fullname} WHERE position > %s ORDER BY position LIMIT %s
+    ) AS next
+  ) AS e WHERE bytes - octet_length(payload) < %s ORDER BY position
 ) ORDER BY position
 """  # noqa: S608 - only names of tables are put in
+
+
+@cache
+def _supplement(contract: EventContract[Any]) -> str:
+    """SQL of an event's supplement: looked up for the kinds and versions alone that may have one."""
+    older = [f"('{kind}', {version})" for kind, newest in contract.versions.items() for version in range(1, newest)]
+    if not older:
+        return "NULL::bytea"
+    return (
+        f"CASE WHEN (kind, version) IN ({', '.join(older)}) THEN"  # noqa: S608
+        f" (SELECT payload FROM {table.event_supplement.fullname} AS s WHERE s.position = e.position) END"
+    )
 
 
 def recorded_at(connection: Connection, position: int) -> datetime | None:

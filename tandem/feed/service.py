@@ -15,6 +15,7 @@ from enum import Enum, auto
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message_factory import GetMessageClass
 from prometheus_client import Counter
 from pydantic import Field
@@ -28,9 +29,9 @@ from tandem.feed.live import Entry, EntryReader, LatestEntries, Live, another_fe
 from tandem.feed.reader import BrokenOff, EventsMissing, FeedPart, read_events
 from tandem.feed.source import FeedSource
 from tandem.feed.token import MalformedToken, Token, decode_token, encode_token
-from tandem.runtime.call import StreamCall, stopping_error
+from tandem.runtime.call import UNCOUNTED, LocalCall, StreamCall, stopping_error
 from tandem.runtime.checker import Checker, is_uuid
-from tandem.runtime.database import create_database_engine, first_line
+from tandem.runtime.database import create_database_engine, first_line, read_pooled
 from tandem.runtime.errors import OutOfRange, Unavailable
 from tandem.runtime.server import Service
 from tandem.runtime.settings import Block, DatabaseSettings
@@ -94,7 +95,7 @@ class FeedService:
         latest = LatestEntries(reader, settings.ring_events, settings.ring_bytes)
         self._live = Live(source, reader, latest, settings.max_subscribers)
         self._history = History(database, contract, reader, settings.catch_up_threads)
-        # Two: the worker's, and the one that readiness asks on.
+        # Two: the worker's, and the one that readiness asks on. Nobody who is behind is waited for here.
         self._heads = _engine(database, "tandem-feed-head", 2)
         self._head_worker = Worker("feed-head", [all_alike(self._get_head)], max_batch=1000, max_waiting=10_000)
         self.service = Service(
@@ -115,8 +116,7 @@ class FeedService:
 
     def _has_feed(self) -> bool:
         try:
-            with self._heads.connect() as connection:
-                read_head(connection)
+            read_pooled(self._heads, read_head)
         except SQLAlchemyError as error:
             log.debug("the feed is not there", error=first_line(error))
             return False
@@ -126,6 +126,14 @@ class FeedService:
         head = _ask(self._heads, read_marked_head)
         return self._head_response(cursor=encode_token(head.epoch, head.position, head.mark), position=head.position)
 
+    async def _head(self) -> FeedHead:
+        """As GetHead finds it, for a stream. Those that ask during a read share the next. Raises Unavailable."""
+        asked = LocalCall(UNCOUNTED, Empty(), seconds=LocalCall.longest_seconds)
+        self._head_worker.put_all([asked])
+        response = self._head_response.FromString(await asyncio.wrap_future(asked.future))
+        cursor = decode_token(response.cursor)
+        return FeedHead(cursor.epoch, cursor.position, cursor.mark)
+
     async def subscribe(self, request: Any, call: StreamCall) -> AsyncGenerator[bytes, None]:
         terms = check(request, self._kinds)
         wake = asyncio.Event()
@@ -133,7 +141,9 @@ class FeedService:
         self._live.add(wake)
         try:
             await self._until_live(wake, call)
-            start = await self._history.first(terms.start)
+            start = _first(terms.start, await self._head())
+            if isinstance(terms.start, Token):
+                await self._history.compare(start)
             epoch = start.epoch
             follower = Follower(self._history, self._live, start, terms.selection)
             due = 0.0
@@ -398,9 +408,12 @@ class History:
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
         self._engine.dispose()
 
-    async def first(self, start: Token | Place) -> Token:
-        """Where a follower begins. Raises Unavailable, PreconditionFailed and OutOfRange."""
-        return await self._run(lambda connection: self._first(connection, start))
+    async def compare(self, cursor: Token) -> None:
+        """With the history that is there: whoever is at the head reads nothing else of the database.
+
+        Raises Unavailable and PreconditionFailed.
+        """
+        await self._run(lambda connection: self._read_events(connection, cursor, 0))
 
     async def read(self, after: Token, selection: Selection, rows: int) -> Delivery:
         """Out of the next `rows` events. Raises Unavailable, PreconditionFailed and OutOfRange."""
@@ -408,12 +421,6 @@ class History:
 
     async def _run(self, query: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, self._engine, query)
-
-    def _first(self, connection: Connection, start: Token | Place) -> Token:
-        first = _first(start, read_marked_head(connection))
-        # For the comparison with the history that is there: whoever is at the head reads nothing else of the database.
-        self._read_events(connection, first, 0)
-        return first
 
     def _read(self, connection: Connection, after: Token, selection: Selection, rows: int) -> Delivery:
         events, head = self._read_events(connection, after, rows)
@@ -448,8 +455,7 @@ def _engine(database: DatabaseSettings, name: str, size: int) -> Engine:
 def _ask(engine: Engine, query: Callable[[Connection], T]) -> T:
     """Raises Unavailable when the database is away."""
     try:
-        with engine.connect() as connection:
-            return query(connection)
+        return read_pooled(engine, query)
     except SQLAlchemyError as error:
         log.warning("the feed cannot be read", error=first_line(error))
         raise store_away("the write database is away") from error

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.errors import QueryCanceled
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import FeedHead, read_ended_epochs, read_head, read_marked_head
@@ -24,6 +25,8 @@ T = TypeVar("T")
 # After a failure, calls try no more often than this: an attempt may last as long as a connection's time-out, and the
 # caller has other work.
 _RETRY_SECONDS = 1.0
+# That anybody reads at once.
+_MOST_EVENTS = 10_000
 
 
 class FeedSource:
@@ -43,6 +46,8 @@ class FeedSource:
         self._connection: Connection | None = None
         self._retry_at = 0.0
         self._listen_at = 0.0
+        self._most = _MOST_EVENTS
+        self._timed_out = False
         self.problem = ""
 
     def head(self) -> FeedHead | None:
@@ -56,12 +61,19 @@ class FeedSource:
     def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> list[FeedEvent] | None:
         """At most `limit` events of the feed `epoch` that follow a position. None as in `head`.
 
-        mark: of the event at the position. Raises OtherEpoch, HistoryChanged and EventsMissing.
+        mark: of the event at the position. Fewer at once while the database is slow: half as many after a statement's
+        time-out, then twice as many again. Raises OtherEpoch, HistoryChanged and EventsMissing.
         """
+        limit = min(limit, self._most)
         found = self._read(
             lambda connection: read_events(connection, self._contract, after, limit, epoch=epoch, mark=mark)
         )
-        return None if found is None else found.events
+        if found is not None:
+            self._most = max(self._most, 2 * len(found.events))
+            return found.events
+        if self._timed_out:
+            self._most = max(1, limit // 2)
+        return None
 
     def ended_epochs(self) -> frozenset[uuid.UUID] | None:
         """The epochs that the feed had before. None as in `head`."""
@@ -96,11 +108,12 @@ class FeedSource:
         except SQLAlchemyError as error:
             # Whatever it is, it passes: a database without the feed's tables will have them once it is migrated.
             self._disconnect()
+            self._timed_out = isinstance(error, DBAPIError) and isinstance(error.orig, QueryCanceled)
             problem = problem_of(error)
             if problem != self.problem:
                 log.warning("the feed is away", error=problem)
             self.problem = problem
-            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            self._retry_at = time.monotonic() + (0.0 if self._timed_out else _RETRY_SECONDS)
             return None
         if self.problem:
             log.info("the feed is back")

@@ -4,10 +4,23 @@ A position is a counter's next value, taken under the counter's row lock in the 
 the lock is held until that transaction ends. So positions commit in order and without a gap: whoever sees position p
 can never meet a new event at or below p. A sequence would not do: its values are taken outside the transaction, so they
 commit out of order and leave gaps, and a reader that tails them skips events for good. Transaction ids would not do
-either: one long transaction anywhere would hold every reader back, and a dump and restore gives all rows new ones.
+either: one long transaction anywhere would hold every reader back, and a dump and restore gives all rows new
+ones. (A long snapshot leaves versions of the counter's row behind: see NEWEST_HEAD.)
 """
 
-from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, Text, Uuid, func
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Computed,
+    DateTime,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+)
 
 SCHEMA = "tandem_write"
 CHANNEL = "tandem_feed"
@@ -18,11 +31,20 @@ metadata = MetaData(schema=SCHEMA)
 feed_head = Table(
     "feed_head",
     metadata,
-    Column("id", SmallInteger, primary_key=True),
+    Column("id", SmallInteger, nullable=False),
     Column("epoch", Uuid, nullable=False),
     Column("position", BigInteger, nullable=False),
+    Column("span", BigInteger, Computed("position >> 6", persisted=True), primary_key=True, autoincrement=False),
 )
-"""One row: the feed's epoch and its last position."""
+"""One row: the feed's epoch and its last position. span: of 64 positions, by which NEWEST_HEAD finds the row."""
+
+NEWEST_HEAD = f"(SELECT * FROM {feed_head.fullname} ORDER BY span DESC LIMIT 1)"  # noqa: S608
+"""SQL of the head's row, to stand in FROM, for whoever asks all the time.
+
+Each commit leaves a version of the row behind, and while somebody holds a snapshot, a dump for hours, none of them is
+taken away. The newest is in the last span, and passes over the versions of that span alone. Within a span an update
+changes no index, so that it stays on its page (HOT) and what nobody sees is taken away at once. ADR 35.
+"""
 
 event = Table(
     "event",
@@ -34,15 +56,28 @@ event = Table(
     Column("subject_id", Uuid, nullable=True),
     Column("envelope", LargeBinary, nullable=True, comment="tandem.internal.v1.Envelope"),
     Column("mark", BigInteger, nullable=True),
+    Column("version", SmallInteger, nullable=False, server_default="1"),
 )
 """The events, append-only, partitioned by ranges of PARTITION_SIZE positions. `payload`: the message of the domain's
 EventContract.
 
 subject_id: the data subject whose key the event's personal data is sealed with; NULL where there is none. envelope:
-NULL for events from before there were envelopes.
+NULL for events from before there were envelopes. version: of the kind, see EventContract; 1 for events from before
+there were versions.
 
 mark: random, the same for all events of a commit: another history of the feed has another one at the same position.
 NULL for events from before there were marks.
+"""
+
+event_supplement = Table(
+    "event_supplement",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+"""What the event at a position does not say and its kind's newest version does, in the domain's own form. A migration
+finds it out once, and writes it here since events are never changed; the kind's upcaster puts both together. It is not
+sealed, so it holds nothing of a person.
 """
 
 ended_epoch = Table(

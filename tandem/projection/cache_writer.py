@@ -1,6 +1,5 @@
 """The fenced cache, from the writer's side. See tandem.read_store.cache for what an epoch is."""
 
-import contextlib
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,13 +9,17 @@ from pymemcache.exceptions import MemcacheError
 
 from tandem.projection.settings import CacheSettings
 from tandem.read_store.cache import CacheEpochs, NodeClient, Ring, encode_entry, key_prefix, new_epoch, node_client
+from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 
 FENCED = Gauge("tandem_cache_fenced_nodes", "Nodes of the cache that readers must not read")
 
-# memcached takes values of 1 MiB with their key and header unless it is told otherwise. One that is too large would
-# fail the write and fence the node again and again; without an entry, readers go to the database for it.
-_MAX_ENTRY_BYTES = 1_000_000
+# memcached takes values of 1 MiB with their key and header unless it is told otherwise. Without an entry, readers go to
+# the database for it.
+_MAX_VALUE_BYTES = 1_000_000
+
+# Between an epoch and its mark, where they are handed over. The version before takes both for an epoch, an unused one.
+_MARKED = "."
 
 _Failure = (OSError, MemcacheError)
 
@@ -24,39 +27,59 @@ _Failure = (OSError, MemcacheError)
 class CacheWriter:
     """Writes entries, and fences a node as soon as a write to it may have been missed. For one thread.
 
+    A value that a node does not take is deleted there, and misses nothing: readers go to the database for it.
+
     Epochs are per view and node: `epochs[view][node]`, None while the node is fenced.
     """
 
     def __init__(self, nodes: tuple[str, ...], settings: CacheSettings) -> None:
+        """Raises SettingsError when the secret cannot be read."""
         self._settings = settings
+        self._signer = settings.signer()
         self._ring = Ring(list(nodes))
         self._clients: dict[str, NodeClient] = {}
+        # By node, of its connection: the key of what was stored there first.
+        self._marks: dict[str, str] = {}
         self._down: set[str] = set()
         self._answering: set[str] = set()
         self._stop = threading.Event()
-        self._prober: threading.Thread | None = None
+        self._prober = SupervisedThread("cache-prober", self._probe_fenced)
         self.epochs: dict[str, CacheEpochs] = {}
 
     @property
     def nodes(self) -> list[str]:
         return self._ring.nodes
 
-    def begin(self, view: str, handed_over: CacheEpochs | None) -> None:
-        """Begins to write a view. handed_over: by the projector before, at a clean stop; None begins new epochs.
+    def begin(self, view: str, handed_over: CacheEpochs | None) -> bool:
+        """Begins to write a view; says whether all nodes go on with the epochs that were handed over.
 
-        They are used only if the nodes are the same in the same order: else keys belong to other nodes than before.
+        handed_over: what `end` returned at a clean stop; None begins new epochs. An epoch goes on only if its mark is
+        there, and nobody else can take that then: the stop was the last one, whatever a database that was restored
+        says. And only if the nodes are the same in the same order: else keys belong to other nodes than before.
         """
-        if handed_over is not None and list(handed_over) == self.nodes:
-            # What was fenced then may be up by now; a new epoch is right either way.
-            self.epochs[view] = {node: epoch or new_epoch() for node, epoch in handed_over.items()}
-        else:
-            self.epochs[view] = {node: new_epoch() for node in self.nodes}
-        for node in self._down:
-            self.epochs[view][node] = None
+        left = handed_over if handed_over is not None and list(handed_over) == self.nodes else {}
+        self.epochs[view] = epochs = dict.fromkeys(self.nodes)
+        kept = [node for node in self.nodes if self._go_on(view, node, left.get(node))]
+        for node in self.nodes:
+            if node not in self._down and node not in kept:
+                epochs[node] = new_epoch()
+        return bool(self.nodes) and kept == self.nodes
 
     def end(self, view: str) -> CacheEpochs:
-        """Gives a view up; returns its epochs, to hand them over to the next projector."""
-        return self.epochs.pop(view)
+        """Gives a view up; returns its epochs for the next projector, each with the mark that is left at its node."""
+        left: CacheEpochs = {}
+        for node, epoch in self.epochs[view].items():
+            left[node] = None
+            if epoch is not None:
+                prefix = key_prefix(view, epoch)
+                try:
+                    mark = self._leave_mark(self._connection(node), prefix)
+                except _Failure as error:
+                    self._fence(node, error)
+                else:
+                    left[node] = epoch + _MARKED + mark.removeprefix(prefix)
+        del self.epochs[view]
+        return left
 
     def write(self, changed: Mapping[str, Mapping[bytes, bytes | None]]) -> None:
         """Stores the entries of each view, deletes those of None; each node is asked once.
@@ -65,6 +88,7 @@ class CacheWriter:
         """
         entries: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
         gone: defaultdict[str, list[str]] = defaultdict(list)
+        sign = self._signer.sign
         for view, values in changed.items():
             prefixes = {node: key_prefix(view, epoch) for node, epoch in self.epochs[view].items() if epoch is not None}
             for key, value in values.items() if prefixes else ():
@@ -72,11 +96,11 @@ class CacheWriter:
                 node = self._ring.node_of(digits)
                 if node not in prefixes:
                     continue
-                entry = None if value is None else encode_entry(value)
-                if entry is None or len(entry) > _MAX_ENTRY_BYTES:
-                    gone[node].append(prefixes[node] + digits)
+                name = prefixes[node] + digits
+                if value is None or len(value) > _MAX_VALUE_BYTES:
+                    gone[node].append(name)
                 else:
-                    entries[node][prefixes[node] + digits] = entry
+                    entries[node][name] = sign(name, encode_entry(value))
         for node in entries.keys() | gone.keys():
             try:
                 self._write_to(node, entries[node], gone[node])
@@ -97,24 +121,57 @@ class CacheWriter:
 
     def start(self) -> None:
         if self.nodes:
-            self._prober = threading.Thread(target=self._probe_fenced, name="cache-prober", daemon=True)
             self._prober.start()
 
     def stop(self) -> None:
         self._stop.set()
-        if self._prober is not None:
-            self._prober.join()
+        self._prober.join()
         for client in self._clients.values():
             client.close()
         self._clients.clear()
 
     def _write_to(self, node: str, entries: Mapping[str, bytes], gone: Sequence[str]) -> None:
-        client = self._clients.get(node)
-        if client is None:
-            client = self._clients[node] = node_client(node, timeout=self._settings.timeout)
+        client = self._connection(node)
         client.store(entries, self._settings.entry_seconds)
-        for key in gone:
-            client.delete(key, noreply=False)
+        client.remove(gone)
+
+    def _go_on(self, view: str, node: str, left: str | None) -> bool:
+        """Whether the node is as it was left, and ours alone from now on: then its epoch is the view's."""
+        epoch, _, mark = (left or "").partition(_MARKED)
+        if not mark or node in self._down:
+            return False
+        try:
+            taken = self._connection(node).remove([key_prefix(view, epoch) + mark]) == [True]
+        except _Failure as error:
+            self._fence(node, error)
+            return False
+        if taken:
+            self.epochs[view][node] = epoch
+        return taken
+
+    def _connection(self, node: str) -> NodeClient:
+        """Where the node's entries go, one after the other. Raises OSError and MemcacheError.
+
+        A node may end a connection that is idle. All that was sent on it was answered, so another one may follow, if it
+        leads to the same entries: not to a node that took the address over, and whose entries may be back one day. The
+        mark that the connection before left there says so.
+        """
+        client, mark = self._clients.get(node), self._marks.get(node)
+        if client is not None:
+            if not client.was_closed():
+                return client
+            client.close()
+        client = self._clients[node] = node_client(node, timeout=self._settings.timeout)
+        if mark is not None and client.remove([mark]) == [False]:
+            raise MemcacheError("it closed the connection, and what was there is not")
+        self._marks[node] = self._leave_mark(client, "tandem:")
+        return client
+
+    def _leave_mark(self, client: NodeClient, prefix: str) -> str:
+        """An entry that is not found in any other state of the node, and that one alone can remove. Returns its key."""
+        key = prefix + new_epoch()
+        client.store({key: b""}, self._settings.entry_seconds)
+        return key
 
     def _fence(self, node: str, error: Exception) -> None:
         log.warning("cache node is fenced off", node=node, error=repr(error))
@@ -124,10 +181,10 @@ class CacheWriter:
             epochs[node] = None
         FENCED.set(len(self._down))
         # What was sent may still arrive: under an epoch that nobody reads.
+        self._marks.pop(node, None)
         client = self._clients.pop(node, None)
         if client is not None:
-            with contextlib.suppress(OSError):
-                client.close()
+            client.close()
 
     def _probe_fenced(self) -> None:
         """On a thread of its own: a node that hangs would otherwise hold the views up for its time-out each time."""

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from tandem.feed.events import FeedEvent
 from tandem.projection.projection import Columns, NotThere, Projection
 
@@ -41,16 +43,18 @@ class ViewChanges:
 
     rows: as they are after the events, by key; None for a row that is gone. log: (position, key) in order, for the
     change log. stopped_by: the event that the view cannot take in, if there is one; the events before it are taken in.
+    damaged: the keys of rows that nobody can read: they stay as they are, without the events.
     """
 
     rows: dict[bytes, ViewRow | None] = field(default_factory=dict)
     log: list[tuple[int, bytes]] = field(default_factory=list)
+    damaged: set[bytes] = field(default_factory=set)
     stopped_by: "CannotApply | None" = None
 
     @property
     def values(self) -> dict[bytes, bytes | None]:
-        """The rows' messages, serialised; None for a row that is gone."""
-        return {key: row.value if row else None for key, row in self.rows.items()}
+        """The rows' messages, serialised; None for a row that is gone or damaged."""
+        return {**dict.fromkeys(self.damaged), **{key: row.value if row else None for key, row in self.rows.items()}}
 
 
 class CannotApply(Exception):
@@ -76,6 +80,22 @@ class Steps:
 
     steps: list[Step] = field(default_factory=list)
     stopped_by: CannotApply | None = None
+
+    def bound(self, max_rows: int) -> int | None:
+        """Takes events out at the end, so that the others change at most `max_rows` rows, or there is one event alone.
+
+        Returns the position of the first that is taken out, for the batch behind; None when there is none.
+        """
+        if sum(len(parts) for _, parts in self.steps) <= max_rows:
+            return None
+        keys: set[bytes] = set()
+        for number, (event, parts) in enumerate(self.steps):
+            keys.update(parts)
+            if number and len(keys) > max_rows:
+                del self.steps[number:]
+                self.stopped_by = None
+                return event.position
+        return None
 
     def needed(self, projection: Projection) -> set[bytes]:
         """The keys of rows that the events change and do not make: those to look up."""
@@ -128,24 +148,19 @@ def fold_steps(projection: Projection, steps: Steps, rows: Mapping[bytes, Stored
 def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, StoredRow]) -> ViewChanges:
     """Row by row, each with all steps that concern it. Raises NotThere, and whatever a rule raises."""
     changes = ViewChanges()
-    rules, log = projection.rules, changes.log if projection.logged else None
-    touches: dict[bytes, list[tuple[int, str, Any]]] = {}
-    for event, parts in steps:
-        kind, position = event.kind, event.position
-        for key, part in parts.items():
-            touch = position, kind, part
-            if key in touches:
-                touches[key].append(touch)
-            else:
-                touches[key] = [touch]
-        if log is not None:
-            log.extend([(position, key) for key in parts])
+    rules, touches = projection.rules, _touches(steps)
+    if projection.logged:
+        changes.log = [(event.position, key) for event, parts in steps for key in parts]
     parse, columns_of, changed = projection.message.FromString, projection.columns, changes.rows
     for key, touching in touches.items():
         began, message = 0, None
         if key in rows:
             began, value = rows[key]
-            message = parse(value)
+            try:
+                message = parse(value)
+            except DecodeError:
+                changes.damaged.add(key)
+                continue
         for position, kind, part in touching:
             if message is None:
                 if kind not in projection.beginning:
@@ -158,6 +173,20 @@ def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, St
             value = message.SerializeToString(deterministic=True)
             changed[key] = ViewRow(position, began, columns_of(message, began), value)
     return changes
+
+
+def _touches(steps: Sequence[Step]) -> dict[bytes, list[tuple[int, str, Any]]]:
+    """By the row's key: the events that concern it, as position, kind and what its rule gets."""
+    touches: dict[bytes, list[tuple[int, str, Any]]] = {}
+    for event, parts in steps:
+        kind, position = event.kind, event.position
+        for key, part in parts.items():
+            touch = position, kind, part
+            if key in touches:
+                touches[key].append(touch)
+            else:
+                touches[key] = [touch]
+    return touches
 
 
 def _fold_one_by_one(projection: Projection, steps: Steps, rows: Mapping[bytes, StoredRow]) -> ViewChanges:
@@ -175,5 +204,6 @@ def _fold_one_by_one(projection: Projection, steps: Steps, rows: Mapping[bytes, 
             else:
                 now[key] = row.stored
         changes.rows |= found.rows
+        changes.damaged |= found.damaged
         changes.log += found.log
     return changes

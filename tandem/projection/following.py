@@ -1,35 +1,48 @@
 """How a projector follows the feed, from the thread that begins to the statement that commits.
 
 `Following` is the thread. It opens a connection to the read database and runs a `Session` on it, and another one when
-that ends. A `Session` holds the locks of views, for the locks are its connection's, and takes batches of events into
-these views. `Pipeline` works on three batches at a time: one is written while the next one is folded and the one behind
-that is found. An `EventBatch` is the events after a position, and what they do to each view.
+that ends. A `Session` owns views, as `ownership.py` says who may, and takes batches of events into them. `pipeline.py`
+works on three batches at a time.
+
+A session has two threads. The one that follows reads the feed, writes batches and brings views over to a new epoch of
+the feed, and may wait for the write database for any time. The keeper takes views over, announces them and releases
+them, and asks the write database for nothing. What they share, the views' states and the cache, is changed under the
+session's lock, which is free while somebody waits for the feed.
 
 A view's life in this program, as `ViewState` says it, and who changes it:
 
-    STANDBY ──────▶ RUNNING    Session._take gets the lock, which another projector had or nobody. A view of an epoch
-       │                       that the feed had before is brought over to the one that it has now, or made anew.
+    STANDBY ──────▶ RUNNING    Session._take makes the view ours: nobody owns it, or its owner is gone. The write
+       │                       database may be away: then the view says what it has. One that could not go on with its
+       │                       owner before is FAILED, and tried again at once.
+       │ ◀──────────── any     Session._release: we cannot read the feed, and another projector can.
        │            RUNNING    The view follows the feed, together with all views that are at the same position.
        │            RUNNING ──▶ FAILED    Session._fail: an event or its rows cannot be taken in, or the feed does not
        │                                  go on from where the view is.
        │                        FAILED    It is tried again alone, every `retry_seconds`.
-       │            RUNNING ◀── FAILED    Session._write: it takes a batch in; Session._recover: the feed goes on from
-       │                                  there again, and has no more yet.
-       └──────────▶ HELD       Session._take gets the lock, and the view's rows were made from another feed. The lock is
-                               kept, or the next round would take the view again. An operator must reset the views.
+       │            RUNNING ──▶ WAITING   Session._postpone: a lock or a time-out keeps its rows from being read or
+       │                                  written. The other views go on.
+       │                        WAITING   It is tried again alone, after a pause that grows up to `retry_seconds`.
+       │            RUNNING ◀── FAILED, WAITING    Session._write: it takes a batch in; Session._recover: the feed goes
+       │                                           on from there, and has no more yet.
+       └──────────▶ HELD       Session._take makes the view ours, and its rows are of another epoch than the feed's.
+                    RUNNING ◀── HELD      Session._bring_over: the feed had that epoch before. The view goes on in the
+                                          one that it has now, or is made anew.
+                               HELD       It is of a feed from elsewhere. It stays ours, or the next round would take
+                                          it again. An operator must reset the views.
 
-The error of a view that is FAILED or HELD stands in the view's row of `projection` and is announced.
+The error of a view that is FAILED, or of a feed from elsewhere, stands in its row of `projection` and is announced.
 
-When the session ends, so do its locks, and each view is on STANDBY again: Following._run.
+When the session ends it owns nothing, and each view is on STANDBY again: Following._run.
 """
 
 import asyncio
+import math
 import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cache, partial
@@ -40,35 +53,50 @@ from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from tandem.feed.events import EventContract, FeedEvent
-from tandem.feed.reader import EventsMissing, HistoryChanged, OtherEpoch
+from tandem.feed.events import EventContract
+from tandem.feed.reader import MAX_BYTES, EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
 from tandem.projection.cache_writer import CacheWriter
-from tandem.projection.fold import FoundRows, fold_steps, steps_of
 from tandem.projection.ownership import (
-    OtherFeed,
+    FreeView,
+    another_follows,
+    begin_session,
     bring_over,
-    end_when_idle,
-    hand_over_epochs,
+    end_session,
+    free_views,
+    hand_over,
+    renew_session,
     say_problem,
     take_over,
-    try_lock,
 )
+from tandem.projection.pipeline import EventBatch, Pipeline
 from tandem.projection.projection import Projection
 from tandem.projection.reset import make_anew
-from tandem.projection.rows import NeededKeys, RowSource
+from tandem.projection.rows import RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
-from tandem.projection.statements import Deposed, Move, move_views, select_rows
+from tandem.projection.statements import Deposed, announce, limit_statements, move_views, select_rows
+from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.announcement import EVENTS_MISSING, HISTORY_CHANGED, VIEW_FAILED, Announcement
-from tandem.read_store.tables import CHANNEL, change
-from tandem.runtime.database import create_database_engine, driver_under, first_line, may_pass
+from tandem.read_store.cache import CacheEpochs
+from tandem.read_store.damage import report_damage
+from tandem.read_store.tables import change
+from tandem.runtime.database import create_database_engine, driver_under, first_line
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.snapshots import LOOK_EVERY_SECONDS, SnapshotWatch
+from tandem.runtime.sqlstate import ViewAction, failure_of
+from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 
 HEAD = Gauge("tandem_feed_head", "The last position of the feed that this projector has seen")
+SILENT = Gauge("tandem_feed_silent_seconds", "How long this projector has not been able to read the feed")
 POSITION = Gauge("tandem_projection_position", "The last position that a view has taken in", ["view"])
 FAILED = Gauge("tandem_projection_failed", "1 while a view cannot go on in this projector", ["view"])
 PROJECTED = Counter("tandem_projected_events_total", "Events of the feed that a view has passed", ["view"])
+HELD_UP = Counter(
+    "tandem_projection_batches_held_up_total",
+    "Batches of a view that a lock or a time-out kept from being stored",
+    ["view"],
+)
 BATCH_SECONDS = Histogram(
     "tandem_projection_batch_seconds",
     "Time from reading a batch to announcing it",
@@ -81,6 +109,16 @@ _failed = cache(FAILED.labels)
 
 # The pause before a session is begun anew after the read database went away.
 _RECONNECT_SECONDS = 0.5
+# Before a view that a lock or a time-out stopped is tried again for the first time.
+_FIRST_PAUSE = 0.1
+# How often a stop looks whether the thread that follows has ended.
+_STOP_LOOK_SECONDS = 0.05
+
+# A feed that is not answered for so long cannot be followed now.
+_SILENT_SECONDS = 0.5
+
+# The feed's epoch before anything has said it.
+_UNKNOWN = uuid.UUID(int=0)
 
 # Of each view's rows that are kept in memory: some thousand orders, all that is sold on a day.
 _RECENT_BYTES = 2_000_000
@@ -92,6 +130,7 @@ class Phase(Enum):
     STANDBY = auto()
     HELD = auto()
     RUNNING = auto()
+    WAITING = auto()
     FAILED = auto()
 
 
@@ -99,22 +138,25 @@ class Phase(Enum):
 class ViewState:
     """A view as this program has it. position: its last known one. mark: of the event there.
 
-    error: why it cannot go on, HELD and FAILED alone. problem: the same as a reason of errors. retry_at: when a FAILED
-    view is tried again, on the clock of time.monotonic().
+    epoch: of a HELD view, which is not the feed's. error: why it cannot go on; empty while it is on STANDBY or RUNNING.
+    problem: the same as a reason of errors; empty while it is WAITING, which passes. retry_at: when a view that is not
+    RUNNING is tried again, on the clock of time.monotonic(). pause: before that, in seconds.
     """
 
     phase: Phase = Phase.STANDBY
     position: int = 0
     mark: int = 0
     generation: int = 0
+    epoch: uuid.UUID | None = None
     problem: str = ""
     error: str = ""
     retry_at: float = 0.0
+    pause: float = 0.0
 
     @property
     def is_followed(self) -> bool:
         """Whether the view is ours and belongs to the feed that is there."""
-        return self.phase is Phase.RUNNING or self.phase is Phase.FAILED
+        return self.phase in {Phase.RUNNING, Phase.WAITING, Phase.FAILED}
 
 
 @dataclass
@@ -163,36 +205,52 @@ class Following:
         self.progress = Progress({view: ViewState() for view in views.projections})
         self.views = views
         # Connections of its own: nobody who asks how far the views are may hold it up.
-        self.feed = FeedSource(feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds)
+        source = FeedSource(feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds)
+        self.feed = WatchedFeed(source, poll_seconds=follow.poll_seconds)
         self._read = create_database_engine(
             read_database, name="tandem-projector", pool_size=1, by_key=True, autocommit=True
         )
+        self.read_database = read_database
         self.cache = cache
         self.follow = follow
         self.change_log = change_log
         self.stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        # The session owns nothing any more.
+        self.released = threading.Event()
+        # Of the last session, for the next one: that it is over, and of which feed the write database is.
+        self.session: uuid.UUID | None = None
+        self.epoch: uuid.UUID | None = None
+        self._thread = SupervisedThread("projector", self._run)
 
     async def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="projector", daemon=True)
+        self.cache.start()
         self._thread.start()
 
     async def stop(self) -> None:
         """Finishes the batch under way and hands the cache over to the next projector."""
         self.stopping.set()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._wait_until_released)
+        if self._thread.join(0):
+            self.cache.stop()
+            self.feed.close()
+            self._read.dispose()
+
+    def _wait_until_released(self) -> None:
+        """Also while the thread waits for a write database that does not answer: it has nothing left to do then."""
+        while not (self._thread.join(_STOP_LOOK_SECONDS) or self._is_released()):
+            pass
+
+    def _is_released(self) -> bool:
+        return self.released.is_set() and self.feed.silent_seconds > _SILENT_SECONDS
 
     def _run(self) -> None:
-        self.cache.start()
         problem = ""
         while not self.stopping.is_set():
             try:
                 with self._read.connect() as connection:
-                    # Closed at the end and not pooled: the locks are to end with the session.
+                    # Closed at the end and not pooled: its lock is to end with the session.
                     connection.detach()
                     session = Session(connection, self)
-                    session.begin()
                     if problem:
                         log.info("the read database is back")
                         problem = ""
@@ -205,65 +263,135 @@ class Following:
                     problem = first_line(error)
                     log.warning("the read database is away", error=problem)
                 self.stopping.wait(_RECONNECT_SECONDS)
-            except Exception:
-                log.exception("the projector failed, starting over")
-                self.stopping.wait(_RECONNECT_SECONDS)
             finally:
-                # The connection took the locks with it.
+                # The connection took its lock with it.
                 for view, state in self.progress.states.items():
                     self.progress.states[view] = ViewState(position=state.position)
                     _failed(view).set(0)
                 self.cache.epochs.clear()
-        self.cache.stop()
-        self.feed.close()
-        self._read.dispose()
 
 
 class Session:
     """Follows the feed with the views that it can get, until it is stopped or an error ends it."""
 
     def __init__(self, connection: Connection, following: Following) -> None:
-        """connection: in autocommit mode, and closed after the session. following: with all views on STANDBY."""
+        """connection: in autocommit mode, and closed after the session. following: with all views on STANDBY.
+
+        Raises SQLAlchemyError or psycopg.Error when the read database is not there, or not migrated.
+        """
         self._connection = connection
         self._driver = driver_under(connection)
         self._views, self._progress = following.views, following.progress
         self._feed, self._cache = following.feed, following.cache
         self._follow, self._change_log = following.follow, following.change_log
+        self._read_limits = following.read_database
         self._stop = following.stopping
-        self._epoch = uuid.UUID(int=0)
+        self._following = following
+        self._session = begin_session(connection, following.session)
+        following.session = self._session
+        following.released.clear()
+        # Guards the views' states, the cache, the epoch, and all that is done for the views as a whole.
+        self._lock = threading.Lock()
+        # Set when either thread ends: the other one ends too.
+        self._over = threading.Event()
+        self._keeper_failed: Exception | None = None
+        # The feed of the views that we own. Until the write database says it, it is what their rows say.
+        self._epoch = following.epoch or _UNKNOWN
         self._rows = RowSource(
             partial(select_rows, self._driver, self._views.projections), self._views.projections, _RECENT_BYTES
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
+        # The keeper's: whether the feed has been silent for too long.
+        self._is_cut_off = False
+        # Of views whose batches took too long: how many events the next one may have.
+        self._most: dict[str, int] = {}
+        # How many events each view's batch has that is being loaded or written.
+        self._in_hand: dict[str, int] = {}
+        self._snapshots = SnapshotWatch("read")
         self._due: defaultdict[str, float] = defaultdict(float)
+        self._limit_statements()
 
-    def begin(self) -> None:
-        """Raises SQLAlchemyError when the read database is not there, or not migrated."""
-        end_when_idle(self._connection, self._follow.hung_seconds)
-        self._take_free_views()
+    def _limit_statements(self) -> None:
+        """Readers trust the cache for 3 s after an announcement, which waits for the statement under way."""
+        limits = self._read_limits
+        seconds = min(limits.statement_timeout, self._follow.statement_seconds)
+        limit_statements(self._driver, seconds, min(limits.lock_timeout, self._follow.lock_seconds))
 
     def run(self) -> None:
         """Until `stop`, or an error ends the session."""
-        while not self._stop.is_set():
-            if self._is_due("take", self._follow.standby_seconds):
-                self._take_free_views()
-            more = False
-            for views in self._groups():
-                more |= self._step(views)
-            if self._is_due("heartbeat", self._follow.heartbeat_seconds):
+        keeper = threading.Thread(target=self._keep, name="projector-keeper", daemon=True)
+        keeper.start()
+        try:
+            self._follow_feed()
+        finally:
+            self._over.set()
+            keeper.join()
+        if self._keeper_failed is not None:
+            raise self._keeper_failed
+        self._end()
+
+    def _follow_feed(self) -> None:
+        while not self._stop.is_set() and not self._over.is_set():
+            if self._is_due("head", self._follow.heartbeat_seconds):
                 self._look_at_head()
-                self._announce()
-            if self._cache.revive():
-                self._announce()
+            self._bring_over_held()
+            more = False
+            groups = self._groups()
+            for views in groups:
+                more |= self._step(views, is_alone=len(groups) == 1)
             if self._is_due("purge", self._change_log.purge_every_seconds):
                 self._purge()
+            if self._is_due("snapshots", LOOK_EVERY_SECONDS):
+                self._snapshots.look(self._driver)
             if not more:
                 self._feed.wait(self._stop)
-        for view, state in self._followed().items():
-            # Each batch that is committed is in the cache too, or the cache's node is fenced: `_write` did both.
-            hand_over_epochs(self._connection, view, state.position, self._cache.end(view))
-        # A standby need not wait until PostgreSQL has seen the connection's end.
-        self._driver.execute("SELECT pg_advisory_unlock_all()")
+
+    def _keep(self) -> None:
+        """The keeper's thread."""
+        pause = min(self._follow.poll_seconds, self._follow.standby_seconds, self._follow.heartbeat_seconds)
+        try:
+            while not self._over.is_set():
+                self._keep_up()
+                if self._stop.is_set() and self._feed.silent_seconds > _SILENT_SECONDS:
+                    # The other thread may wait for long, and has nothing to write.
+                    self._end()
+                    return
+                self._over.wait(pause)
+        except Exception as error:  # the other thread raises it
+            self._keeper_failed = error
+            self._following.released.set()
+        finally:
+            self._over.set()
+
+    def _keep_up(self) -> None:
+        try:
+            with self._lock:
+                if self._is_due("take", self._follow.standby_seconds):
+                    self._take_free_views()
+                if self._is_due("heartbeat", self._follow.heartbeat_seconds):
+                    self._beat()
+                if self._cache.revive():
+                    self._announce()
+        except psycopg.Error as error:
+            if not self._goes_on_after(error):
+                raise
+            # A lock or a time-out; it is tried again when it is due.
+            log.warning("the read database is slow", error=first_line(error))
+
+    def _goes_on_after(self, error: Exception) -> bool:
+        """Whether the error passes and the connection is as good as before."""
+        return self._action_after(error) in (ViewAction.HALVE, ViewAction.WAIT)
+
+    def _action_after(self, error: Exception) -> ViewAction:
+        """What is done after an error. Without the connection the session is over, whatever the error says."""
+        return ViewAction.END_SESSION if self._driver.closed else failure_of(error).view
+
+    def _end(self) -> None:
+        """At a clean stop."""
+        with self._lock:
+            self._release()
+            end_session(self._driver, self._session)
+        self._following.released.set()
 
     def _is_due(self, what: str, every: float) -> bool:
         now = time.monotonic()
@@ -275,192 +403,360 @@ class Session:
     def _followed(self) -> dict[str, ViewState]:
         return {view: state for view, state in self._progress.states.items() if state.is_followed}
 
-    def _look_at_head(self) -> bool:
-        """Makes sure that the feed is still the one we follow; False while it cannot be read."""
+    def _owned(self) -> dict[str, ViewState]:
+        return {view: state for view, state in self._progress.states.items() if state.phase is not Phase.STANDBY}
+
+    def _look_at_head(self) -> None:
+        """Makes sure that the feed is still the one we follow, if it can be read."""
         head = self._feed.head()
         if head is None:
-            return False
-        if self._followed() and head.epoch != self._epoch:
-            raise OtherEpoch(f"the feed is {head.epoch} now, it was {self._epoch}")
-        self._epoch = head.epoch
+            return
+        with self._lock:
+            first, self._following.epoch = self._following.epoch is None, head.epoch
+            if self._owned() and head.epoch != self._epoch:
+                raise OtherEpoch(f"the feed is {head.epoch} now, it was {self._epoch}")
+            self._epoch = head.epoch
+            if first:
+                # Now it is known of which feed new views are.
+                self._take_free_views()
         self._set_head(head.position)
-        return True
 
     def _set_head(self, position: int) -> None:
         self._progress.head = position
         HEAD.set(position)
 
-    # From STANDBY to RUNNING or HELD.
+    # From STANDBY to RUNNING or HELD, and back.
 
     def _take_free_views(self) -> None:
-        free = [view for view, state in self._progress.states.items() if state.phase is Phase.STANDBY]
-        if not free or not self._look_at_head():
+        standby = [view for view, state in self._progress.states.items() if state.phase is Phase.STANDBY]
+        if not standby:
             return
-        locked = [view for view in free if try_lock(self._connection, view)]
-        for view in locked:
-            self._take(view)
-        if locked:
+        if self._feed.silent_seconds > _SILENT_SECONDS and self._another_follows():
+            return
+        free = free_views(self._driver, standby, self._follow.hung_seconds)
+        taken = [view for view, it in free.items() if self._try_to_take(view, it)]
+        if taken:
             # Readers learn the new cache epochs at once and need not wait for the heartbeat.
             self._announce()
 
-    def _take(self, view: str) -> None:
+    def _try_to_take(self, view: str, free: FreeView) -> bool:
         try:
-            taken = take_over(self._connection, view, self._epoch)
-        except OtherFeed as error:
-            if not self._bring_over(view, error):
-                return
-            taken = take_over(self._connection, view, self._epoch)
-        at, epochs = taken.at, taken.cache_epochs
-        self._cache.begin(view, epochs)
-        self._set(view, ViewState(Phase.RUNNING, at.position, at.mark, taken.generation))
-        _position(view).set(at.position)
-        log.info("took a view over", view=view, position=at.position, cache="kept" if epochs else "new")
+            return self._take(view, free)
+        except psycopg.Error as error:
+            if not self._goes_on_after(error):
+                raise
+            # Its row is locked: by a session, say, that stands still in the middle of a batch.
+            log.warning("a view cannot be taken over now", view=view, error=first_line(error))
+            return False
 
-    def _bring_over(self, view: str, other: OtherFeed) -> bool:
-        """Brings a view of an epoch that the feed had before to the one that it has now; whether it is there.
+    def _take(self, view: str, free: FreeView) -> bool:
+        """Whether the view is ours now."""
+        if self._following.epoch is None:
+            # Only the write database can tell of which feed a view is to be. Its rows can be read before it does.
+            if self._feed.silent_seconds < _SILENT_SECONDS or free.feed_epoch is None:
+                return False
+            if self._epoch == _UNKNOWN:
+                self._epoch = free.feed_epoch
+            if self._epoch != free.feed_epoch:
+                return False
+        taken = take_over(self._driver, view, self._session, free, self._epoch)
+        if taken is None:
+            return False
+        at = taken.at
+        state = ViewState(Phase.RUNNING, at.position, at.mark, at.generation)
+        if at.epoch != self._epoch:
+            self._set(view, replace(state, phase=Phase.HELD, epoch=at.epoch))
+            return False
+        if taken.problem:
+            state = replace(state, phase=Phase.FAILED, problem=taken.problem, error=taken.error)
+        self._begin(view, state, taken.cache_epochs)
+        return True
+
+    def _begin(self, view: str, state: ViewState, cache_epochs: CacheEpochs | None) -> None:
+        """Follows a view that is ours and of the feed that is there."""
+        kept = self._cache.begin(view, cache_epochs)
+        self._set(view, state)
+        _position(view).set(state.position)
+        log.info("took a view over", view=view, position=state.position, cache="kept" if kept else "new")
+
+    def _bring_over_held(self) -> None:
+        with self._lock:
+            held = {view: it for view, it in self._owned().items() if it.phase is Phase.HELD}
+        for view, state in held.items():
+            if time.monotonic() < state.retry_at:
+                continue
+            try:
+                self._bring_over(view, state)
+            except psycopg.Error as error:
+                if not self._goes_on_after(error):
+                    raise
+                # Its table is locked, by a reader of many rows, say.
+                log.warning("a view cannot be brought over now", view=view, error=first_line(error))
+                self._set(view, replace(state, retry_at=time.monotonic() + self._follow.retry_seconds))
+
+    def _bring_over(self, view: str, state: ViewState) -> None:
+        """Brings a view of an epoch that the feed had before to the one that it has now.
 
         It goes on where it is if the feed still has what it took in, and is made anew otherwise. A view of a feed from
-        elsewhere is held. While the feed is away nothing is done: the lock is kept, and the next round asks again.
+        elsewhere is held. While the feed is away nothing is done, and the next round asks again.
         """
-        at, ended = other.at, self._feed.ended_epochs()
+        ended = self._feed.ended_epochs()
         if ended is None:
-            return False
-        if at.epoch not in ended:
-            log.error("a view cannot go on", view=view, error=str(other))
-            self._set(view, ViewState(Phase.HELD, at.position, problem=VIEW_FAILED, error=str(other)))
-            say_problem(self._connection, view, VIEW_FAILED, str(other))
-            return False
+            return
+        if state.epoch not in ended:
+            error = (
+                f"it was made from the feed {state.epoch}, and the write database has the feed {self._epoch}, which"
+                " does not come from it: if that is the right database, stop the projectors and run"
+                " `python -m projector reset`"
+            )
+            say_problem(self._driver, view, self._session, VIEW_FAILED, error)
+            log.error("a view cannot go on", view=view, error=error)
+            with self._lock:
+                self._set(view, replace(state, problem=VIEW_FAILED, error=error, retry_at=math.inf))
+                self._announce()
+            return
+        brought = replace(state, phase=Phase.RUNNING, epoch=None)
         try:
-            if self._feed.events(at.position, 0, self._epoch, at.mark) is None:
-                return False
+            if self._feed.events(state.position, 0, self._epoch, state.mark) is None:
+                return
         except HistoryChanged as error:
-            log.warning("a view is made anew", view=view, position=at.position, reason=str(error))
-            make_anew(self._connection, self._views.projections[view].table, self._epoch)
+            log.warning("a view is made anew", view=view, position=state.position, reason=str(error))
+            table = self._views.projections[view].table
+            generation = make_anew(self._driver, self._lock, table, self._session, self._epoch)
+            brought = replace(brought, position=0, mark=0, generation=generation)
         else:
-            log.info("a view goes on in the feed's new epoch", view=view, position=at.position)
-            bring_over(self._connection, view, self._epoch)
-        return True
+            log.info("a view goes on in the feed's new epoch", view=view, position=state.position)
+            bring_over(self._driver, view, self._session, self._epoch)
+        with self._lock:
+            self._begin(view, brought, None)
+            self._announce()
 
     def _set(self, view: str, state: ViewState) -> None:
         self._progress.states[view] = state
-        _failed(view).set(bool(state.error))
+        _failed(view).set(bool(state.problem))
 
-    # From RUNNING and FAILED to either of them.
+    def _release(self) -> None:
+        """Hands all views over to whoever takes them next."""
+        for view, state in self._owned().items():
+            # Each batch that is committed is in the cache too, or the cache's node is fenced: `_write` did both.
+            epochs = self._cache.end(view) if state.is_followed else None
+            hand_over(self._driver, view, self._session, state.position, epochs)
+            self._set(view, ViewState(position=state.position))
+
+    # Between RUNNING, WAITING and FAILED.
 
     def _groups(self) -> list[list[str]]:
         """The views that are to be followed now, those at the same position together.
 
-        A view that is behind must not hold the others up, and one that failed is tried alone.
+        A view that is behind must not hold the others up, nor one whose batches are to be small. One that waits or
+        failed is tried alone.
         """
         now = time.monotonic()
-        groups: defaultdict[tuple[int, int, str], list[str]] = defaultdict(list)
-        for view, state in self._progress.states.items():
+        groups: defaultdict[tuple[int, int, int, str], list[str]] = defaultdict(list)
+        with self._lock:
+            states = self._followed()
+        for view, state in states.items():
             if state.phase is Phase.RUNNING:
-                groups[state.position, state.mark, ""].append(view)
-            elif state.phase is Phase.FAILED and now >= state.retry_at:
-                groups[state.position, state.mark, view].append(view)
+                groups[state.position, state.mark, self._batch_size(view), ""].append(view)
+            elif now >= state.retry_at:
+                groups[state.position, state.mark, self._batch_size(view), view].append(view)
         return list(groups.values())
 
-    def _step(self, views: Sequence[str]) -> bool:
-        """Takes the next events in; whether there may be more at once.
+    def _batch_size(self, view: str) -> int:
+        return self._most.get(view, self._follow.batch_size)
+
+    def _step(self, views: Sequence[str], *, is_alone: bool) -> bool:
+        """Takes the next events in; whether there may be more at once. is_alone: no other views are followed now.
 
         After a batch that is not full there need not be: new events are announced by a notification, and one that came
         during the step is kept until the session waits for it.
         """
         state = self._progress.states[views[0]]
+        began = time.monotonic()
+        self._in_hand = {}
         try:
-            batch = self._pipeline.step(views, state.position, state.mark)
-        except (Deposed, OtherEpoch):
+            with self._time_for(views):
+                batch = self._pipeline.step(views, state.position, state.mark, goes_on=is_alone)
+        except Deposed:
             raise
-        except HistoryChanged as error:
-            mend = (
-                "the write database lost commits in a failover, or was restored: `python -m command_server begin-epoch`"
-            )
+        except OtherEpoch:
+            # The next session is to know it when it takes the views over.
+            self._look_at_head()
+            raise
+        except (HistoryChanged, EventsMissing) as error:
+            problem = HISTORY_CHANGED if isinstance(error, HistoryChanged) else EVENTS_MISSING
             for view in views:
-                self._fail(view, HISTORY_CHANGED, f"{HISTORY_CHANGED}: {error}; {mend} makes the views right")
-            return False
-        except EventsMissing as error:
-            for view in views:
-                self._fail(view, EVENTS_MISSING, str(error))
+                self._fail(view, problem, f"{problem}: {error}")
             return False
         except Exception as error:
-            if may_pass(error):
-                raise
-            if len(views) > 1:
-                # Some view's rows cannot be stored, or not be made. Trying each view alone shows which.
-                return sum(self._step([view]) for view in views) > 0
-            kind = f"{type(error).__module__}.{type(error).__name__}"
-            self._fail(views[0], VIEW_FAILED, f"events after {state.position}: ({kind}) {first_line(error)}")
-            return False
+            return self._step_failed(views, error)
         if batch is None:
             if not self._feed.problem:
                 self._recover(views)
             return False
+        if time.monotonic() - began < self._follow.statement_seconds / 2:
+            self._double(views)
         for view, move in batch.moves.items():
             if move.changes.stopped_by is not None:
                 self._fail(view, VIEW_FAILED, str(move.changes.stopped_by))
-        return batch.moved and batch.full
+        return batch.moved and (batch.full or batch.is_cut)
+
+    def _step_failed(self, views: Sequence[str], error: Exception) -> bool:
+        """Whether there may be more at once. Raises what ends the session."""
+        action = self._action_after(error)
+        if action is ViewAction.END_SESSION:
+            raise error
+        if len(views) > 1:
+            # Some view's rows cannot be stored, or not be made. Trying each view alone shows which.
+            return sum([self._step([view], is_alone=False) for view in views]) > 0
+        [view] = views
+        kind = f"{type(error).__module__}.{type(error).__name__}"
+        problem = f"events after {self._progress.states[view].position}: ({kind}) {first_line(error)}"
+        if action is ViewAction.FAIL:
+            self._fail(view, VIEW_FAILED, problem)
+            return False
+        if action is ViewAction.HALVE and self._halve(view):
+            return True
+        self._postpone(view, problem)
+        return False
+
+    @contextmanager
+    def _time_for(self, views: Sequence[str]) -> Iterator[None]:
+        """A batch that cannot be halved any more may take as long as a statement of the read database may."""
+        if self._most.get(views[0]) != 1:
+            yield
+            return
+        limit_statements(self._driver, self._read_limits.statement_timeout, self._follow.lock_seconds)
+        try:
+            yield
+        finally:
+            if not self._driver.closed:
+                self._limit_statements()
+
+    def _halve(self, view: str) -> bool:
+        """After a time-out: the view's next batch has half as many events. False when it was one event already."""
+        size = self._in_hand.get(view, self._batch_size(view))
+        if size == 1:
+            return False
+        HELD_UP.labels(view).inc()
+        log.warning("a batch took too long and is halved", view=view, events=size)
+        self._most[view] = size // 2
+        return True
+
+    def _double(self, views: Sequence[str]) -> None:
+        """After a batch that took little time."""
+        for view in views:
+            if view in self._most:
+                self._most[view] *= 2
+                if self._most[view] >= self._follow.batch_size:
+                    del self._most[view]
+
+    def _postpone(self, view: str, error: str) -> None:
+        with self._lock:
+            state = self._progress.states[view]
+            if not state.is_followed:
+                # Released meanwhile.
+                return
+            pause = min(max(2 * state.pause, _FIRST_PAUSE), self._follow.retry_seconds)
+            retry_at = time.monotonic() + pause
+            waiting = replace(state, phase=Phase.WAITING, problem="", error=error, retry_at=retry_at, pause=pause)
+            self._set(view, waiting)
+        HELD_UP.labels(view).inc()
+        if state.error != error:
+            log.warning("a view waits", view=view, position=state.position, error=error)
 
     def _fail(self, view: str, problem: str, error: str) -> None:
-        state = self._progress.states[view]
-        retry_at = time.monotonic() + self._follow.retry_seconds
-        self._set(view, replace(state, phase=Phase.FAILED, problem=problem, error=error, retry_at=retry_at))
-        if state.error != error:
-            log.error("a view cannot go on", view=view, position=state.position, error=error)
-            say_problem(self._connection, view, problem, error)
-            # Those who wait for the view need not wait any longer.
-            self._announce()
+        with self._lock:
+            state = self._progress.states[view]
+            if not state.is_followed:
+                # Released meanwhile.
+                return
+            retry_at = time.monotonic() + self._follow.retry_seconds
+            self._set(view, replace(state, phase=Phase.FAILED, problem=problem, error=error, retry_at=retry_at))
+            if state.error != error:
+                log.error("a view cannot go on", view=view, position=state.position, error=error)
+            if self._keep_problem(view, problem, error) and state.error != error:
+                # Those who wait for the view need not wait any longer.
+                self._announce()
 
     def _recover(self, views: Sequence[str]) -> None:
         """The feed goes on from where the views are, and there is nothing that they could not take in."""
         for view in views:
-            state = self._progress.states[view]
-            if state.phase is Phase.FAILED:
-                log.info("a view goes on", view=view, position=state.position)
-                self._set(view, replace(state, phase=Phase.RUNNING, problem="", error=""))
-                say_problem(self._connection, view, None, None)
+            with self._lock:
+                state = self._progress.states[view]
+                if state.phase in {Phase.FAILED, Phase.WAITING} and self._keep_problem(view, None, None):
+                    log.info("a view goes on", view=view, position=state.position)
+                    self._set(view, ViewState(Phase.RUNNING, state.position, state.mark, state.generation))
 
-    def _find(self, views: Sequence[str], after: int, mark: int) -> "EventBatch | None":
-        limit = self._follow.batch_size
+    def _keep_problem(self, view: str, problem: str | None, error: str | None) -> bool:
+        """Keeps with a view of ours why it cannot go on, None when it can; False while somebody locks its row."""
+        try:
+            say_problem(self._driver, view, self._session, problem, error)
+        except psycopg.Error as failure:
+            if not self._goes_on_after(failure):
+                raise
+            log.warning("it cannot be kept with the view now", view=view, error=first_line(failure))
+            return False
+        return True
+
+    def _find(self, views: Sequence[str], after: int, mark: int) -> EventBatch | None:
+        limit = self._batch_size(views[0])
         events = self._feed.events(after, limit, self._epoch, mark)
         if not events:
             return None
+        if not self._in_hand:
+            self._in_hand = dict.fromkeys(views, len(events))
         projections = [self._views.projections[view] for view in views]
-        return EventBatch(
-            projections,
-            after,
-            events,
-            self._views.kinds,
-            self._rows,
-            mark_before=mark,
-            full=len(events) == limit,
-        )
+        full = len(events) == limit or sum([len(it.payload) for it in events]) >= MAX_BYTES
+        known, most = self._views.kinds, self._follow.batch_rows
+        return EventBatch(projections, after, events, known, self._rows, mark_before=mark, full=full, max_rows=most)
 
-    def _write(self, batch: "EventBatch") -> None:
+    def _write(self, batch: EventBatch) -> None:
         """One transaction for all views, then the cache, then the announcement."""
         if batch.moved:
-            move_views(self._driver, self._epoch, list(batch.moves.values()))
-            cached = {view: it.changes.values for view, it in batch.moves.items() if view in self._views.cached}
-            self._cache.write(cached)
-            for view, move in batch.moves.items():
-                if move.after > move.before:
-                    generation = self._progress.states[view].generation
-                    self._set(view, ViewState(Phase.RUNNING, move.after, move.mark, generation))
-            self._announce()
+            self._in_hand = {view: move.after - move.before for view, move in batch.moves.items()}
+            with self._lock:
+                move_views(self._driver, self._epoch, self._session, list(batch.moves.values()))
+                cached = {view: it.changes.values for view, it in batch.moves.items() if view in self._views.cached}
+                self._cache.write(cached)
+                for view, move in batch.moves.items():
+                    if move.after > move.before:
+                        generation = self._progress.states[view].generation
+                        self._set(view, ViewState(Phase.RUNNING, move.after, move.mark, generation))
+                self._announce()
             BATCH_SECONDS.observe(time.perf_counter() - batch.began)
         # After the announcement, so that nobody who waits for the views waits for this.
         self._set_head(max(batch.after, self._progress.head))
         for view, move in batch.moves.items():
+            for key in move.changes.damaged:
+                report_damage(view, key.hex())
             _position(view).set(move.after)
             _projected(view).inc(move.after - move.before)
 
     # In every phase.
 
-    def _announce(self) -> None:
-        """Says where the views are that are followed.
+    def _beat(self) -> None:
+        """Says to other projectors that we are at work, and to readers where the views are."""
+        silent = self._feed.silent_seconds
+        SILENT.set(silent)
+        if (silent > self._follow.release_seconds) != self._is_cut_off:
+            self._is_cut_off = not self._is_cut_off
+            log.warning("the feed is not read" if self._is_cut_off else "the feed is read", seconds=round(silent, 1))
+        can_follow = self._following.epoch is not None and silent < _SILENT_SECONDS
+        renew_session(self._driver, self._session, follows=can_follow, idle_seconds=self._feed.idle_seconds)
+        if self._is_cut_off and self._owned() and self._another_follows():
+            problem = self._feed.problem
+            self._release()
+            raise Deposed(f"released the views, since another projector can read the feed: {problem}")
+        self._announce()
 
-        After the rows and the cache are written, and on the connection that holds the locks: a session without them
-        cannot announce.
+    def _another_follows(self) -> bool:
+        return another_follows(self._driver, self._session, self._follow.hung_seconds)
+
+    def _announce(self) -> None:
+        """Says where the views are that are followed, and which views of ours cannot go on.
+
+        After the rows and the cache are written. Raises Deposed where another projector took one of them over.
         """
         followed = self._followed()
         problems = {view: it.problem for view, it in self._progress.states.items() if it.problem}
@@ -474,14 +770,14 @@ class Session:
             generations={view: state.generation for view, state in followed.items()},
             problems=problems,
         )
-        self._driver.execute("SELECT pg_notify(%s, %s)", (CHANNEL, announcement.encode()), prepare=True)
+        announce(self._driver, self._session, announcement)
 
     def _purge(self) -> None:
         keep, most = self._change_log.keep_hours, self._change_log.purge_batch
         try:
             purged = self._connection.execute(_PURGE, {"keep": keep, "most": most}).rowcount
         except DBAPIError as error:
-            if error.connection_invalidated:
+            if failure_of(error).drop:
                 raise
             # Too slow, or refused. Old rows take room, and that is no reason to stop the views.
             log.warning("the change log is not purged", error=first_line(error))
@@ -497,131 +793,3 @@ DELETE FROM {change.fullname} WHERE (view, position, key) IN (
   WHERE changed_at < now() - make_interval(secs => :keep * 3600) ORDER BY changed_at LIMIT :most
 )
 """)  # noqa: S608 - only the table's name is put in
-
-
-class EventBatch:
-    """The events after a position that its views all have, with the rows that they change.
-
-    before, after: the positions of the events before it and of its last one. mark: of that last one. full: there may be
-    more events behind it. moves: what it does to each view, by name, once it is folded.
-    """
-
-    def __init__(
-        self,
-        projections: Sequence[Projection],
-        before: int,
-        events: Sequence[FeedEvent],
-        known_kinds: Collection[str],
-        rows: RowSource,
-        *,
-        mark_before: int,
-        full: bool,
-    ) -> None:
-        """mark_before: of the event at `before`. Raises psycopg.Error."""
-        self.began = time.perf_counter()
-        self.before = before
-        self.after, self.mark = events[-1].position, events[-1].mark
-        self._marks = [mark_before, *(it.mark for it in events)]
-        self.full = full
-        self.moves: dict[str, Move] = {}
-        self._projections = {it.view: it for it in projections}
-        self._steps = {it.view: steps_of(it, events, known_kinds) for it in projections}
-        self._needed: NeededKeys = {it.view: self._steps[it.view].needed(it) for it in projections}
-        self._found: FoundRows = rows.find(self._needed)
-
-    @property
-    def views(self) -> list[str]:
-        return list(self._projections)
-
-    def fold(self, rows: RowSource) -> None:
-        """The batches before this one must be folded, and may be written or not."""
-        rows.refresh(self._needed, self._found)
-        for view, steps in self._steps.items():
-            projection = self._projections[view]
-            changes = fold_steps(projection, steps, self._found[view])
-            after = changes.stopped_by.position - 1 if changes.stopped_by else self.after
-            self.moves[view] = Move(projection, self.before, after, changes, self._marks[after - self.before])
-        rows.add_folded({view: move.changes for view, move in self.moves.items()})
-        # Not needed any more, and three batches are in memory while views catch up.
-        self._steps, self._needed, self._found, self._marks = {}, {}, {}, []
-
-    @property
-    def moved(self) -> bool:
-        """Whether some view takes some event in."""
-        return any(it.after > it.before for it in self.moves.values())
-
-    @property
-    def leads_on(self) -> bool:
-        """Whether all of its views go on together behind it."""
-        return self.full and all(it.after == self.after for it in self.moves.values())
-
-
-Find = Callable[[Sequence[str], int, int], EventBatch | None]
-"""(views, the position that they all have, the mark there) -> the events behind it, if there are any."""
-
-
-class Pipeline:
-    """Writes a batch, folds the next and finds the one behind that, at the same time. Then all move on by one.
-
-    Each of the three has a thread. Between two steps nothing runs. Nothing of a batch is seen outside before it is
-    written. When something fails, all that was done ahead is dropped, since it was made from what was never written.
-    """
-
-    def __init__(self, find: Find, rows: RowSource, write: Callable[[EventBatch], None]) -> None:
-        """find, write: they may run at the same time."""
-        self._find = find
-        self._rows = rows
-        self._write = write
-        # The next batch, folded, and the one behind it, found.
-        self._ahead: tuple[EventBatch, EventBatch | None] | None = None
-
-    def step(self, views: Sequence[str], position: int, mark: int) -> EventBatch | None:
-        """Writes the views' next batch; None where there is none. Raises what `find` and `write` raise."""
-        try:
-            return self._step(views, position, mark)
-        except Exception:
-            self._rows.forget()
-            raise
-
-    def _step(self, views: Sequence[str], position: int, mark: int) -> EventBatch | None:
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and (ahead[0].views, ahead[0].before) == (views, position):
-            batch, behind = ahead
-        else:
-            self._rows.drop_folded()
-            found, behind = self._find(views, position, mark), None
-            if found is None:
-                return None
-            batch = found
-            batch.fold(self._rows)
-        if batch.leads_on:
-            self._ahead = self._write_and_go_on(batch, behind)
-        else:
-            self._write(batch)
-        self._rows.written()
-        return batch
-
-    def _write_and_go_on(
-        self, batch: EventBatch, behind: EventBatch | None
-    ) -> tuple[EventBatch, EventBatch | None] | None:
-        """Returns what is ahead of the batch then. behind: what was found behind it already."""
-        with ThreadPoolExecutor(2, "projector") as threads:
-            written = threads.submit(self._write, batch)
-            following = behind or _found(threads.submit(self._find, batch.views, batch.after, batch.mark))
-            after_that: Future[EventBatch | None] | None = None
-            if following is not None:
-                if following.full:
-                    after_that = threads.submit(self._find, batch.views, following.after, following.mark)
-                following.fold(self._rows)
-        written.result()
-        if following is None:
-            return None
-        return following, _found(after_that) if after_that and following.leads_on else None
-
-
-def _found(found: "Future[EventBatch | None]") -> EventBatch | None:
-    """None for what cannot be found ahead: `step` looks for it once more when its time has come, and raises then."""
-    try:
-        return found.result()
-    except Exception:
-        return None

@@ -1,118 +1,181 @@
-"""Who projects a view: each view has an advisory lock, held by the very connection that writes the view.
+"""Who writes a view: its row names its owner, a session of a projector, and each batch and announcement compares that.
 
-When the connection ends, for whatever reason, the lock ends with it, and a standby takes the view over. The position
-that each transaction compares is the second line of defence.
+A view is free when its owner is gone, which is any of these:
+
+- It handed the view over: at a clean stop, or because it cannot read the feed and another projector can.
+- Its connection ended, and with it the advisory lock that a session holds: its process died, or its machine.
+- It has not renewed its row for `hung_seconds`: it hangs, or PostgreSQL's side of the connection does. Such a session
+  may keep its lock for ever, and cannot be ended while it stands still. That is why the lock alone decides nothing.
+
+A session that was taken for gone and goes on finds that it owns the view no more, and can neither write nor announce.
 """
 
 import json
+import secrets
 import uuid
-import zlib
+from collections.abc import Collection
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from psycopg import sql
+from sqlalchemy import Connection
 
 from tandem.feed.token import Token, new_mark
+from tandem.projection.statements import Deposed, Driver
 from tandem.read_store.cache import CacheEpochs
-from tandem.read_store.tables import projection
+from tandem.read_store.tables import projection, projector
 from tandem.runtime.database import driver_under
 
-# The first half of the locks' names, ours among all advisory locks of the database; the second is the view's name.
+# The first half of the locks' names, ours among all advisory locks of the database; the second is the session's.
 _LOCK_SPACE = 7_246_002
 
+# For a session that is somebody else's: one's own lock is no obstacle to oneself. The shared lock ends with the
+# statement.
+_IS_THERE = f"""
+(it.renewed_at > now() - make_interval(secs => %s)
+  AND NOT pg_try_advisory_xact_lock_shared({_LOCK_SPACE}, it.lock))"""
 
-class OtherFeed(Exception):
-    """The view was made from another feed than the one that is there; the message says how to mend it.
 
-    at: where the view is, in its own feed.
+class FreeView(NamedTuple):
+    """A view that nobody writes. before: the owner that is gone, if there was one. feed_epoch: None for a new view."""
+
+    before: uuid.UUID | None
+    feed_epoch: uuid.UUID | None
+
+
+class TakenView(NamedTuple):
+    """A view that is ours now.
+
+    at: where it is, in its own feed, with its generation. cache_epochs: those that the projector before handed over;
+    nobody else gets them. problem: why it could not go on with the owner before, as a reason of errors, and error in
+    words; both are empty where it could.
     """
-
-    def __init__(self, at: Token, epoch: uuid.UUID) -> None:
-        super().__init__(
-            f"it was made from the feed {at.epoch}, and the write database has the feed {epoch}, which does not come"
-            " from it: if that is the right database, stop the projectors and run `python -m projector reset`"
-        )
-        self.at = at
-
-
-class Taken(NamedTuple):
-    """A view as it is when its lock is ours. cache_epochs: as the projector before handed them over, else None."""
 
     at: Token
-    generation: int
     cache_epochs: CacheEpochs | None
+    problem: str
+    error: str
 
 
-def end_when_idle(connection: Connection, seconds: float) -> None:
-    """Makes the database end this session, and its locks with it, after so long without a statement.
+def begin_session(connection: Connection, before: uuid.UUID | None) -> uuid.UUID:
+    """A session of this connection; connection: in autocommit mode. before: this program's last one, which is over."""
+    session, lock = uuid.uuid4(), secrets.randbits(31)
+    driver = driver_under(connection)
+    driver.execute("SELECT pg_advisory_lock(%s, %s)", (_LOCK_SPACE, lock))
+    driver.execute(
+        f"DELETE FROM {projector.fullname} WHERE session = %s OR renewed_at < now() - interval '1 day'",  # noqa: S608
+        (before,),
+    )
+    driver.execute(f"INSERT INTO {projector.fullname} VALUES (%s, %s, now(), false)", (session, lock))  # noqa: S608
+    return session
 
-    A projector that is paused or hangs keeps its connection open: without this, no standby would ever take over.
+
+def renew_session(driver: Driver, session: uuid.UUID, *, follows: bool, idle_seconds: float) -> None:
+    """idle_seconds: how long the projector has not been at work."""
+    driver.execute(
+        f"UPDATE {projector.fullname} SET renewed_at = now() - make_interval(secs => %s), follows = %s"  # noqa: S608
+        " WHERE session = %s",
+        (idle_seconds, follows, session),
+        prepare=True,
+    )
+
+
+def end_session(driver: Driver, session: uuid.UUID) -> None:
+    """At a clean stop: a standby need not wait until PostgreSQL has seen the connection's end."""
+    driver.execute(f"DELETE FROM {projector.fullname} WHERE session = %s", (session,))  # noqa: S608
+
+
+def another_follows(driver: Driver, session: uuid.UUID, hung_seconds: float) -> bool:
+    """Whether another projector can read the feed."""
+    found = driver.execute(
+        f"SELECT EXISTS (SELECT FROM {projector.fullname} AS it WHERE session <> %s AND follows AND {_IS_THERE})",  # noqa: S608
+        (session, hung_seconds),
+    ).fetchone()
+    return bool(found and found[0])
+
+
+def free_views(driver: Driver, views: Collection[str], hung_seconds: float) -> dict[str, FreeView]:
+    """Those of the views that nobody writes. The views are not ours."""
+    found = driver.execute(
+        f"""
+        SELECT v.view, p.owner, p.feed_epoch FROM unnest(%s::text[]) AS v (view)
+        LEFT JOIN {projection.fullname} AS p ON p.view = v.view
+        LEFT JOIN {projector.fullname} AS it ON it.session = p.owner
+        WHERE it.session IS NULL OR NOT {_IS_THERE}""",  # noqa: S608
+        (list(views), hung_seconds),
+    ).fetchall()
+    return {view: FreeView(before, feed_epoch) for view, before, feed_epoch in found}
+
+
+def held_views(connection: Connection, hung_seconds: float) -> list[str]:
+    """The views that somebody writes. In a transaction, until its end nobody begins to."""
+    with_owner = connection.execute(projection.select().where(projection.c.owner.is_not(None)).with_for_update())
+    views = [row.view for row in with_owner]
+    return sorted(set(views) - free_views(driver_under(connection), views, hung_seconds).keys())
+
+
+# No key keeps `projection` from having two rows of a view. The lock makes one of two projectors see the other's.
+_CREATE = sql.SQL("""
+DO $$ BEGIN
+  LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE;
+  INSERT INTO {table} (view, feed_epoch, position, generation)
+  SELECT {view}, {epoch}, 0, {generation} WHERE NOT EXISTS (SELECT FROM {table} WHERE view = {view});
+END $$""")
+
+
+def take_over(driver: Driver, view: str, session: uuid.UUID, free: FreeView, epoch: uuid.UUID) -> TakenView | None:
+    """Makes a view ours; None when another projector was faster. epoch: the feed's, for a view that is new."""
+    if free.feed_epoch is None:
+        table = sql.Identifier(*projection.fullname.split("."))
+        of_view = {"view": sql.Literal(view), "epoch": sql.Literal(epoch), "generation": sql.Literal(new_mark())}
+        driver.execute(_CREATE.format(table=table, **of_view))
+    row = driver.execute(_TAKE, (view, free.before, session)).fetchone()
+    if row is None:
+        return None
+    *at, cache_epochs, problem, error = row
+    # A list of pairs: JSONB does not keep the order of an object's keys.
+    return TakenView(Token(*at), None if cache_epochs is None else dict(cache_epochs), problem or "", error or "")
+
+
+# One statement: the other thread of the session may use the connection between two.
+_TAKE = f"""
+WITH free AS (
+  SELECT view, cache_epochs FROM {projection.fullname}
+  WHERE view = %s AND owner IS NOT DISTINCT FROM %s FOR NO KEY UPDATE
+)
+UPDATE {projection.fullname} AS p SET owner = %s, cache_epochs = NULL
+FROM free WHERE p.view = free.view
+RETURNING p.feed_epoch, p.position, p.mark, p.generation, free.cache_epochs, p.problem, p.error
+"""  # noqa: S608 - only the table's name is put in
+
+
+def bring_over(driver: Driver, view: str, session: uuid.UUID, epoch: uuid.UUID) -> None:
+    """Says that a view of ours goes on in the feed's new epoch, where it is: what it took in is in that history too.
+
+    Raises Deposed.
     """
-    connection.execute(
-        text("SELECT set_config('idle_session_timeout', :limit, false)"), {"limit": f"{int(seconds * 1000)}ms"}
+    changed = driver.execute(
+        f"UPDATE {projection.fullname} SET feed_epoch = %s, problem = NULL, error = NULL"  # noqa: S608
+        " WHERE view = %s AND owner = %s",
+        (epoch, view, session),
+    )
+    if not changed.rowcount:
+        raise Deposed(f"{view}: taken over by another projector")
+
+
+def say_problem(driver: Driver, view: str, session: uuid.UUID, problem: str | None, error: str | None) -> None:
+    """Keeps with a view of ours why it cannot go on; None when it can."""
+    driver.execute(
+        f"UPDATE {projection.fullname} SET problem = %s, error = %s"  # noqa: S608
+        " WHERE view = %s AND owner = %s AND (problem, error) IS DISTINCT FROM (%s, %s)",
+        (problem, error, view, session, problem, error),
     )
 
 
-def try_lock(connection: Connection, view: str) -> bool:
-    """Whether the view's lock is ours now. It is kept until the connection ends."""
-    held: bool = connection.execute(
-        text("SELECT pg_try_advisory_lock(:space, :view)"),
-        # The view's name as a stable signed 32-bit number.
-        {"space": _LOCK_SPACE, "view": zlib.crc32(view.encode()) - 2**31},
-    ).scalar_one()
-    return held
-
-
-def take_over(connection: Connection, view: str, epoch: uuid.UUID) -> Taken:
-    """Begins to project a view, whose lock is ours; no other projector gets the cache epochs that were handed over.
-
-    epoch: the feed's. Raises OtherFeed when the view belongs to another one.
-    """
-    with driver_under(connection).transaction():
-        connection.execute(
-            text(
-                f"INSERT INTO {projection.fullname} (view, feed_epoch, position, generation)"  # noqa: S608
-                " VALUES (:view, :epoch, 0, :generation)"
-                " ON CONFLICT (view) DO NOTHING"
-            ),
-            {"view": view, "epoch": epoch, "generation": new_mark()},
-        )
-        row = connection.execute(projection.select().where(projection.c.view == view).with_for_update()).one()
-        if row.feed_epoch != epoch:
-            raise OtherFeed(Token(row.feed_epoch, row.position, row.mark), epoch)
-        connection.execute(
-            text(
-                f"UPDATE {projection.fullname} SET cache_epochs = NULL, problem = NULL, error = NULL"  # noqa: S608
-                " WHERE view = :view"
-            ),
-            {"view": view},
-        )
-        # A list of pairs: JSONB does not keep the order of an object's keys.
-        epochs = dict(row.cache_epochs) if row.cache_epochs is not None else None
-        return Taken(Token(epoch, row.position, row.mark), row.generation, epochs)
-
-
-def bring_over(connection: Connection, view: str, epoch: uuid.UUID) -> None:
-    """Says that a view goes on in the feed's new epoch, where it is: all that it took in is in that history too."""
-    connection.execute(
-        text(f"UPDATE {projection.fullname} SET feed_epoch = :epoch WHERE view = :view"),  # noqa: S608
-        {"epoch": epoch, "view": view},
-    )
-
-
-def say_problem(connection: Connection, view: str, problem: str | None, error: str | None) -> None:
-    """Keeps with a view why it cannot go on; None when it can."""
-    connection.execute(
-        text(f"UPDATE {projection.fullname} SET problem = :problem, error = :error WHERE view = :view"),  # noqa: S608
-        {"problem": problem, "error": error, "view": view},
-    )
-
-
-def hand_over_epochs(connection: Connection, view: str, position: int, epochs: CacheEpochs) -> None:
-    """At a clean stop: the next projector may go on with the cache, if the view is still at `position`."""
-    connection.execute(
-        text(
-            f"UPDATE {projection.fullname} SET cache_epochs = CAST(:epochs AS jsonb)"  # noqa: S608
-            " WHERE view = :view AND position = :position"
-        ),
-        {"epochs": json.dumps(list(epochs.items())), "view": view, "position": position},
+def hand_over(driver: Driver, view: str, session: uuid.UUID, position: int, epochs: CacheEpochs | None) -> None:
+    """Frees a view. The next projector may go on with the cache, if the view is still ours and at `position`."""
+    pairs = None if epochs is None else json.dumps(list(epochs.items()))
+    driver.execute(
+        f"UPDATE {projection.fullname} SET owner = NULL, cache_epochs = %s::jsonb"  # noqa: S608
+        " WHERE view = %s AND position = %s AND owner = %s",
+        (pairs, view, position, session),
     )

@@ -6,23 +6,25 @@ from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
 from tandem.projection.following import Phase, Progress
-from tandem.read_store.tables import SCHEMA, projection
-from tandem.runtime.database import create_database_engine, has_revision, may_pass
+from tandem.read_store.tables import ALL_NEWEST, SCHEMA
+from tandem.runtime.database import create_database_engine, has_revision, read_pooled
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.server import Service
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.sqlstate import QueryAction, failure_of
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, all_alike
 
 # The worker's, and the two that readiness asks on: the server's and this service's.
 _CONNECTIONS = 3
+_ROWS = text(f"SELECT view, position, error FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
 
 
 class ProjectionService:
@@ -66,8 +68,8 @@ class ProjectionService:
         self._read.dispose()
 
     async def is_ready(self) -> bool:
-        """Whether the read database answers and is migrated."""
-        return await asyncio.to_thread(has_revision, self._read, SCHEMA, self._revision)
+        """Whether the read database answers, is migrated and takes writes."""
+        return await asyncio.to_thread(has_revision, self._read, SCHEMA, self._revision, writing=True)
 
     async def _are_well(self) -> bool:
         """Whether the database can be asked, and no view stands, in whichever projector."""
@@ -108,22 +110,25 @@ class ProjectionService:
     def _rows(self) -> dict[str, Any]:
         """Of the views' table `projection`, by view. Raises Unavailable."""
         try:
-            with self._read.connect() as connection:
-                return {row.view: row for row in connection.execute(projection.select())}
+            rows = read_pooled(self._read, lambda it: it.execute(_ROWS).all())
         except SQLAlchemyError as error:
-            if isinstance(error, PoolTimeout) or may_pass(error):
+            if failure_of(error).query is not QueryAction.BUG:
                 raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
             raise
+        return {row.view: row for row in rows}
 
     def _feed_now(self, positions: set[int]) -> tuple[int, dict[int, datetime | None], str]:
         """The feed's last position; when the event after each of the views' positions was stored; and "".
 
         Where the write database is away: the last position that was seen, nothing, and why.
         """
+
+        def read(connection: Connection) -> tuple[int, dict[int, datetime | None]]:
+            head = read_head(connection).position
+            return head, {it: recorded_at(connection, it + 1) for it in positions if it < head}
+
         try:
-            with self._feed.connect() as connection:
-                head = read_head(connection).position
-                return head, {it: recorded_at(connection, it + 1) for it in positions if it < head}, ""
+            return *read_pooled(self._feed, read), ""
         except SQLAlchemyError as error:
             # An operator wants to know how far the views are then, too.
             return self._progress.head, {}, problem_of(error)

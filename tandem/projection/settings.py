@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from tandem.read_store.cache import SignedCacheSettings
 from tandem.runtime.settings import Block
 
 
@@ -9,6 +10,15 @@ class FollowSettings(Block):
     """How the feed is followed."""
 
     batch_size: int = Field(1000, ge=1, le=10_000, description="Events in one transaction at most")
+    batch_rows: int = Field(
+        5000, ge=1, le=100_000, description="Rows of one view that a batch changes at most; one event may change more"
+    )
+    statement_seconds: float = Field(
+        1.5, gt=0, le=60, description="How long a batch may take to be loaded or stored, before it is halved"
+    )
+    lock_seconds: float = Field(
+        0.25, gt=0, le=60, description="How long a batch waits for a lock, before its view waits alone"
+    )
     poll_seconds: float = Field(0.1, gt=0, le=10, description="How soon a lost notification is made up for")
     heartbeat_seconds: float = Field(
         1.0, gt=0, le=2, description="Time between announcements when nothing happens; readers wait 3 s for one"
@@ -16,11 +26,17 @@ class FollowSettings(Block):
     hung_seconds: float = Field(
         15.0, ge=3, le=600, description="How long a projector that hangs keeps its views from a standby"
     )
+    release_seconds: float = Field(
+        3.0,
+        gt=0,
+        le=600,
+        description="How long one that cannot read the feed keeps its views from one that can",
+    )
     standby_seconds: float = Field(0.5, gt=0, le=60, description="How often a standby asks for views that are free")
     retry_seconds: float = Field(5.0, gt=0, le=600, description="How often a view that cannot go on is tried again")
 
 
-class CacheSettings(Block):
+class CacheSettings(SignedCacheSettings):
     """The cache's nodes, as the projector reaches them."""
 
     timeout: float = Field(0.25, gt=0, le=10, description="Seconds to wait for a node before it is fenced off")

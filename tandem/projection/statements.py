@@ -10,7 +10,8 @@ from sqlalchemy import Column, Table
 
 from tandem.projection.fold import FoundRows, ViewChanges
 from tandem.projection.projection import Projection
-from tandem.read_store.tables import change, projection, written_columns
+from tandem.read_store.announcement import Announcement
+from tandem.read_store.tables import CHANNEL, change, newest, projection, written_columns
 from tandem.runtime.arrays import Array, array, sql_type
 
 Driver = psycopg.Connection[Any]
@@ -33,6 +34,14 @@ class Deposed(Exception):
     """Another projector has moved the view: this one does not hold it any more."""
 
 
+def limit_statements(driver: Driver, statement_seconds: float, lock_seconds: float) -> None:
+    """How long each statement may take from now on, and wait for a lock. Raises psycopg.Error."""
+    driver.execute(
+        "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false)",
+        (f"{int(statement_seconds * 1000)}ms", f"{int(lock_seconds * 1000)}ms"),
+    )
+
+
 def select_rows(
     driver: Driver, projections: Mapping[str, Projection], wanted: Mapping[str, Collection[bytes]]
 ) -> FoundRows:
@@ -47,23 +56,38 @@ def select_rows(
     return found
 
 
-def move_views(driver: Driver, epoch: uuid.UUID, moves: Sequence[Move]) -> None:
+def move_views(driver: Driver, epoch: uuid.UUID, owner: uuid.UUID, moves: Sequence[Move]) -> None:
     """Moves the views' positions and stores their changed rows and the change log, or does nothing at all.
 
     driver: in autocommit mode, so that the one statement is the transaction. One round trip. Raises psycopg.Error, and
-    Deposed when a view is not where it was read any more, or belongs to another feed than `epoch`.
-
-    Not in psycopg's pipeline mode: a pipeline ends with a Flush, on which PostgreSQL forgets the session's idle
-    time-out, and a projector that hangs would keep its views for ever.
+    Deposed when a view has another owner, is not where it was read any more, or belongs to another feed than `epoch`.
     """
     parts = [part for move in moves for part in _parts(move.projection.table, move.changes)]
     views = [move.projection.view for move in moves]
     numbers = [[it.before for it in moves], [it.after for it in moves], [it.mark for it in moves]]
-    parameters: list[Any] = [array("TEXT", views), *(array("BIGINT", it) for it in numbers), epoch, len(moves)]
+    parameters: list[Any] = [array("TEXT", views), *(array("BIGINT", it) for it in numbers), epoch, owner, len(moves)]
     parameters += [it for part in parts for it in part.arrays]
     cursor = driver.execute(_together(tuple(part.statement for part in parts)), parameters, prepare=True)
     if cursor.fetchone() is None:
         raise Deposed(f"{', '.join(views)}: moved by another projector")
+
+
+def announce(driver: Driver, owner: uuid.UUID, announcement: Announcement) -> None:
+    """Announces views, or raises Deposed when one of them has another owner. Raises psycopg.Error."""
+    views = list(announcement.positions.keys() | announcement.problems.keys())
+    cursor = driver.execute(
+        _ANNOUNCE, (CHANNEL, announcement.encode(), array("TEXT", views), owner, len(views)), prepare=True
+    )
+    if cursor.fetchone() is None:
+        raise Deposed(f"{', '.join(views)}: taken over by another projector")
+
+
+_ANNOUNCE = f"""
+SELECT pg_notify(%s, %s)
+WHERE (
+  SELECT count(*) FROM unnest(%s::text[]) AS v (view) CROSS JOIN LATERAL {newest("v.view")} AS p WHERE p.owner = %s
+) = %s
+"""  # noqa: S608 - only the table's name is put in
 
 
 class _Part(NamedTuple):
@@ -101,15 +125,15 @@ def _together(statements: Sequence[str]) -> str:
 
 
 _MATCH = f"""
-SELECT p.view, v.after, v.mark
+SELECT p.view, v.before, v.after, v.mark
 FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[]) AS v (view, before, after, mark)
-JOIN {projection.fullname} AS p ON p.view = v.view
-WHERE p.position = v.before AND p.feed_epoch = %s FOR NO KEY UPDATE OF p
+JOIN {projection.fullname} AS p ON p.view = v.view AND p.span = v.before >> 6
+WHERE p.position = v.before AND p.feed_epoch = %s AND p.owner = %s FOR NO KEY UPDATE OF p
 """  # noqa: S608 - only names of tables and columns are put in, here and below
 _HOLD = "SELECT count(*) AS views FROM matched HAVING count(*) = %s"
 _MOVE = f"""
 UPDATE {projection.fullname} AS p SET position = m.after, mark = m.mark, problem = NULL, error = NULL
-FROM held, matched AS m WHERE p.view = m.view
+FROM held, matched AS m WHERE p.view = m.view AND p.span = m.before >> 6
 """  # noqa: S608
 
 

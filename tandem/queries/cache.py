@@ -31,12 +31,19 @@ NODE_FAILURES = Counter(
 # KeyError and ValueError are how pymemcache meets an answer that it did not ask for; it closes the connection then.
 _FAILURES = (OSError, MemcacheError, ValueError, KeyError)
 
+REFUSED = Counter(
+    "tandem_cache_entries_refused_total",
+    "Entries that were not stored for their keys, or not with our secret",
+    ["node"],
+)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Lookup(NamedTuple):
-    """entries: what is stored for the rows, by their ids as they were asked for; `decode_entry` reads it.
+    """entries: what is stored for the rows, without its signature, by their ids as they were asked for; `decode_entry`
+    reads it.
 
     asked: how many were; those at nodes that are fenced off or fail are not.
     """
@@ -92,12 +99,17 @@ class Cache:
     """A reader's connections, one to each node. For one thread at a time."""
 
     def __init__(self, settings: CacheSettings, resting: Resting) -> None:
+        """Raises SettingsError when the secret cannot be read."""
         self._settings = settings
+        self._signer = settings.signer()
         self._resting = resting
         self._clients: dict[str, NodeClient] = {}
         # The node's last failure when the connection was made: one from before a later failure is not trusted.
         self._made_after: dict[str, float | None] = {}
         self._ring = Ring([])
+        # What was announced last, and for each view what memcached's keys begin with at each node that may be read.
+        self._epochs: CacheEpochs = {}
+        self._prefixes: dict[str, dict[str, str]] = {}
 
     async def stop(self) -> None:
         for client in self._clients.values():
@@ -106,8 +118,7 @@ class Cache:
 
     def look_up(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> Lookup:
         """Reads the entries of `rows` under the epochs that were announced. Rows are ids in 32 hexadecimal digits."""
-        [found] = self.look_up_each(view, epochs, [rows])
-        return found
+        return self._read(self._ask(view, epochs, rows))
 
     def look_up_each(self, view: str, epochs: CacheEpochs, wanted: Iterable[Iterable[str]]) -> Iterator[Lookup]:
         """As `look_up` for each of them, all under the same epochs. Nodes are asked for the next before an answer is
@@ -145,52 +156,69 @@ class Cache:
                 # It failed when more was asked for.
                 continue
             try:
-                entries = client.answer()
+                answer = client.answer()
+                entries = self._signer.unsigned(answer, names)
             except _FAILURES as error:
                 self._failed(node, error)
                 continue
+            if len(entries) < len(answer):
+                REFUSED.labels(node).inc(len(answer) - len(entries) - list(answer.values()).count(PLACEHOLDER))
             count += len(names)
-            for name, entry in entries.items():
-                found[names[name]] = entry
+            found |= entries
         return Lookup(found, count)
 
     def lease(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> dict[str, Lease]:
-        """Places placeholders for entries that are not there, at most `max_fills`; a lease for each one placed.
+        """Places placeholders for entries that are not there, at most `max_fills`; a lease for each one placed, and for
+        each entry that is not signed, which is to be replaced.
 
         Read the database after this, not before: the projector's write of a newer row ends the lease. A plain `add` of
         the value would not do: it succeeds where a newer entry was set and evicted in between.
         """
         leases: dict[str, Lease] = {}
         for node, names in self._by_node(view, epochs, islice(rows, self._settings.max_fills)).items():
-            placed = [
-                name for name in names if self._try(node, NodeClient.add, name, PLACEHOLDER, expire=LEASE_SECONDS)
-            ]
-            entries = self._try(node, NodeClient.gets_many, placed) if placed else None
-            for name, (value, cas) in (entries or {}).items():
-                if value == PLACEHOLDER:
+            placed = self._try(node, NodeClient.add_missing, dict.fromkeys(names, PLACEHOLDER), LEASE_SECONDS)
+            entries = self._try(node, NodeClient.ask_with_cas, names)
+            if placed is None or entries is None:
+                continue
+            for name, (entry, cas) in entries.items():
+                if name in placed if entry == PLACEHOLDER else not self._signer.unsigned({name: entry}, names):
                     leases[names[name]] = Lease(node, name, cas, self._clients[node])
         return leases
 
     def fill(self, leases: Mapping[str, Lease], values: Mapping[str, bytes]) -> None:
-        """Stores values under their leases. A placeholder without a value expires."""
+        """Stores values under their leases. A placeholder without a value expires, and so does one whose value the node
+        does not take.
+        """
+        by_node: dict[str, dict[str, tuple[bytes, bytes]]] = {}
         for row, (node, name, cas, client) in leases.items():
             value = values.get(row)
-            if value is not None and self._clients.get(node) is client:
-                self._try(node, NodeClient.cas, name, encode_entry(value), cas, expire=self._settings.entry_seconds)
+            if value is not None and self._clients.get(node) is client and not client.was_closed():
+                by_node.setdefault(node, {})[name] = self._signer.sign(name, encode_entry(value)), cas
+        for node, entries in by_node.items():
+            try:
+                self._clients[node].replace_unchanged(entries, self._settings.entry_seconds)
+            except _FAILURES as error:
+                self._failed(node, error)
 
     def _by_node(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> dict[str, dict[str, str]]:
         """For each node that is not fenced off, memcached's keys and the rows that they are of."""
-        nodes = list(epochs)
-        if self._ring.nodes != nodes:
-            self._ring = Ring(nodes)
-        by_node: dict[str, list[str]] = {node: [] for node in nodes}
-        if len(nodes) == 1:
-            by_node[nodes[0]].extend(rows)
-        else:
-            for row in rows:
-                by_node[self._ring.node_of(row)].append(row)
-        prefixes = {node: key_prefix(view, epoch) for node, epoch in epochs.items() if epoch is not None}
-        return {node: {prefixes[node] + row: row for row in rows} for node, rows in by_node.items() if node in prefixes}
+        if epochs is not self._epochs:
+            self._epochs = epochs
+            self._prefixes = {}
+            if self._ring.nodes != list(epochs):
+                self._ring = Ring(list(epochs))
+        prefixes = self._prefixes.get(view)
+        if prefixes is None:
+            used = {node: epoch for node, epoch in epochs.items() if epoch is not None}
+            prefixes = self._prefixes[view] = {node: key_prefix(view, epoch) for node, epoch in used.items()}
+        if len(epochs) == 1:
+            return {node: {prefix + row: row for row in rows} for node, prefix in prefixes.items()}
+        by_node: dict[str, dict[str, str]] = {node: {} for node in prefixes}
+        for row in rows:
+            node = self._ring.node_of(row)
+            if node in by_node:
+                by_node[node][prefixes[node] + row] = row
+        return by_node
 
     def _try(
         self, node: str, command: Callable[Concatenate[NodeClient, P], T], *args: P.args, **kwargs: P.kwargs
@@ -199,7 +227,8 @@ class Cache:
         if self._resting.is_resting(node):
             return None
         last_failure = self._resting.last(node)
-        if node in self._clients and self._made_after[node] != last_failure:
+        known = self._clients.get(node)
+        if known is not None and (self._made_after[node] != last_failure or known.was_closed()):
             self._close(node)
         try:
             if node not in self._clients:

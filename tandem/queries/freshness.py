@@ -7,19 +7,26 @@ connection that listens is down, the view is blind: its cache is not read, and t
 `Freshness.judge` is the one place that decides whether an answer is fresh enough, before it is read and after. A call
 that must wait is parked here, whichever query it is of:
 
-    judged ──▶ parked ──▶ released   its position was announced, or is in the database while the view is blind:
-                 │                   back into the queue of its worker (`home`), which judges it again
+    judged ──▶ parked ──▶ released   its position was announced, or is in the database while the view is blind; or the
+                 │                   feed's head, which it asked for, was read: back into the queue of its worker
+                 │                   (`home`), which judges it again
                  ├──────▶ overdue    its wait is over: it fails with PROJECTION_LAG; while the view is blind it is
                  │                   released, since the database has the last word
+                 ├──────▶ refused    its token is beyond the feed's head, so that no wait can end well
                  ├──────▶ gone       its caller has gone: it is dropped at once
                  └──────▶ stopped    the server stops: it fails
 
-The listening thread (an announcement), the thread that reads positions while a view is blind, the thread that ends
-waits, and the transport (the caller has gone) cause these. Whoever takes a call out of `_parked` under the lock has it.
-All who wait for a view are looked through when it moves: 0.04 ms for 1,000, which is `max_waiters`.
+The listening thread (an announcement), the thread that reads positions while a view is blind, the one that reads the
+feed's head, the one that ends waits, and the transport (the caller has gone) cause these. Whoever takes a call out of
+`_parked` under the lock has it. All who wait for a view are looked through when it moves: 0.04 ms for 1,000.
+
+Together they are at most `max_waiters`, and those who wait for one view at most as many as are free then. So a view
+that does not move, or a write database that does not answer, takes half of the room, two such views two thirds: there
+is always room for those who wait for another.
 """
 
 import asyncio
+import contextlib
 import enum
 import math
 import threading
@@ -33,6 +40,7 @@ import psycopg
 from prometheus_client import Counter, Gauge, Histogram
 
 from tandem.feed.token import Token, epoch_order
+from tandem.queries.head import FULLY_CONSISTENT, Head
 from tandem.queries.settings import FreshnessSettings
 from tandem.read_store.announcement import HISTORY_CHANGED, Announcement, MalformedAnnouncement
 from tandem.read_store.cache import CacheEpochs
@@ -40,6 +48,7 @@ from tandem.runtime.call import Call, Context, Stage, settle, stopping_error
 from tandem.runtime.errors import Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
 from tandem.runtime.listener import Listener
 from tandem.runtime.settings import SettingsError
+from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import refuse
 
@@ -55,8 +64,12 @@ WAITS = Histogram(
 WAITERS = Gauge("tandem_freshness_waiters", "Calls that wait for a position")
 IGNORED = Counter("tandem_announcements_ignored_total", "Announcements that were malformed or older than one before")
 
-FULLY_CONSISTENT = "consistency.fully_consistent"
-
+# Where those are parked who wait for the feed's head. No view has this name.
+_HEAD = "the feed's head"
+# They have at least this long, so that a `max_wait` of 0 means: do not wait for the view.
+_LEAST_HEAD_SECONDS = 0.1
+# A token that no announcement has reached is compared with the feed's head after this. Most waits are over by then.
+_HEAD_AFTER_SECONDS = 0.02
 # How long those who wait for a blind view wait between looks at the database; one look serves them all.
 _POLL_SECONDS = 0.05
 # The listening thread looks up this often, to stop or to notice that a view is blind.
@@ -169,17 +182,16 @@ class Freshness:
         listener: Listener,
         read_positions: Callable[[], dict[str, Token]],
         views: Collection[str],
-        head: Stage,
+        head: Head,
         *,
         with_cache: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """read_positions: the views' positions in the database; raises Unavailable. views: all that are followed.
 
-        head: adds the feed's head to the need of the calls that ask for it. with_cache: False to take no notice of the
-        nodes that are announced.
+        head: reads the feed's head. with_cache: False to take no notice of the nodes that are announced.
         """
-        self.head = head
+        self._head = head
         self.default_max_wait = settings.default_max_wait
         self._settings = settings
         self._listener = listener
@@ -192,21 +204,26 @@ class Freshness:
         self._subscribers: list[Callable[[str], None]] = []
         # Guards all below, and changes of what was announced.
         self._lock = threading.Lock()
-        self._parked: dict[str, dict[Call, _Parked]] = {view: {} for view in views}
+        self._parked: dict[str, dict[Call, _Parked]] = {place: {} for place in (*views, _HEAD)}
+        # Tokens up to it were given out. Others are compared with it at `_compare_at`, by time.monotonic().
+        self._known_head: Token | None = None
+        self._compare_at = math.inf
+        self._head_is_wanted = threading.Condition(self._lock)
         # No wait ends before.
         self._next_end = math.inf
         self._ends_changed = threading.Condition(self._lock)
         self._is_waited_for = threading.Condition(self._lock)
         self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._threads: list[SupervisedThread] = []
 
     async def start(self) -> None:
         for name, run in (
             ("announcements", self._follow_announcements),
             ("positions", self._follow_database),
             ("waits", self._follow_ends),
+            ("head", self._follow_head),
         ):
-            thread = threading.Thread(target=run, name=name, daemon=True)
+            thread = SupervisedThread(name, run)
             thread.start()
             self._threads.append(thread)
 
@@ -215,10 +232,12 @@ class Freshness:
             self._stopping.set()
             self._ends_changed.notify_all()
             self._is_waited_for.notify_all()
+            self._head_is_wanted.notify_all()
             parked = [call for view, calls in self._parked.items() for call in self._take_out(view, list(calls))]
         refuse(parked, stopping_error())
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
+        self._listener.close()
 
     def announced(self, view: str) -> Announced | None:
         """The view's last announcement, or None while it is blind. It may be trusted together or not at all."""
@@ -271,7 +290,7 @@ class Freshness:
         """As `judge`; None for a call that is not answered now: it was refused, or goes to where it is parked."""
         asked: Asked = call.asked
         if asked.need.fully_consistent:
-            call.next = self.head
+            call.next = self
             return None
         verdict = self.judge(view, call, asked.need, known, final=final)
         if isinstance(verdict, TandemError):
@@ -345,25 +364,23 @@ class Freshness:
                     self._announced[view] = replace(self._announced[view], received_at=float("-inf"))
 
     def put_all(self, calls: Sequence[Call]) -> None:
-        """Parks calls until the views that they wait for are where they want them."""
+        """Parks calls until the views that they wait for are where they want them, or the feed's head is read."""
         decided: list[Call] = []
         refused: list[Call] = []
         with self._lock:
             stopping = self._stopping.is_set()
             for call in calls:
-                asked: Asked = call.asked
-                # Of two feeds the later one: the view comes to it, or the call is refused when its wait is over.
-                wanted = max((it.token for it in asked.need.wanted), key=_order)
-                if self._is_decided(asked.view, wanted):
+                place = _place(call)
+                if place != _HEAD and self._is_decided(place, _wanted(call).token):
                     decided.append(call)
-                elif stopping or self._waiters() >= self._settings.max_waiters:
+                elif stopping or len(self._parked[place]) >= self._settings.max_waiters - self._waiters():
                     refused.append(call)
                 else:
-                    self._park(call, asked, wanted)
+                    self._park(call, place)
         _send_home(decided)
-        if refused:
-            full = Overloaded(f"{self._settings.max_waiters} calls wait for a position already")
-            refuse(refused, stopping_error() if stopping else full)
+        for call in refused:
+            full = Overloaded(f"too many calls wait for {_place(call)} already")
+            refuse([call], stopping_error() if stopping else full)
         for call in calls:
             # Its caller may have gone before `when_gone` was set.
             if call.gone:
@@ -382,13 +399,16 @@ class Freshness:
         over: list[Call] = []
         with self._lock:
             now = self._clock()
-            for view, parked in self._parked.items():
-                over += self._take_out(view, [call for call, it in parked.items() if it.end <= now])
+            for place, parked in self._parked.items():
+                over += self._take_out(place, [call for call, it in parked.items() if it.end <= now])
             ends = [it.end for parked in self._parked.values() for it in parked.values()]
             self._next_end = min(ends, default=math.inf)
         back: list[Call] = []
         for call in over:
             view = call.asked.view
+            if _place(call) == _HEAD:
+                refuse([call], Unavailable("the write database does not answer in time", reason="STORE_UNAVAILABLE"))
+                continue
             verdict = self.judge(view, call, call.asked.need, self.announced_token(view))
             if isinstance(verdict, TandemError):
                 refuse([call], verdict)
@@ -400,6 +420,75 @@ class Freshness:
     def _is_older(token: Token, last: Token) -> bool:
         """Of the same feed and the same generation of the view."""
         return last.epoch == token.epoch and last.position > token.position and not token.is_made_anew_since(last)
+
+    def read_head(self) -> None:
+        """Reads the feed's head, once for all who wait for it or for a token that no head has reached.
+
+        Whatever was acknowledged before a call came is at or below a head that is read later.
+        """
+        with self._lock:
+            asking = list(self._parked[_HEAD])
+            now = self._clock()
+            unreached = {call for call, it in self._unreached() if it.since <= now - _HEAD_AFTER_SECONDS}
+            self._compare_at = math.inf
+        if not asking and not unreached:
+            self._compare_again(_HEAD_AFTER_SECONDS)
+            return
+        try:
+            head = self._head.read()
+        except TandemError as error:
+            with self._lock:
+                failed = self._take_out(_HEAD, [call for call in asking if call in self._parked[_HEAD]])
+            refuse(failed, error)
+            self._compare_again(_RECONNECT_SECONDS)
+            return
+        with self._lock:
+            self._known_head = head
+            found = self._take_out(_HEAD, [call for call in asking if call in self._parked[_HEAD]])
+            beyond: list[Call] = []
+            for view, parked in self._parked.items():
+                calls = [
+                    call
+                    for call, it in parked.items()
+                    if call in unreached and it.epoch == head.epoch.int and it.position > head.position
+                ]
+                beyond += self._take_out(view, calls)
+        for call in found:
+            call.asked.need = call.asked.need.with_head(head)
+        for call in beyond:
+            refuse([call], self._beyond_the_head(call, head))
+        _send_home(found)
+        self._compare_again(_HEAD_AFTER_SECONDS)
+
+    def _beyond_the_head(self, call: Call, head: Token) -> TandemError:
+        view, wanted = call.asked.view, _wanted(call)
+        last = self._announced.get(view)
+        if last is not None and last.token.epoch == head.epoch and last.token.position > head.position:
+            # The view was further already: the feed has lost what it shows, and perhaps what the token stands for.
+            return history_changed(view)
+        description = (
+            f"is beyond the feed, which is at position {head.position}: no receipt and no answer had it, or the write"
+            " store lost what they stood for"
+        )
+        return PreconditionFailed([Violation(wanted.field, description, "TOKEN_AHEAD")])
+
+    def _unreached(self) -> list[tuple[Call, _Parked]]:
+        """Those whose token may be one that was never given out. None where this server cannot ask."""
+        if not self._head.is_set_up:
+            return []
+        head = self._known_head
+        epoch, position = (head.epoch.int, head.position) if head is not None else (0, 0)
+        return [
+            (call, it)
+            for place, parked in self._parked.items()
+            for call, it in parked.items()
+            if place != _HEAD and (it.position > position or it.epoch != epoch)
+        ]
+
+    def _compare_again(self, seconds: float) -> None:
+        with self._lock:
+            if self._unreached():
+                self._compare_at = time.monotonic() + seconds
 
     def _is_decided(self, view: str, token: Token) -> bool:
         """Whether announcements say enough: the view includes the token, cannot go on, or is of another feed."""
@@ -420,11 +509,19 @@ class Freshness:
             epoch_order(it.token.epoch) > epoch_order(last.token.epoch) for it in need.wanted
         )
 
-    def _park(self, call: Call, asked: Asked, token: Token) -> None:
-        end = asked.need.end_of_wait(call)
-        self._parked[asked.view][call] = _Parked(
-            token.epoch.int, epoch_order(token.epoch), token.position, self._clock(), end
-        )
+    def _park(self, call: Call, place: str) -> None:
+        end = call.asked.need.end_of_wait(call)
+        if place == _HEAD:
+            end = max(end, call.came_at + _LEAST_HEAD_SECONDS)
+            parked = _Parked(0, 0, 0, self._clock(), end)
+            self._head_is_wanted.notify()
+        else:
+            token = _wanted(call).token
+            parked = _Parked(token.epoch.int, epoch_order(token.epoch), token.position, self._clock(), end)
+            if self._compare_at == math.inf and self._head.is_set_up:
+                self._compare_at = time.monotonic() + _HEAD_AFTER_SECONDS
+                self._head_is_wanted.notify()
+        self._parked[place][call] = parked
         call.when_gone = self._let_go
         WAITERS.set(self._waiters())
         if end < self._next_end:
@@ -443,11 +540,11 @@ class Freshness:
         ready = [call for call, it in waiting if (it.position <= position if it.epoch == epoch else it.order <= order)]
         return self._take_out(view, ready)
 
-    def _take_out(self, view: str, calls: list[Call]) -> list[Call]:
-        """Takes out calls that wait for a view; they are the caller's now."""
+    def _take_out(self, place: str, calls: list[Call]) -> list[Call]:
+        """Takes out calls that wait for a view, or for the head; they are the caller's now."""
         now = self._clock()
         for call in calls:
-            WAITS.observe(now - self._parked[view].pop(call).since)
+            WAITS.observe(now - self._parked[place].pop(call).since)
         if calls:
             WAITERS.set(self._waiters())
         return calls
@@ -455,15 +552,15 @@ class Freshness:
     def _let_go(self, call: Call) -> None:
         """The caller has gone."""
         with self._lock:
-            view = call.asked.view
-            if call not in self._parked[view]:
+            place = _place(call)
+            if call not in self._parked[place]:
                 return
-            self._take_out(view, [call])
+            self._take_out(place, [call])
         call.drop()
         settle([call])
 
     def _blind_and_waited_for(self) -> set[str]:
-        return {view for view, parked in self._parked.items() if parked and self.announced(view) is None}
+        return {view for view in self._views if self._parked[view] and self.announced(view) is None}
 
     def _follow_announcements(self) -> None:
         """The listening thread."""
@@ -486,12 +583,8 @@ class Freshness:
                 except MalformedAnnouncement as error:
                     IGNORED.inc()
                     log.warning("not an announcement", payload=str(error))
-                except Exception:
-                    # A bug; without this thread every view would be blind from now on.
-                    log.exception("an announcement could not be applied")
             for view in self._views:
                 _blind(view).set(self.announced(view) is None)
-        self._listener.close()
 
     def _follow_database(self) -> None:
         """The thread that reads positions while somebody waits for a blind view."""
@@ -501,30 +594,51 @@ class Freshness:
                     self._is_waited_for.wait()
                 blind = self._blind_and_waited_for()
             if blind:
-                try:
+                # Unavailable is logged where it is raised; those who wait get the error when they read.
+                with contextlib.suppress(Unavailable):
                     self.release_in_database(self._read_positions())
-                except Unavailable:
-                    # It is logged where it is raised; those who wait get the error when they read.
-                    pass
-                except Exception:
-                    log.exception("positions could not be read")
             self._stopping.wait(_POLL_SECONDS)
 
     def _follow_ends(self) -> None:
         """The thread that ends waits."""
         while not self._stopping.is_set():
-            try:
-                self.end_waits()
-            except Exception:
-                log.exception("waits could not be ended")
+            self.end_waits()
             with self._lock:
                 if not self._stopping.is_set():
                     self._ends_changed.wait(None if self._next_end == math.inf else self._next_end - self._clock())
+
+    def _follow_head(self) -> None:
+        """The thread that reads the feed's head while somebody waits for it."""
+        while not self._stopping.is_set():
+            try:
+                self.read_head()
+            except Exception:
+                log.exception("the feed's head could not be compared")
+                self._stopping.wait(_RECONNECT_SECONDS)
+            with self._lock:
+                while not self._stopping.is_set() and not self._parked[_HEAD]:
+                    seconds = self._compare_at - time.monotonic()
+                    if seconds <= 0:
+                        break
+                    self._head_is_wanted.wait(None if seconds == math.inf else seconds)
 
 
 # With every announcement, and looked up by its label each time takes longer than to set it.
 _position = cache(POSITION.labels)
 _blind = cache(BLIND.labels)
+
+
+def _place(call: Call) -> str:
+    """What a call waits for: the feed's head, or a view."""
+    asked: Asked = call.asked
+    return _HEAD if asked.need.fully_consistent else asked.view
+
+
+def _wanted(call: Call) -> Wanted:
+    """What a call that is parked waits for: of two feeds the later one, which the view may come to."""
+    asked: Asked = call.asked
+    wanted = asked.need.wanted
+    return wanted[0] if len(wanted) == 1 else max(wanted, key=lambda it: _order(it.token))
 
 
 def _send_home(calls: Sequence[Call]) -> None:

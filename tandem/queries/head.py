@@ -3,45 +3,45 @@
 The one thing that is asked of the write store. It is one row, read by a role that need be allowed nothing else.
 """
 
-from collections.abc import Sequence
-
 from sqlalchemy import text
 
-from tandem.feed.table import feed_head
+from tandem.feed.table import NEWEST_HEAD
 from tandem.feed.token import Token
-from tandem.queries.freshness import FULLY_CONSISTENT, Asked
-from tandem.queries.store import Store
-from tandem.runtime.call import Call
+from tandem.queries.store import ONE_PLAN, Store
 from tandem.runtime.errors import PreconditionFailed, Violation
 from tandem.runtime.settings import DatabaseSettings
-from tandem.runtime.worker import Worker
 
-_HEAD = text(f"SELECT epoch, position FROM {feed_head.fullname}")  # noqa: S608 - a table of ours
+FULLY_CONSISTENT = "consistency.fully_consistent"
+
+_HEAD = text(f"SELECT epoch, position FROM {NEWEST_HEAD} AS h")  # noqa: S608 - a table of ours
 
 
-class Head(Worker):
-    """Adds the feed's head to what calls need, and sends them back. Calls that come during a read share the next."""
+class Head:
+    """Reads it, for one thread. `start` and `stop` make it a Component."""
 
-    def __init__(self, settings: DatabaseSettings | None, *, max_waiting: int) -> None:
-        """settings: of the write database; without them each call is refused."""
-        super().__init__("head", [self._add_head], max_batch=max_waiting, max_waiting=max_waiting)
+    def __init__(self, settings: DatabaseSettings | None) -> None:
+        """settings: of the write database; without them each read is refused."""
         self._store: Store | None = None
         if settings is not None:
-            self._store = Store(settings, connections=1, what="write database", name="tandem-query-head")
+            self._store = Store(
+                settings, connections=1, session=ONE_PLAN, what="write database", name="tandem-query-head"
+            )
+
+    @property
+    def is_set_up(self) -> bool:
+        return self._store is not None
+
+    async def start(self) -> None:
+        """Nothing connects before the first use."""
 
     async def stop(self) -> None:
-        await super().stop()
         if self._store is not None:
             await self._store.stop()
 
-    def _add_head(self, calls: Sequence[Call]) -> None:
+    def read(self) -> Token:
         """Raises PreconditionFailed where the write database is not set, and Unavailable while it is away."""
         if self._store is None:
             description = "this server is not set up to ask the write store; give a token instead (at_least_as_fresh)"
             raise PreconditionFailed([Violation(FULLY_CONSISTENT, description, "FULLY_CONSISTENT_NOT_CONFIGURED")])
-        # After all of the calls came: a read that had begun may have missed what was acknowledged before one of them.
         [row] = self._store.execute(_HEAD, {})
-        for call in calls:
-            asked: Asked = call.asked
-            asked.need = asked.need.with_head(Token(row.epoch, row.position))
-            call.next = asked.home
+        return Token(row.epoch, row.position)

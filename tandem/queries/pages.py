@@ -15,12 +15,14 @@ from sqlalchemy import Column, Table, text
 
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
+from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.page_token import FIRST_PAGE, Cursor, decode_page_token, encode_page_token
 from tandem.queries.statements import Answer, StatementQuery
 from tandem.queries.store import AT, Store, position_of
-from tandem.read_store.tables import projection
+from tandem.read_store.tables import newest
 from tandem.runtime.arrays import array, sql_type
+from tandem.runtime.errors import TandemError
 
 
 class KeysetList:
@@ -57,7 +59,7 @@ class KeysetList:
             ORDER BY s.time DESC, s.position DESC LIMIT q.most"""  # noqa: S608
         self.statement = text(f"""
             SELECT {AT}, q.number, v.found, v.times[q.most - 1] AS time, v.ties[q.most - 1] AS tie
-            FROM {projection.fullname} AS p
+            FROM {newest(f"'{table.name}'")} AS p
             CROSS JOIN unnest({", ".join(arrays)}) WITH ORDINALITY
                 AS q ({", ".join([*given, "one_of", "time", "position", "most", "number"])})
             CROSS JOIN LATERAL (
@@ -66,7 +68,6 @@ class KeysetList:
                     array_agg(position ORDER BY time DESC, position DESC) AS ties
                 FROM ({rows}) AS s
             ) AS v
-            WHERE p.view = '{table.name}'
             """)  # noqa: S608 - only names of our own tables are put in
 
 
@@ -115,6 +116,8 @@ class ListQuery(StatementQuery[PageKey]):
         self.views = (view_of(value),)
         self._select = select
         self._store = store
+        assert value.message_type is not None, "a row"
+        self._check = RowCheck(self.views[0], message_factory.GetMessageClass(value.message_type))
         self._value = EncodedField(response, value.name)
         self._next_page_token = EncodedField(response, "next_page_token")
         self._as_of = EncodedField(response, "as_of")
@@ -125,10 +128,12 @@ class ListQuery(StatementQuery[PageKey]):
         after = check.page_token(request.page_token, decode_page_token, self.name, *selection.words)
         return PageKey(selection, after or FIRST_PAGE, size)
 
-    def read(self, wanted: Sequence[PageKey]) -> Iterator[Answer]:
+    def read(self, wanted: Sequence[PageKey]) -> Iterator[Answer | TandemError]:
         pages = read_pages(self._store, wanted)
         for key in wanted:
-            yield Answer(self._encode(key, pages[key]), pages[key].as_of)
+            page = pages[key]
+            damage = next(filter(None, map(self._check.failure, page.rows)), None)
+            yield damage or Answer(self._encode(key, page), page.as_of)
 
     def _encode(self, wanted: PageKey, page: Page) -> bytes:
         parts = [self._value.each(page.rows)]

@@ -23,13 +23,14 @@ from tandem.feed.token import Token
 from tandem.internal.v1.stored_pb2 import CacheEntry
 from tandem.queries.cache import Cache, Resting
 from tandem.queries.checker import MAX_BATCH, QueryChecker
+from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.freshness import NOTHING_NEEDED, Announced, Asked, Fresh, Freshness, Need
 from tandem.queries.settings import CacheSettings, ReaderSettings
 from tandem.queries.store import BATCH_SIZE, Store
 from tandem.read_store.cache import decode_entry
 from tandem.runtime.call import Call, Stage
-from tandem.runtime.errors import InvalidArgument, NotFound, TandemError
+from tandem.runtime.errors import InvalidArgument, NotFound, TandemError, Unavailable
 from tandem.runtime.worker import Worker
 
 CACHE_READS = Counter(
@@ -60,6 +61,8 @@ class ById:
         self.view = view_of(value)
         self.id_field = ids.name
         self.value = EncodedField(response, value.name)
+        assert value.message_type is not None, "a row"
+        self.check = RowCheck(self.view, message_factory.GetMessageClass(value.message_type))
         self._as_of = EncodedField(response, "as_of")
         # An entry is a message of one field, its value. Under the same number, that is the response's field already.
         self._as_stored = self.value.tag == _ENTRY_VALUE.tag
@@ -84,11 +87,11 @@ class ById:
 
 
 class OneRow(ById):
-    def key_alone(self, request: bytes) -> str | None:
+    def keys_alone(self, request: bytes) -> list[str] | None:
         """The id in a request that holds nothing else, in hexadecimal digits; None for others, which are parsed."""
         if len(request) != _ID_BYTES or request.translate(_SHAPE) != self._one_id:
             return None
-        return request[-len(_UUID) :].replace(b"-", b"").decode("ascii")
+        return [request[-len(_UUID) :].replace(b"-", b"").decode("ascii")]
 
     def keys(self, request: Any, check: QueryChecker) -> list[str]:
         """The id in any request; `check` collects what is wrong."""
@@ -248,7 +251,12 @@ class _CachedRows(ABC):
         if announced is not None and announced.cache_epochs:
             if announced is not self._announced:
                 self._announced, self._as_of = announced, self._query.as_of(announced.token)
-            self._look_up(calls, announced)
+            wanted: list[tuple[Call, list[str]]] = []
+            for call in calls:
+                keys = self._query.keys_alone(call.payload) or self._keys_of(call, announced)
+                if keys is not None:
+                    wanted.append((call, keys))
+            self._look_up(wanted, announced)
             return
         for call in calls:
             keys = self._keys_of(call, announced)
@@ -256,7 +264,8 @@ class _CachedRows(ABC):
                 self._read_stored(call, keys)
 
     @abstractmethod
-    def _look_up(self, calls: Sequence[Call], announced: Announced) -> None: ...
+    def _look_up(self, wanted: Sequence[tuple[Call, list[str]]], announced: Announced) -> None:
+        """wanted: calls that may be answered from the cache, each with its keys."""
 
     def _keys_of(self, call: Call, announced: Announced | None) -> list[str] | None:
         """What may be answered from the cache; None for a call that goes elsewhere, or is refused."""
@@ -295,18 +304,13 @@ class _CachedRows(ABC):
 class _CachedRow(_CachedRows):
     """One look into the cache for all calls."""
 
-    _query: OneRow
-
-    def _look_up(self, calls: Sequence[Call], announced: Announced) -> None:
+    def _look_up(self, wanted: Sequence[tuple[Call, list[str]]], announced: Announced) -> None:
         query, as_of = self._query, self._as_of
-        keys = [query.key_alone(call.payload) or self._key_of(call, announced) for call in calls]
-        rows = {key for key in keys if key is not None}
+        rows = {key for _, [key] in wanted}
         entries, asked = self._cache.look_up(self._view, announced.cache_epochs, rows)
         hits = 0
         missed: set[str] = set()
-        for call, key in zip(calls, keys, strict=True):
-            if key is None:
-                continue
+        for call, [key] in wanted:
             value = query.value_of(entries.get(key))
             if value is not None:
                 hits += 1
@@ -317,24 +321,12 @@ class _CachedRow(_CachedRows):
         bypassed = len(rows) - asked
         _count_reads(self._view, hit=hits, miss=len(missed) - bypassed, bypass=bypassed)
 
-    def _key_of(self, call: Call, announced: Announced) -> str | None:
-        """As `_keys_of`."""
-        keys = self._keys_of(call, announced)
-        return keys[0] if keys is not None else None
-
 
 class _CachedBatch(_CachedRows):
     """A look into the cache for each call, which is answered before the next."""
 
-    _query: ManyRows
-
-    def _look_up(self, calls: Sequence[Call], announced: Announced) -> None:
+    def _look_up(self, wanted: Sequence[tuple[Call, list[str]]], announced: Announced) -> None:
         query, as_of = self._query, self._as_of
-        wanted: list[tuple[Call, list[str]]] = []
-        for call in calls:
-            keys = query.keys_alone(call.payload) or self._keys_of(call, announced)
-            if keys is not None:
-                wanted.append((call, keys))
         found = self._cache.look_up_each(self._view, announced.cache_epochs, [keys for _, keys in wanted])
         for (call, keys), (entries, asked) in zip(wanted, found, strict=True):
             cached = {key: value for key in keys if (value := query.value_of(entries.get(key))) is not None}
@@ -370,11 +362,15 @@ class _StoredRows:
         """Raises Unavailable."""
         wanted = dict.fromkeys([key for call in calls for key in call.asked.keys if key not in call.asked.cached])
         self._sizes.observe(len(wanted))
-        rows, as_of = self._read(view, list(wanted))
+        rows, damaged, as_of = self._read(view, list(wanted), calls[0].asked.query.check)
         again: list[Call] = []
         for call in calls:
             asked: _AskedRows = call.asked
             if self._freshness.admit(call, view, as_of, final=True) is None:
+                continue
+            failures = [damaged[key] for key in asked.keys if key in damaged]
+            if failures:
+                call.fail(failures[0])
                 continue
             cached_at = asked.cached_at
             if cached_at is not None and cached_at.epoch != as_of.epoch:
@@ -388,16 +384,22 @@ class _StoredRows:
         if again:
             self._answer(view, again)
 
-    def _read(self, view: str, keys: list[str]) -> tuple[dict[str, bytes], Token]:
+    def _read(
+        self, view: str, keys: list[str], check: RowCheck
+    ) -> tuple[dict[str, bytes], dict[str, Unavailable], Token]:
+        """The rows that exist, by key; what to tell who wants one that is damaged; and the view's position."""
         announced = self._freshness.announced(view)
         epochs = announced.cache_epochs if announced is not None else {}
         # The leases first: a row that is written after it was read here ends its lease.
         leases = self._cache.lease(view, epochs, keys) if epochs else {}
         rows, as_of = self._store.rows(view, keys)
+        damaged = {key: failure for key, value in rows.items() if (failure := check.failure(value, key)) is not None}
+        for key in damaged:
+            del rows[key]
         # A database that lost commits in a failover is behind what was announced, and must not fill.
         if announced is not None and as_of.includes(announced.token):
             self._cache.fill(leases, rows)
-        return rows, as_of
+        return rows, damaged, as_of
 
 
 def _count_reads(view: str, **results: int) -> None:

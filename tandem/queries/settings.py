@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from tandem.read_store.cache import SignedCacheSettings
 from tandem.runtime.settings import Block
 
 
@@ -17,7 +18,7 @@ class ReaderSettings(Block):
     )
 
 
-class CacheSettings(Block):
+class CacheSettings(SignedCacheSettings):
     """memcached. Its nodes are the projector's setting; query servers learn them from the announcements."""
 
     enabled: bool = Field(True, description="Read from memcached where the projector announces nodes")
@@ -36,7 +37,12 @@ class FreshnessSettings(Block):
     default_max_wait: float = Field(
         2.0, ge=0, le=60, description="Seconds to wait for a token's position where the call does not say"
     )
-    max_waiters: int = Field(1000, ge=1, description="Calls that may wait for a position; past it they are refused")
+    max_waiters: int = Field(
+        1000,
+        ge=1,
+        description="Calls that may wait for a position, for one view at most as many as are free; past it they are"
+        " refused",
+    )
 
 
 class WatchSettings(Block):

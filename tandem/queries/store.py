@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-import psycopg.errors
+import psycopg
 from prometheus_client import Histogram
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Engine, PoolProxiedConnection, TextClause, event, text
@@ -23,11 +23,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tandem.feed.token import Token
-from tandem.read_store.tables import SCHEMA, change, projection
+from tandem.read_store.tables import ALL_NEWEST, SCHEMA, change, newest
 from tandem.runtime.arrays import array
-from tandem.runtime.database import create_database_engine, has_revision, may_pass
+from tandem.runtime.database import ServerSilent, create_database_engine, has_revision
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.sqlstate import QueryAction, failure_of
 from tandem.runtime.telemetry import log
 
 BATCH_SIZE = Histogram(
@@ -78,14 +79,13 @@ _CHANGES = text(
     SELECT {AT}, c.key, EXISTS (
         SELECT 1 FROM {change.fullname} AS e WHERE e.view = p.view AND e.position <= :after
     ) AS reaches_back
-    FROM {projection.fullname} AS p LEFT JOIN LATERAL (
+    FROM {newest(":view")} AS p LEFT JOIN LATERAL (
         SELECT key FROM {change.fullname} WHERE view = p.view AND position > :after ORDER BY position LIMIT :most
     ) AS c ON true
-    WHERE p.view = :view
     """  # noqa: S608
 )
 
-_POSITIONS = text(f"SELECT p.view, {AT} FROM {projection.fullname} AS p")  # noqa: S608
+_POSITIONS = text(f"SELECT p.view, {AT} FROM {ALL_NEWEST} AS p")  # noqa: S608
 
 
 class Store:
@@ -175,10 +175,10 @@ class Store:
         try:
             rows = self._execute_twice(statement, arguments)
         except (DBAPIError, psycopg.Error, PoolTimeout) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
-            if isinstance(cause, psycopg.Error) and not may_pass(error) and not _is_not_set_up(cause):
+            action = failure_of(error).query
+            if action is QueryAction.BUG:
                 raise
-            if isinstance(cause, psycopg.errors.QueryCanceled):
+            if action is QueryAction.SLOW:
                 raise Unavailable(f"the {self._what} took too long", reason="STORE_UNAVAILABLE") from error
             self._log_change(away=True, error=str(error)[:500])
             raise Unavailable(f"the {self._what} is away", reason="STORE_UNAVAILABLE") from error
@@ -209,10 +209,12 @@ class Store:
             with driver.cursor(binary=True, row_factory=namedtuple_row) as cursor:
                 rows: Sequence[Any] = cursor.execute(_sql(statement), arguments, prepare=prepare).fetchall()
         except psycopg.Error as error:
-            if driver.closed:
+            if driver.closed or failure_of(error).drop:
                 connection.invalidate(error)
                 self._give_up_connections()
-                raise _ConnectionBroke(str(error)) from error
+                if not isinstance(error, ServerSilent):
+                    # Who was silent on one connection is not asked again on the next: the caller has waited enough.
+                    raise _ConnectionBroke(str(error)) from error
             raise
         finally:
             if driver.closed:
@@ -234,10 +236,11 @@ class Store:
 
 @cache
 def _by_key(view: str) -> TextClause:
+    position = newest(f"'{view}'")
     # No row where the view's key is not there, but the position all the same.
     return text(
-        f"SELECT {AT}, v.key, v.value, v.position AS changed FROM {projection.fullname} AS p"  # noqa: S608
-        f" LEFT JOIN {SCHEMA}.{view} AS v ON v.key = ANY(:keys) WHERE p.view = '{view}'"
+        f"SELECT {AT}, v.key, v.value, v.position AS changed FROM {position} AS p"  # noqa: S608
+        f" LEFT JOIN {SCHEMA}.{view} AS v ON v.key = ANY(:keys)"
     )
 
 
@@ -258,8 +261,3 @@ def _sql(statement: TextClause) -> str:
     """
     written = str(statement.compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
     return "\n".join(line.strip() for line in written.splitlines())
-
-
-def _is_not_set_up(error: psycopg.Error) -> bool:
-    """Services start in any order: this one may be there before the database's first migration."""
-    return isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName)

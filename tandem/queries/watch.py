@@ -21,8 +21,8 @@ A watch, in `Watches.watch`:
     showing   gives the newest state, or a sign of life; on when the caller has taken it
     idle      until woken: by the follower (its row was read), the heartbeat's time, or the server's stop
 
-It ends from every state: its caller goes; and with an error where the row is not there, a wait is over, the feed
-becomes another, or the server has stopped, after a last message.
+It ends from every state: its caller goes; and with an error where the row is not there or is damaged, a wait is over,
+the feed becomes another, or the server has stopped, after a last message.
 
 A row that is watched, in `_Subject`:
 
@@ -37,7 +37,6 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.empty_pb2 import Empty
@@ -45,13 +44,15 @@ from prometheus_client import Counter
 
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
+from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, view_of, watch_as_of_text
 from tandem.queries.freshness import Asked, Fresh, Freshness, Need, history_changed
 from tandem.queries.settings import WatchSettings
 from tandem.queries.store import ChangedKeys, State, Store
 from tandem.read_store.announcement import HISTORY_CHANGED
-from tandem.runtime.call import Call, LocalCall, Stage, StreamCall, stopping_error
+from tandem.runtime.call import UNCOUNTED, Call, LocalCall, Stage, StreamCall, stopping_error
 from tandem.runtime.errors import NotFound, Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
+from tandem.runtime.supervised import supervise
 from tandem.runtime.telemetry import log
 
 SKIPPED = Counter("tandem_watch_skipped_versions_total", "Versions that watchers were not shown", ["view"])
@@ -75,16 +76,18 @@ class Watched(NamedTuple):
 class _Subject:
     """A row that is watched.
 
-    state: as it was read at `as_of`; None where there is no such row. stale: it is to be read, or is being read.
+    state: as it was read at `as_of`; None where there is no such row. damage: why that cannot be shown.
+    stale: it is to be read, or is being read.
     """
 
-    __slots__ = ("as_of", "key", "stale", "state", "version", "watchers")
+    __slots__ = ("as_of", "damage", "key", "stale", "state", "version", "watchers")
 
     def __init__(self, key: UUID) -> None:
         self.key = key
         self.watchers: set[_Watcher] = set()
         self.as_of: Token | None = None
         self.state: State | None = None
+        self.damage: TandemError | None = None
         self.version = 0
         self.stale = False
 
@@ -116,18 +119,6 @@ class _Watcher:
                 timer.cancel()
 
 
-class _Uncounted:
-    """The method of a stream's wait, which is no call of its own."""
-
-    name = "a watch that waits"
-
-    def settle(self, code: grpc.StatusCode, seconds: float, calls: int) -> None:
-        pass
-
-
-_UNCOUNTED: Any = _Uncounted()
-
-
 class _Wait(LocalCall):
     """A stream where calls are handed on: a stage has it, and it goes on when the stage sends it back, to itself."""
 
@@ -135,7 +126,7 @@ class _Wait(LocalCall):
 
     def __init__(self, stream: StreamCall, asked: Asked) -> None:
         seconds = stream.deadline - stream.came_at
-        super().__init__(_UNCOUNTED, Empty(), seconds=seconds, metadata=stream.metadata())
+        super().__init__(UNCOUNTED, Empty(), seconds=seconds, metadata=stream.metadata())
         self.came_at = stream.came_at
         self.asked = asked
         asked.home = self
@@ -175,6 +166,7 @@ class Watches:
         assert value.message_type is not None, "a row"
         self._message: type[Any] = message_factory.GetMessageClass(value.message_type)
         self._response: type[Any] = message_factory.GetMessageClass(method.output_type)
+        self._check = RowCheck(self._view, self._message)
         self._value = EncodedField(self._response, value.name)
         self._as_of = EncodedField(self._response, "as_of")
         self._heartbeat = EncodedField(self._response, "heartbeat")(b"")
@@ -196,7 +188,7 @@ class Watches:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.create_task(self._follow())
+        self._task = asyncio.create_task(supervise(f"watches-{self._view}", self._follow))
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -282,7 +274,7 @@ class Watches:
         asked = Asked(self._freshness, self._view, need)
         while True:
             if asked.need.fully_consistent:
-                await _Wait(call, asked).at(self._freshness.head)
+                await _Wait(call, asked).at(self._freshness)
             announced = self._freshness.announced_token(self._view)
             verdict = self._freshness.judge(self._view, call, asked.need, announced)
             if verdict in (Fresh.NOW, Fresh.DATABASE):
@@ -316,6 +308,8 @@ class Watches:
         if covered.epoch != known.epoch:
             description = "the write store was restored: begin a new watch, without a token"
             raise PreconditionFailed([Violation("resume_from", description, "TOKEN_EPOCH_MISMATCH")])
+        if subject.damage is not None:
+            raise subject.damage
         if subject.state is None:
             raise NotFound(self._resource, f"{self._resource}s/{subject.key}")
         return subject.state, covered if covered.position >= known.position else known
@@ -412,7 +406,9 @@ class Watches:
         subject.stale = subject.key in self._unread
         before = subject.as_of
         if before is None or before.epoch != as_of.epoch or as_of.position >= before.position:
-            if state is not None and (subject.state is None or state.value != subject.state.value):
+            subject.damage = None if state is None else self._check.failure(state.value, subject.key.hex)
+            is_news = state is not None and (subject.state is None or state.value != subject.state.value)
+            if state is not None and is_news and subject.damage is None:
                 subject.version = self._message.FromString(state.value).version
             subject.as_of, subject.state = as_of, state
         for watcher in subject.watchers:

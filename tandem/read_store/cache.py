@@ -4,17 +4,33 @@ A key names the view, the node's epoch and the row. An epoch is a random word th
 as long as that writer has missed nothing: when a write fails, or another projector takes the view over without a clean
 hand-over, the epoch ends, and what was stored under it can never be read again, whoever writes it, and however late.
 So an older entry cannot replace a newer one: within an epoch there is one writer, on one connection, in order.
+
+An entry is signed together with its key: what a node has there that was not stored there is no entry.
 """
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from zlib import crc32
 
 from google.protobuf.message import DecodeError
+from prometheus_client import Counter
+from pydantic import Field, SecretStr
 from pymemcache.client.base import Client
 from pymemcache.client.rendezvous import RendezvousHash
 from pymemcache.exceptions import MemcacheUnexpectedCloseError, MemcacheUnknownError
 
 from tandem.internal.v1.stored_pb2 import CacheEntry
+from tandem.runtime.settings import Block, SettingsError
+
+NOT_STORED = Counter(
+    "tandem_cache_values_not_stored_total", "Values that a memcached node had no room for, or found too large", ["node"]
+)
 
 CacheEpochs = dict[str, str | None]
 """Node ("host:port") to its epoch; None while the node is fenced off. The order is that of the setting."""
@@ -25,11 +41,23 @@ PLACEHOLDER: bytes = CacheEntry().SerializeToString()
 # CacheEntry's field `value`: its number, and that bytes follow behind their length.
 _VALUE_TAG = (CacheEntry.DESCRIPTOR.fields_by_name["value"].number << 3) | 2
 
+# The same of its field `mac`, a fixed64, and the bytes of both.
+_MAC_TAG = bytes(((CacheEntry.DESCRIPTOR.fields_by_name["mac"].number << 3) | 1,))
+_MAC_BYTES = 8
+_SIGNED_BYTES = len(_MAC_TAG) + _MAC_BYTES
+
 # A batch of usual entries in one piece.
 _RECEIVE_BYTES = 65_536
 
 # Their answers must fit the connection's buffers: nobody takes them until all are sent.
-_STORED_TOGETHER = 1_000
+_COMMANDS_TOGETHER = 1_000
+
+# memcached's idle_timeout is in whole seconds.
+_IDLE_SECONDS = 0.5
+
+# Above the largest value that a projector stores.
+_MAX_VALUE_BYTES = 1 << 20
+
 
 LEASE_SECONDS = 3
 """How long a placeholder lives: longer than a read of the database takes, short enough that a reader that died costs
@@ -65,6 +93,69 @@ def decode_entry(raw: bytes) -> bytes | None:
     return entry.value if entry.HasField("value") else None
 
 
+class SignedCacheSettings(Block):
+    """What projector and query servers say alike of the cache."""
+
+    secret: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Signs the cache's entries, at the projector and at the query servers alike: what others write"
+        " there is not read. Without one, what was changed by accident is still found",
+    )
+    secret_file: Path | None = Field(None, description="A file that holds the secret")
+
+    def signer(self) -> "Signer":
+        """Raises SettingsError when the secret's file cannot be read."""
+        if self.secret_file is None:
+            return Signer(self.secret.get_secret_value() if self.secret is not None else "")
+        try:
+            return Signer(self.secret_file.read_text(encoding="utf-8").strip())
+        except OSError as error:
+            raise SettingsError(f"cache secret_file: {error}") from error
+
+
+class Signer:
+    """Signs entries, and knows those that were signed for their keys with the same secret. For any thread.
+
+    It cannot know an entry that was there before, under the same epoch, from the one that is to be there now.
+    """
+
+    def __init__(self, secret: str = "") -> None:
+        self._mac = _keyed(secret) if secret else _checksum
+
+    def sign(self, key: str, entry: bytes) -> bytes:
+        return entry + _MAC_TAG + self._mac(key.encode("ascii") + entry)
+
+    def unsigned(self, signed: Mapping[str, bytes], rows: Mapping[str, str]) -> dict[str, bytes]:
+        """The entries of those that were signed for these keys, by the keys' rows. Raises KeyError for a key of no row.
+
+        Each takes 0.5 µs, with a secret 1 µs.
+        """
+        mac = self._mac
+        found = {}
+        for key, it in signed.items():
+            row, entry = rows[key], it[:-_SIGNED_BYTES]
+            if it.endswith(mac(key.encode("ascii") + entry)):
+                found[row] = entry
+        return found
+
+
+def _checksum(signed: bytes) -> bytes:
+    return crc32(signed).to_bytes(_MAC_BYTES, "little")
+
+
+def _keyed(secret: str) -> Callable[[bytes], bytes]:
+    # To copy one that has taken the key takes 0.2 µs less than to give it the key.
+    begun = blake2b(digest_size=_MAC_BYTES, key=blake2b(secret.encode()).digest())
+
+    def mac(signed: bytes) -> bytes:
+        copy = begun.copy()
+        copy.update(signed)
+        return copy.digest()
+
+    return mac
+
+
 class Ring:
     """Which node a key belongs to, over all configured nodes, whether they are up or not.
 
@@ -92,29 +183,39 @@ def parse_node(node: str) -> tuple[str, int]:
 
 
 class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
-    """pymemcache's, but for many entries: it takes an answer line by line, which costs most of a read or a write."""
+    """pymemcache's, but for many entries: it takes an answer line by line, which costs most of a read or a write.
+
+    What raises OSError, MemcacheError or ValueError has closed the connection: nobody knows what else it would say.
+    """
+
+    node: str
+    """Its name."""
 
     # Of `ask`: how many are not answered, and what was received behind the answer that was read last.
     _unanswered = 0
     _following = b""
+    # When it has been asked nothing for long enough to look, on the clock of time.monotonic().
+    _idle_from = 0.0
+    _events: select.poll
 
     def close(self) -> None:
         self._unanswered, self._following = 0, b""
         super().close()
 
+    def was_closed(self) -> bool:
+        """Whether the node has ended the connection while it was asked nothing, as it does after its `idle_timeout`.
+
+        All that was sent before was answered. Looks after a pause alone: a look costs 0.4 µs.
+        """
+        if self._unanswered or time.monotonic() < self._idle_from or self.sock is None:
+            return False
+        return bool(self._events.poll(0))
+
     def ask(self, keys: Iterable[str]) -> "NodeClient":
         """Asks for entries, of at least one key; returns itself. It may ask again before it reads an answer, and do
         nothing else.
-
-        Raises OSError and MemcacheError, and closes the connection then, as `answer` does.
         """
-        if self.sock is None:
-            self._connect()
-        try:
-            self.sock.sendall(b"get %b\r\n" % " ".join(keys).encode("ascii"))
-        except Exception:
-            self.close()
-            raise
+        self._send(b"get %b\r\n" % " ".join(keys).encode("ascii"))
         self._unanswered += 1
         return self
 
@@ -127,44 +228,110 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
             self.close()
             raise
 
-    def store(self, entries: Mapping[str, bytes], expire: int) -> None:
-        """Stores all entries, by key, for so many seconds.
-
-        Raises OSError and MemcacheError, and closes the connection then.
-
-        Each is answered: without answers (noreply) nobody could tell that one was missed.
-        """
-        commands = [
-            b"set %b 0 %d %d\r\n%b\r\n" % (key.encode("ascii"), expire, len(entry), entry)
-            for key, entry in entries.items()
-        ]
-        if self.sock is None:
-            self._connect()
+    def ask_with_cas(self, keys: Iterable[str]) -> dict[str, tuple[bytes, bytes]]:
+        """As `ask` and `answer`, each with the number by which `replace_unchanged` knows that it is still there."""
+        self._send(b"gets %b\r\n" % " ".join(keys).encode("ascii"))
+        self._unanswered += 1
+        numbers: dict[str, bytes] = {}
         try:
-            for start in range(0, len(commands), _STORED_TOGETHER):
-                self._store(commands[start : start + _STORED_TOGETHER])
+            return {key: (entry, numbers[key]) for key, entry in self._entries(numbers).items()}
         except Exception:
             self.close()
             raise
 
-    def _store(self, commands: Sequence[bytes]) -> None:
-        self.sock.sendall(b"".join(commands))
-        wanted = b"STORED\r\n" * len(commands)
-        answer = b""
-        while answer != wanted:
-            answer += self._receive()
-            if not wanted.startswith(answer):
-                raise MemcacheUnknownError(f"not all entries were stored: {answer[-200:]!r}")
+    def store(self, entries: Mapping[str, bytes], expire: int) -> None:
+        """Stores all entries, by key, for so many seconds. Those that the node does not take are deleted instead.
 
-    def _entries(self) -> dict[str, bytes]:
-        """VALUE <key> <flags> <size>, the entry on a line of its own, and so on, and END."""
+        Each is answered: without answers (noreply) nobody could tell that one was missed.
+        """
+        commands = [_storing(b"set", key, entry, expire) for key, entry in entries.items()]
+        lines = self._execute(commands, b"STORED")
+        if lines.count(b"STORED") < len(lines):
+            refused = [key for key, line in zip(entries, lines, strict=True) if line != b"STORED"]
+            NOT_STORED.labels(self.node).inc(len(refused))
+            # What was stored before is old now.
+            self.remove(refused)
+
+    def add_missing(self, entries: Mapping[str, bytes], expire: int) -> set[str]:
+        """Stores those entries whose keys have none; returns their keys."""
+        commands = [_storing(b"add", key, entry, expire) for key, entry in entries.items()]
+        lines = self._execute(commands, b"STORED", b"NOT_STORED")
+        return {key for key, line in zip(entries, lines, strict=True) if line == b"STORED"}
+
+    def replace_unchanged(self, entries: Mapping[str, tuple[bytes, bytes]], expire: int) -> None:
+        """Stores those entries whose keys have what `ask_with_cas` found there. entries: each with that number."""
+        commands = [_storing(b"cas", key, entry, expire, b" " + cas) for key, (entry, cas) in entries.items()]
+        lines = self._execute(commands, b"STORED", b"EXISTS", b"NOT_FOUND")
+        NOT_STORED.labels(self.node).inc(sum([line.startswith(_REFUSAL) for line in lines]))
+
+    def remove(self, keys: Sequence[str]) -> list[bool]:
+        """Deletes entries; says for each key whether there was one."""
+        lines = self._execute([b"delete %b\r\n" % key.encode("ascii") for key in keys], b"DELETED", b"NOT_FOUND")
+        if any(line.startswith(_REFUSAL) for line in lines):
+            self.close()
+            raise MemcacheUnknownError("entries were not deleted")
+        return [line == b"DELETED" for line in lines]
+
+    def _connect(self) -> None:
+        """Leaves the time-out of each `send` and `recv` to the kernel. Python's own has a system call before each."""
+        super()._connect()
+        seconds = struct.pack("@ll", int(self.timeout), int(self.timeout % 1 * 1_000_000))
+        self.sock.settimeout(None)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+        self._events = select.poll()
+        self._events.register(self.sock, select.POLLIN)
+
+    def _send(self, commands: bytes) -> None:
+        if self.sock is None:
+            self._connect()
+        try:
+            self.sock.sendall(commands)
+        except Exception:
+            self.close()
+            raise
+
+    def _execute(self, commands: Sequence[bytes], *answers: bytes) -> list[bytes]:
+        """The lines with which the node answers the commands: one of `answers` each, or a refusal."""
+        lines: list[bytes] = []
+        for start in range(0, len(commands), _COMMANDS_TOGETHER):
+            together = commands[start : start + _COMMANDS_TOGETHER]
+            self._send(b"".join(together))
+            try:
+                lines += self._lines(len(together), answers)
+            except Exception:
+                self.close()
+                raise
+        return lines
+
+    def _lines(self, count: int, known: Sequence[bytes]) -> list[bytes]:
+        began = time.monotonic()
+        self._idle_from = began + _IDLE_SECONDS
+        answer = self._receive()
+        while (missing := count - answer.count(b"\r\n")) > 0:
+            answer += self._receive_more(began)
+        *lines, rest = answer.split(b"\r\n")
+        if missing or rest:
+            raise MemcacheUnknownError(f"more than {count} answers: {answer[-200:]!r}")
+        for line in lines if lines.count(known[0]) < count else ():
+            if line not in known and not line.startswith(_REFUSAL):
+                raise MemcacheUnknownError(f"not done: {line[:200]!r}")
+        return lines
+
+    def _entries(self, numbers: dict[str, bytes] | None = None) -> dict[str, bytes]:
+        """VALUE <key> <flags> <size> [<cas>], the entry on a line of its own, and so on, and END.
+
+        numbers: takes the cas of each entry, where it was asked for.
+        """
         found: dict[str, bytes] = {}
+        began = time.monotonic()
+        self._idle_from = began + _IDLE_SECONDS
         answer = self._following or self._receive()
         position = 0
         while True:
             end = answer.find(b"\r\n", position)
             if end < 0:
-                answer += self._receive()
+                answer += self._receive_more(began)
                 continue
             line = answer[position:end]
             if line == b"END":
@@ -173,14 +340,25 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
                 if self._following and not self._unanswered:
                     raise MemcacheUnknownError(f"{len(self._following)} bytes after the last answer")
                 return found
-            word, key, _, size = line.split(b" ")
-            if word != b"VALUE":
+            if numbers is None:
+                word, key, _, size = line.split(b" ")
+            else:
+                word, key, _, size, cas = line.split(b" ")
+                numbers[key.decode("ascii")] = cas
+            length = int(size)
+            if word != b"VALUE" or not 0 <= length <= _MAX_VALUE_BYTES:
                 raise MemcacheUnknownError(repr(line[:200]))
-            position = end + 2 + int(size)
+            position = end + 2 + length
             while len(answer) < position + 2:
-                answer += self._receive()
+                answer += self._receive_more(began)
             found[key.decode("ascii")] = answer[end + 2 : position]
             position += 2
+
+    def _receive_more(self, began: float) -> bytes:
+        """What follows of an answer that was begun to be read then. `timeout` bounds it as a whole."""
+        if time.monotonic() - began > self.timeout:
+            raise TimeoutError(f"the answer was not there after {self.timeout} s")
+        return self._receive()
 
     def _receive(self) -> bytes:
         received: bytes = self.sock.recv(_RECEIVE_BYTES)
@@ -189,13 +367,21 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
         return received
 
 
+# Nothing was done, and the connection is as good as before.
+_REFUSAL = b"SERVER_ERROR "
+
+
+def _storing(word: bytes, key: str, entry: bytes, expire: int, cas: bytes = b"") -> bytes:
+    return b"%b %b 0 %d %d%b\r\n%b\r\n" % (word, key.encode("ascii"), expire, len(entry), cas, entry)
+
+
 def node_client(node: str, *, timeout: float) -> NodeClient:
     """A connection to one memcached node, for one thread. `timeout` in seconds, for connecting and for each answer.
 
     pymemcache's defaults are not ours: it would wait for ever, delay small packets, and call an `add` that was
     refused a success (default_noreply).
     """
-    return NodeClient(
+    client = NodeClient(
         parse_node(node),
         connect_timeout=timeout,
         timeout=timeout,
@@ -204,3 +390,5 @@ def node_client(node: str, *, timeout: float) -> NodeClient:
         ignore_exc=False,
         allow_unicode_keys=False,
     )
+    client.node = node
+    return client

@@ -8,9 +8,12 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
+    Computed,
     DateTime,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
@@ -35,12 +38,18 @@ projection = Table(
     Column("position", BigInteger, nullable=False),
     Column("cache_epochs", JSONB, nullable=True),
     Column("content", Uuid, nullable=True),
+    Column("owner", Uuid, nullable=True),
+    Column("span", BigInteger, Computed("position >> 6", persisted=True), primary_key=True, autoincrement=False),
     Column("mark", BigInteger, nullable=False, server_default="0"),
     Column("generation", BigInteger, nullable=False, server_default="0"),
     Column("problem", Text, nullable=True),
     Column("error", Text, nullable=True),
 )
 """One row a view: the last position that its rows include, in the same transaction as the rows.
+
+span: of 64 positions, by which `newest` and ALL_NEWEST find the row.
+
+owner: the session of a projector that writes the view, and nobody else does; NULL when it was handed over.
 
 content: a random name for what the rows of a view say, where the domain keeps one. Whatever changes that, in whatever
 way, gives it another: two states with the same name are the same, in all replicas and histories. It is NULL where it is
@@ -52,9 +61,47 @@ generation: random, another one each time that the view is made anew: rows at th
 
 problem: why the view cannot go on, as a reason of errors, and error in words; NULL while it can.
 
-cache_epochs: [[node, epoch], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL while one
-runs or after one died, and then nobody may trust what is in the cache.
+cache_epochs: [[node, "epoch.mark"], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL
+while one runs or after one died, and then nobody may trust what is in the cache. An epoch is good as long as its mark
+is in the cache: whoever goes on with it takes the mark away.
 """
+
+projector = Table(
+    "projector",
+    metadata,
+    Column("session", Uuid, primary_key=True),
+    Column("lock", Integer, nullable=False),
+    Column("renewed_at", DateTime(timezone=True), nullable=False),
+    Column("follows", Boolean, nullable=False),
+)
+"""One row a session of a projector, those on standby too.
+
+lock: an advisory lock that the session holds while it is there. renewed_at: when the projector said last that it is at
+work. follows: whether it could read the feed then.
+"""
+
+
+def newest(view: str) -> str:
+    """SQL of a view's row of `projection`, to stand in FROM, for whoever asks all the time. view: as SQL has it.
+
+    Each batch leaves a version of the row behind, and while somebody holds a snapshot, a dump for hours, none of them
+    is taken away. The newest is in the view's last span, and passes over the versions of that span alone. Within a span
+    an update changes no index, so that it stays on its page (HOT) and what nobody sees is taken away at once. ADR 35.
+    """
+    return f"(SELECT * FROM {projection.fullname} WHERE view = {view} ORDER BY span DESC LIMIT 1)"  # noqa: S608
+
+
+ALL_NEWEST = f"""(
+    WITH RECURSIVE newest AS (
+        (SELECT * FROM {projection.fullname} ORDER BY view DESC, span DESC LIMIT 1)
+        UNION ALL
+        SELECT before.* FROM newest CROSS JOIN LATERAL (
+            SELECT * FROM {projection.fullname} WHERE view < newest.view ORDER BY view DESC, span DESC LIMIT 1
+        ) AS before
+    )
+    SELECT * FROM newest
+)"""  # noqa: S608
+"""As `newest`, of all views: one look-up each."""
 
 change = Table(
     "change",

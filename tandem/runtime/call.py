@@ -19,12 +19,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
-from google.rpc import code_pb2, status_pb2
+from google.rpc import status_pb2
 from grpc import aio
 from prometheus_client import Counter
 
@@ -32,12 +33,14 @@ from tandem.runtime.errors import (
     InvalidArgument,
     Overloaded,
     TandemError,
+    TooLarge,
     Unavailable,
     Violation,
     code_of,
     internal_status,
     to_status,
 )
+from tandem.runtime.malformed import malformed_field
 from tandem.runtime.telemetry import (
     CALL_SECONDS,
     CALLS,
@@ -75,8 +78,10 @@ class Admission:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._under_way = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._closed = False
+        CALLS_UNDER_WAY.set_function(lambda: self._under_way)
 
     def admit(self, calls: list["RemoteCall"]) -> list["RemoteCall"]:
         """Those calls that may be answered, which `settle` makes room after; the others are refused."""
@@ -91,18 +96,16 @@ class Admission:
 
     def enter(self, wanted: int) -> int:
         """How many of so many calls are admitted. From any thread, as `exit`."""
-        with self._changed:
+        with self._lock:
             admitted = 0 if self._closed else min(wanted, self._limit - self._under_way)
             self._under_way += admitted
-            CALLS_UNDER_WAY.set(self._under_way)
             return admitted
 
     def exit(self, calls: int) -> None:
-        with self._changed:
+        with self._lock:
             self._under_way -= calls
             if self._closed:
                 self._changed.notify_all()
-            CALLS_UNDER_WAY.set(self._under_way)
 
     async def close(self, seconds: float) -> None:
         """Refuses new calls, and waits at most `seconds` for those under way."""
@@ -140,8 +143,7 @@ def status_of(error: Exception, method: str, call: "Context") -> status_pb2.Stat
 
 def too_large(what: str, size: int, limit: int) -> status_pb2.Status:
     """For a message of `size` bytes."""
-    message = f"{what} has {size} bytes; at most {limit} are allowed"
-    return status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message)
+    return to_status(TooLarge(what, size, limit))
 
 
 def decoded(request_class: type[Message], payload: bytes) -> Message:
@@ -154,19 +156,10 @@ def decoded(request_class: type[Message], payload: bytes) -> Message:
         request = request_class.FromString(payload)
     except DecodeError:
         name = request_class.DESCRIPTOR.full_name
-        raise InvalidArgument([Violation("", f"the request is not a {name}", "MALFORMED")]) from None
+        field = malformed_field(request_class, payload)
+        raise InvalidArgument([Violation(field, f"the request is not a {name}", "MALFORMED")]) from None
     request.DiscardUnknownFields()
     return request
-
-
-@cache
-def _ended(method: str, code: grpc.StatusCode) -> Counter:
-    return CALLS.labels(method, code.name)
-
-
-@cache
-def _seconds(method: str) -> CallHistogram:
-    return CALL_SECONDS.labels(method)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,8 +181,26 @@ class Method:
 
     def count(self, code: grpc.StatusCode, seconds: float, calls: int = 1) -> None:
         """As `settle`, for calls that were not admitted."""
-        _ended(self.name, code).inc(calls)
-        _seconds(self.name).observe_many(seconds, calls)
+        (self._answered if code is OK else CALLS.labels(self.name, code.name)).inc(calls)
+        self._seconds.observe_many(seconds, calls)
+
+    @cached_property
+    def _answered(self) -> Counter:
+        return CALLS.labels(self.name, OK.name)
+
+    @cached_property
+    def _seconds(self) -> CallHistogram:
+        return CALL_SECONDS.labels(self.name)
+
+
+class _Uncounted(Method):
+    """Of what a stream asks a worker for, which is no call of its own."""
+
+    def settle(self, code: grpc.StatusCode, seconds: float, calls: int) -> None:
+        pass
+
+
+UNCOUNTED = _Uncounted("a stream's own question", Empty)
 
 
 class Context(ABC):
@@ -245,6 +256,8 @@ class Call(Context):
     next: Stage | None = None
     """Where the handler wants it to go. The worker hands it on when the handler has returned."""
     asked: Any = None
+    begun = False
+    """Whether something of it is done already: whoever ends it before its end does not say that nothing was done."""
     gone = False
     """Whether the caller has left, or its deadline passed: nobody reads an answer."""
     when_gone: Callable[["Call"], None] | None = None
@@ -374,7 +387,7 @@ class LocalCall(Call):
 
     def reply(self, response: Message | bytes) -> None:
         if self._may_answer():
-            self.code = grpc.StatusCode.OK
+            self.code = OK
             self.future.set_result(response)
 
     def fail(self, error: Exception) -> None:
@@ -492,7 +505,7 @@ class StreamMethod:
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                _ended(self.name, call.code_of_gone()).inc()
+                CALLS.labels(self.name, call.code_of_gone().name).inc()
                 raise
             # The handler's own: the caller has not gone, and gets an error.
             bug = RuntimeError("a stream's handler was cancelled, and not by its caller")
@@ -502,7 +515,7 @@ class StreamMethod:
             failure = status_of(error, self.name, call)
         finally:
             STREAMS_OPEN.labels(self.name).dec()
-        _ended(self.name, grpc.StatusCode.OK if failure is None else CODES[failure.code]).inc()
+        CALLS.labels(self.name, (OK if failure is None else CODES[failure.code]).name).inc()
         return failure
 
     async def _answer(

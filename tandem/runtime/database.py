@@ -1,34 +1,47 @@
-"""PostgreSQL: engines, sessions that cannot hang, which failures pass, and migrations."""
+"""PostgreSQL: connections that wait no longer than they must, engines, and migrations.
 
+No wait for a server lasts longer than it may, whatever the server does. Three bound it:
+
+    the server, while it works   statement_timeout, lock_timeout, and the time that a transaction may be idle
+    this program                 `Driver`: an answer that does not come `GRACE_SECONDS` after the server's own limit
+    the kernels of both ends     tcp_user_timeout, keepalives: what was sent and nobody has received
+"""
+
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import alembic.command
 import alembic.config
 import psycopg
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg.abc import PQGen
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tandem.runtime.arrays import send_arrays
 from tandem.runtime.settings import DatabaseSettings, SettingsError
+from tandem.runtime.sqlstate import failure_of
 from tandem.runtime.telemetry import log
 
-# SQLSTATE classes and codes of failures that may pass when the same is tried again: connection lost, transaction
-# rolled back (deadlock, serialisation), out of resources, operator intervention (shutdown, failover), read-only
-# standby, lock not available.
-_PASSING_CLASSES = ("08", "40", "53", "57")
-_PASSING_CODES = ("25006", "55P03")
 _WITH_TRANSACTION_TIMEOUT = 17_00_00
+# How often a wait looks up for Ctrl-C, as psycopg's own waits do.
+_LOOK_SECONDS = 0.1
 
 # Set also where it is "on" already: a session that has its own value does not follow a change of the server's.
 _COMMIT_TO_DISK = """
 SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit')
   WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"""
+
+GRACE_SECONDS = 1.0
+"""How much longer than the server's own limit we wait for its answer: for the way there and back."""
+
+# Of a standby, and of a server or a role that was set so.
+_IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
 
 T = TypeVar("T")
 
@@ -47,14 +60,50 @@ def database_url(settings: DatabaseSettings) -> URL:
     return url.set(drivername="postgresql+psycopg")
 
 
+class ServerSilent(psycopg.OperationalError):
+    """The server did not answer for longer than it may work; the connection is closed."""
+
+
+class Driver(psycopg.Connection[Any]):
+    """psycopg's connection, which gives a server up that does not answer.
+
+    longest_wait: in seconds, for each answer; None waits for ever.
+    """
+
+    longest_wait: float | None = None
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **arguments: Any) -> Self:
+        """As psycopg's. What it made for an attempt that failed, a socket too, ends with it.
+
+        psycopg's error holds its own traceback, and that the socket, until the garbage collector comes by.
+        """
+        try:
+            return super().connect(conninfo, **arguments)
+        except psycopg.Error as error:
+            raise error.with_traceback(None) from None
+
+    def wait(self, gen: PQGen[T], interval: float = _LOOK_SECONDS, timeout: float | None = None) -> T:
+        """Raises ServerSilent. timeout: of who waits for what need not come, a notification."""
+        if timeout is not None or self.longest_wait is None:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, self.longest_wait)
+        except psycopg.errors._WaitTimeout:
+            self.close()
+            raise ServerSilent(f"the server has not answered for {self.longest_wait:g} s") from None
+
+
 def connection_arguments(
     settings: DatabaseSettings, name: str, *, read_only: bool = False, by_key: bool = False
 ) -> dict[str, object]:
-    """Arguments for every connection: the session's zone and limits, and keepalives so that a dead peer is noticed.
+    """Arguments for every connection: the session's zone and limits, and what makes both kernels notice a dead peer.
 
     A client that stops in the middle of a transaction (paused, cut off) must not keep its locks: the server ends such a
-    transaction after the time that a statement may take. Both ends probe a silent connection after 5 s, three times.
+    transaction after the time that a statement may take. Both ends probe a silent connection after 5 s, and give up
+    what the other has not received for as long as we wait for an answer.
     """
+    received_within = int(longest_wait(settings) * 1000)
     options = {
         # In another zone the first day of year 1 would be in no year that Python has.
         "timezone": "UTC",
@@ -64,6 +113,7 @@ def connection_arguments(
         "tcp_keepalives_idle": "5",
         "tcp_keepalives_interval": "2",
         "tcp_keepalives_count": "3",
+        "tcp_user_timeout": str(received_within),
     }
     if read_only:
         options["default_transaction_read_only"] = "on"
@@ -78,7 +128,13 @@ def connection_arguments(
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 3,
+        "tcp_user_timeout": received_within,
     }
+
+
+def longest_wait(settings: DatabaseSettings) -> float:
+    """How many seconds an answer may take: what a statement may, and the way there and back."""
+    return settings.statement_timeout + GRACE_SECONDS
 
 
 def create_database_engine(
@@ -91,6 +147,7 @@ def create_database_engine(
     autocommit: bool = False,
     durable: bool = False,
     longest_transaction: float | None = None,
+    patient: bool = False,
 ) -> Engine:
     """An engine of at most `pool_size` connections, which waits `connect_timeout` seconds for a free one.
 
@@ -111,6 +168,9 @@ def create_database_engine(
     longest_transaction: in seconds, after which the server ends a session in the middle of one, from PostgreSQL 17 on.
     For those that use `pipelined`: a pipeline ends with a Flush, on which PostgreSQL forgets its time-out for idle
     sessions, and a client that is paused then would keep its locks.
+
+    patient: waits for an answer however long it takes, for statements that set limits of their own. All others raise
+    ServerSilent when the server has not answered a second after its own limit.
     """
     engine = create_engine(
         database_url(settings),
@@ -121,8 +181,14 @@ def create_database_engine(
         hide_parameters=True,
     )
 
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, positional: list[Any], named: dict[str, Any]) -> Driver:
+        driver = Driver.connect(*positional, **named)
+        driver.longest_wait = None if patient else longest_wait(settings)
+        return driver
+
     @event.listens_for(engine, "connect")
-    def set_up(driver: "psycopg.Connection[Any]", _record: object) -> None:
+    def set_up(driver: Driver, _record: object) -> None:
         send_arrays(driver)
         if longest_transaction is not None and driver.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
             driver.execute(f"SET transaction_timeout = {int(longest_transaction * 1000)}")
@@ -137,13 +203,31 @@ def create_database_engine(
 
 @contextmanager
 def transaction(settings: DatabaseSettings, name: str) -> Iterator[Connection]:
-    """One durable transaction, on a connection that is made for it. name: as for `create_database_engine`."""
-    engine = create_database_engine(settings, name=name, pool_size=1, durable=True)
+    """One durable transaction, on a connection that is made for it. name: as for `create_database_engine`.
+
+    For what a person waits for: its statements may set limits of their own, and take as long as those allow.
+    """
+    engine = create_database_engine(settings, name=name, pool_size=1, durable=True, patient=True)
     try:
         with engine.begin() as connection:
             yield connection
     finally:
         engine.dispose()
+
+
+def read_pooled(engine: Engine, query: Callable[[Connection], T]) -> T:
+    """What a query reads, on a connection of the pool; on a new one where that turns out to have ended: a server, or
+    somebody between, ends sessions that are idle, and nobody sees it before their next use. Raises SQLAlchemyError.
+    """
+    try:
+        with engine.connect() as connection:
+            return query(connection)
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    # SQLAlchemy has given up all connections from before as well.
+    with engine.connect() as connection:
+        return query(connection)
 
 
 @contextmanager
@@ -164,7 +248,7 @@ def driver_of(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
     except psycopg.Error as error:
         _omit_values(error)
         # A fatal error ends the session, also when the driver has not read the end of it yet.
-        broken = bool(driver.closed) or error.diag.severity_nonlocalized == "FATAL"
+        broken = bool(driver.closed) or error.diag.severity_nonlocalized == "FATAL" or failure_of(error).drop
         if broken:
             connection.invalidate(error)
         raise DBAPIError.instance(
@@ -192,6 +276,8 @@ def pipelined(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
 
 def _handle_error(context: ExceptionContext) -> None:
     cause = context.original_exception
+    # SQLAlchemy drops the connection then, and those of the pool that were made before: they may be to the same server.
+    context.is_disconnect |= failure_of(cause).drop
     if isinstance(cause, psycopg.Error) and _omit_values(cause) and context.sqlalchemy_exception is not None:
         context.sqlalchemy_exception.args = (f"({type(cause).__module__}.{type(cause).__name__}) {cause}",)
 
@@ -202,20 +288,6 @@ def _omit_values(error: psycopg.Error) -> bool:
         return False
     error.args = (error.diag.message_primary,)
     return True
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether the same work may succeed when tried again: True for a failed connection, a deadlock, a failover."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    if not isinstance(cause, psycopg.Error):
-        return False
-    state = cause.sqlstate
-    if state is None:
-        # No answer from the server: the connection could not be made, or broke.
-        return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
-    return state.startswith(_PASSING_CLASSES) or state in _PASSING_CODES
 
 
 def first_line(error: Exception) -> str:
@@ -230,31 +302,42 @@ def listen_url(settings: DatabaseSettings) -> str:
 
 # Serialises the migrations of one database: two servers that start together must not both create the tables.
 _MIGRATION_LOCK = 7_246_001
+_MIGRATION_RETRY_SECONDS = 0.1
 
 
-def migrate(settings: DatabaseSettings, scripts: Path, schema: str) -> str:
-    """Brings `schema` to the newest migration in `scripts`; returns its revision. Safe to run at any time, by several.
+def migrate(settings: DatabaseSettings, scripts: Path, schema: str, revision: str = "head") -> str:
+    """Brings `schema` to a revision of `scripts`, the newest; returns the newest. Safe to run at any time, by several.
 
-    Raises sqlalchemy.exc.DBAPIError; nothing is changed then.
+    Each migration is a transaction, or several where it works in steps (tandem.runtime.backfill). Raises
+    sqlalchemy.exc.DBAPIError: the migrations and steps before the one that failed are done, and the next run goes on
+    from there.
     """
-    with transaction(settings, "tandem-migrate") as connection:
-        _wait_for_other_migrations(connection)
-        connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
-        config = _alembic(scripts)
-        config.attributes["connection"] = connection
-        config.attributes["schema"] = schema
-        alembic.command.upgrade(config, "head")
-        return newest_revision(scripts)
+    engine = create_database_engine(settings, name="tandem-migrate", pool_size=1, durable=True)
+    try:
+        with engine.connect() as connection:
+            _wait_for_other_migrations(connection)
+            connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+            connection.commit()
+            config = _alembic(scripts)
+            config.attributes["connection"] = connection
+            config.attributes["schema"] = schema
+            alembic.command.upgrade(config, revision)
+            return newest_revision(scripts)
+    finally:
+        # The lock ends with the connection.
+        engine.dispose()
 
 
 def _wait_for_other_migrations(connection: Connection) -> None:
-    """Waits for a migration that is under way, however long it takes: the session's limits bound its statements."""
-    limits = ("statement_timeout", "lock_timeout")
-    for limit in limits:
-        connection.execute(text(f"SET LOCAL {limit} = 0"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-    for limit in limits:
-        connection.execute(text(f"SET LOCAL {limit} TO DEFAULT"))
+    """Waits for a migration that is under way, however long it takes.
+
+    By asking again: whoever waits inside a statement has a snapshot, for which CREATE INDEX CONCURRENTLY of the other
+    would wait in its turn.
+    """
+    while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _MIGRATION_LOCK}).scalar_one():
+        connection.rollback()
+        time.sleep(_MIGRATION_RETRY_SECONDS)
+    connection.commit()
 
 
 def newest_revision(scripts: Path) -> str:
@@ -269,24 +352,32 @@ def current_revision(connection: Connection, schema: str) -> str | None:
     return MigrationContext.configure(connection, opts={"version_table_schema": schema}).get_current_revision()
 
 
-def has_revision(engine: Engine, schema: str, revision: str) -> bool:
+def has_revision(engine: Engine, schema: str, revision: str, *, writing: bool = False) -> bool:
     """Whether the database answers and its schema is at this revision or a later one: a service is ready then.
 
     Later ones are for the version after, and made so that this one goes on. Revisions are numbers, 0001 and so on.
+    writing: and whether it takes writes.
     """
     try:
-        with engine.connect() as connection:
+
+        def ready(connection: Connection) -> bool:
+            if writing and connection.execute(_IS_READ_ONLY).scalar_one():
+                # The next connection may lead to another server, which does.
+                connection.invalidate()
+                return False
             return (current_revision(connection, schema) or "") >= revision
+
+        return read_pooled(engine, ready)
     except SQLAlchemyError as error:
         log.debug("the database is not ready", schema=schema, error=str(error)[:500])
         return False
 
 
 def run_migrations(connection: Connection, schema: str) -> None:
-    """What an alembic env.py does here: run them in the transaction of `connection`, version table in `schema`."""
+    """What an alembic env.py does here: each migration a transaction of its own, the version table in `schema`."""
     from alembic import context  # noqa: PLC0415 - only there while alembic runs an env.py
 
-    context.configure(connection=connection, version_table_schema=schema, transaction_per_migration=False)
+    context.configure(connection=connection, version_table_schema=schema, transaction_per_migration=True)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -8,6 +8,8 @@
      ├── Conflict             ABORTED              the caller's picture is out of date
      ├── OutOfRange           OUT_OF_RANGE         a place that the server does not have, any more or yet
      ├── Overloaded           RESOURCE_EXHAUSTED   a limit is reached; nothing was done
+     ├── TooLarge             RESOURCE_EXHAUSTED   a message has more bytes than may be sent or received
+     ├── UnknownMethod        UNIMPLEMENTED        the server has no such RPC
      ├── Unavailable          UNAVAILABLE          a store is away, or the view is behind; safe to retry
      ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's time passed before the work began
      └── RefusedBefore        any of the above     a refusal that was stored, told once more
@@ -96,6 +98,17 @@ class Overloaded(TandemError):
         self.retry_after = retry_after
 
 
+class TooLarge(TandemError):
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        """size and limit: in bytes."""
+        super().__init__(f"{what} has {size} bytes; at most {limit} are allowed", reason="MESSAGE_TOO_LARGE")
+
+
+class UnknownMethod(TandemError):
+    def __init__(self, path: str) -> None:
+        super().__init__(f"this server has no {path[:_MAX_DESCRIPTION]}", reason="UNKNOWN_METHOD")
+
+
 class Unavailable(TandemError):
     def __init__(
         self, message: str, *, reason: str, retry_after: float = 0.5, metadata: dict[str, str] | None = None
@@ -129,6 +142,8 @@ _CODES: dict[type[TandemError], grpc.StatusCode] = {
     Conflict: grpc.StatusCode.ABORTED,
     OutOfRange: grpc.StatusCode.OUT_OF_RANGE,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }

@@ -41,6 +41,7 @@ from tandem.runtime.call import (
     too_large,
     trailers_of,
 )
+from tandem.runtime.connections import COUNTED_BYTES, Connections, Sent
 from tandem.runtime.settings import (
     MAX_STREAMS_PER_CONNECTION,
     PING_MILLISECONDS,
@@ -48,6 +49,7 @@ from tandem.runtime.settings import (
     ServerSettings,
     grpc_options,
 )
+from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, Workers
 
@@ -84,6 +86,7 @@ class NativeTransport:
             max_concurrent_streams=MAX_STREAMS_PER_CONNECTION,
         )
         self.port = self.front.bound_port
+        self.connections = Connections(settings)
         self.calls: dict[int, _Call | _StreamCall] = {}
         """Under way, by the front's numbers. Who receives a call puts it in, who ends it takes it out."""
         # By the front's numbers of the methods.
@@ -96,6 +99,7 @@ class NativeTransport:
         self._inline_batches = 0
         self._watched = threading.Event()
         self._ended = False
+        self._threads: list[SupervisedThread] = []
         # The event loop's.
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,9 +118,12 @@ class NativeTransport:
         await self._behind.start()
         self.front.set_fallback(socket)
         self.front.start()
-        threading.Thread(target=self._receive, name="native-receive", daemon=True).start()
+        self.connections.start(self.port)
+        self._threads = [SupervisedThread("native-receive", self._receive)]
         if any(worker.inline is not None for _, worker in workers.values()):
-            threading.Thread(target=self._stand_in, name="native-stand-in", daemon=True).start()
+            self._threads.append(SupervisedThread("native-stand-in", self._stand_in))
+        for thread in self._threads:
+            thread.start()
 
     async def stop(self, grace: float) -> None:
         await self._behind.stop(grace)
@@ -127,7 +134,10 @@ class NativeTransport:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self.connections.stop)
         await asyncio.to_thread(self.front.close)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
         self._folder.cleanup()
 
     def _receive(self) -> None:
@@ -152,22 +162,27 @@ class NativeTransport:
 
     def _hand_on(self, events: Sequence[_Event], *, inline: bool) -> None:
         came_at = time.monotonic()
-        calls, workers = self.calls, self._workers
+        calls, workers, by_peer = self.calls, self._workers, self.connections.by_peer
         limit = self._settings.max_message_bytes
         batches: defaultdict[Worker, list[RemoteCall]] = defaultdict(list)
         for event in events:
-            kind, call_id, number, payload, _, _ = event
+            kind, call_id, number, payload, peer, _ = event
             if kind == EVENT_CANCEL:
                 if (cancelled := calls.get(call_id)) is not None:
                     cancelled.caller_left()
                 continue
+            connection = by_peer.get(peer) or self.connections.of(peer)
+            connection.calls += 1
+            large = len(payload) > COUNTED_BYTES
+            if large:
+                connection.requests += len(payload)
             route = workers.get(number)
             if route is None:
                 self._open_stream(self._streams[number], event, came_at)
                 continue
             method, worker = route
             call = calls[call_id] = _Call(self, method, event, came_at)
-            if len(payload) > limit:
+            if large and len(payload) > limit:
                 call.fail_with(too_large("the request", len(payload), limit))
                 call.count_unadmitted()
             else:
@@ -243,8 +258,10 @@ class NativeTransport:
 
     async def _run_stream(self, method: StreamMethod, call: "_StreamCall", payload: bytes) -> None:
         front = self.front
+        sent_bytes = Sent(self.connections, call.peer)
 
         async def write(data: bytes) -> None:
+            sent_bytes.add(len(data))
             # Waits on the loop. The front's own way to wait takes a thread for each client that is behind.
             pause = _FIRST_PAUSE_SECONDS
             while (sent := front.stream_try_send(call.call_id, data)) == STREAM_FULL:
@@ -255,7 +272,11 @@ class NativeTransport:
                 # Where the task meets it.
                 await asyncio.sleep(0)
 
-        failure = await method.run(call, payload, write)
+        try:
+            failure = await method.run(call, payload, write)
+        except asyncio.CancelledError:
+            sent_bytes.drop()
+            raise
         if failure is None:
             front.stream_end(call.call_id)
         else:
@@ -290,6 +311,8 @@ class _Call(_Received, RemoteCall):
         transport, call_id = self._transport, self._event[1]
         transport.calls.pop(call_id, None)
         transport.front.respond(call_id, response)
+        if len(response) > COUNTED_BYTES:
+            transport.connections.give(self._event[4], len(response))
 
     def _send_failure(self, status: Status) -> None:
         self._forget()
@@ -305,6 +328,7 @@ class _StreamCall(_Received, StreamCall):
     def __init__(self, loop: asyncio.AbstractEventLoop, event: _Event, came_at: float) -> None:
         self.call_id: int = event[1]
         self.came_at = came_at
+        self.peer: str = event[4]
         self._loop = loop
         self._event = event
 

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -14,18 +16,22 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from prometheus_client import start_http_server
 
 from tandem.runtime.call import AddServicers, Admission, Method, StreamHandler, StreamMethod, StreamMethods, Streams
-from tandem.runtime.grpcio import GrpcioTransport
+from tandem.runtime.errors import Overloaded, to_status
+from tandem.runtime.grpcio import GrpcioTransport, abort, refuse_others
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings, SettingsError
-from tandem.runtime.telemetry import log
+from tandem.runtime.supervised import supervise, what_is_down
+from tandem.runtime.telemetry import STREAMS_OPEN, log
 from tandem.runtime.worker import Worker, Workers
 
 # How often readiness is asked again. Orchestrators probe every few seconds; a store's return should not wait for more.
 _READINESS_SECONDS = 1.0
+# A check that takes longer is a no, until it has ended: what it asks does not answer.
+_CHECK_SECONDS = 2.0
 # Until a transport's threads have written what they were given: they take microseconds, on a busy machine more.
 _FLUSH_SECONDS = 0.1
 
@@ -107,8 +113,11 @@ class RunningApplication:
         self._application = application
         self._admission = Admission(application.server.max_concurrent_calls)
         self._streams = Streams()
-        self._health = _Health()
+        self._health_streams = _HealthStreams(application.server.max_health_streams)
+        self._health = _Health(self._health_streams)
         self._readiness: asyncio.Task[None] | None = None
+        self._checks: dict[Readiness, asyncio.Future[bool]] = {}
+        """Those under way: while one does not end, no other is begun, which would wait for the same."""
         self._stopping = asyncio.Event()
         self._started: list[Component] = []
         self._stop_metrics: Callable[[], None] = lambda: None
@@ -134,7 +143,7 @@ class RunningApplication:
             await self._stop_components()
             self._stop_metrics()
             raise
-        self._readiness = asyncio.create_task(self._follow_readiness())
+        self._readiness = asyncio.create_task(supervise("readiness", self._follow_readiness))
         log.info("serving", host=application.server.host, port=self.port, transport=transport_of(application.server))
 
     def _routes(self) -> tuple[Workers, StreamMethods]:
@@ -157,7 +166,10 @@ class RunningApplication:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._application.server.reflection:
             names = [service.descriptor.full_name for service in self._application.services]
-            reflection.enable_server_reflection((*names, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+            names += ["grpc.health.v1.Health", reflection.SERVICE_NAME]
+            servicer = _Reflection(names, self._health_streams)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+        refuse_others(server)
 
     async def stop(self) -> None:
         """Says NOT_SERVING, refuses new calls, ends streams, lets calls under way finish, stops the components.
@@ -181,8 +193,10 @@ class RunningApplication:
         finally:
             # A check under way may have a connection of a component's in a thread: it is waited for, within reason.
             if self._readiness is not None:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._readiness, _READINESS_SECONDS)
+                checks: set[asyncio.Future[Any]] = {self._readiness, *self._checks.values()}
+                _, endless = await asyncio.wait(checks, timeout=_READINESS_SECONDS)
+                for check in endless:
+                    check.cancel()
             # Whatever happens to the transport: components hold locks and buffers that others wait for.
             failures = await self._stop_components()
             self._stop_metrics()
@@ -211,30 +225,77 @@ class RunningApplication:
 
     async def _ask_readiness(self) -> None:
         state = health_pb2.HealthCheckResponse
-        ready = {"": await self._is_ready(self._application.ready)}
-        for service in self._application.services:
-            own = ready[""] if service.ready is None else await self._is_ready(service.ready)
-            ready[service.descriptor.full_name] = own
-        for name, is_ready in ready.items():
-            await self._health.set(name, state.SERVING if is_ready else state.NOT_SERVING)
+        services = self._application.services
+        checks = {"": self._application.ready, **{it.descriptor.full_name: it.ready for it in services if it.ready}}
+        ready = dict(zip(checks, await asyncio.gather(*map(self._is_ready, checks.values())), strict=True))
+        if down := what_is_down():
+            log.error("not serving: a thread does not run", threads=down)
+            ready = dict.fromkeys(ready, False)
+        for name in ("", *(it.descriptor.full_name for it in services)):
+            await self._health.set(name, state.SERVING if ready.get(name, ready[""]) else state.NOT_SERVING)
 
     async def _is_ready(self, ready: Readiness) -> bool:
+        check = self._checks.get(ready)
+        if check is None:
+            check = self._checks[ready] = asyncio.ensure_future(ready())
+        await asyncio.wait({check}, timeout=_CHECK_SECONDS)
+        if not check.done():
+            return False
+        self._checks.pop(ready, None)
         try:
-            return await ready()
+            return check.result()
         except Exception:
             # A bug; what it must not do is end the watch and leave the last answer standing for ever.
             log.exception("the readiness check failed")
             return False
 
 
-class _Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """The library's, whose watches a stopping server can end: it would otherwise wait for them as for calls."""
+class _HealthStreams:
+    """Counts and bounds the streams of health and reflection, which no handler of ours answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open = 0
+
+    @contextlib.asynccontextmanager
+    async def one_more(self, method: str, context: Any) -> AsyncIterator[None]:
+        if self._open >= self._limit:
+            await abort(context, to_status(Overloaded(f"{self._limit} such streams are open already")))
+        self._open += 1
+        STREAMS_OPEN.labels(method).inc()
+        try:
+            yield
+        finally:
+            self._open -= 1
+            STREAMS_OPEN.labels(method).dec()
+
+
+class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
+    """The library's, with a limit."""
+
+    def __init__(self, names: Sequence[str], streams: _HealthStreams) -> None:
+        super().__init__(names)
+        self._streams = streams
+
+    async def ServerReflectionInfo(self, requests: Any, context: Any) -> AsyncGenerator[Any, None]:  # noqa: N802 - its name
+        async with self._streams.one_more("ServerReflectionInfo", context):
+            async for response in super().ServerReflectionInfo(requests, context):
+                yield response
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """The library's, with a limit, and watches that a stopping server can end: it would wait for them as for calls."""
+
+    def __init__(self, streams: _HealthStreams) -> None:
         super().__init__()
+        self._streams = streams
         self._watches: set[asyncio.Task[None]] = set()
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - its name in the protocol
+        async with self._streams.one_more("Watch", context):
+            await self._watch(request, context)
+
+    async def _watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
         watch = asyncio.create_task(super().Watch(request, context))
         self._watches.add(watch)
         try:
@@ -277,10 +338,26 @@ async def _serve_until_signalled(application: Application) -> None:
     await running.start()
     _collect_seldom(application.new_objects)
     await stop.wait()
+    _end_in_time(application.server)
     await running.stop()
     # Stopped well: a second signal, while the interpreter ends, must not make it look like a crash.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_in_time(settings: ServerSettings) -> None:
+    """One bound for the whole stop, to the interpreter's end: what waits for whatever reason is left behind then."""
+    seconds = settings.drain_delay_seconds + settings.drain_seconds + settings.stop_seconds
+
+    def end() -> None:
+        log.error(
+            "not stopped in time, ending as it is", seconds=seconds, threads=[it.name for it in threading.enumerate()]
+        )
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _collect_seldom(new_objects: int) -> None:

@@ -36,11 +36,13 @@ MIN_PING_MILLISECONDS = 10_000
 # streams end. They would stay for as long as TCP repeats, a quarter of an hour, or for ever when nothing is sent.
 PING_MILLISECONDS = 60_000
 PING_TIMEOUT_MILLISECONDS = 20_000
-# Far above what a process serves: past our own limits a caller gets a status, past this one its calls wait in silence.
-MAX_STREAMS_PER_CONNECTION = 100_000
+# Above what a process serves: past our own limits a caller gets a status, past this one its calls wait in silence. Also
+# the answers that nobody counts, of 1 KiB at most, wait in a connection at most so many at once.
+MAX_STREAMS_PER_CONNECTION = 20_000
 # Calls that came in and that grpcio has not handed over yet. Past its own limit of 1,000 it drops some of them with a
-# bare CANCELLED: a thousand watchers that come back at once after a failover are as many.
-_MAX_PENDING_CALLS = 100_000
+# bare CANCELLED: a thousand watchers that come back at once after a failover are as many. 50,000 calls that are begun
+# and taken back at once hold others up for 0.3 s with this limit and take 85 MB; without one it was 4.8 s and 630 MB.
+_MAX_PENDING_CALLS = 4_000
 
 
 class SettingsError(Exception):
@@ -101,10 +103,34 @@ class ServerSettings(Block):
     max_concurrent_calls: int = Field(
         2048, ge=1, description="Calls under way at once; past it RESOURCE_EXHAUSTED. Health checks are not counted"
     )
+    max_health_streams: int = Field(
+        1000, ge=1, description="Health watches and reflection streams open at once; past it RESOURCE_EXHAUSTED"
+    )
     max_message_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="The largest message to receive or send")
+    max_held_bytes_per_connection: int = Field(
+        64 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Bytes of answers that a caller does not take, and of requests that are not all here, in one"
+        " connection; past it the connection is closed",
+    )
+    max_held_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="The same in all connections; past it the one that holds most is closed",
+    )
+    request_seconds: float = Field(
+        30.0, gt=0, le=600, description="Seconds that a request may take to come, on the transport grpcio"
+    )
     drain_seconds: float = Field(10.0, ge=0, le=300, description="How long calls under way may finish at a stop")
     drain_delay_seconds: float = Field(
         0.0, ge=0, le=300, description="How long to answer NOT_SERVING before new calls are refused at a stop"
+    )
+    stop_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=300,
+        description="How long what runs beside the calls may take to stop after that, whatever its stores do; then the"
+        " process ends as it is",
     )
     reflection: bool = Field(True, description="Serve reflection, so that grpcurl needs no proto files")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port for Prometheus metrics over HTTP; 0 is off")

@@ -8,13 +8,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from google.protobuf.message import Message
 from prometheus_client import Histogram
 
 from tandem.runtime.call import Call, Method, Stage, settle, stopping_error
-from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError
-from tandem.runtime.telemetry import log
+from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError, Unavailable
+from tandem.runtime.supervised import SupervisedThread
 
 # A thread that prepares may be waiting for rows that somebody else keeps locked. The others wait no longer than this.
 _PREPARING_SECONDS = 0.05
@@ -68,11 +69,11 @@ class Worker:
         # Apart from the other: who waits for this is not woken by each call that comes.
         self._prepared = threading.Condition(lock)
         self._stopping = False
-        self._threads: list[threading.Thread] = []
+        self._threads: list[SupervisedThread] = []
 
     async def start(self) -> None:
         for number, handler in enumerate(self._handlers):
-            thread = threading.Thread(target=self._run, args=(handler,), name=f"{self.name}-{number}", daemon=True)
+            thread = SupervisedThread(f"{self.name}-{number}", partial(self._run, handler))
             thread.start()
             self._threads.append(thread)
 
@@ -108,6 +109,16 @@ class Worker:
             full = Overloaded(f"{self._max_waiting} calls wait already, or {self._max_waiting_bytes} bytes of them")
             refuse(calls[taken:], stopping_error() if stopping else full)
 
+    def refuse_waiting(self, seconds: float, error: TandemError) -> None:
+        """Ends the calls that have waited for more than so many seconds. From any thread."""
+        before = time.monotonic() - seconds
+        old: list[Call] = []
+        with self._came:
+            while self._waiting and self._waiting[0].came_at < before:
+                old.append(self._waiting.popleft())
+            self._waiting_bytes -= sum([len(call.payload) for call in old])
+        refuse(old, error)
+
     @property
     def waiting(self) -> int:
         """How many calls wait in the queue."""
@@ -133,9 +144,10 @@ class Worker:
                     if self._sizes is not None:
                         self._sizes.observe(len(live))
                     answer(handler, live)
-            except Exception:
-                # A bug, and not of the handler: that is what `answer` deals with. The thread has others to answer.
-                log.exception("a worker failed", worker=self.name, calls=len(batch))
+            except Exception as error:
+                # A bug, and not of the handler: that is what `answer` deals with. Nobody else has these calls.
+                refuse([call for call in batch if call.code is None and call.next is None], error)
+                raise
             finally:
                 self.prepared()
 
@@ -227,11 +239,18 @@ def all_alike(answer_all: Callable[[], Message]) -> Handler:
     return handle
 
 
-def refuse(calls: Sequence[Call], error: TandemError) -> None:
-    """Ends calls with an error, outside of a handler."""
+def refuse(calls: Sequence[Call], error: Exception) -> None:
+    """Ends calls with an error, outside of a handler. One that has begun is not told that nothing was done."""
     for call in calls:
-        call.fail(error)
+        call.fail(_unfinished() if call.begun else error)
     settle(calls)
+
+
+def _unfinished() -> Unavailable:
+    return Unavailable(
+        "some of it is done, and the rest will be; repeat it with the same request_id to learn when",
+        reason="OUTCOME_UNKNOWN",
+    )
 
 
 def _without_late(calls: Sequence[Call]) -> list[Call]:
@@ -244,7 +263,8 @@ def _without_late(calls: Sequence[Call]) -> list[Call]:
             call.drop()
             late.append(call)
         elif call.deadline <= now:
-            call.fail(DeadlineExceeded("the deadline passed before the work began; nothing was done"))
+            what = "some of it is done, and the rest will be" if call.begun else "nothing of it was done"
+            call.fail(DeadlineExceeded(f"the deadline passed while the call waited; {what}"))
             late.append(call)
         else:
             live.append(call)

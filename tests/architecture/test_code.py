@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,12 @@ def test_only_the_settings_and_the_cli_read_the_environment() -> None:
         if reads_environment(ast.parse(path.read_text())) and not any(path.is_relative_to(it) for it in allowed)
     ]
     assert found == []
+
+
+def test_one_table_alone_says_what_a_sqlstate_means() -> None:
+    looks = re.compile(r"(?<!runtime)\.sqlstate\b|psycopg\.errors\.[A-Z]|from psycopg\.errors import")
+    allowed = ROOT / "tandem" / "runtime" / "sqlstate.py"
+    assert [str(it.relative_to(ROOT)) for it in SOURCES if it != allowed and looks.search(it.read_text())] == []
 
 
 @pytest.mark.parametrize(

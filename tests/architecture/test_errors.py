@@ -130,8 +130,13 @@ def functions_of(rule: Callable[..., Any]) -> set[FunctionType]:
         if function in found:
             continue
         found.add(function)
-        names = {node.id for node in ast.walk(tree_of(function)) if isinstance(node, ast.Name)}
-        called = [function.__globals__.get(name) for name in names]
+        called: list[object] = []
+        for node in ast.walk(tree_of(function)):
+            match node:
+                case ast.Name(id=name):
+                    called.append(function.__globals__.get(name))
+                case ast.Attribute(value=ast.Name(id=name), attr=method):
+                    called.append(getattr(type(function.__globals__.get(name)), method, None))
         waiting += [it for it in called if isinstance(it, FunctionType) and it.__module__.startswith(RULES)]
     return found
 

@@ -14,6 +14,9 @@ from tandem.projection.projection import Projection
 from tandem.projection.statements import Move, move_views, select_rows
 from tandem.runtime.database import driver_under
 
+OWNER = uuid.UUID(int=1)
+"""The session of a projector that the test stands for."""
+
 PROJECTIONS, KINDS = VIEWS.projections, VIEWS.kinds
 
 
@@ -37,9 +40,12 @@ def plan(connection: Connection, view: str, events: Sequence[FeedEvent]) -> View
 def store(
     connection: Connection, epoch: uuid.UUID, before: int, after: int, changes: Mapping[str, ViewChanges]
 ) -> None:
-    """Moves views from one position to another, by name, with what changes. Raises psycopg.Error and Deposed."""
+    """Moves views of OWNER's from one position to another, by name, with what changes.
+
+    Raises psycopg.Error and Deposed.
+    """
     moves = [Move(PROJECTIONS[view], before, after, it) for view, it in changes.items()]
-    move_views(driver_under(connection), epoch, moves)
+    move_views(driver_under(connection), epoch, OWNER, moves)
 
 
 def upsert(connection: Connection, table: Table, rows: Iterable[Sequence[Any]]) -> None:

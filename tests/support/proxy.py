@@ -14,15 +14,18 @@ class CuttingProxy:
     after=False: the target does not get it either.
     """
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], listener: socket.socket | None = None) -> None:
+        """listener: where it takes connections, by default a free port of loopback."""
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self._armed: tuple[bytes, bool] | None = None
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self._clients: set[socket.socket] = set()
         self._untold: set[socket.socket] = set()
         self._answered = threading.Event()
+        self._forwards = threading.Event()
+        self._forwards.set()
         self._sent = threading.Condition()
         self._latest: deque[bytes] = deque(maxlen=50)
         self.cuts = 0
@@ -43,6 +46,13 @@ class CuttingProxy:
             found = self._sent.wait_for(lambda: any(words in it for it in self._latest), seconds)
         assert found, f"{words!r} was not sent"
 
+    def be_silent(self) -> None:
+        """Forwards nothing more, neither way, and still takes connections, until `speak`. Nothing of it is lost."""
+        self._forwards.clear()
+
+    def speak(self) -> None:
+        self._forwards.set()
+
     def cut_all(self) -> None:
         """Cuts all connections that there are now, and takes new ones."""
         with self._lock:
@@ -61,6 +71,7 @@ class CuttingProxy:
     def close(self) -> None:
         with self._lock:
             open_sockets = list(self._sockets)
+        self._forwards.set()
         for it in (self._listener, *open_sockets):
             with contextlib.suppress(OSError):
                 it.shutdown(socket.SHUT_RDWR)
@@ -81,7 +92,7 @@ class CuttingProxy:
             threading.Thread(target=self._to_client, args=(server, client, silenced), daemon=True).start()
 
     def _to_server(self, client: socket.socket, server: socket.socket, silenced: threading.Event) -> None:
-        for chunk in _chunks(client):
+        for chunk in self._chunks(client):
             cut = self._take(chunk)
             if cut is None:
                 try:
@@ -108,7 +119,7 @@ class CuttingProxy:
         self._hang_up(*sockets)
 
     def _to_client(self, server: socket.socket, client: socket.socket, silenced: threading.Event) -> None:
-        for chunk in _chunks(server):
+        for chunk in self._chunks(server):
             if silenced.is_set():
                 self._answered.set()
                 return
@@ -132,13 +143,13 @@ class CuttingProxy:
             with contextlib.suppress(OSError):
                 it.shutdown(socket.SHUT_RDWR)
 
-
-def _chunks(source: socket.socket) -> Iterator[bytes]:
-    while True:
-        try:
-            chunk = source.recv(65536)
-        except OSError:
-            return
-        if not chunk:
-            return
-        yield chunk
+    def _chunks(self, source: socket.socket) -> Iterator[bytes]:
+        while True:
+            try:
+                chunk = source.recv(65536)
+            except OSError:
+                return
+            if not chunk:
+                return
+            self._forwards.wait()
+            yield chunk

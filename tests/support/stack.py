@@ -159,7 +159,8 @@ class AsyncStubs:
 class Stack:
     """The three services on their own, migrated databases and cache nodes.
 
-    lite: both sides in one database, as CQRS lite. nodes: the memcached nodes to use. transport: of all services.
+    lite: both sides in one database, as CQRS lite. at: "host:port" where the services reach the databases, instead of
+    at the server itself. nodes: the memcached nodes to use. transport: of all services.
     settings: more settings for each service, by the middle word: {"COMMAND": {"EXECUTOR__THREADS": "2"}}.
     """
 
@@ -173,6 +174,7 @@ class Stack:
         *,
         nodes: Iterable[Memcached] = (),
         lite: bool = False,
+        at: str = "",
         transport: str = "auto",
         settings: dict[str, dict[str, str]] | None = None,
     ) -> None:
@@ -183,7 +185,9 @@ class Stack:
         self.nodes = list(nodes)
         self.write_url = databases.create("write", "read") if lite else databases.create("write")
         self.read_url = self.write_url if lite else databases.create("read")
-        self._store_settings = store_settings(self.write_url, self.read_url, [node.address for node in self.nodes])
+        own = databases.postgres.address
+        write, read = [url.replace(own, at or own) for url in (self.write_url, self.read_url)]
+        self._store_settings = store_settings(write, read, [node.address for node in self.nodes])
         self.services: list[Service] = []
         self.command_server = self._service("command")
         self.projector = self._service("projector")

@@ -13,6 +13,7 @@ from commerce.query.v1.query_service_pb2 import DESCRIPTOR
 from commerce.query.v1.views_pb2 import OrderDetails
 from tandem.feed.token import Token
 from tandem.queries.freshness import Freshness, Need, Wanted
+from tandem.queries.head import Head
 from tandem.queries.settings import FreshnessSettings, WatchSettings
 from tandem.queries.store import ChangedKeys, State
 from tandem.queries.watch import Watched, Watches
@@ -50,7 +51,7 @@ class FakeView:
         """The next version of an order; returns the version."""
         self.position += 1
         version = version_of(self.rows[key].value) + 1 if key in self.rows else 1
-        self.rows[key] = State(OrderDetails(version=version).SerializeToString(), self.position)
+        self.rows[key] = State(OrderDetails(order_id=str(key), version=version).SerializeToString(), self.position)
         self.log.append((self.position, key))
         return version
 
@@ -124,8 +125,7 @@ class Room:
         self.view = FakeView()
         settings = FreshnessSettings(blind_after=blind_after)
         listener: Any = Silence()
-        nothing: Any = None
-        self.freshness = Freshness(settings, listener, self._positions, [VIEW], nothing)
+        self.freshness = Freshness(settings, listener, self._positions, [VIEW], Head(None))
         store: Any = self.view
         self.watches = Watches(METHOD, store, self.freshness, WatchSettings(**watch), max_batch=max_batch)
 

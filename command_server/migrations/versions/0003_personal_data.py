@@ -1,7 +1,10 @@
 """Several addresses a customer; personal data in events sealed with a key of each customer's.
 
-Events that are there are sealed too, which takes a while for a long feed. Stop the services of the version before
-first: it knows nothing of sealed events.
+Sealing is the one change that is ever made to a stored event: what is left open of a person could not be erased. Opened
+again, an event has the bytes of before. Readers take sealed events and open ones.
+
+Customers and events are worked on in steps, which takes a while for a long feed. Stop the services of the version
+before first: it knows nothing of sealed events.
 """
 
 import os
@@ -13,6 +16,7 @@ from sqlalchemy import Connection, text
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.type.v1.address_pb2 import Address, AddressBook, NamedAddress
+from tandem.runtime.backfill import backfill
 
 revision = "0003"
 down_revision = "0002"
@@ -24,58 +28,84 @@ BATCH = 1000
 def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.execute("SET LOCAL statement_timeout = '60s'")
-    op.execute(f"ALTER TABLE {S}.customer ADD COLUMN addresses bytea NOT NULL DEFAULT ''")
-    op.execute(f"ALTER TABLE {S}.customer ALTER COLUMN addresses DROP DEFAULT")
-    op.execute(f"ALTER TABLE {S}.customer ADD COLUMN erased boolean NOT NULL DEFAULT false")
+    op.execute(f"ALTER TABLE {S}.customer ADD COLUMN IF NOT EXISTS addresses bytea NOT NULL DEFAULT ''")
+    op.execute(f"ALTER TABLE {S}.customer ADD COLUMN IF NOT EXISTS erased boolean NOT NULL DEFAULT false")
     op.execute(f"COMMENT ON COLUMN {S}.customer.addresses IS 'commerce.type.v1.AddressBook'")
-    op.execute(f"CREATE TABLE {S}.personal_key (customer_id uuid PRIMARY KEY, key bytea)")
-    op.execute(f"ALTER TABLE {S}.event ADD COLUMN customer_id uuid")
-    # Two random UUIDs hold 244 random bits.
-    op.execute(f"""
-        INSERT INTO {S}.personal_key
-        SELECT id, uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) FROM {S}.customer""")  # noqa: S608
-    name_addresses(op.get_bind())
-    seal_events(op.get_bind())
+    op.execute(f"CREATE TABLE IF NOT EXISTS {S}.personal_key (customer_id uuid PRIMARY KEY, key bytea)")
+    op.execute(f"ALTER TABLE {S}.event ADD COLUMN IF NOT EXISTS customer_id uuid")
+    backfill("0003 customers", complete_customers)
+    backfill("0003 sealed events", seal_events)
+    op.execute(f"ALTER TABLE {S}.customer ALTER COLUMN addresses DROP DEFAULT")
     op.execute(f"ALTER TABLE {S}.customer DROP COLUMN address")
 
 
-def name_addresses(connection: Connection) -> None:
-    """A customer's one address becomes the default one, "main"."""
-    rows = connection.execute(text(f"SELECT id, address FROM {S}.customer WHERE address IS NOT NULL")).all()  # noqa: S608
-    for customer_id, address in rows:
-        named = NamedAddress(name="main", address=Address.FromString(address), is_default=True)
-        connection.execute(
-            text(f"UPDATE {S}.customer SET addresses = :addresses WHERE id = :id"),  # noqa: S608
-            {"addresses": AddressBook(addresses=[named]).SerializeToString(deterministic=True), "id": customer_id},
-        )
+def complete_customers(connection: Connection, after: str) -> str | None:
+    """Customers get a key, and their one address becomes the default one, "main"."""
+    rows = connection.execute(
+        text(f"""
+            SELECT id, address FROM {S}.customer
+            WHERE id > CAST(:after AS uuid) ORDER BY id LIMIT {BATCH}"""),  # noqa: S608
+        {"after": after or str(UUID(int=0))},
+    ).all()
+    if not rows:
+        return None
+    # Two random UUIDs hold 244 random bits.
+    connection.execute(
+        text(f"""
+            INSERT INTO {S}.personal_key
+            SELECT id, uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+            FROM unnest(CAST(:ids AS uuid[])) AS id ON CONFLICT DO NOTHING"""),  # noqa: S608
+        {"ids": [row.id for row in rows]},
+    )
+    named = {row.id: Address.FromString(row.address) for row in rows if row.address is not None}
+    books = [AddressBook(addresses=[NamedAddress(name="main", address=it, is_default=True)]) for it in named.values()]
+    connection.execute(
+        text(f"""
+            UPDATE {S}.customer AS c SET addresses = v.addresses
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:addresses AS bytea[])) AS v (id, addresses)
+            WHERE c.id = v.id"""),  # noqa: S608
+        {"ids": list(named), "addresses": [it.SerializeToString(deterministic=True) for it in books]},
+    )
+    return str(rows[-1].id)
 
 
-def seal_events(connection: Connection) -> None:
+def seal_events(connection: Connection, after: str) -> str | None:
     """Seals the personal data of the events that are there."""
-    rows = connection.execute(text(f"SELECT customer_id, key FROM {S}.personal_key"))  # noqa: S608
-    keys: dict[str, bytes] = {str(row.customer_id): row.key for row in rows}
-    position = 0
-    while batch := connection.execute(
+    head: int = connection.execute(text(f"SELECT position FROM {S}.feed_head")).scalar_one()  # noqa: S608
+    first = int(after or 0)
+    if first >= head:
+        return None
+    until = min(first + BATCH, head)
+    rows = connection.execute(
         text(f"""
             SELECT position, payload FROM {S}.event
-            WHERE position > :after AND kind IN ('customer_registered', 'address_updated', 'order_placed')
-            ORDER BY position LIMIT {BATCH}"""),  # noqa: S608
-        {"after": position},
-    ).all():
-        for position, payload in batch:
-            event = Event.FromString(payload)
-            customer_id = customer_of(event)
-            if customer_id is not None:
-                connection.execute(
-                    text(f"""
-                        UPDATE {S}.event SET payload = :payload, customer_id = CAST(:id AS uuid)
-                        WHERE position = :position"""),  # noqa: S608
-                    {
-                        "payload": seal(event, keys[customer_id]).SerializeToString(deterministic=True),
-                        "id": customer_id,
-                        "position": position,
-                    },
-                )
+            WHERE position > :after AND position <= :until AND customer_id IS NULL
+              AND kind IN ('customer_registered', 'address_updated', 'order_placed')"""),  # noqa: S608
+        {"after": first, "until": until},
+    )
+    events = {row.position: Event.FromString(row.payload) for row in rows}
+    customers = {position: it for position, event in events.items() if (it := customer_of(event)) is not None}
+    keys = {
+        str(row.customer_id): row.key
+        for row in connection.execute(
+            text(f"SELECT customer_id, key FROM {S}.personal_key WHERE customer_id = ANY(CAST(:ids AS uuid[]))"),  # noqa: S608
+            {"ids": list(set(customers.values()))},
+        )
+    }
+    sealed = [seal(events[position], keys[customer]) for position, customer in customers.items()]
+    connection.execute(
+        text(f"""
+            UPDATE {S}.event AS e SET payload = v.payload, customer_id = v.customer_id
+            FROM unnest(CAST(:positions AS bigint[]), CAST(:payloads AS bytea[]), CAST(:customers AS uuid[]))
+              AS v (position, payload, customer_id)
+            WHERE e.position = v.position"""),  # noqa: S608
+        {
+            "positions": list(customers),
+            "payloads": [it.SerializeToString(deterministic=True) for it in sealed],
+            "customers": list(customers.values()),
+        },
+    )
+    return str(until)
 
 
 def customer_of(event: Event) -> str | None:

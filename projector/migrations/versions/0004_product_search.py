@@ -4,15 +4,20 @@ Needs the extensions pg_trgm, unaccent and fuzzystrmatch. They are part of Postg
 database's owner may create them.
 """
 
+from uuid import UUID
+
 from alembic import op
 from sqlalchemy import Connection, text
 
 from commerce.query.v1.views_pb2 import ProductCard
+from tandem.runtime.backfill import backfill
 
 revision = "0004"
 down_revision = "0003"
 
 S = "tandem_read"
+# Cards that are filled, and locked, together.
+BATCH = 1_000
 EXTENSIONS = ("pg_trgm", "unaccent", "fuzzystrmatch")
 WORD_TOKENS = "asciiword, word, numword, asciihword, hword, numhword, hword_asciipart, hword_part, hword_numpart"
 
@@ -20,6 +25,10 @@ WORD_TOKENS = "asciiword, word, numword, asciihword, hword, numhword, hword_asci
 def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.execute("SET LOCAL statement_timeout = '60s'")
+    op.execute(f"ALTER TABLE {S}.product_card ADD COLUMN IF NOT EXISTS price bigint NOT NULL DEFAULT 0")
+    op.execute(f"ALTER TABLE {S}.product_card ADD COLUMN IF NOT EXISTS currency_code text NOT NULL DEFAULT ''")
+    op.execute(f"ALTER TABLE {S}.product_card ADD COLUMN IF NOT EXISTS available bigint NOT NULL DEFAULT 0")
+    backfill("0004 product_card", fill_cards)
     for extension in EXTENSIONS:
         op.execute(f"CREATE EXTENSION IF NOT EXISTS {extension} SCHEMA {S}")
     connection = op.get_bind()
@@ -63,10 +72,6 @@ def upgrade() -> None:
             plain_word text GENERATED ALWAYS AS ({S}.plain(word)) STORED
         )""")
     op.execute(f"CREATE INDEX search_word_similar ON {S}.search_word USING gin (plain_word {trigrams}.gin_trgm_ops)")
-    op.execute(f"ALTER TABLE {S}.product_card ADD COLUMN price bigint NOT NULL DEFAULT 0")
-    op.execute(f"ALTER TABLE {S}.product_card ADD COLUMN currency_code text NOT NULL DEFAULT ''")
-    op.execute(f"ALTER TABLE {S}.product_card ADD COLUMN available bigint NOT NULL DEFAULT 0")
-    fill_cards(connection)
 
 
 def weighed(column: str, weight: str) -> str:
@@ -88,21 +93,32 @@ def schema_of(connection: Connection, extension: str) -> str:
     return schema
 
 
-def fill_cards(connection: Connection) -> None:
-    rows = connection.execute(text(f"SELECT key, value FROM {S}.product_card")).all()  # noqa: S608
-    for key, value in rows:
-        card = ProductCard.FromString(value)
-        connection.execute(
-            text(f"""
-                UPDATE {S}.product_card SET price = :price, currency_code = :currency, available = :available
-                WHERE key = :key"""),  # noqa: S608
-            {
-                "key": key,
-                "price": card.price.minor_units,
-                "currency": card.price.currency_code,
-                "available": card.available,
-            },
-        )
+def fill_cards(connection: Connection, after: str) -> str | None:
+    """What searches filter the next cards by."""
+    rows = connection.execute(
+        text(f"""
+            SELECT key, value FROM {S}.product_card
+            WHERE key > CAST(:after AS uuid) ORDER BY key LIMIT {BATCH} FOR UPDATE"""),  # noqa: S608
+        {"after": after or str(UUID(int=0))},
+    ).all()
+    if not rows:
+        return None
+    cards = [ProductCard.FromString(row.value) for row in rows]
+    connection.execute(
+        text(f"""
+            UPDATE {S}.product_card AS c
+            SET price = v.price, currency_code = v.currency_code, available = v.available
+            FROM unnest(CAST(:keys AS uuid[]), CAST(:prices AS bigint[]), CAST(:currencies AS text[]),
+              CAST(:availables AS bigint[])) AS v (key, price, currency_code, available)
+            WHERE c.key = v.key"""),  # noqa: S608
+        {
+            "keys": [row.key for row in rows],
+            "prices": [it.price.minor_units for it in cards],
+            "currencies": [it.price.currency_code for it in cards],
+            "availables": [it.available for it in cards],
+        },
+    )
+    return str(rows[-1].key)
 
 
 def downgrade() -> None:

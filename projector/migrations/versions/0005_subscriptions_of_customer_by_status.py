@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from tandem.runtime.backfill import create_index
+
 revision = "0005"
 down_revision = "0004"
 
@@ -9,11 +11,10 @@ S = "tandem_read"
 
 
 def upgrade() -> None:
-    op.execute("SET LOCAL lock_timeout = '5s'")
-    op.execute("SET LOCAL statement_timeout = '60s'")
-    op.execute(f"""
-        CREATE INDEX subscription_details_by_customer_id_status
-        ON {S}.subscription_details (customer_id, status, started_at DESC, started_position DESC)""")
+    create_index(
+        "subscription_details_by_customer_id_status",
+        f"{S}.subscription_details (customer_id, status, started_at DESC, started_position DESC)",
+    )
 
 
 def downgrade() -> None:

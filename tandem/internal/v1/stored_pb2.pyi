@@ -84,24 +84,35 @@ Global___PageToken: _TypeAlias = PageToken  # noqa: Y015
 
 @_typing.final
 class CacheEntry(_message.Message):
-    """A value in memcached. An entry without `value` is the placeholder of a reader that is filling it."""
+    """A value in memcached. An empty entry is the placeholder of a reader that is filling it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUE_FIELD_NUMBER: _builtins.int
+    MAC_FIELD_NUMBER: _builtins.int
     value: _builtins.bytes
     """The view's message, serialised."""
+    mac: _builtins.int
+    """Proves what was stored under which key: BLAKE2b, keyed with the operator's secret, of the key and of the fields before
+    this one as they are encoded. It is the last field of an entry.
+    """
     def __init__(
         self,
         *,
         value: _builtins.bytes | None = ...,
+        mac: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mac", b"_mac", "_value", b"_value", "mac", b"mac", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mac", b"_mac", "_value", b"_value", "mac", b"mac", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mac: _TypeAlias = _typing.Literal["mac"]  # noqa: Y015
+    _WhichOneofArgType__mac: _TypeAlias = _typing.Literal["_mac", b"_mac"]  # noqa: Y015
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mac) -> _WhichOneofReturnType__mac | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
 
 Global___CacheEntry: _TypeAlias = CacheEntry  # noqa: Y015

@@ -213,11 +213,15 @@ async def test_a_cancelled_call_makes_room_for_another(serve: Serve, parked: Par
     await until(there_is_room, "a call is answered after the first was cancelled")
 
 
-async def test_a_request_over_the_size_limit_is_refused(serve: Serve) -> None:
+async def test_a_request_over_the_size_limit_is_refused(serve: Serve, transport: str) -> None:
     served = await serve(max_message_bytes=2048)
     # A field that this program does not know is part of a message's size.
     padding = ListProjectionsResponse(projections=[Projection(error="x" * 4096)]).SerializeToString()
-    assert (await served.refusal(padding)).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    refusal = await served.refusal(padding)
+    assert refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    if transport == "native":
+        # grpcio refuses by itself.
+        assert detail(refusal, error_details_pb2.ErrorInfo).reason == "MESSAGE_TOO_LARGE"
     assert (await served.call()).feed_head == 7
 
 
@@ -227,7 +231,9 @@ async def test_an_answer_over_the_size_limit_is_refused(serve: Serve) -> None:
         return ListProjectionsResponse(projections=[Projection(error="x" * 4096)])
 
     served = await serve(much, max_message_bytes=2048)
-    assert (await served.refusal()).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    refusal = await served.refusal()
+    assert refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert detail(refusal, error_details_pb2.ErrorInfo).reason == "MESSAGE_TOO_LARGE"
 
 
 @pytest.mark.parametrize("method", ["/commerce.projection.v1.ProjectionService/Nothing", "/nobody/Nothing"])
@@ -236,6 +242,7 @@ async def test_what_nobody_serves_is_unimplemented(serve: Serve, method: str) ->
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await raw(served.channel, method)(b"", timeout=PATIENCE)
     assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert detail(raised.value, error_details_pb2.ErrorInfo).reason == "UNKNOWN_METHOD"
 
 
 async def test_each_call_of_a_burst_gets_its_own_answer(serve: Serve) -> None:

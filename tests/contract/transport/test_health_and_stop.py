@@ -1,6 +1,7 @@
 """Health tells the truth, and a stop loses no call, whichever transport serves."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import cast
@@ -8,9 +9,14 @@ from typing import cast
 import grpc
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from tandem.runtime import server, supervised
 from tandem.runtime.server import RunningApplication, Service
 from tandem.runtime.settings import ServerSettings
 from tests.contract.transport.conftest import (
@@ -22,6 +28,7 @@ from tests.contract.transport.conftest import (
     Transport,
     answer,
     application,
+    detail,
     in_thread,
     raw,
     worker,
@@ -72,6 +79,40 @@ async def test_health_follows_readiness_and_a_watcher_sees_it(serve: Serve, serv
     assert await anext(states) == SERVING
 
 
+def streams_open(method: str) -> float:
+    return REGISTRY.get_sample_value("tandem_streams_open", {"method": method}) or 0.0
+
+
+async def test_watches_of_health_and_reflection_are_counted_and_past_the_limit_refused(serve: Serve) -> None:
+    served = await serve(max_health_streams=3)
+    request = health_pb2.HealthCheckRequest()
+    watches = [served.health.Watch(request, timeout=PATIENCE) for _ in range(2)]
+    for watch in watches:
+        assert (await watch.read()).status == SERVING
+    reflection = ServerReflectionStub(served.channel).ServerReflectionInfo(timeout=PATIENCE)
+    await reflection.write(ServerReflectionRequest(list_services=""))
+    assert len((await reflection.read()).list_services_response.service) == 3
+    assert (streams_open("Watch"), streams_open("ServerReflectionInfo")) == (2, 1)
+
+    for refused in (
+        served.health.Watch(request, timeout=PATIENCE),
+        ServerReflectionStub(served.channel).ServerReflectionInfo(timeout=PATIENCE),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await refused.read()
+        assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert detail(raised.value, error_details_pb2.ErrorInfo).reason == "OVERLOADED"
+    assert await served.health_of() == SERVING
+
+    watches[0].cancel()
+
+    async def there_is_room() -> bool:
+        return streams_open("Watch") == 1
+
+    await until(there_is_room, "the watch that was cancelled is not counted any more")
+    assert await anext(watched(served)) == SERVING
+
+
 async def test_a_readiness_check_that_fails_means_not_serving_and_is_asked_again(transport: Transport) -> None:
     answers = iter([True])
 
@@ -96,6 +137,43 @@ async def test_a_readiness_check_that_fails_means_not_serving_and_is_asked_again
             await until(is_well, "health says SERVING again")
         await running.stop()
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["the readiness check failed"]
+
+
+async def test_a_readiness_check_that_does_not_end_means_not_serving_and_no_other_is_begun(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(server, "_READINESS_SECONDS", 0.05)
+    answers = asyncio.Event()
+    begun = 0
+
+    async def check() -> bool:
+        nonlocal begun
+        begun += 1
+        return await answers.wait()
+
+    running = RunningApplication(application(worker(answer), ServerSettings(port=0, transport=transport), ready=check))
+    await running.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
+        served = Served(running, channel, asyncio.Event())
+        states = watched(served)
+        assert await anext(states) == NOT_SERVING
+        assert begun == 1
+        answers.set()
+        assert await anext(states) == SERVING
+        answers.clear()
+        assert await anext(states) == NOT_SERVING
+    await asyncio.wait_for(running.stop(), PATIENCE)
+
+
+async def test_a_thread_that_does_not_run_is_seen_in_health(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = await serve()
+    states = watched(served)
+    assert await anext(states) == SERVING
+    monkeypatch.setitem(supervised._down_until, "one", math.inf)
+    assert await anext(states) == NOT_SERVING
+    monkeypatch.delitem(supervised._down_until, "one")
+    assert await anext(states) == SERVING
 
 
 async def test_each_of_two_services_tells_its_own_health(transport: Transport) -> None:

@@ -18,6 +18,7 @@ from tandem.runtime.server import Application, RunningApplication, Service
 from tandem.runtime.settings import ServerSettings
 from tandem.runtime.worker import one_by_one
 from tests.contract.transport.conftest import PATIENCE, Transport, detail, worker
+from tests.support.http2 import RawConnection
 from tests.support.proxy import CuttingProxy
 from tests.support.stack import until
 
@@ -300,3 +301,21 @@ async def test_a_caller_that_does_not_read_holds_a_stop_up_no_longer_than_the_dr
         async for _ in stream:
             pass
     assert await stream.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+async def test_messages_that_a_caller_does_not_take_count_and_end_in_a_closed_connection(serve: Serve) -> None:
+    async def large(request: Any, call: StreamCall) -> AsyncGenerator[queries.WatchOrderDetailsResponse, None]:
+        yield message(1, 2**20)
+
+    before = REGISTRY.get_sample_value("tandem_connections_closed_total") or 0
+    served = await serve(large, max_held_bytes_per_connection=4 * 2**20)
+    caller = RawConnection(served.running.port, reads=False)
+    for _ in range(20):
+        caller.call(f"/{SERVICE.full_name}/{METHOD}")
+
+    async def is_closed() -> bool:
+        return (REGISTRY.get_sample_value("tandem_connections_closed_total") or 0) > before and opened() == 0
+
+    await until(is_closed, "the connection is closed, and with it its streams")
+    assert await served.get() == b""
+    caller.close()

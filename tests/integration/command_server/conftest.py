@@ -45,7 +45,9 @@ class WriteDatabase:
             rows = connection.execute(
                 text(
                     "SELECT position, kind, payload, (SELECT key FROM tandem_write.subject_key AS k"
-                    " WHERE k.subject_id = e.subject_id), envelope, mark FROM tandem_write.event AS e ORDER BY position"
+                    " WHERE k.subject_id = e.subject_id), envelope, version, (SELECT payload FROM"
+                    " tandem_write.event_supplement AS s WHERE s.position = e.position), mark"
+                    " FROM tandem_write.event AS e ORDER BY position"
                 )
             )
             return [FeedEvent(EVENTS, *row) for row in rows]
@@ -84,12 +86,14 @@ class Commands:
     ) -> Executor:
         # One thread: commands that are submitted together are decided in their order.
         chosen = ExecutorSettings(**{"threads": 1, **changes})
-        executor = Executor(
-            create_executor_engine(settings or self._settings, chosen.threads), DOMAIN, chosen, clock=clock
-        )
+        executor = Executor(create_executor_engine(settings or self._settings, chosen), DOMAIN, chosen, clock=clock)
         await executor.start()
         self._started.append(executor)
         return executor
+
+    async def stop_one(self, executor: Executor) -> None:
+        self._started.remove(executor)
+        await executor.stop()
 
     async def stop(self) -> None:
         for executor in self._started:

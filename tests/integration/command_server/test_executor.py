@@ -31,7 +31,7 @@ from tests.unit.command_server.test_batches import requests as random_requests
 SHOP = [register_customer(1), add_product(1, stock=100), add_product(2, stock=100)]
 
 
-def shown(outcome: Receipt | BaseException) -> object:
+def shown(outcome: Receipt | BaseException) -> tuple[object, ...]:
     if isinstance(outcome, Receipt):
         return outcome.subject_id, outcome.position, outcome.version, outcome.replayed
     assert isinstance(outcome, TandemError), repr(outcome)
@@ -230,3 +230,17 @@ async def test_a_database_that_is_away_is_unavailable_and_nothing_is_done(
         await submit(executor, SHOP[0])
     assert caught.value.reason == "STORE_UNAVAILABLE"
     assert database.events() == []
+
+
+async def test_who_waits_while_the_database_is_away_is_told_so_before_the_deadline(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    gone = database.settings.model_copy(
+        update={"url": type(database.settings.url)("postgresql://postgres@127.0.0.1:1/none")}
+    )
+    executor = await commands_on.executor(gone, retry_seconds=0.3, max_batch=1)
+    # One after the other they would take 15 s.
+    outcomes = await asyncio.gather(
+        *(submit(executor, add_product(number), seconds=6) for number in range(50)), return_exceptions=True
+    )
+    assert {shown(it)[1] for it in outcomes} == {"STORE_UNAVAILABLE"}

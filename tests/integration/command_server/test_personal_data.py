@@ -20,7 +20,6 @@ from tandem.runtime.settings import DatabaseSettings
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all
 from tests.support import events
 from tests.support.builders import add_product, address, identity, place_order, register_customer
-from tests.support.migrations import migrate_to
 
 CUSTOMER = identity("customer", 1)
 HISTORY = [
@@ -35,7 +34,7 @@ HISTORY = [
 
 def test_what_was_stored_in_the_clear_is_sealed_by_the_migration(fresh_database: Callable[[], str]) -> None:
     settings = DatabaseSettings(url=SecretStr(fresh_database()))
-    migrate_to("0002", settings, MIGRATIONS, feed.SCHEMA)
+    migrate(settings, MIGRATIONS, feed.SCHEMA, "0002")
     engine = create_database_engine(settings, name="test", pool_size=1)
     with engine.begin() as connection:
         for position, event in enumerate(HISTORY, start=1):
@@ -43,6 +42,7 @@ def test_what_was_stored_in_the_clear_is_sealed_by_the_migration(fresh_database:
                 text("INSERT INTO tandem_write.event (position, kind, payload) VALUES (:position, :kind, :payload)"),
                 {"position": position, "kind": event.WhichOneof("kind"), "payload": event.SerializeToString()},
             )
+        connection.execute(text(f"UPDATE tandem_write.feed_head SET position = {len(HISTORY)}"))
         for number, stored in ((1, address(city="Hamburg").SerializeToString()), (2, None)):
             connection.execute(
                 text("INSERT INTO tandem_write.customer VALUES (:id, 2, 'Name', 'a@b', '1', :address)"),
@@ -74,7 +74,7 @@ async def test_an_erased_customers_key_and_row_are_empty_and_the_rest_of_the_fee
         key = select(feed.subject_key.c.key).where(feed.subject_key.c.subject_id == CUSTOMER)
         assert connection.execute(key).scalar_one() is None
         row = connection.execute(select(customer_table).where(customer_table.c.id == CUSTOMER)).one()
-        assert tuple(row) == (UUID(CUSTOMER), 2, "", "", "", b"", True)
+        assert tuple(row) == (UUID(CUSTOMER), 2, "", "", "", b"", True, None)
         found = read_events(connection, EVENTS, 0, 1000).events
     assert (erased.position, erased.version) == (found[-1].position, 2)
     anonymized = [it.event.orders_anonymized for it in found if it.kind == "orders_anonymized"]

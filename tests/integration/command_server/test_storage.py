@@ -23,6 +23,7 @@ from tandem.commands.batch import decide_batch
 from tandem.commands.executor import create_executor_engine
 from tandem.commands.maintenance import begin_epoch, ensure_partitions
 from tandem.commands.receipts import StoredEvent, append
+from tandem.commands.settings import ExecutorSettings
 from tandem.commands.write_model import Keys, States
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
@@ -50,8 +51,11 @@ def test_the_migrations_make_the_tables_that_the_program_describes(database: Wri
                 "include_schemas": True,
                 "compare_type": True,
                 "include_name": lambda name, kind, _parents: kind != "schema" or name == feed.SCHEMA,
-                "include_object": lambda _object, name, kind, _reflected, _compared: (
-                    not (kind == "table" and name in ("event_0", "alembic_version"))
+                # PostgreSQL spells the expressions of generated columns in its own way.
+                "include_object": lambda it, name, kind, _reflected, _compared: (
+                    it.computed is None
+                    if kind == "column"
+                    else (kind, name) not in {("table", it) for it in ("event_0", "alembic_version", "backfill")}
                 ),
             },
         )
@@ -203,7 +207,7 @@ async def test_plans_that_were_made_on_empty_tables_still_find_rows_by_index(
 
 
 def test_what_a_thread_asks_for_is_planned_once_however_much_it_is(database: WriteDatabase) -> None:
-    engine = create_executor_engine(database.settings, 1)
+    engine = create_executor_engine(database.settings, ExecutorSettings(threads=1))
     with engine.connect() as connection:
         for count in range(1, 20):
             ids = {identity("any", number) for number in range(count)}
@@ -245,6 +249,30 @@ def test_servers_that_create_the_same_things_in_opposite_order_do_not_deadlock(d
     assert sorted(failures, key=str) == [None, "UniqueViolation"]
 
 
+async def test_a_new_status_goes_beside_the_old_one(commands_on: Commands, database: WriteDatabase) -> None:
+    """Into the same page, so that no index is written (HOT): 51 % of these updates were without room in the pages."""
+    executor = await commands_on.executor()
+    await submit_all(executor, [register_customer(1), add_product(1, stock=10_000)])
+    kinds = (commands.PayOrderRequest, commands.ShipOrderRequest, commands.DeliverOrderRequest)
+    for first in range(0, 2400, 100):
+        placed = [place_order(number) for number in range(first, first + 100)]
+        changed = [
+            kind(order_id=identity("order", number - 500 * age))
+            for age, kind in enumerate(kinds, 1)
+            for number in range(first, first + 100)
+            if number >= 500 * age
+        ]
+        outcomes = await submit_all(executor, [*placed, *changed])
+        assert not [it for it in outcomes if isinstance(it, BaseException)]
+    await commands_on.stop()
+    counts = text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'customer_order'")
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        updates, hot = wait_until(
+            lambda: [it for it in connection.execute(counts) if it[0] == 4200], "the session has ended"
+        )[0]
+    assert hot > 0.8 * updates
+
+
 @pytest.mark.parametrize(
     ("of_the_database", "pinned"),
     [("off", "on"), ("local", "on"), ("remote_write", "on"), ("on", "on"), ("remote_apply", "remote_apply")],
@@ -253,7 +281,7 @@ def test_a_database_may_promise_more_and_not_less(database: WriteDatabase, of_th
     with database.engine.begin() as connection:
         name = connection.execute(text("SELECT current_database()")).scalar_one()
         connection.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = {of_the_database}'))
-    engine = create_executor_engine(database.settings, 1)
+    engine = create_executor_engine(database.settings, ExecutorSettings(threads=1))
     with engine.connect() as connection:
         assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == pinned
     engine.dispose()

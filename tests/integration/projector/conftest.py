@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
@@ -21,6 +22,7 @@ from projector.app import build
 from projector.settings import Settings
 from shop.events import EVENTS
 from shop.views import VIEWS
+from tandem.cli.embedded import Memcached
 from tandem.feed import table as feed
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
@@ -36,7 +38,7 @@ from tandem.runtime.database import create_database_engine
 from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 from tests.support.projecting import upsert
-from tests.support.stack import Databases, until
+from tests.support.stack import Databases, Stack, until
 
 if TYPE_CHECKING:
     # The stubs alone know it.
@@ -315,18 +317,46 @@ def announcements(stores: Stores) -> Iterator[Announcements]:
     announcements.stop()
 
 
+@pytest.fixture
+def processes(
+    databases: Databases, tmp_path: Path, memcached_nodes: Callable[[int], list[Memcached]]
+) -> Iterator[Stack]:
+    """Projectors as processes of their own, with one node; nothing is started."""
+    settings = {"FOLLOW__HUNG_SECONDS": "3", "CACHE__TIMEOUT": "10", "FOLLOW__STANDBY_SECONDS": "0.05"}
+    stack = Stack(databases, tmp_path, nodes=memcached_nodes(1), settings={"PROJECTOR": settings})
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture
+def process_stores(processes: Stack) -> Iterator[Stores]:
+    stores = Stores(processes.write_url, processes.read_url)
+    yield stores
+    stores.close()
+
+
+@pytest.fixture
+def heard(processes: Stack) -> Iterator[Announcements]:
+    heard = Announcements(processes.read_url)
+    yield heard
+    heard.stop()
+
+
 Project = Callable[..., Any]
 
 
 @pytest.fixture
 async def project(stores: Stores) -> AsyncIterator[Project]:
-    """Starts a projector: `await project(nodes, follow={…}, cache={…}, change_log={…})`; on=… for other stores."""
+    """Starts a projector: `await project(nodes, follow={…}, cache={…}, change_log={…}, read={…})`.
+
+    on: other stores.
+    """
     running: list[Running] = []
 
     async def start(nodes: Iterable[str] = (), *, on: Stores = stores, **blocks: dict[str, Any]) -> Running:
         settings = Settings(
             feed_database=DatabaseSettings(url=SecretStr(on.write_url)),
-            read_database=DatabaseSettings(url=SecretStr(on.read_url)),
+            read_database=DatabaseSettings(url=SecretStr(on.read_url), **blocks.get("read", {})),
             cache_nodes=tuple(nodes),
             server=ServerSettings(port=0),
             follow=FollowSettings(**{"retry_seconds": 0.2, "standby_seconds": 0.05, **blocks.get("follow", {})}),

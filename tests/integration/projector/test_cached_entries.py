@@ -9,13 +9,13 @@ from shop.views import CACHED_VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.settings import CacheSettings
-from tandem.read_store.cache import Ring
+from tandem.read_store.cache import Ring, node_client
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.stack import kill, pause, resume, until
+from tests.support.stack import Databases, kill, pause, resume, until, wait_until
 
-Nodes = Callable[[int], list[Memcached]]
+Nodes = Callable[..., list[Memcached]]
 PRODUCT = identity("product", 1)
 
 
@@ -126,6 +126,82 @@ async def test_a_value_that_memcached_does_not_take_leaves_no_old_entry_and_fenc
     )
 
 
+@pytest.mark.parametrize("limit", ["the size of a value", "the memory"])
+async def test_a_value_that_a_node_refuses_leaves_no_old_entry_and_fences_nothing(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes, limit: str
+) -> None:
+    size, memory = ("-I", "16k", "-o", "slab_chunk_max=16384"), ("-M", "-m", "8")
+    [node] = memcached_nodes(1, *(size if limit == "the size of a value" else memory))
+    await project([node.address], cache={"timeout": 10})
+    await announcements.reached(stores.append([events.product_added(1), events.product_added(2)]))
+    epochs = announcements.epochs()
+    assert cached("product_card", PRODUCT, epochs) is not None
+    if limit == "the memory":
+        fill(node)
+    large = events.product_added(1, description="x" * 20_000)
+    await announcements.reached(stores.append([large, events.customer_registered()]))
+    assert announcements.epochs() == epochs
+    assert cached("product_card", PRODUCT, epochs) is None
+    assert cached("product_card", identity("product", 2), epochs) is not None
+
+
+def fill(node: Memcached) -> None:
+    """Until it takes no more of any size."""
+    client = node_client(node.address, timeout=10)
+    for size in (100_000, 20_000, 5_000):
+        for number in range(10_000):
+            if client.add_missing({f"fill:{size}:{number}": b"x" * size}, 60) == set():
+                break
+        else:
+            raise AssertionError("it has no limit")
+    client.close()
+
+
+async def test_a_connection_that_a_node_closed_while_it_was_idle_is_made_anew_within_the_epoch(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+) -> None:
+    [node] = memcached_nodes(1, "-o", "idle_timeout=1")
+    await project([node.address])
+    await announcements.reached(stores.append([events.product_added(1), events.product_added(2)]))
+    epochs = announcements.epochs()
+    for version in (2, 3):
+        await idle_connections_are_closed(node)
+        await announcements.reached(stores.append([events.price_changed(1, version=version)]))
+        assert announcements.epochs() == epochs
+        assert all_entries_are_the_rows(stores, announcements)
+
+
+async def idle_connections_are_closed(node: Memcached) -> None:
+    before = idle_kicks(node)
+
+    async def closed() -> bool:
+        return idle_kicks(node) > before
+
+    await until(closed, "the node closes idle connections")
+
+
+def idle_kicks(node: Memcached) -> int:
+    client = node_client(node.address, timeout=10)
+    kicks: int = client.stats()[b"idle_kicks"]
+    client.close()
+    return kicks
+
+
+def test_a_node_that_is_not_as_the_connection_before_left_it_is_fenced(memcached_nodes: Nodes) -> None:
+    [node] = memcached_nodes(1)
+    writer = CacheWriter((node.address,), CacheSettings())
+    writer.begin("product_card", None)
+    change = {"product_card": {uuid.UUID(PRODUCT).bytes: b"value"}}
+    writer.write(change)
+    kill(node)
+    # Another one at the same address: the first may come back, with an entry that is old by then.
+    node.start()
+    wait_until(writer._clients[node.address].was_closed, "the connection has ended")
+    writer.write(change)
+    assert writer.epochs["product_card"] == {node.address: None}
+    writer.stop()
+
+
 def test_an_entry_of_a_row_that_is_gone_is_deleted(memcached_nodes: Nodes) -> None:
     [node] = memcached_nodes(1)
     writer = CacheWriter((node.address,), CacheSettings())
@@ -146,12 +222,78 @@ async def test_a_clean_stop_leaves_the_epochs_to_the_next_projector_once(
     epochs = {view: announcements.epochs(view) for view in CACHED_VIEWS}
     assert stores.left_epochs("product_card") is None, "nobody may take them while they are in use"
     await first.stop()
-    assert stores.left_epochs("product_card") == epochs["product_card"]
+    left = stores.left_epochs("product_card") or {}
+    assert {node: str(it).partition(".")[0] for node, it in left.items()} == epochs["product_card"]
 
     await project(nodes)
     await announcements.reached(stores.append([events.price_changed()]))
     assert {view: announcements.epochs(view) for view in CACHED_VIEWS} == epochs
     assert stores.left_epochs("product_card") is None
+
+
+async def test_a_read_database_that_was_restored_brings_no_epoch_back(
+    stores: Stores, project: Project, databases: Databases, memcached_nodes: Nodes
+) -> None:
+    nodes = [it.address for it in memcached_nodes(2)]
+    first = await project(nodes)
+    await stores.reached(stores.append([events.product_added()]))
+    await first.stop()
+    before = stores.left_epochs("product_card") or {}
+    stores.read.dispose()
+    backup = databases.copy(stores.read_url.rsplit("/", 1)[1], f"{stores.read_url.rsplit('/', 1)[1]}_backup")
+    second = await project(nodes)
+    await stores.reached(stores.append([events.price_changed()]))
+    await second.stop()
+
+    restored = Stores(stores.write_url, backup)
+    assert restored.left_epochs("product_card") == before
+    announcements = Announcements(backup)
+    third = await project(nodes, on=restored)
+    await announcements.reached(1)
+    epochs = announcements.heard[0].cache_epochs
+    # Else readers would find the second projector's entries, which this database does not have yet.
+    old = {str(it).partition(".")[0] for it in before.values()}
+    assert None not in epochs["product_card"].values()
+    assert not set(epochs["product_card"].values()) & old
+    await third.stop()
+    announcements.stop()
+    restored.close()
+    databases.drop(backup)
+
+
+def test_what_a_stop_left_is_taken_once(memcached_nodes: Nodes) -> None:
+    one, two = (it.address for it in memcached_nodes(2))
+    first, second, third = (CacheWriter((one, two), CacheSettings()) for _ in range(3))
+    first.begin("product_card", None)
+    epochs = dict(first.epochs["product_card"])
+    left = first.end("product_card")
+    # As two databases have it that were one.
+    assert second.begin("product_card", left)
+    assert second.epochs["product_card"] == epochs
+    assert not third.begin("product_card", left)
+    assert not set(third.epochs["product_card"].values()) & set(epochs.values())
+    # What the second leaves is another stop.
+    left_again = second.end("product_card")
+    assert not first.begin("product_card", left)
+    assert third.begin("product_card", left_again)
+    for it in (first, second, third):
+        it.stop()
+
+
+def test_what_a_stop_left_is_not_taken_at_a_node_that_has_lost_it(memcached_nodes: Nodes) -> None:
+    one, two = memcached_nodes(2)
+    first, second = (CacheWriter((one.address, two.address), CacheSettings()) for _ in range(2))
+    first.begin("product_card", None)
+    epochs = dict(first.epochs["product_card"])
+    left = first.end("product_card")
+    first.stop()
+    kill(one)
+    one.start()
+    kill(two)
+    assert not second.begin("product_card", left)
+    assert second.epochs["product_card"][one.address] not in {None, epochs[one.address]}
+    assert second.epochs["product_card"][two.address] is None
+    second.stop()
 
 
 @pytest.mark.parametrize("change", ["other order", "one more"])

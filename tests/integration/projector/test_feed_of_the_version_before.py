@@ -17,7 +17,6 @@ from tandem.runtime.settings import DatabaseSettings
 from tests.integration.projector.conftest import Project, Stores
 from tests.support import events
 from tests.support.builders import NOW, identity
-from tests.support.migrations import migrate_to
 from tests.support.stack import Databases
 
 ERASED, KEPT = identity("customer", 1), identity("customer", 2)
@@ -47,7 +46,7 @@ def old_feed(databases: Databases, fresh_database: Callable[[], str]) -> Iterato
 
 
 def store_as_before(settings: DatabaseSettings) -> None:
-    migrate_to("0005", settings, MIGRATIONS, SCHEMA)
+    migrate(settings, MIGRATIONS, SCHEMA, "0005")
     keys = {ERASED: new_key(), KEPT: new_key()}
     engine = create_database_engine(settings, name="test", pool_size=1)
     with engine.begin() as connection:

@@ -1,8 +1,8 @@
 """G5, G7: one projector at a time writes a view, whoever dies, pauses or is deposed."""
 
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -12,19 +12,28 @@ from commerce.query.v1.views_pb2 import ProductCard
 from shop.views import CACHED_VIEWS, VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.feed.head import read_head
-from tandem.projection.ownership import try_lock
+from tandem.projection.ownership import FreeView, begin_session, take_over
 from tandem.projection.statements import Deposed
+from tandem.runtime.database import driver_under
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.projecting import plan, store
-from tests.support.stack import Databases, Stack, kill, pause, resume, until, wait_until
+from tests.support.projecting import OWNER, plan, store
+from tests.support.stack import Stack, kill, pause, resume, until, wait_until
 
 RUNNING, STANDBY = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_STANDBY
 PRODUCT = identity("product", 1)
 SOMEBODY_WAITS = (
     "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 )
+
+
+def own(stores: Stores, epoch: uuid.UUID, view: str, position: int = 0) -> None:
+    """A view that OWNER writes."""
+    stores.run(
+        "INSERT INTO tandem_read.projection (view, feed_epoch, position, owner)"
+        f" VALUES ('{view}', '{epoch}', {position}, '{OWNER}')"
+    )
 
 
 async def test_a_standby_waits_says_so_and_takes_over_after_a_clean_stop(
@@ -43,14 +52,16 @@ async def test_a_standby_waits_says_so_and_takes_over_after_a_clean_stop(
 async def test_views_are_held_one_by_one_so_that_projectors_can_share_them(
     stores: Stores, project: Project, announcements: Announcements
 ) -> None:
-    with stores.read.connect() as other:
-        assert try_lock(other, "product_card")
+    epoch = stores.run("SELECT epoch FROM tandem_write.feed_head", "write")
+    with stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+        session = begin_session(other, None)
+        assert take_over(driver_under(other), "product_card", session, FreeView(None, None), epoch)
         projector = await project()
         found = await projector.until_state(RUNNING, *(VIEWS.keys() - {"product_card"}))
         assert found["product_card"].state == STANDBY
         head = stores.append(events.a_history(50))
         await announcements.reached(head, *(VIEWS.keys() - {"product_card"}))
-        assert "product_card" not in stores.positions()
+        assert stores.positions()["product_card"] == 0
         other.invalidate()  # the connection goes, and its lock with it
     await announcements.reached(head)
 
@@ -60,7 +71,7 @@ async def test_a_projector_whose_view_was_moved_by_another_cannot_commit(stores:
     stores.append([events.product_added(), events.price_changed()])
     with stores.write.connect() as connection:
         epoch = read_head(connection).epoch
-    stores.run(f"INSERT INTO tandem_read.projection (view, feed_epoch, position) VALUES ('product_card', '{epoch}', 0)")
+    own(stores, epoch, "product_card")
     history = stores.events()
     with stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         stale = plan(connection, "product_card", history[:1])
@@ -77,7 +88,7 @@ async def test_a_batch_of_which_one_view_was_moved_by_another_changes_none(store
         epoch = read_head(connection).epoch
     views = ("product_card", "product_search")
     for view, position in zip(views, (0, 1), strict=True):
-        stores.run(f"INSERT INTO tandem_read.projection VALUES ('{view}', '{epoch}', {position})")
+        own(stores, epoch, view, position)
     before = (stores.rows(), stores.change_log(), stores.positions())
     with stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         changes = {view: plan(connection, view, stores.events()) for view in views}
@@ -92,7 +103,7 @@ def test_a_batch_that_waited_while_one_of_its_views_was_moved_writes_nothing(sto
     epoch = stores.run("SELECT epoch FROM tandem_write.feed_head", "write")
     views = ("product_card", "product_search")
     for view in views:
-        stores.run(f"INSERT INTO tandem_read.projection VALUES ('{view}', '{epoch}', 0)")
+        own(stores, epoch, view)
     with (
         stores.read.connect() as another,
         stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as ours,
@@ -114,7 +125,7 @@ def test_a_batch_that_waited_while_one_of_its_views_was_moved_writes_nothing(sto
 def test_a_batch_that_waited_while_something_else_of_its_view_was_changed_is_written(stores: Stores) -> None:
     head = stores.append([events.product_added()])
     epoch = stores.run("SELECT epoch FROM tandem_write.feed_head", "write")
-    stores.run(f"INSERT INTO tandem_read.projection VALUES ('product_card', '{epoch}', 0)")
+    own(stores, epoch, "product_card")
     with (
         stores.read.connect() as another,
         stores.read.connect().execution_options(isolation_level="AUTOCOMMIT") as ours,
@@ -165,31 +176,6 @@ async def test_a_deposed_projector_forgets_the_rows_that_it_remembered_or_folded
     stores.append_unheard([events.stock_adjusted(delta=5)])
     await announcements.reached(stores.append([events.stock_adjusted(version=3, delta=7)]))
     assert ProductCard.FromString(stores.value("product_card", PRODUCT) or b"").available == 10 + 5 + 7
-
-
-@pytest.fixture
-def processes(
-    databases: Databases, tmp_path: Path, memcached_nodes: Callable[[int], list[Memcached]]
-) -> Iterator[Stack]:
-    """Projectors as processes of their own, with one node; nothing is started."""
-    settings = {"FOLLOW__HUNG_SECONDS": "3", "CACHE__TIMEOUT": "10", "FOLLOW__STANDBY_SECONDS": "0.05"}
-    stack = Stack(databases, tmp_path, nodes=memcached_nodes(1), settings={"PROJECTOR": settings})
-    yield stack
-    stack.stop()
-
-
-@pytest.fixture
-def process_stores(processes: Stack) -> Iterator[Stores]:
-    stores = Stores(processes.write_url, processes.read_url)
-    yield stores
-    stores.close()
-
-
-@pytest.fixture
-def heard(processes: Stack) -> Iterator[Announcements]:
-    heard = Announcements(processes.read_url)
-    yield heard
-    heard.stop()
 
 
 def no_entry_differs_from_its_row(stores: Stores, heard: Announcements) -> None:
@@ -248,9 +234,9 @@ async def test_a_standby_takes_over_from_one_that_hangs_and_its_late_writes_are_
     resume(processes.projector)
 
     async def started_over() -> bool:
-        return '"event": "the read database is away"' in processes.projector.log_tail(40)
+        return '"event": "starting over"' in processes.projector.log_tail(40)
 
-    await until(started_over, "the one that hung finds that its session has ended")
+    await until(started_over, "the one that hung finds that its views have another owner")
     assert cached("product_card", PRODUCT, heard.epochs()) == row
     late = cached("product_card", PRODUCT, before)
     assert late not in {None, row}, "what it wrote late is there, under an epoch that nobody reads"

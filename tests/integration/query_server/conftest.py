@@ -28,7 +28,7 @@ from shop.views import VIEWS, order_summary
 from tandem.feed.token import Token, decode_token, encode_token
 from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.cache import CacheEpochs, decode_entry, encode_entry, key_prefix, node_client
+from tandem.read_store.cache import CacheEpochs, Signer, decode_entry, encode_entry, key_prefix, node_client
 from tandem.read_store.tables import CHANNEL, SCHEMA, change, projection
 from tandem.runtime.call import LocalCall, Method
 from tandem.runtime.database import create_database_engine, migrate
@@ -89,8 +89,8 @@ class ReadSide:
     def _write_positions(self, connection: Connection) -> None:
         for view in VIEWS:
             row = {"view": view, "feed_epoch": self.feed, "position": self.position}
-            statement = insert(projection).values(row)
-            connection.execute(statement.on_conflict_do_update(index_elements=["view"], set_=row))
+            if connection.execute(projection.update().where(projection.c.view == view).values(row)).rowcount == 0:
+                connection.execute(projection.insert().values(row))
 
     def advance(self) -> int:
         """Commits a position that changes no row."""
@@ -141,7 +141,8 @@ class ReadSide:
             if message is None:
                 client.delete(name, noreply=False)
             else:
-                client.set(name, encode_entry(message.SerializeToString(deterministic=True)), noreply=False)
+                entry = encode_entry(message.SerializeToString(deterministic=True))
+                client.set(name, Signer().sign(name, entry), noreply=False)
         finally:
             client.close()
 

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
+from prometheus_client import REGISTRY
+from pydantic import SecretStr
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
 from tandem.cli.embedded import Memcached
-from tandem.read_store.cache import key_prefix, node_client
+from tandem.read_store.cache import Signer, encode_entry, key_prefix, node_client
 from tests.integration.query_server.conftest import (
     ReadSide,
     Serve,
@@ -30,7 +32,7 @@ from tests.support.stack import kill, pause
 VIEW = "order_details"
 ORDER = identity("order", 1)
 EPOCH = "e1"
-Nodes = Callable[[int], list[Memcached]]
+Nodes = Callable[..., list[Memcached]]
 
 
 def order(number: int = 1, *, name: str = "Ada", version: int = 1) -> OrderDetails:
@@ -248,17 +250,47 @@ async def test_entries_of_an_ended_epoch_are_not_read(read_side: ReadSide, serve
     assert response.order_details.version == 2
 
 
-async def test_an_entry_that_is_not_ours_is_a_miss(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
-    stub = await serve()
+SECRET = "a secret of sixteen letters"
+
+
+@pytest.mark.parametrize("wrong", ["no entry", "another order's", "another view's", "a flipped bit", "a forged total"])
+async def test_an_entry_that_was_not_stored_for_its_key_is_a_miss_counted_and_replaced(
+    read_side: ReadSide, serve: Serve, node: Memcached, wrong: str
+) -> None:
+    stub = await serve(cache={"secret": SecretStr(SECRET)} if wrong == "a forged total" else {})
     read_side.put(VIEW, ORDER, order())
+    name = key_prefix(VIEW, EPOCH) + uuid.UUID(ORDER).hex
+    other = encode_entry(order(2, name="Eve").SerializeToString())
+    match wrong:
+        case "no entry":
+            entry = b"\xff\xff\xff"
+        case "another order's":
+            entry = Signer().sign(key_prefix(VIEW, EPOCH) + uuid.UUID(identity("order", 2)).hex, other)
+        case "another view's":
+            entry = Signer().sign(key_prefix("order_summary", EPOCH) + uuid.UUID(ORDER).hex, other)
+        case "a flipped bit":
+            entry = Signer().sign(name, other).replace(b"Eve", b"Eva")
+        case _:
+            # By somebody who knows all but the secret.
+            entry = Signer().sign(name, other)
     client = node_client(node.address, timeout=2)
-    client.set(key_prefix(VIEW, EPOCH) + uuid.UUID(ORDER).hex, b"\xff\xff\xff", noreply=False)
+    client.store({name: entry}, 60)
     client.close()
     await read_side.announce()
+    request = queries.GetOrderDetailsRequest(order_id=ORDER)
+    before = refused(node), counted("miss")
 
-    response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
-
+    response = await stub.GetOrderDetails(request, timeout=10)
     assert response.order_details == order()
+    await until(lambda: (refused(node), counted("miss")) == (before[0] + 1, before[1] + 1), "it is counted")
+    with TablesLocked(read_side):
+        response = await stub.GetOrderDetails(request, timeout=10)
+    assert response.order_details == order()
+    assert refused(node) == before[0] + 1
+
+
+def refused(node: Memcached) -> float:
+    return REGISTRY.get_sample_value("tandem_cache_entries_refused_total", {"node": node.address}) or 0
 
 
 async def test_a_node_that_is_killed_loses_no_read_and_brings_hits_back(
@@ -326,3 +358,51 @@ async def test_the_cache_can_be_switched_off(read_side: ReadSide, serve: Serve, 
     response = await stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=ORDER), timeout=10)
 
     assert response.order_details.version == 2
+
+
+async def test_a_value_that_a_node_refuses_is_no_failure_of_the_node(
+    read_side: ReadSide, serve: Serve, memcached_nodes: Nodes
+) -> None:
+    [node] = memcached_nodes(1, "-I", "16k", "-o", "slab_chunk_max=16384")
+    read_side.cache_epochs = {node.address: EPOCH}
+    stub = await serve()
+    large = order(1, name="x" * 20_000)
+    read_side.put(VIEW, ORDER, large)
+    read_side.put(VIEW, identity("order", 2), order(2))
+    await read_side.announce()
+    missed = counted("miss")
+
+    assert list((await stub.BatchGetOrderDetails(asked(1, 2), timeout=10)).order_details) == [large, order(2)]
+    await until(lambda: counted("miss") == missed + 2, "both are missed")
+    before = counted("hit"), counted("bypass")
+    assert list((await stub.BatchGetOrderDetails(asked(1, 2), timeout=10)).order_details) == [large, order(2)]
+
+    await until(lambda: (counted("hit"), counted("miss")) == (before[0] + 1, missed + 3), "all others are hits")
+    assert counted("bypass") == before[1]
+
+
+async def test_a_connection_that_a_node_closed_while_it_was_idle_is_made_anew(
+    read_side: ReadSide, serve: Serve, memcached_nodes: Nodes
+) -> None:
+    [node] = memcached_nodes(1, "-o", "idle_timeout=1")
+    read_side.cache_epochs = {node.address: EPOCH}
+    stub = await serve()
+    read_side.put(VIEW, ORDER, order())
+    await read_side.announce()
+    request = queries.GetOrderDetailsRequest(order_id=ORDER)
+    await stub.GetOrderDetails(request, timeout=10)
+    await stub.GetOrderDetails(request, timeout=10)
+    # Of the thread that looked up and of the one that filled.
+    await until(lambda: idle_kicks(node) >= 2, "the node closes idle connections")
+    before = counted("hit")
+
+    await stub.GetOrderDetails(request, timeout=10)
+
+    await until(lambda: counted("hit") == before + 1, "it is a hit")
+
+
+def idle_kicks(node: Memcached) -> int:
+    client = node_client(node.address, timeout=10)
+    kicks: int = client.stats()[b"idle_kicks"]
+    client.close()
+    return kicks

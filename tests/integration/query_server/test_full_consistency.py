@@ -1,6 +1,7 @@
 """fully_consistent: the answer includes all that was committed to the feed before the call."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -56,6 +57,13 @@ class Feed:
             connection.execute(
                 text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = :role"), {"role": ROLE}
             )
+
+    @contextlib.contextmanager
+    def held_up(self) -> Iterator[None]:
+        """Whoever reads the head waits for as long."""
+        with self._engine.begin() as connection:
+            connection.execute(text(f"LOCK TABLE {feed_head.fullname}"))
+            yield
 
     def close(self) -> None:
         with self._engine.begin() as connection:
@@ -162,3 +170,42 @@ async def test_a_view_of_another_feed_than_the_write_store_has_is_no_answer(
 
     assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
     assert reason(raised.value) == "STORE_UNAVAILABLE"
+
+
+async def test_the_wait_for_the_write_database_is_part_of_max_wait(
+    read_side: ReadSide, serve: Serve, feed: Feed
+) -> None:
+    patient = feed.settings.model_copy(update={"lock_timeout": 60.0, "statement_timeout": 60.0})
+    stub = await serve(feed_database=patient)
+    await read_side.announce()
+
+    with feed.held_up(), pytest.raises(aio.AioRpcError) as raised:
+        await stub.GetOrderDetails(request(wait=0.3), timeout=10)
+
+    assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert reason(raised.value) == "STORE_UNAVAILABLE"
+
+
+async def test_a_token_that_can_never_be_reached_is_refused_at_once(
+    read_side: ReadSide, serve: Serve, feed: Feed
+) -> None:
+    stub = await serve(feed_database=feed.settings)
+    announced = await read_side.announce()
+    feed.move_to(announced + 1)
+    consistency = Consistency(
+        tokens=[read_side.token(1), read_side.token(announced + 2)], max_wait=Duration(seconds=60)
+    )
+    forged = queries.GetOrderDetailsRequest(order_id=ORDER, consistency=consistency)
+
+    with pytest.raises(aio.AioRpcError) as raised:
+        await stub.GetOrderDetails(forged, timeout=20)
+
+    assert raised.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert reason(raised.value) == "TOKEN_AHEAD"
+    [violation] = detail(raised.value, error_details_pb2.PreconditionFailure).violations
+    assert violation.subject == "consistency.tokens[1]"
+
+    watch = queries.WatchOrderDetailsRequest(order_id=ORDER, consistency=consistency)
+    with pytest.raises(aio.AioRpcError) as raised:
+        await anext(aiter(stub.WatchOrderDetails(watch, timeout=20)))
+    assert reason(raised.value) == "TOKEN_AHEAD"

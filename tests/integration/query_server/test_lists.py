@@ -8,11 +8,13 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
+from sqlalchemy import update
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderSummary
 from commerce.type.v1.consistency_pb2 import Consistency
-from tests.integration.query_server.conftest import ReadSide, Serve, detail, position_of
+from shop.views import order_summary
+from tests.integration.query_server.conftest import ReadSide, Serve, detail, position_of, reason
 from tests.support.builders import identity
 
 if TYPE_CHECKING:
@@ -145,3 +147,21 @@ async def test_a_page_token_of_another_customer_is_refused_and_named(read_side: 
     assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     violations = detail(raised.value, error_details_pb2.BadRequest).field_violations
     assert {it.field for it in violations} == {"page_token", "page_size"}
+
+
+async def test_a_damaged_row_fails_the_pages_that_show_it_alone(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    for number in range(4):
+        place(read_side, number)
+    place(read_side, 1, customer=BOB)
+    with read_side.engine.begin() as connection:
+        connection.execute(
+            update(order_summary).where(order_summary.c.key == identity("order", ADA, 1)).values(value=b"\xff")
+        )
+    damaged, other = await asyncio.gather(page(stub), page(stub, customer=BOB), return_exceptions=True)
+    assert isinstance(damaged, aio.AioRpcError)
+    assert (damaged.code().name, reason(damaged)) == ("UNAVAILABLE", "ROW_DAMAGED")
+    assert not isinstance(other, BaseException)
+    assert len(ids(other)) == 1
+    # Newest first.
+    assert len(ids(await page(stub, size=2))) == 2

@@ -217,7 +217,7 @@ def test_what_was_found_before_a_reset_is_never_used_after_it(
     if another_feed:
         read_side.feed = uuid.uuid4()
     with read_side.engine.begin() as connection:
-        reset(connection, list(VIEWS.values()), read_side.feed)
+        reset(connection, list(VIEWS.values()), read_side.feed, hung_seconds=15)
     empty = asked("lamp")
     assert (len(empty.hits), empty.as_of) == (0, read_side.token(0))
     assert asked("lmap").corrected_query == ""

@@ -1,5 +1,6 @@
 """GetSalesSummary on a real read database, compared with plain sums over the orders."""
 
+import asyncio
 import random
 import uuid
 from collections import Counter, defaultdict
@@ -11,6 +12,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
+from sqlalchemy import update
 
 from command_server.orders import MAX_TOTAL
 from commerce.event.v1.event_pb2 import Event, OrderPlaced
@@ -287,3 +289,26 @@ async def test_a_sum_that_no_answer_can_hold_is_the_largest_number_and_no_failur
         [summary] = (await ask(stub, first, last)).summaries
         assert summary.sold.revenue.minor_units == revenue
         assert [it.revenue.minor_units for it in summary.top_products] == [revenue]
+
+
+async def test_a_damaged_row_fails_the_sums_that_show_it_alone(read_side: ReadSide, serve: Serve) -> None:
+    project(read_side, [an_order(1, FIRST), an_order(2, FIRST, currency="EUR")])
+    with read_side.engine.begin() as connection:
+        connection.execute(
+            update(sales_summary)
+            .where(sales_summary.c.product_id.is_not(None), sales_summary.c.currency_code == "USD")
+            .values(value=b"\xff")
+        )
+    stub = await serve()
+    day = FIRST.isoformat()
+    both = await asyncio.gather(
+        *(
+            stub.GetSalesSummary(GetSalesSummaryRequest(start_date=day, currency_code=it), timeout=10)
+            for it in ("USD", "EUR")
+        ),
+        return_exceptions=True,
+    )
+    assert isinstance(both[0], aio.AioRpcError)
+    assert reason(both[0]) == "ROW_DAMAGED"
+    assert not isinstance(both[1], BaseException)
+    assert len(both[1].summaries) == 1

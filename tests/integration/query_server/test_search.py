@@ -29,7 +29,7 @@ from tandem.runtime.errors import InvalidArgument
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, reason
 from tests.support import events
-from tests.support.builders import euros, usd
+from tests.support.builders import euros, identity, usd
 from tests.support.events import feed_events
 from tests.support.projecting import PROJECTIONS, fold, upsert
 from tests.support.searching import answered
@@ -383,3 +383,23 @@ def test_a_search_is_bound_to_its_words_and_not_to_how_they_are_spaced() -> None
 
     assert key(" green   tea ") == key("green tea")
     assert key("green tea") != key("greentea")
+
+
+async def test_a_damaged_card_fails_the_searches_that_show_it_alone(
+    shelf: Shelf, read_side: ReadSide, serve: Serve
+) -> None:
+    shelf.add("Iron Kettle")
+    shelf.add("Green Tea")
+    stub = await serve()
+    for remembered in (False, True):
+        assert names(await search(stub, "kettle")) == ["Iron Kettle"]
+        with read_side.engine.begin() as connection:
+            connection.execute(
+                text("UPDATE tandem_read.product_card SET value = '\\xff' WHERE key = :key"),
+                {"key": identity("product", shelf.number("Iron Kettle"))},
+            )
+        with pytest.raises(aio.AioRpcError) as damaged:
+            await search(stub, "kettle")
+        assert reason(damaged.value) == "ROW_DAMAGED", remembered
+        assert names(await search(stub, "tea")) == ["Green Tea"]
+        shelf.happen()

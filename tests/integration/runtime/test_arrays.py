@@ -15,8 +15,9 @@ from tandem.feed.table import metadata as write_metadata
 from tandem.read_store.tables import change
 from tandem.runtime.arrays import Array, array, sql_type
 from tandem.runtime.bulk import execute, inserted, updated
-from tandem.runtime.database import create_database_engine, may_pass, pipelined
+from tandem.runtime.database import create_database_engine, pipelined
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.sqlstate import BatchAction, failure_of
 
 GADGET = Table(
     "gadget", MetaData(), Column("id", BigInteger, primary_key=True), Column("name", Text), Column("note", Text)
@@ -85,7 +86,7 @@ def test_the_first_error_of_a_pipeline_is_told_without_values_and_nothing_is_don
         execute(connection, inserted(GADGET, [(1, "Ada", "")]))
         execute(connection, inserted(GADGET, [(2, "Bob", "")]))
     assert "(1)" not in str(caught.value)
-    assert not may_pass(caught.value)
+    assert failure_of(caught.value).batch is BatchAction.COLLIDED
     connection.rollback()
     assert connection.execute(GADGET.select()).all() == []
 
@@ -93,7 +94,7 @@ def test_the_first_error_of_a_pipeline_is_told_without_values_and_nothing_is_don
 def test_a_session_that_was_ended_in_a_pipeline_may_pass(connection: Connection) -> None:
     with pytest.raises(DBAPIError) as caught, pipelined(connection) as driver:
         driver.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-    assert may_pass(caught.value)
+    assert failure_of(caught.value).batch is BatchAction.AGAIN
     connection.rollback()
     with pipelined(connection) as driver:
         assert next(driver.execute("SELECT 1")) == (1,), "on a new connection"
@@ -116,6 +117,6 @@ def test_a_client_that_stops_after_a_pipeline_does_not_keep_its_locks(
             execute(connection, updated(GADGET, [(1, "another", "")]))
         with pytest.raises(DBAPIError) as caught, pipelined(holder) as driver:
             driver.execute("SELECT 1")
-        assert may_pass(caught.value)
+        assert failure_of(caught.value).batch is BatchAction.AGAIN
     paused.dispose()
     other.dispose()

@@ -88,6 +88,19 @@ def test_a_service_starts_without_its_stores_and_says_that_it_is_not_serving(sta
     assert "s3cret" not in process.output()
 
 
+def test_a_stop_ends_in_time_whatever_still_waits(section: str, tmp_path: Path) -> None:
+    names = ("FEED_DATABASE", "READ_DATABASE") if section == "projector" else ("DATABASE",)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://tandem@127.0.0.1:{silent.getsockname()[1]}/nowhere"
+        stores = {f"{it}__URL": url for it in names} | {f"{it}__CONNECT_TIMEOUT": "60" for it in names}
+        limits = {"SERVER__DRAIN_SECONDS": "0", "SERVER__STOP_SECONDS": "0.5"}
+        process = Process(section, tmp_path / "log", SERVER__PORT="0", **stores, **limits)
+        wait_until(lambda: '"serving"' in process.output(), "it serves")
+        process.process.send_signal(signal.SIGTERM)
+        assert process.end() == 1
+    assert "not stopped in time" in process.output().splitlines()[-1]
+
+
 def test_wrong_settings_end_a_service_with_one_message_that_names_every_key(section: str, tmp_path: Path) -> None:
     process = Process(section, tmp_path / "log", SERVER__PORT="none", LOG__LEVEL="loud", SERVER__PROT="1")
     assert process.end() == 2

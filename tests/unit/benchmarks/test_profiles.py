@@ -1,4 +1,6 @@
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,14 @@ from benchmarks.profiles.steps import Step
 def test_what_is_noted_is_there(step: Step) -> None:
     owner, name = marks.place_of(step)
     assert callable(getattr(owner, name))
+
+
+@pytest.mark.parametrize("service", list(steps.OF))
+def test_a_service_that_is_noted_runs_as_its_command_does(service: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.profiles.marks", service, str(tmp_path / "marks")]
+    ended = subprocess.run(command, env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"{service}: ")
 
 
 def test_a_step_is_what_lies_between_two_marks_of_a_thread() -> None:

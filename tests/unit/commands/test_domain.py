@@ -48,7 +48,7 @@ def test_an_event_that_changes_nothing_is_named_and_where_changes_are() -> None:
 
 def test_an_event_that_two_aggregates_change_is_named() -> None:
     with pytest.raises(ValueError, match="order_paid is twice"):
-        described(changes=[*CHANGES, {event_pb2.OrderPaid: orders.order_paid}])
+        described(changes=[*CHANGES, {event_pb2.OrderPaid: orders.order_placed}])
 
 
 def test_an_aggregate_that_nothing_loads_is_named() -> None:

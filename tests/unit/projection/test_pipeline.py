@@ -9,7 +9,7 @@ import pytest
 from commerce.query.v1.views_pb2 import ProductCard
 from tandem.feed.events import FeedEvent
 from tandem.projection.fold import FoundRows, StoredRow
-from tandem.projection.following import EventBatch, Pipeline
+from tandem.projection.pipeline import EventBatch, Pipeline
 from tandem.projection.rows import RowSource
 from tests.support import events
 from tests.support.events import feed_events
@@ -40,8 +40,10 @@ class Store:
         assert mark == (self.feed[after - 1].mark if after else 0)
         feed = self.feed[after : after + self.limit]
         projections = [PROJECTIONS[view] for view in views]
+        if not feed:
+            return None
         full = len(feed) == self.limit
-        return EventBatch(projections, after, feed, KINDS, self.source, mark_before=mark, full=full) if feed else None
+        return EventBatch(projections, after, feed, KINDS, self.source, mark_before=mark, full=full, max_rows=1000)
 
     def select(self, wanted: Mapping[str, Collection[bytes]]) -> FoundRows:
         return {
@@ -59,7 +61,8 @@ class Store:
 
     def step(self, *views: str) -> EventBatch | None:
         position = self.positions[views[0]]
-        return self.pipeline.step(list(views), position, self.feed[position - 1].mark if position else 0)
+        mark = self.feed[position - 1].mark if position else 0
+        return self.pipeline.step(list(views), position, mark, goes_on=True)
 
     def available(self) -> int:
         [(_, value)] = self.rows[CARDS].values()

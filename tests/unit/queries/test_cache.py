@@ -1,6 +1,7 @@
 """A node that fails is not asked for a while, by all caches of a server."""
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable, Generator, Iterator
 
@@ -9,7 +10,7 @@ import pytest
 from tandem.cli.embedded import Memcached
 from tandem.queries.cache import Cache, Resting
 from tandem.queries.settings import CacheSettings
-from tandem.read_store.cache import Ring, key_prefix, node_client
+from tandem.read_store.cache import Ring, Signer, key_prefix, node_client
 
 ROW = "0" * 32
 SECONDS = 5.0
@@ -77,6 +78,11 @@ def asked(cache: Cache, node: Node) -> int:
     return cache.look_up("order_details", {node.name: "epoch"}, [ROW]).asked
 
 
+def signed(row: str, entry: bytes) -> dict[str, bytes]:
+    key = key_prefix("order_details", "epoch") + row
+    return {key: Signer().sign(key, entry)}
+
+
 def test_a_node_that_hangs_is_waited_for_once_by_all_caches(
     node: Node, caches: tuple[Cache, Cache], clock: Clock
 ) -> None:
@@ -116,7 +122,7 @@ def test_what_is_looked_up_together_is_answered_one_after_the_other(
     ring = Ring(nodes)
     for row in rows:
         client = node_client(ring.node_of(row), timeout=1)
-        client.store({key_prefix("order_details", "epoch") + row: row.encode()}, 60)
+        client.store(signed(row, row.encode()), 60)
         client.close()
     wanted = [rows[:5], [], [ROW, "f" * 32], rows[5:], rows]
     found = list(cache.look_up_each("order_details", epochs, wanted))
@@ -130,12 +136,12 @@ def test_answers_that_nobody_reads_are_not_taken_for_others(
     cache, _ = caches
     [node] = memcached_nodes(1)
     client = node_client(node.address, timeout=1)
-    client.store({key_prefix("order_details", "epoch") + ROW: b"before"}, 60)
+    client.store(signed(ROW, b"before"), 60)
     left = cache.look_up_each("order_details", {node.address: "epoch"}, [[ROW], [ROW]])
     assert isinstance(left, Generator)
     assert next(left).entries == {ROW: b"before"}
     left.close()
-    client.store({key_prefix("order_details", "epoch") + ROW: b"after"}, 60)
+    client.store(signed(ROW, b"after"), 60)
     client.close()
     assert cache.look_up("order_details", {node.address: "epoch"}, [ROW]).entries == {ROW: b"after"}
 
@@ -146,3 +152,16 @@ def test_a_node_that_hangs_is_waited_for_once_by_all_that_is_looked_up_together(
     found = list(caches[0].look_up_each("order_details", {node.name: "epoch"}, [[ROW]] * 5))
     assert [it.asked for it in found] == [0] * 5
     assert node.connections() == 1
+
+
+def test_an_entry_that_was_not_asked_for_is_a_failure_of_the_node(node: Node, caches: tuple[Cache, Cache]) -> None:
+    cache, _ = caches
+    client = node_client(node.name, timeout=0.05)
+    client._connect()
+    cache._clients[node.name], cache._made_after[node.name] = client, None
+    other = key_prefix("order_details", "epoch") + "f" * 32
+    node.say_to_first(b"VALUE %b 0 1\r\nx\r\nEND\r\n" % other.encode())
+    # Nobody looks yet whether the node has closed it, or has said something.
+    client._idle_from = math.inf
+    assert cache.look_up("order_details", {node.name: "epoch"}, [ROW]) == ({}, 0)
+    assert client.sock is None

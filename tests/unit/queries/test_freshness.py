@@ -16,7 +16,8 @@ from pydantic import SecretStr
 
 from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
 from tandem.feed.token import Token, new_epoch
-from tandem.queries.freshness import FULLY_CONSISTENT, Asked, Fresh, Freshness, Need, Wanted
+from tandem.queries.freshness import Asked, Fresh, Freshness, Need, Wanted
+from tandem.queries.head import FULLY_CONSISTENT
 from tandem.queries.settings import FreshnessSettings
 from tandem.read_store.announcement import Announcement
 from tandem.runtime.call import Call, LocalCall, Method
@@ -47,15 +48,31 @@ class Home:
         return [call for batch in self.batches for call in batch]
 
 
+class FakeHead:
+    """The feed's head, where the test says that it is; or the error that reading it is to raise."""
+
+    def __init__(self, *, is_set_up: bool = True) -> None:
+        self.is_set_up = is_set_up
+        self.says: Token | Exception = Token(FEED, 0)
+        self.reads = 0
+
+    def read(self) -> Token:
+        self.reads += 1
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says
+
+
 class Scene:
     """A Freshness without its threads: the test is the projector, the clock and the database."""
 
-    def __init__(self, **settings: float) -> None:
+    def __init__(self, head: FakeHead | None = None, **settings: float) -> None:
         self.now = time.monotonic()
         self.in_database: dict[str, Token] = {}
         self.looks = count()
         self.home = Home()
-        self.head = Home()
+        self.head = head or FakeHead()
+        read_by: Any = self.head
         # It connects when its thread starts, which it never does here.
         listener = Listener(DatabaseSettings(url=SecretStr("postgresql://nowhere")), "channel", "test")
         self.freshness = Freshness(
@@ -63,7 +80,7 @@ class Scene:
             listener,
             self.look,
             [VIEW, OTHER_VIEW],
-            self.head,
+            read_by,
             clock=lambda: self.now,
         )
 
@@ -387,7 +404,7 @@ def test_the_feeds_head_is_wanted_like_a_token() -> None:
     scene.announce(7)
     call = scene.call(Token(FEED, 3), all_writes=True)
     assert scene.freshness.admit(call, VIEW, Token(FEED, 7)) is None
-    assert call.next is scene.head
+    assert call.next is scene.freshness
 
     asked: Asked = call.asked
     asked.need = asked.need.with_head(Token(FEED, 8))
@@ -487,7 +504,7 @@ def test_a_view_that_is_seen_again_releases_those_who_wait_for_its_feed_or_for_a
 
 
 def test_past_the_limit_nobody_is_parked_and_those_who_have_gone_do_not_count() -> None:
-    scene = Scene(max_waiters=2)
+    scene = Scene(max_waiters=4)
     scene.announce(7)
     first, second, refused = scene.parked(8), scene.parked(8), scene.parked(8)
     assert isinstance(failure(refused), Overloaded)
@@ -496,6 +513,82 @@ def test_past_the_limit_nobody_is_parked_and_those_who_have_gone_do_not_count() 
     third = scene.parked(8)
     scene.announce(8)
     assert scene.home.batches == [[second, third]]
+
+
+def test_whoever_waits_for_a_view_that_does_not_move_leaves_room_for_those_who_wait_for_another() -> None:
+    scene = Scene(max_waiters=100)
+    scene.announce(7)
+    scene.announce(7, view=OTHER_VIEW)
+    stuck = [scene.parked(8) for _ in range(1000)]
+    asking = [scene.call(all_writes=True) for _ in range(1000)]
+    scene.freshness.put_all(asking)
+    others = [scene.parked(8, view=OTHER_VIEW) for _ in range(10)]
+    assert len([it for it in stuck if it.code is None]) == 50
+    assert not any(it.future.done() for it in others)
+    scene.announce(8, view=OTHER_VIEW)
+    assert scene.home.calls == others
+
+
+def test_a_token_beyond_the_feeds_head_is_refused_and_others_go_on_waiting() -> None:
+    scene = Scene()
+    scene.announce(7)
+    forged, given_out = scene.parked(10**18), scene.parked(9)
+    scene.head.says = Token(FEED, 9)
+    scene.freshness.read_head()
+    assert scene.head.reads == 0, "most waits are over before the head is asked for"
+    scene.now += 0.1
+    too_new = scene.parked(10)
+    scene.freshness.read_head()
+    error = failure(forged)
+    assert isinstance(error, PreconditionFailed)
+    [violation] = error.violations
+    assert (violation.kind, violation.subject) == ("TOKEN_AHEAD", "consistency.tokens[0]")
+    assert not given_out.future.done()
+    assert not too_new.future.done(), "it may have been given out since"
+    scene.announce(9)
+    assert scene.home.calls == [given_out]
+
+
+def test_tokens_of_which_it_is_known_that_they_were_given_out_are_not_compared_again() -> None:
+    scene = Scene()
+    scene.announce(7)
+    scene.head.says = Token(FEED, 9)
+    for _ in range(3):
+        scene.parked(9)
+        scene.now += 0.1
+        scene.freshness.read_head()
+    assert scene.head.reads == 1
+
+
+def test_where_the_head_cannot_be_asked_for_tokens_wait() -> None:
+    for head in (FakeHead(), FakeHead(is_set_up=False)):
+        scene = Scene(head)
+        scene.announce(7)
+        head.says = Unavailable("away", reason="STORE_UNAVAILABLE")
+        call = scene.parked(9)
+        scene.now += 0.1
+        scene.freshness.read_head()
+        assert not call.future.done()
+
+
+def test_a_wait_for_the_head_ends_with_max_wait_and_has_a_moment_where_that_is_nothing() -> None:
+    scene = Scene()
+    scene.announce(7)
+    calls = [scene.call(all_writes=True, max_wait=max_wait) for max_wait in (0.0, 0.5, LONG)]
+    scene.freshness.put_all(calls)
+    scene.freshness.end_waits()
+    assert not any(it.future.done() for it in calls)
+    scene.now += 0.11
+    scene.freshness.end_waits()
+    assert [it.future.done() for it in calls] == [True, False, False]
+    scene.now += 0.4
+    scene.freshness.end_waits()
+    assert [it.future.done() for it in calls] == [True, True, False]
+    assert failure(calls[1]).reason == "STORE_UNAVAILABLE"
+    scene.head.says = Token(FEED, 9)
+    scene.freshness.read_head()
+    assert scene.home.calls == [calls[2]]
+    assert calls[2].asked.need == Need((Wanted(Token(FEED, 9), FULLY_CONSISTENT),), LONG)
 
 
 def test_a_caller_that_goes_is_let_go_of_at_once() -> None:
@@ -570,7 +663,8 @@ class Running:
         self.database = {VIEW: Token(FEED, 1)}
         self.looks = 0
         listener: Any = Silence()
-        self.freshness = Freshness(FreshnessSettings(), listener, self._look, [VIEW, OTHER_VIEW], Home())
+        head: Any = FakeHead(is_set_up=False)
+        self.freshness = Freshness(FreshnessSettings(), listener, self._look, [VIEW, OTHER_VIEW], head)
 
     def _look(self) -> dict[str, Token]:
         self.looks += 1

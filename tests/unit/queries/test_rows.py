@@ -10,8 +10,10 @@ from google.protobuf import message_factory
 from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from commerce.query.v1 import query_service_pb2 as queries
+from commerce.query.v1.views_pb2 import ProductCard
 from shop.views import CACHED_VIEWS
 from tandem.feed.token import Token, decode_token
 from tandem.queries.cache import Lookup
@@ -50,14 +52,6 @@ def request_class(query: OneRow | ManyRows) -> type[Any]:
     return message_factory.GetMessageClass(SERVICE.methods_by_name[query.name].input_type)
 
 
-def known_alone(query: OneRow | ManyRows, request: bytes) -> list[str] | None:
-    """The ids that are known without parsing."""
-    if isinstance(query, ManyRows):
-        return query.keys_alone(request)
-    key = query.key_alone(request)
-    return None if key is None else [key]
-
-
 def as_read(query: OneRow | ManyRows, request: bytes) -> list[str] | None:
     """The ids as they are found by parsing; None for a request that is wrong or wants more than rows."""
     try:
@@ -79,8 +73,8 @@ def request_of(query: OneRow | ManyRows, ids: list[str]) -> Message:
 @given(ids=st.lists(st.uuids(), min_size=1, max_size=5, unique=True))
 def test_ids_alone_are_known_by_their_bytes(query: OneRow | ManyRows, ids: list[uuid.UUID]) -> None:
     request = request_of(query, [str(it) for it in ids]).SerializeToString()
-    assert known_alone(query, request) == as_read(query, request)
-    assert known_alone(query, request) is not None
+    assert query.keys_alone(request) == as_read(query, request)
+    assert query.keys_alone(request) is not None
 
 
 @each_query
@@ -92,16 +86,16 @@ def test_what_is_known_of_other_requests_is_what_parsing_them_says(
     query: OneRow | ManyRows, ids: list[str], rest: bytes
 ) -> None:
     request = request_of(query, ids or [""]).SerializeToString() + rest
-    known = known_alone(query, request)
+    known = query.keys_alone(request)
     assert known is None or known == as_read(query, request)
 
 
 @each_query
 def test_no_id_twice_and_no_more_than_a_hundred_are_known(query: OneRow | ManyRows) -> None:
     one = request_of(query, [str(uuid.UUID(int=1))]).SerializeToString()
-    assert known_alone(query, one + one) is None
+    assert query.keys_alone(one + one) is None
     many = b"".join(request_of(query, [str(uuid.UUID(int=it))]).SerializeToString() for it in range(101))
-    assert known_alone(query, many) is None
+    assert query.keys_alone(many) is None
 
 
 @each_query
@@ -148,6 +142,7 @@ class FakeStore:
         self.go = threading.Event()
         self.go.set()
         self.away: set[str] = set()
+        self.others: dict[str, bytes] = {}
 
     def rows(self, view: str, keys: Sequence[str]) -> tuple[dict[str, bytes], Token]:
         self.reads.append((view, list(keys)))
@@ -155,7 +150,11 @@ class FakeStore:
         assert self.go.wait(LONG)
         if view in self.away:
             raise Unavailable("away", reason="STORE_UNAVAILABLE")
-        return {key: b"" for key in keys if key != uuid.UUID(int=0).hex}, self.as_of
+        # Of all views: the row's id is the first field.
+        rows = {key: ProductCard(product_id=str(uuid.UUID(key))).SerializeToString() for key in keys}
+        rows |= {key: value for key, value in self.others.items() if key in keys}
+        rows.pop(uuid.UUID(int=0).hex, None)
+        return rows, self.as_of
 
 
 class FakeCache:
@@ -342,3 +341,26 @@ async def test_a_long_request_is_put_into_the_queue_by_the_thread_that_receives(
         room.rows.workers["GetProduct"].answer_inline([call])
         answered(call)
         assert (FakeCache.asked_by == threading.get_ident()) == (request is one)
+
+
+@pytest.mark.parametrize("value", [b"\xff", ProductCard(product_id=str(uuid.UUID(int=2))).SerializeToString()])
+async def test_a_damaged_row_fails_the_calls_that_want_it_alone_and_fills_nothing(room: Room, value: bytes) -> None:
+    room.announce(7)
+    damaged = uuid.UUID(int=1).hex
+    room.store.others[damaged] = value
+    before = REGISTRY.get_sample_value("tandem_damaged_rows_total", {"view": VIEW}) or 0
+    room.store.go.clear()
+    # One is read, and the others wait to be read together.
+    [first] = room.get(9)
+    assert room.store.begun.acquire(timeout=LONG)
+    [one, other], both = room.get(1, 2), room.get_many(1, 3)
+    while room.rows._all[0].waiting < 3:
+        await_turn()
+    room.store.go.set()
+    answered(first)
+    for call in (one, both):
+        assert failure(call).reason == "ROW_DAMAGED"
+        assert failure(call).metadata == {"view": VIEW, "key": damaged}
+    assert queries.GetProductResponse.FromString(answered(other)).product.product_id == str(uuid.UUID(int=2))
+    assert damaged not in FakeCache.entries
+    assert REGISTRY.get_sample_value("tandem_damaged_rows_total", {"view": VIEW}) == before + 1

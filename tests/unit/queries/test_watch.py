@@ -155,7 +155,7 @@ async def test_a_view_that_is_made_anew_shows_nobody_an_older_state(start: Start
         await until(was_reread, "the watches noticed")
         for position, _ in history:
             room.view.position = position
-            room.view.rows[ORDER] = State(OrderDetails(version=position).SerializeToString(), position)
+            room.view.rows[ORDER] = State(_order(position), position)
             room.view.log.append((position, ORDER))
             message = await watcher.next()
             assert message.value is None
@@ -258,6 +258,36 @@ async def test_watchers_that_come_together_are_read_together(start: Start) -> No
     assert room.view.reads[before:] == [1]
     for call in calls:
         await call.__aexit__(None, None, None)
+
+
+def _order(version: int, order_id: str = str(ORDER)) -> bytes:
+    return OrderDetails(order_id=order_id, version=version).SerializeToString()
+
+
+@pytest.mark.parametrize("value", [b"\xff", _order(7, str(OTHER))], ids=["no order", "another order"])
+async def test_a_damaged_row_ends_its_own_watches_and_no_others(start: Start, value: bytes) -> None:
+    room = await start()
+    for key in (ORDER, OTHER):
+        room.put(key)
+    async with room.watch() as watcher, room.watch(OTHER) as other:
+        assert [await watcher.version(), await other.version()] == [1, 1]
+        room.view.put()
+        room.view.rows[ORDER] = State(value, room.view.position)
+        room.put(OTHER)
+        with pytest.raises(Unavailable) as damaged:
+            await watcher.next()
+        assert damaged.value.reason == "ROW_DAMAGED"
+        assert await other.version() == 2
+    # Opened together: they are read together.
+    async with room.watch() as watcher, room.watch(OTHER) as other:
+        both: list[object] = await asyncio.gather(watcher.version(), other.version(), return_exceptions=True)
+        ended, shown = both
+        assert isinstance(ended, Unavailable)
+        assert shown == 2
+        # As a rebuild mends it.
+        room.view.rows[ORDER] = State(_order(8), room.view.position)
+    async with room.watch() as watcher:
+        assert await watcher.version() == 8
 
 
 def total_of(message: Watched) -> int:

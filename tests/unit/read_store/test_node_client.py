@@ -1,5 +1,7 @@
 """A batch of entries from and to memcached, however the answer comes in pieces."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +75,22 @@ def test_a_connection_that_is_out_of_step_is_closed(said: list[bytes]) -> None:
     assert client.sock is None
 
 
+class Endless(Pieces):
+    """Answers bit by bit, and never comes to the end."""
+
+    def recv(self, most: int) -> bytes:
+        return b"VALUE"
+
+
+@pytest.mark.parametrize("command", [lambda it: it.ask(KEYS).answer(), lambda it: it.store({KEYS[0]: b""}, 60)])
+def test_an_answer_that_never_ends_is_not_waited_for(command: Callable[[NodeClient], object]) -> None:
+    client = node_client("127.0.0.1:1", timeout=0.01)
+    client.sock = connection = Endless()
+    with pytest.raises((TimeoutError, MemcacheError)):
+        command(client)
+    assert connection.closed
+
+
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES), min_size=1, max_size=4), st.data())
 def test_answers_come_in_the_order_of_what_was_asked_for(asked: list[dict[str, bytes]], data: st.DataObject) -> None:
     whole = b"".join(map(answer, asked))
@@ -115,10 +133,11 @@ def test_entries_are_stored_when_each_is_confirmed_however_the_answer_is_cut(cut
 @pytest.mark.parametrize(
     "said",
     [
-        pytest.param([b"STORED\r\nSERVER_ERROR out of memory storing object\r\nSTORED\r\n"], id="an error"),
+        pytest.param([b"STORED\r\nERROR\r\nSTORED\r\n"], id="an error"),
         pytest.param([b"STORED\r\nSTORED\r\nNOT_STORED\r\n"], id="an entry that was not stored"),
         pytest.param([b"STORED\r\nSTORED\r\n"], id="the end of the connection"),
         pytest.param([b"STORED\r\n" * 4], id="more than was sent"),
+        pytest.param([b"STORED\r\nSERVER_ERROR\r\nSTORED\r\n"], id="an error that says nothing"),
     ],
 )
 def test_an_entry_that_was_missed_is_noticed_and_the_connection_closed(said: list[bytes]) -> None:
@@ -129,6 +148,74 @@ def test_an_entry_that_was_missed_is_noticed_and_the_connection_closed(said: lis
 
     assert connection.closed
     assert client.sock is None
+
+
+REFUSED = b"STORED\r\nSERVER_ERROR object too large for cache\r\nSTORED\r\n"
+
+
+@pytest.mark.parametrize("said", [b"DELETED\r\n", b"NOT_FOUND\r\n"])
+def test_what_a_node_does_not_take_is_deleted_there(said: bytes) -> None:
+    client, connection = connected(REFUSED, said)
+
+    client.store(ENTRIES, 60)
+
+    assert connection.sent.endswith(b"delete %b\r\n" % list(ENTRIES)[1].encode())
+    assert connection.sent.count(b"delete") == 1
+    assert not connection.closed
+
+
+@pytest.mark.parametrize("said", [b"SERVER_ERROR out of memory\r\n", b"STORED\r\n", b""])
+def test_what_is_neither_stored_nor_deleted_is_noticed_and_the_connection_closed(said: bytes) -> None:
+    client, connection = connected(REFUSED, said)
+
+    with pytest.raises((MemcacheError, OSError)):
+        client.store(ENTRIES, 60)
+
+    assert connection.closed
+
+
+def test_entries_are_added_where_there_are_none() -> None:
+    client, connection = connected(b"STORED\r\nNOT_STORED\r\nSERVER_ERROR out of memory storing object\r\n")
+
+    assert client.add_missing(ENTRIES, 3) == {next(iter(ENTRIES))}
+    assert connection.sent.startswith(b"add %b 0 3 7\r\nentry 0\r\n" % KEYS[0].encode())
+    assert not connection.closed
+
+
+def test_entries_are_replaced_that_are_as_they_were_found() -> None:
+    found = b"VALUE %b 0 3 17\r\nold\r\nVALUE %b 0 0 18\r\n\r\nEND\r\n" % (KEYS[0].encode(), KEYS[1].encode())
+    client, connection = connected(found, b"STORED\r\nEXISTS\r\n")
+
+    entries = client.ask_with_cas(KEYS[:3])
+    assert entries == {KEYS[0]: (b"old", b"17"), KEYS[1]: (b"", b"18")}
+    client.replace_unchanged({KEYS[0]: (b"new", b"17"), KEYS[1]: (b"newer", b"18")}, 60)
+    assert connection.sent.endswith(
+        b"cas %b 0 60 3 17\r\nnew\r\ncas %b 0 60 5 18\r\nnewer\r\n" % (KEYS[0].encode(), KEYS[1].encode())
+    )
+    assert not connection.closed
+
+
+@pytest.mark.parametrize("size", [b"-5", b"-1", b"1048577", b"99999999999999999999"])
+@pytest.mark.parametrize("with_cas", [False, True])
+def test_a_size_that_no_entry_has_ends_the_connection(size: bytes, with_cas: bool) -> None:
+    line = b"VALUE %b 0 %b%b\r\n" % (KEYS[0].encode(), size, b" 7" if with_cas else b"")
+    client, connection = connected(line, *[b"x" * 100] * 3)
+
+    with pytest.raises(MemcacheError):
+        client.ask_with_cas(KEYS) if with_cas else client.ask(KEYS).answer()
+
+    assert connection.closed
+    assert len(connection.pieces) == 3, "nothing more was read"
+
+
+def test_an_answer_without_an_end_ends_the_connection() -> None:
+    client, connection = connected(*[b"VALUE %b 0 1\r\nx\r\n" % KEYS[0].encode()] * 1_000_000)
+    client.timeout = 0.01
+
+    with pytest.raises(TimeoutError):
+        client.ask(KEYS).answer()
+
+    assert connection.closed
 
 
 def test_more_entries_than_are_sent_together_are_all_stored() -> None:

@@ -151,6 +151,20 @@ async def test_calls_that_are_too_late_or_left_are_not_begun(start: Start) -> No
     assert gate.sizes == [1, 1]
 
 
+async def test_a_call_that_has_begun_is_never_told_that_nothing_was_done(start: Start) -> None:
+    worker = await start(empty)
+    late, refused = call(seconds=0), call()
+    late.begun = refused.begun = True
+    worker.put_all([late])
+    with pytest.raises(DeadlineExceeded, match="some of it is done"):
+        await asyncio.wrap_future(late.future)
+    await worker.stop()
+    worker.put_all([refused])
+    with pytest.raises(Unavailable) as caught:
+        await asyncio.wrap_future(refused.future)
+    assert caught.value.reason == "OUTCOME_UNKNOWN"
+
+
 async def test_a_failure_outside_of_the_handler_is_logged_and_the_thread_goes_on(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,12 +177,15 @@ async def test_a_failure_outside_of_the_handler_is_logged_and_the_thread_goes_on
             raise RuntimeError("a bug")
 
         broken.setattr(module, "answer", fail)
-        worker.put_all([call()])
+        taken = call()
+        worker.put_all([taken])
         assert await asyncio.to_thread(failed.wait, PATIENCE)
+        with pytest.raises(RuntimeError):
+            answered(taken)
     after = call()
     worker.put_all([after])
     assert answered(after) == [Empty()]
-    assert [(it["event"], it["worker"]) for it in logs] == [("a worker failed", "test")]
+    assert [it["thread"] for it in logs if it["event"] == "a thread failed and is begun anew"] == ["test-0"]
 
 
 def test_one_by_one_gives_each_call_its_own_answer() -> None:

@@ -52,9 +52,11 @@ class CommandServiceStub:
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
     was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
-    database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the commit, STOPPING when the server
-    ends); DEADLINE_EXCEEDED; INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a request or an
+    answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE
+    (STORE_UNAVAILABLE when the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked
+    and nothing was done, OUTCOME_UNKNOWN when the database went away during the commit, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -200,9 +202,11 @@ class CommandServiceServicer:
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
     was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
-    database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the commit, STOPPING when the server
-    ends); DEADLINE_EXCEEDED; INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a request or an
+    answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE
+    (STORE_UNAVAILABLE when the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked
+    and nothing was done, OUTCOME_UNKNOWN when the database went away during the commit, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -250,6 +254,10 @@ class CommandServiceServicer:
         in all of the customer's orders. When a query that carries the receipt's token is answered, no view shows them
         any more. Amounts, counts and statuses stay. Orders that are still open go on without name and address, and
         subscriptions go on: cancel them, or ship the orders, before. There is no way back.
+
+        What is stored is unreadable from the first step on. Past 1,000 orders the others follow in steps, about a minute for a
+        million of them, and the call is answered after the last. A call that ends before stops nothing; sent again with the
+        same `request_id`, it waits for the end too and gets the receipt.
 
         Errors: NOT_FOUND when the customer is not known; FAILED_PRECONDITION (CUSTOMER_ERASED).
         """
@@ -556,9 +564,11 @@ class CommandService:
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
     was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done); UNAVAILABLE (STORE_UNAVAILABLE when the
-    database is away and nothing was done, OUTCOME_UNKNOWN when it went away during the commit, STOPPING when the server
-    ends); DEADLINE_EXCEEDED; INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a request or an
+    answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE
+    (STORE_UNAVAILABLE when the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked
+    and nothing was done, OUTCOME_UNKNOWN when the database went away during the commit, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.

@@ -37,9 +37,10 @@ class FeedServiceStub:
     All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
     what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
-    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the
+    server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -72,9 +73,10 @@ class FeedServiceServicer:
     All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
     what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
-    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the
+    server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def Subscribe(self, request, context):
@@ -143,9 +145,10 @@ class FeedService:
     All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
     what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
-    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the
+    server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod

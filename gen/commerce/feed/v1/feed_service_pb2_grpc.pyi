@@ -38,9 +38,10 @@ class FeedServiceStub:
     All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
     what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
-    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the
+    server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_typing.overload
@@ -86,9 +87,10 @@ class FeedServiceAsyncStub(FeedServiceStub):
     All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
     what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
-    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the
+    server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -130,9 +132,10 @@ class FeedServiceServicer(metaclass=_abc_1.ABCMeta):
     All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
     what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
-    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the
+    server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_abc_1.abstractmethod

@@ -28,9 +28,10 @@ if _version_not_supported:
 class ProjectionServiceStub:
     """For operators: how far the views have followed the feed. Served by every projector, the standby included.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
-    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
+    server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -49,9 +50,10 @@ class ProjectionServiceStub:
 class ProjectionServiceServicer:
     """For operators: how far the views have followed the feed. Served by every projector, the standby included.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
-    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
+    server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def ListProjections(self, request, context):
@@ -82,9 +84,10 @@ def add_ProjectionServiceServicer_to_server(servicer, server):
 class ProjectionService:
     """For operators: how far the views have followed the feed. Served by every projector, the standby included.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
-    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
+    server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod

@@ -29,9 +29,10 @@ GRPC_VERSION: str
 class ProjectionServiceStub:
     """For operators: how far the views have followed the feed. Served by every projector, the standby included.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
-    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
+    server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_typing.overload
@@ -48,9 +49,10 @@ class ProjectionServiceStub:
 class ProjectionServiceAsyncStub(ProjectionServiceStub):
     """For operators: how far the views have followed the feed. Served by every projector, the standby included.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
-    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
+    server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -63,9 +65,10 @@ class ProjectionServiceAsyncStub(ProjectionServiceStub):
 class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators: how far the views have followed the feed. Served by every projector, the standby included.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a limit
-    is reached); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
+    server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_abc_1.abstractmethod

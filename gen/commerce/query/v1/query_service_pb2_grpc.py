@@ -32,11 +32,14 @@ class QueryServiceStub:
     All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
     what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
-    when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, VIEW_FAILED when it cannot go on before the token, HISTORY_CHANGED when the write store lost what it
-    shows, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION
+    (TOKEN_EPOCH_MISMATCH when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed,
+    FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when
+    the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED when
+    it cannot go on before the token, HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a
+    database is away, ROW_DAMAGED when what is stored was changed by somebody else, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -109,11 +112,14 @@ class QueryServiceServicer:
     All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
     what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
-    when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, VIEW_FAILED when it cannot go on before the token, HISTORY_CHANGED when the write store lost what it
-    shows, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION
+    (TOKEN_EPOCH_MISMATCH when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed,
+    FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when
+    the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED when
+    it cannot go on before the token, HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a
+    database is away, ROW_DAMAGED when what is stored was changed by somebody else, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def GetOrderDetails(self, request, context):
@@ -297,11 +303,14 @@ class QueryService:
     All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
     what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
-    when the token is from before a restore, FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached); UNAVAILABLE (PROJECTION_LAG when the view did not reach the
-    token in time, VIEW_FAILED when it cannot go on before the token, HISTORY_CHANGED when the write store lost what it
-    shows, STORE_UNAVAILABLE when a database is away, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION
+    (TOKEN_EPOCH_MISMATCH when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed,
+    FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store); RESOURCE_EXHAUSTED (OVERLOADED when a
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when
+    the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED when
+    it cannot go on before the token, HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a
+    database is away, ROW_DAMAGED when what is stored was changed by somebody else, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod

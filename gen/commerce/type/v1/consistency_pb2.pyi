@@ -35,7 +35,8 @@ class Consistency(_message.Message):
     at_least_as_fresh: _builtins.str
     """Answer with a state that includes what this token stands for: a receipt's `consistency_token` or an earlier
     answer's `as_of`. The query waits for it, at most `max_wait`, and then fails with UNAVAILABLE (reason
-    PROJECTION_LAG).
+    PROJECTION_LAG). A server that can ask the write store refuses at once what no wait can reach, with
+    FAILED_PRECONDITION (reason TOKEN_AHEAD).
     """
     fully_consistent: _builtins.bool
     """Answer with a state that includes every command that was acknowledged before the query arrived, whoever sent it. Must
@@ -45,7 +46,7 @@ class Consistency(_message.Message):
     @_builtins.property
     def max_wait(self) -> _duration_pb2.Duration:
         """How long `at_least_as_fresh`, `tokens` and `fully_consistent` may wait: 0 to 60 s, clipped to the call's deadline. Unset means
-        2 s.
+        2 s. `fully_consistent` has at least 0.1 s for asking the write store.
         """
 
     @_builtins.property

@@ -56,13 +56,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The write database went away during the commit: the command is done, or it is not.
     What to do: repeat it with the same `request_id`; the receipt tells.
     """
+    ERROR_REASON_ROWS_BUSY: _ErrorReason.ValueType  # 43
+    """Another session keeps rows of the write database locked that the command needs; nothing was done.
+    What to do: repeat it after the delay in google.rpc.RetryInfo.
+    """
     ERROR_REASON_STOPPING: _ErrorReason.ValueType  # 9
     """The server is stopping; nothing was done.
     What to do: repeat at once on another connection.
     """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 10
-    """The caller's deadline passed before the work began; nothing was done.
-    What to do: repeat with more time.
+    """The caller's deadline passed while the call waited. A server that says so itself has done nothing of this call; the
+    caller's own library says the same without an answer, and then a command may be done.
+    What to do: repeat with more time, a command with the same `request_id`; the receipt tells.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 11
     """A bug of this server. The metadata has a `reference`, under which it is in the server's log.
@@ -77,9 +82,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     compared.
     What to do: drop the token and read without it.
     """
+    ERROR_REASON_TOKEN_AHEAD: _ErrorReason.ValueType  # 38
+    """The token is beyond the feed: it is no receipt's and no answer's, or what it stood for is gone with a restore.
+    What to do: drop the token and read without it.
+    """
     ERROR_REASON_FULLY_CONSISTENT_NOT_CONFIGURED: _ErrorReason.ValueType  # 37
     """The query is `fully_consistent`, and this server is not set up to ask the write store how far it is.
     What to do: give a token instead (`at_least_as_fresh`), or have the operator set it up.
+    """
+    ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 61
+    """A request, or the answer to it, has more bytes than the server takes or sends; nothing was done for a request.
+    What to do: send less, or ask for less.
+    """
+    ERROR_REASON_UNKNOWN_METHOD: _ErrorReason.ValueType  # 62
+    """The server has no such RPC.
+    What to do: check the address and the name; bring the server up to date where the RPC is new.
+    """
+    ERROR_REASON_ROW_DAMAGED: _ErrorReason.ValueType  # 60
+    """A row of the view, or one of those that the answer is made of, is not what was written there, and is not sent. The
+    metadata says of which `view`, and where it is one row its `key`.
+    What to do: tell the operator, who rebuilds the views; repeat after the delay in google.rpc.RetryInfo.
     """
     ERROR_REASON_CUSTOMER_UNKNOWN: _ErrorReason.ValueType  # 14
     """The customer is not known.
@@ -239,13 +261,18 @@ ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 8
 """The write database went away during the commit: the command is done, or it is not.
 What to do: repeat it with the same `request_id`; the receipt tells.
 """
+ERROR_REASON_ROWS_BUSY: ErrorReason.ValueType  # 43
+"""Another session keeps rows of the write database locked that the command needs; nothing was done.
+What to do: repeat it after the delay in google.rpc.RetryInfo.
+"""
 ERROR_REASON_STOPPING: ErrorReason.ValueType  # 9
 """The server is stopping; nothing was done.
 What to do: repeat at once on another connection.
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 10
-"""The caller's deadline passed before the work began; nothing was done.
-What to do: repeat with more time.
+"""The caller's deadline passed while the call waited. A server that says so itself has done nothing of this call; the
+caller's own library says the same without an answer, and then a command may be done.
+What to do: repeat with more time, a command with the same `request_id`; the receipt tells.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 11
 """A bug of this server. The metadata has a `reference`, under which it is in the server's log.
@@ -260,9 +287,26 @@ ERROR_REASON_TOKEN_EPOCH_MISMATCH: ErrorReason.ValueType  # 13
 compared.
 What to do: drop the token and read without it.
 """
+ERROR_REASON_TOKEN_AHEAD: ErrorReason.ValueType  # 38
+"""The token is beyond the feed: it is no receipt's and no answer's, or what it stood for is gone with a restore.
+What to do: drop the token and read without it.
+"""
 ERROR_REASON_FULLY_CONSISTENT_NOT_CONFIGURED: ErrorReason.ValueType  # 37
 """The query is `fully_consistent`, and this server is not set up to ask the write store how far it is.
 What to do: give a token instead (`at_least_as_fresh`), or have the operator set it up.
+"""
+ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 61
+"""A request, or the answer to it, has more bytes than the server takes or sends; nothing was done for a request.
+What to do: send less, or ask for less.
+"""
+ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 62
+"""The server has no such RPC.
+What to do: check the address and the name; bring the server up to date where the RPC is new.
+"""
+ERROR_REASON_ROW_DAMAGED: ErrorReason.ValueType  # 60
+"""A row of the view, or one of those that the answer is made of, is not what was written there, and is not sent. The
+metadata says of which `view`, and where it is one row its `key`.
+What to do: tell the operator, who rebuilds the views; repeat after the delay in google.rpc.RetryInfo.
 """
 ERROR_REASON_CUSTOMER_UNKNOWN: ErrorReason.ValueType  # 14
 """The customer is not known.

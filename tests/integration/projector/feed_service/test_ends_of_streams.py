@@ -143,6 +143,18 @@ async def test_without_the_write_database_streams_end_and_go_on_when_it_is_back(
     assert follower.positions == list(range(1, 26))
 
 
+async def test_a_session_that_ended_while_it_was_idle_fails_no_call(stores: Stores, serve_feed: ServeFeed) -> None:
+    stores.append(prices(20))
+    server = await serve_feed(catch_up_threads=1)
+    for _ in range(2):
+        await server.stub.GetHead(GetHeadRequest(), timeout=10)
+        await Follower(from_beginning=True).follow(server.stub, at(20))
+        for name in ("tandem-feed-head", "tandem-feed-history"):
+            stores.end_sessions("write", name)
+    await server.stub.GetHead(GetHeadRequest(), timeout=10)
+    await Follower(from_beginning=True).follow(server.stub, at(20))
+
+
 async def test_an_event_that_cannot_be_read_ends_the_streams_that_want_it_right_before_it(
     stores: Stores, serve_feed: ServeFeed
 ) -> None:

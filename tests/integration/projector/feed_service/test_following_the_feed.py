@@ -1,12 +1,15 @@
 """A follower gets every event that it asked for, once, in order, from where it began."""
 
 import asyncio
+import threading
+from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from commerce.feed.v1.feed_service_pb2 import GetHeadRequest
+from tandem.feed.reader import read_events
 from tandem.feed.token import decode_token, encode_token
 from tandem.internal.v1.stored_pb2 import Envelope
 from tests.integration.projector.conftest import Stored, Stores
@@ -70,6 +73,34 @@ async def test_a_follower_from_now_gets_a_cursor_at_once_and_nothing_that_was_be
     stores.append(prices(5, first=11))
     await follower.follow(server.stub, at(15))
     assert follower.positions == [11, 12, 13, 14, 15]
+
+
+async def test_who_begins_now_waits_for_nobody_who_is_behind(
+    stores: Stores, serve_feed: ServeFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores.append(prices(10))
+    server = await serve_feed(catch_up_threads=2)
+    begun = threading.Semaphore(0)
+    go_on = threading.Event()
+
+    def slow_read(*arguments: Any, **named: Any) -> Any:
+        begun.release()
+        assert go_on.wait(20)
+        return read_events(*arguments, **named)
+
+    monkeypatch.setattr("tandem.feed.service.read_events", slow_read)
+    behind = [Follower(from_beginning=True) for _ in range(10)]
+    following = [asyncio.ensure_future(it.follow(server.stub, at(10))) for it in behind]
+    for _ in range(2):
+        assert await asyncio.to_thread(begun.acquire, timeout=20)
+
+    newest = Follower(from_now=True)
+    async with asyncio.timeout(10):
+        await newest.follow(server.stub, caught_up)
+        assert (await server.stub.GetHead(GetHeadRequest(), timeout=10)).position == newest.position == 10
+
+    go_on.set()
+    await asyncio.gather(*following)
 
 
 async def test_a_receipts_token_and_a_head_are_cursors(stores: Stores, serve_feed: ServeFeed) -> None:

@@ -5,8 +5,8 @@ Of `projection` alone, which has a row for each view.
 
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "0009"
+down_revision = "0008"
 
 S = "tandem_read"
 

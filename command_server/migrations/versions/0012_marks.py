@@ -6,8 +6,8 @@ version before goes on beside one of this version; its events have no mark.
 
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,248 @@
+"""Sends crafted requests and measures what they cost, and what other callers notice: `python -m benchmarks.fuzz`."""
+
+import argparse
+import asyncio
+import multiprocessing
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from commerce.command.v1.command_service_pb2 import DESCRIPTOR as COMMANDS
+from commerce.query.v1.query_service_pb2 import DESCRIPTOR as QUERIES
+from tandem.cli.embedded import Postgres
+from tests.support.builders import identity
+from tests.support.ports import free_port
+from tests.support.shop import Load, open_shop
+from tests.support.stack import Databases, Stack
+
+# What texts are made of: marks, letters that become many, words that nearly match, and what separates words.
+PIECES = ("a", "ab", "plant ", "\u0301\u0323", "\u0316", "\ufdfa", "\u3300", "\ufb01", "İ", "\U0001d16d", " ", "<", "é")
+# Texts and repeated fields have at most so many characters and elements: mostly more than the contract takes. With
+# 300,000 and 10,000 requests have megabytes, which others notice: to copy and parse 4 MiB takes 60 ms.
+LONGEST = 3_000
+MANY = 200
+# Callers that send crafted requests, or plain ones, at once.
+CALLERS = 4
+# A request may take so long, and so much more for each KiB of it.
+MOST_SECONDS = 0.5
+MOST_SECONDS_A_KIB = 0.002
+# How much longer the slowest hundredth of another caller's reads may take, and what is too short to be compared.
+MOST_TIMES = 2.0
+LEAST_SECONDS = 0.01
+
+Send = Callable[[Message], object]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20, help="for plain requests, and again for crafted ones")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="what the requests are made from")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tandem-fuzz-") as folder:
+        postgres = Postgres(Path(folder) / "data", free_port())
+        postgres.start()
+        stack = Stack(Databases(postgres), Path(folder))
+        try:
+            stack.start()
+            asyncio.run(fill(stack))
+            return compare(stack, arguments.seconds, arguments.seed)
+        finally:
+            stack.stop()
+            postgres.stop()
+
+
+async def fill(stack: Stack) -> None:
+    async with stack.async_stubs() as stubs:
+        await open_shop(stubs.commands)
+        await Load(500, buyers=16).run(stubs.commands, first=1)
+
+
+def compare(stack: Stack, seconds: float, seed: int) -> int:
+    """Returns the exit code. What a run finds is found again with its seed, as far as threads allow."""
+    ports = {"CommandService": stack.command_server.port, "QueryService": stack.query_server.port}
+    methods = {it: sender(ports[it.containing_service.name], it) for it in unary_methods()}
+    sys.stdout.write(f"seed {seed}\n")
+    plain = run(stack, methods, seconds, lambda it, number: make(it, random.Random(seed + number), crafted=False))
+    crafted = run(stack, methods, seconds, lambda it, number: make(it, random.Random(seed + number), crafted=True))
+    slow = sorted(((took, size, name) for took, size, name in crafted.calls if took > allowed(size)), reverse=True)
+    times = crafted.p99 / max(plain.p99, LEAST_SECONDS)
+    sys.stdout.write(
+        f"others' p99: {1000 * plain.p99:.1f} ms beside {len(plain.calls)} plain requests,"
+        f" {1000 * crafted.p99:.1f} ms beside {len(crafted.calls)} crafted ones\n"
+    )
+    by_name: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for took, size, name in crafted.calls:
+        by_name[name].append((took, size))
+    for name, calls in sorted(by_name.items()):
+        took, size = max(calls)
+        sys.stdout.write(f"{name:28}{len(calls):>7} calls, the slowest {1000 * took:>8.1f} ms of {size:>8} bytes\n")
+    for took, size, name in slow[:10]:
+        sys.stdout.write(f"TOO SLOW: {name}, {took:.2f} s for {size} bytes\n")
+    if times > MOST_TIMES:
+        sys.stdout.write(f"TOO MUCH: others' p99 is {times:.1f} times what it was\n")
+    return 1 if slow or times > MOST_TIMES else 0
+
+
+def allowed(size: int) -> float:
+    return MOST_SECONDS + MOST_SECONDS_A_KIB * size / 1024
+
+
+class Run:
+    """calls: seconds, bytes and method of each. p99: of another caller's reads, in seconds."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[float, int, str]] = []
+        self.p99 = 0.0
+
+
+def run(
+    stack: Stack,
+    methods: dict[MethodDescriptor, Send],
+    seconds: float,
+    made: Callable[[Descriptor, int], Message],
+) -> Run:
+    result = Run()
+    end = time.monotonic() + seconds
+
+    def call(first: int) -> None:
+        for number in range(first, 10**9, CALLERS):
+            if time.monotonic() > end:
+                return
+            method = list(methods)[number % len(methods)]
+            request = made(method.input_type, number)
+            began = time.monotonic()
+            methods[method](request)
+            result.calls.append((time.monotonic() - began, request.ByteSize(), method.name))
+
+    callers = [threading.Thread(target=call, args=(first,)) for first in range(CALLERS)]
+    with reading(stack) as took:
+        for it in callers:
+            it.start()
+        for it in callers:
+            it.join()
+    result.p99 = statistics.quantiles(took, n=100)[-1]
+    return result
+
+
+@contextmanager
+def reading(stack: Stack) -> Iterator[list[float]]:
+    """Another caller, in a process of its own, who reads an order a hundred times a second; the seconds of each."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=read, args=(stack.query_server.port, there))
+    process.start()
+    took: list[float] = []
+    assert here.poll(60), "it has begun"
+    here.recv()
+    try:
+        yield took
+    finally:
+        here.send(None)
+        took += here.recv()
+        process.join()
+
+
+def read(port: int, other: Any) -> None:
+    method = QUERIES.services_by_name["QueryService"].methods_by_name["GetOrderDetails"]
+    send = sender(port, method)
+    request = GetMessageClass(method.input_type)(order_id=identity("order", 1))
+    send(request)
+    other.send(None)
+    took: list[float] = []
+    while not other.poll(0.01):
+        began = time.monotonic()
+        send(request)
+        took.append(time.monotonic() - began)
+    other.send(took)
+
+
+def unary_methods() -> list[MethodDescriptor]:
+    services = (COMMANDS.services_by_name["CommandService"], QUERIES.services_by_name["QueryService"])
+    return [it for service in services for it in service.methods if not it.server_streaming]
+
+
+def sender(port: int, method: MethodDescriptor) -> Send:
+    service = method.containing_service
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+    channel = grpc.insecure_channel(f"127.0.0.1:{port}", options)
+    call: Any = channel.unary_unary(
+        f"/{service.full_name}/{method.name}",
+        request_serializer=lambda it: it.SerializeToString(),
+        response_deserializer=bytes,
+    )
+
+    def send(request: Message) -> object:
+        try:
+            return call(request, timeout=60)
+        except grpc.RpcError as error:
+            # Most are refused, as they are to be.
+            return error
+
+    return send
+
+
+def make(descriptor: Descriptor, chance: random.Random, *, crafted: bool) -> Message:
+    """A request with some of its fields set; plain ones have short values."""
+    message = GetMessageClass(descriptor)()
+    for field in descriptor.fields:
+        if chance.random() < 0.2:
+            continue
+        if not field.is_repeated:
+            put(message, field, value(field, chance, crafted=crafted))
+            continue
+        count = int(MANY ** chance.random()) if crafted else 1
+        one = value(field, chance, crafted=crafted and count < 100)
+        for _ in range(count):
+            put(message, field, one)
+    return message
+
+
+def put(message: Any, field: FieldDescriptor, given: Any) -> None:
+    if field.is_repeated and field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return
+    if field.message_type is not None:
+        (getattr(message, field.name).add() if field.is_repeated else getattr(message, field.name)).CopyFrom(given)
+    elif field.is_repeated:
+        getattr(message, field.name).append(given)
+    else:
+        setattr(message, field.name, given)
+
+
+def value(field: FieldDescriptor, chance: random.Random, *, crafted: bool) -> Any:
+    if field.message_type is not None:
+        return make(field.message_type, chance, crafted=crafted)
+    if field.enum_type is not None:
+        return chance.choice(field.enum_type.values).number
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return text(field, chance, crafted=crafted)
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return chance.random() < 0.5
+    return chance.choice((0, 1, 2, 100, 2**31 - 1))
+
+
+def text(field: FieldDescriptor, chance: random.Random, *, crafted: bool) -> str | bytes:
+    if field.name.endswith(("_id", "_ids")) and (not crafted or chance.random() < 0.7):
+        kind = field.name.removesuffix("_ids").removesuffix("_id")
+        return str(uuid.UUID(int=chance.getrandbits(128))) if chance.random() < 0.5 else identity(kind, 1)
+    size = int(LONGEST ** chance.random()) if crafted and chance.random() < 0.3 else chance.randrange(1, 200)
+    pieces = [chance.choice(PIECES if crafted else PIECES[:3]) for _ in range(chance.randrange(1, 5))]
+    made = ("".join(pieces) * size)[:size]
+    return made.encode() if field.type == FieldDescriptor.TYPE_BYTES else made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

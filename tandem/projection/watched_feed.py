@@ -1,0 +1,80 @@
+"""The feed, and since when it has been silent: a thread that waits for an answer cannot say so itself."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from tandem.feed.events import FeedEvent
+from tandem.feed.head import FeedHead
+from tandem.feed.source import FeedSource
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class WatchedFeed:
+    """A FeedSource, for one thread at a time. `problem`, `silent_seconds` and `idle_seconds` are for any thread.
+
+    To read the feed on another thread than the one that projects was tried: an event that comes alone then took 1.40 ms
+    to be announced instead of 1.07, and 900 µs of processor time instead of 650.
+    """
+
+    def __init__(self, source: FeedSource, *, poll_seconds: float) -> None:
+        """poll_seconds: how long the source waits for more."""
+        self._source = source
+        self._poll_seconds = poll_seconds
+        # Since when the call that is under way is to have an answer; None between calls.
+        self._asked_at: float | None = None
+        self._returned_at = time.monotonic()
+        self._read_at = time.monotonic()
+
+    @property
+    def problem(self) -> str:
+        """Why the feed cannot be read; empty while it can."""
+        if self._source.problem:
+            return self._source.problem
+        return f"the write database has not answered for {it:.1f} s" if (it := self.silent_seconds) >= 1 else ""
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the feed has not been read although it was to be."""
+        if self._source.problem:
+            return time.monotonic() - self._read_at
+        asked_at = self._asked_at
+        return 0.0 if asked_at is None else max(0.0, time.monotonic() - asked_at)
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long nobody has asked the feed for anything; 0 during a call."""
+        return time.monotonic() - self._returned_at if self._asked_at is None else 0.0
+
+    def head(self) -> FeedHead | None:
+        return self._watch(self._source.head)
+
+    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> list[FeedEvent] | None:
+        return self._watch(self._source.events, after, limit, epoch, mark)
+
+    def ended_epochs(self) -> frozenset[uuid.UUID] | None:
+        return self._watch(self._source.ended_epochs)
+
+    def wait(self, stop: threading.Event) -> None:
+        self._asked_at = time.monotonic() + self._poll_seconds
+        try:
+            self._source.wait(stop)
+        finally:
+            self._returned_at, self._asked_at = time.monotonic(), None
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _watch(self, read: Callable[P, T | None], *arguments: P.args, **options: P.kwargs) -> T | None:
+        self._asked_at = time.monotonic()
+        try:
+            answer = read(*arguments, **options)
+        finally:
+            self._returned_at, self._asked_at = time.monotonic(), None
+        if answer is not None:
+            self._read_at = self._returned_at
+        return answer

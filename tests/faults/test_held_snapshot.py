@@ -1,0 +1,139 @@
+"""Somebody holds a snapshot, as a dump does for hours: what is looked up all the time takes no longer for it.
+
+Counted in blocks that PostgreSQL looks at, which is what takes the time and is the same on every machine.
+"""
+
+import uuid
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from projector.app import VIEWS
+from tandem.commands.executor import create_executor_engine
+from tandem.commands.receipts import StoredEvent, append, find_receipts
+from tandem.commands.settings import ExecutorSettings
+from tandem.feed.head import read_head
+from tandem.projection.fold import ViewChanges
+from tandem.projection.statements import Move, announce, move_views
+from tandem.queries.store import ONE_PLAN, Store
+from tandem.read_store.announcement import Announcement
+from tandem.runtime.database import create_database_engine, driver_under
+from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.snapshots import SnapshotWatch
+from tests.support.stack import Databases, wait_until
+
+MANY = 3_000
+# A commit looks at some ten of them, and a look-up at three or four: leaves of an index, and the row.
+FEW = 25
+
+
+class Held:
+    """Both sides in one database, of which somebody holds a snapshot."""
+
+    def __init__(self, url: str) -> None:
+        self.settings = DatabaseSettings(url=SecretStr(url))
+        self._watching = psycopg.connect(url, autocommit=True)
+        self._holder = psycopg.connect(url)
+        self._holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        self._holder.execute("SELECT FROM tandem_write.feed_head")
+
+    def blocks(self, table: str) -> int:
+        """Blocks of a table and its indexes that were looked at until now."""
+        [[count]] = self._watching.execute(
+            "SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read"
+            " FROM pg_statio_user_tables WHERE relname = %s",
+            [table],
+        )
+        return int(count)
+
+    def let_go(self) -> None:
+        self._holder.close()
+
+    def close(self) -> None:
+        self._holder.close()
+        self._watching.close()
+
+
+@pytest.fixture
+def held(databases: Databases) -> Iterator[Held]:
+    url = databases.create("write", "read")
+    held = Held(url)
+    yield held
+    held.close()
+    databases.drop(url)
+
+
+FLUSH = "SELECT pg_stat_force_next_flush()"
+
+
+def test_commands_take_no_longer(held: Held) -> None:
+    engine = create_executor_engine(held.settings, ExecutorSettings(threads=1))
+    with engine.connect() as connection:
+        driver = driver_under(connection)
+
+        def command() -> None:
+            find_receipts(connection, [str(uuid.uuid4())])()
+            append(connection, [StoredEvent("order_paid", b"", None)], [])()
+
+        for _ in range(MANY):
+            command()
+        driver.execute(FLUSH)
+        before = held.blocks("feed_head")
+        for _ in range(100):
+            command()
+        driver.execute(FLUSH)
+        assert (held.blocks("feed_head") - before) / 100 < FEW
+        before = held.blocks("feed_head")
+        for _ in range(100):
+            assert read_head(connection).position == MANY + 100
+        driver.execute(FLUSH)
+        assert (held.blocks("feed_head") - before) / 100 < FEW
+    engine.dispose()
+
+
+def test_batches_and_reads_of_views_take_no_longer(held: Held) -> None:
+    projections = list(VIEWS.projections.values())
+    epoch, owner = uuid.uuid4(), uuid.uuid4()
+    engine = create_database_engine(held.settings, name="test", pool_size=1, by_key=True, autocommit=True)
+    store = Store(held.settings, connections=1, session=ONE_PLAN)
+    with engine.connect() as connection:
+        driver = driver_under(connection)
+        for it in projections:
+            driver.execute(
+                "INSERT INTO tandem_read.projection (view, feed_epoch, position, owner) VALUES (%s, %s, 0, %s)",
+                [it.view, epoch, owner],
+            )
+        for position in range(MANY):
+            changes = ViewChanges()
+            move_views(driver, epoch, owner, [Move(it, position, position + 1, changes) for it in projections])
+        driver.execute(FLUSH)
+    before = held.blocks("projection")
+    with engine.connect() as connection:
+        driver = driver_under(connection)
+        move_views(driver, epoch, owner, [Move(it, MANY, MANY + 1, ViewChanges()) for it in projections])
+        announce(driver, owner, Announcement(epoch, {it.view: MANY + 1 for it in projections}, {}))
+        driver.execute(FLUSH)
+    assert held.blocks("projection") - before < (FEW + 4) * len(projections)
+    before = held.blocks("projection")
+    for _ in range(100):
+        rows, as_of = store.rows("order_details", [uuid.uuid4().hex])
+        assert (rows, as_of.position) == ({}, MANY + 1)
+        assert {it.position for it in store.positions().values()} == {MANY + 1}
+    # What a session has done is counted when it ends.
+    store.close()
+    wait_until(lambda: held.blocks("projection") > before, "the session has ended")
+    assert (held.blocks("projection") - before) / 100 < FEW * (1 + len(projections))
+    engine.dispose()
+
+
+def test_for_how_long_it_is_held_is_seen_by_any_role(held: Held) -> None:
+    watch = SnapshotWatch("write")
+    with psycopg.connect(held.settings.url.get_secret_value(), autocommit=True) as connection:
+        # One of PostgreSQL's own that may do nothing beside.
+        connection.execute("SET ROLE pg_signal_backend")
+        assert watch.look(connection) == 0
+        wait_until(lambda: watch.look(connection) > 0, "it is the same one")
+        held.let_go()
+        wait_until(lambda: watch.look(connection) == 0, "nobody holds one any more")

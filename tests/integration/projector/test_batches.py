@@ -1,0 +1,161 @@
+"""G12: a batch is bounded, and what keeps one view from going on keeps no other."""
+
+import uuid
+from collections.abc import Callable
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from commerce.projection.v1.projection_service_pb2 import ProjectionState
+from shop.events import EVENTS
+from shop.views import VIEWS
+from tandem.cli.embedded import Memcached
+from tandem.feed import reader
+from tandem.feed.events import FeedEvent
+from tandem.feed.reader import read_events
+from tandem.feed.source import FeedSource
+from tandem.runtime.settings import DatabaseSettings
+from tests.integration.projector.conftest import Announcements, Project, Stores
+from tests.integration.projector.test_following import essentials, expected_rows
+from tests.support import events
+from tests.support.stack import wait_until
+
+RUNNING, FAILED = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_FAILED
+OTHERS = tuple(VIEWS.keys() - {"product_card"})
+
+
+def slow_down(stores: Stores, view: str, seconds: float) -> None:
+    """Each row of the view takes so long to be written."""
+    stores.run(
+        "CREATE FUNCTION tandem_read.slow() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END $$;"
+        f" CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON tandem_read.{view}"
+        " FOR EACH ROW EXECUTE FUNCTION tandem_read.slow()"
+    )
+
+
+async def test_a_lock_on_a_views_table_keeps_that_view_alone_waiting(
+    stores: Stores,
+    project: Project,
+    announcements: Announcements,
+    memcached_nodes: Callable[[int], list[Memcached]],
+) -> None:
+    [node] = memcached_nodes(1)
+    projector = await project([node.address])
+    await announcements.reached(stores.append([events.product_added()]))
+    before = announcements.epochs()
+    with stores.read.connect() as other:
+        # As CREATE INDEX does.
+        other.execute(text("LOCK TABLE tandem_read.product_card IN SHARE MODE"))
+        for version in range(2, 5):
+            await announcements.reached(stores.append([events.price_changed(version=version)]), *OTHERS)
+        found = await projector.until_state(FAILED, "product_card")
+        assert "LockNotAvailable" in found["product_card"].error
+        assert {found[view].state for view in OTHERS} == {RUNNING}
+    await stores.caught_up()
+    await projector.until_state(RUNNING)
+    assert announcements.epochs() == before, "one session all the time, with the cache as it was"
+
+
+async def test_a_view_whose_position_is_locked_is_taken_over_later_than_the_others(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    first = await project()
+    await announcements.reached(stores.append([events.product_added()]))
+    await first.stop()
+    announcements.heard.clear()
+    with stores.read.connect() as other:
+        other.execute(text("SELECT * FROM tandem_read.projection WHERE view = 'product_card' FOR UPDATE"))
+        await project()
+        head = stores.append([events.price_changed()])
+        await announcements.reached(head, *OTHERS)
+        assert not announcements.positions("product_card")
+    await announcements.reached(head)
+
+
+async def test_a_batch_that_takes_too_long_is_halved_until_it_does_not(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    slow_down(stores, "product_card", 0.005)
+    head = stores.append([events.product_added(number) for number in range(100)])
+    await project(read={"statement_timeout": 0.2})
+    await stores.reached(head, *OTHERS)
+    await stores.caught_up()
+    assert len(stores.rows("product_card")["product_card"]) == 100
+    positions = announcements.positions("product_card")
+    assert positions == sorted(positions)
+
+
+async def test_a_single_event_may_take_as_long_as_any_statement_of_the_database(
+    stores: Stores, project: Project
+) -> None:
+    slow_down(stores, "product_card", 0.3)
+    stores.append([events.product_added(1), events.product_added(2)])
+    await project(follow={"statement_seconds": 0.2})
+    await stores.caught_up()
+
+
+async def test_an_erased_customer_with_many_orders_holds_no_other_view_up(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    orders = range(1, 301)
+    history = [events.customer_registered(), events.product_added(stock=1000), *map(events.order_placed, orders)]
+    history += [
+        events.customer_erased(),
+        *(events.orders_anonymized(orders=orders[it : it + 50]) for it in range(0, 300, 50)),
+    ]
+    placed = len(history) - 7
+    first = await project()
+    stores.append(history[:placed])
+    await announcements.reached(placed)
+    await first.stop()
+    announcements.heard.clear()
+    await project(follow={"batch_rows": 100})
+    head = stores.append(history[placed:])
+    await announcements.reached(head)
+    assert any(
+        it.positions["product_card"] == head and it.positions["order_details"] < head for it in announcements.heard
+    )
+    # Two events of fifty orders each are a batch, and the one before them is in the first.
+    steps = sorted(set(announcements.positions("order_details")))
+    assert steps == [placed, placed + 3, placed + 5, head]
+    stored = essentials(stores.rows("order_details", "customer_profile"))
+    assert stored == {view: rows for view, rows in expected_rows(history).items() if view in stored}
+
+
+def test_events_are_read_up_to_a_number_of_bytes(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores.append([events.product_added(number) for number in range(10)])
+    [size] = {len(it.payload) for it in stores.events()}
+    with stores.write.connect() as connection:
+
+        def read(max_bytes: int) -> list[int]:
+            monkeypatch.setattr(reader, "MAX_BYTES", max_bytes)
+            return [it.position for it in read_events(connection, EVENTS, 2, 7).events]
+
+        assert read(1) == [3], "one is read however large it is"
+        assert read(3 * size) == [3, 4, 5]
+        assert read(3 * size + 1) == [3, 4, 5, 6]
+        assert read(100 * size) == [3, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_slow_feed_is_read_in_smaller_parts(stores: Stores) -> None:
+    head = stores.append([events.product_added(number) for number in range(100)])
+    epoch: uuid.UUID = stores.run("SELECT epoch FROM tandem_write.feed_head", "write")
+    stores.run(
+        "ALTER TABLE tandem_write.event RENAME TO slow_event;"
+        " CREATE VIEW tandem_write.event AS SELECT it.* FROM tandem_write.slow_event AS it,"
+        " LATERAL (SELECT pg_sleep(0.005 + 0 * it.position)) AS pause",
+        "write",
+    )
+    database = DatabaseSettings(url=SecretStr(stores.write_url), statement_timeout=0.2)
+    source = FeedSource(database, EVENTS, name="test", poll_seconds=0.1)
+    found: list[FeedEvent] = []
+
+    def all_are_read() -> bool:
+        found.extend(source.events(len(found), 1000, epoch, 0) or ())
+        return len(found) == head
+
+    wait_until(all_are_read, "all events are read")
+    assert [it.position for it in found] == list(range(1, head + 1))
+    source.close()

@@ -1,0 +1,133 @@
+"""A PostgreSQL that does not answer is given up in time, and nothing of the attempt is kept."""
+
+import gc
+import socket
+from collections.abc import Callable, Iterator
+
+import psutil
+import psycopg
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from tandem.runtime.database import Driver, ServerSilent, create_database_engine, pipelined
+from tandem.runtime.listener import Listener
+from tandem.runtime.settings import DatabaseSettings
+from tests.support.proxy import CuttingProxy
+from tests.support.stack import wait_until
+
+
+def settings_at(url: str) -> DatabaseSettings:
+    return DatabaseSettings(url=SecretStr(url), connect_timeout=2, statement_timeout=0.5, lock_timeout=0.5)
+
+
+@pytest.fixture
+def url(fresh_database: Callable[[], str]) -> str:
+    return fresh_database()
+
+
+@pytest.fixture
+def proxy(url: str) -> Iterator[CuttingProxy]:
+    port = make_url(url).port
+    assert port is not None
+    proxy = CuttingProxy(("127.0.0.1", port))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def through_proxy(url: str, proxy: CuttingProxy) -> DatabaseSettings:
+    return settings_at(make_url(url).set(port=proxy.port).render_as_string(hide_password=False))
+
+
+@pytest.fixture
+def engine(through_proxy: DatabaseSettings) -> Iterator[Engine]:
+    engine = create_database_engine(through_proxy, name="test", pool_size=1)
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["a statement", "a pipeline"])
+def test_an_answer_that_does_not_come_ends_the_connection(engine: Engine, proxy: CuttingProxy, together: bool) -> None:
+    def ask(connection: Connection) -> None:
+        if together:
+            with pipelined(connection) as driver:
+                driver.execute("SELECT 1")
+                driver.execute("COMMIT")
+        else:
+            connection.execute(text("SELECT 1"))
+
+    with engine.connect() as connection:
+        ask(connection)
+        proxy.be_silent()
+        with pytest.raises(DBAPIError) as raised:
+            ask(connection)
+    assert isinstance(raised.value.orig, ServerSilent)
+    assert raised.value.connection_invalidated
+    proxy.speak()
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_a_wait_for_a_notification_is_none_for_an_answer(through_proxy: DatabaseSettings, url: str) -> None:
+    listener = Listener(through_proxy, "news", "test")
+    assert listener.wait(3) == [], "longer than any answer may take"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("NOTIFY news, 'first'")
+    assert listener.wait(20) == ["first"]
+    listener.close()
+
+
+def test_a_listener_notices_that_nobody_is_there_and_listens_anew(
+    through_proxy: DatabaseSettings, url: str, proxy: CuttingProxy
+) -> None:
+    listener = Listener(through_proxy, "news", "test")
+    listener.wait(0.01)
+    # The connection stays, and nothing comes through it any more; a new one would be answered.
+    proxy.be_silent()
+
+    def has_noticed() -> bool:
+        try:
+            listener.wait(0.1)
+        except psycopg.OperationalError:
+            return True
+        return False
+
+    wait_until(has_noticed, "the listener has noticed")
+    proxy.speak()
+    listener.wait(0.01)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("NOTIFY news, 'second'")
+    assert listener.wait(20) == ["second"]
+    listener.close()
+
+
+def test_a_connection_that_is_not_made_keeps_no_descriptor() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        settings = settings_at(f"postgresql://postgres@127.0.0.1:{nobody.getsockname()[1]}/nothing")
+        engine = create_database_engine(settings, name="test", pool_size=1)
+        listener = Listener(settings, "news", "test")
+        process = psutil.Process()
+        gc.collect()
+        gc.disable()
+        try:
+            before = process.num_fds()
+            with pytest.raises(DBAPIError):
+                engine.connect()
+            with pytest.raises(psycopg.OperationalError):
+                listener.wait(0.1)
+            assert process.num_fds() == before
+        finally:
+            gc.enable()
+            engine.dispose()
+
+
+def test_psycopg_still_says_that_a_wait_is_over_as_it_did(url: str) -> None:
+    """`Driver` knows it by an exception of psycopg's own, which another version may call otherwise."""
+    driver = Driver.connect(url)
+    driver.longest_wait = 0.2
+    with pytest.raises(ServerSilent):
+        driver.execute("SELECT pg_sleep(30)")
+    assert driver.closed

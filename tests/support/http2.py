@@ -1,0 +1,117 @@
+"""A client of HTTP/2 that does what no library lets it do: it sends half of a call, and reads nothing."""
+
+import contextlib
+import socket
+import struct
+import threading
+
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
+_END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
+_INITIAL_WINDOW = 4
+
+
+class RawConnection:
+    """reads: takes what the server sends, and keeps to its windows; else the server's answers stay where they are."""
+
+    def __init__(self, port: int, *, reads: bool, window: int = 65_535) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self._stream = -1
+        self._sending = threading.Lock()
+        self._changed = threading.Condition()
+        self._first_window = 65_535
+        self._window = 65_535
+        self._windows: dict[int, int] = {}
+        self.ended = threading.Event()
+        """Set when the server has closed the connection, if this client reads."""
+        self.ended_streams: set[int] = set()
+        """Calls that were answered, or that the server has given up."""
+        settings = struct.pack(">HI", _INITIAL_WINDOW, window)
+        self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, settings))
+        if reads:
+            threading.Thread(target=self._read, daemon=True).start()
+
+    def open(self, path: str, *, end: bool = False) -> int:
+        """Begins a call; end: that was all, without a message."""
+        self._stream += 2
+        pseudo = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "test"}
+        headers = pseudo | {"content-type": "application/grpc", "te": "trailers"}
+        block = b"".join(b"\0" + _text(name) + _text(value) for name, value in headers.items())
+        self._windows[self._stream] = self._first_window
+        self._send(_frame(_HEADERS, _END_HEADERS | (_END_STREAM if end else 0), self._stream, block))
+        return self._stream
+
+    def send(self, stream: int, data: bytes, *, end: bool = False) -> None:
+        """A piece of a call's body. Waits for room in the windows; TimeoutError after 20 s without any."""
+        while data or end:
+            with self._changed:
+                if data and not self._changed.wait_for(lambda: min(self._window, self._windows[stream]) > 0, 20):
+                    raise TimeoutError("the server gives no room")
+                size = min(len(data), self._window, self._windows[stream], 16_384)
+                self._window -= size
+                self._windows[stream] -= size
+            piece, data = data[:size], data[size:]
+            last = end and not data
+            self._send(_frame(_DATA, _END_STREAM if last else 0, stream, piece))
+            end = end and not last
+
+    def call(self, path: str, request: bytes = b"") -> int:
+        stream = self.open(path)
+        self.send(stream, message(request), end=True)
+        return stream
+
+    def reset(self, stream: int) -> None:
+        self._send(_frame(_RST_STREAM, 0, stream, struct.pack(">I", 8)))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    def _send(self, data: bytes) -> None:
+        with self._sending:
+            self.socket.sendall(data)
+
+    def _read(self) -> None:
+        file = self.socket.makefile("rb")
+        with contextlib.suppress(OSError, ValueError):
+            while head := file.read(9):
+                length, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
+                stream = int.from_bytes(head[5:9], "big") & 0x7FFFFFFF
+                self._take(kind, flags, stream, file.read(length))
+        self.ended.set()
+
+    def _take(self, kind: int, flags: int, stream: int, body: bytes) -> None:
+        if kind == _SETTINGS and not flags & _ACK:
+            for place in range(0, len(body), 6):
+                name, value = struct.unpack_from(">HI", body, place)
+                if name == _INITIAL_WINDOW:
+                    with self._changed:
+                        for it in self._windows:
+                            self._windows[it] += value - self._first_window
+                        self._first_window = value
+                        self._changed.notify_all()
+            self._send(_frame(_SETTINGS, _ACK, 0, b""))
+        elif kind == _PING and not flags & _ACK:
+            self._send(_frame(_PING, _ACK, 0, body))
+        elif kind == _WINDOW_UPDATE:
+            with self._changed:
+                if stream:
+                    self._windows[stream] = self._windows.get(stream, 0) + int.from_bytes(body, "big")
+                else:
+                    self._window += int.from_bytes(body, "big")
+                self._changed.notify_all()
+        elif kind in (_HEADERS, _DATA, _RST_STREAM) and (flags & _END_STREAM or kind == _RST_STREAM):
+            self.ended_streams.add(stream)
+
+
+def message(body: bytes) -> bytes:
+    """As gRPC has it: not compressed."""
+    return b"\0" + struct.pack(">I", len(body)) + body
+
+
+def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+    return len(body).to_bytes(3, "big") + bytes([kind, flags]) + struct.pack(">I", stream) + body
+
+
+def _text(text: str) -> bytes:
+    return bytes([len(text)]) + text.encode()
