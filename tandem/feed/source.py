@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.errors import QueryCanceled
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import FeedHead, read_ended_epochs, read_head, read_marked_head
@@ -17,7 +16,8 @@ from tandem.feed.reader import read_events
 from tandem.feed.table import CHANNEL
 from tandem.runtime.database import create_database_engine, first_line
 from tandem.runtime.listener import Listener
-from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.settings import DatabaseSettings, SettingsError
+from tandem.runtime.sqlstate import ViewAction, failure_of
 from tandem.runtime.telemetry import log
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class FeedSource:
         self._retry_at = 0.0
         self._listen_at = 0.0
         self._most = _MOST_EVENTS
+        self._quick_seconds = database.statement_timeout / 2
         self._timed_out = False
         self.problem = ""
 
@@ -65,11 +66,13 @@ class FeedSource:
         time-out, then twice as many again. Raises OtherEpoch, HistoryChanged and EventsMissing.
         """
         limit = min(limit, self._most)
+        began = time.monotonic()
         found = self._read(
             lambda connection: read_events(connection, self._contract, after, limit, epoch=epoch, mark=mark)
         )
         if found is not None:
-            self._most = max(self._most, 2 * len(found.events))
+            if time.monotonic() - began < self._quick_seconds:
+                self._most = max(self._most, 2 * len(found.events))
             return found.events
         if self._timed_out:
             self._most = max(1, limit // 2)
@@ -87,7 +90,7 @@ class FeedSource:
         try:
             self._listener.wait(self._poll_seconds)
             self._listen_at = 0.0
-        except psycopg.Error as error:
+        except (psycopg.Error, SettingsError) as error:
             if not self._listen_at:
                 log.warning("cannot listen to the feed", error=first_line(error))
             self._listen_at = time.monotonic() + _RETRY_SECONDS
@@ -108,7 +111,7 @@ class FeedSource:
         except SQLAlchemyError as error:
             # Whatever it is, it passes: a database without the feed's tables will have them once it is migrated.
             self._disconnect()
-            self._timed_out = isinstance(error, DBAPIError) and isinstance(error.orig, QueryCanceled)
+            self._timed_out = failure_of(error).view is ViewAction.HALVE
             problem = problem_of(error)
             if problem != self.problem:
                 log.warning("the feed is away", error=problem)

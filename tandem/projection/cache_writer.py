@@ -8,7 +8,16 @@ from prometheus_client import Gauge
 from pymemcache.exceptions import MemcacheError
 
 from tandem.projection.settings import CacheSettings
-from tandem.read_store.cache import CacheEpochs, NodeClient, Ring, encode_entry, key_prefix, new_epoch, node_client
+from tandem.read_store.cache import (
+    NEVER,
+    CacheEpochs,
+    NodeClient,
+    Ring,
+    encode_entry,
+    key_prefix,
+    new_epoch,
+    node_client,
+)
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 
@@ -170,7 +179,8 @@ class CacheWriter:
     def _leave_mark(self, client: NodeClient, prefix: str) -> str:
         """An entry that is not found in any other state of the node, and that one alone can remove. Returns its key."""
         key = prefix + new_epoch()
-        client.store({key: b""}, self._settings.entry_seconds)
+        # A connection may live for longer than any entry does.
+        client.store({key: b""}, NEVER)
         return key
 
     def _fence(self, node: str, error: Exception) -> None:

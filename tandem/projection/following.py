@@ -65,13 +65,13 @@ from tandem.projection.ownership import (
     end_session,
     free_views,
     hand_over,
+    make_anew,
     renew_session,
     say_problem,
     take_over,
 )
 from tandem.projection.pipeline import EventBatch, Pipeline
 from tandem.projection.projection import Projection
-from tandem.projection.reset import make_anew
 from tandem.projection.rows import RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import Deposed, announce, limit_statements, move_views, select_rows
@@ -204,6 +204,9 @@ class Following:
     ) -> None:
         self.progress = Progress({view: ViewState() for view in views.projections})
         self.views = views
+        # A read that takes longer is halved, before it looks as if the feed could not be read at all.
+        seconds = min(feed_database.statement_timeout, follow.release_seconds / 2)
+        feed_database = feed_database.model_copy(update={"statement_timeout": seconds})
         # Connections of its own: nobody who asks how far the views are may hold it up.
         source = FeedSource(feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds)
         self.feed = WatchedFeed(source, poll_seconds=follow.poll_seconds)
@@ -230,10 +233,6 @@ class Following:
         """Finishes the batch under way and hands the cache over to the next projector."""
         self.stopping.set()
         await asyncio.to_thread(self._wait_until_released)
-        if self._thread.join(0):
-            self.cache.stop()
-            self.feed.close()
-            self._read.dispose()
 
     def _wait_until_released(self) -> None:
         """Also while the thread waits for a write database that does not answer: it has nothing left to do then."""
@@ -269,6 +268,10 @@ class Following:
                     self.progress.states[view] = ViewState(position=state.position)
                     _failed(view).set(0)
                 self.cache.epochs.clear()
+        # By this thread: who stops it need not wait for its end.
+        self.cache.stop()
+        self.feed.close()
+        self._read.dispose()
 
 
 class Session:
@@ -342,7 +345,7 @@ class Session:
             if self._is_due("purge", self._change_log.purge_every_seconds):
                 self._purge()
             if self._is_due("snapshots", LOOK_EVERY_SECONDS):
-                self._snapshots.look(self._driver)
+                self._look_at_snapshots()
             if not more:
                 self._feed.wait(self._stop)
 
@@ -465,7 +468,8 @@ class Session:
         at = taken.at
         state = ViewState(Phase.RUNNING, at.position, at.mark, at.generation)
         if at.epoch != self._epoch:
-            self._set(view, replace(state, phase=Phase.HELD, epoch=at.epoch))
+            error = f"it is of the feed {at.epoch}, and is to be brought over to {self._epoch}"
+            self._set(view, replace(state, phase=Phase.HELD, epoch=at.epoch, error=error))
             return False
         if taken.problem:
             state = replace(state, phase=Phase.FAILED, problem=taken.problem, error=taken.error)
@@ -515,7 +519,7 @@ class Session:
                 self._set(view, replace(state, problem=VIEW_FAILED, error=error, retry_at=math.inf))
                 self._announce()
             return
-        brought = replace(state, phase=Phase.RUNNING, epoch=None)
+        brought = replace(state, phase=Phase.RUNNING, epoch=None, error="")
         try:
             if self._feed.events(state.position, 0, self._epoch, state.mark) is None:
                 return
@@ -540,8 +544,9 @@ class Session:
         for view, state in self._owned().items():
             # Each batch that is committed is in the cache too, or the cache's node is fenced: `_write` did both.
             epochs = self._cache.end(view) if state.is_followed else None
-            hand_over(self._driver, view, self._session, state.position, epochs)
+            # First: where the row cannot be had, the view is nobody's in this program all the same.
             self._set(view, ViewState(position=state.position))
+            hand_over(self._driver, view, self._session, state.position, epochs)
 
     # Between RUNNING, WAITING and FAILED.
 
@@ -622,11 +627,14 @@ class Session:
 
     @contextmanager
     def _time_for(self, views: Sequence[str]) -> Iterator[None]:
-        """A batch that cannot be halved any more may take as long as a statement of the read database may."""
+        """A batch that cannot be halved any more may take as long as a statement of the read database may, as long as
+        no standby takes this projector for one that hangs.
+        """
         if self._most.get(views[0]) != 1:
             yield
             return
-        limit_statements(self._driver, self._read_limits.statement_timeout, self._follow.lock_seconds)
+        seconds = min(self._read_limits.statement_timeout, self._follow.hung_seconds / 2)
+        limit_statements(self._driver, seconds, self._follow.lock_seconds)
         try:
             yield
         finally:
@@ -634,13 +642,13 @@ class Session:
                 self._limit_statements()
 
     def _halve(self, view: str) -> bool:
-        """After a time-out: the view's next batch has half as many events. False when it was one event already."""
-        size = self._in_hand.get(view, self._batch_size(view))
-        if size == 1:
+        """After a time-out: the view's next batch has half as many events; one event alone is given more time, once."""
+        if self._most.get(view) == 1:
             return False
+        size = self._in_hand.get(view, self._batch_size(view))
         HELD_UP.labels(view).inc()
         log.warning("a batch took too long and is halved", view=view, events=size)
-        self._most[view] = size // 2
+        self._most[view] = max(1, size // 2)
         return True
 
     def _double(self, views: Sequence[str]) -> None:
@@ -771,6 +779,14 @@ class Session:
             problems=problems,
         )
         announce(self._driver, self._session, announcement)
+
+    def _look_at_snapshots(self) -> None:
+        try:
+            self._snapshots.look(self._driver)
+        except psycopg.Error as error:
+            if not self._goes_on_after(error):
+                raise
+            log.warning("the oldest snapshot is not known", error=first_line(error))
 
     def _purge(self) -> None:
         keep, most = self._change_log.keep_hours, self._change_log.purge_batch

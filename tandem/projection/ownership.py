@@ -14,19 +14,23 @@ import json
 import secrets
 import uuid
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from psycopg import sql
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 
 from tandem.feed.token import Token, new_mark
 from tandem.projection.statements import Deposed, Driver
 from tandem.read_store.cache import CacheEpochs
-from tandem.read_store.tables import projection, projector
+from tandem.read_store.tables import change, projection, projector
 from tandem.runtime.database import driver_under
 
 # The first half of the locks' names, ours among all advisory locks of the database; the second is the session's.
 _LOCK_SPACE = 7_246_002
+
+# Of the change log, in one statement: 5,000 rows take some 20 ms.
+_MOST_CHANGES = 5_000
 
 # For a session that is somebody else's: one's own lock is no obstacle to oneself. The shared lock ends with the
 # statement.
@@ -160,6 +164,49 @@ def bring_over(driver: Driver, view: str, session: uuid.UUID, epoch: uuid.UUID) 
     )
     if not changed.rowcount:
         raise Deposed(f"{view}: taken over by another projector")
+
+
+def make_anew(
+    driver: Driver, alone: AbstractContextManager[object], table: Table, session: uuid.UUID, epoch: uuid.UUID
+) -> int:
+    """Empties one view, which is ours, at the beginning of the feed `epoch`; returns its new generation.
+
+    Of a view that has taken in what the feed has lost, nobody knows which rows are right, and events cannot be taken
+    back out of a row: it is made anew as a whole. Its next generation has other cache epochs, and an empty change log.
+
+    driver: in autocommit mode. alone: within it, no other thread uses the driver. The change log is deleted from its
+    beginning, as a purge does, so that what is left of it after a failure is right. Raises Deposed and psycopg.Error.
+    """
+    while driver.execute(_FORGET_CHANGES, (table.name, _MOST_CHANGES)).rowcount == _MOST_CHANGES:
+        pass
+    with alone, driver.transaction():
+        # The row first, as each batch does. While we have it nobody can take the view over.
+        generation = begin_anew(driver, table.name, session, epoch)
+        driver.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(*table.fullname.split("."))))
+    return generation
+
+
+_FORGET_CHANGES = f"""
+DELETE FROM {change.fullname} WHERE (view, position, key) IN (
+  SELECT view, position, key FROM {change.fullname} WHERE view = %s ORDER BY position LIMIT %s
+)
+"""  # noqa: S608 - only names of tables and columns are put in
+
+
+def begin_anew(driver: Driver, view: str, owner: uuid.UUID | None, epoch: uuid.UUID) -> int:
+    """Puts a view at the beginning of the feed `epoch`, where its rows are gone; returns its new generation.
+
+    Raises Deposed.
+    """
+    generation = new_mark()
+    changed = driver.execute(
+        f"UPDATE {projection.fullname} SET position = 0, mark = 0, feed_epoch = %s, generation = %s,"  # noqa: S608
+        " cache_epochs = NULL, problem = NULL, error = NULL WHERE view = %s AND owner IS NOT DISTINCT FROM %s",
+        (epoch, generation, view, owner),
+    )
+    if owner is not None and not changed.rowcount:
+        raise Deposed(f"{view}: taken over by another projector")
+    return generation
 
 
 def say_problem(driver: Driver, view: str, session: uuid.UUID, problem: str | None, error: str | None) -> None:

@@ -180,6 +180,9 @@ class Cache:
             entries = self._try(node, NodeClient.ask_with_cas, names)
             if placed is None or entries is None:
                 continue
+            if not entries.keys() <= names.keys():
+                self._failed(node, KeyError("it answered with what it was not asked for"))
+                continue
             for name, (entry, cas) in entries.items():
                 if name in placed if entry == PLACEHOLDER else not self._signer.unsigned({name: entry}, names):
                     leases[names[name]] = Lease(node, name, cas, self._clients[node])

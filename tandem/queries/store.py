@@ -115,9 +115,13 @@ class Store:
 
         @event.listens_for(self._engine, "connect")
         def set_up(connection: "psycopg.Connection[Any]", _record: object) -> None:
-            for statement in session:
-                connection.execute(statement)
-            connection.commit()
+            try:
+                for statement in session:
+                    connection.execute(statement)
+                connection.commit()
+            except BaseException:
+                connection.close()
+                raise
 
     async def start(self) -> None:
         """Nothing connects before the first use."""

@@ -59,6 +59,9 @@ _IDLE_SECONDS = 0.5
 _MAX_VALUE_BYTES = 1 << 20
 
 
+NEVER = 0
+"""As a time after which an entry expires."""
+
 LEASE_SECONDS = 3
 """How long a placeholder lives: longer than a read of the database takes, short enough that a reader that died costs
 little."""

@@ -88,8 +88,10 @@ class Connection:
         forgotten = (seen.at - last.at) * _FORGOTTEN_BYTES_A_SECOND
         taken = seen.acked - last.acked
         given = (seen.given - last.given) * (1 - 1 / _FORGOTTEN_OF_ANSWERS)
+        # Answers to calls that are not counted, health and the like: they were not given by us, and were taken.
+        uncounted = max(0.0, taken - (seen.given - last.given) - self.unread)
         self.unread = max(0.0, self.unread + given - taken - forgotten)
-        more = seen.received - last.received - (seen.requests - last.requests)
+        more = seen.received - last.received - (seen.requests - last.requests) - uncounted
         if more > 0:
             more = max(0, more - (seen.calls - last.calls) * _HEADER_BYTES - taken // _UPDATES)
         self.unfinished = max(0.0, self.unfinished + more - forgotten)
@@ -203,13 +205,14 @@ class Connections:
         """The server's connections, with the names of their peers. A socket is a duplicate, closed after its turn."""
         for entry in os.listdir("/proc/self/fd"):
             try:
-                if not stat.S_ISSOCK(os.fstat(int(entry)).st_mode):
-                    continue
-                sock = socket.socket(fileno=os.dup(int(entry)))
+                copy = os.dup(int(entry))
             except OSError:
                 # Closed since.
                 continue
-            with sock:
+            if not stat.S_ISSOCK(os.fstat(copy).st_mode):
+                os.close(copy)
+                continue
+            with socket.socket(fileno=copy) as sock:
                 try:
                     if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.getsockname()[1] != self._port:
                         continue

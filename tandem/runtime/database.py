@@ -189,13 +189,18 @@ def create_database_engine(
 
     @event.listens_for(engine, "connect")
     def set_up(driver: Driver, _record: object) -> None:
-        send_arrays(driver)
-        if longest_transaction is not None and driver.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
-            driver.execute(f"SET transaction_timeout = {int(longest_transaction * 1000)}")
-        if durable:
-            driver.execute(_COMMIT_TO_DISK)
-        driver.commit()
-        driver.autocommit = autocommit
+        try:
+            send_arrays(driver)
+            if longest_transaction is not None and driver.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
+                driver.execute(f"SET transaction_timeout = {int(longest_transaction * 1000)}")
+            if durable:
+                driver.execute(_COMMIT_TO_DISK)
+            driver.commit()
+            driver.autocommit = autocommit
+        except BaseException:
+            # SQLAlchemy forgets it as it is: it would be open until the garbage collector comes by.
+            driver.close()
+            raise
 
     event.listen(engine, "handle_error", _handle_error)
     return engine
@@ -223,7 +228,8 @@ def read_pooled(engine: Engine, query: Callable[[Connection], T]) -> T:
         with engine.connect() as connection:
             return query(connection)
     except DBAPIError as error:
-        if not error.connection_invalidated:
+        if not error.connection_invalidated or isinstance(error.orig, ServerSilent):
+            # Who was silent on one connection is not asked again on the next: the caller has waited enough.
             raise
     # SQLAlchemy has given up all connections from before as well.
     with engine.connect() as connection:
@@ -312,7 +318,7 @@ def migrate(settings: DatabaseSettings, scripts: Path, schema: str, revision: st
     sqlalchemy.exc.DBAPIError: the migrations and steps before the one that failed are done, and the next run goes on
     from there.
     """
-    engine = create_database_engine(settings, name="tandem-migrate", pool_size=1, durable=True)
+    engine = create_database_engine(settings, name="tandem-migrate", pool_size=1, durable=True, patient=True)
     try:
         with engine.connect() as connection:
             _wait_for_other_migrations(connection)

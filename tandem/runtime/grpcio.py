@@ -152,7 +152,7 @@ class _Unfinished:
         """Ends the call, for grpcio, where there is none. A caller may have as many of these as are free."""
         peer = context.peer()
         by_peer = self._by_peer
-        if by_peer[peer] >= _MAX_UNFINISHED - self._all:
+        if by_peer.get(peer, 0) >= _MAX_UNFINISHED - self._all:
             await abort(context, to_status(Overloaded("too many requests are not finished")))
         by_peer[peer] += 1
         self._all += 1

@@ -31,7 +31,7 @@ def upgrade() -> None:
     op.execute(f"ALTER TABLE {S}.customer ADD COLUMN IF NOT EXISTS unerased_from uuid")
     create_index("customer_order_of_customer", f"{S}.customer_order (customer_id, id)")
     op.execute("SET LOCAL lock_timeout = '5s'")
-    op.execute(f"DROP INDEX {S}.ix_tandem_write_customer_order_customer_id")
+    op.execute(f"DROP INDEX IF EXISTS {S}.ix_tandem_write_customer_order_customer_id")
 
 
 def downgrade() -> None:

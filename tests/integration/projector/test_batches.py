@@ -87,12 +87,27 @@ async def test_a_batch_that_takes_too_long_is_halved_until_it_does_not(
     assert positions == sorted(positions)
 
 
+@pytest.mark.parametrize("products", [1, 2])
 async def test_a_single_event_may_take_as_long_as_any_statement_of_the_database(
-    stores: Stores, project: Project
+    stores: Stores, project: Project, products: int
 ) -> None:
     slow_down(stores, "product_card", 0.3)
-    stores.append([events.product_added(1), events.product_added(2)])
+    stores.append([events.product_added(it) for it in range(products)])
     await project(follow={"statement_seconds": 0.2})
+    await stores.caught_up()
+
+
+async def test_a_single_event_with_more_rows_than_a_batch_may_take_so_long_too(
+    stores: Stores, project: Project
+) -> None:
+    orders = range(1, 11)
+    stores.append([events.customer_registered(), events.product_added(stock=1000), *map(events.order_placed, orders)])
+    first = await project()
+    await stores.caught_up()
+    await first.stop()
+    slow_down(stores, "order_details", 0.05)
+    stores.append([events.orders_anonymized(orders=orders), events.product_added(2)])
+    await project(follow={"statement_seconds": 0.2, "batch_rows": 5})
     await stores.caught_up()
 
 

@@ -131,3 +131,17 @@ def test_psycopg_still_says_that_a_wait_is_over_as_it_did(url: str) -> None:
     with pytest.raises(ServerSilent):
         driver.execute("SELECT pg_sleep(30)")
     assert driver.closed
+
+
+def test_a_connection_that_cannot_be_set_up_is_closed(url: str) -> None:
+    engine = create_database_engine(settings_at(url), name="not-set-up", pool_size=1, longest_transaction=-1)
+    with psycopg.connect(url, autocommit=True) as watching:
+        if watching.info.server_version < 17_00_00:
+            pytest.skip("before PostgreSQL 17 there is no such setting to refuse")
+        with pytest.raises(DBAPIError) as caught:
+            engine.connect()
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'not-set-up'"
+        wait_until(lambda: watching.execute(sessions).fetchone() == (0,), "the session has ended")
+    # The error was held until here, and holds what it met.
+    assert caught.value
+    engine.dispose()
