@@ -345,7 +345,8 @@ class Session:
             if self._is_due("purge", self._change_log.purge_every_seconds):
                 self._purge()
             if self._is_due("snapshots", LOOK_EVERY_SECONDS):
-                self._look_at_snapshots()
+                with self._passing("the oldest snapshot is not known"):
+                    self._snapshots.look(self._driver)
             if not more:
                 self._feed.wait(self._stop)
 
@@ -367,23 +368,23 @@ class Session:
             self._over.set()
 
     def _keep_up(self) -> None:
-        try:
-            with self._lock:
-                if self._is_due("take", self._follow.standby_seconds):
-                    self._take_free_views()
-                if self._is_due("heartbeat", self._follow.heartbeat_seconds):
-                    self._beat()
-                if self._cache.revive():
-                    self._announce()
-        except psycopg.Error as error:
-            if not self._goes_on_after(error):
-                raise
-            # A lock or a time-out; it is tried again when it is due.
-            log.warning("the read database is slow", error=first_line(error))
+        with self._passing("the read database is slow"), self._lock:
+            if self._is_due("take", self._follow.standby_seconds):
+                self._take_free_views()
+            if self._is_due("heartbeat", self._follow.heartbeat_seconds):
+                self._beat()
+            if self._cache.revive():
+                self._announce()
 
-    def _goes_on_after(self, error: Exception) -> bool:
-        """Whether the error passes and the connection is as good as before."""
-        return self._action_after(error) in (ViewAction.HALVE, ViewAction.WAIT)
+    @contextmanager
+    def _passing(self, what: str, **about: str) -> Iterator[None]:
+        """For what is tried again when it is due: a lock or a time-out is logged, all else is raised."""
+        try:
+            yield
+        except psycopg.Error as error:
+            if self._action_after(error) not in {ViewAction.HALVE, ViewAction.WAIT}:
+                raise
+            log.warning(what, error=first_line(error), **about)
 
     def _action_after(self, error: Exception) -> ViewAction:
         """What is done after an error. Without the connection the session is over, whatever the error says."""
@@ -443,14 +444,10 @@ class Session:
             self._announce()
 
     def _try_to_take(self, view: str, free: FreeView) -> bool:
-        try:
+        with self._passing("a view cannot be taken over now", view=view):
             return self._take(view, free)
-        except psycopg.Error as error:
-            if not self._goes_on_after(error):
-                raise
-            # Its row is locked: by a session, say, that stands still in the middle of a batch.
-            log.warning("a view cannot be taken over now", view=view, error=first_line(error))
-            return False
+        # Its row is locked: by a session, say, that stands still in the middle of a batch.
+        return False
 
     def _take(self, view: str, free: FreeView) -> bool:
         """Whether the view is ours now."""
@@ -489,14 +486,11 @@ class Session:
         for view, state in held.items():
             if time.monotonic() < state.retry_at:
                 continue
-            try:
+            with self._passing("a view cannot be brought over now", view=view):
                 self._bring_over(view, state)
-            except psycopg.Error as error:
-                if not self._goes_on_after(error):
-                    raise
-                # Its table is locked, by a reader of many rows, say.
-                log.warning("a view cannot be brought over now", view=view, error=first_line(error))
-                self._set(view, replace(state, retry_at=time.monotonic() + self._follow.retry_seconds))
+                continue
+            # Its table is locked, by a reader of many rows, say.
+            self._set(view, replace(state, retry_at=time.monotonic() + self._follow.retry_seconds))
 
     def _bring_over(self, view: str, state: ViewState) -> None:
         """Brings a view of an epoch that the feed had before to the one that it has now.
@@ -698,14 +692,10 @@ class Session:
 
     def _keep_problem(self, view: str, problem: str | None, error: str | None) -> bool:
         """Keeps with a view of ours why it cannot go on, None when it can; False while somebody locks its row."""
-        try:
+        with self._passing("it cannot be kept with the view now", view=view):
             say_problem(self._driver, view, self._session, problem, error)
-        except psycopg.Error as failure:
-            if not self._goes_on_after(failure):
-                raise
-            log.warning("it cannot be kept with the view now", view=view, error=first_line(failure))
-            return False
-        return True
+            return True
+        return False
 
     def _find(self, views: Sequence[str], after: int, mark: int) -> EventBatch | None:
         limit = self._batch_size(views[0])
@@ -779,14 +769,6 @@ class Session:
             problems=problems,
         )
         announce(self._driver, self._session, announcement)
-
-    def _look_at_snapshots(self) -> None:
-        try:
-            self._snapshots.look(self._driver)
-        except psycopg.Error as error:
-            if not self._goes_on_after(error):
-                raise
-            log.warning("the oldest snapshot is not known", error=first_line(error))
 
     def _purge(self) -> None:
         keep, most = self._change_log.keep_hours, self._change_log.purge_batch
