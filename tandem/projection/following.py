@@ -138,9 +138,10 @@ class Phase(Enum):
 class ViewState:
     """A view as this program has it. position: its last known one. mark: of the event there.
 
-    epoch: of a HELD view, which is not the feed's. error: why it cannot go on; empty while it is on STANDBY or RUNNING.
-    problem: the same as a reason of errors; empty while it is WAITING, which passes. retry_at: when a view that is not
-    RUNNING is tried again, on the clock of time.monotonic(). pause: before that, in seconds.
+    epoch: of a HELD view, which is not the feed's. error: why it cannot go on; empty while it is on STANDBY or RUNNING,
+    and while it is not known of a HELD one. problem: the same as a reason of errors; empty while it is WAITING, which
+    passes. retry_at: when a view that is not RUNNING is tried again, on the clock of time.monotonic(). pause: before
+    that, in seconds.
     """
 
     phase: Phase = Phase.STANDBY
@@ -465,8 +466,7 @@ class Session:
         at = taken.at
         state = ViewState(Phase.RUNNING, at.position, at.mark, at.generation)
         if at.epoch != self._epoch:
-            error = f"it is of the feed {at.epoch}, and is to be brought over to {self._epoch}"
-            self._set(view, replace(state, phase=Phase.HELD, epoch=at.epoch, error=error))
+            self._set(view, replace(state, phase=Phase.HELD, epoch=at.epoch))
             return False
         if taken.problem:
             state = replace(state, phase=Phase.FAILED, problem=taken.problem, error=taken.error)
@@ -513,7 +513,7 @@ class Session:
                 self._set(view, replace(state, problem=VIEW_FAILED, error=error, retry_at=math.inf))
                 self._announce()
             return
-        brought = replace(state, phase=Phase.RUNNING, epoch=None, error="")
+        brought = replace(state, phase=Phase.RUNNING, epoch=None)
         try:
             if self._feed.events(state.position, 0, self._epoch, state.mark) is None:
                 return

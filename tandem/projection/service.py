@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
-from tandem.projection.following import Phase, Progress
+from tandem.projection.following import Progress
 from tandem.read_store.tables import ALL_NEWEST, SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, read_pooled
 from tandem.runtime.errors import Unavailable
@@ -94,12 +94,13 @@ class ProjectionService:
             row = rows.get(view)
             position = row.position if row is not None else 0
             since = waiting_since.get(position)
-            held = state.phase is not Phase.STANDBY
-            # What another projector says of the view stands in its row.
+            # One that is HELD without an error is being brought over: nobody follows it yet.
+            held = state.is_followed or bool(state.error)
+            # What another projector says of the view, or said last, stands in its row.
             error = (state.error or problem) if held else (row.error or "" if row is not None else "")
             entry = answer.projections.add(
                 view=view,
-                state=self._states["FAILED" if error and held else state.phase.name],
+                state=self._states[("FAILED" if error else "RUNNING") if held else "STANDBY"],
                 position=position,
                 lag_events=max(0, head - position),
                 error=error,
