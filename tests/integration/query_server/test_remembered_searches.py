@@ -259,19 +259,25 @@ def test_more_than_is_remembered_is_searched_for_each_time(
 ) -> None:
     shelf.add("Lamp")
     copy = """
-        INSERT INTO tandem_read.{view} (key, {columns}) SELECT CAST(lpad(to_hex(n), 32, '0') AS uuid), {columns}
-        FROM {one}, generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) AS n"""
+        INSERT INTO tandem_read.{view} (key, {columns}, value) SELECT k.key, {columns}, {value}
+        FROM {one}, generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) AS n
+        CROSS JOIN LATERAL (SELECT CAST(lpad(to_hex(n), 32, '0') AS uuid) AS key) AS k"""
     columns = {
         "product_search": "position, category, discontinued, added_position, name_words, category_words,"
-        " attribute_words, description_words, value",
-        "product_card": "position, price, currency_code, available, value",
+        " attribute_words, description_words",
+        "product_card": "position, price, currency_code, available",
+    }
+    # A card begins with its id.
+    values = {
+        "product_search": "value",
+        "product_card": "overlay(value PLACING convert_to(CAST(k.key AS text), 'UTF8') FROM 3 FOR 36)",
     }
 
     def add(first: int, last: int) -> None:
         with read_side.engine.begin() as connection:
             for view, its in columns.items():
                 one = f"(SELECT * FROM tandem_read.{view} WHERE key = '{identity('product', 1)}') AS one"
-                statement = copy.format(view=view, columns=its, one=one)
+                statement = copy.format(view=view, columns=its, value=values[view], one=one)
                 connection.execute(text(statement), {"first": first, "last": last})
 
     add(2, MOST_REMEMBERED)

@@ -27,7 +27,7 @@ from tandem.runtime.settings import DatabaseSettings
 from tests.support.catalogue import catalogue
 from tests.support.events import feed_events
 from tests.support.northwind import FOLDER, Northwind
-from tests.support.projecting import plan, store
+from tests.support.projecting import OWNER, plan, store
 from tests.support.search_queries import CATALOGUE_QUERIES, NORTHWIND_QUERIES, KnownQuery, made_up
 from tests.support.searching import answered
 from tests.support.stack import Databases
@@ -57,8 +57,11 @@ def project(url: str, events: Iterable[Event]) -> None:
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         for view in VIEWS:
             connection.execute(
-                text("INSERT INTO tandem_read.projection (view, feed_epoch, position) VALUES (:view, :epoch, 0)"),
-                {"view": view, "epoch": epoch},
+                text(
+                    "INSERT INTO tandem_read.projection (view, feed_epoch, position, owner)"
+                    " VALUES (:view, :epoch, 0, :owner)"
+                ),
+                {"view": view, "epoch": epoch, "owner": OWNER},
             )
         fed = iter(feed_events(events))
         while batch := list(itertools.islice(fed, 5000)):
