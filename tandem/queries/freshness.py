@@ -430,6 +430,7 @@ class Freshness:
             asking = list(self._parked[_HEAD])
             now = self._clock()
             unreached = {call for call, it in self._unreached() if it.since <= now - _HEAD_AFTER_SECONDS}
+            announced = {view: it.token for view, it in self._announced.items()}
             self._compare_at = math.inf
         if not asking and not unreached:
             self._compare_again(_HEAD_AFTER_SECONDS)
@@ -456,21 +457,9 @@ class Freshness:
         for call in found:
             call.asked.need = call.asked.need.with_head(head)
         for call in beyond:
-            refuse([call], self._beyond_the_head(call, head))
+            refuse([call], _beyond_the_head(call, head, announced.get(call.asked.view)))
         _send_home(found)
         self._compare_again(_HEAD_AFTER_SECONDS)
-
-    def _beyond_the_head(self, call: Call, head: Token) -> TandemError:
-        view, wanted = call.asked.view, _wanted(call)
-        last = self._announced.get(view)
-        if last is not None and last.token.epoch == head.epoch and last.token.position > head.position:
-            # The view was further already: the feed has lost what it shows, and perhaps what the token stands for.
-            return history_changed(view)
-        description = (
-            f"is beyond the feed, which is at position {head.position}: no receipt and no answer had it, or the write"
-            " store lost what they stood for"
-        )
-        return PreconditionFailed([Violation(wanted.field, description, "TOKEN_AHEAD")])
 
     def _unreached(self) -> list[tuple[Call, _Parked]]:
         """Those whose token may be one that was never given out. None where this server cannot ask."""
@@ -693,6 +682,18 @@ def _projection_lag(view: str, seen: Token, wanted: Token) -> Unavailable:
             "behind": str(behind),
         },
     )
+
+
+def _beyond_the_head(call: Call, head: Token, announced: Token | None) -> TandemError:
+    """announced: where the view was before the head was read."""
+    if announced is not None and announced.epoch == head.epoch and announced.position > head.position:
+        # The feed has lost what the view shows, and perhaps what the token stands for.
+        return history_changed(call.asked.view)
+    description = (
+        f"is beyond the feed, which is at position {head.position}: no receipt and no answer had it, or the write store"
+        " lost what it stood for"
+    )
+    return PreconditionFailed([Violation(_wanted(call).field, description, "TOKEN_AHEAD")])
 
 
 def _other_feed(view: str, field: str) -> TandemError:

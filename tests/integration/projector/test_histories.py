@@ -110,6 +110,26 @@ async def test_a_history_that_comes_back_is_gone_on_with(stores: Stores, project
     assert set(column(stores, "error").values()) == {None}
 
 
+async def test_why_a_view_cannot_go_on_is_announced_by_who_takes_it_over_while_the_feed_is_away(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    first = await project()
+    await announcements.reached(stores.append(BEFORE + LOST))
+    lose(stores, len(BEFORE))
+    await first.until_state(FAILED)
+    with stores.refused("write"):
+        await first.stop()
+        announcements.heard.clear()
+        second = await project()
+        await second.until_state(FAILED)
+        assert (await announcements.one_more()).problems == dict.fromkeys(VIEWS, "HISTORY_CHANGED")
+    new_epoch(stores)
+    await second.until_state(RUNNING)
+    await stores.caught_up()
+    await second.stop()
+    assert await exact(stores, project)
+
+
 async def test_a_standby_says_why_a_view_cannot_go_on_and_its_service_is_not_healthy(
     stores: Stores, project: Project
 ) -> None:

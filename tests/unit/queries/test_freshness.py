@@ -549,6 +549,17 @@ def test_a_token_beyond_the_feeds_head_is_refused_and_others_go_on_waiting() -> 
     assert scene.home.calls == [given_out]
 
 
+def test_a_feed_that_ends_before_what_a_view_has_lost_something_and_no_token_is_called_forged() -> None:
+    """Until a projector says so; it reads the feed as often."""
+    scene = Scene()
+    scene.announce(7)
+    call = scene.parked(9)
+    scene.head.says = Token(FEED, 5)
+    scene.now += 0.1
+    scene.freshness.read_head()
+    assert failure(call).reason == "HISTORY_CHANGED"
+
+
 def test_tokens_of_which_it_is_known_that_they_were_given_out_are_not_compared_again() -> None:
     scene = Scene()
     scene.announce(7)
