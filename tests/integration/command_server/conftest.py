@@ -114,6 +114,7 @@ class Receipt(NamedTuple):
     position: int
     version: int
     epoch: UUID
+    mark: int
     replayed: bool
 
 
@@ -130,8 +131,8 @@ async def submit(executor: Executor, request: Message, *, seconds: float = 20, m
     response = await asyncio.wrap_future(call.future)
     subject_id = getattr(response, DOMAIN.kinds[type(request)].aggregate.id_field)
     proof = response.receipt
-    epoch = decode_token(proof.consistency_token).epoch
-    return Receipt(subject_id, proof.position, proof.version, epoch, proof.replayed)
+    token = decode_token(proof.consistency_token)
+    return Receipt(subject_id, proof.position, proof.version, token.epoch, token.mark, proof.replayed)
 
 
 async def submit_all(executor: Executor, requests: Sequence[Message]) -> list[Receipt | BaseException]:
