@@ -212,7 +212,7 @@ def read_table(url: str) -> int:
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), isolation_level="AUTOCOMMIT")
     count = position = 0
     with engine.connect() as connection:
-        while events := read_events(connection, EVENTS, position, BATCH):
+        while events := read_events(connection, EVENTS, position, BATCH).events:
             for it in events:
                 assert it.event.WhichOneof("kind")
             count += len(events)

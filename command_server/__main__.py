@@ -26,8 +26,8 @@ def _begin_epoch(settings: Settings) -> str:
 ACTIONS = {
     "migrate": Action("bring the write database's schema up to date", _migrate),
     "begin-epoch": Action(
-        "name the feed anew, after the write database was restored to an earlier state; tokens from before are refused"
-        " then, and the projector must be reset",
+        "name the feed anew, after the write database lost commits in a failover or was restored to an earlier state;"
+        " tokens from before are refused then, and projectors make the views right",
         _begin_epoch,
     ),
 }

@@ -30,9 +30,7 @@ def _reset(settings: Settings) -> str:
 
 ACTIONS = {
     "migrate": Action("bring the read database's schema up to date", _migrate),
-    "reset": Action(
-        "empty the views, after the write database was restored; the next projector fills them from the feed", _reset
-    ),
+    "reset": Action("empty the views; the next projector fills them from the feed", _reset),
 }
 
 if __name__ == "__main__":

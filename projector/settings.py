@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from shop.views import VIEWS
 from tandem.feed.service import FeedServiceSettings
 from tandem.projection.settings import CacheSettings, ChangeLogSettings, FollowSettings
-from tandem.read_store.announcement import Announcement
+from tandem.read_store.announcement import HISTORY_CHANGED, Announcement
 from tandem.read_store.cache import new_epoch, parse_node
 from tandem.runtime.settings import DatabaseSettings, ServerSettings, ServiceSettings
 
@@ -42,6 +42,9 @@ class Settings(ServiceSettings):
             feed_epoch=uuid.UUID(int=0),
             positions=dict.fromkeys(VIEWS, 2**63),
             cache_epochs=dict.fromkeys(VIEWS, dict.fromkeys(nodes, new_epoch())),
+            marks=dict.fromkeys(VIEWS, 2**63),
+            generations=dict.fromkeys(VIEWS, 2**63),
+            problems=dict.fromkeys(VIEWS, HISTORY_CHANGED),
         )
         longest.encode()  # raises ValueError for more nodes than fit
         return nodes

@@ -21,7 +21,7 @@ from tandem.queries.checker import QueryChecker
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text
 from tandem.queries.statements import Answer, StatementQuery, answer_each
-from tandem.queries.store import Store, position_of
+from tandem.queries.store import AT, Store, position_of
 from tandem.read_store.tables import newest
 from tandem.runtime.errors import PreconditionFailed, TandemError, Violation
 
@@ -101,7 +101,7 @@ def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
         ) AS n
         WHERE r.rank <= :top"""  # noqa: S608 - only the table's name is put in
     return text(f"""
-    SELECT p.feed_epoch, p.position, v.*
+    SELECT {AT}, v.*
     FROM {newest(f"'{sales_summary.name}'")} AS p LEFT JOIN (
         SELECT s.currency_code, s.day, NULL AS rank, s.product_id, NULL AS value,
             s.order_count, s.unit_count, s.revenue, s.shipping_fees,

@@ -7,6 +7,7 @@ from sqlalchemy import TextClause, text
 
 from commerce.query.v1.query_service_pb2 import ProductSort
 from shop.views import product_card, product_search, search_word
+from tandem.queries.store import AT
 from tandem.read_store.tables import SCHEMA, newest
 
 MOST_RANKED = 10_000
@@ -36,7 +37,7 @@ CROSS JOIN {newest(f"'{product_card.name}'")} AS k CROSS JOIN {_WORDS} AS w"""
 # The longer the word, the more of it may be wrong: one letter of three, two of four to eleven, then one in four. A
 # swapped pair is one mistake, which to levenshtein() is two.
 ALTERNATIVES = text(f"""
-SELECT p.feed_epoch, p.position, p.content, c.number, c.plain_word FROM {_WORDS} AS p LEFT JOIN (
+SELECT {AT}, p.content, c.number, c.plain_word FROM {_WORDS} AS p LEFT JOIN (
     SELECT q.number, v.plain_word, v.distance, v.alike
     FROM unnest(CAST(:words AS text[])) WITH ORDINALITY AS q (word, number)
     CROSS JOIN LATERAL (SELECT left({SCHEMA}.plain(q.word), 60) AS plain) AS w
@@ -61,7 +62,7 @@ ORDER BY c.number, c.distance, c.alike DESC, c.plain_word
 
 # As arrays, which are read much faster than as many rows.
 CARDS = text(f"""
-SELECT p.feed_epoch, p.position, p.content, k.feed_epoch AS card_epoch, k.position AS card_position,
+SELECT {AT}, p.content, k.feed_epoch AS card_epoch, k.position AS card_position,
     w.feed_epoch AS word_epoch, w.position AS word_position, w.content AS word_content, cards.*
 FROM {_POSITIONS}
 CROSS JOIN (
@@ -127,7 +128,7 @@ def page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
             SELECT c.price, c.currency_code, c.available FROM {product_card.fullname} AS c WHERE c.key = s.key LIMIT 1
         ) AS c
     )
-    SELECT p.feed_epoch, p.position, p.content, k.feed_epoch AS card_epoch, k.position AS card_position,
+    SELECT {AT}, p.content, k.feed_epoch AS card_epoch, k.position AS card_position,
         w.feed_epoch AS word_epoch, w.position AS word_position, w.content AS word_content, counts.*, page.*, kept.*,
         -- JSON and arrays are in the order of the rows that they are made of, and NULL where there are none.
         (

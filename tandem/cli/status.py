@@ -19,7 +19,10 @@ _ASK_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class View:
-    """state: "running", "standby" or "failed"; lag_seconds: the age of the oldest event that it has not taken in."""
+    """state: "running", "standby" or "failed"; lag_seconds: the age of the oldest event that it has not taken in.
+
+    error: why it cannot go on, in whichever projector; empty while it can.
+    """
 
     name: str
     state: str = "running"
@@ -86,11 +89,11 @@ class Report:
 
     @property
     def well(self) -> bool:
-        """All services serve, and every view has a projector that follows the feed or stands by."""
+        """All services serve, and every view goes on, in the projector that was asked or in another one."""
         return (
             all(it.health == "serving" for it in self.services)
             and self.feed_head is not None
-            and all(it.state != "failed" for it in self.views)
+            and not any(it.error for it in self.views)
         )
 
 
@@ -147,7 +150,7 @@ def as_tables(report: Report) -> RenderableType:
         for column in ("position", "events behind", "seconds behind"):
             views.add_column(column, justify="right")
         for view in report.views:
-            style = "red" if view.state == "failed" else "green"
+            style = "red" if view.error else "green"
             lag = f"{view.lag_seconds:.3f}"
             views.add_row(view.name, f"[{style}]{view.state}[/]", f"{view.position:,}", f"{view.lag_events:,}", lag)
         parts += ["", views, "", f"feed head: {report.feed_head:,}"]
@@ -168,4 +171,4 @@ def problems(report: Report) -> list[str]:
     ]
     if report.problem:
         found.append(report.problem)
-    return found + [f"{it.name} cannot go on: {it.error}" for it in report.views if it.state == "failed"]
+    return found + [f"{it.name} cannot go on: {it.error}" for it in report.views if it.error]

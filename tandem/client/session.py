@@ -97,7 +97,7 @@ class BaseSession:
 
     @property
     def token(self) -> str:
-        """Stands for what the session has written: URL-safe ASCII, about 30 characters (as many for each token where it
+        """Stands for what the session has written: URL-safe ASCII, about 40 characters (as many for each token where it
         holds several, at most 20), empty before the first command.
 
         Keep it in a cookie or hand it on in a message; a session that begins with it, or learns it, sees the same

@@ -200,7 +200,7 @@ class Domain:
         response = kind.response()
         setattr(response, kind.aggregate.id_field, receipt.subject_id)
         proof: Any = response.receipt  # type: ignore[attr-defined]
-        proof.consistency_token = encode_token(receipt.epoch, receipt.position)
+        proof.consistency_token = encode_token(receipt.epoch, receipt.position, receipt.mark)
         proof.position = receipt.position
         proof.version = receipt.version
         proof.replayed = receipt.replayed

@@ -359,8 +359,8 @@ class _Storing:
                         keep_unfinished(connection, decisions.begun)
                     driver.execute("COMMIT")
                     self._prepared()
-                epoch, base = head()
-                outcomes = [it.appended(epoch, base) if isinstance(it, Receipt) else it for it in outcomes]
+                epoch, base, mark = head()
+                outcomes = [it.appended(epoch, base, mark) if isinstance(it, Receipt) else it for it in outcomes]
             # Ends the transaction where nothing was to be stored.
             connection.commit()
         BATCH_SIZE.observe(len(batch))

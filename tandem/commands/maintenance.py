@@ -6,7 +6,7 @@ import uuid
 from datetime import timedelta
 
 from prometheus_client import Gauge
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
@@ -14,6 +14,7 @@ from tandem.commands.receipts import purge_receipts
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
+from tandem.feed.token import new_epoch
 from tandem.runtime.database import driver_of, first_line
 from tandem.runtime.snapshots import SnapshotWatch
 from tandem.runtime.supervised import supervise
@@ -141,8 +142,13 @@ def _create_partition(connection: Connection, first: int) -> None:
 
 
 def begin_epoch(connection: Connection) -> uuid.UUID:
-    """Names the feed anew, after its database was restored to an earlier state; tokens from before are refused then."""
-    epoch: uuid.UUID = connection.execute(
-        text(f"UPDATE {feed.feed_head.fullname} SET epoch = gen_random_uuid() RETURNING epoch")  # noqa: S608
-    ).scalar_one()
+    """Names the feed anew, after its database lost commits in a failover or was restored to an earlier state.
+
+    Tokens from before are refused then. Projectors bring the views over: see tandem.projection.ownership.
+    """
+    head = feed.feed_head
+    before, now = connection.execute(select(head.c.epoch, func.clock_timestamp()).with_for_update()).one()
+    epoch = new_epoch(before, now)
+    connection.execute(feed.ended_epoch.insert().values(epoch=before))
+    connection.execute(head.update().values(epoch=epoch))
     return epoch

@@ -15,6 +15,7 @@ from sqlalchemy import BigInteger, Column, Connection, DateTime, Index, LargeBin
 from tandem.commands.rules import Id
 from tandem.feed import table as feed
 from tandem.feed.events import EventContract
+from tandem.feed.token import new_mark
 from tandem.runtime.arrays import array
 from tandem.runtime.database import Answer, driver_of
 from tandem.runtime.errors import InvalidArgument, Violation
@@ -29,9 +30,10 @@ receipt = Table(
     Column("version", BigInteger, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("refusal", LargeBinary, nullable=True, comment="google.rpc.Status"),
+    Column("mark", BigInteger, nullable=True),
     Index("receipt_created_at", "created_at"),
 )
-"""What each request_id was told. A refusal has no position and no version: 0."""
+"""What each request_id was told. A refusal has no position and no version: 0. mark: of its events, see feed.event."""
 
 unfinished = Table(
     "unfinished",
@@ -55,6 +57,7 @@ class Receipt(NamedTuple):
     epoch: the feed's epoch of today. None until the batch is appended, and `position` counts from the batch's first
     position minus one until then.
     refusal: a serialised google.rpc.Status, of a command that was refused: it has done nothing, and never will.
+    mark: of the command's events.
     replayed: the command was done before, and this is the receipt of then.
     unfinished: of a command that has steps left: the envelope of its events. None once it is done.
     """
@@ -66,12 +69,15 @@ class Receipt(NamedTuple):
     version: int
     epoch: uuid.UUID | None = None
     refusal: bytes | None = None
+    mark: int = 0
     unfinished: bytes | None = None
     replayed: bool = False
 
-    def appended(self, epoch: uuid.UUID, base: int) -> "Receipt":
-        """The receipt after the batch was appended behind position `base`."""
-        return self if self.epoch is not None else self._replace(epoch=epoch, position=base + self.position)
+    def appended(self, epoch: uuid.UUID, base: int, mark: int) -> "Receipt":
+        """The receipt after the batch was appended behind position `base`, under a mark."""
+        if self.epoch is not None:
+            return self
+        return self._replace(epoch=epoch, position=base + self.position, mark=mark)
 
 
 class StoredEvent(NamedTuple):
@@ -110,7 +116,7 @@ def stored_events(
 
 _FIND = f"""
 SELECT CAST(r.request_id AS text), r.fingerprint, CAST(r.subject_id AS text), r.position, r.version, h.epoch, r.refusal,
-  (SELECT u.envelope FROM {unfinished.fullname} AS u WHERE u.request_id = r.request_id)
+  coalesce(r.mark, 0), (SELECT u.envelope FROM {unfinished.fullname} AS u WHERE u.request_id = r.request_id)
 FROM {receipt.fullname} AS r, {feed.NEWEST_HEAD} AS h WHERE r.request_id = ANY(%s)"""  # noqa: S608
 
 _RECEIPTS = """unnest(
@@ -131,16 +137,16 @@ WITH head AS (
   WHERE span >= (SELECT span FROM {feed.NEWEST_HEAD} AS h)
   RETURNING epoch, position - %(count)s::bigint AS base
 ), events AS (
-  INSERT INTO {feed.event.fullname} (position, kind, payload, subject_id, envelope, version)
-  SELECT head.base + e.ordinal, e.kind, e.payload, e.subject_id, e.envelope, e.version
+  INSERT INTO {feed.event.fullname} (position, kind, payload, subject_id, envelope, version, mark)
+  SELECT head.base + e.ordinal, e.kind, e.payload, e.subject_id, e.envelope, e.version, %(mark)s::bigint
   FROM head, unnest(
     CAST(%(kinds)s AS text[]), CAST(%(payloads)s AS bytea[]), CAST(%(data_subjects)s AS uuid[]),
     CAST(%(envelopes)s AS bytea[]), CAST(%(event_versions)s AS smallint[])
   ) WITH ORDINALITY AS e (kind, payload, subject_id, envelope, version, ordinal)
 ), receipts AS (
-  INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version, refusal)
+  INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version, refusal, mark)
   SELECT r.request_id, r.fingerprint, r.subject_id,
-    CASE WHEN r.refusal IS NULL THEN head.base + r.start ELSE 0 END, r.version, r.refusal
+    CASE WHEN r.refusal IS NULL THEN head.base + r.start ELSE 0 END, r.version, r.refusal, %(mark)s::bigint
   FROM head, {_RECEIPTS}
 )%s
 SELECT epoch, base, pg_notify('{feed.CHANNEL}', '') FROM head
@@ -150,7 +156,7 @@ _APPEND = _APPEND_WITH.replace("%s", "")
 _APPEND_STEPS = _APPEND_WITH.replace(
     "%s",
     f""", moved AS (
-  UPDATE {receipt.fullname} AS r SET position = head.base + s.start
+  UPDATE {receipt.fullname} AS r SET position = head.base + s.start, mark = %(mark)s::bigint
   FROM head, unnest(CAST(%(stepped)s AS uuid[]), CAST(%(starts)s AS bigint[])) AS s (request_id, start)
   WHERE r.request_id = s.request_id
 ), finished AS (
@@ -182,23 +188,26 @@ def _of_row(row: Sequence[Any]) -> Receipt:
 
 def append(
     connection: Connection, events: Sequence[StoredEvent], receipts: Sequence[Receipt], stepped: Sequence[Receipt] = ()
-) -> Answer[tuple[uuid.UUID, int]]:
+) -> Answer[tuple[uuid.UUID, int, int]]:
     """Appends events and receipts, and wakes whoever follows the feed. To be followed by COMMIT.
 
     stepped: of commands that were begun before, and have done a step more in this batch.
 
-    The answer is the feed's epoch, and the position behind which the events are. A unique violation when one of the
-    request ids was stored in between. Raises InvalidArgument for an event that is larger than every reader can take.
+    The answer is the feed's epoch, the position behind which the events are, and their mark. A unique violation when
+    one of the request ids was stored in between. Raises InvalidArgument for an event that is larger than every reader
+    can take.
     """
     for it in events:
         if len(it.payload) > feed.MAX_EVENT_BYTES:
             description = f"it makes an event of {len(it.payload)} bytes; at most {feed.MAX_EVENT_BYTES} are stored"
             raise InvalidArgument([Violation("", description, "TOO_LONG")])
+    mark = new_mark()
     with driver_of(connection) as driver:
         cursor = driver.execute(
             _APPEND_STEPS if stepped else _APPEND,
             {
                 "count": len(events),
+                "mark": mark,
                 "kinds": array("TEXT", [it.kind for it in events]),
                 "payloads": array("BYTEA", [it.payload for it in events]),
                 "data_subjects": array("UUID", [it.subject_id for it in events]),
@@ -210,9 +219,9 @@ def append(
             binary=True,
         )
 
-    def answer() -> tuple[uuid.UUID, int]:
+    def answer() -> tuple[uuid.UUID, int, int]:
         epoch, base, _ = next(cursor)
-        return epoch, base
+        return epoch, base, mark
 
     return answer
 

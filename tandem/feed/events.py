@@ -162,7 +162,8 @@ class FeedEvent:
     kind: one of the contract's, or a newer program's that this one does not know. payload: the event as it is stored,
     in its `version`. supplement: what that version does not say, where it is known.
     key: what its personal data is sealed with; None where there is none, and when the data subject was erased.
-    envelope_payload: the envelope as it is stored; None for an event from before there were envelopes.
+    envelope_payload: the envelope as it is stored; None for an event from before there were envelopes. mark: its
+    commit's, which no other history has at this position; 0 for an event from before there were marks.
     """
 
     __slots__ = (
@@ -172,6 +173,7 @@ class FeedEvent:
         "_key",
         "envelope_payload",
         "kind",
+        "mark",
         "payload",
         "position",
         "supplement",
@@ -188,9 +190,11 @@ class FeedEvent:
         envelope_payload: bytes | None = None,
         version: int = 1,
         supplement: bytes | None = None,
+        mark: int | None = None,
     ) -> None:
         self._contract = contract
         self.position = position
+        self.mark = mark or 0
         self.kind = kind
         self.payload = payload
         self.envelope_payload = envelope_payload

@@ -20,6 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 from prometheus_client import Gauge
 
 from tandem.feed.events import EventContract, FeedEvent
+from tandem.feed.reader import BrokenOff, OtherEpoch
 from tandem.feed.source import FeedSource
 from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.runtime.errors import Overloaded, PreconditionFailed, Unavailable, Violation
@@ -41,6 +42,7 @@ _LOOK_SECONDS = 1.0
 class Entry:
     """An event as followers get it.
 
+    mark: its commit's, see FeedEvent.
     ids: what the event is about. item: the field `events` of a SubscribeResponse with this event, serialised.
     correlation_id: of its envelope, empty without one; None when the envelope cannot be read.
     personal_of: whose personal data is in it, empty for none. erases: whose personal data is erased with it.
@@ -55,6 +57,7 @@ class Entry:
     personal_of: str = ""
     erases: str = ""
     unreadable: str = ""
+    mark: int = 0
 
 
 class EntryReader:
@@ -80,16 +83,15 @@ class EntryReader:
 
     def entry_of(self, stored: FeedEvent) -> Entry:
         """Never raises: an event that cannot be read concerns those alone who ask for it."""
-        correlation_id = stored.correlation_id
         try:
             event, envelope = stored.event, stored.envelope
         except (DecodeError, ValueError) as error:
             problem = str(error) or type(error).__name__
-            return Entry(stored.position, stored.kind, correlation_id=correlation_id, unreadable=problem)
+            return self._unreadable(stored, problem)
         if self._contract.kind_in(event) != stored.kind:
             # A newer command server stored it. Where its personal data would be, if it has any, is not known here.
             problem = f"{stored.kind} is not known to this program"
-            return Entry(stored.position, stored.kind, correlation_id=correlation_id, unreadable=problem)
+            return self._unreadable(stored, problem)
         item = self._item(position=stored.position, type=stored.kind, event=event)
         if envelope is not None:
             for name in self._envelope_fields:
@@ -99,10 +101,15 @@ class EntryReader:
             stored.kind,
             self.ids_of(event),
             self._serialised(item),
-            correlation_id,
+            stored.correlation_id,
             personal_of=self._contract.subject_of(event) or "",
             erases=self._contract.subject_named_by(event) if stored.kind == self._erased_kind else "",
+            mark=stored.mark,
         )
+
+    def _unreadable(self, stored: FeedEvent, problem: str) -> Entry:
+        correlation_id = stored.correlation_id
+        return Entry(stored.position, stored.kind, correlation_id=correlation_id, unreadable=problem, mark=stored.mark)
 
     def without_personal_data(self, entry: Entry) -> Entry:
         [item] = self._response.FromString(entry.item).events
@@ -149,6 +156,7 @@ class LatestEntries:
     """Entries `first` to `last` of a feed, without a gap, at most so many and so many bytes. For one thread.
 
     epoch: the feed's; None while nothing is known of it. last: the last position that was put in, or where it began.
+    last_mark: of the event there.
     """
 
     def __init__(self, reader: EntryReader, max_events: int, max_bytes: int) -> None:
@@ -161,7 +169,8 @@ class LatestEntries:
         self._entries: dict[int, Entry] = {}
         self._bytes = 0
         self.epoch: uuid.UUID | None = None
-        self.first, self.last = 1, 0
+        self.first, self.last, self.last_mark = 1, 0, 0
+        self._mark_before = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -170,22 +179,32 @@ class LatestEntries:
         """Whether all events after the position that are known are here."""
         return self.epoch is not None and position >= self.first - 1
 
+    def mark_at(self, position: int) -> int:
+        """Of the event at a position that is covered; 0 where it is not known."""
+        if position == self.first - 1:
+            return self._mark_before
+        entry = self._entries.get(position)
+        return 0 if entry is None else entry.mark
+
     def after(self, position: int, most: int) -> Iterator[Entry]:
         """At most so many of those that follow a position that is covered."""
         for wanted in range(position + 1, min(self.last, position + most) + 1):
             yield self._entries[wanted]
 
-    def advance(self, epoch: uuid.UUID, after: int, entries: Sequence[Entry]) -> None:
-        """Puts in what follows position `after`. What is here and does not end there is dropped."""
+    def advance(self, epoch: uuid.UUID, after: int, entries: Sequence[Entry], *, mark: int = 0) -> None:
+        """Puts in what follows position `after`, whose event has the mark. What does not end there is dropped."""
         if epoch != self.epoch or after != self.last:
             self.drop()
             self.epoch, self.first, self.last = epoch, after + 1, after
+            self.last_mark = self._mark_before = mark
         for entry in entries:
             self._entries[entry.position] = entry
             self._bytes += _size(entry)
-            self.last = entry.position
+            self.last, self.last_mark = entry.position, entry.mark
         while len(self) > self._max_events or self._bytes > self._max_bytes:
-            self._bytes -= _size(self._entries.pop(self.first))
+            oldest = self._entries.pop(self.first)
+            self._bytes -= _size(oldest)
+            self._mark_before = oldest.mark
             self.first += 1
         if erased := {entry.erases for entry in entries if entry.erases}:
             self._erase(erased)
@@ -277,28 +296,36 @@ class Live:
         """Until the feed cannot be read; returns why."""
         on_thread = partial(asyncio.get_running_loop().run_in_executor, self._thread)
         more = True
-        while (head := await on_thread(self._source.head)) is not None:
+        while (head := await on_thread(self._source.marked_head)) is not None:
             if head.epoch != self.latest.epoch:
-                self._advance(head.epoch, head.position, ())
+                self._advance(head.epoch, head.position, (), mark=head.mark)
             look_at = time.monotonic() + _LOOK_SECONDS
             while time.monotonic() < look_at:
-                entries = await on_thread(self._read, head.epoch, self.latest.last, more)
+                try:
+                    entries = await on_thread(self._read, head.epoch, self.latest.last, self.latest.last_mark, more)
+                except OtherEpoch:
+                    break
+                except BrokenOff as error:
+                    # What is in memory may be of a history that was lost. Those who follow come back with their
+                    # cursors, and each cursor is compared with the feed.
+                    log.error("the feed broke off", error=str(error))
+                    return str(error)
                 if entries is None:
                     return self._source.problem
                 if more := bool(entries):
                     self._advance(head.epoch, self.latest.last, entries)
         return self._source.problem
 
-    def _read(self, epoch: uuid.UUID, after: int, at_once: bool) -> list[Entry] | None:
-        """What follows a position, perhaps nothing; None while the feed cannot be read."""
+    def _read(self, epoch: uuid.UUID, after: int, mark: int, at_once: bool) -> list[Entry] | None:
+        """What follows a position, perhaps nothing; None while the feed cannot be read. Raises BrokenOff."""
         if not at_once:
             self._source.wait(self._stop)
-        events = self._source.events(after, _TAIL_EVENTS, epoch)
+        events = self._source.events(after, _TAIL_EVENTS, epoch, mark)
         return None if events is None else [self._reader.entry_of(it) for it in events]
 
-    def _advance(self, epoch: uuid.UUID, after: int, entries: Sequence[Entry]) -> None:
+    def _advance(self, epoch: uuid.UUID, after: int, entries: Sequence[Entry], *, mark: int = 0) -> None:
         self._problem = ""
-        self.latest.advance(epoch, after, entries)
+        self.latest.advance(epoch, after, entries, mark=mark)
         IN_MEMORY.set(len(self.latest))
         self._wake_all()
 
@@ -312,5 +339,8 @@ def store_away(problem: str) -> Unavailable:
 
 
 def another_feed() -> PreconditionFailed:
-    description = "the cursor is from before the write database was restored: begin anew, with what is there now"
+    description = (
+        "the cursor is of a history that the write database lost, in a failover or a restore: begin anew, with what"
+        " is there now"
+    )
     return PreconditionFailed([Violation("after_cursor", description, "TOKEN_EPOCH_MISMATCH")])

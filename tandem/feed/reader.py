@@ -1,9 +1,15 @@
-"""Following the feed: read from a position. tandem.runtime.listener waits for more."""
+"""Reading on in the feed: from a position, as far as the history that was read there is still the feed's.
+
+What was read before must be what the feed has: the event at the position with its mark, and all events behind it.
+A database that lost commits in a failover, was restored, or had its oldest events dropped breaks this. Each way has a
+name and is an error; nothing is passed over. tandem.runtime.listener waits for more.
+"""
 
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
@@ -15,45 +21,112 @@ MAX_BYTES = 4 * 2**20
 """Of payloads that are read at once. A projector has three batches in memory, parsed to several times their size."""
 
 
+class BrokenOff(Exception):
+    """The feed does not go on from where it was read to."""
+
+
+class OtherEpoch(BrokenOff):
+    """The feed was given a new epoch, or another database is there."""
+
+
+class HistoryChanged(BrokenOff):
+    """What was read is not in the feed any more."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"{problem}; the write database lost commits in a failover, or was restored: `python -m command_server"
+            " begin-epoch` makes the views right"
+        )
+
+
+class EventsMissing(BrokenOff):
+    """Events that should follow are not there, and later ones are.
+
+    after: the position behind which they are missing. oldest: of the first event that is left; one more than the feed's
+    head where none is. dropped: no event before it is left either, so that it seems to be the oldest that is kept.
+    """
+
+    def __init__(self, after: int, oldest: int, *, dropped: bool) -> None:
+        super().__init__(f"events {after + 1} to {oldest - 1} are not in the feed")
+        self.after = after
+        self.oldest = oldest
+        self.dropped = dropped
+
+
+class FeedPart(NamedTuple):
+    """Events that follow a position without a gap, perhaps none. head: the feed's last position at that moment."""
+
+    events: list[FeedEvent]
+    head: int
+
+
 def read_events(
     connection: Connection,
     contract: EventContract[Any],
     after: int,
     limit: int,
+    *,
     epoch: uuid.UUID | None = None,
-) -> list[FeedEvent]:
-    """At most `limit` events that follow position `after`, in order. Empty when there are none yet.
+    mark: int = 0,
+) -> FeedPart:
+    """At most `limit` events that follow position `after`. One statement, so all of it is true of one moment.
 
     No more are returned than hold MAX_BYTES and the event with which they reach it.
 
-    contract: what the events are. epoch: nothing is returned of a feed that is another; its positions are no
-    continuation of ours.
+    contract: what the events are. epoch: the feed's, None for whichever is there. mark: of the event at `after`, 0
+    where it is not known. Raises OtherEpoch, HistoryChanged and EventsMissing.
     """
     supplement = _supplement(contract)
     with driver_of(connection) as driver, driver.cursor(binary=True) as cursor:
-        if epoch is None:
-            cursor.execute(_READ.format(supplement=supplement, of_epoch=""), (after, limit, MAX_BYTES), prepare=True)
-        else:
-            read = _READ.format(supplement=supplement, of_epoch=_OF_EPOCH)
-            cursor.execute(read, (after, epoch, limit, MAX_BYTES), prepare=True)
-        return [FeedEvent(contract, *row) for row in cursor.fetchall()]
+        read = _READ.format(supplement=supplement)
+        cursor.execute(read, (after, after, after, limit, MAX_BYTES), prepare=True)
+        first, *rows = cursor.fetchall()
+    *_, marked, epoch_now, head = first
+    if epoch is not None and epoch_now != epoch:
+        raise OtherEpoch(f"the feed is {epoch_now} now, it was {epoch}")
+    if head < after:
+        raise HistoryChanged(f"the feed ends at event {head}, and event {after} was read from it")
+    # None: the event is not kept any more, which says nothing.
+    if mark and marked is not None and marked != mark:
+        raise HistoryChanged(f"event {after} of the feed is not the one that was read there")
+    _check_sequence(rows, after, head if limit else after, has_event_before=marked is not None)
+    return FeedPart([FeedEvent(contract, *of) for *of, _, _ in rows], head)
 
 
-# The key by a query of its own: however few events there are to read, a join might read all keys. Only of the events
-# that are returned.
+def _check_sequence(rows: Sequence[Any], after: int, head: int, *, has_event_before: bool) -> None:
+    """Raises EventsMissing unless the rows are the events after a position, each of them."""
+    if rows and rows[0][0] == after + 1 and rows[-1][0] == after + len(rows):
+        return
+    if not rows and head == after:
+        return
+    expected = after + 1
+    for position, *_ in rows:
+        if position != expected:
+            break
+        expected += 1
+    oldest = next((position for position, *_ in rows if position >= expected), head + 1)
+    raise EventsMissing(expected - 1, oldest, dropped=expected == after + 1 and not has_event_before)
+
+
+# First a row of the head, with the mark at `after` where the events have theirs. The key by a query of its own, of the
+# events alone that are returned: however few there are to read, a join might read all keys.
 _READ = f"""
-SELECT position, kind, payload,
-  (SELECT key FROM {table.subject_key.fullname} AS k WHERE k.subject_id = e.subject_id), envelope, version,
-  {{supplement}}
-FROM (
-  SELECT *, sum(octet_length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS bytes
+SELECT CAST(%s AS bigint) AS position, NULL::text, NULL::bytea, NULL::bytea, NULL::bytea, NULL::smallint, NULL::bytea,
+  (SELECT coalesce(mark, 0) FROM {table.event.fullname} WHERE position = CAST(%s AS bigint)), epoch, position AS head
+FROM {table.NEWEST_HEAD} AS h
+UNION ALL (
+  SELECT position, kind, payload,
+    (SELECT key FROM {table.subject_key.fullname} AS k WHERE k.subject_id = e.subject_id), envelope, version,
+    {{supplement}}, mark, NULL, NULL
   FROM (
-    SELECT position, kind, payload, subject_id, envelope, version
-    FROM {table.event.fullname} WHERE position > %s {{of_epoch}} ORDER BY position LIMIT %s
-  ) AS next
-) AS e WHERE bytes - octet_length(payload) < %s ORDER BY position
-"""  # noqa: S608 - only names of tables are put in, here and below
-_OF_EPOCH = f"AND (SELECT epoch FROM {table.NEWEST_HEAD} AS h) = %s"  # noqa: S608
+    SELECT *, sum(octet_length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS bytes
+    FROM (
+      SELECT position, kind, payload, subject_id, envelope, version, mark
+      FROM {table.event.fullname} WHERE position > %s ORDER BY position LIMIT %s
+    ) AS next
+  ) AS e WHERE bytes - octet_length(payload) < %s ORDER BY position
+) ORDER BY position
+"""  # noqa: S608 - only names of tables are put in
 
 
 @cache

@@ -24,9 +24,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.envelope import ID
 from tandem.feed.events import EventContract, FeedEvent
-from tandem.feed.head import FeedHead, read_head
+from tandem.feed.head import FeedHead, read_head, read_marked_head
 from tandem.feed.live import Entry, EntryReader, LatestEntries, Live, another_feed, store_away
-from tandem.feed.reader import read_events
+from tandem.feed.reader import BrokenOff, EventsMissing, FeedPart, read_events
 from tandem.feed.source import FeedSource
 from tandem.feed.token import MalformedToken, Token, decode_token, encode_token
 from tandem.runtime.call import UNCOUNTED, LocalCall, StreamCall, stopping_error
@@ -123,8 +123,8 @@ class FeedService:
         return True
 
     def _get_head(self) -> Any:
-        head = _ask(self._heads, read_head)
-        return self._head_response(cursor=encode_token(head.epoch, head.position), position=head.position)
+        head = _ask(self._heads, read_marked_head)
+        return self._head_response(cursor=encode_token(head.epoch, head.position, head.mark), position=head.position)
 
     async def _head(self) -> FeedHead:
         """As GetHead finds it, for a stream. Those that ask during a read share the next. Raises Unavailable."""
@@ -132,7 +132,7 @@ class FeedService:
         self._head_worker.put_all([asked])
         response = self._head_response.FromString(await asyncio.wrap_future(asked.future))
         cursor = decode_token(response.cursor)
-        return FeedHead(cursor.epoch, cursor.position)
+        return FeedHead(cursor.epoch, cursor.position, cursor.mark)
 
     async def subscribe(self, request: Any, call: StreamCall) -> AsyncGenerator[bytes, None]:
         terms = check(request, self._kinds)
@@ -141,17 +141,20 @@ class FeedService:
         self._live.add(wake)
         try:
             await self._until_live(wake, call)
-            head = await self._head()
-            follower = Follower(self._history, self._live, head.epoch, _first(terms.start, head), terms.selection)
+            start = _first(terms.start, await self._head())
+            if isinstance(terms.start, Token):
+                await self._history.compare(start)
+            epoch = start.epoch
+            follower = Follower(self._history, self._live, start, terms.selection)
             due = 0.0
             while True:
                 wake.clear()
                 if call.stopping:
-                    yield self._message(head.epoch, follower.no_events(), caught_up=False)
+                    yield self._message(epoch, follower.no_events(), caught_up=False)
                     raise stopping_error()
                 delivery, caught_up = await follower.next()
                 if delivery.items or caught_up or time.monotonic() >= due:
-                    yield self._message(head.epoch, delivery, caught_up=caught_up)
+                    yield self._message(epoch, delivery, caught_up=caught_up)
                     due = time.monotonic() + terms.heartbeat_seconds
                 if follower.at_head:
                     # Until there is more, or it is time for a heartbeat.
@@ -173,7 +176,7 @@ class FeedService:
     def _message(self, epoch: uuid.UUID, delivery: "Delivery", *, caught_up: bool) -> bytes:
         """A SubscribeResponse, serialised."""
         rest = self._response(
-            cursor=encode_token(epoch, delivery.position),
+            cursor=encode_token(epoch, delivery.position, delivery.mark),
             position=delivery.position,
             head_position=delivery.head,
             caught_up=caught_up,
@@ -267,13 +270,13 @@ class _SubscribeChecker(Checker):
         return seconds
 
 
-def _first(start: Token | Place, head: FeedHead) -> int:
-    """The position after which to begin. Raises PreconditionFailed and OutOfRange."""
+def _first(start: Token | Place, head: FeedHead) -> Token:
+    """Where to begin. Raises PreconditionFailed and OutOfRange."""
     match start:
         case Place.BEGINNING:
-            return 0
+            return Token(head.epoch, 0)
         case Place.NOW:
-            return head.position
+            return Token(head.epoch, head.position, head.mark)
         case Token():
             if start.epoch != head.epoch:
                 raise another_feed()
@@ -283,7 +286,7 @@ def _first(start: Token | Place, head: FeedHead) -> int:
                     reason="CURSOR_AHEAD",
                     metadata={"head_position": str(head.position)},
                 )
-            return start.position
+            return start
 
 
 # What is sent.
@@ -293,45 +296,45 @@ def _first(start: Token | Place, head: FeedHead) -> int:
 class Delivery:
     """The events of one message, serialised. Up to `position`, all that are wanted are among them or were sent before.
 
-    head: the feed's last position as it was known then.
+    mark: of the event at `position`. head: the feed's last position as it was known then.
     """
 
     items: list[bytes]
     position: int
+    mark: int
     head: int
 
 
 class Follower:
-    """Where a follower is. position: up to there it has got all that it wants. at_head: that was all there was."""
+    """Where a follower is. at: up to there it has got all that it wants. at_head: that was all there was."""
 
-    def __init__(self, history: "History", live: Live, epoch: uuid.UUID, position: int, selection: Selection) -> None:
+    def __init__(self, history: "History", live: Live, start: Token, selection: Selection) -> None:
         self._history = history
         self._live = live
-        self._epoch = epoch
         self._selection = selection
         self._rows = selection.max_events
         self._caught_up = False
-        self.position = position
+        self.at = start
         self.at_head = False
 
     async def next(self) -> tuple[Delivery, bool]:
         """What follows, perhaps nothing, and whether the follower has caught up with it."""
-        self._live.check(self._epoch)
-        latest = self._live.latest
-        if latest.covers(self.position):
-            entries = latest.after(self.position, _SCAN)
-            delivery = deliver(
-                entries, self._selection, after=self.position, head=latest.last, read=lambda entry: entry
-            )
+        at, latest = self.at, self._live.latest
+        self._live.check(at.epoch)
+        if latest.covers(at.position):
+            if at.contradicts(Token(at.epoch, at.position, latest.mark_at(at.position))):
+                raise another_feed()
+            entries = latest.after(at.position, _SCAN)
+            delivery = deliver(entries, self._selection, after=at, head=latest.last, read=lambda entry: entry)
             SENT.labels("memory").inc(len(delivery.items))
         else:
             self._caught_up = False
-            delivery = await self._history.read(self._epoch, self.position, self._selection, self._rows)
+            delivery = await self._history.read(at, self._selection, self._rows)
             SENT.labels("database").inc(len(delivery.items))
             # Where few rows are wanted the next read looks through twice as many, else through those for one message.
             enough = 2 * len(delivery.items) >= self._selection.max_events
             self._rows = self._selection.max_events if enough else min(2 * self._rows, _SCAN)
-        self.position = delivery.position
+        self.at = Token(at.epoch, delivery.position, delivery.mark)
         self.at_head = delivery.position >= delivery.head
         news = self.at_head and not self._caught_up
         self._caught_up |= self.at_head
@@ -339,20 +342,22 @@ class Follower:
 
     def no_events(self) -> Delivery:
         """Nothing but the cursor to go on from."""
-        return Delivery([], self.position, max(self.position, self._live.latest.last))
+        return Delivery([], self.at.position, self.at.mark, max(self.at.position, self._live.latest.last))
 
 
 R = TypeVar("R", bound=FeedEvent | Entry)
 
 
-def deliver(rows: Iterable[R], selection: Selection, *, after: int, head: int, read: Callable[[R], Entry]) -> Delivery:
-    """The next message's events out of rows that follow position `after` without a gap.
+def deliver(
+    rows: Iterable[R], selection: Selection, *, after: Token, head: int, read: Callable[[R], Entry]
+) -> Delivery:
+    """The next message's events out of rows that follow `after` without a gap.
 
     `read` is called for as few rows as possible. Raises Unavailable when the first event that is wanted cannot be read.
     """
     items: list[bytes] = []
     size = 0
-    position = after
+    position, mark = after.position, after.mark
     for row in rows:
         if len(items) == selection.max_events or size >= MAX_MESSAGE_BYTES:
             break
@@ -371,8 +376,8 @@ def deliver(rows: Iterable[R], selection: Selection, *, after: int, head: int, r
             if not selection.ids or not selection.ids.isdisjoint(entry.ids):
                 items.append(entry.item)
                 size += len(entry.item)
-        position = row.position
-    return Delivery(items, position, max(head, position))
+        position, mark = row.position, row.mark
+    return Delivery(items, position, mark, max(head, position))
 
 
 def _may_be_wanted(row: FeedEvent | Entry, selection: Selection) -> bool:
@@ -403,32 +408,44 @@ class History:
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
         self._engine.dispose()
 
-    async def read(self, epoch: uuid.UUID, after: int, selection: Selection, rows: int) -> Delivery:
+    async def compare(self, cursor: Token) -> None:
+        """With the history that is there: whoever is at the head reads nothing else of the database.
+
+        Raises Unavailable and PreconditionFailed.
+        """
+        await self._run(lambda connection: self._read_events(connection, cursor, 0))
+
+    async def read(self, after: Token, selection: Selection, rows: int) -> Delivery:
         """Out of the next `rows` events. Raises Unavailable, PreconditionFailed and OutOfRange."""
+        return await self._run(lambda connection: self._read(connection, after, selection, rows))
 
-        def query(connection: Connection) -> Delivery:
-            return self._read(connection, epoch, after, selection, rows)
-
+    async def _run(self, query: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, self._engine, query)
 
-    def _read(self, connection: Connection, epoch: uuid.UUID, after: int, selection: Selection, rows: int) -> Delivery:
-        head = read_head(connection)
-        if head.epoch != epoch:
-            raise another_feed()
-        if head.position <= after:
-            return Delivery([], after, head.position)
-        events = read_events(connection, self._contract, after, rows, epoch)
-        if not events or events[0].position != after + 1:
-            # The feed has no gaps: what is missing was dropped, unless all of it is another's by now.
-            if read_head(connection).epoch != epoch:
-                raise another_feed()
-            oldest = events[0].position - 1 if events else head.position
-            raise OutOfRange(
-                f"events up to position {oldest} are not kept any more",
-                reason="CURSOR_EXPIRED",
-                metadata={"oldest_cursor": encode_token(epoch, oldest)},
-            )
-        return deliver(events, selection, after=after, head=head.position, read=self._reader.entry_of)
+    def _read(self, connection: Connection, after: Token, selection: Selection, rows: int) -> Delivery:
+        events, head = self._read_events(connection, after, rows)
+        return deliver(events, selection, after=after, head=head, read=self._reader.entry_of)
+
+    def _read_events(self, connection: Connection, after: Token, rows: int) -> FeedPart:
+        try:
+            position, epoch, mark = after.position, after.epoch, after.mark
+            return read_events(connection, self._contract, position, rows, epoch=epoch, mark=mark)
+        except EventsMissing as error:
+            oldest = error.oldest - 1
+            if error.dropped:
+                raise OutOfRange(
+                    f"events up to position {oldest} are not kept any more",
+                    reason="CURSOR_EXPIRED",
+                    metadata={"oldest_cursor": encode_token(after.epoch, oldest)},
+                ) from error
+            raise Unavailable(
+                f"events {error.after + 1} to {oldest} are missing from the feed",
+                reason="EVENTS_MISSING",
+                retry_after=_UNREADABLE_RETRY_SECONDS,
+                metadata={"position": str(error.after + 1)},
+            ) from error
+        except BrokenOff as error:
+            raise another_feed() from error
 
 
 def _engine(database: DatabaseSettings, name: str, size: int) -> Engine:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.events import EventContract, FeedEvent
-from tandem.feed.head import FeedHead, read_head
+from tandem.feed.head import FeedHead, read_ended_epochs, read_head, read_marked_head
 from tandem.feed.reader import read_events
 from tandem.feed.table import CHANNEL
 from tandem.runtime.database import create_database_engine, first_line
@@ -55,20 +55,32 @@ class FeedSource:
         """None while the write database is away, which is logged once."""
         return self._read(read_head)
 
-    def events(self, after: int, limit: int, epoch: uuid.UUID) -> list[FeedEvent] | None:
+    def marked_head(self) -> FeedHead | None:
+        """As `head`, with the mark of the event there."""
+        return self._read(read_marked_head)
+
+    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> list[FeedEvent] | None:
         """At most `limit` events of the feed `epoch` that follow a position. None as in `head`.
 
-        Fewer at once while the database is slow: half as many after a statement's time-out, then twice as many again.
+        mark: of the event at the position. Fewer at once while the database is slow: half as many after a statement's
+        time-out, then twice as many again. Raises OtherEpoch, HistoryChanged and EventsMissing.
         """
         limit = min(limit, self._most)
         began = time.monotonic()
-        events = self._read(lambda connection: read_events(connection, self._contract, after, limit, epoch))
-        if events is not None:
+        found = self._read(
+            lambda connection: read_events(connection, self._contract, after, limit, epoch=epoch, mark=mark)
+        )
+        if found is not None:
             if time.monotonic() - began < self._quick_seconds:
-                self._most = max(self._most, 2 * len(events))
-        elif self._timed_out:
+                self._most = max(self._most, 2 * len(found.events))
+            return found.events
+        if self._timed_out:
             self._most = max(1, limit // 2)
-        return events
+        return None
+
+    def ended_epochs(self) -> frozenset[uuid.UUID] | None:
+        """The epochs that the feed had before. None as in `head`."""
+        return self._read(read_ended_epochs)
 
     def wait(self, stop: threading.Event) -> None:
         """Until the feed has more, or for `poll_seconds`."""

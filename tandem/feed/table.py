@@ -55,6 +55,7 @@ event = Table(
     Column("payload", LargeBinary, nullable=False),
     Column("subject_id", Uuid, nullable=True),
     Column("envelope", LargeBinary, nullable=True, comment="tandem.internal.v1.Envelope"),
+    Column("mark", BigInteger, nullable=True),
     Column("version", SmallInteger, nullable=False, server_default="1"),
 )
 """The events, append-only, partitioned by ranges of PARTITION_SIZE positions. `payload`: the message of the domain's
@@ -63,6 +64,9 @@ EventContract.
 subject_id: the data subject whose key the event's personal data is sealed with; NULL where there is none. envelope:
 NULL for events from before there were envelopes. version: of the kind, see EventContract; 1 for events from before
 there were versions.
+
+mark: random, the same for all events of a commit: another history of the feed has another one at the same position.
+NULL for events from before there were marks.
 """
 
 event_supplement = Table(
@@ -75,6 +79,14 @@ event_supplement = Table(
 finds it out once, and writes it here since events are never changed; the kind's upcaster puts both together. It is not
 sealed, so it holds nothing of a person.
 """
+
+ended_epoch = Table(
+    "ended_epoch",
+    metadata,
+    Column("epoch", Uuid, primary_key=True),
+    Column("ended_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+"""The epochs that this feed had before: views and tokens of one of them are of its past, not of a feed elsewhere."""
 
 subject_key = Table(
     "subject_key",

@@ -4,30 +4,39 @@
 that ends. A `Session` owns views, as `ownership.py` says who may, and takes batches of events into them. `pipeline.py`
 works on three batches at a time.
 
-A session has two threads. The one that follows reads the feed and writes batches, and may wait for the write database
-for any time. The keeper takes views over, announces them and releases them, and asks the write database for nothing.
-What they share, the views' states and the cache, is changed under the session's lock, which is free while somebody
-waits for the feed.
+A session has two threads. The one that follows reads the feed, writes batches and brings views over to a new epoch of
+the feed, and may wait for the write database for any time. The keeper takes views over, announces them and releases
+them, and asks the write database for nothing. What they share, the views' states and the cache, is changed under the
+session's lock, which is free while somebody waits for the feed.
 
 A view's life in this program, as `ViewState` says it, and who changes it:
 
     STANDBY ──────▶ RUNNING    Session._take makes the view ours: nobody owns it, or its owner is gone. The write
-       │                       database may be away: then the view says what it has.
+       │                       database may be away: then the view says what it has. One that could not go on with its
+       │                       owner before is FAILED, and tried again at once.
        │ ◀──────────── any     Session._release: we cannot read the feed, and another projector can.
        │            RUNNING    The view follows the feed, together with all views that are at the same position.
-       │            RUNNING ──▶ FAILED    Session._fail: an event or its rows cannot be taken in.
+       │            RUNNING ──▶ FAILED    Session._fail: an event or its rows cannot be taken in, or the feed does not
+       │                                  go on from where the view is.
        │                        FAILED    It is tried again alone, every `retry_seconds`.
        │            RUNNING ──▶ WAITING   Session._postpone: a lock or a time-out keeps its rows from being read or
        │                                  written. The other views go on.
        │                        WAITING   It is tried again alone, after a pause that grows up to `retry_seconds`.
-       │            RUNNING ◀── FAILED, WAITING    Session._write: it takes a batch in.
-       └──────────▶ HELD       Session._take makes the view ours, and its rows were made from another feed. It stays
-                               ours, or the next round would take it again. An operator must reset the views.
+       │            RUNNING ◀── FAILED, WAITING    Session._write: it takes a batch in; Session._recover: the feed goes
+       │                                           on from there, and has no more yet.
+       └──────────▶ HELD       Session._take makes the view ours, and its rows are of another epoch than the feed's.
+                    RUNNING ◀── HELD      Session._bring_over: the feed had that epoch before. The view goes on in the
+                                          one that it has now, or is made anew.
+                               HELD       It is of a feed from elsewhere. It stays ours, or the next round would take
+                                          it again. An operator must reset the views.
+
+The error of a view that is FAILED, or of a feed from elsewhere, stands in its row of `projection` and is announced.
 
 When the session ends it owns nothing, and each view is on STANDBY again: Following._run.
 """
 
 import asyncio
+import math
 import threading
 import time
 import uuid
@@ -45,17 +54,20 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tandem.feed.events import EventContract
-from tandem.feed.reader import MAX_BYTES
+from tandem.feed.reader import MAX_BYTES, EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.ownership import (
     FreeView,
     another_follows,
     begin_session,
+    bring_over,
     end_session,
     free_views,
     hand_over,
+    make_anew,
     renew_session,
+    say_problem,
     take_over,
 )
 from tandem.projection.pipeline import EventBatch, Pipeline
@@ -64,7 +76,8 @@ from tandem.projection.rows import RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import Deposed, announce, limit_statements, move_views, select_rows
 from tandem.projection.watched_feed import WatchedFeed
-from tandem.read_store.announcement import Announcement
+from tandem.read_store.announcement import EVENTS_MISSING, HISTORY_CHANGED, VIEW_FAILED, Announcement
+from tandem.read_store.cache import CacheEpochs
 from tandem.read_store.damage import report_damage
 from tandem.read_store.tables import change
 from tandem.runtime.database import create_database_engine, driver_under, first_line
@@ -77,6 +90,7 @@ from tandem.runtime.telemetry import log
 HEAD = Gauge("tandem_feed_head", "The last position of the feed that this projector has seen")
 SILENT = Gauge("tandem_feed_silent_seconds", "How long this projector has not been able to read the feed")
 POSITION = Gauge("tandem_projection_position", "The last position that a view has taken in", ["view"])
+FAILED = Gauge("tandem_projection_failed", "1 while a view cannot go on in this projector", ["view"])
 PROJECTED = Counter("tandem_projected_events_total", "Events of the feed that a view has passed", ["view"])
 HELD_UP = Counter(
     "tandem_projection_batches_held_up_total",
@@ -91,6 +105,7 @@ BATCH_SECONDS = Histogram(
 # Looked up once: `labels` takes 0.6 µs, and every batch sets both for each view.
 _position = cache(POSITION.labels)
 _projected = cache(PROJECTED.labels)
+_failed = cache(FAILED.labels)
 
 # The pause before a session is begun anew after the read database went away.
 _RECONNECT_SECONDS = 0.5
@@ -121,14 +136,20 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class ViewState:
-    """A view as this program has it. position: its last known one.
+    """A view as this program has it. position: its last known one. mark: of the event there.
 
-    error: why it cannot go on; empty while it is on STANDBY or RUNNING. retry_at: when a WAITING or FAILED view is
-    tried again, on the clock of time.monotonic(). pause: before that, in seconds.
+    epoch: of a HELD view, which is not the feed's. error: why it cannot go on; empty while it is on STANDBY or RUNNING,
+    and while it is not known of a HELD one. problem: the same as a reason of errors; empty while it is WAITING, which
+    passes. retry_at: when a view that is not RUNNING is tried again, on the clock of time.monotonic(). pause: before
+    that, in seconds.
     """
 
     phase: Phase = Phase.STANDBY
     position: int = 0
+    mark: int = 0
+    generation: int = 0
+    epoch: uuid.UUID | None = None
+    problem: str = ""
     error: str = ""
     retry_at: float = 0.0
     pause: float = 0.0
@@ -234,7 +255,7 @@ class Following:
                         log.info("the read database is back")
                         problem = ""
                     session.run()
-            except (Deposed, FeedChanged) as error:
+            except (Deposed, OtherEpoch) as error:
                 log.warning("starting over", error=str(error))
             except (SQLAlchemyError, psycopg.Error) as error:
                 # Logged once for each reason, not once for each attempt.
@@ -246,15 +267,12 @@ class Following:
                 # The connection took its lock with it.
                 for view, state in self.progress.states.items():
                     self.progress.states[view] = ViewState(position=state.position)
+                    _failed(view).set(0)
                 self.cache.epochs.clear()
         # By this thread: who stops it need not wait for its end.
         self.cache.stop()
         self.feed.close()
         self._read.dispose()
-
-
-class FeedChanged(Exception):
-    """The feed has another epoch than the views that are followed."""
 
 
 class Session:
@@ -320,6 +338,7 @@ class Session:
         while not self._stop.is_set() and not self._over.is_set():
             if self._is_due("head", self._follow.heartbeat_seconds):
                 self._look_at_head()
+            self._bring_over_held()
             more = False
             groups = self._groups()
             for views in groups:
@@ -327,7 +346,8 @@ class Session:
             if self._is_due("purge", self._change_log.purge_every_seconds):
                 self._purge()
             if self._is_due("snapshots", LOOK_EVERY_SECONDS):
-                self._look_at_snapshots()
+                with self._passing("the oldest snapshot is not known"):
+                    self._snapshots.look(self._driver)
             if not more:
                 self._feed.wait(self._stop)
 
@@ -349,23 +369,23 @@ class Session:
             self._over.set()
 
     def _keep_up(self) -> None:
-        try:
-            with self._lock:
-                if self._is_due("take", self._follow.standby_seconds):
-                    self._take_free_views()
-                if self._is_due("heartbeat", self._follow.heartbeat_seconds):
-                    self._beat()
-                if self._cache.revive():
-                    self._announce()
-        except psycopg.Error as error:
-            if not self._goes_on_after(error):
-                raise
-            # A lock or a time-out; it is tried again when it is due.
-            log.warning("the read database is slow", error=first_line(error))
+        with self._passing("the read database is slow"), self._lock:
+            if self._is_due("take", self._follow.standby_seconds):
+                self._take_free_views()
+            if self._is_due("heartbeat", self._follow.heartbeat_seconds):
+                self._beat()
+            if self._cache.revive():
+                self._announce()
 
-    def _goes_on_after(self, error: Exception) -> bool:
-        """Whether the error passes and the connection is as good as before."""
-        return self._action_after(error) in (ViewAction.HALVE, ViewAction.WAIT)
+    @contextmanager
+    def _passing(self, what: str, **about: str) -> Iterator[None]:
+        """For what is tried again when it is due: a lock or a time-out is logged, all else is raised."""
+        try:
+            yield
+        except psycopg.Error as error:
+            if self._action_after(error) not in {ViewAction.HALVE, ViewAction.WAIT}:
+                raise
+            log.warning(what, error=first_line(error), **about)
 
     def _action_after(self, error: Exception) -> ViewAction:
         """What is done after an error. Without the connection the session is over, whatever the error says."""
@@ -399,7 +419,7 @@ class Session:
         with self._lock:
             first, self._following.epoch = self._following.epoch is None, head.epoch
             if self._owned() and head.epoch != self._epoch:
-                raise FeedChanged(f"the feed is {head.epoch} now, it was {self._epoch}")
+                raise OtherEpoch(f"the feed is {head.epoch} now, it was {self._epoch}")
             self._epoch = head.epoch
             if first:
                 # Now it is known of which feed new views are.
@@ -425,14 +445,10 @@ class Session:
             self._announce()
 
     def _try_to_take(self, view: str, free: FreeView) -> bool:
-        try:
+        with self._passing("a view cannot be taken over now", view=view):
             return self._take(view, free)
-        except psycopg.Error as error:
-            if not self._goes_on_after(error):
-                raise
-            # Its row is locked: by a session, say, that stands still in the middle of a batch.
-            log.warning("a view cannot be taken over now", view=view, error=first_line(error))
-            return False
+        # Its row is locked: by a session, say, that stands still in the middle of a batch.
+        return False
 
     def _take(self, view: str, free: FreeView) -> bool:
         """Whether the view is ours now."""
@@ -447,20 +463,75 @@ class Session:
         taken = take_over(self._driver, view, self._session, free, self._epoch)
         if taken is None:
             return False
-        position = taken.position
-        if taken.feed_epoch != self._epoch:
-            error = (
-                f"it was made from the feed {taken.feed_epoch}, and the write database has the feed {self._epoch}:"
-                " after a restore, stop the projectors and run `python -m projector reset`"
-            )
-            log.error("a view cannot go on", view=view, error=error)
-            self._progress.states[view] = ViewState(Phase.HELD, position, error=error)
+        at = taken.at
+        state = ViewState(Phase.RUNNING, at.position, at.mark, at.generation)
+        if at.epoch != self._epoch:
+            self._set(view, replace(state, phase=Phase.HELD, epoch=at.epoch))
             return False
-        kept = self._cache.begin(view, taken.cache_epochs)
-        self._progress.states[view] = ViewState(Phase.RUNNING, position)
-        _position(view).set(position)
-        log.info("took a view over", view=view, position=position, cache="kept" if kept else "new")
+        if taken.problem:
+            state = replace(state, phase=Phase.FAILED, problem=taken.problem, error=taken.error)
+        self._begin(view, state, taken.cache_epochs)
         return True
+
+    def _begin(self, view: str, state: ViewState, cache_epochs: CacheEpochs | None) -> None:
+        """Follows a view that is ours and of the feed that is there."""
+        kept = self._cache.begin(view, cache_epochs)
+        self._set(view, state)
+        _position(view).set(state.position)
+        log.info("took a view over", view=view, position=state.position, cache="kept" if kept else "new")
+
+    def _bring_over_held(self) -> None:
+        with self._lock:
+            held = {view: it for view, it in self._owned().items() if it.phase is Phase.HELD}
+        for view, state in held.items():
+            if time.monotonic() < state.retry_at:
+                continue
+            with self._passing("a view cannot be brought over now", view=view):
+                self._bring_over(view, state)
+                continue
+            # Its table is locked, by a reader of many rows, say.
+            self._set(view, replace(state, retry_at=time.monotonic() + self._follow.retry_seconds))
+
+    def _bring_over(self, view: str, state: ViewState) -> None:
+        """Brings a view of an epoch that the feed had before to the one that it has now.
+
+        It goes on where it is if the feed still has what it took in, and is made anew otherwise. A view of a feed from
+        elsewhere is held. While the feed is away nothing is done, and the next round asks again.
+        """
+        ended = self._feed.ended_epochs()
+        if ended is None:
+            return
+        if state.epoch not in ended:
+            error = (
+                f"it was made from the feed {state.epoch}, and the write database has the feed {self._epoch}, which"
+                " does not come from it: if that is the right database, stop the projectors and run"
+                " `python -m projector reset`"
+            )
+            say_problem(self._driver, view, self._session, VIEW_FAILED, error)
+            log.error("a view cannot go on", view=view, error=error)
+            with self._lock:
+                self._set(view, replace(state, problem=VIEW_FAILED, error=error, retry_at=math.inf))
+                self._announce()
+            return
+        brought = replace(state, phase=Phase.RUNNING, epoch=None)
+        try:
+            if self._feed.events(state.position, 0, self._epoch, state.mark) is None:
+                return
+        except HistoryChanged as error:
+            log.warning("a view is made anew", view=view, position=state.position, reason=str(error))
+            table = self._views.projections[view].table
+            generation = make_anew(self._driver, self._lock, table, self._session, self._epoch)
+            brought = replace(brought, position=0, mark=0, generation=generation)
+        else:
+            log.info("a view goes on in the feed's new epoch", view=view, position=state.position)
+            bring_over(self._driver, view, self._session, self._epoch)
+        with self._lock:
+            self._begin(view, brought, None)
+            self._announce()
+
+    def _set(self, view: str, state: ViewState) -> None:
+        self._progress.states[view] = state
+        _failed(view).set(bool(state.problem))
 
     def _release(self) -> None:
         """Hands all views over to whoever takes them next."""
@@ -468,7 +539,7 @@ class Session:
             # Each batch that is committed is in the cache too, or the cache's node is fenced: `_write` did both.
             epochs = self._cache.end(view) if state.is_followed else None
             # First: where the row cannot be had, the view is nobody's in this program all the same.
-            self._progress.states[view] = ViewState(position=state.position)
+            self._set(view, ViewState(position=state.position))
             hand_over(self._driver, view, self._session, state.position, epochs)
 
     # Between RUNNING, WAITING and FAILED.
@@ -480,14 +551,14 @@ class Session:
         failed is tried alone.
         """
         now = time.monotonic()
-        groups: defaultdict[tuple[int, int, str], list[str]] = defaultdict(list)
+        groups: defaultdict[tuple[int, int, int, str], list[str]] = defaultdict(list)
         with self._lock:
             states = self._followed()
         for view, state in states.items():
             if state.phase is Phase.RUNNING:
-                groups[state.position, self._batch_size(view), ""].append(view)
+                groups[state.position, state.mark, self._batch_size(view), ""].append(view)
             elif now >= state.retry_at:
-                groups[state.position, self._batch_size(view), view].append(view)
+                groups[state.position, state.mark, self._batch_size(view), view].append(view)
         return list(groups.values())
 
     def _batch_size(self, view: str) -> int:
@@ -504,33 +575,49 @@ class Session:
         self._in_hand = {}
         try:
             with self._time_for(views):
-                batch = self._pipeline.step(views, state.position, goes_on=is_alone)
-        except (Deposed, FeedChanged):
+                batch = self._pipeline.step(views, state.position, state.mark, goes_on=is_alone)
+        except Deposed:
             raise
-        except Exception as error:
-            action = self._action_after(error)
-            if action is ViewAction.END_SESSION:
-                raise
-            if len(views) > 1:
-                # Some view's rows cannot be stored, or not be made. Trying each view alone shows which.
-                return sum([self._step([view], is_alone=False) for view in views]) > 0
-            kind = f"{type(error).__module__}.{type(error).__name__}"
-            problem = f"events after {state.position}: ({kind}) {first_line(error)}"
-            if action is ViewAction.FAIL:
-                self._fail(views[0], problem)
-                return False
-            if action is ViewAction.HALVE and self._halve(views[0]):
-                return True
-            self._postpone(views[0], problem)
+        except OtherEpoch:
+            # The next session is to know it when it takes the views over.
+            self._look_at_head()
+            raise
+        except (HistoryChanged, EventsMissing) as error:
+            problem = HISTORY_CHANGED if isinstance(error, HistoryChanged) else EVENTS_MISSING
+            for view in views:
+                self._fail(view, problem, f"{problem}: {error}")
             return False
+        except Exception as error:
+            return self._step_failed(views, error)
         if batch is None:
+            if not self._feed.problem:
+                self._recover(views)
             return False
         if time.monotonic() - began < self._follow.statement_seconds / 2:
             self._double(views)
         for view, move in batch.moves.items():
             if move.changes.stopped_by is not None:
-                self._fail(view, str(move.changes.stopped_by))
+                self._fail(view, VIEW_FAILED, str(move.changes.stopped_by))
         return batch.moved and (batch.full or batch.is_cut)
+
+    def _step_failed(self, views: Sequence[str], error: Exception) -> bool:
+        """Whether there may be more at once. Raises what ends the session."""
+        action = self._action_after(error)
+        if action is ViewAction.END_SESSION:
+            raise error
+        if len(views) > 1:
+            # Some view's rows cannot be stored, or not be made. Trying each view alone shows which.
+            return sum([self._step([view], is_alone=False) for view in views]) > 0
+        [view] = views
+        kind = f"{type(error).__module__}.{type(error).__name__}"
+        problem = f"events after {self._progress.states[view].position}: ({kind}) {first_line(error)}"
+        if action is ViewAction.FAIL:
+            self._fail(view, VIEW_FAILED, problem)
+            return False
+        if action is ViewAction.HALVE and self._halve(view):
+            return True
+        self._postpone(view, problem)
+        return False
 
     @contextmanager
     def _time_for(self, views: Sequence[str]) -> Iterator[None]:
@@ -574,36 +661,53 @@ class Session:
                 return
             pause = min(max(2 * state.pause, _FIRST_PAUSE), self._follow.retry_seconds)
             retry_at = time.monotonic() + pause
-            self._progress.states[view] = replace(
-                state, phase=Phase.WAITING, error=error, retry_at=retry_at, pause=pause
-            )
+            waiting = replace(state, phase=Phase.WAITING, problem="", error=error, retry_at=retry_at, pause=pause)
+            self._set(view, waiting)
         HELD_UP.labels(view).inc()
         if state.error != error:
             log.warning("a view waits", view=view, position=state.position, error=error)
 
-    def _fail(self, view: str, error: str) -> None:
+    def _fail(self, view: str, problem: str, error: str) -> None:
         with self._lock:
             state = self._progress.states[view]
             if not state.is_followed:
                 # Released meanwhile.
                 return
             retry_at = time.monotonic() + self._follow.retry_seconds
-            self._progress.states[view] = replace(state, phase=Phase.FAILED, error=error, retry_at=retry_at)
-        if state.error != error:
-            log.error("a view cannot go on", view=view, position=state.position, error=error)
+            self._set(view, replace(state, phase=Phase.FAILED, problem=problem, error=error, retry_at=retry_at))
+            if state.error != error:
+                log.error("a view cannot go on", view=view, position=state.position, error=error)
+            if self._keep_problem(view, problem, error) and state.error != error:
+                # Those who wait for the view need not wait any longer.
+                self._announce()
 
-    def _find(self, views: Sequence[str], after: int) -> EventBatch | None:
+    def _recover(self, views: Sequence[str]) -> None:
+        """The feed goes on from where the views are, and there is nothing that they could not take in."""
+        for view in views:
+            with self._lock:
+                state = self._progress.states[view]
+                if state.phase in {Phase.FAILED, Phase.WAITING} and self._keep_problem(view, None, None):
+                    log.info("a view goes on", view=view, position=state.position)
+                    self._set(view, ViewState(Phase.RUNNING, state.position, state.mark, state.generation))
+
+    def _keep_problem(self, view: str, problem: str | None, error: str | None) -> bool:
+        """Keeps with a view of ours why it cannot go on, None when it can; False while somebody locks its row."""
+        with self._passing("it cannot be kept with the view now", view=view):
+            say_problem(self._driver, view, self._session, problem, error)
+            return True
+        return False
+
+    def _find(self, views: Sequence[str], after: int, mark: int) -> EventBatch | None:
         limit = self._batch_size(views[0])
-        events = self._feed.events(after, limit, self._epoch)
+        events = self._feed.events(after, limit, self._epoch, mark)
         if not events:
             return None
         if not self._in_hand:
             self._in_hand = dict.fromkeys(views, len(events))
         projections = [self._views.projections[view] for view in views]
         full = len(events) == limit or sum([len(it.payload) for it in events]) >= MAX_BYTES
-        return EventBatch(
-            projections, after, events, self._views.kinds, self._rows, full=full, max_rows=self._follow.batch_rows
-        )
+        known, most = self._views.kinds, self._follow.batch_rows
+        return EventBatch(projections, after, events, known, self._rows, mark_before=mark, full=full, max_rows=most)
 
     def _write(self, batch: EventBatch) -> None:
         """One transaction for all views, then the cache, then the announcement."""
@@ -615,7 +719,8 @@ class Session:
                 self._cache.write(cached)
                 for view, move in batch.moves.items():
                     if move.after > move.before:
-                        self._progress.states[view] = ViewState(Phase.RUNNING, move.after)
+                        generation = self._progress.states[view].generation
+                        self._set(view, ViewState(Phase.RUNNING, move.after, move.mark, generation))
                 self._announce()
             BATCH_SECONDS.observe(time.perf_counter() - batch.began)
         # After the announcement, so that nobody who waits for the views waits for this.
@@ -647,27 +752,23 @@ class Session:
         return another_follows(self._driver, self._session, self._follow.hung_seconds)
 
     def _announce(self) -> None:
-        """Says where the views are that are followed.
+        """Says where the views are that are followed, and which views of ours cannot go on.
 
         After the rows and the cache are written. Raises Deposed where another projector took one of them over.
         """
         followed = self._followed()
-        if not followed:
+        problems = {view: it.problem for view, it in self._progress.states.items() if it.problem}
+        if not followed and not problems:
             return
         announcement = Announcement(
             feed_epoch=self._epoch,
             positions={view: state.position for view, state in followed.items()},
             cache_epochs={view: self._cache.epochs[view] for view in followed},
+            marks={view: state.mark for view, state in followed.items()},
+            generations={view: state.generation for view, state in followed.items()},
+            problems=problems,
         )
         announce(self._driver, self._session, announcement)
-
-    def _look_at_snapshots(self) -> None:
-        try:
-            self._snapshots.look(self._driver)
-        except psycopg.Error as error:
-            if not self._goes_on_after(error):
-                raise
-            log.warning("the oldest snapshot is not known", error=first_line(error))
 
     def _purge(self) -> None:
         keep, most = self._change_log.keep_hours, self._change_log.purge_batch

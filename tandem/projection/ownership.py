@@ -14,18 +14,23 @@ import json
 import secrets
 import uuid
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from psycopg import sql
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 
-from tandem.projection.statements import Driver
+from tandem.feed.token import Token, new_mark
+from tandem.projection.statements import Deposed, Driver
 from tandem.read_store.cache import CacheEpochs
-from tandem.read_store.tables import projection, projector
+from tandem.read_store.tables import change, projection, projector
 from tandem.runtime.database import driver_under
 
 # The first half of the locks' names, ours among all advisory locks of the database; the second is the session's.
 _LOCK_SPACE = 7_246_002
+
+# Of the change log, in one statement: 5,000 rows take some 20 ms.
+_MOST_CHANGES = 5_000
 
 # For a session that is somebody else's: one's own lock is no obstacle to oneself. The shared lock ends with the
 # statement.
@@ -42,11 +47,17 @@ class FreeView(NamedTuple):
 
 
 class TakenView(NamedTuple):
-    """A view that is ours now. cache_epochs: those that the projector before handed over; nobody else gets them."""
+    """A view that is ours now.
 
-    position: int
-    feed_epoch: uuid.UUID
+    at: where it is, in its own feed, with its generation. cache_epochs: those that the projector before handed over;
+    nobody else gets them. problem: why it could not go on with the owner before, as a reason of errors, and error in
+    words; both are empty where it could.
+    """
+
+    at: Token
     cache_epochs: CacheEpochs | None
+    problem: str
+    error: str
 
 
 def begin_session(connection: Connection, before: uuid.UUID | None) -> uuid.UUID:
@@ -110,8 +121,8 @@ def held_views(connection: Connection, hung_seconds: float) -> list[str]:
 _CREATE = sql.SQL("""
 DO $$ BEGIN
   LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE;
-  INSERT INTO {table} (view, feed_epoch, position)
-  SELECT {view}, {epoch}, 0 WHERE NOT EXISTS (SELECT FROM {table} WHERE view = {view});
+  INSERT INTO {table} (view, feed_epoch, position, generation)
+  SELECT {view}, {epoch}, 0, {generation} WHERE NOT EXISTS (SELECT FROM {table} WHERE view = {view});
 END $$""")
 
 
@@ -119,13 +130,14 @@ def take_over(driver: Driver, view: str, session: uuid.UUID, free: FreeView, epo
     """Makes a view ours; None when another projector was faster. epoch: the feed's, for a view that is new."""
     if free.feed_epoch is None:
         table = sql.Identifier(*projection.fullname.split("."))
-        driver.execute(_CREATE.format(table=table, view=sql.Literal(view), epoch=sql.Literal(epoch)))
+        of_view = {"view": sql.Literal(view), "epoch": sql.Literal(epoch), "generation": sql.Literal(new_mark())}
+        driver.execute(_CREATE.format(table=table, **of_view))
     row = driver.execute(_TAKE, (view, free.before, session)).fetchone()
     if row is None:
         return None
-    position, feed_epoch, cache_epochs = row
+    *at, cache_epochs, problem, error = row
     # A list of pairs: JSONB does not keep the order of an object's keys.
-    return TakenView(position, feed_epoch, None if cache_epochs is None else dict(cache_epochs))
+    return TakenView(Token(*at), None if cache_epochs is None else dict(cache_epochs), problem or "", error or "")
 
 
 # One statement: the other thread of the session may use the connection between two.
@@ -135,8 +147,75 @@ WITH free AS (
   WHERE view = %s AND owner IS NOT DISTINCT FROM %s FOR NO KEY UPDATE
 )
 UPDATE {projection.fullname} AS p SET owner = %s, cache_epochs = NULL
-FROM free WHERE p.view = free.view RETURNING p.position, p.feed_epoch, free.cache_epochs
+FROM free WHERE p.view = free.view
+RETURNING p.feed_epoch, p.position, p.mark, p.generation, free.cache_epochs, p.problem, p.error
 """  # noqa: S608 - only the table's name is put in
+
+
+def bring_over(driver: Driver, view: str, session: uuid.UUID, epoch: uuid.UUID) -> None:
+    """Says that a view of ours goes on in the feed's new epoch, where it is: what it took in is in that history too.
+
+    Raises Deposed.
+    """
+    changed = driver.execute(
+        f"UPDATE {projection.fullname} SET feed_epoch = %s, problem = NULL, error = NULL"  # noqa: S608
+        " WHERE view = %s AND owner = %s",
+        (epoch, view, session),
+    )
+    if not changed.rowcount:
+        raise Deposed(f"{view}: taken over by another projector")
+
+
+def make_anew(
+    driver: Driver, alone: AbstractContextManager[object], table: Table, session: uuid.UUID, epoch: uuid.UUID
+) -> int:
+    """Empties one view, which is ours, at the beginning of the feed `epoch`; returns its new generation.
+
+    Of a view that has taken in what the feed has lost, nobody knows which rows are right, and events cannot be taken
+    back out of a row: it is made anew as a whole. Its next generation has other cache epochs, and an empty change log.
+
+    driver: in autocommit mode. alone: within it, no other thread uses the driver. The change log is deleted from its
+    beginning, as a purge does, so that what is left of it after a failure is right. Raises Deposed and psycopg.Error.
+    """
+    while driver.execute(_FORGET_CHANGES, (table.name, _MOST_CHANGES)).rowcount == _MOST_CHANGES:
+        pass
+    with alone, driver.transaction():
+        # The row first, as each batch does. While we have it nobody can take the view over.
+        generation = begin_anew(driver, table.name, session, epoch)
+        driver.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(*table.fullname.split("."))))
+    return generation
+
+
+_FORGET_CHANGES = f"""
+DELETE FROM {change.fullname} WHERE (view, position, key) IN (
+  SELECT view, position, key FROM {change.fullname} WHERE view = %s ORDER BY position LIMIT %s
+)
+"""  # noqa: S608 - only names of tables and columns are put in
+
+
+def begin_anew(driver: Driver, view: str, owner: uuid.UUID | None, epoch: uuid.UUID) -> int:
+    """Puts a view at the beginning of the feed `epoch`, where its rows are gone; returns its new generation.
+
+    Raises Deposed.
+    """
+    generation = new_mark()
+    changed = driver.execute(
+        f"UPDATE {projection.fullname} SET position = 0, mark = 0, feed_epoch = %s, generation = %s,"  # noqa: S608
+        " cache_epochs = NULL, problem = NULL, error = NULL WHERE view = %s AND owner IS NOT DISTINCT FROM %s",
+        (epoch, generation, view, owner),
+    )
+    if owner is not None and not changed.rowcount:
+        raise Deposed(f"{view}: taken over by another projector")
+    return generation
+
+
+def say_problem(driver: Driver, view: str, session: uuid.UUID, problem: str | None, error: str | None) -> None:
+    """Keeps with a view of ours why it cannot go on; None when it can."""
+    driver.execute(
+        f"UPDATE {projection.fullname} SET problem = %s, error = %s"  # noqa: S608
+        " WHERE view = %s AND owner = %s AND (problem, error) IS DISTINCT FROM (%s, %s)",
+        (problem, error, view, session, problem, error),
+    )
 
 
 def hand_over(driver: Driver, view: str, session: uuid.UUID, position: int, epochs: CacheEpochs | None) -> None:

@@ -18,8 +18,8 @@ from tandem.projection.statements import Move
 class EventBatch:
     """The events after a position that its views all have, with the rows that they change.
 
-    before, after: the positions of the events before it and of its last one. full: there may be more events behind it.
-    moves: what it does to each view, by name, once it is folded.
+    before, after: the positions of the events before it and of its last one. mark: of that last one. full: there may be
+    more events behind it. moves: what it does to each view, by name, once it is folded.
     """
 
     def __init__(
@@ -30,16 +30,19 @@ class EventBatch:
         known_kinds: Collection[str],
         rows: RowSource,
         *,
+        mark_before: int,
         full: bool,
         max_rows: int,
     ) -> None:
-        """max_rows: of each view; the events that would change more are left to the batch behind.
+        """mark_before: of the event at `before`. max_rows: of each view; the events that would change more are left to
+        the batch behind.
 
         Raises psycopg.Error.
         """
         self.began = time.perf_counter()
         self.before = before
-        self.after = events[-1].position
+        self.after, self.mark = events[-1].position, events[-1].mark
+        self._marks = [mark_before, *(it.mark for it in events)]
         self.full = full
         self.moves: dict[str, Move] = {}
         self._projections = {it.view: it for it in projections}
@@ -61,10 +64,10 @@ class EventBatch:
             changes = fold_steps(projection, steps, self._found[view])
             end = changes.stopped_by.position if changes.stopped_by else self._rest.get(view)
             after = self.after if end is None else end - 1
-            self.moves[view] = Move(projection, self.before, after, changes)
+            self.moves[view] = Move(projection, self.before, after, changes, self._marks[after - self.before])
         rows.add_folded({view: move.changes for view, move in self.moves.items()})
         # Not needed any more, and three batches are in memory while views catch up.
-        self._steps, self._needed, self._found = {}, {}, {}
+        self._steps, self._needed, self._found, self._marks = {}, {}, {}, []
 
     @property
     def moved(self) -> bool:
@@ -82,8 +85,8 @@ class EventBatch:
         return self.full and all(it.after == self.after for it in self.moves.values())
 
 
-Find = Callable[[Sequence[str], int], EventBatch | None]
-"""(views, the position that they all have) -> the events behind it, if there are any."""
+Find = Callable[[Sequence[str], int, int], EventBatch | None]
+"""(views, the position that they all have, the mark there) -> the events behind it, if there are any."""
 
 
 class Pipeline:
@@ -101,24 +104,24 @@ class Pipeline:
         # The next batch, folded, and the one behind it, found.
         self._ahead: tuple[EventBatch, EventBatch | None] | None = None
 
-    def step(self, views: Sequence[str], position: int, *, goes_on: bool) -> EventBatch | None:
+    def step(self, views: Sequence[str], position: int, mark: int, *, goes_on: bool) -> EventBatch | None:
         """Writes the views' next batch; None where there is none. Raises what `find` and `write` raise.
 
         goes_on: the next step is of the same views, so the batch behind is worth folding meanwhile.
         """
         try:
-            return self._step(views, position, goes_on)
+            return self._step(views, position, mark, goes_on)
         except Exception:
             self._rows.forget()
             raise
 
-    def _step(self, views: Sequence[str], position: int, goes_on: bool) -> EventBatch | None:
+    def _step(self, views: Sequence[str], position: int, mark: int, goes_on: bool) -> EventBatch | None:
         ahead, self._ahead = self._ahead, None
         if ahead is not None and (ahead[0].views, ahead[0].before) == (views, position):
             batch, behind = ahead
         else:
             self._rows.drop_folded()
-            found, behind = self._find(views, position), None
+            found, behind = self._find(views, position, mark), None
             if found is None:
                 return None
             batch = found
@@ -136,11 +139,11 @@ class Pipeline:
         """Returns what is ahead of the batch then. behind: what was found behind it already."""
         with ThreadPoolExecutor(2, "projector") as threads:
             written = threads.submit(self._write, batch)
-            following = behind or _found(threads.submit(self._find, batch.views, batch.after))
+            following = behind or _found(threads.submit(self._find, batch.views, batch.after, batch.mark))
             after_that: Future[EventBatch | None] | None = None
             if following is not None:
                 if following.full:
-                    after_that = threads.submit(self._find, batch.views, following.after)
+                    after_that = threads.submit(self._find, batch.views, following.after, following.mark)
                 following.fold(self._rows)
         written.result()
         if following is None:

@@ -12,18 +12,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
-from tandem.projection.following import Phase, Progress
+from tandem.projection.following import Progress
 from tandem.read_store.tables import ALL_NEWEST, SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, read_pooled
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.server import Service
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.sqlstate import QueryAction, failure_of
+from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, all_alike
 
-# Two: the worker's, and the one that readiness asks on.
-_CONNECTIONS = 2
-_POSITIONS = text(f"SELECT view, position FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
+# The worker's, and the two that readiness asks on: the server's and this service's.
+_CONNECTIONS = 3
+_ROWS = text(f"SELECT view, position, error FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
 
 
 class ProjectionService:
@@ -56,7 +57,7 @@ class ProjectionService:
             read_database, name=name, pool_size=_CONNECTIONS, by_key=True, autocommit=True
         )
         self._worker = Worker("projections", [all_alike(self._list)], max_batch=1000, max_waiting=10_000)
-        self.service = Service(descriptor, {"ListProjections": self._worker})
+        self.service = Service(descriptor, {"ListProjections": self._worker}, ready=self._are_well)
 
     async def start(self) -> None:
         await self._worker.start()
@@ -70,21 +71,36 @@ class ProjectionService:
         """Whether the read database answers, is migrated and takes writes."""
         return await asyncio.to_thread(has_revision, self._read, SCHEMA, self._revision, writing=True)
 
+    async def _are_well(self) -> bool:
+        """Whether the database can be asked, and no view stands, in whichever projector."""
+        return await self.is_ready() and await asyncio.to_thread(self._no_view_stands)
+
+    def _no_view_stands(self) -> bool:
+        try:
+            return not any(row.error for row in self._rows().values())
+        except Unavailable as error:
+            log.debug("the views cannot be asked", error=str(error))
+            return False
+
     def _list(self) -> Any:
         # States before positions: a failed view's position is committed before its state says so, and is to be seen
         # with it. Positions before the head: the other way round a view could seem to be ahead of its feed.
         states = dict(self._progress.states)
-        positions = self._positions()
-        head, waiting_since, problem = self._feed_now({*positions.values(), 0})
+        rows = self._rows()
+        head, waiting_since, problem = self._feed_now({*(row.position for row in rows.values()), 0})
         now = datetime.now(UTC)
         answer = self._response(feed_head=head)
         for view, state in sorted(states.items()):
-            position = positions.get(view, 0)
+            row = rows.get(view)
+            position = row.position if row is not None else 0
             since = waiting_since.get(position)
-            error = state.error or ("" if state.phase is Phase.STANDBY else problem)
+            # One that is HELD without an error is being brought over: nobody follows it yet.
+            held = state.is_followed or bool(state.error)
+            # What another projector says of the view, or said last, stands in its row.
+            error = (state.error or problem) if held else (row.error or "" if row is not None else "")
             entry = answer.projections.add(
                 view=view,
-                state=self._states["FAILED" if error else state.phase.name],
+                state=self._states[("FAILED" if error else "RUNNING") if held else "STANDBY"],
                 position=position,
                 lag_events=max(0, head - position),
                 error=error,
@@ -92,14 +108,15 @@ class ProjectionService:
             entry.lag.FromTimedelta(max(now - since, timedelta()) if since else timedelta())
         return answer
 
-    def _positions(self) -> dict[str, int]:
+    def _rows(self) -> dict[str, Any]:
+        """Of the views' table `projection`, by view. Raises Unavailable."""
         try:
-            rows = read_pooled(self._read, lambda it: it.execute(_POSITIONS).all())
+            rows = read_pooled(self._read, lambda it: it.execute(_ROWS).all())
         except SQLAlchemyError as error:
             if failure_of(error).query is not QueryAction.BUG:
                 raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
             raise
-        return {row.view: row.position for row in rows}
+        return {row.view: row for row in rows}
 
     def _feed_now(self, positions: set[int]) -> tuple[int, dict[int, datetime | None], str]:
         """The feed's last position; when the event after each of the views' positions was stored; and "".

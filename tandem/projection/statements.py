@@ -18,12 +18,16 @@ Driver = psycopg.Connection[Any]
 
 
 class Move(NamedTuple):
-    """What a batch does to a view: it moves from one position to another, and its rows with it."""
+    """What a batch does to a view: it moves from one position to another, and its rows with it.
+
+    mark: of the event at `after`.
+    """
 
     projection: Projection
     before: int
     after: int
     changes: ViewChanges
+    mark: int = 0
 
 
 class Deposed(Exception):
@@ -60,9 +64,8 @@ def move_views(driver: Driver, epoch: uuid.UUID, owner: uuid.UUID, moves: Sequen
     """
     parts = [part for move in moves for part in _parts(move.projection.table, move.changes)]
     views = [move.projection.view for move in moves]
-    before, after = [move.before for move in moves], [move.after for move in moves]
-    parameters: list[Any] = [array("TEXT", views), array("BIGINT", before), array("BIGINT", after)]
-    parameters += [epoch, owner, len(moves)]
+    numbers = [[it.before for it in moves], [it.after for it in moves], [it.mark for it in moves]]
+    parameters: list[Any] = [array("TEXT", views), *(array("BIGINT", it) for it in numbers), epoch, owner, len(moves)]
     parameters += [it for part in parts for it in part.arrays]
     cursor = driver.execute(_together(tuple(part.statement for part in parts)), parameters, prepare=True)
     if cursor.fetchone() is None:
@@ -71,7 +74,7 @@ def move_views(driver: Driver, epoch: uuid.UUID, owner: uuid.UUID, moves: Sequen
 
 def announce(driver: Driver, owner: uuid.UUID, announcement: Announcement) -> None:
     """Announces views, or raises Deposed when one of them has another owner. Raises psycopg.Error."""
-    views = list(announcement.positions)
+    views = list(announcement.positions.keys() | announcement.problems.keys())
     cursor = driver.execute(
         _ANNOUNCE, (CHANNEL, announcement.encode(), array("TEXT", views), owner, len(views)), prepare=True
     )
@@ -122,15 +125,15 @@ def _together(statements: Sequence[str]) -> str:
 
 
 _MATCH = f"""
-SELECT p.view, v.before, v.after
-FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS v (view, before, after)
+SELECT p.view, v.before, v.after, v.mark
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[]) AS v (view, before, after, mark)
 JOIN {projection.fullname} AS p ON p.view = v.view AND p.span = v.before >> 6
 WHERE p.position = v.before AND p.feed_epoch = %s AND p.owner = %s FOR NO KEY UPDATE OF p
 """  # noqa: S608 - only names of tables and columns are put in, here and below
 _HOLD = "SELECT count(*) AS views FROM matched HAVING count(*) = %s"
 _MOVE = f"""
-UPDATE {projection.fullname} AS p SET position = m.after FROM held, matched AS m
-WHERE p.view = m.view AND p.span = m.before >> 6
+UPDATE {projection.fullname} AS p SET position = m.after, mark = m.mark, problem = NULL, error = NULL
+FROM held, matched AS m WHERE p.view = m.view AND p.span = m.before >> 6
 """  # noqa: S608
 
 

@@ -53,8 +53,11 @@ class WatchedFeed:
     def head(self) -> FeedHead | None:
         return self._watch(self._source.head)
 
-    def events(self, after: int, limit: int, epoch: uuid.UUID) -> list[FeedEvent] | None:
-        return self._watch(self._source.events, after, limit, epoch)
+    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> list[FeedEvent] | None:
+        return self._watch(self._source.events, after, limit, epoch, mark)
+
+    def ended_epochs(self) -> frozenset[uuid.UUID] | None:
+        return self._watch(self._source.ended_epochs)
 
     def wait(self, stop: threading.Event) -> None:
         self._asked_at = time.monotonic() + self._poll_seconds

@@ -1,13 +1,14 @@
 """What every query's request may hold, checked: ids, pages, and how fresh the answer must be."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
 
-from tandem.feed.token import MalformedToken, decode_token
+from tandem.feed.token import MalformedToken, Token, decode_token
 from tandem.queries.freshness import NOTHING_NEEDED, Need
 from tandem.queries.page_token import MalformedPageToken
 from tandem.runtime.checker import Checker
@@ -22,8 +23,15 @@ MAX_TOKENS = 20
 MAX_HEARTBEAT_SECONDS = 60
 DEFAULT_HEARTBEAT_SECONDS = 15.0
 
+
 # Many calls of a caller carry the token of its last write: to decode one takes 3 µs.
-_decode = lru_cache(maxsize=4096)(decode_token)
+@lru_cache(maxsize=4096)
+def _decode(text: str) -> Token:
+    """Without a generation: that is of one view, and a token may be of any. Raises MalformedToken."""
+    token = decode_token(text)
+    return replace(token, generation=0) if token.generation else token
+
+
 # Stands for an id that is wrong; `finish` raises before anybody uses it.
 _NO_ID = UUID(int=0)
 
@@ -78,16 +86,16 @@ class QueryChecker(Checker):
                 need = self._including(need, f"consistency.tokens[{number}]", text)
         return Need(need.wanted, self._max_wait(value), requirement == "fully_consistent")
 
-    def resume_from(self, need: Need, text: str) -> tuple[Need, int]:
-        """The need, and the position up to where an earlier watch showed the row; -1 for a new one."""
+    def resume_from(self, need: Need, text: str) -> tuple[Need, Token | None]:
+        """The need, and up to where an earlier watch showed the row; None for a new one."""
         if not text:
-            return need, -1
+            return need, None
         try:
             token = decode_token(text)
         except MalformedToken:
             self.wrong("resume_from", "MALFORMED", "must be the as_of of a message of an earlier watch")
-            return need, -1
-        return need.including(token, "resume_from"), token.position
+            return need, None
+        return need.including(replace(token, generation=0), "resume_from"), token
 
     def heartbeat_interval(self, request: Any) -> float:
         """In seconds."""

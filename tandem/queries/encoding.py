@@ -20,7 +20,13 @@ _TYPES = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_STRING, FieldDescri
 @lru_cache(maxsize=1024)
 def as_of_text(as_of: Token) -> bytes:
     """The token's text in UTF-8. All answers between two announcements share it."""
-    return encode_token(as_of.epoch, as_of.position).encode()
+    return encode_token(as_of.epoch, as_of.position, as_of.mark).encode()
+
+
+@lru_cache(maxsize=1024)
+def watch_as_of_text(as_of: Token) -> bytes:
+    """With the view's generation: whoever comes back with it is shown what was made anew since."""
+    return encode_token(as_of.epoch, as_of.position, as_of.mark, as_of.generation).encode()
 
 
 def view_of(field: FieldDescriptor) -> str:

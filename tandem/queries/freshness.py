@@ -39,10 +39,10 @@ from typing import Any, NamedTuple
 import psycopg
 from prometheus_client import Counter, Gauge, Histogram
 
-from tandem.feed.token import Token
+from tandem.feed.token import Token, epoch_order
 from tandem.queries.head import FULLY_CONSISTENT, Head
 from tandem.queries.settings import FreshnessSettings
-from tandem.read_store.announcement import Announcement, MalformedAnnouncement
+from tandem.read_store.announcement import HISTORY_CHANGED, Announcement, MalformedAnnouncement
 from tandem.read_store.cache import CacheEpochs
 from tandem.runtime.call import Call, Context, Stage, settle, stopping_error
 from tandem.runtime.errors import Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
@@ -77,6 +77,8 @@ _LISTEN_SECONDS = 0.2
 _RECONNECT_SECONDS = 0.5
 # How long before the caller's deadline a wait ends, so that the answer says why, and arrives.
 _MARGIN_SECONDS = 0.1
+# A view that cannot go on is mended by a person, or tried again after some seconds.
+_FAILED_RETRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,13 @@ class Announced:
     token: Token
     cache_epochs: CacheEpochs
     """Empty where there is no cache."""
+    received_at: float
+
+
+class Problem(NamedTuple):
+    """Why a view cannot go on: as a reason of errors."""
+
+    reason: str
     received_at: float
 
 
@@ -99,8 +108,8 @@ class Wanted(NamedTuple):
 class Need(NamedTuple):
     """How fresh an answer must be.
 
-    wanted: what it must include, at most one token of each feed. max_wait: in seconds, since the call came.
-    fully_consistent: the feed's head is wanted too, and is still to be read.
+    wanted: what it must include, one token of each feed; two where their histories contradict. max_wait: in seconds,
+    since the call came. fully_consistent: the feed's head is wanted too, and is still to be read.
     """
 
     wanted: tuple[Wanted, ...] = ()
@@ -113,7 +122,7 @@ class Need(NamedTuple):
         if others:
             if any(it.token.includes(token) for it in others):
                 return self
-            others = tuple([it for it in others if it.token.epoch != token.epoch])
+            others = tuple([it for it in others if not token.includes(it.token)])
         return Need((*others, Wanted(token, field)), self.max_wait, self.fully_consistent)
 
     def with_head(self, token: Token) -> "Need":
@@ -153,9 +162,12 @@ class Fresh(enum.Enum):
 
 
 class _Parked(NamedTuple):
-    """What a call waits for, since when, and until when at the latest. epoch: the feed's, as its integer."""
+    """What a call waits for, since when, and until when at the latest. epoch: the feed's, as its integer, and `order`
+    as `epoch_order` has it.
+    """
 
     epoch: int
+    order: int
     position: int
     since: float
     end: float
@@ -184,10 +196,11 @@ class Freshness:
         self._settings = settings
         self._listener = listener
         self._read_positions = read_positions
-        self._views = views
+        self._views = frozenset(views)
         self._with_cache = with_cache
         self._clock = clock
         self._announced: dict[str, Announced] = {}
+        self._problems: dict[str, Problem] = {}
         self._subscribers: list[Callable[[str], None]] = []
         # Guards all below, and changes of what was announced.
         self._lock = threading.Lock()
@@ -247,19 +260,28 @@ class Freshness:
         """
         if not need.wanted:
             return Fresh.NOW
+        if self.problem(view) == HISTORY_CHANGED and not self._comes_to_all(view, need):
+            return history_changed(view)
         if known is None:
             return Fresh.DATABASE
-        behind: Token | None = None
-        for token, field in need.wanted:
-            if token.epoch != known.epoch:
-                return _other_feed(view, field) if final else Fresh.DATABASE
-            if token.position > known.position:
-                behind = token
-        if behind is None:
+        for it in need.wanted:
+            if _is_of_another(it.token, known):
+                return _other_feed(view, it.field) if final else Fresh.DATABASE
+        behind = [it.token for it in need.wanted if not known.includes(it.token)]
+        if not behind:
             return Fresh.NOW
+        return self._judge_behind(view, call, need, known, max(behind, key=_order), final=final)
+
+    def _judge_behind(
+        self, view: str, call: Context, need: Need, known: Token, wanted: Token, *, final: bool
+    ) -> Fresh | TandemError:
+        """For a view that does not include the wanted token, and may come to it."""
+        problem = self.problem(view)
+        if problem is not None and wanted.epoch == known.epoch:
+            return _view_failed(view, problem, known, wanted)
         if self._clock() >= need.end_of_wait(call):
-            return _projection_lag(view, known, behind)
-        if final and self._is_decided(view, behind):
+            return _projection_lag(view, known, wanted)
+        if final and self._is_decided(view, wanted):
             # Behind what was announced: the view is made anew, or the database lost commits in a failover.
             self.distrust([view])
         return Fresh.WAIT
@@ -280,6 +302,13 @@ class Freshness:
             return None
         return verdict
 
+    def problem(self, view: str) -> str | None:
+        """Why the view cannot go on, as a reason of errors, as long as a projector says so; None when it can."""
+        problem = self._problems.get(view)
+        if problem is None or self._clock() - problem.received_at >= self._settings.blind_after:
+            return None
+        return problem.reason
+
     def announced_token(self, view: str) -> Token | None:
         """The view's position; None while it is blind."""
         announced = self.announced(view)
@@ -294,9 +323,10 @@ class Freshness:
                 if view not in self._views:
                     # A newer projector has views that this program does not know.
                     continue
-                token = Token(announcement.feed_epoch, position)
+                marks, generations = announcement.marks, announcement.generations
+                token = Token(announcement.feed_epoch, position, marks.get(view, 0), generations.get(view, 0))
                 last = self._announced.get(view)
-                if last is not None and last.token != token and last.token.includes(token):
+                if last is not None and last.token != token and self._is_older(token, last.token):
                     IGNORED.inc()
                     continue
                 was_blind = self.announced(view) is None
@@ -305,6 +335,17 @@ class Freshness:
                 _position(view).set(position)
                 released += self._release(view, token)
                 if was_blind or last is None or token != last.token:
+                    moved.append(view)
+            for view in self._views & (announcement.positions.keys() | announcement.problems.keys()):
+                before = self.problem(view)
+                reason = announcement.problems.get(view)
+                if reason is None:
+                    self._problems.pop(view, None)
+                    continue
+                self._problems[view] = Problem(reason, received_at)
+                if reason != before:
+                    # They are judged again, and refused.
+                    released += self._take_out(view, list(self._parked[view]))
                     moved.append(view)
         _send_home(released)
         for view in moved:
@@ -318,6 +359,7 @@ class Freshness:
         """
         with self._lock:
             for view in views:
+                self._problems.pop(view, None)
                 if view in self._announced:
                     self._announced[view] = replace(self._announced[view], received_at=float("-inf"))
 
@@ -374,6 +416,11 @@ class Freshness:
                 back.append(call)
         _send_home(back)
 
+    @staticmethod
+    def _is_older(token: Token, last: Token) -> bool:
+        """Of the same feed and the same generation of the view."""
+        return last.epoch == token.epoch and last.position > token.position and not token.is_made_anew_since(last)
+
     def read_head(self) -> None:
         """Reads the feed's head, once for all who wait for it or for a token that no head has reached.
 
@@ -383,6 +430,7 @@ class Freshness:
             asking = list(self._parked[_HEAD])
             now = self._clock()
             unreached = {call for call, it in self._unreached() if it.since <= now - _HEAD_AFTER_SECONDS}
+            announced = {view: it.token for view, it in self._announced.items()}
             self._compare_at = math.inf
         if not asking and not unreached:
             self._compare_again(_HEAD_AFTER_SECONDS)
@@ -409,7 +457,7 @@ class Freshness:
         for call in found:
             call.asked.need = call.asked.need.with_head(head)
         for call in beyond:
-            refuse([call], _beyond_the_head(_wanted(call), head))
+            refuse([call], _beyond_the_head(call, head, announced.get(call.asked.view)))
         _send_home(found)
         self._compare_again(_HEAD_AFTER_SECONDS)
 
@@ -432,19 +480,33 @@ class Freshness:
                 self._compare_at = time.monotonic() + seconds
 
     def _is_decided(self, view: str, token: Token) -> bool:
-        """Whether announcements say enough: the view includes the token, or is of another feed."""
+        """Whether announcements say enough: the view includes the token, cannot go on, or is of another feed."""
         last = self.announced(view)
-        return last is not None and (last.token.epoch != token.epoch or last.token.includes(token))
+        if last is None:
+            return False
+        if last.token.epoch != token.epoch:
+            return epoch_order(token.epoch) <= epoch_order(last.token.epoch)
+        return last.token.position >= token.position or self.problem(view) is not None
+
+    def _comes_to_all(self, view: str, need: Need) -> bool:
+        """Whether a view that has taken in what the feed lost will include what is wanted: in the feed's next epoch.
+
+        Positions of its own epoch say nothing: what came instead of what was lost is not in it.
+        """
+        last = self._announced.get(view)
+        return last is not None and all(
+            epoch_order(it.token.epoch) > epoch_order(last.token.epoch) for it in need.wanted
+        )
 
     def _park(self, call: Call, place: str) -> None:
         end = call.asked.need.end_of_wait(call)
         if place == _HEAD:
             end = max(end, call.came_at + _LEAST_HEAD_SECONDS)
-            parked = _Parked(0, 0, self._clock(), end)
+            parked = _Parked(0, 0, 0, self._clock(), end)
             self._head_is_wanted.notify()
         else:
             token = _wanted(call).token
-            parked = _Parked(token.epoch.int, token.position, self._clock(), end)
+            parked = _Parked(token.epoch.int, epoch_order(token.epoch), token.position, self._clock(), end)
             if self._compare_at == math.inf and self._head.is_set_up:
                 self._compare_at = time.monotonic() + _HEAD_AFTER_SECONDS
                 self._head_is_wanted.notify()
@@ -462,9 +524,9 @@ class Freshness:
     def _release(self, view: str, reached: Token) -> list[Call]:
         """Takes out the calls for which it is decided now that a view is at `reached`: also those of another feed."""
         # Compared as integers: all who wait for the view are looked at.
-        epoch, position = reached.epoch.int, reached.position
+        epoch, order, position = reached.epoch.int, epoch_order(reached.epoch), reached.position
         waiting = self._parked[view].items()
-        ready = [call for call, it in waiting if it.position <= position or it.epoch != epoch]
+        ready = [call for call, it in waiting if (it.position <= position if it.epoch == epoch else it.order <= order)]
         return self._take_out(view, ready)
 
     def _take_out(self, place: str, calls: list[Call]) -> list[Call]:
@@ -562,10 +624,10 @@ def _place(call: Call) -> str:
 
 
 def _wanted(call: Call) -> Wanted:
-    """What a call that is parked waits for: of two feeds one is not the view's, which is refused without a wait."""
+    """What a call that is parked waits for: of two feeds the later one, which the view may come to."""
     asked: Asked = call.asked
-    [wanted] = asked.need.wanted
-    return wanted
+    wanted = asked.need.wanted
+    return wanted[0] if len(wanted) == 1 else max(wanted, key=lambda it: _order(it.token))
 
 
 def _send_home(calls: Sequence[Call]) -> None:
@@ -576,9 +638,40 @@ def _send_home(calls: Sequence[Call]) -> None:
         home.put_all(together)
 
 
+def _order(token: Token) -> tuple[int, int]:
+    return epoch_order(token.epoch), token.position
+
+
+def _is_of_another(token: Token, known: Token) -> bool:
+    """Whether a view at `known` will never come to the token: it is of another feed, or of a history that was lost."""
+    if token.epoch == known.epoch:
+        return token.contradicts(known)
+    return epoch_order(token.epoch) <= epoch_order(known.epoch)
+
+
+def history_changed(view: str) -> Unavailable:
+    return Unavailable(
+        f"the write store lost writes that the view {view} shows, and an operator must say which history holds;"
+        " without a token it is read as it is",
+        reason="HISTORY_CHANGED",
+        retry_after=_FAILED_RETRY_SECONDS,
+        metadata={"view": view},
+    )
+
+
+def _view_failed(view: str, problem: str, seen: Token, wanted: Token) -> Unavailable:
+    """The view has not reached the token, and will not by itself."""
+    return Unavailable(
+        f"the view {view} cannot go on ({problem}), and does not include the token; an operator must see to it",
+        reason="VIEW_FAILED",
+        retry_after=_FAILED_RETRY_SECONDS,
+        metadata={"view": view, "position": str(seen.position), "wanted": str(wanted.position), "problem": problem},
+    )
+
+
 def _projection_lag(view: str, seen: Token, wanted: Token) -> Unavailable:
-    """The view has not reached the token in time; both are of one feed."""
-    behind = wanted.position - seen.position
+    """The view has not reached the token in time; both are of one feed, or the token of its next epoch."""
+    behind = wanted.position - (seen.position if seen.epoch == wanted.epoch else 0)
     return Unavailable(
         f"the view {view} is {behind} events behind the token; it is safe to ask again",
         reason="PROJECTION_LAG",
@@ -591,9 +684,16 @@ def _projection_lag(view: str, seen: Token, wanted: Token) -> Unavailable:
     )
 
 
-def _beyond_the_head(wanted: Wanted, head: Token) -> PreconditionFailed:
-    description = f"is beyond the feed, which is at position {head.position}: no receipt and no answer had it"
-    return PreconditionFailed([Violation(wanted.field, description, "TOKEN_AHEAD")])
+def _beyond_the_head(call: Call, head: Token, announced: Token | None) -> TandemError:
+    """announced: where the view was before the head was read."""
+    if announced is not None and announced.epoch == head.epoch and announced.position > head.position:
+        # The feed has lost what the view shows, and perhaps what the token stands for.
+        return history_changed(call.asked.view)
+    description = (
+        f"is beyond the feed, which is at position {head.position}: no receipt and no answer had it, or the write store"
+        " lost what it stood for"
+    )
+    return PreconditionFailed([Violation(_wanted(call).field, description, "TOKEN_AHEAD")])
 
 
 def _other_feed(view: str, field: str) -> TandemError:

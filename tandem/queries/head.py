@@ -7,13 +7,13 @@ from sqlalchemy import text
 
 from tandem.feed.table import NEWEST_HEAD
 from tandem.feed.token import Token
-from tandem.queries.store import ONE_PLAN, Store, position_of
+from tandem.queries.store import ONE_PLAN, Store
 from tandem.runtime.errors import PreconditionFailed, Violation
 from tandem.runtime.settings import DatabaseSettings
 
 FULLY_CONSISTENT = "consistency.fully_consistent"
 
-_HEAD = text(f"SELECT epoch AS feed_epoch, position FROM {NEWEST_HEAD} AS h")  # noqa: S608 - a table of ours
+_HEAD = text(f"SELECT epoch, position FROM {NEWEST_HEAD} AS h")  # noqa: S608 - a table of ours
 
 
 class Head:
@@ -44,4 +44,4 @@ class Head:
             description = "this server is not set up to ask the write store; give a token instead (at_least_as_fresh)"
             raise PreconditionFailed([Violation(FULLY_CONSISTENT, description, "FULLY_CONSISTENT_NOT_CONFIGURED")])
         [row] = self._store.execute(_HEAD, {})
-        return position_of(row)
+        return Token(row.epoch, row.position)

@@ -19,7 +19,7 @@ from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.page_token import FIRST_PAGE, Cursor, decode_page_token, encode_page_token
 from tandem.queries.statements import Answer, StatementQuery
-from tandem.queries.store import Store, position_of
+from tandem.queries.store import AT, Store, position_of
 from tandem.read_store.tables import newest
 from tandem.runtime.arrays import array, sql_type
 from tandem.runtime.errors import TandemError
@@ -58,7 +58,7 @@ class KeysetList:
             SELECT s.* FROM unnest({_array("q.one_of", table.c[one_of])}) AS w (value) CROSS JOIN LATERAL ({rows}) AS s
             ORDER BY s.time DESC, s.position DESC LIMIT q.most"""  # noqa: S608
         self.statement = text(f"""
-            SELECT p.feed_epoch, p.position, q.number, v.found, v.times[q.most - 1] AS time, v.ties[q.most - 1] AS tie
+            SELECT {AT}, q.number, v.found, v.times[q.most - 1] AS time, v.ties[q.most - 1] AS tie
             FROM {newest(f"'{table.name}'")} AS p
             CROSS JOIN unnest({", ".join(arrays)}) WITH ORDINALITY
                 AS q ({", ".join([*given, "one_of", "time", "position", "most", "number"])})

@@ -67,13 +67,16 @@ ONE_PLAN = (
 By itself PostgreSQL plans anew for each list of keys, since a plan for few keys may be cheaper than the one for any.
 """
 
+AT = "p.feed_epoch, p.position, p.mark, p.generation"
+"""What a statement about a view says of where the view is; `p` is its row of `projection`."""
+
 # After all of them.
 _NO_POSITION = 2**63 - 1
 
 # The log is purged from its beginning: where it reaches back to a position, it holds all that came after.
 _CHANGES = text(
     f"""
-    SELECT p.feed_epoch, p.position, c.key, EXISTS (
+    SELECT {AT}, c.key, EXISTS (
         SELECT 1 FROM {change.fullname} AS e WHERE e.view = p.view AND e.position <= :after
     ) AS reaches_back
     FROM {newest(":view")} AS p LEFT JOIN LATERAL (
@@ -82,7 +85,7 @@ _CHANGES = text(
     """  # noqa: S608
 )
 
-_POSITIONS = text(f"SELECT view, feed_epoch, position FROM {ALL_NEWEST} AS p")  # noqa: S608
+_POSITIONS = text(f"SELECT p.view, {AT} FROM {ALL_NEWEST} AS p")  # noqa: S608
 
 
 class Store:
@@ -240,14 +243,14 @@ def _by_key(view: str) -> TextClause:
     position = newest(f"'{view}'")
     # No row where the view's key is not there, but the position all the same.
     return text(
-        f"SELECT p.feed_epoch, p.position, v.key, v.value, v.position AS changed FROM {position} AS p"  # noqa: S608
+        f"SELECT {AT}, v.key, v.value, v.position AS changed FROM {position} AS p"  # noqa: S608
         f" LEFT JOIN {SCHEMA}.{view} AS v ON v.key = ANY(:keys)"
     )
 
 
 def position_of(row: Any) -> Token:
     """Of a row of a statement about a view."""
-    return Token(row.feed_epoch, row.position)
+    return Token(row.feed_epoch, row.position, row.mark, row.generation)
 
 
 class _ConnectionBroke(psycopg.OperationalError):

@@ -5,8 +5,9 @@ those that somebody watches are read, in batches, and each watcher is woken. Not
 that comes for its next message gets the newest state, with the number of versions that it did not see.
 
 Positions make it right. A row is read together with the view's position (`as_of`) and has the position of the event
-that made it (`changed`). A watcher is shown a state if it was made after the last one that it was shown, and never one
-that was read at an older position than it knows of. Where the log cannot say what changed (it was purged, it is too
+that made it (`changed`). A watcher is shown a state if it was made after the last one that it was shown, or is another
+one at the same position because the view was made anew; and never one that was read at an older position than it knows
+of. Where the log cannot say what changed (it was purged, it is too
 long, the view was made anew), all watched rows are read.
 
 A watch, in `Watches.watch`:
@@ -44,10 +45,11 @@ from prometheus_client import Counter
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
 from tandem.queries.damage import RowCheck
-from tandem.queries.encoding import EncodedField, as_of_text, view_of
-from tandem.queries.freshness import Asked, Fresh, Freshness, Need
+from tandem.queries.encoding import EncodedField, view_of, watch_as_of_text
+from tandem.queries.freshness import Asked, Fresh, Freshness, Need, history_changed
 from tandem.queries.settings import WatchSettings
 from tandem.queries.store import ChangedKeys, State, Store
+from tandem.read_store.announcement import HISTORY_CHANGED
 from tandem.runtime.call import UNCOUNTED, Call, LocalCall, Stage, StreamCall, stopping_error
 from tandem.runtime.errors import NotFound, Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
 from tandem.runtime.supervised import supervise
@@ -204,33 +206,41 @@ class Watches:
         async with aclosing(self.watch(key, need, shown, heartbeat, call)) as states:
             async for value, as_of, skipped in states:
                 rest: bytes = self._response(skipped_versions=skipped).SerializeToString()
-                yield (self._heartbeat if value is None else self._value(value)) + self._as_of(as_of_text(as_of)) + rest
+                shown_value = self._heartbeat if value is None else self._value(value)
+                yield shown_value + self._as_of(watch_as_of_text(as_of)) + rest
 
     async def watch(
-        self, key: UUID, need: Need, shown: int, heartbeat: float, call: StreamCall
+        self, key: UUID, need: Need, shown: Token | None, heartbeat: float, call: StreamCall
     ) -> AsyncGenerator[Watched, None]:
         """The row's state, then every newer one that is there to see, and a sign of life every `heartbeat` seconds.
 
-        shown: the position up to which the caller knows the row. Raises NotFound; what `Freshness.judge` refuses with;
-        Overloaded; Unavailable after a last message when the server stops; PreconditionFailed when the feed becomes
-        another.
+        shown: up to where the caller knows the row. Raises NotFound; what `Freshness.judge` refuses with; Overloaded;
+        Unavailable after a last message when the server stops, and when the feed's history has changed;
+        PreconditionFailed when the feed becomes another.
         """
         if self._watchers >= self._settings.max_watchers:
             raise Overloaded(f"{self._watchers} watches are open already", retry_after=1.0)
         with self._subscribed(key) as (subject, watcher):
             call.when_stopping(watcher.wake)
             known = await self._first_read(subject, watcher, need, call)
+            # The caller knows nothing of what was made since.
+            knows_it = shown is not None and not known.is_made_anew_since(shown)
+            position = shown.position if shown is not None and knows_it else -1
+            last = self._newest(subject, known)[0] if knows_it else None
             version = 0
             loop = asyncio.get_running_loop()
             # The first message at once, whatever it is: the caller learns that the watch is open.
             due = loop.time()
             while True:
                 stopping = call.stopping
+                if self._freshness.problem(self._view) == HISTORY_CHANGED:
+                    raise history_changed(self._view)
                 state, known = self._newest(subject, known)
-                if state.changed > shown:
+                # Another value at the same position: the view was made anew, and the row was wrong before.
+                if state.changed > position or (last is not None and state.value != last.value):
                     skipped = max(0, subject.version - version - 1) if version else 0
                     self._skipped.inc(skipped)
-                    shown, version = state.changed, subject.version
+                    position, version, last = state.changed, subject.version, state
                     yield Watched(state.value, known, skipped)
                 elif stopping or loop.time() >= due:
                     yield Watched(None, known)
@@ -302,7 +312,7 @@ class Watches:
             raise subject.damage
         if subject.state is None:
             raise NotFound(self._resource, f"{self._resource}s/{subject.key}")
-        return subject.state, covered if covered.includes(known) else known
+        return subject.state, covered if covered.position >= known.position else known
 
     def _covered(self, subject: _Subject) -> Token | None:
         """The position that the subject's state includes; None before it was read."""
@@ -322,6 +332,10 @@ class Watches:
     def _look(self) -> None:
         if self._subjects:
             self._wanted.set()
+        if self._freshness.problem(self._view) == HISTORY_CHANGED:
+            for subject in self._subjects.values():
+                for watcher in subject.watchers:
+                    watcher.wake()
 
     async def _follow(self) -> None:
         while True:

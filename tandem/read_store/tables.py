@@ -40,6 +40,10 @@ projection = Table(
     Column("content", Uuid, nullable=True),
     Column("owner", Uuid, nullable=True),
     Column("span", BigInteger, Computed("position >> 6", persisted=True), primary_key=True, autoincrement=False),
+    Column("mark", BigInteger, nullable=False, server_default="0"),
+    Column("generation", BigInteger, nullable=False, server_default="0"),
+    Column("problem", Text, nullable=True),
+    Column("error", Text, nullable=True),
 )
 """One row a view: the last position that its rows include, in the same transaction as the rows.
 
@@ -50,6 +54,12 @@ owner: the session of a projector that writes the view, and nobody else does; NU
 content: a random name for what the rows of a view say, where the domain keeps one. Whatever changes that, in whatever
 way, gives it another: two states with the same name are the same, in all replicas and histories. It is NULL where it is
 not known, and of the other views.
+
+mark: of the event at the position, which no other history of the feed has there; 0 where it is not known.
+
+generation: random, another one each time that the view is made anew: rows at the same position may be others.
+
+problem: why the view cannot go on, as a reason of errors, and error in words; NULL while it can.
 
 cache_epochs: [[node, "epoch.mark"], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL
 while one runs or after one died, and then nobody may trust what is in the cache. An epoch is good as long as its mark

@@ -31,7 +31,7 @@ def timestamp(moment: datetime) -> Timestamp:
 def feed_events(history: Iterable[Event], *, first: int = 1) -> list[FeedEvent]:
     """The events with positions from `first` on."""
     return [
-        FeedEvent(EVENTS, position, str(event.WhichOneof("kind")), event.SerializeToString())
+        FeedEvent(EVENTS, position, str(event.WhichOneof("kind")), event.SerializeToString(), mark=1_000_000 + position)
         for position, event in enumerate(history, start=first)
     ]
 

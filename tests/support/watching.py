@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from commerce.query.v1.query_service_pb2 import DESCRIPTOR
@@ -40,10 +41,11 @@ class FakeView:
         self.log: list[tuple[int, uuid.UUID]] = []
         self.away = False
         self.reads: list[int] = []
+        self.generation = 1
 
     @property
     def token(self) -> Token:
-        return Token(self.epoch, self.position)
+        return Token(self.epoch, self.position, generation=self.generation)
 
     def put(self, key: uuid.UUID = ORDER) -> int:
         """The next version of an order; returns the version."""
@@ -52,6 +54,15 @@ class FakeView:
         self.rows[key] = State(OrderDetails(order_id=str(key), version=version).SerializeToString(), self.position)
         self.log.append((self.position, key))
         return version
+
+    def make_anew(self, key: uuid.UUID, total: int) -> None:
+        """All events again, of which one makes a row now that was wrong before."""
+        self.generation += 1
+        self.log.clear()
+        before = self.rows[key]
+        order = OrderDetails.FromString(before.value)
+        order.total.minor_units = total
+        self.rows[key] = before._replace(value=order.SerializeToString())
 
     def purge(self) -> None:
         self.log.clear()
@@ -129,8 +140,12 @@ class Room:
         await self.watches.stop()
         await self.freshness.stop()
 
-    def announce(self) -> None:
-        announcement = Announcement(self.view.epoch, {VIEW: self.view.position}, {})
+    def announce(self, problem: str = "") -> None:
+        generations = {VIEW: self.view.generation}
+        problems = {VIEW: problem} if problem else {}
+        announcement = Announcement(
+            self.view.epoch, {VIEW: self.view.position}, {}, generations=generations, problems=problems
+        )
         self.freshness.apply_announcement(announcement, time.monotonic())
 
     def put(self, key: uuid.UUID = ORDER) -> int:
@@ -149,9 +164,8 @@ class Room:
         call: FakeCall | None = None,
     ) -> AsyncIterator["Watcher"]:
         if resume_from is not None:
-            need = need.including(resume_from, "resume_from")
-        shown = resume_from.position if resume_from is not None else -1
-        messages = self.watches.watch(key, need, shown, heartbeat, call or FakeCall())
+            need = need.including(replace(resume_from, generation=0), "resume_from")
+        messages = self.watches.watch(key, need, resume_from, heartbeat, call or FakeCall())
         try:
             yield Watcher(messages)
         finally:

@@ -1,6 +1,7 @@
 """Commands that are done in steps: those that have steps left, and where the erasure of a customer stands.
 
 A customer's orders are found some at a time, by an index of customer and order in place of one of the customer alone.
+It is made while orders are placed.
 """
 
 from alembic import op

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/internal/v1/stored.proto\x12\x12tandem.internal.v1\"M\n\x10\x43onsistencyToken\x12\x1d\n\nfeed_epoch\x18\x01 \x01(\x0cR\tfeedEpoch\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\"g\n\tPageToken\x12\x14\n\x05query\x18\x01 \x01(\x0cR\x05query\x12\x1f\n\x0bsort_micros\x18\x02 \x01(\x03R\nsortMicros\x12#\n\rsort_position\x18\x03 \x01(\x04R\x0csortPosition\"P\n\nCacheEntry\x12\x19\n\x05value\x18\x01 \x01(\x0cH\x00R\x05value\x88\x01\x01\x12\x15\n\x03mac\x18\x02 \x01(\x06H\x01R\x03mac\x88\x01\x01\x42\x08\n\x06_valueB\x06\n\x04_mac\"\xab\x01\n\x08\x45nvelope\x12\x14\n\x05\x61\x63tor\x18\x01 \x01(\tR\x05\x61\x63tor\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12!\n\x0c\x63\x61usation_id\x18\x03 \x01(\tR\x0b\x63\x61usationId\x12%\n\x0e\x63orrelation_id\x18\x04 \x01(\tR\rcorrelationId\x12 \n\x0btraceparent\x18\x05 \x01(\tR\x0btraceparentb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/internal/v1/stored.proto\x12\x12tandem.internal.v1\"\x81\x01\n\x10\x43onsistencyToken\x12\x1d\n\nfeed_epoch\x18\x01 \x01(\x0cR\tfeedEpoch\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\x12\x12\n\x04mark\x18\x03 \x01(\x06R\x04mark\x12\x1e\n\ngeneration\x18\x04 \x01(\x06R\ngeneration\"g\n\tPageToken\x12\x14\n\x05query\x18\x01 \x01(\x0cR\x05query\x12\x1f\n\x0bsort_micros\x18\x02 \x01(\x03R\nsortMicros\x12#\n\rsort_position\x18\x03 \x01(\x04R\x0csortPosition\"P\n\nCacheEntry\x12\x19\n\x05value\x18\x01 \x01(\x0cH\x00R\x05value\x88\x01\x01\x12\x15\n\x03mac\x18\x02 \x01(\x06H\x01R\x03mac\x88\x01\x01\x42\x08\n\x06_valueB\x06\n\x04_mac\"\xab\x01\n\x08\x45nvelope\x12\x14\n\x05\x61\x63tor\x18\x01 \x01(\tR\x05\x61\x63tor\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12!\n\x0c\x63\x61usation_id\x18\x03 \x01(\tR\x0b\x63\x61usationId\x12%\n\x0e\x63orrelation_id\x18\x04 \x01(\tR\rcorrelationId\x12 \n\x0btraceparent\x18\x05 \x01(\tR\x0btraceparentb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.internal.v1.stored_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONSISTENCYTOKEN']._serialized_start=55
-  _globals['_CONSISTENCYTOKEN']._serialized_end=132
-  _globals['_PAGETOKEN']._serialized_start=134
-  _globals['_PAGETOKEN']._serialized_end=237
-  _globals['_CACHEENTRY']._serialized_start=239
-  _globals['_CACHEENTRY']._serialized_end=319
-  _globals['_ENVELOPE']._serialized_start=322
-  _globals['_ENVELOPE']._serialized_end=493
+  _globals['_CONSISTENCYTOKEN']._serialized_start=56
+  _globals['_CONSISTENCYTOKEN']._serialized_end=185
+  _globals['_PAGETOKEN']._serialized_start=187
+  _globals['_PAGETOKEN']._serialized_end=290
+  _globals['_CACHEENTRY']._serialized_start=292
+  _globals['_CACHEENTRY']._serialized_end=372
+  _globals['_ENVELOPE']._serialized_start=375
+  _globals['_ENVELOPE']._serialized_end=546
 # @@protoc_insertion_point(module_scope)

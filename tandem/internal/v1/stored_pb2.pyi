@@ -26,19 +26,27 @@ class ConsistencyToken(_message.Message):
 
     FEED_EPOCH_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     feed_epoch: _builtins.bytes
     """The feed that the position belongs to: 16 bytes of a UUID. A restore from a backup begins a new one."""
     position: _builtins.int
     """A position of that feed."""
+    mark: _builtins.int
+    """The mark of the event at that position, which no other history of the feed has there; 0 where it has none."""
+    generation: _builtins.int
+    """Of a watch's tokens: which time the view was made. Made anew, it may have other rows at the same position."""
     def __init__(
         self,
         *,
         feed_epoch: _builtins.bytes = ...,
         position: _builtins.int = ...,
+        mark: _builtins.int = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed_epoch", b"feed_epoch", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed_epoch", b"feed_epoch", "generation", b"generation", "mark", b"mark", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

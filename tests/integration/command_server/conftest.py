@@ -19,7 +19,6 @@ from shop.events import EVENTS
 from tandem.commands.executor import Executor, create_executor_engine
 from tandem.commands.settings import ExecutorSettings
 from tandem.feed.events import FeedEvent
-from tandem.feed.reader import read_events
 from tandem.feed.token import decode_token
 from tandem.runtime.call import LocalCall, Metadata, Method
 from tandem.runtime.database import create_database_engine
@@ -42,7 +41,16 @@ class WriteDatabase:
 
     def feed(self) -> list[FeedEvent]:
         with self.engine.connect() as connection:
-            return read_events(connection, EVENTS, 0, 100_000)
+            # Tests of migrations leave positions out, which nobody who follows the feed passes over.
+            rows = connection.execute(
+                text(
+                    "SELECT position, kind, payload, (SELECT key FROM tandem_write.subject_key AS k"
+                    " WHERE k.subject_id = e.subject_id), envelope, version, (SELECT payload FROM"
+                    " tandem_write.event_supplement AS s WHERE s.position = e.position), mark"
+                    " FROM tandem_write.event AS e ORDER BY position"
+                )
+            )
+            return [FeedEvent(EVENTS, *row) for row in rows]
 
 
 @contextmanager
@@ -106,6 +114,7 @@ class Receipt(NamedTuple):
     position: int
     version: int
     epoch: UUID
+    mark: int
     replayed: bool
 
 
@@ -122,8 +131,8 @@ async def submit(executor: Executor, request: Message, *, seconds: float = 20, m
     response = await asyncio.wrap_future(call.future)
     subject_id = getattr(response, DOMAIN.kinds[type(request)].aggregate.id_field)
     proof = response.receipt
-    epoch = decode_token(proof.consistency_token).epoch
-    return Receipt(subject_id, proof.position, proof.version, epoch, proof.replayed)
+    token = decode_token(proof.consistency_token)
+    return Receipt(subject_id, proof.position, proof.version, token.epoch, token.mark, proof.replayed)
 
 
 async def submit_all(executor: Executor, requests: Sequence[Message]) -> list[Receipt | BaseException]:

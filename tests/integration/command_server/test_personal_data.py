@@ -52,7 +52,7 @@ def test_what_was_stored_in_the_clear_is_sealed_by_the_migration(fresh_database:
     with engine.connect() as connection:
         payloads = connection.execute(select(feed.event.c.payload)).scalars().all()
         assert not [it for it in payloads for word in (b"Customer", b"Hamburg", b"example.org") if word in it]
-        assert [it.event for it in read_events(connection, EVENTS, 0, 100)] == HISTORY
+        assert [it.event for it in read_events(connection, EVENTS, 0, 100).events] == HISTORY
         both = {CUSTOMER, identity("customer", 2)}
         loaded, keys = DOMAIN.model.load(connection, Keys({CUSTOMERS: both}))()
         assert len(set(keys.values())) == 2
@@ -75,7 +75,7 @@ async def test_an_erased_customers_key_and_row_are_empty_and_the_rest_of_the_fee
         assert connection.execute(key).scalar_one() is None
         row = connection.execute(select(customer_table).where(customer_table.c.id == CUSTOMER)).one()
         assert tuple(row) == (UUID(CUSTOMER), 2, "", "", "", b"", True, None)
-        found = read_events(connection, EVENTS, 0, 1000)
+        found = read_events(connection, EVENTS, 0, 1000).events
     assert (erased.position, erased.version) == (found[-1].position, 2)
     anonymized = [it.event.orders_anonymized for it in found if it.kind == "orders_anonymized"]
     assert [len(it.order_ids) for it in anonymized] == [100, 50]
@@ -94,7 +94,7 @@ async def test_a_batch_that_registers_orders_and_erases_leaves_no_key(
     await submit_all(executor, [add_product(1), register_customer(1), place_order(1), erase, place_order(2)])
     with database.engine.connect() as connection:
         assert connection.execute(select(feed.subject_key.c.key)).scalars().all() == [None]
-        found = read_events(connection, EVENTS, 0, 100)
+        found = read_events(connection, EVENTS, 0, 100).events
     assert [it.kind for it in found][-2:] == ["customer_erased", "orders_anonymized"]
     assert not [it for it in found if b"Customer 1" in it.event.SerializeToString()]
 

@@ -76,7 +76,7 @@ def test_the_feed_crosses_into_its_next_partition(database: WriteDatabase) -> No
         connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {feed.PARTITION_SIZE - 2}"))
         append(connection, [StoredEvent("order_paid", b"", None)] * 4, [])
     with database.engine.connect() as connection:
-        found = read_events(connection, EVENTS, feed.PARTITION_SIZE - 2, 10)
+        found = read_events(connection, EVENTS, feed.PARTITION_SIZE - 2, 10).events
         assert [it.position - feed.PARTITION_SIZE for it in found] == [-1, 0, 1, 2]
 
 

@@ -27,6 +27,7 @@ from tandem.feed import table as feed
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
+from tandem.feed.token import new_mark
 from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.projection.settings import CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.read_store.announcement import Announcement
@@ -80,9 +81,9 @@ class Stores:
             base = connection.execute(
                 text(f"UPDATE {feed.feed_head.fullname} SET position = position + {len(rows)} RETURNING position")
             ).scalar_one() - len(rows)
-            now = datetime.now(UTC)
+            now, mark = datetime.now(UTC), new_mark()
             stored = [
-                (position, it.kind, now, it.payload, it.subject_id, it.envelope)
+                (position, it.kind, now, it.payload, it.subject_id, it.envelope, mark)
                 for position, it in enumerate(rows, start=base + 1)
             ]
             execute(connection, inserted(feed.event, stored))
@@ -114,7 +115,7 @@ class Stores:
 
     def events(self) -> list[FeedEvent]:
         with self.write.connect() as connection:
-            return read_events(connection, EVENTS, 0, 1_000_000)
+            return read_events(connection, EVENTS, 0, 1_000_000).events
 
     def positions(self) -> dict[str, int]:
         with self.read.connect() as connection:
@@ -264,6 +265,12 @@ class Running:
 
     async def is_ready(self) -> bool:
         return await self._application._application.ready()
+
+    async def projections_are_well(self) -> bool:
+        """What ProjectionService's own health says."""
+        [service] = [it for it in self._application._application.services if it.descriptor.name == "ProjectionService"]
+        assert service.ready is not None
+        return await service.ready()
 
     async def until_state(self, state: int, *views: str) -> dict[str, Projection]:
         async def there() -> dict[str, Projection] | None:

@@ -146,7 +146,7 @@ def test_events_are_read_up_to_a_number_of_bytes(stores: Stores, monkeypatch: py
 
         def read(max_bytes: int) -> list[int]:
             monkeypatch.setattr(reader, "MAX_BYTES", max_bytes)
-            return [it.position for it in read_events(connection, EVENTS, 2, 7)]
+            return [it.position for it in read_events(connection, EVENTS, 2, 7).events]
 
         assert read(1) == [3], "one is read however large it is"
         assert read(3 * size) == [3, 4, 5]
@@ -168,7 +168,7 @@ def test_a_slow_feed_is_read_in_smaller_parts(stores: Stores) -> None:
     found: list[FeedEvent] = []
 
     def all_are_read() -> bool:
-        found.extend(source.events(len(found), 1000, epoch) or ())
+        found.extend(source.events(len(found), 1000, epoch, 0) or ())
         return len(found) == head
 
     wait_until(all_are_read, "all events are read")

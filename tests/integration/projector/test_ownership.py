@@ -152,7 +152,7 @@ async def test_a_deposed_projector_starts_over_from_where_the_other_came_to(
     before = announcements.epochs()
     # As if another had taken in two more events: this one may do nothing to the view that follows from position 1. The
     # view first: this one may look at the feed at any moment, woken by the first event that it has read already.
-    stores.run(f"UPDATE tandem_read.projection SET position = {added + 2} WHERE view = 'product_card'")
+    stores.run(f"UPDATE tandem_read.projection SET position = {added + 2}, mark = 0 WHERE view = 'product_card'")
     stores.append_unheard([events.stock_adjusted(delta=5), events.stock_adjusted(version=3, delta=7)])
     await announcements.reached(stores.append([events.price_changed(version=4)]))
     assert announcements.epochs() != before
@@ -171,7 +171,7 @@ async def test_a_deposed_projector_forgets_the_rows_that_it_remembered_or_folded
     taken.available += 5
     stores.run(
         f"UPDATE tandem_read.product_card SET value = decode('{taken.SerializeToString().hex()}', 'hex');"
-        f"UPDATE tandem_read.projection SET position = {added + 1} WHERE view = 'product_card'"
+        f"UPDATE tandem_read.projection SET position = {added + 1}, mark = 0 WHERE view = 'product_card'"
     )
     stores.append_unheard([events.stock_adjusted(delta=5)])
     await announcements.reached(stores.append([events.stock_adjusted(version=3, delta=7)]))

@@ -137,3 +137,17 @@ def test_a_view_that_cannot_go_on_says_why() -> None:
     report = ask(ALL_SERVE, views=failed)
     assert not report.well
     assert status.problems(report) == ["product_card cannot go on: event 7: unknown product"]
+
+
+def test_a_standby_says_what_stops_a_view_of_another_projector() -> None:
+    failed = projections.ListProjectionsResponse(
+        feed_head=9,
+        projections=[
+            projections.Projection(
+                view="product_card", state=projections.PROJECTION_STATE_STANDBY, error="HISTORY_CHANGED: …"
+            )
+        ],
+    )
+    report = ask(ALL_SERVE, views=failed)
+    assert not report.well
+    assert status.problems(report) == ["product_card cannot go on: HISTORY_CHANGED: …"]

@@ -37,6 +37,7 @@ from tests.support.events import feed_events
 from tests.support.projecting import PROJECTIONS, fold
 
 EPOCH = uuid.UUID(int=7)
+MARK = 7
 few_numbers = (1, 2, 3)
 few = st.sampled_from(few_numbers)
 
@@ -147,8 +148,8 @@ class Memory:
         for of in kept:
             self.states[of] |= decisions.states[of]
         self.events += decisions.events
-        self.receipts |= {it.request_id: it.appended(EPOCH, base) for it in decisions.receipts}
-        return [it.appended(EPOCH, base) if isinstance(it, Receipt) else it for it in decisions.outcomes]
+        self.receipts |= {it.request_id: it.appended(EPOCH, base, MARK) for it in decisions.receipts}
+        return [it.appended(EPOCH, base, MARK) if isinstance(it, Receipt) else it for it in decisions.outcomes]
 
     def _load(self, batch: list[Command]) -> States:
         """Only what the keys name, and the products and customers of the loaded orders: as the database does."""

@@ -1,10 +1,19 @@
 """Which events come into a message, and where the next one goes on."""
 
+import uuid
+
 import pytest
 
 from tandem.feed.live import Entry
 from tandem.feed.service import MAX_MESSAGE_BYTES, Selection, deliver
+from tandem.feed.token import Token
 from tandem.runtime.errors import Unavailable
+
+EPOCH = uuid.uuid4()
+
+
+def at(position: int) -> Token:
+    return Token(EPOCH, position)
 
 
 def entries(count: int, *, first: int = 1) -> list[Entry]:
@@ -29,7 +38,7 @@ def test_batches_one_after_the_other_hold_all_that_is_wanted_once(kinds: set[str
     found: list[int] = []
     position = 3
     while position < 60:
-        batch = deliver(rows[position - 3 :], selection, after=position, head=60, read=lambda entry: entry)
+        batch = deliver(rows[position - 3 :], selection, after=at(position), head=60, read=lambda entry: entry)
         assert len(batch.items) <= most
         assert batch.position > position, "it moves on, also over what is not wanted"
         position = batch.position
@@ -40,18 +49,18 @@ def test_batches_one_after_the_other_hold_all_that_is_wanted_once(kinds: set[str
 
 
 def test_nothing_after_a_position_is_an_empty_batch_there() -> None:
-    batch = deliver([], Selection(), after=9, head=9, read=lambda entry: entry)
+    batch = deliver([], Selection(), after=at(9), head=9, read=lambda entry: entry)
     assert (batch.items, batch.position, batch.head) == ([], 9, 9)
 
 
 def test_a_head_is_never_said_to_be_before_what_is_sent() -> None:
-    batch = deliver(entries(3), Selection(), after=0, head=1, read=lambda entry: entry)
+    batch = deliver(entries(3), Selection(), after=at(0), head=1, read=lambda entry: entry)
     assert (batch.position, batch.head) == (3, 3)
 
 
 def test_a_message_takes_no_more_once_it_is_large() -> None:
     large = [Entry(number, "large", item=b"x" * (MAX_MESSAGE_BYTES // 3)) for number in range(1, 10)]
-    batch = deliver(large, Selection(max_events=1000), after=0, head=9, read=lambda entry: entry)
+    batch = deliver(large, Selection(max_events=1000), after=at(0), head=9, read=lambda entry: entry)
     assert batch.position == len(batch.items) == 4
 
 
@@ -62,16 +71,16 @@ def test_only_what_may_be_wanted_is_read() -> None:
         read.append(entry.position)
         return entry
 
-    deliver(entries(100), Selection(kinds=frozenset({"odd"}), max_events=3), after=0, head=100, read=reading)
+    deliver(entries(100), Selection(kinds=frozenset({"odd"}), max_events=3), after=at(0), head=100, read=reading)
     assert read == [1, 3, 5]
 
 
 def test_an_unreadable_event_ends_a_batch_before_it_and_fails_the_next_one() -> None:
     rows = [*entries(3), Entry(4, "even", unreadable="damaged"), *entries(2, first=5)]
-    batch = deliver(rows, Selection(), after=0, head=6, read=lambda entry: entry)
+    batch = deliver(rows, Selection(), after=at(0), head=6, read=lambda entry: entry)
     assert batch.position == 3
     with pytest.raises(Unavailable, match="event 4 cannot be read: damaged") as raised:
-        deliver(rows[3:], Selection(), after=3, head=6, read=lambda entry: entry)
+        deliver(rows[3:], Selection(), after=at(3), head=6, read=lambda entry: entry)
     assert raised.value.metadata == {"position": "4"}
-    others = deliver(rows, Selection(kinds=frozenset({"odd"})), after=0, head=6, read=lambda entry: entry)
+    others = deliver(rows, Selection(kinds=frozenset({"odd"})), after=at(0), head=6, read=lambda entry: entry)
     assert numbers(others.items) == [1, 3, 5]

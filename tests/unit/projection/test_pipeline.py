@@ -33,16 +33,17 @@ class Store:
         self.source = RowSource(self.select, self.rows, 1_000_000)
         self.pipeline = Pipeline(self.find, self.source, self.write)
 
-    def find(self, views: Sequence[str], after: int) -> EventBatch | None:
+    def find(self, views: Sequence[str], after: int, mark: int) -> EventBatch | None:
         self.found.append(after)
         if after == self.fails_at["find"]:
             raise psycopg.OperationalError("not found")
+        assert mark == (self.feed[after - 1].mark if after else 0)
         feed = self.feed[after : after + self.limit]
         projections = [PROJECTIONS[view] for view in views]
         if not feed:
             return None
         full = len(feed) == self.limit
-        return EventBatch(projections, after, feed, KINDS, self.source, full=full, max_rows=1000)
+        return EventBatch(projections, after, feed, KINDS, self.source, mark_before=mark, full=full, max_rows=1000)
 
     def select(self, wanted: Mapping[str, Collection[bytes]]) -> FoundRows:
         return {
@@ -59,7 +60,9 @@ class Store:
         self.written.append(batch.after)
 
     def step(self, *views: str) -> EventBatch | None:
-        return self.pipeline.step(list(views), self.positions[views[0]], goes_on=True)
+        position = self.positions[views[0]]
+        mark = self.feed[position - 1].mark if position else 0
+        return self.pipeline.step(list(views), position, mark, goes_on=True)
 
     def available(self) -> int:
         [(_, value)] = self.rows[CARDS].values()
@@ -84,10 +87,10 @@ def test_while_a_batch_is_written_the_next_but_one_is_found() -> None:
     looked = threading.Event()
     find, write = store.find, store.write
 
-    def find_and_tell(views: Sequence[str], after: int) -> EventBatch | None:
+    def find_and_tell(views: Sequence[str], after: int, mark: int) -> EventBatch | None:
         if after == 4:
             looked.set()
-        return find(views, after)
+        return find(views, after, mark)
 
     def write_once_it_was_looked(batch: EventBatch) -> None:
         assert looked.wait(PATIENCE), "nobody looks for what comes behind the next batch"

@@ -193,8 +193,8 @@ def test_tokens_beside_another_requirement_are_refused(requirement: str) -> None
 def test_a_watch_that_resumes_wants_what_it_has_shown_too() -> None:
     check = QueryChecker(2)
 
-    assert check.resume_from(Need((), 2), "") == (Need((), 2), -1)
-    assert check.resume_from(Need((), 2), text_of(TOKEN)) == (Need((Wanted(TOKEN, "resume_from"),), 2), 42)
+    assert check.resume_from(Need((), 2), "") == (Need((), 2), None)
+    assert check.resume_from(Need((), 2), text_of(TOKEN)) == (Need((Wanted(TOKEN, "resume_from"),), 2), TOKEN)
     check.finish()
     check.resume_from(Need((), 2), "x")
     assert violations(check) == {"resume_from": "MALFORMED"}

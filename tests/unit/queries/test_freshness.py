@@ -4,6 +4,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -14,7 +15,7 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
-from tandem.feed.token import Token
+from tandem.feed.token import Token, new_epoch
 from tandem.queries.freshness import Asked, Fresh, Freshness, Need, Wanted
 from tandem.queries.head import FULLY_CONSISTENT
 from tandem.queries.settings import FreshnessSettings
@@ -87,9 +88,13 @@ class Scene:
         next(self.looks)
         return self.in_database
 
-    def announce(self, position: int, *, epoch: str | None = "e1", feed: uuid.UUID = FEED, view: str = VIEW) -> None:
-        announcement = Announcement(feed, {view: position}, {view: {"node:1": epoch}})
-        self.freshness.apply_announcement(announcement, self.now)
+    def announce(
+        self, position: int, *, epoch: str | None = "e1", feed: uuid.UUID = FEED, view: str = VIEW, **more: Any
+    ) -> None:
+        """more: what an announcement says of each view, by its field."""
+        said = {name: {view: value} for name, value in more.items()}
+        announcement = Announcement(feed, {view: position}, {view: {"node:1": epoch}}, **said)
+        self.freshness.apply_announcement(Announcement.decode(announcement.encode()), self.now)
 
     def position(self, view: str = VIEW) -> int | None:
         announced = self.freshness.announced(view)
@@ -209,6 +214,87 @@ def test_a_new_feed_replaces_everything_whatever_its_position() -> None:
     scene.announce(3, feed=LATER_FEED)
 
     assert scene.position() == 3
+
+
+def test_a_view_that_is_made_anew_is_seen_at_once_and_from_its_beginning() -> None:
+    scene = Scene()
+    scene.announce(1000, generations=1)
+    scene.announce(0, epoch="new", generations=2)
+    assert scene.position() == 0
+
+    scene.announce(3, epoch="new", generations=2)
+    scene.announce(2, epoch="new", generations=2)
+    assert scene.position() == 3
+
+
+@pytest.mark.parametrize("position", [5, 9])
+def test_of_a_view_that_has_what_the_feed_lost_no_call_with_a_token_is_answered(position: int) -> None:
+    scene = Scene()
+    parked = scene.parked(9)
+    scene.announce(7, problems="HISTORY_CHANGED")
+    [back] = scene.home.calls
+    assert back is parked
+    for call in (back, scene.call(Token(FEED, position))):
+        refused = scene.judge(call)
+        assert isinstance(refused, Unavailable)
+        assert refused.reason == "HISTORY_CHANGED"
+    assert scene.judge(scene.call()) is Fresh.NOW
+    assert scene.judge(scene.parked(1, feed=new_epoch(FEED, datetime.now(UTC)))) is Fresh.WAIT, "that mends it"
+
+    scene.announce(7)
+    assert scene.judge(scene.call(Token(FEED, 5))) is Fresh.NOW
+
+
+def test_who_wants_what_a_view_that_cannot_go_on_lacks_is_refused_at_once() -> None:
+    scene = Scene()
+    parked = scene.parked(9)
+    other = scene.parked(9, view=OTHER_VIEW)
+    scene.announce(7, problems="VIEW_FAILED")
+    assert scene.home.calls == [parked]
+    for call in (parked, scene.call(Token(FEED, 9))):
+        refused = scene.judge(call)
+        assert isinstance(refused, Unavailable)
+        assert (refused.reason, refused.metadata["problem"]) == ("VIEW_FAILED", "VIEW_FAILED")
+    assert scene.judge(scene.call(Token(FEED, 7))) is Fresh.NOW
+    late = scene.parked(9)
+    assert scene.home.calls[1:] == [late], "nobody waits for it"
+    assert not other.future.done()
+
+
+def test_what_a_projector_said_of_a_view_is_believed_for_three_seconds() -> None:
+    scene = Scene()
+    scene.announce(7, problems="HISTORY_CHANGED")
+    scene.now += 3
+    assert scene.judge(scene.call(Token(FEED, 5))) is Fresh.DATABASE
+
+
+def test_a_token_of_another_history_at_the_same_position_is_of_another_feed() -> None:
+    scene = Scene()
+    scene.announce(7, marks=1)
+    assert scene.judge(scene.call(Token(FEED, 7, 1))) is Fresh.NOW
+    assert scene.judge(scene.call(Token(FEED, 7))) is Fresh.NOW, "a token from before there were marks"
+    call = scene.call(Token(FEED, 7, 2))
+    assert scene.judge(call) is Fresh.DATABASE
+    assert isinstance(scene.judge(call, as_of=Token(FEED, 7, 1)), PreconditionFailed)
+
+
+def test_a_token_of_the_feeds_next_epoch_is_waited_for_and_one_of_its_last_is_refused() -> None:
+    first = uuid.uuid4()
+    second = new_epoch(first, datetime.now(UTC))
+    third = new_epoch(second, datetime.now(UTC) - timedelta(days=1))
+    scene = Scene()
+    scene.announce(1000, feed=second)
+    before = scene.call(Token(first, 5))
+    assert isinstance(scene.judge(before, as_of=Token(second, 1000)), PreconditionFailed)
+
+    after = scene.parked(5, feed=third)
+    assert scene.judge(after) is Fresh.WAIT
+    scene.announce(1001, feed=second)
+    assert scene.home.calls == []
+    scene.announce(4, feed=third)
+    assert scene.home.calls == []
+    scene.announce(5, feed=third)
+    assert scene.home.calls == [after]
 
 
 def test_a_view_of_a_newer_program_is_ignored() -> None:
@@ -461,6 +547,17 @@ def test_a_token_beyond_the_feeds_head_is_refused_and_others_go_on_waiting() -> 
     assert not too_new.future.done(), "it may have been given out since"
     scene.announce(9)
     assert scene.home.calls == [given_out]
+
+
+def test_a_feed_that_ends_before_what_a_view_has_lost_something_and_no_token_is_called_forged() -> None:
+    """Until a projector says so; it reads the feed as often."""
+    scene = Scene()
+    scene.announce(7)
+    call = scene.parked(9)
+    scene.head.says = Token(FEED, 5)
+    scene.now += 0.1
+    scene.freshness.read_head()
+    assert failure(call).reason == "HISTORY_CHANGED"
 
 
 def test_tokens_of_which_it_is_known_that_they_were_given_out_are_not_compared_again() -> None:

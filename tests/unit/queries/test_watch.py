@@ -288,3 +288,36 @@ async def test_a_damaged_row_ends_its_own_watches_and_no_others(start: Start, va
         room.view.rows[ORDER] = State(_order(8), room.view.position)
     async with room.watch() as watcher:
         assert await watcher.version() == 8
+
+
+def total_of(message: Watched) -> int:
+    return OrderDetails.FromString(message.value or b"").total.minor_units
+
+
+async def test_a_row_that_was_wrong_is_shown_again_when_its_view_was_made_anew(start: Start) -> None:
+    """It has the same position then: its last event is the same."""
+    room = await start()
+    room.put()
+    room.put(OTHER)
+    async with room.watch() as watcher, room.watch(OTHER, heartbeat=0.01) as other:
+        first = await watcher.next()
+        room.view.make_anew(ORDER, 995)
+        room.announce()
+        message = await watcher.next()
+        assert (total_of(message), message.as_of) == (995, room.view.token)
+        messages = [await other.next() for _ in range(5)]
+        assert [it.value for it in messages[1:]] == [None] * 4, "what is as it was is not shown twice"
+    async with room.watch(resume_from=first.as_of) as back, room.watch(resume_from=message.as_of) as knows_it:
+        assert total_of(await back.next()) == 995, "it was made anew while nobody watched"
+        assert (await knows_it.next()).value is None
+
+
+async def test_a_watch_of_a_view_that_has_what_the_feed_lost_ends(start: Start) -> None:
+    room = await start()
+    room.put()
+    async with room.watch() as watcher:
+        await watcher.next()
+        room.announce("HISTORY_CHANGED")
+        with pytest.raises(Unavailable) as raised:
+            await watcher.next()
+        assert raised.value.reason == "HISTORY_CHANGED"

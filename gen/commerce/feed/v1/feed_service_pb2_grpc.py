@@ -94,9 +94,10 @@ class FeedServiceServicer:
         Personal data of persons who were erased is left out. Who keeps copies of personal data must erase them when
         CustomerErased comes: do not leave it out of `event_types`.
 
-        Errors: FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH when the cursor is from before a restore, or one comes under way);
-        OUT_OF_RANGE (CURSOR_EXPIRED when events after the cursor are not kept any more, CURSOR_AHEAD when the feed is not yet
-        as far as the cursor); UNAVAILABLE (EVENT_UNREADABLE when this server cannot read an event that was asked for).
+        Errors: FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH when the cursor is of a history that was lost in a failover or a
+        restore, before or under way); OUT_OF_RANGE (CURSOR_EXPIRED when events after the cursor are not kept any more,
+        CURSOR_AHEAD when the feed is not yet as far as the cursor); UNAVAILABLE (EVENT_UNREADABLE when this server cannot read
+        an event that was asked for, EVENTS_MISSING when events are not there and earlier ones are).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

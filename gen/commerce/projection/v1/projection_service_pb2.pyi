@@ -114,7 +114,7 @@ class Projection(_message.Message):
     lag_events: _builtins.int
     """How many events it is behind."""
     error: _builtins.str
-    """Why it cannot go on; empty unless FAILED."""
+    """Why it cannot go on, also where another projector holds it: then `state` is STANDBY. Empty while it can."""
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
         """How old the oldest event is that it has not taken in; zero when it has them all."""

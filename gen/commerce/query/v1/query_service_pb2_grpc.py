@@ -36,9 +36,10 @@ class QueryServiceStub:
     (TOKEN_EPOCH_MISMATCH when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed,
     FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when
-    the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time,
-    STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what is stored was changed by somebody else, STOPPING when
-    the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED when
+    it cannot go on before the token, HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a
+    database is away, ROW_DAMAGED when what is stored was changed by somebody else, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -115,9 +116,10 @@ class QueryServiceServicer:
     (TOKEN_EPOCH_MISMATCH when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed,
     FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when
-    the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time,
-    STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what is stored was changed by somebody else, STOPPING when
-    the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED when
+    it cannot go on before the token, HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a
+    database is away, ROW_DAMAGED when what is stored was changed by somebody else, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def GetOrderDetails(self, request, context):
@@ -305,9 +307,10 @@ class QueryService:
     (TOKEN_EPOCH_MISMATCH when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed,
     FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when
-    the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time,
-    STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what is stored was changed by somebody else, STOPPING when
-    the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED when
+    it cannot go on before the token, HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a
+    database is away, ROW_DAMAGED when what is stored was changed by somebody else, STOPPING when the server ends);
+    DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod

@@ -78,7 +78,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     What to do: ask again, with a longer `max_wait`, or without the token if an older state will do.
     """
     ERROR_REASON_TOKEN_EPOCH_MISMATCH: _ErrorReason.ValueType  # 13
-    """The token is from before a restore of the write database: positions of the two histories cannot be compared.
+    """The token is of a history that the write database lost, in a failover or a restore: positions of the two cannot be
+    compared.
     What to do: drop the token and read without it.
     """
     ERROR_REASON_TOKEN_AHEAD: _ErrorReason.ValueType  # 38
@@ -206,6 +207,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The server cannot read an event, whose `position` the metadata has: it is of a newer type, or damaged.
     What to do: repeat when the projectors are as new as the command servers, or leave its type out.
     """
+    ERROR_REASON_HISTORY_CHANGED: _ErrorReason.ValueType  # 50
+    """The write database lost writes that the view shows, in a failover or a restore. No query with a token is answered from
+    the view then, and no watch goes on. The metadata has the `view`.
+    What to do: tell the operator, who begins a new epoch; read without a token if a state that may be lost will do.
+    """
+    ERROR_REASON_EVENTS_MISSING: _ErrorReason.ValueType  # 51
+    """Events are missing in the middle of the feed; the metadata has the first one's `position`. Nothing is passed over.
+    What to do: tell the operator, whose write database has lost a part of the feed.
+    """
+    ERROR_REASON_VIEW_FAILED: _ErrorReason.ValueType  # 52
+    """The view cannot go on, and does not include the token; the metadata has the view's own `problem`.
+    What to do: tell the operator; read without the token if an older state will do.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name without its prefix, such as OUT_OF_STOCK, is the `reason` of an error's
@@ -269,7 +283,8 @@ ERROR_REASON_PROJECTION_LAG: ErrorReason.ValueType  # 12
 What to do: ask again, with a longer `max_wait`, or without the token if an older state will do.
 """
 ERROR_REASON_TOKEN_EPOCH_MISMATCH: ErrorReason.ValueType  # 13
-"""The token is from before a restore of the write database: positions of the two histories cannot be compared.
+"""The token is of a history that the write database lost, in a failover or a restore: positions of the two cannot be
+compared.
 What to do: drop the token and read without it.
 """
 ERROR_REASON_TOKEN_AHEAD: ErrorReason.ValueType  # 38
@@ -396,6 +411,19 @@ What to do: repeat if the cursor was just made; else the write database was rest
 ERROR_REASON_EVENT_UNREADABLE: ErrorReason.ValueType  # 42
 """The server cannot read an event, whose `position` the metadata has: it is of a newer type, or damaged.
 What to do: repeat when the projectors are as new as the command servers, or leave its type out.
+"""
+ERROR_REASON_HISTORY_CHANGED: ErrorReason.ValueType  # 50
+"""The write database lost writes that the view shows, in a failover or a restore. No query with a token is answered from
+the view then, and no watch goes on. The metadata has the `view`.
+What to do: tell the operator, who begins a new epoch; read without a token if a state that may be lost will do.
+"""
+ERROR_REASON_EVENTS_MISSING: ErrorReason.ValueType  # 51
+"""Events are missing in the middle of the feed; the metadata has the first one's `position`. Nothing is passed over.
+What to do: tell the operator, whose write database has lost a part of the feed.
+"""
+ERROR_REASON_VIEW_FAILED: ErrorReason.ValueType  # 52
+"""The view cannot go on, and does not include the token; the metadata has the view's own `problem`.
+What to do: tell the operator; read without the token if an older state will do.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

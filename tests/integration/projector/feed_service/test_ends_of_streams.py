@@ -63,6 +63,53 @@ async def test_after_a_restore_old_cursors_and_streams_are_refused(stores: Store
     assert (await Follower(from_beginning=True).follow(server.stub, at(21))).positions == list(range(1, 22))
 
 
+async def test_a_follower_that_has_what_the_feed_lost_is_told_and_one_that_has_not_goes_on(
+    stores: Stores, serve_feed: ServeFeed
+) -> None:
+    """A failover to a standby without the last commits, and no new epoch: positions say that nothing is amiss."""
+    stores.append(prices(17))
+    server = await serve_feed()
+    behind = await Follower(from_beginning=True).follow(server.stub, caught_up)
+    stores.append(prices(3, first=18))
+    follower = await Follower(from_beginning=True).follow(server.stub, at(20))
+    following = asyncio.create_task(follower.follow(server.stub, at(21)))
+
+    async def follows() -> bool:
+        return follower.caught_up == 2
+
+    await until(follows, "the stream is there")
+    stores.run(
+        "DELETE FROM tandem_write.event WHERE position > 17; UPDATE tandem_write.feed_head SET position = 17", "write"
+    )
+    stores.append(prices(5, first=118))
+    # At once, or when it comes back with its cursor.
+    assert (await refused(_result(following))).code in {"UNAVAILABLE", "FAILED_PRECONDITION"}
+
+    async def is_back() -> bool:
+        return (await behind.follow_through(at(22), server.stub)).position == 22
+
+    await until(is_back, "who had nothing of what was lost goes on")
+    assert behind.positions == list(range(1, 23))
+    mismatch = Refusal("FAILED_PRECONDITION", "TOKEN_EPOCH_MISMATCH", {})
+    assert await refused(follower.follow(server.stub, at(21))) == mismatch, "in memory"
+    old = await Follower(from_now=True).follow(server.stub, caught_up)
+    stores.run("UPDATE tandem_write.event SET mark = mark + 1 WHERE position = 22", "write")
+    assert await refused(Follower(after_cursor=old.cursor).follow(server.stub, at(23))) == mismatch, "at the head"
+
+
+async def test_events_that_are_missing_between_others_are_named_and_not_passed_over(
+    stores: Stores, serve_feed: ServeFeed
+) -> None:
+    stores.append(prices(20))
+    stores.run("DELETE FROM tandem_write.event WHERE position BETWEEN 8 AND 9", "write")
+    server = await serve_feed()
+    follower = Follower(from_beginning=True, max_batch_events=7)
+    assert await refused(follower.follow(server.stub, caught_up)) == Refusal(
+        "UNAVAILABLE", "EVENTS_MISSING", {"position": "8"}
+    )
+    assert follower.positions == list(range(1, 8))
+
+
 async def _result(task: "asyncio.Task[Follower]") -> Follower:
     return await task
 
