@@ -23,6 +23,7 @@ from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from shop.cli import SHOP
+from shop.views import VIEWS
 from tandem.cli.child import Child
 from tandem.cli.embedded import Memcached, Postgres, memcached_path
 from tandem.cli.services import Service, store_settings
@@ -226,13 +227,19 @@ class Stack:
         return self._service("query", settings)
 
     def start(self) -> "Stack":
-        """Starts the three and waits until they serve. Raises StackError with the log of the one that does not."""
+        """Starts the three and waits until they serve, and until the projector has begun the views.
+
+        Raises StackError with the log of the one that does not serve.
+        """
         Stack.running.append(self)
         first = (self.command_server, self.projector, self.query_server)
         for service in first:
             service.launch()
         for service in first:
             service.wait_until_serving()
+        with psycopg.connect(self.read_url, autocommit=True) as connection:
+            begun = "SELECT count(DISTINCT view) FROM tandem_read.projection"
+            wait_until(lambda: connection.execute(begun).fetchone() == (len(VIEWS),), "the views have begun")
         return self
 
     def stop(self) -> None:

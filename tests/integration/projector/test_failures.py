@@ -16,7 +16,7 @@ from tandem.cli.services import Service, store_settings
 from tests.integration.projector.conftest import Announcements, Project, Stored, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.stack import until, up_to
+from tests.support.stack import until, up_to, wait_until
 
 RUNNING, FAILED = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_FAILED
 ORDERS = ("order_details", "order_summary")
@@ -213,6 +213,8 @@ async def test_a_row_that_somebody_changed_stays_behind_alone(
     with capture_logs() as logs:
         head = stores.append([events.price_changed(1), events.order_placed(1), events.price_changed(2, price=7)])
         await announcements.reached(head)
+        # It is told after the announcement, which others wait for.
+        wait_until(lambda: any(it["event"].startswith("a row is damaged") for it in logs), "the damage is logged")
     await projector.until_state(RUNNING)
     assert stores.value("product_card", one) == b"\xff"
     assert ProductCard.FromString(stores.value("product_card", two) or b"").price.minor_units == 7
