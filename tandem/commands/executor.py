@@ -192,9 +192,11 @@ class _Storing:
             batch.append(command)
         if batch:
             failures = _Failures(self._settings.retry_seconds)
-            self._answer_with(taken, batch, self._store(batch, failures))
+            outcomes = self._store(batch, failures)
             if failures.database_is_away:
+                # Before the answers: who repeats a command after its answer has not waited.
                 self._given_up()
+            self._answer_with(taken, batch, outcomes)
 
     def answer_aside(self, calls: Sequence[Call]) -> None:
         """Stores what needs no locked rows any more. Where all do, tries one command, and those that need no others.
