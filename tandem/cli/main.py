@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
+from tandem.cli.generations import add_commands
 from tandem.cli.local_stack import LocalStack, Ports
 from tandem.cli.up import Domain
 from tandem.cli.up import up as run_up
@@ -126,4 +127,5 @@ def application(domain: Domain) -> typer.Typer:
         if not report.well:
             raise typer.Exit(1)
 
+    add_commands(app, domain.projections, f"127.0.0.1:{_DEFAULTS.projector}")
     return app

@@ -31,6 +31,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tandem.feed.reader import MAX_BYTES, EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
 from tandem.projection.cache_writer import CacheWriter
+from tandem.projection.comparison import Comparisons
 from tandem.projection.ownership import (
     FreeView,
     another_follows,
@@ -40,11 +41,13 @@ from tandem.projection.ownership import (
     free_views,
     hand_over,
     make_anew,
+    mark_filled,
     renew_session,
     say_problem,
     take_over,
 )
 from tandem.projection.pipeline import EventBatch, Pipeline
+from tandem.projection.rebuilding import Rebuilding
 from tandem.projection.rows import RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import Deposed, announce, limit_statements, move_views, select_rows
@@ -53,7 +56,7 @@ from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.announcement import EVENTS_MISSING, HISTORY_CHANGED, VIEW_FAILED, Announcement
 from tandem.read_store.cache import CacheEpochs
 from tandem.read_store.damage import report_damage
-from tandem.read_store.tables import change
+from tandem.read_store.tables import change, is_other, served_of
 from tandem.runtime.database import create_database_engine, driver_under, first_line
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.snapshots import LOOK_EVERY_SECONDS, SnapshotWatch
@@ -124,6 +127,7 @@ class Following:
         )
         self.read_database = read_database
         self.cache = cache
+        self.comparisons = Comparisons(read_database)
         self.follow = follow
         self.change_log = change_log
         self.stopping = threading.Event()
@@ -173,12 +177,18 @@ class Following:
                 self.stopping.wait(_RECONNECT_SECONDS)
             finally:
                 # The connection took its lock with it.
-                for view, state in self.progress.states.items():
-                    self.progress.states[view] = ViewState(position=state.position)
+                self.comparisons.forget()
+                for view, state in list(self.progress.states.items()):
                     _failed(view).set(0)
+                    if is_other(view):
+                        # The next session adds it again, if it is still there.
+                        del self.progress.states[view]
+                    else:
+                        self.progress.states[view] = ViewState(position=state.position)
                 self.cache.epochs.clear()
         # By this thread: who stops it need not wait for its end.
         self.cache.stop()
+        self.comparisons.stop()
         self.feed.close()
         self._read.dispose()
 
@@ -209,9 +219,9 @@ class Session:
         self._keeper_failed: Exception | None = None
         # The feed of the views that we own. Until the write database says it, it is what their rows say.
         self._epoch = following.epoch or _UNKNOWN
-        self._rows = RowSource(
-            partial(select_rows, self._driver, self._views.projections), self._views.projections, _RECENT_BYTES
-        )
+        # Those of the program, and the other generations of views that are ours.
+        self._projections = dict(self._views.projections)
+        self._rows = RowSource(partial(select_rows, self._driver, self._projections), self._projections, _RECENT_BYTES)
         self._pipeline = Pipeline(self._find, self._rows, self._write)
         # The keeper's: whether the feed has been silent for too long.
         self._is_cut_off = False
@@ -219,6 +229,20 @@ class Session:
         self._most: dict[str, int] = {}
         # How many events each view's batch has that is being loaded or written.
         self._in_hand: dict[str, int] = {}
+        self._rebuilding = Rebuilding(
+            driver=self._driver,
+            session=self._session,
+            lock=self._lock,
+            served=self._views.projections,
+            projections=self._projections,
+            states=self._progress.states,
+            rows=self._rows,
+            pipeline=self._pipeline,
+            cache=self._cache,
+            comparisons=following.comparisons,
+            follow=self._follow,
+            announce=self._announce,
+        )
         self._snapshots = SnapshotWatch("read")
         self._due: defaultdict[str, float] = defaultdict(float)
         self._limit_statements()
@@ -247,17 +271,23 @@ class Session:
             if self._is_due("head", self._follow.heartbeat_seconds):
                 self._look_at_head()
             self._bring_over_held()
+            if self._is_due("generations", self._follow.standby_seconds):
+                with self._passing("the other generations of views cannot be looked after now"):
+                    self._rebuilding.look_after_all(self._epoch)
             more = False
-            groups = self._groups()
+            groups, filling = self._groups()
             for views in groups:
-                more |= self._step(views, is_alone=len(groups) == 1)
+                more |= self._step(views, is_alone=len(groups) == 1 and not filling)
+            if filling:
+                with self._rebuilding.work_on(filling):
+                    more |= self._step(filling, is_alone=False)
             if self._is_due("purge", self._change_log.purge_every_seconds):
                 self._purge()
             if self._is_due("snapshots", LOOK_EVERY_SECONDS):
                 with self._passing("the oldest snapshot is not known"):
                     self._snapshots.look(self._driver)
             if not more:
-                self._feed.wait(self._stop)
+                self._feed.wait(self._stop, self._rebuilding.rest_seconds)
 
     def _keep(self) -> None:
         """The keeper's thread."""
@@ -341,7 +371,10 @@ class Session:
     # From STANDBY to RUNNING or HELD, and back.
 
     def _take_free_views(self) -> None:
-        standby = [view for view, state in self._progress.states.items() if state.phase is Phase.STANDBY]
+        owned = self._owned()
+        # Another generation belongs to the owner of its view: one statement moves both.
+        free_to_us = [it for it in self._progress.states if not is_other(it) or served_of(it) in owned]
+        standby = [it for it in free_to_us if it not in owned]
         if not standby:
             return
         if self._feed.silent_seconds > _SILENT_SECONDS and self._another_follows():
@@ -376,6 +409,8 @@ class Session:
         if at.epoch != self._epoch:
             self._set(view, replace(state, phase=Phase.HELD, epoch=at.epoch))
             return False
+        if not taken.filled:
+            self._rebuilding.unfilled.add(view)
         if taken.problem:
             state = replace(state, phase=Phase.FAILED, problem=taken.problem, error=taken.error)
         self._begin(view, state, taken.cache_epochs)
@@ -383,7 +418,7 @@ class Session:
 
     def _begin(self, view: str, state: ViewState, cache_epochs: CacheEpochs | None) -> None:
         """Follows a view that is ours and of the feed that is there."""
-        kept = self._cache.begin(view, cache_epochs)
+        kept = not is_other(view) and self._cache.begin(view, cache_epochs)
         self._set(view, state)
         _position(view).set(state.position)
         log.info("took a view over", view=view, position=state.position, cache="kept" if kept else "new")
@@ -412,8 +447,8 @@ class Session:
         if state.epoch not in ended:
             error = (
                 f"it was made from the feed {state.epoch}, and the write database has the feed {self._epoch}, which"
-                " does not come from it: if that is the right database, stop the projectors and run"
-                " `python -m projector reset`"
+                " does not come from it: if that is the right database, run"
+                f" `tandem rebuild {served_of(view)} --switch`"
             )
             say_problem(self._driver, view, self._session, VIEW_FAILED, error)
             log.error("a view cannot go on", view=view, error=error)
@@ -427,8 +462,7 @@ class Session:
                 return
         except HistoryChanged as error:
             log.warning("a view is made anew", view=view, position=state.position, reason=str(error))
-            table = self._views.projections[view].table
-            generation = make_anew(self._driver, self._lock, table, self._session, self._epoch)
+            generation = make_anew(self._driver, self._lock, self._projections[view], self._session, self._epoch)
             brought = replace(brought, position=0, mark=0, generation=generation)
         else:
             log.info("a view goes on in the feed's new epoch", view=view, position=state.position)
@@ -445,32 +479,42 @@ class Session:
         """Hands all views over to whoever takes them next."""
         for view, state in self._owned().items():
             # Each batch that is committed is in the cache too, or the cache's node is fenced: `_write` did both.
-            epochs = self._cache.end(view) if state.is_followed else None
+            epochs = self._cache.end(view) if state.is_followed and not is_other(view) else None
             # First: where the row cannot be had, the view is nobody's in this program all the same.
             self._set(view, ViewState(position=state.position))
             hand_over(self._driver, view, self._session, state.position, epochs)
 
     # Between RUNNING, WAITING and FAILED.
 
-    def _groups(self) -> list[list[str]]:
-        """The views that are to be followed now, those at the same position together.
+    def _groups(self) -> tuple[list[list[str]], list[str]]:
+        """The views that are to be followed now, those at the same position together; and those to be filled.
 
         A view that is behind must not hold the others up, nor one whose batches are to be small. One that waits or
-        failed is tried alone.
+        failed is tried alone. Of the other generations that are not where the one that is served is, those that are
+        furthest behind come first, so that they meet.
         """
         now = time.monotonic()
         groups: defaultdict[tuple[int, int, int, str], list[str]] = defaultdict(list)
+        filling: defaultdict[tuple[int, int, int, str], list[str]] = defaultdict(list)
         with self._lock:
             states = self._followed()
         for view, state in states.items():
-            if state.phase is Phase.RUNNING:
-                groups[state.position, state.mark, self._batch_size(view), ""].append(view)
-            elif now >= state.retry_at:
-                groups[state.position, state.mark, self._batch_size(view), view].append(view)
-        return list(groups.values())
+            if state.phase is not Phase.RUNNING and now < state.retry_at:
+                continue
+            found = filling if is_other(view) and not self._rebuilding.are_together(served_of(view)) else groups
+            alone = "" if state.phase is Phase.RUNNING else view
+            found[state.position, state.mark, self._batch_size(view), alone].append(view)
+        return list(groups.values()), [] if not filling or self._rebuilding.rests else filling[min(filling)]
 
     def _batch_size(self, view: str) -> int:
-        return self._most.get(view, self._follow.batch_size)
+        """Of another generation: small while it is filled, and not past where the one that is served is."""
+        served = served_of(view)
+        if view == served or self._rebuilding.are_together(served):
+            return self._most.get(served, self._follow.batch_size)
+        at, ahead = self._progress.states[view], self._progress.states[served]
+        size = min(self._most.get(view, self._follow.batch_size), self._follow.rebuild_batch)
+        gap = ahead.position - at.position
+        return min(size, gap) if gap > 0 and ahead.is_followed else size
 
     def _step(self, views: Sequence[str], *, is_alone: bool) -> bool:
         """Takes the next events in; whether there may be more at once. is_alone: no other views are followed now.
@@ -500,7 +544,10 @@ class Session:
         if batch is None:
             if not self._feed.problem:
                 self._recover(views)
+                self._note_filled(views)
             return False
+        if not batch.full and not batch.is_cut:
+            self._note_filled([view for view, it in batch.moves.items() if it.after == batch.after])
         if time.monotonic() - began < self._follow.statement_seconds / 2:
             self._double(views)
         for view, move in batch.moves.items():
@@ -612,7 +659,7 @@ class Session:
             return None
         if not self._in_hand:
             self._in_hand = dict.fromkeys(views, len(events))
-        projections = [self._views.projections[view] for view in views]
+        projections = [self._projections[view] for view in views]
         full = len(events) == limit or sum([len(it.payload) for it in events]) >= MAX_BYTES
         known, most = self._views.kinds, self._follow.batch_rows
         return EventBatch(projections, after, events, known, self._rows, mark_before=mark, full=full, max_rows=most)
@@ -639,6 +686,13 @@ class Session:
             _position(view).set(move.after)
             _projected(view).inc(move.after - move.before)
 
+    def _note_filled(self, views: Sequence[str]) -> None:
+        """The views are at the feed's end."""
+        if filled := self._rebuilding.unfilled.intersection(views):
+            with self._passing("that views are filled cannot be kept now"):
+                mark_filled(self._driver, filled, self._session)
+                self._rebuilding.unfilled -= filled
+
     # In every phase.
 
     def _beat(self) -> None:
@@ -664,8 +718,8 @@ class Session:
 
         After the rows and the cache are written. Raises Deposed where another projector took one of them over.
         """
-        followed = self._followed()
-        problems = {view: it.problem for view, it in self._progress.states.items() if it.problem}
+        followed = {view: state for view, state in self._followed().items() if not is_other(view)}
+        problems = {view: it.problem for view, it in self._progress.states.items() if it.problem and not is_other(view)}
         if not followed and not problems:
             return
         announcement = Announcement(

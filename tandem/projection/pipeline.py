@@ -104,6 +104,11 @@ class Pipeline:
         # The next batch, folded, and the one behind it, found.
         self._ahead: tuple[EventBatch, EventBatch | None] | None = None
 
+    def forget(self) -> None:
+        """The rows are others now, or the views: what was made ahead is of those before."""
+        self._ahead = None
+        self._rows.forget()
+
     def step(self, views: Sequence[str], position: int, mark: int, *, goes_on: bool) -> EventBatch | None:
         """Writes the views' next batch; None where there is none. Raises what `find` and `write` raise.
 
@@ -112,7 +117,7 @@ class Pipeline:
         try:
             return self._step(views, position, mark, goes_on)
         except Exception:
-            self._rows.forget()
+            self.forget()
             raise
 
     def _step(self, views: Sequence[str], position: int, mark: int, goes_on: bool) -> EventBatch | None:

@@ -31,12 +31,16 @@ class RowSource:
     def __init__(self, select_rows: SelectRows, views: Iterable[str], max_view_bytes: int) -> None:
         """max_view_bytes: of each view's rows in memory."""
         self._select_rows = select_rows
-        self._views = tuple(views)
         self._max_view_bytes = max_view_bytes
-        self._recent: dict[str, RecentRows] = {}
+        self._recent = {view: RecentRows(max_view_bytes) for view in views}
         # Oldest first. It is replaced as a whole, so `find` sees a batch of all views or none of it.
         self._unwritten: tuple[Mapping[str, ViewChanges], ...] = ()
-        self.forget()
+
+    def add(self, view: str) -> None:
+        self._recent[view] = RecentRows(self._max_view_bytes)
+
+    def remove(self, view: str) -> None:
+        del self._recent[view]
 
     def find(self, needed: NeededKeys) -> FoundRows:
         """Those of the rows that exist. Raises psycopg.Error."""
@@ -78,7 +82,7 @@ class RowSource:
 
     def forget(self) -> None:
         """The database alone says how the rows are: something failed, and what was written is not certain."""
-        self._recent = {view: RecentRows(self._max_view_bytes) for view in self._views}
+        self._recent = {view: RecentRows(self._max_view_bytes) for view in self._recent}
         self.drop_folded()
 
 

@@ -1,8 +1,9 @@
-"""ProjectionService: how far the views are."""
+"""ProjectionService: how far the views are, and what operators do with their generations."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
@@ -12,19 +13,30 @@ from sqlalchemy.exc import SQLAlchemyError
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
-from tandem.projection.views import Progress
-from tandem.read_store.tables import ALL_NEWEST, SCHEMA
-from tandem.runtime.database import create_database_engine, has_revision, read_pooled
-from tandem.runtime.errors import Unavailable
+from tandem.projection.generations import Asked, State, ask, drop_version, request_rebuild
+from tandem.projection.statements import Driver
+from tandem.projection.views import Progress, ViewState
+from tandem.read_store.tables import ALL_NEWEST, SCHEMA, generation, is_other, other_of
+from tandem.runtime.call import Call
+from tandem.runtime.checker import Checker
+from tandem.runtime.database import create_database_engine, driver_of, has_revision, read_pooled
+from tandem.runtime.errors import NotFound, PreconditionFailed, Unavailable, Violation
 from tandem.runtime.server import Service
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.sqlstate import QueryAction, failure_of
 from tandem.runtime.telemetry import log
-from tandem.runtime.worker import Worker, all_alike
+from tandem.runtime.worker import Worker, all_alike, one_by_one
 
-# The worker's, and the two that readiness asks on: the server's and this service's.
-_CONNECTIONS = 3
+T = TypeVar("T")
+
+# One for each worker, and the two that readiness asks on: the server's and this service's.
+_CONNECTIONS = 7
+_SWITCHABLE = (State.READY, State.KEPT)
 _ROWS = text(f"SELECT view, position, error FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
+_GENERATIONS = text(f"SELECT * FROM {generation.fullname} ORDER BY view")  # noqa: S608
+# PostgreSQL's names are no longer.
+_LONGEST_NAME = 63
+_MOST_EVENTS_PER_SECOND = 1_000_000
 
 
 class ProjectionService:
@@ -39,7 +51,7 @@ class ProjectionService:
         read_database: DatabaseSettings,
         revision: str,
     ) -> None:
-        """descriptor: a service with ListProjections, as commerce.projection.v1.ProjectionService has it.
+        """descriptor: a service as commerce.projection.v1.ProjectionService is.
 
         revision: the migration of the read database that this program needs.
         """
@@ -56,14 +68,31 @@ class ProjectionService:
         self._read = create_database_engine(
             read_database, name=name, pool_size=_CONNECTIONS, by_key=True, autocommit=True
         )
-        self._worker = Worker("projections", [all_alike(self._list)], max_batch=1000, max_waiting=10_000)
-        self.service = Service(descriptor, {"ListProjections": self._worker}, ready=self._are_well)
+        listed = descriptor.methods_by_name["ListGenerations"].output_type
+        self._generations: Any = GetMessageClass(listed)
+        states = listed.fields_by_name["generations"].message_type.fields_by_name["state"].enum_type  # type: ignore[union-attr]
+        assert states is not None, "an enum"
+        self._generation_states = {it.name.removeprefix("GENERATION_STATE_"): it.number for it in states.values}
+        handlers = {
+            "ListProjections": all_alike(self._list),
+            "ListGenerations": all_alike(self._list_generations),
+            "StartRebuild": one_by_one(self._start_rebuild),
+            "SwitchGeneration": one_by_one(self._switch_generation),
+            "DropGeneration": one_by_one(self._drop_generation),
+        }
+        self._empty = {it: GetMessageClass(descriptor.methods_by_name[it].output_type)() for it in handlers}
+        self._workers = {
+            name: Worker(name, [handler], max_batch=1000, max_waiting=10_000) for name, handler in handlers.items()
+        }
+        self.service = Service(descriptor, self._workers, ready=self._are_well)
 
     async def start(self) -> None:
-        await self._worker.start()
+        for worker in self._workers.values():
+            await worker.start()
 
     async def stop(self) -> None:
-        await self._worker.stop()
+        for worker in self._workers.values():
+            await worker.stop()
         self._feed.dispose()
         self._read.dispose()
 
@@ -77,7 +106,7 @@ class ProjectionService:
 
     def _no_view_stands(self) -> bool:
         try:
-            return not any(row.error for row in self._rows().values())
+            return not any(row.error for view, row in self._rows().items() if view in self._served())
         except Unavailable as error:
             log.debug("the views cannot be asked", error=str(error))
             return False
@@ -85,7 +114,7 @@ class ProjectionService:
     def _list(self) -> Any:
         # States before positions: a failed view's position is committed before its state says so, and is to be seen
         # with it. Positions before the head: the other way round a view could seem to be ahead of its feed.
-        states = dict(self._progress.states)
+        states = self._served()
         rows = self._rows()
         head, waiting_since, problem = self._feed_now({*(row.position for row in rows.values()), 0})
         now = datetime.now(UTC)
@@ -108,15 +137,99 @@ class ProjectionService:
             entry.lag.FromTimedelta(max(now - since, timedelta()) if since else timedelta())
         return answer
 
+    def _served(self) -> dict[str, ViewState]:
+        """The views of this program, without their other generations."""
+        return {view: state for view, state in self._progress.states.copy().items() if not is_other(view)}
+
+    def _list_generations(self) -> Any:
+        """Other generations, and views of other versions of the program."""
+        found, rows = self._ask(lambda it: it.execute(_GENERATIONS).all()), self._rows()
+        head = max(self._feed_now({0})[0], *(row.position for row in rows.values()), 0)
+        answer = self._generations(feed_head=head)
+        for it in found:
+            served, other = rows.get(it.view), rows.get(other_of(it.view))
+            entry = answer.generations.add(
+                view=it.view,
+                state=self._generation_states[it.state.upper()],
+                position=other.position if other is not None else 0,
+                served_position=served.position if served is not None else 0,
+                max_events_per_second=it.rate or 0,
+                switch_asked=it.asked == Asked.SWITCH,
+                drop_asked=it.asked == Asked.DROP,
+                error=(other.error if other is not None else None) or it.error or "",
+            )
+            if it.began_at is not None:
+                entry.began_at.FromDatetime(it.began_at)
+            if it.comparison is not None:
+                _fill_comparison(entry.comparison, it.comparison)
+        known = self._served().keys()
+        for view, row in sorted(rows.items()):
+            if not is_other(view) and view not in known:
+                state = self._generation_states["OTHER_VERSION"]
+                answer.generations.add(view=view, state=state, position=row.position, error=row.error or "")
+        return answer
+
+    def _start_rebuild(self, call: Call) -> Any:
+        view, check = self._view_of(call)
+        most = call.request.max_events_per_second
+        check.number("max_events_per_second", most, 0, _MOST_EVENTS_PER_SECOND)
+        check.finish()
+        if view not in self._served():
+            raise NotFound("view", f"views/{view}")
+        switch = call.request.switch_when_ready
+        if not self._do(lambda it: request_rebuild(it, view, most or None, switch=switch)):
+            description = "has another generation already: switch to it, or drop it first"
+            raise PreconditionFailed([Violation(f"views/{view}", description, "GENERATION_EXISTS")])
+        return self._empty["StartRebuild"]
+
+    def _switch_generation(self, call: Call) -> Any:
+        view, check = self._view_of(call)
+        check.finish()
+        state = self._do(lambda it: ask(it, view, Asked.SWITCH, _SWITCHABLE))
+        if state is None:
+            raise NotFound("generation", f"views/{view}/generation")
+        if state not in _SWITCHABLE:
+            description = f"is {state}: ask again when it is ready"
+            raise PreconditionFailed([Violation(f"views/{view}/generation", description, "GENERATION_NOT_READY")])
+        return self._empty["SwitchGeneration"]
+
+    def _drop_generation(self, call: Call) -> Any:
+        view, check = self._view_of(call)
+        check.finish()
+        is_ours = view in self._served()
+        if not self._do(lambda it: ask(it, view, Asked.DROP) is not None if is_ours else drop_version(it, view)):
+            raise NotFound("generation", f"views/{view}/generation")
+        return self._empty["DropGeneration"]
+
+    @staticmethod
+    def _view_of(call: Call) -> tuple[str, Checker]:
+        check = Checker()
+        view: str = call.request.view
+        if not view:
+            check.wrong("view", "REQUIRED", "is required")
+        elif len(view) > _LONGEST_NAME:
+            check.wrong("view", "TOO_LONG", f"must have at most {_LONGEST_NAME} characters")
+        return view, check
+
     def _rows(self) -> dict[str, Any]:
         """Of the views' table `projection`, by view. Raises Unavailable."""
+        return {row.view: row for row in self._ask(lambda it: it.execute(_ROWS).all())}
+
+    def _do(self, what: Callable[[Driver], T]) -> T:
+        def with_driver(connection: Connection) -> T:
+            with driver_of(connection) as driver:
+                return what(driver)
+
+        return self._ask(with_driver)
+
+    def _ask(self, query: Callable[[Connection], T]) -> T:
+        """Raises Unavailable."""
         try:
-            rows = read_pooled(self._read, lambda it: it.execute(_ROWS).all())
+            return read_pooled(self._read, query)
         except SQLAlchemyError as error:
             if failure_of(error).query is not QueryAction.BUG:
                 raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
             raise
-        return {row.view: row for row in rows}
 
     def _feed_now(self, positions: set[int]) -> tuple[int, dict[int, datetime | None], str]:
         """The feed's last position; when the event after each of the views' positions was stored; and "".
@@ -133,3 +246,11 @@ class ProjectionService:
         except SQLAlchemyError as error:
             # An operator wants to know how far the views are then, too.
             return self._progress.head, {}, problem_of(error)
+
+
+def _fill_comparison(entry: Any, found: Mapping[str, Any]) -> None:
+    """found: a Comparison, as JSON."""
+    entry.position, entry.row_count = found["position"], found["rows"]
+    entry.changed_count, entry.missing_count, entry.added_count = found["changed"], found["missing"], found["added"]
+    for it in found["examples"]:
+        entry.examples.add(key=it["key"], served_position=it["served_at"] or 0, other_position=it["other_at"] or 0)

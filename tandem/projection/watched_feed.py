@@ -59,10 +59,11 @@ class WatchedFeed:
     def ended_epochs(self) -> frozenset[uuid.UUID] | None:
         return self._watch(self._source.ended_epochs)
 
-    def wait(self, stop: threading.Event) -> None:
+    def wait(self, stop: threading.Event, seconds: float | None = None) -> None:
+        """seconds: at most, where that is less than `poll_seconds`."""
         self._asked_at = time.monotonic() + self._poll_seconds
         try:
-            self._source.wait(stop)
+            self._source.wait(stop, seconds)
         finally:
             self._returned_at, self._asked_at = time.monotonic(), None
 

@@ -15,6 +15,7 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from tests.integration.projector.conftest import Stores
 from tests.support.follower import Follower, feed_stub
+from tests.support.operating import operator
 from tests.support.shop import an_order, open_shop, until_answered
 from tests.support.stack import AsyncStubs, Stack, until, up_to
 
@@ -158,9 +159,8 @@ async def made_of_the_feed_alone(stack: Stack) -> None:
     stores = Stores(stack.write_url, stack.read_url)
     await stores.caught_up()
     served = stores.rows()
-    stack.projector.stop()
-    stack.projector.run("reset")
-    stack.projector.start()
+    async with operator(stack.projector.port) as ask:
+        await ask.make_anew()
     await stores.caught_up()
     assert stores.rows() == served
     stores.close()

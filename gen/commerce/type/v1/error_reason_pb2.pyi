@@ -220,6 +220,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The view cannot go on, and does not include the token; the metadata has the view's own `problem`.
     What to do: tell the operator; read without the token if an older state will do.
     """
+    ERROR_REASON_GENERATION_EXISTS: _ErrorReason.ValueType  # 70
+    """The view has another generation already, which is being made or is kept.
+    What to do: drop that one first, if nobody needs it.
+    """
+    ERROR_REASON_GENERATION_NOT_READY: _ErrorReason.ValueType  # 71
+    """The view's other generation is still filled or compared.
+    What to do: repeat when it is ready.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name without its prefix, such as OUT_OF_STOCK, is the `reason` of an error's
@@ -424,6 +432,14 @@ What to do: tell the operator, whose write database has lost a part of the feed.
 ERROR_REASON_VIEW_FAILED: ErrorReason.ValueType  # 52
 """The view cannot go on, and does not include the token; the metadata has the view's own `problem`.
 What to do: tell the operator; read without the token if an older state will do.
+"""
+ERROR_REASON_GENERATION_EXISTS: ErrorReason.ValueType  # 70
+"""The view has another generation already, which is being made or is kept.
+What to do: drop that one first, if nobody needs it.
+"""
+ERROR_REASON_GENERATION_NOT_READY: ErrorReason.ValueType  # 71
+"""The view's other generation is still filled or compared.
+What to do: repeat when it is ready.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
