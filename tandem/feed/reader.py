@@ -148,14 +148,10 @@ def _older_versions(contract: EventContract[Any]) -> str:
 
 
 class ScannedPart(NamedTuple):
-    """Events of a part of the feed. until: the position up to which it was looked through.
-
-    unopened: the positions of those whose personal data cannot be opened any more, since its subject was erased.
-    """
+    """Events of a part of the feed. until: the position up to which it was looked through."""
 
     events: list[FeedEvent]
     until: int
-    unopened: frozenset[int]
 
 
 SCAN_POSITIONS = 20_000
@@ -194,15 +190,11 @@ def scan_events(
         rows = cursor.fetchall()
     # Fewer than there are: those behind are for the next statement.
     cut = len(rows) == limit or sum(len(row[2]) for row in rows) >= MAX_BYTES
-    return ScannedPart(
-        [FeedEvent(contract, *of) for *of, _ in rows],
-        rows[-1][0] if cut else end,
-        frozenset(row[0] for row in rows if row[-1]),
-    )
+    return ScannedPart([FeedEvent(contract, *row) for row in rows], rows[-1][0] if cut else end)
 
 
 _SCAN = f"""
-SELECT position, kind, payload, key, envelope, version, {{supplement}}, mark, subject_id IS NOT NULL AND key IS NULL
+SELECT position, kind, payload, key, envelope, version, {{supplement}}, mark
 FROM (
   SELECT *, sum(octet_length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS bytes,
     (SELECT key FROM {table.subject_key.fullname} AS k WHERE k.subject_id = n.subject_id) AS key

@@ -96,11 +96,14 @@ class Replay:
         part = scan_events(
             connection, self._contract, self.position, until, self._batch_events, kinds=kinds, texts=self._texts
         )
-        self._take_in(part.events, part.unopened)
-        self.position = part.until
+        self.take_in(part.events, part.until)
         return len(part.events)
 
-    def _take_in(self, events: Sequence[FeedEvent], unopened: frozenset[int]) -> None:
+    def take_in(self, events: Sequence[FeedEvent], until: int) -> None:
+        """Takes in what somebody else has read: all events of the view's kinds behind `position` and up to `until`.
+
+        Raises CannotApply, as `advance` does.
+        """
         found = steps_of(self._projection, events, self._contract.kinds)
         if found.stopped_by is not None:
             raise found.stopped_by
@@ -109,8 +112,9 @@ class Replay:
             ours = {key: part for key, part in parts.items() if key in self.wanted and key not in self.failed}
             if ours:
                 steps.steps.append(Step(event, ours))
-                if event.position in unopened:
+                if event.is_unopened:
                     self.unopened.update(ours)
+        self.position = until
         changes = self._fold(steps)
         if changes.stopped_by is None:
             self._keep(changes.rows)
