@@ -19,7 +19,7 @@ A view's life in this program, as `ViewState` says it, and who changes it:
                     RUNNING ◀── HELD      Session._bring_over: the feed had that epoch before. The view goes on in the
                                           one that it has now, or is made anew.
                                HELD       It is of a feed from elsewhere. It stays ours, or the next round would take
-                                          it again. An operator must reset the views.
+                                          it again. An operator must rebuild the view.
 
 The error of a view that is FAILED, or of a feed from elsewhere, stands in its row of `projection` and is announced.
 
