@@ -133,13 +133,19 @@ class Rebuilding:
                     say_error(self._driver, it.view, first_line(error))
 
     def _look_after(self, it: Generation, epoch: uuid.UUID) -> None:
-        if it.asked is Asked.DROP:
-            self._drop(it.view)
-        elif it.state is State.REQUESTED:
-            self._begin_filling(it, epoch)
-        elif other_of(it.view) not in self._projections:
+        other = other_of(it.view)
+        if it.state is State.REQUESTED:
+            if it.asked is Asked.DROP:
+                self._drop(it.view)
+            else:
+                self._begin_filling(it, epoch)
+        elif other not in self._projections:
             # It was there before this session, and is taken over as any view is.
             self._add(it, ViewState())
+        elif self._states[other].phase is Phase.STANDBY:
+            return
+        elif it.asked is Asked.DROP:
+            self._drop(it.view)
         elif it.state in {State.FILLING, State.COMPARING}:
             self._compare(it)
         elif it.asked is Asked.SWITCH:
