@@ -51,6 +51,15 @@ class Operator:
         answer = self.call("ListGenerations")
         return answer.feed_head, {it.view: _as_dict(it) for it in answer.generations}
 
+    def generations_if_known(self) -> dict[str, dict[str, Any]]:
+        """None of a projector of a release before."""
+        try:
+            return self.generations()[1]
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+            return {}
+
     def call(self, rpc: str, **fields: Any) -> Any:
         method = self._service.methods_by_name[rpc]
         request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)

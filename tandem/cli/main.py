@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
-from tandem.cli.generations import add_commands
+from tandem.cli.generations import Operator, add_commands
 from tandem.cli.local_stack import LocalStack, Ports
 from tandem.cli.up import Domain
 from tandem.cli.up import up as run_up
@@ -117,7 +118,11 @@ def application(domain: Domain) -> typer.Typer:
                 domain.modules[section]: (address, exits.enter_context(grpc.insecure_channel(address)))
                 for section, address in addresses.items()
             }
-            report = service_status.ask(channels, domain.modules["projector"], domain.projections)
+            projector = domain.modules["projector"]
+            report = service_status.ask(channels, projector, domain.projections)
+            if report.feed_head is not None:
+                found = Operator(domain.projections, channels[projector][1]).generations_if_known()
+                report = replace(report, generations=tuple(found.values()))
         if as_json:
             typer.echo(service_status.as_json(report))
         else:
