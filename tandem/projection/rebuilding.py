@@ -192,7 +192,7 @@ class Rebuilding:
         other, epochs = other_of(view), self._cache.epochs
         served, instead = self._states[view], self._states[other]
         if not self.are_together(view) and not (served.problem and self._is_at_the_end(other)):
-            raise Apart(f"it is at position {instead.position}, and what is served at {served.position}")
+            raise Apart("it is not where the one that is served is; it is exchanged when both are together")
         if served.position != instead.position:
             # What the change log has is of positions that come again.
             forget_changes(self._driver, view)
