@@ -118,7 +118,7 @@ def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> 
         """
         with asking(projector_address) as operator:
             wanted = operator.views() if all_views else list(dict.fromkeys(views or ()))
-            _refuse_wrong(operator, wanted)
+            refuse_wrong(operator, wanted)
             for view in wanted:
                 operator.call("StartRebuild", view=view, max_events_per_second=rate, switch_when_ready=switch)
             if wait:
@@ -157,7 +157,7 @@ def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> 
             typer.echo(f"dropped: {', '.join(views)}")
 
 
-def _refuse_wrong(operator: Operator, wanted: Sequence[str]) -> None:
+def refuse_wrong(operator: Operator, wanted: Sequence[str]) -> None:
     """Names all that is wrong, before anything is begun."""
     if not wanted:
         raise Refused("name the views, or say --all")
