@@ -108,8 +108,14 @@ class Executor(Worker):
         )
         self._storing = [
             _Storing(
-                engine, domain, settings, acknowledged, clock, busy,
-                prepared=self.prepared, given_up=self._refuse_old,
+                engine,
+                domain,
+                settings,
+                acknowledged,
+                clock,
+                busy,
+                prepared=self.prepared,
+                given_up=self._refuse_old,
             )
             for _ in range(settings.threads)
         ]
