@@ -12,6 +12,7 @@ from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 
 from prometheus_client import Counter, Histogram
@@ -92,13 +93,22 @@ class Executor(Worker):
         *,
         clock: Clock = utc_now,
     ) -> None:
-        """engine: as `create_executor_engine` makes it; the executor disposes of it. acknowledged: what it does is added
-        to it. clock: this server's.
+        """engine: as `create_executor_engine` makes it; the executor disposes of it.
+
+        acknowledged: gets each commit, and looks for the last one on each new connection. clock: this server's.
         """
         self._engine = engine
         self._settings = settings
-        busy = BusyRows(settings.retry_seconds)
-        last = _Storing(engine, domain, settings, acknowledged, clock, busy)
+        new_storing = partial(
+            _Storing,
+            engine,
+            domain,
+            settings,
+            acknowledged=acknowledged,
+            clock=clock,
+            busy=BusyRows(settings.retry_seconds),
+        )
+        last = new_storing()
         self._aside = Worker(
             "commands-aside",
             [last.answer_aside],
@@ -107,17 +117,7 @@ class Executor(Worker):
             max_waiting=settings.max_waiting,
         )
         self._storing = [
-            _Storing(
-                engine,
-                domain,
-                settings,
-                acknowledged,
-                clock,
-                busy,
-                prepared=self.prepared,
-                given_up=self._refuse_old,
-            )
-            for _ in range(settings.threads)
+            new_storing(prepared=self.prepared, given_up=self._refuse_old) for _ in range(settings.threads)
         ]
         for it in (last, *self._storing):
             it.aside = self._aside
@@ -172,14 +172,14 @@ class _Storing:
         engine: Engine,
         domain: Domain,
         settings: ExecutorSettings,
+        *,
         acknowledged: Acknowledged,
         clock: Clock,
         busy: BusyRows,
-        *,
         prepared: Callable[[], None] = lambda: None,
         given_up: Callable[[], None] = lambda: None,
     ) -> None:
-        """busy: shared by all threads.
+        """acknowledged, busy: shared by all threads.
 
         prepared: called when the work that is left is PostgreSQL's, so that another thread prepares its batch.
         given_up: called when a batch was given up because the database does not answer.

@@ -113,64 +113,20 @@ async def test_acknowledged_writes_that_a_failover_loses_are_noticed_and_one_com
 async def test_a_synchronous_standby_has_all_and_what_another_lacks_is_named_and_mended_by_one_command(
     databases: Databases, servers_folder: Path, tmp_path: Path
 ) -> None:
-    """Real standbys, with streaming replication. No view had taken in what is lost: command servers alone know of it.
-
-    It takes some 15 s: two standbys are made and promoted.
-    """
+    """Real standbys, with streaming replication. It takes some 15 s: two of them are made and promoted."""
     primary = Postgres(servers_folder / "first", free_port(), settings=FAST)
     primary.start()
-    stack = Stack(databases, tmp_path, write=Databases(primary), settings={"PROJECTOR": QUICK}).start()
+    stack = Stack(databases, tmp_path, feed_server=Databases(primary), settings={"PROJECTOR": QUICK}).start()
     servers: list[Postgres] = [primary]
     try:
         async with stack.async_stubs() as stubs:
             await open_shop(stubs.commands)
-
             standby = Standby(primary, servers_folder / "second")
             servers.append(standby)
-            standby.follow()
-            wait_for_standby(primary)
-            load = Load(count=400, buyers=8)
-            buying = asyncio.create_task(load.run(stubs.commands))
-            await until(lambda: at_least(load, 100), "orders are placed")
-            kill(primary)
-            standby.promote()
-            await buying
-            receipts = {order: it.consistency_token for order, it in load.receipts.items()}
-            assert {await outcome(stubs, *it) for it in receipts.items()} == {"found"}
-            await until(lambda: states(stubs, {RUNNING}), "no view has seen anything")
-
-            # Its commits wait for nobody.
+            await fail_over_to_all_that_was_acknowledged(stubs, primary, standby)
             last = Standby(standby, servers_folder / "third")
             servers.append(last)
-            last.follow()
-            kept = [await place(stubs, number) for number in range(1001, 1004)]
-            await until(lambda: states(stubs, {RUNNING}), "the views have them")
-            has_all(standby)
-            # It receives nothing more.
-            last.stop()
-            pause(stack.projector)
-            lost = [await place(stubs, number) for number in range(1011, 1014)]
-            kill(standby)
-            last.promote()
-            new = [await place(stubs, number) for number in range(1021, 1026)]
-            resume(stack.projector)
-            await until(lambda: states(stubs, {FAILED}), "every view says that it cannot go on")
-            found = await stubs.projections.ListProjections(projections.ListProjectionsRequest())
-            assert all("was acknowledged" in it.error and "begin-epoch" in it.error for it in found.projections)
-
-            async def told() -> bool:
-                return {await outcome(stubs, *it) for it in (*kept, *lost, *new)} == {"HISTORY_CHANGED"}
-
-            await until(told, "whoever reads with a token is told")
-
-            stack.command_server.run("begin-epoch")
-            receipt = await place(stubs, 1031)
-            assert await outcome(stubs, *receipt) == "found"
-            await until(lambda: states(stubs, {RUNNING}), "the views are right again")
-            assert {await outcome(stubs, order, receipt[1]) for order, _ in (*kept, *new)} == {"found"}
-            assert {await outcome(stubs, order, receipt[1]) for order in receipts} == {"found"}
-            assert {await outcome(stubs, order, receipt[1]) for order, _ in lost} == {"NOT_FOUND"}
-            assert {await outcome(stubs, *it) for it in (*kept, *lost, *new)} == {"TOKEN_EPOCH_MISMATCH"}
+            await fail_over_to_less(stubs, stack, standby, last)
         await made_of_the_feed_alone(stack)
     finally:
         stack.stop()
@@ -178,24 +134,62 @@ async def test_a_synchronous_standby_has_all_and_what_another_lacks_is_named_and
             it.stop()
 
 
-async def at_least(load: Load, count: int) -> bool:
-    return len(load.receipts) >= count
-
-
-def wait_for_standby(primary: Postgres) -> None:
-    """Its commits wait for the standby from now on, as docs/reliability.md requires."""
+async def fail_over_to_all_that_was_acknowledged(stubs: AsyncStubs, primary: Postgres, standby: Standby) -> None:
+    """In the middle of orders. Commits wait for the standby, as docs/reliability.md requires."""
+    standby.follow()
     with psycopg.connect(primary.url("postgres"), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
         connection.execute("SELECT pg_reload_conf()")
         waits = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
         wait_until(lambda: connection.execute(waits).fetchone() == (1,), "the standby is synchronous")
+    load = Load(count=400, buyers=8)
+    buying = asyncio.create_task(load.run(stubs.commands))
+    await until(lambda: at_least(load, 100), "orders are placed")
+    kill(primary)
+    standby.promote()
+    await buying
+    acknowledged = {order: it.consistency_token for order, it in load.receipts.items()}
+    assert len(acknowledged) == load.count
+    assert {await outcome(stubs, *it) for it in acknowledged.items()} == {"found"}
+    await until(lambda: states(stubs, {RUNNING}), "nothing has changed for the views")
 
 
-def has_all(primary: Postgres) -> None:
-    """Waits until the standby has what was committed."""
+async def fail_over_to_less(stubs: AsyncStubs, stack: Stack, primary: Postgres, standby: Standby) -> None:
+    """No view had taken in what is lost: the command server alone knows of it."""
+    standby.follow()
+    kept = [await place(stubs, number) for number in range(1001, 1004)]
+    await until(lambda: states(stubs, {RUNNING}), "the views have them")
     with psycopg.connect(primary.url("postgres"), autocommit=True) as connection:
         found = "SELECT count(*) FROM pg_stat_replication WHERE flush_lsn >= pg_current_wal_lsn()"
-        wait_until(lambda: connection.execute(found).fetchone() == (1,), "the standby has all")
+        wait_until(lambda: connection.execute(found).fetchone() == (1,), "the standby has them")
+    # It receives nothing more.
+    standby.stop()
+    pause(stack.projector)
+    lost = [await place(stubs, number) for number in range(1011, 1014)]
+    kill(primary)
+    standby.promote()
+    # As many again, so that positions alone would say that nothing is amiss.
+    new = [await place(stubs, number) for number in range(1021, 1026)]
+    resume(stack.projector)
+    await until(lambda: states(stubs, {FAILED}), "every view says that it cannot go on")
+    views = await stubs.projections.ListProjections(projections.ListProjectionsRequest())
+    assert all("was acknowledged" in it.error and "begin-epoch" in it.error for it in views.projections)
+
+    async def told() -> bool:
+        return {await outcome(stubs, *it) for it in (*kept, *lost, *new)} == {"HISTORY_CHANGED"}
+
+    await until(told, "whoever reads with a token is told")
+    stack.command_server.run("begin-epoch")
+    receipt = await place(stubs, 1031)
+    assert await outcome(stubs, *receipt) == "found"
+    await until(lambda: states(stubs, {RUNNING}), "the views are right again")
+    assert {await outcome(stubs, order, receipt[1]) for order, _ in (*kept, *new)} == {"found"}
+    assert {await outcome(stubs, order, receipt[1]) for order, _ in lost} == {"NOT_FOUND"}
+    assert {await outcome(stubs, *it) for it in (*kept, *lost, *new)} == {"TOKEN_EPOCH_MISMATCH"}
+
+
+async def at_least(load: Load, count: int) -> bool:
+    return len(load.receipts) >= count
 
 
 async def place(stubs: AsyncStubs, number: int) -> tuple[str, str]:
