@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, wait_exponential_jitter
 
+from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.batch import decide_batch
 from tandem.commands.busy import BusyRows
 from tandem.commands.clock import Clock, utc_now
@@ -82,12 +83,22 @@ class Executor(Worker):
     between, and the call is answered after the last. Where it ends before, `Resumption` goes on with the command.
     """
 
-    def __init__(self, engine: Engine, domain: Domain, settings: ExecutorSettings, *, clock: Clock = utc_now) -> None:
-        """engine: as `create_executor_engine` makes it; the executor disposes of it. clock: this server's."""
+    def __init__(
+        self,
+        engine: Engine,
+        domain: Domain,
+        settings: ExecutorSettings,
+        acknowledged: Acknowledged,
+        *,
+        clock: Clock = utc_now,
+    ) -> None:
+        """engine: as `create_executor_engine` makes it; the executor disposes of it. acknowledged: what it does is added
+        to it. clock: this server's.
+        """
         self._engine = engine
         self._settings = settings
         busy = BusyRows(settings.retry_seconds)
-        last = _Storing(engine, domain, settings, clock, busy)
+        last = _Storing(engine, domain, settings, acknowledged, clock, busy)
         self._aside = Worker(
             "commands-aside",
             [last.answer_aside],
@@ -96,7 +107,16 @@ class Executor(Worker):
             max_waiting=settings.max_waiting,
         )
         self._storing = [
-            _Storing(engine, domain, settings, clock, busy, prepared=self.prepared, given_up=self._refuse_old)
+            _Storing(
+                engine,
+                domain,
+                settings,
+                acknowledged,
+                clock,
+                busy,
+                prepared=self.prepared,
+                given_up=self._refuse_old,
+            )
             for _ in range(settings.threads)
         ]
         for it in (last, *self._storing):
@@ -152,6 +172,7 @@ class _Storing:
         engine: Engine,
         domain: Domain,
         settings: ExecutorSettings,
+        acknowledged: Acknowledged,
         clock: Clock,
         busy: BusyRows,
         *,
@@ -166,6 +187,7 @@ class _Storing:
         self._engine = engine
         self._domain = domain
         self._settings = settings
+        self._acknowledged = acknowledged
         self._clock = clock
         self._busy = busy
         self._prepared = prepared
@@ -362,6 +384,7 @@ class _Storing:
                     driver.execute("COMMIT")
                     self._prepared()
                 epoch, base, mark = head()
+                self._acknowledged.add(epoch, base, decisions.receipts + decisions.stepped)
                 outcomes = [it.appended(epoch, base, mark) if isinstance(it, Receipt) else it for it in outcomes]
             # Ends the transaction where nothing was to be stored.
             connection.commit()
@@ -371,8 +394,11 @@ class _Storing:
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
         """The thread's own, kept until something fails: to get it and give it back takes as long as a statement."""
+        is_new = self._connection is None
         connection = self._connection = self._connection or self._engine.connect()
         try:
+            if is_new:
+                self._acknowledged.look_for(connection)
             yield connection
         except BaseException:
             self.disconnect()

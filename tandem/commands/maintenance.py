@@ -150,5 +150,5 @@ def begin_epoch(connection: Connection) -> uuid.UUID:
     before, now = connection.execute(select(head.c.epoch, func.clock_timestamp()).with_for_update()).one()
     epoch = new_epoch(before, now)
     connection.execute(feed.ended_epoch.insert().values(epoch=before))
-    connection.execute(head.update().values(epoch=epoch))
+    connection.execute(head.update().values(epoch=epoch, lost_position=None))
     return epoch

@@ -35,8 +35,13 @@ feed_head = Table(
     Column("epoch", Uuid, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("span", BigInteger, Computed("position >> 6", persisted=True), primary_key=True, autoincrement=False),
+    Column("lost_position", BigInteger, nullable=True),
 )
-"""One row: the feed's epoch and its last position. span: of 64 positions, by which NEWEST_HEAD finds the row."""
+"""One row: the feed's epoch and its last position. span: of 64 positions, by which NEWEST_HEAD finds the row.
+
+lost_position: of an event that a caller was told of and that is not in the feed any more; NULL while there is none
+that is known of. See tandem.commands.acknowledged.
+"""
 
 NEWEST_HEAD = f"(SELECT * FROM {feed_head.fullname} ORDER BY span DESC LIMIT 1)"  # noqa: S608
 """SQL of the head's row, to stand in FROM, for whoever asks all the time.
