@@ -1,9 +1,10 @@
 """ProjectionService: how far the views are, and what operators do with their generations."""
 
 import asyncio
+import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
@@ -32,11 +33,18 @@ T = TypeVar("T")
 # One for each worker, and the two that readiness asks on: the server's and this service's.
 _CONNECTIONS = 7
 _SWITCHABLE = (State.READY, State.KEPT)
-_ROWS = text(f"SELECT view, position, error FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
+_ROWS = text(f"SELECT view, position, feed_epoch, error FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
 _GENERATIONS = text(f"SELECT * FROM {generation.fullname} ORDER BY view")  # noqa: S608
 # PostgreSQL's names are no longer.
 _LONGEST_NAME = 63
 _MOST_EVENTS_PER_SECOND = 1_000_000
+
+
+class _Feed(NamedTuple):
+    """epoch: None where the write database does not say it."""
+
+    position: int
+    epoch: uuid.UUID | None
 
 
 class ProjectionService:
@@ -116,7 +124,8 @@ class ProjectionService:
         # with it. Positions before the head: the other way round a view could seem to be ahead of its feed.
         states = self._served()
         rows = self._rows()
-        head, waiting_since, problem = self._feed_now({*(row.position for row in rows.values()), 0})
+        feed, waiting_since, problem = self._feed_now({*(row.position for row in rows.values()), 0})
+        head = feed.position
         now = datetime.now(UTC)
         answer = self._response(feed_head=head)
         for view, state in sorted(states.items()):
@@ -131,7 +140,8 @@ class ProjectionService:
                 view=view,
                 state=self._states[("FAILED" if error else "RUNNING") if held else "STANDBY"],
                 position=position,
-                lag_events=max(0, head - position),
+                # Of a view of another epoch it is not known yet what it has of this one.
+                lag_events=max(0, head - position) if row and feed.epoch in {row.feed_epoch, None} else head,
                 error=error,
             )
             entry.lag.FromTimedelta(max(now - since, timedelta()) if since else timedelta())
@@ -144,7 +154,7 @@ class ProjectionService:
     def _list_generations(self) -> Any:
         """Other generations, and views of other versions of the program."""
         found, rows = self._ask(lambda it: it.execute(_GENERATIONS).all()), self._rows()
-        head = max(self._feed_now({0})[0], *(row.position for row in rows.values()), 0)
+        head = self._feed_now(set())[0].position
         answer = self._generations(feed_head=head)
         for it in found:
             served, other = rows.get(it.view), rows.get(other_of(it.view))
@@ -231,21 +241,22 @@ class ProjectionService:
                 raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
             raise
 
-    def _feed_now(self, positions: set[int]) -> tuple[int, dict[int, datetime | None], str]:
-        """The feed's last position; when the event after each of the views' positions was stored; and "".
+    def _feed_now(self, positions: set[int]) -> tuple[_Feed, dict[int, datetime | None], str]:
+        """Where the feed is; when the event after each of the views' positions was stored; and "".
 
         Where the write database is away: the last position that was seen, nothing, and why.
         """
 
-        def read(connection: Connection) -> tuple[int, dict[int, datetime | None]]:
-            head = read_head(connection).position
-            return head, {it: recorded_at(connection, it + 1) for it in positions if it < head}
+        def read(connection: Connection) -> tuple[_Feed, dict[int, datetime | None]]:
+            head = read_head(connection)
+            since = {it: recorded_at(connection, it + 1) for it in positions if it < head.position}
+            return _Feed(head.position, head.epoch), since
 
         try:
             return *read_pooled(self._feed, read), ""
         except SQLAlchemyError as error:
             # An operator wants to know how far the views are then, too.
-            return self._progress.head, {}, problem_of(error)
+            return _Feed(self._progress.head, None), {}, problem_of(error)
 
 
 def _fill_comparison(entry: Any, found: Mapping[str, Any]) -> None:
