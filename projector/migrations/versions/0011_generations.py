@@ -2,14 +2,14 @@
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0011"
+down_revision = "0010"
 
 S = "tandem_read"
 OTHER = "tandem_read_other"
 # A table is here for a moment, while two are exchanged. It is empty whenever somebody looks.
 PASSAGE = "tandem_read_passage"
-# By view, as 0006 has them: what a search can see of its rows.
+# By view, as 0006 and 0010 have them: what a search can see of its rows.
 SEEN = {
     "product_search": "key, category, discontinued, added_position,"
     " name_words, category_words, attribute_words, description_words",
@@ -26,8 +26,8 @@ UNCHANGED = {
 def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.execute("SET LOCAL statement_timeout = '60s'")
-    op.execute(f"CREATE SCHEMA {OTHER}")
-    op.execute(f"CREATE SCHEMA {PASSAGE}")
+    op.execute(f"CREATE SCHEMA IF NOT EXISTS {OTHER}")
+    op.execute(f"CREATE SCHEMA IF NOT EXISTS {PASSAGE}")
     op.execute(f"""
         CREATE TABLE {S}.generation (
             view text PRIMARY KEY,
@@ -44,23 +44,27 @@ def upgrade() -> None:
     replace_functions(f"TG_TABLE_NAME || CASE TG_TABLE_SCHEMA WHEN '{S}' THEN '' ELSE '@other' END")
 
 
-def replace_functions(view: str) -> None:
-    """view: SQL of the name that the changed rows' view has in `projection`; empty for the view itself."""
+def replace_functions(changed: str) -> None:
+    """changed: SQL of the name that the view of the changed rows has in `projection`."""
     for name, seen in SEEN.items():
         for kind, unchanged in UNCHANGED.items():
             op.execute(f"""
                 CREATE OR REPLACE FUNCTION {S}.{name}_{kind.lower()}() RETURNS trigger LANGUAGE plpgsql AS $$
+                DECLARE
+                    changed text := {changed};
                 BEGIN
                     IF {unchanged.format(seen=seen)} THEN
                         RETURN NULL;
                     END IF;
-                    UPDATE {S}.projection SET content = gen_random_uuid() WHERE view = {view or f"'{name}'"};
+                    UPDATE {S}.projection SET content = gen_random_uuid() WHERE view = changed
+                      AND span >= (SELECT span FROM {S}.projection WHERE view = changed ORDER BY span DESC LIMIT 1);
                     RETURN NULL;
                 END $$""")  # noqa: S608 - names of ours
 
 
 def downgrade() -> None:
-    replace_functions("")
+    # TG_TABLE_NAME is the view's own name: the tables of other generations go.
+    replace_functions("TG_TABLE_NAME")
     op.execute(f"DROP SCHEMA {OTHER} CASCADE")
     op.execute(f"DROP SCHEMA {PASSAGE}")
     op.execute(f"DELETE FROM {S}.projection WHERE view LIKE '%@other'")  # noqa: S608
