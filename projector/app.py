@@ -19,6 +19,7 @@ from shop.views import CACHED_VIEWS, REVISION
 from tandem.feed.service import FeedService
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.following import Following
+from tandem.projection.repair import Repairs
 from tandem.projection.service import ProjectionService
 from tandem.projection.views import Views
 from tandem.runtime.server import Application
@@ -50,6 +51,7 @@ def build(settings: Settings) -> Application:
         follow=settings.follow,
         change_log=settings.change_log,
     )
+    repairs = Repairs(following, feed_database=settings.feed_database, read_database=settings.read_database)
     projections = ProjectionService(
         PROJECTION.services_by_name["ProjectionService"],
         following.progress,
@@ -70,7 +72,7 @@ def build(settings: Settings) -> Application:
         server=settings.server,
         services=(projections.service, feed.service),
         ready=projections.is_ready,
-        components=(projections, following, feed),
+        components=(projections, following, repairs, feed),
         # Those of the batches that are under way while it catches up, and no cycles among them.
         new_objects=200_000,
     )

@@ -13,6 +13,8 @@ from tandem.read_store.cache import (
     CacheEpochs,
     NodeClient,
     Ring,
+    Signer,
+    decode_entry,
     encode_entry,
     key_prefix,
     new_epoch,
@@ -116,6 +118,16 @@ class CacheWriter:
             except _Failure as error:
                 self._fence(node, error)
 
+    def read(self, view: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The values of the entries that are there and that readers take, by key. A node that fails is fenced."""
+        found: dict[bytes, bytes] = {}
+        for node, names in names_by_node(self._ring, view, self.epochs[view], keys).items():
+            try:
+                found |= values_of(self._signer, self._connection(node).ask(names).answer(), names)
+            except _Failure as error:
+                self._fence(node, error)
+        return found
+
     def revive(self) -> bool:
         """Gives new epochs to fenced nodes that answer again; True if there were any."""
         back = self._down & self._answering
@@ -202,6 +214,24 @@ class CacheWriter:
             for node in self.nodes:
                 if node in self._down and _answers(node, self._settings.timeout):
                     self._answering.add(node)
+
+
+def names_by_node(ring: Ring, view: str, epochs: CacheEpochs, keys: Sequence[bytes]) -> dict[str, dict[str, bytes]]:
+    """The names of rows' entries at each node that is not fenced, each with the row's key."""
+    names: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
+    for key in keys:
+        node = ring.node_of(key.hex())
+        epoch = epochs.get(node)
+        if epoch is not None:
+            names[node][key_prefix(view, epoch) + key.hex()] = key
+    return names
+
+
+def values_of(signer: Signer, answer: Mapping[str, bytes], names: Mapping[str, bytes]) -> dict[bytes, bytes]:
+    """The values in a node's answer that were stored for their keys, by the rows' keys; placeholders have none."""
+    entries = signer.unsigned(answer, {name: key.hex() for name, key in names.items()})
+    values = {bytes.fromhex(row): decode_entry(entry) for row, entry in entries.items()}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _answers(node: str, timeout: float) -> bool:

@@ -1,0 +1,228 @@
+"""Damaged rows are made again from the feed, by the projector that owns their view.
+
+The session meets them in its batches, readers meet them and say so by NOTIFY: they may not write. Both come here, to a
+thread with connections of its own, which replays the rows and has the session put them in place.
+"""
+
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import psycopg
+from google.protobuf.message import DecodeError, Message
+from prometheus_client import Counter
+from sqlalchemy.exc import SQLAlchemyError
+
+from tandem.feed.reader import BrokenOff
+from tandem.projection.fold import CannotApply
+from tandem.projection.following import Following
+from tandem.projection.inspection import Behind, Difference, Inspection, NotNow, read_range
+from tandem.projection.replay import KeyRange, Replay, Wanted
+from tandem.projection.views import ViewState
+from tandem.read_store.damage import CHANNEL, DamagedRow
+from tandem.runtime.database import create_database_engine, driver_of, first_line
+from tandem.runtime.listener import Listener
+from tandem.runtime.settings import DatabaseSettings, SettingsError
+from tandem.runtime.supervised import SupervisedThread
+from tandem.runtime.telemetry import log
+
+REPAIRED = Counter("tandem_rows_repaired_total", "Rows, or their cache entries, that were made again", ["view"])
+
+# How long the thread waits for a notification before it looks for what the session has met.
+_LOOK_SECONDS = 0.1
+# Rows that are repaired together: so many are looked for in the feed by PostgreSQL.
+_TOGETHER = 16
+# Before a row is tried again that could not be repaired, since a database was away, say; and one that has an event
+# which its view cannot take in.
+_AGAIN_SECONDS = 1.0
+_UNREPAIRABLE_SECONDS = 60.0
+# Rows that are read at once to find those that are damaged.
+_LOOKED_THROUGH = 1000
+# How often a wait for a session looks whether the program stops.
+_ANSWER_SECONDS = 0.2
+
+PASSING = (NotNow, SQLAlchemyError, psycopg.Error)
+"""What keeps rows from being compared now, and is over some time."""
+
+
+class Examiner:
+    """Replays rows of the views that this program follows, and has its session compare them. For one thread.
+
+    stopping: ends every wait, with NotNow.
+    """
+
+    def __init__(
+        self, following: Following, feed_database: DatabaseSettings, read_database: DatabaseSettings, name: str
+    ) -> None:
+        """name: in pg_stat_activity."""
+        self.following = following
+        self.stopping = threading.Event()
+        self.feed = create_database_engine(feed_database, name=name, pool_size=1, by_key=True, autocommit=True)
+        self.read = create_database_engine(read_database, name=name, pool_size=1, by_key=True, autocommit=True)
+
+    def close(self) -> None:
+        self.feed.dispose()
+        self.read.dispose()
+
+    def state(self, view: str) -> ViewState:
+        """Of a view that this program follows. Raises NotNow."""
+        state = self.following.progress.states[view]
+        if not state.is_followed:
+            raise NotNow(f"this projector does not follow {view}")
+        return state
+
+    def begin(self, view: str, wanted: Wanted, **limits: Any) -> Replay:
+        """A replay of rows, at position 0. limits: as Replay has them. Raises NotNow."""
+        epoch = self.following.epoch
+        if epoch is None:
+            raise NotNow("the feed is away")
+        views = self.following.views
+        return Replay(views.contract, views.projections[view], wanted, epoch=epoch, **limits)
+
+    def advance(self, replay: Replay, until: int) -> int:
+        """One step of it; returns how many events it read. Raises as `Replay.advance` does, and NotNow."""
+        if self.stopping.is_set():
+            raise NotNow("the program stops")
+        with self.feed.connect() as connection:
+            return replay.advance(connection, until)
+
+    def ask(
+        self, view: str, keys: Collection[bytes], replay: Replay, generation: int, *, repair: bool, whole: bool
+    ) -> list[Difference]:
+        """Has the session compare rows, and repair them if it is to; parameters as Inspection has them.
+
+        Raises as Inspection.answer does, but for Behind: then it replays what the view has gone on by.
+        """
+        while True:
+            state = self.state(view)
+            while replay.position < state.position:
+                self.advance(replay, state.position)
+            asked = Inspection(view, keys, replay, generation, repair=repair, whole=whole)
+            self.following.inspections.ask(asked)
+            try:
+                return self._answer_to(asked)
+            except Behind:
+                continue
+
+    def _answer_to(self, asked: Inspection) -> list[Difference]:
+        while not self.stopping.is_set():
+            try:
+                return asked.answer.result(_ANSWER_SECONDS)
+            except TimeoutError:
+                continue
+        raise NotNow("the program stops")
+
+
+class Repairs:
+    """A Component: repairs what is reported of the views that this program owns."""
+
+    def __init__(
+        self, following: Following, *, feed_database: DatabaseSettings, read_database: DatabaseSettings
+    ) -> None:
+        self._examiner = Examiner(following, feed_database, read_database, "tandem-projector-repair")
+        self._damage = following.damage
+        self._listener = Listener(read_database, CHANNEL, "tandem-projector-damage")
+        self._listens = True
+        # Of rows that could not be repaired: when they are tried again.
+        self._again: dict[DamagedRow, float] = {}
+        self._thread = SupervisedThread("repairs", self._run)
+
+    async def start(self) -> None:
+        self._thread.start()
+
+    async def stop(self) -> None:
+        self._examiner.stopping.set()
+        self._thread.join()
+        self._examiner.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._examiner.stopping.is_set():
+                self._listen()
+                self._repair_reported()
+        finally:
+            self._listener.close()
+
+    def _listen(self) -> None:
+        try:
+            for payload in self._listener.wait(_LOOK_SECONDS):
+                self._damage.add(DamagedRow.decode(payload))
+        except (psycopg.Error, SettingsError) as error:
+            if self._listens:
+                log.warning("cannot listen for damaged rows", error=first_line(error))
+            self._listens = False
+            self._examiner.stopping.wait(_AGAIN_SECONDS)
+        else:
+            self._listens = True
+
+    def _repair_reported(self) -> None:
+        """Of the views that are ours: who owns another view has been told too."""
+        now = time.monotonic()
+        due = [row for row, at in self._again.items() if at <= now]
+        reported = {row for row in self._damage.take() if row not in self._again} | set(due)
+        self._again = {row: at for row, at in self._again.items() if at > now}
+        by_view: defaultdict[str, list[str]] = defaultdict(list)
+        states = self._examiner.following.progress.states
+        for row in reported:
+            if row.view in states and states[row.view].is_followed:
+                by_view[row.view].append(row.key)
+        for view, keys in by_view.items():
+            if "" in keys:
+                self._look_through(view)
+            named = [it for it in keys if it]
+            for start in range(0, len(named), _TOGETHER):
+                self._repair(view, named[start : start + _TOGETHER])
+
+    def _repair(self, view: str, keys: list[str]) -> None:
+        """keys: in hexadecimal digits."""
+        wanted = frozenset(uuid.UUID(it).bytes for it in keys)
+        try:
+            generation = self._examiner.state(view).generation
+            replay = self._examiner.begin(view, wanted)
+            found = self._examiner.ask(view, wanted, replay, generation, repair=True, whole=True)
+        except (BrokenOff, CannotApply) as error:
+            log.error("rows cannot be made again", view=view, keys=keys, error=str(error))
+            self._try_again(view, keys, _UNREPAIRABLE_SECONDS)
+            return
+        except PASSING as error:
+            log.warning("rows cannot be made again now", view=view, keys=keys, error=first_line(error))
+            self._try_again(view, keys, _AGAIN_SECONDS)
+            return
+        REPAIRED.labels(view).inc(sum(it.repaired for it in found))
+        for it in found:
+            if it.repaired:
+                log.warning("a row was made again", view=view, key=it.key.hex(), position=it.position)
+            else:
+                log.error("rows cannot be made again", view=view, keys=[it.key.hex()], error=it.error)
+        self._try_again(view, [it.key.hex() for it in found if not it.repaired], _UNREPAIRABLE_SECONDS)
+
+    def _try_again(self, view: str, keys: Iterable[str], seconds: float) -> None:
+        at = time.monotonic() + seconds
+        self._again |= {DamagedRow(view, key): at for key in keys}
+
+    def _look_through(self, view: str) -> None:
+        """Reports the rows of a view that hold no message of it: somebody has met one and does not know which."""
+        projection = self._examiner.following.views.projections[view]
+        rest: KeyRange | None = KeyRange()
+        try:
+            while rest is not None and not self._examiner.stopping.is_set():
+                with self._examiner.read.connect() as connection, driver_of(connection) as driver:
+                    rows = read_range(driver, projection, rest, _LOOKED_THROUGH).rows
+                for key, row in rows.items():
+                    if not _is_message(projection.message, row.value):
+                        self._damage.report(view, key.hex())
+                rest = KeyRange().behind(max(rows)) if len(rows) == _LOOKED_THROUGH else None
+        except (SQLAlchemyError, psycopg.Error) as error:
+            log.warning("damaged rows cannot be looked for now", view=view, error=first_line(error))
+            self._try_again(view, [""], _AGAIN_SECONDS)
+
+
+def _is_message(kind: type[Message], value: bytes) -> bool:
+    try:
+        kind.FromString(value)
+    except DecodeError:
+        return False
+    return True
