@@ -1,6 +1,7 @@
 """The fenced cache, from the writer's side. See tandem.read_store.cache for what an epoch is."""
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -214,6 +215,40 @@ class CacheWriter:
             for node in self.nodes:
                 if node in self._down and _answers(node, self._settings.timeout):
                     self._answering.add(node)
+
+
+class EntryReader:
+    """Reads entries as `CacheWriter.read` does, on connections of its own. For one thread.
+
+    It passes over nodes that fail, for a while.
+    """
+
+    def __init__(self, nodes: tuple[str, ...], settings: CacheSettings) -> None:
+        """Raises SettingsError when the secret cannot be read."""
+        self._settings = settings
+        self._signer = settings.signer()
+        self._ring = Ring(list(nodes))
+        self._clients: dict[str, NodeClient] = {}
+        self._rests_until: dict[str, float] = {}
+
+    def read(self, view: str, epochs: CacheEpochs, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The values of the entries that are there and that readers take, by key."""
+        found: dict[bytes, bytes] = {}
+        for node, names in names_by_node(self._ring, view, epochs, keys).items() if epochs else ():
+            if time.monotonic() < self._rests_until.get(node, 0.0):
+                continue
+            client = self._clients.get(node) or node_client(node, timeout=self._settings.timeout)
+            self._clients[node] = client
+            try:
+                found |= values_of(self._signer, client.ask(names).answer(), names)
+            except _Failure as error:
+                log.debug("a cache node cannot be compared", node=node, error=repr(error))
+                self._rests_until[node] = time.monotonic() + self._settings.probe_seconds
+        return found
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
 
 
 def names_by_node(ring: Ring, view: str, epochs: CacheEpochs, keys: Sequence[bytes]) -> dict[str, dict[str, bytes]]:

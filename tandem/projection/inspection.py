@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Table, Uuid
 
 from tandem.feed.token import Token
+from tandem.feed.verification import ENTRY, EVENT, EXTRA, MISSING, ROW, Difference
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.fold import ViewChanges, ViewRow
 from tandem.projection.projection import Projection
@@ -27,27 +28,8 @@ from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.tables import newest, written_columns
 from tandem.runtime.arrays import array
 
-ROW, MISSING, EXTRA, ENTRY, EVENT = "row", "missing", "extra", "entry", "event"
-"""Kinds of differences: the row is another one; it is not there, and the feed makes it; it is there, and the feed does
-not make it; the cache's entry is not the row; an event cannot be taken in, so it is not known how the row should be."""
-
 # At most so many inspections wait for a session.
 _MOST_WAITING = 64
-
-
-@dataclass(frozen=True)
-class Difference:
-    """position: of the last event in the row as it should be, or of the event that cannot be taken in. columns: of the
-    table, whose values differ. error: why the event cannot be taken in.
-    """
-
-    view: str
-    key: bytes
-    kind: str
-    position: int
-    columns: tuple[str, ...] = ()
-    error: str = ""
-    repaired: bool = False
 
 
 class NotNow(Exception):

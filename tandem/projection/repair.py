@@ -4,32 +4,26 @@ The session meets them in its batches, readers meet them and say so by NOTIFY: t
 thread with connections of its own, which replays the rows and has the session put them in place.
 """
 
-import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import psycopg
 from google.protobuf.message import DecodeError, Message
-from prometheus_client import Counter
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.reader import BrokenOff
+from tandem.projection.examiner import PASSING, REPAIRED, Examiner, Followed
 from tandem.projection.fold import CannotApply
-from tandem.projection.following import Following
-from tandem.projection.inspection import Behind, Difference, Inspection, NotNow, read_range
-from tandem.projection.replay import KeyRange, Replay, Wanted
-from tandem.projection.views import ViewState
+from tandem.projection.inspection import read_range
+from tandem.projection.replay import KeyRange
 from tandem.read_store.damage import CHANNEL, DamagedRow
-from tandem.runtime.database import create_database_engine, driver_of, first_line
+from tandem.runtime.database import driver_of, first_line
 from tandem.runtime.listener import Listener
 from tandem.runtime.settings import DatabaseSettings, SettingsError
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
-
-REPAIRED = Counter("tandem_rows_repaired_total", "Rows, or their cache entries, that were made again", ["view"])
 
 # How long the thread waits for a notification before it looks for what the session has met.
 _LOOK_SECONDS = 0.1
@@ -41,86 +35,13 @@ _AGAIN_SECONDS = 1.0
 _UNREPAIRABLE_SECONDS = 60.0
 # Rows that are read at once to find those that are damaged.
 _LOOKED_THROUGH = 1000
-# How often a wait for a session looks whether the program stops.
-_ANSWER_SECONDS = 0.2
-
-PASSING = (NotNow, SQLAlchemyError, psycopg.Error)
-"""What keeps rows from being compared now, and is over some time."""
-
-
-class Examiner:
-    """Replays rows of the views that this program follows, and has its session compare them. For one thread.
-
-    stopping: ends every wait, with NotNow.
-    """
-
-    def __init__(
-        self, following: Following, feed_database: DatabaseSettings, read_database: DatabaseSettings, name: str
-    ) -> None:
-        """name: in pg_stat_activity."""
-        self.following = following
-        self.stopping = threading.Event()
-        self.feed = create_database_engine(feed_database, name=name, pool_size=1, by_key=True, autocommit=True)
-        self.read = create_database_engine(read_database, name=name, pool_size=1, by_key=True, autocommit=True)
-
-    def close(self) -> None:
-        self.feed.dispose()
-        self.read.dispose()
-
-    def state(self, view: str) -> ViewState:
-        """Of a view that this program follows. Raises NotNow."""
-        state = self.following.progress.states[view]
-        if not state.is_followed:
-            raise NotNow(f"this projector does not follow {view}")
-        return state
-
-    def begin(self, view: str, wanted: Wanted, **limits: Any) -> Replay:
-        """A replay of rows, at position 0. limits: as Replay has them. Raises NotNow."""
-        epoch = self.following.epoch
-        if epoch is None:
-            raise NotNow("the feed is away")
-        views = self.following.views
-        return Replay(views.contract, views.projections[view], wanted, epoch=epoch, **limits)
-
-    def advance(self, replay: Replay, until: int) -> int:
-        """One step of it; returns how many events it read. Raises as `Replay.advance` does, and NotNow."""
-        if self.stopping.is_set():
-            raise NotNow("the program stops")
-        with self.feed.connect() as connection:
-            return replay.advance(connection, until)
-
-    def ask(
-        self, view: str, keys: Collection[bytes], replay: Replay, generation: int, *, repair: bool, whole: bool
-    ) -> list[Difference]:
-        """Has the session compare rows, and repair them if it is to; parameters as Inspection has them.
-
-        Raises as Inspection.answer does, but for Behind: then it replays what the view has gone on by.
-        """
-        while True:
-            state = self.state(view)
-            while replay.position < state.position:
-                self.advance(replay, state.position)
-            asked = Inspection(view, keys, replay, generation, repair=repair, whole=whole)
-            self.following.inspections.ask(asked)
-            try:
-                return self._answer_to(asked)
-            except Behind:
-                continue
-
-    def _answer_to(self, asked: Inspection) -> list[Difference]:
-        while not self.stopping.is_set():
-            try:
-                return asked.answer.result(_ANSWER_SECONDS)
-            except TimeoutError:
-                continue
-        raise NotNow("the program stops")
 
 
 class Repairs:
     """A Component: repairs what is reported of the views that this program owns."""
 
     def __init__(
-        self, following: Following, *, feed_database: DatabaseSettings, read_database: DatabaseSettings
+        self, following: Followed, *, feed_database: DatabaseSettings, read_database: DatabaseSettings
     ) -> None:
         self._examiner = Examiner(following, feed_database, read_database, "tandem-projector-repair")
         self._damage = following.damage

@@ -104,7 +104,10 @@ class ProjectionService:
                 position=position,
                 lag_events=max(0, head - position),
                 error=error,
+                differences=self._progress.differences[view],
             )
+            if view in self._progress.compared_at:
+                entry.audited_at.FromSeconds(int(self._progress.compared_at[view]))
             entry.lag.FromTimedelta(max(now - since, timedelta()) if since else timedelta())
         return answer
 
