@@ -219,9 +219,14 @@ class Session:
             partial(select_rows, self._driver, self._views.projections), self._views.projections, _RECENT_BYTES
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
-        most = self._follow.batch_size
         self._inspector = Inspector(
-            self._driver, self._feed, self._cache, session=self._session, alone=self._lock, most_events=most
+            self._driver,
+            self._feed,
+            self._cache,
+            session=self._session,
+            alone=self._lock,
+            forget=self._pipeline.forget,
+            most_events=self._follow.batch_size,
         )
         # Of watched views: rows that were repaired, which the change log is to have with the next batch.
         self._repaired: defaultdict[str, set[bytes]] = defaultdict(set)
@@ -625,7 +630,6 @@ class Session:
             state = self._progress.states[it.view]
             if not state.is_followed:
                 raise NotNow(f"this projector does not follow {it.view}")
-            self._pipeline.forget()
             projection = self._views.projections[it.view]
             at = Token(self._epoch, state.position, state.mark, state.generation)
             differences = self._inspector.inspect(it, projection, at)
@@ -634,8 +638,13 @@ class Session:
             if isinstance(error, Deposed) or self._action_after(error) is ViewAction.END_SESSION:
                 raise
             return
+        repaired = [one.key for one in differences if one.repaired]
         if projection.logged:
-            self._repaired[it.view].update(one.key for one in differences if one.repaired)
+            self._repaired[it.view].update(repaired)
+        with self._lock:
+            if repaired and state.phase is Phase.FAILED and self._progress.states[it.view] is state:
+                # It may be what the view could not go on without, and it is tried at once.
+                self._set(it.view, replace(state, retry_at=0.0))
         it.answer.set_result(differences)
 
     def _find(self, views: Sequence[str], after: int, mark: int) -> EventBatch | None:

@@ -8,7 +8,7 @@ entry are compared at one position, and what is written is written at that posit
 import threading
 import uuid
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -96,14 +96,17 @@ class Inspector:
         *,
         session: uuid.UUID,
         alone: AbstractContextManager[object],
+        forget: Callable[[], None],
         most_events: int,
     ) -> None:
-        """session: of the views' owner. alone: within it, no other thread writes or announces. most_events: that are
-        read to bring replayed rows to where the view is.
+        """session: of the views' owner. alone: within it, no other thread writes or announces. forget: drops the rows
+        that the session has in memory, and what was folded ahead. most_events: that are read to bring replayed rows to
+        where the view is.
         """
         self._driver = driver
         self._session = session
         self._alone = alone
+        self._forget = forget
         self._feed = feed
         self._cache = cache
         self._most_events = most_events
@@ -111,7 +114,7 @@ class Inspector:
     def inspect(self, it: Inspection, projection: Projection, at: Token) -> list[Difference]:
         """at: where the view is, which is ours.
 
-        The rows that the session has in memory must be forgotten first. Raises as Inspection.answer says, and Deposed.
+        Raises as Inspection.answer says, and Deposed.
         """
         replay, view = it.replay, projection.view
         if at.generation != it.generation:
@@ -155,6 +158,8 @@ class Inspector:
         rows = {key: row for key, row in right.items() if differences[key].kind != ENTRY}
         with self._alone:
             if rows:
+                self._forget()
+                # A view that is FAILED seems to have no problem then, until it is tried again, which is soon.
                 move = Move(projection, at.position, at.position, ViewChanges(rows=rows), at.mark)
                 move_views(self._driver, at.epoch, self._session, [move])
             if projection.view in self._cache.epochs:

@@ -132,8 +132,7 @@ WHERE p.position = v.before AND p.feed_epoch = %s AND p.owner = %s FOR NO KEY UP
 """  # noqa: S608 - only names of tables and columns are put in, here and below
 _HOLD = "SELECT count(*) AS views FROM matched HAVING count(*) = %s"
 _MOVE = f"""
-UPDATE {projection.fullname} AS p SET position = m.after, mark = m.mark,
-  problem = CASE WHEN m.before = m.after THEN p.problem END, error = CASE WHEN m.before = m.after THEN p.error END
+UPDATE {projection.fullname} AS p SET position = m.after, mark = m.mark, problem = NULL, error = NULL
 FROM held, matched AS m WHERE p.view = m.view AND p.span = m.before >> 6
 """  # noqa: S608
 

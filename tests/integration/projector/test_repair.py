@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from commerce.projection.v1.projection_service_pb2 import PROJECTION_STATE_RUNNING
+from commerce.projection.v1.projection_service_pb2 import PROJECTION_STATE_FAILED, PROJECTION_STATE_RUNNING
 from projector.app import VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.read_store.damage import CHANNEL
@@ -145,6 +145,21 @@ async def test_a_row_that_the_feed_cannot_make_is_named_and_stays(stores: Stores
 
         await until(said, "it is said")
     assert stores.value("product_card", ONE) == b"\xff"
+
+
+async def test_a_view_that_stands_since_a_row_is_gone_goes_on_when_the_row_is_there(
+    stores: Stores, project: Project
+) -> None:
+    projector = await project(follow={"retry_seconds": 600})
+    await stores.reached(stores.append([events.product_added(1), events.product_added(2)]))
+    stores.run(f"DELETE FROM tandem_read.product_card WHERE key = '{ONE}'")
+    # Its memory of rows ends with the session.
+    stores.end_sessions()
+    stores.append([events.price_changed(1), events.price_changed(2)])
+    await projector.until_state(PROJECTION_STATE_FAILED, "product_card")
+    report(stores, "product_card", ONE)
+    await projector.until_state(PROJECTION_STATE_RUNNING)
+    await until_right(stores)
 
 
 async def test_rows_of_views_that_another_projector_owns_are_repaired_by_that_one(
