@@ -5,6 +5,7 @@ where the view is, and reads the stored rows with the view's position in one sta
 entry does, is compared once more by the session that owns the view, which is exact (inspection.py).
 """
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Collection, Generator, Iterator
@@ -19,7 +20,7 @@ from tandem.feed import table as feed
 from tandem.feed.reader import BrokenOff, scan_events
 from tandem.feed.verification import CannotVerify, Chosen, Difference, Step
 from tandem.projection.cache_writer import EntryReader
-from tandem.projection.examiner import REPAIRED, Examiner, Followed
+from tandem.projection.examiner import REPAIRED, STOP_SECONDS, Examiner, Followed
 from tandem.projection.fold import CannotApply, steps_of
 from tandem.projection.inspection import NotNow, StoredRows, compare, read_range, read_rows
 from tandem.projection.projection import Projection
@@ -232,12 +233,13 @@ class Auditor:
 
     async def stop(self) -> None:
         self._stopping.set()
-        self._thread.join()
-        self._audit.close()
+        if await asyncio.to_thread(self._thread.join, STOP_SECONDS):
+            self._audit.close()
 
     def verify(self, view: str, chosen: Chosen, repair: bool, is_over: Callable[[], bool]) -> Iterator[Step]:
         """A comparison that somebody asks for, at full speed, on connections of its own. Raises CannotVerify."""
         audit = self._new_audit("tandem-projector-verify")
+        audit.examiner.stopping = self._stopping
         try:
             for step in audit.steps(view, chosen, repair=repair):
                 self._count(view, step)

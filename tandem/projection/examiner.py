@@ -24,6 +24,9 @@ from tandem.runtime.settings import DatabaseSettings
 
 REPAIRED = Counter("tandem_rows_repaired_total", "Rows, or their cache entries, that were made again", ["view"])
 
+STOP_SECONDS = 2.0
+"""That a stop waits for a thread which may wait for a silent database. It only reads, and ends with the process."""
+
 # How often a wait for a session looks whether the program stops.
 _ANSWER_SECONDS = 0.2
 

@@ -4,6 +4,7 @@ The session meets them in its batches, readers meet them and say so by NOTIFY: t
 thread with connections of its own, which replays the rows and has the session put them in place.
 """
 
+import asyncio
 import time
 import uuid
 from collections import defaultdict
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.reader import BrokenOff
-from tandem.projection.examiner import PASSING, REPAIRED, Examiner, Followed
+from tandem.projection.examiner import PASSING, REPAIRED, STOP_SECONDS, Examiner, Followed
 from tandem.projection.fold import CannotApply
 from tandem.projection.inspection import read_range
 from tandem.projection.replay import KeyRange
@@ -56,8 +57,8 @@ class Repairs:
 
     async def stop(self) -> None:
         self._examiner.stopping.set()
-        self._thread.join()
-        self._examiner.close()
+        if await asyncio.to_thread(self._thread.join, STOP_SECONDS):
+            self._examiner.close()
 
     def _run(self) -> None:
         try:

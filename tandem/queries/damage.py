@@ -2,6 +2,7 @@
 it, and no others. Projectors are told, and the one that owns the view repairs the row.
 """
 
+import asyncio
 import time
 
 from google.protobuf.message import DecodeError, Message
@@ -17,6 +18,8 @@ from tandem.runtime.telemetry import log
 _RETRY_SECONDS = 1.0
 # Whoever reads a damaged row again and again tells projectors of it once in this time.
 _TELL_EVERY_SECONDS = 1.0
+
+_STOP_SECONDS = 2.0
 
 DAMAGED_ROWS = DamagedRows()
 """Of this process."""
@@ -81,7 +84,8 @@ class DamageReports:
     async def stop(self) -> None:
         self._stopping = True
         DAMAGED_ROWS.came.set()
-        self._thread.join()
+        # It may wait for a silent database, and ends with the process.
+        await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
 
     def _run(self) -> None:
         while DAMAGED_ROWS.came.wait() and not self._stopping:

@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
-import pytest
 from typer.testing import CliRunner
 
 from command_server.app import DOMAIN
@@ -14,23 +13,13 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.projection.v1 import projection_service_pb2 as projections
 from shop.cli import app
 from shop.views import VIEWS
-from tandem.cli.embedded import Memcached
 from tests.support.builders import identity
 from tests.support.shop import CUSTOMERS, Load, open_shop
-from tests.support.stack import Databases, Stack, up_to
+from tests.support.stack import Stack, up_to
 
 # All of the time, one comparison behind the other.
 AUDIT = {"AUDIT__SHARE": "0.5", "AUDIT__ROUND_SECONDS": "0"}
 ORDERS = 400
-
-
-@pytest.fixture
-def stack(databases: Databases, tmp_path: Path, memcached_nodes: Any) -> Any:
-    nodes: list[Memcached] = memcached_nodes(up_to(1))
-    stack = Stack(databases, tmp_path, nodes=nodes, settings={"PROJECTOR": AUDIT})
-    stack.start()
-    yield stack
-    stack.stop()
 
 
 def verify(stack: Stack, *words: str) -> tuple[int, Any]:
@@ -62,7 +51,10 @@ async def found(stack: Stack) -> int:
             await asyncio.sleep(0.1)
 
 
-async def test_nothing_differs_under_load_and_what_is_changed_by_hand_is_found(stack: Stack) -> None:
+async def test_nothing_differs_under_load_and_what_is_changed_by_hand_is_found(
+    new_stack: Callable[..., Stack],
+) -> None:
+    stack = new_stack(cache_nodes=up_to(1), settings={"PROJECTOR": AUDIT})
     load = Load(ORDERS, buyers=8, cancel_every=5)
     async with stack.async_stubs() as stubs:
         await open_shop(stubs.commands)
@@ -99,13 +91,13 @@ async def test_nothing_differs_under_load_and_what_is_changed_by_hand_is_found(s
     assert await found(stack) == 1
     code, report = await asyncio.to_thread(verify, stack, "order_summary", "--key", order)
     assert (code, differing(report)) == (0, set())
+    await asyncio.to_thread(says_what_is_not_there, stack)
 
 
-def test_a_service_that_is_not_there_and_a_name_that_nobody_has_are_said(stack: Stack) -> None:
+def says_what_is_not_there(stack: Stack) -> None:
     code, report = verify(stack, "order_detials")
     assert (code, report["problem"]) == (1, "no service has order_detials")
     stack.command_server.stop()
     code, report = verify(stack, "order")
     assert code == 1
     assert "does not compare: UNAVAILABLE" in report["problem"]
-    stack.command_server.start()
