@@ -23,7 +23,9 @@ ROW, MISSING, EXTRA, ENTRY, EVENT = "ROW", "MISSING", "EXTRA", "ENTRY", "EVENT"
 """Kinds of differences: the row is another one; it is not there, and the feed makes it; it is there, and the feed does
 not make it; the cache's entry is not the row; an event cannot be taken in, so it is not known how the row should be."""
 
-MAX_SUBJECTS, MAX_SAMPLE, MAX_KEYS = 100, 10_000, 1000
+MAX_SUBJECTS, MAX_SAMPLE, MAX_KEYS = 100, 10_000, 100
+# Of a subject's name, in characters.
+_LONGEST_NAME = 50
 
 # Verifications at once in a process: each reads the feed.
 _MOST = 2
@@ -144,7 +146,8 @@ def _add(message: Any, it: Difference) -> None:
 def check(request: Any) -> Chosen:
     """What a VerifyRequest chooses. Raises InvalidArgument."""
     checker = Checker()
-    checker.count("subjects", request.subjects, MAX_SUBJECTS)
+    for number, name in enumerate(checker.count("subjects", request.subjects, MAX_SUBJECTS)):
+        checker.text(f"subjects[{number}]", name, _LONGEST_NAME)
     checker.number("sample", request.sample, 0, MAX_SAMPLE)
     keys = set()
     for number, key in enumerate(checker.count("keys", request.keys, MAX_KEYS)):

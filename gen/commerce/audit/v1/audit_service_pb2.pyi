@@ -77,7 +77,7 @@ class VerifyRequest(_message.Message):
 
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """These keys alone, UUIDs. At most 1,000; then `sample` is 0."""
+        """These keys alone, UUIDs. At most 100; then `sample` is 0."""
 
     def __init__(
         self,
