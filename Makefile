@@ -64,15 +64,15 @@ fuzz: install memcached  ## Send crafted requests for a minute, and measure what
 # A cluster that fails prints its seed: make faults ARGS="--seed N --clusters 1" runs it again.
 FAULTS_MINUTES ?= 60
 faults: install memcached  ## Break everything for an hour, prove that no guarantee broke, write the table of docs/reliability.md
-	@python -m nemesis --minutes $(FAULTS_MINUTES) --json docs/faults.json $(ARGS)
+	@GRPC_VERBOSITY=NONE python -m nemesis --minutes $(FAULTS_MINUTES) --json docs/faults.json $(ARGS)
 	@python -m tools.faults
 
 faults-quick: install memcached  ## The same with one cluster and seven faults: a minute
-	@python -m nemesis --quick $(ARGS)
+	@GRPC_VERBOSITY=NONE python -m nemesis --quick $(ARGS)
 
 SOAK_MINUTES ?= 20
 soak: install memcached  ## Let everything run for twenty minutes, fail where memory, descriptors or tables grow too much
-	@python -m nemesis.soak --minutes $(SOAK_MINUTES) $(ARGS)
+	@GRPC_VERBOSITY=NONE python -m nemesis.soak --minutes $(SOAK_MINUTES) $(ARGS)
 
 load-generator:  ## Install Debian's h2load and a C compiler, for the benchmarks, where they are missing and we may
 	@command -v h2load >/dev/null && { command -v gcc || command -v cc; } >/dev/null || tools/install_h2load.sh
