@@ -5,6 +5,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import psutil
+
 from nemesis.cluster import Cluster, flush
 from tandem.cli.child import Child
 from tandem.cli.services import Service
@@ -255,5 +257,5 @@ def end_all(cluster: Cluster) -> None:
         if child.exit_code() is None:
             resume(child)
     for database in cluster.databases.values():
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(psutil.Error):
             Stopped(database).end()
