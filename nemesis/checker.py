@@ -1,4 +1,4 @@
-"""Compares what clients were told with the feed, by guarantee: a history in, violations out. Pure.
+"""Compares the answers that clients got with the feed, by guarantee: a history in, violations out. Pure.
 
 The feed that the write database has at the end is the truth. It says which state each thing had at each position, so
 every answer can be judged by its own `as_of`, whoever gave it.
@@ -88,7 +88,7 @@ def _acknowledged_writes_are_stored(writes: Iterable[Write], feed: Feed) -> Iter
         if token != Token(feed.epoch, position, stored.mark):
             yield Violation("G6", f"{_name(it)} at {position} has the token of {token.position}, mark {token.mark}")
         if it.subject in stored.states and stored.states[it.subject][0] != version:
-            yield Violation("G3", f"{_name(it)} was told version {version}, it made {stored.states[it.subject][0]}")
+            yield Violation("G3", f"{_name(it)} got version {version}, it made {stored.states[it.subject][0]}")
 
 
 def _requests_are_done_once(writes: Iterable[Write], feed: Feed) -> Iterator[Violation]:

@@ -84,7 +84,7 @@ def run_episode(
 ) -> Episode:
     """Makes a fault of each kind, each held for `hold` seconds or a multiple. The seed chooses what each one hits.
 
-    say: is told of each. Where something was violated the servers' logs are kept, and `say` is told where.
+    say: prints each. Where something was violated the servers' logs are kept, and `say` prints where.
     """
     episode = Episode(seed)
     folder = Path(tempfile.mkdtemp(prefix="tandem-nemesis-"))

@@ -135,7 +135,7 @@ def _write(cluster: Cluster, text: str) -> None:
 
 
 def _restarted(cluster: Cluster, chance: random.Random) -> Fault:
-    """Each server in its turn, as a new release is brought out: the next when the one before serves."""
+    """One server after the other, as a new release is brought out: the next when the one before serves."""
     names = list(cluster.services)
     chance.shuffle(names)
 

@@ -1,4 +1,4 @@
-"""What clients did and were told: each call with its times, on one clock, in the order in which calls ended."""
+"""What clients did and what they got: each call with its times, on one clock, in the order in which calls ended."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Subject(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """What a client was told of a command that is stored. token: of the receipt."""
+    """What a client got for a command that is stored. token: of the receipt."""
 
     position: int
     version: int
@@ -32,7 +32,7 @@ class Receipt(NamedTuple):
 class Write(NamedTuple):
     """A call of a command. With neither receipt nor refusal its outcome is unknown.
 
-    expected: how many events it makes. refusal: the words of an error that is told again for the same request id.
+    expected: how many events it makes. refusal: the words of an error that is given again for the same request id.
     """
 
     client: str

@@ -93,14 +93,14 @@ def _soak(cluster: Cluster, seconds: float, say: Say) -> list[Row]:
     samples: list[dict[str, Sample]] = []
     early_at = start + seconds / 4
     early_sizes: dict[str, float] = {}
-    early_orders = told = 0
+    early_orders = minutes = 0
     while time.monotonic() < start + seconds:
         time.sleep(_EVERY_SECONDS)
         samples.append({name: _sample(psutil.Process(it.pid)) for name, it in cluster.services.items()})
         if not early_sizes and time.monotonic() >= early_at:
             early_orders, early_sizes, early_samples = _orders(cluster), _sizes(cluster), len(samples)
-        if len(samples) // 30 > told:
-            told = len(samples) // 30
+        if len(samples) // 30 > minutes:
+            minutes = len(samples) // 30
             memory = sum(it.mebibytes for it in samples[-1].values())
             say(f"{_orders(cluster):,} orders, {memory:,.0f} MiB in {len(samples[-1])} servers")
     orders, sizes = _orders(cluster) - early_orders, _sizes(cluster)

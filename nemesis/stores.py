@@ -114,17 +114,17 @@ def _views_match(write_url: str, views: dict[str, Rows]) -> Iterator[Violation]:
 
 
 def _announced_epochs(read_url: str) -> dict[str, CacheEpochs]:
-    """Of all cached views, as a query server hears them now."""
+    """Of all cached views, as query servers receive them now."""
     found: dict[str, CacheEpochs] = {}
     with psycopg.connect(read_url, autocommit=True) as connection:
         connection.execute(f"LISTEN {CHANNEL}".encode())
 
-        def hear() -> bool:
+        def receive() -> bool:
             for it in connection.notifies(timeout=0.1):
                 found.update(Announcement.decode(it.payload).cache_epochs)
             return found.keys() >= CACHED_VIEWS
 
-        wait_until(hear, "the cached views are announced")
+        wait_until(receive, "the cached views are announced")
     return found
 
 

@@ -1,6 +1,6 @@
 """Writes the table of faults into docs/reliability.md: `python -m tools.faults`, from docs/faults.json.
 
-`make faults` leaves that file: its last run.
+`make faults` writes that file: its last run.
 """
 
 import json

@@ -163,7 +163,7 @@ def go_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def miss_changes(patch: pytest.MonkeyPatch) -> None:
-    """A watch is not told of some changes."""
+    """A watch misses some changes."""
     take_in = Watches._take_in
 
     def take_in_some(self: Watches, changes: ChangedKeys) -> None:
