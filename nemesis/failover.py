@@ -1,4 +1,4 @@
-"""A standby that lacks commits is promoted: what was lost is refused by name, and one command makes everything right."""
+"""A standby that lacks commits is promoted: what was lost is refused by name, and one command makes all right."""
 
 import os
 import shutil
