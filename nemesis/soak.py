@@ -29,11 +29,11 @@ GROWTH_OF_MEMORY = 0.20
 _FREE_MIB = 16.0
 MORE_DESCRIPTORS = 16
 """That a server may have at the end: connections come and go."""
-BYTES_OF_AN_ORDER = {"write": 16_000, "read": 12_000}
+BYTES_OF_AN_ORDER = {"write": 6_000, "read": 4_000}
 """Of tables and indexes of each database, for each order that is placed, with all that happens to it."""
 SMALL_TABLES = {"write": ("feed_head",), "read": ("projection",)}
 """A few rows that are changed all the time."""
-SMALL_BYTES = 4 * 2**20
+SMALL_BYTES = 2**20
 
 
 class Sample(NamedTuple):
