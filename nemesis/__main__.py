@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="for how long to go on (60); ends what it began")
     parser.add_argument("--seed", type=int, help="the first cluster's; a cluster that failed prints its own")
     parser.add_argument("--clusters", type=int, help="how many, one after the other, instead of a time")
+    parser.add_argument("--only", default="", help="a part of the names of the faults to try, such as 'disk'")
     parser.add_argument("--quick", action="store_true", help="one cluster and few faults, with short time-outs")
     parser.add_argument("--json", type=Path, help="a file for the result, for python -m tools.faults")
     chosen = parser.parse_args(arguments)
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clusters = 1 if chosen.quick else chosen.clusters
     while clusters is None or len(episodes) < clusters:
         say(f"a new cluster, --seed {seed}{' --quick' if chosen.quick else ' --clusters 1'}")
-        kinds = _quick_kinds() if chosen.quick else _kinds_of(seed)
+        kinds = _quick_kinds() if chosen.quick else _kinds_of(seed, chosen.only)
         hold, settings = (_QUICK_HOLD_SECONDS, _QUICK_SETTINGS) if chosen.quick else (_HOLD_SECONDS, {})
         episodes.append(run_episode(seed, kinds, hold=hold, settings=settings, say=say))
         for guarantee, found in by_guarantee(episodes[-1].violations).items():
@@ -82,10 +83,16 @@ def _quick_kinds() -> list[Kind]:
     return [by_name[it] for it in _QUICK_KINDS]
 
 
-def _kinds_of(seed: int) -> list[Kind]:
-    """Clusters with seeds in a row have every kind among them, each as often as any other."""
-    parts = -(-len(KINDS) // _EPISODE_FAULTS)
-    shuffled = random.Random(seed // parts).sample(KINDS, len(KINDS))
+def _kinds_of(seed: int, only: str) -> list[Kind]:
+    """Clusters with seeds in a row have every kind among them, each as often as any other.
+
+    only: what the names of the kinds hold.
+    """
+    wanted = [it for it in KINDS if only in it.name]
+    parts = -(-len(wanted) // _EPISODE_FAULTS)
+    if not parts:
+        sys.exit(f"no fault is called {only!r}; there are: {'; '.join(it.name for it in KINDS)}")
+    shuffled = random.Random(seed // parts).sample(wanted, len(wanted))
     return shuffled[seed % parts :: parts]
 
 
