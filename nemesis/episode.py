@@ -92,7 +92,7 @@ def run_episode(
     try:
         with running(folder, settings) as cluster, _crowd(cluster, loop, seed) as crowd:
             try:
-                nemesis = _Nemesis(cluster, crowd, loop, random.Random(seed), hold, say)
+                nemesis = _Nemesis(cluster, crowd, loop, random.Random(f"{seed}/faults"), hold, say)
                 for kind in kinds:
                     if not kind.possible(cluster):
                         say(f"skipped, since this machine cannot make it: {kind.name}")
