@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
+from tandem.cli import verify
 from tandem.cli.child import StackError
 from tandem.cli.generations import Operator, add_commands
 from tandem.cli.local_stack import LocalStack, Ports
@@ -157,5 +158,7 @@ def application(domain: Domain) -> typer.Typer:
         if not report.well:
             raise typer.Exit(1)
 
-    add_commands(app, domain.projections, f"127.0.0.1:{_DEFAULTS.projector}")
+    defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
+    add_commands(app, domain.projections, defaults["projector"])
+    verify.add_command(app, domain.audit, defaults)
     return app

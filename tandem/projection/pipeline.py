@@ -104,11 +104,6 @@ class Pipeline:
         # The next batch, folded, and the one behind it, found.
         self._ahead: tuple[EventBatch, EventBatch | None] | None = None
 
-    def forget(self) -> None:
-        """The rows are others now, or the views: what was made ahead is of those before."""
-        self._ahead = None
-        self._rows.forget()
-
     def step(self, views: Sequence[str], position: int, mark: int, *, goes_on: bool) -> EventBatch | None:
         """Writes the views' next batch; None where there is none. Raises what `find` and `write` raise.
 
@@ -119,6 +114,11 @@ class Pipeline:
         except Exception:
             self.forget()
             raise
+
+    def forget(self) -> None:
+        """Drops what was done ahead and all rows in memory: somebody else is about to write rows. Between two steps."""
+        self._ahead = None
+        self._rows.forget()
 
     def _step(self, views: Sequence[str], position: int, mark: int, goes_on: bool) -> EventBatch | None:
         ahead, self._ahead = self._ahead, None

@@ -25,7 +25,7 @@ from tandem.projection.generations import (
     say_error,
     set_state,
 )
-from tandem.projection.ownership import forget_changes
+from tandem.projection.ownership import forget_changes, mark_filled
 from tandem.projection.pipeline import Pipeline
 from tandem.projection.projection import Projection
 from tandem.projection.rows import RowSource
@@ -109,6 +109,18 @@ class Rebuilding:
         """Whether a view and its other generation are at the same position, and go on together."""
         one, other = self._states[view], self._states[other_of(view)]
         return one.is_followed and (one.phase, one.position, one.mark) == (other.phase, other.position, other.mark)
+
+    def note_filled(self, views: Sequence[str]) -> None:
+        """The views are at the feed's end. Where that cannot be kept now, it is next time."""
+        if filled := self.unfilled.intersection(views):
+            try:
+                mark_filled(self._driver, filled, self._session)
+            except psycopg.Error as error:
+                if self._driver.closed or failure_of(error).view is ViewAction.END_SESSION:
+                    raise
+                log.warning("that views are filled cannot be kept now", error=first_line(error))
+            else:
+                self.unfilled -= filled
 
     # What is to be done with them.
 

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/commerce/projection/v1/projection_service.proto\x12\x16\x63ommerce.projection.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x18\n\x16ListProjectionsRequest\"|\n\x17ListProjectionsResponse\x12\x1b\n\tfeed_head\x18\x01 \x01(\x04R\x08\x66\x65\x65\x64Head\x12\x44\n\x0bprojections\x18\x02 \x03(\x0b\x32\".commerce.projection.v1.ProjectionR\x0bprojections\"\xdd\x01\n\nProjection\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12=\n\x05state\x18\x02 \x01(\x0e\x32\'.commerce.projection.v1.ProjectionStateR\x05state\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12\x1d\n\nlag_events\x18\x04 \x01(\x04R\tlagEvents\x12+\n\x03lag\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x14\n\x05\x65rror\x18\x06 \x01(\tR\x05\x65rror\"\x18\n\x16ListGenerationsRequest\"|\n\x17ListGenerationsResponse\x12\x1b\n\tfeed_head\x18\x01 \x01(\x04R\x08\x66\x65\x65\x64Head\x12\x44\n\x0bgenerations\x18\x02 \x03(\x0b\x32\".commerce.projection.v1.GenerationR\x0bgenerations\"\xb4\x03\n\nGeneration\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12=\n\x05state\x18\x02 \x01(\x0e\x32\'.commerce.projection.v1.GenerationStateR\x05state\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12\'\n\x0fserved_position\x18\x04 \x01(\x04R\x0eservedPosition\x12\x35\n\x08\x62\x65gan_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x62\x65ganAt\x12\x31\n\x15max_events_per_second\x18\x06 \x01(\rR\x12maxEventsPerSecond\x12!\n\x0cswitch_asked\x18\x07 \x01(\x08R\x0bswitchAsked\x12\x1d\n\ndrop_asked\x18\x08 \x01(\x08R\tdropAsked\x12\x14\n\x05\x65rror\x18\t \x01(\tR\x05\x65rror\x12L\n\ncomparison\x18\n \x01(\x0b\x32,.commerce.projection.v1.GenerationComparisonR\ncomparison\"\x84\x02\n\x14GenerationComparison\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\x12\x1b\n\trow_count\x18\x02 \x01(\x04R\x08rowCount\x12#\n\rchanged_count\x18\x03 \x01(\x04R\x0c\x63hangedCount\x12#\n\rmissing_count\x18\x04 \x01(\x04R\x0cmissingCount\x12\x1f\n\x0b\x61\x64\x64\x65\x64_count\x18\x05 \x01(\x04R\naddedCount\x12H\n\x08\x65xamples\x18\x06 \x03(\x0b\x32,.commerce.projection.v1.GenerationDifferenceR\x08\x65xamples\"x\n\x14GenerationDifference\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\'\n\x0fserved_position\x18\x02 \x01(\x04R\x0eservedPosition\x12%\n\x0eother_position\x18\x03 \x01(\x04R\rotherPosition\"\x88\x01\n\x13StartRebuildRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x31\n\x15max_events_per_second\x18\x02 \x01(\rR\x12maxEventsPerSecond\x12*\n\x11switch_when_ready\x18\x03 \x01(\x08R\x0fswitchWhenReady\"\x16\n\x14StartRebuildResponse\"-\n\x17SwitchGenerationRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\"\x1a\n\x18SwitchGenerationResponse\"+\n\x15\x44ropGenerationRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\"\x18\n\x16\x44ropGenerationResponse*\xec\x01\n\x0fGenerationState\x12 \n\x1cGENERATION_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aGENERATION_STATE_REQUESTED\x10\x01\x12\x1c\n\x18GENERATION_STATE_FILLING\x10\x02\x12\x1e\n\x1aGENERATION_STATE_COMPARING\x10\x03\x12\x1a\n\x16GENERATION_STATE_READY\x10\x04\x12\x19\n\x15GENERATION_STATE_KEPT\x10\x05\x12\"\n\x1eGENERATION_STATE_OTHER_VERSION\x10\x06*\x8c\x01\n\x0fProjectionState\x12 \n\x1cPROJECTION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROJECTION_STATE_RUNNING\x10\x01\x12\x1c\n\x18PROJECTION_STATE_STANDBY\x10\x02\x12\x1b\n\x17PROJECTION_STATE_FAILED\x10\x03\x32\xd8\x04\n\x11ProjectionService\x12w\n\x0fListProjections\x12..commerce.projection.v1.ListProjectionsRequest\x1a/.commerce.projection.v1.ListProjectionsResponse\"\x03\x90\x02\x01\x12w\n\x0fListGenerations\x12..commerce.projection.v1.ListGenerationsRequest\x1a/.commerce.projection.v1.ListGenerationsResponse\"\x03\x90\x02\x01\x12i\n\x0cStartRebuild\x12+.commerce.projection.v1.StartRebuildRequest\x1a,.commerce.projection.v1.StartRebuildResponse\x12u\n\x10SwitchGeneration\x12/.commerce.projection.v1.SwitchGenerationRequest\x1a\x30.commerce.projection.v1.SwitchGenerationResponse\x12o\n\x0e\x44ropGeneration\x12-.commerce.projection.v1.DropGenerationRequest\x1a..commerce.projection.v1.DropGenerationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/commerce/projection/v1/projection_service.proto\x12\x16\x63ommerce.projection.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x18\n\x16ListProjectionsRequest\"|\n\x17ListProjectionsResponse\x12\x1b\n\tfeed_head\x18\x01 \x01(\x04R\x08\x66\x65\x65\x64Head\x12\x44\n\x0bprojections\x18\x02 \x03(\x0b\x32\".commerce.projection.v1.ProjectionR\x0bprojections\"\xba\x02\n\nProjection\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12=\n\x05state\x18\x02 \x01(\x0e\x32\'.commerce.projection.v1.ProjectionStateR\x05state\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12\x1d\n\nlag_events\x18\x04 \x01(\x04R\tlagEvents\x12+\n\x03lag\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x14\n\x05\x65rror\x18\x06 \x01(\tR\x05\x65rror\x12 \n\x0b\x64ifferences\x18\n \x01(\x04R\x0b\x64ifferences\x12\x39\n\naudited_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tauditedAt\"\x18\n\x16ListGenerationsRequest\"|\n\x17ListGenerationsResponse\x12\x1b\n\tfeed_head\x18\x01 \x01(\x04R\x08\x66\x65\x65\x64Head\x12\x44\n\x0bgenerations\x18\x02 \x03(\x0b\x32\".commerce.projection.v1.GenerationR\x0bgenerations\"\xb4\x03\n\nGeneration\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12=\n\x05state\x18\x02 \x01(\x0e\x32\'.commerce.projection.v1.GenerationStateR\x05state\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12\'\n\x0fserved_position\x18\x04 \x01(\x04R\x0eservedPosition\x12\x35\n\x08\x62\x65gan_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x62\x65ganAt\x12\x31\n\x15max_events_per_second\x18\x06 \x01(\rR\x12maxEventsPerSecond\x12!\n\x0cswitch_asked\x18\x07 \x01(\x08R\x0bswitchAsked\x12\x1d\n\ndrop_asked\x18\x08 \x01(\x08R\tdropAsked\x12\x14\n\x05\x65rror\x18\t \x01(\tR\x05\x65rror\x12L\n\ncomparison\x18\n \x01(\x0b\x32,.commerce.projection.v1.GenerationComparisonR\ncomparison\"\x84\x02\n\x14GenerationComparison\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\x12\x1b\n\trow_count\x18\x02 \x01(\x04R\x08rowCount\x12#\n\rchanged_count\x18\x03 \x01(\x04R\x0c\x63hangedCount\x12#\n\rmissing_count\x18\x04 \x01(\x04R\x0cmissingCount\x12\x1f\n\x0b\x61\x64\x64\x65\x64_count\x18\x05 \x01(\x04R\naddedCount\x12H\n\x08\x65xamples\x18\x06 \x03(\x0b\x32,.commerce.projection.v1.GenerationDifferenceR\x08\x65xamples\"x\n\x14GenerationDifference\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\'\n\x0fserved_position\x18\x02 \x01(\x04R\x0eservedPosition\x12%\n\x0eother_position\x18\x03 \x01(\x04R\rotherPosition\"\x88\x01\n\x13StartRebuildRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x31\n\x15max_events_per_second\x18\x02 \x01(\rR\x12maxEventsPerSecond\x12*\n\x11switch_when_ready\x18\x03 \x01(\x08R\x0fswitchWhenReady\"\x16\n\x14StartRebuildResponse\"-\n\x17SwitchGenerationRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\"\x1a\n\x18SwitchGenerationResponse\"+\n\x15\x44ropGenerationRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\"\x18\n\x16\x44ropGenerationResponse*\xec\x01\n\x0fGenerationState\x12 \n\x1cGENERATION_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aGENERATION_STATE_REQUESTED\x10\x01\x12\x1c\n\x18GENERATION_STATE_FILLING\x10\x02\x12\x1e\n\x1aGENERATION_STATE_COMPARING\x10\x03\x12\x1a\n\x16GENERATION_STATE_READY\x10\x04\x12\x19\n\x15GENERATION_STATE_KEPT\x10\x05\x12\"\n\x1eGENERATION_STATE_OTHER_VERSION\x10\x06*\x8c\x01\n\x0fProjectionState\x12 \n\x1cPROJECTION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROJECTION_STATE_RUNNING\x10\x01\x12\x1c\n\x18PROJECTION_STATE_STANDBY\x10\x02\x12\x1b\n\x17PROJECTION_STATE_FAILED\x10\x03\x32\xd8\x04\n\x11ProjectionService\x12w\n\x0fListProjections\x12..commerce.projection.v1.ListProjectionsRequest\x1a/.commerce.projection.v1.ListProjectionsResponse\"\x03\x90\x02\x01\x12w\n\x0fListGenerations\x12..commerce.projection.v1.ListGenerationsRequest\x1a/.commerce.projection.v1.ListGenerationsResponse\"\x03\x90\x02\x01\x12i\n\x0cStartRebuild\x12+.commerce.projection.v1.StartRebuildRequest\x1a,.commerce.projection.v1.StartRebuildResponse\x12u\n\x10SwitchGeneration\x12/.commerce.projection.v1.SwitchGenerationRequest\x1a\x30.commerce.projection.v1.SwitchGenerationResponse\x12o\n\x0e\x44ropGeneration\x12-.commerce.projection.v1.DropGenerationRequest\x1a..commerce.projection.v1.DropGenerationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,38 +37,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECTIONSERVICE'].methods_by_name['ListProjections']._serialized_options = b'\220\002\001'
   _globals['_PROJECTIONSERVICE'].methods_by_name['ListGenerations']._loaded_options = None
   _globals['_PROJECTIONSERVICE'].methods_by_name['ListGenerations']._serialized_options = b'\220\002\001'
-  _globals['_GENERATIONSTATE']._serialized_start=1802
-  _globals['_GENERATIONSTATE']._serialized_end=2038
-  _globals['_PROJECTIONSTATE']._serialized_start=2041
-  _globals['_PROJECTIONSTATE']._serialized_end=2181
+  _globals['_GENERATIONSTATE']._serialized_start=1895
+  _globals['_GENERATIONSTATE']._serialized_end=2131
+  _globals['_PROJECTIONSTATE']._serialized_start=2134
+  _globals['_PROJECTIONSTATE']._serialized_end=2274
   _globals['_LISTPROJECTIONSREQUEST']._serialized_start=140
   _globals['_LISTPROJECTIONSREQUEST']._serialized_end=164
   _globals['_LISTPROJECTIONSRESPONSE']._serialized_start=166
   _globals['_LISTPROJECTIONSRESPONSE']._serialized_end=290
   _globals['_PROJECTION']._serialized_start=293
-  _globals['_PROJECTION']._serialized_end=514
-  _globals['_LISTGENERATIONSREQUEST']._serialized_start=516
-  _globals['_LISTGENERATIONSREQUEST']._serialized_end=540
-  _globals['_LISTGENERATIONSRESPONSE']._serialized_start=542
-  _globals['_LISTGENERATIONSRESPONSE']._serialized_end=666
-  _globals['_GENERATION']._serialized_start=669
-  _globals['_GENERATION']._serialized_end=1105
-  _globals['_GENERATIONCOMPARISON']._serialized_start=1108
-  _globals['_GENERATIONCOMPARISON']._serialized_end=1368
-  _globals['_GENERATIONDIFFERENCE']._serialized_start=1370
-  _globals['_GENERATIONDIFFERENCE']._serialized_end=1490
-  _globals['_STARTREBUILDREQUEST']._serialized_start=1493
-  _globals['_STARTREBUILDREQUEST']._serialized_end=1629
-  _globals['_STARTREBUILDRESPONSE']._serialized_start=1631
-  _globals['_STARTREBUILDRESPONSE']._serialized_end=1653
-  _globals['_SWITCHGENERATIONREQUEST']._serialized_start=1655
-  _globals['_SWITCHGENERATIONREQUEST']._serialized_end=1700
-  _globals['_SWITCHGENERATIONRESPONSE']._serialized_start=1702
-  _globals['_SWITCHGENERATIONRESPONSE']._serialized_end=1728
-  _globals['_DROPGENERATIONREQUEST']._serialized_start=1730
-  _globals['_DROPGENERATIONREQUEST']._serialized_end=1773
-  _globals['_DROPGENERATIONRESPONSE']._serialized_start=1775
-  _globals['_DROPGENERATIONRESPONSE']._serialized_end=1799
-  _globals['_PROJECTIONSERVICE']._serialized_start=2184
-  _globals['_PROJECTIONSERVICE']._serialized_end=2784
+  _globals['_PROJECTION']._serialized_end=607
+  _globals['_LISTGENERATIONSREQUEST']._serialized_start=609
+  _globals['_LISTGENERATIONSREQUEST']._serialized_end=633
+  _globals['_LISTGENERATIONSRESPONSE']._serialized_start=635
+  _globals['_LISTGENERATIONSRESPONSE']._serialized_end=759
+  _globals['_GENERATION']._serialized_start=762
+  _globals['_GENERATION']._serialized_end=1198
+  _globals['_GENERATIONCOMPARISON']._serialized_start=1201
+  _globals['_GENERATIONCOMPARISON']._serialized_end=1461
+  _globals['_GENERATIONDIFFERENCE']._serialized_start=1463
+  _globals['_GENERATIONDIFFERENCE']._serialized_end=1583
+  _globals['_STARTREBUILDREQUEST']._serialized_start=1586
+  _globals['_STARTREBUILDREQUEST']._serialized_end=1722
+  _globals['_STARTREBUILDRESPONSE']._serialized_start=1724
+  _globals['_STARTREBUILDRESPONSE']._serialized_end=1746
+  _globals['_SWITCHGENERATIONREQUEST']._serialized_start=1748
+  _globals['_SWITCHGENERATIONREQUEST']._serialized_end=1793
+  _globals['_SWITCHGENERATIONRESPONSE']._serialized_start=1795
+  _globals['_SWITCHGENERATIONRESPONSE']._serialized_end=1821
+  _globals['_DROPGENERATIONREQUEST']._serialized_start=1823
+  _globals['_DROPGENERATIONREQUEST']._serialized_end=1866
+  _globals['_DROPGENERATIONRESPONSE']._serialized_start=1868
+  _globals['_DROPGENERATIONRESPONSE']._serialized_end=1892
+  _globals['_PROJECTIONSERVICE']._serialized_start=2277
+  _globals['_PROJECTIONSERVICE']._serialized_end=2877
 # @@protoc_insertion_point(module_scope)
