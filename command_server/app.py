@@ -14,7 +14,8 @@ from commerce.command.v1.command_service_pb2 import DESCRIPTOR
 from shop.events import EVENTS
 from tandem.commands.domain import Domain
 from tandem.commands.executor import Executor, create_executor_engine
-from tandem.commands.maintenance import Maintenance, headroom
+from tandem.commands.maintenance import Maintenance
+from tandem.commands.partitions import headroom
 from tandem.commands.resumption import Resumption
 from tandem.feed.table import SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, newest_revision
@@ -45,7 +46,7 @@ def build(settings: Settings) -> Application:
     # Apart from the executor's: a purge, a look for what is due or unfinished, or a readiness check must not wait for a
     # batch, nor a batch for them.
     side = create_database_engine(settings.database, name="tandem-command-side", pool_size=4, durable=True)
-    maintenance = Maintenance(side, settings.receipts)
+    maintenance = Maintenance(side, settings.receipts, settings.feed.partition_events)
     expiry = Expiry(side, executor, settings.subscriptions)
     resumption = Resumption(side, executor, DOMAIN, settings.steps)
     needed = newest_revision(MIGRATIONS)

@@ -16,6 +16,7 @@ from projector import (
 from projector.settings import Settings
 from shop.events import EVENTS
 from shop.views import CACHED_VIEWS, REVISION
+from tandem.feed.archive import Archive
 from tandem.feed.service import FeedService
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.following import Following, Views
@@ -41,6 +42,7 @@ VIEWS = Views(
 
 
 def build(settings: Settings) -> Application:
+    archive = Archive(settings.archive.folder)
     following = Following(
         VIEWS,
         feed_database=settings.feed_database,
@@ -48,12 +50,14 @@ def build(settings: Settings) -> Application:
         cache=CacheWriter(settings.cache_nodes, settings.cache),
         follow=settings.follow,
         change_log=settings.change_log,
+        archive=archive,
     )
     projections = ProjectionService(
         PROJECTION.services_by_name["ProjectionService"],
         following.progress,
         feed_database=settings.feed_database,
         read_database=settings.read_database,
+        archive=archive,
         revision=REVISION,
     )
     feed = FeedService(
@@ -63,6 +67,7 @@ def build(settings: Settings) -> Application:
         settings.feed_service,
         erased_kind="customer_erased",
         poll_seconds=settings.follow.poll_seconds,
+        archive=archive,
     )
     return Application(
         name="projector",

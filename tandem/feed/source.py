@@ -10,6 +10,7 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from tandem.feed.archive import Archive
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import FeedHead, read_ended_epochs, read_head, read_marked_head
 from tandem.feed.reader import read_events
@@ -36,12 +37,22 @@ class FeedSource:
     """
 
     def __init__(
-        self, database: DatabaseSettings, contract: EventContract[Any], *, name: str, poll_seconds: float
+        self,
+        database: DatabaseSettings,
+        contract: EventContract[Any],
+        *,
+        name: str,
+        poll_seconds: float,
+        archive: Archive | None = None,
     ) -> None:
-        """name: what pg_stat_activity shows. poll_seconds: how soon `wait` makes up for a lost notification."""
+        """name: what pg_stat_activity shows. archive: where the oldest events may be.
+
+        poll_seconds: how soon `wait` makes up for a lost notification.
+        """
         self._engine = create_database_engine(database, name=name, pool_size=1, by_key=True, autocommit=True)
         self._listener = Listener(database, CHANNEL, f"{name}-listener")
         self._contract = contract
+        self._archive = archive
         self._poll_seconds = poll_seconds
         self._connection: Connection | None = None
         self._retry_at = 0.0
@@ -68,7 +79,9 @@ class FeedSource:
         limit = min(limit, self._most)
         began = time.monotonic()
         found = self._read(
-            lambda connection: read_events(connection, self._contract, after, limit, epoch=epoch, mark=mark)
+            lambda connection: read_events(
+                connection, self._contract, after, limit, epoch=epoch, mark=mark, archive=self._archive
+            )
         )
         if found is not None:
             if time.monotonic() - began < self._quick_seconds:

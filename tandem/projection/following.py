@@ -53,6 +53,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from tandem.feed.archive import Archive
 from tandem.feed.events import EventContract
 from tandem.feed.reader import MAX_BYTES, EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
@@ -202,6 +203,7 @@ class Following:
         cache: CacheWriter,
         follow: FollowSettings,
         change_log: ChangeLogSettings,
+        archive: Archive,
     ) -> None:
         self.progress = Progress({view: ViewState() for view in views.projections})
         self.views = views
@@ -209,8 +211,9 @@ class Following:
         seconds = min(feed_database.statement_timeout, follow.release_seconds / 2)
         feed_database = feed_database.model_copy(update={"statement_timeout": seconds})
         # Connections of its own: nobody who asks how far the views are may hold it up.
-        source = FeedSource(feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds)
-        self.feed = WatchedFeed(source, poll_seconds=follow.poll_seconds)
+        name, poll_seconds = "tandem-projector", follow.poll_seconds
+        source = FeedSource(feed_database, views.contract, name=name, poll_seconds=poll_seconds, archive=archive)
+        self.feed = WatchedFeed(source, poll_seconds=poll_seconds)
         self._read = create_database_engine(
             read_database, name="tandem-projector", pool_size=1, by_key=True, autocommit=True
         )

@@ -9,6 +9,7 @@ from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from tandem.feed.archive import Archive
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
@@ -37,6 +38,7 @@ class ProjectionService:
         *,
         feed_database: DatabaseSettings,
         read_database: DatabaseSettings,
+        archive: Archive,
         revision: str,
     ) -> None:
         """descriptor: a service with ListProjections, as commerce.projection.v1.ProjectionService has it.
@@ -50,6 +52,7 @@ class ProjectionService:
         self._response: Any = GetMessageClass(response)
         self._states = {it.name.removeprefix("PROJECTION_STATE_"): it.number for it in states.values}
         self._progress = progress
+        self._archive = archive
         self._revision = revision
         name = "tandem-projector-status"
         self._feed = create_database_engine(feed_database, name=name, pool_size=1, by_key=True, autocommit=True)
@@ -126,7 +129,7 @@ class ProjectionService:
 
         def read(connection: Connection) -> tuple[int, dict[int, datetime | None]]:
             head = read_head(connection).position
-            return head, {it: recorded_at(connection, it + 1) for it in positions if it < head}
+            return head, {it: recorded_at(connection, it + 1, self._archive) for it in positions if it < head}
 
         try:
             return *read_pooled(self._feed, read), ""

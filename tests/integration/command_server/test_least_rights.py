@@ -17,7 +17,8 @@ from command_server.expiry import Expiry
 from command_server.settings import Settings, SubscriptionSettings
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.commands.clock import utc_now
-from tandem.commands.maintenance import HEADROOM, PARTITIONS_AHEAD, Maintenance
+from tandem.commands.maintenance import Maintenance
+from tandem.commands.partitions import HEADROOM, PARTITIONS_AHEAD
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
 from tandem.runtime.database import create_database_engine, newest_revision
@@ -60,12 +61,12 @@ async def test_the_role_of_the_page_may_do_all_that_a_command_server_does(
     maintenance = Maintenance(side, ReceiptSettings())
     maintenance.look_ahead()
     assert maintenance.purge_once() == 0
-    assert HEADROOM._value.get() > PARTITIONS_AHEAD * feed.PARTITION_SIZE * 0.9
+    assert HEADROOM._value.get() > PARTITIONS_AHEAD * feed.PARTITION_EVENTS * 0.9
     assert "subscription_lapsed" in {kind for _, kind, _ in database.events()}
     assert _is_ready(side, newest_revision(MIGRATIONS))
 
     # All are full, and the role may make no more: that is seen before a command fails.
-    full = (PARTITIONS_AHEAD + 1) * feed.PARTITION_SIZE - 1
+    full = (PARTITIONS_AHEAD + 1) * feed.PARTITION_EVENTS - 1
     with database.engine.begin() as connection:
         connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {full}"))
     maintenance.look_ahead()

@@ -24,6 +24,7 @@ from shop.events import EVENTS
 from shop.views import VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.feed import table as feed
+from tandem.feed.archive import ArchiveSettings
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
@@ -362,6 +363,7 @@ async def project(stores: Stores) -> AsyncIterator[Project]:
             follow=FollowSettings(**{"retry_seconds": 0.2, "standby_seconds": 0.05, **blocks.get("follow", {})}),
             cache=CacheSettings(**{"probe_seconds": 0.05, **blocks.get("cache", {})}),
             change_log=ChangeLogSettings(**blocks.get("change_log", {})),
+            archive=ArchiveSettings(**blocks.get("archive", {})),
         )
         projector = Running(settings)
         running.append(projector)
