@@ -1,6 +1,7 @@
 """The feed's oldest events are in files: views are made of both as of the table, and nothing is lost."""
 
 import json
+import uuid
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,7 @@ import zstandard
 from sqlalchemy import Connection, text
 
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
+from projector import order_details
 from shop.events import EVENTS
 from tandem.commands import archiving, partitions
 from tandem.commands.archiving import ArchivingSettings
@@ -18,6 +20,7 @@ from tandem.feed import archive
 from tandem.feed.archive import Archive, ArchiveSettings
 from tandem.feed.reader import EventsArchived, read_events
 from tandem.internal.v1.stored_pb2 import ArchivedEvents
+from tandem.projection.replay import KeyRange, Replay
 from tandem.runtime.program import ActionRefused
 from tests.integration.projector.conftest import Project, Stores
 from tests.support import events
@@ -43,6 +46,17 @@ def read_all(stores: Stores, folder: Path | None) -> list[Any]:
         ).events:
             found += [(it.position, it.event.SerializeToString(), it.envelope_payload, it.mark) for it in part]
     return found
+
+
+def epoch_of(stores: Stores) -> uuid.UUID:
+    epoch: uuid.UUID = stores.run("SELECT epoch FROM tandem_write.feed_head", "write")
+    return epoch
+
+
+def served_values(stores: Stores) -> dict[uuid.UUID, bytes]:
+    with stores.read.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT key, value FROM tandem_read.order_details").all()
+    return {row.key: row.value for row in rows}
 
 
 def oldest(stores: Stores) -> int:
@@ -81,6 +95,15 @@ async def test_views_are_made_of_archive_and_table_as_of_the_table_alone(
     await stores.caught_up()
     assert stores.rows() == served
     await restored.stop()
+
+    order = uuid.UUID(identity("order", 1))
+    for wanted in (KeyRange(), frozenset([order.bytes])):
+        replay = Replay(EVENTS, order_details.PROJECTION, wanted, epoch=epoch_of(stores), archive=Archive(tmp_path))
+        with stores.write.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            while replay.position < head:
+                replay.advance(connection, head)
+        made = {key: row.value for key, row in replay.rows.items()}
+        assert made == {it.bytes: value for it, value in served_values(stores).items() if it.bytes in wanted}
 
 
 def test_what_is_archived_stays_sealed_and_what_is_erased_stays_erased(stores: Stores, tmp_path: Path) -> None:
