@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import uuid
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
 from tandem.commands.partitions import ensure_partitions, headroom
-from tandem.commands.receipts import purge_receipts
+from tandem.commands.receipts import begin_period, purge_receipts
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
 from tandem.feed.table import PARTITION_EVENTS
@@ -22,7 +23,7 @@ from tandem.runtime.telemetry import log
 
 
 class Maintenance:
-    """A Component. Several servers may run it at the same time: they skip the rows that another is deleting."""
+    """A Component. Several servers may run it at the same time."""
 
     def __init__(
         self,
@@ -54,9 +55,7 @@ class Maintenance:
         while True:
             await asyncio.to_thread(self.look_ahead)
             try:
-                # Small batches, so that no statement holds many rows: until there is nothing old left.
-                while (purged := await asyncio.to_thread(self.purge_once)) > 0:
-                    log.info("purged receipts", count=purged)
+                await asyncio.to_thread(self.purge)
             except ClocksDiffer as error:
                 log.error("receipts are not purged", error=str(error))
             except SQLAlchemyError as error:
@@ -67,12 +66,16 @@ class Maintenance:
                 log.exception("maintenance failed, will be tried again")
             await asyncio.sleep(self._settings.purge_every_seconds)
 
-    def purge_once(self) -> int:
-        """Deletes one batch of old receipts; returns how many. Raises ClocksDiffer."""
+    def purge(self) -> None:
+        """Empties the tables of old receipts, and begins the next one when it is time. Raises ClocksDiffer."""
+        while (purged := self._alone(purge_receipts)) is not None:
+            log.info("purged receipts", period=purged)
+        if (begun := self._alone(begin_period)) is not None:
+            log.info("receipts go to the next table", period=begun)
+
+    def _alone(self, change: Callable[[Connection, datetime, timedelta], int | None]) -> int | None:
         with self._engine.begin() as connection:
-            keep = timedelta(days=self._settings.keep_days)
-            now = agreed_time(connection, self._clock)
-            return purge_receipts(connection, now, keep, self._settings.purge_batch)
+            return change(connection, agreed_time(connection, self._clock), timedelta(days=self._settings.keep_days))
 
     def look_ahead(self) -> None:
         """Makes partitions ahead where the role may; says how much there is, and how long a snapshot was held."""

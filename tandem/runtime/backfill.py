@@ -7,7 +7,7 @@ on from the last step that was done.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from alembic import op
@@ -105,12 +105,15 @@ def validate_constraint(table: str, name: str) -> None:
         execute_without_limits(connection, f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
 
 
-def grant_alike(like: str, table: str, rights: Collection[str]) -> None:
-    """Gives a new table's rights to those who have them on another one, so that services go on without a new GRANT."""
+def grant_alike(like: str, table: str, rights: Mapping[str, str]) -> None:
+    """Gives rights on a new table to those who have some on another one, so that services go on without a new GRANT.
+
+    rights: on the other table, and which are given for it.
+    """
     granted = op.get_bind().execute(_GRANTED, {"like": like})
     for grantee, right in granted:
         if right in rights:
-            op.execute(f"GRANT {right} ON {table} TO {grantee}")
+            op.execute(f"GRANT {rights[right]} ON {table} TO {grantee}")
 
 
 _GRANTED = text("""

@@ -24,7 +24,7 @@ def upgrade() -> None:
             size bigint NOT NULL,
             archived_at timestamptz NOT NULL DEFAULT now()
         )""")
-    grant_alike(f"{S}.event", f"{S}.archive_file", ("SELECT",))
+    grant_alike(f"{S}.event", f"{S}.archive_file", {"SELECT": "SELECT"})
 
 
 def downgrade() -> None:

@@ -60,7 +60,7 @@ async def test_the_role_of_the_page_may_do_all_that_a_command_server_does(
     await submit(executor, commands.EraseCustomerRequest(customer_id=identity("customer", 1)))
     maintenance = Maintenance(side, ReceiptSettings())
     maintenance.look_ahead()
-    assert maintenance.purge_once() == 0
+    maintenance.purge()
     assert HEADROOM._value.get() > PARTITIONS_AHEAD * feed.PARTITION_EVENTS * 0.9
     assert "subscription_lapsed" in {kind for _, kind, _ in database.events()}
     assert _is_ready(side, newest_revision(MIGRATIONS))
