@@ -11,11 +11,13 @@ from command_server.checks import ShopChecker
 from command_server.expiry import Expiry
 from command_server.settings import Settings
 from commerce.command.v1.command_service_pb2 import DESCRIPTOR
+from commerce.command.v1.receipt_service_pb2 import DESCRIPTOR as RECEIPTS
 from shop.events import EVENTS
 from tandem.commands.domain import Domain
 from tandem.commands.executor import Executor, create_executor_engine
 from tandem.commands.maintenance import Maintenance
 from tandem.commands.partitions import headroom
+from tandem.commands.receipt_service import ReceiptService
 from tandem.commands.resumption import Resumption
 from tandem.feed.table import SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, newest_revision
@@ -45,10 +47,11 @@ def build(settings: Settings) -> Application:
     executor = Executor(create_executor_engine(settings.database, settings.executor), DOMAIN, settings.executor)
     # Apart from the executor's: a purge, a look for what is due or unfinished, or a readiness check must not wait for a
     # batch, nor a batch for them.
-    side = create_database_engine(settings.database, name="tandem-command-side", pool_size=4, durable=True)
+    side = create_database_engine(settings.database, name="tandem-command-side", pool_size=5, durable=True)
     maintenance = Maintenance(side, settings.receipts, settings.feed.partition_events)
     expiry = Expiry(side, executor, settings.subscriptions)
     resumption = Resumption(side, executor, DOMAIN, settings.steps)
+    receipts = ReceiptService(RECEIPTS.services_by_name["ReceiptService"], side)
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
@@ -57,10 +60,13 @@ def build(settings: Settings) -> Application:
     return Application(
         name="command_server",
         server=settings.server,
-        services=(Service(DOMAIN.service, workers=dict.fromkeys(DOMAIN.service.methods_by_name, executor)),),
+        services=(
+            Service(DOMAIN.service, workers=dict.fromkeys(DOMAIN.service.methods_by_name, executor)),
+            receipts.service,
+        ),
         ready=ready,
         # The last one started is stopped first: what it submits, the executor must still store.
-        components=(maintenance, executor, expiry, resumption),
+        components=(maintenance, receipts, executor, expiry, resumption),
     )
 
 

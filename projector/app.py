@@ -19,6 +19,7 @@ from shop.views import CACHED_VIEWS, REVISION
 from tandem.feed.archive import Archive
 from tandem.feed.service import FeedService
 from tandem.projection.cache_writer import CacheWriter
+from tandem.projection.explaining import Explaining
 from tandem.projection.following import Following
 from tandem.projection.service import ProjectionService
 from tandem.projection.views import Views
@@ -53,12 +54,23 @@ def build(settings: Settings) -> Application:
         change_log=settings.change_log,
         archive=archive,
     )
+    service = PROJECTION.services_by_name["ProjectionService"]
+    explaining = Explaining(
+        service,
+        VIEWS,
+        following.progress,
+        following.cache,
+        feed_database=settings.feed_database,
+        read_database=settings.read_database,
+        archive=archive,
+    )
     projections = ProjectionService(
-        PROJECTION.services_by_name["ProjectionService"],
+        service,
         following.progress,
         feed_database=settings.feed_database,
         read_database=settings.read_database,
         archive=archive,
+        explaining=explaining,
         revision=REVISION,
     )
     feed = FeedService(
@@ -75,7 +87,7 @@ def build(settings: Settings) -> Application:
         server=settings.server,
         services=(projections.service, feed.service),
         ready=projections.is_ready,
-        components=(projections, following, feed),
+        components=(explaining, projections, following, feed),
         # Those of the batches that are under way while it catches up, and no cycles among them.
         new_objects=200_000,
     )

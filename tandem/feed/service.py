@@ -33,7 +33,7 @@ from tandem.feed.token import MalformedToken, Token, decode_token, encode_token
 from tandem.runtime.call import UNCOUNTED, LocalCall, StreamCall, stopping_error
 from tandem.runtime.checker import Checker, is_uuid
 from tandem.runtime.database import create_database_engine, first_line, read_pooled
-from tandem.runtime.errors import OutOfRange, Unavailable
+from tandem.runtime.errors import OutOfRange, TandemError, Unavailable
 from tandem.runtime.server import Service
 from tandem.runtime.settings import Block, DatabaseSettings
 from tandem.runtime.telemetry import log
@@ -435,28 +435,39 @@ class History:
         return deliver(events, selection, after=after, head=head, read=self._reader.entry_of)
 
     def _read_events(self, connection: Connection, after: Token, rows: int) -> FeedPart:
-        try:
-            position, epoch, mark = after.position, after.epoch, after.mark
-            archive = self._archive
-            return read_events(connection, self._contract, position, rows, epoch=epoch, mark=mark, archive=archive)
-        except EventsMissing as error:
-            oldest = error.oldest - 1
-            if error.dropped:
-                archived = isinstance(error, EventsArchived)
-                where = "in an archive, which is not served here" if archived else "not kept any more"
-                raise OutOfRange(
-                    f"events up to position {oldest} are {where}",
-                    reason="CURSOR_EXPIRED",
-                    metadata={"oldest_cursor": encode_token(after.epoch, oldest)},
-                ) from error
-            raise Unavailable(
-                str(error),
-                reason="EVENTS_MISSING",
-                retry_after=_UNREADABLE_RETRY_SECONDS,
-                metadata={"position": str(error.after + 1)},
-            ) from error
-        except BrokenOff as error:
-            raise another_feed() from error
+        return read_or_refuse(connection, self._contract, after, rows, self._archive)
+
+
+def read_or_refuse(
+    connection: Connection, contract: EventContract[Any], after: Token, rows: int, archive: Archive
+) -> FeedPart:
+    """As read_events, with its errors as callers are told. Raises Unavailable, PreconditionFailed and OutOfRange."""
+    try:
+        return read_events(
+            connection, contract, after.position, rows, epoch=after.epoch, mark=after.mark, archive=archive
+        )
+    except BrokenOff as error:
+        raise refusal_of(error, after.epoch) from error
+
+
+def refusal_of(error: BrokenOff, epoch: uuid.UUID) -> TandemError:
+    """What a caller is told who reads a feed of this epoch that does not go on."""
+    if not isinstance(error, EventsMissing):
+        return another_feed()
+    oldest = error.oldest - 1
+    if error.dropped:
+        where = "in an archive, which is not served here" if isinstance(error, EventsArchived) else "not kept any more"
+        return OutOfRange(
+            f"events up to position {oldest} are {where}",
+            reason="CURSOR_EXPIRED",
+            metadata={"oldest_cursor": encode_token(epoch, oldest)},
+        )
+    return Unavailable(
+        str(error),
+        reason="EVENTS_MISSING",
+        retry_after=_UNREADABLE_RETRY_SECONDS,
+        metadata={"position": str(error.after + 1)},
+    )
 
 
 def _engine(database: DatabaseSettings, name: str, size: int) -> Engine:

@@ -680,6 +680,7 @@ class Session:
             problems=problems,
         )
         announce(self._driver, self._session, announcement)
+        self._progress.passed.note(announcement.positions)
 
     def _purge(self) -> None:
         keep, most = self._change_log.keep_hours, self._change_log.purge_batch

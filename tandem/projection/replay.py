@@ -10,14 +10,14 @@ than 3: PostgreSQL finds their events.
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
 from tandem.feed.archive import Archive
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import read_head
-from tandem.feed.reader import HistoryChanged, OtherEpoch, scan_events
+from tandem.feed.reader import HistoryChanged, OtherEpoch, ScannedPart, scan_events
 from tandem.projection.fold import CannotApply, Step, Steps, ViewChanges, ViewRow, fold_steps, steps_of
 from tandem.projection.projection import Projection, uuid_key
 
@@ -40,6 +40,15 @@ class KeyRange:
 
 Wanted = KeyRange | frozenset[bytes]
 """Which rows are replayed."""
+
+
+class Change(NamedTuple):
+    """A change of a row. row: after it, None where there is none then. failed: why the row cannot take it in."""
+
+    event: FeedEvent
+    key: bytes
+    row: ViewRow | None
+    failed: CannotApply | None
 
 
 class Replay:
@@ -89,12 +98,30 @@ class Replay:
         the feed is not the view's, or its first events are not there any more; CannotApply for an event of which it
         cannot be said which rows it changes; and SQLAlchemyError.
         """
+        part = self._next_part(connection, until)
+        self.take_in(part.events, part.until)
+        return len(part.events)
+
+    def advance_by_change(self, connection: Connection, until: int) -> list[Change]:
+        """As `advance`: what changed a row that is wanted, one event after the other."""
+        part = self._next_part(connection, until)
+        changes = []
+        for event in part.events:
+            self.take_in([event], event.position)
+            [*steps] = steps_of(self._projection, [event], self._contract.kinds).steps
+            for key in steps[0].parts if steps else ():
+                if key in self.wanted:
+                    changes.append(Change(event, key, self.rows.get(key), self.failed.get(key)))
+        self.position = part.until
+        return changes
+
+    def _next_part(self, connection: Connection, until: int) -> ScannedPart:
         head = read_head(connection)
         if head.epoch != self._epoch:
             raise OtherEpoch(f"the feed is {head.epoch} now, it was {self._epoch}")
         if head.position < until:
             raise HistoryChanged(f"the feed ends at event {head.position}, and event {until} was read from it")
-        part = scan_events(
+        return scan_events(
             connection,
             self._contract,
             self.position,
@@ -104,8 +131,6 @@ class Replay:
             texts=self._texts,
             archive=self._archive,
         )
-        self.take_in(part.events, part.until)
-        return len(part.events)
 
     def take_in(self, events: Sequence[FeedEvent], until: int) -> None:
         """Takes in what somebody else has read: all events of the view's kinds behind `position` and up to `until`.

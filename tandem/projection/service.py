@@ -13,6 +13,7 @@ from tandem.feed.archive import Archive
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
+from tandem.projection.explaining import Explaining
 from tandem.projection.views import Progress
 from tandem.read_store.tables import ALL_NEWEST, SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, read_pooled
@@ -39,9 +40,12 @@ class ProjectionService:
         feed_database: DatabaseSettings,
         read_database: DatabaseSettings,
         archive: Archive,
+        explaining: Explaining,
         revision: str,
     ) -> None:
         """descriptor: a service with ListProjections, as commerce.projection.v1.ProjectionService has it.
+
+        explaining: answers its other RPCs; a component of its own.
 
         revision: the migration of the read database that this program needs.
         """
@@ -60,7 +64,12 @@ class ProjectionService:
             read_database, name=name, pool_size=_CONNECTIONS, by_key=True, autocommit=True
         )
         self._worker = Worker("projections", [all_alike(self._list)], max_batch=1000, max_waiting=10_000)
-        self.service = Service(descriptor, {"ListProjections": self._worker}, ready=self._are_well)
+        self.service = Service(
+            descriptor,
+            {"ListProjections": self._worker, "Explain": explaining.worker},
+            {"GetHistory": explaining.get_history},
+            ready=self._are_well,
+        )
 
     async def start(self) -> None:
         await self._worker.start()

@@ -28,11 +28,12 @@ When the session ends it owns nothing, and each view is on STANDBY again: Follow
 
 import uuid
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
 from tandem.feed.events import EventContract
+from tandem.projection.passed import Passed
 from tandem.projection.projection import Projection
 
 
@@ -76,11 +77,12 @@ class ViewState:
 class Progress:
     """How far this program is. Other threads may read it: each state is replaced as a whole.
 
-    head: the last position of the feed that was seen.
+    head: the last position of the feed that was seen. passed: when the views that are ours were where.
     """
 
     states: dict[str, ViewState]
     head: int = 0
+    passed: Passed = field(default_factory=Passed)
 
 
 class Views:

@@ -257,6 +257,10 @@ class Running:
         await self._application.start()
         return self
 
+    @property
+    def port(self) -> int:
+        return self._application.port
+
     async def list(self) -> dict[str, Projection]:
         """ListProjections, by view."""
         async with aio.insecure_channel(f"127.0.0.1:{self._application.port}") as channel:
