@@ -11,7 +11,7 @@ import grpc
 import typer
 from rich.console import Console
 
-from tandem.cli import feed
+from tandem.cli import feed, history, why
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
 from tandem.cli.local_stack import LocalStack, Ports
@@ -127,5 +127,7 @@ def application(domain: Domain) -> typer.Typer:
         if not report.well:
             raise typer.Exit(1)
 
+    why.add_to(app, domain)
+    history.add_to(app, domain)
     app.add_typer(feed.commands(domain.modules["command"]), name="feed")
     return app

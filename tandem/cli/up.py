@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from rich.console import Console
 from rich.live import Live
 from rich.progress import Progress
@@ -33,7 +33,10 @@ class Domain:
     """What the `tandem` command is told of a domain: its three services, and what there is to try.
 
     modules: what Python runs as each service, by section: command, query and projector.
-    projections: the service that the projector answers ListProjections with.
+    projections: the service that the projector answers ListProjections with. receipts: the one that the command server
+        answers GetReceipt with.
+    histories: the view that shows an aggregate, by the aggregate's name. rows: the contract's file with the views'
+        messages.
     commands: the stub that takes the sample's commands. sample: makes the sample.
     examples: shell lines to try, given the addresses of the command server and the query server, and whether the sample
         is loaded.
@@ -41,6 +44,9 @@ class Domain:
 
     modules: Mapping[str, str]
     projections: ServiceDescriptor
+    receipts: ServiceDescriptor
+    histories: Mapping[str, str]
+    rows: FileDescriptor
     commands: Callable[[grpc.Channel], Any]
     sample: Callable[[], Sequence[Stage]]
     examples: Callable[[str, str, bool], Sequence[str]]
