@@ -5,8 +5,8 @@ from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.projection.v1 import projection_service_pb2
 from commerce.query.v1 import views_pb2
 from shop import examples, sample
+from tandem.cli.domain import Domain
 from tandem.cli.main import application
-from tandem.cli.up import Domain
 
 SHOP = Domain(
     modules={"command": "command_server", "query": "query_server", "projector": "projector"},

@@ -11,8 +11,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from rich.console import Console
 
 from tandem.cli.calls import Fields, as_fields, in_words, stream
+from tandem.cli.domain import Domain
 from tandem.cli.local_stack import Ports
-from tandem.cli.up import Domain
 
 _PORTS = Ports()
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from tandem.cli import feed, history, why
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
+from tandem.cli.domain import Domain
 from tandem.cli.local_stack import LocalStack, Ports
-from tandem.cli.up import Domain
 from tandem.cli.up import up as run_up
 
 

@@ -12,8 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from tandem.cli.calls import Fields, as_fields, ask, in_words
+from tandem.cli.domain import Domain
 from tandem.cli.local_stack import Ports
-from tandem.cli.up import Domain
 from tandem.feed.token import MalformedToken, decode_token
 from tandem.runtime.checker import is_uuid
 
