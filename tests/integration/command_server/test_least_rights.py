@@ -61,6 +61,15 @@ async def test_the_role_of_the_page_may_do_all_that_a_command_server_does(
     maintenance = Maintenance(side, ReceiptSettings())
     maintenance.look_ahead()
     maintenance.purge()
+    with database.engine.begin() as connection:
+        month = "interval '30 days'"
+        connection.execute(text(f"UPDATE tandem_write.receipt_period SET began_at = began_at - {month}"))
+    maintenance.purge()
+    with database.engine.begin() as connection:
+        connection.execute(text(f"UPDATE tandem_write.receipt_period SET ended_at = ended_at - {month}"))
+    maintenance.purge()
+    with database.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM tandem_write.receipt")).scalar_one() == 0
     assert HEADROOM._value.get() > PARTITIONS_AHEAD * feed.PARTITION_EVENTS * 0.9
     assert "subscription_lapsed" in {kind for _, kind, _ in database.events()}
     assert _is_ready(side, newest_revision(MIGRATIONS))
