@@ -13,8 +13,10 @@ from command_server.settings import Settings
 from commerce.command.v1.command_service_pb2 import DESCRIPTOR
 from commerce.command.v1.receipt_service_pb2 import DESCRIPTOR as RECEIPTS
 from shop.events import EVENTS
+from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.domain import Domain
 from tandem.commands.executor import Executor, create_executor_engine
+from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import Maintenance
 from tandem.commands.partitions import headroom
 from tandem.commands.receipt_service import ReceiptService
@@ -44,18 +46,21 @@ DOMAIN = Domain(
 
 
 def build(settings: Settings) -> Application:
-    executor = Executor(create_executor_engine(settings.database, settings.executor), DOMAIN, settings.executor)
+    acknowledged = Acknowledged(kept_seconds=settings.receipts.keep_days * 86_400)
+    engine = create_executor_engine(settings.database, settings.executor)
+    ledger = Ledger(settings.ledger.file)
+    executor = Executor(engine, DOMAIN, settings.executor, acknowledged, ledger)
     # Apart from the executor's: a purge, a look for what is due or unfinished, or a readiness check must not wait for a
     # batch, nor a batch for them.
     side = create_database_engine(settings.database, name="tandem-command-side", pool_size=5, durable=True)
-    maintenance = Maintenance(side, settings.receipts, settings.feed.partition_events)
+    maintenance = Maintenance(side, settings.receipts, ledger, settings.feed.partition_events)
     expiry = Expiry(side, executor, settings.subscriptions)
     resumption = Resumption(side, executor, DOMAIN, settings.steps)
     receipts = ReceiptService(RECEIPTS.services_by_name["ReceiptService"], side)
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
-        return await asyncio.to_thread(_is_ready, side, needed)
+        return await asyncio.to_thread(_is_ready, side, needed, acknowledged)
 
     return Application(
         name="command_server",
@@ -70,12 +75,15 @@ def build(settings: Settings) -> Application:
     )
 
 
-def _is_ready(side: Engine, needed: str) -> bool:
+def _is_ready(side: Engine, needed: str, acknowledged: Acknowledged) -> bool:
     """Whether the schema is there, can be written, and has a place for the next event."""
     if not has_revision(side, SCHEMA, needed, writing=True):
         return False
     try:
         with side.connect() as connection:
+            # Here too: a server whose executor has nothing to do must not wait for a command to notice.
+            acknowledged.look_for(connection)
+            connection.commit()
             return headroom(connection) > 0
     except SQLAlchemyError:
         return False

@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from tandem.commands.archiving import ArchivingSettings
 from tandem.commands.partitions import FeedSettings
-from tandem.commands.settings import ExecutorSettings, ReceiptSettings, StepSettings
+from tandem.commands.settings import ExecutorSettings, LedgerSettings, ReceiptSettings, StepSettings
 from tandem.runtime.settings import Block, DatabaseSettings, ServerSettings, ServiceSettings
 
 
@@ -33,5 +33,6 @@ class Settings(ServiceSettings):
     receipts: ReceiptSettings = Field(ReceiptSettings(), description="Receipts")
     feed: FeedSettings = Field(FeedSettings(), description="The feed's table")
     archive: ArchivingSettings = Field(ArchivingSettings(), description="The feed's archive, for `archive`")
+    ledger: LedgerSettings = Field(LedgerSettings(file=None), description="The ledger")
     steps: StepSettings = Field(StepSettings(), description="Commands in steps")
     subscriptions: SubscriptionSettings = Field(SubscriptionSettings(), description="Subscriptions")

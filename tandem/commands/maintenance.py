@@ -1,21 +1,23 @@
-"""What the write database needs now and then: old receipts deleted, the feed's next partitions made."""
+"""What the write database needs now and then: old receipts deleted, partitions made, the ledger kept."""
 
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
+from tandem.commands.ledger import Ledger
 from tandem.commands.partitions import ensure_partitions, headroom
 from tandem.commands.receipts import begin_period, purge_receipts
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
 from tandem.feed.table import PARTITION_EVENTS
-from tandem.feed.token import new_epoch
+from tandem.feed.token import epoch_order, new_epoch
 from tandem.runtime.database import driver_of, first_line
 from tandem.runtime.snapshots import SnapshotWatch
 from tandem.runtime.supervised import supervise
@@ -29,11 +31,13 @@ class Maintenance:
         self,
         engine: Engine,
         settings: ReceiptSettings,
+        ledger: Ledger,
         partition_events: int = PARTITION_EVENTS,
         *,
         clock: Clock = utc_now,
     ) -> None:
         """partition_events: of the partitions that it makes. clock: this server's."""
+        self._ledger = ledger
         self._engine = engine
         self._settings = settings
         self._partition_events = partition_events
@@ -88,20 +92,25 @@ class Maintenance:
         try:
             with self._engine.connect() as connection:
                 headroom(connection)
+                self._ledger.catch_up(connection)
                 with driver_of(connection) as driver:
                     self._snapshots.look(driver)
         except SQLAlchemyError as error:
-            log.warning("the feed's headroom is not known", error=first_line(error))
+            log.warning("it is not known how the write database is", error=first_line(error))
 
 
-def begin_epoch(connection: Connection) -> uuid.UUID:
+def begin_epoch(connection: Connection, ended: Iterable[uuid.UUID] = ()) -> uuid.UUID:
     """Names the feed anew, after its database lost commits in a failover or was restored to an earlier state.
+
+    ended: epochs that the feed has had and that the database may not know, since it is from before them.
 
     Tokens from before are refused then. Projectors bring the views over: see tandem.projection.ownership.
     """
     head = feed.feed_head
     before, now = connection.execute(select(head.c.epoch, func.clock_timestamp()).with_for_update()).one()
-    epoch = new_epoch(before, now)
-    connection.execute(feed.ended_epoch.insert().values(epoch=before))
-    connection.execute(head.update().values(epoch=epoch))
+    all_ended = {before, *ended}
+    # Later than all of them, so that none of their tokens is waited for.
+    epoch = new_epoch(max(all_ended, key=epoch_order), now)
+    connection.execute(insert(feed.ended_epoch).on_conflict_do_nothing(), [{"epoch": it} for it in all_ended])
+    connection.execute(head.update().values(epoch=epoch, lost_position=None))
     return epoch

@@ -145,7 +145,7 @@ def test_receipts_are_found_after_they_are_parted_and_servers_of_the_version_bef
 ) -> None:
     url = fresh_database()
     settings = DatabaseSettings(url=SecretStr(url))
-    migrate(settings, MIGRATIONS, SCHEMA, "0013")
+    migrate(settings, MIGRATIONS, SCHEMA, "0015")
     role, kept, late = f"test_before_{os.getpid()}", str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
     store = (
         "INSERT INTO tandem_write.receipt (request_id, fingerprint, subject_id, position, version)"

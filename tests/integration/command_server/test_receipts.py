@@ -19,6 +19,7 @@ from command_server.orders import order_table
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.commands.clock import CLOCK_DIFFERENCE, ClocksDiffer
 from tandem.commands.executor import Executor
+from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import Maintenance
 from tandem.commands.receipts import Receipt as CommandReceipt
 from tandem.commands.receipts import (
@@ -235,7 +236,7 @@ def purge(database: WriteDatabase, *, later: timedelta = timedelta()) -> None:
     """As a server does it, at a later time."""
     with database.engine.begin() as connection:
         connection.execute(update(receipt_period).values({it: column(it) - later for it in ("began_at", "ended_at")}))
-    Maintenance(database.engine, ReceiptSettings()).purge()
+    Maintenance(database.engine, ReceiptSettings(), Ledger(None)).purge()
 
 
 def stored(database: WriteDatabase) -> dict[int, set[UUID]]:
@@ -313,7 +314,7 @@ async def test_a_server_whose_clock_is_not_the_databases_purges_nothing(
     side = create_database_engine(database.settings, name="side", pool_size=1)
     off = timedelta(days=45)
     with pytest.raises(ClocksDiffer):
-        Maintenance(side, ReceiptSettings(), clock=lambda: datetime.now(UTC) + off).purge()
+        Maintenance(side, ReceiptSettings(), Ledger(None), clock=lambda: datetime.now(UTC) + off).purge()
     side.dispose()
     assert round(CLOCK_DIFFERENCE._value.get()) == off.total_seconds()
     with database.engine.connect() as connection:

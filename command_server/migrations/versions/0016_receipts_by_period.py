@@ -9,8 +9,8 @@ from alembic import op
 
 from tandem.runtime.backfill import grant_alike, validate_constraint
 
-revision = "0014"
-down_revision = "0013"
+revision = "0016"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 
