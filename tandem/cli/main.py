@@ -12,13 +12,13 @@ import grpc
 import typer
 from rich.console import Console
 
+from tandem.cli import feed, history, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
-from tandem.cli import verify
 from tandem.cli.child import StackError
+from tandem.cli.domain import Domain
 from tandem.cli.generations import Operator, add_commands
 from tandem.cli.local_stack import LocalStack, Ports
-from tandem.cli.up import Domain
 from tandem.cli.up import up as run_up
 
 
@@ -161,4 +161,7 @@ def application(domain: Domain) -> typer.Typer:
     defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
     add_commands(app, domain.projections, defaults["projector"])
     verify.add_command(app, domain.audit, defaults)
+    why.add_to(app, domain)
+    history.add_to(app, domain)
+    app.add_typer(feed.commands(domain.modules["command"]), name="feed")
     return app

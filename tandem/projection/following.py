@@ -28,6 +28,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from tandem.feed.archive import Archive
 from tandem.feed.reader import MAX_BYTES, EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
 from tandem.feed.token import Token
@@ -114,6 +115,7 @@ class Following:
         cache: CacheWriter,
         follow: FollowSettings,
         change_log: ChangeLogSettings,
+        archive: Archive,
     ) -> None:
         self.progress = Progress({view: ViewState() for view in views.projections})
         self.views = views
@@ -121,10 +123,16 @@ class Following:
         seconds = min(feed_database.statement_timeout, follow.release_seconds / 2)
         feed_database = feed_database.model_copy(update={"statement_timeout": seconds})
         # Connections of its own: nobody who asks how far the views are may hold it up.
+        poll_seconds = follow.poll_seconds
         source = FeedSource(
-            feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds, whole=True
+            feed_database,
+            views.contract,
+            name="tandem-projector",
+            poll_seconds=poll_seconds,
+            archive=archive,
+            whole=True,
         )
-        self.feed = WatchedFeed(source, poll_seconds=follow.poll_seconds)
+        self.feed = WatchedFeed(source, poll_seconds=poll_seconds)
         self._read = create_database_engine(
             read_database, name="tandem-projector", pool_size=1, by_key=True, autocommit=True
         )
@@ -133,6 +141,7 @@ class Following:
         self.comparisons = Comparisons(read_database)
         self.follow = follow
         self.change_log = change_log
+        self.archive = archive
         # Rows that others want to have compared with the feed, and keys of rows that nobody can read.
         self.inspections = Inspections()
         self.damage = DamagedRows()
@@ -226,7 +235,6 @@ class Session:
         self._keeper_failed: Exception | None = None
         # The feed of the views that we own. Until the write database says it, it is what their rows say.
         self._epoch = following.epoch or _UNKNOWN
-        # Those of the program, and the other generations of views that are ours.
         self._projections = dict(self._views.projections)
         self._rows = RowSource(partial(select_rows, self._driver, self._projections), self._projections, _RECENT_BYTES)
         self._pipeline = Pipeline(self._find, self._rows, self._write)
@@ -392,7 +400,6 @@ class Session:
 
     def _take_free_views(self) -> None:
         owned = self._owned()
-        # Another generation belongs to the owner of its view: one statement moves both.
         free_to_us = [it for it in self._progress.states if not is_other(it) or served_of(it) in owned]
         standby = [it for it in free_to_us if it not in owned]
         if not standby:
@@ -510,8 +517,7 @@ class Session:
         """The views that are to be followed now, those at the same position together; and those to be filled.
 
         A view that is behind must not hold the others up, nor one whose batches are to be small. One that waits or
-        failed is tried alone. Of the other generations that are not where the one that is served is, those that are
-        furthest behind come first, so that they meet.
+        failed is tried alone. Of those to be filled, the furthest behind come first, so that they meet.
         """
         now = time.monotonic()
         groups: defaultdict[tuple[int, int, int, str], list[str]] = defaultdict(list)
@@ -527,14 +533,10 @@ class Session:
         return list(groups.values()), [] if not filling or self._rebuilding.rests else filling[min(filling)]
 
     def _batch_size(self, view: str) -> int:
-        """Of another generation: small while it is filled, and not past where the one that is served is."""
         served = served_of(view)
-        if view == served or self._rebuilding.are_together(served):
-            return self._most.get(served, self._follow.batch_size)
-        at, ahead = self._progress.states[view], self._progress.states[served]
-        size = min(self._most.get(view, self._follow.batch_size), self._follow.rebuild_batch)
-        gap = ahead.position - at.position
-        return min(size, gap) if gap > 0 and ahead.is_followed else size
+        if view != served and not self._rebuilding.are_together(served):
+            return self._rebuilding.batch_size(view, self._most.get(view, self._follow.batch_size))
+        return self._most.get(served, self._follow.batch_size)
 
     def _step(self, views: Sequence[str], *, is_alone: bool) -> bool:
         """Takes the next events in; whether there may be more at once. is_alone: no other views are followed now.
@@ -773,6 +775,7 @@ class Session:
             problems=problems,
         )
         announce(self._driver, self._session, announcement)
+        self._progress.passed.note(announcement.positions)
 
     def _purge(self) -> None:
         keep, most = self._change_log.keep_hours, self._change_log.purge_batch

@@ -32,7 +32,7 @@ from tandem.projection.rows import RowSource
 from tandem.projection.settings import FollowSettings
 from tandem.projection.statements import Driver
 from tandem.projection.views import Phase, ViewState
-from tandem.read_store.tables import other_of
+from tandem.read_store.tables import other_of, served_of
 from tandem.runtime.database import first_line
 from tandem.runtime.sqlstate import ViewAction, failure_of
 from tandem.runtime.telemetry import log
@@ -109,6 +109,12 @@ class Rebuilding:
         """Whether a view and its other generation are at the same position, and go on together."""
         one, other = self._states[view], self._states[other_of(view)]
         return one.is_followed and (one.phase, one.position, one.mark) == (other.phase, other.position, other.mark)
+
+    def batch_size(self, view: str, most: int) -> int:
+        """Of one that is filled: small, and not past where the one that is served is, so that the two meet there."""
+        at, served = self._states[view], self._states[served_of(view)]
+        size, gap = min(most, self._follow.rebuild_batch), served.position - at.position
+        return min(size, gap) if gap > 0 and served.is_followed else size
 
     def note_filled(self, views: Sequence[str]) -> None:
         """The views are at the feed's end. Where that cannot be kept now, it is next time."""

@@ -11,9 +11,11 @@ from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from tandem.feed.archive import Archive
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
+from tandem.projection.explaining import Explaining
 from tandem.projection.generations import Asked, State, ask, drop_version, request_rebuild
 from tandem.projection.statements import Driver
 from tandem.projection.views import Progress, ViewState
@@ -57,9 +59,13 @@ class ProjectionService:
         *,
         feed_database: DatabaseSettings,
         read_database: DatabaseSettings,
+        archive: Archive,
+        explaining: Explaining,
         revision: str,
     ) -> None:
         """descriptor: a service as commerce.projection.v1.ProjectionService is.
+
+        explaining: answers its other RPCs; a component of its own.
 
         revision: the migration of the read database that this program needs.
         """
@@ -70,6 +76,7 @@ class ProjectionService:
         self._response: Any = GetMessageClass(response)
         self._states = {it.name.removeprefix("PROJECTION_STATE_"): it.number for it in states.values}
         self._progress = progress
+        self._archive = archive
         self._revision = revision
         name = "tandem-projector-status"
         self._feed = create_database_engine(feed_database, name=name, pool_size=1, by_key=True, autocommit=True)
@@ -92,7 +99,12 @@ class ProjectionService:
         self._workers = {
             name: Worker(name, [handler], max_batch=1000, max_waiting=10_000) for name, handler in handlers.items()
         }
-        self.service = Service(descriptor, self._workers, ready=self._are_well)
+        self.service = Service(
+            descriptor,
+            {**self._workers, "Explain": explaining.worker},
+            {"GetHistory": explaining.get_history},
+            ready=self._are_well,
+        )
 
     async def start(self) -> None:
         for worker in self._workers.values():
@@ -252,7 +264,7 @@ class ProjectionService:
 
         def read(connection: Connection) -> tuple[_Feed, dict[int, datetime | None]]:
             head = read_head(connection)
-            since = {it: recorded_at(connection, it + 1) for it in positions if it < head.position}
+            since = {it: recorded_at(connection, it + 1, self._archive) for it in positions if it < head.position}
             return _Feed(head.position, head.epoch), since
 
         try:

@@ -24,6 +24,7 @@ from shop.events import EVENTS
 from shop.views import VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.feed import table as feed
+from tandem.feed.archive import ArchiveSettings
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
@@ -367,6 +368,7 @@ async def project(stores: Stores) -> AsyncIterator[Project]:
             cache=CacheSettings(**{"probe_seconds": 0.05, **blocks.get("cache", {})}),
             change_log=ChangeLogSettings(**blocks.get("change_log", {})),
             audit=AuditSettings(**blocks.get("audit", {})),
+            archive=ArchiveSettings(**blocks.get("archive", {})),
         )
         projector = Running(settings)
         running.append(projector)
