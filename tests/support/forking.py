@@ -6,6 +6,7 @@ program that forks; it may have no thread, and nothing of gRPC in use.
 """
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -98,6 +99,9 @@ def _serve_forks(modules: tuple[str, ...]) -> None:
     for module in modules:
         import_module(f"{module}.app")
     assert len(os.listdir("/proc/self/task")) == 1, "a fork has none of the threads that there are"
+    # A fork's garbage collector writes into what it looks at, and what is written is copied: half of a fork's start.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin.buffer:
         request = json.loads(line)
         if "poll" in request:
