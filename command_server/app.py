@@ -10,6 +10,7 @@ from command_server import customers, orders, products, subscriptions
 from command_server.checks import ShopChecker
 from command_server.expiry import Expiry
 from command_server.settings import Settings
+from commerce.audit.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
 from commerce.command.v1.command_service_pb2 import DESCRIPTOR
 from commerce.command.v1.receipt_service_pb2 import DESCRIPTOR as RECEIPTS
 from shop.events import EVENTS
@@ -21,7 +22,9 @@ from tandem.commands.maintenance import Maintenance
 from tandem.commands.partitions import headroom
 from tandem.commands.receipt_service import ReceiptService
 from tandem.commands.resumption import Resumption
+from tandem.commands.verification import WriteVerification
 from tandem.feed.table import SCHEMA
+from tandem.feed.verification import AuditService
 from tandem.runtime.database import create_database_engine, has_revision, newest_revision
 from tandem.runtime.server import Application, Service
 
@@ -57,6 +60,8 @@ def build(settings: Settings) -> Application:
     expiry = Expiry(side, executor, settings.subscriptions)
     resumption = Resumption(side, executor, DOMAIN, settings.steps)
     receipts = ReceiptService(RECEIPTS.services_by_name["ReceiptService"], side)
+    verify = WriteVerification(DOMAIN, settings.database).verify
+    audit = AuditService(AUDIT.services_by_name["AuditService"], {it.name: verify for it in DOMAIN.model.aggregates})
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
@@ -68,6 +73,7 @@ def build(settings: Settings) -> Application:
         services=(
             Service(DOMAIN.service, workers=dict.fromkeys(DOMAIN.service.methods_by_name, executor)),
             receipts.service,
+            audit.service,
         ),
         ready=ready,
         # The last one started is stopped first: what it submits, the executor must still store.

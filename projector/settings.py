@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from shop.views import VIEWS
 from tandem.feed.archive import ArchiveSettings
 from tandem.feed.service import FeedServiceSettings
-from tandem.projection.settings import CacheSettings, ChangeLogSettings, FollowSettings
+from tandem.projection.settings import AuditSettings, CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.read_store.announcement import HISTORY_CHANGED, Announcement
 from tandem.read_store.cache import new_epoch, parse_node
 from tandem.runtime.settings import DatabaseSettings, ServerSettings, ServiceSettings
@@ -31,6 +31,7 @@ class Settings(ServiceSettings):
     cache: CacheSettings = Field(CacheSettings(), description="The cache's nodes")
     change_log: ChangeLogSettings = Field(ChangeLogSettings(), description="The change log")
     archive: ArchiveSettings = Field(ArchiveSettings(), description="The feed's archive")
+    audit: AuditSettings = Field(AuditSettings(), description="The auditor")
     feed_service: FeedServiceSettings = Field(FeedServiceSettings(), description="FeedService")
 
     @field_validator("cache_nodes")

@@ -1,5 +1,6 @@
 """The `tandem` command, for the shop."""
 
+from commerce.audit.v1 import audit_service_pb2
 from commerce.command.v1 import receipt_service_pb2
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.projection.v1 import projection_service_pb2
@@ -19,6 +20,7 @@ SHOP = Domain(
         "subscription": "subscription_details",
     },
     rows=views_pb2.DESCRIPTOR,
+    audit=audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
     commands=CommandServiceStub,
     sample=sample.generate,
     examples=examples.lines,

@@ -19,6 +19,7 @@ class Domain:
         answers GetReceipt with.
     histories: the view that shows an aggregate, by the aggregate's name. rows: the contract's file with the views'
         messages.
+    audit: the service that command servers and projectors answer Verify with.
     commands: the stub that takes the sample's commands. sample: makes the sample.
     examples: shell lines to try, given the addresses of the command server and the query server, and whether the sample
         is loaded.
@@ -26,6 +27,7 @@ class Domain:
 
     modules: Mapping[str, str]
     projections: ServiceDescriptor
+    audit: ServiceDescriptor
     receipts: ServiceDescriptor
     histories: Mapping[str, str]
     rows: FileDescriptor
