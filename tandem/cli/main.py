@@ -152,9 +152,9 @@ def application(domain: Domain) -> typer.Typer:
         if not report.well:
             raise typer.Exit(1)
 
-    defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
-    verify.add_command(app, domain.audit, defaults)
     why.add_to(app, domain)
     history.add_to(app, domain)
     app.add_typer(feed.commands(domain.modules["command"]), name="feed")
+    defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
+    verify.add_command(app, domain.audit, defaults)
     return app

@@ -116,7 +116,7 @@ class Following:
         archive: Archive,
     ) -> None:
         self.progress = Progress({view: ViewState() for view in views.projections})
-        self.views = views
+        self.views, self.archive = views, archive
         # A read that takes longer is halved, before it looks as if the feed could not be read at all.
         seconds = min(feed_database.statement_timeout, follow.release_seconds / 2)
         feed_database = feed_database.model_copy(update={"statement_timeout": seconds})

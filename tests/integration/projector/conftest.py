@@ -367,8 +367,8 @@ async def project(stores: Stores) -> AsyncIterator[Project]:
             follow=FollowSettings(**{"retry_seconds": 0.2, "standby_seconds": 0.05, **blocks.get("follow", {})}),
             cache=CacheSettings(**{"probe_seconds": 0.05, **blocks.get("cache", {})}),
             change_log=ChangeLogSettings(**blocks.get("change_log", {})),
-            audit=AuditSettings(**blocks.get("audit", {})),
             archive=ArchiveSettings(**blocks.get("archive", {})),
+            audit=AuditSettings(**blocks.get("audit", {})),
         )
         projector = Running(settings)
         running.append(projector)
