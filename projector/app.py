@@ -18,8 +18,9 @@ from shop.events import EVENTS
 from shop.views import CACHED_VIEWS, REVISION
 from tandem.feed.service import FeedService
 from tandem.projection.cache_writer import CacheWriter
-from tandem.projection.following import Following, Views
+from tandem.projection.following import Following
 from tandem.projection.service import ProjectionService
+from tandem.projection.views import Views
 from tandem.runtime.server import Application
 
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -9,30 +9,7 @@ the feed, and may wait for the write database for any time. The keeper takes vie
 them, and asks the write database for nothing. What they share, the views' states and the cache, is changed under the
 session's lock, which is free while somebody waits for the feed.
 
-A view's life in this program, as `ViewState` says it, and who changes it:
-
-    STANDBY ──────▶ RUNNING    Session._take makes the view ours: nobody owns it, or its owner is gone. The write
-       │                       database may be away: then the view says what it has. One that could not go on with its
-       │                       owner before is FAILED, and tried again at once.
-       │ ◀──────────── any     Session._release: we cannot read the feed, and another projector can.
-       │            RUNNING    The view follows the feed, together with all views that are at the same position.
-       │            RUNNING ──▶ FAILED    Session._fail: an event or its rows cannot be taken in, or the feed does not
-       │                                  go on from where the view is.
-       │                        FAILED    It is tried again alone, every `retry_seconds`.
-       │            RUNNING ──▶ WAITING   Session._postpone: a lock or a time-out keeps its rows from being read or
-       │                                  written. The other views go on.
-       │                        WAITING   It is tried again alone, after a pause that grows up to `retry_seconds`.
-       │            RUNNING ◀── FAILED, WAITING    Session._write: it takes a batch in; Session._recover: the feed goes
-       │                                           on from there, and has no more yet.
-       └──────────▶ HELD       Session._take makes the view ours, and its rows are of another epoch than the feed's.
-                    RUNNING ◀── HELD      Session._bring_over: the feed had that epoch before. The view goes on in the
-                                          one that it has now, or is made anew.
-                               HELD       It is of a feed from elsewhere. It stays ours, or the next round would take
-                                          it again. An operator must reset the views.
-
-The error of a view that is FAILED, or of a feed from elsewhere, stands in its row of `projection` and is announced.
-
-When the session ends it owns nothing, and each view is on STANDBY again: Following._run.
+A view's life in this program is drawn in `views.py`.
 """
 
 import asyncio
@@ -41,22 +18,20 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from enum import Enum, auto
+from dataclasses import replace
 from functools import cache, partial
-from typing import Any
 
 import psycopg
 from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from tandem.feed.events import EventContract
 from tandem.feed.reader import MAX_BYTES, EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
 from tandem.projection.cache_writer import CacheWriter
+from tandem.projection.fold import Room
 from tandem.projection.ownership import (
     FreeView,
     another_follows,
@@ -70,15 +45,22 @@ from tandem.projection.ownership import (
     say_problem,
     take_over,
 )
+from tandem.projection.parking import report_parked
 from tandem.projection.pipeline import EventBatch, Pipeline
-from tandem.projection.projection import Projection
 from tandem.projection.rows import RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
-from tandem.projection.statements import Deposed, announce, limit_statements, move_views, select_rows
+from tandem.projection.statements import (
+    Deposed,
+    announce,
+    limit_statements,
+    move_views,
+    select_parked,
+    select_rows,
+)
+from tandem.projection.views import Phase, Progress, Views, ViewState
 from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.announcement import EVENTS_MISSING, HISTORY_CHANGED, VIEW_FAILED, Announcement
 from tandem.read_store.cache import CacheEpochs
-from tandem.read_store.damage import report_damage
 from tandem.read_store.tables import change
 from tandem.runtime.database import create_database_engine, driver_under, first_line
 from tandem.runtime.settings import DatabaseSettings
@@ -90,6 +72,7 @@ from tandem.runtime.telemetry import log
 HEAD = Gauge("tandem_feed_head", "The last position of the feed that this projector has seen")
 SILENT = Gauge("tandem_feed_silent_seconds", "How long this projector has not been able to read the feed")
 POSITION = Gauge("tandem_projection_position", "The last position that a view has taken in", ["view"])
+PARKED_KEYS = Gauge("tandem_projection_parked_keys", "Rows of a view that take in no more events", ["view"])
 FAILED = Gauge("tandem_projection_failed", "1 while a view cannot go on in this projector", ["view"])
 PROJECTED = Counter("tandem_projected_events_total", "Events of the feed that a view has passed", ["view"])
 HELD_UP = Counter(
@@ -106,6 +89,7 @@ BATCH_SECONDS = Histogram(
 _position = cache(POSITION.labels)
 _projected = cache(PROJECTED.labels)
 _failed = cache(FAILED.labels)
+_parked_keys = cache(PARKED_KEYS.labels)
 
 # The pause before a session is begun anew after the read database went away.
 _RECONNECT_SECONDS = 0.5
@@ -122,72 +106,6 @@ _UNKNOWN = uuid.UUID(int=0)
 
 # Of each view's rows that are kept in memory: some thousand orders, all that is sold on a day.
 _RECENT_BYTES = 2_000_000
-
-
-class Phase(Enum):
-    """Where a view is in its life: see this module's docstring."""
-
-    STANDBY = auto()
-    HELD = auto()
-    RUNNING = auto()
-    WAITING = auto()
-    FAILED = auto()
-
-
-@dataclass(frozen=True)
-class ViewState:
-    """A view as this program has it. position: its last known one. mark: of the event there.
-
-    epoch: of a HELD view, which is not the feed's. error: why it cannot go on; empty while it is on STANDBY or RUNNING,
-    and while it is not known of a HELD one. problem: the same as a reason of errors; empty while it is WAITING, which
-    passes. retry_at: when a view that is not RUNNING is tried again, on the clock of time.monotonic(). pause: before
-    that, in seconds.
-    """
-
-    phase: Phase = Phase.STANDBY
-    position: int = 0
-    mark: int = 0
-    generation: int = 0
-    epoch: uuid.UUID | None = None
-    problem: str = ""
-    error: str = ""
-    retry_at: float = 0.0
-    pause: float = 0.0
-
-    @property
-    def is_followed(self) -> bool:
-        """Whether the view is ours and belongs to the feed that is there."""
-        return self.phase in {Phase.RUNNING, Phase.WAITING, Phase.FAILED}
-
-
-@dataclass
-class Progress:
-    """How far this program is. Other threads may read it: each state is replaced as a whole.
-
-    head: the last position of the feed that was seen.
-    """
-
-    states: dict[str, ViewState]
-    head: int = 0
-
-
-class Views:
-    """The views of a domain, by name. contract: what its events are. cached: the views with entries in the cache."""
-
-    def __init__(
-        self, contract: EventContract[Any], projections: Iterable[Projection], *, cached: Collection[str]
-    ) -> None:
-        """Raises ValueError for rules of events that the domain does not have."""
-        self.contract = contract
-        self.kinds = frozenset(contract.kinds)
-        self.projections = {it.view: it for it in projections}
-        self.cached = frozenset(cached)
-        for view, it in self.projections.items():
-            unknown = {*it.rules, *it.parts, *it.beginning} - self.kinds
-            if unknown:
-                raise ValueError(f"{view} has rules for what is no kind of event: {', '.join(sorted(unknown))}")
-        if not self.cached <= self.projections.keys():
-            raise ValueError(f"cached, and no view: {', '.join(self.cached - self.projections.keys())}")
 
 
 class Following:
@@ -268,6 +186,7 @@ class Following:
                 for view, state in self.progress.states.items():
                     self.progress.states[view] = ViewState(position=state.position)
                     _failed(view).set(0)
+                    _parked_keys(view).set(0)
                 self.cache.epochs.clear()
         # By this thread: who stops it need not wait for its end.
         self.cache.stop()
@@ -302,7 +221,10 @@ class Session:
         # The feed of the views that we own. Until the write database says it, it is what their rows say.
         self._epoch = following.epoch or _UNKNOWN
         self._rows = RowSource(
-            partial(select_rows, self._driver, self._views.projections), self._views.projections, _RECENT_BYTES
+            partial(select_rows, self._driver, self._views.projections),
+            partial(select_parked, self._driver, Room(self._follow.parked_keys, self._follow.parked_events)),
+            self._views.projections,
+            _RECENT_BYTES,
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
         # The keeper's: whether the feed has been silent for too long.
@@ -464,7 +386,7 @@ class Session:
         if taken is None:
             return False
         at = taken.at
-        state = ViewState(Phase.RUNNING, at.position, at.mark, at.generation)
+        state = ViewState(Phase.RUNNING, at.position, at.mark, at.generation, taken.parked)
         if at.epoch != self._epoch:
             self._set(view, replace(state, phase=Phase.HELD, epoch=at.epoch))
             return False
@@ -476,6 +398,7 @@ class Session:
     def _begin(self, view: str, state: ViewState, cache_epochs: CacheEpochs | None) -> None:
         """Follows a view that is ours and of the feed that is there."""
         kept = self._cache.begin(view, cache_epochs)
+        self._rows.forget_parked(view)
         self._set(view, state)
         _position(view).set(state.position)
         log.info("took a view over", view=view, position=state.position, cache="kept" if kept else "new")
@@ -521,7 +444,7 @@ class Session:
             log.warning("a view is made anew", view=view, position=state.position, reason=str(error))
             table = self._views.projections[view].table
             generation = make_anew(self._driver, self._lock, table, self._session, self._epoch)
-            brought = replace(brought, position=0, mark=0, generation=generation)
+            brought = replace(brought, position=0, mark=0, generation=generation, parked=0)
         else:
             log.info("a view goes on in the feed's new epoch", view=view, position=state.position)
             bring_over(self._driver, view, self._session, self._epoch)
@@ -532,6 +455,7 @@ class Session:
     def _set(self, view: str, state: ViewState) -> None:
         self._progress.states[view] = state
         _failed(view).set(bool(state.problem))
+        _parked_keys(view).set(state.parked)
 
     def _release(self) -> None:
         """Hands all views over to whoever takes them next."""
@@ -688,7 +612,7 @@ class Session:
                 state = self._progress.states[view]
                 if state.phase in {Phase.FAILED, Phase.WAITING} and self._keep_problem(view, None, None):
                     log.info("a view goes on", view=view, position=state.position)
-                    self._set(view, ViewState(Phase.RUNNING, state.position, state.mark, state.generation))
+                    self._set(view, replace(state, phase=Phase.RUNNING, problem="", error="", pause=0.0))
 
     def _keep_problem(self, view: str, problem: str | None, error: str | None) -> bool:
         """Keeps with a view of ours why it cannot go on, None when it can; False while somebody locks its row."""
@@ -720,14 +644,15 @@ class Session:
                 for view, move in batch.moves.items():
                     if move.after > move.before:
                         generation = self._progress.states[view].generation
-                        self._set(view, ViewState(Phase.RUNNING, move.after, move.mark, generation))
+                        parked = move.changes.parked_keys
+                        self._set(view, ViewState(Phase.RUNNING, move.after, move.mark, generation, parked))
                 self._announce()
             BATCH_SECONDS.observe(time.perf_counter() - batch.began)
         # After the announcement, so that nobody who waits for the views waits for this.
         self._set_head(max(batch.after, self._progress.head))
         for view, move in batch.moves.items():
-            for key in move.changes.damaged:
-                report_damage(view, key.hex())
+            if move.changes.parked:
+                report_parked(view, move.changes)
             _position(view).set(move.after)
             _projected(view).inc(move.after - move.before)
 
@@ -766,6 +691,7 @@ class Session:
             cache_epochs={view: self._cache.epochs[view] for view in followed},
             marks={view: state.mark for view, state in followed.items()},
             generations={view: state.generation for view, state in followed.items()},
+            parked={view: state.parked for view, state in followed.items() if state.parked},
             problems=problems,
         )
         announce(self._driver, self._session, announcement)

@@ -61,7 +61,7 @@ class EventBatch:
         rows.refresh(self._needed, self._found)
         for view, steps in self._steps.items():
             projection = self._projections[view]
-            changes = fold_steps(projection, steps, self._found[view])
+            changes = fold_steps(projection, steps, self._found[view], rows.parked(view))
             end = changes.stopped_by.position if changes.stopped_by else self._rest.get(view)
             after = self.after if end is None else end - 1
             self.moves[view] = Move(projection, self.before, after, changes, self._marks[after - self.before])

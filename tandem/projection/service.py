@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
-from tandem.projection.following import Progress
+from tandem.projection.views import Progress
 from tandem.read_store.tables import ALL_NEWEST, SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, read_pooled
 from tandem.runtime.errors import Unavailable

@@ -19,4 +19,8 @@ def report_damage(view: str, key: str) -> None:
 
 @lru_cache(maxsize=1000)
 def _log(view: str, key: str) -> None:
-    log.error("a row is damaged: to rebuild the views mends it", view=view, key=key or "unknown")
+    log.error(
+        "a row is damaged: it is parked with its next event, and `tandem parked redrive` mends it",
+        view=view,
+        key=key or "unknown",
+    )

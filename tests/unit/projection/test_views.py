@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from shop.events import EVENTS
-from tandem.projection.following import Views
+from tandem.projection.views import Views
 from tests.support.projecting import PROJECTIONS
 
 CARDS = PROJECTIONS["product_card"]

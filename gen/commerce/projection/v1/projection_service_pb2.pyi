@@ -105,6 +105,7 @@ class Projection(_message.Message):
     LAG_EVENTS_FIELD_NUMBER: _builtins.int
     LAG_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    PARKED_KEYS_FIELD_NUMBER: _builtins.int
     view: _builtins.str
     """The view's name, such as "order_details"."""
     state: Global___ProjectionState.ValueType
@@ -115,6 +116,8 @@ class Projection(_message.Message):
     """How many events it is behind."""
     error: _builtins.str
     """Why it cannot go on, also where another projector holds it: then `state` is STANDBY. Empty while it can."""
+    parked_keys: _builtins.int
+    """How many of its rows are parked: they could not take an event in, and the view went on without."""
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
         """How old the oldest event is that it has not taken in; zero when it has them all."""
@@ -128,10 +131,11 @@ class Projection(_message.Message):
         lag_events: _builtins.int = ...,
         lag: _duration_pb2.Duration | None = ...,
         error: _builtins.str = ...,
+        parked_keys: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "lag", b"lag", "lag_events", b"lag_events", "position", b"position", "state", b"state", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "lag", b"lag", "lag_events", b"lag_events", "parked_keys", b"parked_keys", "position", b"position", "state", b"state", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
