@@ -101,6 +101,13 @@ class EventContract(Generic[E]):
                 personal.MergeFromString(plain)
         return event
 
+    def has_sealed(self, payload: bytes, kind: str) -> bool:
+        """Whether a stored event of the kind has personal data. Raises google.protobuf.message.DecodeError."""
+        if kind not in self._personal_kinds:
+            return False
+        it = self._with_personal(self.message.FromString(payload))
+        return it is not None and bool(getattr(it, self._personal).sealed)
+
     def upcast(self, event: E, kind: str, version: int, supplement: bytes | None) -> None:
         """Makes an event of `version`, of one of our kinds, say what the newest does. Raises NewerVersion.
 
@@ -221,6 +228,11 @@ class FeedEvent:
     def message(self) -> Any:
         """The event of its kind. For one of the contract's kinds; raises as `event` does."""
         return getattr(self.event, self.kind)
+
+    @property
+    def is_unopened(self) -> bool:
+        """Whether it has personal data that cannot be opened any more, since its subject was erased."""
+        return self._key is None and self._contract.has_sealed(self.payload, self.kind)
 
     @property
     def envelope(self) -> Envelope | None:
