@@ -11,6 +11,7 @@ import grpc
 import typer
 from rich.console import Console
 
+from tandem.cli import parked
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
 from tandem.cli.local_stack import LocalStack, Ports
@@ -126,4 +127,5 @@ def application(domain: Domain) -> typer.Typer:
         if not report.well:
             raise typer.Exit(1)
 
+    app.add_typer(parked.commands(domain.projections, f"127.0.0.1:{_DEFAULTS.projector}"), name="parked")
     return app

@@ -21,7 +21,8 @@ _ASK_SECONDS = 3.0
 class View:
     """state: "running", "standby" or "failed"; lag_seconds: the age of the oldest event that it has not taken in.
 
-    error: why it cannot go on, in whichever projector; empty while it can.
+    parked_keys: how many of its rows are parked. error: why it cannot go on, in whichever projector; empty while it
+    can.
     """
 
     name: str
@@ -29,6 +30,7 @@ class View:
     position: int = 0
     lag_events: int = 0
     lag_seconds: float = 0.0
+    parked_keys: int = 0
     error: str = ""
 
 
@@ -64,6 +66,7 @@ def _view(projection: Any) -> View:
         position=projection.position,
         lag_events=projection.lag_events,
         lag_seconds=projection.lag.ToTimedelta().total_seconds(),
+        parked_keys=projection.parked_keys,
         error=projection.error,
     )
 
@@ -147,12 +150,14 @@ def as_tables(report: Report) -> RenderableType:
     parts: list[RenderableType] = [services]
     if report.feed_head is not None:
         views = Table("view", "state", box=None, pad_edge=False)
-        for column in ("position", "events behind", "seconds behind"):
+        for column in ("position", "events behind", "seconds behind", "rows parked"):
             views.add_column(column, justify="right")
         for view in report.views:
             style = "red" if view.error else "green"
             lag = f"{view.lag_seconds:.3f}"
-            views.add_row(view.name, f"[{style}]{view.state}[/]", f"{view.position:,}", f"{view.lag_events:,}", lag)
+            parked = f"[yellow]{view.parked_keys:,}[/]" if view.parked_keys else "0"
+            figures = f"{view.position:,}", f"{view.lag_events:,}", lag, parked
+            views.add_row(view.name, f"[{style}]{view.state}[/]", *figures)
         parts += ["", views, "", f"feed head: {report.feed_head:,}"]
     return Group(*parts)
 
@@ -171,4 +176,9 @@ def problems(report: Report) -> list[str]:
     ]
     if report.problem:
         found.append(report.problem)
-    return found + [f"{it.name} cannot go on: {it.error}" for it in report.views if it.error]
+    found += [f"{it.name} cannot go on: {it.error}" for it in report.views if it.error]
+    return found + [
+        f"{it.name} has {it.parked_keys} rows that are parked: `tandem parked list {it.name}` says why"
+        for it in report.views
+        if it.parked_keys
+    ]

@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -47,13 +47,16 @@ from tandem.projection.ownership import (
 )
 from tandem.projection.parking import report_parked
 from tandem.projection.pipeline import EventBatch, Pipeline
+from tandem.projection.redriving import Redriver
 from tandem.projection.rows import RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import (
     Deposed,
+    Move,
     announce,
     limit_statements,
     move_views,
+    refused_rows,
     select_parked,
     select_rows,
 )
@@ -227,6 +230,8 @@ class Session:
             _RECENT_BYTES,
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
+        self._redriver = Redriver(self._driver, self._feed, self._views, self._write_redriven)
+        self._is_obeying = False
         # The keeper's: whether the feed has been silent for too long.
         self._is_cut_off = False
         # Of views whose batches took too long: how many events the next one may have.
@@ -265,6 +270,7 @@ class Session:
             groups = self._groups()
             for views in groups:
                 more |= self._step(views, is_alone=len(groups) == 1)
+            more |= self._obey()
             if self._is_due("purge", self._change_log.purge_every_seconds):
                 self._purge()
             if self._is_due("snapshots", LOOK_EVERY_SECONDS):
@@ -466,6 +472,37 @@ class Session:
             self._set(view, ViewState(position=state.position))
             hand_over(self._driver, view, self._session, state.position, epochs)
 
+    # What operators ask of parked rows.
+
+    def _obey(self) -> bool:
+        """Does a part of what is asked of views of ours; whether there may be more to do at once."""
+        if not self._is_obeying and not self._is_due("operations", self._follow.standby_seconds):
+            return False
+        self._is_obeying = False
+        with self._lock:
+            followed = self._followed()
+        if followed:
+            with self._passing("what an operator asked for cannot be done now"):
+                self._is_obeying = self._redriver.work(followed, self._epoch)
+        return self._is_obeying
+
+    def _write_redriven(self, move: Move, note: Callable[[], None]) -> None:
+        """For Redriver. The view stays where it is."""
+        view = move.projection.view
+        # Before the transaction: what was folded ahead knows other rows.
+        self._pipeline.drop_ahead()
+        with self._lock:
+            state = self._progress.states[view]
+            with self._driver.transaction():
+                move_views(self._driver, self._epoch, self._session, [move])
+                if state.problem:
+                    say_problem(self._driver, view, self._session, state.problem, state.error)
+                note()
+            if view in self._views.cached:
+                self._cache.write({view: move.changes.values})
+            self._set(view, replace(state, parked=move.changes.parked_keys))
+            self._announce()
+
     # Between RUNNING, WAITING and FAILED.
 
     def _groups(self) -> list[list[str]]:
@@ -535,13 +572,31 @@ class Session:
         [view] = views
         kind = f"{type(error).__module__}.{type(error).__name__}"
         problem = f"events after {self._progress.states[view].position}: ({kind}) {first_line(error)}"
-        if action is ViewAction.FAIL:
-            self._fail(view, VIEW_FAILED, problem)
-            return False
-        if action is ViewAction.HALVE and self._halve(view):
+        if action in {ViewAction.HALVE, ViewAction.PARK} and self._halve(view, first_line(error)):
             return True
-        self._postpone(view, problem)
+        if action is ViewAction.PARK and self._park_refused(view):
+            return True
+        if action in {ViewAction.FAIL, ViewAction.PARK}:
+            self._fail(view, VIEW_FAILED, problem)
+        else:
+            self._postpone(view, problem)
         return False
+
+    def _park_refused(self, view: str) -> bool:
+        """Parks those rows of the view's next event that the database refuses; whether there are any."""
+        state = self._progress.states[view]
+        batch = self._find([view], state.position, state.mark)
+        if batch is None:
+            return False
+        batch.fold(self._rows)
+        projection, _, _, changes, _ = batch.moves[view]
+        with self._lock:
+            refused = refused_rows(self._driver, projection, changes)
+        if refused:
+            batch.park(view, refused)
+            self._write(batch)
+        self._rows.forget()
+        return bool(refused)
 
     @contextmanager
     def _time_for(self, views: Sequence[str]) -> Iterator[None]:
@@ -559,13 +614,15 @@ class Session:
             if not self._driver.closed:
                 self._limit_statements()
 
-    def _halve(self, view: str) -> bool:
-        """After a time-out: the view's next batch has half as many events; one event alone is given more time, once."""
+    def _halve(self, view: str, error: str) -> bool:
+        """The view's next batch has half as many events; one event alone is tried once more. After a time-out it is
+        given more time.
+        """
         if self._most.get(view) == 1:
             return False
         size = self._in_hand.get(view, self._batch_size(view))
         HELD_UP.labels(view).inc()
-        log.warning("a batch took too long and is halved", view=view, events=size)
+        log.warning("a batch is halved", view=view, events=size, error=error)
         self._most[view] = max(1, size // 2)
         return True
 

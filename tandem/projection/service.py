@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
+from tandem.projection.parked_keys import ParkedKeys
 from tandem.projection.views import Progress
 from tandem.read_store.tables import ALL_NEWEST, SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, read_pooled
@@ -22,9 +23,9 @@ from tandem.runtime.sqlstate import QueryAction, failure_of
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, all_alike
 
-# The worker's, and the two that readiness asks on: the server's and this service's.
-_CONNECTIONS = 3
-_ROWS = text(f"SELECT view, position, error FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
+# The workers', and the two that readiness asks on: the server's and this service's.
+_CONNECTIONS = 4
+_ROWS = text(f"SELECT view, position, error, parked FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
 
 
 class ProjectionService:
@@ -57,12 +58,17 @@ class ProjectionService:
             read_database, name=name, pool_size=_CONNECTIONS, by_key=True, autocommit=True
         )
         self._worker = Worker("projections", [all_alike(self._list)], max_batch=1000, max_waiting=10_000)
-        self.service = Service(descriptor, {"ListProjections": self._worker}, ready=self._are_well)
+        parked = ParkedKeys(descriptor, self._read, progress.states)
+        self._operators = Worker("operators", [parked.handle], max_batch=10, max_waiting=1000)
+        workers = {"ListProjections": self._worker, **dict.fromkeys(parked.rpcs, self._operators)}
+        self.service = Service(descriptor, workers, ready=self._are_well)
 
     async def start(self) -> None:
         await self._worker.start()
+        await self._operators.start()
 
     async def stop(self) -> None:
+        await self._operators.stop()
         await self._worker.stop()
         self._feed.dispose()
         self._read.dispose()
@@ -104,6 +110,7 @@ class ProjectionService:
                 position=position,
                 lag_events=max(0, head - position),
                 error=error,
+                parked_keys=row.parked if row is not None else 0,
             )
             entry.lag.FromTimedelta(max(now - since, timedelta()) if since else timedelta())
         return answer

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import psycopg
 from sqlalchemy import Column, Table
 
-from tandem.projection.fold import FoundRows, ParkedKeys, Room, ViewChanges
+from tandem.projection.fold import FoundRows, ParkedKeys, Room, ViewChanges, in_words
 from tandem.projection.projection import Projection
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import CHANNEL, change, newest, parked, projection, written_columns
 from tandem.runtime.arrays import Array, array, sql_type
+from tandem.runtime.sqlstate import ViewAction, failure_of
 
 Driver = psycopg.Connection[Any]
 
@@ -80,6 +81,27 @@ def move_views(driver: Driver, epoch: uuid.UUID, owner: uuid.UUID, moves: Sequen
     cursor = driver.execute(_together(tuple(part.statement for part in parts)), parameters, prepare=True)
     if cursor.fetchone() is None:
         raise Deposed(f"{', '.join(views)}: moved by another projector")
+
+
+def refused_rows(driver: Driver, projection: Projection, changes: ViewChanges) -> dict[bytes, str]:
+    """Those of the changed rows that the database refuses, each by itself, with what it says. Stores nothing.
+
+    Raises psycopg.Error for what is no fault of a row's.
+    """
+    refused: dict[bytes, str] = {}
+    columns = written_columns(projection.table)
+    for key, row in changes.rows.items():
+        if row is None:
+            continue
+        values = _arrays(columns, [(key, row.position, *row.columns, row.value)])
+        try:
+            with driver.transaction(force_rollback=True):
+                driver.execute(f"WITH held AS (SELECT 1) {_upsert(projection.table)}", values)
+        except psycopg.Error as error:
+            if failure_of(error).view is not ViewAction.PARK:
+                raise
+            refused[key] = in_words(error)
+    return refused
 
 
 def announce(driver: Driver, owner: uuid.UUID, announcement: Announcement) -> None:
