@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
-from sqlalchemy import Column, Table, text
+from sqlalchemy import Column, Table, TextClause, text
 
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
@@ -63,12 +63,14 @@ class KeysetList:
             rows = f"""
             SELECT s.* FROM unnest({_array("q.one_of", table.c[one_of])}) AS w (value) CROSS JOIN LATERAL ({rows}) AS s
             ORDER BY s.time DESC, s.position DESC LIMIT q.most"""  # noqa: S608
-        self.statement = text(f"""
-            SELECT {AT}, {PARKED}, q.number, v.found, v.times[q.most - 1] AS time, v.ties[q.most - 1] AS tie
+
+        def statement(parked: str, looked_up: str) -> TextClause:
+            return text(f"""
+            SELECT {AT}, {parked}, q.number, v.found, v.times[q.most - 1] AS time, v.ties[q.most - 1] AS tie
             FROM {newest(f"'{table.name}'")} AS p
             CROSS JOIN unnest({", ".join(arrays)}) WITH ORDINALITY
                 AS q ({", ".join([*given, "one_of", "time", "position", "most", "number"])})
-            {parked_of_views({"p": table.name}, own)}
+            {looked_up}
             CROSS JOIN LATERAL (
                 SELECT array_agg(value ORDER BY time DESC, position DESC) AS found,
                     array_agg(time ORDER BY time DESC, position DESC) AS times,
@@ -76,6 +78,10 @@ class KeysetList:
                 FROM ({rows}) AS s
             ) AS v
             """)  # noqa: S608 - only names of our own tables are put in
+
+        # The second one where the first says that rows of the view are parked: to look adds 6 µs to each statement.
+        self.statement = statement("p.parked AS parked_rows, NULL::bigint AS parked_since", "")
+        self.with_parked = statement(PARKED, parked_of_views({"p": table.name}, own))
 
 
 class Selection(NamedTuple):
@@ -159,7 +165,11 @@ def read_pages(store: Store, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
         by_list.setdefault(page.selection.rows, []).append(page)
     found: dict[PageKey, Page] = {}
     for rows, of_list in by_list.items():
-        for row in store.execute_on(rows.view, rows.statement, _arguments(of_list)):
+        arguments = _arguments(of_list)
+        read = store.execute_on(rows.view, rows.statement, arguments)
+        if read[0].parked_rows:
+            read = store.execute_on(rows.view, rows.with_parked, arguments)
+        for row in read:
             page = of_list[row.number - 1]
             values: list[bytes] = row.found or []
             last = Cursor(row.time, row.tie) if len(values) > page.size else None

@@ -153,15 +153,20 @@ class Store:
 
     def rows(self, view: str, keys: Sequence[str]) -> Rows[str, bytes]:
         """The rows of `view` that exist among `keys`. Raises Unavailable. Keys are ids in 32 hexadecimal digits."""
-        found = self.execute_on(view, _by_key(view), {"keys": array("UUID", keys)})
+        found = self._by_key(view, array("UUID", keys))
         rows = {row.key.hex: bytes(row.value) for row in found if row.key is not None}
         return Rows(rows, {key.hex: since for key, since in _parked(found[0])}, position_of(found[0]))
 
     def states(self, view: str, keys: Sequence[uuid.UUID]) -> Rows[uuid.UUID, State]:
         """As `rows`, with the position of each row's last change."""
-        found = self.execute_on(view, _by_key(view), {"keys": array("UUID", keys)})
+        found = self._by_key(view, array("UUID", keys))
         states = {row.key: State(bytes(row.value), row.changed) for row in found if row.key is not None}
         return Rows(states, dict(_parked(found[0])), position_of(found[0]))
+
+    def _by_key(self, view: str, keys: object) -> Sequence[Any]:
+        """Once more, with what is parked, where rows of the view are: to look adds 6 µs to the statement."""
+        found = self.execute_on(view, _rows_by_key(view, with_parked=False), {"keys": keys})
+        return self.execute_on(view, _rows_by_key(view, with_parked=True), {"keys": keys}) if found[0].parked else found
 
     def changed_keys(self, view: str, after: int | None, most: int) -> ChangedKeys:
         """The keys that changed after a position, from at most `most` entries of the log; None: the position alone.
@@ -251,18 +256,20 @@ class Store:
 
 
 @cache
-def _by_key(view: str) -> TextClause:
+def _rows_by_key(view: str, *, with_parked: bool) -> TextClause:
     position = newest(f"'{view}'")
+    looked_up = f" CROSS JOIN LATERAL {parked_of_keys(view, ':keys')} AS k" if with_parked else ""
+    parked = "k.keys, k.since" if with_parked else "NULL::uuid[] AS keys, NULL::bigint[] AS since"
     # No row where the view's key is not there, but the position all the same.
     return text(
-        f"SELECT {AT}, k.keys AS parked, k.since, v.key, v.value, v.position AS changed FROM {position} AS p"  # noqa: S608
-        f" CROSS JOIN LATERAL {parked_of_keys(view, ':keys')} AS k"
+        f"SELECT {AT}, p.parked, {parked}, v.key, v.value, v.position AS changed FROM {position} AS p"  # noqa: S608
+        f"{looked_up}"
         f" LEFT JOIN {SCHEMA}.{view} AS v ON v.key = ANY(:keys)"
     )
 
 
 def _parked(row: Any) -> Iterable[tuple[uuid.UUID, int]]:
-    return zip(row.parked, row.since, strict=True) if row.parked else ()
+    return zip(row.keys, row.since, strict=True) if row.keys else ()
 
 
 def position_of(row: Any) -> Token:
