@@ -12,8 +12,10 @@ from command_server.expiry import Expiry
 from command_server.settings import Settings
 from commerce.command.v1.command_service_pb2 import DESCRIPTOR
 from shop.events import EVENTS
+from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.domain import Domain
 from tandem.commands.executor import Executor, create_executor_engine
+from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import Maintenance, headroom
 from tandem.commands.resumption import Resumption
 from tandem.feed.table import SCHEMA
@@ -41,17 +43,20 @@ DOMAIN = Domain(
 
 
 def build(settings: Settings) -> Application:
-    executor = Executor(create_executor_engine(settings.database, settings.executor), DOMAIN, settings.executor)
+    acknowledged = Acknowledged(kept_seconds=settings.receipts.keep_days * 86_400)
+    engine = create_executor_engine(settings.database, settings.executor)
+    ledger = Ledger(settings.ledger.file)
+    executor = Executor(engine, DOMAIN, settings.executor, acknowledged, ledger)
     # Apart from the executor's: a purge, a look for what is due or unfinished, or a readiness check must not wait for a
     # batch, nor a batch for them.
     side = create_database_engine(settings.database, name="tandem-command-side", pool_size=4, durable=True)
-    maintenance = Maintenance(side, settings.receipts)
+    maintenance = Maintenance(side, settings.receipts, ledger)
     expiry = Expiry(side, executor, settings.subscriptions)
     resumption = Resumption(side, executor, DOMAIN, settings.steps)
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
-        return await asyncio.to_thread(_is_ready, side, needed)
+        return await asyncio.to_thread(_is_ready, side, needed, acknowledged)
 
     return Application(
         name="command_server",
@@ -63,12 +68,15 @@ def build(settings: Settings) -> Application:
     )
 
 
-def _is_ready(side: Engine, needed: str) -> bool:
+def _is_ready(side: Engine, needed: str, acknowledged: Acknowledged) -> bool:
     """Whether the schema is there, can be written, and has a place for the next event."""
     if not has_revision(side, SCHEMA, needed, writing=True):
         return False
     try:
         with side.connect() as connection:
+            # Here too: a server whose executor has nothing to do must not wait for a command to notice.
+            acknowledged.look_for(connection)
+            connection.commit()
             return headroom(connection) > 0
     except SQLAlchemyError:
         return False

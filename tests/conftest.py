@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,26 @@ def _roomy_memory() -> Path | None:
     return _MEMORY if there else None
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """One PostgreSQL for all tests that do not kill it. Without fsync: a machine crash is not among the tests."""
+@contextmanager
+def _folder_of_servers() -> Iterator[Path]:
     # Not under pytest's own temporary folder: PostgreSQL's user must pass through the folders above its data, and
     # every pytest that starts makes that one private again.
     with tempfile.TemporaryDirectory(prefix="tandem-test-", dir=_roomy_memory()) as folder:
-        server = Postgres(Path(folder) / "data", free_port(), settings={"fsync": "off", "max_wal_size": "256MB"})
+        yield Path(folder)
+
+
+@pytest.fixture
+def servers_folder() -> Iterator[Path]:
+    """For the data of PostgreSQL servers that a test starts and stops itself."""
+    with _folder_of_servers() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One PostgreSQL for all tests that do not kill it. Without fsync: a machine crash is not among the tests."""
+    with _folder_of_servers() as folder:
+        server = Postgres(folder / "data", free_port(), settings={"fsync": "off", "max_wal_size": "256MB"})
         server.start()
         yield server
         server.stop()

@@ -67,7 +67,7 @@ class Postgres(Child):
     def launch(self) -> None:
         """Starts it, after making its data folder where there is none. Raises StackError."""
         programs = postgres_folder()
-        user = _unprivileged_user()
+        user = postgres_user()
         self._data.parent.mkdir(parents=True, exist_ok=True)
         if user is not None:
             _let_through(programs)
@@ -131,7 +131,7 @@ class Memcached(Child):
         return True
 
 
-def _unprivileged_user() -> str | None:
+def postgres_user() -> str | None:
     """The user to run PostgreSQL as: None for ourselves, unless we are root."""
     if os.geteuid() != 0:
         return None

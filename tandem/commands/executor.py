@@ -12,6 +12,7 @@ from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 
 from prometheus_client import Counter, Histogram
@@ -19,10 +20,12 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, wait_exponential_jitter
 
+from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.batch import decide_batch
 from tandem.commands.busy import BusyRows
 from tandem.commands.clock import Clock, utc_now
 from tandem.commands.domain import Command, Domain
+from tandem.commands.ledger import Kind, Ledger
 from tandem.commands.receipts import Receipt, append, append_refusals, find_receipts, keep_unfinished, stored_events
 from tandem.commands.rules import Id
 from tandem.commands.settings import ExecutorSettings
@@ -82,12 +85,34 @@ class Executor(Worker):
     between, and the call is answered after the last. Where it ends before, `Resumption` goes on with the command.
     """
 
-    def __init__(self, engine: Engine, domain: Domain, settings: ExecutorSettings, *, clock: Clock = utc_now) -> None:
-        """engine: as `create_executor_engine` makes it; the executor disposes of it. clock: this server's."""
+    def __init__(
+        self,
+        engine: Engine,
+        domain: Domain,
+        settings: ExecutorSettings,
+        acknowledged: Acknowledged,
+        ledger: Ledger,
+        *,
+        clock: Clock = utc_now,
+    ) -> None:
+        """engine: as `create_executor_engine` makes it; the executor disposes of it.
+
+        acknowledged: gets each commit, and looks for the last one on each new connection. ledger: gets who is erased.
+        clock: this server's.
+        """
         self._engine = engine
         self._settings = settings
-        busy = BusyRows(settings.retry_seconds)
-        last = _Storing(engine, domain, settings, clock, busy)
+        new_storing = partial(
+            _Storing,
+            engine,
+            domain,
+            settings,
+            acknowledged=acknowledged,
+            ledger=ledger,
+            clock=clock,
+            busy=BusyRows(settings.retry_seconds),
+        )
+        last = new_storing()
         self._aside = Worker(
             "commands-aside",
             [last.answer_aside],
@@ -96,8 +121,7 @@ class Executor(Worker):
             max_waiting=settings.max_waiting,
         )
         self._storing = [
-            _Storing(engine, domain, settings, clock, busy, prepared=self.prepared, given_up=self._refuse_old)
-            for _ in range(settings.threads)
+            new_storing(prepared=self.prepared, given_up=self._refuse_old) for _ in range(settings.threads)
         ]
         for it in (last, *self._storing):
             it.aside = self._aside
@@ -152,13 +176,15 @@ class _Storing:
         engine: Engine,
         domain: Domain,
         settings: ExecutorSettings,
+        *,
+        acknowledged: Acknowledged,
+        ledger: Ledger,
         clock: Clock,
         busy: BusyRows,
-        *,
         prepared: Callable[[], None] = lambda: None,
         given_up: Callable[[], None] = lambda: None,
     ) -> None:
-        """busy: shared by all threads.
+        """acknowledged, ledger, busy: shared by all threads.
 
         prepared: called when the work that is left is PostgreSQL's, so that another thread prepares its batch.
         given_up: called when a batch was given up because the database does not answer.
@@ -166,6 +192,8 @@ class _Storing:
         self._engine = engine
         self._domain = domain
         self._settings = settings
+        self._acknowledged = acknowledged
+        self._ledger = ledger
         self._clock = clock
         self._busy = busy
         self._prepared = prepared
@@ -353,7 +381,8 @@ class _Storing:
             elif decisions.events:
                 failures.committing = decisions.receipts + decisions.stepped
                 with pipelined(connection) as driver:
-                    subject_keys |= domain.model.save(connection, loaded, decisions.states)
+                    new_keys, erased = domain.model.save(connection, loaded, decisions.states)
+                    subject_keys |= new_keys
                     # PostgreSQL writes the rows while the events are being sealed.
                     events = stored_events(domain.events, decisions.events, decisions.envelopes, subject_keys)
                     head = append(connection, events, decisions.receipts, decisions.stepped)
@@ -362,6 +391,10 @@ class _Storing:
                     driver.execute("COMMIT")
                     self._prepared()
                 epoch, base, mark = head()
+                self._acknowledged.add(epoch, base, decisions.receipts + decisions.stepped)
+                if erased:
+                    # Before anybody is told.
+                    self._ledger.add(Kind.ERASED, erased)
                 outcomes = [it.appended(epoch, base, mark) if isinstance(it, Receipt) else it for it in outcomes]
             # Ends the transaction where nothing was to be stored.
             connection.commit()
@@ -371,8 +404,11 @@ class _Storing:
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
         """The thread's own, kept until something fails: to get it and give it back takes as long as a statement."""
+        is_new = self._connection is None
         connection = self._connection = self._connection or self._engine.connect()
         try:
+            if is_new:
+                self._acknowledged.look_for(connection)
             yield connection
         except BaseException:
             self.disconnect()

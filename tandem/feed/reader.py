@@ -54,10 +54,14 @@ class EventsMissing(BrokenOff):
 
 
 class FeedPart(NamedTuple):
-    """Events that follow a position without a gap, perhaps none. head: the feed's last position at that moment."""
+    """Events that follow a position without a gap, perhaps none. head: the feed's last position at that moment.
+
+    lost_position: of an event that was acknowledged and is not in this history, None where none is known of.
+    """
 
     events: list[FeedEvent]
     head: int
+    lost_position: int | None
 
 
 def read_events(
@@ -81,7 +85,7 @@ def read_events(
         read = _READ.format(supplement=supplement)
         cursor.execute(read, (after, after, after, limit, MAX_BYTES), prepare=True)
         first, *rows = cursor.fetchall()
-    *_, marked, epoch_now, head = first
+    *_, marked, epoch_now, head, lost = first
     if epoch is not None and epoch_now != epoch:
         raise OtherEpoch(f"the feed is {epoch_now} now, it was {epoch}")
     if head < after:
@@ -90,7 +94,7 @@ def read_events(
     if mark and marked is not None and marked != mark:
         raise HistoryChanged(f"event {after} of the feed is not the one that was read there")
     _check_sequence(rows, after, head if limit else after, has_event_before=marked is not None)
-    return FeedPart([FeedEvent(contract, *of) for *of, _, _ in rows], head)
+    return FeedPart([FeedEvent(contract, *of) for *of, _, _, _ in rows], head, lost)
 
 
 def _check_sequence(rows: Sequence[Any], after: int, head: int, *, has_event_before: bool) -> None:
@@ -112,12 +116,13 @@ def _check_sequence(rows: Sequence[Any], after: int, head: int, *, has_event_bef
 # events alone that are returned: however few there are to read, a join might read all keys.
 _READ = f"""
 SELECT CAST(%s AS bigint) AS position, NULL::text, NULL::bytea, NULL::bytea, NULL::bytea, NULL::smallint, NULL::bytea,
-  (SELECT coalesce(mark, 0) FROM {table.event.fullname} WHERE position = CAST(%s AS bigint)), epoch, position AS head
+  (SELECT coalesce(mark, 0) FROM {table.event.fullname} WHERE position = CAST(%s AS bigint)), epoch, position AS head,
+  lost_position
 FROM {table.NEWEST_HEAD} AS h
 UNION ALL (
   SELECT position, kind, payload,
     (SELECT key FROM {table.subject_key.fullname} AS k WHERE k.subject_id = e.subject_id), envelope, version,
-    {{supplement}}, mark, NULL, NULL
+    {{supplement}}, mark, NULL, NULL, NULL
   FROM (
     SELECT *, sum(octet_length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS bytes
     FROM (

@@ -423,8 +423,8 @@ class History:
         return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, self._engine, query)
 
     def _read(self, connection: Connection, after: Token, selection: Selection, rows: int) -> Delivery:
-        events, head = self._read_events(connection, after, rows)
-        return deliver(events, selection, after=after, head=head, read=self._reader.entry_of)
+        part = self._read_events(connection, after, rows)
+        return deliver(part.events, selection, after=after, head=part.head, read=self._reader.entry_of)
 
     def _read_events(self, connection: Connection, after: Token, rows: int) -> FeedPart:
         try:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import FeedHead, read_ended_epochs, read_head, read_marked_head
-from tandem.feed.reader import read_events
+from tandem.feed.reader import HistoryChanged, read_events
 from tandem.feed.table import CHANNEL
 from tandem.runtime.database import create_database_engine, first_line
 from tandem.runtime.listener import Listener
@@ -36,9 +36,20 @@ class FeedSource:
     """
 
     def __init__(
-        self, database: DatabaseSettings, contract: EventContract[Any], *, name: str, poll_seconds: float
+        self,
+        database: DatabaseSettings,
+        contract: EventContract[Any],
+        *,
+        name: str,
+        poll_seconds: float,
+        whole: bool = False,
     ) -> None:
-        """name: what pg_stat_activity shows. poll_seconds: how soon `wait` makes up for a lost notification."""
+        """name: what pg_stat_activity shows. poll_seconds: how soon `wait` makes up for a lost notification.
+
+        whole: for a reader who answers for all that was acknowledged, and not only for what it has read: `events`
+        raises HistoryChanged also where a commit is lost that nobody had read.
+        """
+        self._whole = whole
         self._engine = create_database_engine(database, name=name, pool_size=1, by_key=True, autocommit=True)
         self._listener = Listener(database, CHANNEL, f"{name}-listener")
         self._contract = contract
@@ -73,6 +84,8 @@ class FeedSource:
         if found is not None:
             if time.monotonic() - began < self._quick_seconds:
                 self._most = max(self._most, 2 * len(found.events))
+            if self._whole and found.lost_position is not None:
+                raise HistoryChanged(f"event {found.lost_position} was acknowledged, and is not in the feed")
             return found.events
         if self._timed_out:
             self._most = max(1, limit // 2)

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Column,
     Computed,
     DateTime,
+    Index,
     LargeBinary,
     MetaData,
     SmallInteger,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     func,
+    text,
 )
 
 SCHEMA = "tandem_write"
@@ -35,8 +37,13 @@ feed_head = Table(
     Column("epoch", Uuid, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("span", BigInteger, Computed("position >> 6", persisted=True), primary_key=True, autoincrement=False),
+    Column("lost_position", BigInteger, nullable=True),
 )
-"""One row: the feed's epoch and its last position. span: of 64 positions, by which NEWEST_HEAD finds the row."""
+"""One row: the feed's epoch and its last position. span: of 64 positions, by which NEWEST_HEAD finds the row.
+
+lost_position: of an event that a caller was told of and that is not in the feed any more; NULL while there is none
+that is known of. See tandem.commands.acknowledged.
+"""
 
 NEWEST_HEAD = f"(SELECT * FROM {feed_head.fullname} ORDER BY span DESC LIMIT 1)"  # noqa: S608
 """SQL of the head's row, to stand in FROM, for whoever asks all the time.
@@ -93,6 +100,7 @@ subject_key = Table(
     metadata,
     Column("subject_id", Uuid, primary_key=True),
     Column("key", LargeBinary, nullable=True),
+    Index("subject_key_erased", "subject_id", postgresql_where=text("key IS NULL")),
 )
 """Each data subject's key; NULL once the subject is erased. See tandem.feed.sealing."""
 

@@ -130,7 +130,9 @@ class Following:
         seconds = min(feed_database.statement_timeout, follow.release_seconds / 2)
         feed_database = feed_database.model_copy(update={"statement_timeout": seconds})
         # Connections of its own: nobody who asks how far the views are may hold it up.
-        source = FeedSource(feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds)
+        source = FeedSource(
+            feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds, whole=True
+        )
         self.feed = WatchedFeed(source, poll_seconds=follow.poll_seconds)
         self._read = create_database_engine(
             read_database, name="tandem-projector", pool_size=1, by_key=True, autocommit=True

@@ -116,6 +116,17 @@ def test_batches_and_reads_of_views_take_no_longer(held: Held) -> None:
         announce(driver, owner, Announcement(epoch, {it.view: MANY + 1 for it in projections}, {}))
         driver.execute(FLUSH)
     assert held.blocks("projection") - before < (FEW + 4) * len(projections)
+    for statement in (
+        "INSERT INTO tandem_read.search_word (key, position, word, value) VALUES (gen_random_uuid(), 1, 'pot', '')",
+        "UPDATE tandem_read.search_word SET word = 'kettle'",
+        "DELETE FROM tandem_read.search_word",
+    ):
+        before = held.blocks("projection")
+        with engine.connect() as connection:
+            driver = driver_under(connection)
+            assert driver.execute(statement).rowcount == 1
+            driver.execute(FLUSH)
+        assert held.blocks("projection") - before < 2 * FEW, "what a search sees is another, which a trigger notes"
     before = held.blocks("projection")
     for _ in range(100):
         rows, parked, as_of = store.rows("order_details", [uuid.uuid4().hex])

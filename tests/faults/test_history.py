@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,18 +14,22 @@ from psycopg import sql
 from commerce.projection.v1 import projection_service_pb2 as projections
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
+from tandem.cli.embedded import Postgres
 from tests.integration.projector.conftest import Stores
 from tests.support.follower import Follower, feed_stub
-from tests.support.shop import an_order, open_shop, until_answered
-from tests.support.stack import AsyncStubs, Stack, until, up_to
+from tests.support.ports import free_port
+from tests.support.replicas import FAST, Standby
+from tests.support.shop import Load, an_order, open_shop, until_answered
+from tests.support.stack import AsyncStubs, Databases, Stack, kill, pause, resume, until, up_to, wait_until
 
 RUNNING, FAILED = (
     projections.ProjectionState.PROJECTION_STATE_RUNNING,
     projections.ProjectionState.PROJECTION_STATE_FAILED,
 )
+QUICK = {"FOLLOW__RETRY_SECONDS": "0.2", "FOLLOW__HEARTBEAT_SECONDS": "0.2"}
 
 
-class Replicated:
+class Copied:
     """The write database with a standby that stops receiving, as two databases of one server."""
 
     def __init__(self, url: str) -> None:
@@ -67,9 +72,8 @@ class Replicated:
 async def test_acknowledged_writes_that_a_failover_loses_are_noticed_and_one_command_makes_all_right(
     new_stack: Callable[..., Stack],
 ) -> None:
-    settings = {"PROJECTOR": {"FOLLOW__RETRY_SECONDS": "0.2", "FOLLOW__HEARTBEAT_SECONDS": "0.2"}}
-    stack = new_stack(cache_nodes=up_to(1), settings=settings)
-    database = Replicated(stack.write_url)
+    stack = new_stack(cache_nodes=up_to(1), settings={"PROJECTOR": QUICK})
+    database = Copied(stack.write_url)
     async with stack.async_stubs() as stubs, grpc.aio.insecure_channel(stack.projector.address) as to_feed:
         await open_shop(stubs.commands)
         kept = [await place(stubs, number) for number in range(1, 4)]
@@ -104,6 +108,88 @@ async def test_acknowledged_writes_that_a_failover_loses_are_noticed_and_one_com
         assert {await outcome(stubs, *it) for it in (*kept, *lost, *new)} == {"TOKEN_EPOCH_MISMATCH"}
     database.drop_lost()
     await made_of_the_feed_alone(stack)
+
+
+async def test_a_synchronous_standby_has_all_and_what_another_lacks_is_named_and_mended_by_one_command(
+    databases: Databases, servers_folder: Path, tmp_path: Path
+) -> None:
+    """Real standbys, with streaming replication. It takes some 15 s: two of them are made and promoted."""
+    primary = Postgres(servers_folder / "first", free_port(), settings=FAST)
+    primary.start()
+    stack = Stack(databases, tmp_path, feed_server=Databases(primary), settings={"PROJECTOR": QUICK}).start()
+    servers: list[Postgres] = [primary]
+    try:
+        async with stack.async_stubs() as stubs:
+            await open_shop(stubs.commands)
+            standby = Standby(primary, servers_folder / "second")
+            servers.append(standby)
+            await fail_over_to_all_that_was_acknowledged(stubs, primary, standby)
+            last = Standby(standby, servers_folder / "third")
+            servers.append(last)
+            await fail_over_to_less(stubs, stack, standby, last)
+        await made_of_the_feed_alone(stack)
+    finally:
+        stack.stop()
+        for it in servers:
+            it.stop()
+
+
+async def fail_over_to_all_that_was_acknowledged(stubs: AsyncStubs, primary: Postgres, standby: Standby) -> None:
+    """In the middle of orders. Commits wait for the standby, as docs/reliability.md requires."""
+    standby.follow()
+    with psycopg.connect(primary.url("postgres"), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+        connection.execute("SELECT pg_reload_conf()")
+        waits = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+        wait_until(lambda: connection.execute(waits).fetchone() == (1,), "the standby is synchronous")
+    load = Load(count=400, buyers=8)
+    buying = asyncio.create_task(load.run(stubs.commands))
+    await until(lambda: at_least(load, 100), "orders are placed")
+    kill(primary)
+    standby.promote()
+    await buying
+    acknowledged = {order: it.consistency_token for order, it in load.receipts.items()}
+    assert len(acknowledged) == load.count
+    assert {await outcome(stubs, *it) for it in acknowledged.items()} == {"found"}
+    await until(lambda: states(stubs, {RUNNING}), "nothing has changed for the views")
+
+
+async def fail_over_to_less(stubs: AsyncStubs, stack: Stack, primary: Postgres, standby: Standby) -> None:
+    """No view had taken in what is lost: the command server alone knows of it."""
+    standby.follow()
+    kept = [await place(stubs, number) for number in range(1001, 1004)]
+    await until(lambda: states(stubs, {RUNNING}), "the views have them")
+    with psycopg.connect(primary.url("postgres"), autocommit=True) as connection:
+        found = "SELECT count(*) FROM pg_stat_replication WHERE flush_lsn >= pg_current_wal_lsn()"
+        wait_until(lambda: connection.execute(found).fetchone() == (1,), "the standby has them")
+    # It receives nothing more.
+    standby.stop()
+    pause(stack.projector)
+    lost = [await place(stubs, number) for number in range(1011, 1014)]
+    kill(primary)
+    standby.promote()
+    # As many again, so that positions alone would say that nothing is amiss.
+    new = [await place(stubs, number) for number in range(1021, 1026)]
+    resume(stack.projector)
+    await until(lambda: states(stubs, {FAILED}), "every view says that it cannot go on")
+    views = await stubs.projections.ListProjections(projections.ListProjectionsRequest())
+    assert all("was acknowledged" in it.error and "begin-epoch" in it.error for it in views.projections)
+
+    async def told() -> bool:
+        return {await outcome(stubs, *it) for it in (*kept, *lost, *new)} == {"HISTORY_CHANGED"}
+
+    await until(told, "whoever reads with a token is told")
+    stack.command_server.run("begin-epoch")
+    receipt = await place(stubs, 1031)
+    assert await outcome(stubs, *receipt) == "found"
+    await until(lambda: states(stubs, {RUNNING}), "the views are right again")
+    assert {await outcome(stubs, order, receipt[1]) for order, _ in (*kept, *new)} == {"found"}
+    assert {await outcome(stubs, order, receipt[1]) for order, _ in lost} == {"NOT_FOUND"}
+    assert {await outcome(stubs, *it) for it in (*kept, *lost, *new)} == {"TOKEN_EPOCH_MISMATCH"}
+
+
+async def at_least(load: Load, count: int) -> bool:
+    return len(load.receipts) >= count
 
 
 async def place(stubs: AsyncStubs, number: int) -> tuple[str, str]:

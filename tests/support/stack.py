@@ -175,8 +175,9 @@ class AsyncStubs:
 class Stack:
     """The three services on their own, migrated databases and cache nodes.
 
-    lite: both sides in one database, as CQRS lite. at: "host:port" where the services reach the databases, instead of
-    at the server itself. nodes: the memcached nodes to use. transport: of all services.
+    lite: both sides in one database, as CQRS lite. feed_server: of the write database, if that is on another.
+    at: "host:port" where the services reach the databases, instead of at the server itself. nodes: the memcached nodes
+    to use. transport: of all services.
     settings: more settings for each service, by the middle word: {"COMMAND": {"EXECUTOR__THREADS": "2"}}.
     """
 
@@ -191,15 +192,17 @@ class Stack:
         nodes: Iterable[Memcached] = (),
         lite: bool = False,
         at: str = "",
+        feed_server: Databases | None = None,
         transport: str = "auto",
         settings: dict[str, dict[str, str]] | None = None,
     ) -> None:
         self._databases = databases
+        self._feed_server = feed_server
         self._folder = folder
         self._transport = transport
         self._settings = settings or {}
         self.nodes = list(nodes)
-        self.write_url = databases.create("write", "read") if lite else databases.create("write")
+        self.write_url = databases.create("write", "read") if lite else (feed_server or databases).create("write")
         self.read_url = self.write_url if lite else databases.create("read")
         own = databases.postgres.address
         write, read = [url.replace(own, at or own) for url in (self.write_url, self.read_url)]
@@ -265,7 +268,8 @@ class Stack:
         for service in running:
             service.ask_to_stop()
         codes = {service.name: (service.stop(), service.log_tail()) for service in running}
-        for url in {self.write_url, self.read_url}:
+        # A server of its own is stopped by whoever has started it.
+        for url in {self.write_url, self.read_url} if self._feed_server is None else {self.read_url}:
             self._databases.drop(url)
         if self in Stack.running:
             Stack.running.remove(self)

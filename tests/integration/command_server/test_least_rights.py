@@ -16,7 +16,9 @@ from command_server.app import MIGRATIONS, _is_ready
 from command_server.expiry import Expiry
 from command_server.settings import Settings, SubscriptionSettings
 from commerce.command.v1 import command_service_pb2 as commands
+from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.clock import utc_now
+from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import HEADROOM, PARTITIONS_AHEAD, Maintenance
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
@@ -57,12 +59,12 @@ async def test_the_role_of_the_page_may_do_all_that_a_command_server_does(
     side = create_database_engine(as_role, name="side", pool_size=2)
     await Expiry(side, executor, SubscriptionSettings()).end_due(set())
     await submit(executor, commands.EraseCustomerRequest(customer_id=identity("customer", 1)))
-    maintenance = Maintenance(side, ReceiptSettings())
+    maintenance = Maintenance(side, ReceiptSettings(), Ledger(None))
     maintenance.look_ahead()
     assert maintenance.purge_once() == 0
     assert HEADROOM._value.get() > PARTITIONS_AHEAD * feed.PARTITION_SIZE * 0.9
     assert "subscription_lapsed" in {kind for _, kind, _ in database.events()}
-    assert _is_ready(side, newest_revision(MIGRATIONS))
+    assert _is_ready(side, newest_revision(MIGRATIONS), Acknowledged(kept_seconds=600))
 
     # All are full, and the role may make no more: that is seen before a command fails.
     full = (PARTITIONS_AHEAD + 1) * feed.PARTITION_SIZE - 1
@@ -70,8 +72,8 @@ async def test_the_role_of_the_page_may_do_all_that_a_command_server_does(
         connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {full}"))
     maintenance.look_ahead()
     assert HEADROOM._value.get() == 0
-    assert not _is_ready(side, newest_revision(MIGRATIONS))
+    assert not _is_ready(side, newest_revision(MIGRATIONS), Acknowledged(kept_seconds=600))
     _migrate(Settings(database=database.settings))
-    assert _is_ready(side, newest_revision(MIGRATIONS))
+    assert _is_ready(side, newest_revision(MIGRATIONS), Acknowledged(kept_seconds=600))
     await submit(executor, commands.ShipOrderRequest(order_id=identity("order", 1)))
     side.dispose()

@@ -99,6 +99,26 @@ async def test_views_that_never_had_what_was_lost_go_on_in_the_new_epoch_where_t
     assert await exact(stores, project)
 
 
+async def test_what_was_acknowledged_and_no_view_had_stops_all_views_until_an_operator_has_decided(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    """A command server alone knows of it: tandem.commands.acknowledged."""
+    projector = await project()
+    await announcements.reached(stores.append(BEFORE))
+    generations = column(stores, "generation")
+    stores.run("UPDATE tandem_write.feed_head SET lost_position = 5", "write")
+    stores.append(INSTEAD)
+    found = await projector.until_state(FAILED)
+    assert all("event 5 was acknowledged" in it.error and "begin-epoch" in it.error for it in found.values())
+    assert (await announcements.one_more()).problems == dict.fromkeys(VIEWS, "HISTORY_CHANGED")
+    new_epoch(stores)
+    await projector.until_state(RUNNING)
+    await stores.caught_up()
+    assert column(stores, "generation") == generations, "no view was made anew"
+    await projector.stop()
+    assert await exact(stores, project)
+
+
 async def test_a_history_that_comes_back_is_gone_on_with(stores: Stores, project: Project) -> None:
     """The failover was a mistake, and the old primary is back."""
     projector = await project()
