@@ -80,7 +80,7 @@ def test_what_the_batch_before_changes_is_neither_loaded_nor_remembered_for_the_
         without = next_one(source)
     assert row is not None
     assert ProductCard.FromString(row.value).available == 15
-    assert "NotThere" in str(without.stopped_by)
+    assert "NotThere" in str(without.parked)
     assert asked == []
 
 
