@@ -11,7 +11,7 @@ import grpc
 import typer
 from rich.console import Console
 
-from tandem.cli import parked
+from tandem.cli import parked, verify
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
@@ -153,4 +153,6 @@ def application(domain: Domain) -> typer.Typer:
             raise typer.Exit(1)
 
     app.add_typer(parked.commands(domain.projections, f"127.0.0.1:{_DEFAULTS.projector}"), name="parked")
+    defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
+    verify.add_command(app, domain.audit, defaults)
     return app

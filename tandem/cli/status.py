@@ -1,6 +1,7 @@
 """How the services and the views are: asked over gRPC, shown as tables or as JSON."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,10 @@ _ASK_SECONDS = 3.0
 class View:
     """state: "running", "standby" or "failed"; lag_seconds: the age of the oldest event that it has not taken in.
 
-    parked_keys: how many of its rows are parked. error: why it cannot go on, in whichever projector; empty while it
-    can.
+    parked_keys: how many of its rows are parked.
+    error: why it cannot go on, in whichever projector; empty while it can.
+    differences: to the feed, that the projector has found since it started. audited_seconds: how long ago it had
+    compared all of the view; None where it has not yet.
     """
 
     name: str
@@ -32,6 +35,8 @@ class View:
     lag_seconds: float = 0.0
     parked_keys: int = 0
     error: str = ""
+    differences: int = 0
+    audited_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ def _view(projection: Any) -> View:
         lag_seconds=projection.lag.ToTimedelta().total_seconds(),
         parked_keys=projection.parked_keys,
         error=projection.error,
+        differences=projection.differences,
+        audited_seconds=(time.time() - projection.audited_at.seconds if projection.HasField("audited_at") else None),
     )
 
 
@@ -150,16 +157,20 @@ def as_tables(report: Report) -> RenderableType:
     parts: list[RenderableType] = [services]
     if report.feed_head is not None:
         views = Table("view", "state", box=None, pad_edge=False)
-        for column in ("position", "events behind", "seconds behind", "rows parked"):
+        for column in ("position", "events behind", "seconds behind", "rows parked", "differences", "compared"):
             views.add_column(column, justify="right")
         for view in report.views:
             style = "red" if view.error else "green"
             lag = f"{view.lag_seconds:.3f}"
             parked = f"[yellow]{view.parked_keys:,}[/]" if view.parked_keys else "0"
-            figures = f"{view.position:,}", f"{view.lag_events:,}", lag, parked
-            views.add_row(view.name, f"[{style}]{view.state}[/]", *figures)
+            progress = (f"{view.position:,}", f"{view.lag_events:,}", lag, parked, f"{view.differences:,}", _ago(view))
+            views.add_row(view.name, f"[{style}]{view.state}[/]", *progress)
         parts += ["", views, "", f"feed head: {report.feed_head:,}"]
     return Group(*parts)
+
+
+def _ago(view: View) -> str:
+    return "not yet" if view.audited_seconds is None else f"{max(0, view.audited_seconds):.0f} s ago"
 
 
 def problems(report: Report) -> list[str]:

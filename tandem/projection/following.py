@@ -21,17 +21,29 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import psycopg
-from prometheus_client import Counter, Gauge, Histogram
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.reader import MAX_BYTES, EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
+from tandem.feed.token import Token
 from tandem.projection.cache_writer import CacheWriter
+from tandem.projection.change_log import purge
 from tandem.projection.fold import Room
+from tandem.projection.inspection import Inspection, Inspections, Inspector, NotNow
+from tandem.projection.metrics import (
+    BATCH_SECONDS,
+    HEAD,
+    HELD_UP,
+    SILENT,
+    failed_of,
+    parked_keys_of,
+    position_of,
+    projected_of,
+)
 from tandem.projection.ownership import (
     FreeView,
     another_follows,
@@ -54,6 +66,7 @@ from tandem.projection.statements import (
     Deposed,
     Move,
     announce,
+    count_parked,
     limit_statements,
     move_views,
     refused_rows,
@@ -64,35 +77,13 @@ from tandem.projection.views import Phase, Progress, Views, ViewState
 from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.announcement import EVENTS_MISSING, HISTORY_CHANGED, VIEW_FAILED, Announcement
 from tandem.read_store.cache import CacheEpochs
-from tandem.read_store.tables import change
+from tandem.read_store.damage import DamagedRows
 from tandem.runtime.database import create_database_engine, driver_under, first_line
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.snapshots import LOOK_EVERY_SECONDS, SnapshotWatch
 from tandem.runtime.sqlstate import ViewAction, failure_of
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
-
-HEAD = Gauge("tandem_feed_head", "The last position of the feed that this projector has seen")
-SILENT = Gauge("tandem_feed_silent_seconds", "How long this projector has not been able to read the feed")
-POSITION = Gauge("tandem_projection_position", "The last position that a view has taken in", ["view"])
-PARKED_KEYS = Gauge("tandem_projection_parked_keys", "Rows of a view that take in no more events", ["view"])
-FAILED = Gauge("tandem_projection_failed", "1 while a view cannot go on in this projector", ["view"])
-PROJECTED = Counter("tandem_projected_events_total", "Events of the feed that a view has passed", ["view"])
-HELD_UP = Counter(
-    "tandem_projection_batches_held_up_total",
-    "Batches of a view that a lock or a time-out kept from being stored",
-    ["view"],
-)
-BATCH_SECONDS = Histogram(
-    "tandem_projection_batch_seconds",
-    "Time from reading a batch to announcing it",
-    buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
-)
-# Looked up once: `labels` takes 0.6 µs, and every batch sets both for each view.
-_position = cache(POSITION.labels)
-_projected = cache(PROJECTED.labels)
-_failed = cache(FAILED.labels)
-_parked_keys = cache(PARKED_KEYS.labels)
 
 # The pause before a session is begun anew after the read database went away.
 _RECONNECT_SECONDS = 0.5
@@ -141,6 +132,9 @@ class Following:
         self.cache = cache
         self.follow = follow
         self.change_log = change_log
+        # Rows that others want to have compared with the feed, and keys of rows that nobody can read.
+        self.inspections = Inspections()
+        self.damage = DamagedRows()
         self.stopping = threading.Event()
         # The session owns nothing any more.
         self.released = threading.Event()
@@ -190,9 +184,10 @@ class Following:
                 # The connection took its lock with it.
                 for view, state in self.progress.states.items():
                     self.progress.states[view] = ViewState(position=state.position)
-                    _failed(view).set(0)
-                    _parked_keys(view).set(0)
+                    failed_of(view).set(0)
+                    parked_keys_of(view).set(0)
                 self.cache.epochs.clear()
+                self.inspections.give_back("the session is over")
         # By this thread: who stops it need not wait for its end.
         self.cache.stop()
         self.feed.close()
@@ -234,6 +229,17 @@ class Session:
         self._pipeline = Pipeline(self._find, self._rows, self._write)
         self._redriver = Redriver(self._driver, self._feed, self._views, self._write_redriven)
         self._is_obeying = False
+        self._inspector = Inspector(
+            self._driver,
+            self._feed,
+            self._cache,
+            session=self._session,
+            alone=self._lock,
+            forget=self._pipeline.forget,
+            most_events=self._follow.batch_size,
+        )
+        # Of watched views: rows that were repaired, which the change log is to have with the next batch.
+        self._repaired: defaultdict[str, set[bytes]] = defaultdict(set)
         # The keeper's: whether the feed has been silent for too long.
         self._is_cut_off = False
         # Of views whose batches took too long: how many events the next one may have.
@@ -268,13 +274,17 @@ class Session:
             if self._is_due("head", self._follow.heartbeat_seconds):
                 self._look_at_head()
             self._bring_over_held()
+            for inspection in self._following.inspections.take():
+                self._inspect(inspection)
             more = False
             groups = self._groups()
             for views in groups:
                 more |= self._step(views, is_alone=len(groups) == 1)
             more |= self._obey()
             if self._is_due("purge", self._change_log.purge_every_seconds):
-                self._purge()
+                if purge(self._connection, self._change_log):
+                    # There is more.
+                    self._due["purge"] = 0.0
             if self._is_due("snapshots", LOOK_EVERY_SECONDS):
                 with self._passing("the oldest snapshot is not known"):
                     self._snapshots.look(self._driver)
@@ -408,7 +418,7 @@ class Session:
         kept = self._cache.begin(view, cache_epochs)
         self._rows.forget_parked(view)
         self._set(view, state)
-        _position(view).set(state.position)
+        position_of(view).set(state.position)
         log.info("took a view over", view=view, position=state.position, cache="kept" if kept else "new")
 
     def _bring_over_held(self) -> None:
@@ -462,8 +472,8 @@ class Session:
 
     def _set(self, view: str, state: ViewState) -> None:
         self._progress.states[view] = state
-        _failed(view).set(bool(state.problem))
-        _parked_keys(view).set(state.parked)
+        failed_of(view).set(bool(state.problem))
+        parked_keys_of(view).set(state.parked)
 
     def _release(self) -> None:
         """Hands all views over to whoever takes them next."""
@@ -492,7 +502,7 @@ class Session:
         """For Redriver. The view stays where it is."""
         view = move.projection.view
         # Before the transaction: what was folded ahead knows other rows.
-        self._pipeline.drop_ahead()
+        self._pipeline.forget()
         with self._lock:
             state = self._progress.states[view]
             with self._driver.transaction():
@@ -680,6 +690,30 @@ class Session:
             return True
         return False
 
+    def _inspect(self, it: Inspection) -> None:
+        """Compares rows of a view with what the feed makes of them, and repairs them where that is wanted."""
+        try:
+            state = self._progress.states[it.view]
+            if not state.is_followed:
+                raise NotNow(f"this projector does not follow {it.view}")
+            projection = self._views.projections[it.view]
+            at = Token(self._epoch, state.position, state.mark, state.generation)
+            differences = self._inspector.inspect(it, projection, at)
+        except Exception as error:
+            it.answer.set_exception(error)
+            if isinstance(error, Deposed) or self._action_after(error) is ViewAction.END_SESSION:
+                raise
+            return
+        repaired = [one.key for one in differences if one.repaired]
+        if projection.logged:
+            self._repaired[it.view].update(repaired)
+        with self._lock:
+            if repaired and self._progress.states[it.view] is state:
+                # It may be what a view that FAILED could not go on without, and it is tried at once.
+                parked = count_parked(self._driver, it.view)
+                self._set(it.view, replace(state, parked=parked, retry_at=0.0))
+        it.answer.set_result(differences)
+
     def _find(self, views: Sequence[str], after: int, mark: int) -> EventBatch | None:
         limit = self._batch_size(views[0])
         events = self._feed.events(after, limit, self._epoch, mark)
@@ -696,6 +730,12 @@ class Session:
         """One transaction for all views, then the cache, then the announcement."""
         if batch.moved:
             self._in_hand = {view: move.after - move.before for view, move in batch.moves.items()}
+            for view in self._repaired.keys() & batch.moves.keys() if self._repaired else ():
+                move = batch.moves[view]
+                if move.after > move.before:
+                    # Watches look for what changed behind where they are.
+                    known = {key for _, key in move.changes.log}
+                    move.changes.log += [(move.after, key) for key in self._repaired.pop(view) - known]
             with self._lock:
                 move_views(self._driver, self._epoch, self._session, list(batch.moves.values()))
                 cached = {view: it.changes.values for view, it in batch.moves.items() if view in self._views.cached}
@@ -712,8 +752,10 @@ class Session:
         for view, move in batch.moves.items():
             if move.changes.parked:
                 report_parked(view, move.changes)
-            _position(view).set(move.after)
-            _projected(view).inc(move.after - move.before)
+            for key in move.changes.damaged:
+                self._following.damage.report(view, key.hex())
+            position_of(view).set(move.after)
+            projected_of(view).inc(move.after - move.before)
 
     # In every phase.
 
@@ -754,25 +796,3 @@ class Session:
             problems=problems,
         )
         announce(self._driver, self._session, announcement)
-
-    def _purge(self) -> None:
-        keep, most = self._change_log.keep_hours, self._change_log.purge_batch
-        try:
-            purged = self._connection.execute(_PURGE, {"keep": keep, "most": most}).rowcount
-        except DBAPIError as error:
-            if failure_of(error).drop:
-                raise
-            # Too slow, or refused. Old rows take room, and that is no reason to stop the views.
-            log.warning("the change log is not purged", error=first_line(error))
-            return
-        if purged == most:
-            # There is more.
-            self._due["purge"] = 0.0
-
-
-_PURGE = text(f"""
-DELETE FROM {change.fullname} WHERE (view, position, key) IN (
-  SELECT view, position, key FROM {change.fullname}
-  WHERE changed_at < now() - make_interval(secs => :keep * 3600) ORDER BY changed_at LIMIT :most
-)
-""")  # noqa: S608 - only the table's name is put in

@@ -7,7 +7,6 @@ statement that moves the view past them, so that a view's position, its rows and
 from prometheus_client import Counter
 
 from tandem.projection.fold import ViewChanges
-from tandem.read_store.damage import report_damage
 from tandem.runtime.telemetry import log
 
 PARKED_EVENTS = Counter(
@@ -25,5 +24,3 @@ def report_parked(view: str, changes: ViewChanges) -> None:
             log.error(
                 "a row is parked", view=view, key=it.key.hex(), position=it.position, kind=it.kind, error=it.error
             )
-    for key in changes.damaged:
-        report_damage(view, key.hex())

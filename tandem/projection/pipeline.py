@@ -115,11 +115,6 @@ class Pipeline:
         # The next batch, folded, and the one behind it, found.
         self._ahead: tuple[EventBatch, EventBatch | None] | None = None
 
-    def drop_ahead(self) -> None:
-        """Rows have become others than what was done ahead was made from."""
-        self._ahead = None
-        self._rows.forget()
-
     def step(self, views: Sequence[str], position: int, mark: int, *, goes_on: bool) -> EventBatch | None:
         """Writes the views' next batch; None where there is none. Raises what `find` and `write` raise.
 
@@ -130,6 +125,11 @@ class Pipeline:
         except Exception:
             self._rows.forget()
             raise
+
+    def forget(self) -> None:
+        """Drops what was done ahead and all rows in memory: somebody else is about to write rows. Between two steps."""
+        self._ahead = None
+        self._rows.forget()
 
     def _step(self, views: Sequence[str], position: int, mark: int, goes_on: bool) -> EventBatch | None:
         ahead, self._ahead = self._ahead, None

@@ -121,7 +121,10 @@ class ProjectionService:
                 lag_events=max(0, head - position) if row and feed.epoch in {row.feed_epoch, None} else head,
                 error=error,
                 parked_keys=row.parked if row is not None else 0,
+                differences=self._progress.differences[view],
             )
+            if view in self._progress.compared_at:
+                entry.audited_at.FromSeconds(int(self._progress.compared_at[view]))
             entry.lag.FromTimedelta(max(now - since, timedelta()) if since else timedelta())
         return answer
 

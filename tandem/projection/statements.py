@@ -66,6 +66,25 @@ def select_parked(driver: Driver, room: Room, view: str) -> ParkedKeys:
     return ParkedKeys({bytes(key) for key, _ in found}, sum(count for _, count in found), room)
 
 
+def select_waiting(driver: Driver, view: str, keys: Sequence[bytes]) -> dict[bytes, list[int]]:
+    """By key of those that are parked: the positions of what waits. Raises psycopg.Error."""
+    found = driver.execute(
+        f"SELECT uuid_send(key), array_agg(position) FROM {parked.fullname}"  # noqa: S608
+        " WHERE view = %s AND key = ANY (%s::uuid[]) GROUP BY key",
+        (view, array("UUID", keys)),
+    ).fetchall()
+    return {bytes(key): positions for key, positions in found}
+
+
+def count_parked(driver: Driver, view: str) -> int:
+    """How many keys of a view are parked. Raises psycopg.Error."""
+    found = driver.execute(
+        f"SELECT count(DISTINCT key) FROM {parked.fullname} WHERE view = %s",  # noqa: S608
+        (view,),
+    ).fetchone()
+    return int(found[0]) if found else 0
+
+
 def move_views(driver: Driver, epoch: uuid.UUID, owner: uuid.UUID, moves: Sequence[Move]) -> None:
     """Moves the views' positions and stores their changed rows and the change log, or does nothing at all.
 

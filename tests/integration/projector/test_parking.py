@@ -17,7 +17,7 @@ from tandem.cli.embedded import Memcached
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.stack import Stack, kill, up_to, wait_until
+from tests.support.stack import Stack, kill, until, up_to, wait_until
 
 RUNNING, FAILED = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_FAILED
 ONE, TWO = identity("order", 1), identity("order", 2)
@@ -165,9 +165,13 @@ async def test_a_row_that_is_damaged_is_made_again_from_the_feed(
     await stores.reached(
         stores.append([events.order_placed(2, lines=[(1, 2), (2, 1)]), events.price_changed(2, price=7)])
     )
-    assert (await projector.parked())[CARD].error.startswith("DecodeError")
-    done = await projector.redrive("product_card")
-    assert (done.events, done.failed_keys) == (1, 0)
+
+    # Whoever meets a damaged row asks for it to be made again: what waits for it is in it then.
+    async def is_whole() -> bool:
+        return stores.value("product_card", CARD) != b"\xff" and not await projector.parked()
+
+    await until(is_whole, "it is made again")
+    assert (await projector.list())["product_card"].parked_keys == 0
     card = ProductCard.FromString(stores.value("product_card", CARD) or b"")
     before = ProductCard.FromString(whole or b"")
     assert (card.available, card.price) == (before.available - 2, before.price)

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/commerce/projection/v1/projection_service.proto\x12\x16\x63ommerce.projection.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x18\n\x16ListProjectionsRequest\"|\n\x17ListProjectionsResponse\x12\x1b\n\tfeed_head\x18\x01 \x01(\x04R\x08\x66\x65\x65\x64Head\x12\x44\n\x0bprojections\x18\x02 \x03(\x0b\x32\".commerce.projection.v1.ProjectionR\x0bprojections\"\xfe\x01\n\nProjection\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12=\n\x05state\x18\x02 \x01(\x0e\x32\'.commerce.projection.v1.ProjectionStateR\x05state\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12\x1d\n\nlag_events\x18\x04 \x01(\x04R\tlagEvents\x12+\n\x03lag\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x14\n\x05\x65rror\x18\x06 \x01(\tR\x05\x65rror\x12\x1f\n\x0bparked_keys\x18\x07 \x01(\rR\nparkedKeys\"g\n\x15ListParkedKeysRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"\x84\x01\n\x16ListParkedKeysResponse\x12\x42\n\x0bparked_keys\x18\x01 \x03(\x0b\x32!.commerce.projection.v1.ParkedKeyR\nparkedKeys\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbd\x01\n\tParkedKey\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n\x05since\x18\x03 \x01(\x04R\x05since\x12\x14\n\x05\x65rror\x18\x04 \x01(\tR\x05\x65rror\x12\x37\n\tparked_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08parkedAt\x12%\n\x0ewaiting_events\x18\x06 \x01(\x04R\rwaitingEvents\";\n\x13GetParkedKeyRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\"\x96\x01\n\x14GetParkedKeyResponse\x12@\n\nparked_key\x18\x01 \x01(\x0b\x32!.commerce.projection.v1.ParkedKeyR\tparkedKey\x12<\n\x06\x65vents\x18\x02 \x03(\x0b\x32$.commerce.projection.v1.WaitingEventR\x06\x65vents\">\n\x0cWaitingEvent\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\x12\x12\n\x04kind\x18\x02 \x01(\tR\x04kind\"@\n\x18RedriveParkedKeysRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\">\n\x19RedriveParkedKeysResponse\x12!\n\x0coperation_id\x18\x01 \x01(\tR\x0boperationId\"T\n\x14\x44ropParkedKeyRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\":\n\x15\x44ropParkedKeyResponse\x12!\n\x0coperation_id\x18\x01 \x01(\tR\x0boperationId\"8\n\x13GetOperationRequest\x12!\n\x0coperation_id\x18\x01 \x01(\tR\x0boperationId\"\xb4\x01\n\x14GetOperationResponse\x12\x12\n\x04\x64one\x18\x01 \x01(\x08R\x04\x64one\x12\x12\n\x04keys\x18\x02 \x01(\x04R\x04keys\x12\x16\n\x06\x65vents\x18\x03 \x01(\x04R\x06\x65vents\x12\x1f\n\x0b\x66\x61iled_keys\x18\x04 \x01(\x04R\nfailedKeys\x12;\n\x07\x66\x61iling\x18\x05 \x03(\x0b\x32!.commerce.projection.v1.ParkedKeyR\x07\x66\x61iling*\x8c\x01\n\x0fProjectionState\x12 \n\x1cPROJECTION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROJECTION_STATE_RUNNING\x10\x01\x12\x1c\n\x18PROJECTION_STATE_STANDBY\x10\x02\x12\x1b\n\x17PROJECTION_STATE_FAILED\x10\x03\x32\xca\x05\n\x11ProjectionService\x12w\n\x0fListProjections\x12..commerce.projection.v1.ListProjectionsRequest\x1a/.commerce.projection.v1.ListProjectionsResponse\"\x03\x90\x02\x01\x12t\n\x0eListParkedKeys\x12-.commerce.projection.v1.ListParkedKeysRequest\x1a..commerce.projection.v1.ListParkedKeysResponse\"\x03\x90\x02\x01\x12n\n\x0cGetParkedKey\x12+.commerce.projection.v1.GetParkedKeyRequest\x1a,.commerce.projection.v1.GetParkedKeyResponse\"\x03\x90\x02\x01\x12x\n\x11RedriveParkedKeys\x12\x30.commerce.projection.v1.RedriveParkedKeysRequest\x1a\x31.commerce.projection.v1.RedriveParkedKeysResponse\x12l\n\rDropParkedKey\x12,.commerce.projection.v1.DropParkedKeyRequest\x1a-.commerce.projection.v1.DropParkedKeyResponse\x12n\n\x0cGetOperation\x12+.commerce.projection.v1.GetOperationRequest\x1a,.commerce.projection.v1.GetOperationResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/commerce/projection/v1/projection_service.proto\x12\x16\x63ommerce.projection.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x18\n\x16ListProjectionsRequest\"|\n\x17ListProjectionsResponse\x12\x1b\n\tfeed_head\x18\x01 \x01(\x04R\x08\x66\x65\x65\x64Head\x12\x44\n\x0bprojections\x18\x02 \x03(\x0b\x32\".commerce.projection.v1.ProjectionR\x0bprojections\"\xdb\x02\n\nProjection\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12=\n\x05state\x18\x02 \x01(\x0e\x32\'.commerce.projection.v1.ProjectionStateR\x05state\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12\x1d\n\nlag_events\x18\x04 \x01(\x04R\tlagEvents\x12+\n\x03lag\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x14\n\x05\x65rror\x18\x06 \x01(\tR\x05\x65rror\x12\x1f\n\x0bparked_keys\x18\x07 \x01(\rR\nparkedKeys\x12 \n\x0b\x64ifferences\x18\n \x01(\x04R\x0b\x64ifferences\x12\x39\n\naudited_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tauditedAt\"g\n\x15ListParkedKeysRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"\x84\x01\n\x16ListParkedKeysResponse\x12\x42\n\x0bparked_keys\x18\x01 \x03(\x0b\x32!.commerce.projection.v1.ParkedKeyR\nparkedKeys\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbd\x01\n\tParkedKey\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n\x05since\x18\x03 \x01(\x04R\x05since\x12\x14\n\x05\x65rror\x18\x04 \x01(\tR\x05\x65rror\x12\x37\n\tparked_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08parkedAt\x12%\n\x0ewaiting_events\x18\x06 \x01(\x04R\rwaitingEvents\";\n\x13GetParkedKeyRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\"\x96\x01\n\x14GetParkedKeyResponse\x12@\n\nparked_key\x18\x01 \x01(\x0b\x32!.commerce.projection.v1.ParkedKeyR\tparkedKey\x12<\n\x06\x65vents\x18\x02 \x03(\x0b\x32$.commerce.projection.v1.WaitingEventR\x06\x65vents\">\n\x0cWaitingEvent\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\x12\x12\n\x04kind\x18\x02 \x01(\tR\x04kind\"@\n\x18RedriveParkedKeysRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\">\n\x19RedriveParkedKeysResponse\x12!\n\x0coperation_id\x18\x01 \x01(\tR\x0boperationId\"T\n\x14\x44ropParkedKeyRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\":\n\x15\x44ropParkedKeyResponse\x12!\n\x0coperation_id\x18\x01 \x01(\tR\x0boperationId\"8\n\x13GetOperationRequest\x12!\n\x0coperation_id\x18\x01 \x01(\tR\x0boperationId\"\xb4\x01\n\x14GetOperationResponse\x12\x12\n\x04\x64one\x18\x01 \x01(\x08R\x04\x64one\x12\x12\n\x04keys\x18\x02 \x01(\x04R\x04keys\x12\x16\n\x06\x65vents\x18\x03 \x01(\x04R\x06\x65vents\x12\x1f\n\x0b\x66\x61iled_keys\x18\x04 \x01(\x04R\nfailedKeys\x12;\n\x07\x66\x61iling\x18\x05 \x03(\x0b\x32!.commerce.projection.v1.ParkedKeyR\x07\x66\x61iling*\x8c\x01\n\x0fProjectionState\x12 \n\x1cPROJECTION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROJECTION_STATE_RUNNING\x10\x01\x12\x1c\n\x18PROJECTION_STATE_STANDBY\x10\x02\x12\x1b\n\x17PROJECTION_STATE_FAILED\x10\x03\x32\xca\x05\n\x11ProjectionService\x12w\n\x0fListProjections\x12..commerce.projection.v1.ListProjectionsRequest\x1a/.commerce.projection.v1.ListProjectionsResponse\"\x03\x90\x02\x01\x12t\n\x0eListParkedKeys\x12-.commerce.projection.v1.ListParkedKeysRequest\x1a..commerce.projection.v1.ListParkedKeysResponse\"\x03\x90\x02\x01\x12n\n\x0cGetParkedKey\x12+.commerce.projection.v1.GetParkedKeyRequest\x1a,.commerce.projection.v1.GetParkedKeyResponse\"\x03\x90\x02\x01\x12x\n\x11RedriveParkedKeys\x12\x30.commerce.projection.v1.RedriveParkedKeysRequest\x1a\x31.commerce.projection.v1.RedriveParkedKeysResponse\x12l\n\rDropParkedKey\x12,.commerce.projection.v1.DropParkedKeyRequest\x1a-.commerce.projection.v1.DropParkedKeyResponse\x12n\n\x0cGetOperation\x12+.commerce.projection.v1.GetOperationRequest\x1a,.commerce.projection.v1.GetOperationResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,38 +41,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECTIONSERVICE'].methods_by_name['GetParkedKey']._serialized_options = b'\220\002\001'
   _globals['_PROJECTIONSERVICE'].methods_by_name['GetOperation']._loaded_options = None
   _globals['_PROJECTIONSERVICE'].methods_by_name['GetOperation']._serialized_options = b'\220\002\001'
-  _globals['_PROJECTIONSTATE']._serialized_start=1777
-  _globals['_PROJECTIONSTATE']._serialized_end=1917
+  _globals['_PROJECTIONSTATE']._serialized_start=1870
+  _globals['_PROJECTIONSTATE']._serialized_end=2010
   _globals['_LISTPROJECTIONSREQUEST']._serialized_start=140
   _globals['_LISTPROJECTIONSREQUEST']._serialized_end=164
   _globals['_LISTPROJECTIONSRESPONSE']._serialized_start=166
   _globals['_LISTPROJECTIONSRESPONSE']._serialized_end=290
   _globals['_PROJECTION']._serialized_start=293
-  _globals['_PROJECTION']._serialized_end=547
-  _globals['_LISTPARKEDKEYSREQUEST']._serialized_start=549
-  _globals['_LISTPARKEDKEYSREQUEST']._serialized_end=652
-  _globals['_LISTPARKEDKEYSRESPONSE']._serialized_start=655
-  _globals['_LISTPARKEDKEYSRESPONSE']._serialized_end=787
-  _globals['_PARKEDKEY']._serialized_start=790
-  _globals['_PARKEDKEY']._serialized_end=979
-  _globals['_GETPARKEDKEYREQUEST']._serialized_start=981
-  _globals['_GETPARKEDKEYREQUEST']._serialized_end=1040
-  _globals['_GETPARKEDKEYRESPONSE']._serialized_start=1043
-  _globals['_GETPARKEDKEYRESPONSE']._serialized_end=1193
-  _globals['_WAITINGEVENT']._serialized_start=1195
-  _globals['_WAITINGEVENT']._serialized_end=1257
-  _globals['_REDRIVEPARKEDKEYSREQUEST']._serialized_start=1259
-  _globals['_REDRIVEPARKEDKEYSREQUEST']._serialized_end=1323
-  _globals['_REDRIVEPARKEDKEYSRESPONSE']._serialized_start=1325
-  _globals['_REDRIVEPARKEDKEYSRESPONSE']._serialized_end=1387
-  _globals['_DROPPARKEDKEYREQUEST']._serialized_start=1389
-  _globals['_DROPPARKEDKEYREQUEST']._serialized_end=1473
-  _globals['_DROPPARKEDKEYRESPONSE']._serialized_start=1475
-  _globals['_DROPPARKEDKEYRESPONSE']._serialized_end=1533
-  _globals['_GETOPERATIONREQUEST']._serialized_start=1535
-  _globals['_GETOPERATIONREQUEST']._serialized_end=1591
-  _globals['_GETOPERATIONRESPONSE']._serialized_start=1594
-  _globals['_GETOPERATIONRESPONSE']._serialized_end=1774
-  _globals['_PROJECTIONSERVICE']._serialized_start=1920
-  _globals['_PROJECTIONSERVICE']._serialized_end=2634
+  _globals['_PROJECTION']._serialized_end=640
+  _globals['_LISTPARKEDKEYSREQUEST']._serialized_start=642
+  _globals['_LISTPARKEDKEYSREQUEST']._serialized_end=745
+  _globals['_LISTPARKEDKEYSRESPONSE']._serialized_start=748
+  _globals['_LISTPARKEDKEYSRESPONSE']._serialized_end=880
+  _globals['_PARKEDKEY']._serialized_start=883
+  _globals['_PARKEDKEY']._serialized_end=1072
+  _globals['_GETPARKEDKEYREQUEST']._serialized_start=1074
+  _globals['_GETPARKEDKEYREQUEST']._serialized_end=1133
+  _globals['_GETPARKEDKEYRESPONSE']._serialized_start=1136
+  _globals['_GETPARKEDKEYRESPONSE']._serialized_end=1286
+  _globals['_WAITINGEVENT']._serialized_start=1288
+  _globals['_WAITINGEVENT']._serialized_end=1350
+  _globals['_REDRIVEPARKEDKEYSREQUEST']._serialized_start=1352
+  _globals['_REDRIVEPARKEDKEYSREQUEST']._serialized_end=1416
+  _globals['_REDRIVEPARKEDKEYSRESPONSE']._serialized_start=1418
+  _globals['_REDRIVEPARKEDKEYSRESPONSE']._serialized_end=1480
+  _globals['_DROPPARKEDKEYREQUEST']._serialized_start=1482
+  _globals['_DROPPARKEDKEYREQUEST']._serialized_end=1566
+  _globals['_DROPPARKEDKEYRESPONSE']._serialized_start=1568
+  _globals['_DROPPARKEDKEYRESPONSE']._serialized_end=1626
+  _globals['_GETOPERATIONREQUEST']._serialized_start=1628
+  _globals['_GETOPERATIONREQUEST']._serialized_end=1684
+  _globals['_GETOPERATIONRESPONSE']._serialized_start=1687
+  _globals['_GETOPERATIONRESPONSE']._serialized_end=1867
+  _globals['_PROJECTIONSERVICE']._serialized_start=2013
+  _globals['_PROJECTIONSERVICE']._serialized_end=2727
 # @@protoc_insertion_point(module_scope)
