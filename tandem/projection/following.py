@@ -281,10 +281,11 @@ class Session:
             for views in groups:
                 more |= self._step(views, is_alone=len(groups) == 1)
             more |= self._obey()
-            if self._is_due("purge", self._change_log.purge_every_seconds):
-                if purge(self._connection, self._change_log):
-                    # There is more.
-                    self._due["purge"] = 0.0
+            if self._is_due("purge", self._change_log.purge_every_seconds) and purge(
+                self._connection, self._change_log
+            ):
+                # There is more.
+                self._due["purge"] = 0.0
             if self._is_due("snapshots", LOOK_EVERY_SECONDS):
                 with self._passing("the oldest snapshot is not known"):
                     self._snapshots.look(self._driver)
