@@ -163,7 +163,7 @@ async def test_a_row_that_is_gone_is_parked_and_takes_what_waits_when_it_is_made
     await until_right(stores)
 
     async def goes_on() -> bool:
-        return (await projector.list())["product_card"].parked_keys == 0
+        return not (await projector.list())["product_card"].parked_keys
 
     await until(goes_on, "nothing is parked")
 
