@@ -69,11 +69,11 @@ class FeedSource:
 
     def head(self) -> FeedHead | None:
         """None while the write database is away, which is logged once."""
-        return self._read(read_head)
+        return self.read(read_head)
 
     def marked_head(self) -> FeedHead | None:
         """As `head`, with the mark of the event there."""
-        return self._read(read_marked_head)
+        return self.read(read_marked_head)
 
     def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> list[FeedEvent] | None:
         """At most `limit` events of the feed `epoch` that follow a position. None as in `head`.
@@ -83,7 +83,7 @@ class FeedSource:
         """
         limit = min(limit, self._most)
         began = time.monotonic()
-        found = self._read(
+        found = self.read(
             lambda connection: read_events(
                 connection, self._contract, after, limit, epoch=epoch, mark=mark, archive=self._archive
             )
@@ -100,7 +100,7 @@ class FeedSource:
 
     def ended_epochs(self) -> frozenset[uuid.UUID] | None:
         """The epochs that the feed had before. None as in `head`."""
-        return self._read(read_ended_epochs)
+        return self.read(read_ended_epochs)
 
     def wait(self, stop: threading.Event) -> None:
         """Until the feed has more, or for `poll_seconds`."""
@@ -120,7 +120,8 @@ class FeedSource:
         self._disconnect()
         self._engine.dispose()
 
-    def _read(self, query: Callable[[Connection], T]) -> T | None:
+    def read(self, query: Callable[[Connection], T]) -> T | None:
+        """What a query of the feed returns, which may run for no longer than a statement. None as in `head`."""
         if self.problem and time.monotonic() < self._retry_at:
             return None
         try:

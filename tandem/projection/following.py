@@ -18,21 +18,23 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import psycopg
-from prometheus_client import Counter, Gauge, Histogram
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.archive import Archive
 from tandem.feed.reader import MAX_BYTES, EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
 from tandem.feed.token import Token
+from tandem.projection import metrics
 from tandem.projection.cache_writer import CacheWriter
+from tandem.projection.change_log import purge
+from tandem.projection.fold import Room
 from tandem.projection.inspection import Inspection, Inspections, Inspector, NotNow
 from tandem.projection.ownership import (
     FreeView,
@@ -47,42 +49,33 @@ from tandem.projection.ownership import (
     say_problem,
     take_over,
 )
+from tandem.projection.parking import report_parked
 from tandem.projection.pipeline import EventBatch, Pipeline
+from tandem.projection.redriving import Redriver
 from tandem.projection.rows import RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
-from tandem.projection.statements import Deposed, announce, limit_statements, move_views, select_rows
+from tandem.projection.statements import (
+    Deposed,
+    Move,
+    announce,
+    count_parked,
+    limit_statements,
+    move_views,
+    refused_rows,
+    select_parked,
+    select_rows,
+)
 from tandem.projection.views import Phase, Progress, Views, ViewState
 from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.announcement import EVENTS_MISSING, HISTORY_CHANGED, VIEW_FAILED, Announcement
 from tandem.read_store.cache import CacheEpochs
 from tandem.read_store.damage import DamagedRows
-from tandem.read_store.tables import change
 from tandem.runtime.database import create_database_engine, driver_under, first_line
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.snapshots import LOOK_EVERY_SECONDS, SnapshotWatch
 from tandem.runtime.sqlstate import ViewAction, failure_of
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
-
-HEAD = Gauge("tandem_feed_head", "The last position of the feed that this projector has seen")
-SILENT = Gauge("tandem_feed_silent_seconds", "How long this projector has not been able to read the feed")
-POSITION = Gauge("tandem_projection_position", "The last position that a view has taken in", ["view"])
-FAILED = Gauge("tandem_projection_failed", "1 while a view cannot go on in this projector", ["view"])
-PROJECTED = Counter("tandem_projected_events_total", "Events of the feed that a view has passed", ["view"])
-HELD_UP = Counter(
-    "tandem_projection_batches_held_up_total",
-    "Batches of a view that a lock or a time-out kept from being stored",
-    ["view"],
-)
-BATCH_SECONDS = Histogram(
-    "tandem_projection_batch_seconds",
-    "Time from reading a batch to announcing it",
-    buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
-)
-# Looked up once: `labels` takes 0.6 µs, and every batch sets both for each view.
-_position = cache(POSITION.labels)
-_projected = cache(PROJECTED.labels)
-_failed = cache(FAILED.labels)
 
 # The pause before a session is begun anew after the read database went away.
 _RECONNECT_SECONDS = 0.5
@@ -191,7 +184,8 @@ class Following:
                 # The connection took its lock with it.
                 for view, state in self.progress.states.items():
                     self.progress.states[view] = ViewState(position=state.position)
-                    _failed(view).set(0)
+                    metrics.failed_of(view).set(0)
+                    metrics.parked_keys_of(view).set(0)
                 self.cache.epochs.clear()
                 self.inspections.give_back("the session is over")
         # By this thread: who stops it need not wait for its end.
@@ -227,9 +221,14 @@ class Session:
         # The feed of the views that we own. Until the write database says it, it is what their rows say.
         self._epoch = following.epoch or _UNKNOWN
         self._rows = RowSource(
-            partial(select_rows, self._driver, self._views.projections), self._views.projections, _RECENT_BYTES
+            partial(select_rows, self._driver, self._views.projections),
+            partial(select_parked, self._driver, Room(self._follow.parked_keys, self._follow.parked_events)),
+            self._views.projections,
+            _RECENT_BYTES,
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
+        self._redriver = Redriver(self._driver, self._feed, self._views, self._write_redriven)
+        self._is_obeying = False
         self._inspector = Inspector(
             self._driver,
             self._feed,
@@ -281,8 +280,12 @@ class Session:
             groups = self._groups()
             for views in groups:
                 more |= self._step(views, is_alone=len(groups) == 1)
-            if self._is_due("purge", self._change_log.purge_every_seconds):
-                self._purge()
+            more |= self._obey()
+            if self._is_due("purge", self._change_log.purge_every_seconds) and purge(
+                self._connection, self._change_log
+            ):
+                # There is more.
+                self._due["purge"] = 0.0
             if self._is_due("snapshots", LOOK_EVERY_SECONDS):
                 with self._passing("the oldest snapshot is not known"):
                     self._snapshots.look(self._driver)
@@ -366,7 +369,7 @@ class Session:
 
     def _set_head(self, position: int) -> None:
         self._progress.head = position
-        HEAD.set(position)
+        metrics.HEAD.set(position)
 
     # From STANDBY to RUNNING or HELD, and back.
 
@@ -402,7 +405,7 @@ class Session:
         if taken is None:
             return False
         at = taken.at
-        state = ViewState(Phase.RUNNING, at.position, at.mark, at.generation)
+        state = ViewState(Phase.RUNNING, at.position, at.mark, at.generation, taken.parked)
         if at.epoch != self._epoch:
             self._set(view, replace(state, phase=Phase.HELD, epoch=at.epoch))
             return False
@@ -414,8 +417,9 @@ class Session:
     def _begin(self, view: str, state: ViewState, cache_epochs: CacheEpochs | None) -> None:
         """Follows a view that is ours and of the feed that is there."""
         kept = self._cache.begin(view, cache_epochs)
+        self._rows.forget_parked(view)
         self._set(view, state)
-        _position(view).set(state.position)
+        metrics.position_of(view).set(state.position)
         log.info("took a view over", view=view, position=state.position, cache="kept" if kept else "new")
 
     def _bring_over_held(self) -> None:
@@ -459,7 +463,7 @@ class Session:
             log.warning("a view is made anew", view=view, position=state.position, reason=str(error))
             table = self._views.projections[view].table
             generation = make_anew(self._driver, self._lock, table, self._session, self._epoch)
-            brought = replace(brought, position=0, mark=0, generation=generation)
+            brought = replace(brought, position=0, mark=0, generation=generation, parked=0)
         else:
             log.info("a view goes on in the feed's new epoch", view=view, position=state.position)
             bring_over(self._driver, view, self._session, self._epoch)
@@ -469,7 +473,8 @@ class Session:
 
     def _set(self, view: str, state: ViewState) -> None:
         self._progress.states[view] = state
-        _failed(view).set(bool(state.problem))
+        metrics.failed_of(view).set(bool(state.problem))
+        metrics.parked_keys_of(view).set(state.parked)
 
     def _release(self) -> None:
         """Hands all views over to whoever takes them next."""
@@ -479,6 +484,37 @@ class Session:
             # First: where the row cannot be had, the view is nobody's in this program all the same.
             self._set(view, ViewState(position=state.position))
             hand_over(self._driver, view, self._session, state.position, epochs)
+
+    # What operators ask of parked rows.
+
+    def _obey(self) -> bool:
+        """Does a part of what is asked of views of ours; whether there may be more to do at once."""
+        if not self._is_obeying and not self._is_due("operations", self._follow.standby_seconds):
+            return False
+        self._is_obeying = False
+        with self._lock:
+            followed = self._followed()
+        if followed:
+            with self._passing("what an operator asked for cannot be done now"):
+                self._is_obeying = self._redriver.work(followed, self._epoch)
+        return self._is_obeying
+
+    def _write_redriven(self, move: Move, note: Callable[[], None]) -> None:
+        """For Redriver. The view stays where it is."""
+        view = move.projection.view
+        # Before the transaction: what was folded ahead knows other rows.
+        self._pipeline.forget()
+        with self._lock:
+            state = self._progress.states[view]
+            with self._driver.transaction():
+                move_views(self._driver, self._epoch, self._session, [move])
+                if state.problem:
+                    say_problem(self._driver, view, self._session, state.problem, state.error)
+                note()
+            if view in self._views.cached:
+                self._cache.write({view: move.changes.values})
+            self._set(view, replace(state, parked=move.changes.parked_keys))
+            self._announce()
 
     # Between RUNNING, WAITING and FAILED.
 
@@ -549,13 +585,31 @@ class Session:
         [view] = views
         kind = f"{type(error).__module__}.{type(error).__name__}"
         problem = f"events after {self._progress.states[view].position}: ({kind}) {first_line(error)}"
-        if action is ViewAction.FAIL:
-            self._fail(view, VIEW_FAILED, problem)
-            return False
-        if action is ViewAction.HALVE and self._halve(view):
+        if action in {ViewAction.HALVE, ViewAction.PARK} and self._halve(view, first_line(error)):
             return True
-        self._postpone(view, problem)
+        if action is ViewAction.PARK and self._park_refused(view):
+            return True
+        if action in {ViewAction.FAIL, ViewAction.PARK}:
+            self._fail(view, VIEW_FAILED, problem)
+        else:
+            self._postpone(view, problem)
         return False
+
+    def _park_refused(self, view: str) -> bool:
+        """Parks those rows of the view's next event that the database refuses; whether there are any."""
+        state = self._progress.states[view]
+        batch = self._find([view], state.position, state.mark)
+        if batch is None:
+            return False
+        batch.fold(self._rows)
+        projection, _, _, changes, _ = batch.moves[view]
+        with self._lock:
+            refused = refused_rows(self._driver, projection, changes)
+        if refused:
+            batch.park(view, refused)
+            self._write(batch)
+        self._rows.forget()
+        return bool(refused)
 
     @contextmanager
     def _time_for(self, views: Sequence[str]) -> Iterator[None]:
@@ -573,13 +627,15 @@ class Session:
             if not self._driver.closed:
                 self._limit_statements()
 
-    def _halve(self, view: str) -> bool:
-        """After a time-out: the view's next batch has half as many events; one event alone is given more time, once."""
+    def _halve(self, view: str, error: str) -> bool:
+        """The view's next batch has half as many events; one event alone is tried once more. After a time-out it is
+        given more time.
+        """
         if self._most.get(view) == 1:
             return False
         size = self._in_hand.get(view, self._batch_size(view))
-        HELD_UP.labels(view).inc()
-        log.warning("a batch took too long and is halved", view=view, events=size)
+        metrics.HELD_UP.labels(view).inc()
+        log.warning("a batch is halved", view=view, events=size, error=error)
         self._most[view] = max(1, size // 2)
         return True
 
@@ -601,7 +657,7 @@ class Session:
             retry_at = time.monotonic() + pause
             waiting = replace(state, phase=Phase.WAITING, problem="", error=error, retry_at=retry_at, pause=pause)
             self._set(view, waiting)
-        HELD_UP.labels(view).inc()
+        metrics.HELD_UP.labels(view).inc()
         if state.error != error:
             log.warning("a view waits", view=view, position=state.position, error=error)
 
@@ -626,7 +682,7 @@ class Session:
                 state = self._progress.states[view]
                 if state.phase in {Phase.FAILED, Phase.WAITING} and self._keep_problem(view, None, None):
                     log.info("a view goes on", view=view, position=state.position)
-                    self._set(view, ViewState(Phase.RUNNING, state.position, state.mark, state.generation))
+                    self._set(view, replace(state, phase=Phase.RUNNING, problem="", error="", pause=0.0))
 
     def _keep_problem(self, view: str, problem: str | None, error: str | None) -> bool:
         """Keeps with a view of ours why it cannot go on, None when it can; False while somebody locks its row."""
@@ -653,9 +709,10 @@ class Session:
         if projection.logged:
             self._repaired[it.view].update(repaired)
         with self._lock:
-            if repaired and state.phase is Phase.FAILED and self._progress.states[it.view] is state:
-                # It may be what the view could not go on without, and it is tried at once.
-                self._set(it.view, replace(state, retry_at=0.0))
+            if repaired and self._progress.states[it.view] is state:
+                # It may be what a view that FAILED could not go on without, and it is tried at once.
+                parked = count_parked(self._driver, it.view)
+                self._set(it.view, replace(state, parked=parked, retry_at=0.0))
         it.answer.set_result(differences)
 
     def _find(self, views: Sequence[str], after: int, mark: int) -> EventBatch | None:
@@ -687,23 +744,26 @@ class Session:
                 for view, move in batch.moves.items():
                     if move.after > move.before:
                         generation = self._progress.states[view].generation
-                        self._set(view, ViewState(Phase.RUNNING, move.after, move.mark, generation))
+                        parked = move.changes.parked_keys
+                        self._set(view, ViewState(Phase.RUNNING, move.after, move.mark, generation, parked))
                 self._announce()
-            BATCH_SECONDS.observe(time.perf_counter() - batch.began)
+            metrics.BATCH_SECONDS.observe(time.perf_counter() - batch.began)
         # After the announcement, so that nobody who waits for the views waits for this.
         self._set_head(max(batch.after, self._progress.head))
         for view, move in batch.moves.items():
+            if move.changes.parked:
+                report_parked(view, move.changes)
             for key in move.changes.damaged:
                 self._following.damage.report(view, key.hex())
-            _position(view).set(move.after)
-            _projected(view).inc(move.after - move.before)
+            metrics.position_of(view).set(move.after)
+            metrics.projected_of(view).inc(move.after - move.before)
 
     # In every phase.
 
     def _beat(self) -> None:
         """Says to other projectors that we are at work, and to readers where the views are."""
         silent = self._feed.silent_seconds
-        SILENT.set(silent)
+        metrics.SILENT.set(silent)
         if (silent > self._follow.release_seconds) != self._is_cut_off:
             self._is_cut_off = not self._is_cut_off
             log.warning("the feed is not read" if self._is_cut_off else "the feed is read", seconds=round(silent, 1))
@@ -733,29 +793,8 @@ class Session:
             cache_epochs={view: self._cache.epochs[view] for view in followed},
             marks={view: state.mark for view, state in followed.items()},
             generations={view: state.generation for view, state in followed.items()},
+            parked={view: state.parked for view, state in followed.items() if state.parked},
             problems=problems,
         )
         announce(self._driver, self._session, announcement)
         self._progress.passed.note(announcement.positions)
-
-    def _purge(self) -> None:
-        keep, most = self._change_log.keep_hours, self._change_log.purge_batch
-        try:
-            purged = self._connection.execute(_PURGE, {"keep": keep, "most": most}).rowcount
-        except DBAPIError as error:
-            if failure_of(error).drop:
-                raise
-            # Too slow, or refused. Old rows take room, and that is no reason to stop the views.
-            log.warning("the change log is not purged", error=first_line(error))
-            return
-        if purged == most:
-            # There is more.
-            self._due["purge"] = 0.0
-
-
-_PURGE = text(f"""
-DELETE FROM {change.fullname} WHERE (view, position, key) IN (
-  SELECT view, position, key FROM {change.fullname}
-  WHERE changed_at < now() - make_interval(secs => :keep * 3600) ORDER BY changed_at LIMIT :most
-)
-""")  # noqa: S608 - only the table's name is put in

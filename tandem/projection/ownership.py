@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Table
 from tandem.feed.token import Token, new_mark
 from tandem.projection.statements import Deposed, Driver
 from tandem.read_store.cache import CacheEpochs
-from tandem.read_store.tables import change, projection, projector
+from tandem.read_store.tables import change, parked, projection, projector
 from tandem.runtime.database import driver_under
 
 # The first half of the locks' names, ours among all advisory locks of the database; the second is the session's.
@@ -50,12 +50,13 @@ class TakenView(NamedTuple):
     """A view that is ours now.
 
     at: where it is, in its own feed, with its generation. cache_epochs: those that the projector before handed over;
-    nobody else gets them. problem: why it could not go on with the owner before, as a reason of errors, and error in
-    words; both are empty where it could.
+    nobody else gets them. parked: how many of its keys are parked. problem: why it could not go on with the owner
+    before, as a reason of errors, and error in words; both are empty where it could.
     """
 
     at: Token
     cache_epochs: CacheEpochs | None
+    parked: int
     problem: str
     error: str
 
@@ -135,9 +136,11 @@ def take_over(driver: Driver, view: str, session: uuid.UUID, free: FreeView, epo
     row = driver.execute(_TAKE, (view, free.before, session)).fetchone()
     if row is None:
         return None
-    *at, cache_epochs, problem, error = row
+    *at, cache_epochs, parked_keys, problem, error = row
     # A list of pairs: JSONB does not keep the order of an object's keys.
-    return TakenView(Token(*at), None if cache_epochs is None else dict(cache_epochs), problem or "", error or "")
+    return TakenView(
+        Token(*at), None if cache_epochs is None else dict(cache_epochs), parked_keys, problem or "", error or ""
+    )
 
 
 # One statement: the other thread of the session may use the connection between two.
@@ -148,7 +151,7 @@ WITH free AS (
 )
 UPDATE {projection.fullname} AS p SET owner = %s, cache_epochs = NULL
 FROM free WHERE p.view = free.view
-RETURNING p.feed_epoch, p.position, p.mark, p.generation, free.cache_epochs, p.problem, p.error
+RETURNING p.feed_epoch, p.position, p.mark, p.generation, free.cache_epochs, p.parked, p.problem, p.error
 """  # noqa: S608 - only the table's name is put in
 
 
@@ -201,11 +204,13 @@ def begin_anew(driver: Driver, view: str, owner: uuid.UUID | None, epoch: uuid.U
     generation = new_mark()
     changed = driver.execute(
         f"UPDATE {projection.fullname} SET position = 0, mark = 0, feed_epoch = %s, generation = %s,"  # noqa: S608
-        " cache_epochs = NULL, problem = NULL, error = NULL WHERE view = %s AND owner IS NOT DISTINCT FROM %s",
+        " cache_epochs = NULL, problem = NULL, error = NULL, parked = 0"
+        " WHERE view = %s AND owner IS NOT DISTINCT FROM %s",
         (epoch, generation, view, owner),
     )
     if owner is not None and not changed.rowcount:
         raise Deposed(f"{view}: taken over by another projector")
+    driver.execute(f"DELETE FROM {parked.fullname} WHERE view = %s", (view,))  # noqa: S608
     return generation
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, Table, text
 
 from tandem.projection.ownership import begin_anew, held_views
-from tandem.read_store.tables import change, projection
+from tandem.read_store.tables import change, parked, projection
 from tandem.runtime.database import driver_under
 from tandem.runtime.program import ActionRefused
 
@@ -24,7 +24,7 @@ def reset(connection: Connection, tables: Sequence[Table], epoch: uuid.UUID, hun
     held = held_views(connection, hung_seconds)
     if held:
         raise StillHeld(f"a projector holds {', '.join(held)}: stop the projectors first")
-    connection.execute(text(f"TRUNCATE {', '.join(table.fullname for table in (*tables, change))}"))
+    connection.execute(text(f"TRUNCATE {', '.join(table.fullname for table in (*tables, change, parked))}"))
     connection.execute(text(f"UPDATE {projection.fullname} SET owner = NULL"))  # noqa: S608 - a table of ours
     for table in tables:
         begin_anew(driver_under(connection), table.name, None, epoch)

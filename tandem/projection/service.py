@@ -15,6 +15,7 @@ from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
 from tandem.projection.explaining import Explaining
+from tandem.projection.parked_keys import ParkedKeys
 from tandem.projection.views import Progress
 from tandem.read_store.tables import ALL_NEWEST, SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, read_pooled
@@ -25,9 +26,9 @@ from tandem.runtime.sqlstate import QueryAction, failure_of
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, all_alike
 
-# The worker's, and the two that readiness asks on: the server's and this service's.
-_CONNECTIONS = 3
-_ROWS = text(f"SELECT view, position, feed_epoch, error FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
+# The workers', and the two that readiness asks on: the server's and this service's.
+_CONNECTIONS = 4
+_ROWS = text(f"SELECT view, position, feed_epoch, error, parked FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
 
 
 class _Feed(NamedTuple):
@@ -72,17 +73,21 @@ class ProjectionService:
             read_database, name=name, pool_size=_CONNECTIONS, by_key=True, autocommit=True
         )
         self._worker = Worker("projections", [all_alike(self._list)], max_batch=1000, max_waiting=10_000)
-        self.service = Service(
-            descriptor,
-            {"ListProjections": self._worker, "Explain": explaining.worker},
-            {"GetHistory": explaining.get_history},
-            ready=self._are_well,
-        )
+        parked = ParkedKeys(descriptor, self._read, progress.states)
+        self._operators = Worker("operators", [parked.handle], max_batch=10, max_waiting=1000)
+        workers = {
+            "ListProjections": self._worker,
+            "Explain": explaining.worker,
+            **dict.fromkeys(parked.rpcs, self._operators),
+        }
+        self.service = Service(descriptor, workers, {"GetHistory": explaining.get_history}, ready=self._are_well)
 
     async def start(self) -> None:
         await self._worker.start()
+        await self._operators.start()
 
     async def stop(self) -> None:
+        await self._operators.stop()
         await self._worker.stop()
         self._feed.dispose()
         self._read.dispose()
@@ -126,6 +131,7 @@ class ProjectionService:
                 # Of a view of another epoch it is not known yet what it has of this one.
                 lag_events=max(0, head - position) if row and feed.epoch in {row.feed_epoch, None} else head,
                 error=error,
+                parked_keys=row.parked if row is not None else 0,
                 differences=self._progress.differences[view],
             )
             if view in self._progress.compared_at:

@@ -50,7 +50,8 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class ViewState:
-    """A view as this program has it. position: its last known one. mark: of the event there.
+    """A view as this program has it. position: its last known one. mark: of the event there. parked: how many of its
+    keys are parked.
 
     epoch: of a HELD view, which is not the feed's. error: why it cannot go on; empty while it is on STANDBY or RUNNING,
     and while it is not known of a HELD one. problem: the same as a reason of errors; empty while it is WAITING, which
@@ -62,6 +63,7 @@ class ViewState:
     position: int = 0
     mark: int = 0
     generation: int = 0
+    parked: int = 0
     epoch: uuid.UUID | None = None
     problem: str = ""
     error: str = ""

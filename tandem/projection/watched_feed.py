@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from sqlalchemy import Connection
+
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import FeedHead
 from tandem.feed.source import FeedSource
@@ -55,6 +57,9 @@ class WatchedFeed:
 
     def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> list[FeedEvent] | None:
         return self._watch(self._source.events, after, limit, epoch, mark)
+
+    def read(self, query: Callable[[Connection], T]) -> T | None:
+        return self._watch(self._source.read, query)
 
     def ended_epochs(self) -> frozenset[uuid.UUID] | None:
         return self._watch(self._source.ended_epochs)

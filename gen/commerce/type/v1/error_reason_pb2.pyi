@@ -220,6 +220,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The view cannot go on, and does not include the token; the metadata has the view's own `problem`.
     What to do: tell the operator; read without the token if an older state will do.
     """
+    ERROR_REASON_PARKED: _ErrorReason.ValueType  # 53
+    """A row that the answer needs is parked: its view could not take in an event of it, and went on without. The token is at or
+    beyond that event, or the row is not there for the lack of it. The metadata has the `view`, the position that it is
+    `parked_since`, and where it is one row its `key`.
+    What to do: tell the operator, who redrives it; read without the token if an older state will do.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name without its prefix, such as OUT_OF_STOCK, is the `reason` of an error's
@@ -424,6 +430,12 @@ What to do: tell the operator, whose write database has lost a part of the feed.
 ERROR_REASON_VIEW_FAILED: ErrorReason.ValueType  # 52
 """The view cannot go on, and does not include the token; the metadata has the view's own `problem`.
 What to do: tell the operator; read without the token if an older state will do.
+"""
+ERROR_REASON_PARKED: ErrorReason.ValueType  # 53
+"""A row that the answer needs is parked: its view could not take in an event of it, and went on without. The token is at or
+beyond that event, or the row is not there for the lack of it. The metadata has the `view`, the position that it is
+`parked_since`, and where it is one row its `key`.
+What to do: tell the operator, who redrives it; read without the token if an older state will do.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
