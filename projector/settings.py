@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from shop.views import VIEWS
+from tandem.feed.archive import ArchiveSettings
 from tandem.feed.service import FeedServiceSettings
 from tandem.projection.settings import AuditSettings, CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.read_store.announcement import HISTORY_CHANGED, Announcement
@@ -30,6 +31,7 @@ class Settings(ServiceSettings):
     cache: CacheSettings = Field(CacheSettings(), description="The cache's nodes")
     change_log: ChangeLogSettings = Field(ChangeLogSettings(), description="The change log")
     audit: AuditSettings = Field(AuditSettings(), description="The auditor")
+    archive: ArchiveSettings = Field(ArchiveSettings(), description="The feed's archive")
     feed_service: FeedServiceSettings = Field(FeedServiceSettings(), description="FeedService")
 
     @field_validator("cache_nodes")
