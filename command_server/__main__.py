@@ -1,13 +1,20 @@
-"""`python -m command_server [serve | migrate | begin-epoch]`"""
+"""`python -m command_server [serve | migrate | begin-epoch | restore LEDGER…]`"""
 
 import sys
+from functools import partial
+from pathlib import Path
 
-from command_server.app import MIGRATIONS, build
+from command_server.app import DOMAIN, MIGRATIONS, build
 from command_server.settings import Settings
+from commerce.command.v1.command_service_pb2 import EraseCustomerRequest
+from tandem.commands.acknowledged import Acknowledged
+from tandem.commands.executor import Executor, create_executor_engine
+from tandem.commands.ledger import Kind, Ledger
 from tandem.commands.maintenance import begin_epoch, ensure_partitions
+from tandem.commands.restore import restore
 from tandem.feed.table import SCHEMA
-from tandem.runtime.database import migrate, transaction
-from tandem.runtime.program import Action, main
+from tandem.runtime.database import has_revision, migrate, newest_revision, transaction
+from tandem.runtime.program import Action, ActionRefused, main
 
 
 def _migrate(settings: Settings) -> str:
@@ -20,7 +27,34 @@ def _migrate(settings: Settings) -> str:
 
 def _begin_epoch(settings: Settings) -> str:
     with transaction(settings.database, "tandem-command-epoch") as connection:
-        return f"the feed's epoch is {begin_epoch(connection)}"
+        epoch = begin_epoch(connection)
+    # Where it cannot be written, which is logged, a command server does it later.
+    Ledger(settings.ledger.file).add(Kind.EPOCH, [epoch])
+    return f"the feed's epoch is {epoch}"
+
+
+def _restore(settings: Settings, *ledgers: Path) -> str:
+    own = settings.ledger.file
+    chosen = ledgers or ((own,) if own is not None and own.exists() else ())
+    if not chosen:
+        raise ActionRefused(
+            "name the ledgers of all command servers: restore LEDGER…; without any nobody knows who was erased since"
+            " the backup: then erase them yourself, and run begin-epoch"
+        )
+    needed = newest_revision(MIGRATIONS)
+    engine = create_executor_engine(settings.database, settings.executor)
+    if not has_revision(engine, SCHEMA, needed, writing=True):
+        raise ActionRefused(f"the write database takes no writes, or is not at revision {needed}: run migrate first")
+    new_executor = partial(Executor, engine, DOMAIN, settings.executor, Acknowledged(kept_seconds=0), Ledger(None))
+    done = restore(settings.database, new_executor, _erasure_of, chosen, Ledger(own))
+    return (
+        f"the feed's epoch is {done.epoch}; of {done.listed} erasures that were written down,"
+        f" {done.erased} were not in the backup and are done again"
+    )
+
+
+def _erasure_of(subject_id: str) -> EraseCustomerRequest:
+    return EraseCustomerRequest(customer_id=subject_id)
 
 
 ACTIONS = {
@@ -29,6 +63,12 @@ ACTIONS = {
         "name the feed anew, after the write database lost commits in a failover or was restored to an earlier state;"
         " tokens from before are refused then, and projectors make the views right",
         _begin_epoch,
+    ),
+    "restore": Action(
+        "after the write database was restored from a backup: erase again who was erased since, as the ledgers say,"
+        " and begin a new epoch; before the command servers are started",
+        _restore,
+        takes_files=True,
     ),
 }
 

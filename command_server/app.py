@@ -15,6 +15,7 @@ from shop.events import EVENTS
 from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.domain import Domain
 from tandem.commands.executor import Executor, create_executor_engine
+from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import Maintenance, headroom
 from tandem.commands.resumption import Resumption
 from tandem.feed.table import SCHEMA
@@ -44,11 +45,12 @@ DOMAIN = Domain(
 def build(settings: Settings) -> Application:
     acknowledged = Acknowledged(kept_seconds=settings.receipts.keep_days * 86_400)
     engine = create_executor_engine(settings.database, settings.executor)
-    executor = Executor(engine, DOMAIN, settings.executor, acknowledged)
+    ledger = Ledger(settings.ledger.file)
+    executor = Executor(engine, DOMAIN, settings.executor, acknowledged, ledger)
     # Apart from the executor's: a purge, a look for what is due or unfinished, or a readiness check must not wait for a
     # batch, nor a batch for them.
     side = create_database_engine(settings.database, name="tandem-command-side", pool_size=4, durable=True)
-    maintenance = Maintenance(side, settings.receipts)
+    maintenance = Maintenance(side, settings.receipts, ledger)
     expiry = Expiry(side, executor, settings.subscriptions)
     resumption = Resumption(side, executor, DOMAIN, settings.steps)
     needed = newest_revision(MIGRATIONS)

@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from tandem.commands.settings import ExecutorSettings, ReceiptSettings, StepSettings
+from tandem.commands.settings import ExecutorSettings, LedgerSettings, ReceiptSettings, StepSettings
 from tandem.runtime.settings import Block, DatabaseSettings, ServerSettings, ServiceSettings
 
 
@@ -29,5 +29,6 @@ class Settings(ServiceSettings):
     server: ServerSettings = Field(ServerSettings(port=50051), description="The gRPC server")
     executor: ExecutorSettings = Field(ExecutorSettings(), description="Group commit")
     receipts: ReceiptSettings = Field(ReceiptSettings(), description="Receipts")
+    ledger: LedgerSettings = Field(LedgerSettings(file=None), description="The ledger")
     steps: StepSettings = Field(StepSettings(), description="Commands in steps")
     subscriptions: SubscriptionSettings = Field(SubscriptionSettings(), description="Subscriptions")

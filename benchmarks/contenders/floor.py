@@ -25,6 +25,7 @@ from benchmarks.measure import Sample
 from command_server.app import DOMAIN
 from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.executor import Executor, create_executor_engine
+from tandem.commands.ledger import Ledger
 from tandem.commands.settings import ExecutorSettings
 from tandem.feed.table import SCHEMA
 from tandem.runtime.call import LocalCall, Method
@@ -117,7 +118,7 @@ def store(url: str, requests: Sequence[Message]) -> None:
 async def _store(engine: Engine, requests: Sequence[Message], batch_size: int) -> None:
     """All of them, in batches of exactly this size: they wait already when the executor starts."""
     settings = ExecutorSettings(threads=1, max_batch=batch_size, max_waiting=max(1, len(requests)))
-    executor = Executor(engine, DOMAIN, settings, Acknowledged(kept_seconds=600))
+    executor = Executor(engine, DOMAIN, settings, Acknowledged(kept_seconds=600), Ledger(None))
     methods = {it: Method(it.DESCRIPTOR.name, it) for it in {type(request) for request in requests}}
     calls = [LocalCall(methods[type(it)], it, seconds=math.inf) for it in requests]
     executor.put_all(calls)

@@ -65,6 +65,8 @@ class LocalStack:
 
     def _service(self, section: str, port: int, metrics_port: int, transport: str) -> Service:
         settings = {"SERVER__TRANSPORT": transport, **self._store_settings[section]}
+        if section == "command":
+            settings["LEDGER__FILE"] = str((self.folder / "ledger").resolve())
         log = self.logs / f"{section}.log"
         module = self._modules[section]
         return Service(section, module=module, port=port, log=log, settings=settings, metrics_port=metrics_port)

@@ -11,6 +11,7 @@ import grpc
 import typer
 from rich.console import Console
 
+from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
 from tandem.cli.local_stack import LocalStack, Ports
@@ -91,6 +92,30 @@ def application(domain: Domain) -> typer.Typer:
             code = subprocess.run([sys.executable, "-m", domain.modules[section], "migrate"], check=False).returncode
             if code != 0:
                 raise typer.Exit(code)
+
+    @app.command()
+    def restore(
+        *,
+        ledgers: Annotated[
+            list[Path] | None,
+            typer.Argument(help="The ledgers of all command servers; by default the one of the settings.", exists=True),
+        ] = None,
+        projector_address: Annotated[
+            str, typer.Option(help="Address of a projector.")
+        ] = f"127.0.0.1:{_DEFAULTS.projector}",
+    ) -> None:
+        """Set everything right after the write database was restored from a backup. Stop the command servers first.
+
+        Migrates both databases, erases again who was erased since the backup, begins a new epoch, and waits until the
+        views have all events. The databases are those of the services' settings, as for `migrate`. It may be run again.
+        """
+        try:
+            restoring.set_right(domain.modules, ledgers or [])
+            with grpc.insecure_channel(projector_address) as channel:
+                restoring.watch_views(domain.projections, channel, typer.echo)
+        except StackError as error:
+            typer.echo(f"tandem: {error}", err=True)
+            raise typer.Exit(1) from None
 
     @app.command()
     def status(

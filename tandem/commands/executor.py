@@ -25,6 +25,7 @@ from tandem.commands.batch import decide_batch
 from tandem.commands.busy import BusyRows
 from tandem.commands.clock import Clock, utc_now
 from tandem.commands.domain import Command, Domain
+from tandem.commands.ledger import Kind, Ledger
 from tandem.commands.receipts import Receipt, append, append_refusals, find_receipts, keep_unfinished, stored_events
 from tandem.commands.rules import Id
 from tandem.commands.settings import ExecutorSettings
@@ -90,12 +91,14 @@ class Executor(Worker):
         domain: Domain,
         settings: ExecutorSettings,
         acknowledged: Acknowledged,
+        ledger: Ledger,
         *,
         clock: Clock = utc_now,
     ) -> None:
         """engine: as `create_executor_engine` makes it; the executor disposes of it.
 
-        acknowledged: gets each commit, and looks for the last one on each new connection. clock: this server's.
+        acknowledged: gets each commit, and looks for the last one on each new connection. ledger: gets who is erased.
+        clock: this server's.
         """
         self._engine = engine
         self._settings = settings
@@ -105,6 +108,7 @@ class Executor(Worker):
             domain,
             settings,
             acknowledged=acknowledged,
+            ledger=ledger,
             clock=clock,
             busy=BusyRows(settings.retry_seconds),
         )
@@ -174,12 +178,13 @@ class _Storing:
         settings: ExecutorSettings,
         *,
         acknowledged: Acknowledged,
+        ledger: Ledger,
         clock: Clock,
         busy: BusyRows,
         prepared: Callable[[], None] = lambda: None,
         given_up: Callable[[], None] = lambda: None,
     ) -> None:
-        """acknowledged, busy: shared by all threads.
+        """acknowledged, ledger, busy: shared by all threads.
 
         prepared: called when the work that is left is PostgreSQL's, so that another thread prepares its batch.
         given_up: called when a batch was given up because the database does not answer.
@@ -188,6 +193,7 @@ class _Storing:
         self._domain = domain
         self._settings = settings
         self._acknowledged = acknowledged
+        self._ledger = ledger
         self._clock = clock
         self._busy = busy
         self._prepared = prepared
@@ -375,7 +381,8 @@ class _Storing:
             elif decisions.events:
                 failures.committing = decisions.receipts + decisions.stepped
                 with pipelined(connection) as driver:
-                    subject_keys |= domain.model.save(connection, loaded, decisions.states)
+                    new_keys, erased = domain.model.save(connection, loaded, decisions.states)
+                    subject_keys |= new_keys
                     # PostgreSQL writes the rows while the events are being sealed.
                     events = stored_events(domain.events, decisions.events, decisions.envelopes, subject_keys)
                     head = append(connection, events, decisions.receipts, decisions.stepped)
@@ -385,6 +392,9 @@ class _Storing:
                     self._prepared()
                 epoch, base, mark = head()
                 self._acknowledged.add(epoch, base, decisions.receipts + decisions.stepped)
+                if erased:
+                    # Before anybody is told.
+                    self._ledger.add(Kind.ERASED, erased)
                 outcomes = [it.appended(epoch, base, mark) if isinstance(it, Receipt) else it for it in outcomes]
             # Ends the transaction where nothing was to be stored.
             connection.commit()

@@ -1,20 +1,23 @@
-"""What the write database needs now and then: old receipts deleted, the feed's next partitions made."""
+"""What the write database needs now and then: old receipts deleted, partitions made, the ledger kept."""
 
 import asyncio
 import contextlib
 import uuid
+from collections.abc import Iterable
 from datetime import timedelta
 
 from prometheus_client import Gauge
 from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
+from tandem.commands.ledger import Ledger
 from tandem.commands.receipts import purge_receipts
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
-from tandem.feed.token import new_epoch
+from tandem.feed.token import epoch_order, new_epoch
 from tandem.runtime.database import driver_of, first_line
 from tandem.runtime.snapshots import SnapshotWatch
 from tandem.runtime.supervised import supervise
@@ -30,8 +33,9 @@ PARTITIONS_AHEAD = 3
 class Maintenance:
     """A Component. Several servers may run it at the same time: they skip the rows that another is deleting."""
 
-    def __init__(self, engine: Engine, settings: ReceiptSettings, *, clock: Clock = utc_now) -> None:
+    def __init__(self, engine: Engine, settings: ReceiptSettings, ledger: Ledger, *, clock: Clock = utc_now) -> None:
         """clock: this server's."""
+        self._ledger = ledger
         self._engine = engine
         self._settings = settings
         self._clock = clock
@@ -83,10 +87,11 @@ class Maintenance:
         try:
             with self._engine.connect() as connection:
                 headroom(connection)
+                self._ledger.catch_up(connection)
                 with driver_of(connection) as driver:
                     self._snapshots.look(driver)
         except SQLAlchemyError as error:
-            log.warning("the feed's headroom is not known", error=first_line(error))
+            log.warning("it is not known how the write database is", error=first_line(error))
 
 
 def ensure_partitions(connection: Connection) -> list[int]:
@@ -141,14 +146,18 @@ def _create_partition(connection: Connection, first: int) -> None:
     )
 
 
-def begin_epoch(connection: Connection) -> uuid.UUID:
+def begin_epoch(connection: Connection, ended: Iterable[uuid.UUID] = ()) -> uuid.UUID:
     """Names the feed anew, after its database lost commits in a failover or was restored to an earlier state.
+
+    ended: epochs that the feed has had and that the database may not know, since it is from before them.
 
     Tokens from before are refused then. Projectors bring the views over: see tandem.projection.ownership.
     """
     head = feed.feed_head
     before, now = connection.execute(select(head.c.epoch, func.clock_timestamp()).with_for_update()).one()
-    epoch = new_epoch(before, now)
-    connection.execute(feed.ended_epoch.insert().values(epoch=before))
+    all_ended = {before, *ended}
+    # Later than all of them, so that none of their tokens is waited for.
+    epoch = new_epoch(max(all_ended, key=epoch_order), now)
+    connection.execute(insert(feed.ended_epoch).on_conflict_do_nothing(), [{"epoch": it} for it in all_ended])
     connection.execute(head.update().values(epoch=epoch, lost_position=None))
     return epoch

@@ -1,5 +1,7 @@
 """The settings of whoever takes commands."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from tandem.runtime.settings import Block
@@ -37,6 +39,16 @@ class ReceiptSettings(Block):
     keep_days: float = Field(7.0, gt=0, description="How long a request_id is remembered")
     purge_batch: int = Field(1000, ge=1, le=10_000, description="Old receipts deleted in one statement")
     purge_every_seconds: float = Field(60.0, gt=0, description="Time between purges")
+
+
+class LedgerSettings(Block):
+    """What must stay true when the database is restored from a backup: see docs/runbook.md."""
+
+    file: Path | None = Field(
+        None,
+        description="A file, not on the database's disk, of who was erased and of the feed's epochs; without it, nobody"
+        " knows after a restore whom to erase again",
+    )
 
 
 class StepSettings(Block):

@@ -281,14 +281,16 @@ class WriteModel:
                         held[it] |= {key for (key,) in driver.execute(it.referring, sent)}
         return held
 
-    def save(self, connection: Connection, before: States, after: States) -> SubjectKeys:
+    def save(self, connection: Connection, before: States, after: States) -> tuple[SubjectKeys, list[Id]]:
         """Writes what differs, in one statement: inserts what is new, updates what changed.
 
-        New data subjects get their keys, which are returned, and the keys of erased ones are destroyed. An insert fails
+        New data subjects get their keys, which are returned, and the keys of erased ones are destroyed: who that is is
+        returned too. An insert fails
         with a unique violation when another transaction has created the same in between.
         """
         writes: list[Write] = []
         subject_keys: SubjectKeys = {}
+        gone: list[Id] = []
         for aggregate in self.aggregates:
             old, now = before[aggregate], after[aggregate]
             # By id, so that two servers that create the same things never wait for each other in a circle.
@@ -314,9 +316,11 @@ class WriteModel:
                 # One that is created and erased in this very batch has a key for its events, and none in the table.
                 keys = [(it.id, None if erased(it) else subject_keys[it.id]) for it in new]
                 writes += inserted(subject_key, keys)
-                writes += updated(subject_key, [(it.id, None) for it in changed if erased(it)])
+                gone_now = [it.id for it in changed if erased(it)]
+                writes += updated(subject_key, [(it, None) for it in gone_now])
+                gone += gone_now
         execute(connection, writes)
-        return subject_keys
+        return subject_keys, gone
 
 
 def _as_it_is(state: Any) -> Row:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Column,
     Computed,
     DateTime,
+    Index,
     LargeBinary,
     MetaData,
     SmallInteger,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     func,
+    text,
 )
 
 SCHEMA = "tandem_write"
@@ -98,6 +100,7 @@ subject_key = Table(
     metadata,
     Column("subject_id", Uuid, primary_key=True),
     Column("key", LargeBinary, nullable=True),
+    Index("subject_key_erased", "subject_id", postgresql_where=text("key IS NULL")),
 )
 """Each data subject's key; NULL once the subject is erased. See tandem.feed.sealing."""
 

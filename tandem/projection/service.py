@@ -1,8 +1,9 @@
 """ProjectionService: how far the views are."""
 
 import asyncio
+import uuid
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
@@ -24,7 +25,14 @@ from tandem.runtime.worker import Worker, all_alike
 
 # The worker's, and the two that readiness asks on: the server's and this service's.
 _CONNECTIONS = 3
-_ROWS = text(f"SELECT view, position, error FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
+_ROWS = text(f"SELECT view, position, feed_epoch, error FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
+
+
+class _Feed(NamedTuple):
+    """epoch: None where the write database does not say it."""
+
+    position: int
+    epoch: uuid.UUID | None
 
 
 class ProjectionService:
@@ -87,7 +95,8 @@ class ProjectionService:
         # with it. Positions before the head: the other way round a view could seem to be ahead of its feed.
         states = dict(self._progress.states)
         rows = self._rows()
-        head, waiting_since, problem = self._feed_now({*(row.position for row in rows.values()), 0})
+        feed, waiting_since, problem = self._feed_now({*(row.position for row in rows.values()), 0})
+        head = feed.position
         now = datetime.now(UTC)
         answer = self._response(feed_head=head)
         for view, state in sorted(states.items()):
@@ -102,7 +111,8 @@ class ProjectionService:
                 view=view,
                 state=self._states[("FAILED" if error else "RUNNING") if held else "STANDBY"],
                 position=position,
-                lag_events=max(0, head - position),
+                # Of a view of another epoch it is not known yet what it has of this one.
+                lag_events=max(0, head - position) if row and feed.epoch in {row.feed_epoch, None} else head,
                 error=error,
             )
             entry.lag.FromTimedelta(max(now - since, timedelta()) if since else timedelta())
@@ -118,18 +128,19 @@ class ProjectionService:
             raise
         return {row.view: row for row in rows}
 
-    def _feed_now(self, positions: set[int]) -> tuple[int, dict[int, datetime | None], str]:
-        """The feed's last position; when the event after each of the views' positions was stored; and "".
+    def _feed_now(self, positions: set[int]) -> tuple[_Feed, dict[int, datetime | None], str]:
+        """Where the feed is; when the event after each of the views' positions was stored; and "".
 
         Where the write database is away: the last position that was seen, nothing, and why.
         """
 
-        def read(connection: Connection) -> tuple[int, dict[int, datetime | None]]:
-            head = read_head(connection).position
-            return head, {it: recorded_at(connection, it + 1) for it in positions if it < head}
+        def read(connection: Connection) -> tuple[_Feed, dict[int, datetime | None]]:
+            head = read_head(connection)
+            since = {it: recorded_at(connection, it + 1) for it in positions if it < head.position}
+            return _Feed(head.position, head.epoch), since
 
         try:
             return *read_pooled(self._feed, read), ""
         except SQLAlchemyError as error:
             # An operator wants to know how far the views are then, too.
-            return self._progress.head, {}, problem_of(error)
+            return _Feed(self._progress.head, None), {}, problem_of(error)

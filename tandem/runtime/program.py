@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy.exc import DBAPIError
@@ -17,10 +18,13 @@ class ActionRefused(Exception):
 
 
 class Action(NamedTuple):
-    """help: what it does, for `--help`. do: gets the settings, and returns what is printed."""
+    """help: what it does, for `--help`. do: gets the settings, and returns what is printed. takes_files: it also gets
+    the files that are named behind the action.
+    """
 
     help: str
-    do: Callable[[Any], str]
+    do: Callable[..., str]
+    takes_files: bool = False
 
 
 def main(
@@ -34,13 +38,17 @@ def main(
     helps = [f"serve (default): {help_of_serve}", *(f"{it}: {action.help}" for it, action in actions.items())]
     parser = argparse.ArgumentParser(prog=f"python -m {name}")
     parser.add_argument("action", nargs="?", default="serve", choices=("serve", *actions), help=". ".join(helps))
-    chosen = parser.parse_args().action
+    parser.add_argument("file", nargs="*", type=Path, help="for: " + ", ".join(_takers(actions) or ["no action"]))
+    arguments = parser.parse_args()
+    chosen = arguments.action
+    if arguments.file and chosen not in _takers(actions):
+        parser.error(f"{chosen} takes no files")
     try:
         settings = load_settings(settings_class)
         configure_logging(settings.log.level, name)
         if chosen == "serve":
             return run(build(settings))
-        sys.stdout.write(f"{actions[chosen].do(settings)}\n")
+        sys.stdout.write(f"{actions[chosen].do(settings, *arguments.file)}\n")
     except SettingsError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return 2
@@ -51,3 +59,7 @@ def main(
         sys.stderr.write(f"{name}: {chosen} failed: {error.orig}\n")
         return 1
     return 0
+
+
+def _takers(actions: Mapping[str, Action]) -> list[str]:
+    return [name for name, it in actions.items() if it.takes_files]

@@ -21,6 +21,7 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
+from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import Maintenance
 from tandem.commands.receipts import unfinished
 from tandem.commands.resumption import FAILURES, Resumption
@@ -190,7 +191,7 @@ async def test_an_erasure_that_is_left_is_gone_on_with(commands_on: Commands, da
     await submit(one, register_customer(3))
     await commands_on.stop_one(one)
     assert left(database) == 1
-    Maintenance(database.engine, ReceiptSettings(keep_days=1e-9)).purge_once()
+    Maintenance(database.engine, ReceiptSettings(keep_days=1e-9), Ledger(None)).purge_once()
     if by == "any server":
         async with resuming(database, other):
             await until_left(database, 0)

@@ -18,6 +18,7 @@ from command_server.app import DOMAIN
 from shop.events import EVENTS
 from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.executor import Executor, create_executor_engine
+from tandem.commands.ledger import Ledger
 from tandem.commands.settings import ExecutorSettings
 from tandem.feed.events import FeedEvent
 from tandem.feed.token import decode_token
@@ -84,12 +85,14 @@ class Commands:
         settings: DatabaseSettings | None = None,
         clock: Callable[[], datetime] = lambda: NOW,
         acknowledged: Acknowledged | None = None,
+        ledger: Ledger | None = None,
         **changes: Any,
     ) -> Executor:
         # One thread: commands that are submitted together are decided in their order.
         chosen = ExecutorSettings(**{"threads": 1, **changes})
         engine = create_executor_engine(settings or self._settings, chosen)
-        executor = Executor(engine, DOMAIN, chosen, acknowledged or Acknowledged(kept_seconds=600), clock=clock)
+        known = acknowledged or Acknowledged(kept_seconds=600)
+        executor = Executor(engine, DOMAIN, chosen, known, ledger or Ledger(None), clock=clock)
         await executor.start()
         self._started.append(executor)
         return executor

@@ -18,6 +18,7 @@ from command_server.settings import Settings, SubscriptionSettings
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.clock import utc_now
+from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import HEADROOM, PARTITIONS_AHEAD, Maintenance
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
@@ -58,7 +59,7 @@ async def test_the_role_of_the_page_may_do_all_that_a_command_server_does(
     side = create_database_engine(as_role, name="side", pool_size=2)
     await Expiry(side, executor, SubscriptionSettings()).end_due(set())
     await submit(executor, commands.EraseCustomerRequest(customer_id=identity("customer", 1)))
-    maintenance = Maintenance(side, ReceiptSettings())
+    maintenance = Maintenance(side, ReceiptSettings(), Ledger(None))
     maintenance.look_ahead()
     assert maintenance.purge_once() == 0
     assert HEADROOM._value.get() > PARTITIONS_AHEAD * feed.PARTITION_SIZE * 0.9

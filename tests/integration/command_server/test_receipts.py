@@ -17,6 +17,7 @@ from command_server.orders import order_table
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.commands.clock import CLOCK_DIFFERENCE, ClocksDiffer
 from tandem.commands.executor import Executor
+from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import Maintenance
 from tandem.commands.receipts import receipt
 from tandem.commands.settings import ReceiptSettings
@@ -228,7 +229,7 @@ async def test_old_receipts_are_purged_in_small_batches_and_young_ones_kept(
         moved = datetime.now(UTC) - timedelta(days=8)
         connection.execute(update(receipt).where(receipt.c.request_id.in_(old)).values(created_at=moved))
     side = create_database_engine(database.settings, name="side", pool_size=1)
-    maintenance = Maintenance(side, ReceiptSettings(purge_batch=2))
+    maintenance = Maintenance(side, ReceiptSettings(purge_batch=2), Ledger(None))
     assert [maintenance.purge_once() for _ in range(4)] == [2, 2, 1, 0]
     side.dispose()
     with database.engine.connect() as connection:
@@ -243,7 +244,7 @@ async def test_a_server_whose_clock_is_not_the_databases_purges_nothing(
     side = create_database_engine(database.settings, name="side", pool_size=1)
     off = timedelta(days=45)
     with pytest.raises(ClocksDiffer):
-        Maintenance(side, ReceiptSettings(), clock=lambda: datetime.now(UTC) + off).purge_once()
+        Maintenance(side, ReceiptSettings(), Ledger(None), clock=lambda: datetime.now(UTC) + off).purge_once()
     side.dispose()
     assert round(CLOCK_DIFFERENCE._value.get()) == off.total_seconds()
     with database.engine.connect() as connection:
