@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
@@ -23,6 +23,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from commerce.command.v1.command_service_pb2 import DESCRIPTOR as COMMANDS
 from commerce.query.v1.query_service_pb2 import DESCRIPTOR as QUERIES
+from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
 from tandem.cli.embedded import Postgres
 from tests.support.builders import identity
 from tests.support.ports import free_port
@@ -31,10 +32,19 @@ from tests.support.stack import Databases, Stack
 
 # What texts are made of: marks, letters that become many, words that nearly match, and what separates words.
 PIECES = ("a", "ab", "plant ", "\u0301\u0323", "\u0316", "\ufdfa", "\u3300", "\ufb01", "İ", "\U0001d16d", " ", "<", "é")
-# Texts and repeated fields have at most so many characters and elements: mostly more than the contract takes. With
-# 300,000 and 10,000 requests have megabytes, which others notice: to copy and parse 4 MiB takes 60 ms.
-LONGEST = 3_000
-MANY = 200
+
+
+class Sizes(NamedTuple):
+    """Texts and repeated fields of crafted requests have at most so many characters and elements."""
+
+    longest: int
+    many: int
+
+
+# Mostly more than the contract takes.
+CRAFTED = Sizes(3_000, 200)
+# Megabytes. To make one takes longer than to refuse it, so a method's three largest are sent again and again.
+LARGE = Sizes(2_000_000, 100_000)
 # Callers that send crafted requests, or plain ones, at once.
 CALLERS = 4
 # A request may take so long, and so much more for each KiB of it.
@@ -44,18 +54,19 @@ MOST_SECONDS_A_KIB = 0.002
 MOST_TIMES = 2.0
 LEAST_SECONDS = 0.01
 
-Send = Callable[[Message], object]
+Send = Callable[[bytes], object]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20, help="for plain requests, and again for crafted ones")
+    parser.add_argument("--seconds", type=float, default=20, help="for plain requests, for crafted and for large ones")
+    parser.add_argument("--transport", choices=("native", "grpcio"), default="native")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="what the requests are made from")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tandem-fuzz-") as folder:
         postgres = Postgres(Path(folder) / "data", free_port())
         postgres.start()
-        stack = Stack(Databases(postgres), Path(folder))
+        stack = Stack(Databases(postgres), Path(folder), transport=arguments.transport)
         try:
             stack.start()
             asyncio.run(fill(stack))
@@ -76,16 +87,20 @@ def compare(stack: Stack, seconds: float, seed: int) -> int:
     ports = {"CommandService": stack.command_server.port, "QueryService": stack.query_server.port}
     methods = {it: sender(ports[it.containing_service.name], it) for it in unary_methods()}
     sys.stdout.write(f"seed {seed}\n")
-    plain = run(stack, methods, seconds, lambda it, number: make(it, random.Random(seed + number), crafted=False))
-    crafted = run(stack, methods, seconds, lambda it, number: make(it, random.Random(seed + number), crafted=True))
-    slow = sorted(((took, size, name) for took, size, name in crafted.calls if took > allowed(size)), reverse=True)
-    times = crafted.p99 / max(plain.p99, LEAST_SECONDS)
+    made = {it: sorted((request(it, seed + number, LARGE) for number in range(8)), key=len)[-3:] for it in methods}
+    plain = run(stack, methods, seconds, lambda it, number: request(it, seed + number, None))
+    crafted = run(stack, methods, seconds, lambda it, number: request(it, seed + number, CRAFTED))
+    large = run(stack, methods, seconds, lambda it, number: made[it][number % 3])
+    hostile = crafted.calls + large.calls
+    slow = sorted(((took, size, name) for took, size, name in hostile if took > allowed(size)), reverse=True)
+    times = max(crafted.p99, large.p99) / max(plain.p99, LEAST_SECONDS)
     sys.stdout.write(
         f"others' p99: {1000 * plain.p99:.1f} ms beside {len(plain.calls)} plain requests,"
-        f" {1000 * crafted.p99:.1f} ms beside {len(crafted.calls)} crafted ones\n"
+        f" {1000 * crafted.p99:.1f} ms beside {len(crafted.calls)} crafted ones,"
+        f" {1000 * large.p99:.1f} ms beside {len(large.calls)} of megabytes\n"
     )
     by_name: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    for took, size, name in crafted.calls:
+    for took, size, name in hostile:
         by_name[name].append((took, size))
     for name, calls in sorted(by_name.items()):
         took, size = max(calls)
@@ -113,7 +128,7 @@ def run(
     stack: Stack,
     methods: dict[MethodDescriptor, Send],
     seconds: float,
-    made: Callable[[Descriptor, int], Message],
+    made: Callable[[MethodDescriptor, int], bytes],
 ) -> Run:
     result = Run()
     end = time.monotonic() + seconds
@@ -123,10 +138,10 @@ def run(
             if time.monotonic() > end:
                 return
             method = list(methods)[number % len(methods)]
-            request = made(method.input_type, number)
+            payload = made(method, number)
             began = time.monotonic()
-            methods[method](request)
-            result.calls.append((time.monotonic() - began, request.ByteSize(), method.name))
+            methods[method](payload)
+            result.calls.append((time.monotonic() - began, len(payload), method.name))
 
     callers = [threading.Thread(target=call, args=(first,)) for first in range(CALLERS)]
     with reading(stack) as took:
@@ -159,13 +174,13 @@ def reading(stack: Stack) -> Iterator[list[float]]:
 def read(port: int, other: Any) -> None:
     method = QUERIES.services_by_name["QueryService"].methods_by_name["GetOrderDetails"]
     send = sender(port, method)
-    request = GetMessageClass(method.input_type)(order_id=identity("order", 1))
-    send(request)
+    payload = GetOrderDetailsRequest(order_id=identity("order", 1)).SerializeToString()
+    send(payload)
     other.send(None)
     took: list[float] = []
     while not other.poll(0.01):
         began = time.monotonic()
-        send(request)
+        send(payload)
         took.append(time.monotonic() - began)
     other.send(took)
 
@@ -181,13 +196,13 @@ def sender(port: int, method: MethodDescriptor) -> Send:
     channel = grpc.insecure_channel(f"127.0.0.1:{port}", options)
     call: Any = channel.unary_unary(
         f"/{service.full_name}/{method.name}",
-        request_serializer=lambda it: it.SerializeToString(),
+        request_serializer=bytes,
         response_deserializer=bytes,
     )
 
-    def send(request: Message) -> object:
+    def send(payload: bytes) -> object:
         try:
-            return call(request, timeout=60)
+            return call(payload, timeout=60)
         except grpc.RpcError as error:
             # Most are refused, as they are to be.
             return error
@@ -195,17 +210,21 @@ def sender(port: int, method: MethodDescriptor) -> Send:
     return send
 
 
-def make(descriptor: Descriptor, chance: random.Random, *, crafted: bool) -> Message:
-    """A request with some of its fields set; plain ones have short values."""
+def request(method: MethodDescriptor, seed: int, sizes: Sizes | None) -> bytes:
+    return make(method.input_type, random.Random(seed), sizes).SerializeToString()
+
+
+def make(descriptor: Descriptor, chance: random.Random, sizes: Sizes | None) -> Message:
+    """A request with some of its fields set: crafted, or plain, with short values."""
     message = GetMessageClass(descriptor)()
     for field in descriptor.fields:
         if chance.random() < 0.2:
             continue
         if not field.is_repeated:
-            put(message, field, value(field, chance, crafted=crafted))
+            put(message, field, value(field, chance, sizes))
             continue
-        count = int(MANY ** chance.random()) if crafted else 1
-        one = value(field, chance, crafted=crafted and count < 100)
+        count = int(sizes.many ** chance.random()) if sizes else 1
+        one = value(field, chance, sizes if count < 100 else None)
         for _ in range(count):
             put(message, field, one)
     return message
@@ -222,24 +241,24 @@ def put(message: Any, field: FieldDescriptor, given: Any) -> None:
         setattr(message, field.name, given)
 
 
-def value(field: FieldDescriptor, chance: random.Random, *, crafted: bool) -> Any:
+def value(field: FieldDescriptor, chance: random.Random, sizes: Sizes | None) -> Any:
     if field.message_type is not None:
-        return make(field.message_type, chance, crafted=crafted)
+        return make(field.message_type, chance, sizes)
     if field.enum_type is not None:
         return chance.choice(field.enum_type.values).number
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        return text(field, chance, crafted=crafted)
+        return text(field, chance, sizes)
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return chance.random() < 0.5
     return chance.choice((0, 1, 2, 100, 2**31 - 1))
 
 
-def text(field: FieldDescriptor, chance: random.Random, *, crafted: bool) -> str | bytes:
-    if field.name.endswith(("_id", "_ids")) and (not crafted or chance.random() < 0.7):
+def text(field: FieldDescriptor, chance: random.Random, sizes: Sizes | None) -> str | bytes:
+    if field.name.endswith(("_id", "_ids")) and (not sizes or chance.random() < 0.7):
         kind = field.name.removesuffix("_ids").removesuffix("_id")
         return str(uuid.UUID(int=chance.getrandbits(128))) if chance.random() < 0.5 else identity(kind, 1)
-    size = int(LONGEST ** chance.random()) if crafted and chance.random() < 0.3 else chance.randrange(1, 200)
-    pieces = [chance.choice(PIECES if crafted else PIECES[:3]) for _ in range(chance.randrange(1, 5))]
+    size = int(sizes.longest ** chance.random()) if sizes and chance.random() < 0.3 else chance.randrange(1, 200)
+    pieces = [chance.choice(PIECES if sizes else PIECES[:3]) for _ in range(chance.randrange(1, 5))]
     made = ("".join(pieces) * size)[:size]
     return made.encode() if field.type == FieldDescriptor.TYPE_BYTES else made
 

@@ -20,10 +20,15 @@ def main() -> None:
         os.setgroups([])
         os.setgid(entry.pw_gid)
         os.setuid(entry.pw_uid)
-    if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0) != 0:
-        raise OSError("prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() == int(parent):  # else the parent died before the kernel was asked
+    if end_with_parent(int(death_signal), int(parent)):
         os.execv(command[0], command)  # noqa: S606 - what to run is the caller's to say
+
+
+def end_with_parent(death_signal: int, parent: int) -> bool:
+    """Has the kernel send us the signal when the parent dies. False when it died before the kernel was asked."""
+    if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
+        raise OSError("prctl(PR_SET_PDEATHSIG) failed")
+    return os.getppid() == parent
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,6 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
-from grpc import aio
 from prometheus_client import Counter
 
 from tandem.runtime.errors import (
@@ -170,8 +169,7 @@ class Method:
     request_class: type[Message]
     admission: Admission | None = None
     """None for calls that the program makes itself."""
-    max_message_bytes: int = 2**31
-    """Of a request and of a response."""
+    max_response_bytes: int = 2**31
 
     def settle(self, code: grpc.StatusCode, seconds: float, calls: int) -> None:
         """So many calls that were admitted ended alike, so long after they came."""
@@ -329,8 +327,8 @@ class RemoteCall(Call):
         except Exception as error:
             self.fail(error)
             return
-        if len(data) > self.method.max_message_bytes:
-            self.fail_with(too_large("the response", len(data), self.method.max_message_bytes))
+        if len(data) > self.method.max_response_bytes:
+            self.fail_with(too_large("the response", len(data), self.method.max_response_bytes))
             return
         self.code = OK
         self._send(data)
@@ -490,7 +488,8 @@ class StreamMethod:
     request_class: type[Message]
     handler: StreamHandler
     streams: Streams
-    max_message_bytes: int
+    max_request_bytes: int
+    max_response_bytes: int
 
     async def run(
         self, call: StreamCall, payload: bytes, write: Callable[[bytes], Awaitable[object]]
@@ -505,7 +504,7 @@ class StreamMethod:
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                CALLS.labels(self.name, call.code_of_gone().name).inc()
+                self.count(call.code_of_gone())
                 raise
             # The handler's own: the caller has not gone, and gets an error.
             bug = RuntimeError("a stream's handler was cancelled, and not by its caller")
@@ -515,16 +514,19 @@ class StreamMethod:
             failure = status_of(error, self.name, call)
         finally:
             STREAMS_OPEN.labels(self.name).dec()
-        CALLS.labels(self.name, (OK if failure is None else CODES[failure.code]).name).inc()
+        self.count(OK if failure is None else CODES[failure.code])
         return failure
+
+    def count(self, code: grpc.StatusCode) -> None:
+        """A stream that ended."""
+        CALLS.labels(self.name, code.name).inc()
 
     async def _answer(
         self, call: StreamCall, payload: bytes, write: Callable[[bytes], Awaitable[object]]
     ) -> status_pb2.Status | None:
-        limit = self.max_message_bytes
         sent = STREAM_MESSAGES.labels(self.name)
-        if len(payload) > limit:
-            return too_large("the request", len(payload), limit)
+        if len(payload) > self.max_request_bytes:
+            return too_large("the request", len(payload), self.max_request_bytes)
         self.streams.enter(call)
         try:
             request = decoded(self.request_class, payload)
@@ -532,8 +534,8 @@ class StreamMethod:
             async with contextlib.aclosing(self.handler(request, call)) as responses:
                 async for response in responses:
                     data = response if isinstance(response, bytes) else response.SerializeToString()
-                    if len(data) > limit:
-                        return too_large("the response", len(data), limit)
+                    if len(data) > self.max_response_bytes:
+                        return too_large("the response", len(data), self.max_response_bytes)
                     await write(data)
                     sent.inc()
         finally:
@@ -545,5 +547,16 @@ StreamMethods = Mapping[str, StreamMethod]
 """By path, as `tandem.runtime.worker.Workers`."""
 
 
-AddServicers = Callable[[aio.Server], None]
-"""Adds those of health and reflection, which no worker answers."""
+@dataclass(frozen=True)
+class Servicer:
+    """A method of a library's servicer, of health or reflection: grpcio serves it behind both transports.
+
+    answer: (requests, context); it writes its responses to the context. There is one request at least.
+    """
+
+    request_class: type[Message]
+    answer: Callable[[AsyncIterator[Any], Any], Awaitable[None]]
+
+
+Servicers = Mapping[str, Servicer]
+"""By path."""

@@ -152,6 +152,12 @@ class Connections:
         connection = self.by_peer.get(peer)
         return connection if connection is not None else self.by_peer.setdefault(peer, Connection())
 
+    def take(self, peer: str, size: int) -> None:
+        """Counts a call and its request."""
+        connection = self.of(peer)
+        connection.calls += 1
+        connection.requests += size
+
     def give(self, peer: str, size: int) -> None:
         """Counts an answer, from any thread."""
         with self._adding:

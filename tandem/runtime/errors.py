@@ -99,9 +99,10 @@ class Overloaded(TandemError):
 
 
 class TooLarge(TandemError):
-    def __init__(self, what: str, size: int, limit: int) -> None:
-        """size and limit: in bytes."""
-        super().__init__(f"{what} has {size} bytes; at most {limit} are allowed", reason="MESSAGE_TOO_LARGE")
+    def __init__(self, what: str, size: int | None, limit: int) -> None:
+        """size: in bytes, as limit; None where it is larger, and not known."""
+        more = "more" if size is None else size
+        super().__init__(f"{what} has {more} bytes; at most {limit} are allowed", reason="MESSAGE_TOO_LARGE")
 
 
 class UnknownMethod(TandemError):
@@ -188,7 +189,8 @@ def internal_status(reference: str) -> status_pb2.Status:
 def _summary(kind: str, violations: list[Violation]) -> str:
     first = violations[0]
     more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-    return f"{kind}: {first.subject}: {_cut(first.description)}{more}"
+    subject = f"{first.subject}: " if first.subject else ""
+    return f"{kind}: {subject}{_cut(first.description)}{more}"
 
 
 def _cut(text: str) -> str:

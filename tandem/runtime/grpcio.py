@@ -3,35 +3,32 @@
 import asyncio
 import ssl
 import time
-from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from google.rpc.status_pb2 import Status
 from grpc import aio
 
 from tandem.runtime.call import (
-    CODES,
-    AddServicers,
     Admission,
     Context,
     Metadata,
     Method,
     RemoteCall,
+    Servicers,
     StreamCall,
     StreamMethod,
     StreamMethods,
-    trailers_of,
 )
 from tandem.runtime.connections import COUNTED_BYTES, Connections, Sent
-from tandem.runtime.errors import InvalidArgument, Overloaded, UnknownMethod, Violation, to_status
+from tandem.runtime.errors import (
+    TandemError,
+    code_of,
+    to_status,
+)
+from tandem.runtime.grpcio_requests import Handlers, Requests, abort
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings, grpc_options
 from tandem.runtime.worker import Worker, Workers
-
-# Calls whose requests are not all here, of which one connection may have as many as are free: at first all that grpcio
-# hands over at once. A call's objects take 18 kB, and what has come of its request.
-_MAX_UNFINISHED = 8_000
 
 
 class GrpcioTransport:
@@ -41,7 +38,7 @@ class GrpcioTransport:
         """Raises OSError for an address that is taken, SettingsError for wrong certificates."""
         self._admission = admission
         self._connections = Connections(settings)
-        self._unfinished = _Unfinished(self._connections, settings.request_seconds)
+        self._requests = Requests(settings, self._connections.take)
         self._server = aio.server(options=grpc_options(settings))
         credentials = _credentials(settings.tls) if settings.tls is not None else None
         try:
@@ -53,46 +50,22 @@ class GrpcioTransport:
         except RuntimeError as error:
             raise OSError(str(error)) from error
 
-    async def start(self, workers: Workers, streams: StreamMethods, add_servicers: AddServicers) -> None:
+    async def start(self, workers: Workers, streams: StreamMethods, servicers: Servicers) -> None:
         handlers: dict[str, Any] = {
-            path: grpc.stream_unary_rpc_method_handler(_unary(method, worker, self._admission, self._unfinished))
+            path: grpc.stream_unary_rpc_method_handler(
+                _unary(method, worker, self._admission, self._requests, self._connections)
+            )
             for path, (method, worker) in workers.items()
         }
         for path, stream in streams.items():
-            handlers[path] = grpc.stream_stream_rpc_method_handler(_stream(stream, self._unfinished))
-        self._server.add_generic_rpc_handlers((_Handlers(handlers),))
-        add_servicers(self._server)
+            handlers[path] = grpc.stream_stream_rpc_method_handler(_stream(stream, self._requests, self._connections))
+        self._server.add_generic_rpc_handlers((Handlers(handlers, servicers, self._requests),))
         await self._server.start()
         self._connections.start(self.port)
 
     async def stop(self, grace: float) -> None:
         await asyncio.to_thread(self._connections.stop)
         await self._server.stop(grace)
-
-
-class _Handlers(grpc.GenericRpcHandler):
-    """By path. Without serialisers: bytes come and bytes go."""
-
-    def __init__(self, handlers: Mapping[str, Any]) -> None:
-        self._handlers = handlers
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        return self._handlers.get(handler_call_details.method)
-
-
-def refuse_others(server: aio.Server) -> None:
-    """Answers methods that nobody has added so far, with details as all errors have them. To be called last."""
-    server.add_generic_rpc_handlers((_Unknown(),))
-
-
-class _Unknown(grpc.GenericRpcHandler):
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        status = to_status(UnknownMethod(handler_call_details.method))
-
-        async def refuse(_requests: object, context: aio.ServicerContext[Any, Any]) -> None:
-            await abort(context, status)
-
-        return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 class _Received(Context):
@@ -135,50 +108,14 @@ class _Call(_Received, RemoteCall):
             self.outcome.set_result(outcome)
 
 
-class _Unfinished:
-    """Reads the one request of each call; bounds those that are not all here, in number and in time.
-
-    grpcio's own way to do so never answers a call that ends without a message, and waits for ever for the rest of one.
-    So all RPCs are, for grpcio, of the kind that takes a stream.
-    """
-
-    def __init__(self, connections: Connections, seconds: float) -> None:
-        self.connections = connections
-        self._seconds = seconds
-        self._by_peer: defaultdict[str, int] = defaultdict(int)
-        self._all = 0
-
-    async def request(self, context: aio.ServicerContext[Any, Any]) -> bytes:
-        """Ends the call, for grpcio, where there is none. A caller may have as many of these as are free."""
-        peer = context.peer()
-        by_peer = self._by_peer
-        if by_peer.get(peer, 0) >= _MAX_UNFINISHED - self._all:
-            await abort(context, to_status(Overloaded("too many requests are not finished")))
-        by_peer[peer] += 1
-        self._all += 1
-        try:
-            async with asyncio.timeout(self._seconds):
-                payload: Any = await context.read()
-        except TimeoutError:
-            payload = aio.EOF
-        finally:
-            self._all -= 1
-            by_peer[peer] -= 1
-            if not by_peer[peer]:
-                del by_peer[peer]
-        if payload is aio.EOF:
-            wrong = Violation("", f"the call ended, or {self._seconds:g} s passed, without a request", "MALFORMED")
-            await abort(context, to_status(InvalidArgument([wrong])))
-        connection = self.connections.of(peer)
-        connection.calls += 1
-        connection.requests += len(payload)
-        request: bytes = payload
-        return request
-
-
-def _unary(method: Method, worker: Worker, admission: Admission, unfinished: _Unfinished) -> Any:
+def _unary(method: Method, worker: Worker, admission: Admission, requests: Requests, connections: Connections) -> Any:
     async def answer(_requests: object, context: aio.ServicerContext[Any, Any]) -> bytes:
-        payload = await unfinished.request(context)
+        came_at = time.monotonic()
+        try:
+            payload = await requests.first(context)
+        except TandemError as error:
+            method.count(code_of(error), time.monotonic() - came_at)
+            await abort(context, to_status(error))
         call = _Call(method, payload, context)
         worker.put_all(admission.admit([call]))
         try:
@@ -189,7 +126,7 @@ def _unary(method: Method, worker: Worker, admission: Admission, unfinished: _Un
         if not isinstance(outcome, bytes):
             await abort(context, outcome)
         if len(outcome) > COUNTED_BYTES:
-            unfinished.connections.give(context.peer(), len(outcome))
+            connections.give(context.peer(), len(outcome))
         return outcome
 
     return answer
@@ -199,10 +136,14 @@ class _StreamCall(_Received, StreamCall):
     pass
 
 
-def _stream(method: StreamMethod, unfinished: _Unfinished) -> Any:
+def _stream(method: StreamMethod, requests: Requests, connections: Connections) -> Any:
     async def answer(_requests: object, context: aio.ServicerContext[Any, Any]) -> None:
-        payload = await unfinished.request(context)
-        sent = Sent(unfinished.connections, context.peer())
+        try:
+            payload = await requests.first(context)
+        except TandemError as error:
+            method.count(code_of(error))
+            await abort(context, to_status(error))
+        sent = Sent(connections, context.peer())
 
         async def write(data: bytes) -> None:
             sent.add(len(data))
@@ -217,12 +158,6 @@ def _stream(method: StreamMethod, unfinished: _Unfinished) -> Any:
             await abort(context, failure)
 
     return answer
-
-
-async def abort(context: aio.ServicerContext[Any, Any], status: Status) -> NoReturn:
-    """Ends a call of grpcio's with an error."""
-    await context.abort(CODES[status.code], status.message, trailers_of(status))
-    raise AssertionError("abort() returned")
 
 
 def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:

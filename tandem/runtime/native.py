@@ -29,12 +29,12 @@ from grpc import aio
 from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
 
 from tandem.runtime.call import (
-    AddServicers,
     Admission,
     Context,
     Metadata,
     Method,
     RemoteCall,
+    Servicers,
     StreamCall,
     StreamMethod,
     StreamMethods,
@@ -42,6 +42,7 @@ from tandem.runtime.call import (
     trailers_of,
 )
 from tandem.runtime.connections import COUNTED_BYTES, Connections, Sent
+from tandem.runtime.grpcio_requests import Handlers, Requests
 from tandem.runtime.settings import (
     MAX_STREAMS_PER_CONNECTION,
     PING_MILLISECONDS,
@@ -107,12 +108,14 @@ class NativeTransport:
         self._behind = aio.server(options=grpc_options(settings))
         self._folder = tempfile.TemporaryDirectory(prefix="tandem-", ignore_cleanup_errors=True)
 
-    async def start(self, workers: Workers, streams: StreamMethods, add_servicers: AddServicers) -> None:
+    async def start(self, workers: Workers, streams: StreamMethods, servicers: Servicers) -> None:
         numbers = self.front.add_methods([(path, False) for path in workers])
         self._workers = dict(zip(numbers, workers.values(), strict=True))
         numbers = self.front.add_methods([(path, True) for path in streams])
         self._streams = dict(zip(numbers, streams.values(), strict=True))
-        add_servicers(self._behind)
+        self._behind.add_generic_rpc_handlers(
+            (Handlers({}, servicers, Requests(self._settings, self.connections.take)),)
+        )
         socket = f"{self._folder.name}/behind.sock"
         self._behind.add_insecure_port(f"unix:{socket}")
         await self._behind.start()
@@ -163,7 +166,7 @@ class NativeTransport:
     def _hand_on(self, events: Sequence[_Event], *, inline: bool) -> None:
         came_at = time.monotonic()
         calls, workers, by_peer = self.calls, self._workers, self.connections.by_peer
-        limit = self._settings.max_message_bytes
+        limit = self._settings.max_request_bytes
         batches: defaultdict[Worker, list[RemoteCall]] = defaultdict(list)
         for event in events:
             kind, call_id, number, payload, peer, _ = event

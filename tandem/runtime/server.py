@@ -7,25 +7,23 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import uvloop
 from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_health.v1 import health_pb2
 from prometheus_client import start_http_server
 
-from tandem.runtime.call import AddServicers, Admission, Method, StreamHandler, StreamMethod, StreamMethods, Streams
-from tandem.runtime.errors import Overloaded, to_status
-from tandem.runtime.grpcio import GrpcioTransport, abort, refuse_others
+from tandem.runtime.call import Admission, Method, Servicers, StreamHandler, StreamMethod, StreamMethods, Streams
+from tandem.runtime.grpcio import GrpcioTransport
+from tandem.runtime.health import Health
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings, SettingsError
 from tandem.runtime.supervised import supervise, what_is_down
-from tandem.runtime.telemetry import STREAMS_OPEN, log
+from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, Workers
 
 # How often readiness is asked again. Orchestrators probe every few seconds; a store's return should not wait for more.
@@ -100,7 +98,7 @@ class Transport(Protocol):
 
     port: int
 
-    async def start(self, workers: Workers, streams: StreamMethods, add_servicers: AddServicers) -> None: ...
+    async def start(self, workers: Workers, streams: StreamMethods, servicers: Servicers) -> None: ...
 
     async def stop(self, grace: float) -> None:
         """Cancels what is under way after `grace` seconds, and closes all connections."""
@@ -113,8 +111,9 @@ class RunningApplication:
         self._application = application
         self._admission = Admission(application.server.max_concurrent_calls)
         self._streams = Streams()
-        self._health_streams = _HealthStreams(application.server.max_health_streams)
-        self._health = _Health(self._health_streams)
+        services = [it.descriptor.full_name for it in application.services]
+        self._health = Health(services, application.server.max_health_streams)
+        self._servicers = self._health.servicers(with_reflection=application.server.reflection)
         self._readiness: asyncio.Task[None] | None = None
         self._checks: dict[Readiness, asyncio.Future[bool]] = {}
         """Those under way: while one does not end, no other is begun, which would wait for the same."""
@@ -135,7 +134,7 @@ class RunningApplication:
                 self._started.append(component)
             self._stop_metrics = _serve_metrics(application.server.host, application.server.metrics_port)
             await self._ask_readiness()
-            await transport.start(*self._routes(), self._add_servicers)
+            await transport.start(*self._routes(), self._servicers)
         except BaseException:
             # What could not be stopped is in the log; what could not be started is what the caller wants to know.
             if self._transport is not None:
@@ -147,7 +146,8 @@ class RunningApplication:
         log.info("serving", host=application.server.host, port=self.port, transport=transport_of(application.server))
 
     def _routes(self) -> tuple[Workers, StreamMethods]:
-        limit = self._application.server.max_message_bytes
+        settings = self._application.server
+        limits = settings.max_request_bytes, settings.max_response_bytes
         workers: dict[str, tuple[Method, Worker]] = {}
         streams: dict[str, StreamMethod] = {}
         for service in self._application.services:
@@ -156,20 +156,11 @@ class RunningApplication:
                 request_class = message_factory.GetMessageClass(rpc.input_type)
                 if rpc.server_streaming:
                     handler = service.streams[rpc.name]
-                    streams[path] = StreamMethod(rpc.name, request_class, handler, self._streams, limit)
+                    streams[path] = StreamMethod(rpc.name, request_class, handler, self._streams, *limits)
                 else:
-                    method = Method(rpc.name, request_class, admission=self._admission, max_message_bytes=limit)
+                    method = Method(rpc.name, request_class, self._admission, settings.max_response_bytes)
                     workers[path] = method, service.workers[rpc.name]
         return workers, streams
-
-    def _add_servicers(self, server: aio.Server) -> None:
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        if self._application.server.reflection:
-            names = [service.descriptor.full_name for service in self._application.services]
-            names += ["grpc.health.v1.Health", reflection.SERVICE_NAME]
-            servicer = _Reflection(names, self._health_streams)
-            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
-        refuse_others(server)
 
     async def stop(self) -> None:
         """Says NOT_SERVING, refuses new calls, ends streams, lets calls under way finish, stops the components.
@@ -248,70 +239,6 @@ class RunningApplication:
             # A bug; what it must not do is end the watch and leave the last answer standing for ever.
             log.exception("the readiness check failed")
             return False
-
-
-class _HealthStreams:
-    """Counts and bounds the streams of health and reflection, which no handler of ours answers."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._open = 0
-
-    @contextlib.asynccontextmanager
-    async def one_more(self, method: str, context: Any) -> AsyncIterator[None]:
-        if self._open >= self._limit:
-            await abort(context, to_status(Overloaded(f"{self._limit} such streams are open already")))
-        self._open += 1
-        STREAMS_OPEN.labels(method).inc()
-        try:
-            yield
-        finally:
-            self._open -= 1
-            STREAMS_OPEN.labels(method).dec()
-
-
-class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
-    """The library's, with a limit."""
-
-    def __init__(self, names: Sequence[str], streams: _HealthStreams) -> None:
-        super().__init__(names)
-        self._streams = streams
-
-    async def ServerReflectionInfo(self, requests: Any, context: Any) -> AsyncGenerator[Any, None]:  # noqa: N802 - its name
-        async with self._streams.one_more("ServerReflectionInfo", context):
-            async for response in super().ServerReflectionInfo(requests, context):
-                yield response
-
-
-class _Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """The library's, with a limit, and watches that a stopping server can end: it would wait for them as for calls."""
-
-    def __init__(self, streams: _HealthStreams) -> None:
-        super().__init__()
-        self._streams = streams
-        self._watches: set[asyncio.Task[None]] = set()
-
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - its name in the protocol
-        async with self._streams.one_more("Watch", context):
-            await self._watch(request, context)
-
-    async def _watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
-        watch = asyncio.create_task(super().Watch(request, context))
-        self._watches.add(watch)
-        try:
-            await asyncio.wait({watch})
-        finally:
-            self._watches.discard(watch)
-            if not watch.done():
-                watch.cancel()
-                await asyncio.wait({watch})
-        if not watch.cancelled():
-            watch.result()
-
-    def end_watches(self) -> None:
-        """Ends the streams of those who watch now; they have been told the last state."""
-        for watch in self._watches:
-            watch.cancel()
 
 
 def run(application: Application) -> int:

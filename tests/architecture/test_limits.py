@@ -1,12 +1,16 @@
-"""Each repeated field of a request has a limit, and a refusal of too many elements looks at none past it."""
+"""Each repeated field and each text of a request has a limit, so that each request has.
 
+A refusal of too many elements looks at none past the limit.
+"""
+
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -21,9 +25,11 @@ from shop.events import EVENTS
 from shop.views import CACHED_VIEWS
 from tandem.feed.service import check as check_subscribe
 from tandem.queries.checker import QueryChecker
+from tandem.queries.freshness import NOTHING_NEEDED
 from tandem.queries.rows import queries_by_id
 from tandem.runtime.checker import MAX_VIOLATIONS
-from tandem.runtime.errors import InvalidArgument
+from tandem.runtime.errors import InvalidArgument, Violation
+from tandem.runtime.settings import ServerSettings
 from tests.support.builders import command
 
 MANY = 100_000
@@ -71,6 +77,8 @@ def check(service: str, method: str, request: Any) -> None:
             WANTED[method](request, checker)
         else:
             assert method == "WatchOrderDetails"
+            checker.key("order_id", request.order_id)
+            checker.resume_from(NOTHING_NEEDED, request.resume_from)
         checker.consistency(request.consistency)
         checker.finish()
     else:
@@ -102,3 +110,68 @@ def test_each_repeated_field_has_a_limit(method: Any, path: tuple[str, ...]) -> 
 
 def test_the_fields_are_found() -> None:
     assert len(FIELDS) > 15
+
+
+# Texts that are of a form and have no length: ids, codes, tokens; and page tokens, the longest of which are a search's.
+FORMED, PAGE_TOKEN = 100, 10_000
+# A tag takes two bytes, a number ten, a length three. A character takes up to four.
+TAG, NUMBER, LENGTH, CHARACTER = 2, 10, 3, 4
+
+
+def violation_of(method: Any, path: tuple[FieldDescriptor, ...], values: Any) -> Violation:
+    """Of the last field of the path, with this value, in an empty request."""
+    holder: Any = GetMessageClass(method.input_type)()
+    request, subject = holder, ""
+    for field in path[:-1]:
+        holder = getattr(holder, field.name)
+        holder = holder.add() if field.is_repeated else holder
+        subject += f"{field.name}[0]." if field.is_repeated else f"{field.name}."
+    last = path[-1]
+    if not last.is_repeated:
+        setattr(holder, last.name, values[0])
+    elif last.message_type is not None:
+        for _ in values:
+            getattr(holder, last.name).add()
+    else:
+        getattr(holder, last.name).extend(values)
+    subjects = {subject + last.name, f"{subject}{last.name}[0]"}
+    with pytest.raises(InvalidArgument) as refused:
+        check(method.containing_service.name, method.name, request)
+    found = [it for it in refused.value.violations if it.subject in subjects]
+    assert found, f"{subject}{last.name} of {method.name} has no limit"
+    return found[0]
+
+
+def limit_in(violation: Violation) -> int:
+    """What a refusal says that the most is."""
+    return int(re.findall(r"(?:at most|to) ([0-9]+)", violation.description)[-1])
+
+
+def most_bytes(method: Any, message: Descriptor, above: tuple[FieldDescriptor, ...] = ()) -> int:
+    """Of a message in a request that is not refused."""
+    size = 0
+    for field in message.fields:
+        path = (*above, field)
+        if field.message_type is not None:
+            one = LENGTH + most_bytes(method, field.message_type, path)
+        elif field.name == "page_token":
+            one = LENGTH + PAGE_TOKEN
+        elif field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+            refused = violation_of(method, path, ["x" * MANY])
+            one = LENGTH + (CHARACTER * limit_in(refused) if refused.kind == "TOO_LONG" else FORMED)
+        else:
+            one = NUMBER
+        count = limit_in(violation_of(method, path, [1 if one == NUMBER else ""] * MANY)) if field.is_repeated else 1
+        size += count * (TAG + one)
+    return size
+
+
+def test_the_largest_request_of_the_contract_is_less_than_half_of_what_servers_take() -> None:
+    sizes = {
+        method.name: most_bytes(method, method.input_type)
+        for service in SERVICES
+        for method in service.methods
+        if service.name != "ProjectionService"
+    }
+    assert 2 * max(sizes.values()) < ServerSettings(port=0).max_request_bytes, sizes
+    assert max(sizes.values()) == sizes["AddProduct"] > 50_000, sizes

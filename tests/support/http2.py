@@ -4,6 +4,9 @@ import contextlib
 import socket
 import struct
 import threading
+from collections.abc import Iterable
+
+from hpack import Decoder
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
@@ -25,17 +28,20 @@ class RawConnection:
         """Set when the server has closed the connection, if this client reads."""
         self.ended_streams: set[int] = set()
         """Calls that were answered, or that the server has given up."""
+        self.headers: dict[int, dict[str, str]] = {}
+        """Of calls: those of the answer, and what came behind it."""
+        self._decoder = Decoder()
         settings = struct.pack(">HI", _INITIAL_WINDOW, window)
         self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, settings))
         if reads:
             threading.Thread(target=self._read, daemon=True).start()
 
-    def open(self, path: str, *, end: bool = False) -> int:
-        """Begins a call; end: that was all, without a message."""
+    def open(self, path: str, *, end: bool = False, headers: Iterable[tuple[str, str]] = ()) -> int:
+        """Begins a call; end: that was all, without a message. headers: more of them, or others."""
         self._stream += 2
         pseudo = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "test"}
-        headers = pseudo | {"content-type": "application/grpc", "te": "trailers"}
-        block = b"".join(b"\0" + _text(name) + _text(value) for name, value in headers.items())
+        all_headers = pseudo | {"content-type": "application/grpc", "te": "trailers"} | dict(headers)
+        block = b"".join(b"\0" + _text(name) + _text(value) for name, value in all_headers.items())
         self._windows[self._stream] = self._first_window
         self._send(_frame(_HEADERS, _END_HEADERS | (_END_STREAM if end else 0), self._stream, block))
         return self._stream
@@ -100,13 +106,17 @@ class RawConnection:
                 else:
                     self._window += int.from_bytes(body, "big")
                 self._changed.notify_all()
-        elif kind in (_HEADERS, _DATA, _RST_STREAM) and (flags & _END_STREAM or kind == _RST_STREAM):
-            self.ended_streams.add(stream)
+        elif kind in (_HEADERS, _DATA, _RST_STREAM):
+            if kind == _HEADERS:
+                decoded = self._decoder.decode(body)
+                self.headers.setdefault(stream, {}).update((str(name), str(value)) for name, value in decoded)
+            if flags & _END_STREAM or kind == _RST_STREAM:
+                self.ended_streams.add(stream)
 
 
-def message(body: bytes) -> bytes:
-    """As gRPC has it: not compressed."""
-    return b"\0" + struct.pack(">I", len(body)) + body
+def message(body: bytes, *, compressed: bool = False) -> bytes:
+    """As gRPC has it."""
+    return bytes([compressed]) + struct.pack(">I", len(body)) + body
 
 
 def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:

@@ -31,6 +31,7 @@ from tandem.feed.table import SCHEMA as WRITE_SCHEMA
 from tandem.read_store.tables import SCHEMA as READ_SCHEMA
 from tandem.runtime.database import migrate
 from tandem.runtime.settings import DatabaseSettings
+from tests.support.forking import ForkedService
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:
@@ -75,9 +76,23 @@ def kill(child: Child) -> None:
 
 
 def pause(child: Child) -> None:
-    """SIGSTOP, and waits until it stands still."""
+    """SIGSTOP, and waits until it stands still: each of its threads."""
     os.kill(child.pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def stands_still() -> bool:
+        states = [_state(it) for it in Path(f"/proc/{child.pid}/task").iterdir()]
+        return all(it in ("T", "gone") for it in states)
+
+    wait_until(stands_still, f"{child.name} stands still")
+
+
+def _state(thread: Path) -> str:
+    """The letter that the kernel has for it."""
+    try:
+        # Its name, which may hold anything, is in brackets before.
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone"
 
 
 def resume(child: Child) -> None:
@@ -200,7 +215,7 @@ class Stack:
 
     def _service(self, section: str, settings: dict[str, str] | None = None) -> Service:
         port = free_port()
-        service = Service(
+        service = ForkedService(
             section,
             module=SHOP.modules[section],
             port=port,

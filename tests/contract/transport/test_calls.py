@@ -1,6 +1,7 @@
 """What a caller sees of an answer, a refusal, a bug and a limit, whichever transport serves."""
 
 import asyncio
+import gzip
 from itertools import count
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ from tandem.runtime.errors import Conflict, InvalidArgument, NotFound, Overloade
 from tandem.runtime.worker import one_by_one
 from tests.contract.transport.conftest import (
     ANSWER,
+    METHOD,
     PATIENCE,
     Parked,
     Serve,
@@ -27,7 +29,10 @@ from tests.contract.transport.conftest import (
     status_of,
     timed,
 )
+from tests.support.http2 import RawConnection, message
 from tests.support.stack import until
+
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
 async def until_counted(code: str, calls: float) -> None:
@@ -213,16 +218,66 @@ async def test_a_cancelled_call_makes_room_for_another(serve: Serve, parked: Par
     await until(there_is_room, "a call is answered after the first was cancelled")
 
 
-async def test_a_request_over_the_size_limit_is_refused(serve: Serve, transport: str) -> None:
-    served = await serve(max_message_bytes=2048)
+async def test_a_request_over_the_size_limit_is_refused(serve: Serve) -> None:
+    served = await serve(max_request_bytes=2048)
     # A field that this program does not know is part of a message's size.
     padding = ListProjectionsResponse(projections=[Projection(error="x" * 4096)]).SerializeToString()
     refusal = await served.refusal(padding)
     assert refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    if transport == "native":
-        # grpcio refuses by itself.
-        assert detail(refusal, error_details_pb2.ErrorInfo).reason == "MESSAGE_TOO_LARGE"
+    assert detail(refusal, error_details_pb2.ErrorInfo).reason == "MESSAGE_TOO_LARGE"
     assert (await served.call()).feed_head == 7
+
+
+@pytest.mark.parametrize("method", ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", REFLECTION])
+@pytest.mark.parametrize(("request_", "reason"), [(b"\xff\xff", "INVALID_REQUEST"), (b"x" * 4096, "MESSAGE_TOO_LARGE")])
+async def test_requests_of_health_and_reflection_are_refused_as_all_others(
+    serve: Serve, method: str, request_: bytes, reason: str
+) -> None:
+    served = await serve(max_request_bytes=2048)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await raw(served.channel, method)(request_, timeout=PATIENCE)
+    assert detail(raised.value, error_details_pb2.ErrorInfo).reason == reason
+    assert "Error" not in (raised.value.details() or ""), "nothing of the inside"
+    assert await served.health_of() == 1
+
+
+async def test_the_health_of_a_service_that_is_not_there_is_not_found(serve: Serve) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await (await serve()).health_of("nobody")
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+    assert detail(raised.value, error_details_pb2.ErrorInfo).reason == "NOT_FOUND"
+
+
+GZIP = [("grpc-encoding", "gzip")]
+# Behind the native transport, which unpacks by itself what it answers itself, grpcio answers as on its own.
+UNPACKED = {"native": "/grpc.health.v1.Health/Check", "grpcio": METHOD}
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (gzip.compress(b""), "0"),
+        (gzip.compress(b"x" * 1000)[:-10], "3"),
+        (gzip.compress(b"x" * 1000)[:20] + bytes(20), "3"),
+        (gzip.compress(bytes(2**26)), "8"),
+    ],
+    ids=["well", "half", "wrongly", "64 MiB as 64 KiB"],
+)
+async def test_a_compressed_request_is_unpacked_up_to_the_size_limit(
+    serve: Serve, transport: str, request_: bytes, code: str
+) -> None:
+    served = await serve()
+    caller = RawConnection(served.running.port, reads=True)
+    stream = caller.open(UNPACKED[transport], headers=GZIP)
+    caller.send(stream, message(request_, compressed=True), end=True)
+
+    async def is_answered() -> bool:
+        return stream in caller.ended_streams
+
+    await until(is_answered, "the call has ended")
+    assert caller.headers[stream]["grpc-status"] == code
+    assert ("grpc-status-details-bin" in caller.headers[stream]) == (code != "0")
+    caller.close()
 
 
 async def test_an_answer_over_the_size_limit_is_refused(serve: Serve) -> None:
@@ -230,7 +285,7 @@ async def test_an_answer_over_the_size_limit_is_refused(serve: Serve) -> None:
     def much(call: Call) -> Message:
         return ListProjectionsResponse(projections=[Projection(error="x" * 4096)])
 
-    served = await serve(much, max_message_bytes=2048)
+    served = await serve(much, max_response_bytes=2048)
     refusal = await served.refusal()
     assert refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert detail(refusal, error_details_pb2.ErrorInfo).reason == "MESSAGE_TOO_LARGE"

@@ -175,14 +175,14 @@ async def test_a_bug_in_a_stream_is_internal_and_leaks_nothing(serve: Serve) -> 
 
 async def test_an_answer_over_the_size_limit_ends_the_stream_and_its_handler(serve: Serve) -> None:
     endless = Endless(4096)
-    refusal = await refusal_of((await serve(endless, max_message_bytes=2048)).stream())
+    refusal = await refusal_of((await serve(endless, max_response_bytes=2048)).stream())
     assert refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     await nobody_is_inside(endless)
 
 
 async def test_a_request_over_the_size_limit_is_refused(serve: Serve) -> None:
     silent = Silent()
-    served = await serve(silent, max_message_bytes=2048)
+    served = await serve(silent, max_request_bytes=2048)
     method: Any = served.channel.unary_stream(f"/{SERVICE.full_name}/{METHOD}")
     refusal = await refusal_of(method(b"x" * 4096, timeout=PATIENCE))
     assert refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

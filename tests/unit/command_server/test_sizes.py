@@ -143,7 +143,7 @@ def test_the_largest_event_of_the_contract_is_far_below_what_is_stored() -> None
 
 def test_every_reader_takes_the_largest_event_and_what_is_made_of_it() -> None:
     assert MAX_MESSAGE_BYTES + MAX_EVENT_BYTES < RECEIVED_BYTES // 2
-    assert ServerSettings(port=0).max_message_bytes // 2 > MAX_MESSAGE_BYTES + MAX_EVENT_BYTES
+    assert ServerSettings(port=0).max_response_bytes // 2 > MAX_MESSAGE_BYTES + MAX_EVENT_BYTES
     # Without the erasure: the orders that it is made large with are in no view.
     events = feed_events(events_of(long_history()[:-1]))
     for view in CACHED_VIEWS:

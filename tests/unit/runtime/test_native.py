@@ -96,20 +96,18 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     async def serve_workers(*workers: Worker, limit: int = 1000, streams: Sequence[StreamHandler] = ()) -> Served:
         """Each worker's method has its number, then come those of streams."""
         admission = Admission(limit)
-        transport = NativeTransport("x", ServerSettings(port=0, max_message_bytes=1024), admission)
+        transport = NativeTransport("x", ServerSettings(port=0, max_request_bytes=1024), admission)
         methods = [Method(f"Method{it}", Empty, admission=admission) for it in range(len(workers))]
-
-        def no_servicers(_: aio.Server) -> None: ...
 
         for worker in workers:
             await worker.start()
         routes = {f"/s/{it.name}": (it, worker) for it, worker in zip(methods, workers, strict=True)}
         opened = Streams()
         stream_routes = {
-            f"/s/Stream{it}": StreamMethod(f"Stream{it}", Empty, handler, opened, 1024)
+            f"/s/Stream{it}": StreamMethod(f"Stream{it}", Empty, handler, opened, 1024, 1024)
             for it, handler in enumerate(streams)
         }
-        await transport.start(routes, stream_routes, no_servicers)
+        await transport.start(routes, stream_routes, {})
         started.extend([*workers, transport])
         assert isinstance(transport.front, Front)
         return Served(transport, transport.front)

@@ -1,0 +1,84 @@
+"""Health and reflection: the libraries' servicers, with limits; their requests are decoded as all others are."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from tandem.runtime.call import Servicer, Servicers
+from tandem.runtime.errors import NotFound, Overloaded
+from tandem.runtime.telemetry import STREAMS_OPEN
+
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+# What of a name that is not known is said again.
+_MAX_NAME = 200
+
+
+class Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """The library's, with a limit, and watches that a stopping server can end: it would wait for them as for calls."""
+
+    def __init__(self, services: Sequence[str], max_streams: int) -> None:
+        """max_streams: watches and reflection streams that are open at once."""
+        super().__init__()
+        self._services = services
+        self._max_streams = max_streams
+        self._open = 0
+        self._watches: set[asyncio.Task[None]] = set()
+
+    def servicers(self, *, with_reflection: bool) -> Servicers:
+        servicers = {
+            f"/{_HEALTH}/Check": Servicer(health_pb2.HealthCheckRequest, self._check),
+            f"/{_HEALTH}/Watch": Servicer(health_pb2.HealthCheckRequest, self._watch),
+        }
+        if with_reflection:
+            library = reflection.aio.ReflectionServicer([*self._services, _HEALTH, reflection.SERVICE_NAME])
+
+            async def reflect(requests: AsyncIterator[Any], context: Any) -> None:
+                with self._one_more("ServerReflectionInfo"):
+                    async for response in library.ServerReflectionInfo(requests, context):
+                        await context.write(response)
+
+            path = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
+            servicers[path] = Servicer(reflection_pb2.ServerReflectionRequest, reflect)
+        return servicers
+
+    def end_watches(self) -> None:
+        """Ends the streams of those who watch now; they have been told the last state."""
+        for watch in self._watches:
+            watch.cancel()
+
+    async def _check(self, requests: AsyncIterator[Any], context: Any) -> None:
+        request = await anext(requests)
+        if request.service not in ("", *self._services):
+            raise NotFound("service", request.service[:_MAX_NAME])
+        await context.write(await self.Check(request, context))
+
+    async def _watch(self, requests: AsyncIterator[Any], context: Any) -> None:
+        with self._one_more("Watch"):
+            watch = asyncio.create_task(self.Watch(await anext(requests), context))
+            self._watches.add(watch)
+            try:
+                await asyncio.wait({watch})
+            finally:
+                self._watches.discard(watch)
+                if not watch.done():
+                    watch.cancel()
+                    await asyncio.wait({watch})
+            if not watch.cancelled():
+                watch.result()
+
+    @contextlib.contextmanager
+    def _one_more(self, method: str) -> Iterator[None]:
+        """Raises Overloaded past the limit."""
+        if self._open >= self._max_streams:
+            raise Overloaded(f"{self._open} such streams are open already")
+        self._open += 1
+        STREAMS_OPEN.labels(method).inc()
+        try:
+            yield
+        finally:
+            self._open -= 1
+            STREAMS_OPEN.labels(method).dec()
