@@ -450,7 +450,9 @@ class Session:
             epochs = self._cache.end(view) if state.is_followed else None
             # First: where the row cannot be had, the view is nobody's in this program all the same.
             self._set(view, ViewState(position=state.position))
-            hand_over(self._driver, view, self._session, state.position, epochs)
+            with self._passing("a view is not handed over", view=view):
+                # Its owner is gone with this session all the same; the next one begins a new cache.
+                hand_over(self._driver, view, self._session, state.position, epochs)
 
     # Between RUNNING, WAITING and FAILED.
 
