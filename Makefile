@@ -12,7 +12,7 @@ ARGS ?=
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached up test check bench bench-quick bench-profile bench-streams fuzz load-generator lint format gen gen-check breaking lock docs examples hooks clean ci
+.PHONY: help install memcached up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,19 @@ bench-streams: install memcached  ## Measure what watches and followers of the f
 
 fuzz: install memcached  ## Send crafted requests for a minute, and measure what they cost and what others notice
 	@python -m benchmarks.fuzz $(ARGS)
+
+# A cluster that fails prints its seed: make faults ARGS="--seed N --clusters 1" runs it again.
+FAULTS_MINUTES ?= 60
+faults: install memcached  ## Break everything for an hour, prove that no guarantee broke, write the table of docs/reliability.md
+	@GRPC_VERBOSITY=NONE python -m nemesis --minutes $(FAULTS_MINUTES) --json docs/faults.json $(ARGS)
+	@python -m tools.faults
+
+faults-quick: install memcached  ## The same with one cluster and seven faults: a minute
+	@GRPC_VERBOSITY=NONE python -m nemesis --quick $(ARGS)
+
+SOAK_MINUTES ?= 20
+soak: install memcached  ## Let everything run for twenty minutes, fail where memory, descriptors or tables grow too much
+	@GRPC_VERBOSITY=NONE python -m nemesis.soak --minutes $(SOAK_MINUTES) $(ARGS)
 
 load-generator:  ## Install Debian's h2load and a C compiler, for the benchmarks, where they are missing and we may
 	@command -v h2load >/dev/null && { command -v gcc || command -v cc; } >/dev/null || tools/install_h2load.sh

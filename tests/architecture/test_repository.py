@@ -1,6 +1,7 @@
 """What the repository says of itself is true: pages, commands, migrations."""
 
 import itertools
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -13,10 +14,11 @@ import command_server.settings
 import projector.settings
 import query_server.settings
 from command_server.app import MIGRATIONS as WRITE_MIGRATIONS
+from nemesis.faults import KINDS
 from projector.app import MIGRATIONS as READ_MIGRATIONS
 from shop.views import REVISION
 from tandem.runtime.settings import SECTIONS
-from tools import configuration, contract
+from tools import configuration, contract, faults
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (command_server.settings.Settings, query_server.settings.Settings, projector.settings.Settings)
@@ -28,6 +30,14 @@ def test_the_configuration_page_is_what_the_settings_say() -> None:
 
 def test_the_contract_page_is_what_the_contract_says() -> None:
     assert (ROOT / "docs" / "contract.md").read_text() == contract.render(), "run make docs"
+
+
+def test_the_faults_on_the_page_are_those_of_the_last_run() -> None:
+    result = json.loads(faults.RESULT.read_text())
+    page = faults.PAGE.read_text()
+    assert page == faults.with_section(page, faults.render(result)), "run python -m tools.faults"
+    assert result["violations"] == 0
+    assert {it["name"]: it["bound"] for it in result["kinds"]} == {it.name: it.bound for it in KINDS}, "run make faults"
 
 
 def test_every_setting_says_what_it_is() -> None:

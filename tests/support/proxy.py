@@ -3,8 +3,11 @@
 import contextlib
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
+
+_CONNECT_SECONDS = 5.0
 
 
 class CuttingProxy:
@@ -24,8 +27,11 @@ class CuttingProxy:
         self._clients: set[socket.socket] = set()
         self._untold: set[socket.socket] = set()
         self._answered = threading.Event()
-        self._forwards = threading.Event()
-        self._forwards.set()
+        self._to_server_goes, self._to_client_goes = threading.Event(), threading.Event()
+        self.speak()
+        self._refuses = False
+        self.delay = 0.0
+        """Seconds that each piece takes longer, both ways."""
         self._sent = threading.Condition()
         self._latest: deque[bytes] = deque(maxlen=50)
         self.cuts = 0
@@ -46,12 +52,29 @@ class CuttingProxy:
             found = self._sent.wait_for(lambda: any(words in it for it in self._latest), seconds)
         assert found, f"{words!r} was not sent"
 
-    def be_silent(self) -> None:
-        """Forwards nothing more, neither way, and still takes connections, until `speak`. Nothing of it is lost."""
-        self._forwards.clear()
+    def be_silent(self, *, to_server: bool = True, to_client: bool = True) -> None:
+        """Forwards nothing more, these ways, and still takes connections, until `speak`. Nothing of it is lost."""
+        if to_server:
+            self._to_server_goes.clear()
+        if to_client:
+            self._to_client_goes.clear()
 
     def speak(self) -> None:
-        self._forwards.set()
+        self._to_server_goes.set()
+        self._to_client_goes.set()
+
+    def refuse(self) -> None:
+        """Cuts all connections, and each new one at once, until `admit`."""
+        self._refuses = True
+        self.cut_all()
+
+    def admit(self) -> None:
+        self._refuses = False
+
+    def lead_to(self, target: tuple[str, int]) -> None:
+        """Cuts all connections; new ones go to another target."""
+        self._target = target
+        self.cut_all()
 
     def cut_all(self) -> None:
         """Cuts all connections that there are now, and takes new ones."""
@@ -71,7 +94,7 @@ class CuttingProxy:
     def close(self) -> None:
         with self._lock:
             open_sockets = list(self._sockets)
-        self._forwards.set()
+        self.speak()
         for it in (self._listener, *open_sockets):
             with contextlib.suppress(OSError):
                 it.shutdown(socket.SHUT_RDWR)
@@ -83,16 +106,27 @@ class CuttingProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(self._target)
-            with self._lock:
-                self._sockets |= {client, server}
-                self._clients.add(client)
-            silenced = threading.Event()
-            threading.Thread(target=self._to_server, args=(client, server, silenced), daemon=True).start()
-            threading.Thread(target=self._to_client, args=(server, client, silenced), daemon=True).start()
+            self.take(client)
+
+    def take(self, client: socket.socket) -> None:
+        """A connection that was accepted: forwards it, or closes it where the target takes none."""
+        try:
+            if self._refuses:
+                raise ConnectionRefusedError
+            server = socket.create_connection(self._target, _CONNECT_SECONDS)
+        except OSError:
+            client.close()
+            return
+        server.settimeout(None)
+        with self._lock:
+            self._sockets |= {client, server}
+            self._clients.add(client)
+        silenced = threading.Event()
+        threading.Thread(target=self._to_server, args=(client, server, silenced), daemon=True).start()
+        threading.Thread(target=self._to_client, args=(server, client, silenced), daemon=True).start()
 
     def _to_server(self, client: socket.socket, server: socket.socket, silenced: threading.Event) -> None:
-        for chunk in self._chunks(client):
+        for chunk in self._chunks(client, self._to_server_goes):
             cut = self._take(chunk)
             if cut is None:
                 try:
@@ -119,7 +153,7 @@ class CuttingProxy:
         self._hang_up(*sockets)
 
     def _to_client(self, server: socket.socket, client: socket.socket, silenced: threading.Event) -> None:
-        for chunk in self._chunks(server):
+        for chunk in self._chunks(server, self._to_client_goes):
             if silenced.is_set():
                 self._answered.set()
                 return
@@ -143,7 +177,7 @@ class CuttingProxy:
             with contextlib.suppress(OSError):
                 it.shutdown(socket.SHUT_RDWR)
 
-    def _chunks(self, source: socket.socket) -> Iterator[bytes]:
+    def _chunks(self, source: socket.socket, goes: threading.Event) -> Iterator[bytes]:
         while True:
             try:
                 chunk = source.recv(65536)
@@ -151,5 +185,7 @@ class CuttingProxy:
                 return
             if not chunk:
                 return
-            self._forwards.wait()
+            goes.wait()
+            if self.delay:
+                time.sleep(self.delay)
             yield chunk
