@@ -10,6 +10,7 @@ from command_server import customers, orders, products, subscriptions
 from command_server.checks import ShopChecker
 from command_server.expiry import Expiry
 from command_server.settings import Settings
+from commerce.audit.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
 from commerce.command.v1.command_service_pb2 import DESCRIPTOR
 from shop.events import EVENTS
 from tandem.commands.acknowledged import Acknowledged
@@ -18,7 +19,9 @@ from tandem.commands.executor import Executor, create_executor_engine
 from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import Maintenance, headroom
 from tandem.commands.resumption import Resumption
+from tandem.commands.verification import WriteVerification
 from tandem.feed.table import SCHEMA
+from tandem.feed.verification import AuditService
 from tandem.runtime.database import create_database_engine, has_revision, newest_revision
 from tandem.runtime.server import Application, Service
 
@@ -53,6 +56,8 @@ def build(settings: Settings) -> Application:
     maintenance = Maintenance(side, settings.receipts, ledger)
     expiry = Expiry(side, executor, settings.subscriptions)
     resumption = Resumption(side, executor, DOMAIN, settings.steps)
+    verify = WriteVerification(DOMAIN, settings.database).verify
+    audit = AuditService(AUDIT.services_by_name["AuditService"], {it.name: verify for it in DOMAIN.model.aggregates})
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
@@ -61,7 +66,10 @@ def build(settings: Settings) -> Application:
     return Application(
         name="command_server",
         server=settings.server,
-        services=(Service(DOMAIN.service, workers=dict.fromkeys(DOMAIN.service.methods_by_name, executor)),),
+        services=(
+            Service(DOMAIN.service, workers=dict.fromkeys(DOMAIN.service.methods_by_name, executor)),
+            audit.service,
+        ),
         ready=ready,
         # The last one started is stopped first: what it submits, the executor must still store.
         components=(maintenance, executor, expiry, resumption),

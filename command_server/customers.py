@@ -75,15 +75,6 @@ def _row_of(it: Customer) -> Row:
     return it.id, it.version, it.name, it.email, it.phone, addresses, it.erased, it.unerased_from
 
 
-CUSTOMERS = Aggregate(
-    "customer",
-    customer_table,
-    of_row=_of_row,
-    row_of=_row_of,
-    unversioned=["unerased_from"],
-    erased=lambda it: it.erased,
-)
-
 # Who places an order locks its customer, so after that lock the list of the orders is complete.
 CUSTOMER_ORDERS: Part[frozenset[Id]] = Part(
     f"""
@@ -98,6 +89,16 @@ CUSTOMER_ORDERS: Part[frozenset[Id]] = Part(
 
 One more than are anonymized in a step, so that the last step is known.
 """
+
+CUSTOMERS = Aggregate(
+    "customer",
+    customer_table,
+    of_row=_of_row,
+    row_of=_row_of,
+    parts=[CUSTOMER_ORDERS],
+    unversioned=["unerased_from"],
+    erased=lambda it: it.erased,
+)
 
 
 # What makes a request wrong in itself
@@ -234,13 +235,11 @@ def customer_renamed(states: States, event: events.CustomerRenamed) -> None:
 
 def address_updated(states: States, event: events.AddressUpdated) -> None:
     before = states[CUSTOMERS][event.customer_id].addresses
-    changed = NamedAddress(
-        name=event.personal.address_name, address=event.personal.address, is_default=event.is_default
-    )
-    others = [
-        NamedAddress(name=it.name, address=it.address, is_default=it.is_default and not event.is_default)
-        for it in before
-    ]
+    # Events from before addresses had names are about the one address that there was.
+    name = event.personal.address_name or FIRST_ADDRESS
+    default = event.is_default or not before or any(it.name == name and it.is_default for it in before)
+    changed = NamedAddress(name=name, address=event.personal.address, is_default=default)
+    others = [NamedAddress(name=it.name, address=it.address, is_default=it.is_default and not default) for it in before]
     names = [it.name for it in before]
     if changed.name in names:
         others[names.index(changed.name)] = changed

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from commerce.audit.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
 from commerce.feed.v1.feed_service_pb2 import DESCRIPTOR as FEED
 from commerce.projection.v1.projection_service_pb2 import DESCRIPTOR as PROJECTION
 from projector import (
@@ -17,8 +18,11 @@ from projector.settings import Settings
 from shop.events import EVENTS
 from shop.views import CACHED_VIEWS, REVISION
 from tandem.feed.service import FeedService
+from tandem.feed.verification import AuditService
+from tandem.projection.audit import Auditor
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.following import Following
+from tandem.projection.repair import Repairs
 from tandem.projection.service import ProjectionService
 from tandem.projection.views import Views
 from tandem.runtime.server import Application
@@ -50,6 +54,16 @@ def build(settings: Settings) -> Application:
         follow=settings.follow,
         change_log=settings.change_log,
     )
+    repairs = Repairs(following, feed_database=settings.feed_database, read_database=settings.read_database)
+    auditor = Auditor(
+        following,
+        settings.audit,
+        feed_database=settings.feed_database,
+        read_database=settings.read_database,
+        cache_nodes=settings.cache_nodes,
+        cache=settings.cache,
+    )
+    audit = AuditService(AUDIT.services_by_name["AuditService"], dict.fromkeys(VIEWS.projections, auditor.verify))
     projections = ProjectionService(
         PROJECTION.services_by_name["ProjectionService"],
         following.progress,
@@ -68,9 +82,9 @@ def build(settings: Settings) -> Application:
     return Application(
         name="projector",
         server=settings.server,
-        services=(projections.service, feed.service),
+        services=(projections.service, feed.service, audit.service),
         ready=projections.is_ready,
-        components=(projections, following, feed),
+        components=(projections, following, repairs, auditor, feed),
         # Those of the batches that are under way while it catches up, and no cycles among them.
         new_objects=200_000,
     )

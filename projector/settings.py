@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from shop.views import VIEWS
 from tandem.feed.service import FeedServiceSettings
-from tandem.projection.settings import CacheSettings, ChangeLogSettings, FollowSettings
+from tandem.projection.settings import AuditSettings, CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.read_store.announcement import HISTORY_CHANGED, Announcement
 from tandem.read_store.cache import new_epoch, parse_node
 from tandem.runtime.settings import DatabaseSettings, ServerSettings, ServiceSettings
@@ -29,6 +29,7 @@ class Settings(ServiceSettings):
     follow: FollowSettings = Field(FollowSettings(), description="How the feed is followed")
     cache: CacheSettings = Field(CacheSettings(), description="The cache's nodes")
     change_log: ChangeLogSettings = Field(ChangeLogSettings(), description="The change log")
+    audit: AuditSettings = Field(AuditSettings(), description="The auditor")
     feed_service: FeedServiceSettings = Field(FeedServiceSettings(), description="FeedService")
 
     @field_validator("cache_nodes")

@@ -11,6 +11,7 @@ from query_server.search.statements import SESSION
 from query_server.settings import Settings
 from query_server.subscriptions import subscriptions
 from shop.views import CACHED_VIEWS, REVISION, VIEWS
+from tandem.queries.damage import DamageReports
 from tandem.queries.freshness import Freshness
 from tandem.queries.head import Head
 from tandem.queries.pages import ListQuery, Select
@@ -32,8 +33,8 @@ _TOGETHER = 16
 
 def build(settings: Settings) -> Application:
     reading, search, reports = settings.reader, settings.search, settings.reports
-    # One for each thread that reads, one for the positions that waiters ask for, one for watches, one for readiness.
-    connections = (1 + len(LISTS)) * reading.threads + search.threads + 3
+    # One for each thread that reads; for the positions that waiters ask for, watches, readiness, and damaged rows.
+    connections = (1 + len(LISTS)) * reading.threads + search.threads + 4
     store = Store(settings.database, connections=connections, session=ONE_PLAN)
     sales_store = Store(settings.database, connections=reports.threads)
     search_store = Store(settings.database, connections=search.threads, session=SESSION)
@@ -62,6 +63,7 @@ def build(settings: Settings) -> Application:
     ]
     watch = SERVICE.methods_by_name["WatchOrderDetails"]
     watches = Watches(watch, store, freshness, settings.watch, max_batch=reading.max_batch)
+    damage = DamageReports(store)
 
     async def ready() -> bool:
         return await asyncio.to_thread(store.has_revision, SCHEMA, REVISION)
@@ -77,5 +79,5 @@ def build(settings: Settings) -> Application:
             ),
         ),
         ready=ready,
-        components=(store, sales_store, search_store, head, by_id, *statements, freshness, watches),
+        components=(store, sales_store, search_store, head, by_id, *statements, freshness, watches, damage),
     )

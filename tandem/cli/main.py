@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
+from tandem.cli import verify
 from tandem.cli.child import StackError
 from tandem.cli.local_stack import LocalStack, Ports
 from tandem.cli.up import Domain
@@ -151,4 +152,6 @@ def application(domain: Domain) -> typer.Typer:
         if not report.well:
             raise typer.Exit(1)
 
+    defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
+    verify.add_command(app, domain.audit, defaults)
     return app

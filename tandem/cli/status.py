@@ -1,6 +1,7 @@
 """How the services and the views are: asked over gRPC, shown as tables or as JSON."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ class View:
     """state: "running", "standby" or "failed"; lag_seconds: the age of the oldest event that it has not taken in.
 
     error: why it cannot go on, in whichever projector; empty while it can.
+    differences: to the feed, that the projector has found since it started. audited_seconds: how long ago it had
+    compared all of the view; None where it has not yet.
     """
 
     name: str
@@ -30,6 +33,8 @@ class View:
     lag_events: int = 0
     lag_seconds: float = 0.0
     error: str = ""
+    differences: int = 0
+    audited_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ def _view(projection: Any) -> View:
         lag_events=projection.lag_events,
         lag_seconds=projection.lag.ToTimedelta().total_seconds(),
         error=projection.error,
+        differences=projection.differences,
+        audited_seconds=(time.time() - projection.audited_at.seconds if projection.HasField("audited_at") else None),
     )
 
 
@@ -147,14 +154,19 @@ def as_tables(report: Report) -> RenderableType:
     parts: list[RenderableType] = [services]
     if report.feed_head is not None:
         views = Table("view", "state", box=None, pad_edge=False)
-        for column in ("position", "events behind", "seconds behind"):
+        for column in ("position", "events behind", "seconds behind", "differences", "compared"):
             views.add_column(column, justify="right")
         for view in report.views:
             style = "red" if view.error else "green"
             lag = f"{view.lag_seconds:.3f}"
-            views.add_row(view.name, f"[{style}]{view.state}[/]", f"{view.position:,}", f"{view.lag_events:,}", lag)
+            progress = (f"{view.position:,}", f"{view.lag_events:,}", lag, f"{view.differences:,}", _ago(view))
+            views.add_row(view.name, f"[{style}]{view.state}[/]", *progress)
         parts += ["", views, "", f"feed head: {report.feed_head:,}"]
     return Group(*parts)
+
+
+def _ago(view: View) -> str:
+    return "not yet" if view.audited_seconds is None else f"{max(0, view.audited_seconds):.0f} s ago"
 
 
 def problems(report: Report) -> list[str]:

@@ -34,6 +34,7 @@ class Domain:
 
     modules: what Python runs as each service, by section: command, query and projector.
     projections: the service that the projector answers ListProjections with.
+    audit: the service that command servers and projectors answer Verify with.
     commands: the stub that takes the sample's commands. sample: makes the sample.
     examples: shell lines to try, given the addresses of the command server and the query server, and whether the sample
         is loaded.
@@ -41,6 +42,7 @@ class Domain:
 
     modules: Mapping[str, str]
     projections: ServiceDescriptor
+    audit: ServiceDescriptor
     commands: Callable[[grpc.Channel], Any]
     sample: Callable[[], Sequence[Stage]]
     examples: Callable[[str, str, bool], Sequence[str]]

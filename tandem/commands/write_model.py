@@ -134,6 +134,21 @@ class Aggregate(Loaded[S]):
             f" WHERE t.id = {ids} ORDER BY t.id FOR UPDATE OF t"
         )
 
+    def stored_query(self, condition: str) -> str:
+        """The rows for which a condition on `t` holds, not locked; `state_of` reads them behind their first column.
+
+        That says whether the data subject has no key.
+        """
+        columns = ", ".join(_column(it) for it in self.table.columns)
+        keyless, key = "false", ""
+        if self.erased is not None:
+            keyless, key = "k.key IS NULL", f" LEFT JOIN {subject_key.fullname} AS k ON k.subject_id = t.id"
+        return f"SELECT {keyless}, {columns} FROM {self.table.fullname} AS t{key} WHERE {condition}"  # noqa: S608
+
+    def state_of(self, row: Row) -> S:
+        """The state that a row of all columns is, ids as text."""
+        return self._of_row(row)
+
     def held_query(self, references: "Sequence[Reference]") -> str:
         """The ids of those that another transaction keeps locked. It has the parameters of `query`, twice."""
         table, ids = self.table.fullname, _any_of(references)
@@ -231,6 +246,7 @@ class WriteModel:
 
     def __init__(self, loads: Sequence[Loaded[Any]]) -> None:
         """loads: aggregates and their parts, in the order in which they are locked."""
+        self.loads = loads
         self.aggregates = [it for it in loads if isinstance(it, Aggregate)]
         self._reads = []
         for it in loads:

@@ -1,6 +1,7 @@
 """The fenced cache, from the writer's side. See tandem.read_store.cache for what an epoch is."""
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +14,8 @@ from tandem.read_store.cache import (
     CacheEpochs,
     NodeClient,
     Ring,
+    Signer,
+    decode_entry,
     encode_entry,
     key_prefix,
     new_epoch,
@@ -116,6 +119,16 @@ class CacheWriter:
             except _Failure as error:
                 self._fence(node, error)
 
+    def read(self, view: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The values of the entries that are there and that readers take, by key. A node that fails is fenced."""
+        found: dict[bytes, bytes] = {}
+        for node, names in names_by_node(self._ring, view, self.epochs[view], keys).items():
+            try:
+                found |= values_of(self._signer, self._connection(node).ask(names).answer(), names)
+            except _Failure as error:
+                self._fence(node, error)
+        return found
+
     def revive(self) -> bool:
         """Gives new epochs to fenced nodes that answer again; True if there were any."""
         back = self._down & self._answering
@@ -202,6 +215,58 @@ class CacheWriter:
             for node in self.nodes:
                 if node in self._down and _answers(node, self._settings.timeout):
                     self._answering.add(node)
+
+
+class EntryReader:
+    """Reads entries as `CacheWriter.read` does, on connections of its own. For one thread.
+
+    It passes over nodes that fail, for a while.
+    """
+
+    def __init__(self, nodes: tuple[str, ...], settings: CacheSettings) -> None:
+        """Raises SettingsError when the secret cannot be read."""
+        self._settings = settings
+        self._signer = settings.signer()
+        self._ring = Ring(list(nodes))
+        self._clients: dict[str, NodeClient] = {}
+        self._rests_until: dict[str, float] = {}
+
+    def read(self, view: str, epochs: CacheEpochs, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The values of the entries that are there and that readers take, by key."""
+        found: dict[bytes, bytes] = {}
+        for node, names in names_by_node(self._ring, view, epochs, keys).items() if epochs else ():
+            if time.monotonic() < self._rests_until.get(node, 0.0):
+                continue
+            client = self._clients.get(node) or node_client(node, timeout=self._settings.timeout)
+            self._clients[node] = client
+            try:
+                found |= values_of(self._signer, client.ask(names).answer(), names)
+            except _Failure as error:
+                log.debug("a cache node cannot be compared", node=node, error=repr(error))
+                self._rests_until[node] = time.monotonic() + self._settings.probe_seconds
+        return found
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+
+
+def names_by_node(ring: Ring, view: str, epochs: CacheEpochs, keys: Sequence[bytes]) -> dict[str, dict[str, bytes]]:
+    """The names of rows' entries at each node that is not fenced, each with the row's key."""
+    names: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
+    for key in keys:
+        node = ring.node_of(key.hex())
+        epoch = epochs.get(node)
+        if epoch is not None:
+            names[node][key_prefix(view, epoch) + key.hex()] = key
+    return names
+
+
+def values_of(signer: Signer, answer: Mapping[str, bytes], names: Mapping[str, bytes]) -> dict[bytes, bytes]:
+    """The values in a node's answer that were stored for their keys, by the rows' keys; placeholders have none."""
+    entries = signer.unsigned(answer, {name: key.hex() for name, key in names.items()})
+    values = {bytes.fromhex(row): decode_entry(entry) for row, entry in entries.items()}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _answers(node: str, timeout: float) -> bool:

@@ -30,7 +30,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tandem.feed.reader import EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
+from tandem.feed.token import Token
 from tandem.projection.cache_writer import CacheWriter
+from tandem.projection.inspection import Inspection, Inspections, Inspector, NotNow
 from tandem.projection.ownership import (
     FreeView,
     another_follows,
@@ -52,7 +54,7 @@ from tandem.projection.views import Phase, Progress, Views, ViewState
 from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.announcement import EVENTS_MISSING, HISTORY_CHANGED, VIEW_FAILED, Announcement
 from tandem.read_store.cache import CacheEpochs
-from tandem.read_store.damage import report_damage
+from tandem.read_store.damage import DamagedRows
 from tandem.read_store.tables import change
 from tandem.runtime.database import create_database_engine, driver_under, first_line
 from tandem.runtime.settings import DatabaseSettings
@@ -128,6 +130,9 @@ class Following:
         self.cache = cache
         self.follow = follow
         self.change_log = change_log
+        # Rows that others want to have compared with the feed, and keys of rows that nobody can read.
+        self.inspections = Inspections()
+        self.damage = DamagedRows()
         self.stopping = threading.Event()
         # The session owns nothing any more.
         self.released = threading.Event()
@@ -179,6 +184,7 @@ class Following:
                     self.progress.states[view] = ViewState(position=state.position)
                     _failed(view).set(0)
                 self.cache.epochs.clear()
+                self.inspections.give_back("the session is over")
         # By this thread: who stops it need not wait for its end.
         self.cache.stop()
         self.feed.close()
@@ -215,6 +221,17 @@ class Session:
             partial(select_rows, self._driver, self._views.projections), self._views.projections, _RECENT_BYTES
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
+        self._inspector = Inspector(
+            self._driver,
+            self._feed,
+            self._cache,
+            session=self._session,
+            alone=self._lock,
+            forget=self._pipeline.forget,
+            most_events=self._follow.batch_size,
+        )
+        # Of watched views: rows that were repaired, which the change log is to have with the next batch.
+        self._repaired: defaultdict[str, set[bytes]] = defaultdict(set)
         # The keeper's: whether the feed has been silent for too long.
         self._is_cut_off = False
         # Of views whose batches took too long: how many events the next one may have.
@@ -249,6 +266,8 @@ class Session:
             if self._is_due("head", self._follow.heartbeat_seconds):
                 self._look_at_head()
             self._bring_over_held()
+            for inspection in self._following.inspections.take():
+                self._inspect(inspection)
             more = False
             groups = self._groups()
             for views in groups:
@@ -609,6 +628,29 @@ class Session:
             return True
         return False
 
+    def _inspect(self, it: Inspection) -> None:
+        """Compares rows of a view with what the feed makes of them, and repairs them where that is wanted."""
+        try:
+            state = self._progress.states[it.view]
+            if not state.is_followed:
+                raise NotNow(f"this projector does not follow {it.view}")
+            projection = self._views.projections[it.view]
+            at = Token(self._epoch, state.position, state.mark, state.generation)
+            differences = self._inspector.inspect(it, projection, at)
+        except Exception as error:
+            it.answer.set_exception(error)
+            if isinstance(error, Deposed) or self._action_after(error) is ViewAction.END_SESSION:
+                raise
+            return
+        repaired = [one.key for one in differences if one.repaired]
+        if projection.logged:
+            self._repaired[it.view].update(repaired)
+        with self._lock:
+            if repaired and state.phase is Phase.FAILED and self._progress.states[it.view] is state:
+                # It may be what the view could not go on without, and it is tried at once.
+                self._set(it.view, replace(state, retry_at=0.0))
+        it.answer.set_result(differences)
+
     def _find(self, views: Sequence[str], after: int, mark: int) -> EventBatch | None:
         limit = self._batch_size(views[0])
         part = self._feed.events(after, limit, self._epoch, mark)
@@ -627,6 +669,12 @@ class Session:
         """One transaction for all views, then the cache, then the announcement."""
         if batch.moved:
             self._in_hand = {view: move.after - move.before for view, move in batch.moves.items()}
+            for view in self._repaired.keys() & batch.moves.keys() if self._repaired else ():
+                move = batch.moves[view]
+                if move.after > move.before:
+                    # Watches look for what changed behind where they are.
+                    known = {key for _, key in move.changes.log}
+                    move.changes.log += [(move.after, key) for key in self._repaired.pop(view) - known]
             with self._lock:
                 move_views(self._driver, self._epoch, self._session, list(batch.moves.values()))
                 cached = {view: it.changes.values for view, it in batch.moves.items() if view in self._views.cached}
@@ -641,7 +689,7 @@ class Session:
         self._set_head(max(batch.after, self._progress.head))
         for view, move in batch.moves.items():
             for key in move.changes.damaged:
-                report_damage(view, key.hex())
+                self._following.damage.report(view, key.hex())
             _position(view).set(move.after)
             _projected(view).inc(move.after - move.before)
 

@@ -115,6 +115,11 @@ class Pipeline:
             self._rows.forget()
             raise
 
+    def forget(self) -> None:
+        """Drops what was done ahead and all rows in memory: somebody else is about to write rows. Between two steps."""
+        self._ahead = None
+        self._rows.forget()
+
     def _step(self, views: Sequence[str], position: int, mark: int, goes_on: bool) -> EventBatch | None:
         ahead, self._ahead = self._ahead, None
         if ahead is not None and (ahead[0].views, ahead[0].before) == (views, position):

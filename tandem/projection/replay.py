@@ -36,6 +36,13 @@ class KeyRange:
     def __contains__(self, key: object) -> bool:
         return isinstance(key, bytes) and key >= self.first and (self.end is None or key < self.end)
 
+    def behind(self, key: bytes) -> "KeyRange | None":
+        """Its part behind a key; None where there is none."""
+        following = int.from_bytes(key) + 1
+        if following == 1 << 128 or (self.end is not None and following >= int.from_bytes(self.end)):
+            return None
+        return KeyRange(following.to_bytes(16), self.end)
+
 
 Wanted = KeyRange | frozenset[bytes]
 """Which rows are replayed."""

@@ -114,7 +114,10 @@ class ProjectionService:
                 # Of a view of another epoch it is not known yet what it has of this one.
                 lag_events=max(0, head - position) if row and feed.epoch in {row.feed_epoch, None} else head,
                 error=error,
+                differences=self._progress.differences[view],
             )
+            if view in self._progress.compared_at:
+                entry.audited_at.FromSeconds(int(self._progress.compared_at[view]))
             entry.lag.FromTimedelta(max(now - since, timedelta()) if since else timedelta())
         return answer
 

@@ -52,3 +52,15 @@ class ChangeLogSettings(Block):
     keep_hours: float = Field(24.0, gt=0, description="How long it is kept")
     purge_batch: int = Field(5000, ge=1, le=100_000, description="Old rows deleted in one statement")
     purge_every_seconds: float = Field(60.0, gt=0, description="Time between purges")
+
+
+class AuditSettings(Block):
+    """The auditor: compares the views and the cache with the feed, all the time."""
+
+    share: float = Field(
+        0.02, ge=0, le=1, description="Of the time of one processor that it may take at most; 0 turns it off"
+    )
+    round_seconds: float = Field(
+        60.0, ge=0, description="Time between the beginnings of two comparisons of the same view at least"
+    )
+    repair: bool = Field(True, description="Whether rows and entries that differ are made right")

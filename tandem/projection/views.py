@@ -27,8 +27,9 @@ When the session ends it owns nothing, and each view is on STANDBY again: Follow
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
@@ -76,11 +77,14 @@ class ViewState:
 class Progress:
     """How far this program is. Other threads may read it: each state is replaced as a whole.
 
-    head: the last position of the feed that was seen.
+    head: the last position of the feed that was seen. differences: how many the auditor has found, by view.
+    compared_at: when it last had compared a whole view, on the clock of time.time().
     """
 
     states: dict[str, ViewState]
     head: int = 0
+    differences: Counter[str] = field(default_factory=Counter)
+    compared_at: dict[str, float] = field(default_factory=dict)
 
 
 class Views:

@@ -16,6 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 import query_server.app
 from command_server.app import DOMAIN
+from commerce.audit.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
 from commerce.feed.v1.feed_service_pb2 import DESCRIPTOR as FEED
 from commerce.projection.v1.projection_service_pb2 import DESCRIPTOR as PROJECTION
 from query_server.app import LISTS
@@ -24,6 +25,7 @@ from query_server.search.request import search_key
 from shop.events import EVENTS
 from shop.views import CACHED_VIEWS
 from tandem.feed.service import check as check_subscribe
+from tandem.feed.verification import check as check_verify
 from tandem.queries.checker import QueryChecker
 from tandem.queries.freshness import NOTHING_NEEDED
 from tandem.queries.rows import queries_by_id
@@ -39,6 +41,7 @@ SERVICES = (
     QUERIES,
     *FEED.services_by_name.values(),
     *PROJECTION.services_by_name.values(),
+    *AUDIT.services_by_name.values(),
 )
 BY_ID = {it.name: it.keys for it in queries_by_id(QUERIES, CACHED_VIEWS)}
 WANTED: dict[str, Callable[[Any, QueryChecker], object]] = {
@@ -81,6 +84,8 @@ def check(service: str, method: str, request: Any) -> None:
             checker.resume_from(NOTHING_NEEDED, request.resume_from)
         checker.consistency(request.consistency)
         checker.finish()
+    elif method == "Verify":
+        check_verify(request)
     else:
         assert method == "Subscribe", "whose requests are checked by"
         check_subscribe(request, frozenset(EVENTS.kinds))

@@ -18,11 +18,12 @@ _BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.
 _RPC = re.compile(r"\b([a-z][\w.]*\.[A-Z]\w*/[A-Z]\w*)")
 _VOLATILE = [
     (re.compile(r'("(?:consistencyToken|asOf|nextPageToken|cursor)": )"[^"]+"'), r'\1"<token>"'),
-    (re.compile(r'("(?:position|feedHead|headPosition)": )"\d+"'), r'\1"<number>"'),
+    (re.compile(r'("(?:position|feedHead|headPosition|until|events)": )"\d+"'), r'\1"<number>"'),
     # Those that a caller chose are not of version 7.
     (re.compile(r'("(?:requestId|correlationId)": )"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]{21}"'), r'\1"<id>"'),
     (re.compile(r' *"lagEvents": "\d+",\n'), ""),  # left out where it is 0
     (re.compile(r'("lag": )"[\d.]+s"'), r'\1"<seconds>"'),
+    (re.compile(r',\n *"auditedAt": "[^"]+"'), ""),  # not there before the auditor's first round
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"), "<time>"),
     # grpcurl's own clock and the server's run out together, and either may be the one that tells.
     (re.compile("Message: (?:context deadline exceeded|Deadline Exceeded)"), "Message: <time is over>"),

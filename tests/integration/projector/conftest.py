@@ -29,7 +29,7 @@ from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
 from tandem.feed.token import new_mark
 from tandem.internal.v1.stored_pb2 import Envelope
-from tandem.projection.settings import CacheSettings, ChangeLogSettings, FollowSettings
+from tandem.projection.settings import AuditSettings, CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Ring, decode_entry, key_prefix, node_client
 from tandem.read_store.tables import CHANNEL, change, projection, written_columns
@@ -347,7 +347,7 @@ Project = Callable[..., Any]
 
 @pytest.fixture
 async def project(stores: Stores) -> AsyncIterator[Project]:
-    """Starts a projector: `await project(nodes, follow={…}, cache={…}, change_log={…}, read={…})`.
+    """Starts a projector: `await project(nodes, follow={…}, cache={…}, change_log={…}, audit={…}, read={…})`.
 
     on: other stores.
     """
@@ -362,6 +362,7 @@ async def project(stores: Stores) -> AsyncIterator[Project]:
             follow=FollowSettings(**{"retry_seconds": 0.2, "standby_seconds": 0.05, **blocks.get("follow", {})}),
             cache=CacheSettings(**{"probe_seconds": 0.05, **blocks.get("cache", {})}),
             change_log=ChangeLogSettings(**blocks.get("change_log", {})),
+            audit=AuditSettings(**blocks.get("audit", {})),
         )
         projector = Running(settings)
         running.append(projector)

@@ -1,22 +1,19 @@
 """A view that cannot go on, a feed that is another, databases that go away: visible, and mended by themselves."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from commerce.query.v1.views_pb2 import ProductCard
 from shop.views import VIEWS
 from tandem.cli.child import StackError
-from tandem.cli.embedded import Memcached
 from tandem.cli.services import Service, store_settings
-from tests.integration.projector.conftest import Announcements, Project, Stored, Stores, cached
+from tests.integration.projector.conftest import Announcements, Project, Stored, Stores
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.stack import until, up_to, wait_until
+from tests.support.stack import until
 
 RUNNING, FAILED = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_FAILED
 ORDERS = ("order_details", "order_summary")
@@ -197,30 +194,3 @@ async def test_a_session_that_ended_while_it_was_idle_does_not_show(stores: Stor
     assert {it.error for it in (await projector.list()).values()} == {""}
     stores.end_sessions("read", "tandem-projector-status")
     assert await projector.is_ready()
-
-
-async def test_a_row_that_somebody_changed_stays_behind_alone(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Callable[[int], list[Memcached]]
-) -> None:
-    nodes = [it.address for it in memcached_nodes(up_to(1))]
-    first = await project(nodes)
-    await announcements.reached(stores.append([events.product_added(1), events.product_added(2)]))
-    # With its memory of rows.
-    await first.stop()
-    one, two = identity("product", 1), identity("product", 2)
-    stores.run(f"UPDATE tandem_read.product_card SET value = '\\xff' WHERE key = '{one}'")
-    projector = await project(nodes)
-    with capture_logs() as logs:
-        head = stores.append([events.price_changed(1), events.order_placed(1), events.price_changed(2, price=7)])
-        await announcements.reached(head)
-        # It is told after the announcement, which others wait for.
-        wait_until(lambda: any(it["event"].startswith("a row is damaged") for it in logs), "the damage is logged")
-    await projector.until_state(RUNNING)
-    assert stores.value("product_card", one) == b"\xff"
-    assert ProductCard.FromString(stores.value("product_card", two) or b"").price.minor_units == 7
-    if nodes:
-        assert cached("product_card", one, announcements.epochs()) is None, "the old entry is not served on"
-        assert cached("product_card", two, announcements.epochs()) == stores.value("product_card", two)
-    [line] = [it for it in logs if it["event"].startswith("a row is damaged")]
-    assert (line["log_level"], line["view"], line["key"]) == ("error", "product_card", one.replace("-", ""))
-    assert (REGISTRY.get_sample_value("tandem_damaged_rows_total", {"view": "product_card"}) or 0) > 0

@@ -12,6 +12,7 @@ from tandem.commands.receipts import Receipt
 from tandem.commands.write_model import States
 from tandem.runtime.errors import Conflict, NotFound, PreconditionFailed, TandemError
 from tests.support.builders import add_product, address, command, identity, place_order, register_customer
+from tests.support.events import address_updated, customer_registered
 
 CUSTOMER = identity("customer", 1)
 RENAME = commands.RenameCustomerRequest(customer_id=CUSTOMER, name="Ada King")
@@ -151,3 +152,13 @@ def test_what_is_not_known_is_not_found_and_an_old_version_is_refused(request_: 
     late.CopyFrom(request_)
     late.expected_version = 7  # type: ignore[attr-defined]
     assert isinstance(refused(register_customer(), late), Conflict)
+
+
+def test_an_event_from_before_addresses_had_names_is_about_the_one_that_there_was() -> None:
+    """Whoever folds the feed anew meets it: `tandem verify`."""
+    states = States({CUSTOMERS: {}})
+    for event in (customer_registered(1), address_updated(1, city="Jena")):
+        change = getattr(event, str(event.WhichOneof("kind")))
+        DOMAIN.changes[type(change)](states, change)
+    [only] = states[CUSTOMERS][CUSTOMER].addresses
+    assert (only.name, only.address.city, only.is_default) == ("main", "Jena", True)

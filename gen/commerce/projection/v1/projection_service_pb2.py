@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/commerce/projection/v1/projection_service.proto\x12\x16\x63ommerce.projection.v1\x1a\x1egoogle/protobuf/duration.proto\"\x18\n\x16ListProjectionsRequest\"|\n\x17ListProjectionsResponse\x12\x1b\n\tfeed_head\x18\x01 \x01(\x04R\x08\x66\x65\x65\x64Head\x12\x44\n\x0bprojections\x18\x02 \x03(\x0b\x32\".commerce.projection.v1.ProjectionR\x0bprojections\"\xdd\x01\n\nProjection\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12=\n\x05state\x18\x02 \x01(\x0e\x32\'.commerce.projection.v1.ProjectionStateR\x05state\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12\x1d\n\nlag_events\x18\x04 \x01(\x04R\tlagEvents\x12+\n\x03lag\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x14\n\x05\x65rror\x18\x06 \x01(\tR\x05\x65rror*\x8c\x01\n\x0fProjectionState\x12 \n\x1cPROJECTION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROJECTION_STATE_RUNNING\x10\x01\x12\x1c\n\x18PROJECTION_STATE_STANDBY\x10\x02\x12\x1b\n\x17PROJECTION_STATE_FAILED\x10\x03\x32\x8c\x01\n\x11ProjectionService\x12w\n\x0fListProjections\x12..commerce.projection.v1.ListProjectionsRequest\x1a/.commerce.projection.v1.ListProjectionsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/commerce/projection/v1/projection_service.proto\x12\x16\x63ommerce.projection.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x18\n\x16ListProjectionsRequest\"|\n\x17ListProjectionsResponse\x12\x1b\n\tfeed_head\x18\x01 \x01(\x04R\x08\x66\x65\x65\x64Head\x12\x44\n\x0bprojections\x18\x02 \x03(\x0b\x32\".commerce.projection.v1.ProjectionR\x0bprojections\"\xba\x02\n\nProjection\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12=\n\x05state\x18\x02 \x01(\x0e\x32\'.commerce.projection.v1.ProjectionStateR\x05state\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12\x1d\n\nlag_events\x18\x04 \x01(\x04R\tlagEvents\x12+\n\x03lag\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x14\n\x05\x65rror\x18\x06 \x01(\tR\x05\x65rror\x12 \n\x0b\x64ifferences\x18\n \x01(\x04R\x0b\x64ifferences\x12\x39\n\naudited_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tauditedAt*\x8c\x01\n\x0fProjectionState\x12 \n\x1cPROJECTION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROJECTION_STATE_RUNNING\x10\x01\x12\x1c\n\x18PROJECTION_STATE_STANDBY\x10\x02\x12\x1b\n\x17PROJECTION_STATE_FAILED\x10\x03\x32\x8c\x01\n\x11ProjectionService\x12w\n\x0fListProjections\x12..commerce.projection.v1.ListProjectionsRequest\x1a/.commerce.projection.v1.ListProjectionsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,14 +35,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROJECTIONSERVICE'].methods_by_name['ListProjections']._loaded_options = None
   _globals['_PROJECTIONSERVICE'].methods_by_name['ListProjections']._serialized_options = b'\220\002\001'
-  _globals['_PROJECTIONSTATE']._serialized_start=484
-  _globals['_PROJECTIONSTATE']._serialized_end=624
-  _globals['_LISTPROJECTIONSREQUEST']._serialized_start=107
-  _globals['_LISTPROJECTIONSREQUEST']._serialized_end=131
-  _globals['_LISTPROJECTIONSRESPONSE']._serialized_start=133
-  _globals['_LISTPROJECTIONSRESPONSE']._serialized_end=257
-  _globals['_PROJECTION']._serialized_start=260
-  _globals['_PROJECTION']._serialized_end=481
-  _globals['_PROJECTIONSERVICE']._serialized_start=627
-  _globals['_PROJECTIONSERVICE']._serialized_end=767
+  _globals['_PROJECTIONSTATE']._serialized_start=610
+  _globals['_PROJECTIONSTATE']._serialized_end=750
+  _globals['_LISTPROJECTIONSREQUEST']._serialized_start=140
+  _globals['_LISTPROJECTIONSREQUEST']._serialized_end=164
+  _globals['_LISTPROJECTIONSRESPONSE']._serialized_start=166
+  _globals['_LISTPROJECTIONSRESPONSE']._serialized_end=290
+  _globals['_PROJECTION']._serialized_start=293
+  _globals['_PROJECTION']._serialized_end=607
+  _globals['_PROJECTIONSERVICE']._serialized_start=753
+  _globals['_PROJECTIONSERVICE']._serialized_end=893
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -105,6 +106,8 @@ class Projection(_message.Message):
     LAG_EVENTS_FIELD_NUMBER: _builtins.int
     LAG_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    AUDITED_AT_FIELD_NUMBER: _builtins.int
     view: _builtins.str
     """The view's name, such as "order_details"."""
     state: Global___ProjectionState.ValueType
@@ -115,9 +118,17 @@ class Projection(_message.Message):
     """How many events it is behind."""
     error: _builtins.str
     """Why it cannot go on, also where another projector holds it: then `state` is STANDBY. Empty while it can."""
+    differences: _builtins.int
+    """How many of its rows and their cache entries were found to differ from the feed, by the projector that answers and
+    since it started; those that were made right count too.
+    """
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
         """How old the oldest event is that it has not taken in; zero when it has them all."""
+
+    @_builtins.property
+    def audited_at(self) -> _timestamp_pb2.Timestamp:
+        """When the projector that answers last had compared all of its rows with the feed; not set before."""
 
     def __init__(
         self,
@@ -128,10 +139,12 @@ class Projection(_message.Message):
         lag_events: _builtins.int = ...,
         lag: _duration_pb2.Duration | None = ...,
         error: _builtins.str = ...,
+        differences: _builtins.int = ...,
+        audited_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audited_at", b"audited_at", "lag", b"lag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "lag", b"lag", "lag_events", b"lag_events", "position", b"position", "state", b"state", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audited_at", b"audited_at", "differences", b"differences", "error", b"error", "lag", b"lag", "lag_events", b"lag_events", "position", b"position", "state", b"state", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
