@@ -1,4 +1,4 @@
-"""`python -m command_server [serve | migrate | begin-epoch | restore LEDGER…]`"""
+"""`python -m command_server [serve | migrate | begin-epoch | restore LEDGER… | archive | archive-plan | …]`"""
 
 import sys
 from functools import partial
@@ -7,10 +7,12 @@ from pathlib import Path
 from command_server.app import DOMAIN, MIGRATIONS, build
 from command_server.settings import Settings
 from commerce.command.v1.command_service_pb2 import EraseCustomerRequest
+from tandem.commands import archiving
 from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.executor import Executor, create_executor_engine
 from tandem.commands.ledger import Kind, Ledger
-from tandem.commands.maintenance import begin_epoch, ensure_partitions
+from tandem.commands.maintenance import begin_epoch
+from tandem.commands.partitions import ensure_partitions
 from tandem.commands.restore import restore
 from tandem.feed.table import SCHEMA
 from tandem.runtime.database import has_revision, migrate, newest_revision, transaction
@@ -21,7 +23,7 @@ def _migrate(settings: Settings) -> str:
     """The tables, and the feed's partitions ahead: servers may have no right to make them."""
     revision = migrate(settings.database, MIGRATIONS, SCHEMA)
     with transaction(settings.database, "tandem-command-migrate") as connection:
-        ensure_partitions(connection)
+        ensure_partitions(connection, settings.feed.partition_events)
     return f"{SCHEMA} is at revision {revision}"
 
 
@@ -63,6 +65,18 @@ ACTIONS = {
         "name the feed anew, after the write database lost commits in a failover or was restored to an earlier state;"
         " tokens from before are refused then, and projectors make the views right",
         _begin_epoch,
+    ),
+    "archive": Action(
+        "move the feed's oldest partitions into files of ARCHIVE__FOLDER, as the owner of the schema; it may be ended"
+        " and repeated at any time",
+        lambda settings: archiving.run(settings.database, settings.archive),
+    ),
+    "archive-plan": Action(
+        "say what `archive` would move", lambda settings: str(archiving.plan(settings.database, settings.archive))
+    ),
+    "verify-archive": Action(
+        "read the whole archive and compare it with its checksums",
+        lambda settings: archiving.verify(settings.database, settings.archive),
     ),
     "restore": Action(
         "after the write database was restored from a backup: erase again who was erased since, as the ledgers say,"

@@ -12,14 +12,18 @@ from command_server.expiry import Expiry
 from command_server.settings import Settings
 from commerce.audit.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
 from commerce.command.v1.command_service_pb2 import DESCRIPTOR
+from commerce.command.v1.receipt_service_pb2 import DESCRIPTOR as RECEIPTS
 from shop.events import EVENTS
 from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.domain import Domain
 from tandem.commands.executor import Executor, create_executor_engine
 from tandem.commands.ledger import Ledger
-from tandem.commands.maintenance import Maintenance, headroom
+from tandem.commands.maintenance import Maintenance
+from tandem.commands.partitions import headroom
+from tandem.commands.receipt_service import ReceiptService
 from tandem.commands.resumption import Resumption
 from tandem.commands.verification import WriteVerification
+from tandem.feed.archive import Archive
 from tandem.feed.table import SCHEMA
 from tandem.feed.verification import AuditService
 from tandem.runtime.database import create_database_engine, has_revision, newest_revision
@@ -52,11 +56,12 @@ def build(settings: Settings) -> Application:
     executor = Executor(engine, DOMAIN, settings.executor, acknowledged, ledger)
     # Apart from the executor's: a purge, a look for what is due or unfinished, or a readiness check must not wait for a
     # batch, nor a batch for them.
-    side = create_database_engine(settings.database, name="tandem-command-side", pool_size=4, durable=True)
-    maintenance = Maintenance(side, settings.receipts, ledger)
+    side = create_database_engine(settings.database, name="tandem-command-side", pool_size=5, durable=True)
+    maintenance = Maintenance(side, settings.receipts, ledger, settings.feed.partition_events)
     expiry = Expiry(side, executor, settings.subscriptions)
     resumption = Resumption(side, executor, DOMAIN, settings.steps)
-    verify = WriteVerification(DOMAIN, settings.database).verify
+    receipts = ReceiptService(RECEIPTS.services_by_name["ReceiptService"], side)
+    verify = WriteVerification(DOMAIN, settings.database, Archive(settings.archive.folder)).verify
     audit = AuditService(AUDIT.services_by_name["AuditService"], {it.name: verify for it in DOMAIN.model.aggregates})
     needed = newest_revision(MIGRATIONS)
 
@@ -68,11 +73,12 @@ def build(settings: Settings) -> Application:
         server=settings.server,
         services=(
             Service(DOMAIN.service, workers=dict.fromkeys(DOMAIN.service.methods_by_name, executor)),
+            receipts.service,
             audit.service,
         ),
         ready=ready,
         # The last one started is stopped first: what it submits, the executor must still store.
-        components=(maintenance, executor, expiry, resumption),
+        components=(maintenance, receipts, executor, expiry, resumption),
     )
 
 

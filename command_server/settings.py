@@ -5,6 +5,8 @@ from typing import ClassVar
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from tandem.commands.archiving import ArchivingSettings
+from tandem.commands.partitions import FeedSettings
 from tandem.commands.settings import ExecutorSettings, LedgerSettings, ReceiptSettings, StepSettings
 from tandem.runtime.settings import Block, DatabaseSettings, ServerSettings, ServiceSettings
 
@@ -29,6 +31,8 @@ class Settings(ServiceSettings):
     server: ServerSettings = Field(ServerSettings(port=50051), description="The gRPC server")
     executor: ExecutorSettings = Field(ExecutorSettings(), description="Group commit")
     receipts: ReceiptSettings = Field(ReceiptSettings(), description="Receipts")
+    feed: FeedSettings = Field(FeedSettings(), description="The feed's table")
+    archive: ArchivingSettings = Field(ArchivingSettings(), description="The feed's archive, for `archive`")
     ledger: LedgerSettings = Field(LedgerSettings(file=None), description="The ledger")
     steps: StepSettings = Field(StepSettings(), description="Commands in steps")
     subscriptions: SubscriptionSettings = Field(SubscriptionSettings(), description="Subscriptions")

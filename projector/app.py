@@ -17,10 +17,12 @@ from projector import (
 from projector.settings import Settings
 from shop.events import EVENTS
 from shop.views import CACHED_VIEWS, REVISION
+from tandem.feed.archive import Archive
 from tandem.feed.service import FeedService
 from tandem.feed.verification import AuditService
 from tandem.projection.audit import Auditor
 from tandem.projection.cache_writer import CacheWriter
+from tandem.projection.explaining import Explaining
 from tandem.projection.following import Following
 from tandem.projection.repair import Repairs
 from tandem.projection.service import ProjectionService
@@ -46,6 +48,7 @@ VIEWS = Views(
 
 
 def build(settings: Settings) -> Application:
+    archive = Archive(settings.archive.folder)
     following = Following(
         VIEWS,
         feed_database=settings.feed_database,
@@ -53,6 +56,17 @@ def build(settings: Settings) -> Application:
         cache=CacheWriter(settings.cache_nodes, settings.cache),
         follow=settings.follow,
         change_log=settings.change_log,
+        archive=archive,
+    )
+    service = PROJECTION.services_by_name["ProjectionService"]
+    explaining = Explaining(
+        service,
+        VIEWS,
+        following.progress,
+        following.cache,
+        feed_database=settings.feed_database,
+        read_database=settings.read_database,
+        archive=archive,
     )
     repairs = Repairs(following, feed_database=settings.feed_database, read_database=settings.read_database)
     auditor = Auditor(
@@ -65,10 +79,12 @@ def build(settings: Settings) -> Application:
     )
     audit = AuditService(AUDIT.services_by_name["AuditService"], dict.fromkeys(VIEWS.projections, auditor.verify))
     projections = ProjectionService(
-        PROJECTION.services_by_name["ProjectionService"],
+        service,
         following.progress,
         feed_database=settings.feed_database,
         read_database=settings.read_database,
+        archive=archive,
+        explaining=explaining,
         revision=REVISION,
     )
     feed = FeedService(
@@ -78,13 +94,14 @@ def build(settings: Settings) -> Application:
         settings.feed_service,
         erased_kind="customer_erased",
         poll_seconds=settings.follow.poll_seconds,
+        archive=archive,
     )
     return Application(
         name="projector",
         server=settings.server,
         services=(projections.service, feed.service, audit.service),
         ready=projections.is_ready,
-        components=(projections, following, repairs, auditor, feed),
+        components=(explaining, projections, following, repairs, auditor, feed),
         # Those of the batches that are under way while it catches up, and no cycles among them.
         new_objects=200_000,
     )

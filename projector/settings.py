@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from shop.views import VIEWS
+from tandem.feed.archive import ArchiveSettings
 from tandem.feed.service import FeedServiceSettings
 from tandem.projection.settings import AuditSettings, CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.read_store.announcement import HISTORY_CHANGED, Announcement
@@ -29,6 +30,7 @@ class Settings(ServiceSettings):
     follow: FollowSettings = Field(FollowSettings(), description="How the feed is followed")
     cache: CacheSettings = Field(CacheSettings(), description="The cache's nodes")
     change_log: ChangeLogSettings = Field(ChangeLogSettings(), description="The change log")
+    archive: ArchiveSettings = Field(ArchiveSettings(), description="The feed's archive")
     audit: AuditSettings = Field(AuditSettings(), description="The auditor")
     feed_service: FeedServiceSettings = Field(FeedServiceSettings(), description="FeedService")
 

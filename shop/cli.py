@@ -1,15 +1,25 @@
 """The `tandem` command, for the shop."""
 
 from commerce.audit.v1 import audit_service_pb2
+from commerce.command.v1 import receipt_service_pb2
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.projection.v1 import projection_service_pb2
+from commerce.query.v1 import views_pb2
 from shop import examples, sample
+from tandem.cli.domain import Domain
 from tandem.cli.main import application
-from tandem.cli.up import Domain
 
 SHOP = Domain(
     modules={"command": "command_server", "query": "query_server", "projector": "projector"},
     projections=projection_service_pb2.DESCRIPTOR.services_by_name["ProjectionService"],
+    receipts=receipt_service_pb2.DESCRIPTOR.services_by_name["ReceiptService"],
+    histories={
+        "order": "order_details",
+        "customer": "customer_profile",
+        "product": "product_card",
+        "subscription": "subscription_details",
+    },
+    rows=views_pb2.DESCRIPTOR,
     audit=audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
     commands=CommandServiceStub,
     sample=sample.generate,

@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-examples", action="store_true", help="write what docs/examples.md's commands print into it"
     )
+    parser.addoption("--seed", type=int, help="what tests/fuzz makes its inputs from, to send the same again")
 
 
 def pytest_configure() -> None:

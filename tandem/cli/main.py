@@ -11,12 +11,12 @@ import grpc
 import typer
 from rich.console import Console
 
+from tandem.cli import feed, history, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
-from tandem.cli import verify
 from tandem.cli.child import StackError
+from tandem.cli.domain import Domain
 from tandem.cli.local_stack import LocalStack, Ports
-from tandem.cli.up import Domain
 from tandem.cli.up import up as run_up
 
 
@@ -152,6 +152,9 @@ def application(domain: Domain) -> typer.Typer:
         if not report.well:
             raise typer.Exit(1)
 
+    why.add_to(app, domain)
+    history.add_to(app, domain)
+    app.add_typer(feed.commands(domain.modules["command"]), name="feed")
     defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
     verify.add_command(app, domain.audit, defaults)
     return app

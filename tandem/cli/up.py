@@ -3,49 +3,27 @@
 import itertools
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import Any
 
 import grpc
-from google.protobuf.descriptor import ServiceDescriptor
 from rich.console import Console
 from rich.live import Live
 from rich.progress import Progress
 from rich.text import Text
 
+from tandem.cli.domain import Domain
 from tandem.cli.live import Meter
 from tandem.cli.local_stack import LocalStack, sole_user_of
-from tandem.cli.sample import Stage, send_sample
+from tandem.cli.sample import send_sample
 from tandem.cli.status import list_projections
 from tandem.cli.supervisor import Supervisor
 
 _TICK_SECONDS = 1.0
 # Without a terminal the line goes to a log, where one a second would be noise.
 _TICKS_A_PLAIN_LINE = 10
-
-
-@dataclass(frozen=True)
-class Domain:
-    """What the `tandem` command is told of a domain: its three services, and what there is to try.
-
-    modules: what Python runs as each service, by section: command, query and projector.
-    projections: the service that the projector answers ListProjections with.
-    audit: the service that command servers and projectors answer Verify with.
-    commands: the stub that takes the sample's commands. sample: makes the sample.
-    examples: shell lines to try, given the addresses of the command server and the query server, and whether the sample
-        is loaded.
-    """
-
-    modules: Mapping[str, str]
-    projections: ServiceDescriptor
-    audit: ServiceDescriptor
-    commands: Callable[[grpc.Channel], Any]
-    sample: Callable[[], Sequence[Stage]]
-    examples: Callable[[str, str, bool], Sequence[str]]
 
 
 def up(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bool) -> None:

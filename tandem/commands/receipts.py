@@ -10,7 +10,20 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
-from sqlalchemy import BigInteger, Column, Connection, DateTime, Index, LargeBinary, Table, Text, Uuid, func, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    DateTime,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    select,
+    text,
+)
 
 from tandem.commands.rules import Id
 from tandem.feed import table as feed
@@ -31,9 +44,27 @@ receipt = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("refusal", LargeBinary, nullable=True, comment="google.rpc.Status"),
     Column("mark", BigInteger, nullable=True),
-    Index("receipt_created_at", "created_at"),
+    Column("period", SmallInteger, nullable=False, server_default="0"),
 )
-"""What each request_id was told. A refusal has no position and no version: 0. mark: of its events, see feed.event."""
+"""What each request_id was told. A refusal has no position and no version: 0. mark: of its events, see feed.event.
+
+Partitioned by `period`, a table `receipt_N` for each: they are emptied as a whole. In each, a request_id is there once.
+That it is in no other one, `begin_period` sees to: ADR 42.
+"""
+
+receipt_period = Table(
+    "receipt_period",
+    feed.metadata,
+    Column("period", SmallInteger, primary_key=True, autoincrement=False),
+    Column("began_at", DateTime(timezone=True), nullable=True),
+    Column("ended_at", DateTime(timezone=True), nullable=True),
+)
+"""A ring of PERIODS rows. One has began_at and no ended_at: its table gets the receipts of today. Empty ones have
+neither."""
+
+PERIODS = 9
+"""The one that is filled, seven whole ones for the time that receipts are kept, and one that is just being emptied."""
+_KEPT_PERIODS = 7
 
 unfinished = Table(
     "unfinished",
@@ -124,9 +155,12 @@ _RECEIPTS = """unnest(
     CAST(%(offsets)s AS bigint[]), CAST(%(versions)s AS bigint[]), CAST(%(refusals)s AS bytea[])
   ) AS r (request_id, fingerprint, subject_id, start, version, refusal)"""
 
+# Read behind find_receipts, which has locked the table `receipt` as far as `begin_period` waits for.
+_PERIOD = f"(SELECT p.period FROM {receipt_period.fullname} AS p WHERE p.began_at IS NOT NULL AND p.ended_at IS NULL)"  # noqa: S608
+
 _REFUSE = f"""
-INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version, refusal)
-SELECT r.request_id, r.fingerprint, r.subject_id, 0, 0, r.refusal FROM {_RECEIPTS}"""  # noqa: S608
+INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version, refusal, period)
+SELECT r.request_id, r.fingerprint, r.subject_id, 0, 0, r.refusal, {_PERIOD} FROM {_RECEIPTS}"""  # noqa: S608
 
 # The feed's head is the one row that serialises all writers. It is locked here and released by the COMMIT that follows
 # in the same pipeline, so it is held for no round trip, nor for the batch. It is looked for from the last span on that
@@ -144,9 +178,10 @@ WITH head AS (
     CAST(%(envelopes)s AS bytea[]), CAST(%(event_versions)s AS smallint[])
   ) WITH ORDINALITY AS e (kind, payload, subject_id, envelope, version, ordinal)
 ), receipts AS (
-  INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version, refusal, mark)
+  INSERT INTO {receipt.fullname} (request_id, fingerprint, subject_id, position, version, refusal, mark, period)
   SELECT r.request_id, r.fingerprint, r.subject_id,
-    CASE WHEN r.refusal IS NULL THEN head.base + r.start ELSE 0 END, r.version, r.refusal, %(mark)s::bigint
+    CASE WHEN r.refusal IS NULL THEN head.base + r.start ELSE 0 END, r.version, r.refusal, %(mark)s::bigint,
+    {_PERIOD}
   FROM head, {_RECEIPTS}
 )%s
 SELECT epoch, base, pg_notify('{feed.CHANNEL}', '') FROM head
@@ -299,16 +334,63 @@ def _arrays(receipts: Sequence[Receipt]) -> dict[str, Any]:
     }
 
 
-_PURGE = text(f"""
-DELETE FROM {receipt.fullname} WHERE request_id IN (
-  SELECT request_id FROM {receipt.fullname} AS r
-  WHERE created_at < :before AND NOT EXISTS (SELECT FROM {unfinished.fullname} AS u WHERE u.request_id = r.request_id)
-  ORDER BY created_at LIMIT :most
-  FOR UPDATE SKIP LOCKED
-)
-""")  # noqa: S608
+# How long others are held up at most, by who waits to be alone with a table.
+_ALONE_SECONDS = 0.05
+_ROTATION_LOCK = 7_246_005
+
+_IS_UNFINISHED = text(f"""
+SELECT EXISTS (
+  SELECT FROM {unfinished.fullname} AS u JOIN {receipt.fullname} AS r USING (request_id) WHERE r.period = :period
+)""")  # noqa: S608
 
 
-def purge_receipts(connection: Connection, now: datetime, keep: timedelta, most: int) -> int:
-    """Deletes at most `most` receipts that are older than `keep`; returns how many."""
-    return connection.execute(_PURGE, {"before": now - keep, "most": most}).rowcount
+def purge_receipts(connection: Connection, now: datetime, keep: timedelta) -> int | None:
+    """Empties the table of the oldest period that ended before `now` - `keep`; returns its number, None without any.
+
+    One with a command that has steps left stays until that is done. To be followed by COMMIT. Raises
+    sqlalchemy.exc.DBAPIError when somebody holds the table for longer than the others are to wait.
+    """
+    for period, began_at, ended_at in _periods(connection):
+        is_old = began_at is not None and ended_at is not None and ended_at < now - keep
+        if not is_old or connection.execute(_IS_UNFINISHED, {"period": period}).scalar_one():
+            continue
+        _limit_lock(connection)
+        connection.execute(text(f"TRUNCATE {receipt.fullname}_{period}"))
+        ours = receipt_period.update().where(receipt_period.c.period == period)
+        connection.execute(ours.values(began_at=None, ended_at=None))
+        return int(period)
+    return None
+
+
+def begin_period(connection: Connection, now: datetime, keep: timedelta) -> int | None:
+    """Begins the next period when the one of today has lasted for a seventh of `keep`; returns its number.
+
+    None where it is not time, or no table is empty. To be followed by COMMIT. Raises as `purge_receipts` does.
+
+    It waits for every transaction that has looked receipts up, and those that come wait for it. So nobody stores a
+    receipt in the new table who looked its request_id up before all receipts of the old one could be seen.
+    """
+    periods = _periods(connection)
+    today = next((it for it in periods if it.began_at is not None and it.ended_at is None), None)
+    empty = [it.period for it in periods if it.began_at is None]
+    if today is None or not empty or now - today.began_at < keep / _KEPT_PERIODS:
+        return None
+    _limit_lock(connection)
+    connection.execute(text(f"LOCK TABLE ONLY {receipt.fullname} IN ACCESS EXCLUSIVE MODE"))
+    # In a circle, so that a table rests for as long as can be after it was emptied.
+    chosen = min(empty, key=lambda it: (it - today.period) % PERIODS)
+    table = receipt_period
+    connection.execute(table.update().where(table.c.period == today.period).values(ended_at=now))
+    connection.execute(table.update().where(table.c.period == chosen).values(began_at=now))
+    return int(chosen)
+
+
+def _periods(connection: Connection) -> Sequence[Any]:
+    """(period, began_at, ended_at), the oldest first; nothing while another server changes them."""
+    if not connection.execute(select(func.pg_try_advisory_xact_lock(_ROTATION_LOCK))).scalar_one():
+        return []
+    return connection.execute(select(receipt_period).order_by(receipt_period.c.ended_at)).all()
+
+
+def _limit_lock(connection: Connection) -> None:
+    connection.execute(text(f"SET LOCAL lock_timeout = {int(_ALONE_SECONDS * 1000)}"))

@@ -36,9 +36,8 @@ class ExecutorSettings(Block):
 class ReceiptSettings(Block):
     """Receipts make repeated commands harmless."""
 
-    keep_days: float = Field(7.0, gt=0, description="How long a request_id is remembered")
-    purge_batch: int = Field(1000, ge=1, le=10_000, description="Old receipts deleted in one statement")
-    purge_every_seconds: float = Field(60.0, gt=0, description="Time between purges")
+    keep_days: float = Field(7.0, gt=0, description="How long a request_id is remembered, and up to a seventh longer")
+    purge_every_seconds: float = Field(60.0, gt=0, description="Time between looks for receipts that are old")
 
 
 class LedgerSettings(Block):

@@ -18,9 +18,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from tandem.commands.domain import Domain
 from tandem.commands.rules import Id
 from tandem.commands.write_model import Aggregate, Part, States
+from tandem.feed.archive import Archive
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
-from tandem.feed.reader import SCAN_POSITIONS, oldest_position, scan_events
+from tandem.feed.reader import SCAN_POSITIONS, EventsMissing, scan_events
 from tandem.feed.verification import EVENT, EXTRA, MISSING, ROW, CannotVerify, Chosen, Difference, Step
 from tandem.runtime.bulk import Row
 from tandem.runtime.database import create_database_engine, driver_of, first_line
@@ -188,8 +189,10 @@ class Fold:
 class WriteVerification:
     """Compares a domain's aggregates with the feed. Each comparison has a connection of its own."""
 
-    def __init__(self, domain: Domain, database: DatabaseSettings) -> None:
+    def __init__(self, domain: Domain, database: DatabaseSettings, archive: Archive) -> None:
+        """archive: where the feed's oldest events may be."""
         self._domain = domain
+        self._archive = archive
         self._database = database
         self._aggregates = {it.name: it for it in domain.model.aggregates}
 
@@ -203,13 +206,13 @@ class WriteVerification:
                     return
         except SQLAlchemyError as error:
             raise CannotVerify(f"the write database cannot be read: {first_line(error)}") from error
+        except EventsMissing as error:
+            raise CannotVerify(str(error)) from error
         finally:
             engine.dispose()
 
     def _steps(self, engine: Engine, aggregate: Aggregate[Any], chosen: Chosen) -> Iterator[Step]:
         with engine.connect() as connection:
-            if (oldest := oldest_position(connection)) > 1:
-                raise CannotVerify(f"events 1 to {oldest - 1} are not in the feed any more")
             if chosen.sample or chosen.keys:
                 keys = chosen.keys or self._sample(connection, aggregate, chosen.sample)
                 ids = _Ids(frozenset(str(uuid.UUID(bytes=it)) for it in keys))
@@ -233,7 +236,14 @@ class WriteVerification:
     def _advance(self, connection: Connection, fold: Fold, until: int) -> int:
         contract = self._domain.events
         part = scan_events(
-            connection, contract, fold.position, until, _BATCH_EVENTS, kinds=contract.kinds, texts=fold.ids.texts
+            connection,
+            contract,
+            fold.position,
+            until,
+            _BATCH_EVENTS,
+            kinds=contract.kinds,
+            texts=fold.ids.texts,
+            archive=self._archive,
         )
         fold.take_in(part.events, part.until)
         return len(part.events)

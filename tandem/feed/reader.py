@@ -3,6 +3,8 @@
 What was read before must be what the feed has: the event at the position with its mark, and all events behind it.
 A database that lost commits in a failover, was restored, or had its oldest events dropped breaks this. Each way has a
 name and is an error; nothing is passed over. tandem.runtime.listener waits for more.
+
+The oldest events may be in the archive (tandem.feed.archive): they are read from there as if they were in the table.
 """
 
 import uuid
@@ -13,9 +15,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
+from tandem.feed import archive as files
 from tandem.feed import table
+from tandem.feed.archive import Archive, ArchiveProblem, NoFolder
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.runtime.database import driver_of
+from tandem.runtime.telemetry import log
 
 MAX_BYTES = 4 * 2**20
 """Of payloads that are read at once. A projector has three batches in memory, parsed to several times their size."""
@@ -53,6 +58,17 @@ class EventsMissing(BrokenOff):
         self.dropped = dropped
 
 
+class EventsArchived(EventsMissing):
+    """Events that should follow are in the archive, which cannot be read; the message says why.
+
+    dropped: it cannot be read because this program was not told where it is.
+    """
+
+    def __init__(self, after: int, oldest: int, problem: ArchiveProblem) -> None:
+        super().__init__(after, oldest, dropped=isinstance(problem, NoFolder))
+        self.args = (f"events {after + 1} to {oldest - 1} cannot be read: {problem}",)
+
+
 class FeedPart(NamedTuple):
     """Events that follow a position without a gap, perhaps none. head: the feed's last position at that moment.
 
@@ -72,20 +88,37 @@ def read_events(
     *,
     epoch: uuid.UUID | None = None,
     mark: int = 0,
+    archive: Archive | None = None,
 ) -> FeedPart:
     """At most `limit` events that follow position `after`. One statement, so all of it is true of one moment.
 
     No more are returned than hold MAX_BYTES and the event with which they reach it.
 
     contract: what the events are. epoch: the feed's, None for whichever is there. mark: of the event at `after`, 0
-    where it is not known. Raises OtherEpoch, HistoryChanged and EventsMissing.
+    where it is not known. archive: where the oldest events may be; None where it is nowhere. Raises OtherEpoch,
+    HistoryChanged, EventsMissing and EventsArchived.
     """
     supplement = _supplement(contract)
+    archive = archive or Archive(None)
+    # What the table has is behind the archive's end: it is not read for each batch of what is archived.
+    most = 0 if after < archive.through else limit
     with driver_of(connection) as driver, driver.cursor(binary=True) as cursor:
         read = _READ.format(supplement=supplement)
-        cursor.execute(read, (after, after, after, limit, MAX_BYTES), prepare=True)
+        cursor.execute(read, (after, after, after, most, MAX_BYTES), prepare=True)
         first, *rows = cursor.fetchall()
     *_, marked, epoch_now, head, lost = first
+    is_behind = limit > 0 and head > after and (not rows or rows[0][0] != after + 1)
+    if mark and after and marked is None:
+        marked = _archived_mark(connection, archive, after)
+    if is_behind:
+        oldest = rows[0][0] if rows else (archive.through or head) + 1
+        archived = _read_archived(connection, archive, after, limit, oldest)
+        if not archived and most < limit:
+            # The database is not the one that it was: a restored one has events again that were archived.
+            archive.through = 0
+            return read_events(connection, contract, after, limit, epoch=epoch, mark=mark, archive=archive)
+        archive.through = oldest - 1 if archived else 0
+        rows = archived or rows
     if epoch is not None and epoch_now != epoch:
         raise OtherEpoch(f"the feed is {epoch_now} now, it was {epoch}")
     if head < after:
@@ -94,7 +127,31 @@ def read_events(
     if mark and marked is not None and marked != mark:
         raise HistoryChanged(f"event {after} of the feed is not the one that was read there")
     _check_sequence(rows, after, head if limit else after, has_event_before=marked is not None)
-    return FeedPart([FeedEvent(contract, *of) for *of, _, _, _ in rows], head, lost)
+    return FeedPart([FeedEvent(contract, *row[:_COLUMNS]) for row in rows], head, lost)
+
+
+def _read_archived(
+    connection: Connection, archive: Archive, after: int, limit: int, oldest: int
+) -> list[tuple[Any, ...]]:
+    """What follows a position of archived events. oldest: of the events in the table behind it.
+
+    Raises EventsArchived.
+    """
+    try:
+        events = archive.read(connection, after, limit, MAX_BYTES)
+    except ArchiveProblem as problem:
+        raise EventsArchived(after, oldest, problem) from problem
+    return files.rows_of(connection, events)
+
+
+def _archived_mark(connection: Connection, archive: Archive, position: int) -> int | None:
+    """None where the event is nowhere, or where it cannot be read: what follows it may be read all the same."""
+    try:
+        event = archive.event_at(connection, position)
+    except ArchiveProblem as problem:
+        log.debug("the mark of an archived event is not known", position=position, problem=str(problem))
+        return None
+    return None if event is None else event.mark
 
 
 def _check_sequence(rows: Sequence[Any], after: int, head: int, *, has_event_before: bool) -> None:
@@ -111,6 +168,9 @@ def _check_sequence(rows: Sequence[Any], after: int, head: int, *, has_event_bef
     oldest = next((position for position, *_ in rows if position >= expected), head + 1)
     raise EventsMissing(expected - 1, oldest, dropped=expected == after + 1 and not has_event_before)
 
+
+# Of a FeedEvent, in a row.
+_COLUMNS = 8
 
 # First a row of the head, with the mark at `after` where the events have theirs. The key by a query of its own, of the
 # events alone that are returned: however few there are to read, a join might read all keys.
@@ -172,22 +232,30 @@ def scan_events(
     *,
     kinds: Collection[str],
     texts: Collection[str] = (),
+    archive: Archive | None = None,
 ) -> ScannedPart:
     """The events of these kinds behind `after` and up to `until`, as far as one statement of bounded work goes.
 
     At most `limit` of them, and no more than hold MAX_BYTES and the event with which they reach it. It is for whoever
-    looks back at a part of the feed that has been read in full before: gaps are not found.
+    looks back at a part of the feed that has been read in full before: gaps are not found, but for events at its
+    beginning that are neither in the table nor in the archive: raises EventsMissing and EventsArchived.
 
     texts: only events whose payload has one of them, or that say some of it in a supplement. 16 of them take
     3 µs an event of the database, where to read one takes 15 µs of ours.
     """
+    if after < until and (oldest := oldest_position(connection)) > after + 1:
+        archived = _read_archived(connection, archive or Archive(None), after, min(limit, until - after), oldest)
+        if not archived:
+            raise EventsMissing(after, oldest, dropped=True)
+        found = [FeedEvent(contract, *row) for row in archived]
+        return ScannedPart([it for it in found if _may_be_meant(it, contract, kinds, texts)], found[-1].position)
     end = min(until, after + SCAN_POSITIONS)
     contained = [*texts]
     having = ""
     if contained:
         older = _older_versions(contract)
-        found = ["position(%s::bytea IN payload) > 0"] * len(contained)
-        having = f" AND ({' OR '.join([*found, f'(kind, version) IN ({older})'] if older else found)})"
+        having = " OR ".join(["position(%s::bytea IN payload) > 0"] * len(contained))
+        having = f" AND ({having} OR (kind, version) IN ({older}))" if older else f" AND ({having})"
     statement = _SCAN.format(supplement=_supplement(contract), having=having)
     parameters = [after, end, list(kinds), *(it.encode() for it in contained), limit, MAX_BYTES]
     with driver_of(connection) as driver, driver.cursor(binary=True) as cursor:
@@ -196,6 +264,16 @@ def scan_events(
     # Fewer than there are: those behind are for the next statement.
     cut = len(rows) == limit or sum(len(row[2]) for row in rows) >= MAX_BYTES
     return ScannedPart([FeedEvent(contract, *row) for row in rows], rows[-1][0] if cut else end)
+
+
+def _may_be_meant(
+    event: FeedEvent, contract: EventContract[Any], kinds: Collection[str], texts: Collection[str]
+) -> bool:
+    """As _SCAN has it for events of the table."""
+    if event.kind not in kinds:
+        return False
+    older = event.version < contract.versions.get(event.kind, 1)
+    return not texts or older or any(it.encode() in event.payload for it in texts)
 
 
 _SCAN = f"""
@@ -220,9 +298,15 @@ def oldest_position(connection: Connection) -> int:
     return 1 if value is None else value
 
 
-def recorded_at(connection: Connection, position: int) -> datetime | None:
-    """When the event at a position was stored; None when there is none."""
+def recorded_at(connection: Connection, position: int, archive: Archive) -> datetime | None:
+    """When the event at a position was stored; None when there is none, or it is in an archive that is not here."""
     value: datetime | None = connection.execute(
         select(table.event.c.recorded_at).where(table.event.c.position == position)
     ).scalar_one_or_none()
-    return value
+    if value is not None:
+        return value
+    try:
+        archived = archive.event_at(connection, position)
+    except ArchiveProblem:
+        return None
+    return None if archived is None else files.recorded_at(archived)

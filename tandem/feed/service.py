@@ -22,17 +22,18 @@ from pydantic import Field
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from tandem.feed.archive import Archive
 from tandem.feed.envelope import ID
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import FeedHead, read_head, read_marked_head
 from tandem.feed.live import Entry, EntryReader, LatestEntries, Live, another_feed, store_away
-from tandem.feed.reader import BrokenOff, EventsMissing, FeedPart, read_events
+from tandem.feed.reader import BrokenOff, EventsArchived, EventsMissing, FeedPart, read_events
 from tandem.feed.source import FeedSource
 from tandem.feed.token import MalformedToken, Token, decode_token, encode_token
 from tandem.runtime.call import UNCOUNTED, LocalCall, StreamCall, stopping_error
 from tandem.runtime.checker import Checker, is_uuid
 from tandem.runtime.database import create_database_engine, first_line, read_pooled
-from tandem.runtime.errors import OutOfRange, Unavailable
+from tandem.runtime.errors import OutOfRange, TandemError, Unavailable
 from tandem.runtime.server import Service
 from tandem.runtime.settings import Block, DatabaseSettings
 from tandem.runtime.telemetry import log
@@ -80,6 +81,7 @@ class FeedService:
         *,
         erased_kind: str,
         poll_seconds: float,
+        archive: Archive,
     ) -> None:
         """descriptor: a service with GetHead and Subscribe, as commerce.feed.v1.FeedService has them.
 
@@ -91,10 +93,10 @@ class FeedService:
         self._response: Any = GetMessageClass(subscribe)
         self._kinds = frozenset(contract.kinds)
         reader = EntryReader(contract, subscribe, erased_kind=erased_kind)
-        source = FeedSource(database, contract, name="tandem-feed-tail", poll_seconds=poll_seconds)
+        source = FeedSource(database, contract, name="tandem-feed-tail", poll_seconds=poll_seconds, archive=archive)
         latest = LatestEntries(reader, settings.ring_events, settings.ring_bytes)
         self._live = Live(source, reader, latest, settings.max_subscribers)
-        self._history = History(database, contract, reader, settings.catch_up_threads)
+        self._history = History(database, contract, archive, reader, settings.catch_up_threads)
         # Two: the worker's, and the one that readiness asks on. Nobody who is behind is waited for here.
         self._heads = _engine(database, "tandem-feed-head", 2)
         self._head_worker = Worker("feed-head", [all_alike(self._get_head)], max_batch=1000, max_waiting=10_000)
@@ -397,11 +399,17 @@ class History:
     """The feed for those who are behind: a bounded number at once, each a message at a time, on its own threads."""
 
     def __init__(
-        self, database: DatabaseSettings, contract: EventContract[Any], reader: EntryReader, threads: int
+        self,
+        database: DatabaseSettings,
+        contract: EventContract[Any],
+        archive: Archive,
+        reader: EntryReader,
+        threads: int,
     ) -> None:
         self._engine = _engine(database, "tandem-feed-history", threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="feed-history")
         self._contract = contract
+        self._archive = archive
         self._reader = reader
 
     async def stop(self) -> None:
@@ -427,25 +435,39 @@ class History:
         return deliver(part.events, selection, after=after, head=part.head, read=self._reader.entry_of)
 
     def _read_events(self, connection: Connection, after: Token, rows: int) -> FeedPart:
-        try:
-            position, epoch, mark = after.position, after.epoch, after.mark
-            return read_events(connection, self._contract, position, rows, epoch=epoch, mark=mark)
-        except EventsMissing as error:
-            oldest = error.oldest - 1
-            if error.dropped:
-                raise OutOfRange(
-                    f"events up to position {oldest} are not kept any more",
-                    reason="CURSOR_EXPIRED",
-                    metadata={"oldest_cursor": encode_token(after.epoch, oldest)},
-                ) from error
-            raise Unavailable(
-                f"events {error.after + 1} to {oldest} are missing from the feed",
-                reason="EVENTS_MISSING",
-                retry_after=_UNREADABLE_RETRY_SECONDS,
-                metadata={"position": str(error.after + 1)},
-            ) from error
-        except BrokenOff as error:
-            raise another_feed() from error
+        return read_or_refuse(connection, self._contract, after, rows, self._archive)
+
+
+def read_or_refuse(
+    connection: Connection, contract: EventContract[Any], after: Token, rows: int, archive: Archive
+) -> FeedPart:
+    """As read_events, with its errors as callers are told. Raises Unavailable, PreconditionFailed and OutOfRange."""
+    try:
+        return read_events(
+            connection, contract, after.position, rows, epoch=after.epoch, mark=after.mark, archive=archive
+        )
+    except BrokenOff as error:
+        raise refusal_of(error, after.epoch) from error
+
+
+def refusal_of(error: BrokenOff, epoch: uuid.UUID) -> TandemError:
+    """What a caller is told who reads a feed of this epoch that does not go on."""
+    if not isinstance(error, EventsMissing):
+        return another_feed()
+    oldest = error.oldest - 1
+    if error.dropped:
+        where = "in an archive, which is not served here" if isinstance(error, EventsArchived) else "not kept any more"
+        return OutOfRange(
+            f"events up to position {oldest} are {where}",
+            reason="CURSOR_EXPIRED",
+            metadata={"oldest_cursor": encode_token(epoch, oldest)},
+        )
+    return Unavailable(
+        str(error),
+        reason="EVENTS_MISSING",
+        retry_after=_UNREADABLE_RETRY_SECONDS,
+        metadata={"position": str(error.after + 1)},
+    )
 
 
 def _engine(database: DatabaseSettings, name: str, size: int) -> Engine:

@@ -10,6 +10,7 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from tandem.feed.archive import Archive
 from tandem.feed.events import EventContract
 from tandem.feed.head import FeedHead, read_ended_epochs, read_head, read_marked_head
 from tandem.feed.reader import FeedPart, HistoryChanged, read_events
@@ -42,9 +43,12 @@ class FeedSource:
         *,
         name: str,
         poll_seconds: float,
+        archive: Archive | None = None,
         whole: bool = False,
     ) -> None:
-        """name: what pg_stat_activity shows. poll_seconds: how soon `wait` makes up for a lost notification.
+        """name: what pg_stat_activity shows. archive: where the oldest events may be.
+
+        poll_seconds: how soon `wait` makes up for a lost notification.
 
         whole: for a reader who answers for all that was acknowledged, and not only for what it has read: `events`
         raises HistoryChanged also where a commit is lost that nobody had read.
@@ -53,6 +57,7 @@ class FeedSource:
         self._engine = create_database_engine(database, name=name, pool_size=1, by_key=True, autocommit=True)
         self._listener = Listener(database, CHANNEL, f"{name}-listener")
         self._contract = contract
+        self._archive = archive
         self._poll_seconds = poll_seconds
         self._connection: Connection | None = None
         self._retry_at = 0.0
@@ -79,7 +84,9 @@ class FeedSource:
         limit = min(limit, self._most)
         began = time.monotonic()
         found = self._read(
-            lambda connection: read_events(connection, self._contract, after, limit, epoch=epoch, mark=mark)
+            lambda connection: read_events(
+                connection, self._contract, after, limit, epoch=epoch, mark=mark, archive=self._archive
+            )
         )
         if found is not None:
             if time.monotonic() - began < self._quick_seconds:

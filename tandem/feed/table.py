@@ -65,7 +65,7 @@ event = Table(
     Column("mark", BigInteger, nullable=True),
     Column("version", SmallInteger, nullable=False, server_default="1"),
 )
-"""The events, append-only, partitioned by ranges of PARTITION_SIZE positions. `payload`: the message of the domain's
+"""The events, append-only, partitioned by ranges of positions. `payload`: the message of the domain's
 EventContract.
 
 subject_id: the data subject whose key the event's personal data is sealed with; NULL where there is none. envelope:
@@ -85,6 +85,20 @@ event_supplement = Table(
 """What the event at a position does not say and its kind's newest version does, in the domain's own form. A migration
 finds it out once, and writes it here since events are never changed; the kind's upcaster puts both together. It is not
 sealed, so it holds nothing of a person.
+"""
+
+archive_file = Table(
+    "archive_file",
+    metadata,
+    Column("first", BigInteger, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("archived_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+"""The archive's files, each with events `first` to `last`. A row comes when the file was read back and compared with
+the table; the events are dropped from the table later, a partition at a time. See tandem.feed.archive.
 """
 
 ended_epoch = Table(
@@ -109,5 +123,5 @@ MAX_EVENT_BYTES = 512 * 1024
 of FeedService ends with the event that makes it a megabyte, and clients take four; memcached takes rows of one.
 """
 
-PARTITION_SIZE = 10_000_000
-"""Positions in a partition: some gigabytes, so that dropping old ones is worth a command and an index stays shallow."""
+PARTITION_EVENTS = 10_000_000
+"""Positions in a partition, where no setting says otherwise: some gigabytes, and an index that stays shallow."""

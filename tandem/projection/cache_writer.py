@@ -4,6 +4,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from prometheus_client import Gauge
 from pymemcache.exceptions import MemcacheError
@@ -34,6 +35,13 @@ _MAX_VALUE_BYTES = 1_000_000
 _MARKED = "."
 
 _Failure = (OSError, MemcacheError)
+
+
+class Cached(NamedTuple):
+    """An entry as readers find it. value: None for none. fenced: nobody reads the node."""
+
+    value: bytes | None = None
+    fenced: bool = False
 
 
 class CacheWriter:
@@ -118,6 +126,27 @@ class CacheWriter:
                 self._write_to(node, entries[node], gone[node])
             except _Failure as error:
                 self._fence(node, error)
+
+    def look(self, view: str, key: bytes) -> "Cached | None":
+        """What readers find for a row of a view that is ours; None without a cache. For any thread, a person asks.
+
+        On a connection of its own. Raises OSError and MemcacheError.
+        """
+        epochs = self.epochs.get(view)
+        if not epochs:
+            return None
+        digits = key.hex()
+        node = self._ring.node_of(digits)
+        epoch = epochs[node]
+        if epoch is None:
+            return Cached(fenced=True)
+        name = key_prefix(view, epoch) + digits
+        client = node_client(node, timeout=self._settings.timeout)
+        try:
+            found = self._signer.unsigned(client.ask([name]).answer(), {name: digits})
+        finally:
+            client.close()
+        return Cached(decode_entry(found[digits]) if digits in found else None)
 
     def read(self, view: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The values of the entries that are there and that readers take, by key. A node that fails is fenced."""

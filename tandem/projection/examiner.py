@@ -13,6 +13,7 @@ import psycopg
 from prometheus_client import Counter
 from sqlalchemy.exc import SQLAlchemyError
 
+from tandem.feed.archive import Archive
 from tandem.feed.verification import Difference
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.inspection import Behind, Inspection, Inspections, NotNow
@@ -43,6 +44,7 @@ class Followed(Protocol):
     inspections: Inspections
     damage: DamagedRows
     epoch: uuid.UUID | None
+    archive: Archive
 
 
 class Examiner:
@@ -77,7 +79,9 @@ class Examiner:
         if epoch is None:
             raise NotNow("the feed is away")
         views = self.following.views
-        return Replay(views.contract, views.projections[view], wanted, epoch=epoch, **limits)
+        return Replay(
+            views.contract, views.projections[view], wanted, epoch=epoch, archive=self.following.archive, **limits
+        )
 
     def advance(self, replay: Replay, until: int) -> int:
         """One step of it; returns how many events it read. Raises as `Replay.advance` does, and NotNow."""

@@ -28,6 +28,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from tandem.feed.archive import Archive
 from tandem.feed.reader import EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
 from tandem.feed.token import Token
@@ -112,17 +113,24 @@ class Following:
         cache: CacheWriter,
         follow: FollowSettings,
         change_log: ChangeLogSettings,
+        archive: Archive,
     ) -> None:
         self.progress = Progress({view: ViewState() for view in views.projections})
-        self.views = views
+        self.views, self.archive = views, archive
         # A read that takes longer is halved, before it looks as if the feed could not be read at all.
         seconds = min(feed_database.statement_timeout, follow.release_seconds / 2)
         feed_database = feed_database.model_copy(update={"statement_timeout": seconds})
         # Connections of its own: nobody who asks how far the views are may hold it up.
+        poll_seconds = follow.poll_seconds
         source = FeedSource(
-            feed_database, views.contract, name="tandem-projector", poll_seconds=follow.poll_seconds, whole=True
+            feed_database,
+            views.contract,
+            name="tandem-projector",
+            poll_seconds=poll_seconds,
+            archive=archive,
+            whole=True,
         )
-        self.feed = WatchedFeed(source, poll_seconds=follow.poll_seconds)
+        self.feed = WatchedFeed(source, poll_seconds=poll_seconds)
         self._read = create_database_engine(
             read_database, name="tandem-projector", pool_size=1, by_key=True, autocommit=True
         )
@@ -130,6 +138,7 @@ class Following:
         self.cache = cache
         self.follow = follow
         self.change_log = change_log
+        self.archive = archive
         # Rows that others want to have compared with the feed, and keys of rows that nobody can read.
         self.inspections = Inspections()
         self.damage = DamagedRows()
@@ -731,6 +740,7 @@ class Session:
             problems=problems,
         )
         announce(self._driver, self._session, announcement)
+        self._progress.passed.note(announcement.positions)
 
     def _purge(self) -> None:
         keep, most = self._change_log.keep_hours, self._change_log.purge_batch

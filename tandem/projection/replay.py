@@ -10,13 +10,14 @@ than 3: PostgreSQL finds their events.
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from tandem.feed.archive import Archive
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import read_head
-from tandem.feed.reader import EventsMissing, HistoryChanged, OtherEpoch, oldest_position, scan_events
+from tandem.feed.reader import HistoryChanged, OtherEpoch, ScannedPart, scan_events
 from tandem.projection.fold import CannotApply, Step, Steps, ViewChanges, ViewRow, fold_steps, steps_of
 from tandem.projection.projection import Projection, uuid_key
 
@@ -48,6 +49,15 @@ Wanted = KeyRange | frozenset[bytes]
 """Which rows are replayed."""
 
 
+class Change(NamedTuple):
+    """A change of a row. row: after it, None where there is none then. failed: why the row cannot take it in."""
+
+    event: FeedEvent
+    key: bytes
+    row: ViewRow | None
+    failed: CannotApply | None
+
+
 class Replay:
     """Some rows of one view, as the feed makes them up to `position`. For one thread.
 
@@ -65,11 +75,13 @@ class Replay:
         wanted: Wanted,
         *,
         epoch: uuid.UUID,
+        archive: Archive | None = None,
         batch_events: int = 1000,
         max_bytes: int = 64 * 2**20,
     ) -> None:
-        """epoch: of the feed. batch_events: that are in memory at once, and 4 MiB of them. max_bytes: of all rows, for
-        a range.
+        """epoch: of the feed. archive: where its oldest events may be.
+
+        batch_events: that are in memory at once, and 4 MiB of them. max_bytes: of all rows, for a range.
         """
         self.wanted = wanted
         self.position = 0
@@ -79,6 +91,7 @@ class Replay:
         self._contract = contract
         self._projection = projection
         self._epoch = epoch
+        self._archive = archive
         self._batch_events = batch_events
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -92,19 +105,39 @@ class Replay:
         the feed is not the view's, or its first events are not there any more; CannotApply for an event of which it
         cannot be said which rows it changes; and SQLAlchemyError.
         """
+        part = self._next_part(connection, until)
+        self.take_in(part.events, part.until)
+        return len(part.events)
+
+    def advance_by_change(self, connection: Connection, until: int) -> list[Change]:
+        """As `advance`: what changed a row that is wanted, one event after the other."""
+        part = self._next_part(connection, until)
+        changes = []
+        for event in part.events:
+            self.take_in([event], event.position)
+            [*steps] = steps_of(self._projection, [event], self._contract.kinds).steps
+            for key in steps[0].parts if steps else ():
+                if key in self.wanted:
+                    changes.append(Change(event, key, self.rows.get(key), self.failed.get(key)))
+        self.position = part.until
+        return changes
+
+    def _next_part(self, connection: Connection, until: int) -> ScannedPart:
         head = read_head(connection)
         if head.epoch != self._epoch:
             raise OtherEpoch(f"the feed is {head.epoch} now, it was {self._epoch}")
         if head.position < until:
             raise HistoryChanged(f"the feed ends at event {head.position}, and event {until} was read from it")
-        if not self.position and (oldest := oldest_position(connection)) > 1:
-            raise EventsMissing(0, oldest, dropped=True)
-        kinds = self._projection.rules.keys()
-        part = scan_events(
-            connection, self._contract, self.position, until, self._batch_events, kinds=kinds, texts=self._texts
+        return scan_events(
+            connection,
+            self._contract,
+            self.position,
+            until,
+            self._batch_events,
+            kinds=self._projection.rules.keys(),
+            texts=self._texts,
+            archive=self._archive,
         )
-        self.take_in(part.events, part.until)
-        return len(part.events)
 
     def take_in(self, events: Sequence[FeedEvent], until: int) -> None:
         """Takes in what somebody else has read: all events of the view's kinds behind `position` and up to `until`.

@@ -10,9 +10,11 @@ from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from tandem.feed.archive import Archive
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
+from tandem.projection.explaining import Explaining
 from tandem.projection.views import Progress
 from tandem.read_store.tables import ALL_NEWEST, SCHEMA
 from tandem.runtime.database import create_database_engine, has_revision, read_pooled
@@ -45,9 +47,13 @@ class ProjectionService:
         *,
         feed_database: DatabaseSettings,
         read_database: DatabaseSettings,
+        archive: Archive,
+        explaining: Explaining,
         revision: str,
     ) -> None:
         """descriptor: a service with ListProjections, as commerce.projection.v1.ProjectionService has it.
+
+        explaining: answers its other RPCs; a component of its own.
 
         revision: the migration of the read database that this program needs.
         """
@@ -58,6 +64,7 @@ class ProjectionService:
         self._response: Any = GetMessageClass(response)
         self._states = {it.name.removeprefix("PROJECTION_STATE_"): it.number for it in states.values}
         self._progress = progress
+        self._archive = archive
         self._revision = revision
         name = "tandem-projector-status"
         self._feed = create_database_engine(feed_database, name=name, pool_size=1, by_key=True, autocommit=True)
@@ -65,7 +72,12 @@ class ProjectionService:
             read_database, name=name, pool_size=_CONNECTIONS, by_key=True, autocommit=True
         )
         self._worker = Worker("projections", [all_alike(self._list)], max_batch=1000, max_waiting=10_000)
-        self.service = Service(descriptor, {"ListProjections": self._worker}, ready=self._are_well)
+        self.service = Service(
+            descriptor,
+            {"ListProjections": self._worker, "Explain": explaining.worker},
+            {"GetHistory": explaining.get_history},
+            ready=self._are_well,
+        )
 
     async def start(self) -> None:
         await self._worker.start()
@@ -139,7 +151,7 @@ class ProjectionService:
 
         def read(connection: Connection) -> tuple[_Feed, dict[int, datetime | None]]:
             head = read_head(connection)
-            since = {it: recorded_at(connection, it + 1) for it in positions if it < head.position}
+            since = {it: recorded_at(connection, it + 1, self._archive) for it in positions if it < head.position}
             return _Feed(head.position, head.epoch), since
 
         try:

@@ -34,6 +34,7 @@ from enum import Enum, auto
 from typing import Any
 
 from tandem.feed.events import EventContract
+from tandem.projection.passed import Passed
 from tandem.projection.projection import Projection
 
 
@@ -77,12 +78,14 @@ class ViewState:
 class Progress:
     """How far this program is. Other threads may read it: each state is replaced as a whole.
 
-    head: the last position of the feed that was seen. differences: how many the auditor has found, by view.
-    compared_at: when it last had compared a whole view, on the clock of time.time().
+    head: the last position of the feed that was seen. passed: when the views that are ours were where.
+    differences: how many the auditor has found, by view. compared_at: when it last had compared a whole view, on the
+    clock of time.time().
     """
 
     states: dict[str, ViewState]
     head: int = 0
+    passed: Passed = field(default_factory=Passed)
     differences: Counter[str] = field(default_factory=Counter)
     compared_at: dict[str, float] = field(default_factory=dict)
 

@@ -7,7 +7,7 @@ on from the last step that was done.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from alembic import op
@@ -88,8 +88,8 @@ def create_index(name: str, on: str) -> None:
         schema = progress.partition(".")[0]
         # One that was under way when it was interrupted is there, and nobody uses it.
         if connection.execute(_IS_INVALID, {"schema": schema, "name": name}).scalar_one():
-            _execute_without_limits(connection, f"DROP INDEX CONCURRENTLY {schema}.{name}")
-        _execute_without_limits(connection, f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {on}")
+            execute_without_limits(connection, f"DROP INDEX CONCURRENTLY {schema}.{name}")
+        execute_without_limits(connection, f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {on}")
 
 
 _IS_INVALID = text("""
@@ -102,10 +102,27 @@ SELECT EXISTS (
 def validate_constraint(table: str, name: str) -> None:
     """Reads all rows of a table, which others go on to write to, for a constraint that was added as NOT VALID."""
     with _outside_transaction() as (connection, _):
-        _execute_without_limits(connection, f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
+        execute_without_limits(connection, f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
 
 
-def _execute_without_limits(connection: Connection, statement: str) -> None:
+def grant_alike(like: str, table: str, rights: Mapping[str, str]) -> None:
+    """Gives rights on a new table to those who have some on another one, so that services go on without a new GRANT.
+
+    rights: on the other table, and which are given for it.
+    """
+    granted = op.get_bind().execute(_GRANTED, {"like": like})
+    for grantee, right in granted:
+        if right in rights:
+            op.execute(f"GRANT {rights[right]} ON {table} TO {grantee}")
+
+
+_GRANTED = text("""
+SELECT CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END, privilege_type
+FROM pg_class AS c, aclexplode(c.relacl) AS acl
+WHERE c.oid = CAST(:like AS regclass) AND acl.grantee <> c.relowner""")
+
+
+def execute_without_limits(connection: Connection, statement: str) -> None:
     """Of time: it takes as long as the table is large. Others wait for none of the locks that it takes."""
     limits = ("statement_timeout", "lock_timeout")
     for limit in limits:

@@ -68,8 +68,10 @@ def test_no_migration_reads_a_whole_table_under_a_lock(path: Path) -> None:
 
 def test_names_that_the_version_before_uses_stay(path: Path) -> None:
     gone = found(path, r"RENAME|DROP COLUMN|DROP TABLE", "upgrade")
-    # Both say that the services of the version before are to be stopped first.
-    assert not gone or path.stem in {"0003_personal_data", "0006_data_subjects_and_envelopes"}
+    # The first two say that the services of the version before are to be stopped first. The third one puts another
+    # table in the place of the one that it renames.
+    allowed = {"0003_personal_data", "0006_data_subjects_and_envelopes", "0016_receipts_by_period"}
+    assert not gone or path.stem in allowed
 
 
 def test_statements_are_bounded(path: Path) -> None:

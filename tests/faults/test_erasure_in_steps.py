@@ -191,7 +191,7 @@ async def test_an_erasure_that_is_left_is_gone_on_with(commands_on: Commands, da
     await submit(one, register_customer(3))
     await commands_on.stop_one(one)
     assert left(database) == 1
-    Maintenance(database.engine, ReceiptSettings(keep_days=1e-9), Ledger(None)).purge_once()
+    Maintenance(database.engine, ReceiptSettings(keep_days=1e-9), Ledger(None)).purge()
     if by == "any server":
         async with resuming(database, other):
             await until_left(database, 0)

@@ -5,8 +5,10 @@ What opaque values and rows of the engine hold. They outlive a deployment, so th
 but no caller may depend on them.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -162,3 +164,142 @@ class Envelope(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Envelope: _TypeAlias = Envelope  # noqa: Y015
+
+@_typing.final
+class ArchivedEvents(_message.Message):
+    """Events that are in the archive, as their rows were in the feed's table. A frame of an archive's file holds one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArchivedEvent]:
+        """In the order of their positions, without a gap."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___ArchivedEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchivedEvents: _TypeAlias = ArchivedEvents  # noqa: Y015
+
+@_typing.final
+class ArchivedEvent(_message.Message):
+    """A row of the table `event`. What other tables have for it, its data subject's key above all, stays there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    SUBJECT_ID_FIELD_NUMBER: _builtins.int
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_MICROS_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Its place in the feed."""
+    kind: _builtins.str
+    """Of the domain's events."""
+    payload: _builtins.bytes
+    """The domain's message, with the personal data in it sealed."""
+    subject_id: _builtins.bytes
+    """The data subject whose key the personal data is sealed with: 16 bytes of a UUID; nothing without any."""
+    envelope: _builtins.bytes
+    """An Envelope; nothing for events from before there were envelopes."""
+    mark: _builtins.int
+    """Of its commit; nothing for events from before there were marks."""
+    version: _builtins.int
+    """Of its kind."""
+    recorded_at_micros: _builtins.int
+    """When it was stored: microseconds since the Unix epoch."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        payload: _builtins.bytes = ...,
+        subject_id: _builtins.bytes | None = ...,
+        envelope: _builtins.bytes | None = ...,
+        mark: _builtins.int | None = ...,
+        version: _builtins.int = ...,
+        recorded_at_micros: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "_mark", b"_mark", "_subject_id", b"_subject_id", "envelope", b"envelope", "mark", b"mark", "subject_id", b"subject_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "_mark", b"_mark", "_subject_id", b"_subject_id", "envelope", b"envelope", "kind", b"kind", "mark", b"mark", "payload", b"payload", "position", b"position", "recorded_at_micros", b"recorded_at_micros", "subject_id", b"subject_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__envelope: _TypeAlias = _typing.Literal["envelope"]  # noqa: Y015
+    _WhichOneofArgType__envelope: _TypeAlias = _typing.Literal["_envelope", b"_envelope"]  # noqa: Y015
+    _WhichOneofReturnType__mark: _TypeAlias = _typing.Literal["mark"]  # noqa: Y015
+    _WhichOneofArgType__mark: _TypeAlias = _typing.Literal["_mark", b"_mark"]  # noqa: Y015
+    _WhichOneofReturnType__subject_id: _TypeAlias = _typing.Literal["subject_id"]  # noqa: Y015
+    _WhichOneofArgType__subject_id: _TypeAlias = _typing.Literal["_subject_id", b"_subject_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__envelope) -> _WhichOneofReturnType__envelope | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mark) -> _WhichOneofReturnType__mark | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__subject_id) -> _WhichOneofReturnType__subject_id | None: ...
+
+Global___ArchivedEvent: _TypeAlias = ArchivedEvent  # noqa: Y015
+
+@_typing.final
+class ArchiveContents(_message.Message):
+    """At the end of an archive's file: where each of its frames is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArchiveFrame]:
+        """In the order of their positions."""
+
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[Global___ArchiveFrame] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveContents: _TypeAlias = ArchiveContents  # noqa: Y015
+
+@_typing.final
+class ArchiveFrame(_message.Message):
+    """A zstd frame with an ArchivedEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """The position of its first event."""
+    offset: _builtins.int
+    """Where it begins in the file."""
+    size: _builtins.int
+    """Its bytes."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "offset", b"offset", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveFrame: _TypeAlias = ArchiveFrame  # noqa: Y015

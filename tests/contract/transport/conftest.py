@@ -251,6 +251,12 @@ def application(
     )
 
 
+async def _stop(running: RunningApplication) -> None:
+    """Unless the test has: a second stop would sit the drain's delay out again."""
+    if not running._stopping.is_set():
+        await running.stop()
+
+
 @pytest.fixture
 async def serve(transport: Transport, inline: bool) -> AsyncIterator[Serve]:
     """Serves a worker, or one with two threads that have the handler, until the test ends; ServerSettings by name."""
@@ -270,7 +276,7 @@ async def serve(transport: Transport, inline: bool) -> AsyncIterator[Serve]:
 
             running = RunningApplication(application(served, settings, components=components, ready=is_ready))
             await running.start()
-            exits.push_async_callback(running.stop)
+            exits.push_async_callback(_stop, running)
             channel = await exits.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{running.port}"))
             return Served(running, channel, ready)
 

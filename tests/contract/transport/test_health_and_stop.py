@@ -48,6 +48,11 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+@pytest.fixture(autouse=True)
+def _readiness_is_asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_READINESS_SECONDS", 0.05)
+
+
 async def watched(served: Served, service: str = "") -> AsyncIterator[int]:
     """The states that a watcher is told, until the stream ends."""
     async for told in served.health.Watch(health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE):
@@ -143,7 +148,6 @@ async def test_a_readiness_check_that_does_not_end_means_not_serving_and_no_othe
     transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_CHECK_SECONDS", 0.1)
-    monkeypatch.setattr(server, "_READINESS_SECONDS", 0.05)
     answers = asyncio.Event()
     begun = 0
 
@@ -253,7 +257,7 @@ async def test_health_says_not_serving_before_new_calls_are_refused(serve: Serve
 
 
 async def test_readiness_does_not_bring_a_stopping_server_back(serve: Serve, parked: Parked) -> None:
-    served = await serve(parked, drain_delay_seconds=2, drain_seconds=PATIENCE)
+    served = await serve(parked, drain_delay_seconds=0.5, drain_seconds=PATIENCE)
     served.ready.clear()
     states = watched(served)
     while await anext(states) != NOT_SERVING:

@@ -19,7 +19,8 @@ from commerce.command.v1 import command_service_pb2 as commands
 from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.clock import utc_now
 from tandem.commands.ledger import Ledger
-from tandem.commands.maintenance import HEADROOM, PARTITIONS_AHEAD, Maintenance
+from tandem.commands.maintenance import Maintenance
+from tandem.commands.partitions import HEADROOM, PARTITIONS_AHEAD
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
 from tandem.runtime.database import create_database_engine, newest_revision
@@ -61,13 +62,22 @@ async def test_the_role_of_the_page_may_do_all_that_a_command_server_does(
     await submit(executor, commands.EraseCustomerRequest(customer_id=identity("customer", 1)))
     maintenance = Maintenance(side, ReceiptSettings(), Ledger(None))
     maintenance.look_ahead()
-    assert maintenance.purge_once() == 0
-    assert HEADROOM._value.get() > PARTITIONS_AHEAD * feed.PARTITION_SIZE * 0.9
+    maintenance.purge()
+    with database.engine.begin() as connection:
+        month = "interval '30 days'"
+        connection.execute(text(f"UPDATE tandem_write.receipt_period SET began_at = began_at - {month}"))
+    maintenance.purge()
+    with database.engine.begin() as connection:
+        connection.execute(text(f"UPDATE tandem_write.receipt_period SET ended_at = ended_at - {month}"))
+    maintenance.purge()
+    with database.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM tandem_write.receipt")).scalar_one() == 0
+    assert HEADROOM._value.get() > PARTITIONS_AHEAD * feed.PARTITION_EVENTS * 0.9
     assert "subscription_lapsed" in {kind for _, kind, _ in database.events()}
     assert _is_ready(side, newest_revision(MIGRATIONS), Acknowledged(kept_seconds=600))
 
     # All are full, and the role may make no more: that is seen before a command fails.
-    full = (PARTITIONS_AHEAD + 1) * feed.PARTITION_SIZE - 1
+    full = (PARTITIONS_AHEAD + 1) * feed.PARTITION_EVENTS - 1
     with database.engine.begin() as connection:
         connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {full}"))
     maintenance.look_ahead()

@@ -1,5 +1,6 @@
 """A write database with a long feed is migrated while orders are placed, and goes on from where a migration failed."""
 
+import os
 import threading
 import uuid
 from collections.abc import Callable
@@ -137,3 +138,35 @@ def test_a_migration_that_failed_goes_on_from_its_last_step(before: str) -> None
         assert progress(connection) == EVENTS
         again = connection.execute(written, [at(half - STEP).ToDatetime(tzinfo=UTC)]).fetchall()
     assert again == stopped, "what was done is not done again"
+
+
+def test_receipts_are_found_after_they_are_parted_and_servers_of_the_version_before_go_on(
+    fresh_database: Callable[[], str],
+) -> None:
+    url = fresh_database()
+    settings = DatabaseSettings(url=SecretStr(url))
+    migrate(settings, MIGRATIONS, SCHEMA, "0015")
+    role, kept, late = f"test_before_{os.getpid()}", str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
+    store = (
+        "INSERT INTO tandem_write.receipt (request_id, fingerprint, subject_id, position, version)"
+        " VALUES (%s, '', gen_random_uuid(), 1, 1)"
+    )
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE {role}")
+        owner.execute(f"GRANT USAGE ON SCHEMA tandem_write TO {role}")
+        owner.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON tandem_write.receipt TO {role}")
+        owner.execute(store, [kept])
+        with psycopg.connect(url, autocommit=True) as before:
+            before.execute(f"SET ROLE {role}")
+            before.execute("SELECT FROM tandem_write.receipt WHERE request_id = %s", [kept], prepare=True)
+            migrate(settings, MIGRATIONS, SCHEMA)
+            found = before.execute("SELECT FROM tandem_write.receipt WHERE request_id = %s", [kept], prepare=True)
+            assert len(found.fetchall()) == 1
+            before.execute(store, [late])
+            with pytest.raises(psycopg.errors.UniqueViolation):
+                before.execute(store, [kept])
+            # What a server of this version needs, without a new GRANT.
+            before.execute("UPDATE tandem_write.receipt_period SET ended_at = now() WHERE period = 0")
+            before.execute("TRUNCATE tandem_write.receipt_0")
+        owner.execute(f"DROP OWNED BY {role}")
+        owner.execute(f"DROP ROLE {role}")

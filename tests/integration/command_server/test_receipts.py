@@ -4,14 +4,16 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from google.protobuf.message import Message
 from google.rpc import code_pb2
 from google.rpc.status_pb2 import Status
 from pydantic import SecretStr
-from sqlalchemy import text, update
+from sqlalchemy import column, text, update
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
 from command_server.orders import order_table
 from commerce.command.v1 import command_service_pb2 as commands
@@ -19,7 +21,15 @@ from tandem.commands.clock import CLOCK_DIFFERENCE, ClocksDiffer
 from tandem.commands.executor import Executor
 from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import Maintenance
-from tandem.commands.receipts import receipt
+from tandem.commands.receipts import Receipt as CommandReceipt
+from tandem.commands.receipts import (
+    append_refusals,
+    begin_period,
+    find_receipts,
+    purge_receipts,
+    receipt,
+    receipt_period,
+)
 from tandem.commands.settings import ReceiptSettings
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.errors import InvalidArgument, TandemError, Unavailable, to_status
@@ -219,21 +229,81 @@ async def test_a_connection_that_breaks_before_commit_is_made_anew_and_nothing_i
     assert (receipt_.replayed, receipt_.position) == (False, 3)
 
 
-async def test_old_receipts_are_purged_in_small_batches_and_young_ones_kept(
+KEEP = timedelta(days=7)
+
+
+def purge(database: WriteDatabase, *, later: timedelta = timedelta()) -> None:
+    """As a server does it, at a later time."""
+    with database.engine.begin() as connection:
+        connection.execute(update(receipt_period).values({it: column(it) - later for it in ("began_at", "ended_at")}))
+    Maintenance(database.engine, ReceiptSettings(), Ledger(None)).purge()
+
+
+def stored(database: WriteDatabase) -> dict[int, set[UUID]]:
+    """The request ids of the receipts, by period."""
+    found: dict[int, set[UUID]] = {}
+    with database.engine.connect() as connection:
+        for row in connection.execute(receipt.select()):
+            found.setdefault(row.period, set()).add(row.request_id)
+    return found
+
+
+async def test_a_request_id_is_known_for_as_long_as_receipts_are_kept_and_a_day_goes_at_once(
     commands_on: Commands, database: WriteDatabase
 ) -> None:
     executor = await commands_on.executor()
-    await submit_all(executor, [add_product(number) for number in range(1, 8)])
+    first = add_product(100)
+    first.request_id = identity("first")
+    await submit(executor, first)
+    for day in range(1, 8):
+        purge(database, later=timedelta(days=1, seconds=1))
+        assert (await submit(executor, first)).replayed
+        await submit(executor, add_product(day))
+    assert [len(it) for _, it in sorted(stored(database).items())] == [1] * 8
+    purge(database, later=timedelta(days=1, seconds=1))
+    assert UUID(identity("first")) not in set().union(*stored(database).values())
+    with pytest.raises(TandemError, match="exists"):
+        await submit(executor, first)
+    for day in range(10, 30):
+        purge(database, later=timedelta(days=1, seconds=1))
+        await submit(executor, add_product(day))
+    assert len(stored(database)) == 8, "the tables are used again"
+
+
+async def test_no_request_id_is_stored_in_two_periods(database: WriteDatabase) -> None:
+    """The second call looked it up before the first one was stored, and stores it when the next period has begun."""
+    again = CommandReceipt(identity("twice"), b"f", identity("product", 1), 0, 0, refusal=b"r")
+    with database.engine.connect() as late, database.engine.connect() as early:
+        for connection in (late, early):
+            assert find_receipts(connection, [identity("twice")])() == {}
+        append_refusals(early, [again])
+        early.commit()
+        with pytest.raises(DBAPIError, match="lock timeout"), database.engine.begin() as connection:
+            begin_period(connection, datetime.now(UTC) + KEEP, KEEP)
+        with pytest.raises(DBAPIError, match="duplicate key"):
+            append_refusals(late, [again])
+        late.rollback()
     with database.engine.begin() as connection:
-        old = [row.request_id for row in connection.execute(receipt.select().limit(5))]
-        moved = datetime.now(UTC) - timedelta(days=8)
-        connection.execute(update(receipt).where(receipt.c.request_id.in_(old)).values(created_at=moved))
-    side = create_database_engine(database.settings, name="side", pool_size=1)
-    maintenance = Maintenance(side, ReceiptSettings(purge_batch=2), Ledger(None))
-    assert [maintenance.purge_once() for _ in range(4)] == [2, 2, 1, 0]
-    side.dispose()
+        assert begin_period(connection, datetime.now(UTC) + KEEP, KEEP) == 1
     with database.engine.connect() as connection:
-        assert not {row.request_id for row in connection.execute(receipt.select())} & set(old)
+        assert [*find_receipts(connection, [identity("twice")])()] == [identity("twice")]
+        append_refusals(connection, [again._replace(request_id=identity("another"))])
+        connection.commit()
+    assert {period: len(it) for period, it in stored(database).items()} == {0: 1, 1: 1}
+
+
+async def test_a_period_with_an_unfinished_command_stays(database: WriteDatabase) -> None:
+    with database.engine.begin() as connection:
+        append_refusals(connection, [CommandReceipt(identity("erase"), b"f", identity("customer", 1), 0, 0)])
+        connection.execute(
+            text("INSERT INTO tandem_write.unfinished VALUES (:id, '', '', '')"), {"id": identity("erase")}
+        )
+        assert begin_period(connection, datetime.now(UTC) + KEEP, KEEP) == 1
+    later = datetime.now(UTC) + 3 * KEEP
+    with database.engine.begin() as connection:
+        assert purge_receipts(connection, later, KEEP) is None
+        connection.execute(text("DELETE FROM tandem_write.unfinished"))
+        assert purge_receipts(connection, later, KEEP) == 0
 
 
 async def test_a_server_whose_clock_is_not_the_databases_purges_nothing(
@@ -244,7 +314,7 @@ async def test_a_server_whose_clock_is_not_the_databases_purges_nothing(
     side = create_database_engine(database.settings, name="side", pool_size=1)
     off = timedelta(days=45)
     with pytest.raises(ClocksDiffer):
-        Maintenance(side, ReceiptSettings(), Ledger(None), clock=lambda: datetime.now(UTC) + off).purge_once()
+        Maintenance(side, ReceiptSettings(), Ledger(None), clock=lambda: datetime.now(UTC) + off).purge()
     side.dispose()
     assert round(CLOCK_DIFFERENCE._value.get()) == off.total_seconds()
     with database.engine.connect() as connection:

@@ -21,8 +21,9 @@ from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from shop.events import EVENTS
 from tandem.commands.batch import decide_batch
 from tandem.commands.executor import create_executor_engine
-from tandem.commands.maintenance import begin_epoch, ensure_partitions
-from tandem.commands.receipts import StoredEvent, append
+from tandem.commands.maintenance import begin_epoch
+from tandem.commands.partitions import ensure_partitions
+from tandem.commands.receipts import PERIODS, StoredEvent, append
 from tandem.commands.settings import ExecutorSettings
 from tandem.commands.write_model import Keys, States
 from tandem.feed import table as feed
@@ -41,6 +42,8 @@ from tests.support.builders import (
 )
 from tests.support.stack import wait_until
 
+_ONLY_IN_THE_DATABASE = ("event_0", "alembic_version", "backfill", *(f"receipt_{number}" for number in range(PERIODS)))
+
 
 def test_the_migrations_make_the_tables_that_the_program_describes(database: WriteDatabase) -> None:
     with database.engine.connect() as connection:
@@ -55,7 +58,7 @@ def test_the_migrations_make_the_tables_that_the_program_describes(database: Wri
                 "include_object": lambda it, name, kind, _reflected, _compared: (
                     it.computed is None
                     if kind == "column"
-                    else (kind, name) not in {("table", it) for it in ("event_0", "alembic_version", "backfill")}
+                    else (kind, name) not in {("table", it) for it in _ONLY_IN_THE_DATABASE}
                 ),
             },
         )
@@ -68,16 +71,16 @@ def test_migrating_twice_changes_nothing(database: WriteDatabase) -> None:
 
 def test_the_feed_crosses_into_its_next_partition(database: WriteDatabase) -> None:
     with database.engine.begin() as connection:
-        ahead = [feed.PARTITION_SIZE * number for number in range(1, 5)]
+        ahead = [feed.PARTITION_EVENTS * number for number in range(1, 5)]
         assert ensure_partitions(connection) == ahead[:3]
         assert ensure_partitions(connection) == []
-        connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {feed.PARTITION_SIZE - 1}"))
+        connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {feed.PARTITION_EVENTS - 1}"))
         assert ensure_partitions(connection) == ahead[3:]
-        connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {feed.PARTITION_SIZE - 2}"))
+        connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {feed.PARTITION_EVENTS - 2}"))
         append(connection, [StoredEvent("order_paid", b"", None)] * 4, [])
     with database.engine.connect() as connection:
-        found = read_events(connection, EVENTS, feed.PARTITION_SIZE - 2, 10).events
-        assert [it.position - feed.PARTITION_SIZE for it in found] == [-1, 0, 1, 2]
+        found = read_events(connection, EVENTS, feed.PARTITION_EVENTS - 2, 10).events
+        assert [it.position - feed.PARTITION_EVENTS for it in found] == [-1, 0, 1, 2]
 
 
 async def test_an_event_that_is_too_large_for_its_readers_is_refused_and_the_others_of_its_batch_are_stored(

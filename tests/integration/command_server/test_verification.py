@@ -12,6 +12,7 @@ from command_server.app import DOMAIN
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.commands import verification
 from tandem.commands.verification import WriteVerification
+from tandem.feed.archive import Archive
 from tandem.feed.verification import EVENT, EXTRA, MISSING, ROW, CannotVerify, Chosen, Difference, Step
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all
 from tests.support.builders import (
@@ -29,7 +30,9 @@ SUBJECTS = [it.name for it in DOMAIN.model.aggregates]
 
 
 def steps(database: WriteDatabase, subject: str, chosen: Chosen = Chosen()) -> list[Step]:  # noqa: B008 - frozen
-    return list(WriteVerification(DOMAIN, database.settings).verify(subject, chosen, True, lambda: False))
+    return list(
+        WriteVerification(DOMAIN, database.settings, Archive(None)).verify(subject, chosen, True, lambda: False)
+    )
 
 
 def differences(database: WriteDatabase, chosen: Chosen = Chosen()) -> list[Difference]:  # noqa: B008

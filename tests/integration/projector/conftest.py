@@ -24,6 +24,7 @@ from shop.events import EVENTS
 from shop.views import VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.feed import table as feed
+from tandem.feed.archive import ArchiveSettings
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
@@ -256,6 +257,10 @@ class Running:
         await self._application.start()
         return self
 
+    @property
+    def port(self) -> int:
+        return self._application.port
+
     async def list(self) -> dict[str, Projection]:
         """ListProjections, by view."""
         async with aio.insecure_channel(f"127.0.0.1:{self._application.port}") as channel:
@@ -362,6 +367,7 @@ async def project(stores: Stores) -> AsyncIterator[Project]:
             follow=FollowSettings(**{"retry_seconds": 0.2, "standby_seconds": 0.05, **blocks.get("follow", {})}),
             cache=CacheSettings(**{"probe_seconds": 0.05, **blocks.get("cache", {})}),
             change_log=ChangeLogSettings(**blocks.get("change_log", {})),
+            archive=ArchiveSettings(**blocks.get("archive", {})),
             audit=AuditSettings(**blocks.get("audit", {})),
         )
         projector = Running(settings)

@@ -22,11 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from commerce.event.v1 import event_pb2 as commerce_dot_event_dot_v1_dot_event__pb2
+from commerce.feed.v1 import feed_service_pb2 as commerce_dot_feed_dot_v1_dot_feed__service__pb2
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/commerce/projection/v1/projection_service.proto\x12\x16\x63ommerce.projection.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x18\n\x16ListProjectionsRequest\"|\n\x17ListProjectionsResponse\x12\x1b\n\tfeed_head\x18\x01 \x01(\x04R\x08\x66\x65\x65\x64Head\x12\x44\n\x0bprojections\x18\x02 \x03(\x0b\x32\".commerce.projection.v1.ProjectionR\x0bprojections\"\xba\x02\n\nProjection\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12=\n\x05state\x18\x02 \x01(\x0e\x32\'.commerce.projection.v1.ProjectionStateR\x05state\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12\x1d\n\nlag_events\x18\x04 \x01(\x04R\tlagEvents\x12+\n\x03lag\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x14\n\x05\x65rror\x18\x06 \x01(\tR\x05\x65rror\x12 \n\x0b\x64ifferences\x18\n \x01(\x04R\x0b\x64ifferences\x12\x39\n\naudited_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tauditedAt*\x8c\x01\n\x0fProjectionState\x12 \n\x1cPROJECTION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROJECTION_STATE_RUNNING\x10\x01\x12\x1c\n\x18PROJECTION_STATE_STANDBY\x10\x02\x12\x1b\n\x17PROJECTION_STATE_FAILED\x10\x03\x32\x8c\x01\n\x11ProjectionService\x12w\n\x0fListProjections\x12..commerce.projection.v1.ListProjectionsRequest\x1a/.commerce.projection.v1.ListProjectionsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/commerce/projection/v1/projection_service.proto\x12\x16\x63ommerce.projection.v1\x1a\x1d\x63ommerce/event/v1/event.proto\x1a#commerce/feed/v1/feed_service.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x18\n\x16ListProjectionsRequest\"|\n\x17ListProjectionsResponse\x12\x1b\n\tfeed_head\x18\x01 \x01(\x04R\x08\x66\x65\x65\x64Head\x12\x44\n\x0bprojections\x18\x02 \x03(\x0b\x32\".commerce.projection.v1.ProjectionR\x0bprojections\"\xba\x02\n\nProjection\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12=\n\x05state\x18\x02 \x01(\x0e\x32\'.commerce.projection.v1.ProjectionStateR\x05state\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12\x1d\n\nlag_events\x18\x04 \x01(\x04R\tlagEvents\x12+\n\x03lag\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x14\n\x05\x65rror\x18\x06 \x01(\tR\x05\x65rror\x12 \n\x0b\x64ifferences\x18\n \x01(\x04R\x0b\x64ifferences\x12\x39\n\naudited_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tauditedAt\"w\n\x0e\x45xplainRequest\x12\x1c\n\x08position\x18\x01 \x01(\x04H\x00R\x08position\x12-\n\x11\x63onsistency_token\x18\x02 \x01(\tH\x00R\x10\x63onsistencyToken\x12\x12\n\x03key\x18\x03 \x01(\tH\x00R\x03keyB\x04\n\x02of\"\xe1\x01\n\x0f\x45xplainResponse\x12;\n\x05\x65vent\x18\x01 \x01(\x0b\x32%.commerce.projection.v1.RecordedEventR\x05\x65vent\x12\x37\n\tstored_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08storedAt\x12\x1b\n\tfeed_head\x18\x03 \x01(\x04R\x08\x66\x65\x65\x64Head\x12;\n\x05views\x18\x04 \x03(\x0b\x32%.commerce.projection.v1.ExplainedViewR\x05views\"\xde\x01\n\rRecordedEvent\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12.\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x18.commerce.event.v1.EventR\x05\x65vent\x12;\n\x08\x65nvelope\x18\x04 \x01(\x0b\x32\x1f.commerce.feed.v1.EventEnvelopeR\x08\x65nvelope\x12\x30\n\x14personal_data_erased\x18\x05 \x01(\x08R\x12personalDataErased\"\xc7\x02\n\rExplainedView\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x12\n\x04keys\x18\x02 \x03(\tR\x04keys\x12\x1a\n\x08position\x18\x03 \x01(\x04R\x08position\x12\x1a\n\x08included\x18\x04 \x01(\x08R\x08included\x12\x39\n\nchanged_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tchangedAt\x12=\n\x0c\x61nnounced_by\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x61nnouncedBy\x12;\n\x06\x63\x61\x63hed\x18\x07 \x01(\x0e\x32#.commerce.projection.v1.CachedStateR\x06\x63\x61\x63hed\x12\x1f\n\x0bwaiting_for\x18\x08 \x01(\tR\nwaitingFor\"}\n\x11GetHistoryRequest\x12\x12\n\x04view\x18\x01 \x01(\tR\x04view\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12%\n\x0euntil_position\x18\x03 \x01(\x04R\runtilPosition\x12\x1b\n\tlast_only\x18\x04 \x01(\x08R\x08lastOnly\"\xd6\x01\n\x12GetHistoryResponse\x12;\n\x05\x65vent\x18\x01 \x01(\x0b\x32%.commerce.projection.v1.RecordedEventR\x05\x65vent\x12&\n\x03row\x18\x02 \x01(\x0b\x32\x14.google.protobuf.AnyR\x03row\x12\x18\n\x07problem\x18\x03 \x01(\tR\x07problem\x12\x1a\n\x08position\x18\x04 \x01(\x04R\x08position\x12%\n\x0euntil_position\x18\x05 \x01(\x04R\runtilPosition*\x8c\x01\n\x0fProjectionState\x12 \n\x1cPROJECTION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROJECTION_STATE_RUNNING\x10\x01\x12\x1c\n\x18PROJECTION_STATE_STANDBY\x10\x02\x12\x1b\n\x17PROJECTION_STATE_FAILED\x10\x03*\x8f\x01\n\x0b\x43\x61\x63hedState\x12\x1c\n\x18\x43\x41\x43HED_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41\x43HED_STATE_CURRENT\x10\x01\x12\x16\n\x12\x43\x41\x43HED_STATE_OTHER\x10\x02\x12\x17\n\x13\x43\x41\x43HED_STATE_ABSENT\x10\x03\x12\x17\n\x13\x43\x41\x43HED_STATE_FENCED\x10\x04\x32\xd9\x02\n\x11ProjectionService\x12w\n\x0fListProjections\x12..commerce.projection.v1.ListProjectionsRequest\x1a/.commerce.projection.v1.ListProjectionsResponse\"\x03\x90\x02\x01\x12_\n\x07\x45xplain\x12&.commerce.projection.v1.ExplainRequest\x1a\'.commerce.projection.v1.ExplainResponse\"\x03\x90\x02\x01\x12j\n\nGetHistory\x12).commerce.projection.v1.GetHistoryRequest\x1a*.commerce.projection.v1.GetHistoryResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,14 +38,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROJECTIONSERVICE'].methods_by_name['ListProjections']._loaded_options = None
   _globals['_PROJECTIONSERVICE'].methods_by_name['ListProjections']._serialized_options = b'\220\002\001'
-  _globals['_PROJECTIONSTATE']._serialized_start=610
-  _globals['_PROJECTIONSTATE']._serialized_end=750
-  _globals['_LISTPROJECTIONSREQUEST']._serialized_start=140
-  _globals['_LISTPROJECTIONSREQUEST']._serialized_end=164
-  _globals['_LISTPROJECTIONSRESPONSE']._serialized_start=166
-  _globals['_LISTPROJECTIONSRESPONSE']._serialized_end=290
-  _globals['_PROJECTION']._serialized_start=293
-  _globals['_PROJECTION']._serialized_end=607
-  _globals['_PROJECTIONSERVICE']._serialized_start=753
-  _globals['_PROJECTIONSERVICE']._serialized_end=893
+  _globals['_PROJECTIONSERVICE'].methods_by_name['Explain']._loaded_options = None
+  _globals['_PROJECTIONSERVICE'].methods_by_name['Explain']._serialized_options = b'\220\002\001'
+  _globals['_PROJECTIONSERVICE'].methods_by_name['GetHistory']._loaded_options = None
+  _globals['_PROJECTIONSERVICE'].methods_by_name['GetHistory']._serialized_options = b'\220\002\001'
+  _globals['_PROJECTIONSTATE']._serialized_start=1953
+  _globals['_PROJECTIONSTATE']._serialized_end=2093
+  _globals['_CACHEDSTATE']._serialized_start=2096
+  _globals['_CACHEDSTATE']._serialized_end=2239
+  _globals['_LISTPROJECTIONSREQUEST']._serialized_start=235
+  _globals['_LISTPROJECTIONSREQUEST']._serialized_end=259
+  _globals['_LISTPROJECTIONSRESPONSE']._serialized_start=261
+  _globals['_LISTPROJECTIONSRESPONSE']._serialized_end=385
+  _globals['_PROJECTION']._serialized_start=388
+  _globals['_PROJECTION']._serialized_end=702
+  _globals['_EXPLAINREQUEST']._serialized_start=704
+  _globals['_EXPLAINREQUEST']._serialized_end=823
+  _globals['_EXPLAINRESPONSE']._serialized_start=826
+  _globals['_EXPLAINRESPONSE']._serialized_end=1051
+  _globals['_RECORDEDEVENT']._serialized_start=1054
+  _globals['_RECORDEDEVENT']._serialized_end=1276
+  _globals['_EXPLAINEDVIEW']._serialized_start=1279
+  _globals['_EXPLAINEDVIEW']._serialized_end=1606
+  _globals['_GETHISTORYREQUEST']._serialized_start=1608
+  _globals['_GETHISTORYREQUEST']._serialized_end=1733
+  _globals['_GETHISTORYRESPONSE']._serialized_start=1736
+  _globals['_GETHISTORYRESPONSE']._serialized_end=1950
+  _globals['_PROJECTIONSERVICE']._serialized_start=2242
+  _globals['_PROJECTIONSERVICE']._serialized_end=2587
 # @@protoc_insertion_point(module_scope)

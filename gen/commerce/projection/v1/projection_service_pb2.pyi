@@ -4,6 +4,9 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from commerce.event.v1 import event_pb2 as _event_pb2
+from commerce.feed.v1 import feed_service_pb2 as _feed_service_pb2
+from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -48,6 +51,38 @@ PROJECTION_STATE_STANDBY: ProjectionState.ValueType  # 2
 PROJECTION_STATE_FAILED: ProjectionState.ValueType  # 3
 """This projector holds the view and cannot go on: `error` says why. It tries again by itself."""
 Global___ProjectionState: _TypeAlias = ProjectionState  # noqa: Y015
+
+class _CachedState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CachedStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CachedState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHED_STATE_UNSPECIFIED: _CachedState.ValueType  # 0
+    """It is not known here: the view has no cache, or another projector holds it."""
+    CACHED_STATE_CURRENT: _CachedState.ValueType  # 1
+    """What the view has."""
+    CACHED_STATE_OTHER: _CachedState.ValueType  # 2
+    """Something else: it is being replaced."""
+    CACHED_STATE_ABSENT: _CachedState.ValueType  # 3
+    """Nothing: the next reader puts it there."""
+    CACHED_STATE_FENCED: _CachedState.ValueType  # 4
+    """The node is fenced: readers go to the database."""
+
+class CachedState(_CachedState, metaclass=_CachedStateEnumTypeWrapper):
+    """What is in the cache of a row."""
+
+CACHED_STATE_UNSPECIFIED: CachedState.ValueType  # 0
+"""It is not known here: the view has no cache, or another projector holds it."""
+CACHED_STATE_CURRENT: CachedState.ValueType  # 1
+"""What the view has."""
+CACHED_STATE_OTHER: CachedState.ValueType  # 2
+"""Something else: it is being replaced."""
+CACHED_STATE_ABSENT: CachedState.ValueType  # 3
+"""Nothing: the next reader puts it there."""
+CACHED_STATE_FENCED: CachedState.ValueType  # 4
+"""The node is fenced: readers go to the database."""
+Global___CachedState: _TypeAlias = CachedState  # noqa: Y015
 
 @_typing.final
 class ListProjectionsRequest(_message.Message):
@@ -149,3 +184,249 @@ class Projection(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Projection: _TypeAlias = Projection  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    """Which event to explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """The one at this position."""
+    consistency_token: _builtins.str
+    """The one that a receipt's token, or a cursor, stands for."""
+    key: _builtins.str
+    """The last one that changed a row with this key, in any view whose rows have UUIDs."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        consistency_token: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "key", b"key", "of", b"of", "position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "key", b"key", "of", b"of", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_of: _TypeAlias = _typing.Literal["position", "consistency_token", "key"]  # noqa: Y015
+    _WhichOneofArgType_of: _TypeAlias = _typing.Literal["of", b"of"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_of) -> _WhichOneofReturnType_of | None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """What became of an event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    STORED_AT_FIELD_NUMBER: _builtins.int
+    FEED_HEAD_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
+    feed_head: _builtins.int
+    """The last position of the feed."""
+    @_builtins.property
+    def event(self) -> Global___RecordedEvent:
+        """The event."""
+
+    @_builtins.property
+    def stored_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was stored, by the write database's clock."""
+
+    @_builtins.property
+    def views(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedView]:
+        """All views, by name."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___RecordedEvent | None = ...,
+        stored_at: _timestamp_pb2.Timestamp | None = ...,
+        feed_head: _builtins.int = ...,
+        views: _abc.Iterable[Global___ExplainedView] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "stored_at", b"stored_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "feed_head", b"feed_head", "stored_at", b"stored_at", "views", b"views"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class RecordedEvent(_message.Message):
+    """An event, and who caused it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    PERSONAL_DATA_ERASED_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Its place in the feed."""
+    type: _builtins.str
+    """Its type: the name of the field that is set in the event's `kind`."""
+    personal_data_erased: _builtins.bool
+    """Whether it told of a person who was erased since."""
+    @_builtins.property
+    def event(self) -> _event_pb2.Event:
+        """The event. What it tells of a person who was erased is left out."""
+
+    @_builtins.property
+    def envelope(self) -> _feed_service_pb2.EventEnvelope:
+        """Who caused it. Unset for an event that was stored before there were envelopes."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        type: _builtins.str = ...,
+        event: _event_pb2.Event | None = ...,
+        envelope: _feed_service_pb2.EventEnvelope | None = ...,
+        personal_data_erased: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "event", b"event", "personal_data_erased", b"personal_data_erased", "position", b"position", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordedEvent: _TypeAlias = RecordedEvent  # noqa: Y015
+
+@_typing.final
+class ExplainedView(_message.Message):
+    """What became of an event in a view."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    INCLUDED_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    ANNOUNCED_BY_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """The view's name."""
+    position: _builtins.int
+    """The last position that the view has taken in."""
+    included: _builtins.bool
+    """Whether it has taken the event in."""
+    cached: Global___CachedState.ValueType
+    """What is in the cache of the first of its rows."""
+    waiting_for: _builtins.str
+    """What the event waits for, in words; empty when it is included."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The keys of the rows that the event changes, 20 at most. Empty when it does not concern the view."""
+
+    @_builtins.property
+    def changed_at(self) -> _timestamp_pb2.Timestamp:
+        """When its rows were written, where the change log knows: of views that can be watched, for some hours."""
+
+    @_builtins.property
+    def announced_by(self) -> _timestamp_pb2.Timestamp:
+        """It was announced to query servers by this time: to the second, for the last hour, by the projector that holds the view."""
+
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        position: _builtins.int = ...,
+        included: _builtins.bool = ...,
+        changed_at: _timestamp_pb2.Timestamp | None = ...,
+        announced_by: _timestamp_pb2.Timestamp | None = ...,
+        cached: Global___CachedState.ValueType = ...,
+        waiting_for: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announced_by", b"announced_by", "changed_at", b"changed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced_by", b"announced_by", "cached", b"cached", "changed_at", b"changed_at", "included", b"included", "keys", b"keys", "position", b"position", "view", b"view", "waiting_for", b"waiting_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedView: _TypeAlias = ExplainedView  # noqa: Y015
+
+@_typing.final
+class GetHistoryRequest(_message.Message):
+    """Which row, and how far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    UNTIL_POSITION_FIELD_NUMBER: _builtins.int
+    LAST_ONLY_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """The view's name, such as "order_details". Required."""
+    key: _builtins.str
+    """The row's key, such as an order's id. Required, at most 200 characters."""
+    until_position: _builtins.int
+    """The last event to look at. Unset means the feed's last one."""
+    last_only: _builtins.bool
+    """Only the last of the changes: the row as it was at `until_position`."""
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        key: _builtins.str = ...,
+        until_position: _builtins.int = ...,
+        last_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "last_only", b"last_only", "until_position", b"until_position", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHistoryRequest: _TypeAlias = GetHistoryRequest  # noqa: Y015
+
+@_typing.final
+class GetHistoryResponse(_message.Message):
+    """A change of the row, or how far the feed was looked through."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    UNTIL_POSITION_FIELD_NUMBER: _builtins.int
+    problem: _builtins.str
+    """Why the row cannot take the event in; nothing comes after it."""
+    position: _builtins.int
+    """The position up to which the feed was looked through."""
+    until_position: _builtins.int
+    """The position up to which it will be."""
+    @_builtins.property
+    def event(self) -> Global___RecordedEvent:
+        """The event that changed the row; unset in a message that only says how far it is."""
+
+    @_builtins.property
+    def row(self) -> _any_pb2.Any:
+        """The row after it, a message of the view; unset when the event took the row away."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___RecordedEvent | None = ...,
+        row: _any_pb2.Any | None = ...,
+        problem: _builtins.str = ...,
+        position: _builtins.int = ...,
+        until_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "row", b"row"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "position", b"position", "problem", b"problem", "row", b"row", "until_position", b"until_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHistoryResponse: _TypeAlias = GetHistoryResponse  # noqa: Y015

@@ -45,6 +45,16 @@ class ProjectionServiceStub:
                 request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListProjectionsRequest.SerializeToString,
                 response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListProjectionsResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/Explain',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.GetHistory = channel.unary_stream(
+                '/commerce.projection.v1.ProjectionService/GetHistory',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetHistoryRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetHistoryResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectionServiceServicer:
@@ -65,6 +75,32 @@ class ProjectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Says what became of an event: who caused it, and of each view whether it is there, since when, or what it waits for.
+
+        Errors: NOT_FOUND (NOT_FOUND when no row has the key, or no event the position); FAILED_PRECONDITION
+        (TOKEN_EPOCH_MISMATCH when the token is of a history that the write database lost); OUT_OF_RANGE (CURSOR_AHEAD when the
+        feed has not reached the position, CURSOR_EXPIRED when the event is not kept any more, or is in an archive that is not
+        served here); UNAVAILABLE (EVENTS_MISSING when the event is not there and earlier ones are, EVENT_UNREADABLE when it
+        cannot be read).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHistory(self, request, context):
+        """Sends the events that changed a row of a view, in order, each with the row as it was after it: the feed is looked
+        through from its beginning, and the view itself is left alone. Personal data of who was erased is not there.
+
+        Errors: RESOURCE_EXHAUSTED (OVERLOADED when four histories are being sent); OUT_OF_RANGE (CURSOR_EXPIRED when the first
+        events are not kept any more, or are in an archive that is not served here); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
+        when the feed is given a new epoch meanwhile); UNAVAILABLE (EVENTS_MISSING when events in the middle of the feed are not
+        there, EVENT_UNREADABLE when it cannot be said which rows an event changes).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -72,6 +108,16 @@ def add_ProjectionServiceServicer_to_server(servicer, server):
                     servicer.ListProjections,
                     request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListProjectionsRequest.FromString,
                     response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListProjectionsResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ExplainRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ExplainResponse.SerializeToString,
+            ),
+            'GetHistory': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetHistory,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetHistoryRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetHistoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -107,6 +153,60 @@ class ProjectionService:
             '/commerce.projection.v1.ProjectionService/ListProjections',
             commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListProjectionsRequest.SerializeToString,
             commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListProjectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/Explain',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ExplainRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/GetHistory',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetHistoryRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

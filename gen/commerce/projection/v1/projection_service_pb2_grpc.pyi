@@ -44,6 +44,24 @@ class ProjectionServiceStub:
 
     Errors: none of its own.
     """
+    Explain: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.ExplainRequest, _projection_service_pb2.ExplainResponse]
+    """Says what became of an event: who caused it, and of each view whether it is there, since when, or what it waits for.
+
+    Errors: NOT_FOUND (NOT_FOUND when no row has the key, or no event the position); FAILED_PRECONDITION
+    (TOKEN_EPOCH_MISMATCH when the token is of a history that the write database lost); OUT_OF_RANGE (CURSOR_AHEAD when the
+    feed has not reached the position, CURSOR_EXPIRED when the event is not kept any more, or is in an archive that is not
+    served here); UNAVAILABLE (EVENTS_MISSING when the event is not there and earlier ones are, EVENT_UNREADABLE when it
+    cannot be read).
+    """
+    GetHistory: _grpc.UnaryStreamMultiCallable[_projection_service_pb2.GetHistoryRequest, _projection_service_pb2.GetHistoryResponse]
+    """Sends the events that changed a row of a view, in order, each with the row as it was after it: the feed is looked
+    through from its beginning, and the view itself is left alone. Personal data of who was erased is not there.
+
+    Errors: RESOURCE_EXHAUSTED (OVERLOADED when four histories are being sent); OUT_OF_RANGE (CURSOR_EXPIRED when the first
+    events are not kept any more, or are in an archive that is not served here); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
+    when the feed is given a new epoch meanwhile); UNAVAILABLE (EVENTS_MISSING when events in the middle of the feed are not
+    there, EVENT_UNREADABLE when it cannot be said which rows an event changes).
+    """
 
 @_typing.type_check_only
 class ProjectionServiceAsyncStub(ProjectionServiceStub):
@@ -60,6 +78,24 @@ class ProjectionServiceAsyncStub(ProjectionServiceStub):
     """Lists the views with their positions and their lag.
 
     Errors: none of its own.
+    """
+    Explain: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.ExplainRequest, _projection_service_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Says what became of an event: who caused it, and of each view whether it is there, since when, or what it waits for.
+
+    Errors: NOT_FOUND (NOT_FOUND when no row has the key, or no event the position); FAILED_PRECONDITION
+    (TOKEN_EPOCH_MISMATCH when the token is of a history that the write database lost); OUT_OF_RANGE (CURSOR_AHEAD when the
+    feed has not reached the position, CURSOR_EXPIRED when the event is not kept any more, or is in an archive that is not
+    served here); UNAVAILABLE (EVENTS_MISSING when the event is not there and earlier ones are, EVENT_UNREADABLE when it
+    cannot be read).
+    """
+    GetHistory: _aio.UnaryStreamMultiCallable[_projection_service_pb2.GetHistoryRequest, _projection_service_pb2.GetHistoryResponse]  # type: ignore[assignment]
+    """Sends the events that changed a row of a view, in order, each with the row as it was after it: the feed is looked
+    through from its beginning, and the view itself is left alone. Personal data of who was erased is not there.
+
+    Errors: RESOURCE_EXHAUSTED (OVERLOADED when four histories are being sent); OUT_OF_RANGE (CURSOR_EXPIRED when the first
+    events are not kept any more, or are in an archive that is not served here); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
+    when the feed is given a new epoch meanwhile); UNAVAILABLE (EVENTS_MISSING when events in the middle of the feed are not
+    there, EVENT_UNREADABLE when it cannot be said which rows an event changes).
     """
 
 class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -80,6 +116,36 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the views with their positions and their lag.
 
         Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _projection_service_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.ExplainResponse, _abc.Awaitable[_projection_service_pb2.ExplainResponse]]:
+        """Says what became of an event: who caused it, and of each view whether it is there, since when, or what it waits for.
+
+        Errors: NOT_FOUND (NOT_FOUND when no row has the key, or no event the position); FAILED_PRECONDITION
+        (TOKEN_EPOCH_MISMATCH when the token is of a history that the write database lost); OUT_OF_RANGE (CURSOR_AHEAD when the
+        feed has not reached the position, CURSOR_EXPIRED when the event is not kept any more, or is in an archive that is not
+        served here); UNAVAILABLE (EVENTS_MISSING when the event is not there and earlier ones are, EVENT_UNREADABLE when it
+        cannot be read).
+        """
+
+    @_abc_1.abstractmethod
+    def GetHistory(
+        self,
+        request: _projection_service_pb2.GetHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_projection_service_pb2.GetHistoryResponse], _abc.AsyncIterator[_projection_service_pb2.GetHistoryResponse]]:
+        """Sends the events that changed a row of a view, in order, each with the row as it was after it: the feed is looked
+        through from its beginning, and the view itself is left alone. Personal data of who was erased is not there.
+
+        Errors: RESOURCE_EXHAUSTED (OVERLOADED when four histories are being sent); OUT_OF_RANGE (CURSOR_EXPIRED when the first
+        events are not kept any more, or are in an archive that is not served here); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
+        when the feed is given a new epoch meanwhile); UNAVAILABLE (EVENTS_MISSING when events in the middle of the feed are not
+        there, EVENT_UNREADABLE when it cannot be said which rows an event changes).
         """
 
 def add_ProjectionServiceServicer_to_server(servicer: ProjectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from pydantic import SecretStr
 from commerce.event.v1.event_pb2 import Event
 from projector.app import build
 from projector.settings import Settings
+from tandem.feed.archive import ArchiveSettings
 from tandem.feed.service import FeedServiceSettings
 from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
@@ -53,14 +55,15 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def serve_feed(stores: Stores, transport: str) -> AsyncIterator[ServeFeed]:
-    """Starts a projector; takes FeedServiceSettings by name."""
+    """Starts a projector; takes the archive's folder, and FeedServiceSettings by name."""
     async with AsyncExitStack() as exits:
 
-        async def start(**feed_service: Any) -> FeedServer:
+        async def start(archive: Path | None = None, **feed_service: Any) -> FeedServer:
             settings = Settings(
                 feed_database=DatabaseSettings(url=SecretStr(stores.write_url)),
                 read_database=DatabaseSettings(url=SecretStr(f"{stores.read_url}_absent")),
                 server=ServerSettings(port=0, transport=transport, drain_seconds=5),
+                archive=ArchiveSettings(folder=archive),
                 feed_service=FeedServiceSettings(**feed_service),
             )
             running = RunningApplication(build(settings))

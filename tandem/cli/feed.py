@@ -1,0 +1,40 @@
+"""`tandem feed …`: the feed's archive. It is moved where its folder and the schema's owner are, as migrations are."""
+
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+
+def commands(command_module: str) -> typer.Typer:
+    """command_module: of the command server, whose settings say where the database and the archive are."""
+    app = typer.Typer(no_args_is_help=True, help="The feed's archive: its oldest events in files.")
+
+    def run(action: str) -> None:
+        code = subprocess.run([sys.executable, "-m", command_module, action], check=False).returncode
+        if code != 0:
+            raise typer.Exit(code)
+
+    @app.command()
+    def archive(
+        *,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Say what would be moved, and change nothing.")
+        ] = False,
+    ) -> None:
+        """Move the feed's oldest partitions into files, and drop them from the write database.
+
+        Those whose newest event is older than TANDEM_COMMAND_ARCHIVE__KEEP_DAYS go to TANDEM_COMMAND_ARCHIVE__FOLDER.
+        Each file is read back and compared before its events are dropped. Runs as the schema's owner, beside running
+        services; it may be ended at any time, and goes on where it was. Projectors need the folder too, before:
+        TANDEM_PROJECTOR_ARCHIVE__FOLDER.
+        """
+        run("archive-plan" if dry_run else "archive")
+
+    @app.command("verify-archive")
+    def verify_archive() -> None:
+        """Read the whole archive, and compare it with its checksums and the feed. Exit code 1 when anything differs."""
+        run("verify-archive")
+
+    return app
