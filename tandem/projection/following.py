@@ -29,7 +29,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tandem.feed.archive import Archive
-from tandem.feed.reader import MAX_BYTES, EventsMissing, HistoryChanged, OtherEpoch
+from tandem.feed.reader import EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
 from tandem.feed.token import Token
 from tandem.projection.cache_writer import CacheWriter
@@ -478,7 +478,9 @@ class Session:
             epochs = self._cache.end(view) if state.is_followed else None
             # First: where the row cannot be had, the view is nobody's in this program all the same.
             self._set(view, ViewState(position=state.position))
-            hand_over(self._driver, view, self._session, state.position, epochs)
+            with self._passing("a view is not handed over", view=view):
+                # Its owner is gone with this session all the same; the next one begins a new cache.
+                hand_over(self._driver, view, self._session, state.position, epochs)
 
     # Between RUNNING, WAITING and FAILED.
 
@@ -660,13 +662,15 @@ class Session:
 
     def _find(self, views: Sequence[str], after: int, mark: int) -> EventBatch | None:
         limit = self._batch_size(views[0])
-        events = self._feed.events(after, limit, self._epoch, mark)
-        if not events:
+        part = self._feed.events(after, limit, self._epoch, mark)
+        if part is None or not part.events:
             return None
+        events = part.events
         if not self._in_hand:
             self._in_hand = dict.fromkeys(views, len(events))
         projections = [self._views.projections[view] for view in views]
-        full = len(events) == limit or sum([len(it.payload) for it in events]) >= MAX_BYTES
+        # The source may have read fewer than the limit.
+        full = events[-1].position < part.head
         known, most = self._views.kinds, self._follow.batch_rows
         return EventBatch(projections, after, events, known, self._rows, mark_before=mark, full=full, max_rows=most)
 

@@ -6,8 +6,8 @@ import uuid
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from tandem.feed.events import FeedEvent
 from tandem.feed.head import FeedHead
+from tandem.feed.reader import FeedPart
 from tandem.feed.source import FeedSource
 
 P = ParamSpec("P")
@@ -53,7 +53,7 @@ class WatchedFeed:
     def head(self) -> FeedHead | None:
         return self._watch(self._source.head)
 
-    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> list[FeedEvent] | None:
+    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> FeedPart | None:
         return self._watch(self._source.events, after, limit, epoch, mark)
 
     def ended_epochs(self) -> frozenset[uuid.UUID] | None:
