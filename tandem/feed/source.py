@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.archive import Archive
-from tandem.feed.events import EventContract, FeedEvent
+from tandem.feed.events import EventContract
 from tandem.feed.head import FeedHead, read_ended_epochs, read_head, read_marked_head
-from tandem.feed.reader import HistoryChanged, read_events
+from tandem.feed.reader import FeedPart, HistoryChanged, read_events
 from tandem.feed.table import CHANNEL
 from tandem.runtime.database import create_database_engine, first_line
 from tandem.runtime.listener import Listener
@@ -75,7 +75,7 @@ class FeedSource:
         """As `head`, with the mark of the event there."""
         return self.read(read_marked_head)
 
-    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> list[FeedEvent] | None:
+    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> FeedPart | None:
         """At most `limit` events of the feed `epoch` that follow a position. None as in `head`.
 
         mark: of the event at the position. Fewer at once while the database is slow: half as many after a statement's
@@ -93,7 +93,7 @@ class FeedSource:
                 self._most = max(self._most, 2 * len(found.events))
             if self._whole and found.lost_position is not None:
                 raise HistoryChanged(f"event {found.lost_position} was acknowledged, and is not in the feed")
-            return found.events
+            return found
         if self._timed_out:
             self._most = max(1, limit // 2)
         return None

@@ -28,7 +28,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.archive import Archive
-from tandem.feed.reader import MAX_BYTES, EventsMissing, HistoryChanged, OtherEpoch
+from tandem.feed.reader import EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.source import FeedSource
 from tandem.feed.token import Token
 from tandem.projection import metrics
@@ -114,24 +114,14 @@ class Following:
         seconds = min(feed_database.statement_timeout, follow.release_seconds / 2)
         feed_database = feed_database.model_copy(update={"statement_timeout": seconds})
         # Connections of its own: nobody who asks how far the views are may hold it up.
-        poll_seconds = follow.poll_seconds
-        source = FeedSource(
-            feed_database,
-            views.contract,
-            name="tandem-projector",
-            poll_seconds=poll_seconds,
-            archive=archive,
-            whole=True,
-        )
-        self.feed = WatchedFeed(source, poll_seconds=poll_seconds)
-        self._read = create_database_engine(
-            read_database, name="tandem-projector", pool_size=1, by_key=True, autocommit=True
-        )
+        name, poll = "tandem-projector", follow.poll_seconds
+        source = FeedSource(feed_database, views.contract, name=name, poll_seconds=poll, archive=archive, whole=True)
+        self.feed = WatchedFeed(source, poll_seconds=poll)
+        self._read = create_database_engine(read_database, name=name, pool_size=1, by_key=True, autocommit=True)
         self.read_database = read_database
         self.cache = cache
         self.follow = follow
         self.change_log = change_log
-        self.archive = archive
         # Rows that others want to have compared with the feed, and keys of rows that nobody can read.
         self.inspections = Inspections()
         self.damage = DamagedRows()
@@ -227,7 +217,7 @@ class Session:
             _RECENT_BYTES,
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
-        self._redriver = Redriver(self._driver, self._feed, self._views, self._write_redriven)
+        self._redriver = Redriver(self._driver, self._feed, self._views, self._write_redriven, following.archive)
         self._is_obeying = False
         self._inspector = Inspector(
             self._driver,
@@ -483,7 +473,9 @@ class Session:
             epochs = self._cache.end(view) if state.is_followed else None
             # First: where the row cannot be had, the view is nobody's in this program all the same.
             self._set(view, ViewState(position=state.position))
-            hand_over(self._driver, view, self._session, state.position, epochs)
+            with self._passing("a view is not handed over", view=view):
+                # Its owner is gone with this session all the same; the next one begins a new cache.
+                hand_over(self._driver, view, self._session, state.position, epochs)
 
     # What operators ask of parked rows.
 
@@ -717,13 +709,15 @@ class Session:
 
     def _find(self, views: Sequence[str], after: int, mark: int) -> EventBatch | None:
         limit = self._batch_size(views[0])
-        events = self._feed.events(after, limit, self._epoch, mark)
-        if not events:
+        part = self._feed.events(after, limit, self._epoch, mark)
+        if part is None or not part.events:
             return None
+        events = part.events
         if not self._in_hand:
             self._in_hand = dict.fromkeys(views, len(events))
         projections = [self._views.projections[view] for view in views]
-        full = len(events) == limit or sum([len(it.payload) for it in events]) >= MAX_BYTES
+        # The source may have read fewer than the limit.
+        full = events[-1].position < part.head
         known, most = self._views.kinds, self._follow.batch_rows
         return EventBatch(projections, after, events, known, self._rows, mark_before=mark, full=full, max_rows=most)
 

@@ -144,10 +144,10 @@ class Inspector:
         if missing > self._most_events:
             raise Behind
         while replay.position < at.position:
-            events = self._feed.events(replay.position, at.position - replay.position, at.epoch, 0)
-            if not events:
+            part = self._feed.events(replay.position, at.position - replay.position, at.epoch, 0)
+            if part is None or not part.events:
                 raise NotNow("the feed is away")
-            replay.take_in(events, events[-1].position)
+            replay.take_in(part.events, part.events[-1].position)
 
     def _repair(
         self,

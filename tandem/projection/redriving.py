@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import psycopg
 from google.protobuf.message import DecodeError
 
+from tandem.feed.archive import Archive
 from tandem.feed.events import FeedEvent
 from tandem.feed.reader import EventsMissing, HistoryChanged
 from tandem.projection.fold import (
@@ -96,11 +97,13 @@ class Redriver:
         feed: WatchedFeed,
         views: Views,
         write: Callable[[Move, Callable[[], None]], None],
+        archive: Archive,
     ) -> None:
-        """write: stores a move with rows of a view that stays where it is, and calls its argument in the same
+        """archive: where the feed's oldest events may be. write: stores a move with rows of a view that stays where it is, and calls its argument in the same
         transaction.
         """
         self._driver = driver
+        self._archive = archive
         self._feed = feed
         self._views = views
         self._write = write
@@ -217,7 +220,9 @@ class Redriver:
     def _make_again(self, projection: Projection, key: bytes, until: int, epoch: uuid.UUID) -> Replay | None:
         """Makes a damaged row again from the feed, a part of it; None until it is made."""
         if self._replay is None or self._replayed != (projection.view, key):
-            self._replay = Replay(self._views.contract, projection, frozenset((key,)), epoch=epoch)
+            self._replay = Replay(
+                self._views.contract, projection, frozenset((key,)), epoch=epoch, archive=self._archive
+            )
             self._replayed = projection.view, key
         replay = self._replay
         if replay.position < until:
@@ -230,11 +235,11 @@ class Redriver:
         for first, last in _runs(positions):
             after = first - 1
             while after < last:
-                events = self._feed.events(after, last - after, epoch, 0)
-                if not events:
+                part = self._feed.events(after, last - after, epoch, 0)
+                if part is None or not part.events:
                     return None
-                found += events
-                after = events[-1].position
+                found += part.events
+                after = part.events[-1].position
         return found
 
 

@@ -8,8 +8,8 @@ from typing import ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from tandem.feed.events import FeedEvent
 from tandem.feed.head import FeedHead
+from tandem.feed.reader import FeedPart
 from tandem.feed.source import FeedSource
 
 P = ParamSpec("P")
@@ -55,7 +55,7 @@ class WatchedFeed:
     def head(self) -> FeedHead | None:
         return self._watch(self._source.head)
 
-    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> list[FeedEvent] | None:
+    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> FeedPart | None:
         return self._watch(self._source.events, after, limit, epoch, mark)
 
     def read(self, query: Callable[[Connection], T]) -> T | None:

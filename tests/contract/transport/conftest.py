@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from prometheus_client import REGISTRY
 
 from commerce.projection.v1 import projection_service_pb2 as projection
-from tandem.runtime.call import Call, settle
+from tandem.runtime.call import Call, StreamCall, settle
 from tandem.runtime.server import Application, Component, RunningApplication, Service
 from tandem.runtime.settings import ServerSettings
 from tandem.runtime.worker import Handler, Worker, one_by_one
@@ -26,6 +26,8 @@ Transport = Literal["native", "grpcio"]
 
 SERVICE = projection.DESCRIPTOR.services_by_name["ProjectionService"]
 METHOD = f"/{SERVICE.full_name}/ListProjections"
+UNARY = [it.name for it in SERVICE.methods if not it.server_streaming]
+STREAMING = [it.name for it in SERVICE.methods if it.server_streaming]
 PATIENCE = 20.0
 """Seconds until a test that waits for something gives up."""
 ANSWER = projection.ListProjectionsResponse(feed_head=7)
@@ -245,10 +247,16 @@ def application(
     return Application(
         name="test_server",
         server=server,
-        services=(Service(SERVICE, {"ListProjections": served}),),
+        # One of them is called; a service has someone for each.
+        services=(Service(SERVICE, dict.fromkeys(UNARY, served), dict.fromkeys(STREAMING, _nothing)),),
         ready=ready or always,
         components=(*components, served),
     )
+
+
+async def _nothing(_request: Any, _call: StreamCall) -> AsyncGenerator[Any, None]:
+    return
+    yield
 
 
 async def _stop(running: RunningApplication) -> None:
