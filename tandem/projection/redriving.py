@@ -99,8 +99,9 @@ class Redriver:
         write: Callable[[Move, Callable[[], None]], None],
         archive: Archive,
     ) -> None:
-        """archive: where the feed's oldest events may be. write: stores a move with rows of a view that stays where it is, and calls its argument in the same
-        transaction.
+        """archive: where the feed's oldest events may be.
+
+        write: stores a move with rows of a view that stays where it is, and calls its argument in the same transaction.
         """
         self._driver = driver
         self._archive = archive
