@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 import grpc
 import pytest
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -247,11 +248,17 @@ def application(
     return Application(
         name="test_server",
         server=server,
-        # One of them is called; a service has someone for each.
-        services=(Service(SERVICE, dict.fromkeys(UNARY, served), dict.fromkeys(STREAMING, _nothing)),),
+        services=(service(served),),
         ready=ready or always,
         components=(*components, served),
     )
+
+
+def service(
+    served: Worker, descriptor: ServiceDescriptor = SERVICE, *, ready: Callable[[], Awaitable[bool]] | None = None
+) -> Service:
+    """One of its RPCs is called, and a service has someone for each."""
+    return Service(descriptor, dict.fromkeys(UNARY, served), dict.fromkeys(STREAMING, _nothing), ready=ready)
 
 
 async def _nothing(_request: Any, _call: StreamCall) -> AsyncGenerator[Any, None]:

@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from tandem.runtime import server, supervised
-from tandem.runtime.server import RunningApplication, Service
+from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import ServerSettings
 from tests.contract.transport.conftest import (
     PATIENCE,
@@ -31,6 +31,7 @@ from tests.contract.transport.conftest import (
     detail,
     in_thread,
     raw,
+    service,
     worker,
 )
 from tests.support.stack import until
@@ -186,7 +187,7 @@ async def test_each_of_two_services_tells_its_own_health(transport: Transport) -
 
     answers = worker(answer)
     base = application(answers, ServerSettings(port=0, transport=transport))
-    other = Service(OTHER_SERVICE, {"ListProjections": answers}, ready=away)
+    other = service(answers, OTHER_SERVICE, ready=away)
     running = RunningApplication(replace(base, services=(*base.services, other)))
     await running.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
