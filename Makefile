@@ -8,8 +8,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Options for `tandem up` and pytest: make up ARGS="--no-sample", make test ARGS=tests/unit
 ARGS ?=
 
-# Test processes, each with a PostgreSQL of its own. Tests wait more than they compute: one more than two cores.
-WORKERS ?= 3
+# Test processes, each with a PostgreSQL of its own. Tests wait as long as they compute: twice as many as two cores.
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help install memcached up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples hooks clean ci

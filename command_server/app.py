@@ -60,9 +60,9 @@ def build(settings: Settings) -> Application:
     maintenance = Maintenance(side, settings.receipts, ledger, settings.feed.partition_events)
     expiry = Expiry(side, executor, settings.subscriptions)
     resumption = Resumption(side, executor, DOMAIN, settings.steps)
+    receipts = ReceiptService(RECEIPTS.services_by_name["ReceiptService"], side)
     verify = WriteVerification(DOMAIN, settings.database, Archive(settings.archive.folder)).verify
     audit = AuditService(AUDIT.services_by_name["AuditService"], {it.name: verify for it in DOMAIN.model.aggregates})
-    receipts = ReceiptService(RECEIPTS.services_by_name["ReceiptService"], side)
     needed = newest_revision(MIGRATIONS)
 
     async def ready() -> bool:
@@ -73,8 +73,8 @@ def build(settings: Settings) -> Application:
         server=settings.server,
         services=(
             Service(DOMAIN.service, workers=dict.fromkeys(DOMAIN.service.methods_by_name, executor)),
-            audit.service,
             receipts.service,
+            audit.service,
         ),
         ready=ready,
         # The last one started is stopped first: what it submits, the executor must still store.

@@ -67,6 +67,7 @@ PROJECTION = Projection(
         "shipping_address_changed": later(),
     },
     columns=columns,
+    scope="customer_id",
     began="placed_position",
     begins=frozenset({"order_placed"}),
 )

@@ -161,6 +161,7 @@ PROJECTION = Projection(
     rules={"order_placed": placed, "order_cancelled": cancelled},
     parts={"order_placed": shares_of_placed, "order_cancelled": shares_of_cancelled},
     columns=columns,
+    scope="day",
     key_of=key_of,
     may_begin=frozenset({"order_placed"}),
 )

@@ -30,8 +30,8 @@ class Settings(ServiceSettings):
     follow: FollowSettings = Field(FollowSettings(), description="How the feed is followed")
     cache: CacheSettings = Field(CacheSettings(), description="The cache's nodes")
     change_log: ChangeLogSettings = Field(ChangeLogSettings(), description="The change log")
-    audit: AuditSettings = Field(AuditSettings(), description="The auditor")
     archive: ArchiveSettings = Field(ArchiveSettings(), description="The feed's archive")
+    audit: AuditSettings = Field(AuditSettings(), description="The auditor")
     feed_service: FeedServiceSettings = Field(FeedServiceSettings(), description="FeedService")
 
     @field_validator("cache_nodes")

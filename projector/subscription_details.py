@@ -93,6 +93,7 @@ PROJECTION = Projection(
         "subscription_resumed": resumed,
     },
     columns=columns,
+    scope="customer_id",
     began="started_position",
     begins=frozenset({"subscription_started"}),
 )

@@ -5,7 +5,9 @@ from shop.views import order_summary
 from tandem.queries.checker import QueryChecker
 from tandem.queries.pages import KeysetList, Selection
 
-OF_CUSTOMER = KeysetList(order_summary, time="placed_at", position="placed_position", equal=["customer_id"])
+OF_CUSTOMER = KeysetList(
+    order_summary, time="placed_at", position="placed_position", equal=["customer_id"], scope="customer_id"
+)
 
 
 def recent_orders(request: ListRecentOrdersRequest, check: QueryChecker) -> Selection:

@@ -20,6 +20,7 @@ from shop.views import sales_summary
 from tandem.queries.checker import QueryChecker
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text
+from tandem.queries.parked import PARKED, parked_fields, parked_of, parked_of_views
 from tandem.queries.statements import Answer, StatementQuery, answer_each
 from tandem.queries.store import AT, Store, position_of
 from tandem.read_store.tables import newest
@@ -73,6 +74,9 @@ def _date(field: str, value: str, check: QueryChecker) -> date | None:
     return None
 
 
+_OF_DAYS = "scope BETWEEN CAST(CAST(:first AS date) AS text) AND CAST(CAST(:last AS date) AS text)"
+
+
 @cache
 def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
     table = sales_summary.fullname
@@ -101,8 +105,8 @@ def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
         ) AS n
         WHERE r.rank <= :top"""  # noqa: S608 - only the table's name is put in
     return text(f"""
-    SELECT {AT}, v.*
-    FROM {newest(f"'{sales_summary.name}'")} AS p LEFT JOIN (
+    SELECT {AT}, {PARKED}, v.*
+    FROM {newest(f"'{sales_summary.name}'")} AS p {parked_of_views({"p": sales_summary.name}, _OF_DAYS)} LEFT JOIN (
         SELECT s.currency_code, s.day, NULL AS rank, s.product_id, NULL AS value,
             s.order_count, s.unit_count, s.revenue, s.shipping_fees,
             s.cancelled_order_count, s.cancelled_unit_count, s.cancelled_revenue, s.cancelled_shipping_fees
@@ -143,8 +147,9 @@ class SalesQuery(StatementQuery[SalesKey]):
         statement = _statement(one_currency=bool(wanted.currency_code), with_products=bool(wanted.top_products))
         rows = self._store.execute_on(sales_summary.name, statement, arguments)
         response = GetSalesSummaryResponse(summaries=_summaries([row for row in rows if row.currency_code is not None]))
-        as_of = position_of(rows[0])
-        return Answer(response.SerializeToString(deterministic=True) + _AS_OF(as_of_text(as_of)), as_of)
+        as_of, parked = position_of(rows[0]), parked_of(rows[0])
+        fields = _AS_OF(as_of_text(parked.shown_at(as_of))) + parked_fields(GetSalesSummaryResponse, parked)
+        return Answer(response.SerializeToString(deterministic=True) + fields, as_of, parked)
 
 
 def _summaries(rows: Sequence[Any]) -> Iterator[SalesSummary]:

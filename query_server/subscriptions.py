@@ -11,7 +11,7 @@ from tandem.queries.pages import KeysetList, Selection
 MAX_STATUSES = 20
 """More than there are, and each may come twice."""
 
-_STARTED = {"time": "started_at", "position": "started_position"}
+_STARTED = {"time": "started_at", "position": "started_position", "scope": "customer_id"}
 
 OF_CUSTOMER = KeysetList(subscription_details, **_STARTED, equal=["customer_id"])
 OF_STATUSES = KeysetList(subscription_details, **_STARTED, one_of="status")

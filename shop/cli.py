@@ -12,7 +12,6 @@ from tandem.cli.main import application
 SHOP = Domain(
     modules={"command": "command_server", "query": "query_server", "projector": "projector"},
     projections=projection_service_pb2.DESCRIPTOR.services_by_name["ProjectionService"],
-    audit=audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
     receipts=receipt_service_pb2.DESCRIPTOR.services_by_name["ReceiptService"],
     histories={
         "order": "order_details",
@@ -21,6 +20,7 @@ SHOP = Domain(
         "subscription": "subscription_details",
     },
     rows=views_pb2.DESCRIPTOR,
+    audit=audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
     commands=CommandServiceStub,
     sample=sample.generate,
     examples=examples.lines,

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from commerce.query.v1.query_service_pb2 import SearchProductsResponse
 from query_server.search.highlight import plain
 from query_server.search.memory import (
     Alternatives,
@@ -34,6 +35,7 @@ from query_server.search.statements import (
 from shop.views import product_search, search_word
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
+from tandem.queries.parked import Parked, parked_fields, parked_of
 from tandem.queries.statements import Answer, StatementQuery, answer_each
 from tandem.queries.store import Store, position_of
 from tandem.runtime.arrays import array
@@ -48,13 +50,14 @@ _FIRST_ID = uuid.UUID(int=0)
 
 
 class _Positions(NamedTuple):
-    """What the three views were at, and which content the text's had."""
+    """What the three views were at, which content the text's had, and what of all three is parked."""
 
     products: Token
     cards: Token
     words: Token
     content: uuid.UUID | None
     word_content: uuid.UUID | None
+    parked: Parked
 
 
 class _Known(NamedTuple):
@@ -135,7 +138,7 @@ class SearchQuery(StatementQuery[SearchKey]):
                 if known.corrected is None or known.corrected.content != at.content:
                     return None
                 page = page_of_cards(wanted, known.corrected, cards)
-        return self._answer(wanted, alternatives, page, consulted) if page is not None else None
+        return self._answer(wanted, alternatives, page, consulted, at.parked) if page is not None else None
 
     def _in_full(self, wanted: SearchKey) -> Answer:
         alternatives = wanted.alternatives
@@ -150,16 +153,22 @@ class SearchQuery(StatementQuery[SearchKey]):
             if any(alternatives):
                 page, at = self._page(wanted, alternatives)
             consulted = [at.products, at.cards, words]
-        return self._answer(wanted, alternatives, page, consulted)
+        return self._answer(wanted, alternatives, page, consulted, at.parked)
 
     def _answer(
-        self, wanted: SearchKey, alternatives: Alternatives, page: SearchPage, consulted: Sequence[Token]
+        self,
+        wanted: SearchKey,
+        alternatives: Alternatives,
+        page: SearchPage,
+        consulted: Sequence[Token],
+        parked: Parked,
     ) -> Answer:
         """consulted: what the page was made of is at these positions, or later ones."""
         if len({it.epoch for it in consulted}) > 1:
             raise Unavailable("the views of the products are being replaced", reason="STORE_UNAVAILABLE")
         as_of = min(consulted, key=lambda it: it.position)
-        return Answer(encode_response(wanted, alternatives, page, as_of, self._memory), as_of)
+        response = encode_response(wanted, alternatives, page, parked.shown_at(as_of), self._memory)
+        return Answer(response + parked_fields(SearchProductsResponse, parked), as_of, parked)
 
     def _page(self, wanted: SearchKey, alternatives: Alternatives) -> tuple[SearchPage, _Positions]:
         """Searches for the words and their alternatives, and remembers what was found."""
@@ -228,6 +237,7 @@ def _positions(row: Any) -> _Positions:
         words=Token(row.word_epoch, row.word_position),
         content=row.content,
         word_content=row.word_content,
+        parked=parked_of(row),
     )
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import TextClause, text
 
 from commerce.query.v1.query_service_pb2 import ProductSort
 from shop.views import product_card, product_search, search_word
+from tandem.queries.parked import PARKED, parked_of_views
 from tandem.queries.store import AT
 from tandem.read_store.tables import SCHEMA, newest
 
@@ -32,7 +33,10 @@ SESSION = (
 
 _WORDS = newest(f"'{search_word.name}'")
 _POSITIONS = f"""{newest(f"'{product_search.name}'")} AS p
-CROSS JOIN {newest(f"'{product_card.name}'")} AS k CROSS JOIN {_WORDS} AS w"""
+CROSS JOIN {newest(f"'{product_card.name}'")} AS c CROSS JOIN {_WORDS} AS w
+{parked_of_views({"p": product_search.name, "c": product_card.name, "w": search_word.name})}"""
+_AT = f"""{AT}, {PARKED}, p.content, c.feed_epoch AS card_epoch, c.position AS card_position,
+    w.feed_epoch AS word_epoch, w.position AS word_position, w.content AS word_content"""
 
 # The longer the word, the more of it may be wrong: one letter of three, two of four to eleven, then one in four. A
 # swapped pair is one mistake, which to levenshtein() is two.
@@ -62,8 +66,7 @@ ORDER BY c.number, c.distance, c.alike DESC, c.plain_word
 
 # As arrays, which are read much faster than as many rows.
 CARDS = text(f"""
-SELECT {AT}, p.content, k.feed_epoch AS card_epoch, k.position AS card_position,
-    w.feed_epoch AS word_epoch, w.position AS word_position, w.content AS word_content, cards.*
+SELECT {_AT}, cards.*
 FROM {_POSITIONS}
 CROSS JOIN (
     SELECT string_agg(uuid_send(key), '') AS keys, array_agg(price) AS prices, array_agg(currency_code) AS currencies,
@@ -128,8 +131,7 @@ def page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
             SELECT c.price, c.currency_code, c.available FROM {product_card.fullname} AS c WHERE c.key = s.key LIMIT 1
         ) AS c
     )
-    SELECT {AT}, p.content, k.feed_epoch AS card_epoch, k.position AS card_position,
-        w.feed_epoch AS word_epoch, w.position AS word_position, w.content AS word_content, counts.*, page.*, kept.*,
+    SELECT {_AT}, counts.*, page.*, kept.*,
         -- JSON and arrays are in the order of the rows that they are made of, and NULL where there are none.
         (
             SELECT json_agg(json_build_array(category, number)) FROM (

@@ -16,9 +16,10 @@ class Domain:
 
     modules: what Python runs as each service, by section: command, query and projector.
     projections: the service that the projector answers ListProjections with. receipts: the one that the command server
-        answers GetReceipt with. audit: the one that command servers and projectors answer Verify with.
+        answers GetReceipt with.
     histories: the view that shows an aggregate, by the aggregate's name. rows: the contract's file with the views'
         messages.
+    audit: the service that command servers and projectors answer Verify with.
     commands: the stub that takes the sample's commands. sample: makes the sample.
     examples: shell lines to try, given the addresses of the command server and the query server, and whether the sample
         is loaded.
@@ -26,8 +27,8 @@ class Domain:
 
     modules: Mapping[str, str]
     projections: ServiceDescriptor
-    receipts: ServiceDescriptor
     audit: ServiceDescriptor
+    receipts: ServiceDescriptor
     histories: Mapping[str, str]
     rows: FileDescriptor
     commands: Callable[[grpc.Channel], Any]

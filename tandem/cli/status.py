@@ -22,6 +22,7 @@ _ASK_SECONDS = 3.0
 class View:
     """state: "running", "standby" or "failed"; lag_seconds: the age of the oldest event that it has not taken in.
 
+    parked_keys: how many of its rows are parked.
     error: why it cannot go on, in whichever projector; empty while it can.
     differences: to the feed, that the projector has found since it started. audited_seconds: how long ago it had
     compared all of the view; None where it has not yet.
@@ -32,6 +33,7 @@ class View:
     position: int = 0
     lag_events: int = 0
     lag_seconds: float = 0.0
+    parked_keys: int = 0
     error: str = ""
     differences: int = 0
     audited_seconds: float | None = None
@@ -69,6 +71,7 @@ def _view(projection: Any) -> View:
         position=projection.position,
         lag_events=projection.lag_events,
         lag_seconds=projection.lag.ToTimedelta().total_seconds(),
+        parked_keys=projection.parked_keys,
         error=projection.error,
         differences=projection.differences,
         audited_seconds=(time.time() - projection.audited_at.seconds if projection.HasField("audited_at") else None),
@@ -159,12 +162,13 @@ def as_tables(report: Report) -> RenderableType:
     parts: list[RenderableType] = [services]
     if report.feed_head is not None:
         views = Table("view", "state", box=None, pad_edge=False)
-        for column in ("position", "events behind", "seconds behind", "differences", "compared"):
+        for column in ("position", "events behind", "seconds behind", "rows parked", "differences", "compared"):
             views.add_column(column, justify="right")
         for view in report.views:
             style = "red" if view.error else "green"
             lag = f"{view.lag_seconds:.3f}"
-            progress = (f"{view.position:,}", f"{view.lag_events:,}", lag, f"{view.differences:,}", _ago(view))
+            parked = f"[yellow]{view.parked_keys:,}[/]" if view.parked_keys else "0"
+            progress = (f"{view.position:,}", f"{view.lag_events:,}", lag, parked, f"{view.differences:,}", _ago(view))
             views.add_row(view.name, f"[{style}]{view.state}[/]", *progress)
         parts += ["", views, "", f"feed head: {report.feed_head:,}"]
     if report.generations:
@@ -194,4 +198,9 @@ def problems(report: Report) -> list[str]:
     ]
     if report.problem:
         found.append(report.problem)
-    return found + [f"{it.name} cannot go on: {it.error}" for it in report.views if it.error]
+    found += [f"{it.name} cannot go on: {it.error}" for it in report.views if it.error]
+    return found + [
+        f"{it.name} has {it.parked_keys} rows that are parked: `tandem parked list {it.name}` says why"
+        for it in report.views
+        if it.parked_keys
+    ]

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
-from tandem.runtime.backfill import execute_without_limits
+from tandem.runtime.database import execute_without_limits
 from tandem.runtime.settings import Block
 
 HEADROOM = Gauge("tandem_feed_headroom_events", "Events that the feed has partitions for, from its head on")

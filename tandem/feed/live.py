@@ -320,8 +320,8 @@ class Live:
         """What follows a position, perhaps nothing; None while the feed cannot be read. Raises BrokenOff."""
         if not at_once:
             self._source.wait(self._stop)
-        events = self._source.events(after, _TAIL_EVENTS, epoch, mark)
-        return None if events is None else [self._reader.entry_of(it) for it in events]
+        part = self._source.events(after, _TAIL_EVENTS, epoch, mark)
+        return None if part is None else [self._reader.entry_of(it) for it in part.events]
 
     def _advance(self, epoch: uuid.UUID, after: int, entries: Sequence[Entry], *, mark: int = 0) -> None:
         self._problem = ""

@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.archive import Archive
-from tandem.feed.events import EventContract, FeedEvent
+from tandem.feed.events import EventContract
 from tandem.feed.head import FeedHead, read_ended_epochs, read_head, read_marked_head
-from tandem.feed.reader import HistoryChanged, read_events
+from tandem.feed.reader import FeedPart, HistoryChanged, read_events
 from tandem.feed.table import CHANNEL
 from tandem.runtime.database import create_database_engine, first_line
 from tandem.runtime.listener import Listener
@@ -69,13 +69,13 @@ class FeedSource:
 
     def head(self) -> FeedHead | None:
         """None while the write database is away, which is logged once."""
-        return self._read(read_head)
+        return self.read(read_head)
 
     def marked_head(self) -> FeedHead | None:
         """As `head`, with the mark of the event there."""
-        return self._read(read_marked_head)
+        return self.read(read_marked_head)
 
-    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> list[FeedEvent] | None:
+    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> FeedPart | None:
         """At most `limit` events of the feed `epoch` that follow a position. None as in `head`.
 
         mark: of the event at the position. Fewer at once while the database is slow: half as many after a statement's
@@ -83,7 +83,7 @@ class FeedSource:
         """
         limit = min(limit, self._most)
         began = time.monotonic()
-        found = self._read(
+        found = self.read(
             lambda connection: read_events(
                 connection, self._contract, after, limit, epoch=epoch, mark=mark, archive=self._archive
             )
@@ -93,14 +93,14 @@ class FeedSource:
                 self._most = max(self._most, 2 * len(found.events))
             if self._whole and found.lost_position is not None:
                 raise HistoryChanged(f"event {found.lost_position} was acknowledged, and is not in the feed")
-            return found.events
+            return found
         if self._timed_out:
             self._most = max(1, limit // 2)
         return None
 
     def ended_epochs(self) -> frozenset[uuid.UUID] | None:
         """The epochs that the feed had before. None as in `head`."""
-        return self._read(read_ended_epochs)
+        return self.read(read_ended_epochs)
 
     def wait(self, stop: threading.Event, seconds: float | None = None) -> None:
         """Until the feed has more, or for `poll_seconds`, or `seconds` where that is less."""
@@ -121,7 +121,8 @@ class FeedSource:
         self._disconnect()
         self._engine.dispose()
 
-    def _read(self, query: Callable[[Connection], T]) -> T | None:
+    def read(self, query: Callable[[Connection], T]) -> T | None:
+        """What a query of the feed returns, which may run for no longer than a statement. None as in `head`."""
         if self.problem and time.monotonic() < self._retry_at:
             return None
         try:

@@ -190,7 +190,15 @@ class ViewAudit:
         with self.examiner.feed.connect() as connection:
             for _ in range(min(count // 2, position)):
                 after = random.randrange(position)  # noqa: S311 - any event will do
-                part = scan_events(connection, self._views.contract, after, position, 1, kinds=projection.rules)
+                part = scan_events(
+                    connection,
+                    self._views.contract,
+                    after,
+                    position,
+                    1,
+                    kinds=projection.rules,
+                    archive=self.examiner.following.archive,
+                )
                 for _, parts in steps_of(projection, part.events, self._views.kinds).steps:
                     keys.add(random.choice(list(parts)))  # noqa: S311
         return frozenset(keys)

@@ -127,16 +127,6 @@ class CacheWriter:
             except _Failure as error:
                 self._fence(node, error)
 
-    def read(self, view: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The values of the entries that are there and that readers take, by key. A node that fails is fenced."""
-        found: dict[bytes, bytes] = {}
-        for node, names in names_by_node(self._ring, view, self.epochs[view], keys).items():
-            try:
-                found |= values_of(self._signer, self._connection(node).ask(names).answer(), names)
-            except _Failure as error:
-                self._fence(node, error)
-        return found
-
     def look(self, view: str, key: bytes) -> "Cached | None":
         """What readers find for a row of a view that is ours; None without a cache. For any thread, a person asks.
 
@@ -157,6 +147,16 @@ class CacheWriter:
         finally:
             client.close()
         return Cached(decode_entry(found[digits]) if digits in found else None)
+
+    def read(self, view: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The values of the entries that are there and that readers take, by key. A node that fails is fenced."""
+        found: dict[bytes, bytes] = {}
+        for node, names in names_by_node(self._ring, view, self.epochs[view], keys).items():
+            try:
+                found |= values_of(self._signer, self._connection(node).ask(names).answer(), names)
+            except _Failure as error:
+                self._fence(node, error)
+        return found
 
     def revive(self) -> bool:
         """Gives new epochs to fenced nodes that answer again; True if there were any."""

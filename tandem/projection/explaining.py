@@ -258,7 +258,7 @@ class Explaining:
         answer = self._change(position=it.event.position, until_position=until)
         self._fill(answer.event, it.event)
         if it.failed is not None:
-            answer.problem = str(it.failed)
+            answer.problem = it.failed.error or ""
         elif it.row is not None:
             answer.row.Pack(projection.message.FromString(it.row.value))
         return answer

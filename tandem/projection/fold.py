@@ -4,17 +4,22 @@ A batch is folded row by row: a row's message is parsed, changed by each event t
 message is in memory at a time instead of one for each row.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from tandem.feed.events import FeedEvent
 from tandem.projection.projection import Columns, NotThere, Projection
 
 StoredRow = tuple[int, bytes]
 """Of a row before a batch: the position at which it began (0 in a view that does not ask for it), and its value."""
+
+Touch = tuple[int, str, Any]
+"""Of an event that concerns a row: its position, its kind, and what its rule gets."""
+
+_LONGEST_ERROR = 1_000
 
 FoundRows = dict[str, dict[bytes, StoredRow]]
 """By view and key: rows that exist."""
@@ -37,34 +42,81 @@ class ViewRow(NamedTuple):
         return self.began, self.value
 
 
+class ParkedEvent(NamedTuple):
+    """An event that a row has not taken in. error: why, of the first one of the row; None of those that wait behind it.
+
+    scope: of the first one, as Projection.scope_of has it.
+    """
+
+    key: bytes
+    position: int
+    kind: str
+    error: str | None = None
+    scope: str | None = None
+
+
+class Room(NamedTuple):
+    """How many keys of a view may be parked, and how many events for all of them."""
+
+    keys: int
+    events: int
+
+
+class ParkedKeys(NamedTuple):
+    """The keys of a view that are parked, how many events wait for them, and how many of both there may be."""
+
+    keys: Set[bytes]
+    events: int
+    room: Room
+
+
+NOTHING_PARKED = ParkedKeys(frozenset(), 0, Room(1_000, 1_000_000))
+
+
 @dataclass
 class ViewChanges:
     """What a batch of events does to a view.
 
     rows: as they are after the events, by key; None for a row that is gone. log: (position, key) in order, for the
     change log. stopped_by: the event that the view cannot take in, if there is one; the events before it are taken in.
-    damaged: the keys of rows that nobody can read: they stay as they are, without the events.
+    parked: events that the view passes and some row does not take in. parked_keys: how many keys of the view are parked
+    after the events. damaged: the keys of rows that nobody can read, which are parked therefore.
+    taken: (key, position) of events that were parked before and are not any more. failing: the first event that is left
+    of each key that stays parked.
     """
 
     rows: dict[bytes, ViewRow | None] = field(default_factory=dict)
     log: list[tuple[int, bytes]] = field(default_factory=list)
+    parked: list[ParkedEvent] = field(default_factory=list)
+    parked_keys: int = 0
     damaged: set[bytes] = field(default_factory=set)
+    taken: list[tuple[bytes, int]] = field(default_factory=list)
+    failing: list[ParkedEvent] = field(default_factory=list)
     stopped_by: "CannotApply | None" = None
 
     @property
     def values(self) -> dict[bytes, bytes | None]:
-        """The rows' messages, serialised; None for a row that is gone or damaged."""
-        return {**dict.fromkeys(self.damaged), **{key: row.value if row else None for key, row in self.rows.items()}}
+        """What the cache is to have of each row: its message, serialised; None for one that is gone, and for one that
+        is parked, of which the database alone says so.
+        """
+        values = {key: row.value if row else None for key, row in self.rows.items()}
+        values.update(dict.fromkeys([it.key for it in (*self.parked, *self.failing)]))
+        return values
 
 
 class CannotApply(Exception):
     """An event that a view cannot take; the message says which, and why."""
 
     def __init__(self, event: FeedEvent, reason: str | Exception) -> None:
-        if isinstance(reason, Exception):
-            reason = f"{type(reason).__name__}: {reason}"
-        super().__init__(f"event {event.position} ({event.kind}): {reason}")
+        said = in_words(reason) if isinstance(reason, Exception) else reason
+        super().__init__(f"event {event.position} ({event.kind}): {said}")
         self.position = event.position
+
+
+def in_words(error: Exception) -> str:
+    """As it is stored and shown: PostgreSQL's text takes neither all characters nor any length."""
+    said = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+    return said.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 class Step(NamedTuple):
@@ -121,7 +173,7 @@ def steps_of(projection: Projection, events: Iterable[FeedEvent], known_kinds: C
         if kind in rules:
             try:
                 found.steps.append(Step(event, parts_of(kind, event.message)))
-            except Exception as error:  # as in _fold_one_by_one: a number of days that no calendar has, say
+            except Exception as error:  # whatever it is: a number of days that no calendar has, say
                 found.stopped_by = CannotApply(event, error)
                 break
         elif kind not in known_kinds:
@@ -131,53 +183,111 @@ def steps_of(projection: Projection, events: Iterable[FeedEvent], known_kinds: C
     return found
 
 
-def fold_steps(projection: Projection, steps: Steps, rows: Mapping[bytes, StoredRow]) -> ViewChanges:
+def fold_steps(
+    projection: Projection, steps: Steps, rows: Mapping[bytes, StoredRow], parked: ParkedKeys = NOTHING_PARKED
+) -> ViewChanges:
     """The rows after the steps. rows: of those that the steps need, the ones that exist.
 
-    An event is taken in whole or not at all, also where it changes several rows.
+    An event that some row cannot take in is parked for that row, with all that follow for it; other rows that the event
+    changes take it in. parked: the keys for which all is parked. Where that would be too much, the view stops.
     """
-    try:
-        changes = _fold(projection, steps.steps, rows)
-    except Exception:
-        # Some event cannot be taken in, and part of it may be in the rows. Folding one at a time shows which it is.
-        return _fold_one_by_one(projection, steps, rows)
-    changes.stopped_by = steps.stopped_by
+    changes = _fold(projection, steps, rows, parked)
+    if changes.parked and (last := _last_that_fits(changes.parked, parked)) is not None:
+        event = next(event for event, _ in steps.steps if event.position == last.position)
+        full = f"{parked.room.keys} keys of the view, or {parked.room.events} events, are parked already; {last.error}"
+        before = [step for step in steps.steps if step.event.position < last.position]
+        return _fold(projection, Steps(before, CannotApply(event, full)), rows, parked)
     return changes
 
 
-def _fold(projection: Projection, steps: Sequence[Step], rows: Mapping[bytes, StoredRow]) -> ViewChanges:
-    """Row by row, each with all steps that concern it. Raises NotThere, and whatever a rule raises."""
-    changes = ViewChanges()
-    rules, touches = projection.rules, _touches(steps)
+def _fold(projection: Projection, steps: Steps, rows: Mapping[bytes, StoredRow], parked: ParkedKeys) -> ViewChanges:
+    """Row by row, each with all steps that concern it."""
+    changes = ViewChanges(stopped_by=steps.stopped_by)
+    rules, touches = projection.rules, _touches(steps.steps)
     if projection.logged:
-        changes.log = [(event.position, key) for event, parts in steps for key in parts]
+        changes.log = [(event.position, key) for event, parts in steps.steps for key in parts]
     parse, columns_of, changed = projection.message.FromString, projection.columns, changes.rows
+    waiting = parked.keys
     for key, touching in touches.items():
-        began, message = 0, None
-        if key in rows:
-            began, value = rows[key]
-            try:
+        if key in waiting:
+            changes.parked += [ParkedEvent(key, position, kind) for position, kind, _ in touching]
+            continue
+        try:
+            began, message = 0, None
+            if key in rows:
+                began, value = rows[key]
                 message = parse(value)
-            except DecodeError:
-                changes.damaged.add(key)
-                continue
-        for position, kind, part in touching:
+            for position, kind, part in touching:
+                if message is None:
+                    if kind not in projection.beginning:
+                        raise NotThere("it is about something that is not in the view")
+                    began = position
+                message = rules[kind](message, part)
             if message is None:
-                if kind not in projection.beginning:
-                    raise NotThere("it is about something that is not in the view")
-                began = position
-            message = rules[kind](message, part)
-        if message is None:
-            changed[key] = None
-        else:
-            value = message.SerializeToString(deterministic=True)
-            changed[key] = ViewRow(position, began, columns_of(message, began), value)
+                changed[key] = None
+            else:
+                value = message.SerializeToString(deterministic=True)
+                changed[key] = ViewRow(position, began, columns_of(message, began), value)
+        except Exception:  # whatever a rule raises
+            _fold_one_by_one(projection, key, touching, rows.get(key), changes)
+    if changes.parked:
+        changes.parked_keys = len(waiting | {it.key for it in changes.parked})
+    else:
+        changes.parked_keys = len(waiting)
     return changes
 
 
-def _touches(steps: Sequence[Step]) -> dict[bytes, list[tuple[int, str, Any]]]:
-    """By the row's key: the events that concern it, as position, kind and what its rule gets."""
-    touches: dict[bytes, list[tuple[int, str, Any]]] = {}
+def _fold_one_by_one(
+    projection: Projection, key: bytes, touching: Sequence[Touch], stored: StoredRow | None, changes: ViewChanges
+) -> None:
+    """A row that cannot take in some of the events: it is as those before the first of these make it."""
+    for number, (position, kind, part) in enumerate(touching):
+        try:
+            began, message = position, None
+            if stored is not None:
+                began, value = stored
+                message = projection.message.FromString(value)
+            elif kind not in projection.beginning:
+                raise NotThere("it is about something that is not in the view")
+            message = projection.rules[kind](message, part)
+            row = None
+            if message is not None:
+                value = message.SerializeToString(deterministic=True)
+                row = ViewRow(position, began, projection.columns(message, began), value)
+        except Exception as error:  # as in _fold
+            before = _readable(projection, stored)
+            if stored is not None and before is None:
+                changes.damaged.add(key)
+            changes.parked.append(ParkedEvent(key, position, kind, in_words(error), projection.scope_of(before, part)))
+            changes.parked += [ParkedEvent(key, later, its_kind) for later, its_kind, _ in touching[number + 1 :]]
+            return
+        changes.rows[key] = row
+        stored = None if row is None else row.stored
+
+
+def _readable(projection: Projection, stored: StoredRow | None) -> Message | None:
+    """The row's message; None where there is no row, or one that is damaged."""
+    try:
+        return None if stored is None else projection.message.FromString(stored[1])
+    except DecodeError:
+        return None
+
+
+def _last_that_fits(events: Sequence[ParkedEvent], parked: ParkedKeys) -> ParkedEvent | None:
+    """The first event for which there is no room among those that are parked; None where all fit."""
+    in_order = sorted(events, key=lambda it: it.position)
+    keys, count = parked.room.keys - len(parked.keys), parked.room.events - parked.events
+    for it in in_order:
+        keys -= it.error is not None
+        count -= 1
+        if keys < 0 or count < 0:
+            return it
+    return None
+
+
+def _touches(steps: Sequence[Step]) -> dict[bytes, list[Touch]]:
+    """By the row's key: the events that concern it."""
+    touches: dict[bytes, list[Touch]] = {}
     for event, parts in steps:
         kind, position = event.kind, event.position
         for key, part in parts.items():
@@ -187,23 +297,3 @@ def _touches(steps: Sequence[Step]) -> dict[bytes, list[tuple[int, str, Any]]]:
             else:
                 touches[key] = [touch]
     return touches
-
-
-def _fold_one_by_one(projection: Projection, steps: Steps, rows: Mapping[bytes, StoredRow]) -> ViewChanges:
-    changes = ViewChanges(stopped_by=steps.stopped_by)
-    now = dict(rows)
-    for step in steps.steps:
-        try:
-            found = _fold(projection, [step], now)
-        except Exception as error:  # whatever a rule raises stops this view alone, and operators see it
-            changes.stopped_by = CannotApply(step.event, error)
-            break
-        for key, row in found.rows.items():
-            if row is None:
-                now.pop(key, None)
-            else:
-                now[key] = row.stored
-        changes.rows |= found.rows
-        changes.damaged |= found.damaged
-        changes.log += found.log
-    return changes

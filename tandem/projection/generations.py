@@ -28,7 +28,7 @@ from psycopg import sql
 
 from tandem.feed.token import new_mark
 from tandem.projection.statements import Deposed, Driver
-from tandem.read_store.tables import OTHER_SCHEMA, SCHEMA, generation, other_of, projection
+from tandem.read_store.tables import OTHER_SCHEMA, SCHEMA, generation, other_of, parked, projection
 
 # Where a table is for a moment, while two are exchanged.
 _PASSAGE = "tandem_read_passage"
@@ -95,6 +95,7 @@ def drop_version(driver: Driver, view: str) -> bool:
         if not driver.execute(unowned, (view,)).rowcount:
             return False
         driver.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(SCHEMA, view)))
+        driver.execute(f"DELETE FROM {parked.fullname} WHERE view = %s", (view,))  # noqa: S608
     return True
 
 
@@ -183,6 +184,7 @@ def exchange(driver: Driver, view: str, session: uuid.UUID) -> None:
             f"UPDATE {projection.fullname} SET view = %s, cache_epochs = NULL WHERE view = %s",  # noqa: S608
             (after, before),
         )
+        driver.execute(f"UPDATE {parked.fullname} SET view = %s WHERE view = %s", (after, before))  # noqa: S608
     driver.execute(f"UPDATE {projection.fullname} SET filled = true WHERE view = %s", (view,))  # noqa: S608
     driver.execute(
         f"UPDATE {generation.fullname} SET state = CASE state WHEN %s THEN %s ELSE %s END,"  # noqa: S608
@@ -201,6 +203,7 @@ def drop(driver: Driver, view: str, session: uuid.UUID) -> None:
         if owner is not None and owner[0] != session:
             raise Deposed(f"{other_of(view)}: taken over by another projector")
         driver.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(OTHER_SCHEMA, view)))
+        driver.execute(f"DELETE FROM {parked.fullname} WHERE view = %s", (other_of(view),))  # noqa: S608
         driver.execute(f"DELETE FROM {generation.fullname} WHERE view = %s", (view,))  # noqa: S608
 
 

@@ -23,7 +23,7 @@ from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.fold import ViewChanges, ViewRow
 from tandem.projection.projection import Projection
 from tandem.projection.replay import KeyRange, Replay
-from tandem.projection.statements import Driver, Move, move_views
+from tandem.projection.statements import Driver, Move, count_parked, move_views, select_waiting
 from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.tables import newest, written_columns
 from tandem.runtime.arrays import array
@@ -134,7 +134,9 @@ class Inspector:
             differences = {key: one for key, one in differences.items() if key not in replay.unopened}
         if it.repair:
             return self._repair(projection, at, replay, differences)
-        return list(differences.values())
+        # A row that is parked says so itself.
+        waiting = select_waiting(self._driver, view, list(differences)) if differences else {}
+        return [one for key, one in differences.items() if key not in waiting]
 
     def _catch_up(self, replay: Replay, at: Token) -> None:
         """Brings replayed rows to where the view is, by what came meanwhile."""
@@ -142,10 +144,10 @@ class Inspector:
         if missing > self._most_events:
             raise Behind
         while replay.position < at.position:
-            events = self._feed.events(replay.position, at.position - replay.position, at.epoch, 0)
-            if not events:
+            part = self._feed.events(replay.position, at.position - replay.position, at.epoch, 0)
+            if part is None or not part.events:
                 raise NotNow("the feed is away")
-            replay.take_in(events, events[-1].position)
+            replay.take_in(part.events, part.events[-1].position)
 
     def _repair(
         self,
@@ -160,7 +162,12 @@ class Inspector:
             if rows:
                 self._forget()
                 # A view that is FAILED seems to have no problem then, until it is tried again, which is soon.
-                move = Move(projection, at.position, at.position, ViewChanges(rows=rows), at.mark)
+                # What waits for a row that is parked is in the row that is made again.
+                waiting = select_waiting(self._driver, projection.view, list(rows))
+                taken = [(key, position) for key, positions in waiting.items() for position in positions]
+                parked = count_parked(self._driver, projection.view) - len(waiting)
+                changes = ViewChanges(rows=rows, taken=taken, parked_keys=parked)
+                move = Move(projection, at.position, at.position, changes, at.mark)
                 move_views(self._driver, at.epoch, self._session, [move])
             if projection.view in self._cache.epochs:
                 self._cache.write({projection.view: ViewChanges(rows=right).values})
@@ -226,7 +233,7 @@ def compare(
     for key in keys:
         if key in replay.failed:
             error = replay.failed[key]
-            differences[key] = Difference(view, key, EVENT, error.position, error=str(error))
+            differences[key] = Difference(view, key, EVENT, error.position, error=error.error or "")
             continue
         right, stored = replay.rows.get(key), found.get(key)
         if right is None and stored is not None:

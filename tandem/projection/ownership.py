@@ -24,7 +24,7 @@ from tandem.feed.token import Token, new_mark
 from tandem.projection.projection import Projection
 from tandem.projection.statements import Deposed, Driver
 from tandem.read_store.cache import CacheEpochs
-from tandem.read_store.tables import change, projection, projector
+from tandem.read_store.tables import change, parked, projection, projector
 from tandem.runtime.database import driver_under
 
 # The first half of the locks' names, ours among all advisory locks of the database; the second is the session's.
@@ -51,13 +51,15 @@ class TakenView(NamedTuple):
     """A view that is ours now.
 
     at: where it is, in its own feed, with its generation. filled: whether it was at the feed's end once. cache_epochs:
-    those that the projector before handed over; nobody else gets them. problem: why it could not go on with the owner
+    those that the projector before handed over; nobody else gets them. parked: how many of its keys are parked.
+    problem: why it could not go on with the owner
     before, as a reason of errors, and error in words; both are empty where it could.
     """
 
     at: Token
     filled: bool
     cache_epochs: CacheEpochs | None
+    parked: int
     problem: str
     error: str
 
@@ -130,10 +132,10 @@ def take_over(driver: Driver, view: str, session: uuid.UUID, free: FreeView, epo
     row = driver.execute(_TAKE, (view, free.before, session)).fetchone()
     if row is None:
         return None
-    *at, filled, cache_epochs, problem, error = row
+    *at, filled, cache_epochs, parked_keys, problem, error = row
     # A list of pairs: JSONB does not keep the order of an object's keys.
     epochs = None if cache_epochs is None else dict(cache_epochs)
-    return TakenView(Token(*at), filled, epochs, problem or "", error or "")
+    return TakenView(Token(*at), filled, epochs, parked_keys, problem or "", error or "")
 
 
 # One statement: the other thread of the session may use the connection between two.
@@ -144,7 +146,7 @@ WITH free AS (
 )
 UPDATE {projection.fullname} AS p SET owner = %s, cache_epochs = NULL
 FROM free WHERE p.view = free.view
-RETURNING p.feed_epoch, p.position, p.mark, p.generation, p.filled, free.cache_epochs, p.problem, p.error
+RETURNING p.feed_epoch, p.position, p.mark, p.generation, p.filled, free.cache_epochs, p.parked, p.problem, p.error
 """  # noqa: S608 - only the table's name is put in
 
 
@@ -179,12 +181,13 @@ def make_anew(
         # The row first, as each batch does. While we have it nobody can take the view over.
         changed = driver.execute(
             f"UPDATE {projection.fullname} SET position = 0, mark = 0, feed_epoch = %s, generation = %s,"  # noqa: S608
-            " cache_epochs = NULL, problem = NULL, error = NULL WHERE view = %s AND owner = %s",
+            " cache_epochs = NULL, problem = NULL, error = NULL, parked = 0 WHERE view = %s AND owner = %s",
             (epoch, generation, view.view, session),
         )
         if not changed.rowcount:
             raise Deposed(f"{view.view}: taken over by another projector")
         driver.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(*view.table.fullname.split("."))))
+        driver.execute(f"DELETE FROM {parked.fullname} WHERE view = %s", (view.view,))  # noqa: S608
     return generation
 
 

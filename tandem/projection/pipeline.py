@@ -5,11 +5,11 @@ is folded and the one behind that is found.
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tandem.feed.events import FeedEvent
-from tandem.projection.fold import FoundRows, fold_steps, steps_of
+from tandem.projection.fold import FoundRows, ParkedEvent, fold_steps, steps_of
 from tandem.projection.projection import Projection
 from tandem.projection.rows import NeededKeys, RowSource
 from tandem.projection.statements import Move
@@ -44,6 +44,7 @@ class EventBatch:
         self.after, self.mark = events[-1].position, events[-1].mark
         self._marks = [mark_before, *(it.mark for it in events)]
         self.full = full
+        self._last_kind = events[-1].kind
         self.moves: dict[str, Move] = {}
         self._projections = {it.view: it for it in projections}
         self._steps = {it.view: steps_of(it, events, known_kinds) for it in projections}
@@ -61,13 +62,23 @@ class EventBatch:
         rows.refresh(self._needed, self._found)
         for view, steps in self._steps.items():
             projection = self._projections[view]
-            changes = fold_steps(projection, steps, self._found[view])
+            changes = fold_steps(projection, steps, self._found[view], rows.parked(view))
             end = changes.stopped_by.position if changes.stopped_by else self._rest.get(view)
             after = self.after if end is None else end - 1
             self.moves[view] = Move(projection, self.before, after, changes, self._marks[after - self.before])
         rows.add_folded({view: move.changes for view, move in self.moves.items()})
         # Not needed any more, and three batches are in memory while views catch up.
         self._steps, self._needed, self._found, self._marks = {}, {}, {}, []
+
+    def park(self, view: str, refused: Mapping[bytes, str]) -> None:
+        """Parks rows of a batch of one event, which the database refuses. refused: why, by key."""
+        projection, changes = self._projections[view], self.moves[view].changes
+        for key, error in refused.items():
+            row = changes.rows.pop(key)
+            assert row is not None, "to take a row away is not refused"
+            scope = projection.scope_of(projection.message.FromString(row.value), None)
+            changes.parked.append(ParkedEvent(key, self.after, self._last_kind, error, scope))
+        changes.parked_keys += len(refused)
 
     @property
     def moved(self) -> bool:

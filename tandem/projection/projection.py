@@ -24,6 +24,8 @@ anything. Each domain types its rules by view and event, so they are Any here.
 
 Columns = tuple[object, ...]
 
+_LONGEST_SCOPE = 100
+
 
 def uuid_key(name: str) -> bytes:
     """The 16 bytes of a UUID. Raises ValueError."""
@@ -49,6 +51,9 @@ class Projection:
     begins: the kinds of events that make a row, whatever was there: rows that they name need not be looked up.
     may_begin: the kinds of events that make a row where there is none. For all others the row must be there.
     logged: whether its changes go into the change log: only where rows can be watched.
+    scope: the field by which lists and sums select rows, of text: the view's message has it, and so has what the rules
+    of events that begin a row get. It must stay the same for a row. Of a row that is parked it says which answers lack
+    something; without it all answers from several rows do.
     """
 
     table: Table
@@ -62,6 +67,7 @@ class Projection:
     begins: frozenset[str] = frozenset()
     may_begin: frozenset[str] = frozenset()
     logged: bool = False
+    scope: str = ""
 
     @cached_property
     def beginning(self) -> frozenset[str]:
@@ -85,6 +91,17 @@ class Projection:
             return {key_of(getattr(event, self.key_field)): event}
         return {key_of(name): part for name, part in several(event).items()}
 
+    def scope_of(self, message: Message | None, part: Any) -> str | None:
+        """What the row is selected by. message: the row's, where it can be read. part: what its rule gets for an event.
+
+        None where nobody can say.
+        """
+        for it in (message, part) if self.scope else ():
+            found = getattr(it, self.scope, None)
+            if found and isinstance(found, str) and len(found) <= _LONGEST_SCOPE and "\0" not in found:
+                return found
+        return None
+
 
 class NotThere(Exception):
-    """An event for a row that is not there: the feed and the view do not belong together."""
+    """An event for a row that is not there."""

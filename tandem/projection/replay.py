@@ -7,6 +7,7 @@ A range of keys takes 30 µs an event of the view's kinds, a few rows 15 µs, an
 than 3: PostgreSQL finds their events.
 """
 
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from tandem.feed.archive import Archive
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import read_head
 from tandem.feed.reader import HistoryChanged, OtherEpoch, ScannedPart, scan_events
-from tandem.projection.fold import CannotApply, Step, Steps, ViewChanges, ViewRow, fold_steps, steps_of
+from tandem.projection.fold import ParkedEvent, ParkedKeys, Room, Step, Steps, ViewRow, fold_steps, steps_of
 from tandem.projection.projection import Projection, uuid_key
 
 # Of keys that are looked for by PostgreSQL in the events' payloads: see scan_events.
 _MOST_TEXTS = 16
+# Of what a replay is asked for, all that can be made is made.
+_ANY_NUMBER = ParkedKeys(frozenset(), 0, Room(sys.maxsize, sys.maxsize))
 # What a row takes in memory beside its value.
 _ROW_BYTES = 1_000
 
@@ -55,7 +58,7 @@ class Change(NamedTuple):
     event: FeedEvent
     key: bytes
     row: ViewRow | None
-    failed: CannotApply | None
+    failed: ParkedEvent | None
 
 
 class Replay:
@@ -86,7 +89,7 @@ class Replay:
         self.wanted = wanted
         self.position = 0
         self.rows: dict[bytes, ViewRow] = {}
-        self.failed: dict[bytes, CannotApply] = {}
+        self.failed: dict[bytes, ParkedEvent] = {}
         self.unopened: set[bytes] = set()
         self._contract = contract
         self._projection = projection
@@ -155,20 +158,13 @@ class Replay:
                 if event.is_unopened:
                     self.unopened.update(ours)
         self.position = until
-        changes = self._fold(steps)
-        if changes.stopped_by is None:
-            self._keep(changes.rows)
-            return
-        # Some row cannot take some event in. Folding each alone shows which; the others go on.
-        for key in {key for _, parts in steps.steps for key in parts}:
-            alone = self._fold(Steps([Step(event, {key: parts[key]}) for event, parts in steps.steps if key in parts]))
-            if alone.stopped_by is not None:
-                self.failed[key] = alone.stopped_by
-            self._keep({key: None} if alone.stopped_by is not None else alone.rows)
-
-    def _fold(self, steps: Steps) -> ViewChanges:
         known = {key: self.rows[key].stored for _, parts in steps.steps for key in parts if key in self.rows}
-        return fold_steps(self._projection, steps, known)
+        changes = fold_steps(self._projection, steps, known, _ANY_NUMBER)
+        self._keep(changes.rows)
+        for it in changes.parked:
+            if it.error is not None:
+                self.failed[it.key] = it
+        self._keep(dict.fromkeys([it.key for it in changes.parked]))
 
     def _keep(self, changed: Mapping[bytes, ViewRow | None]) -> None:
         for key, row in changed.items():

@@ -5,17 +5,22 @@ The newest state of a row is in the first of these that has it:
     1. what a batch made of it that is folded and not written yet: at most two batches, see following.Pipeline
     2. memory: the rows that were written last
     3. the database
+
+And which of them are parked: they take in no event.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from tandem.projection.fold import FoundRows, StoredRow, ViewChanges, ViewRow
+from tandem.projection.fold import FoundRows, ParkedKeys, StoredRow, ViewChanges, ViewRow
 
 # What a row takes in memory beside its value: its key, its entry in a dictionary, and the objects around.
 _ROW_BYTES = 300
 
 SelectRows = Callable[[Mapping[str, Collection[bytes]]], FoundRows]
 """Those of the rows that are in the database, in one round trip. Raises psycopg.Error."""
+
+SelectParked = Callable[[str], ParkedKeys]
+"""The keys of a view that are parked. Raises psycopg.Error."""
 
 NeededKeys = Mapping[str, set[bytes]]
 """By view: the keys of rows that a batch changes and does not make."""
@@ -28,11 +33,16 @@ class RowSource:
     runs while nothing else does.
     """
 
-    def __init__(self, select_rows: SelectRows, views: Iterable[str], max_view_bytes: int) -> None:
+    def __init__(
+        self, select_rows: SelectRows, select_parked: SelectParked, views: Iterable[str], max_view_bytes: int
+    ) -> None:
         """max_view_bytes: of each view's rows in memory."""
         self._select_rows = select_rows
         self._max_view_bytes = max_view_bytes
         self._recent = {view: RecentRows(max_view_bytes) for view in views}
+        self._select_parked = select_parked
+        # By view, as the database has them; of those views alone of which they are known.
+        self._parked: dict[str, ParkedKeys] = {}
         # Oldest first. It is replaced as a whole, so `find` sees a batch of all views or none of it.
         self._unwritten: tuple[Mapping[str, ViewChanges], ...] = ()
 
@@ -41,6 +51,7 @@ class RowSource:
 
     def remove(self, view: str) -> None:
         del self._recent[view]
+        self.forget_parked(view)
 
     def find(self, needed: NeededKeys) -> FoundRows:
         """Those of the rows that exist. Raises psycopg.Error."""
@@ -48,6 +59,8 @@ class RowSource:
         found: FoundRows = {}
         missing: dict[str, set[bytes]] = {}
         for view, keys in needed.items():
+            if view not in self._parked:
+                self._parked[view] = self._select_parked(view)
             rows = found[view] = self._recent[view].get(keys)
             unknown = keys - rows.keys()
             for changes in unwritten:
@@ -65,6 +78,18 @@ class RowSource:
         """Brings rows that were found up to date with the batches that were folded meanwhile."""
         _put_in(self._unwritten, needed, found)
 
+    def parked(self, view: str) -> ParkedKeys:
+        """The keys that are parked after the batches that are folded. `find` was called for the view."""
+        found = self._parked[view]
+        for batch in self._unwritten:
+            if view in batch and batch[view].parked:
+                found = _with(found, batch[view])
+        return found
+
+    def forget_parked(self, view: str) -> None:
+        """Another projector may have parked keys of the view, or taken them back."""
+        self._parked.pop(view, None)
+
     def add_folded(self, changes: Mapping[str, ViewChanges]) -> None:
         """A batch is folded: the batches behind it start from its rows."""
         self._unwritten = (*self._unwritten, changes)
@@ -74,6 +99,8 @@ class RowSource:
         changes, *later = self._unwritten
         for view, it in changes.items():
             self._recent[view].keep(it.rows)
+            if it.parked:
+                self._parked[view] = _with(self._parked[view], it)
         self._unwritten = tuple(later)
 
     def drop_folded(self) -> None:
@@ -83,6 +110,7 @@ class RowSource:
     def forget(self) -> None:
         """The database alone says how the rows are: something failed, and what was written is not certain."""
         self._recent = {view: RecentRows(self._max_view_bytes) for view in self._recent}
+        self._parked = {}
         self.drop_folded()
 
 
@@ -95,6 +123,11 @@ def _put_in(batches: Iterable[Mapping[str, ViewChanges]], needed: NeededKeys, fo
                     found[view][key] = row.stored
                 else:
                     found[view].pop(key, None)
+
+
+def _with(parked: ParkedKeys, changes: ViewChanges) -> ParkedKeys:
+    keys = parked.keys | {it.key for it in changes.parked}
+    return parked._replace(keys=keys, events=parked.events + len(changes.parked))
 
 
 _NONE: frozenset[bytes] = frozenset()

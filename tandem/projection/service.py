@@ -17,6 +17,7 @@ from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
 from tandem.projection.explaining import Explaining
 from tandem.projection.generations import Asked, State, ask, drop_version, request_rebuild
+from tandem.projection.parked_keys import ParkedKeys
 from tandem.projection.statements import Driver
 from tandem.projection.views import Progress, ViewState
 from tandem.read_store.tables import ALL_NEWEST, SCHEMA, generation, is_other, other_of
@@ -33,9 +34,9 @@ from tandem.runtime.worker import Worker, all_alike, one_by_one
 T = TypeVar("T")
 
 # One for each worker, and the two that readiness asks on: the server's and this service's.
-_CONNECTIONS = 7
+_CONNECTIONS = 8
 _SWITCHABLE = (State.READY, State.KEPT)
-_ROWS = text(f"SELECT view, position, feed_epoch, error FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
+_ROWS = text(f"SELECT view, position, feed_epoch, error, parked FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
 _GENERATIONS = text(f"SELECT * FROM {generation.fullname} ORDER BY view")  # noqa: S608
 # PostgreSQL's names are no longer.
 _LONGEST_NAME = 63
@@ -99,19 +100,21 @@ class ProjectionService:
         self._workers = {
             name: Worker(name, [handler], max_batch=1000, max_waiting=10_000) for name, handler in handlers.items()
         }
-        self.service = Service(
-            descriptor,
-            {**self._workers, "Explain": explaining.worker},
-            {"GetHistory": explaining.get_history},
-            ready=self._are_well,
-        )
+        parked = ParkedKeys(descriptor, self._read, progress.states)
+        self._operators = Worker("operators", [parked.handle], max_batch=10, max_waiting=1000)
+        workers = {
+            **self._workers,
+            "Explain": explaining.worker,
+            **dict.fromkeys(parked.rpcs, self._operators),
+        }
+        self.service = Service(descriptor, workers, {"GetHistory": explaining.get_history}, ready=self._are_well)
 
     async def start(self) -> None:
-        for worker in self._workers.values():
+        for worker in (*self._workers.values(), self._operators):
             await worker.start()
 
     async def stop(self) -> None:
-        for worker in self._workers.values():
+        for worker in (*self._workers.values(), self._operators):
             await worker.stop()
         self._feed.dispose()
         self._read.dispose()
@@ -155,6 +158,7 @@ class ProjectionService:
                 # Of a view of another epoch it is not known yet what it has of this one.
                 lag_events=max(0, head - position) if row and feed.epoch in {row.feed_epoch, None} else head,
                 error=error,
+                parked_keys=row.parked if row is not None else 0,
                 differences=self._progress.differences[view],
             )
             if view in self._progress.compared_at:

@@ -43,6 +43,15 @@ class FollowSettings(Block):
         250, ge=1, le=10_000, description="Events in one transaction of those at most; what is served waits meanwhile"
     )
     retry_seconds: float = Field(5.0, gt=0, le=600, description="How often a view that cannot go on is tried again")
+    parked_keys: int = Field(
+        1000, ge=0, le=100_000, description="Rows of one view that may be parked, before the view stops as a whole"
+    )
+    parked_events: int = Field(
+        1_000_000,
+        ge=0,
+        le=100_000_000,
+        description="Events that may wait for a view's parked rows, before it stops",
+    )
 
 
 class CacheSettings(SignedCacheSettings):

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import psycopg
 from sqlalchemy import Column, Table
 
-from tandem.projection.fold import FoundRows, ViewChanges
+from tandem.projection.fold import FoundRows, ParkedKeys, Room, ViewChanges, in_words
 from tandem.projection.projection import Projection
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.tables import CHANNEL, change, newest, projection, written_columns
+from tandem.read_store.tables import CHANNEL, change, newest, parked, projection, written_columns
 from tandem.runtime.arrays import Array, array, sql_type
+from tandem.runtime.sqlstate import ViewAction, failure_of
 
 Driver = psycopg.Connection[Any]
 
@@ -56,6 +57,34 @@ def select_rows(
     return found
 
 
+def select_parked(driver: Driver, room: Room, view: str) -> ParkedKeys:
+    """One round trip. Raises psycopg.Error."""
+    found = driver.execute(
+        f"SELECT uuid_send(key), count(*) FROM {parked.fullname} WHERE view = %s GROUP BY key",  # noqa: S608
+        (view,),
+    ).fetchall()
+    return ParkedKeys({bytes(key) for key, _ in found}, sum(count for _, count in found), room)
+
+
+def select_waiting(driver: Driver, view: str, keys: Sequence[bytes]) -> dict[bytes, list[int]]:
+    """By key of those that are parked: the positions of what waits. Raises psycopg.Error."""
+    found = driver.execute(
+        f"SELECT uuid_send(key), array_agg(position) FROM {parked.fullname}"  # noqa: S608
+        " WHERE view = %s AND key = ANY (%s::uuid[]) GROUP BY key",
+        (view, array("UUID", keys)),
+    ).fetchall()
+    return {bytes(key): positions for key, positions in found}
+
+
+def count_parked(driver: Driver, view: str) -> int:
+    """How many keys of a view are parked. Raises psycopg.Error."""
+    found = driver.execute(
+        f"SELECT count(DISTINCT key) FROM {parked.fullname} WHERE view = %s",  # noqa: S608
+        (view,),
+    ).fetchone()
+    return int(found[0]) if found else 0
+
+
 def move_views(driver: Driver, epoch: uuid.UUID, owner: uuid.UUID, moves: Sequence[Move]) -> None:
     """Moves the views' positions and stores their changed rows and the change log, or does nothing at all.
 
@@ -65,11 +94,33 @@ def move_views(driver: Driver, epoch: uuid.UUID, owner: uuid.UUID, moves: Sequen
     parts = [part for move in moves for part in _parts(move.projection.table, move.changes)]
     views = [move.projection.view for move in moves]
     numbers = [[it.before for it in moves], [it.after for it in moves], [it.mark for it in moves]]
+    numbers.append([it.changes.parked_keys for it in moves])
     parameters: list[Any] = [array("TEXT", views), *(array("BIGINT", it) for it in numbers), epoch, owner, len(moves)]
     parameters += [it for part in parts for it in part.arrays]
     cursor = driver.execute(_together(tuple(part.statement for part in parts)), parameters, prepare=True)
     if cursor.fetchone() is None:
         raise Deposed(f"{', '.join(views)}: moved by another projector")
+
+
+def refused_rows(driver: Driver, projection: Projection, changes: ViewChanges) -> dict[bytes, str]:
+    """Those of the changed rows that the database refuses, each by itself, with what it says. Stores nothing.
+
+    Raises psycopg.Error for what is no fault of a row's.
+    """
+    refused: dict[bytes, str] = {}
+    columns = written_columns(projection.table)
+    for key, row in changes.rows.items():
+        if row is None:
+            continue
+        values = _arrays(columns, [(key, row.position, *row.columns, row.value)])
+        try:
+            with driver.transaction(force_rollback=True):
+                driver.execute(f"WITH held AS (SELECT 1) {_upsert(projection.table)}", values)
+        except psycopg.Error as error:
+            if failure_of(error).view is not ViewAction.PARK:
+                raise
+            refused[key] = in_words(error)
+    return refused
 
 
 def announce(driver: Driver, owner: uuid.UUID, announcement: Announcement) -> None:
@@ -107,6 +158,12 @@ def _parts(table: Table, changes: ViewChanges) -> Iterator[_Part]:
         yield _Part(_delete(table), _arrays([table.c.key], gone))
     if changes.log:
         yield _Part(_log(table), _arrays([change.c.position, change.c.key], changes.log))
+    if changes.parked:
+        yield _Part(_park(table), _arrays(_PARKED, changes.parked))
+    if changes.taken:
+        yield _Part(_take(table), _arrays([parked.c.key, parked.c.position], changes.taken))
+    if changes.failing:
+        yield _Part(_still_failing(table), _arrays(_PARKED, changes.failing))
 
 
 def _arrays(columns: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> list[Array | list[Any]]:
@@ -125,14 +182,15 @@ def _together(statements: Sequence[str]) -> str:
 
 
 _MATCH = f"""
-SELECT p.view, v.before, v.after, v.mark
-FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[]) AS v (view, before, after, mark)
+SELECT p.view, v.before, v.after, v.mark, v.parked
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+  AS v (view, before, after, mark, parked)
 JOIN {projection.fullname} AS p ON p.view = v.view AND p.span = v.before >> 6
 WHERE p.position = v.before AND p.feed_epoch = %s AND p.owner = %s FOR NO KEY UPDATE OF p
 """  # noqa: S608 - only names of tables and columns are put in, here and below
 _HOLD = "SELECT count(*) AS views FROM matched HAVING count(*) = %s"
 _MOVE = f"""
-UPDATE {projection.fullname} AS p SET position = m.after, mark = m.mark, problem = NULL, error = NULL
+UPDATE {projection.fullname} AS p SET position = m.after, mark = m.mark, parked = m.parked, problem = NULL, error = NULL
 FROM held, matched AS m WHERE p.view = m.view AND p.span = m.before >> 6
 """  # noqa: S608
 
@@ -169,6 +227,35 @@ def _log(table: Table) -> str:
     return (
         f"INSERT INTO {change.fullname} (view, position, key)"  # noqa: S608
         f" SELECT '{table.name}', rows.* FROM held, unnest({casts}) AS rows"
+    )
+
+
+_PARKED = (parked.c.key, parked.c.position, parked.c.kind, parked.c.error, parked.c.scope)
+
+
+@cache
+def _park(table: Table) -> str:
+    return (
+        f"INSERT INTO {parked.fullname} (view, key, position, kind, error, scope)"  # noqa: S608
+        f" SELECT '{table.name}', rows.* FROM held, unnest({_casts(_PARKED)}) AS rows"
+    )
+
+
+@cache
+def _take(table: Table) -> str:
+    casts = _casts([parked.c.key, parked.c.position])
+    return (
+        f"DELETE FROM {parked.fullname} AS it USING held, unnest({casts}) AS taken (key, position)"  # noqa: S608
+        f" WHERE it.view = '{table.name}' AND it.key = taken.key AND it.position = taken.position"
+    )
+
+
+@cache
+def _still_failing(table: Table) -> str:
+    return (
+        f"UPDATE {parked.fullname} AS it SET error = rows.error, scope = rows.scope FROM held,"  # noqa: S608
+        f" unnest({_casts(_PARKED)}) AS rows (key, position, kind, error, scope)"
+        f" WHERE it.view = '{table.name}' AND it.key = rows.key AND it.position = rows.position"
     )
 
 

@@ -50,7 +50,8 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class ViewState:
-    """A view as this program has it. position: its last known one. mark: of the event there.
+    """A view as this program has it. position: its last known one. mark: of the event there. parked: how many of its
+    keys are parked.
 
     epoch: of a HELD view, which is not the feed's. error: why it cannot go on; empty while it is on STANDBY or RUNNING,
     and while it is not known of a HELD one. problem: the same as a reason of errors; empty while it is WAITING, which
@@ -62,6 +63,7 @@ class ViewState:
     position: int = 0
     mark: int = 0
     generation: int = 0
+    parked: int = 0
     epoch: uuid.UUID | None = None
     problem: str = ""
     error: str = ""
@@ -78,16 +80,16 @@ class ViewState:
 class Progress:
     """How far this program is. Other threads may read it: each state is replaced as a whole.
 
-    head: the last position of the feed that was seen. differences: how many the auditor has found, by view.
-    compared_at: when it last had compared a whole view, on the clock of time.time(). passed: when views that are ours
-    were where.
+    head: the last position of the feed that was seen. passed: when the views that are ours were where.
+    differences: how many the auditor has found, by view. compared_at: when it last had compared a whole view, on the
+    clock of time.time().
     """
 
     states: dict[str, ViewState]
     head: int = 0
+    passed: Passed = field(default_factory=Passed)
     differences: Counter[str] = field(default_factory=Counter)
     compared_at: dict[str, float] = field(default_factory=dict)
-    passed: Passed = field(default_factory=Passed)
 
 
 class Views:

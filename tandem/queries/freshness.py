@@ -53,6 +53,9 @@ from tandem.runtime.telemetry import log
 from tandem.runtime.worker import refuse
 
 POSITION = Gauge("tandem_announced_position", "The position of each view that was announced last", ["view"])
+PARKED_KEYS = Gauge(
+    "tandem_announced_parked_keys", "Rows of each view that take in no more events, as it was announced last", ["view"]
+)
 BLIND = Gauge(
     "tandem_freshness_blind", "1 while a view's announcements are missing and its cache is not read", ["view"]
 )
@@ -336,6 +339,8 @@ class Freshness:
                 released += self._release(view, token)
                 if was_blind or last is None or token != last.token:
                     moved.append(view)
+            for view in self._views & announcement.positions.keys():
+                _parked_keys(view).set(announcement.parked.get(view, 0))
             for view in self._views & (announcement.positions.keys() | announcement.problems.keys()):
                 before = self.problem(view)
                 reason = announcement.problems.get(view)
@@ -615,6 +620,7 @@ class Freshness:
 # With every announcement, and looked up by its label each time takes longer than to set it.
 _position = cache(POSITION.labels)
 _blind = cache(BLIND.labels)
+_parked_keys = cache(PARKED_KEYS.labels)
 
 
 def _place(call: Call) -> str:

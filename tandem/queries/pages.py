@@ -11,18 +11,20 @@ from typing import Any, NamedTuple
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
-from sqlalchemy import Column, Table, text
+from google.protobuf.message import DecodeError
+from sqlalchemy import Column, Table, TextClause, text
 
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.page_token import FIRST_PAGE, Cursor, decode_page_token, encode_page_token
+from tandem.queries.parked import PARKED, Parked, parked_fields, parked_of, parked_of_views
 from tandem.queries.statements import Answer, StatementQuery
 from tandem.queries.store import AT, Store, position_of
 from tandem.read_store.tables import newest
 from tandem.runtime.arrays import array, sql_type
-from tandem.runtime.errors import TandemError
+from tandem.runtime.errors import TandemError, Unavailable
 
 
 class KeysetList:
@@ -41,12 +43,17 @@ class KeysetList:
         position: str,
         equal: Sequence[str] = (),
         one_of: str | None = None,
+        scope: str | None = None,
     ) -> None:
+        """scope: the column that the projection's `scope` is in. Of rows that are parked, those of other scopes than a
+        page is of are nothing to it.
+        """
         self.view = table.name
         given = [f"e{number}" for number in range(len(equal))]
         arrays = [_array(f":{name}", table.c[column]) for name, column in zip(given, equal, strict=True)]
         arrays += ["CAST(:one_of AS text[])", "CAST(:times AS timestamptz[])"]
         arrays += ["CAST(:positions AS bigint[])", "CAST(:limits AS int[])"]
+        own = f"scope = CAST(q.{given[equal.index(scope)]} AS text)" if scope in equal else "true"
         conditions = [f"s.{column} = q.{name}" for name, column in zip(given, equal, strict=True)]
         conditions += [f"s.{one_of} = w.value"] if one_of else []
         conditions += [f"(s.{time}, s.{position}) < (q.time, q.position)"]
@@ -57,11 +64,14 @@ class KeysetList:
             rows = f"""
             SELECT s.* FROM unnest({_array("q.one_of", table.c[one_of])}) AS w (value) CROSS JOIN LATERAL ({rows}) AS s
             ORDER BY s.time DESC, s.position DESC LIMIT q.most"""  # noqa: S608
-        self.statement = text(f"""
-            SELECT {AT}, q.number, v.found, v.times[q.most - 1] AS time, v.ties[q.most - 1] AS tie
+
+        def statement(parked: str, looked_up: str) -> TextClause:
+            return text(f"""
+            SELECT {AT}, {parked}, q.number, v.found, v.times[q.most - 1] AS time, v.ties[q.most - 1] AS tie
             FROM {newest(f"'{table.name}'")} AS p
             CROSS JOIN unnest({", ".join(arrays)}) WITH ORDINALITY
                 AS q ({", ".join([*given, "one_of", "time", "position", "most", "number"])})
+            {looked_up}
             CROSS JOIN LATERAL (
                 SELECT array_agg(value ORDER BY time DESC, position DESC) AS found,
                     array_agg(time ORDER BY time DESC, position DESC) AS times,
@@ -69,6 +79,10 @@ class KeysetList:
                 FROM ({rows}) AS s
             ) AS v
             """)  # noqa: S608 - only names of our own tables are put in
+
+        # The second one where the first says that rows of the view are parked: to look adds 6 µs to each statement.
+        self.statement = statement("p.parked AS parked_rows, NULL::bigint AS parked_since", "")
+        self.with_parked = statement(PARKED, parked_of_views({"p": table.name}, own))
 
 
 class Selection(NamedTuple):
@@ -98,6 +112,7 @@ class Page(NamedTuple):
     rows: list[bytes]
     last: Cursor | None
     as_of: Token
+    parked: Parked
 
 
 Select = Callable[[Any, QueryChecker], Selection]
@@ -110,7 +125,7 @@ class ListQuery(StatementQuery[PageKey]):
     kind = "list"
 
     def __init__(self, method: MethodDescriptor, select: Select, store: Store) -> None:
-        response = message_factory.GetMessageClass(method.output_type)
+        response = self._response = message_factory.GetMessageClass(method.output_type)
         [value] = [it for it in method.output_type.fields if it.message_type is not None]
         self.name = method.name
         self.views = (view_of(value),)
@@ -132,15 +147,24 @@ class ListQuery(StatementQuery[PageKey]):
         pages = read_pages(self._store, wanted)
         for key in wanted:
             page = pages[key]
-            damage = next(filter(None, map(self._check.failure, page.rows)), None)
-            yield damage or Answer(self._encode(key, page), page.as_of)
+            rows = self._value.each(page.rows)
+            yield self._damage(page, rows) or Answer(self._encode(key, page, rows), page.as_of, page.parked)
 
-    def _encode(self, wanted: PageKey, page: Page) -> bytes:
-        parts = [self._value.each(page.rows)]
+    def _damage(self, page: Page, rows: bytes) -> Unavailable | None:
+        """Twenty rows take 1.4 µs when they are read at once, and 7.8 µs one by one."""
+        try:
+            self._response.FromString(rows)
+        except DecodeError:
+            return next(filter(None, map(self._check.failure, page.rows)), None)
+        return None
+
+    def _encode(self, wanted: PageKey, page: Page, rows: bytes) -> bytes:
+        """rows: the page's, as the field of the answer."""
+        parts = [rows]
         if page.last is not None:
             token = encode_page_token(page.last, self.name, *wanted.selection.words)
             parts.append(self._next_page_token(token.encode()))
-        parts.append(self._as_of(as_of_text(page.as_of)))
+        parts += [self._as_of(as_of_text(page.parked.shown_at(page.as_of))), parked_fields(self._response, page.parked)]
         return b"".join(parts)
 
 
@@ -151,11 +175,15 @@ def read_pages(store: Store, pages: Sequence[PageKey]) -> dict[PageKey, Page]:
         by_list.setdefault(page.selection.rows, []).append(page)
     found: dict[PageKey, Page] = {}
     for rows, of_list in by_list.items():
-        for row in store.execute_on(rows.view, rows.statement, _arguments(of_list)):
+        arguments = _arguments(of_list)
+        read = store.execute_on(rows.view, rows.statement, arguments)
+        if read[0].parked_rows:
+            read = store.execute_on(rows.view, rows.with_parked, arguments)
+        for row in read:
             page = of_list[row.number - 1]
             values: list[bytes] = row.found or []
             last = Cursor(row.time, row.tie) if len(values) > page.size else None
-            found[page] = Page(values[: page.size], last, position_of(row))
+            found[page] = Page(values[: page.size], last, position_of(row), parked_of(row))
     return found
 
 

@@ -26,6 +26,7 @@ from tandem.queries.checker import MAX_BATCH, QueryChecker
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.freshness import NOTHING_NEEDED, Announced, Asked, Fresh, Freshness, Need
+from tandem.queries.parked import parked_among, parked_error, parked_fields, parked_refusal
 from tandem.queries.settings import CacheSettings, ReaderSettings
 from tandem.queries.store import BATCH_SIZE, Store
 from tandem.read_store.cache import decode_entry
@@ -58,6 +59,7 @@ class ById:
         ids, value = fields
         request, response = map(message_factory.GetMessageClass, (method.input_type, method.output_type))
         self.name = method.name
+        self.response = response
         self.view = view_of(value)
         self.id_field = ids.name
         self.value = EncodedField(response, value.name)
@@ -99,11 +101,15 @@ class OneRow(ById):
         check.uuid(self.id_field, key)
         return [key.replace("-", "").lower()]
 
-    def respond(self, call: Call, keys: Sequence[str], values: Mapping[str, bytes], as_of: Token) -> None:
-        """values: the response's fields of the rows that exist, by key."""
+    def respond(
+        self, call: Call, keys: Sequence[str], values: Mapping[str, bytes], as_of: Token, parked: Mapping[str, int]
+    ) -> None:
+        """values: the response's fields of the rows that exist, by key. parked: since when, by key."""
         [key] = keys
         if key in values:
-            call.reply(values[key] + self.as_of(as_of))
+            call.reply(values[key] + self.as_of(as_of) + parked_fields(self.response, parked_among(keys, parked)))
+        elif key in parked:
+            call.fail(parked_error(self.view, parked_among(keys, parked), key))
         else:
             resource = self.id_field.removesuffix("_id")
             call.fail(NotFound(resource, f"{resource}s/{uuid.UUID(key)}"))
@@ -112,7 +118,8 @@ class OneRow(ById):
 class ManyRows(ById):
     def __init__(self, method: MethodDescriptor) -> None:
         super().__init__(method)
-        self._missing = EncodedField(message_factory.GetMessageClass(method.output_type), f"missing_{self.id_field}")
+        self._missing = EncodedField(self.response, f"missing_{self.id_field}")
+        self._parked = EncodedField(self.response, f"parked_{self.id_field}")
 
     def keys_alone(self, request: bytes) -> list[str] | None:
         """The ids in a request that holds nothing else, as OneRow has it; none of them twice, and not too many."""
@@ -126,13 +133,17 @@ class ManyRows(ById):
         """As OneRow has it."""
         return [key.hex for key in check.keys(self.id_field, getattr(request, self.id_field))]
 
-    def respond(self, call: Call, keys: Sequence[str], values: Mapping[str, bytes], as_of: Token) -> None:
+    def respond(
+        self, call: Call, keys: Sequence[str], values: Mapping[str, bytes], as_of: Token, parked: Mapping[str, int]
+    ) -> None:
         """As OneRow has it."""
         found = [values[key] for key in keys if key in values]
-        if len(found) < len(keys):
+        if parked or len(found) < len(keys):
             # As the caller wrote them.
-            ids = getattr(call.request, self.id_field)
-            found += [self._missing(it.encode()) for it, key in zip(ids, keys, strict=True) if key not in values]
+            ids = list(zip(getattr(call.request, self.id_field), keys, strict=True))
+            found += [self._missing(it.encode()) for it, key in ids if key not in values and key not in parked]
+            found += [self._parked(it.encode()) for it, key in ids if key in parked]
+            found.append(parked_fields(self.response, parked_among(keys, parked)))
         call.reply(b"".join([*found, self.as_of(as_of)]))
 
 
@@ -362,7 +373,7 @@ class _StoredRows:
         """Raises Unavailable."""
         wanted = dict.fromkeys([key for call in calls for key in call.asked.keys if key not in call.asked.cached])
         self._sizes.observe(len(wanted))
-        rows, damaged, as_of = self._read(view, list(wanted), calls[0].asked.query.check)
+        rows, damaged, parked, as_of = self._read(view, list(wanted), calls[0].asked.query.check)
         again: list[Call] = []
         for call in calls:
             asked: _AskedRows = call.asked
@@ -380,26 +391,38 @@ class _StoredRows:
                 continue
             values = {**asked.cached, **{key: asked.query.value(rows[key]) for key in asked.keys if key in rows}}
             includes_all = cached_at if cached_at is not None and as_of.includes(cached_at) else as_of
-            asked.query.respond(call, asked.keys, values, includes_all)
+            of_call = parked_among(asked.keys, parked)
+            if of_call.rows:
+                first = min((key for key in asked.keys if key in parked), key=parked.__getitem__)
+                refusal = parked_refusal(view, asked.need, as_of, of_call, first)
+                if refusal is not None:
+                    call.fail(refusal)
+                    continue
+                if of_call.since <= includes_all.position:
+                    includes_all = of_call.shown_at(as_of)
+            asked.query.respond(call, asked.keys, values, includes_all, parked)
         if again:
             self._answer(view, again)
 
     def _read(
         self, view: str, keys: list[str], check: RowCheck
-    ) -> tuple[dict[str, bytes], dict[str, Unavailable], Token]:
-        """The rows that exist, by key; what to tell who wants one that is damaged; and the view's position."""
+    ) -> tuple[dict[str, bytes], dict[str, Unavailable], dict[str, int], Token]:
+        """The rows that exist, by key; what to tell who wants one that is damaged; since when a row is parked; and the
+        view's position.
+        """
         announced = self._freshness.announced(view)
         epochs = announced.cache_epochs if announced is not None else {}
         # The leases first: a row that is written after it was read here ends its lease.
         leases = self._cache.lease(view, epochs, keys) if epochs else {}
-        rows, as_of = self._store.rows(view, keys)
+        rows, parked, as_of = self._store.rows(view, keys)
         damaged = {key: failure for key, value in rows.items() if (failure := check.failure(value, key)) is not None}
         for key in damaged:
             del rows[key]
         # A database that lost commits in a failover is behind what was announced, and must not fill.
         if announced is not None and as_of.includes(announced.token):
-            self._cache.fill(leases, rows)
-        return rows, damaged, as_of
+            # A row that is parked is never cached: who reads the cache could not tell.
+            self._cache.fill(leases, {key: row for key, row in rows.items() if key not in parked} if parked else rows)
+        return rows, damaged, parked, as_of
 
 
 def _count_reads(view: str, **results: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
 from tandem.queries.freshness import Asked, Freshness
+from tandem.queries.parked import NONE_PARKED, Parked, parked_refusal
 from tandem.queries.store import BATCH_SIZE
 from tandem.runtime.call import Call
 from tandem.runtime.errors import InvalidArgument, TandemError
@@ -18,10 +19,13 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Answer(NamedTuple):
-    """The response, serialised, and the position that it includes."""
+    """The response, serialised; the position where its view was read; and the rows that lack something which is before
+    that.
+    """
 
     response: bytes
     as_of: Token
+    parked: Parked = NONE_PARKED
 
 
 class StatementQuery(ABC, Generic[K]):
@@ -79,7 +83,11 @@ class StatementWorker(Worker, Generic[K]):
                 if isinstance(answer, TandemError):
                     call.fail(answer)
                 elif self._freshness.admit(call, self._query.views[0], answer.as_of, final=True):
-                    call.reply(answer.response)
+                    refusal = parked_refusal(self._query.views[0], call.asked.need, answer.as_of, answer.parked)
+                    if refusal is None:
+                        call.reply(answer.response)
+                    else:
+                        call.fail(refusal)
 
     def _may_be_read(self, call: Call) -> bool:
         """False for a call that is refused, or goes to where it is parked."""

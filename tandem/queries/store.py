@@ -10,9 +10,9 @@ also on a replica, and also when there are no rows.
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import psycopg
 from prometheus_client import Histogram
@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tandem.feed.token import Token
-from tandem.read_store.tables import ALL_NEWEST, SCHEMA, change, newest
+from tandem.read_store.tables import ALL_NEWEST, SCHEMA, change, newest, parked_of_keys
 from tandem.runtime.arrays import array
 from tandem.runtime.database import ServerSilent, create_database_engine, has_revision
 from tandem.runtime.errors import Unavailable
@@ -39,11 +39,25 @@ BATCH_SIZE = Histogram(
 )
 
 
+K = TypeVar("K")
+V = TypeVar("V")
+
+
 class State(NamedTuple):
     """A row as it is. changed: the position of the event that made it so."""
 
     value: bytes
     changed: int
+
+
+class Rows(NamedTuple, Generic[K, V]):
+    """rows: by key, those that exist. parked: by key, since which position a row lacks events, or is not there for the
+    lack of them. as_of: the view's position.
+    """
+
+    rows: dict[K, V]
+    parked: dict[K, int]
+    as_of: Token
 
 
 class ChangedKeys(NamedTuple):
@@ -150,19 +164,22 @@ class Store:
             self._are_filled = row.filled == len(set(views))
         return self._are_filled
 
-    def rows(self, view: str, keys: Sequence[str]) -> tuple[dict[str, bytes], Token]:
-        """The rows of `view` that exist among `keys`, and the view's position. Raises Unavailable.
+    def rows(self, view: str, keys: Sequence[str]) -> Rows[str, bytes]:
+        """The rows of `view` that exist among `keys`. Raises Unavailable. Keys are ids in 32 hexadecimal digits."""
+        found = self._by_key(view, array("UUID", keys))
+        rows = {row.key.hex: bytes(row.value) for row in found if row.key is not None}
+        return Rows(rows, {key.hex: since for key, since in _parked(found[0])}, position_of(found[0]))
 
-        Keys are ids in 32 hexadecimal digits.
-        """
-        found = self.execute_on(view, _by_key(view), {"keys": array("UUID", keys)})
-        return {row.key.hex: bytes(row.value) for row in found if row.key is not None}, position_of(found[0])
-
-    def states(self, view: str, keys: Sequence[uuid.UUID]) -> tuple[dict[uuid.UUID, State], Token]:
+    def states(self, view: str, keys: Sequence[uuid.UUID]) -> Rows[uuid.UUID, State]:
         """As `rows`, with the position of each row's last change."""
-        found = self.execute_on(view, _by_key(view), {"keys": array("UUID", keys)})
+        found = self._by_key(view, array("UUID", keys))
         states = {row.key: State(bytes(row.value), row.changed) for row in found if row.key is not None}
-        return states, position_of(found[0])
+        return Rows(states, dict(_parked(found[0])), position_of(found[0]))
+
+    def _by_key(self, view: str, keys: object) -> Sequence[Any]:
+        """Once more, with what is parked, where rows of the view are: to look adds 6 µs to the statement."""
+        found = self.execute_on(view, _rows_by_key(view, with_parked=False), {"keys": keys})
+        return self.execute_on(view, _rows_by_key(view, with_parked=True), {"keys": keys}) if found[0].parked else found
 
     def changed_keys(self, view: str, after: int | None, most: int) -> ChangedKeys:
         """The keys that changed after a position, from at most `most` entries of the log; None: the position alone.
@@ -252,13 +269,20 @@ class Store:
 
 
 @cache
-def _by_key(view: str) -> TextClause:
+def _rows_by_key(view: str, *, with_parked: bool) -> TextClause:
     position = newest(f"'{view}'")
+    looked_up = f" CROSS JOIN LATERAL {parked_of_keys(view, ':keys')} AS k" if with_parked else ""
+    parked = "k.keys, k.since" if with_parked else "NULL::uuid[] AS keys, NULL::bigint[] AS since"
     # No row where the view's key is not there, but the position all the same.
     return text(
-        f"SELECT {AT}, v.key, v.value, v.position AS changed FROM {position} AS p"  # noqa: S608
+        f"SELECT {AT}, p.parked, {parked}, v.key, v.value, v.position AS changed FROM {position} AS p"  # noqa: S608
+        f"{looked_up}"
         f" LEFT JOIN {SCHEMA}.{view} AS v ON v.key = ANY(:keys)"
     )
+
+
+def _parked(row: Any) -> Iterable[tuple[uuid.UUID, int]]:
+    return zip(row.keys, row.since, strict=True) if row.keys else ()
 
 
 def position_of(row: Any) -> Token:

@@ -47,6 +47,14 @@ from tandem.queries.checker import QueryChecker
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, view_of, watch_as_of_text
 from tandem.queries.freshness import Asked, Fresh, Freshness, Need, history_changed
+from tandem.queries.parked import (
+    NONE_PARKED,
+    Parked,
+    parked_among,
+    parked_error,
+    parked_fields,
+    parked_refusal,
+)
 from tandem.queries.settings import WatchSettings
 from tandem.queries.store import ChangedKeys, State, Store
 from tandem.read_store.announcement import HISTORY_CHANGED
@@ -66,21 +74,25 @@ _RETRY_SECONDS = 0.5
 
 
 class Watched(NamedTuple):
-    """What a watcher is shown. value: the state, serialised; None where nothing changed up to `as_of`."""
+    """What a watcher is shown. value: the state, serialised; None where nothing changed up to `as_of`. parked: whether
+    the row lacks events since then.
+    """
 
     value: bytes | None
     as_of: Token
     skipped: int = 0
+    parked: Parked = NONE_PARKED
 
 
 class _Subject:
     """A row that is watched.
 
-    state: as it was read at `as_of`; None where there is no such row. damage: why that cannot be shown.
+    state: as it was read at `as_of`; None where there is no such row. damage: why that cannot be shown. parked: what it
+    lacks of `as_of`; it is read again and again, since the change log does not say when that ends.
     stale: it is to be read, or is being read.
     """
 
-    __slots__ = ("as_of", "damage", "key", "stale", "state", "version", "watchers")
+    __slots__ = ("as_of", "damage", "key", "parked", "stale", "state", "version", "watchers")
 
     def __init__(self, key: UUID) -> None:
         self.key = key
@@ -88,6 +100,7 @@ class _Subject:
         self.as_of: Token | None = None
         self.state: State | None = None
         self.damage: TandemError | None = None
+        self.parked = NONE_PARKED
         self.version = 0
         self.stale = False
 
@@ -177,6 +190,9 @@ class Watches:
         self._subjects: dict[UUID, _Subject] = {}
         self._watchers = 0
         self._unread: set[UUID] = set()
+        # Those that are parked, and when they are read again, on the loop's clock.
+        self._lacking: set[UUID] = set()
+        self._read_lacking_at = 0.0
         # The position up to which changes are known: of subjects that are not stale, nothing changed up to it.
         self._at: Token | None = None
         self._wanted = asyncio.Event()
@@ -204,8 +220,9 @@ class Watches:
         heartbeat = check.heartbeat_interval(request)
         check.finish()
         async with aclosing(self.watch(key, need, shown, heartbeat, call)) as states:
-            async for value, as_of, skipped in states:
+            async for value, as_of, skipped, parked in states:
                 rest: bytes = self._response(skipped_versions=skipped).SerializeToString()
+                rest += parked_fields(self._response, parked)
                 shown_value = self._heartbeat if value is None else self._value(value)
                 yield shown_value + self._as_of(watch_as_of_text(as_of)) + rest
 
@@ -227,7 +244,7 @@ class Watches:
             knows_it = shown is not None and not known.is_made_anew_since(shown)
             position = shown.position if shown is not None and knows_it else -1
             last = self._newest(subject, known)[0] if knows_it else None
-            version = 0
+            version, told = 0, NONE_PARKED
             loop = asyncio.get_running_loop()
             # The first message at once, whatever it is: the caller learns that the watch is open.
             due = loop.time()
@@ -240,10 +257,11 @@ class Watches:
                 if state.changed > position or (last is not None and state.value != last.value):
                     skipped = max(0, subject.version - version - 1) if version else 0
                     self._skipped.inc(skipped)
-                    position, version, last = state.changed, subject.version, state
-                    yield Watched(state.value, known, skipped)
-                elif stopping or loop.time() >= due:
-                    yield Watched(None, known)
+                    position, version, last, told = state.changed, subject.version, state, subject.parked
+                    yield Watched(state.value, known, skipped, told)
+                elif stopping or loop.time() >= due or subject.parked != told:
+                    told = subject.parked
+                    yield Watched(None, known, parked=told)
                 else:
                     await watcher.wait(due - loop.time())
                     continue
@@ -265,6 +283,7 @@ class Watches:
             if not subject.watchers:
                 self._subjects.pop(key, None)
                 self._unread.discard(key)
+                self._lacking.discard(key)
             if not self._subjects:
                 self._at = None
 
@@ -283,7 +302,10 @@ class Watches:
                 covered = await self._read(subject, watcher, tokens)
                 verdict = self._freshness.judge(self._view, call, asked.need, covered, final=True)
                 if verdict is Fresh.NOW:
-                    return covered
+                    refusal = parked_refusal(self._view, asked.need, covered, subject.parked, subject.key.hex)
+                    if refusal is not None:
+                        raise refusal
+                    return subject.parked.shown_at(covered)
             if isinstance(verdict, TandemError):
                 raise verdict
             await _Wait(call, asked).at(self._freshness)
@@ -311,8 +333,11 @@ class Watches:
         if subject.damage is not None:
             raise subject.damage
         if subject.state is None:
+            if subject.parked.rows:
+                raise parked_error(self._view, subject.parked, subject.key.hex)
             raise NotFound(self._resource, f"{self._resource}s/{subject.key}")
-        return subject.state, covered if covered.position >= known.position else known
+        shown = subject.parked.shown_at(covered)
+        return subject.state, shown if shown.position >= known.position else known
 
     def _covered(self, subject: _Subject) -> Token | None:
         """The position that the subject's state includes; None before it was read."""
@@ -368,20 +393,25 @@ class Watches:
             self._take_in(
                 await asyncio.to_thread(self._store.changed_keys, self._view, after, self._settings.max_changes)
             )
+        now = asyncio.get_running_loop().time()
+        if now >= self._read_lacking_at:
+            self._read_lacking_at = now + _POLL_SECONDS
+            for key in self._lacking:
+                self._mark(self._subjects[key])
         # What is marked meanwhile is read after the next look: many new watchers must not hold up the news of others.
         todo = list(self._unread)
         for start in range(0, len(todo), self._max_batch):
             keys = [key for key in todo[start : start + self._max_batch] if key in self._unread]
             self._unread.difference_update(keys)
             try:
-                states, as_of = await asyncio.to_thread(self._store.states, self._view, keys)
+                states, parked, as_of = await asyncio.to_thread(self._store.states, self._view, keys)
             except BaseException:
                 self._unread.update(self._subjects.keys() & set(keys))
                 raise
             for key in keys:
                 subject = self._subjects.get(key)
                 if subject is not None:
-                    self._offer(subject, states.get(key), as_of)
+                    self._offer(subject, states.get(key), parked_among([key], parked), as_of)
 
     def _take_in(self, changes: ChangedKeys) -> None:
         at, self._at = self._at, changes.as_of
@@ -400,7 +430,7 @@ class Watches:
                 subject.as_of = at
             self._mark(subject)
 
-    def _offer(self, subject: _Subject, state: State | None, as_of: Token) -> None:
+    def _offer(self, subject: _Subject, state: State | None, parked: Parked, as_of: Token) -> None:
         """What was read of a subject."""
         # Marked again while it was being read: it is read once more.
         subject.stale = subject.key in self._unread
@@ -410,7 +440,8 @@ class Watches:
             is_news = state is not None and (subject.state is None or state.value != subject.state.value)
             if state is not None and is_news and subject.damage is None:
                 subject.version = self._message.FromString(state.value).version
-            subject.as_of, subject.state = as_of, state
+            subject.as_of, subject.state, subject.parked = as_of, state, parked
+            (self._lacking.add if parked.rows else self._lacking.discard)(subject.key)
         for watcher in subject.watchers:
             watcher.error = None
             watcher.wake()

@@ -35,6 +35,8 @@ class Announcement:
     """By view: of the event at its position."""
     generations: dict[str, int] = field(default_factory=dict)
     """By view."""
+    parked: dict[str, int] = field(default_factory=dict)
+    """By view, of those that have any: how many keys are parked. Their entries are not in the cache."""
     problems: dict[str, str] = field(default_factory=dict)
     """By view, of those that cannot go on: why, as a reason of errors. They need not have a position."""
 
@@ -45,6 +47,7 @@ class Announcement:
             "cache": self.cache_epochs,
             "marks": self.marks,
             "generations": self.generations,
+            "parked": self.parked,
             "problems": self.problems,
         }
         text = json.dumps(payload, separators=(",", ":"))
@@ -58,7 +61,7 @@ class Announcement:
         try:
             payload = json.loads(text)
             # What a projector of the version before does not say yet is not known.
-            more = {name: payload.get(name, {}) for name in ("marks", "generations", "problems")}
+            more = {name: payload.get(name, {}) for name in ("marks", "generations", "parked", "problems")}
             return cls(uuid.UUID(payload["feed"]), payload["positions"], payload["cache"], **more)
         except (ValueError, KeyError, TypeError) as error:
             raise MalformedAnnouncement(text[:100]) from error

@@ -4,6 +4,7 @@ A view's row holds its message, serialised with deterministic=True, beside the c
 the hot path moves these bytes and never parses them.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -53,6 +54,7 @@ projection = Table(
     Column("problem", Text, nullable=True),
     Column("error", Text, nullable=True),
     Column("filled", Boolean, nullable=False, server_default="true"),
+    Column("parked", Integer, nullable=False, server_default="0"),
 )
 """One row a view, and one for its other generation: the last position that its rows include, in the same transaction
 as the rows.
@@ -72,6 +74,7 @@ generation: random, another one each time that the view is made anew: rows at th
 problem: why the view cannot go on, as a reason of errors, and error in words; NULL while it can.
 
 filled: whether the view has been at the feed's end once; before that nobody is to read it.
+parked: how many keys of the view are parked, see the table `parked`.
 
 cache_epochs: [[node, "epoch.mark"], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL
 while one runs or after one died, and then nobody may trust what is in the cache. An epoch is good as long as its mark
@@ -146,6 +149,72 @@ asked: what an operator wants done with it, switch or drop; NULL where nothing i
 it is filled. comparison: with the one that is served, as tandem.projection.comparison has it. error: why what is asked
 is not done yet.
 """
+
+
+parked = Table(
+    "parked",
+    metadata,
+    Column("view", Text, nullable=False),
+    Column("key", Uuid, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("error", Text, nullable=True),
+    Column("scope", Text, nullable=True),
+    Column("parked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("view", "key", "position"),
+)
+Index("parked_first", parked.c.view, parked.c.position, postgresql_where=parked.c.error.is_not(None))
+"""Events that a view has passed and that some row of it has not taken in: ADR 38. The feed has the events themselves.
+
+error: why the row could not take the event in, of the first of a key; NULL of those that wait behind it. scope: of the
+first of a key, what lists select the row by, as Projection.scope has it; NULL where it may be in any list.
+"""
+
+operation = Table(
+    "operation",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("view", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("key", Uuid, nullable=True),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("asked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("done_at", DateTime(timezone=True), nullable=True),
+    Column("outcome", JSONB, nullable=False, server_default="{}"),
+)
+Index("operation_asked", operation.c.view, operation.c.asked_at, postgresql_where=operation.c.done_at.is_(None))
+"""What operators asked of views, and what became of it. Rows stay: it is their log.
+
+The projector that owns a view does what is asked of it, whichever projector was asked. key: None for all that are
+parked. outcome: what was done of it so far, as tandem.projection.redriving has it.
+"""
+
+
+def parked_in(views: Mapping[str, str], condition: str = "true") -> str:
+    """SQL of a subquery, to stand in FROM behind rows of `projection`: how many keys of their views are parked
+    (`keys`), and the position of the first event that one of them lacks (`since`), NULL where none is.
+
+    views: by the names of these rows. condition: on the columns of `parked`, for keys whose scope is known. The table
+    is looked at only where some view has parked keys.
+    """
+    some = " OR ".join(f"{name}.parked > 0" for name in views)
+    names = ", ".join(f"'{view}'" for view in views.values())
+    return f"""(
+        SELECT count(*) AS keys, min(position) AS since FROM {parked.fullname}
+        WHERE ({some}) AND view IN ({names}) AND error IS NOT NULL AND (scope IS NULL OR {condition})
+    )"""  # noqa: S608
+
+
+def parked_of_keys(view: str, keys: str) -> str:
+    """SQL of a subquery, behind `p` in FROM: those of some keys that are parked, as the arrays `keys` and `since`.
+
+    keys: an array, as SQL has it.
+    """
+    return f"""(
+        SELECT array_agg(key) AS keys, array_agg(position) AS since FROM {parked.fullname}
+        WHERE p.parked > 0 AND view = '{view}' AND error IS NOT NULL AND key = ANY({keys})
+    )"""  # noqa: S608 - only names of ours are put in
 
 
 def view_table(name: str, *columns: Column[object], version: int = 1) -> Table:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from alembic import op
 from sqlalchemy import Connection, text
 
-from tandem.runtime.database import driver_under
+from tandem.runtime.database import driver_under, execute_without_limits
 from tandem.runtime.telemetry import log
 
 Step = Callable[[Connection, str], str | None]
@@ -120,17 +120,6 @@ _GRANTED = text("""
 SELECT CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END, privilege_type
 FROM pg_class AS c, aclexplode(c.relacl) AS acl
 WHERE c.oid = CAST(:like AS regclass) AND acl.grantee <> c.relowner""")
-
-
-def execute_without_limits(connection: Connection, statement: str) -> None:
-    """Of time: it takes as long as the table is large. Others wait for none of the locks that it takes."""
-    limits = ("statement_timeout", "lock_timeout")
-    for limit in limits:
-        connection.execute(text(f"SET {limit} = 0"))
-    connection.execute(text(statement))
-    # As the connection was made with.
-    for limit in limits:
-        connection.execute(text(f"RESET {limit}"))
 
 
 @contextmanager

@@ -307,6 +307,17 @@ _MIGRATION_LOCK = 7_246_001
 _MIGRATION_RETRY_SECONDS = 0.1
 
 
+def execute_without_limits(connection: Connection, statement: str) -> None:
+    """Of time: it takes as long as the table is large. Others wait for none of the locks that it takes."""
+    limits = ("statement_timeout", "lock_timeout")
+    for limit in limits:
+        connection.execute(text(f"SET {limit} = 0"))
+    connection.execute(text(statement))
+    # As the connection was made with.
+    for limit in limits:
+        connection.execute(text(f"RESET {limit}"))
+
+
 def migrate(settings: DatabaseSettings, scripts: Path, schema: str, revision: str = "head") -> str:
     """Brings `schema` to a revision of `scripts`, the newest; returns the newest. Safe to run at any time, by several.
 

@@ -64,11 +64,13 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
                 await asyncio.wait({watch})
             finally:
                 self._watches.discard(watch)
-                if not watch.done():
-                    watch.cancel()
-                    await asyncio.wait({watch})
-            if not watch.cancelled():
-                watch.result()
+                watch.cancel()
+                await asyncio.wait({watch})
+                # Asked for in any case: asyncio logs what nobody has asked for.
+                failure = None if watch.cancelled() else watch.exception()
+            # To write to a caller that has gone fails, and concerns nobody.
+            if failure is not None and not context.cancelled():
+                raise failure
 
     @contextlib.contextmanager
     def _one_more(self, method: str) -> Iterator[None]:

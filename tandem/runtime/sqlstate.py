@@ -30,6 +30,7 @@ class ViewAction(Enum):
 
     END_SESSION = auto()  # The session ends, and its locks with it. A new one is begun, here or by a standby.
     HALVE = auto()  # The view's next batch has half as many events; one event alone waits.
+    PARK = auto()  # As HALVE, down to one event; the rows of that one that are refused are parked.
     WAIT = auto()  # Each view is tried alone. One that fails so too waits a little, and the others go on.
     FAIL = auto()  # Each view is tried alone. One that fails so too is FAILED until it can go on.
 
@@ -59,7 +60,7 @@ class Failure(NamedTuple):
 
 
 _AGAIN, _LOCKED, _LATE, _COLLIDED, _SPLIT = BatchAction
-_END, _HALVE, _WAIT, _FAIL = ViewAction
+_END, _HALVE, _PARK, _WAIT, _FAIL = ViewAction
 _AWAY, _SLOW, _BUG = QueryAction
 
 # fmt: off
@@ -68,6 +69,10 @@ NO_ANSWER = Failure(
     (), True, True, _AGAIN, _END, _AWAY,
 )
 FAULT = Failure("anything else", (), False, False, _SPLIT, _FAIL, _BUG)
+REFUSED = Failure(
+    "a value is no such value, does not fit, or is too large for an index",
+    ("22", "54000"), False, False, _SPLIT, _PARK, _BUG,
+)
 TABLE = (
     # what, states, drop, unknown, batch, view, query
     Failure("the connection",                               ("08",),            True,  True,  _AGAIN,    _END,  _AWAY),
@@ -80,6 +85,8 @@ TABLE = (
     Failure("out of memory, disk or connections",           ("53",),            False, False, _AGAIN,    _WAIT,  _AWAY),
     Failure("no such table: it is not migrated yet",        ("42P01", "3F000"), False, False, _AGAIN,    _FAIL, _AWAY),
     Failure("another transaction stored the same",          ("23505",),         False, False, _COLLIDED, _FAIL, _BUG),
+    Failure("a row breaks a rule of its table",             ("23",),            False, False, _SPLIT,    _PARK, _BUG),
+    REFUSED,
 )
 # fmt: on
 
@@ -94,6 +101,9 @@ def failure_of(error: BaseException) -> Failure:
         return NO_ANSWER
     if row is not None:
         return row
+    if isinstance(cause, psycopg.DataError):
+        # The driver refuses it, as the server would: a NUL in a text.
+        return REFUSED
     # Without a SQLSTATE no server has said anything.
     unsaid = isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError) and cause.sqlstate is None
     return NO_ANSWER if unsaid else FAULT

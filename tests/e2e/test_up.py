@@ -142,31 +142,24 @@ def test_a_service_that_is_killed_is_named_and_started_again(up: Up) -> None:
     assert order(up, 2).order_details.order_id == sample.identity("order", 2)
 
 
-def test_ctrl_c_leaves_the_data_and_no_process_and_so_does_sigkill(new_up: Callable[..., Up]) -> None:
-    first = new_up().wait_until_up()
-    head = feed_head(first, events_of_the_sample())
-    assert first.end(signal.SIGINT) == 0
-    assert "stopped; the data stays in" in first.said()
-
-    second = new_up().wait_until_up()
-    assert "sample data:" not in second.said()
-    assert feed_head(second, head) == head
-    assert order(second, 1).order_details.order_id == sample.identity("order", 1)
-    assert second.end(signal.SIGKILL) == -signal.SIGKILL
-
-    third = new_up("--no-sample").wait_until_up()
-    assert feed_head(third, head) == head
-
-
-def test_a_load_of_the_sample_that_was_cut_short_goes_on_and_stores_nothing_twice(new_up: Callable[..., Up]) -> None:
+def test_a_load_that_was_cut_short_goes_on_and_ctrl_c_leaves_the_data_and_no_process(new_up: Callable[..., Up]) -> None:
     first = new_up()
     first.wait_until_it_says("query_server ")
     with first.channel(first.ports.projector) as channel:
         stub = ProjectionServiceStub(channel)
         wait_until(lambda: stub.ListProjections(ListProjectionsRequest(), timeout=5).feed_head > 300, "it loads")
-    first.end(signal.SIGKILL)
+    assert first.end(signal.SIGKILL) == -signal.SIGKILL
+
+    second = new_up().wait_until_up()
     events = events_of_the_sample()
-    assert feed_head(new_up().wait_until_up(), events) == events
+    assert feed_head(second, events) == events, "nothing is stored twice"
+    assert second.end(signal.SIGINT) == 0
+    assert "stopped; the data stays in" in second.said()
+
+    third = new_up().wait_until_up()
+    assert "sample data:" not in third.said()
+    assert feed_head(third, events) == events
+    assert order(third, 1).order_details.order_id == sample.identity("order", 1)
 
 
 def test_sigterm_while_it_starts_stops_it(new_up: Callable[..., Up]) -> None:

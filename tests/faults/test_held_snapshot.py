@@ -129,8 +129,8 @@ def test_batches_and_reads_of_views_take_no_longer(held: Held) -> None:
         assert held.blocks("projection") - before < 2 * FEW, "what a search sees is another, which a trigger notes"
     before = held.blocks("projection")
     for _ in range(100):
-        rows, as_of = store.rows("order_details", [uuid.uuid4().hex])
-        assert (rows, as_of.position) == ({}, MANY + 1)
+        rows, parked, as_of = store.rows("order_details", [uuid.uuid4().hex])
+        assert (rows, parked, as_of.position) == ({}, {}, MANY + 1)
         assert {it.position for it in store.positions().values()} == {MANY + 1}
     # What a session has done is counted when it ends.
     store.close()

@@ -21,6 +21,7 @@ _VOLATILE = [
     (re.compile(r'("(?:position|servedPosition|feedHead|headPosition|until|events)": )"\d+"'), r'\1"<number>"'),
     # Those that a caller chose are not of version 7.
     (re.compile(r'("(?:requestId|correlationId)": )"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]{21}"'), r'\1"<id>"'),
+    (re.compile(r'("operationId": )"[^"]+"'), r'\1"<id>"'),
     (re.compile(r' *"lagEvents": "\d+",\n'), ""),  # left out where it is 0
     (re.compile(r'("lag": )"[\d.]+s"'), r'\1"<seconds>"'),
     (re.compile(r',\n *"auditedAt": "[^"]+"'), ""),  # not there before the auditor's first round

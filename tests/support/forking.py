@@ -6,6 +6,7 @@ program that forks; it may have no thread, and nothing of gRPC in use.
 """
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +29,7 @@ class ForkedService(Service):
 
     def launch(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        process = _Forked(_forker(), module=self.name, log=str(self.log), environment=self._environment)
+        process = Forked(self.name, self.log, self._environment)
         self._process = cast("subprocess.Popen[bytes]", process)
 
 
@@ -63,14 +65,15 @@ def _forker() -> _Forker:
     return _forkers[0]
 
 
-class _Forked:
-    """What is used of subprocess.Popen, for a process that is the forker's child."""
+class Forked:
+    """What `python -m {module} serve` does, as a process that is used as subprocess.Popen; its output goes to `log`."""
 
-    def __init__(self, forker: _Forker, **start: Any) -> None:
-        self._forker = forker
-        self._name = start["module"]
+    def __init__(self, module: str, log: Path, environment: Mapping[str, str]) -> None:
+        self._forker = _forker()
+        self._name = module
         self._code: int | None = None
-        self.pid: int = forker.ask(**start)
+        log.touch()
+        self.pid: int = self._forker.ask(module=module, log=str(log), environment=dict(environment))
 
     def poll(self) -> int | None:
         if self._code is None:
@@ -98,6 +101,9 @@ def _serve_forks(modules: tuple[str, ...]) -> None:
     for module in modules:
         import_module(f"{module}.app")
     assert len(os.listdir("/proc/self/task")) == 1, "a fork has none of the threads that there are"
+    # A fork's garbage collector writes into what it looks at, and what is written is copied: half of a fork's start.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin.buffer:
         request = json.loads(line)
         if "poll" in request:

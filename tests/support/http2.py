@@ -47,11 +47,20 @@ class RawConnection:
         return self._stream
 
     def send(self, stream: int, data: bytes, *, end: bool = False) -> None:
-        """A piece of a call's body. Waits for room in the windows; TimeoutError after 20 s without any."""
+        """A piece of a call's body. Waits for room in the windows; TimeoutError after 20 s without any.
+
+        ConnectionError when the server closes the connection.
+        """
+
+        def go_on() -> bool:
+            return self.ended.is_set() or min(self._window, self._windows[stream]) > 0
+
         while data or end:
             with self._changed:
-                if data and not self._changed.wait_for(lambda: min(self._window, self._windows[stream]) > 0, 20):
+                if data and not self._changed.wait_for(go_on, 20):
                     raise TimeoutError("the server gives no room")
+                if self.ended.is_set():
+                    raise ConnectionResetError("the server has closed the connection")
                 size = min(len(data), self._window, self._windows[stream], 16_384)
                 self._window -= size
                 self._windows[stream] -= size
@@ -85,6 +94,8 @@ class RawConnection:
                 stream = int.from_bytes(head[5:9], "big") & 0x7FFFFFFF
                 self._take(kind, flags, stream, file.read(length))
         self.ended.set()
+        with self._changed:
+            self._changed.notify_all()
 
     def _take(self, kind: int, flags: int, stream: int, body: bytes) -> None:
         if kind == _SETTINGS and not flags & _ACK:

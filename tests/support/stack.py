@@ -143,7 +143,8 @@ class Databases:
 
     def copy(self, template: str, name: str) -> str:
         """The URL of a new database, a copy of another."""
-        self._run("CREATE DATABASE {} TEMPLATE {}", name, template)
+        # File by file, not block by block through the log: with the drop, 39 ms of the server's time and not 56.
+        self._run("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
         return self.postgres.url(name)
 
     def drop(self, url: str) -> None:

@@ -15,7 +15,7 @@ from tandem.feed.token import Token
 from tandem.queries.freshness import Freshness, Need, Wanted
 from tandem.queries.head import Head
 from tandem.queries.settings import FreshnessSettings, WatchSettings
-from tandem.queries.store import ChangedKeys, State
+from tandem.queries.store import ChangedKeys, Rows, State
 from tandem.queries.watch import Watched, Watches
 from tandem.read_store.announcement import Announcement
 from tandem.runtime.call import Metadata, StreamCall
@@ -42,6 +42,7 @@ class FakeView:
         self.away = False
         self.reads: list[int] = []
         self.generation = 1
+        self.parked: dict[uuid.UUID, int] = {}
 
     @property
     def token(self) -> Token:
@@ -75,10 +76,10 @@ class FakeView:
         reaches_back = after == self.position or any(position <= after for position, _ in self.log)
         return ChangedKeys(set(keys), self.token, complete=reaches_back and len(keys) < most)
 
-    def states(self, view: str, keys: Sequence[uuid.UUID]) -> tuple[dict[uuid.UUID, State], Token]:
+    def states(self, view: str, keys: Sequence[uuid.UUID]) -> Rows[uuid.UUID, State]:
         self._check()
         self.reads.append(len(keys))
-        return {key: self.rows[key] for key in keys if key in self.rows}, self.token
+        return Rows({key: self.rows[key] for key in keys if key in self.rows}, self.parked, self.token)
 
     def _check(self) -> None:
         if self.away:

@@ -3,13 +3,14 @@
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import grpc
 import pytest
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,7 +18,7 @@ from grpc_status import rpc_status
 from prometheus_client import REGISTRY
 
 from commerce.projection.v1 import projection_service_pb2 as projection
-from tandem.runtime.call import Call, settle
+from tandem.runtime.call import Call, StreamCall, settle
 from tandem.runtime.server import Application, Component, RunningApplication, Service
 from tandem.runtime.settings import ServerSettings
 from tandem.runtime.worker import Handler, Worker, one_by_one
@@ -26,6 +27,8 @@ Transport = Literal["native", "grpcio"]
 
 SERVICE = projection.DESCRIPTOR.services_by_name["ProjectionService"]
 METHOD = f"/{SERVICE.full_name}/ListProjections"
+UNARY = [it.name for it in SERVICE.methods if not it.server_streaming]
+STREAMING = [it.name for it in SERVICE.methods if it.server_streaming]
 PATIENCE = 20.0
 """Seconds until a test that waits for something gives up."""
 ANSWER = projection.ListProjectionsResponse(feed_head=7)
@@ -245,10 +248,28 @@ def application(
     return Application(
         name="test_server",
         server=server,
-        services=(Service(SERVICE, {"ListProjections": served}),),
+        services=(service(served),),
         ready=ready or always,
         components=(*components, served),
     )
+
+
+def service(
+    served: Worker, descriptor: ServiceDescriptor = SERVICE, *, ready: Callable[[], Awaitable[bool]] | None = None
+) -> Service:
+    """One of its RPCs is called, and a service has someone for each."""
+    return Service(descriptor, dict.fromkeys(UNARY, served), dict.fromkeys(STREAMING, _nothing), ready=ready)
+
+
+async def _nothing(_request: Any, _call: StreamCall) -> AsyncGenerator[Any, None]:
+    return
+    yield
+
+
+async def _stop(running: RunningApplication) -> None:
+    """Unless the test has: a second stop would sit the drain's delay out again."""
+    if not running._stopping.is_set():
+        await running.stop()
 
 
 @pytest.fixture
@@ -270,7 +291,7 @@ async def serve(transport: Transport, inline: bool) -> AsyncIterator[Serve]:
 
             running = RunningApplication(application(served, settings, components=components, ready=is_ready))
             await running.start()
-            exits.push_async_callback(running.stop)
+            exits.push_async_callback(_stop, running)
             channel = await exits.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{running.port}"))
             return Served(running, channel, ready)
 

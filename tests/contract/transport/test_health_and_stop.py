@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from tandem.runtime import server, supervised
-from tandem.runtime.server import RunningApplication, Service
+from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import ServerSettings
 from tests.contract.transport.conftest import (
     PATIENCE,
@@ -31,6 +31,7 @@ from tests.contract.transport.conftest import (
     detail,
     in_thread,
     raw,
+    service,
     worker,
 )
 from tests.support.stack import until
@@ -46,6 +47,11 @@ class _Renamed:
 OTHER_SERVICE = cast(ServiceDescriptor, _Renamed())
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture(autouse=True)
+def _readiness_is_asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_READINESS_SECONDS", 0.05)
 
 
 async def watched(served: Served, service: str = "") -> AsyncIterator[int]:
@@ -143,7 +149,6 @@ async def test_a_readiness_check_that_does_not_end_means_not_serving_and_no_othe
     transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_CHECK_SECONDS", 0.1)
-    monkeypatch.setattr(server, "_READINESS_SECONDS", 0.05)
     answers = asyncio.Event()
     begun = 0
 
@@ -182,7 +187,7 @@ async def test_each_of_two_services_tells_its_own_health(transport: Transport) -
 
     answers = worker(answer)
     base = application(answers, ServerSettings(port=0, transport=transport))
-    other = Service(OTHER_SERVICE, {"ListProjections": answers}, ready=away)
+    other = service(answers, OTHER_SERVICE, ready=away)
     running = RunningApplication(replace(base, services=(*base.services, other)))
     await running.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
@@ -253,7 +258,7 @@ async def test_health_says_not_serving_before_new_calls_are_refused(serve: Serve
 
 
 async def test_readiness_does_not_bring_a_stopping_server_back(serve: Serve, parked: Parked) -> None:
-    served = await serve(parked, drain_delay_seconds=2, drain_seconds=PATIENCE)
+    served = await serve(parked, drain_delay_seconds=0.5, drain_seconds=PATIENCE)
     served.ready.clear()
     states = watched(served)
     while await anext(states) != NOT_SERVING:

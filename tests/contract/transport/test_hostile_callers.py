@@ -85,6 +85,8 @@ async def until_closed(connections: float) -> None:
     await until(are_closed, f"{connections} connections are closed")
 
 
+# The server closes a connection when it holds too much, which may be before the caller has sent all that it means to.
+MAY_BE_CLOSED = contextlib.suppress(ConnectionError)
 # A field that nobody knows.
 ASKS_MUCH = b"\x78\x01"
 
@@ -93,8 +95,9 @@ async def test_a_caller_that_does_not_take_its_answers_is_cut_off(serve: Serve) 
     before = closed()
     served = await serve(much, max_held_bytes_per_connection=8 * MIB)
     caller = RawConnection(served.running.port, reads=False)
-    for _ in range(30):
-        caller.call(METHOD, ASKS_MUCH)
+    with MAY_BE_CLOSED:
+        for _ in range(30):
+            caller.call(METHOD, ASKS_MUCH)
     await until_closed(before + 1)
     assert (await served.call()).feed_head == 0
     caller.close()
@@ -105,8 +108,9 @@ async def test_of_callers_that_together_do_not_take_too_much_one_is_cut_off(serv
     served = await serve(much, max_held_bytes=8 * MIB)
     callers = [RawConnection(served.running.port, reads=False) for _ in range(3)]
     for caller in callers:
-        for _ in range(4):
-            caller.call(METHOD, ASKS_MUCH)
+        with MAY_BE_CLOSED:
+            for _ in range(4):
+                caller.call(METHOD, ASKS_MUCH)
     await until_closed(before + 1)
     assert (await served.call()).feed_head == 0
     for caller in callers:
@@ -117,8 +121,7 @@ async def test_a_caller_whose_requests_do_not_end_is_cut_off(serve: Serve) -> No
     before = closed()
     served = await serve(much, max_held_bytes_per_connection=4 * MIB)
     caller = RawConnection(served.running.port, reads=True)
-    # The connection may be closed before all is sent.
-    with contextlib.suppress(OSError):
+    with MAY_BE_CLOSED:
         for _ in range(16):
             stream = caller.open(METHOD)
             caller.send(stream, message(b"x" * MIB)[: MIB // 2])

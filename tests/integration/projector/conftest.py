@@ -4,7 +4,7 @@ import hashlib
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,15 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, select, text
 
 from commerce.event.v1.event_pb2 import Event
-from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, Projection
+from commerce.projection.v1.projection_service_pb2 import (
+    GetOperationRequest,
+    GetOperationResponse,
+    ListParkedKeysRequest,
+    ListProjectionsRequest,
+    ParkedKey,
+    Projection,
+    RedriveParkedKeysRequest,
+)
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from projector.app import build
 from projector.settings import Settings
@@ -268,6 +276,34 @@ class Running:
             answer = await stub.ListProjections(ListProjectionsRequest(), timeout=10)
         return {it.view: it for it in answer.projections}
 
+    @asynccontextmanager
+    async def stub(self) -> AsyncIterator["ProjectionServiceAsyncStub"]:
+        async with aio.insecure_channel(f"127.0.0.1:{self._application.port}") as channel:
+            yield ProjectionServiceStub(channel)
+
+    async def done(self, operation_id: str) -> GetOperationResponse:
+        """What has become of an operation, once it is done."""
+        async with self.stub() as stub:
+
+            async def is_done() -> GetOperationResponse | None:
+                answer = await stub.GetOperation(GetOperationRequest(operation_id=operation_id), timeout=10)
+                return answer if answer.done else None
+
+            answer = await until(is_done, "the operation is done")
+        assert answer is not None
+        return answer
+
+    async def redrive(self, view: str, key: str = "") -> GetOperationResponse:
+        async with self.stub() as stub:
+            asked = await stub.RedriveParkedKeys(RedriveParkedKeysRequest(view=view, key=key), timeout=10)
+        return await self.done(asked.operation_id)
+
+    async def parked(self) -> dict[str, ParkedKey]:
+        """ListParkedKeys of all views, by key."""
+        async with self.stub() as stub:
+            answer = await stub.ListParkedKeys(ListParkedKeysRequest(), timeout=10)
+        return {it.key: it for it in answer.parked_keys}
+
     async def is_ready(self) -> bool:
         return await self._application._application.ready()
 
@@ -367,8 +403,8 @@ async def project(stores: Stores) -> AsyncIterator[Project]:
             follow=FollowSettings(**{"retry_seconds": 0.2, "standby_seconds": 0.05, **blocks.get("follow", {})}),
             cache=CacheSettings(**{"probe_seconds": 0.05, **blocks.get("cache", {})}),
             change_log=ChangeLogSettings(**blocks.get("change_log", {})),
-            audit=AuditSettings(**blocks.get("audit", {})),
             archive=ArchiveSettings(**blocks.get("archive", {})),
+            audit=AuditSettings(**blocks.get("audit", {})),
         )
         projector = Running(settings)
         running.append(projector)

@@ -1,7 +1,9 @@
 """G12: a batch is bounded, and what keeps one view from going on keeps no other."""
 
+import threading
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -13,7 +15,7 @@ from shop.views import VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.feed import reader
 from tandem.feed.events import FeedEvent
-from tandem.feed.reader import read_events
+from tandem.feed.reader import FeedPart, read_events
 from tandem.feed.source import FeedSource
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.projector.conftest import Announcements, Project, Stores
@@ -154,6 +156,34 @@ def test_events_are_read_up_to_a_number_of_bytes(stores: Stores, monkeypatch: py
         assert read(100 * size) == [3, 4, 5, 6, 7, 8, 9]
 
 
+@pytest.mark.parametrize("cut", ["tandem.feed.source._MOST_EVENTS", "tandem.feed.reader.MAX_BYTES"])
+async def test_nobody_waits_for_more_events_before_all_that_are_there_are_read(
+    stores: Stores, project: Project, monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    """However few are read at once: a slow feed, or large events."""
+    head = stores.append([events.product_added(number) for number in range(40)])
+    waits: list[int] = []
+    read_to = 0
+    read, wait = FeedSource.events, FeedSource.wait
+
+    def recording_read(source: FeedSource, after: int, *others: Any) -> FeedPart | None:
+        nonlocal read_to
+        part = read(source, after, *others)
+        read_to = max(read_to, part.events[-1].position if part is not None and part.events else 0)
+        return part
+
+    def recording_wait(source: FeedSource, stop: threading.Event) -> None:
+        waits.append(read_to)
+        wait(source, stop)
+
+    monkeypatch.setattr(cut, 3)
+    monkeypatch.setattr(FeedSource, "events", recording_read)
+    monkeypatch.setattr(FeedSource, "wait", recording_wait)
+    await project()
+    await stores.caught_up()
+    assert set(waits) <= {0, head}
+
+
 def test_a_slow_feed_is_read_in_smaller_parts(stores: Stores) -> None:
     head = stores.append([events.product_added(number) for number in range(100)])
     epoch: uuid.UUID = stores.run("SELECT epoch FROM tandem_write.feed_head", "write")
@@ -168,7 +198,8 @@ def test_a_slow_feed_is_read_in_smaller_parts(stores: Stores) -> None:
     found: list[FeedEvent] = []
 
     def all_are_read() -> bool:
-        found.extend(source.events(len(found), 1000, epoch, 0) or ())
+        part = source.events(len(found), 1000, epoch, 0)
+        found.extend(part.events if part is not None else ())
         return len(found) == head
 
     wait_until(all_are_read, "all events are read")

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import text
 
 from shop.views import CACHED_VIEWS
 from tandem.cli.embedded import Memcached
@@ -229,6 +230,21 @@ async def test_a_clean_stop_leaves_the_epochs_to_the_next_projector_once(
     await announcements.reached(stores.append([events.price_changed()]))
     assert {view: announcements.epochs(view) for view in CACHED_VIEWS} == epochs
     assert stores.left_epochs("product_card") is None
+
+
+async def test_a_view_whose_row_is_locked_at_the_stop_keeps_no_other_from_being_handed_over(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+) -> None:
+    [node] = memcached_nodes(1)
+    first = await project([node.address], follow={"lock_seconds": 0.1})
+    await announcements.reached(stores.append([events.product_added()]))
+    kept = announcements.epochs()
+    with stores.read.connect() as other:
+        other.execute(text("SELECT FROM tandem_read.projection WHERE view = 'order_details' FOR UPDATE"))
+        await first.stop()
+    await project([node.address])
+    await announcements.reached(stores.append([events.price_changed()]))
+    assert announcements.epochs() == kept
 
 
 async def test_a_read_database_that_was_restored_brings_no_epoch_back(

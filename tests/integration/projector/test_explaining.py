@@ -104,7 +104,7 @@ async def test_what_became_of_an_event_is_said_of_every_view(
 
 
 async def test_an_event_that_is_not_there_yet_says_what_it_waits_for(stores: Stores, project: Project) -> None:
-    projector = await project()
+    projector = await project(follow={"parked_keys": 0})
     stores.append([events.product_added(), events.customer_registered(), events.order_paid(9)])
     last = stores.append([events.order_placed(1)])
     await stores.reached(last, "product_card")
@@ -120,7 +120,7 @@ async def test_an_event_that_is_not_there_yet_says_what_it_waits_for(stores: Sto
         assert not views["order_details"].included
         assert "event 3" in views["order_details"].waiting_for
         assert views["product_card"].included
-    standby = await project()
+    standby = await project(follow={"parked_keys": 0})
     async with asking(standby) as stub:
         answer = await stub.Explain(projections.ExplainRequest(position=last), timeout=10)
     assert {it.view: it.waiting_for for it in answer.views}["order_details"] == views["order_details"].waiting_for

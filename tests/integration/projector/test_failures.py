@@ -21,14 +21,16 @@ async def test_a_view_that_cannot_take_an_event_in_stops_alone_right_before_it(
     stores: Stores, project: Project, announcements: Announcements
 ) -> None:
     projector = await project()
-    # Order 2 is not known; what comes before it in the same batch is taken in.
-    head = stores.append([events.product_added(), events.order_placed(1), events.order_paid(2), events.order_paid(1)])
+    # An id that is none; what comes before it in the same batch is taken in.
+    wrong = events.order_paid()
+    wrong.order_paid.order_id = "nothing"
+    head = stores.append([events.product_added(), events.order_placed(1), wrong, events.order_paid(1)])
     await stores.reached(head, *OTHERS)
     found = await projector.until_state(FAILED, *ORDERS)
     for view in ORDERS:
         assert found[view].position == 2
         assert found[view].lag_events == 2
-        assert found[view].error.startswith("event 3 (order_paid): NotThere:")
+        assert found[view].error.startswith("event 3 (order_paid): ValueError:")
     assert {found[view].state for view in OTHERS} == {RUNNING}
     assert len(stores.rows("order_details")["order_details"]) == 1
     head = stores.append([events.price_changed()])
@@ -40,18 +42,18 @@ async def test_a_view_that_cannot_take_an_event_in_stops_alone_right_before_it(
 async def test_a_view_whose_rows_cannot_be_stored_stops_alone_and_goes_on_when_that_has_passed(
     stores: Stores, project: Project, batch_size: int
 ) -> None:
-    stores.run("ALTER TABLE tandem_read.product_card ADD CONSTRAINT refused CHECK (octet_length(value) < 1)")
+    stores.run("ALTER TABLE tandem_read.product_card RENAME COLUMN price TO cost")
     head = stores.append([events.product_added(), events.customer_registered(), events.order_placed()])
     if batch_size == 3:
         # A second batch, which is folded on top of the first while that is refused.
         head = stores.append([events.stock_adjusted(delta=5), events.order_placed(2)])
     projector = await project(follow={"batch_size": batch_size})
     found = await projector.until_state(FAILED, "product_card")
-    assert found["product_card"].error.startswith("events after 0: (psycopg.errors.CheckViolation)")
+    assert found["product_card"].error.startswith("events after 0: (psycopg.errors.UndefinedColumn)")
     await stores.reached(head, *(VIEWS.keys() - {"product_card"}))
     assert stores.positions()["product_card"] == 0
 
-    stores.run("ALTER TABLE tandem_read.product_card DROP CONSTRAINT refused")
+    stores.run("ALTER TABLE tandem_read.product_card RENAME COLUMN cost TO price")
     await projector.until_state(RUNNING)
     await stores.caught_up()
     card = ProductCard.FromString(stores.value("product_card", identity("product", 1)) or b"")
@@ -66,11 +68,12 @@ async def test_an_event_of_which_it_cannot_be_said_what_it_changes_stops_the_vie
     placed.order_placed.placed_at.seconds = 10**15
     head = stores.append([events.product_added(), events.order_placed(1), placed, events.price_changed()])
     projector = await project()
-    found = await projector.until_state(FAILED, "sales_summary", "order_summary")
+    found = await projector.until_state(FAILED, "sales_summary")
     assert "event 3 (order_placed): OverflowError" in found["sales_summary"].error
-    assert {found[view].position for view in ("sales_summary", "order_summary")} == {2}
-    others = tuple(VIEWS.keys() - {"sales_summary", "order_summary"})
+    assert found["sales_summary"].position == 2
+    others = tuple(VIEWS.keys() - {"sales_summary"})
     await stores.reached(head, *others)
+    assert (await projector.list())["order_summary"].parked_keys == 1, "its row is known, and cannot be made"
 
 
 async def test_an_event_of_a_kind_that_this_program_does_not_know_is_never_passed_over(
@@ -89,7 +92,9 @@ async def test_a_failure_is_logged_once_however_often_it_is_tried(
 ) -> None:
     with capture_logs() as logs:
         projector = await project(follow={"retry_seconds": 0.01, "heartbeat_seconds": 0.05})
-        stores.append([events.order_paid()])
+        wrong = events.order_paid()
+        wrong.order_paid.order_id = "nothing"
+        stores.append([wrong])
         await projector.until_state(FAILED, *ORDERS)
         for _ in range(5):
             await announcements.one_more()

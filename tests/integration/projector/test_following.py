@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.views_pb2 import ProductCard
 from shop.views import VIEWS
-from tandem.projection.fold import FoundRows, ViewChanges, fold_steps
+from tandem.projection.fold import NOTHING_PARKED, FoundRows, ViewChanges, fold_steps
 from tandem.projection.rows import RowSource
 from tandem.projection.statements import select_rows
 from tandem.runtime.database import create_database_engine, driver_under
@@ -72,7 +72,7 @@ def test_what_the_batch_before_changes_is_neither_loaded_nor_remembered_for_the_
             return fold_steps(projection, concerned, rows.find({"product_card": {one}})["product_card"])
 
         first = plan(connection, "product_card", [added, also_added])
-        source = RowSource(select, ["product_card"], 1_000_000)
+        source = RowSource(select, lambda _view: NOTHING_PARKED, ["product_card"], 1_000_000)
         source.add_folded({"product_card": first})
         row = next_one(source).rows[one]
         source.written()
@@ -80,7 +80,7 @@ def test_what_the_batch_before_changes_is_neither_loaded_nor_remembered_for_the_
         without = next_one(source)
     assert row is not None
     assert ProductCard.FromString(row.value).available == 15
-    assert "NotThere" in str(without.stopped_by)
+    assert "NotThere" in str(without.parked)
     assert asked == []
 
 

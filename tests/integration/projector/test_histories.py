@@ -153,8 +153,9 @@ async def test_why_a_view_cannot_go_on_is_announced_by_who_takes_it_over_while_t
 async def test_a_standby_says_why_a_view_cannot_go_on_and_its_service_is_not_healthy(
     stores: Stores, project: Project
 ) -> None:
-    active = await project()
-    standby = await project()
+    nothing_is_parked = {"parked_keys": 0}
+    active = await project(follow=nothing_is_parked)
+    standby = await project(follow=nothing_is_parked)
     head = stores.append([*BEFORE, events.order_paid(9)])
     await active.until_state(FAILED, "order_details")
     found = await standby.list()

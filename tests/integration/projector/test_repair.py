@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from commerce.projection.v1.projection_service_pb2 import PROJECTION_STATE_FAILED, PROJECTION_STATE_RUNNING
+from commerce.projection.v1.projection_service_pb2 import PROJECTION_STATE_RUNNING
 from projector.app import VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.read_store.damage import CHANNEL
@@ -147,7 +147,7 @@ async def test_a_row_that_the_feed_cannot_make_is_named_and_stays(stores: Stores
     assert stores.value("product_card", ONE) == b"\xff"
 
 
-async def test_a_view_that_stands_since_a_row_is_gone_goes_on_when_the_row_is_there(
+async def test_a_row_that_is_gone_is_parked_and_takes_what_waits_when_it_is_made_again(
     stores: Stores, project: Project
 ) -> None:
     projector = await project(follow={"retry_seconds": 600})
@@ -156,10 +156,16 @@ async def test_a_view_that_stands_since_a_row_is_gone_goes_on_when_the_row_is_th
     # Its memory of rows ends with the session.
     stores.end_sessions()
     stores.append([events.price_changed(1), events.price_changed(2)])
-    await projector.until_state(PROJECTION_STATE_FAILED, "product_card")
+    await stores.caught_up()
+    assert (await projector.list())["product_card"].parked_keys == 1
     report(stores, "product_card", ONE)
     await projector.until_state(PROJECTION_STATE_RUNNING)
     await until_right(stores)
+
+    async def goes_on() -> bool:
+        return not (await projector.list())["product_card"].parked_keys
+
+    await until(goes_on, "nothing is parked")
 
 
 async def test_rows_of_views_that_another_projector_owns_are_repaired_by_that_one(

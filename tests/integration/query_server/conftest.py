@@ -29,7 +29,7 @@ from tandem.feed.token import Token, decode_token, encode_token
 from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Signer, decode_entry, encode_entry, key_prefix, node_client
-from tandem.read_store.tables import CHANNEL, SCHEMA, change, projection
+from tandem.read_store.tables import CHANNEL, SCHEMA, change, parked, projection
 from tandem.runtime.call import LocalCall, Method
 from tandem.runtime.database import create_database_engine, migrate
 from tandem.runtime.server import Application, RunningApplication
@@ -91,6 +91,27 @@ class ReadSide:
             row = {"view": view, "feed_epoch": self.feed, "position": self.position}
             if connection.execute(projection.update().where(projection.c.view == view).values(row)).rowcount == 0:
                 connection.execute(projection.insert().values(row))
+
+    def park(self, view: str, key: str, scope: str | None = None) -> int:
+        """Passes the next position without the event there for a row; returns the position."""
+        self.position += 1
+        with self.engine.begin() as connection:
+            row = {"view": view, "key": uuid.UUID(key), "position": self.position, "kind": "any", "error": "it fails"}
+            connection.execute(parked.insert().values(**row, scope=scope))
+            connection.execute(change.insert().values(view=view, key=row["key"], position=self.position))
+            self._write_positions(connection)
+            counted = {"parked": projection.c.parked + 1}
+            connection.execute(projection.update().where(projection.c.view == view).values(counted))
+        return self.position
+
+    def redrive(self, view: str, key: str, message: Message, position: int) -> None:
+        """A row takes in what waits for it, the last of it at `position`; nothing of the view is parked any more."""
+        value = message.SerializeToString(deterministic=True)
+        with self.engine.begin() as connection:
+            row = VIEWS[view].update().where(VIEWS[view].c.key == uuid.UUID(key))
+            connection.execute(row.values(position=position, value=value))
+            connection.execute(parked.delete().where(parked.c.view == view))
+            connection.execute(projection.update().where(projection.c.view == view).values(parked=0))
 
     def advance(self) -> int:
         """Commits a position that changes no row."""

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.support.forking import Forked
 from tests.support.ports import free_port
 from tests.support.stack import wait_until
 
@@ -32,20 +33,16 @@ def section(request: pytest.FixtureRequest) -> str:
 
 
 class Process:
-    """`python -m …` of a service with these settings, and the databases away unless they are said."""
+    """A service with these settings, and the databases away unless they are said."""
 
     def __init__(self, section: str, log: Path, **settings: str) -> None:
         given = {f"TANDEM_{section.upper()}_{name}": value for name, value in settings.items()}
         ours = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
         self._log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", MODULES[section]],
-                env={**ours, **DATABASES[section], **given},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        self.process = self._start(MODULES[section], {**ours, **DATABASES[section], **given})
+
+    def _start(self, module: str, environment: dict[str, str]) -> "subprocess.Popen[bytes] | Forked":
+        return Forked(module, self._log, environment)
 
     def output(self) -> str:
         return self._log.read_text()
@@ -54,10 +51,20 @@ class Process:
         return self.process.wait(timeout=30)
 
 
+class Command(Process):
+    """The same, started as `python -m …`."""
+
+    def _start(self, module: str, environment: dict[str, str]) -> "subprocess.Popen[bytes] | Forked":
+        with self._log.open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", module], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+
+
 @pytest.fixture
 def started(section: str, tmp_path: Path) -> Iterator[tuple[Process, int]]:
     port = free_port()
-    it = Process(section, tmp_path / "log", SERVER__PORT=str(port), SERVER__DRAIN_SECONDS="1")
+    it = Command(section, tmp_path / "log", SERVER__PORT=str(port), SERVER__DRAIN_SECONDS="1")
     yield it, port
     if it.process.poll() is None:
         it.process.kill()
@@ -80,7 +87,7 @@ def test_a_service_starts_without_its_stores_and_says_that_it_is_not_serving(sta
         return health(port) == int(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     wait_until(says_not_serving, "the service answers")
-    process.process.send_signal(signal.SIGTERM)
+    os.kill(process.process.pid, signal.SIGTERM)
     assert process.end() == 0
     lines = [json.loads(line) for line in process.output().splitlines()]
     assert {"serving", "stopping", "stopped"} <= {line["event"] for line in lines}
@@ -96,7 +103,7 @@ def test_a_stop_ends_in_time_whatever_still_waits(section: str, tmp_path: Path) 
         limits = {"SERVER__DRAIN_SECONDS": "0", "SERVER__STOP_SECONDS": "0.5"}
         process = Process(section, tmp_path / "log", SERVER__PORT="0", **stores, **limits)
         wait_until(lambda: '"serving"' in process.output(), "it serves")
-        process.process.send_signal(signal.SIGTERM)
+        os.kill(process.process.pid, signal.SIGTERM)
         assert process.end() == 1
     assert "not stopped in time" in process.output().splitlines()[-1]
 

@@ -13,7 +13,7 @@ from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.views_pb2 import ProductCard
 from shop.events import EVENTS
 from tandem.feed.events import FeedEvent
-from tandem.projection.fold import StoredRow, ViewChanges, ViewRow, fold_steps
+from tandem.projection.fold import ParkedKeys, Room, StoredRow, ViewChanges, ViewRow, fold_steps
 from tandem.projection.projection import Projection
 from tandem.projection.rows import RecentRows
 from tests.support import events
@@ -110,33 +110,67 @@ def stopped(history: list[FeedEvent], projection: Projection = CARDS) -> ViewCha
     return changes
 
 
-def test_a_view_takes_in_what_comes_before_an_event_that_it_cannot_take() -> None:
-    history = [events.product_added(1), events.price_changed(2), events.price_changed(1)]
-    changes = stopped(feed_events(history, first=5))
-    assert changes.log == [(5, product(1))]
-    assert changes.stopped_by is not None
-    assert changes.stopped_by.position == 6
-    assert "event 6 (price_changed): NotThere" in str(changes.stopped_by)
+def parked(changes: ViewChanges) -> list[tuple[bytes, int, bool]]:
+    """Key and position of each event that is parked, and whether it is the first of its key."""
+    assert changes.stopped_by is None
+    return [(it.key, it.position, it.error is not None) for it in changes.parked]
 
 
-def test_an_event_is_taken_in_whole_or_not_at_all() -> None:
-    history = [events.product_added(1, stock=9), events.order_placed(lines=[(1, 4), (2, 1)])]
-    changes = stopped(feed_events(history))
+def test_a_row_that_cannot_take_an_event_in_is_parked_with_what_follows_and_the_others_go_on() -> None:
+    history = [
+        events.product_added(1, stock=9),
+        events.price_changed(2),
+        events.price_changed(1),
+        events.stock_adjusted(2),
+        events.order_placed(lines=[(1, 4), (2, 1)]),
+    ]
+    changes = fold(CARDS, feed_events(history, first=5), {})
+    two = product(2)
+    assert parked(changes) == [(two, 6, True), (two, 8, False), (two, 9, False)]
+    assert changes.parked[0].error == "NotThere: it is about something that is not in the view"
+    assert (changes.parked_keys, changes.values[two]) == (1, None), "the cache has no entry that would seem fresh"
     row = changes.rows[product(1)]
     assert row is not None
-    available = ProductCard.FromString(row.value).available
-    assert available == 9, "product 2 is not there, so the order took nothing of product 1"
-    assert row.position == 1
-    assert len(changes.log) == 1
+    assert ProductCard.FromString(row.value).available == 5, "the row that can take the order in does"
+    assert (9, two) in changes.log, "who watches a row that is parked learns of it"
 
 
-def test_a_row_that_cannot_be_written_stops_its_view_at_the_event_that_made_it_so() -> None:
+def test_what_a_row_took_in_before_an_event_that_it_cannot_take_stays_in_it() -> None:
     placed = [events.order_placed(number) for number in (1, 2, 3)]
+    paid = events.order_paid(1)
     # The year 10000, which no column takes; the rule itself copies it.
     placed[1].order_placed.placed_at.seconds = 253_402_300_800
-    changes = stopped(feed_events(placed), PROJECTIONS["order_summary"])
-    assert "event 2 (order_placed): OverflowError" in str(changes.stopped_by)
-    assert changes.rows.keys() == {uuid.UUID(identity("order", 1)).bytes}
+    changes = fold(PROJECTIONS["order_summary"], feed_events([*placed, paid]), {})
+    assert parked(changes) == [(uuid.UUID(identity("order", 2)).bytes, 2, True)]
+    assert changes.parked[0].error == "OverflowError: date value out of range"
+    assert changes.parked[0].scope == placed[1].order_placed.customer_id, "whose list lacks it"
+    assert changes.rows.keys() == {uuid.UUID(identity("order", number)).bytes for number in (1, 3)}
+    one = changes.rows[uuid.UUID(identity("order", 1)).bytes]
+    later = fold(PROJECTIONS["order_summary"], feed_events([events.order_paid(1)]), {})
+    assert one is not None
+    assert later.parked[0].scope is None, "of a row that is not there nobody knows whose it is"
+
+
+def test_a_row_that_is_parked_takes_nothing_in_until_it_is_redriven() -> None:
+    one = product(1)
+    row = fold(CARDS, feed_events([events.product_added(1)]), {}).rows[one]
+    assert row is not None
+    before = ParkedKeys({one}, 1, Room(10, 10))
+    step = steps(CARDS, feed_events([events.price_changed(1)], first=7))
+    changes = fold_steps(CARDS, step, {one: row.stored}, before)
+    assert parked(changes) == [(one, 7, False)]
+    assert (changes.rows, changes.parked_keys) == ({}, 1)
+
+
+def test_past_as_many_parked_keys_or_events_as_there_may_be_the_view_stops() -> None:
+    history = feed_events([events.product_added(1), *(events.price_changed(number) for number in (2, 2, 3, 1))])
+    for room, position in ((Room(1, 10), 4), (Room(10, 1), 3), (Room(0, 10), 2)):
+        changes = fold_steps(CARDS, steps(CARDS, history), {}, ParkedKeys(frozenset(), 0, room))
+        assert changes.stopped_by is not None
+        assert changes.stopped_by.position == position
+        assert len(changes.parked) == position - 2
+        assert changes.rows.keys() == {product(1)}
+        assert max(it for it, _ in changes.log) == position - 1
 
 
 def test_an_event_of_a_kind_that_this_program_does_not_know_stops_every_view() -> None:

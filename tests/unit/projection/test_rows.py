@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.projection.fold import FoundRows, StoredRow, ViewChanges, ViewRow
+from tandem.projection.fold import NOTHING_PARKED, FoundRows, StoredRow, ViewChanges, ViewRow
 from tandem.projection.rows import RecentRows, RowSource
 
 ONE, TWO, THREE = (bytes([number]) for number in (1, 2, 3))
@@ -67,7 +67,7 @@ class Database:
                 self.rows[key] = it.stored
 
     def source(self, max_bytes: int = 1_000_000) -> RowSource:
-        return RowSource(self.select, ["view", "other"], max_bytes)
+        return RowSource(self.select, lambda _view: NOTHING_PARKED, ["view", "other"], max_bytes)
 
 
 def changed(**rows: ViewRow | None) -> dict[str, ViewChanges]:

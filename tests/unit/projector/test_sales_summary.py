@@ -115,9 +115,10 @@ def test_columns_say_what_the_row_says() -> None:
 
 
 @pytest.mark.parametrize("known", [[], [an_order(2, "2026-01-30T12:00")]])
-def test_a_cancellation_of_an_order_that_is_not_in_the_view_is_refused(known: list[Event]) -> None:
+def test_a_cancellation_of_an_order_that_is_not_in_the_view_is_parked(known: list[Event]) -> None:
     changes = changed(*known, events.order_cancelled(placed=an_order()))
-    assert "NotThere" in str(changes.stopped_by)
+    assert {it.key for it in changes.parked} == {key_of("2026-01-31/USD/"), key_of(f"2026-01-31/USD/{ONE}")}
+    assert {it.scope for it in changes.parked} == {"2026-01-31"}, "the day whose sums lack something"
 
 
 def test_a_cancellation_that_does_not_tell_the_day_is_refused_with_the_reason() -> None:

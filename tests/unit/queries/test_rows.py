@@ -21,6 +21,7 @@ from tandem.queries.checker import QueryChecker
 from tandem.queries.freshness import Freshness
 from tandem.queries.rows import ManyRows, OneRow, RowQueries, queries_by_id
 from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings
+from tandem.queries.store import Rows
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import PLACEHOLDER, CacheEpochs, encode_entry
 from tandem.runtime.call import LocalCall, Method
@@ -143,8 +144,9 @@ class FakeStore:
         self.go.set()
         self.away: set[str] = set()
         self.others: dict[str, bytes] = {}
+        self.parked: dict[str, int] = {}
 
-    def rows(self, view: str, keys: Sequence[str]) -> tuple[dict[str, bytes], Token]:
+    def rows(self, view: str, keys: Sequence[str]) -> Rows[str, bytes]:
         self.reads.append((view, list(keys)))
         self.begun.release()
         assert self.go.wait(LONG)
@@ -154,7 +156,7 @@ class FakeStore:
         rows = {key: ProductCard(product_id=str(uuid.UUID(key))).SerializeToString() for key in keys}
         rows |= {key: value for key, value in self.others.items() if key in keys}
         rows.pop(uuid.UUID(int=0).hex, None)
-        return rows, self.as_of
+        return Rows(rows, self.parked, self.as_of)
 
 
 class FakeCache:

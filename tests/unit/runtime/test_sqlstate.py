@@ -7,7 +7,17 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tandem.runtime.database import ServerSilent
-from tandem.runtime.sqlstate import FAULT, NO_ANSWER, TABLE, BatchAction, Failure, QueryAction, ViewAction, failure_of
+from tandem.runtime.sqlstate import (
+    FAULT,
+    NO_ANSWER,
+    REFUSED,
+    TABLE,
+    BatchAction,
+    Failure,
+    QueryAction,
+    ViewAction,
+    failure_of,
+)
 
 BY_STATE: list[type[psycopg.Error]] = [
     errors.ConnectionFailure,
@@ -20,6 +30,8 @@ BY_STATE: list[type[psycopg.Error]] = [
     errors.TooManyConnections,
     errors.UndefinedTable,
     errors.UniqueViolation,
+    errors.CheckViolation,
+    errors.NumericValueOutOfRange,
 ]
 
 
@@ -46,7 +58,7 @@ def test_where_no_server_spoke_none_is_there(error: Exception) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [errors.CheckViolation("…"), errors.NumericValueOutOfRange("…"), psycopg.ProgrammingError("…"), ValueError("…")],
+    [errors.UndefinedColumn("…"), psycopg.ProgrammingError("…"), ValueError("…")],
     ids=lambda it: type(it).__name__,
 )
 def test_whatever_else_it_is_is_a_fault_of_what_was_asked(error: Exception) -> None:
@@ -57,6 +69,10 @@ def test_whatever_else_it_is_is_a_fault_of_what_was_asked(error: Exception) -> N
 @pytest.mark.parametrize("kind", [psycopg.ProgrammingError, errors.UniqueViolation, errors.TooManyConnections])
 def test_a_connection_that_broke_gave_no_answer_whatever_the_driver_said(kind: type[psycopg.Error]) -> None:
     assert failure_of(wrapped(kind("…"), invalidated=True)) is NO_ANSWER
+
+
+def test_what_the_driver_itself_cannot_write_is_refused_as_by_the_server() -> None:
+    assert failure_of(psycopg.DataError("a text with a NUL")) is REFUSED
 
 
 def test_a_server_that_takes_no_writes_has_stored_nothing() -> None:

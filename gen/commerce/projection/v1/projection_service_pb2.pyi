@@ -181,6 +181,7 @@ class Projection(_message.Message):
     LAG_EVENTS_FIELD_NUMBER: _builtins.int
     LAG_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    PARKED_KEYS_FIELD_NUMBER: _builtins.int
     DIFFERENCES_FIELD_NUMBER: _builtins.int
     AUDITED_AT_FIELD_NUMBER: _builtins.int
     view: _builtins.str
@@ -193,6 +194,8 @@ class Projection(_message.Message):
     """How many events it is behind."""
     error: _builtins.str
     """Why it cannot go on, also where another projector holds it: then `state` is STANDBY. Empty while it can."""
+    parked_keys: _builtins.int
+    """How many of its rows are parked: they could not take an event in, and the view went on without."""
     differences: _builtins.int
     """How many of its rows and their cache entries were found to differ from the feed, by the projector that answers and
     since it started; those that were made right count too.
@@ -214,12 +217,13 @@ class Projection(_message.Message):
         lag_events: _builtins.int = ...,
         lag: _duration_pb2.Duration | None = ...,
         error: _builtins.str = ...,
+        parked_keys: _builtins.int = ...,
         differences: _builtins.int = ...,
         audited_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["audited_at", b"audited_at", "lag", b"lag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audited_at", b"audited_at", "differences", b"differences", "error", b"error", "lag", b"lag", "lag_events", b"lag_events", "position", b"position", "state", b"state", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audited_at", b"audited_at", "differences", b"differences", "error", b"error", "lag", b"lag", "lag_events", b"lag_events", "parked_keys", b"parked_keys", "position", b"position", "state", b"state", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -776,3 +780,349 @@ class GetHistoryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetHistoryResponse: _TypeAlias = GetHistoryResponse  # noqa: Y015
+
+@_typing.final
+class ListParkedKeysRequest(_message.Message):
+    """Asks for rows that are parked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """Only those of this view; empty for all views."""
+    page_size: _builtins.int
+    """How many rows a page holds at most: 1 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListParkedKeysRequest: _TypeAlias = ListParkedKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListParkedKeysResponse(_message.Message):
+    """A page of rows that are parked, by view and key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARKED_KEYS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    @_builtins.property
+    def parked_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParkedKey]:
+        """The rows."""
+
+    def __init__(
+        self,
+        *,
+        parked_keys: _abc.Iterable[Global___ParkedKey] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "parked_keys", b"parked_keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListParkedKeysResponse: _TypeAlias = ListParkedKeysResponse  # noqa: Y015
+
+@_typing.final
+class ParkedKey(_message.Message):
+    """A row that is parked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    PARKED_AT_FIELD_NUMBER: _builtins.int
+    WAITING_EVENTS_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """Its view."""
+    key: _builtins.str
+    """Its key: a UUID. For most views it is the id of what the row shows."""
+    since: _builtins.int
+    """The position of the first event that it lacks."""
+    error: _builtins.str
+    """Why the row could not take that event in."""
+    waiting_events: _builtins.int
+    """How many events wait for the row, that one included."""
+    @_builtins.property
+    def parked_at(self) -> _timestamp_pb2.Timestamp:
+        """When the view came to that event."""
+
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        key: _builtins.str = ...,
+        since: _builtins.int = ...,
+        error: _builtins.str = ...,
+        parked_at: _timestamp_pb2.Timestamp | None = ...,
+        waiting_events: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parked_at", b"parked_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "key", b"key", "parked_at", b"parked_at", "since", b"since", "view", b"view", "waiting_events", b"waiting_events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParkedKey: _TypeAlias = ParkedKey  # noqa: Y015
+
+@_typing.final
+class GetParkedKeyRequest(_message.Message):
+    """Asks for one row that is parked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """Its view. Required."""
+    key: _builtins.str
+    """UUID of its key. Required."""
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetParkedKeyRequest: _TypeAlias = GetParkedKeyRequest  # noqa: Y015
+
+@_typing.final
+class GetParkedKeyResponse(_message.Message):
+    """A row that is parked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARKED_KEY_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def parked_key(self) -> Global___ParkedKey:
+        """The row."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingEvent]:
+        """The first 1,000 events that wait for it, in their order."""
+
+    def __init__(
+        self,
+        *,
+        parked_key: Global___ParkedKey | None = ...,
+        events: _abc.Iterable[Global___WaitingEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parked_key", b"parked_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "parked_key", b"parked_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetParkedKeyResponse: _TypeAlias = GetParkedKeyResponse  # noqa: Y015
+
+@_typing.final
+class WaitingEvent(_message.Message):
+    """An event that waits for a row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Its position in the feed."""
+    kind: _builtins.str
+    """Its kind, such as "order_paid"."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingEvent: _TypeAlias = WaitingEvent  # noqa: Y015
+
+@_typing.final
+class RedriveParkedKeysRequest(_message.Message):
+    """Asks for parked rows to take in what waits for them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """Their view. Required."""
+    key: _builtins.str
+    """UUID of one row's key; empty for all that are parked."""
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveParkedKeysRequest: _TypeAlias = RedriveParkedKeysRequest  # noqa: Y015
+
+@_typing.final
+class RedriveParkedKeysResponse(_message.Message):
+    """It is asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    """UUID, for GetOperation."""
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveParkedKeysResponse: _TypeAlias = RedriveParkedKeysResponse  # noqa: Y015
+
+@_typing.final
+class DropParkedKeyRequest(_message.Message):
+    """Asks for what waits for a parked row to be dropped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """Its view. Required."""
+    key: _builtins.str
+    """UUID of its key. Required."""
+    reason: _builtins.str
+    """Why, at most 500 characters; it is kept. Required."""
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        key: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "reason", b"reason", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropParkedKeyRequest: _TypeAlias = DropParkedKeyRequest  # noqa: Y015
+
+@_typing.final
+class DropParkedKeyResponse(_message.Message):
+    """It is asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    """UUID, for GetOperation."""
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropParkedKeyResponse: _TypeAlias = DropParkedKeyResponse  # noqa: Y015
+
+@_typing.final
+class GetOperationRequest(_message.Message):
+    """Asks what became of something that was asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    """UUID, as the answer to what was asked had it. Required."""
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOperationRequest: _TypeAlias = GetOperationRequest  # noqa: Y015
+
+@_typing.final
+class GetOperationResponse(_message.Message):
+    """What became of it so far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    FAILED_KEYS_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
+    done: _builtins.bool
+    """Whether it is done. Until then no projector has taken it up, or one is at it."""
+    keys: _builtins.int
+    """How many rows it has dealt with."""
+    events: _builtins.int
+    """How many events were taken in, or dropped."""
+    failed_keys: _builtins.int
+    """How many rows stay parked, since they cannot take some event in either."""
+    @_builtins.property
+    def failing(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParkedKey]:
+        """The first 20 of these: since which event, and why."""
+
+    def __init__(
+        self,
+        *,
+        done: _builtins.bool = ...,
+        keys: _builtins.int = ...,
+        events: _builtins.int = ...,
+        failed_keys: _builtins.int = ...,
+        failing: _abc.Iterable[Global___ParkedKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "events", b"events", "failed_keys", b"failed_keys", "failing", b"failing", "keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOperationResponse: _TypeAlias = GetOperationResponse  # noqa: Y015

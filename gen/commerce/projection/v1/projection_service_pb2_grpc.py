@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ProjectionServiceStub:
-    """For operators: how far the views have followed the feed, and what makes them anew. Served by every projector, the standby included.
+    """For operators: how far the views have followed the feed, what they could not take in, and what makes them anew. Served by
+    every projector, the standby included.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
@@ -75,10 +76,36 @@ class ProjectionServiceStub:
                 request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetHistoryRequest.SerializeToString,
                 response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetHistoryResponse.FromString,
                 _registered_method=True)
+        self.ListParkedKeys = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/ListParkedKeys',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListParkedKeysRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListParkedKeysResponse.FromString,
+                _registered_method=True)
+        self.GetParkedKey = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/GetParkedKey',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetParkedKeyRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetParkedKeyResponse.FromString,
+                _registered_method=True)
+        self.RedriveParkedKeys = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/RedriveParkedKeys',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.RedriveParkedKeysRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.RedriveParkedKeysResponse.FromString,
+                _registered_method=True)
+        self.DropParkedKey = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/DropParkedKey',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.DropParkedKeyRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.DropParkedKeyResponse.FromString,
+                _registered_method=True)
+        self.GetOperation = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/GetOperation',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectionServiceServicer:
-    """For operators: how far the views have followed the feed, and what makes them anew. Served by every projector, the standby included.
+    """For operators: how far the views have followed the feed, what they could not take in, and what makes them anew. Served by
+    every projector, the standby included.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
@@ -162,6 +189,53 @@ class ProjectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListParkedKeys(self, request, context):
+        """Lists rows that are parked: their view could not take an event into them and went on without.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetParkedKey(self, request, context):
+        """Returns a row that is parked, with the first 1,000 events that wait for it.
+
+        Errors: NOT_FOUND when it is not parked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveParkedKeys(self, request, context):
+        """Asks for parked rows to take in what waits for them, in order. The projector that owns the view does it; GetOperation says
+        what became of it. Who asks is in the call's metadata, as `tandem-actor`.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropParkedKey(self, request, context):
+        """Asks for what waits for a parked row to be dropped for good: the row goes on without. It works as RedriveParkedKeys, and is
+        kept with the reason and with who asked.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOperation(self, request, context):
+        """Returns what became of something that was asked for.
+
+        Errors: NOT_FOUND when it was not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -200,6 +274,31 @@ def add_ProjectionServiceServicer_to_server(servicer, server):
                     request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetHistoryRequest.FromString,
                     response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetHistoryResponse.SerializeToString,
             ),
+            'ListParkedKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListParkedKeys,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListParkedKeysRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListParkedKeysResponse.SerializeToString,
+            ),
+            'GetParkedKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetParkedKey,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetParkedKeyRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetParkedKeyResponse.SerializeToString,
+            ),
+            'RedriveParkedKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveParkedKeys,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.RedriveParkedKeysRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.RedriveParkedKeysResponse.SerializeToString,
+            ),
+            'DropParkedKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropParkedKey,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.DropParkedKeyRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.DropParkedKeyResponse.SerializeToString,
+            ),
+            'GetOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOperation,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'commerce.projection.v1.ProjectionService', rpc_method_handlers)
@@ -209,7 +308,8 @@ def add_ProjectionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectionService:
-    """For operators: how far the views have followed the feed, and what makes them anew. Served by every projector, the standby included.
+    """For operators: how far the views have followed the feed, what they could not take in, and what makes them anew. Served by
+    every projector, the standby included.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
@@ -396,6 +496,141 @@ class ProjectionService:
             '/commerce.projection.v1.ProjectionService/GetHistory',
             commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetHistoryRequest.SerializeToString,
             commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListParkedKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/ListParkedKeys',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListParkedKeysRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListParkedKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetParkedKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/GetParkedKey',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetParkedKeyRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetParkedKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveParkedKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/RedriveParkedKeys',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.RedriveParkedKeysRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.RedriveParkedKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropParkedKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/DropParkedKey',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.DropParkedKeyRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.DropParkedKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/GetOperation',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectionServiceStub:
-    """For operators: how far the views have followed the feed, and what makes them anew. Served by every projector, the standby included.
+    """For operators: how far the views have followed the feed, what they could not take in, and what makes them anew. Served by
+    every projector, the standby included.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
@@ -87,10 +88,38 @@ class ProjectionServiceStub:
     when the feed is given a new epoch meanwhile); UNAVAILABLE (EVENTS_MISSING when events in the middle of the feed are not
     there, EVENT_UNREADABLE when it cannot be said which rows an event changes).
     """
+    ListParkedKeys: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.ListParkedKeysRequest, _projection_service_pb2.ListParkedKeysResponse]
+    """Lists rows that are parked: their view could not take an event into them and went on without.
+
+    Errors: none of its own.
+    """
+    GetParkedKey: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.GetParkedKeyRequest, _projection_service_pb2.GetParkedKeyResponse]
+    """Returns a row that is parked, with the first 1,000 events that wait for it.
+
+    Errors: NOT_FOUND when it is not parked.
+    """
+    RedriveParkedKeys: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.RedriveParkedKeysRequest, _projection_service_pb2.RedriveParkedKeysResponse]
+    """Asks for parked rows to take in what waits for them, in order. The projector that owns the view does it; GetOperation says
+    what became of it. Who asks is in the call's metadata, as `tandem-actor`.
+
+    Errors: none of its own.
+    """
+    DropParkedKey: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.DropParkedKeyRequest, _projection_service_pb2.DropParkedKeyResponse]
+    """Asks for what waits for a parked row to be dropped for good: the row goes on without. It works as RedriveParkedKeys, and is
+    kept with the reason and with who asked.
+
+    Errors: none of its own.
+    """
+    GetOperation: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.GetOperationRequest, _projection_service_pb2.GetOperationResponse]
+    """Returns what became of something that was asked for.
+
+    Errors: NOT_FOUND when it was not.
+    """
 
 @_typing.type_check_only
 class ProjectionServiceAsyncStub(ProjectionServiceStub):
-    """For operators: how far the views have followed the feed, and what makes them anew. Served by every projector, the standby included.
+    """For operators: how far the views have followed the feed, what they could not take in, and what makes them anew. Served by
+    every projector, the standby included.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
@@ -147,9 +176,37 @@ class ProjectionServiceAsyncStub(ProjectionServiceStub):
     when the feed is given a new epoch meanwhile); UNAVAILABLE (EVENTS_MISSING when events in the middle of the feed are not
     there, EVENT_UNREADABLE when it cannot be said which rows an event changes).
     """
+    ListParkedKeys: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.ListParkedKeysRequest, _projection_service_pb2.ListParkedKeysResponse]  # type: ignore[assignment]
+    """Lists rows that are parked: their view could not take an event into them and went on without.
+
+    Errors: none of its own.
+    """
+    GetParkedKey: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.GetParkedKeyRequest, _projection_service_pb2.GetParkedKeyResponse]  # type: ignore[assignment]
+    """Returns a row that is parked, with the first 1,000 events that wait for it.
+
+    Errors: NOT_FOUND when it is not parked.
+    """
+    RedriveParkedKeys: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.RedriveParkedKeysRequest, _projection_service_pb2.RedriveParkedKeysResponse]  # type: ignore[assignment]
+    """Asks for parked rows to take in what waits for them, in order. The projector that owns the view does it; GetOperation says
+    what became of it. Who asks is in the call's metadata, as `tandem-actor`.
+
+    Errors: none of its own.
+    """
+    DropParkedKey: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.DropParkedKeyRequest, _projection_service_pb2.DropParkedKeyResponse]  # type: ignore[assignment]
+    """Asks for what waits for a parked row to be dropped for good: the row goes on without. It works as RedriveParkedKeys, and is
+    kept with the reason and with who asked.
+
+    Errors: none of its own.
+    """
+    GetOperation: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.GetOperationRequest, _projection_service_pb2.GetOperationResponse]  # type: ignore[assignment]
+    """Returns what became of something that was asked for.
+
+    Errors: NOT_FOUND when it was not.
+    """
 
 class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """For operators: how far the views have followed the feed, and what makes them anew. Served by every projector, the standby included.
+    """For operators: how far the views have followed the feed, what they could not take in, and what makes them anew. Served by
+    every projector, the standby included.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
@@ -245,6 +302,63 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         events are not kept any more, or are in an archive that is not served here); FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH
         when the feed is given a new epoch meanwhile); UNAVAILABLE (EVENTS_MISSING when events in the middle of the feed are not
         there, EVENT_UNREADABLE when it cannot be said which rows an event changes).
+        """
+
+    @_abc_1.abstractmethod
+    def ListParkedKeys(
+        self,
+        request: _projection_service_pb2.ListParkedKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.ListParkedKeysResponse, _abc.Awaitable[_projection_service_pb2.ListParkedKeysResponse]]:
+        """Lists rows that are parked: their view could not take an event into them and went on without.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def GetParkedKey(
+        self,
+        request: _projection_service_pb2.GetParkedKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.GetParkedKeyResponse, _abc.Awaitable[_projection_service_pb2.GetParkedKeyResponse]]:
+        """Returns a row that is parked, with the first 1,000 events that wait for it.
+
+        Errors: NOT_FOUND when it is not parked.
+        """
+
+    @_abc_1.abstractmethod
+    def RedriveParkedKeys(
+        self,
+        request: _projection_service_pb2.RedriveParkedKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.RedriveParkedKeysResponse, _abc.Awaitable[_projection_service_pb2.RedriveParkedKeysResponse]]:
+        """Asks for parked rows to take in what waits for them, in order. The projector that owns the view does it; GetOperation says
+        what became of it. Who asks is in the call's metadata, as `tandem-actor`.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def DropParkedKey(
+        self,
+        request: _projection_service_pb2.DropParkedKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.DropParkedKeyResponse, _abc.Awaitable[_projection_service_pb2.DropParkedKeyResponse]]:
+        """Asks for what waits for a parked row to be dropped for good: the row goes on without. It works as RedriveParkedKeys, and is
+        kept with the reason and with who asked.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def GetOperation(
+        self,
+        request: _projection_service_pb2.GetOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.GetOperationResponse, _abc.Awaitable[_projection_service_pb2.GetOperationResponse]]:
+        """Returns what became of something that was asked for.
+
+        Errors: NOT_FOUND when it was not.
         """
 
 def add_ProjectionServiceServicer_to_server(servicer: ProjectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -97,8 +97,13 @@ class GetOrderDetailsResponse(_message.Message):
 
     ORDER_DETAILS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
+    parked_since: _builtins.int
+    """Where the order is parked, since its view could not take in an event of it: the position of the first event that it
+    lacks, and `as_of` is before it. 0 otherwise.
+    """
     @_builtins.property
     def order_details(self) -> _views_pb2.OrderDetails:
         """The order."""
@@ -108,10 +113,11 @@ class GetOrderDetailsResponse(_message.Message):
         *,
         order_details: _views_pb2.OrderDetails | None = ...,
         as_of: _builtins.str = ...,
+        parked_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["order_details", b"order_details"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "order_details", b"order_details"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "order_details", b"order_details", "parked_since", b"parked_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,8 +162,12 @@ class BatchGetOrderDetailsResponse(_message.Message):
     ORDER_DETAILS_FIELD_NUMBER: _builtins.int
     MISSING_ORDER_IDS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_ORDER_IDS_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
+    parked_since: _builtins.int
+    """The position of the first event that one of these lacks, and `as_of` is before it; 0 where none is parked."""
     @_builtins.property
     def order_details(self) -> _containers.RepeatedCompositeFieldContainer[_views_pb2.OrderDetails]:
         """The orders that exist, in the order of the request."""
@@ -166,16 +176,24 @@ class BatchGetOrderDetailsResponse(_message.Message):
     def missing_order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids of those that do not."""
 
+    @_builtins.property
+    def parked_order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of those that are parked, since their view could not take in an event of theirs: they are as they were, or not
+        here yet.
+        """
+
     def __init__(
         self,
         *,
         order_details: _abc.Iterable[_views_pb2.OrderDetails] | None = ...,
         missing_order_ids: _abc.Iterable[_builtins.str] | None = ...,
         as_of: _builtins.str = ...,
+        parked_order_ids: _abc.Iterable[_builtins.str] | None = ...,
+        parked_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "missing_order_ids", b"missing_order_ids", "order_details", b"order_details"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "missing_order_ids", b"missing_order_ids", "order_details", b"order_details", "parked_order_ids", b"parked_order_ids", "parked_since", b"parked_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -231,11 +249,16 @@ class WatchOrderDetailsResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     SKIPPED_VERSIONS_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
     as_of: _builtins.str
     """A token: what the watch has shown includes it. To go on from here, give it as `resume_from`."""
     skipped_versions: _builtins.int
     """How many versions of the order lie between this state and the one before in this stream: the caller was slower than
     the changes, or they became visible together.
+    """
+    parked_since: _builtins.int
+    """Where the order is parked, since its view could not take in an event of it: the position of the first event that it
+    lacks, and `as_of` is before it. It is 0 again with the state that has the event.
     """
     @_builtins.property
     def order_details(self) -> _views_pb2.OrderDetails:
@@ -252,10 +275,11 @@ class WatchOrderDetailsResponse(_message.Message):
         heartbeat: Global___WatchHeartbeat | None = ...,
         as_of: _builtins.str = ...,
         skipped_versions: _builtins.int = ...,
+        parked_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "heartbeat", b"heartbeat", "order_details", b"order_details"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "event", b"event", "heartbeat", b"heartbeat", "order_details", b"order_details", "skipped_versions", b"skipped_versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "event", b"event", "heartbeat", b"heartbeat", "order_details", b"order_details", "parked_since", b"parked_since", "skipped_versions", b"skipped_versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["order_details", "heartbeat"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
@@ -325,10 +349,18 @@ class ListRecentOrdersResponse(_message.Message):
     ORDERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_ROWS_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """For the next page; empty on the last."""
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
+    parked_rows: _builtins.int
+    """How many rows that belong to this answer, or may, are parked: they are as they were before an event that their view could
+    not take in, or are not here yet. 0 where the answer is complete.
+    """
+    parked_since: _builtins.int
+    """The position of the first event that one of them lacks, and `as_of` is before it; 0 where none is parked."""
     @_builtins.property
     def orders(self) -> _containers.RepeatedCompositeFieldContainer[_views_pb2.OrderSummary]:
         """The orders, newest first."""
@@ -339,10 +371,12 @@ class ListRecentOrdersResponse(_message.Message):
         orders: _abc.Iterable[_views_pb2.OrderSummary] | None = ...,
         next_page_token: _builtins.str = ...,
         as_of: _builtins.str = ...,
+        parked_rows: _builtins.int = ...,
+        parked_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "next_page_token", b"next_page_token", "orders", b"orders"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "next_page_token", b"next_page_token", "orders", b"orders", "parked_rows", b"parked_rows", "parked_since", b"parked_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -384,8 +418,13 @@ class GetProductResponse(_message.Message):
 
     PRODUCT_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
+    parked_since: _builtins.int
+    """Where the product is parked, since its view could not take in an event of it: the position of the first event that it
+    lacks, and `as_of` is before it. 0 otherwise.
+    """
     @_builtins.property
     def product(self) -> _views_pb2.ProductCard:
         """The product."""
@@ -395,10 +434,11 @@ class GetProductResponse(_message.Message):
         *,
         product: _views_pb2.ProductCard | None = ...,
         as_of: _builtins.str = ...,
+        parked_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "product", b"product"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "parked_since", b"parked_since", "product", b"product"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -443,8 +483,12 @@ class BatchGetProductsResponse(_message.Message):
     PRODUCTS_FIELD_NUMBER: _builtins.int
     MISSING_PRODUCT_IDS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_PRODUCT_IDS_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
+    parked_since: _builtins.int
+    """The position of the first event that one of these lacks, and `as_of` is before it; 0 where none is parked."""
     @_builtins.property
     def products(self) -> _containers.RepeatedCompositeFieldContainer[_views_pb2.ProductCard]:
         """The products that exist, in the order of the request."""
@@ -453,16 +497,24 @@ class BatchGetProductsResponse(_message.Message):
     def missing_product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids of those that do not."""
 
+    @_builtins.property
+    def parked_product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of those that are parked, since their view could not take in an event of theirs: they are as they were, or not
+        here yet.
+        """
+
     def __init__(
         self,
         *,
         products: _abc.Iterable[_views_pb2.ProductCard] | None = ...,
         missing_product_ids: _abc.Iterable[_builtins.str] | None = ...,
         as_of: _builtins.str = ...,
+        parked_product_ids: _abc.Iterable[_builtins.str] | None = ...,
+        parked_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "missing_product_ids", b"missing_product_ids", "products", b"products"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "missing_product_ids", b"missing_product_ids", "parked_product_ids", b"parked_product_ids", "parked_since", b"parked_since", "products", b"products"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -575,12 +627,20 @@ class SearchProductsResponse(_message.Message):
     FACETS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     CORRECTED_QUERY_FIELD_NUMBER: _builtins.int
+    PARKED_ROWS_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """For the next page; empty on the last."""
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
     corrected_query: _builtins.str
     """What was looked for where the query was probably misspelled; empty otherwise."""
+    parked_rows: _builtins.int
+    """How many rows that belong to this answer, or may, are parked: they are as they were before an event that their view could
+    not take in, or are not here yet. 0 where the answer is complete.
+    """
+    parked_since: _builtins.int
+    """The position of the first event that one of them lacks, and `as_of` is before it; 0 where none is parked."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProductHit]:
         """The products, best first."""
@@ -597,10 +657,12 @@ class SearchProductsResponse(_message.Message):
         facets: Global___ProductFacets | None = ...,
         as_of: _builtins.str = ...,
         corrected_query: _builtins.str = ...,
+        parked_rows: _builtins.int = ...,
+        parked_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["facets", b"facets"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "corrected_query", b"corrected_query", "facets", b"facets", "hits", b"hits", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "corrected_query", b"corrected_query", "facets", b"facets", "hits", b"hits", "next_page_token", b"next_page_token", "parked_rows", b"parked_rows", "parked_since", b"parked_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -774,8 +836,13 @@ class GetCustomerResponse(_message.Message):
 
     CUSTOMER_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
+    parked_since: _builtins.int
+    """Where the customer is parked, since its view could not take in an event of it: the position of the first event that it
+    lacks, and `as_of` is before it. 0 otherwise.
+    """
     @_builtins.property
     def customer(self) -> _views_pb2.CustomerProfile:
         """The customer."""
@@ -785,10 +852,11 @@ class GetCustomerResponse(_message.Message):
         *,
         customer: _views_pb2.CustomerProfile | None = ...,
         as_of: _builtins.str = ...,
+        parked_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "customer", b"customer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "customer", b"customer", "parked_since", b"parked_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -830,8 +898,13 @@ class GetSubscriptionResponse(_message.Message):
 
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
+    parked_since: _builtins.int
+    """Where the subscription is parked, since its view could not take in an event of it: the position of the first event that it
+    lacks, and `as_of` is before it. 0 otherwise.
+    """
     @_builtins.property
     def subscription(self) -> _views_pb2.SubscriptionDetails:
         """The subscription."""
@@ -841,10 +914,11 @@ class GetSubscriptionResponse(_message.Message):
         *,
         subscription: _views_pb2.SubscriptionDetails | None = ...,
         as_of: _builtins.str = ...,
+        parked_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "parked_since", b"parked_since", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -901,10 +975,18 @@ class ListSubscriptionsResponse(_message.Message):
     SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_ROWS_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """For the next page; empty on the last."""
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
+    parked_rows: _builtins.int
+    """How many rows that belong to this answer, or may, are parked: they are as they were before an event that their view could
+    not take in, or are not here yet. 0 where the answer is complete.
+    """
+    parked_since: _builtins.int
+    """The position of the first event that one of them lacks, and `as_of` is before it; 0 where none is parked."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_views_pb2.SubscriptionDetails]:
         """The subscriptions, newest first."""
@@ -915,10 +997,12 @@ class ListSubscriptionsResponse(_message.Message):
         subscriptions: _abc.Iterable[_views_pb2.SubscriptionDetails] | None = ...,
         next_page_token: _builtins.str = ...,
         as_of: _builtins.str = ...,
+        parked_rows: _builtins.int = ...,
+        parked_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "next_page_token", b"next_page_token", "subscriptions", b"subscriptions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "next_page_token", b"next_page_token", "parked_rows", b"parked_rows", "parked_since", b"parked_since", "subscriptions", b"subscriptions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -974,8 +1058,16 @@ class GetSalesSummaryResponse(_message.Message):
 
     SUMMARIES_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_ROWS_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
+    parked_rows: _builtins.int
+    """How many rows that belong to this answer, or may, are parked: they are as they were before an event that their view could
+    not take in, or are not here yet. 0 where the answer is complete.
+    """
+    parked_since: _builtins.int
+    """The position of the first event that one of them lacks, and `as_of` is before it; 0 where none is parked."""
     @_builtins.property
     def summaries(self) -> _containers.RepeatedCompositeFieldContainer[_sales_pb2.SalesSummary]:
         """One for each currency in which anything was ordered, by currency code: none for a range without orders."""
@@ -985,10 +1077,12 @@ class GetSalesSummaryResponse(_message.Message):
         *,
         summaries: _abc.Iterable[_sales_pb2.SalesSummary] | None = ...,
         as_of: _builtins.str = ...,
+        parked_rows: _builtins.int = ...,
+        parked_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "summaries", b"summaries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "parked_rows", b"parked_rows", "parked_since", b"parked_since", "summaries", b"summaries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

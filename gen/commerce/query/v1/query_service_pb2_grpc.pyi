@@ -38,8 +38,9 @@ class QueryServiceStub:
     FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when
     the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED when
-    it cannot go on before the token, HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a
-    database is away, ROW_DAMAGED when what is stored was changed by somebody else, STOPPING when the server ends);
+    it cannot go on before the token, PARKED when it went on without an event that the token, or the row, needs,
+    HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what
+    is stored was changed by somebody else, STOPPING when the server ends);
     DEADLINE_EXCEEDED; INTERNAL.
     """
 
@@ -125,8 +126,9 @@ class QueryServiceAsyncStub(QueryServiceStub):
     FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when
     the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED when
-    it cannot go on before the token, HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a
-    database is away, ROW_DAMAGED when what is stored was changed by somebody else, STOPPING when the server ends);
+    it cannot go on before the token, PARKED when it went on without an event that the token, or the row, needs,
+    HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what
+    is stored was changed by somebody else, STOPPING when the server ends);
     DEADLINE_EXCEEDED; INTERNAL.
     """
 
@@ -208,8 +210,9 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when
     the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED when
-    it cannot go on before the token, HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a
-    database is away, ROW_DAMAGED when what is stored was changed by somebody else, STOPPING when the server ends);
+    it cannot go on before the token, PARKED when it went on without an event that the token, or the row, needs,
+    HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what
+    is stored was changed by somebody else, STOPPING when the server ends);
     DEADLINE_EXCEEDED; INTERNAL.
     """
 

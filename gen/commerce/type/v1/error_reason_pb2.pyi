@@ -220,6 +220,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The view cannot go on, and does not include the token; the metadata has the view's own `problem`.
     What to do: tell the operator; read without the token if an older state will do.
     """
+    ERROR_REASON_PARKED: _ErrorReason.ValueType  # 53
+    """A row that the answer needs is parked: its view could not take in an event of it, and went on without. The token is at or
+    beyond that event, or the row is not there for the lack of it. The metadata has the `view`, the position that it is
+    `parked_since`, and where it is one row its `key`.
+    What to do: tell the operator, who redrives it; read without the token if an older state will do.
+    """
     ERROR_REASON_GENERATION_EXISTS: _ErrorReason.ValueType  # 70
     """The view has another generation already, which is being made or is kept.
     What to do: drop that one first, if nobody needs it.
@@ -432,6 +438,12 @@ What to do: tell the operator, whose write database has lost a part of the feed.
 ERROR_REASON_VIEW_FAILED: ErrorReason.ValueType  # 52
 """The view cannot go on, and does not include the token; the metadata has the view's own `problem`.
 What to do: tell the operator; read without the token if an older state will do.
+"""
+ERROR_REASON_PARKED: ErrorReason.ValueType  # 53
+"""A row that the answer needs is parked: its view could not take in an event of it, and went on without. The token is at or
+beyond that event, or the row is not there for the lack of it. The metadata has the `view`, the position that it is
+`parked_since`, and where it is one row its `key`.
+What to do: tell the operator, who redrives it; read without the token if an older state will do.
 """
 ERROR_REASON_GENERATION_EXISTS: ErrorReason.ValueType  # 70
 """The view has another generation already, which is being made or is kept.

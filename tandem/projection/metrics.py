@@ -1,0 +1,27 @@
+"""What a projector says of its views in metrics."""
+
+from functools import cache
+
+from prometheus_client import Counter, Gauge, Histogram
+
+HEAD = Gauge("tandem_feed_head", "The last position of the feed that this projector has seen")
+SILENT = Gauge("tandem_feed_silent_seconds", "How long this projector has not been able to read the feed")
+POSITION = Gauge("tandem_projection_position", "The last position that a view has taken in", ["view"])
+PARKED_KEYS = Gauge("tandem_projection_parked_keys", "Rows of a view that take in no more events", ["view"])
+FAILED = Gauge("tandem_projection_failed", "1 while a view cannot go on in this projector", ["view"])
+PROJECTED = Counter("tandem_projected_events_total", "Events of the feed that a view has passed", ["view"])
+HELD_UP = Counter(
+    "tandem_projection_batches_held_up_total",
+    "Batches of a view that a lock or a time-out kept from being stored",
+    ["view"],
+)
+BATCH_SECONDS = Histogram(
+    "tandem_projection_batch_seconds",
+    "Time from reading a batch to announcing it",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+)
+# Looked up once: `labels` takes 0.6 µs, and every batch sets both for each view.
+position_of = cache(POSITION.labels)
+projected_of = cache(PROJECTED.labels)
+failed_of = cache(FAILED.labels)
+parked_keys_of = cache(PARKED_KEYS.labels)
