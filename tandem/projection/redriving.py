@@ -12,7 +12,7 @@ without.
 
 import json
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -91,15 +91,16 @@ class Operation(NamedTuple):
 class Redriver:
     """Does what is asked of views. For the thread that follows."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what a session has
         self,
         driver: Driver,
         feed: WatchedFeed,
         views: Views,
+        projections: Mapping[str, Projection],
         write: Callable[[Move, Callable[[], None]], None],
         archive: Archive,
     ) -> None:
-        """archive: where the feed's oldest events may be.
+        """archive: where the feed's oldest events may be. projections: with those of the other generations.
 
         write: stores a move with rows of a view that stays where it is, and calls its argument in the same transaction.
         """
@@ -107,6 +108,7 @@ class Redriver:
         self._archive = archive
         self._feed = feed
         self._views = views
+        self._projections = projections
         self._write = write
         # Of a row that is damaged: made again so far.
         self._replay: Replay | None = None
@@ -125,7 +127,7 @@ class Redriver:
         if key is None or asked.outcome.after == key.hex():
             self._finish(asked)
             return True
-        projection = self._views.projections[asked.view]
+        projection = self._projections[asked.view]
         waiting = _waiting(self._driver, asked.view, key, last=asked.action == DROP)
         if not waiting:
             asked.outcome.after = key.hex()

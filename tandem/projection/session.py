@@ -116,7 +116,9 @@ class Session:
             _RECENT_BYTES,
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
-        self._redriver = Redriver(self._driver, self._feed, self._views, self._write_redriven, following.archive)
+        self._redriver = Redriver(
+            self._driver, self._feed, self._views, self._projections, self._write_redriven, following.archive
+        )
         self._is_obeying = False
         self._inspector = Inspector(
             self._driver,
