@@ -231,15 +231,18 @@ def _show(found: Mapping[str, Mapping[str, Any]], *, as_json: bool) -> None:
     if not found:
         typer.echo("no view has another generation")
         return
-    table = _table("view", "state", "position", "served at", "asked for")
+    table = _table("view", "state", "position", "served at", "rows parked", "asked for")
     for it in found.values():
         asked = "switch" if it["switch_asked"] else "drop" if it["drop_asked"] else ""
         positions = f"{it['position']:,}", f"{it['served_position']:,}"
-        table.add_row(it["view"], it["state"], *positions, asked)
+        table.add_row(it["view"], it["state"], *positions, f"{it['parked_keys']:,}", asked)
     Console().print(table)
     for it in found.values():
         if "comparison" in it:
             typer.echo(f"{it['view']}: {in_words(it['comparison'])}")
+        if it["parked_keys"]:
+            why = "" if it["state"] == "other version" else f": tandem parked list {it['view']}@other"
+            typer.echo(f"{it['view']}: {it['parked_keys']:,} rows parked{why}")
         if it["error"]:
             typer.echo(f"{it['view']} waits: {it['error']}", err=True)
         for example in it.get("comparison", {}).get("examples", ()):

@@ -18,9 +18,7 @@ from tandem.projection.comparison import Comparisons
 from tandem.projection.inspection import Inspections
 from tandem.projection.session import Session
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
-from tandem.projection.statements import (
-    Deposed,
-)
+from tandem.projection.statements import Deposed
 from tandem.projection.views import Progress, Views, ViewState
 from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.damage import DamagedRows
@@ -117,12 +115,12 @@ class Following:
                 # The connection took its lock with it.
                 self.comparisons.forget()
                 for view, state in list(self.progress.states.items()):
-                    metrics.failed_of(view).set(0)
-                    metrics.parked_keys_of(view).set(0)
                     if is_other(view):
                         # The next session adds it again, if it is still there.
                         del self.progress.states[view]
+                        metrics.forget(view)
                     else:
+                        metrics.show(view, problem="", parked=0)
                         self.progress.states[view] = ViewState(position=state.position)
                 self.cache.epochs.clear()
                 self.inspections.give_back("the session is over")

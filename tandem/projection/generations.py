@@ -28,7 +28,7 @@ from psycopg import sql
 
 from tandem.feed.token import new_mark
 from tandem.projection.statements import Deposed, Driver
-from tandem.read_store.tables import OTHER_SCHEMA, SCHEMA, generation, other_of, parked, projection
+from tandem.read_store.tables import OTHER_SCHEMA, SCHEMA, generation, operation, other_of, parked, projection
 
 # Where a table is for a moment, while two are exchanged.
 _PASSAGE = "tandem_read_passage"
@@ -95,7 +95,7 @@ def drop_version(driver: Driver, view: str) -> bool:
         if not driver.execute(unowned, (view,)).rowcount:
             return False
         driver.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(SCHEMA, view)))
-        driver.execute(f"DELETE FROM {parked.fullname} WHERE view = %s", (view,))  # noqa: S608
+        _forget_parked(driver, view)
     return True
 
 
@@ -168,29 +168,40 @@ def exchange(driver: Driver, view: str, session: uuid.UUID) -> None:
     Both go on where they are. Whoever reads either finds its position and its rows together: until the commit nobody
     gets a lock of the tables, and a statement takes its snapshot behind its locks.
     """
-    other, passage = other_of(view), f"{view}@passage"
     owned = driver.execute(
         f"SELECT FROM {projection.fullname} WHERE view = ANY (%s) AND owner = %s FOR UPDATE",
-        ([view, other], session),
+        ([view, other_of(view)], session),
     )
     if owned.rowcount != 2:
         raise Deposed(f"{view}: taken over by another projector")
+    # What is parked comes first: there may be many, and readers wait for nothing until the tables are locked.
+    for before, after in _exchanged(view):
+        driver.execute(f"UPDATE {parked.fullname} SET view = %s WHERE view = %s", (after, before))  # noqa: S608
+        driver.execute(
+            f"UPDATE {operation.fullname} SET view = %s WHERE view = %s AND done_at IS NULL",  # noqa: S608
+            (after, before),
+        )
     for here, there in ((SCHEMA, _PASSAGE), (OTHER_SCHEMA, SCHEMA), (_PASSAGE, OTHER_SCHEMA)):
         driver.execute(
             sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(sql.Identifier(here, view), sql.Identifier(there))
         )
-    for before, after in ((view, passage), (other, view), (passage, other)):
+    for before, after in _exchanged(view):
         driver.execute(
             f"UPDATE {projection.fullname} SET view = %s, cache_epochs = NULL WHERE view = %s",  # noqa: S608
             (after, before),
         )
-        driver.execute(f"UPDATE {parked.fullname} SET view = %s WHERE view = %s", (after, before))  # noqa: S608
     driver.execute(f"UPDATE {projection.fullname} SET filled = true WHERE view = %s", (view,))  # noqa: S608
     driver.execute(
         f"UPDATE {generation.fullname} SET state = CASE state WHEN %s THEN %s ELSE %s END,"  # noqa: S608
         " asked = NULL, error = NULL WHERE view = %s",
         (State.READY, State.KEPT, State.READY, view),
     )
+
+
+def _exchanged(view: str) -> tuple[tuple[str, str], ...]:
+    """The steps by which two names are exchanged, each from one to another."""
+    other, passage = other_of(view), f"{view}@passage"
+    return (view, passage), (other, view), (passage, other)
 
 
 def drop(driver: Driver, view: str, session: uuid.UUID) -> None:
@@ -203,8 +214,17 @@ def drop(driver: Driver, view: str, session: uuid.UUID) -> None:
         if owner is not None and owner[0] != session:
             raise Deposed(f"{other_of(view)}: taken over by another projector")
         driver.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(OTHER_SCHEMA, view)))
-        driver.execute(f"DELETE FROM {parked.fullname} WHERE view = %s", (other_of(view),))  # noqa: S608
+        _forget_parked(driver, other_of(view))
         driver.execute(f"DELETE FROM {generation.fullname} WHERE view = %s", (view,))  # noqa: S608
+
+
+def _forget_parked(driver: Driver, view: str) -> None:
+    """What waits for rows that are gone, and what is asked of them."""
+    driver.execute(f"DELETE FROM {parked.fullname} WHERE view = %s", (view,))  # noqa: S608
+    driver.execute(
+        f"UPDATE {operation.fullname} SET done_at = now() WHERE view = %s AND done_at IS NULL",  # noqa: S608
+        (view,),
+    )
 
 
 def set_state(driver: Driver, view: str, state: State, comparison: dict[str, Any] | None = None) -> None:

@@ -52,8 +52,8 @@ class TakenView(NamedTuple):
 
     at: where it is, in its own feed, with its generation. filled: whether it was at the feed's end once. cache_epochs:
     those that the projector before handed over; nobody else gets them. parked: how many of its keys are parked.
-    problem: why it could not go on with the owner
-    before, as a reason of errors, and error in words; both are empty where it could.
+    problem: why it could not go on with the owner before, as a reason of errors, and error in words; both are empty
+    where it could.
     """
 
     at: Token

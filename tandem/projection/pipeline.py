@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tandem.feed.events import FeedEvent
-from tandem.projection.fold import FoundRows, ParkedEvent, fold_steps, steps_of
+from tandem.projection.changes import FoundRows, ParkedEvent
+from tandem.projection.fold import fold_steps, steps_of
 from tandem.projection.projection import Projection
 from tandem.projection.rows import NeededKeys, RowSource
 from tandem.projection.statements import Move

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
+from tandem.projection import metrics
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.comparison import Apart, Comparisons
 from tandem.projection.generations import (
@@ -55,11 +56,11 @@ class Rebuilding:
         cache: CacheWriter,
         comparisons: Comparisons,
         follow: FollowSettings,
-        announce: Callable[[], None],
+        announce: Callable[[Driver], None],
     ) -> None:
         """lock: guards `states`, `cache` and what is announced. served: the program's own projections.
 
-        projections, states: to them the other generations are added.
+        projections, states: to them the other generations are added. announce: over a driver, in its transaction.
         """
         self._driver = driver
         self._session = session
@@ -221,7 +222,7 @@ class Rebuilding:
                     exchange(self._driver, view, self._session)
                     self._cache.begin(view, None)
                     self._states[view], self._states[other] = instead, served
-                    self._announce()
+                    self._announce(self._driver)
             except BaseException:
                 self._states[view], self._states[other] = served, instead
                 if before is None:
@@ -232,6 +233,8 @@ class Rebuilding:
                 self._pauses[view] = min(2 * self._pauses.get(view, 0.25), self._follow.retry_seconds)
                 self._exchange_at[view] = time.monotonic() + self._pauses[view]
                 raise
+        for name, state in ((view, instead), (other, served)):
+            metrics.show(name, problem=state.problem, parked=state.parked)
         self._pauses.pop(view, None)
         self._pipeline.forget()
         log.info("another generation of a view is served", view=view, position=instead.position)
@@ -244,6 +247,7 @@ class Rebuilding:
             if other in self._projections:
                 del self._projections[other], self._states[other]
                 self._rows.remove(other)
+                metrics.forget(other)
         self.unfilled.discard(other)
         self._rates.pop(other, None)
         self._pipeline.forget()

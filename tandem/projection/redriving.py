@@ -22,20 +22,17 @@ from google.protobuf.message import DecodeError
 from tandem.feed.archive import Archive
 from tandem.feed.events import FeedEvent
 from tandem.feed.reader import EventsMissing, HistoryChanged
-from tandem.projection.fold import (
+from tandem.projection.changes import (
     CannotApply,
     ParkedEvent,
     ParkedKeys,
     Room,
-    Step,
-    Steps,
     StoredRow,
     ViewChanges,
     ViewRow,
-    fold_steps,
     in_words,
-    steps_of,
 )
+from tandem.projection.fold import Step, Steps, fold_steps, steps_of
 from tandem.projection.projection import Projection
 from tandem.projection.replay import Replay
 from tandem.projection.statements import Driver, Move, select_rows

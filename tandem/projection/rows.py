@@ -11,7 +11,7 @@ And which of them are parked: they take in no event.
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from tandem.projection.fold import FoundRows, ParkedKeys, StoredRow, ViewChanges, ViewRow
+from tandem.projection.changes import FoundRows, ParkedKeys, StoredRow, ViewChanges, ViewRow
 
 # What a row takes in memory beside its value: its key, its entry in a dictionary, and the objects around.
 _ROW_BYTES = 300
@@ -51,6 +51,7 @@ class RowSource:
 
     def remove(self, view: str) -> None:
         del self._recent[view]
+        self.forget_parked(view)
         self.forget_parked(view)
 
     def find(self, needed: NeededKeys) -> FoundRows:

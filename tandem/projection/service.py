@@ -1,8 +1,8 @@
-"""ProjectionService: how far the views are, and what operators do with their generations."""
+"""ProjectionService: how far the views are. What operators ask of them is in files of its own."""
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,31 +16,23 @@ from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
 from tandem.projection.explaining import Explaining
-from tandem.projection.generations import Asked, State, ask, drop_version, request_rebuild
+from tandem.projection.generation_calls import GenerationCalls
 from tandem.projection.parked_keys import ParkedKeys
-from tandem.projection.statements import Driver
 from tandem.projection.views import Progress, ViewState
-from tandem.read_store.tables import ALL_NEWEST, SCHEMA, generation, is_other, other_of
-from tandem.runtime.call import Call
-from tandem.runtime.checker import Checker
-from tandem.runtime.database import create_database_engine, driver_of, has_revision, read_pooled
-from tandem.runtime.errors import NotFound, PreconditionFailed, Unavailable, Violation
+from tandem.read_store.tables import ALL_NEWEST, SCHEMA, is_other
+from tandem.runtime.database import create_database_engine, has_revision, read_pooled
+from tandem.runtime.errors import Unavailable
 from tandem.runtime.server import Service
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.sqlstate import QueryAction, failure_of
 from tandem.runtime.telemetry import log
-from tandem.runtime.worker import Worker, all_alike, one_by_one
+from tandem.runtime.worker import Worker, all_alike
 
 T = TypeVar("T")
 
-# One for each worker, and the two that readiness asks on: the server's and this service's.
-_CONNECTIONS = 8
-_SWITCHABLE = (State.READY, State.KEPT)
+# The workers', and the two that readiness asks on: the server's and this service's.
+_CONNECTIONS = 5
 _ROWS = text(f"SELECT view, position, feed_epoch, error, parked FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
-_GENERATIONS = text(f"SELECT * FROM {generation.fullname} ORDER BY view")  # noqa: S608
-# PostgreSQL's names are no longer.
-_LONGEST_NAME = 63
-_MOST_EVENTS_PER_SECOND = 1_000_000
 
 
 class _Feed(NamedTuple):
@@ -84,38 +76,28 @@ class ProjectionService:
         self._read = create_database_engine(
             read_database, name=name, pool_size=_CONNECTIONS, by_key=True, autocommit=True
         )
-        listed = descriptor.methods_by_name["ListGenerations"].output_type
-        self._generations: Any = GetMessageClass(listed)
-        states = listed.fields_by_name["generations"].message_type.fields_by_name["state"].enum_type  # type: ignore[union-attr]
-        assert states is not None, "an enum"
-        self._generation_states = {it.name.removeprefix("GENERATION_STATE_"): it.number for it in states.values}
-        handlers = {
-            "ListProjections": all_alike(self._list),
-            "ListGenerations": all_alike(self._list_generations),
-            "StartRebuild": one_by_one(self._start_rebuild),
-            "SwitchGeneration": one_by_one(self._switch_generation),
-            "DropGeneration": one_by_one(self._drop_generation),
-        }
-        self._empty = {it: GetMessageClass(descriptor.methods_by_name[it].output_type)() for it in handlers}
-        self._workers = {
-            name: Worker(name, [handler], max_batch=1000, max_waiting=10_000) for name, handler in handlers.items()
-        }
-        parked = ParkedKeys(descriptor, self._read, progress.states)
+        self._worker = Worker("projections", [all_alike(self._list)], max_batch=1000, max_waiting=10_000)
+        parked = ParkedKeys(descriptor, self._read, self._served)
         self._operators = Worker("operators", [parked.handle], max_batch=10, max_waiting=1000)
+        calls = GenerationCalls(descriptor, self._ask, self._served, lambda: self._feed_now(set())[0].position)
+        self._generations = Worker("generations", [calls.handle], max_batch=10, max_waiting=1000)
         workers = {
-            **self._workers,
+            "ListProjections": self._worker,
             "Explain": explaining.worker,
             **dict.fromkeys(parked.rpcs, self._operators),
+            **dict.fromkeys(calls.rpcs, self._generations),
         }
         self.service = Service(descriptor, workers, {"GetHistory": explaining.get_history}, ready=self._are_well)
 
     async def start(self) -> None:
-        for worker in (*self._workers.values(), self._operators):
-            await worker.start()
+        await self._worker.start()
+        await self._operators.start()
+        await self._generations.start()
 
     async def stop(self) -> None:
-        for worker in (*self._workers.values(), self._operators):
-            await worker.stop()
+        await self._generations.stop()
+        await self._operators.stop()
+        await self._worker.stop()
         self._feed.dispose()
         self._read.dispose()
 
@@ -170,86 +152,9 @@ class ProjectionService:
         """The views of this program, without their other generations."""
         return {view: state for view, state in self._progress.states.copy().items() if not is_other(view)}
 
-    def _list_generations(self) -> Any:
-        """Other generations, and views of other versions of the program."""
-        found, rows = self._ask(lambda it: it.execute(_GENERATIONS).all()), self._rows()
-        head = self._feed_now(set())[0].position
-        answer = self._generations(feed_head=head)
-        for it in found:
-            served, other = rows.get(it.view), rows.get(other_of(it.view))
-            entry = answer.generations.add(
-                view=it.view,
-                state=self._generation_states[it.state.upper()],
-                position=other.position if other is not None else 0,
-                served_position=served.position if served is not None else 0,
-                max_events_per_second=it.rate or 0,
-                switch_asked=it.asked == Asked.SWITCH,
-                drop_asked=it.asked == Asked.DROP,
-                error=(other.error if other is not None else None) or it.error or "",
-            )
-            if it.began_at is not None:
-                entry.began_at.FromDatetime(it.began_at)
-            if it.comparison is not None:
-                _fill_comparison(entry.comparison, it.comparison)
-        known = self._served().keys()
-        for view, row in sorted(rows.items()):
-            if not is_other(view) and view not in known:
-                state = self._generation_states["OTHER_VERSION"]
-                answer.generations.add(view=view, state=state, position=row.position, error=row.error or "")
-        return answer
-
-    def _start_rebuild(self, call: Call) -> Any:
-        view, check = self._view_of(call)
-        most = call.request.max_events_per_second
-        check.number("max_events_per_second", most, 0, _MOST_EVENTS_PER_SECOND)
-        check.finish()
-        if view not in self._served():
-            raise NotFound("view", f"views/{view}")
-        switch = call.request.switch_when_ready
-        if not self._do(lambda it: request_rebuild(it, view, most or None, switch=switch)):
-            description = "has another generation already: switch to it, or drop it first"
-            raise PreconditionFailed([Violation(f"views/{view}", description, "GENERATION_EXISTS")])
-        return self._empty["StartRebuild"]
-
-    def _switch_generation(self, call: Call) -> Any:
-        view, check = self._view_of(call)
-        check.finish()
-        state = self._do(lambda it: ask(it, view, Asked.SWITCH, _SWITCHABLE))
-        if state is None:
-            raise NotFound("generation", f"views/{view}/generation")
-        if state not in _SWITCHABLE:
-            description = f"is {state}: ask again when it is ready"
-            raise PreconditionFailed([Violation(f"views/{view}/generation", description, "GENERATION_NOT_READY")])
-        return self._empty["SwitchGeneration"]
-
-    def _drop_generation(self, call: Call) -> Any:
-        view, check = self._view_of(call)
-        check.finish()
-        is_ours = view in self._served()
-        if not self._do(lambda it: ask(it, view, Asked.DROP) is not None if is_ours else drop_version(it, view)):
-            raise NotFound("generation", f"views/{view}/generation")
-        return self._empty["DropGeneration"]
-
-    @staticmethod
-    def _view_of(call: Call) -> tuple[str, Checker]:
-        check = Checker()
-        view: str = call.request.view
-        if not view:
-            check.wrong("view", "REQUIRED", "is required")
-        elif len(view) > _LONGEST_NAME:
-            check.wrong("view", "TOO_LONG", f"must have at most {_LONGEST_NAME} characters")
-        return view, check
-
     def _rows(self) -> dict[str, Any]:
         """Of the views' table `projection`, by view. Raises Unavailable."""
         return {row.view: row for row in self._ask(lambda it: it.execute(_ROWS).all())}
-
-    def _do(self, what: Callable[[Driver], T]) -> T:
-        def with_driver(connection: Connection) -> T:
-            with driver_of(connection) as driver:
-                return what(driver)
-
-        return self._ask(with_driver)
 
     def _ask(self, query: Callable[[Connection], T]) -> T:
         """Raises Unavailable."""
@@ -276,11 +181,3 @@ class ProjectionService:
         except SQLAlchemyError as error:
             # An operator wants to know how far the views are then, too.
             return _Feed(self._progress.head, None), {}, problem_of(error)
-
-
-def _fill_comparison(entry: Any, found: Mapping[str, Any]) -> None:
-    """found: a Comparison, as JSON."""
-    entry.position, entry.row_count = found["position"], found["rows"]
-    entry.changed_count, entry.missing_count, entry.added_count = found["changed"], found["missing"], found["added"]
-    for it in found["examples"]:
-        entry.examples.add(key=it["key"], served_position=it["served_at"] or 0, other_position=it["other_at"] or 0)

@@ -20,17 +20,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import psycopg
 from sqlalchemy import Connection
 
+from tandem.feed.archive import Archive
 from tandem.feed.reader import EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.token import Token
 from tandem.projection import metrics
+from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.change_log import purge
-from tandem.projection.fold import Room
-from tandem.projection.inspection import Inspection, Inspector, NotNow
+from tandem.projection.changes import Room
+from tandem.projection.comparison import Comparisons
+from tandem.projection.inspection import Inspection, Inspections, Inspector, NotNow
 from tandem.projection.ownership import (
     FreeView,
     another_follows,
@@ -49,8 +52,10 @@ from tandem.projection.pipeline import EventBatch, Pipeline
 from tandem.projection.rebuilding import Rebuilding
 from tandem.projection.redriving import Redriver
 from tandem.projection.rows import RowSource
+from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import (
     Deposed,
+    Driver,
     Move,
     announce,
     count_parked,
@@ -60,11 +65,14 @@ from tandem.projection.statements import (
     select_parked,
     select_rows,
 )
-from tandem.projection.views import Phase, ViewState
+from tandem.projection.views import Phase, Progress, Views, ViewState
+from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.announcement import EVENTS_MISSING, HISTORY_CHANGED, VIEW_FAILED, Announcement
 from tandem.read_store.cache import CacheEpochs
+from tandem.read_store.damage import DamagedRows
 from tandem.read_store.tables import is_other, served_of
 from tandem.runtime.database import driver_under, first_line
+from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.snapshots import LOOK_EVERY_SECONDS, SnapshotWatch
 from tandem.runtime.sqlstate import ViewAction, failure_of
 from tandem.runtime.telemetry import log
@@ -78,14 +86,31 @@ _UNKNOWN = uuid.UUID(int=0)
 # Of each view's rows that are kept in memory: some thousand orders, all that is sold on a day.
 _RECENT_BYTES = 2_000_000
 
-if TYPE_CHECKING:
-    from tandem.projection.following import Following
+
+class Lasting(Protocol):
+    """What outlives a session: tandem.projection.following.Following has it."""
+
+    views: Views
+    progress: Progress
+    archive: Archive
+    feed: WatchedFeed
+    cache: CacheWriter
+    inspections: Inspections
+    damage: DamagedRows
+    read_database: DatabaseSettings
+    comparisons: Comparisons
+    follow: FollowSettings
+    change_log: ChangeLogSettings
+    stopping: threading.Event
+    released: threading.Event
+    session: uuid.UUID | None
+    epoch: uuid.UUID | None
 
 
 class Session:
     """Follows the feed with the views that it can get, until it is stopped or an error ends it."""
 
-    def __init__(self, connection: Connection, following: "Following") -> None:
+    def __init__(self, connection: Connection, following: Lasting) -> None:
         """connection: in autocommit mode, and closed after the session. following: with all views on STANDBY.
 
         Raises SQLAlchemyError or psycopg.Error when the read database is not there, or not migrated.
@@ -149,7 +174,7 @@ class Session:
             cache=self._cache,
             comparisons=following.comparisons,
             follow=self._follow,
-            announce=self._announce,
+            announce=self._announce_over,
         )
         self._snapshots = SnapshotWatch("read")
         self._due: defaultdict[str, float] = defaultdict(float)
@@ -387,8 +412,7 @@ class Session:
 
     def _set(self, view: str, state: ViewState) -> None:
         self._progress.states[view] = state
-        metrics.failed_of(view).set(bool(state.problem))
-        metrics.parked_keys_of(view).set(state.parked)
+        metrics.show(view, problem=state.problem, parked=state.parked)
 
     def _release(self) -> None:
         """Hands all views over to whoever takes them next."""
@@ -618,10 +642,10 @@ class Session:
     def _inspect(self, it: Inspection) -> None:
         """Compares rows of a view with what the feed makes of them, and repairs them where that is wanted."""
         try:
-            state = self._progress.states[it.view]
-            if not state.is_followed:
+            state = self._progress.states.get(it.view)
+            if state is None or not state.is_followed:
                 raise NotNow(f"this projector does not follow {it.view}")
-            projection = self._views.projections[it.view]
+            projection = self._projections[it.view]
             at = Token(self._epoch, state.position, state.mark, state.generation)
             differences = self._inspector.inspect(it, projection, at)
         except Exception as error:
@@ -633,7 +657,7 @@ class Session:
         if projection.logged:
             self._repaired[it.view].update(repaired)
         with self._lock:
-            if repaired and self._progress.states[it.view] is state:
+            if repaired and self._progress.states.get(it.view) is state:
                 # It may be what a view that FAILED could not go on without, and it is tried at once.
                 parked = count_parked(self._driver, it.view)
                 self._set(it.view, replace(state, parked=parked, retry_at=0.0))
@@ -680,7 +704,7 @@ class Session:
             if move.changes.parked:
                 report_parked(view, move.changes)
             for key in move.changes.damaged:
-                self._following.damage.report(served_of(view), key.hex())
+                self._following.damage.report(view, key.hex())
             metrics.position_of(view).set(move.after)
             metrics.projected_of(view).inc(move.after - move.before)
 
@@ -705,6 +729,9 @@ class Session:
         return another_follows(self._driver, self._session, self._follow.hung_seconds)
 
     def _announce(self) -> None:
+        self._announce_over(self._driver)
+
+    def _announce_over(self, driver: Driver) -> None:
         """Says where the views are that are followed, and which views of ours cannot go on.
 
         After the rows and the cache are written. Raises Deposed where another projector took one of them over.
@@ -722,5 +749,5 @@ class Session:
             parked={view: state.parked for view, state in followed.items() if state.parked},
             problems=problems,
         )
-        announce(self._driver, self._session, announcement)
+        announce(driver, self._session, announcement)
         self._progress.passed.note(announcement.positions)

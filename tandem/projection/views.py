@@ -36,6 +36,7 @@ from typing import Any
 from tandem.feed.events import EventContract
 from tandem.projection.passed import Passed
 from tandem.projection.projection import Projection
+from tandem.read_store.tables import is_other, served_of
 
 
 class Phase(Enum):
@@ -109,3 +110,8 @@ class Views:
                 raise ValueError(f"{view} has rules for what is no kind of event: {', '.join(sorted(unknown))}")
         if not self.cached <= self.projections.keys():
             raise ValueError(f"cached, and no view: {', '.join(self.cached - self.projections.keys())}")
+
+    def projection(self, view: str) -> Projection:
+        """Of a view of this program, or of its other generation."""
+        served = self.projections[served_of(view)]
+        return served.other_generation() if is_other(view) else served

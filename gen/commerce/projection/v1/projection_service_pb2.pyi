@@ -290,6 +290,7 @@ class Generation(_message.Message):
     DROP_ASKED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     COMPARISON_FIELD_NUMBER: _builtins.int
+    PARKED_KEYS_FIELD_NUMBER: _builtins.int
     view: _builtins.str
     """The view's name."""
     state: Global___GenerationState.ValueType
@@ -306,6 +307,8 @@ class Generation(_message.Message):
     """It is dropped as soon as it can be."""
     error: _builtins.str
     """Why it cannot go on, or why what is asked for is not done yet. Empty where nothing stands in the way."""
+    parked_keys: _builtins.int
+    """How many of its rows are parked."""
     @_builtins.property
     def began_at(self) -> _timestamp_pb2.Timestamp:
         """When a projector began to fill it."""
@@ -327,10 +330,11 @@ class Generation(_message.Message):
         drop_asked: _builtins.bool = ...,
         error: _builtins.str = ...,
         comparison: Global___GenerationComparison | None = ...,
+        parked_keys: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "comparison", b"comparison"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "comparison", b"comparison", "drop_asked", b"drop_asked", "error", b"error", "max_events_per_second", b"max_events_per_second", "position", b"position", "served_position", b"served_position", "state", b"state", "switch_asked", b"switch_asked", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "comparison", b"comparison", "drop_asked", b"drop_asked", "error", b"error", "max_events_per_second", b"max_events_per_second", "parked_keys", b"parked_keys", "position", b"position", "served_position", b"served_position", "state", b"state", "switch_asked", b"switch_asked", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -791,7 +795,7 @@ class ListParkedKeysRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     view: _builtins.str
-    """Only those of this view; empty for all views."""
+    """Only those of this view, or with `@other` behind the name of its other generation; empty for all."""
     page_size: _builtins.int
     """How many rows a page holds at most: 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
@@ -852,7 +856,7 @@ class ParkedKey(_message.Message):
     PARKED_AT_FIELD_NUMBER: _builtins.int
     WAITING_EVENTS_FIELD_NUMBER: _builtins.int
     view: _builtins.str
-    """Its view."""
+    """Its view; with `@other` behind the name, of the view's other generation."""
     key: _builtins.str
     """Its key: a UUID. For most views it is the id of what the row shows."""
     since: _builtins.int
@@ -974,7 +978,7 @@ class RedriveParkedKeysRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     view: _builtins.str
-    """Their view. Required."""
+    """Their view, as ParkedKey has it. Required."""
     key: _builtins.str
     """UUID of one row's key; empty for all that are parked."""
     def __init__(

@@ -211,7 +211,7 @@ class ProjectionServiceServicer:
         """Asks for parked rows to take in what waits for them, in order. The projector that owns the view does it; GetOperation says
         what became of it. Who asks is in the call's metadata, as `tandem-actor`.
 
-        Errors: none of its own.
+        Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -221,7 +221,7 @@ class ProjectionServiceServicer:
         """Asks for what waits for a parked row to be dropped for good: the row goes on without. It works as RedriveParkedKeys, and is
         kept with the reason and with who asked.
 
-        Errors: none of its own.
+        Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

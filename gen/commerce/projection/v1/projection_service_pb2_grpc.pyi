@@ -102,13 +102,13 @@ class ProjectionServiceStub:
     """Asks for parked rows to take in what waits for them, in order. The projector that owns the view does it; GetOperation says
     what became of it. Who asks is in the call's metadata, as `tandem-actor`.
 
-    Errors: none of its own.
+    Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
     """
     DropParkedKey: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.DropParkedKeyRequest, _projection_service_pb2.DropParkedKeyResponse]
     """Asks for what waits for a parked row to be dropped for good: the row goes on without. It works as RedriveParkedKeys, and is
     kept with the reason and with who asked.
 
-    Errors: none of its own.
+    Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
     """
     GetOperation: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.GetOperationRequest, _projection_service_pb2.GetOperationResponse]
     """Returns what became of something that was asked for.
@@ -190,13 +190,13 @@ class ProjectionServiceAsyncStub(ProjectionServiceStub):
     """Asks for parked rows to take in what waits for them, in order. The projector that owns the view does it; GetOperation says
     what became of it. Who asks is in the call's metadata, as `tandem-actor`.
 
-    Errors: none of its own.
+    Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
     """
     DropParkedKey: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.DropParkedKeyRequest, _projection_service_pb2.DropParkedKeyResponse]  # type: ignore[assignment]
     """Asks for what waits for a parked row to be dropped for good: the row goes on without. It works as RedriveParkedKeys, and is
     kept with the reason and with who asked.
 
-    Errors: none of its own.
+    Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
     """
     GetOperation: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.GetOperationRequest, _projection_service_pb2.GetOperationResponse]  # type: ignore[assignment]
     """Returns what became of something that was asked for.
@@ -335,7 +335,7 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks for parked rows to take in what waits for them, in order. The projector that owns the view does it; GetOperation says
         what became of it. Who asks is in the call's metadata, as `tandem-actor`.
 
-        Errors: none of its own.
+        Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
         """
 
     @_abc_1.abstractmethod
@@ -347,7 +347,7 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks for what waits for a parked row to be dropped for good: the row goes on without. It works as RedriveParkedKeys, and is
         kept with the reason and with who asked.
 
-        Errors: none of its own.
+        Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
         """
 
     @_abc_1.abstractmethod
