@@ -26,18 +26,18 @@ _MOST_ON_PAGE = 1000
 _MOST_EVENTS = 1000
 _LONGEST_REASON = 500
 
-_LIST = text(f"""
+_PARKED = f"""
 SELECT p.view, p.key, p.position, p.error, p.parked_at,
     (SELECT count(*) FROM {parked.fullname} AS w WHERE w.view = p.view AND w.key = p.key) AS waiting
-FROM {parked.fullname} AS p
-WHERE error IS NOT NULL AND (:view = '' OR view = :view) AND (view, key) > (:after_view, CAST(:after_key AS uuid))
+FROM {parked.fullname} AS p WHERE error IS NOT NULL"""  # noqa: S608 - only names of tables are put in, here and below
+_LIST = text(f"""{_PARKED}
+AND (:view = '' OR view = :view) AND (view, key) > (:after_view, CAST(:after_key AS uuid))
 ORDER BY view, key LIMIT :most
-""")  # noqa: S608 - only names of tables are put in, here and below
-_ONE = text(f"""
-SELECT p.view, p.key, p.position, p.error, p.parked_at,
-    (SELECT count(*) FROM {parked.fullname} AS w WHERE w.view = p.view AND w.key = p.key) AS waiting
-FROM {parked.fullname} AS p WHERE error IS NOT NULL AND view = :view AND key = CAST(:key AS uuid)
-""")  # noqa: S608
+""")
+_ONE = text(f"{_PARKED} AND view = :view AND key = CAST(:key AS uuid)")
+_LACKING = text(f"""{_PARKED}
+AND view = :view AND key = ANY(CAST(:keys AS uuid[])) AND position <= :position ORDER BY key LIMIT :most
+""")
 _EVENTS = text(f"""
 SELECT position, kind FROM {parked.fullname} WHERE view = :view AND key = CAST(:key AS uuid)
 ORDER BY position LIMIT {_MOST_EVENTS}
@@ -86,7 +86,7 @@ class ParkedKeys:
         rows = self._execute(_LIST, {**arguments, "most": size + 1})
         answer = self._responses["ListParkedKeys"]()
         for row in rows[:size]:
-            _fill(answer.parked_keys.add(), row)
+            fill_parked_key(answer.parked_keys.add(), row)
         if len(rows) > size:
             answer.next_page_token = f"{rows[size - 1].view}/{rows[size - 1].key}"
         return answer
@@ -98,7 +98,7 @@ class ParkedKeys:
         if not rows:
             raise NotFound("parked_key", f"{request.view}/{request.key}")
         answer = self._responses["GetParkedKey"]()
-        _fill(answer.parked_key, rows[0])
+        fill_parked_key(answer.parked_key, rows[0])
         for row in self._execute(_EVENTS, key):
             answer.events.add(position=row.position, kind=row.kind)
         return answer
@@ -162,7 +162,13 @@ class ParkedKeys:
             raise
 
 
-def _fill(entry: Any, row: Any) -> None:
+def find_lacking(connection: Connection, view: str, keys: Sequence[bytes], position: int, most: int) -> Sequence[Any]:
+    """For `fill_parked_key`: those of the keys that are parked and lack the event at a position that changes them."""
+    arguments = {"view": view, "keys": [str(uuid.UUID(bytes=it)) for it in keys], "position": position, "most": most}
+    return connection.execute(_LACKING, arguments).all()
+
+
+def fill_parked_key(entry: Any, row: Any) -> None:
     """entry: a ParkedKey of the contract."""
     entry.view, entry.key, entry.since = row.view, str(row.key), row.position
     entry.error, entry.waiting_events = row.error, row.waiting

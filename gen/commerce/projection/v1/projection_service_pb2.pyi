@@ -203,7 +203,7 @@ class ExplainRequest(_message.Message):
     consistency_token: _builtins.str
     """The one that a receipt's token, or a cursor, stands for."""
     key: _builtins.str
-    """The last one that changed a row with this key, in any view whose rows have UUIDs."""
+    """The last one that changed a row with this key, or waits for it, in any view whose rows have UUIDs."""
     def __init__(
         self,
         *,
@@ -317,12 +317,13 @@ class ExplainedView(_message.Message):
     ANNOUNCED_BY_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    PARKED_KEYS_FIELD_NUMBER: _builtins.int
     view: _builtins.str
     """The view's name."""
     position: _builtins.int
     """The last position that the view has taken in."""
     included: _builtins.bool
-    """Whether it has taken the event in."""
+    """Whether it has taken the event in, into each of these rows."""
     cached: Global___CachedState.ValueType
     """What is in the cache of the first of its rows."""
     waiting_for: _builtins.str
@@ -339,6 +340,10 @@ class ExplainedView(_message.Message):
     def announced_by(self) -> _timestamp_pb2.Timestamp:
         """It was announced to query servers by this time: to the second, for the last hour, by the projector that holds the view."""
 
+    @_builtins.property
+    def parked_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParkedKey]:
+        """Those of these rows that are parked and lack the event, 20 at most: since an earlier event, or this one."""
+
     def __init__(
         self,
         *,
@@ -350,10 +355,11 @@ class ExplainedView(_message.Message):
         announced_by: _timestamp_pb2.Timestamp | None = ...,
         cached: Global___CachedState.ValueType = ...,
         waiting_for: _builtins.str = ...,
+        parked_keys: _abc.Iterable[Global___ParkedKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["announced_by", b"announced_by", "changed_at", b"changed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced_by", b"announced_by", "cached", b"cached", "changed_at", b"changed_at", "included", b"included", "keys", b"keys", "position", b"position", "view", b"view", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced_by", b"announced_by", "cached", b"cached", "changed_at", b"changed_at", "included", b"included", "keys", b"keys", "parked_keys", b"parked_keys", "position", b"position", "view", b"view", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
