@@ -11,7 +11,7 @@ import grpc
 import typer
 from rich.console import Console
 
-from tandem.cli import feed, history, parked, verify, why
+from tandem.cli import feed, history, operations, parked, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
@@ -154,6 +154,7 @@ def application(domain: Domain) -> typer.Typer:
 
     why.add_to(app, domain)
     history.add_to(app, domain)
+    operations.add_to(app, domain)
     app.add_typer(feed.commands(domain.modules["command"]), name="feed")
     app.add_typer(parked.commands(domain.projections, f"127.0.0.1:{_DEFAULTS.projector}"), name="parked")
     defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}

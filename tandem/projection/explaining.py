@@ -29,7 +29,7 @@ from tandem.feed.token import MalformedToken, Token, decode_token
 from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.fold import CannotApply
-from tandem.projection.parked_keys import fill_parked_key, find_lacking
+from tandem.projection.parking import fill_parked_key, find_lacking
 from tandem.projection.projection import Projection, uuid_key
 from tandem.projection.replay import Change, Replay
 from tandem.projection.views import Progress, Views
