@@ -354,7 +354,8 @@ class Session:
             self._epoch = head.epoch
             if first:
                 # Now it is known of which feed new views are.
-                self._take_free_views()
+                with self._passing("views cannot be taken over now"):
+                    self._take_free_views()
         self._set_head(head.position)
 
     def _set_head(self, position: int) -> None:
@@ -378,7 +379,7 @@ class Session:
     def _try_to_take(self, view: str, free: FreeView) -> bool:
         with self._passing("a view cannot be taken over now", view=view):
             return self._take(view, free)
-        # Its row is locked: by a session, say, that stands still in the middle of a batch.
+        # It is new, and the table is locked in which its row is to be.
         return False
 
     def _take(self, view: str, free: FreeView) -> bool:

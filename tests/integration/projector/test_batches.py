@@ -1,5 +1,6 @@
 """G12: a batch is bounded, and what keeps one view from going on keeps no other."""
 
+import asyncio
 import threading
 import uuid
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from tandem.feed import reader
 from tandem.feed.events import FeedEvent
 from tandem.feed.reader import FeedPart, read_events
 from tandem.feed.source import FeedSource
+from tandem.projection import metrics
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.projector.conftest import Announcements, Project, Stores
 from tests.integration.projector.test_following import essentials, expected_rows
@@ -34,6 +36,16 @@ def slow_down(stores: Stores, view: str, seconds: float) -> None:
         f" $$ BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END $$;"
         f" CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON tandem_read.{view}"
         " FOR EACH ROW EXECUTE FUNCTION tandem_read.slow()"
+    )
+
+
+def slow_feed_down(stores: Stores, seconds: float) -> None:
+    """Each event takes so long to be read. Nothing can be appended any more."""
+    stores.run(
+        "ALTER TABLE tandem_write.event RENAME TO slow_event;"
+        " CREATE VIEW tandem_write.event AS SELECT it.* FROM tandem_write.slow_event AS it,"
+        f" LATERAL (SELECT pg_sleep({seconds} + 0 * it.position)) AS pause",
+        "write",
     )
 
 
@@ -60,20 +72,58 @@ async def test_a_lock_on_a_views_table_keeps_that_view_alone_waiting(
     assert announcements.epochs() == before, "one session all the time, with the cache as it was"
 
 
-async def test_a_view_whose_position_is_locked_is_taken_over_later_than_the_others(
-    stores: Stores, project: Project, announcements: Announcements
+async def test_a_view_whose_position_is_locked_is_taken_over_later_and_holds_no_other_up(
+    stores: Stores,
+    project: Project,
+    announcements: Announcements,
+    memcached_nodes: Callable[[int], list[Memcached]],
 ) -> None:
-    first = await project()
-    await announcements.reached(stores.append([events.product_added()]))
+    [node] = memcached_nodes(1)
+    first = await project([node.address])
+    await announcements.reached(stores.append([events.product_added(), events.customer_registered()]))
+    before = announcements.epochs("customer_profile")
     await first.stop()
     announcements.heard.clear()
+    # Whoever waited for the lock would hold up all that is tested.
+    patient = {"read": {"lock_timeout": 60, "statement_timeout": 60}, "follow": {"lock_seconds": 60}}
     with stores.read.connect() as other:
         other.execute(text("SELECT * FROM tandem_read.projection WHERE view = 'product_card' FOR UPDATE"))
-        await project()
-        head = stores.append([events.price_changed()])
+        second = await project([node.address], **patient)
+        await announcements.reached(stores.append([events.price_changed()]), *OTHERS)
+        await second.stop()
+        await project([node.address], **patient)
+        head = stores.append([events.price_changed(version=3)])
         await announcements.reached(head, *OTHERS)
+        assert announcements.epochs("customer_profile") == before, "the cache is written, and handed over"
         assert not announcements.positions("product_card")
     await announcements.reached(head)
+
+
+async def test_a_table_that_is_locked_when_the_feed_is_first_seen_ends_no_session(
+    stores: Stores,
+    project: Project,
+    announcements: Announcements,
+    memcached_nodes: Callable[[int], list[Memcached]],
+) -> None:
+    [node] = memcached_nodes(1)
+    first = await project([node.address])
+    head = stores.append([events.product_added()])
+    await announcements.reached(head)
+    await first.stop()
+    # It is taken over as soon as it is known which feed it is to be of, and not before.
+    stores.run("DELETE FROM tandem_read.projection WHERE view = 'order_details'")
+    announcements.heard.clear()
+    with stores.refused("write"):
+        await project([node.address])
+        await announcements.reached(head, *(VIEWS.keys() - {"order_details"}))
+        before = announcements.epochs()
+        metrics.HEAD.set(0)
+        other = stores.read.connect()
+        other.execute(text("LOCK TABLE tandem_read.projection"))
+    with other:
+        await asyncio.to_thread(wait_until, lambda: metrics.HEAD._value.get() == head, "the feed's head is seen")
+    await announcements.reached(stores.append([events.price_changed()]))
+    assert announcements.epochs() == before
 
 
 async def test_a_batch_that_takes_too_long_is_halved_until_it_does_not(
@@ -187,12 +237,7 @@ async def test_nobody_waits_for_more_events_before_all_that_are_there_are_read(
 def test_a_slow_feed_is_read_in_smaller_parts(stores: Stores) -> None:
     head = stores.append([events.product_added(number) for number in range(100)])
     epoch: uuid.UUID = stores.run("SELECT epoch FROM tandem_write.feed_head", "write")
-    stores.run(
-        "ALTER TABLE tandem_write.event RENAME TO slow_event;"
-        " CREATE VIEW tandem_write.event AS SELECT it.* FROM tandem_write.slow_event AS it,"
-        " LATERAL (SELECT pg_sleep(0.005 + 0 * it.position)) AS pause",
-        "write",
-    )
+    slow_feed_down(stores, 0.005)
     database = DatabaseSettings(url=SecretStr(stores.write_url), statement_timeout=0.2)
     source = FeedSource(database, EVENTS, name="test", poll_seconds=0.1)
     found: list[FeedEvent] = []
