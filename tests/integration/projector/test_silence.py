@@ -9,6 +9,7 @@ from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from shop.views import VIEWS
 from tandem.cli.embedded import Memcached
 from tests.integration.projector.conftest import Announcements, Project, Stores
+from tests.integration.projector.test_batches import slow_feed_down
 from tests.support import events
 from tests.support.stack import Stack, kill
 
@@ -102,6 +103,18 @@ async def test_a_projector_that_cannot_read_the_feed_releases_its_views_to_one_t
         assert announcements.epochs() == before, "the cache was handed over"
         await first.stop()
     await announcements.reached(stores.append([events.stock_adjusted(version=3, delta=1)]))
+
+
+async def test_two_projectors_get_on_with_a_feed_that_is_too_slow_for_a_whole_batch(
+    stores: Stores, project: Project
+) -> None:
+    """Each can ask for the head, and neither can read a batch before it would release the views to the other."""
+    head = stores.append([events.product_added(number) for number in range(200)])
+    slow_feed_down(stores, 0.005)
+    follow = {"heartbeat_seconds": 0.05, "release_seconds": 0.4}
+    for _ in range(2):
+        await project(follow=follow)
+    await stores.reached(head)
 
 
 async def test_a_session_that_stands_still_keeps_no_view_from_a_standby(
