@@ -128,6 +128,7 @@ def as_text(found: Found) -> RenderableType:
             f"{_by(event.get('envelope'))}; the feed is at {explained['feed_head']}"
         )
         parts += ["", _views(explained["views"])]
+        parts += [f"it is not known whether it is in the views: {it['problem']}" for it in explained["unreachable"]]
     return Group(*parts)
 
 
