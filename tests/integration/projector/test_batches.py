@@ -139,6 +139,36 @@ async def test_a_batch_that_takes_too_long_is_halved_until_it_does_not(
     assert positions == sorted(positions)
 
 
+async def test_a_batch_that_takes_long_keeps_no_view_from_being_announced(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    """Readers trust the cache for 3 s after an announcement."""
+    projector = await project(
+        follow={"heartbeat_seconds": 0.05, "statement_seconds": 60}, read={"statement_timeout": 60}
+    )
+    head = stores.append([events.product_added()])
+    await announcements.reached(head)
+    # The next row of the view is written when the test says so.
+    stores.run(
+        "CREATE TABLE tandem_read.held (); INSERT INTO tandem_read.held DEFAULT VALUES;"
+        "CREATE FUNCTION tandem_read.hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " WHILE EXISTS (SELECT FROM tandem_read.held) LOOP PERFORM pg_sleep(0.02); END LOOP; RETURN NEW; END $$;"
+        " CREATE TRIGGER hold BEFORE UPDATE ON tandem_read.product_card"
+        " FOR EACH ROW EXECUTE FUNCTION tandem_read.hold()"
+    )
+    later = stores.append([events.price_changed()])
+    sleeping = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'tandem-projector' AND wait_event = 'PgSleep'"
+    )
+    await asyncio.to_thread(wait_until, lambda: stores.run(sleeping), "the batch is being stored")
+    for _ in range(3):
+        assert (await announcements.one_more()).positions == dict.fromkeys(VIEWS, head)
+    assert {it.state for it in (await projector.list()).values()} == {RUNNING}
+    stores.run("DELETE FROM tandem_read.held")
+    await announcements.reached(later)
+
+
 @pytest.mark.parametrize("products", [1, 2])
 async def test_a_single_event_may_take_as_long_as_any_statement_of_the_database(
     stores: Stores, project: Project, products: int
