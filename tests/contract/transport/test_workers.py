@@ -170,7 +170,8 @@ async def test_a_call_whose_deadline_passed_in_the_queue_is_not_begun(serve: Ser
     served = await serve(worker(held, max_batch=1))
     first = served.call()
     await in_thread(held.entered)
-    assert (await served.refusal(timeout=0.2)).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    # In which the call comes, on a busy machine too.
+    assert (await served.refusal(timeout=1)).code() == grpc.StatusCode.DEADLINE_EXCEEDED
     held.release.set()
     await first
     assert (await served.call()).feed_head == 7
