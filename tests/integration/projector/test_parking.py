@@ -47,7 +47,9 @@ async def test_a_row_is_parked_and_a_program_without_the_bug_redrives_it(
 ) -> None:
     nodes = [it.address for it in memcached_nodes(up_to(1))]
     refuse_payments(monkeypatch)
-    first, standby = await project(nodes), await project(nodes)
+    first = await project(nodes)
+    await first.until_state(RUNNING)
+    standby = await project(nodes)
     stores.append([events.product_added(), events.order_placed(1), events.order_placed(2)])
     head = stores.append([events.order_paid(1), events.order_paid(2), events.order_shipped(1)])
     await announcements.reached(head)
