@@ -31,6 +31,7 @@ class RawConnection:
         self.headers: dict[int, dict[str, str]] = {}
         """Of calls: those of the answer, and what came behind it."""
         self._decoder = Decoder()
+        self._ponged = threading.Event()
         settings = struct.pack(">HI", _INITIAL_WINDOW, window)
         self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, settings))
         if reads:
@@ -77,6 +78,12 @@ class RawConnection:
     def reset(self, stream: int) -> None:
         self._send(_frame(_RST_STREAM, 0, stream, struct.pack(">I", 8)))
 
+    def ping(self) -> threading.Event:
+        """Set when the server has read all that was sent before, if this client reads. One at a time."""
+        self._ponged = threading.Event()
+        self._send(_frame(_PING, 0, 0, bytes(8)))
+        return self._ponged
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
@@ -108,8 +115,11 @@ class RawConnection:
                         self._first_window = value
                         self._changed.notify_all()
             self._send(_frame(_SETTINGS, _ACK, 0, b""))
-        elif kind == _PING and not flags & _ACK:
-            self._send(_frame(_PING, _ACK, 0, body))
+        elif kind == _PING:
+            if flags & _ACK:
+                self._ponged.set()
+            else:
+                self._send(_frame(_PING, _ACK, 0, body))
         elif kind == _WINDOW_UPDATE:
             with self._changed:
                 if stream:

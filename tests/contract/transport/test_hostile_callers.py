@@ -10,7 +10,7 @@ from tandem.runtime.call import Call
 from tandem.runtime.worker import one_by_one
 from tests.contract.transport.conftest import METHOD, Serve, Transport
 from tests.support.http2 import RawConnection, message
-from tests.support.stack import until
+from tests.support.stack import until, wait_until
 
 
 @pytest.fixture(params=["queued"])
@@ -63,6 +63,32 @@ async def test_one_connections_requests_that_do_not_end_leave_room_for_others(
     await until(most_are_refused, "the calls past half of the room have ended")
     assert (await served.call()).feed_head == 7
     caller.close()
+
+
+@pytest.mark.parametrize("transport", ["grpcio"])
+async def test_calls_that_are_taken_back_at_once_wait_up_to_a_limit_and_a_burst_of_others_is_answered(
+    serve: Serve, transport: Transport
+) -> None:
+    served = await serve(max_concurrent_calls=4_000)
+    legal, hostile, third = callers = [RawConnection(served.running.port, reads=True) for _ in range(3)]
+    # Until the next `await` nothing of ours looks at a call: all that come wait in grpcio, 4,000 at most.
+    burst = {legal.call(METHOD) for _ in range(3_500)}
+    wait_until(legal.ping().is_set, "the burst has come")
+    for _ in range(3_000):
+        hostile.reset(hostile.open(METHOD))
+    wait_until(hostile.ping().is_set, "the calls that are taken back have come")
+    refused = {third.open(METHOD) for _ in range(100)}
+    wait_until(lambda: third.ended_streams == refused, "what is past the limit is refused", seconds=5)
+    assert not legal.ended_streams
+
+    async def the_burst_is_answered() -> bool:
+        return legal.ended_streams == burst
+
+    await until(the_burst_is_answered, "each call of the burst has ended")
+    assert {legal.headers[it]["grpc-status"] for it in burst} == {"0"}
+    assert (await served.call()).feed_head == 7
+    for it in callers:
+        it.close()
 
 
 MIB = 2**20
