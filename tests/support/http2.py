@@ -116,10 +116,7 @@ class RawConnection:
                         self._changed.notify_all()
             self._send(_frame(_SETTINGS, _ACK, 0, b""))
         elif kind == _PING:
-            if flags & _ACK:
-                self._ponged.set()
-            else:
-                self._send(_frame(_PING, _ACK, 0, body))
+            self._ponged.set() if flags & _ACK else self._send(_frame(_PING, _ACK, 0, body))
         elif kind == _WINDOW_UPDATE:
             with self._changed:
                 if stream:
