@@ -1,14 +1,11 @@
-"""`python -m projector [serve | migrate | reset]`"""
+"""`python -m projector [serve | migrate]`"""
 
 import sys
 
 from projector.app import MIGRATIONS, build
 from projector.settings import Settings
-from shop.views import VIEWS
-from tandem.feed.head import read_head
-from tandem.projection.reset import reset
 from tandem.read_store.tables import SCHEMA
-from tandem.runtime.database import migrate, transaction
+from tandem.runtime.database import migrate
 from tandem.runtime.program import Action, main
 
 # How long a thread that has an answer of a database waits for the interpreter while another thread folds. Python's own
@@ -20,17 +17,8 @@ def _migrate(settings: Settings) -> str:
     return f"{SCHEMA} is at revision {migrate(settings.read_database, MIGRATIONS, SCHEMA)}"
 
 
-def _reset(settings: Settings) -> str:
-    with transaction(settings.feed_database, "tandem-projector-reset") as connection:
-        epoch = read_head(connection).epoch
-    with transaction(settings.read_database, "tandem-projector-reset") as connection:
-        reset(connection, list(VIEWS.values()), epoch, hung_seconds=settings.follow.hung_seconds)
-    return "the views are empty; start a projector to fill them from the feed"
-
-
 ACTIONS = {
     "migrate": Action("bring the read database's schema up to date", _migrate),
-    "reset": Action("empty the views; the next projector fills them from the feed", _reset),
 }
 
 if __name__ == "__main__":

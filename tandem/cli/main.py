@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
 from tandem.cli.domain import Domain
+from tandem.cli.generations import Operator, add_commands
 from tandem.cli.local_stack import LocalStack, Ports
 from tandem.cli.up import up as run_up
 
@@ -142,7 +144,11 @@ def application(domain: Domain) -> typer.Typer:
                 domain.modules[section]: (address, exits.enter_context(grpc.insecure_channel(address)))
                 for section, address in addresses.items()
             }
-            report = service_status.ask(channels, domain.modules["projector"], domain.projections)
+            projector = domain.modules["projector"]
+            report = service_status.ask(channels, projector, domain.projections)
+            if report.feed_head is not None:
+                found = Operator(domain.projections, channels[projector][1]).generations_if_known()
+                report = replace(report, generations=tuple(found.values()))
         if as_json:
             typer.echo(service_status.as_json(report))
         else:
@@ -152,10 +158,12 @@ def application(domain: Domain) -> typer.Typer:
         if not report.well:
             raise typer.Exit(1)
 
+    defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
+    projector_default = defaults["projector"]
     why.add_to(app, domain)
     history.add_to(app, domain)
-    app.add_typer(feed.commands(domain.modules["command"]), name="feed")
-    app.add_typer(parked.commands(domain.projections, f"127.0.0.1:{_DEFAULTS.projector}"), name="parked")
-    defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
     verify.add_command(app, domain.audit, defaults)
+    add_commands(app, domain.projections, projector_default)
+    app.add_typer(feed.commands(domain.modules["command"]), name="feed")
+    app.add_typer(parked.commands(domain.projections, projector_default), name="parked")
     return app

@@ -28,7 +28,7 @@ from tandem.feed.service import read_or_refuse, refusal_of
 from tandem.feed.token import MalformedToken, Token, decode_token
 from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.projection.cache_writer import CacheWriter
-from tandem.projection.fold import CannotApply
+from tandem.projection.changes import CannotApply
 from tandem.projection.projection import Projection, uuid_key
 from tandem.projection.replay import Change, Replay
 from tandem.projection.views import Progress, Views

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.envelope import envelope_of
 from tandem.projection.redriving import DROP, REDRIVE, Outcome
-from tandem.read_store.tables import operation, parked
+from tandem.read_store.tables import operation, parked, projection, served_of
 from tandem.runtime.call import Call
 from tandem.runtime.checker import Checker
 from tandem.runtime.database import read_pooled
@@ -44,7 +44,8 @@ ORDER BY position LIMIT {_MOST_EVENTS}
 """)  # noqa: S608
 _ASK = text(f"""
 INSERT INTO {operation.fullname} (id, view, action, key, actor, reason)
-VALUES (:id, :view, :action, CAST(:key AS uuid), :actor, :reason)
+SELECT CAST(:id AS uuid), CAST(:view AS text), :action, CAST(:key AS uuid), :actor, :reason
+WHERE EXISTS (SELECT FROM {projection.fullname} WHERE view = :view) RETURNING id
 """)  # noqa: S608
 _ASKED = text(f"SELECT view, done_at, outcome FROM {operation.fullname} WHERE id = CAST(:id AS uuid)")  # noqa: S608
 _FIRST_KEY = str(uuid.UUID(int=0))
@@ -53,10 +54,10 @@ _FIRST_KEY = str(uuid.UUID(int=0))
 class ParkedKeys:
     """rpcs: their names. handle: a worker's handler."""
 
-    def __init__(self, descriptor: ServiceDescriptor, read: Engine, views: Collection[str]) -> None:
-        """read: in autocommit mode. views: those that there are."""
+    def __init__(self, descriptor: ServiceDescriptor, read: Engine, served: Callable[[], Collection[str]]) -> None:
+        """read: in autocommit mode. served: the views of this program; their other generations are known too."""
         self._read = read
-        self._views = views
+        self._served = served
         answers: dict[str, Callable[[Any, Checker, str], Any]] = {
             "ListParkedKeys": self._list,
             "GetParkedKey": self._get,
@@ -131,8 +132,9 @@ class ParkedKeys:
         return answer
 
     def _check_view(self, check: Checker, view: str, *, required: bool = True) -> None:
-        if view and view not in self._views:
-            check.wrong("view", "INVALID", f"must be one of {', '.join(sorted(self._views))}")
+        served = self._served()
+        if view and served_of(view) not in served:
+            check.wrong("view", "INVALID", f"must be one of {', '.join(sorted(served))}")
         elif required and not view:
             check.wrong("view", "REQUIRED", "is required")
 
@@ -144,7 +146,8 @@ class ParkedKeys:
     def _ask(self, action: str, request: Any, actor: str, reason: str) -> str:
         number = str(uuid.uuid4())
         arguments = {"id": number, "view": request.view, "action": action, "key": request.key or None}
-        self._execute(_ASK, {**arguments, "actor": actor, "reason": reason})
+        if not self._execute(_ASK, {**arguments, "actor": actor, "reason": reason}):
+            raise NotFound("view", f"views/{request.view}")
         return number
 
     def _execute(self, statement: TextClause, arguments: Mapping[str, object]) -> Sequence[Any]:

@@ -6,7 +6,7 @@ statement that moves the view past them, so that a view's position, its rows and
 
 from prometheus_client import Counter
 
-from tandem.projection.fold import ViewChanges
+from tandem.projection.changes import ViewChanges
 from tandem.runtime.telemetry import log
 
 PARKED_EVENTS = Counter(

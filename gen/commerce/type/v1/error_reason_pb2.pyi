@@ -226,6 +226,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     `parked_since`, and where it is one row its `key`.
     What to do: tell the operator, who redrives it; read without the token if an older state will do.
     """
+    ERROR_REASON_GENERATION_EXISTS: _ErrorReason.ValueType  # 70
+    """The view has another generation already, which is being made or is kept.
+    What to do: drop that one first, if nobody needs it.
+    """
+    ERROR_REASON_GENERATION_NOT_READY: _ErrorReason.ValueType  # 71
+    """The view's other generation is still filled or compared.
+    What to do: repeat when it is ready.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name without its prefix, such as OUT_OF_STOCK, is the `reason` of an error's
@@ -436,6 +444,14 @@ ERROR_REASON_PARKED: ErrorReason.ValueType  # 53
 beyond that event, or the row is not there for the lack of it. The metadata has the `view`, the position that it is
 `parked_since`, and where it is one row its `key`.
 What to do: tell the operator, who redrives it; read without the token if an older state will do.
+"""
+ERROR_REASON_GENERATION_EXISTS: ErrorReason.ValueType  # 70
+"""The view has another generation already, which is being made or is kept.
+What to do: drop that one first, if nobody needs it.
+"""
+ERROR_REASON_GENERATION_NOT_READY: ErrorReason.ValueType  # 71
+"""The view's other generation is still filled or compared.
+What to do: repeat when it is ready.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
