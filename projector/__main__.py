@@ -6,15 +6,16 @@ from projector.app import MIGRATIONS, build
 from projector.settings import Settings
 from tandem.read_store.tables import SCHEMA
 from tandem.runtime.database import migrate
-from tandem.runtime.program import Action, main
+from tandem.runtime.program import Action, Done, main
 
 # How long a thread that has an answer of a database waits for the interpreter while another thread folds. Python's own
 # five milliseconds are too long: an answer comes in many pieces, and each would wait.
 _SWITCH_SECONDS = 0.001
 
 
-def _migrate(settings: Settings) -> str:
-    return f"{SCHEMA} is at revision {migrate(settings.read_database, MIGRATIONS, SCHEMA)}"
+def _migrate(settings: Settings) -> Done:
+    revision = migrate(settings.read_database, MIGRATIONS, SCHEMA)
+    return Done(f"{SCHEMA} is at revision {revision}", {"schema": SCHEMA, "revision": revision})
 
 
 ACTIONS = {

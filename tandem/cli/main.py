@@ -12,7 +12,7 @@ import grpc
 import typer
 from rich.console import Console
 
-from tandem.cli import feed, history, parked, verify, why
+from tandem.cli import feed, history, operations, parked, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
@@ -29,6 +29,7 @@ class Transport(StrEnum):
 
 
 _DEFAULTS = Ports()
+_ADDRESSES = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
 
 
 def _port(what: str) -> typer.models.OptionInfo:
@@ -158,12 +159,11 @@ def application(domain: Domain) -> typer.Typer:
         if not report.well:
             raise typer.Exit(1)
 
-    defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
-    projector_default = defaults["projector"]
     why.add_to(app, domain)
     history.add_to(app, domain)
-    verify.add_command(app, domain.audit, defaults)
-    add_commands(app, domain.projections, projector_default)
+    operations.add_to(app, domain)
+    verify.add_command(app, domain.audit, _ADDRESSES)
+    add_commands(app, domain.projections, _ADDRESSES["projector"])
     app.add_typer(feed.commands(domain.modules["command"]), name="feed")
-    app.add_typer(parked.commands(domain.projections, projector_default), name="parked")
+    app.add_typer(parked.commands(domain.projections, _ADDRESSES["projector"]), name="parked")
     return app

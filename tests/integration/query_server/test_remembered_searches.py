@@ -78,9 +78,9 @@ def test_searches_that_wait_together_are_answered_by_one_statement(
     full, counted = asked.full, Counter[str]()
     execute = Store.execute_on
 
-    def count(database: Store, view: str, *rest: Any) -> Any:
+    def count(database: Store, view: str, *rest: Any, **more: Any) -> Any:
         counted[view] += not isinstance(database, Counted)
-        return execute(database, view, *rest)
+        return execute(database, view, *rest, **more)
 
     monkeypatch.setattr(Store, "execute_on", count)
     assert asked.together(*requests)[:3] == one_by_one

@@ -553,7 +553,7 @@ class ExplainRequest(_message.Message):
     consistency_token: _builtins.str
     """The one that a receipt's token, or a cursor, stands for."""
     key: _builtins.str
-    """The last one that changed a row with this key, in any view whose rows have UUIDs."""
+    """The last one that changed a row with this key, or waits for it, in any view whose rows have UUIDs."""
     def __init__(
         self,
         *,
@@ -667,12 +667,13 @@ class ExplainedView(_message.Message):
     ANNOUNCED_BY_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    PARKED_KEYS_FIELD_NUMBER: _builtins.int
     view: _builtins.str
     """The view's name."""
     position: _builtins.int
     """The last position that the view has taken in."""
     included: _builtins.bool
-    """Whether it has taken the event in."""
+    """Whether it has taken the event in, into each of these rows."""
     cached: Global___CachedState.ValueType
     """What is in the cache of the first of its rows."""
     waiting_for: _builtins.str
@@ -689,6 +690,10 @@ class ExplainedView(_message.Message):
     def announced_by(self) -> _timestamp_pb2.Timestamp:
         """It was announced to query servers by this time: to the second, for the last hour, by the projector that holds the view."""
 
+    @_builtins.property
+    def parked_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParkedKey]:
+        """Those of these rows that are parked and lack the event, 20 at most: since an earlier event, or this one."""
+
     def __init__(
         self,
         *,
@@ -700,10 +705,11 @@ class ExplainedView(_message.Message):
         announced_by: _timestamp_pb2.Timestamp | None = ...,
         cached: Global___CachedState.ValueType = ...,
         waiting_for: _builtins.str = ...,
+        parked_keys: _abc.Iterable[Global___ParkedKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["announced_by", b"announced_by", "changed_at", b"changed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced_by", b"announced_by", "cached", b"cached", "changed_at", b"changed_at", "included", b"included", "keys", b"keys", "position", b"position", "view", b"view", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced_by", b"announced_by", "cached", b"cached", "changed_at", b"changed_at", "included", b"included", "keys", b"keys", "parked_keys", b"parked_keys", "position", b"position", "view", b"view", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1130,3 +1136,131 @@ class GetOperationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetOperationResponse: _TypeAlias = GetOperationResponse  # noqa: Y015
+
+@_typing.final
+class ListOperationsRequest(_message.Message):
+    """Asks for what operators have asked of views."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """Only of this view; empty for all views."""
+    key: _builtins.str
+    """Only of the row with this key, a UUID; empty for all."""
+    page_size: _builtins.int
+    """How many a page holds at most: 1 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        key: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "page_size", b"page_size", "page_token", b"page_token", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperationsRequest: _TypeAlias = ListOperationsRequest  # noqa: Y015
+
+@_typing.final
+class ListOperationsResponse(_message.Message):
+    """A page of what operators have asked of views, the latest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Operation]:
+        """What was asked."""
+
+    def __init__(
+        self,
+        *,
+        operations: _abc.Iterable[Global___Operation] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "operations", b"operations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperationsResponse: _TypeAlias = ListOperationsResponse  # noqa: Y015
+
+@_typing.final
+class Operation(_message.Message):
+    """What an operator has asked of a view, and what became of it so far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ASKED_AT_FIELD_NUMBER: _builtins.int
+    DONE_AT_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    FAILED_KEYS_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    """UUID, for GetOperation."""
+    view: _builtins.str
+    """The view."""
+    action: _builtins.str
+    """What was asked, such as "redrive" or "drop"."""
+    key: _builtins.str
+    """UUID of the one row's key that it is about; empty for all that are parked."""
+    actor: _builtins.str
+    """Who asked, as the call's metadata had it."""
+    reason: _builtins.str
+    """Why."""
+    keys: _builtins.int
+    """How many rows it has dealt with."""
+    events: _builtins.int
+    """How many events were taken in, or dropped."""
+    failed_keys: _builtins.int
+    """How many rows stay parked, since they cannot take some event in either."""
+    @_builtins.property
+    def asked_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked."""
+
+    @_builtins.property
+    def done_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was done; not set until then."""
+
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+        view: _builtins.str = ...,
+        action: _builtins.str = ...,
+        key: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        asked_at: _timestamp_pb2.Timestamp | None = ...,
+        done_at: _timestamp_pb2.Timestamp | None = ...,
+        keys: _builtins.int = ...,
+        events: _builtins.int = ...,
+        failed_keys: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "done_at", b"done_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "asked_at", b"asked_at", "done_at", b"done_at", "events", b"events", "failed_keys", b"failed_keys", "key", b"key", "keys", b"keys", "operation_id", b"operation_id", "reason", b"reason", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Operation: _TypeAlias = Operation  # noqa: Y015

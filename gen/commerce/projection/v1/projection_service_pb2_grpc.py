@@ -101,6 +101,11 @@ class ProjectionServiceStub:
                 request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationRequest.SerializeToString,
                 response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationResponse.FromString,
                 _registered_method=True)
+        self.ListOperations = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/ListOperations',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectionServiceServicer:
@@ -236,6 +241,15 @@ class ProjectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOperations(self, request, context):
+        """Lists what operators have asked of views, the latest first, with what became of it: their log.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -298,6 +312,11 @@ def add_ProjectionServiceServicer_to_server(servicer, server):
                     servicer.GetOperation,
                     request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationRequest.FromString,
                     response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationResponse.SerializeToString,
+            ),
+            'ListOperations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperations,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -631,6 +650,33 @@ class ProjectionService:
             '/commerce.projection.v1.ProjectionService/GetOperation',
             commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationRequest.SerializeToString,
             commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/ListOperations',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

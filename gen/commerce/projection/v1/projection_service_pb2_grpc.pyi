@@ -115,6 +115,11 @@ class ProjectionServiceStub:
 
     Errors: NOT_FOUND when it was not.
     """
+    ListOperations: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.ListOperationsRequest, _projection_service_pb2.ListOperationsResponse]
+    """Lists what operators have asked of views, the latest first, with what became of it: their log.
+
+    Errors: none of its own.
+    """
 
 @_typing.type_check_only
 class ProjectionServiceAsyncStub(ProjectionServiceStub):
@@ -202,6 +207,11 @@ class ProjectionServiceAsyncStub(ProjectionServiceStub):
     """Returns what became of something that was asked for.
 
     Errors: NOT_FOUND when it was not.
+    """
+    ListOperations: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.ListOperationsRequest, _projection_service_pb2.ListOperationsResponse]  # type: ignore[assignment]
+    """Lists what operators have asked of views, the latest first, with what became of it: their log.
+
+    Errors: none of its own.
     """
 
 class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -359,6 +369,17 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns what became of something that was asked for.
 
         Errors: NOT_FOUND when it was not.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOperations(
+        self,
+        request: _projection_service_pb2.ListOperationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.ListOperationsResponse, _abc.Awaitable[_projection_service_pb2.ListOperationsResponse]]:
+        """Lists what operators have asked of views, the latest first, with what became of it: their log.
+
+        Errors: none of its own.
         """
 
 def add_ProjectionServiceServicer_to_server(servicer: ProjectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
