@@ -31,8 +31,8 @@ class ProjectionServiceStub:
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does not
+    answer before the call's deadline, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -114,8 +114,8 @@ class ProjectionServiceServicer:
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does not
+    answer before the call's deadline, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def ListProjections(self, request, context):
@@ -332,8 +332,8 @@ class ProjectionService:
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does not
+    answer before the call's deadline, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod

@@ -32,8 +32,8 @@ class ProjectionServiceStub:
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does not
+    answer before the call's deadline, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_typing.overload
@@ -128,8 +128,8 @@ class ProjectionServiceAsyncStub(ProjectionServiceStub):
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does not
+    answer before the call's deadline, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -220,8 +220,8 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
     limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does not
+    answer before the call's deadline, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_abc_1.abstractmethod
