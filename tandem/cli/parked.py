@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tandem.cli.access import connect
+
 _ASK_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 _PAGE = 1000
@@ -142,7 +144,7 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
 @contextmanager
 def _asking(service: ServiceDescriptor, address: str, actor: str = "") -> Iterator[_Projector]:
     try:
-        with grpc.insecure_channel(address) as channel:
+        with connect(address) as channel:
             yield _Projector(service, channel, actor)
     except grpc.RpcError as error:
         typer.echo(f"tandem: the projector at {address}: {error.code().name}: {error.details()}", err=True)

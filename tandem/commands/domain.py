@@ -148,11 +148,11 @@ class Domain:
             [it.name for it in self.model.aggregates],
         )
 
-    def command_of(self, request: Any, now: datetime, metadata: Metadata = ()) -> Command:
+    def command_of(self, request: Any, now: datetime, metadata: Metadata = (), actor: str = "") -> Command:
         """The command that a request is, with the ids that the caller left to the server. Raises InvalidArgument.
 
-        metadata: of the call, for the envelope. A request that is wrong at this moment alone, and has a request_id, is
-        a command that is refused: the refusal is to be stored as any other.
+        metadata, actor: of the call, for the envelope. A request that is wrong at this moment alone, and has a
+        request_id, is a command that is refused: the refusal is to be stored as any other.
         """
         kind = self.kinds[type(request)]
         check = self._checker(now)
@@ -179,7 +179,7 @@ class Domain:
             request_id,
             id_of(subject if named else str(uuid7())),
             now,
-            envelope_of(metadata, request_id).SerializeToString(),
+            envelope_of(metadata, request_id, actor).SerializeToString(),
             refused,
         )
 
