@@ -39,10 +39,10 @@ _WRITE = (
         l.discount_basis_points, l.line_total
     FROM {_COPIES}, tandem_write.order_line AS l""",
     f"""
-    INSERT INTO tandem_write.event (position, kind, recorded_at, payload, subject_id, envelope)
+    INSERT INTO tandem_write.event (position, kind, recorded_at, payload, subject_id, envelope, mark)
     SELECT h.position + (c.number - 1) * n.count + p.number, e.kind, e.recorded_at,
         {_RENAMED.format(value="e.payload", old="p.order_id", new=_NEW_ID.format(old="p.order_id"))},
-        e.subject_id, e.envelope
+        e.subject_id, e.envelope, e.mark
     FROM {_COPIES}, tandem_write.feed_head AS h, (SELECT count(*) FROM placed) AS n,
         placed AS p JOIN tandem_write.event AS e USING (position)""",
     f"""
@@ -59,6 +59,9 @@ _WRITE = (
     ) AS s WHERE s.product_id = p.id""",
     "UPDATE tandem_write.feed_head SET position = position + %(copies)s * (SELECT count(*) FROM placed)",
 )
+
+# Of the last order, and so of its last copy, which ends the feed.
+_LAST_MARK = "SELECT mark FROM tandem_write.event WHERE kind = 'order_placed' ORDER BY position DESC LIMIT 1"
 
 # The positions of the copies are those of the write database: head and count are told.
 _PLACED = """
@@ -78,7 +81,8 @@ _READ = (
     SELECT {_NEW_ID.format(old="p.key")}, {_POSITION}, v.customer_id, v.placed_at, {_POSITION},
         {_RENAMED.format(value="v.value", old="p.key", new=_NEW_ID.format(old="p.key"))}
     FROM {_COPIES}, placed AS p JOIN tandem_read.order_summary AS v USING (key)""",
-    "UPDATE tandem_read.projection SET position = CAST(%(head)s AS bigint) + CAST(%(copies)s AS bigint) * %(count)s",
+    "UPDATE tandem_read.projection"
+    " SET position = CAST(%(head)s AS bigint) + CAST(%(copies)s AS bigint) * %(count)s, mark = %(mark)s",
 )
 
 
@@ -93,7 +97,8 @@ def copy_orders(write_url: str, read_url: str, copies: int) -> None:
         [(head, count)] = connection.execute(
             "SELECT position, (SELECT count(*) FROM tandem_write.customer_order) FROM tandem_write.feed_head"
         ).fetchall()
-    arguments = {"copies": copies, "head": head, "count": count}
+        [(mark,)] = connection.execute(_LAST_MARK).fetchall()
+    arguments = {"copies": copies, "head": head, "count": count, "mark": mark}
     with ThreadPoolExecutor(2) as threads:
         both = [threads.submit(_copy_written, write_url, arguments), threads.submit(_copy_views, read_url, arguments)]
         for each in both:

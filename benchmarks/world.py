@@ -112,6 +112,9 @@ class World:
 
             def caught_up() -> bool:
                 [head] = write.execute("SELECT position FROM tandem_write.feed_head").fetchall()
+                stopped = read.execute("SELECT error FROM tandem_read.projection WHERE error IS NOT NULL").fetchall()
+                if stopped:
+                    raise RuntimeError(f"views that cannot go on: {stopped}")
                 [behind] = read.execute(
                     "SELECT count(*) FROM tandem_read.projection WHERE position < %s", head
                 ).fetchall()
