@@ -16,6 +16,7 @@
      ├── MethodUnknown         UNIMPLEMENTED        the server has no such RPC
      ├── Unauthenticated       UNAUTHENTICATED      nothing says who calls, or it is not so
      │    └── TokenExpired     UNAUTHENTICATED      a new token is needed
+     ├── NotPermitted          PERMISSION_DENIED    the caller has no role for it
      ├── Unavailable           UNAVAILABLE          a store or a server is away
      │    ├── ViewBehind       UNAVAILABLE          the view did not reach the token in time: `behind`
      │    ├── OutcomeUnknown   UNAVAILABLE          a command that is done, or is not
@@ -201,6 +202,10 @@ class TokenExpired(Unauthenticated):
     """UNAUTHENTICATED: with a new token the call comes through."""
 
 
+class NotPermitted(CallFailed):
+    """PERMISSION_DENIED: the caller has no role for it, or only for what is its own."""
+
+
 class Unavailable(CallFailed):
     """UNAVAILABLE: safe to repeat, a command with its request_id."""
 
@@ -280,6 +285,7 @@ BY_CODE: Mapping[grpc.StatusCode, type[CallFailed]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNIMPLEMENTED: MethodUnknown,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: NotPermitted,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.INTERNAL: ServerBug,

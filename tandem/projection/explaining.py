@@ -100,6 +100,8 @@ class Explaining:
             if stored_at is not None:
                 answer.stored_at.FromDatetime(stored_at)
             self._fill(answer.event, event)
+            if not call.sees_personal_data and self._views.contract.subject_of(answer.event.event) is not None:
+                self._views.contract.clear_personal(answer.event.event)
             read_pooled(self._read, lambda it: self._explain_views(it, answer.views, event))
         except SQLAlchemyError as error:
             log.warning("an event cannot be explained", error=first_line(error))

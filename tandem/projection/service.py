@@ -80,7 +80,15 @@ class ProjectionService:
             "Explain": explaining.worker,
             **dict.fromkeys(parked.rpcs, self._operators),
         }
-        self.service = Service(descriptor, workers, {"GetHistory": explaining.get_history}, ready=self._are_well)
+        self.service = Service(
+            descriptor,
+            workers,
+            {"GetHistory": explaining.get_history},
+            ready=self._are_well,
+            audited=True,
+            # Its rows are made of it.
+            personal_data=frozenset({"GetHistory"}),
+        )
 
     async def start(self) -> None:
         await self._worker.start()

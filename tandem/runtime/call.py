@@ -76,7 +76,13 @@ class Guard(Protocol):
     """Of an RPC: see tandem.runtime.guards."""
 
     def check(self, call: "Context") -> None:
-        """Says who calls: `call.identity`. Raises TandemError for who may not."""
+        """Says who calls, and whose rows that gives. Raises TandemError for who may not."""
+
+    def looks_at(self, call: "Context") -> bool:
+        """Whether `check_request` is to be called too."""
+
+    def check_request(self, call: "Context", request: Any) -> None:
+        """Raises TandemError for what the caller may not ask for."""
 
 
 class Guards(Protocol):
@@ -229,6 +235,10 @@ class Context(ABC):
 
     identity: Identity | None = None
     """Who calls; None where nobody is asked."""
+    owner: str | None = None
+    """Whose rows alone the caller may see, in lower case; None for all."""
+    sees_personal_data = True
+    """Whether the feed's events are shown with it."""
 
     came_at: float
     """On the clock of time.monotonic()."""
@@ -565,6 +575,8 @@ class StreamMethod:
         self.streams.enter(call)
         try:
             request = decoded(self.request_class, payload)
+            if self.guard is not None and self.guard.looks_at(call):
+                self.guard.check_request(call, request)
             # Closed at once when the call is cancelled, and not when the collector comes by.
             async with contextlib.aclosing(self.handler(request, call)) as responses:
                 async for response in responses:

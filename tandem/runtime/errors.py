@@ -11,6 +11,7 @@
      ├── TooLarge             RESOURCE_EXHAUSTED   a message has more bytes than may be sent or received
      ├── UnknownMethod        UNIMPLEMENTED        the server has no such RPC
      ├── Unauthenticated      UNAUTHENTICATED      nothing says who calls, or it is not so
+     ├── NotPermitted         PERMISSION_DENIED    the caller has no role for it
      ├── Unavailable          UNAVAILABLE          a store is away, or the view is behind; safe to retry
      ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's time passed before the work began
      └── RefusedBefore        any of the above     a refusal that was stored, told once more
@@ -115,6 +116,11 @@ class Unauthenticated(TandemError):
     pass
 
 
+class NotPermitted(TandemError):
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="NOT_PERMITTED")
+
+
 class Unavailable(TandemError):
     def __init__(
         self, message: str, *, reason: str, retry_after: float = 0.5, metadata: dict[str, str] | None = None
@@ -151,6 +157,7 @@ _CODES: dict[type[TandemError], grpc.StatusCode] = {
     TooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }

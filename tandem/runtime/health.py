@@ -28,8 +28,8 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
         self._open = 0
         self._watches: set[asyncio.Task[None]] = set()
 
-    def servicers(self, guard_of: Callable[[str], Guard | None], *, with_reflection: bool) -> Servicers:
-        """guard_of: a path; for reflection. Health is answered to everybody."""
+    def servicers(self, new_guard: Callable[[str], Guard | None], *, with_reflection: bool) -> Servicers:
+        """new_guard: of a path, for reflection. Health is answered to everybody."""
         servicers = {
             f"/{_HEALTH}/Check": Servicer(health_pb2.HealthCheckRequest, self._check),
             f"/{_HEALTH}/Watch": Servicer(health_pb2.HealthCheckRequest, self._watch),
@@ -43,7 +43,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
                         await context.write(response)
 
             path = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
-            servicers[path] = Servicer(reflection_pb2.ServerReflectionRequest, reflect, guard_of(path))
+            servicers[path] = Servicer(reflection_pb2.ServerReflectionRequest, reflect, new_guard(path))
         return servicers
 
     def end_watches(self) -> None:

@@ -52,6 +52,9 @@ class Service:
 
     workers: of the unary RPCs; they are among the application's components too. streams: of those that `returns (stream
     …)`. ready: whether this service's calls can be answered now; None where the application's own readiness says it.
+    owner_fields: of RPCs about rows that have owners: the field of the request that names the owner; "" where the
+    handler looks at the rows, for `call.owner`. audited: whether each call is an operator's, and logged.
+    personal_data: RPCs whose answers show it to whoever may call them.
     Raises ValueError unless each RPC is answered by exactly one of them.
     """
 
@@ -59,6 +62,9 @@ class Service:
     workers: Mapping[str, Worker]
     streams: Mapping[str, StreamHandler] = field(default_factory=dict)
     ready: Readiness | None = None
+    owner_fields: Mapping[str, str] = field(default_factory=dict)
+    audited: bool = False
+    personal_data: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         methods = self.descriptor.methods
@@ -116,7 +122,7 @@ class RunningApplication:
         self._health = Health(services, application.server.max_health_streams)
         reflection = application.server.reflection
         self._servicers = self._health.servicers(
-            self._guards.of,
+            self._guards.add,
             with_reflection=not application.server.authenticates if reflection is None else reflection,
         )
         self._readiness: asyncio.Task[None] | None = None
@@ -134,13 +140,14 @@ class RunningApplication:
         try:
             transport = self._transport = _listen(application.server, self._guards)
             self.port = transport.port
+            routes = self._routes()
             self._guards.start()
             for component in application.components:
                 await component.start()
                 self._started.append(component)
             self._stop_metrics = _serve_metrics(_host(application.server), application.server.metrics_port)
             await self._ask_readiness()
-            await transport.start(*self._routes(), self._servicers)
+            await transport.start(*routes, self._servicers)
         except BaseException:
             # What could not be stopped is in the log; what could not be started is what the caller wants to know.
             if self._transport is not None:
@@ -160,7 +167,12 @@ class RunningApplication:
             for rpc in service.descriptor.methods:
                 path = f"/{service.descriptor.full_name}/{rpc.name}"
                 request_class = message_factory.GetMessageClass(rpc.input_type)
-                guard = self._guards.of(path)
+                guard = self._guards.add(
+                    path,
+                    owner_field=service.owner_fields.get(rpc.name),
+                    audited=service.audited,
+                    personal_data=rpc.name in service.personal_data,
+                )
                 if rpc.server_streaming:
                     handler = service.streams[rpc.name]
                     streams[path] = StreamMethod(

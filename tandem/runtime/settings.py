@@ -160,6 +160,11 @@ class ServerSettings(Block):
     )
     tls: TlsSettings | None = Field(None, description="Speak TLS (transport grpcio)")
     authentication: AuthenticationSettings = Field(AuthenticationSettings(), description="Who calls")
+    policy_file: Path | None = Field(
+        None,
+        description="TOML file: which roles may call what; needed where callers are asked who they are, and read again"
+        " when it changes",
+    )
     insecure: bool = Field(
         False,
         description="Serve beyond this machine without authentication, or by the native transport: only in a network"
@@ -220,6 +225,13 @@ class ServerSettings(Block):
             raise ValueError(
                 f"authentication.forwarded_certificate believes whoever connects, and {self.host} is beyond this"
                 " machine: listen on 127.0.0.1 or a Unix socket, where the sidecar connects"
+            )
+        if self.authenticates != (self.policy_file is not None):
+            raise ValueError(
+                "policy_file is required: callers are asked who they are, and nothing says what they may"
+                if self.authenticates
+                else "policy_file says what callers may, and nobody is asked who he is: set authentication.token or"
+                " tls.client_ca_file"
             )
         if self.is_local or self.insecure:
             return self

@@ -49,10 +49,15 @@ class Issuer:
         return jwt.encode(said, key, algorithm="ES256", headers={"kid": name})
 
 
-def settings_of(keys: Path | str, **others: Any) -> dict[str, Any]:
+EVERYBODY = Path(__file__).parent / "everybody.toml"
+"""A policy: who is known may call everything."""
+
+
+def settings_of(keys: Path | str, *, policy: Path = EVERYBODY, **others: Any) -> dict[str, Any]:
     """For ServerSettings: believe tokens of the issuer whose keys are in a file, or at a URL."""
     where = {"keys_file": keys} if isinstance(keys, Path) else {"keys_url": keys}
-    return {"authentication": {"token": {"issuer": ISSUER, "audience": AUDIENCE, **where, **others}}}
+    token = {"issuer": ISSUER, "audience": AUDIENCE, **where, **others}
+    return {"authentication": {"token": token}, "policy_file": policy}
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
@@ -94,6 +99,11 @@ class Certificates:
         self.authority.cert_pem.write_to_path(folder / "ca.pem")
         self.settings = {"certificate_file": folder / "server.pem", "key_file": folder / "server.key"}
         self.client_ca_file = folder / "ca.pem"
+        self.authenticating: dict[str, Any] = {
+            "tls": {**self.settings, "client_ca_file": self.client_ca_file},
+            "policy_file": EVERYBODY,
+        }
+        """For ServerSettings: clients show a certificate."""
 
     def replace_server(self, name: str) -> None:
         """The server has another certificate, for this name."""

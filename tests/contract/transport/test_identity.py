@@ -42,7 +42,7 @@ from tests.contract.transport.conftest import (
     raw,
     worker,
 )
-from tests.support.issuer import Certificates, Issuer, bearer, served, settings_of
+from tests.support.issuer import EVERYBODY, Certificates, Issuer, bearer, served, settings_of
 from tests.support.stack import until
 
 HEALTHY = 1
@@ -314,7 +314,7 @@ async def test_a_stream_is_refused_and_ends_with_its_token(
 @pytest.mark.parametrize("transport", ["auto"])
 async def test_who_calls_is_what_the_certificate_says(serve: Serve, seen: Seen, tmp_path: Path) -> None:
     certificates = Certificates(tmp_path)
-    server = await serve(seen, tls={**certificates.settings, "client_ca_file": certificates.client_ca_file})
+    server = await serve(seen, **certificates.authenticating)
     address = f"127.0.0.1:{server.running.port}"
     spiffe = certificates.credentials_of("spiffe://tandem.test/shop")
     for credentials in (certificates.credentials(with_certificate=True), spiffe):
@@ -333,8 +333,7 @@ async def test_a_token_goes_before_the_certificate(
     serve: Serve, seen: Seen, issuer: Issuer, keys: Path, tmp_path: Path
 ) -> None:
     certificates = Certificates(tmp_path)
-    tls = {**certificates.settings, "client_ca_file": certificates.client_ca_file}
-    server = await serve(seen, tls=tls, **settings_of(keys, leeway_seconds=0))
+    server = await serve(seen, tls=certificates.authenticating["tls"], **settings_of(keys, leeway_seconds=0))
     address = f"127.0.0.1:{server.running.port}"
     async with grpc.aio.secure_channel(address, certificates.credentials(with_certificate=True)) as channel:
         await raw(channel)(b"", timeout=PATIENCE)
@@ -348,7 +347,7 @@ async def test_a_token_goes_before_the_certificate(
 @pytest.mark.parametrize("transport", ["auto"])
 async def test_certificates_are_read_again_when_their_files_change(serve: Serve, seen: Seen, tmp_path: Path) -> None:
     certificates = Certificates(tmp_path)
-    server = await serve(seen, tls={**certificates.settings, "client_ca_file": certificates.client_ca_file})
+    server = await serve(seen, **certificates.authenticating)
     address = f"127.0.0.1:{server.running.port}"
 
     async def reaches(name: str, credentials: grpc.ChannelCredentials) -> bool:
@@ -377,7 +376,7 @@ HASH = "Hash=" + "0a" * 32
 
 async def test_a_sidecar_says_who_calls(serve: Serve, seen: Seen, tmp_path: Path) -> None:
     server = await serve(
-        seen, host=f"unix:{tmp_path}/tandem.sock", authentication={"forwarded_certificate": True}, reflection=True
+        seen, host=f"unix:{tmp_path}/tandem.sock", authentication={"forwarded_certificate": True}, policy_file=EVERYBODY
     )
     async with grpc.aio.insecure_channel(f"unix:{tmp_path}/tandem.sock") as channel:
         forwarded = f'By=spiffe://tandem.test/q;{HASH};Subject="CN=\\"a\\",O=b, c";URI=spiffe://tandem.test/shop'
@@ -479,8 +478,7 @@ async def test_the_command_line_shows_a_certificate_and_a_token(
             seen.append(call.identity)
             call.reply(b"")
 
-    tls = {**certificates.settings, "client_ca_file": certificates.client_ca_file}
-    server = await serve(empty, tls=tls, **settings_of(keys))
+    server = await serve(empty, tls=certificates.authenticating["tls"], **settings_of(keys))
     certificates.client.private_key_pem.write_to_path(tmp_path / "client.key")
     (tmp_path / "client.pem").write_bytes(b"".join(blob.bytes() for blob in certificates.client.cert_chain_pems))
     (tmp_path / "token").write_text(issuer.token("ops-7"))

@@ -118,7 +118,7 @@ def _alpn(certificates: Certificates) -> ssl.SSLContext:
 
 @pytest.mark.parametrize("transport", ["auto"])
 async def test_a_client_authority_asks_clients_for_a_certificate(serve: Serve, certificates: Certificates) -> None:
-    served = await serve(tls={**certificates.settings, "client_ca_file": certificates.client_ca_file})
+    served = await serve(**certificates.authenticating)
     address = f"127.0.0.1:{served.running.port}"
     known = grpc.aio.secure_channel(address, certificates.credentials(with_certificate=True))
     unknown = grpc.aio.secure_channel(address, certificates.credentials())
@@ -139,4 +139,4 @@ async def test_a_file_that_holds_no_certificate_is_a_wrong_setting(
 ) -> None:
     (tmp_path / name).write_text("not PEM")
     with pytest.raises(SettingsError, match=name.replace(".", r"\.")):
-        await serve(tls={**certificates.settings, "client_ca_file": certificates.client_ca_file})
+        await serve(**certificates.authenticating)

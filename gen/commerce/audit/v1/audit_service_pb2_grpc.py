@@ -32,8 +32,9 @@ class AuditServiceStub:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
     a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
     (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
-    TOKEN_EXPIRED); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (KEYS_UNAVAILABLE when
-    the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (KEYS_UNAVAILABLE when the keys of tokens are not
+    known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -56,8 +57,9 @@ class AuditServiceServicer:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
     a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
     (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
-    TOKEN_EXPIRED); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (KEYS_UNAVAILABLE when
-    the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (KEYS_UNAVAILABLE when the keys of tokens are not
+    known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def Verify(self, request, context):
@@ -93,8 +95,9 @@ class AuditService:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
     a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
     (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
-    TOKEN_EXPIRED); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (KEYS_UNAVAILABLE when
-    the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (KEYS_UNAVAILABLE when the keys of tokens are not
+    known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod

@@ -54,11 +54,12 @@ class CommandServiceStub:
     `request_id` was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current
     one); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a
     request or an answer has too many bytes); UNAUTHENTICATED (IDENTITY_REQUIRED when nothing says who calls and the
-    server asks, IDENTITY_INVALID when it is not so, TOKEN_EXPIRED); UNIMPLEMENTED (UNKNOWN_METHOD when the server has
-    no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the database is away and nothing was done, ROWS_BUSY when
-    another session keeps rows locked and nothing was done, OUTCOME_UNKNOWN when the database went away during the
-    commit, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    server asks, IDENTITY_INVALID when it is not so, TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller
+    has no role for it); NOT_FOUND when what it is about is somebody else's and the caller's role gives it no more
+    than its own; UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when
+    the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked and nothing was done,
+    OUTCOME_UNKNOWN when the database went away during the commit, KEYS_UNAVAILABLE when the keys of tokens are not
+    known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -206,11 +207,12 @@ class CommandServiceServicer:
     `request_id` was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current
     one); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a
     request or an answer has too many bytes); UNAUTHENTICATED (IDENTITY_REQUIRED when nothing says who calls and the
-    server asks, IDENTITY_INVALID when it is not so, TOKEN_EXPIRED); UNIMPLEMENTED (UNKNOWN_METHOD when the server has
-    no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the database is away and nothing was done, ROWS_BUSY when
-    another session keeps rows locked and nothing was done, OUTCOME_UNKNOWN when the database went away during the
-    commit, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    server asks, IDENTITY_INVALID when it is not so, TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller
+    has no role for it); NOT_FOUND when what it is about is somebody else's and the caller's role gives it no more
+    than its own; UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when
+    the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked and nothing was done,
+    OUTCOME_UNKNOWN when the database went away during the commit, KEYS_UNAVAILABLE when the keys of tokens are not
+    known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -570,11 +572,12 @@ class CommandService:
     `request_id` was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current
     one); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a
     request or an answer has too many bytes); UNAUTHENTICATED (IDENTITY_REQUIRED when nothing says who calls and the
-    server asks, IDENTITY_INVALID when it is not so, TOKEN_EXPIRED); UNIMPLEMENTED (UNKNOWN_METHOD when the server has
-    no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the database is away and nothing was done, ROWS_BUSY when
-    another session keeps rows locked and nothing was done, OUTCOME_UNKNOWN when the database went away during the
-    commit, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    server asks, IDENTITY_INVALID when it is not so, TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller
+    has no role for it); NOT_FOUND when what it is about is somebody else's and the caller's role gives it no more
+    than its own; UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when
+    the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked and nothing was done,
+    OUTCOME_UNKNOWN when the database went away during the commit, KEYS_UNAVAILABLE when the keys of tokens are not
+    known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.

@@ -32,9 +32,10 @@ class ReceiptServiceStub:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
     a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
     (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
-    TOKEN_EXPIRED); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE
-    when the write database is away, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away,
+    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
+    INTERNAL.
     """
 
     @_typing.overload
@@ -56,9 +57,10 @@ class ReceiptServiceAsyncStub(ReceiptServiceStub):
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
     a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
     (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
-    TOKEN_EXPIRED); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE
-    when the write database is away, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away,
+    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
+    INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -76,9 +78,10 @@ class ReceiptServiceServicer(metaclass=_abc_1.ABCMeta):
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
     a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
     (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
-    TOKEN_EXPIRED); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE
-    when the write database is away, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away,
+    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
+    INTERNAL.
     """
 
     @_abc_1.abstractmethod

@@ -32,9 +32,10 @@ class ProjectionServiceStub:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
     a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
     (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
-    TOKEN_EXPIRED); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE
-    when the read database is away, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away,
+    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
+    INTERNAL.
     """
 
     def __init__(self, channel):
@@ -92,9 +93,10 @@ class ProjectionServiceServicer:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
     a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
     (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
-    TOKEN_EXPIRED); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE
-    when the read database is away, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away,
+    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
+    INTERNAL.
     """
 
     def ListProjections(self, request, context):
@@ -237,9 +239,10 @@ class ProjectionService:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
     a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
     (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
-    TOKEN_EXPIRED); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE
-    when the read database is away, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away,
+    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
+    INTERNAL.
     """
 
     @staticmethod

@@ -116,6 +116,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The server does not know the keys yet with which the token is to be verified; nothing was done.
     What to do: repeat after the delay in google.rpc.RetryInfo.
     """
+    ERROR_REASON_NOT_PERMITTED: _ErrorReason.ValueType  # 74
+    """The caller has no role that may call this, or not for more than what is its own; or its rights have changed since a
+    stream began.
+    What to do: tell whoever gives roles, or the operator, whose policy says which it takes.
+    """
     ERROR_REASON_ROW_DAMAGED: _ErrorReason.ValueType  # 60
     """A row of the view, or one of those that the answer is made of, is not what was written there, and is not sent. The
     metadata says of which `view`, and where it is one row its `key`.
@@ -344,6 +349,11 @@ What to do: get a new token and repeat the call; a stream goes on from its last 
 ERROR_REASON_KEYS_UNAVAILABLE: ErrorReason.ValueType  # 73
 """The server does not know the keys yet with which the token is to be verified; nothing was done.
 What to do: repeat after the delay in google.rpc.RetryInfo.
+"""
+ERROR_REASON_NOT_PERMITTED: ErrorReason.ValueType  # 74
+"""The caller has no role that may call this, or not for more than what is its own; or its rights have changed since a
+stream began.
+What to do: tell whoever gives roles, or the operator, whose policy says which it takes.
 """
 ERROR_REASON_ROW_DAMAGED: ErrorReason.ValueType  # 60
 """A row of the view, or one of those that the answer is made of, is not what was written there, and is not sent. The
