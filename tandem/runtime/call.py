@@ -78,6 +78,9 @@ class Guard(Protocol):
     def check(self, call: "Context") -> None:
         """Says who calls, and whose rows that gives. Raises TandemError for who may not."""
 
+    reads_requests: bool
+    """Whether it ever looks at one."""
+
     def looks_at(self, call: "Context") -> bool:
         """Whether `check_request` is to be called too."""
 

@@ -15,7 +15,8 @@ Somebody else's is NOT_FOUND. Where no setting asks who calls, there are no guar
 
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 from tandem.runtime import audit, forwarded
 from tandem.runtime.call import Admission, Context, Metadata, RemoteCall
@@ -27,6 +28,8 @@ from tandem.runtime.tokens import Tokens, expired
 
 # What of a name or an id that a caller gives is said again.
 _LONGEST_NAME = 200
+# Identities whose rights are known at once; more are decided anew.
+_MOST_GRANTED = 10_000
 
 
 class Authenticator:
@@ -46,11 +49,17 @@ class Authenticator:
         if tokens is not None and (authorization := _once(metadata, "authorization")) is not None:
             return tokens.identity_of(authorization)
         if self._by_sidecar and (said := _once(metadata, forwarded.HEADER)) is not None:
-            return Identity(forwarded.subject_of(said), "sidecar")
+            return _certified(forwarded.subject_of(said), "sidecar")
         if self._by_certificate and (subject := call.certificate_subject()):
-            return Identity(subject, "certificate")
+            return _certified(subject, "certificate")
         wanted = "a token, as `authorization: Bearer …`" if tokens is not None else "a client certificate"
         raise Unauthenticated(f"nothing says who calls: {wanted}, is required", reason="IDENTITY_REQUIRED")
+
+
+@lru_cache(maxsize=4096)
+def _certified(subject: str, proof: Literal["certificate", "sidecar"]) -> Identity:
+    """The same object each time, as for a token that is remembered."""
+    return Identity(subject, proof)
 
 
 def _once(metadata: Metadata, wanted: str) -> str | bytes | None:
@@ -63,6 +72,17 @@ def _once(metadata: Metadata, wanted: str) -> str | bytes | None:
     return found
 
 
+Rights = tuple[str | None, bool]
+"""Whose rows may be seen, None for all; and whether personal data in the feed is."""
+
+
+class _Granted(NamedTuple):
+    """What a policy gives to identities that were remembered: to decide it takes as long as to find out who calls."""
+
+    policy: Policy
+    rights: dict[Identity, Rights]
+
+
 class Guard:
     """Of one RPC."""
 
@@ -70,19 +90,22 @@ class Guard:
         self,
         path: str,
         identity_of: Callable[[Context], Identity],
-        policy: Callable[[], Policy] | None = None,
+        policy_file: Callable[[], PolicyFile] | None = None,
         *,
         owner_field: str = "",
         audited: bool = False,
         personal_data: bool = False,
     ) -> None:
-        """policy: None where everybody may call it whose identity is known. owner_field: of the request, which names
-        the owner of what is asked for; empty where nothing there does. audited: whether each call is logged.
+        """policy_file: None where everybody may call it whose identity is known. audited: whether each call is logged.
+
+        owner_field: of the request, which names the owner of what is asked for; empty where nothing there does.
         personal_data: whether the answer shows it, so that it takes a role for that too.
         """
         self._path = path
         self._identity_of = identity_of
-        self._policy = policy
+        self._policy_file = policy_file
+        self._granted: _Granted | None = None
+        self.reads_requests = audited or bool(owner_field)
         self._owner_field = owner_field
         self._audited = audited
         self._personal_data = personal_data
@@ -93,8 +116,8 @@ class Guard:
         try:
             if identity is None:
                 identity = call.identity = self._identity_of(call)
-                call.owner, call.sees_personal_data = self._rights(identity)
-            elif self._rights(identity) != (call.owner, call.sees_personal_data):
+                call.owner, call.sees_personal_data = self._rights_of(identity)
+            elif self._rights_of(identity) != (call.owner, call.sees_personal_data):
                 raise NotPermitted("the caller's rights have changed since the call began")
             if identity.expires_at <= time.time():
                 raise expired()
@@ -124,11 +147,20 @@ class Guard:
         audit.refused(call, self._path, error)
         raise error
 
-    def _rights(self, identity: Identity) -> tuple[str | None, bool]:
-        """Whose rows may be seen: None for all; and whether personal data in the feed. Raises NotPermitted."""
-        if self._policy is None:
+    def _rights_of(self, identity: Identity) -> Rights:
+        """Raises NotPermitted."""
+        if self._policy_file is None:
             return None, False
-        policy = self._policy()
+        policy = self._policy_file().policy
+        granted = self._granted
+        if granted is None or granted.policy is not policy or len(granted.rights) > _MOST_GRANTED:
+            granted = self._granted = _Granted(policy, {})
+        rights = granted.rights.get(identity)
+        if rights is None:
+            rights = granted.rights[identity] = self._decide(policy, identity)
+        return rights
+
+    def _decide(self, policy: Policy, identity: Identity) -> Rights:
         everything, own = policy.rules[self._path]
         roles = policy.roles_of(identity)
         personal = EVERYBODY in policy.personal or not roles.isdisjoint(policy.personal)
@@ -170,7 +202,7 @@ class Guards:
         guard = self._guards[path] = Guard(
             path,
             self._authenticator.identity_of,
-            self._policy,
+            self._current,
             owner_field=owner_field or "",
             audited=audited,
             personal_data=personal_data,
@@ -206,9 +238,9 @@ class Guards:
         if self._authenticator is not None and self._authenticator.tokens is not None:
             self._authenticator.tokens.stop()
 
-    def _policy(self) -> Policy:
+    def _current(self) -> PolicyFile:
         assert self._policy_file is not None, "started"
-        return self._policy_file.policy
+        return self._policy_file
 
     def _admit_permitted(self, calls: list[RemoteCall]) -> list[RemoteCall]:
         permitted: list[RemoteCall] = []
@@ -217,7 +249,7 @@ class Guards:
             assert guard is not None, "every RPC has one where callers are asked who they are"
             try:
                 guard.check(call)
-                if guard.looks_at(call):
+                if guard.reads_requests and guard.looks_at(call):
                     guard.check_request(call, call.request)
             except TandemError as error:
                 call.fail(error)

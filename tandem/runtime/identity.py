@@ -11,12 +11,14 @@ from typing import Literal
 _PSEUDONYM = re.compile(r"[!-?A-~]{1,128}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Identity:
     """Who calls.
 
     subject: the token's `sub`, or the SPIFFE id or the distinguished name of a certificate. roles: as the token says
     them. owner: whose rows are the caller's own; empty where it owns none. expires_at: on the clock of time.time().
+
+    One that is remembered is the same object each time: that is what it is known by.
     """
 
     subject: str
