@@ -79,7 +79,7 @@ def build(settings: Settings) -> Application:
                 SERVICE,
                 workers={**by_id.workers, **{it.name: it for it in statements}},
                 streams={watch.name: watches.answer},
-                owner_fields=owner_fields(SERVICE, OWNERS),
+                owner_fields=owner_fields(SERVICE, OWNERS, look={*by_id.workers, watch.name}),
             ),
         ),
         ready=ready,

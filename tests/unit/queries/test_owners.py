@@ -14,8 +14,13 @@ ME, OTHER = identity("customer", 1), identity("customer", 2)
 SERVICE = DESCRIPTOR.services_by_name["QueryService"]
 
 
+def test_a_query_that_looks_nowhere_whose_a_row_is_lets_nobody_in_to_their_own() -> None:
+    assert "GetOrderDetails" not in owner_fields(SERVICE, OWNERS, ())
+
+
 def test_each_query_for_what_is_somebodys_own_has_its_owner_in_the_request_or_in_its_rows() -> None:
-    assert owner_fields(SERVICE, OWNERS) == {
+    by_row = {"GetOrderDetails", "BatchGetOrderDetails", "WatchOrderDetails", "GetSubscription"}
+    assert owner_fields(SERVICE, OWNERS, by_row | {"GetProduct"}) == {
         "GetOrderDetails": "",
         "BatchGetOrderDetails": "",
         "WatchOrderDetails": "",
