@@ -172,6 +172,8 @@ def test_a_service_beyond_this_machine_asks_who_calls_or_says_that_it_does_not(
     environment.delenv("TANDEM_COMMAND_SERVER__AUTHENTICATION__FORWARDED_CERTIFICATE")
     for name, value in {"ISSUER": "i", "AUDIENCE": "a", "KEYS_URL": "https://issuer.test/keys"}.items():
         environment.setenv(f"TANDEM_COMMAND_SERVER__AUTHENTICATION__TOKEN__{name}", value)
+    assert "policy_file is required" in problem()
+    environment.setenv("TANDEM_COMMAND_SERVER__POLICY_FILE", "policy.toml")
     assert load_settings(Settings).server.authenticates
     environment.setenv("TANDEM_COMMAND_SERVER__TRANSPORT", "native")
     assert "native transport has no defence there" in problem()
@@ -181,6 +183,8 @@ def test_a_service_beyond_this_machine_asks_who_calls_or_says_that_it_does_not(
 def test_a_service_on_this_machine_need_not_ask_who_calls(environment: pytest.MonkeyPatch, host: str) -> None:
     environment.setenv("TANDEM_COMMAND_SERVER__HOST", host)
     assert not load_settings(Settings).server.authenticates
+    environment.setenv("TANDEM_COMMAND_SERVER__POLICY_FILE", "policy.toml")
+    assert "nobody is asked who he is" in problem()
     environment.setenv("TANDEM_COMMAND_SERVER__AUTHENTICATION__FORWARDED_CERTIFICATE", "true")
     assert load_settings(Settings).server.authenticates
 
