@@ -69,7 +69,7 @@ def build(settings: Settings) -> Application:
     damage = DamageReports(store)
 
     async def ready() -> bool:
-        return await asyncio.to_thread(store.has_revision, SCHEMA, REVISION)
+        return await asyncio.to_thread(lambda: store.has_revision(SCHEMA, REVISION) and store.are_filled(VIEWS))
 
     return Application(
         name="query_server",

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tandem.cli import access, feed, history, parked, verify, why
+from tandem.cli import access, feed, history, operations, parked, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
 from tandem.cli.domain import Domain
+from tandem.cli.generations import Operator, add_commands
 from tandem.cli.local_stack import LocalStack, Ports
 from tandem.cli.up import up as run_up
 
@@ -26,6 +28,7 @@ class Transport(StrEnum):
 
 
 _DEFAULTS = Ports()
+_ADDRESSES = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
 
 
 def _port(what: str) -> typer.models.OptionInfo:
@@ -140,7 +143,11 @@ def application(domain: Domain) -> typer.Typer:
                 domain.modules[section]: (address, exits.enter_context(access.connect(address)))
                 for section, address in addresses.items()
             }
-            report = service_status.ask(channels, domain.modules["projector"], domain.projections)
+            projector = domain.modules["projector"]
+            report = service_status.ask(channels, projector, domain.projections)
+            if report.feed_head is not None:
+                found = Operator(domain.projections, channels[projector][1]).generations_if_known()
+                report = replace(report, generations=tuple(found.values()))
         if as_json:
             typer.echo(service_status.as_json(report))
         else:
@@ -152,8 +159,9 @@ def application(domain: Domain) -> typer.Typer:
 
     why.add_to(app, domain)
     history.add_to(app, domain)
+    operations.add_to(app, domain)
+    verify.add_command(app, domain.audit, _ADDRESSES)
+    add_commands(app, domain.projections, _ADDRESSES["projector"])
     app.add_typer(feed.commands(domain.modules["command"]), name="feed")
-    app.add_typer(parked.commands(domain.projections, f"127.0.0.1:{_DEFAULTS.projector}"), name="parked")
-    defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
-    verify.add_command(app, domain.audit, defaults)
+    app.add_typer(parked.commands(domain.projections, _ADDRESSES["projector"]), name="parked")
     return app

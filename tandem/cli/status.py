@@ -90,12 +90,16 @@ class ServiceHealth:
 
 @dataclass(frozen=True)
 class Report:
-    """feed_head: None when the projector does not tell; `problem` then says why, unless it is unreachable."""
+    """feed_head: None when the projector does not tell; `problem` then says why, unless it is unreachable.
+
+    generations: those beside the ones that are served, as tandem.cli.generations has them.
+    """
 
     services: tuple[ServiceHealth, ...]
     feed_head: int | None
     views: tuple[View, ...]
     problem: str = ""
+    generations: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def well(self) -> bool:
@@ -144,6 +148,7 @@ def as_json(report: Report) -> str:
         "services": [vars(it) for it in report.services],
         "views": [vars(it) for it in report.views],
         "problem": report.problem,
+        "generations": report.generations,
     }
     return json.dumps(content, indent=2)
 
@@ -166,6 +171,12 @@ def as_tables(report: Report) -> RenderableType:
             progress = (f"{view.position:,}", f"{view.lag_events:,}", lag, parked, f"{view.differences:,}", _ago(view))
             views.add_row(view.name, f"[{style}]{view.state}[/]", *progress)
         parts += ["", views, "", f"feed head: {report.feed_head:,}"]
+    if report.generations:
+        others = Table("other generation of", "state", box=None, pad_edge=False)
+        others.add_column("position", justify="right")
+        for it in report.generations:
+            others.add_row(it["view"], it["state"], f"{it['position']:,}")
+        parts += ["", others]
     return Group(*parts)
 
 

@@ -10,6 +10,7 @@ import typer
 from google.protobuf.descriptor import ServiceDescriptor
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from tandem.cli.access import connect
 from tandem.cli.calls import Fields, as_fields, ask, in_words
@@ -129,6 +130,7 @@ def as_text(found: Found) -> RenderableType:
             f"{_by(event.get('envelope'))}; the feed is at {explained['feed_head']}"
         )
         parts += ["", _views(explained["views"])]
+        parts += [_parked(it) for view in explained["views"] for it in view["parked_keys"]]
     return Group(*parts)
 
 
@@ -155,7 +157,8 @@ def _views(views: list[Any]) -> Table:
     for it in views:
         if not it["keys"] and it["included"]:
             continue
-        taken_in = it.get("changed_at", "yes") if it["included"] else f"no, is at {it['position']}"
+        stops = f"no, rows parked: {len(it['parked_keys'])}" if it["parked_keys"] else f"no, is at {it['position']}"
+        taken_in = it.get("changed_at", "yes") if it["included"] else stops
         cached = it["cached"].removeprefix("CACHED_STATE_").lower()
         table.add_row(
             it["view"],
@@ -166,3 +169,12 @@ def _views(views: list[Any]) -> Table:
             it["waiting_for"],
         )
     return table
+
+
+def _parked(it: Fields) -> Text:
+    """it: a ParkedKey. A text has no markup: an error may hold brackets."""
+    return Text(
+        f"\n{it['view']} {it['key']} is parked since event {it['since']}, {it['parked_at']};"
+        f" {it['waiting_events']} events wait for a redrive. Mend the cause, then:"
+        f" tandem parked redrive {it['view']} {it['key']}\n    {it['error']}"
+    )

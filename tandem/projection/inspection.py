@@ -20,12 +20,12 @@ from sqlalchemy import Table, Uuid
 from tandem.feed.token import Token
 from tandem.feed.verification import ENTRY, EVENT, EXTRA, MISSING, ROW, Difference
 from tandem.projection.cache_writer import CacheWriter
-from tandem.projection.fold import ViewChanges, ViewRow
+from tandem.projection.changes import ViewChanges, ViewRow
 from tandem.projection.projection import Projection
 from tandem.projection.replay import KeyRange, Replay
 from tandem.projection.statements import Driver, Move, count_parked, move_views, select_waiting
 from tandem.projection.watched_feed import WatchedFeed
-from tandem.read_store.tables import newest, written_columns
+from tandem.read_store.tables import newest, view_of_table, written_columns
 from tandem.runtime.arrays import array
 
 # At most so many inspections wait for a session.
@@ -217,7 +217,7 @@ _BY_RANGE = (
 @cache
 def _statement(table: Table, rows: str) -> str:
     columns = ", ".join(column.name for column in written_columns(table))
-    position, of_view = newest(f"'{table.name}'"), rows.format(columns=columns, table=table.fullname)
+    position, of_view = newest(f"'{view_of_table(table)}'"), rows.format(columns=columns, table=table.fullname)
     return (
         f"SELECT p.feed_epoch, p.position, p.mark, p.generation, v.* FROM {position} AS p"  # noqa: S608
         f" LEFT JOIN LATERAL ({of_view}) AS v ON true"

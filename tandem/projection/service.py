@@ -1,9 +1,10 @@
-"""ProjectionService: how far the views are."""
+"""ProjectionService: how far the views are. What operators ask of them is in files of its own."""
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
@@ -15,9 +16,10 @@ from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
 from tandem.projection.explaining import Explaining
+from tandem.projection.generation_calls import GenerationCalls
 from tandem.projection.parked_keys import ParkedKeys
-from tandem.projection.views import Progress
-from tandem.read_store.tables import ALL_NEWEST, SCHEMA
+from tandem.projection.views import Progress, ViewState
+from tandem.read_store.tables import ALL_NEWEST, SCHEMA, is_other
 from tandem.runtime.database import create_database_engine, has_revision, read_pooled
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.server import Service
@@ -26,8 +28,10 @@ from tandem.runtime.sqlstate import QueryAction, failure_of
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, all_alike
 
+T = TypeVar("T")
+
 # The workers', and the two that readiness asks on: the server's and this service's.
-_CONNECTIONS = 4
+_CONNECTIONS = 5
 _ROWS = text(f"SELECT view, position, feed_epoch, error, parked FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
 
 
@@ -52,7 +56,7 @@ class ProjectionService:
         explaining: Explaining,
         revision: str,
     ) -> None:
-        """descriptor: a service with ListProjections, as commerce.projection.v1.ProjectionService has it.
+        """descriptor: a service as commerce.projection.v1.ProjectionService is.
 
         explaining: answers its other RPCs; a component of its own.
 
@@ -73,12 +77,15 @@ class ProjectionService:
             read_database, name=name, pool_size=_CONNECTIONS, by_key=True, autocommit=True
         )
         self._worker = Worker("projections", [all_alike(self._list)], max_batch=1000, max_waiting=10_000)
-        parked = ParkedKeys(descriptor, self._read, progress.states)
+        parked = ParkedKeys(descriptor, self._read, self._served)
         self._operators = Worker("operators", [parked.handle], max_batch=10, max_waiting=1000)
+        calls = GenerationCalls(descriptor, self._ask, self._served, lambda: self._feed_now(set())[0].position)
+        self._generations = Worker("generations", [calls.handle], max_batch=10, max_waiting=1000)
         workers = {
             "ListProjections": self._worker,
             "Explain": explaining.worker,
             **dict.fromkeys(parked.rpcs, self._operators),
+            **dict.fromkeys(calls.rpcs, self._generations),
         }
         self.service = Service(
             descriptor,
@@ -93,8 +100,10 @@ class ProjectionService:
     async def start(self) -> None:
         await self._worker.start()
         await self._operators.start()
+        await self._generations.start()
 
     async def stop(self) -> None:
+        await self._generations.stop()
         await self._operators.stop()
         await self._worker.stop()
         self._feed.dispose()
@@ -110,7 +119,7 @@ class ProjectionService:
 
     def _no_view_stands(self) -> bool:
         try:
-            return not any(row.error for row in self._rows().values())
+            return not any(row.error for view, row in self._rows().items() if view in self._served())
         except Unavailable as error:
             log.debug("the views cannot be asked", error=str(error))
             return False
@@ -118,7 +127,7 @@ class ProjectionService:
     def _list(self) -> Any:
         # States before positions: a failed view's position is committed before its state says so, and is to be seen
         # with it. Positions before the head: the other way round a view could seem to be ahead of its feed.
-        states = dict(self._progress.states)
+        states = self._served()
         rows = self._rows()
         feed, waiting_since, problem = self._feed_now({*(row.position for row in rows.values()), 0})
         head = feed.position
@@ -147,15 +156,22 @@ class ProjectionService:
             entry.lag.FromTimedelta(max(now - since, timedelta()) if since else timedelta())
         return answer
 
+    def _served(self) -> dict[str, ViewState]:
+        """The views of this program, without their other generations."""
+        return {view: state for view, state in self._progress.states.copy().items() if not is_other(view)}
+
     def _rows(self) -> dict[str, Any]:
         """Of the views' table `projection`, by view. Raises Unavailable."""
+        return {row.view: row for row in self._ask(lambda it: it.execute(_ROWS).all())}
+
+    def _ask(self, query: Callable[[Connection], T]) -> T:
+        """Raises Unavailable."""
         try:
-            rows = read_pooled(self._read, lambda it: it.execute(_ROWS).all())
+            return read_pooled(self._read, query)
         except SQLAlchemyError as error:
             if failure_of(error).query is not QueryAction.BUG:
                 raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
             raise
-        return {row.view: row for row in rows}
 
     def _feed_now(self, positions: set[int]) -> tuple[_Feed, dict[int, datetime | None], str]:
         """Where the feed is; when the event after each of the views' positions was stored; and "".

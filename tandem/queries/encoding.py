@@ -12,6 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from tandem.feed.token import Token, encode_token
+from tandem.read_store.tables import name_in_this_program
 
 _LENGTH_DELIMITED = 2
 _TYPES = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
@@ -30,9 +31,12 @@ def watch_as_of_text(as_of: Token) -> bytes:
 
 
 def view_of(field: FieldDescriptor) -> str:
-    """The view whose rows a response's field holds: it is named as their message is, order_details for OrderDetails."""
+    """The view whose rows a response's field holds: it is named as their message is, order_details for OrderDetails.
+
+    A later version of it has another table, and so another name.
+    """
     assert field.message_type is not None, f"{field.full_name} holds rows"
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", field.message_type.name).lower()
+    return name_in_this_program(re.sub(r"(?<!^)(?=[A-Z])", "_", field.message_type.name).lower())
 
 
 class EncodedField:

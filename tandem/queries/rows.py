@@ -407,8 +407,8 @@ class _StoredRows:
                 call.fail(failures[0])
                 continue
             cached_at = asked.cached_at
-            if cached_at is not None and cached_at.epoch != as_of.epoch:
-                # No position includes both.
+            if cached_at is not None and (cached_at.epoch != as_of.epoch or as_of.is_made_anew_since(cached_at)):
+                # No position includes both: of another feed, or of another generation of the view.
                 asked.cached, asked.cached_at = {}, None
                 again.append(call)
                 continue

@@ -1,6 +1,7 @@
 """What `python -m <service> [action]` does: reads the settings, and serves or does one thing."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,13 +18,20 @@ class ActionRefused(Exception):
     """The action cannot be done now; the message says why."""
 
 
+class Done(NamedTuple):
+    """What an action has done or found. text: for people. fields: the same for programs."""
+
+    text: str
+    fields: Mapping[str, Any]
+
+
 class Action(NamedTuple):
-    """help: what it does, for `--help`. do: gets the settings, and returns what is printed. takes_files: it also gets
-    the files that are named behind the action.
+    """help: what it does, for `--help`. do: gets the settings. takes_files: it also gets the files that are
+    named behind the action.
     """
 
     help: str
-    do: Callable[..., str]
+    do: Callable[..., Done]
     takes_files: bool = False
 
 
@@ -45,6 +53,7 @@ def main(
         help="serve beyond this machine without authentication, as SERVER__INSECURE says it: in a network that lets"
         " nobody in who may not read and write everything",
     )
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON, for programs")
     arguments = parser.parse_args()
     chosen = arguments.action
     if arguments.file and chosen not in _takers(actions):
@@ -54,7 +63,8 @@ def main(
         configure_logging(settings.log.level, name)
         if chosen == "serve":
             return run(build(settings))
-        sys.stdout.write(f"{actions[chosen].do(settings, *arguments.file)}\n")
+        done = actions[chosen].do(settings, *arguments.file)
+        sys.stdout.write(f"{json.dumps(done.fields, indent=2) if arguments.json else done.text}\n")
     except SettingsError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return 2

@@ -1,4 +1,4 @@
-"""Who may call what, as the shop's policy has it: a row for every RPC of the contract (tests/contract/test_access.py)."""
+"""Who may call what by the shop's policy: a row for every RPC of the contract, for tests/contract/test_access.py."""
 
 from typing import Any, NamedTuple
 
@@ -111,6 +111,13 @@ RPCS: dict[str, Row] = {
     "ProjectionService/RedriveParkedKeys": only("operator", projection.RedriveParkedKeysRequest(view="order_details")),
     "ProjectionService/DropParkedKey": only("operator", projection.DropParkedKeyRequest(**VIEW_AND_KEY, reason="r")),
     "ProjectionService/GetOperation": only("operator", projection.GetOperationRequest(operation_id=ME), NOT_FOUND),
+    "ProjectionService/ListOperations": only("operator", projection.ListOperationsRequest()),
+    "ProjectionService/ListGenerations": only("operator", projection.ListGenerationsRequest()),
+    "ProjectionService/SwitchGeneration": only("operator", projection.SwitchGenerationRequest(view="sales_summary")),
+    "ProjectionService/DropGeneration": only(
+        "operator", projection.DropGenerationRequest(view="sales_summary"), NOT_FOUND
+    ),
+    "ProjectionService/StartRebuild": only("operator", projection.StartRebuildRequest(view="sales_summary")),
     "AuditService/Verify": only("operator", audit.VerifyRequest(subjects=["order_details"], keys=[ORDER])),
     # The last: nobody is left then.
     "CommandService/EraseCustomer": own(commands.EraseCustomerRequest(customer_id=ME)),

@@ -82,7 +82,7 @@ async def test_views_of_another_feed_are_announced_until_the_feed_says_so(
         second = await project()
         await announcements.reached(head)
     found = await second.until_state(ProjectionState.PROJECTION_STATE_FAILED)
-    assert all("python -m projector reset" in it.error for it in found.values())
+    assert all(f"tandem rebuild {view} --switch" in it.error for view, it in found.items())
 
 
 async def test_a_projector_that_cannot_read_the_feed_releases_its_views_to_one_that_can(
