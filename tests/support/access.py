@@ -113,7 +113,9 @@ RPCS: dict[str, Row] = {
     "ProjectionService/GetOperation": only("operator", projection.GetOperationRequest(operation_id=ME), NOT_FOUND),
     "ProjectionService/ListOperations": only("operator", projection.ListOperationsRequest()),
     "ProjectionService/ListGenerations": only("operator", projection.ListGenerationsRequest()),
-    "ProjectionService/SwitchGeneration": only("operator", projection.SwitchGenerationRequest(view="sales_summary")),
+    "ProjectionService/SwitchGeneration": only(
+        "operator", projection.SwitchGenerationRequest(view="sales_summary"), NOT_FOUND
+    ),
     "ProjectionService/DropGeneration": only(
         "operator", projection.DropGenerationRequest(view="sales_summary"), NOT_FOUND
     ),
