@@ -135,7 +135,8 @@ def application(domain: Domain) -> typer.Typer:
     ) -> None:
         """Show how the three services are and how far the views have followed the feed.
 
-        Exit code 1 when a service cannot be reached or does not serve, or when a view cannot go on.
+        Exit code 1 when a service cannot be reached or does not serve, when a view cannot go on, or when a database
+        does not answer the projector.
         """
         addresses = {"command": command_address, "query": query_address, "projector": projector_address}
         with ExitStack() as exits:

@@ -131,6 +131,7 @@ def as_text(found: Found) -> RenderableType:
         )
         parts += ["", _views(explained["views"])]
         parts += [_parked(it) for view in explained["views"] for it in view["parked_keys"]]
+        parts += [f"it is not known whether it is in the views: {it['problem']}" for it in explained["unreachable"]]
     return Group(*parts)
 
 

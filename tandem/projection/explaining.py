@@ -38,6 +38,7 @@ from tandem.runtime.call import Call, StreamCall, stopping_error
 from tandem.runtime.checker import Checker
 from tandem.runtime.database import create_database_engine, first_line, read_pooled
 from tandem.runtime.errors import NotFound, OutOfRange, Overloaded, Unavailable
+from tandem.runtime.inquiries import Inquiries, answer_by
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, one_by_one
@@ -72,11 +73,14 @@ class Explaining:
         self._views, self._progress, self._cache = views, progress, cache
         self._archive = archive
         name = "tandem-projector-explaining"
-        limits = {"by_key": True, "autocommit": True}
-        self._feed = create_database_engine(feed_database, name=name, pool_size=1 + _HISTORIES, **limits)
-        self._read = create_database_engine(read_database, name=name, pool_size=1, **limits)
+        self._feed = create_database_engine(
+            feed_database, name=name, pool_size=1 + _HISTORIES, by_key=True, autocommit=True
+        )
+        self._read = create_database_engine(read_database, name=name, pool_size=1, by_key=True, autocommit=True)
         self._threads = ThreadPoolExecutor(_HISTORIES, "row-history")
         self._histories = 0
+        self._ask_feed = Inquiries(self._feed, "write database", at_once=1)
+        self._ask_read = Inquiries(self._read, "read database", at_once=1)
         self.worker = Worker("explain", [one_by_one(self.explain)], max_batch=10, max_waiting=1000)
 
     async def start(self) -> None:
@@ -84,6 +88,8 @@ class Explaining:
 
     async def stop(self) -> None:
         await self.worker.stop()
+        await self._ask_feed.stop()
+        await self._ask_read.stop()
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
         self._feed.dispose()
         self._read.dispose()
@@ -93,20 +99,21 @@ class Explaining:
     def explain(self, call: Call) -> Message:
         """Raises TandemError."""
         request: Any = call.request
-        asked = _wanted(request)
+        asked, until = _wanted(request), answer_by(call)
+        wanted = self._ask_read.ask(partial(self._last_change, key=asked), until) if isinstance(asked, str) else asked
+        head, event, stored_at = self._ask_feed.ask(lambda it: self._event_at(it, wanted), until)
+        answer = self._explained(feed_head=head.position)
+        if stored_at is not None:
+            answer.stored_at.FromDatetime(stored_at)
+        self._fill(answer.event, event)
+        if not call.sees_personal_data and self._views.contract.subject_of(answer.event.event) is not None:
+            self._views.contract.clear_personal(answer.event.event)
         try:
-            wanted = read_pooled(self._read, partial(self._last_change, key=asked)) if isinstance(asked, str) else asked
-            head, event, stored_at = read_pooled(self._feed, lambda it: self._event_at(it, wanted))
-            answer = self._explained(feed_head=head.position)
-            if stored_at is not None:
-                answer.stored_at.FromDatetime(stored_at)
-            self._fill(answer.event, event)
-            if not call.sees_personal_data and self._views.contract.subject_of(answer.event.event) is not None:
-                self._views.contract.clear_personal(answer.event.event)
-            read_pooled(self._read, lambda it: self._explain_views(it, answer.views, event))
-        except SQLAlchemyError as error:
-            log.warning("an event cannot be explained", error=first_line(error))
-            raise store_away("a database is away") from error
+            views = self._ask_read.ask(lambda it: self._explained_views(it, event), until)
+        except Unavailable as error:
+            answer.unreachable.add(store=self._ask_read.what, problem=error.message)
+        else:
+            answer.views.extend(views)
         message: Message = answer
         return message
 
@@ -141,7 +148,8 @@ class Explaining:
             raise another_feed()
         return head, event, recorded_at(connection, event.position, self._archive)
 
-    def _explain_views(self, connection: Connection, entries: Any, event: FeedEvent) -> None:
+    def _explained_views(self, connection: Connection, event: FeedEvent) -> Any:
+        entries = self._explained().views
         rows = {row.view: row for row in connection.execute(_POSITIONS)}
         for view, projection in sorted(self._views.projections.items()):
             row = rows.get(view)
@@ -169,6 +177,7 @@ class Explaining:
             if announced is not None:
                 entry.announced_by.FromDatetime(announced)
             entry.cached = self._cached[self._look(connection, projection, keys[0])]
+        return entries
 
     def _waits_for(self, row: Any, view: str, before: int, lacking: Sequence[Any]) -> str:
         """before: how many events are before it; -1 where the view has passed it. lacking: the rows that are parked."""

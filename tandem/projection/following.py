@@ -57,7 +57,7 @@ class Following:
         name, poll = "tandem-projector", follow.poll_seconds
         source = FeedSource(feed_database, views.contract, name=name, poll_seconds=poll, archive=archive, whole=True)
         self.feed = WatchedFeed(source, poll_seconds=poll)
-        self._read = create_database_engine(read_database, name=name, pool_size=1, by_key=True, autocommit=True)
+        self._read = create_database_engine(read_database, name=name, pool_size=2, by_key=True, autocommit=True)
         self.read_database = read_database
         self.cache = cache
         self.comparisons = Comparisons(read_database)
@@ -95,10 +95,11 @@ class Following:
         problem = ""
         while not self.stopping.is_set():
             try:
-                with self._read.connect() as connection:
-                    # Closed at the end and not pooled: its lock is to end with the session.
+                with self._read.connect() as connection, self._read.connect() as keeping:
+                    # Closed at the end and not pooled: the lock is to end with the session.
                     connection.detach()
-                    session = Session(connection, self)
+                    keeping.detach()
+                    session = Session(connection, keeping, self)
                     if problem:
                         log.info("the read database is back")
                         problem = ""

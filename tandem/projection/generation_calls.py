@@ -3,7 +3,7 @@ for the projector that owns the view (`rebuilding.py`). Any projector answers.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
@@ -16,6 +16,7 @@ from tandem.runtime.call import Call
 from tandem.runtime.checker import Checker
 from tandem.runtime.database import driver_of
 from tandem.runtime.errors import NotFound, PreconditionFailed, Violation
+from tandem.runtime.inquiries import Inquiries, answer_by
 from tandem.runtime.worker import one_by_one
 
 T = TypeVar("T")
@@ -28,24 +29,23 @@ _LONGEST_NAME = 63
 _MOST_EVENTS_PER_SECOND = 1_000_000
 
 
-class Ask(Protocol):
-    """Has the read database answer. Raises Unavailable."""
-
-    def __call__(self, query: Callable[[Connection], T]) -> T: ...
-
-
 class GenerationCalls:
     """rpcs: their names. handle: a worker's handler."""
 
     def __init__(
         self,
         descriptor: ServiceDescriptor,
-        ask_read: Ask,
+        read: Inquiries,
         served: Callable[[], Collection[str]],
-        head: Callable[[], int],
+        head: Callable[[float], int],
     ) -> None:
-        """served: the views of this program. head: the feed's last position, as far as it is known."""
-        self._ask_read = ask_read
+        """read: its engine is in autocommit mode. served: the views of this program.
+
+        head: asks until a time on the clock of time.monotonic() for the feed's last position, as far as it is known.
+        """
+        self._read = read
+        # Of the call that is being answered, on the worker's one thread.
+        self._until = 0.0
         self._served = served
         self._head = head
         answers: dict[str, Callable[[Any], Any]] = {
@@ -65,13 +65,14 @@ class GenerationCalls:
 
     def _answer(self, call: Call) -> Any:
         name = call.method.name
+        self._until = answer_by(call)
         return self._answers[name](call.request) or self._responses[name]()
 
     def _list(self, _request: Any) -> Any:
         """Other generations, and views of other versions of the program."""
-        found, rows = self._ask_read(lambda it: (it.execute(_GENERATIONS).all(), it.execute(_ROWS).all()))
+        found, rows = self._ask(lambda it: (it.execute(_GENERATIONS).all(), it.execute(_ROWS).all()))
         by_view = {row.view: row for row in rows}
-        answer = self._responses["ListGenerations"](feed_head=self._head())
+        answer = self._responses["ListGenerations"](feed_head=self._head(self._until))
         for it in found:
             served, other = by_view.get(it.view), by_view.get(other_of(it.view))
             entry = answer.generations.add(
@@ -135,7 +136,10 @@ class GenerationCalls:
             with driver_of(connection) as driver:
                 return what(driver)
 
-        return self._ask_read(with_driver)
+        return self._ask(with_driver)
+
+    def _ask(self, query: Callable[[Connection], T]) -> T:
+        return self._read.ask(query, self._until)
 
 
 def _check_view(view: str) -> Checker:

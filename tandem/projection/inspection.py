@@ -120,6 +120,9 @@ class Inspector:
         if at.generation != it.generation:
             raise NotNow(f"{view} was made anew")
         self._catch_up(replay, at)
+        # Raises HistoryChanged where the view has what the feed has lost: that is no difference, and a person decides.
+        if self._feed.events(at.position, 0, at.epoch, at.mark) is None:
+            raise NotNow("the feed is away")
         found = read_rows(self._driver, projection, list(it.keys)).rows
         differences = compare(projection, it.keys, replay, found)
         entries = {}

@@ -124,7 +124,10 @@ END $$""")
 
 
 def take_over(driver: Driver, view: str, session: uuid.UUID, free: FreeView, epoch: uuid.UUID) -> TakenView | None:
-    """Makes a view ours; None when another projector was faster. epoch: the feed's, for a view that is new."""
+    """Makes a view ours; None when another projector was faster, or somebody has its row locked.
+
+    epoch: the feed's, for a view that is new.
+    """
     if free.feed_epoch is None:
         table = sql.Identifier(*projection.fullname.split("."))
         of_view = {"view": sql.Literal(view), "epoch": sql.Literal(epoch), "generation": sql.Literal(new_mark())}
@@ -138,11 +141,12 @@ def take_over(driver: Driver, view: str, session: uuid.UUID, free: FreeView, epo
     return TakenView(Token(*at), filled, epochs, parked_keys, problem or "", error or "")
 
 
-# One statement: the other thread of the session may use the connection between two.
+# One statement: the other thread of the session may use the connection between two. It waits for no lock, since all
+# that the session does for its other views would wait with it.
 _TAKE = f"""
 WITH free AS (
   SELECT view, cache_epochs FROM {projection.fullname}
-  WHERE view = %s AND owner IS NOT DISTINCT FROM %s FOR NO KEY UPDATE
+  WHERE view = %s AND owner IS NOT DISTINCT FROM %s FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE {projection.fullname} AS p SET owner = %s, cache_epochs = NULL
 FROM free WHERE p.view = free.view

@@ -8,8 +8,7 @@ from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
-from sqlalchemy import Connection, Engine, TextClause, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, TextClause, text
 
 from tandem.feed.envelope import envelope_of
 from tandem.projection.parking import PARKED_ROWS, fill_parked_key
@@ -17,9 +16,8 @@ from tandem.projection.redriving import DROP, REDRIVE, Outcome
 from tandem.read_store.tables import operation, parked, projection, served_of
 from tandem.runtime.call import Call
 from tandem.runtime.checker import Checker
-from tandem.runtime.database import read_pooled
-from tandem.runtime.errors import NotFound, Unavailable
-from tandem.runtime.sqlstate import QueryAction, failure_of
+from tandem.runtime.errors import NotFound
+from tandem.runtime.inquiries import Inquiries, answer_by
 from tandem.runtime.worker import one_by_one
 
 _DEFAULT_PAGE = 100
@@ -56,9 +54,14 @@ _FIRST_KEY = str(uuid.UUID(int=0))
 class ParkedKeys:
     """rpcs: their names. handle: a worker's handler."""
 
-    def __init__(self, descriptor: ServiceDescriptor, read: Engine, served: Callable[[], Collection[str]]) -> None:
-        """read: in autocommit mode. served: the views of this program; their other generations are known too."""
+    def __init__(self, descriptor: ServiceDescriptor, read: Inquiries, served: Callable[[], Collection[str]]) -> None:
+        """read: its engine is in autocommit mode.
+
+        served: the views of this program; their other generations are known too.
+        """
         self._read = read
+        # Of the call that is being answered, on the worker's one thread.
+        self._until = 0.0
         self._served = served
         answers: dict[str, Callable[[Any, Checker, str], Any]] = {
             "ListParkedKeys": self._list,
@@ -76,6 +79,7 @@ class ParkedKeys:
 
     def _answer(self, call: Call) -> Any:
         name = call.method.name
+        self._until = answer_by(call)
         actor = envelope_of(call.metadata(), "", call.actor).actor
         return self._answers[name](call.request, Checker(), actor)
 
@@ -195,9 +199,4 @@ class ParkedKeys:
             result = connection.execute(statement, arguments)
             return result.all() if result.returns_rows else ()
 
-        try:
-            return read_pooled(self._read, run)
-        except SQLAlchemyError as error:
-            if failure_of(error).query is not QueryAction.BUG:
-                raise Unavailable("the read database is away", reason="STORE_UNAVAILABLE") from error
-            raise
+        return self._read.ask(run, self._until)

@@ -147,6 +147,9 @@ class Redriver:
     ) -> bool:
         made: ViewRow | None = None
         try:
+            # What waits is in the view's history, and may be something else in the feed's.
+            if self._feed.events(state.position, 0, epoch, state.mark) is None:
+                return False
             stored = select_rows(self._driver, {asked.view: projection}, {asked.view: [key]})[asked.view].get(key)
             if stored is not None and not _is_readable(projection, stored):
                 replay = self._make_again(projection, key, waiting[0].position - 1, epoch)

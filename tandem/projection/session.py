@@ -3,10 +3,10 @@
 A `Session` owns views, as `ownership.py` says who may, and takes batches of events into them. `pipeline.py` works on
 three batches at a time. `following.py` begins it anew when it ends.
 
-A session has two threads. The one that follows reads the feed, writes batches and brings views over to a new epoch of
-the feed, and may wait for the write database for any time. The keeper takes views over, announces them and releases
-them, and asks the write database for nothing. What they share, the views' states and the cache, is changed under the
-session's lock, which is free while somebody waits for the feed.
+A session has two threads, each with a connection. The one that follows reads the feed, writes batches and brings views
+over to a new epoch of the feed, and may wait for the write database for any time, and for a batch to be stored. The
+keeper takes views over, announces them and releases them, and asks the write database for nothing. What they share, the
+views' states and the cache, is changed under the session's lock, which is free while somebody waits for either.
 
 A view's life in this program is drawn in `views.py`.
 """
@@ -110,13 +110,14 @@ class Lasting(Protocol):
 class Session:
     """Follows the feed with the views that it can get, until it is stopped or an error ends it."""
 
-    def __init__(self, connection: Connection, following: Lasting) -> None:
-        """connection: in autocommit mode, and closed after the session. following: with all views on STANDBY.
+    def __init__(self, connection: Connection, keeping: Connection, following: Lasting) -> None:
+        """connection, keeping: in autocommit mode, and closed after the session; the other is for what is done for the
+        views as a whole, under the lock. following: with all views on STANDBY.
 
         Raises SQLAlchemyError or psycopg.Error when the read database is not there, or not migrated.
         """
         self._connection = connection
-        self._driver = driver_under(connection)
+        self._driver, self._keeping = driver_under(connection), driver_under(keeping)
         self._views, self._progress = following.views, following.progress
         self._feed, self._cache = following.feed, following.cache
         self._follow, self._change_log = following.follow, following.change_log
@@ -181,10 +182,11 @@ class Session:
         self._limit_statements()
 
     def _limit_statements(self) -> None:
-        """Readers trust the cache for 3 s after an announcement, which waits for the statement under way."""
+        """Readers trust the cache for 3 s after an announcement, which waits for the keeper's statement under way."""
         limits = self._read_limits
         seconds = min(limits.statement_timeout, self._follow.statement_seconds)
-        limit_statements(self._driver, seconds, min(limits.lock_timeout, self._follow.lock_seconds))
+        for driver in (self._driver, self._keeping):
+            limit_statements(driver, seconds, min(limits.lock_timeout, self._follow.lock_seconds))
 
     def run(self) -> None:
         """Until `stop`, or an error ends the session."""
@@ -266,13 +268,13 @@ class Session:
 
     def _action_after(self, error: Exception) -> ViewAction:
         """What is done after an error. Without the connection the session is over, whatever the error says."""
-        return ViewAction.END_SESSION if self._driver.closed else failure_of(error).view
+        return ViewAction.END_SESSION if self._driver.closed or self._keeping.closed else failure_of(error).view
 
     def _end(self) -> None:
         """At a clean stop."""
         with self._lock:
             self._release()
-            end_session(self._driver, self._session)
+            end_session(self._keeping, self._session)
         self._following.released.set()
 
     def _is_due(self, what: str, every: float) -> bool:
@@ -300,7 +302,8 @@ class Session:
             self._epoch = head.epoch
             if first:
                 # Now it is known of which feed new views are.
-                self._take_free_views()
+                with self._passing("views cannot be taken over now"):
+                    self._take_free_views()
         self._set_head(head.position)
 
     def _set_head(self, position: int) -> None:
@@ -317,7 +320,7 @@ class Session:
             return
         if self._feed.is_silent and self._another_follows():
             return
-        free = free_views(self._driver, standby, self._follow.hung_seconds)
+        free = free_views(self._keeping, standby, self._follow.hung_seconds)
         taken = [view for view, it in free.items() if self._try_to_take(view, it)]
         if taken:
             # Readers learn the new cache epochs at once and need not wait for the heartbeat.
@@ -326,7 +329,7 @@ class Session:
     def _try_to_take(self, view: str, free: FreeView) -> bool:
         with self._passing("a view cannot be taken over now", view=view):
             return self._take(view, free)
-        # Its row is locked: by a session, say, that stands still in the middle of a batch.
+        # It is new, and the table is locked in which its row is to be.
         return False
 
     def _take(self, view: str, free: FreeView) -> bool:
@@ -339,7 +342,7 @@ class Session:
                 self._epoch = free.feed_epoch
             if self._epoch != free.feed_epoch:
                 return False
-        taken = take_over(self._driver, view, self._session, free, self._epoch)
+        taken = take_over(self._keeping, view, self._session, free, self._epoch)
         if taken is None:
             return False
         at = taken.at
@@ -423,7 +426,7 @@ class Session:
             self._set(view, ViewState(position=state.position))
             with self._passing("a view is not handed over", view=view):
                 # Its owner is gone with this session all the same; the next one begins a new cache.
-                hand_over(self._driver, view, self._session, state.position, epochs)
+                hand_over(self._keeping, view, self._session, state.position, epochs)
 
     # What operators ask of parked rows.
 
@@ -551,8 +554,7 @@ class Session:
             return False
         batch.fold(self._rows)
         projection, _, _, changes, _ = batch.moves[view]
-        with self._lock:
-            refused = refused_rows(self._driver, projection, changes)
+        refused = refused_rows(self._driver, projection, changes)
         if refused:
             batch.park(view, refused)
             self._write(batch)
@@ -572,7 +574,7 @@ class Session:
         try:
             yield
         finally:
-            if not self._driver.closed:
+            if not (self._driver.closed or self._keeping.closed):
                 self._limit_statements()
 
     def _halve(self, view: str, error: str) -> bool:
@@ -687,8 +689,11 @@ class Session:
                     # Watches look for what changed behind where they are.
                     known = {key for _, key in move.changes.log}
                     move.changes.log += [(move.after, key) for key in self._repaired.pop(view) - known]
+            # Without the lock: others are announced however long it takes.
+            move_views(self._driver, self._epoch, self._session, list(batch.moves.values()))
             with self._lock:
-                move_views(self._driver, self._epoch, self._session, list(batch.moves.values()))
+                if released := batch.moves.keys() - self._followed().keys():
+                    raise Deposed(f"{', '.join(sorted(released))}: released while the batch was stored")
                 cached = {view: it.changes.values for view, it in batch.moves.items() if view in self._views.cached}
                 self._cache.write(cached)
                 for view, move in batch.moves.items():
@@ -718,7 +723,7 @@ class Session:
             self._is_cut_off = not self._is_cut_off
             log.warning("the feed is not read" if self._is_cut_off else "the feed is read", seconds=round(silent, 1))
         can_follow = self._following.epoch is not None and not self._feed.is_silent
-        renew_session(self._driver, self._session, follows=can_follow, idle_seconds=self._feed.idle_seconds)
+        renew_session(self._keeping, self._session, follows=can_follow, idle_seconds=self._feed.idle_seconds)
         if self._is_cut_off and self._owned() and self._another_follows():
             problem = self._feed.problem
             self._release()
@@ -726,13 +731,15 @@ class Session:
         self._announce()
 
     def _another_follows(self) -> bool:
-        return another_follows(self._driver, self._session, self._follow.hung_seconds)
+        return another_follows(self._keeping, self._session, self._follow.hung_seconds)
 
     def _announce(self) -> None:
-        self._announce_over(self._driver)
+        self._announce_over(self._keeping)
 
     def _announce_over(self, driver: Driver) -> None:
         """Says where the views are that are followed, and which views of ours cannot go on.
+
+        In a transaction of `driver` it is said with the commit.
 
         After the rows and the cache are written. Raises Deposed where another projector took one of them over.
         """

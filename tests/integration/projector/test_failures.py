@@ -150,7 +150,7 @@ async def test_a_write_database_that_goes_away_is_told_and_followed_again_when_i
     await announcements.reached(head)
     with stores.refused("write"):
         found = await projector.until_state(FAILED)
-        assert all("the write database cannot be read" in it.error for it in found.values())
+        assert all("the write database is away" in it.error for it in found.values())
         assert {it.position for it in found.values()} == {head}
         assert await projector.is_ready(), "what was projected is served; the query servers need not know"
         assert (await announcements.one_more()).positions == dict.fromkeys(VIEWS, head)

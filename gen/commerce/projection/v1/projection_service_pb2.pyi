@@ -149,25 +149,59 @@ class ListProjectionsResponse(_message.Message):
 
     FEED_HEAD_FIELD_NUMBER: _builtins.int
     PROJECTIONS_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_FIELD_NUMBER: _builtins.int
     feed_head: _builtins.int
     """The last position of the feed."""
     @_builtins.property
     def projections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Projection]:
         """The views, by name."""
 
+    @_builtins.property
+    def unreachable(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreachableStore]:
+        """The stores that did not answer in time. Without the read database the views are as the projector that answers last saw
+        them; without the write database `feed_head` is the last one that it saw.
+        """
+
     def __init__(
         self,
         *,
         feed_head: _builtins.int = ...,
         projections: _abc.Iterable[Global___Projection] | None = ...,
+        unreachable: _abc.Iterable[Global___UnreachableStore] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed_head", b"feed_head", "projections", b"projections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed_head", b"feed_head", "projections", b"projections", "unreachable", b"unreachable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListProjectionsResponse: _TypeAlias = ListProjectionsResponse  # noqa: Y015
+
+@_typing.final
+class UnreachableStore(_message.Message):
+    """A store that does not answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    store: _builtins.str
+    """"read database" or "write database"."""
+    problem: _builtins.str
+    """In words."""
+    def __init__(
+        self,
+        *,
+        store: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem", "store", b"store"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnreachableStore: _TypeAlias = UnreachableStore  # noqa: Y015
 
 @_typing.final
 class Projection(_message.Message):
@@ -581,6 +615,7 @@ class ExplainResponse(_message.Message):
     STORED_AT_FIELD_NUMBER: _builtins.int
     FEED_HEAD_FIELD_NUMBER: _builtins.int
     VIEWS_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_FIELD_NUMBER: _builtins.int
     feed_head: _builtins.int
     """The last position of the feed."""
     @_builtins.property
@@ -593,7 +628,11 @@ class ExplainResponse(_message.Message):
 
     @_builtins.property
     def views(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedView]:
-        """All views, by name."""
+        """All views, by name. None while the read database does not answer."""
+
+    @_builtins.property
+    def unreachable(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreachableStore]:
+        """The stores that did not answer in time."""
 
     def __init__(
         self,
@@ -602,10 +641,11 @@ class ExplainResponse(_message.Message):
         stored_at: _timestamp_pb2.Timestamp | None = ...,
         feed_head: _builtins.int = ...,
         views: _abc.Iterable[Global___ExplainedView] | None = ...,
+        unreachable: _abc.Iterable[Global___UnreachableStore] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "stored_at", b"stored_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "feed_head", b"feed_head", "stored_at", b"stored_at", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "feed_head", b"feed_head", "stored_at", b"stored_at", "unreachable", b"unreachable", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,9 +34,9 @@ class ProjectionServiceStub:
     a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
     (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
     TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
-    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away,
-    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
-    INTERNAL.
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does
+    not answer before the call's deadline, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_typing.overload
@@ -133,9 +133,9 @@ class ProjectionServiceAsyncStub(ProjectionServiceStub):
     a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
     (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
     TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
-    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away,
-    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
-    INTERNAL.
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does
+    not answer before the call's deadline, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -228,9 +228,9 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
     a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
     (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
     TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
-    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away,
-    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
-    INTERNAL.
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does
+    not answer before the call's deadline, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_abc_1.abstractmethod
