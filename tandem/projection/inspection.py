@@ -46,7 +46,7 @@ class Inspection:
 
     generation: of the view, when the replay was begun. repair: whether what differs is made right. whole: whether rows
     with an erased person's events are compared too: see Replay.unopened.
-    answer: the differences; raises NotNow, Behind, CannotApply, and what the databases raise.
+    answer: the differences; raises NotNow, Behind, BrokenOff, CannotApply, and what the databases raise.
     """
 
     view: str
@@ -142,7 +142,7 @@ class Inspector:
         return [one for key, one in differences.items() if key not in waiting]
 
     def _catch_up(self, replay: Replay, at: Token) -> None:
-        """Brings replayed rows to where the view is, by what came meanwhile."""
+        """Brings replayed rows to where the view is, by what came meanwhile. Raises BrokenOff."""
         missing = at.position - replay.position
         if missing > self._most_events:
             raise Behind

@@ -178,6 +178,7 @@ async def test_a_standby_says_why_a_view_cannot_go_on_and_its_service_is_not_hea
 ) -> None:
     nothing_is_parked = {"parked_keys": 0}
     active = await project(follow=nothing_is_parked)
+    await active.until_state(RUNNING)
     standby = await project(follow=nothing_is_parked)
     head = stores.append([*BEFORE, events.order_paid(9)])
     await active.until_state(FAILED, "order_details")
