@@ -12,6 +12,8 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from tandem.cli.access import connect
+
 Fields = dict[str, Any]
 
 
@@ -42,7 +44,7 @@ Ask = Callable[..., Any]
 def asking(service: ServiceDescriptor, what: str, address: str, *, timeout: float, actor: str = "") -> Iterator[Ask]:
     """Asks a service at an address, as `ask` does. When a call fails within, says so of `what` and exits with 1."""
     try:
-        with grpc.insecure_channel(address) as channel:
+        with connect(address) as channel:
             yield lambda name, **fields: ask(service, name, channel, fields, timeout=timeout, actor=actor)
     except grpc.RpcError as error:
         typer.echo(f"tandem: {what} at {address}: {in_words(error)}", err=True)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from tandem.cli.access import connect
 from tandem.cli.status import list_projections
 
 _ASK_SECONDS = 10.0
@@ -88,7 +89,7 @@ def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> 
 
     @contextmanager
     def asking(at: str) -> Iterator[Operator]:
-        with grpc.insecure_channel(at) as channel:
+        with connect(at) as channel:
             try:
                 yield Operator(service, channel)
             except Refused as error:

@@ -8,11 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
 from rich.console import Console
 
-from tandem.cli import feed, history, operations, parked, verify, why
+from tandem.cli import access, feed, history, operations, parked, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
@@ -39,10 +38,9 @@ def _port(what: str) -> typer.models.OptionInfo:
 
 def application(domain: Domain) -> typer.Typer:
     """The `tandem` command for a domain."""
-    app = typer.Typer(
-        no_args_is_help=True,
-        add_completion=False,
-        help="Tandem: a command service and a query service over one contract. Start it, migrate it, see how it is.",
+    app = typer.Typer(no_args_is_help=True, add_completion=False)
+    access.add_options(
+        app, "Tandem: a command service and a query service over one contract. Start it, migrate it, see how it is."
     )
 
     @app.command()
@@ -115,7 +113,7 @@ def application(domain: Domain) -> typer.Typer:
         """
         try:
             restoring.set_right(domain.modules, ledgers or [])
-            with grpc.insecure_channel(projector_address) as channel:
+            with access.connect(projector_address) as channel:
                 restoring.watch_views(domain.projections, channel, typer.echo)
         except StackError as error:
             typer.echo(f"tandem: {error}", err=True)
@@ -143,7 +141,7 @@ def application(domain: Domain) -> typer.Typer:
         addresses = {"command": command_address, "query": query_address, "projector": projector_address}
         with ExitStack() as exits:
             channels = {
-                domain.modules[section]: (address, exits.enter_context(grpc.insecure_channel(address)))
+                domain.modules[section]: (address, exits.enter_context(access.connect(address)))
                 for section, address in addresses.items()
             }
             projector = domain.modules["projector"]

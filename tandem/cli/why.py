@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tandem.cli.access import connect
 from tandem.cli.calls import Fields, as_fields, ask, in_words
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import Ports
@@ -55,8 +56,8 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         Of a row's key, the last event that changed it is shown. Exit code 1 when nothing is known of it.
         """
         with (
-            grpc.insecure_channel(command_address) as commands,
-            grpc.insecure_channel(projector_address) as projector,
+            connect(command_address) as commands,
+            connect(projector_address) as projector,
         ):
             found = find(domain, commands, projector, what)
         if as_program:

@@ -32,7 +32,7 @@ class ReceiptService:
         self._response: Any = GetMessageClass(descriptor.methods_by_name["GetReceipt"].output_type)
         self._database = Inquiries(engine, "write database", at_once=1)
         self._worker = Worker("receipts", [one_by_one(self._get)], max_batch=100, max_waiting=1000)
-        self.service = Service(descriptor, {"GetReceipt": self._worker})
+        self.service = Service(descriptor, {"GetReceipt": self._worker}, audited=True)
 
     async def start(self) -> None:
         await self._worker.start()

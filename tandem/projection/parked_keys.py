@@ -80,7 +80,7 @@ class ParkedKeys:
     def _answer(self, call: Call) -> Any:
         name = call.method.name
         self._until = answer_by(call)
-        actor = envelope_of(call.metadata(), "").actor
+        actor = envelope_of(call.metadata(), "", call.actor).actor
         return self._answers[name](call.request, Checker(), actor)
 
     def _list(self, request: Any, check: Checker, _actor: str) -> Any:

@@ -103,7 +103,15 @@ class ProjectionService:
             **dict.fromkeys(parked.rpcs, self._operators),
             **dict.fromkeys(calls.rpcs, self._generations),
         }
-        self.service = Service(descriptor, workers, {"GetHistory": explaining.get_history}, ready=self._are_well)
+        self.service = Service(
+            descriptor,
+            workers,
+            {"GetHistory": explaining.get_history},
+            ready=self._are_well,
+            audited=True,
+            # Its rows are made of it.
+            personal_data=frozenset({"GetHistory"}),
+        )
 
     async def start(self) -> None:
         await self._worker.start()

@@ -61,6 +61,13 @@ class EncodedField:
         before = self._before
         return b"".join([part for content in contents for part in (before(len(content)), content)])
 
+    def start_of(self, encoded: bytes) -> int:
+        """Where the content begins, of what this has encoded."""
+        place = len(self.tag)
+        while encoded[place] > 0x7F:
+            place += 1
+        return place + 1
+
     def encodes(self, encoded: bytes) -> bool:
         """Whether `encoded` is this field and nothing else."""
         opening = self._opening(len(encoded))

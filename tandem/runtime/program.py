@@ -47,13 +47,19 @@ def main(
     parser = argparse.ArgumentParser(prog=f"python -m {name}")
     parser.add_argument("action", nargs="?", default="serve", choices=("serve", *actions), help=". ".join(helps))
     parser.add_argument("file", nargs="*", type=Path, help="for: " + ", ".join(_takers(actions) or ["no action"]))
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="serve beyond this machine without authentication, as SERVER__INSECURE says it: in a network that lets"
+        " nobody in who may not read and write everything",
+    )
     parser.add_argument("--json", action="store_true", help="print what was done as JSON, for programs")
     arguments = parser.parse_args()
     chosen = arguments.action
     if arguments.file and chosen not in _takers(actions):
         parser.error(f"{chosen} takes no files")
     try:
-        settings = load_settings(settings_class)
+        settings = load_settings(settings_class, **({"server": {"insecure": True}} if arguments.insecure else {}))
         configure_logging(settings.log.level, name)
         if chosen == "serve":
             return run(build(settings))
