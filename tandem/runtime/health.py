@@ -20,8 +20,9 @@ _MAX_NAME = 200
 
 
 class _Descriptors:
-    """The program's descriptors, by every name that they have. Protobuf's pool finds no method, and a value of an enum by
-    the name of its package alone.
+    """The program's descriptors, by every name that they have.
+
+    Protobuf's pool finds no method, and a value of an enum by the name of its package alone.
     """
 
     def __init__(self) -> None:
