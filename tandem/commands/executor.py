@@ -208,7 +208,7 @@ class _Storing:
         some_are_busy = bool(self._busy)
         for call in calls:
             try:
-                command = self._domain.command_of(call.request, self._clock(), call.metadata())
+                command = self._domain.command_of(call.request, self._clock(), call.metadata(), call.actor, call.owner)
             except Exception as error:
                 # A wrong request, which concerns no other call.
                 call.fail(error)

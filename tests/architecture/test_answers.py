@@ -19,7 +19,7 @@ from query_server.search.highlight import _SNIPPET
 from query_server.search.request import _MAX_TOKEN, MAX_QUERY
 from query_server.search.statements import MAX_FACETS
 from shop.views import CACHED_VIEWS
-from tandem.projection.fold import _LONGEST_ERROR
+from tandem.projection.changes import _LONGEST_ERROR
 from tandem.projection.parked_keys import _MOST_ON_PAGE
 from tandem.queries.checker import MAX_BATCH, MAX_PAGE_SIZE
 from tandem.queries.encoding import room_for_rows

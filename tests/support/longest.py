@@ -14,7 +14,7 @@ from commerce.event.v1.event_pb2 import Event
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from tandem.commands.batch import decide_batch
 from tandem.commands.write_model import States
-from tandem.projection.fold import StoredRow
+from tandem.projection.changes import ViewRow
 from tests.support.builders import (
     add_product,
     address,
@@ -93,7 +93,7 @@ def events_of(requests: list[Message]) -> list[Event]:
     return [event for _, event in decisions.events]
 
 
-def rows_of(view: str) -> dict[bytes, StoredRow]:
+def rows_of(view: str) -> dict[bytes, ViewRow]:
     """The view after `long_history`, by key; without the erasure: its orders are in no view."""
     changes = fold(PROJECTIONS[view], feed_events(events_of(long_history()[:-1])), {})
     assert changes.stopped_by is None
