@@ -15,6 +15,7 @@ from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.feed.source import problem_of
 from tandem.projection.explaining import Explaining
+from tandem.projection.lag import LagWatch
 from tandem.projection.parked_keys import ParkedKeys
 from tandem.projection.views import Progress
 from tandem.read_store.tables import ALL_NEWEST, SCHEMA
@@ -26,8 +27,8 @@ from tandem.runtime.sqlstate import QueryAction, failure_of
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, all_alike
 
-# The workers', and the two that readiness asks on: the server's and this service's.
-_CONNECTIONS = 4
+# The workers', the lag's, and the two that readiness asks on: the server's and this service's.
+_CONNECTIONS = 5
 _ROWS = text(f"SELECT view, position, feed_epoch, error, parked FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
 
 
@@ -68,13 +69,14 @@ class ProjectionService:
         self._archive = archive
         self._revision = revision
         name = "tandem-projector-status"
-        self._feed = create_database_engine(feed_database, name=name, pool_size=1, by_key=True, autocommit=True)
+        self._feed = create_database_engine(feed_database, name=name, pool_size=2, by_key=True, autocommit=True)
         self._read = create_database_engine(
             read_database, name=name, pool_size=_CONNECTIONS, by_key=True, autocommit=True
         )
         self._worker = Worker("projections", [all_alike(self._list)], max_batch=1000, max_waiting=10_000)
         parked = ParkedKeys(descriptor, self._read, progress.states)
         self._operators = Worker("operators", [parked.handle], max_batch=10, max_waiting=1000)
+        self._lag = LagWatch(progress, self._waiting_since)
         workers = {
             "ListProjections": self._worker,
             "Explain": explaining.worker,
@@ -85,8 +87,10 @@ class ProjectionService:
     async def start(self) -> None:
         await self._worker.start()
         await self._operators.start()
+        await self._lag.start()
 
     async def stop(self) -> None:
+        await self._lag.stop()
         await self._operators.stop()
         await self._worker.stop()
         self._feed.dispose()
@@ -138,6 +142,20 @@ class ProjectionService:
                 entry.audited_at.FromSeconds(int(self._progress.compared_at[view]))
             entry.lag.FromTimedelta(max(now - since, timedelta()) if since else timedelta())
         return answer
+
+    def _waiting_since(self) -> dict[str, datetime | None]:
+        """For LagWatch."""
+        rows = self._rows()
+        feed, since, problem = self._feed_now({0, *(row.position for row in rows.values())})
+        if problem:
+            raise Unavailable(problem, reason="STORE_UNAVAILABLE")
+        waiting = {}
+        for view in self._progress.states:
+            row = rows.get(view)
+            # Of a view of another epoch it is not known yet what it has of this one.
+            position = row.position if row is not None and row.feed_epoch == feed.epoch else 0
+            waiting[view] = since.get(position)
+        return waiting
 
     def _rows(self) -> dict[str, Any]:
         """Of the views' table `projection`, by view. Raises Unavailable."""

@@ -23,7 +23,7 @@ from tandem.runtime.health import Health
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings, SettingsError
 from tandem.runtime.supervised import supervise, what_is_down
-from tandem.runtime.telemetry import log
+from tandem.runtime.telemetry import SERVING, log, note_process
 from tandem.runtime.worker import Worker, Workers
 
 # How often readiness is asked again. Orchestrators probe every few seconds; a store's return should not wait for more.
@@ -126,6 +126,7 @@ class RunningApplication:
     async def start(self) -> None:
         """Starts components, then the server. Raises PortInUse; what was started is stopped again then."""
         application = self._application
+        note_process(application.name, transport_of(application.server))
         try:
             transport = self._transport = _listen(application.server, self._admission)
             self.port = transport.port
@@ -223,7 +224,9 @@ class RunningApplication:
             log.error("not serving: a thread does not run", threads=down)
             ready = dict.fromkeys(ready, False)
         for name in ("", *(it.descriptor.full_name for it in services)):
-            await self._health.set(name, state.SERVING if ready.get(name, ready[""]) else state.NOT_SERVING)
+            serves = ready.get(name, ready[""])
+            SERVING.labels(name or "all").set(serves)
+            await self._health.set(name, state.SERVING if serves else state.NOT_SERVING)
 
     async def _is_ready(self, ready: Readiness) -> bool:
         check = self._checks.get(ready)
