@@ -41,14 +41,18 @@ class SampledGauge(Collector, Generic[T]):
     def describe(self) -> Iterable[GaugeMetricFamily]:
         return [GaugeMetricFamily(self.name, self.documentation, labels=self.labels)]
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def values(self) -> dict[tuple[str, ...], float]:
+        """By labels."""
         with self._lock:
             watched = [(it(), labels) for it, labels in self._watched]
         values: dict[tuple[str, ...], list[float]] = {}
         for what, labels in watched:
             if what is not None:
                 values.setdefault(labels, []).append(self._read(what, *labels))
-        family = GaugeMetricFamily(self.name, self.documentation, labels=self.labels)
-        for labels, read in values.items():
-            family.add_metric(labels, self._together(read))
+        return {labels: self._together(them) for labels, them in values.items()}
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        [family] = self.describe()
+        for labels, value in self.values().items():
+            family.add_metric(labels, value)
         return [family]

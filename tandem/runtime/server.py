@@ -14,15 +14,14 @@ from typing import Any, Literal, Protocol
 import uvloop
 from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health_pb2
 from prometheus_client import start_http_server
 
 from tandem.runtime.call import Admission, Method, Servicers, StreamHandler, StreamMethod, StreamMethods, Streams
 from tandem.runtime.grpcio import GrpcioTransport
-from tandem.runtime.health import Health
+from tandem.runtime.health import LIVENESS, Health, status_of
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings, SettingsError
-from tandem.runtime.supervised import supervise, what_is_down
+from tandem.runtime.supervised import supervise, what_is_down, what_stands_still
 from tandem.runtime.telemetry import SERVING, log, note_process
 from tandem.runtime.worker import Worker, Workers
 
@@ -112,7 +111,7 @@ class RunningApplication:
         self._admission = Admission(application.server.max_concurrent_calls)
         self._streams = Streams()
         services = [it.descriptor.full_name for it in application.services]
-        self._health = Health(services, application.server.max_health_streams)
+        self._health = Health(services, application.server.max_health_streams, self._is_alive)
         self._servicers = self._health.servicers(with_reflection=application.server.reflection)
         self._readiness: asyncio.Task[None] | None = None
         self._checks: dict[Readiness, asyncio.Future[bool]] = {}
@@ -216,7 +215,6 @@ class RunningApplication:
             await self._ask_readiness()
 
     async def _ask_readiness(self) -> None:
-        state = health_pb2.HealthCheckResponse
         services = self._application.services
         checks = {"": self._application.ready, **{it.descriptor.full_name: it.ready for it in services if it.ready}}
         ready = dict(zip(checks, await asyncio.gather(*map(self._is_ready, checks.values())), strict=True))
@@ -226,7 +224,14 @@ class RunningApplication:
         for name in ("", *(it.descriptor.full_name for it in services)):
             serves = ready.get(name, ready[""])
             SERVING.labels(name or "all").set(serves)
-            await self._health.set(name, state.SERVING if serves else state.NOT_SERVING)
+            await self._health.set(name, status_of(serves))
+        # For those who watch it.
+        await self._health.set(LIVENESS, status_of(self._is_alive()))
+
+    def _is_alive(self) -> bool:
+        if still := what_stands_still(self._application.server.still_seconds):
+            log.error("not alive: what has something to do does not go on", threads=still)
+        return not still
 
     async def _is_ready(self, ready: Readiness) -> bool:
         check = self._checks.get(ready)

@@ -140,6 +140,13 @@ class ServerSettings(Block):
         description="How long what runs beside the calls may take to stop after that, whatever its stores do; then the"
         " process ends as it is",
     )
+    still_seconds: float = Field(
+        120.0,
+        gt=0,
+        le=3600,
+        description="How long a thread may have something to do and not go on, until the health of `liveness` is"
+        " NOT_SERVING",
+    )
     reflection: bool = Field(True, description="Serve reflection, so that grpcurl needs no proto files")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port for Prometheus metrics over HTTP; 0 is off")
 

@@ -16,7 +16,7 @@ from prometheus_client import Histogram
 from tandem.runtime.call import Call, Method, Stage, settle, stopping_error
 from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError, Unavailable
 from tandem.runtime.sampled import SampledGauge
-from tandem.runtime.supervised import SupervisedThread
+from tandem.runtime.supervised import STILL, SupervisedThread
 
 # A thread that prepares may be waiting for rows that somebody else keeps locked. The others wait no longer than this.
 _PREPARING_SECONDS = 0.05
@@ -72,6 +72,9 @@ class Worker:
         self._stopping = False
         self._threads: list[SupervisedThread] = []
         self._idle = 0
+        self._still_since = 0.0
+        """Since when calls wait of which none was taken; of no meaning while none waits."""
+        STILL.watch(self, name)
         for gauge in (WAITING, OLDEST, BUSY, THREADS):
             gauge.watch(self, name)
 
@@ -100,6 +103,8 @@ class Worker:
         with self._came:
             taken = 0
             if not self._stopping:
+                if not self._waiting:
+                    self._still_since = time.monotonic()
                 for call in calls:
                     size = self._waiting_bytes + len(call.payload)
                     if len(self._waiting) >= self._max_waiting or (self._waiting and size > self._max_waiting_bytes):
@@ -135,6 +140,11 @@ class Worker:
             return max(0.0, time.monotonic() - self._waiting[0].came_at)
         except IndexError:
             return 0.0
+
+    @property
+    def still_seconds(self) -> float:
+        """For how long calls have waited of which none was taken. For any thread."""
+        return time.monotonic() - self._still_since if self._waiting else 0.0
 
     @property
     def threads(self) -> int:
@@ -184,6 +194,7 @@ class Worker:
                         self._came.wait()
             finally:
                 self._idle -= 1
+            self._still_since = time.monotonic()
             batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
             self._waiting_bytes -= sum([len(call.payload) for call in batch])
             if self._one_prepares:
