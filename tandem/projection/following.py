@@ -74,7 +74,7 @@ from tandem.runtime.database import create_database_engine, driver_under, first_
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.snapshots import LOOK_EVERY_SECONDS, SnapshotWatch
 from tandem.runtime.sqlstate import ViewAction, failure_of
-from tandem.runtime.supervised import STILL, SupervisedThread
+from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 
 # The pause before a session is begun anew after the read database went away.
@@ -131,14 +131,7 @@ class Following:
         # Of the last session, for the next one: that it is over, and of which feed the write database is.
         self.session: uuid.UUID | None = None
         self.epoch: uuid.UUID | None = None
-        self._moved_at = time.monotonic()
-        STILL.watch(self, "projector")
         self._thread = SupervisedThread("projector", self._run)
-
-    @property
-    def still_seconds(self) -> float:
-        """For how long the thread has neither asked the feed for anything nor begun anew. For any thread."""
-        return min(self.feed.idle_seconds, time.monotonic() - self._moved_at)
 
     async def start(self) -> None:
         self.cache.start()
@@ -160,7 +153,7 @@ class Following:
     def _run(self) -> None:
         problem = ""
         while not self.stopping.is_set():
-            self._moved_at = time.monotonic()
+            self.feed.begin()
             try:
                 with self._read.connect() as connection:
                     # Closed at the end and not pooled: its lock is to end with the session.

@@ -1,45 +1,58 @@
 """A projector whose thread does not go on is not alive; one that waits for a database is."""
 
-import time
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from tandem.projection.following import Following
+from tandem.feed.source import FeedSource
+from tandem.projection import watched_feed
 from tandem.projection.watched_feed import WatchedFeed
-from tandem.runtime.supervised import STILL, what_stands_still
+from tandem.runtime.supervised import what_stands_still
 
 
-class _Idle:
-    """A feed that nobody has asked for so long."""
+class _Source:
+    """The write database. While it is asked, a thousand seconds pass."""
 
-    idle_seconds = 0.0
+    problem = ""
+
+    def __init__(self, clock: "_Clock") -> None:
+        self._clock = clock
+        self.still: list[str] = []
+
+    def head(self) -> None:
+        self._clock.now += 1000
+        self.still = what_stands_still(100)
+
+    def close(self) -> None:
+        pass
+
+
+class _Clock:
+    now = 1_000_000.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 @pytest.fixture
-def following() -> Following:
-    it = Following.__new__(Following)
-    it.feed = cast(WatchedFeed, _Idle())
-    it._moved_at = time.monotonic()
-    STILL.watch(it, "projector of this test")
+def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
+    it = _Clock()
+    monkeypatch.setattr(watched_feed, "time", it)
     return it
 
 
-def stands_still() -> bool:
-    return "projector of this test" in what_stands_still(100)
-
-
-def test_who_asks_the_feed_is_alive_however_long_ago_it_began(following: Following) -> None:
-    following._moved_at -= 1000
-    assert not stands_still()
-
-
-def test_who_begins_anew_is_alive_however_long_it_has_not_asked_the_feed(following: Following) -> None:
-    cast(Any, following.feed).idle_seconds = 1000
-    assert not stands_still()
-
-
-def test_who_does_neither_is_not(following: Following) -> None:
-    following._moved_at -= 1000
-    cast(Any, following.feed).idle_seconds = 1000
-    assert stands_still()
+def test_who_asks_nothing_stands_still_and_who_waits_for_an_answer_does_not(clock: _Clock) -> None:
+    source = _Source(clock)
+    feed = WatchedFeed(cast(FeedSource, source), poll_seconds=1)
+    clock.now += 1000
+    assert what_stands_still(100) == [], "it was not begun"
+    feed.begin()
+    feed.head()
+    assert source.still == [], "the write database is away, and a new process would be no better"
+    clock.now += 1000
+    assert what_stands_still(100) == ["projector"]
+    feed.begin()
+    assert what_stands_still(100) == [], "it has begun anew, as it does while the read database is away"
+    clock.now += 1000
+    feed.close()
+    assert what_stands_still(100) == [], "it has ended"
