@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from tandem.runtime.server import Application, run
 from tandem.runtime.settings import ServiceSettings, SettingsError, load_settings
 from tandem.runtime.telemetry import configure_logging
+from tandem.runtime.tracing import TRACING
 
 
 class ActionRefused(Exception):
@@ -47,7 +48,11 @@ def main(
         settings = load_settings(settings_class)
         configure_logging(settings.log.level, name)
         if chosen == "serve":
-            return run(build(settings))
+            TRACING.begin(settings.trace, name)
+            try:
+                return run(build(settings))
+            finally:
+                TRACING.end()
         sys.stdout.write(f"{actions[chosen].do(settings, *arguments.file)}\n")
     except SettingsError as error:
         sys.stderr.write(f"{name}: {error}\n")

@@ -183,6 +183,21 @@ class LogSettings(Block):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to log")
 
 
+class TraceSettings(Block):
+    """Traces, in OpenTelemetry's form, sent by its protocol (OTLP)."""
+
+    endpoint: str | None = Field(
+        None,
+        description="Where a collector takes spans: http://otel.internal:4317, or for http/protobuf"
+        " http://otel.internal:4318/v1/traces; https:// for TLS",
+    )
+    protocol: Literal["grpc", "http/protobuf"] = Field("grpc", description="How spans are sent")
+    ratio: float = Field(
+        1.0, ge=0, le=1, description="Share of the calls that are traced, of those whose caller does not say whether"
+    )
+    headers: dict[str, SecretStr] = Field({}, description="Sent with them, such as a key")
+
+
 class ServiceSettings(BaseSettings):
     """The base of a service's settings. Subclasses set `section` and `env_prefix`."""
 
@@ -196,6 +211,7 @@ class ServiceSettings(BaseSettings):
     section: ClassVar[str]
 
     log: LogSettings = Field(LogSettings(level="info"), description="Logs")
+    trace: TraceSettings = Field(TraceSettings(), description="Traces")
 
     @classmethod
     def settings_customise_sources(

@@ -55,14 +55,18 @@ _CGROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/memory")
 _LIMITS = ("memory.max", "memory.limit_in_bytes")
 
 
+def version() -> str:
+    """Of this program."""
+    try:
+        return metadata.version(_DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def note_process(service: str, transport: str) -> None:
     """Sets what a process says of itself, once."""
-    try:
-        version = metadata.version(_DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        version = "not installed"
     python = ".".join(map(str, sys.version_info[:3]))
-    BUILD.info({"service": service, "version": version, "python": python, "transport": transport})
+    BUILD.info({"service": service, "version": version(), "python": python, "transport": transport})
     MEMORY_LIMIT.set(memory_limit())
 
 
