@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import multiprocessing
+import os
 import random
 import statistics
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+import psutil
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -45,8 +47,11 @@ class Sizes(NamedTuple):
 CRAFTED = Sizes(3_000, 200)
 # Megabytes. To make one takes longer than to refuse it, so a method's three largest are sent again and again.
 LARGE = Sizes(2_000_000, 100_000)
-# Callers that send crafted requests, or plain ones, at once.
+# Callers that send crafted requests, or plain ones, at once. They have one processor, and the servers the others: what
+# they take to make requests is not taken from other callers.
 CALLERS = 4
+# Each kind of requests is sent for a part of its time, in turns: what else the machine does is in all of them.
+ROUNDS = 5
 # A request may take so long, and so much more for each KiB of it.
 MOST_SECONDS = 0.5
 MOST_SECONDS_A_KIB = 0.002
@@ -88,17 +93,21 @@ def compare(stack: Stack, seconds: float, seed: int) -> int:
     methods = {it: sender(ports[it.containing_service.name], it) for it in unary_methods()}
     sys.stdout.write(f"seed {seed}\n")
     made = {it: sorted((request(it, seed + number, LARGE) for number in range(8)), key=len)[-3:] for it in methods}
-    plain = run(stack, methods, seconds, lambda it, number: request(it, seed + number, None))
-    crafted = run(stack, methods, seconds, lambda it, number: request(it, seed + number, CRAFTED))
-    large = run(stack, methods, seconds, lambda it, number: made[it][number % 3])
+    separate(stack)
+    plain = Run(lambda it, number: request(it, seed + number, None))
+    crafted = Run(lambda it, number: request(it, seed + number, CRAFTED))
+    large = Run(lambda it, number: made[it][number % 3])
+    for _ in range(ROUNDS):
+        for it in (plain, crafted, large):
+            run(stack, methods, seconds / ROUNDS, it)
     hostile = crafted.calls + large.calls
     slow = sorted(((took, size, name) for took, size, name in hostile if took > allowed(size)), reverse=True)
     times = max(crafted.p99, large.p99) / max(plain.p99, LEAST_SECONDS)
-    sys.stdout.write(
-        f"others' p99: {1000 * plain.p99:.1f} ms beside {len(plain.calls)} plain requests,"
-        f" {1000 * crafted.p99:.1f} ms beside {len(crafted.calls)} crafted ones,"
-        f" {1000 * large.p99:.1f} ms beside {len(large.calls)} of megabytes\n"
-    )
+    for it, name in ((plain, "plain"), (crafted, "crafted"), (large, "large")):
+        sys.stdout.write(
+            f"others' p99: {1000 * it.p99:.1f} ms beside {len(it.calls)} {name} requests of {it.mebibytes:.0f} MiB;"
+            f" processor time: {it.callers_seconds:.1f} s to send them, {it.servers_seconds:.1f} s of the servers\n"
+        )
     by_name: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for took, size, name in hostile:
         by_name[name].append((took, size))
@@ -116,41 +125,71 @@ def allowed(size: int) -> float:
     return MOST_SECONDS + MOST_SECONDS_A_KIB * size / 1024
 
 
+def separate(stack: Stack) -> None:
+    """This process to one processor, the servers to the others."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    _pin(os.getpid(), {first})
+    for service in stack.services:
+        _pin(service.pid, set(others) or {first})
+
+
+def _pin(process: int, processors: set[int]) -> None:
+    """Each of its threads; those that they start have the same."""
+    for thread in psutil.Process(process).threads():
+        os.sched_setaffinity(thread.id, processors)
+
+
 class Run:
-    """calls: seconds, bytes and method of each. p99: of another caller's reads, in seconds."""
+    """What one kind of requests cost, in all rounds.
 
-    def __init__(self) -> None:
+    calls: seconds, bytes and method of each. took: seconds of another caller's reads.
+    """
+
+    def __init__(self, made: Callable[[MethodDescriptor, int], bytes]) -> None:
+        self.made = made
         self.calls: list[tuple[float, int, str]] = []
-        self.p99 = 0.0
+        self.took: list[float] = []
+        self.callers_seconds = 0.0
+        self.servers_seconds = 0.0
+
+    @property
+    def p99(self) -> float:
+        return statistics.quantiles(self.took, n=100)[-1]
+
+    @property
+    def mebibytes(self) -> float:
+        return sum(size for _, size, _ in self.calls) / 2**20
 
 
-def run(
-    stack: Stack,
-    methods: dict[MethodDescriptor, Send],
-    seconds: float,
-    made: Callable[[MethodDescriptor, int], bytes],
-) -> Run:
-    result = Run()
+def run(stack: Stack, methods: dict[MethodDescriptor, Send], seconds: float, result: Run) -> None:
     end = time.monotonic() + seconds
+    begin = len(result.calls)
 
     def call(first: int) -> None:
-        for number in range(first, 10**9, CALLERS):
+        for number in range(begin + first, 10**9, CALLERS):
             if time.monotonic() > end:
                 return
             method = list(methods)[number % len(methods)]
-            payload = made(method, number)
+            payload = result.made(method, number)
             began = time.monotonic()
             methods[method](payload)
             result.calls.append((time.monotonic() - began, len(payload), method.name))
 
     callers = [threading.Thread(target=call, args=(first,)) for first in range(CALLERS)]
     with reading(stack) as took:
+        own, servers = time.process_time(), servers_time(stack)
         for it in callers:
             it.start()
         for it in callers:
             it.join()
-    result.p99 = statistics.quantiles(took, n=100)[-1]
-    return result
+        result.callers_seconds += time.process_time() - own
+        result.servers_seconds += servers_time(stack) - servers
+    result.took += took
+
+
+def servers_time(stack: Stack) -> float:
+    times = [psutil.Process(it.pid).cpu_times() for it in stack.services]
+    return sum(it.user + it.system for it in times)
 
 
 @contextmanager
@@ -172,6 +211,7 @@ def reading(stack: Stack) -> Iterator[list[float]]:
 
 
 def read(port: int, other: Any) -> None:
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
     method = QUERIES.services_by_name["QueryService"].methods_by_name["GetOrderDetails"]
     send = sender(port, method)
     payload = GetOrderDetailsRequest(order_id=identity("order", 1)).SerializeToString()

@@ -1,6 +1,6 @@
 """All views made anew from the feed, against `eventsourcing` reading and decoding as many events and writing nothing.
 
-The projector is stopped, the views are emptied as `python -m projector reset` does, and it is started again. The clock
+The projector is stopped, the views are emptied, and it is started again. The clock
 runs from the first position that all views have to the last: what it takes to start a process is not in it. The
 positions are read out of the read database, so that nobody asks the projector anything meanwhile.
 
@@ -21,6 +21,7 @@ from benchmarks.processor import cpu_seconds
 from benchmarks.world import World
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, ProjectionState
 from shop.views import VIEWS
+from tandem.read_store.tables import change
 from tandem.read_store.tables import projection as projection_table
 from tests.support.stack import Stack
 
@@ -71,9 +72,10 @@ def rebuild(stack: Stack, events: int) -> Sample:
     """A rate of events. AssertionError when a view does not come to the head, or not in good order."""
     code = stack.projector.stop()
     assert code == 0, f"the projector ended with exit code {code}:\n{stack.projector.log_tail()}"
-    stack.projector.run("reset")
     with psycopg.connect(stack.read_url, autocommit=True) as connection:
-        assert positions(connection) == dict.fromkeys(VIEWS, 0), "the reset left views"
+        tables = ", ".join(it.fullname for it in (change, *VIEWS.values()))
+        connection.execute(f"TRUNCATE {tables}".encode())
+        connection.execute(f"UPDATE {projection_table.fullname} SET position = 0, mark = 0, cache_epochs = NULL")
         stack.projector.launch()
         process = psutil.Process(stack.projector.pid)
         first = wait_for_position(connection, 1)

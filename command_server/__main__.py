@@ -16,26 +16,26 @@ from tandem.commands.partitions import ensure_partitions
 from tandem.commands.restore import restore
 from tandem.feed.table import SCHEMA
 from tandem.runtime.database import has_revision, migrate, newest_revision, transaction
-from tandem.runtime.program import Action, ActionRefused, main
+from tandem.runtime.program import Action, ActionRefused, Done, main
 
 
-def _migrate(settings: Settings) -> str:
+def _migrate(settings: Settings) -> Done:
     """The tables, and the feed's partitions ahead: servers may have no right to make them."""
     revision = migrate(settings.database, MIGRATIONS, SCHEMA)
     with transaction(settings.database, "tandem-command-migrate") as connection:
         ensure_partitions(connection, settings.feed.partition_events)
-    return f"{SCHEMA} is at revision {revision}"
+    return Done(f"{SCHEMA} is at revision {revision}", {"schema": SCHEMA, "revision": revision})
 
 
-def _begin_epoch(settings: Settings) -> str:
+def _begin_epoch(settings: Settings) -> Done:
     with transaction(settings.database, "tandem-command-epoch") as connection:
         epoch = begin_epoch(connection)
     # Where it cannot be written, which is logged, a command server does it later.
     Ledger(settings.ledger.file).add(Kind.EPOCH, [epoch])
-    return f"the feed's epoch is {epoch}"
+    return Done(f"the feed's epoch is {epoch}", {"epoch": str(epoch)})
 
 
-def _restore(settings: Settings, *ledgers: Path) -> str:
+def _restore(settings: Settings, *ledgers: Path) -> Done:
     own = settings.ledger.file
     chosen = ledgers or ((own,) if own is not None and own.exists() else ())
     if not chosen:
@@ -49,9 +49,10 @@ def _restore(settings: Settings, *ledgers: Path) -> str:
         raise ActionRefused(f"the write database takes no writes, or is not at revision {needed}: run migrate first")
     new_executor = partial(Executor, engine, DOMAIN, settings.executor, Acknowledged(kept_seconds=0), Ledger(None))
     done = restore(settings.database, new_executor, _erasure_of, chosen, Ledger(own))
-    return (
+    return Done(
         f"the feed's epoch is {done.epoch}; of {done.listed} erasures that were written down,"
-        f" {done.erased} were not in the backup and are done again"
+        f" {done.erased} were not in the backup and are done again",
+        {"epoch": str(done.epoch), "listed": done.listed, "erased": done.erased},
     )
 
 
@@ -72,7 +73,7 @@ ACTIONS = {
         lambda settings: archiving.run(settings.database, settings.archive),
     ),
     "archive-plan": Action(
-        "say what `archive` would move", lambda settings: str(archiving.plan(settings.database, settings.archive))
+        "say what `archive` would move", lambda settings: archiving.plan(settings.database, settings.archive).done()
     ),
     "verify-archive": Action(
         "read the whole archive and compare it with its checksums",

@@ -46,6 +46,7 @@ DOMAIN = Domain(
     kinds=(*customers.KINDS, *products.KINDS, *orders.KINDS, *subscriptions.KINDS),
     changes=(customers.CHANGES, products.CHANGES, orders.CHANGES, subscriptions.CHANGES),
     checker=ShopChecker,
+    owner_field="customer_id",
 )
 
 
@@ -72,7 +73,11 @@ def build(settings: Settings) -> Application:
         name="command_server",
         server=settings.server,
         services=(
-            Service(DOMAIN.service, workers=dict.fromkeys(DOMAIN.service.methods_by_name, executor)),
+            Service(
+                DOMAIN.service,
+                workers=dict.fromkeys(DOMAIN.service.methods_by_name, executor),
+                owner_fields=DOMAIN.owner_fields,
+            ),
             receipts.service,
             audit.service,
         ),

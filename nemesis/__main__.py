@@ -13,6 +13,7 @@ from nemesis.checker import by_guarantee
 from nemesis.episode import Episode, run_episode
 from nemesis.failover import LOST, Failover, run_failover
 from nemesis.faults import KINDS, Kind
+from tests.support import ports
 
 _EPISODE_FAULTS = 9
 """Of one cluster: a replay of its history stays short, and what was found has one of them as its reason."""
@@ -30,6 +31,8 @@ _QUICK_KINDS = (
     "between a server and the read database: silent",
     "the clock of a command server steps",
 )
+_PORTS = range(13_000, 15_000)
+"""None of those that tests choose from, which may run at the same time."""
 _SHOWN = 10
 """Violations of each guarantee that are printed."""
 
@@ -45,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="a file for the result, for python -m tools.faults")
     chosen = parser.parse_args(arguments)
     seed = chosen.seed if chosen.seed is not None else (1 if chosen.quick else random.SystemRandom().randrange(10**6))
+    ports.QUIET_PORTS = _PORTS
     began = time.monotonic()
 
     def say(text: str) -> None:

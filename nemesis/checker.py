@@ -16,7 +16,7 @@ from tandem.feed.token import Token
 
 
 class Violation(NamedTuple):
-    """guarantee: G1 to G8 or G12, as docs/architecture.md numbers them; or that something recovers."""
+    """guarantee: G1 to G9 or G12, as docs/architecture.md numbers them; or that something recovers."""
 
     guarantee: str
     text: str

@@ -3,16 +3,23 @@
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
+import grpc
 import psutil
+import psycopg
 
+from nemesis.clients import CUSTOMERS, PRODUCTS, WATCHED
 from nemesis.cluster import Cluster, flush
+from shop.cli import SHOP
+from tandem.cli import calls
 from tandem.cli.child import Child
 from tandem.cli.services import Service
+from tests.support.builders import identity
 from tests.support.proxy import CuttingProxy
 from tests.support.silence import Stopped
-from tests.support.stack import kill, pause, resume
+from tests.support.stack import kill, pause, resume, wait_until
 
 BOUND_SECONDS = 30.0
 """Where a program or a database was ended or stood still: its start is in it."""
@@ -147,6 +154,41 @@ def _restarted(cluster: Cluster, chance: random.Random) -> Fault:
     return Fault(", ".join(names), restart, _nothing)
 
 
+def _row_refused(cluster: Cluster, chance: random.Random) -> Fault:
+    """The read database takes some rows of a view no more. Then it does, and an operator redrives what is parked."""
+    kind, count, views = chance.choice(
+        (
+            ("order", WATCHED, ("order_details", "order_summary")),
+            ("product", PRODUCTS, ("product_card",)),
+            ("customer", CUSTOMERS, ("customer_profile",)),
+        )
+    )
+    view = chance.choice(views)
+    # Of one that clients use, and of those to come that end alike: a row that is parked may not be there yet.
+    digit = identity(kind, chance.randint(1, count))[-1]
+
+    def execute(statement: str) -> list[Any]:
+        with psycopg.connect(cluster.read_url, autocommit=True) as connection:
+            done = connection.execute(statement.encode())
+            return done.fetchall() if done.description else []
+
+    def begin() -> None:
+        execute(
+            f"ALTER TABLE tandem_read.{view} ADD CONSTRAINT refused CHECK (right(key::text, 1) <> '{digit}') NOT VALID"
+        )
+
+    def end() -> None:
+        parked = f"SELECT key FROM tandem_read.parked WHERE view = '{view}'"
+        wait_until(lambda: execute(parked), f"rows of {view} are parked")
+        execute(f"ALTER TABLE tandem_read.{view} DROP CONSTRAINT refused")
+        with grpc.insecure_channel(_one_of(cluster, "projector", chance)[1].address) as projector:
+            ask = partial(calls.ask, SHOP.projections, channel=projector, timeout=10)
+            asked = ask("RedriveParkedKeys", fields={"view": view}).operation_id
+            wait_until(lambda: ask("GetOperation", fields={"operation_id": asked}).done, f"{view} is redriven")
+
+    return Fault(f"{view} …{digit}", begin, end)
+
+
 _NEAR = {
     "clients": "clients and a server",
     "write": "a server and the write database",
@@ -241,6 +283,7 @@ def _two(cluster: Cluster, chance: random.Random) -> Fault:
 KINDS: tuple[Kind, ...] = (
     *_ALONE,
     Kind("all servers are restarted, one after the other", BOUND_SECONDS, _restarted),
+    Kind("rows of a view are refused, and redriven at its end", QUICK_BOUND_SECONDS, _row_refused),
     Kind("two of these at once", BOUND_SECONDS, _two),
     Kind("two of these at once, for long", BOUND_SECONDS, _two, held=3.0),
 )

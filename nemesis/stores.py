@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, create_engine, select
+from sqlalchemy import Connection, create_engine, select, text
 from sqlalchemy.pool import NullPool
 
 from nemesis.checker import Feed, Violation
@@ -17,7 +17,7 @@ from shop.views import CACHED_VIEWS
 from tandem.feed.reader import read_events
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Ring, Signer, decode_entry, key_prefix, node_client
-from tandem.read_store.tables import CHANNEL, written_columns
+from tandem.read_store.tables import ALL_NEWEST, CHANNEL, parked, written_columns
 from tests.support.projecting import fold
 from tests.support.stack import wait_until
 
@@ -58,6 +58,7 @@ def compare(write_url: str, read_url: str, feed: Feed, nodes: Mapping[str, str])
         found = [*_tables_hold_the_feed(write, feed), *_receipts_match(write, feed)]
     with _connect(read_url) as read:
         views = {view: _rows(read, view) for view in VIEWS.projections}
+        found += _nothing_is_parked(read)
     found += _views_match(write_url, views)
     if nodes:
         epochs = _announced_epochs(read_url)
@@ -91,6 +92,15 @@ def _rows(read: Connection, view: str) -> Rows:
 def _comparable(row: Iterable[Any]) -> tuple[Any, ...]:
     """Ids are text where they are made, and UUIDs where they are read."""
     return tuple(str(it) if isinstance(it, uuid.UUID) else it for it in row)
+
+
+def _nothing_is_parked(read: Connection) -> Iterator[Violation]:
+    """What a fault has parked was redriven when the fault ended, and nothing else may be."""
+    listed = select(parked.c.view, parked.c.key, parked.c.position, parked.c.error).where(parked.c.error.is_not(None))
+    for it in read.execute(listed):
+        yield Violation("G9", f"{it.view} {it.key} is parked since event {it.position}: {it.error}")
+    for it in read.execute(text(f"SELECT view, parked FROM {ALL_NEWEST} AS p WHERE parked > 0")):
+        yield Violation("G9", f"{it.view} says that {it.parked} of its rows are parked")
 
 
 def _views_match(write_url: str, views: dict[str, Rows]) -> Iterator[Violation]:

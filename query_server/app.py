@@ -10,10 +10,11 @@ from query_server.search.query import SearchQuery
 from query_server.search.statements import SESSION
 from query_server.settings import Settings
 from query_server.subscriptions import subscriptions
-from shop.views import CACHED_VIEWS, REVISION, VIEWS
+from shop.views import CACHED_VIEWS, OWNERS, REVISION, VIEWS
 from tandem.queries.damage import DamageReports
 from tandem.queries.freshness import Freshness
 from tandem.queries.head import Head
+from tandem.queries.owners import owner_field, owner_fields
 from tandem.queries.pages import ListQuery, Select
 from tandem.queries.rows import RowQueries, queries_by_id
 from tandem.queries.statements import StatementWorker
@@ -43,7 +44,7 @@ def build(settings: Settings) -> Application:
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
     freshness = Freshness(settings.freshness, listener, store.positions, VIEWS, head, with_cache=settings.cache.enabled)
 
-    by_id = RowQueries(queries_by_id(SERVICE, CACHED_VIEWS), store, freshness, reading, settings.cache)
+    by_id = RowQueries(queries_by_id(SERVICE, CACHED_VIEWS, OWNERS), store, freshness, reading, settings.cache)
     lists = [ListQuery(SERVICE.methods_by_name[rpc], select, store) for rpc, select in LISTS.items()]
     searches = SearchQuery(search_store, store, SearchMemory(search.remembered_mib * 2**20))
     sales = SalesQuery(sales_store)
@@ -62,11 +63,13 @@ def build(settings: Settings) -> Application:
         ),
     ]
     watch = SERVICE.methods_by_name["WatchOrderDetails"]
-    watches = Watches(watch, store, freshness, settings.watch, max_batch=reading.max_batch)
+    watches = Watches(
+        watch, store, freshness, settings.watch, max_batch=reading.max_batch, owner=owner_field(watch, OWNERS)
+    )
     damage = DamageReports(store)
 
     async def ready() -> bool:
-        return await asyncio.to_thread(store.has_revision, SCHEMA, REVISION)
+        return await asyncio.to_thread(lambda: store.has_revision(SCHEMA, REVISION) and store.are_filled(VIEWS))
 
     return Application(
         name="query_server",
@@ -76,6 +79,7 @@ def build(settings: Settings) -> Application:
                 SERVICE,
                 workers={**by_id.workers, **{it.name: it for it in statements}},
                 streams={watch.name: watches.answer},
+                owner_fields=owner_fields(SERVICE, OWNERS, look={*by_id.workers, watch.name}),
             ),
         ),
         ready=ready,

@@ -6,10 +6,8 @@ All currencies' days and the products with the highest revenue come from one sta
 import re
 from collections.abc import Iterator, Sequence
 from datetime import date
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
-
-from sqlalchemy import TextClause, text
 
 from commerce.internal.v1.stored_pb2 import SalesSummaryRow
 from commerce.query.v1.query_service_pb2 import GetSalesSummaryRequest, GetSalesSummaryResponse
@@ -20,7 +18,7 @@ from shop.views import sales_summary
 from tandem.queries.checker import QueryChecker
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text
-from tandem.queries.parked import PARKED, parked_fields, parked_of, parked_of_views
+from tandem.queries.parked import LookUp, parked_fields, parked_of
 from tandem.queries.statements import Answer, StatementQuery, answer_each
 from tandem.queries.store import AT, Store, position_of
 from tandem.read_store.tables import newest
@@ -78,7 +76,7 @@ _OF_DAYS = "scope BETWEEN CAST(CAST(:first AS date) AS text) AND CAST(CAST(:last
 
 
 @cache
-def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
+def _look_up(*, one_currency: bool, with_products: bool) -> LookUp:
     table = sales_summary.fullname
     currency = "AND s.currency_code = :currency" if one_currency else ""
     products = f"""
@@ -104,9 +102,11 @@ def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
             LIMIT 1
         ) AS n
         WHERE r.rank <= :top"""  # noqa: S608 - only the table's name is put in
-    return text(f"""
-    SELECT {AT}, {PARKED}, v.*
-    FROM {newest(f"'{sales_summary.name}'")} AS p {parked_of_views({"p": sales_summary.name}, _OF_DAYS)} LEFT JOIN (
+
+    def statement(parked: str, looked_up: str) -> str:
+        return f"""
+    SELECT {AT}, {parked}, v.*
+    FROM {newest(f"'{sales_summary.name}'")} AS p {looked_up} LEFT JOIN (
         SELECT s.currency_code, s.day, NULL AS rank, s.product_id, NULL AS value,
             s.order_count, s.unit_count, s.revenue, s.shipping_fees,
             s.cancelled_order_count, s.cancelled_unit_count, s.cancelled_revenue, s.cancelled_shipping_fees
@@ -114,7 +114,9 @@ def _statement(*, one_currency: bool, with_products: bool) -> TextClause:
         {products if with_products else ""}
     ) AS v ON true
     ORDER BY v.day, v.rank LIMIT :most
-    """)  # noqa: S608
+    """  # noqa: S608
+
+    return LookUp.of(statement, {"p": sales_summary.name}, _OF_DAYS)
 
 
 class SalesQuery(StatementQuery[SalesKey]):
@@ -144,8 +146,8 @@ class SalesQuery(StatementQuery[SalesKey]):
             # More than this are of more currencies than are answered.
             "most": MAX_CURRENCIES * (MAX_DAYS + MAX_TOP_PRODUCTS) + 1,
         }
-        statement = _statement(one_currency=bool(wanted.currency_code), with_products=bool(wanted.top_products))
-        rows = self._store.execute_on(sales_summary.name, statement, arguments)
+        look_up = _look_up(one_currency=bool(wanted.currency_code), with_products=bool(wanted.top_products))
+        rows = look_up.read(partial(self._store.execute_on, sales_summary.name, arguments=arguments))
         response = GetSalesSummaryResponse(summaries=_summaries([row for row in rows if row.currency_code is not None]))
         as_of, parked = position_of(rows[0]), parked_of(rows[0])
         fields = _AS_OF(as_of_text(parked.shown_at(as_of))) + parked_fields(GetSalesSummaryResponse, parked)

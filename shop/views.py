@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from tandem.read_store.tables import SCHEMA, view_table
 
-REVISION = "0011"
+REVISION = "0012"
 """The migration that a reader of these tables needs: projector's newest, said here because readers cannot see it."""
 
 order_details = view_table("order_details")
@@ -142,3 +142,8 @@ VIEWS: dict[str, Table] = {
 
 CACHED_VIEWS: frozenset[str] = frozenset({"order_details", "product_card", "customer_profile", "subscription_details"})
 """The views that are read by key and so have entries in memcached. Lists come from an index of the read database."""
+
+OWNERS: dict[str, str] = dict.fromkeys(
+    ("order_details", "order_summary", "customer_profile", "subscription_details"), "customer_id"
+)
+"""The field of a view's message that names whose the row is. Rows of other views are nobody's own."""

@@ -18,7 +18,7 @@ import pygrpc_native.aio
 import uvloop
 
 # The options are the runtime's own business, but then so is this.
-from tandem.runtime.call import Admission
+from tandem.runtime.guards import Guards
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.server import transport_of
 from tandem.runtime.settings import ServerSettings, grpc_options
@@ -48,7 +48,7 @@ async def serve(settings: ServerSettings, answer: bytes, *, at_once: bool) -> No
 
 
 async def _answer_at_once(settings: ServerSettings, answer: bytes, stop: asyncio.Event) -> None:
-    front = NativeTransport(_address(settings), settings, Admission(1)).front
+    front = NativeTransport(_address(settings), settings, Guards(settings)).front
     front.add_methods([(f"/{SERVICE}/GetOrderDetails", False)])
     front.start()
 

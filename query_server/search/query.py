@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from commerce.query.v1.query_service_pb2 import SearchProductsResponse
@@ -116,7 +117,7 @@ class SearchQuery(StatementQuery[SearchKey]):
                 shown.update(likely_shown(wanted, candidates))
                 counted.update(candidates.keys())
         arguments: dict[str, object] = {"shown": array("UUID", shown), "counted": array("UUID", counted - shown)}
-        [row] = self._card_store.execute_on(product_search.name, CARDS, arguments)
+        [row] = CARDS.read(partial(self._card_store.execute_on, product_search.name, arguments=arguments))
         columns = (row.prices or (), row.currencies or (), row.available or (), row.values or ())
         cards = dict(zip(split_keys(row.keys or b""), zip(*columns, strict=True), strict=True))
         return cards, _positions(row)

@@ -7,7 +7,7 @@ from sqlalchemy import TextClause, text
 
 from commerce.query.v1.query_service_pb2 import ProductSort
 from shop.views import product_card, product_search, search_word
-from tandem.queries.parked import PARKED, parked_of_views
+from tandem.queries.parked import PARKED, LookUp, parked_of_views
 from tandem.queries.store import AT
 from tandem.read_store.tables import SCHEMA, newest
 
@@ -33,9 +33,9 @@ SESSION = (
 
 _WORDS = newest(f"'{search_word.name}'")
 _POSITIONS = f"""{newest(f"'{product_search.name}'")} AS p
-CROSS JOIN {newest(f"'{product_card.name}'")} AS c CROSS JOIN {_WORDS} AS w
-{parked_of_views({"p": product_search.name, "c": product_card.name, "w": search_word.name})}"""
-_AT = f"""{AT}, {PARKED}, p.content, c.feed_epoch AS card_epoch, c.position AS card_position,
+CROSS JOIN {newest(f"'{product_card.name}'")} AS c CROSS JOIN {_WORDS} AS w"""
+_VIEWS = {"p": product_search.name, "c": product_card.name, "w": search_word.name}
+_AT = f"""{AT}, p.content, c.feed_epoch AS card_epoch, c.position AS card_position,
     w.feed_epoch AS word_epoch, w.position AS word_position, w.content AS word_content"""
 
 # The longer the word, the more of it may be wrong: one letter of three, two of four to eleven, then one in four. A
@@ -64,10 +64,12 @@ ORDER BY c.number, c.distance, c.alike DESC, c.plain_word
 """)  # noqa: S608 - only names and numbers of ours are put in, here and below
 """What each word that no product has may mean. swapped: words with two neighbours exchanged, behind their numbers."""
 
-# As arrays, which are read much faster than as many rows.
-CARDS = text(f"""
-SELECT {_AT}, cards.*
-FROM {_POSITIONS}
+
+def _cards(parked: str, looked_up: str) -> str:
+    # As arrays, which are read much faster than as many rows.
+    return f"""
+SELECT {_AT}, {parked}, cards.*
+FROM {_POSITIONS} {looked_up}
 CROSS JOIN (
     SELECT string_agg(uuid_send(key), '') AS keys, array_agg(price) AS prices, array_agg(currency_code) AS currencies,
         array_agg(available) AS available, array_agg(value) AS values
@@ -77,7 +79,10 @@ CROSS JOIN (
         SELECT key, price, currency_code, available, NULL FROM {product_card.fullname} WHERE key = ANY(:counted)
     ) AS c
 ) AS cards
-""")  # noqa: S608
+"""  # noqa: S608
+
+
+CARDS = LookUp.of(_cards, _VIEWS)
 """The cards with some keys, the values of those that are shown, and what all three views are at."""
 
 
@@ -131,7 +136,7 @@ def page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
             SELECT c.price, c.currency_code, c.available FROM {product_card.fullname} AS c WHERE c.key = s.key LIMIT 1
         ) AS c
     )
-    SELECT {_AT}, counts.*, page.*, kept.*,
+    SELECT {_AT}, {PARKED}, counts.*, page.*, kept.*,
         -- JSON and arrays are in the order of the rows that they are made of, and NULL where there are none.
         (
             SELECT json_agg(json_build_array(category, number)) FROM (
@@ -146,7 +151,8 @@ def page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
                 GROUP BY currency_code ORDER BY currency_code COLLATE "C" LIMIT {MAX_FACETS}
             ) AS c
         ) AS prices
-    FROM {_POSITIONS}
+    -- Looked up at once: to search twice while something is parked would cost more than the 6 µs of each search.
+    FROM {_POSITIONS} {parked_of_views(_VIEWS)}
     CROSS JOIN (
         SELECT count(*) AS candidates,
             count(*) FILTER (WHERE category_fits AND price_fits AND stock_fits) AS total,

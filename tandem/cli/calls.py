@@ -1,24 +1,65 @@
 """Calls of the services by their descriptors: the domain has the contract, and a message as a program reads it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
+import typer
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from tandem.cli.access import connect
+
 Fields = dict[str, Any]
 
 
 def ask(
-    service: ServiceDescriptor, name: str, channel: grpc.Channel, fields: Fields | None = None, *, timeout: float
+    service: ServiceDescriptor,
+    name: str,
+    channel: grpc.Channel,
+    fields: Fields | None = None,
+    *,
+    timeout: float,
+    actor: str = "",
 ) -> Any:
-    """The response of a unary RPC. fields: of the request. timeout: in seconds. Raises grpc.RpcError."""
+    """The response of a unary RPC. fields: of the request. timeout: in seconds. actor: who asks, for what keeps it.
+
+    Raises grpc.RpcError.
+    """
     method = service.methods_by_name[name]
-    return channel.unary_unary(*_of(method))(GetMessageClass(method.input_type)(**fields or {}), timeout=timeout)
+    request = GetMessageClass(method.input_type)(**fields or {})
+    metadata = (("tandem-actor", actor),) if actor else ()
+    return channel.unary_unary(*_of(method))(request, timeout=timeout, metadata=metadata)
+
+
+Ask = Callable[..., Any]
+"""(the name of a unary RPC, fields of the request by their names) -> the response. Raises grpc.RpcError."""
+
+
+@contextmanager
+def asking(service: ServiceDescriptor, what: str, address: str, *, timeout: float, actor: str = "") -> Iterator[Ask]:
+    """Asks a service at an address, as `ask` does. When a call fails within, says so of `what` and exits with 1."""
+    try:
+        with connect(address) as channel:
+            yield lambda name, **fields: ask(service, name, channel, fields, timeout=timeout, actor=actor)
+    except grpc.RpcError as error:
+        typer.echo(f"tandem: {what} at {address}: {in_words(error)}", err=True)
+        raise typer.Exit(1) from None
+
+
+def pages(ask: Ask, name: str, **fields: object) -> Iterator[Any]:
+    """Of an RPC that answers in pages: each of them, the next when it is asked for."""
+    token = ""
+    while True:
+        page = ask(name, **fields, page_token=token)
+        yield page
+        token = page.next_page_token
+        if not token:
+            return
 
 
 def stream(service: ServiceDescriptor, name: str, channel: grpc.Channel, fields: Fields) -> Iterator[Any]:

@@ -6,13 +6,16 @@ from typing import Annotated
 
 import typer
 
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; what is logged goes to standard error.")]
+
 
 def commands(command_module: str) -> typer.Typer:
     """command_module: of the command server, whose settings say where the database and the archive are."""
     app = typer.Typer(no_args_is_help=True, help="The feed's archive: its oldest events in files.")
 
-    def run(action: str) -> None:
-        code = subprocess.run([sys.executable, "-m", command_module, action], check=False).returncode
+    def run(action: str, *, as_json: bool) -> None:
+        options = ["--json"] if as_json else []
+        code = subprocess.run([sys.executable, "-m", command_module, action, *options], check=False).returncode
         if code != 0:
             raise typer.Exit(code)
 
@@ -22,6 +25,7 @@ def commands(command_module: str) -> typer.Typer:
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Say what would be moved, and change nothing.")
         ] = False,
+        as_json: _Json = False,
     ) -> None:
         """Move the feed's oldest partitions into files, and drop them from the write database.
 
@@ -30,11 +34,11 @@ def commands(command_module: str) -> typer.Typer:
         services; it may be ended at any time, and goes on where it was. Projectors need the folder too, before:
         TANDEM_PROJECTOR_ARCHIVE__FOLDER.
         """
-        run("archive-plan" if dry_run else "archive")
+        run("archive-plan" if dry_run else "archive", as_json=as_json)
 
     @app.command("verify-archive")
-    def verify_archive() -> None:
+    def verify_archive(*, as_json: _Json = False) -> None:
         """Read the whole archive, and compare it with its checksums and the feed. Exit code 1 when anything differs."""
-        run("verify-archive")
+        run("verify-archive", as_json=as_json)
 
     return app

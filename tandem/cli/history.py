@@ -10,6 +10,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from rich.console import Console
 
+from tandem.cli.access import connect
 from tandem.cli.calls import Fields, as_fields, in_words, stream
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import Ports
@@ -45,7 +46,7 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         row: Fields | None = None
         count = 0
         try:
-            with grpc.insecure_channel(projector_address) as channel, errors.status("asking the projector") as status:
+            with connect(projector_address) as channel, errors.status("asking the projector") as status:
                 pool = domain.rows.pool
 
                 def tell(position: int, until: int) -> None:

@@ -3,19 +3,20 @@
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
 from rich.console import Console
 
-from tandem.cli import feed, history, parked, verify, why
+from tandem.cli import access, feed, history, operations, parked, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
 from tandem.cli.domain import Domain
+from tandem.cli.generations import Operator, add_commands
 from tandem.cli.local_stack import LocalStack, Ports
 from tandem.cli.up import up as run_up
 
@@ -27,6 +28,7 @@ class Transport(StrEnum):
 
 
 _DEFAULTS = Ports()
+_ADDRESSES = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
 
 
 def _port(what: str) -> typer.models.OptionInfo:
@@ -36,10 +38,9 @@ def _port(what: str) -> typer.models.OptionInfo:
 
 def application(domain: Domain) -> typer.Typer:
     """The `tandem` command for a domain."""
-    app = typer.Typer(
-        no_args_is_help=True,
-        add_completion=False,
-        help="Tandem: a command service and a query service over one contract. Start it, migrate it, see how it is.",
+    app = typer.Typer(no_args_is_help=True, add_completion=False)
+    access.add_options(
+        app, "Tandem: a command service and a query service over one contract. Start it, migrate it, see how it is."
     )
 
     @app.command()
@@ -112,7 +113,7 @@ def application(domain: Domain) -> typer.Typer:
         """
         try:
             restoring.set_right(domain.modules, ledgers or [])
-            with grpc.insecure_channel(projector_address) as channel:
+            with access.connect(projector_address) as channel:
                 restoring.watch_views(domain.projections, channel, typer.echo)
         except StackError as error:
             typer.echo(f"tandem: {error}", err=True)
@@ -134,15 +135,20 @@ def application(domain: Domain) -> typer.Typer:
     ) -> None:
         """Show how the three services are and how far the views have followed the feed.
 
-        Exit code 1 when a service cannot be reached or does not serve, or when a view cannot go on.
+        Exit code 1 when a service cannot be reached or does not serve, when a view cannot go on, or when a database
+        does not answer the projector.
         """
         addresses = {"command": command_address, "query": query_address, "projector": projector_address}
         with ExitStack() as exits:
             channels = {
-                domain.modules[section]: (address, exits.enter_context(grpc.insecure_channel(address)))
+                domain.modules[section]: (address, exits.enter_context(access.connect(address)))
                 for section, address in addresses.items()
             }
-            report = service_status.ask(channels, domain.modules["projector"], domain.projections)
+            projector = domain.modules["projector"]
+            report = service_status.ask(channels, projector, domain.projections)
+            if report.feed_head is not None:
+                found = Operator(domain.projections, channels[projector][1]).generations_if_known()
+                report = replace(report, generations=tuple(found.values()))
         if as_json:
             typer.echo(service_status.as_json(report))
         else:
@@ -154,8 +160,9 @@ def application(domain: Domain) -> typer.Typer:
 
     why.add_to(app, domain)
     history.add_to(app, domain)
+    operations.add_to(app, domain)
+    verify.add_command(app, domain.audit, _ADDRESSES)
+    add_commands(app, domain.projections, _ADDRESSES["projector"])
     app.add_typer(feed.commands(domain.modules["command"]), name="feed")
-    app.add_typer(parked.commands(domain.projections, f"127.0.0.1:{_DEFAULTS.projector}"), name="parked")
-    defaults = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
-    verify.add_command(app, domain.audit, defaults)
+    app.add_typer(parked.commands(domain.projections, _ADDRESSES["projector"]), name="parked")
     return app

@@ -3,18 +3,16 @@
 import getpass
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
-import grpc
 import typer
 from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message_factory import GetMessageClass
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from tandem.cli.calls import Ask, as_fields, asking, pages
 
 _ASK_SECONDS = 5.0
 _POLL_SECONDS = 0.1
@@ -25,26 +23,6 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")
 _Seconds = Annotated[float, typer.Option(help="How long to wait for the projector that owns the view.", min=0)]
 _Actor = Annotated[str, typer.Option(help="Who asks, for the operators' log: an account or a pseudonym, no name.")]
 _View = Annotated[str, typer.Argument(help="The view, as `tandem status` names it.")]
-
-
-class _Projector:
-    """ProjectionService behind an address, by its descriptor."""
-
-    def __init__(self, service: ServiceDescriptor, channel: grpc.Channel, actor: str = "") -> None:
-        self._service = service
-        self._channel = channel
-        self._metadata = (("tandem-actor", actor),) if actor else ()
-
-    def __call__(self, rpc: str, **fields: object) -> Any:
-        """Raises grpc.RpcError."""
-        method = self._service.methods_by_name[rpc]
-        request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-        call = self._channel.unary_unary(
-            f"/{self._service.full_name}/{rpc}",
-            request_serializer=request.SerializeToString,
-            response_deserializer=response.FromString,
-        )
-        return call(request(**fields), timeout=_ASK_SECONDS, metadata=self._metadata)
 
 
 def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
@@ -62,10 +40,10 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
         as_json: _Json = False,
     ) -> None:
         """List the rows that are parked, since which event, and why."""
-        with _asking(service, projector_address) as ask:
-            found = list(_all(ask, view))
+        with asking(service, "the projector", projector_address, timeout=_ASK_SECONDS) as ask:
+            found = [it for page in pages(ask, "ListParkedKeys", view=view, page_size=_PAGE) for it in page.parked_keys]
         if as_json:
-            typer.echo(json.dumps([_json(it) for it in found], indent=2))
+            typer.echo(json.dumps([as_fields(it) for it in found], indent=2))
         elif not found:
             typer.echo("nothing is parked")
         else:
@@ -80,10 +58,10 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
         as_json: _Json = False,
     ) -> None:
         """Show one parked row: since when, why, and the events that wait for it."""
-        with _asking(service, projector_address) as ask:
+        with asking(service, "the projector", projector_address, timeout=_ASK_SECONDS) as ask:
             answer = ask("GetParkedKey", view=view, key=key)
         if as_json:
-            typer.echo(json.dumps(_json(answer), indent=2))
+            typer.echo(json.dumps(as_fields(answer), indent=2))
             return
         it = answer.parked_key
         typer.echo(f"{it.view} {it.key}\nparked at event {it.since}, {_moment(it.parked_at)}\n{it.error}\n")
@@ -109,7 +87,7 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
         """
         if bool(key) == all_keys:
             raise typer.BadParameter("give a key, or --all")
-        with _asking(service, projector_address, actor or getpass.getuser()) as ask:
+        with _acting(service, projector_address, actor) as ask:
             number = ask("RedriveParkedKeys", view=view, key=key).operation_id
             _report(ask, number, wait, "taken in", as_json=as_json)
 
@@ -118,7 +96,7 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
         view: _View,
         key: Annotated[str, typer.Argument(help="The row's key: a UUID.")],
         *,
-        reason: Annotated[str, typer.Option(help="Why; it is kept in the operators' log.")],
+        reason: Annotated[str, typer.Option(help="Why; `tandem operations` shows it for good.")],
         yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
         actor: _Actor = "",
         wait: _Seconds = 60.0,
@@ -129,7 +107,7 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
 
         Exit code 2 when it is not done in time. What is asked for stays asked for.
         """
-        with _asking(service, projector_address, actor or getpass.getuser()) as ask:
+        with _acting(service, projector_address, actor) as ask:
             if not yes:
                 waiting = ask("GetParkedKey", view=view, key=key).parked_key.waiting_events
                 typer.confirm(f"Drop {waiting} events of {view} {key} for good?", abort=True)
@@ -139,27 +117,11 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
     return app
 
 
-@contextmanager
-def _asking(service: ServiceDescriptor, address: str, actor: str = "") -> Iterator[_Projector]:
-    try:
-        with grpc.insecure_channel(address) as channel:
-            yield _Projector(service, channel, actor)
-    except grpc.RpcError as error:
-        typer.echo(f"tandem: the projector at {address}: {error.code().name}: {error.details()}", err=True)
-        raise typer.Exit(1) from None
+def _acting(service: ServiceDescriptor, address: str, actor: str) -> AbstractContextManager[Ask]:
+    return asking(service, "the projector", address, timeout=_ASK_SECONDS, actor=actor or getpass.getuser())
 
 
-def _all(ask: _Projector, view: str) -> Iterator[Any]:
-    token = ""
-    while True:
-        page = ask("ListParkedKeys", view=view, page_size=_PAGE, page_token=token)
-        yield from page.parked_keys
-        token = page.next_page_token
-        if not token:
-            return
-
-
-def _report(ask: _Projector, operation_id: str, wait: float, done_what: str, *, as_json: bool) -> None:
+def _report(ask: Ask, operation_id: str, wait: float, done_what: str, *, as_json: bool) -> None:
     deadline = time.monotonic() + wait
     shown = 0
     while not (answer := ask("GetOperation", operation_id=operation_id)).done:
@@ -175,7 +137,7 @@ def _report(ask: _Projector, operation_id: str, wait: float, done_what: str, *, 
             typer.echo(f"{answer.keys} rows, {answer.events} events …", err=True)
         time.sleep(_POLL_SECONDS)
     if as_json:
-        typer.echo(json.dumps({"operation_id": operation_id, **_json(answer)}, indent=2))
+        typer.echo(json.dumps({"operation_id": operation_id, **as_fields(answer)}, indent=2))
     else:
         typer.echo(f"{answer.keys} rows, {answer.events} events {done_what}, {answer.failed_keys} rows stay parked")
         if answer.failing:
@@ -198,10 +160,3 @@ def _print_keys(keys: Any) -> None:
 
 def _moment(value: Any) -> str:
     return str(value.ToJsonString()) if value.seconds else ""
-
-
-def _json(message: Any) -> dict[str, Any]:
-    found: dict[str, Any] = MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return found

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -41,10 +41,14 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """The views by name, and the last position of the feed."""
+    """The views by name, and the last position of the feed.
+
+    unreachable: the stores that did not answer the projector, and why: what they alone know is as it last saw it.
+    """
 
     feed_head: int
     views: tuple[View, ...]
+    unreachable: Mapping[str, str] = field(default_factory=dict)
 
 
 def list_projections(service: ServiceDescriptor, channel: grpc.Channel, timeout: float) -> Views:
@@ -60,7 +64,8 @@ def list_projections(service: ServiceDescriptor, channel: grpc.Channel, timeout:
         response_deserializer=response.FromString,
     )
     answer: Any = call(request(), timeout=timeout)
-    return Views(answer.feed_head, tuple(map(_view, answer.projections)))
+    unreachable = {it.store: it.problem for it in answer.unreachable}
+    return Views(answer.feed_head, tuple(map(_view, answer.projections)), unreachable)
 
 
 def _view(projection: Any) -> View:
@@ -90,12 +95,18 @@ class ServiceHealth:
 
 @dataclass(frozen=True)
 class Report:
-    """feed_head: None when the projector does not tell; `problem` then says why, unless it is unreachable."""
+    """feed_head: None when the projector does not tell; `problem` then says why, unless it is unreachable.
+
+    generations: those beside the ones that are served, as tandem.cli.generations has them.
+    unreachable: as Views has it.
+    """
 
     services: tuple[ServiceHealth, ...]
     feed_head: int | None
     views: tuple[View, ...]
     problem: str = ""
+    generations: tuple[Mapping[str, Any], ...] = ()
+    unreachable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def well(self) -> bool:
@@ -103,6 +114,7 @@ class Report:
         return (
             all(it.health == "serving" for it in self.services)
             and self.feed_head is not None
+            and not self.unreachable
             and not any(it.error for it in self.views)
         )
 
@@ -121,7 +133,7 @@ def ask(channels: Mapping[str, tuple[str, grpc.Channel]], projector: str, projec
         known = list_projections(projections, channel, _ASK_SECONDS)
     except grpc.RpcError as error:
         return Report(services, None, (), f"the projector does not tell how far the views are: {_in_words(error)}")
-    return Report(services, known.feed_head, known.views)
+    return Report(services, known.feed_head, known.views, unreachable=known.unreachable)
 
 
 def _health(name: str, address: str, channel: grpc.Channel) -> ServiceHealth:
@@ -144,6 +156,8 @@ def as_json(report: Report) -> str:
         "services": [vars(it) for it in report.services],
         "views": [vars(it) for it in report.views],
         "problem": report.problem,
+        "generations": report.generations,
+        "unreachable": dict(report.unreachable),
     }
     return json.dumps(content, indent=2)
 
@@ -166,6 +180,12 @@ def as_tables(report: Report) -> RenderableType:
             progress = (f"{view.position:,}", f"{view.lag_events:,}", lag, parked, f"{view.differences:,}", _ago(view))
             views.add_row(view.name, f"[{style}]{view.state}[/]", *progress)
         parts += ["", views, "", f"feed head: {report.feed_head:,}"]
+    if report.generations:
+        others = Table("other generation of", "state", box=None, pad_edge=False)
+        others.add_column("position", justify="right")
+        for it in report.generations:
+            others.add_row(it["view"], it["state"], f"{it['position']:,}")
+        parts += ["", others]
     return Group(*parts)
 
 
@@ -187,6 +207,7 @@ def problems(report: Report) -> list[str]:
     ]
     if report.problem:
         found.append(report.problem)
+    found += [f"the views are as the projector last saw them: {it}" for it in report.unreachable.values()]
     found += [f"{it.name} cannot go on: {it.error}" for it in report.views if it.error]
     return found + [
         f"{it.name} has {it.parked_keys} rows that are parked: `tandem parked list {it.name}` says why"

@@ -12,6 +12,8 @@ from google.protobuf.message_factory import GetMessageClass
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from tandem.cli.access import connect
+
 # Differences that are shown as a table; `--json` has all.
 _SHOWN = 50
 
@@ -112,7 +114,7 @@ def _ask(
     """Adds what the service at an address finds. say: is told how far it is."""
     method = audit.methods_by_name["Verify"]
     message = GetMessageClass(method.input_type)
-    with grpc.insecure_channel(address) as channel:
+    with connect(address) as channel:
         call = channel.unary_stream(
             f"/{audit.full_name}/{method.name}",
             request_serializer=message.SerializeToString,

@@ -10,7 +10,9 @@ import typer
 from google.protobuf.descriptor import ServiceDescriptor
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
+from tandem.cli.access import connect
 from tandem.cli.calls import Fields, as_fields, ask, in_words
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import Ports
@@ -54,8 +56,8 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         Of a row's key, the last event that changed it is shown. Exit code 1 when nothing is known of it.
         """
         with (
-            grpc.insecure_channel(command_address) as commands,
-            grpc.insecure_channel(projector_address) as projector,
+            connect(command_address) as commands,
+            connect(projector_address) as projector,
         ):
             found = find(domain, commands, projector, what)
         if as_program:
@@ -128,6 +130,8 @@ def as_text(found: Found) -> RenderableType:
             f"{_by(event.get('envelope'))}; the feed is at {explained['feed_head']}"
         )
         parts += ["", _views(explained["views"])]
+        parts += [_parked(it) for view in explained["views"] for it in view["parked_keys"]]
+        parts += [f"it is not known whether it is in the views: {it['problem']}" for it in explained["unreachable"]]
     return Group(*parts)
 
 
@@ -154,7 +158,8 @@ def _views(views: list[Any]) -> Table:
     for it in views:
         if not it["keys"] and it["included"]:
             continue
-        taken_in = it.get("changed_at", "yes") if it["included"] else f"no, is at {it['position']}"
+        stops = f"no, rows parked: {len(it['parked_keys'])}" if it["parked_keys"] else f"no, is at {it['position']}"
+        taken_in = it.get("changed_at", "yes") if it["included"] else stops
         cached = it["cached"].removeprefix("CACHED_STATE_").lower()
         table.add_row(
             it["view"],
@@ -165,3 +170,12 @@ def _views(views: list[Any]) -> Table:
             it["waiting_for"],
         )
     return table
+
+
+def _parked(it: Fields) -> Text:
+    """it: a ParkedKey. A text has no markup: an error may hold brackets."""
+    return Text(
+        f"\n{it['view']} {it['key']} is parked since event {it['since']}, {it['parked_at']};"
+        f" {it['waiting_events']} events wait for a redrive. Mend the cause, then:"
+        f" tandem parked redrive {it['view']} {it['key']}\n    {it['error']}"
+    )

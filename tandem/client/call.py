@@ -41,6 +41,8 @@ class Outgoing:
         self._rpc = rpc
         self._sent = rpc.horizon.prepare(request)
         self.options = dict(options)
+        self._metadata = tuple(options.get("metadata") or ())
+        self._identify()
         if rpc.defaults.wait_for_ready and options.get("wait_for_ready") is None:
             self.options["wait_for_ready"] = True
         if not stream:
@@ -52,6 +54,11 @@ class Outgoing:
     @property
     def request(self) -> Any:
         return self._sent.request
+
+    def _identify(self) -> None:
+        if self._rpc.defaults.token is not None:
+            token = self._rpc.defaults.token()
+            self.options["metadata"] = (*self._metadata, ("authorization", f"Bearer {token}"))
 
     def answered(self, response: Any) -> None:
         """Remembers what the response, or a stream's message, says."""
@@ -69,6 +76,7 @@ class Outgoing:
         pause = self._tries.pause(failed)
         if pause is None:
             raise failed from error
+        self._identify()
         self.options["timeout"] = self._end - time.monotonic() - pause
         if self.options["timeout"] <= 0:
             raise failed from error

@@ -1,8 +1,9 @@
 """How channels are made: options and a service config that fit Tandem's servers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 SERVICE_CONFIG: dict[str, Any] = {
@@ -48,9 +49,17 @@ class CallDefaults:
 
     timeout: seconds for all tries together; a query's max_wait comes on top. Longer than any wait that servers offer by
         default (2 s for a view, 5 s for a statement), shorter than a person's patience. A stream has none.
+    token: gives the token that each try sends as `authorization: Bearer …`: a new one where the last has expired. Over
+        plaintext it can be read on the way.
     wait_for_ready: whether calls and streams wait for a connection, calls up to their timeout, rather than fail as
         UNAVAILABLE at once; one to a server that stops counts as none.
     """
 
     timeout: float = 10.0
     wait_for_ready: bool = False
+    token: Callable[[], str] | None = None
+
+
+def token_of(file: Path) -> Callable[[], str]:
+    """For CallDefaults: what a file holds, read for each try, since others replace it before it expires."""
+    return lambda: file.read_text(encoding="ascii").strip()

@@ -14,6 +14,9 @@
      ├── Overloaded            RESOURCE_EXHAUSTED   a limit of the server is reached; nothing was done
      │    └── MessageTooLarge  RESOURCE_EXHAUSTED   a request or its answer has too many bytes
      ├── MethodUnknown         UNIMPLEMENTED        the server has no such RPC
+     ├── Unauthenticated       UNAUTHENTICATED      nothing says who calls, or it is not so
+     │    └── TokenExpired     UNAUTHENTICATED      a new token is needed
+     ├── NotPermitted          PERMISSION_DENIED    the caller has no role for it
      ├── Unavailable           UNAVAILABLE          a store or a server is away
      │    ├── ViewBehind       UNAVAILABLE          the view did not reach the token in time: `behind`
      │    ├── OutcomeUnknown   UNAVAILABLE          a command that is done, or is not
@@ -191,6 +194,18 @@ class Overloaded(CallFailed):
     transient = True
 
 
+class Unauthenticated(CallFailed):
+    """UNAUTHENTICATED: to repeat the call with the same token or certificate cannot help."""
+
+
+class TokenExpired(Unauthenticated):
+    """UNAUTHENTICATED: with a new token the call comes through."""
+
+
+class NotPermitted(CallFailed):
+    """PERMISSION_DENIED: the caller has no role for it, or only for what is its own."""
+
+
 class Unavailable(CallFailed):
     """UNAVAILABLE: safe to repeat, a command with its request_id."""
 
@@ -253,6 +268,7 @@ BY_REASON: Mapping[str, type[CallFailed]] = {
     "TOKEN_EPOCH_MISMATCH": TokenOutdated,
     "TOKEN_AHEAD": TokenOutdated,
     "FULLY_CONSISTENT_NOT_CONFIGURED": NotConfigured,
+    "TOKEN_EXPIRED": TokenExpired,
     "CURSOR_EXPIRED": CursorExpired,
     "CURSOR_AHEAD": CursorAhead,
     "EVENT_UNREADABLE": EventUnreadable,
@@ -268,6 +284,8 @@ BY_CODE: Mapping[grpc.StatusCode, type[CallFailed]] = {
     grpc.StatusCode.FAILED_PRECONDITION: RuleBroken,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNIMPLEMENTED: MethodUnknown,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: NotPermitted,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.INTERNAL: ServerBug,

@@ -16,7 +16,15 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from tandem.client.call import connection_broke
-from tandem.client.errors import CallFailed, DeadlineExceeded, EventUnreadable, MessageTooLarge, Overloaded, Unavailable
+from tandem.client.errors import (
+    CallFailed,
+    DeadlineExceeded,
+    EventUnreadable,
+    MessageTooLarge,
+    Overloaded,
+    TokenExpired,
+    Unavailable,
+)
 
 # A pause before each further stream: the first is short, since most ends are a server's that stops or a proxy's time
 # limit, and another server is there. Drawn at random: a thousand followers of one server do not come back at once.
@@ -41,7 +49,8 @@ def resuming(call: Callable[[Request], Iterable[Response]], request: Request) ->
 
     A stream without a message for three heartbeats is taken for dead. Raises CallFailed for what another stream would
     end with too: a request that is refused, a cursor that is outdated or not kept any more, an event that the server
-    cannot read, a bug. All else is waited for: an outage however long, overload, a connection that breaks.
+    cannot read, a bug. All else is waited for: an outage however long, overload, a connection that breaks. After its
+    token has expired a stream is opened once with the next one.
     """
     following = _Following(request)
     while True:
@@ -53,7 +62,7 @@ def resuming(call: Callable[[Request], Iterable[Response]], request: Request) ->
                 following.received(response)
                 yield response
         except CallFailed as error:
-            if not may_be_resumed(error):
+            if not following.goes_on_after(error):
                 raise
         finally:
             watchdog.stop()
@@ -78,7 +87,7 @@ async def async_resuming(
         except (StopAsyncIteration, TimeoutError):
             pass
         except CallFailed as error:
-            if not may_be_resumed(error):
+            if not following.goes_on_after(error):
                 raise
         finally:
             stream.cancel()
@@ -103,13 +112,20 @@ class _Following:
         self.silence = _HEARTBEATS_MISSED * beat
         """Seconds without a message after which a stream is dead."""
         self._longest = _FIRST_PAUSE
+        self._was_open = False
 
     def received(self, response: Any) -> None:
         setattr(self.request, self._goes_on, getattr(response, RESUMPTIONS[self._goes_on]))
         self._longest = _FIRST_PAUSE
+        self._was_open = True
+
+    def goes_on_after(self, error: CallFailed) -> bool:
+        """Whether another stream may fare better. One that ended with its token does, where that had let it in."""
+        return may_be_resumed(error) or (isinstance(error, TokenExpired) and self._was_open)
 
     def pause(self) -> float:
         """Seconds until the next stream."""
+        self._was_open = False
         drawn = random.uniform(0, self._longest)  # noqa: S311 - spreads load, keeps no secret
         self._longest = min(2 * self._longest, _LONGEST_PAUSE)
         return drawn

@@ -34,7 +34,7 @@ from tandem.feed.archive import ArchiveFile, ArchiveProblem, ArchiveSettings
 from tandem.feed.head import read_head
 from tandem.internal.v1.stored_pb2 import ArchivedEvent
 from tandem.runtime.database import create_database_engine, driver_under
-from tandem.runtime.program import ActionRefused
+from tandem.runtime.program import ActionRefused, Done
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
 
@@ -61,11 +61,13 @@ class Plan(NamedTuple):
     def events(self) -> int:
         return sum(it.end - max(it.first, 1, self.archived + 1) for it in self.partitions)
 
-    def __str__(self) -> str:
-        if not self.partitions:
-            return "no partition of the feed is old enough to be archived"
-        names = ", ".join(f"{it.name} (events {max(it.first, 1)} to {it.end - 1})" for it in self.partitions)
-        return f"to be archived and dropped: {names}; {self.events} events are in no file yet"
+    def done(self) -> Done:
+        partitions = [{"name": it.name, "first": max(it.first, 1), "last": it.end - 1} for it in self.partitions]
+        fields = {"partitions": partitions, "events": self.events}
+        if not partitions:
+            return Done("no partition of the feed is old enough to be archived", fields)
+        names = ", ".join("{name} (events {first} to {last})".format_map(it) for it in partitions)
+        return Done(f"to be archived and dropped: {names}; {self.events} events are in no file yet", fields)
 
 
 def plan(database: DatabaseSettings, settings: ArchivingSettings) -> Plan:
@@ -74,8 +76,8 @@ def plan(database: DatabaseSettings, settings: ArchivingSettings) -> Plan:
         return _plan(connection, settings)
 
 
-def run(database: DatabaseSettings, settings: ArchivingSettings) -> str:
-    """Archives and drops what is old; returns what was done. For one at a time. Raises ActionRefused."""
+def run(database: DatabaseSettings, settings: ArchivingSettings) -> Done:
+    """Archives and drops what is old. For one at a time. Raises ActionRefused."""
     folder = _folder(settings)
     with _connection(database) as connection:
         if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ARCHIVE_LOCK}).scalar_one():
@@ -94,13 +96,19 @@ def run(database: DatabaseSettings, settings: ArchivingSettings) -> str:
                 log.info("dropped a partition of the feed, whose events are archived", partition=partition.name)
         except (ArchiveProblem, OSError) as error:
             raise ActionRefused(f"nothing was dropped that is not archived: {error}") from error
-    return (
+    return Done(
         f"archived {written.events} events in {written.files} files, {written.bytes} bytes; dropped"
-        f" {len(due.partitions)} partitions"
+        f" {len(due.partitions)} partitions",
+        {
+            "events": written.events,
+            "files": written.files,
+            "bytes": written.bytes,
+            "dropped": [it.name for it in due.partitions],
+        },
     )
 
 
-def verify(database: DatabaseSettings, settings: ArchiveSettings) -> str:
+def verify(database: DatabaseSettings, settings: ArchiveSettings) -> Done:
     """Reads the whole archive: each file with its checksum, its frames and its positions. Raises ActionRefused."""
     folder = _folder(settings)
     problems: list[str] = []
@@ -125,7 +133,8 @@ def verify(database: DatabaseSettings, settings: ArchiveSettings) -> str:
             problems.append(f"events {expected} to {(oldest or head + 1) - 1} are neither in a file nor in the table")
     if problems:
         raise ActionRefused("; ".join(problems))
-    return f"{len(files)} files with {expected - 1} events are what was archived"
+    count = expected - 1
+    return Done(f"{len(files)} files with {count} events are what was archived", {"files": len(files), "events": count})
 
 
 def _folder(settings: ArchiveSettings) -> Path:

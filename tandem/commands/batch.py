@@ -11,7 +11,7 @@ from google.rpc.status_pb2 import Status
 
 from tandem.commands.domain import Command, Domain
 from tandem.commands.receipts import Receipt
-from tandem.commands.rules import Id, timestamp
+from tandem.commands.rules import Id, not_found, timestamp
 from tandem.commands.write_model import States
 from tandem.runtime.errors import InvalidArgument, RefusedBefore, TandemError, Violation, to_status
 
@@ -53,6 +53,8 @@ def decide_batch(domain: Domain, batch: Sequence[Command], loaded: States, found
         earlier = stored.get(command.request_id) or found.get(command.request_id)
         outcome: Receipt | TandemError
         try:
+            if command.owner is not None:
+                _must_be_own(domain, command, decisions.states)
             if earlier is not None:
                 outcome = _replayed(command, earlier)
                 # One step in a batch: the states hold what one step needs, and would say that nothing is left.
@@ -73,6 +75,17 @@ def decide_batch(domain: Domain, batch: Sequence[Command], loaded: States, found
         (decisions.stepped if it.request_id in found else decisions.receipts).append(it)
     decisions.begun = [(stored[it], request) for it, request in requests.items() if stored[it].unfinished is not None]
     return decisions
+
+
+def _must_be_own(domain: Domain, command: Command, states: States) -> None:
+    """Raises NotFound for what is somebody else's. What is not there the rule refuses, in the same words."""
+    aggregate = command.kind.aggregate
+    state = states[aggregate].get(command.subject_id)
+    if state is None or domain.owner_field not in aggregate.table.columns:
+        # Whose it is stands in the request, and was looked at there.
+        return
+    if getattr(state, domain.owner_field) != command.owner:
+        raise not_found(aggregate.name, command.subject_id)
 
 
 def _replayed(command: Command, earlier: Receipt) -> Receipt:

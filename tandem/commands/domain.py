@@ -7,7 +7,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from google.protobuf import message_factory
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from uuid_utils.compat import uuid7
 
@@ -66,6 +66,7 @@ class Command(NamedTuple):
     refused: why the request is wrong at this moment, though another server or a later moment may find it right.
     subject_id: what the command creates or changes.
     now: the server's clock when the command is decided, UTC.
+    owner: whose things alone it may change; None for anybody's.
     envelope: who caused it and why, a serialised tandem.internal.v1.Envelope: that of all its events.
     """
 
@@ -75,6 +76,7 @@ class Command(NamedTuple):
     subject_id: Id
     now: datetime
     envelope: bytes
+    owner: Id | None = None
     refused: InvalidArgument | None = None
 
     @property
@@ -118,8 +120,11 @@ class Domain:
         kinds: Sequence[CommandKind],
         changes: Sequence[Changes],
         checker: Callable[[datetime], Checker],
+        owner_field: str = "",
     ) -> None:
         """loads: aggregates and their parts, in the order in which they are locked. checker: made for each request.
+
+        owner_field: names whose a thing is, in requests and in the states of aggregates that have an owner.
 
         Raises ValueError where something is missing or said twice: an RPC without a kind, an event without a change.
         """
@@ -129,6 +134,7 @@ class Domain:
         self.kinds = {it.request: it for it in kinds}
         self.changes = {event: change for it in changes for event, change in it.items()}
         self._checker = checker
+        self.owner_field = owner_field
         _must_match(
             f"RPCs of {service.full_name}",
             [method.input_type.name for method in service.methods],
@@ -148,11 +154,25 @@ class Domain:
             [it.name for it in self.model.aggregates],
         )
 
-    def command_of(self, request: Any, now: datetime, metadata: Metadata = ()) -> Command:
+    @property
+    def owner_fields(self) -> dict[str, str]:
+        """As tandem.runtime.server.Service has it."""
+        return {
+            method.name: self.owner_field if self.owner_field in method.input_type.fields_by_name else ""
+            for method, kind in ((it, self._kind_of(it)) for it in self.service.methods)
+            if self.owner_field in method.input_type.fields_by_name or self.owner_field in kind.aggregate.table.columns
+        }
+
+    def _kind_of(self, method: MethodDescriptor) -> CommandKind:
+        return next(it for request, it in self.kinds.items() if request.DESCRIPTOR is method.input_type)
+
+    def command_of(
+        self, request: Any, now: datetime, metadata: Metadata = (), actor: str = "", owner: Id | None = None
+    ) -> Command:
         """The command that a request is, with the ids that the caller left to the server. Raises InvalidArgument.
 
-        metadata: of the call, for the envelope. A request that is wrong at this moment alone, and has a request_id, is
-        a command that is refused: the refusal is to be stored as any other.
+        metadata, actor, owner: of the call. A request that is wrong at this moment alone, and has a
+        request_id, is a command that is refused: the refusal is to be stored as any other.
         """
         kind = self.kinds[type(request)]
         check = self._checker(now)
@@ -179,7 +199,8 @@ class Domain:
             request_id,
             id_of(subject if named else str(uuid7())),
             now,
-            envelope_of(metadata, request_id).SerializeToString(),
+            envelope_of(metadata, request_id, actor).SerializeToString(),
+            owner,
             refused,
         )
 

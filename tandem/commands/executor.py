@@ -215,7 +215,7 @@ class _Storing:
         for call in calls:
             try:
                 metadata = metadata_of(call, call.method.name) if TRACING.is_on else call.metadata()
-                command = self._domain.command_of(call.request, self._clock(), metadata)
+                command = self._domain.command_of(call.request, self._clock(), metadata, call.actor, call.owner)
             except Exception as error:
                 # A wrong request, which concerns no other call.
                 call.fail(error)

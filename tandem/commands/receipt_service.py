@@ -8,16 +8,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.commands.receipts import Receipt, find_receipts, receipt
 from tandem.feed.token import encode_token
 from tandem.runtime.call import Call
 from tandem.runtime.checker import Checker
-from tandem.runtime.database import first_line, read_pooled
-from tandem.runtime.errors import NotFound, RefusedBefore, Unavailable, code_of
+from tandem.runtime.errors import NotFound, RefusedBefore, code_of
+from tandem.runtime.inquiries import Inquiries, answer_by
 from tandem.runtime.server import Service
-from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, one_by_one
 
 _CREATED_AT = text(f"SELECT created_at FROM {receipt.fullname} WHERE request_id = :request_id")  # noqa: S608
@@ -32,26 +30,23 @@ class ReceiptService:
         engine: of the write database; whoever made it disposes of it.
         """
         self._response: Any = GetMessageClass(descriptor.methods_by_name["GetReceipt"].output_type)
-        self._engine = engine
+        self._database = Inquiries(engine, "write database", at_once=1)
         self._worker = Worker("receipts", [one_by_one(self._get)], max_batch=100, max_waiting=1000)
-        self.service = Service(descriptor, {"GetReceipt": self._worker})
+        self.service = Service(descriptor, {"GetReceipt": self._worker}, audited=True)
 
     async def start(self) -> None:
         await self._worker.start()
 
     async def stop(self) -> None:
         await self._worker.stop()
+        await self._database.stop()
 
     def _get(self, call: Call) -> Message:
         request: Any = call.request
         checker = Checker()
         checker.uuid("request_id", request.request_id)
         checker.finish()
-        try:
-            found = read_pooled(self._engine, lambda it: _read(it, request.request_id.lower()))
-        except SQLAlchemyError as error:
-            log.warning("a receipt cannot be read", error=first_line(error))
-            raise Unavailable("the write database is away", reason="STORE_UNAVAILABLE") from error
+        found = self._database.ask(lambda it: _read(it, request.request_id.lower()), answer_by(call))
         if found is None:
             raise NotFound("receipt", f"receipts/{request.request_id}")
         it, created_at = found

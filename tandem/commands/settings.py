@@ -36,7 +36,7 @@ class ExecutorSettings(Block):
 class ReceiptSettings(Block):
     """Receipts make repeated commands harmless."""
 
-    keep_days: float = Field(7.0, gt=0, description="How long a request_id is remembered, and up to a seventh longer")
+    keep_days: float = Field(7.0, gt=0, description="How long a request_id is remembered, and up to a third longer")
     purge_every_seconds: float = Field(60.0, gt=0, description="Time between looks for receipts that are old")
 
 

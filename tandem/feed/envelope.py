@@ -36,13 +36,16 @@ _ALLOWED = {
 """The envelope's field and what a value may be, by the name in the metadata."""
 
 
-def envelope_of(metadata: Sequence[tuple[str, str | bytes]], request_id: str) -> Envelope:
-    """The envelope of all events of a command."""
+def envelope_of(metadata: Sequence[tuple[str, str | bytes]], request_id: str, actor: str = "") -> Envelope:
+    """The envelope of all events of a command.
+
+    actor: who caused it, where that was proved; then what the metadata says of it is not looked at.
+    """
     fields: dict[str, str] = {}
     seen: set[str] = set()
     for name, value in metadata:
         allowed = _ALLOWED.get(name)
-        if allowed is None:
+        if allowed is None or (actor and allowed[0] == "actor"):
             continue
         field, pattern = allowed
         if name in seen:
@@ -55,6 +58,8 @@ def envelope_of(metadata: Sequence[tuple[str, str | bytes]], request_id: str) ->
         else:
             IGNORED.labels(name).inc()
         seen.add(name)
+    if actor:
+        fields["actor"] = actor
     # A command that is part of nothing begins something new: all that follows from it is found by its request_id.
     fields.setdefault("correlation_id", request_id)
     return Envelope(request_id=request_id, **fields)

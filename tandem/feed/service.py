@@ -95,6 +95,7 @@ class FeedService:
         reader = EntryReader(contract, subscribe, erased_kind=erased_kind)
         source = FeedSource(database, contract, name="tandem-feed-tail", poll_seconds=poll_seconds, archive=archive)
         latest = LatestEntries(reader, settings.ring_events, settings.ring_bytes)
+        self._reader = reader
         self._live = Live(source, reader, latest, settings.max_subscribers)
         self._history = History(database, contract, archive, reader, settings.catch_up_threads)
         # Two: the worker's, and the one that readiness asks on. Nobody who is behind is waited for here.
@@ -147,7 +148,8 @@ class FeedService:
             if isinstance(terms.start, Token):
                 await self._history.compare(start)
             epoch = start.epoch
-            follower = Follower(self._history, self._live, start, terms.selection)
+            show = None if call.sees_personal_data else self._reader.without_personal_data
+            follower = Follower(self._history, self._live, start, terms.selection, show)
             due = 0.0
             while True:
                 wake.clear()
@@ -310,7 +312,16 @@ class Delivery:
 class Follower:
     """Where a follower is. at: up to there it has got all that it wants. at_head: that was all there was."""
 
-    def __init__(self, history: "History", live: Live, start: Token, selection: Selection) -> None:
+    def __init__(
+        self,
+        history: "History",
+        live: Live,
+        start: Token,
+        selection: Selection,
+        show: Callable[[Entry], Entry] | None = None,
+    ) -> None:
+        """show: what the follower may see of an event that has personal data; None for all of it."""
+        self._show = show
         self._history = history
         self._live = live
         self._selection = selection
@@ -327,11 +338,11 @@ class Follower:
             if at.contradicts(Token(at.epoch, at.position, latest.mark_at(at.position))):
                 raise another_feed()
             entries = latest.after(at.position, _SCAN)
-            delivery = deliver(entries, self._selection, after=at, head=latest.last, read=lambda entry: entry)
+            delivery = deliver(entries, self._selection, after=at, head=latest.last, read=self._shown)
             SENT.labels("memory").inc(len(delivery.items))
         else:
             self._caught_up = False
-            delivery = await self._history.read(at, self._selection, self._rows)
+            delivery = await self._history.read(at, self._selection, self._rows, self._shown)
             SENT.labels("database").inc(len(delivery.items))
             # Where few rows are wanted the next read looks through twice as many, else through those for one message.
             enough = 2 * len(delivery.items) >= self._selection.max_events
@@ -341,6 +352,9 @@ class Follower:
         news = self.at_head and not self._caught_up
         self._caught_up |= self.at_head
         return delivery, news
+
+    def _shown(self, entry: Entry) -> Entry:
+        return entry if self._show is None or not entry.personal_of else self._show(entry)
 
     def no_events(self) -> Delivery:
         """Nothing but the cursor to go on from."""
@@ -423,16 +437,19 @@ class History:
         """
         await self._run(lambda connection: self._read_events(connection, cursor, 0))
 
-    async def read(self, after: Token, selection: Selection, rows: int) -> Delivery:
-        """Out of the next `rows` events. Raises Unavailable, PreconditionFailed and OutOfRange."""
-        return await self._run(lambda connection: self._read(connection, after, selection, rows))
+    async def read(self, after: Token, selection: Selection, rows: int, show: Callable[[Entry], Entry]) -> Delivery:
+        """Out of the next `rows` events, as they are to be shown. Raises as `compare`, and OutOfRange."""
+
+        def read(connection: Connection) -> Delivery:
+            part = self._read_events(connection, after, rows)
+            return deliver(
+                part.events, selection, after=after, head=part.head, read=lambda it: show(self._reader.entry_of(it))
+            )
+
+        return await self._run(read)
 
     async def _run(self, query: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, self._engine, query)
-
-    def _read(self, connection: Connection, after: Token, selection: Selection, rows: int) -> Delivery:
-        part = self._read_events(connection, after, rows)
-        return deliver(part.events, selection, after=after, head=part.head, read=self._reader.entry_of)
 
     def _read_events(self, connection: Connection, after: Token, rows: int) -> FeedPart:
         return read_or_refuse(connection, self._contract, after, rows, self._archive)

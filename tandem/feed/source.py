@@ -102,13 +102,14 @@ class FeedSource:
         """The epochs that the feed had before. None as in `head`."""
         return self.read(read_ended_epochs)
 
-    def wait(self, stop: threading.Event) -> None:
-        """Until the feed has more, or for `poll_seconds`."""
+    def wait(self, stop: threading.Event, seconds: float | None = None) -> None:
+        """Until the feed has more, or for `poll_seconds`, or `seconds` where that is less."""
+        longest = self._poll_seconds if seconds is None else min(seconds, self._poll_seconds)
         if self.problem or time.monotonic() < self._listen_at:
-            stop.wait(self._poll_seconds)
+            stop.wait(longest)
             return
         try:
-            self._listener.wait(self._poll_seconds)
+            self._listener.wait(longest)
             self._listen_at = 0.0
         except (psycopg.Error, SettingsError) as error:
             if not self._listen_at:

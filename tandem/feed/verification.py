@@ -87,7 +87,7 @@ class AuditService:
         self._response: Any = GetMessageClass(descriptor.methods_by_name["Verify"].output_type)
         self._subjects = subjects
         self._running = 0
-        self.service = Service(descriptor, {}, {"Verify": self.verify})
+        self.service = Service(descriptor, {}, {"Verify": self.verify}, audited=True)
 
     async def verify(self, request: Any, call: StreamCall) -> AsyncGenerator[Any, None]:
         """The RPC."""

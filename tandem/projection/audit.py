@@ -20,8 +20,9 @@ from tandem.feed import table as feed
 from tandem.feed.reader import BrokenOff, scan_events
 from tandem.feed.verification import CannotVerify, Chosen, Difference, Step
 from tandem.projection.cache_writer import EntryReader
+from tandem.projection.changes import CannotApply
 from tandem.projection.examiner import REPAIRED, STOP_SECONDS, Examiner, Followed
-from tandem.projection.fold import CannotApply, steps_of
+from tandem.projection.fold import steps_of
 from tandem.projection.inspection import NotNow, StoredRows, compare, read_range, read_rows
 from tandem.projection.projection import Projection
 from tandem.projection.replay import KeyRange, Replay, Wanted
@@ -227,11 +228,13 @@ class Auditor:
         )
         self._settings = settings
         self._progress = following.progress
+        # Without their other generations.
+        self._views = tuple(following.views.projections)
         self._audit = self._new_audit("tandem-projector-audit")
         self._stopping = self._audit.examiner.stopping
         self._began_at: dict[str, float] = {}
         started_at = time.time()
-        for view in following.views.projections:
+        for view in self._views:
             ROUND_AGE.labels(view).set_function(partial(self._age, view, started_at))
         self._thread = SupervisedThread("auditor", self._run)
 
@@ -259,7 +262,7 @@ class Auditor:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            for view in self._progress.states:
+            for view in self._views:
                 began_at, is_ours = self._began_at.get(view, -self._settings.round_seconds), self._is_ours(view)
                 if is_ours and time.monotonic() >= began_at + self._settings.round_seconds:
                     self._began_at[view] = time.monotonic()

@@ -68,8 +68,8 @@ class Examiner:
 
     def state(self, view: str) -> ViewState:
         """Of a view that this program follows. Raises NotNow."""
-        state = self.following.progress.states[view]
-        if not state.is_followed:
+        state = self.following.progress.states.get(view)
+        if state is None or not state.is_followed:
             raise NotNow(f"this projector does not follow {view}")
         return state
 
@@ -80,7 +80,7 @@ class Examiner:
             raise NotNow("the feed is away")
         views = self.following.views
         return Replay(
-            views.contract, views.projections[view], wanted, epoch=epoch, archive=self.following.archive, **limits
+            views.contract, views.projection(view), wanted, epoch=epoch, archive=self.following.archive, **limits
         )
 
     def advance(self, replay: Replay, until: int) -> int:

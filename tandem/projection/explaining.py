@@ -6,7 +6,7 @@ event, beside the view: the projection's own rules say which events belong to it
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -28,15 +28,17 @@ from tandem.feed.service import read_or_refuse, refusal_of
 from tandem.feed.token import MalformedToken, Token, decode_token
 from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.projection.cache_writer import CacheWriter
-from tandem.projection.fold import CannotApply
+from tandem.projection.changes import CannotApply
+from tandem.projection.parking import fill_parked_key, find_lacking
 from tandem.projection.projection import Projection, uuid_key
 from tandem.projection.replay import Change, Replay
 from tandem.projection.views import Progress, Views
-from tandem.read_store.tables import ALL_NEWEST, change
+from tandem.read_store.tables import ALL_NEWEST, change, parked
 from tandem.runtime.call import Call, StreamCall, stopping_error
 from tandem.runtime.checker import Checker
 from tandem.runtime.database import create_database_engine, first_line, read_pooled
 from tandem.runtime.errors import NotFound, OutOfRange, Overloaded, Unavailable
+from tandem.runtime.inquiries import Inquiries, answer_by
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, one_by_one
@@ -45,7 +47,7 @@ from tandem.runtime.worker import Worker, one_by_one
 _HISTORIES = 4
 _MOST_KEYS = 20
 _MOST_KEY_CHARACTERS = 200
-_POSITIONS = text(f"SELECT view, position, owner, error FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
+_POSITIONS = text(f"SELECT view, position, owner, error, parked FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
 
 
 class Explaining:
@@ -71,11 +73,14 @@ class Explaining:
         self._views, self._progress, self._cache = views, progress, cache
         self._archive = archive
         name = "tandem-projector-explaining"
-        limits = {"by_key": True, "autocommit": True}
-        self._feed = create_database_engine(feed_database, name=name, pool_size=1 + _HISTORIES, **limits)
-        self._read = create_database_engine(read_database, name=name, pool_size=1, **limits)
+        self._feed = create_database_engine(
+            feed_database, name=name, pool_size=1 + _HISTORIES, by_key=True, autocommit=True
+        )
+        self._read = create_database_engine(read_database, name=name, pool_size=1, by_key=True, autocommit=True)
         self._threads = ThreadPoolExecutor(_HISTORIES, "row-history")
         self._histories = 0
+        self._ask_feed = Inquiries(self._feed, "write database", at_once=1)
+        self._ask_read = Inquiries(self._read, "read database", at_once=1)
         self.worker = Worker("explain", [one_by_one(self.explain)], max_batch=10, max_waiting=1000)
 
     async def start(self) -> None:
@@ -83,6 +88,8 @@ class Explaining:
 
     async def stop(self) -> None:
         await self.worker.stop()
+        await self._ask_feed.stop()
+        await self._ask_read.stop()
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
         self._feed.dispose()
         self._read.dispose()
@@ -92,28 +99,30 @@ class Explaining:
     def explain(self, call: Call) -> Message:
         """Raises TandemError."""
         request: Any = call.request
-        asked = _wanted(request)
+        asked, until = _wanted(request), answer_by(call)
+        wanted = self._ask_read.ask(partial(self._last_change, key=asked), until) if isinstance(asked, str) else asked
+        head, event, stored_at = self._ask_feed.ask(lambda it: self._event_at(it, wanted), until)
+        answer = self._explained(feed_head=head.position)
+        if stored_at is not None:
+            answer.stored_at.FromDatetime(stored_at)
+        self._fill(answer.event, event)
+        if not call.sees_personal_data and self._views.contract.subject_of(answer.event.event) is not None:
+            self._views.contract.clear_personal(answer.event.event)
         try:
-            wanted = read_pooled(self._read, partial(self._last_change, key=asked)) if isinstance(asked, str) else asked
-            head, event, stored_at = read_pooled(self._feed, lambda it: self._event_at(it, wanted))
-            answer = self._explained(feed_head=head.position)
-            if stored_at is not None:
-                answer.stored_at.FromDatetime(stored_at)
-            self._fill(answer.event, event)
-            read_pooled(self._read, lambda it: self._explain_views(it, answer.views, event))
-        except SQLAlchemyError as error:
-            log.warning("an event cannot be explained", error=first_line(error))
-            raise store_away("a database is away") from error
+            views = self._ask_read.ask(lambda it: self._explained_views(it, event), until)
+        except Unavailable as error:
+            answer.unreachable.add(store=self._ask_read.what, problem=error.message)
+        else:
+            answer.views.extend(views)
         message: Message = answer
         return message
 
     def _last_change(self, connection: Connection, key: str) -> int:
-        """The position of the last event that changed a row with this key."""
-        tables = [it.table for it in self._views.projections.values() if it.key_of is uuid_key]
-        positions = [
-            connection.execute(select(it.c.position).where(it.c.key == uuid.UUID(key))).scalar_one_or_none()
-            for it in tables
-        ]
+        """The position of the last event that changed a row with this key, or waits for one that is parked."""
+        own = {view: it.table for view, it in self._views.projections.items() if it.key_of is uuid_key}
+        waiting = select(func.max(parked.c.position)).where(parked.c.view.in_(own), parked.c.key == uuid.UUID(key))
+        queries = [*(select(it.c.position).where(it.c.key == uuid.UUID(key)) for it in own.values()), waiting]
+        positions = [connection.execute(it).scalar_one_or_none() for it in queries]
         found: list[int] = [it for it in positions if it is not None]
         if not found:
             raise NotFound("row", f"rows/{key}")
@@ -139,20 +148,26 @@ class Explaining:
             raise another_feed()
         return head, event, recorded_at(connection, event.position, self._archive)
 
-    def _explain_views(self, connection: Connection, entries: Any, event: FeedEvent) -> None:
+    def _explained_views(self, connection: Connection, event: FeedEvent) -> Any:
+        entries = self._explained().views
         rows = {row.view: row for row in connection.execute(_POSITIONS)}
         for view, projection in sorted(self._views.projections.items()):
             row = rows.get(view)
             position = row.position if row is not None else 0
             keys = _keys(projection, event)
-            included = row is not None and position >= event.position
+            # Where the view has yet to come to the event, a row may lack an earlier one.
+            is_looked_up = row is not None and row.parked and keys
+            lacking = find_lacking(connection, view, keys, event.position, _MOST_KEYS) if is_looked_up else ()
+            included = row is not None and position >= event.position and not lacking
             entry = entries.add(
                 view=view,
                 keys=[_name(projection, it) for it in keys[:_MOST_KEYS]],
                 position=position,
                 included=included,
-                waiting_for="" if included else self._waits_for(row, view, event.position - 1 - position),
+                waiting_for="" if included else self._waits_for(row, view, event.position - 1 - position, lacking),
             )
+            for it in lacking:
+                fill_parked_key(entry.parked_keys.add(), it)
             if not included or not keys:
                 continue
             written = connection.execute(_CHANGED_AT, {"view": view, "position": event.position}).scalar_one_or_none()
@@ -162,16 +177,22 @@ class Explaining:
             if announced is not None:
                 entry.announced_by.FromDatetime(announced)
             entry.cached = self._cached[self._look(connection, projection, keys[0])]
+        return entries
 
-    def _waits_for(self, row: Any, view: str, before: int) -> str:
+    def _waits_for(self, row: Any, view: str, before: int, lacking: Sequence[Any]) -> str:
+        """before: how many events are before it; -1 where the view has passed it. lacking: the rows that are parked."""
         if row is None:
             return "a projector that makes the view"
+        if before < 0:
+            return "a redrive of what is parked"
         if row.error:
             return f"the view to go on, which it cannot: {row.error}"
         if row.owner is None:
             return "a projector that follows the view"
         state = self._progress.states[view]
         ahead = f"{before} events before it" if before > 0 else "the projector, whose next event it is"
+        if lacking:
+            ahead += ", and then a redrive of what is parked"
         return f"{ahead}, and the view waits: {state.error}" if state.error else ahead
 
     def _look(self, connection: Connection, projection: Projection, key: bytes) -> str:

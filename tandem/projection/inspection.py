@@ -20,12 +20,12 @@ from sqlalchemy import Table, Uuid
 from tandem.feed.token import Token
 from tandem.feed.verification import ENTRY, EVENT, EXTRA, MISSING, ROW, Difference
 from tandem.projection.cache_writer import CacheWriter
-from tandem.projection.fold import ViewChanges, ViewRow
+from tandem.projection.changes import ViewChanges, ViewRow
 from tandem.projection.projection import Projection
 from tandem.projection.replay import KeyRange, Replay
 from tandem.projection.statements import Driver, Move, count_parked, move_views, select_waiting
 from tandem.projection.watched_feed import WatchedFeed
-from tandem.read_store.tables import newest, written_columns
+from tandem.read_store.tables import newest, view_of_table, written_columns
 from tandem.runtime.arrays import array
 
 # At most so many inspections wait for a session.
@@ -46,7 +46,7 @@ class Inspection:
 
     generation: of the view, when the replay was begun. repair: whether what differs is made right. whole: whether rows
     with an erased person's events are compared too: see Replay.unopened.
-    answer: the differences; raises NotNow, Behind, CannotApply, and what the databases raise.
+    answer: the differences; raises NotNow, Behind, BrokenOff, CannotApply, and what the databases raise.
     """
 
     view: str
@@ -120,6 +120,9 @@ class Inspector:
         if at.generation != it.generation:
             raise NotNow(f"{view} was made anew")
         self._catch_up(replay, at)
+        # Raises HistoryChanged where the view has what the feed has lost: that is no difference, and a person decides.
+        if self._feed.events(at.position, 0, at.epoch, at.mark) is None:
+            raise NotNow("the feed is away")
         found = read_rows(self._driver, projection, list(it.keys)).rows
         differences = compare(projection, it.keys, replay, found)
         entries = {}
@@ -139,7 +142,7 @@ class Inspector:
         return [one for key, one in differences.items() if key not in waiting]
 
     def _catch_up(self, replay: Replay, at: Token) -> None:
-        """Brings replayed rows to where the view is, by what came meanwhile."""
+        """Brings replayed rows to where the view is, by what came meanwhile. Raises BrokenOff."""
         missing = at.position - replay.position
         if missing > self._most_events:
             raise Behind
@@ -217,7 +220,7 @@ _BY_RANGE = (
 @cache
 def _statement(table: Table, rows: str) -> str:
     columns = ", ".join(column.name for column in written_columns(table))
-    position, of_view = newest(f"'{table.name}'"), rows.format(columns=columns, table=table.fullname)
+    position, of_view = newest(f"'{view_of_table(table)}'"), rows.format(columns=columns, table=table.fullname)
     return (
         f"SELECT p.feed_epoch, p.position, p.mark, p.generation, v.* FROM {position} AS p"  # noqa: S608
         f" LEFT JOIN LATERAL ({of_view}) AS v ON true"

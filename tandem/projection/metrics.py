@@ -25,3 +25,16 @@ position_of = cache(POSITION.labels)
 projected_of = cache(PROJECTED.labels)
 failed_of = cache(FAILED.labels)
 parked_keys_of = cache(PARKED_KEYS.labels)
+
+
+def show(view: str, *, problem: str, parked: int) -> None:
+    failed_of(view).set(bool(problem))
+    parked_keys_of(view).set(parked)
+
+
+def forget(view: str) -> None:
+    """Of another generation that is not here any more."""
+    for metric in (POSITION, PARKED_KEYS, FAILED, PROJECTED, HELD_UP):
+        metric.remove(view)
+    for looked_up in (position_of, projected_of, failed_of, parked_keys_of):
+        looked_up.cache_clear()

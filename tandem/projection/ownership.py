@@ -18,9 +18,10 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from psycopg import sql
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection
 
 from tandem.feed.token import Token, new_mark
+from tandem.projection.projection import Projection
 from tandem.projection.statements import Deposed, Driver
 from tandem.read_store.cache import CacheEpochs
 from tandem.read_store.tables import change, parked, projection, projector
@@ -49,12 +50,14 @@ class FreeView(NamedTuple):
 class TakenView(NamedTuple):
     """A view that is ours now.
 
-    at: where it is, in its own feed, with its generation. cache_epochs: those that the projector before handed over;
-    nobody else gets them. parked: how many of its keys are parked. problem: why it could not go on with the owner
-    before, as a reason of errors, and error in words; both are empty where it could.
+    at: where it is, in its own feed, with its generation. filled: whether it was at the feed's end once. cache_epochs:
+    those that the projector before handed over; nobody else gets them. parked: how many of its keys are parked.
+    problem: why it could not go on with the owner before, as a reason of errors, and error in words; both are empty
+    where it could.
     """
 
     at: Token
+    filled: bool
     cache_epochs: CacheEpochs | None
     parked: int
     problem: str
@@ -111,24 +114,20 @@ def free_views(driver: Driver, views: Collection[str], hung_seconds: float) -> d
     return {view: FreeView(before, feed_epoch) for view, before, feed_epoch in found}
 
 
-def held_views(connection: Connection, hung_seconds: float) -> list[str]:
-    """The views that somebody writes. In a transaction, until its end nobody begins to."""
-    with_owner = connection.execute(projection.select().where(projection.c.owner.is_not(None)).with_for_update())
-    views = [row.view for row in with_owner]
-    return sorted(set(views) - free_views(driver_under(connection), views, hung_seconds).keys())
-
-
 # No key keeps `projection` from having two rows of a view. The lock makes one of two projectors see the other's.
 _CREATE = sql.SQL("""
 DO $$ BEGIN
   LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE;
-  INSERT INTO {table} (view, feed_epoch, position, generation)
-  SELECT {view}, {epoch}, 0, {generation} WHERE NOT EXISTS (SELECT FROM {table} WHERE view = {view});
+  INSERT INTO {table} (view, feed_epoch, position, generation, filled)
+  SELECT {view}, {epoch}, 0, {generation}, false WHERE NOT EXISTS (SELECT FROM {table} WHERE view = {view});
 END $$""")
 
 
 def take_over(driver: Driver, view: str, session: uuid.UUID, free: FreeView, epoch: uuid.UUID) -> TakenView | None:
-    """Makes a view ours; None when another projector was faster. epoch: the feed's, for a view that is new."""
+    """Makes a view ours; None when another projector was faster, or somebody has its row locked.
+
+    epoch: the feed's, for a view that is new.
+    """
     if free.feed_epoch is None:
         table = sql.Identifier(*projection.fullname.split("."))
         of_view = {"view": sql.Literal(view), "epoch": sql.Literal(epoch), "generation": sql.Literal(new_mark())}
@@ -136,22 +135,22 @@ def take_over(driver: Driver, view: str, session: uuid.UUID, free: FreeView, epo
     row = driver.execute(_TAKE, (view, free.before, session)).fetchone()
     if row is None:
         return None
-    *at, cache_epochs, parked_keys, problem, error = row
+    *at, filled, cache_epochs, parked_keys, problem, error = row
     # A list of pairs: JSONB does not keep the order of an object's keys.
-    return TakenView(
-        Token(*at), None if cache_epochs is None else dict(cache_epochs), parked_keys, problem or "", error or ""
-    )
+    epochs = None if cache_epochs is None else dict(cache_epochs)
+    return TakenView(Token(*at), filled, epochs, parked_keys, problem or "", error or "")
 
 
-# One statement: the other thread of the session may use the connection between two.
+# One statement: the other thread of the session may use the connection between two. It waits for no lock, since all
+# that the session does for its other views would wait with it.
 _TAKE = f"""
 WITH free AS (
   SELECT view, cache_epochs FROM {projection.fullname}
-  WHERE view = %s AND owner IS NOT DISTINCT FROM %s FOR NO KEY UPDATE
+  WHERE view = %s AND owner IS NOT DISTINCT FROM %s FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE {projection.fullname} AS p SET owner = %s, cache_epochs = NULL
 FROM free WHERE p.view = free.view
-RETURNING p.feed_epoch, p.position, p.mark, p.generation, free.cache_epochs, p.parked, p.problem, p.error
+RETURNING p.feed_epoch, p.position, p.mark, p.generation, p.filled, free.cache_epochs, p.parked, p.problem, p.error
 """  # noqa: S608 - only the table's name is put in
 
 
@@ -170,23 +169,36 @@ def bring_over(driver: Driver, view: str, session: uuid.UUID, epoch: uuid.UUID) 
 
 
 def make_anew(
-    driver: Driver, alone: AbstractContextManager[object], table: Table, session: uuid.UUID, epoch: uuid.UUID
+    driver: Driver, alone: AbstractContextManager[object], view: Projection, session: uuid.UUID, epoch: uuid.UUID
 ) -> int:
     """Empties one view, which is ours, at the beginning of the feed `epoch`; returns its new generation.
 
     Of a view that has taken in what the feed has lost, nobody knows which rows are right, and events cannot be taken
-    back out of a row: it is made anew as a whole. Its next generation has other cache epochs, and an empty change log.
+    back out of a row: it is made anew as a whole, and not beside what is served, for that is wrong. Its next generation
+    has other cache epochs, and an empty change log.
 
-    driver: in autocommit mode. alone: within it, no other thread uses the driver. The change log is deleted from its
-    beginning, as a purge does, so that what is left of it after a failure is right. Raises Deposed and psycopg.Error.
+    driver: in autocommit mode. alone: within it, no other thread uses the driver. Raises Deposed and psycopg.Error.
     """
-    while driver.execute(_FORGET_CHANGES, (table.name, _MOST_CHANGES)).rowcount == _MOST_CHANGES:
-        pass
+    generation = new_mark()
+    forget_changes(driver, view.view)
     with alone, driver.transaction():
         # The row first, as each batch does. While we have it nobody can take the view over.
-        generation = begin_anew(driver, table.name, session, epoch)
-        driver.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(*table.fullname.split("."))))
+        changed = driver.execute(
+            f"UPDATE {projection.fullname} SET position = 0, mark = 0, feed_epoch = %s, generation = %s,"  # noqa: S608
+            " cache_epochs = NULL, problem = NULL, error = NULL, parked = 0 WHERE view = %s AND owner = %s",
+            (epoch, generation, view.view, session),
+        )
+        if not changed.rowcount:
+            raise Deposed(f"{view.view}: taken over by another projector")
+        driver.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(*view.table.fullname.split("."))))
+        driver.execute(f"DELETE FROM {parked.fullname} WHERE view = %s", (view.view,))  # noqa: S608
     return generation
+
+
+def forget_changes(driver: Driver, view: str) -> None:
+    """Deletes a view's change log from its beginning, as a purge does: what is left of it after a failure is right."""
+    while driver.execute(_FORGET_CHANGES, (view, _MOST_CHANGES)).rowcount == _MOST_CHANGES:
+        pass
 
 
 _FORGET_CHANGES = f"""
@@ -196,22 +208,12 @@ DELETE FROM {change.fullname} WHERE (view, position, key) IN (
 """  # noqa: S608 - only names of tables and columns are put in
 
 
-def begin_anew(driver: Driver, view: str, owner: uuid.UUID | None, epoch: uuid.UUID) -> int:
-    """Puts a view at the beginning of the feed `epoch`, where its rows are gone; returns its new generation.
-
-    Raises Deposed.
-    """
-    generation = new_mark()
-    changed = driver.execute(
-        f"UPDATE {projection.fullname} SET position = 0, mark = 0, feed_epoch = %s, generation = %s,"  # noqa: S608
-        " cache_epochs = NULL, problem = NULL, error = NULL, parked = 0"
-        " WHERE view = %s AND owner IS NOT DISTINCT FROM %s",
-        (epoch, generation, view, owner),
+def mark_filled(driver: Driver, views: Collection[str], session: uuid.UUID) -> None:
+    """The views have been at the feed's end: they may be read."""
+    driver.execute(
+        f"UPDATE {projection.fullname} SET filled = true WHERE view = ANY (%s) AND owner = %s",  # noqa: S608
+        (list(views), session),
     )
-    if owner is not None and not changed.rowcount:
-        raise Deposed(f"{view}: taken over by another projector")
-    driver.execute(f"DELETE FROM {parked.fullname} WHERE view = %s", (view,))  # noqa: S608
-    return generation
 
 
 def say_problem(driver: Driver, view: str, session: uuid.UUID, problem: str | None, error: str | None) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tandem.feed.events import FeedEvent
-from tandem.projection.fold import FoundRows, ParkedEvent, fold_steps, steps_of
+from tandem.projection.changes import FoundRows, ParkedEvent
+from tandem.projection.fold import fold_steps, steps_of
 from tandem.projection.projection import Projection
 from tandem.projection.rows import NeededKeys, RowSource
 from tandem.projection.statements import Move
@@ -125,7 +126,7 @@ class Pipeline:
         try:
             return self._step(views, position, mark, goes_on)
         except Exception:
-            self._rows.forget()
+            self.forget()
             raise
 
     def forget(self) -> None:

@@ -4,13 +4,15 @@ Rules are pure functions of the domain: no SQL, no clock, no look-ups. An event 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import uuid_utils
 from google.protobuf.message import Message
 from sqlalchemy import Table
+
+from tandem.read_store.tables import other_table, view_of_table
 
 Rule = Callable[[Any, Any], Message | None]
 """(row's message or None, event or part of one) -> row's message or None.
@@ -72,10 +74,14 @@ class Projection:
         """The kinds of events for which no row need be there."""
         return self.begins | self.may_begin
 
+    def other_generation(self) -> "Projection":
+        """The same view in its other table. Nobody watches it."""
+        return replace(self, table=other_table(self.table), logged=False)
+
     @cached_property
     def view(self) -> str:
         """The view's name is its table's."""
-        return self.table.name
+        return view_of_table(self.table)
 
     def parts_of(self, kind: str, event: Message) -> dict[bytes, Any]:
         """The keys of the rows that an event changes, with what their rule gets. Raises ValueError for a wrong name."""

@@ -12,7 +12,7 @@ without.
 
 import json
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,20 +22,17 @@ from google.protobuf.message import DecodeError
 from tandem.feed.archive import Archive
 from tandem.feed.events import FeedEvent
 from tandem.feed.reader import EventsMissing, HistoryChanged
-from tandem.projection.fold import (
+from tandem.projection.changes import (
     CannotApply,
     ParkedEvent,
     ParkedKeys,
     Room,
-    Step,
-    Steps,
     StoredRow,
     ViewChanges,
     ViewRow,
-    fold_steps,
     in_words,
-    steps_of,
 )
+from tandem.projection.fold import Step, Steps, fold_steps, steps_of
 from tandem.projection.projection import Projection
 from tandem.projection.replay import Replay
 from tandem.projection.statements import Driver, Move, select_rows
@@ -91,15 +88,16 @@ class Operation(NamedTuple):
 class Redriver:
     """Does what is asked of views. For the thread that follows."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what a session has
         self,
         driver: Driver,
         feed: WatchedFeed,
         views: Views,
+        projections: Mapping[str, Projection],
         write: Callable[[Move, Callable[[], None]], None],
         archive: Archive,
     ) -> None:
-        """archive: where the feed's oldest events may be.
+        """archive: where the feed's oldest events may be. projections: with those of the other generations.
 
         write: stores a move with rows of a view that stays where it is, and calls its argument in the same transaction.
         """
@@ -107,6 +105,7 @@ class Redriver:
         self._archive = archive
         self._feed = feed
         self._views = views
+        self._projections = projections
         self._write = write
         # Of a row that is damaged: made again so far.
         self._replay: Replay | None = None
@@ -125,7 +124,7 @@ class Redriver:
         if key is None or asked.outcome.after == key.hex():
             self._finish(asked)
             return True
-        projection = self._views.projections[asked.view]
+        projection = self._projections[asked.view]
         waiting = _waiting(self._driver, asked.view, key, last=asked.action == DROP)
         if not waiting:
             asked.outcome.after = key.hex()
@@ -148,6 +147,9 @@ class Redriver:
     ) -> bool:
         made: ViewRow | None = None
         try:
+            # What waits is in the view's history, and may be something else in the feed's.
+            if self._feed.events(state.position, 0, epoch, state.mark) is None:
+                return False
             stored = select_rows(self._driver, {asked.view: projection}, {asked.view: [key]})[asked.view].get(key)
             if stored is not None and not _is_readable(projection, stored):
                 replay = self._make_again(projection, key, waiting[0].position - 1, epoch)

@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError, Message
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.reader import BrokenOff
+from tandem.projection.changes import CannotApply
 from tandem.projection.examiner import PASSING, REPAIRED, STOP_SECONDS, Examiner, Followed
-from tandem.projection.fold import CannotApply
 from tandem.projection.inspection import read_range
 from tandem.projection.replay import KeyRange
 from tandem.read_store.damage import CHANNEL, DamagedRow
@@ -89,7 +89,7 @@ class Repairs:
         by_view: defaultdict[str, list[str]] = defaultdict(list)
         states = self._examiner.following.progress.states
         for row in reported:
-            if row.view in states and states[row.view].is_followed:
+            if (state := states.get(row.view)) is not None and state.is_followed:
                 by_view[row.view].append(row.key)
         for view, keys in by_view.items():
             if "" in keys:
@@ -127,7 +127,7 @@ class Repairs:
 
     def _look_through(self, view: str) -> None:
         """Reports the rows of a view that hold no message of it: somebody has met one and does not know which."""
-        projection = self._examiner.following.views.projections[view]
+        projection = self._examiner.following.views.projection(view)
         rest: KeyRange | None = KeyRange()
         try:
             while rest is not None and not self._examiner.stopping.is_set():

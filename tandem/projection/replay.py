@@ -19,7 +19,8 @@ from tandem.feed.archive import Archive
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import read_head
 from tandem.feed.reader import HistoryChanged, OtherEpoch, ScannedPart, scan_events
-from tandem.projection.fold import ParkedEvent, ParkedKeys, Room, Step, Steps, ViewRow, fold_steps, steps_of
+from tandem.projection.changes import ParkedEvent, ParkedKeys, Room, ViewRow
+from tandem.projection.fold import Step, Steps, fold_steps, steps_of
 from tandem.projection.projection import Projection, uuid_key
 
 # Of keys that are looked for by PostgreSQL in the events' payloads: see scan_events.

@@ -11,7 +11,7 @@ And which of them are parked: they take in no event.
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from tandem.projection.fold import FoundRows, ParkedKeys, StoredRow, ViewChanges, ViewRow
+from tandem.projection.changes import FoundRows, ParkedKeys, StoredRow, ViewChanges, ViewRow
 
 # What a row takes in memory beside its value: its key, its entry in a dictionary, and the objects around.
 _ROW_BYTES = 300
@@ -38,15 +38,21 @@ class RowSource:
     ) -> None:
         """max_view_bytes: of each view's rows in memory."""
         self._select_rows = select_rows
-        self._views = tuple(views)
         self._max_view_bytes = max_view_bytes
+        self._recent = {view: RecentRows(max_view_bytes) for view in views}
         self._select_parked = select_parked
-        self._recent: dict[str, RecentRows] = {}
         # By view, as the database has them; of those views alone of which they are known.
         self._parked: dict[str, ParkedKeys] = {}
         # Oldest first. It is replaced as a whole, so `find` sees a batch of all views or none of it.
         self._unwritten: tuple[Mapping[str, ViewChanges], ...] = ()
-        self.forget()
+
+    def add(self, view: str) -> None:
+        self._recent[view] = RecentRows(self._max_view_bytes)
+
+    def remove(self, view: str) -> None:
+        del self._recent[view]
+        self.forget_parked(view)
+        self.forget_parked(view)
 
     def find(self, needed: NeededKeys) -> FoundRows:
         """Those of the rows that exist. Raises psycopg.Error."""
@@ -104,7 +110,7 @@ class RowSource:
 
     def forget(self) -> None:
         """The database alone says how the rows are: something failed, and what was written is not certain."""
-        self._recent = {view: RecentRows(self._max_view_bytes) for view in self._views}
+        self._recent = {view: RecentRows(self._max_view_bytes) for view in self._recent}
         self._parked = {}
         self.drop_folded()
 

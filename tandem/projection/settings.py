@@ -33,6 +33,15 @@ class FollowSettings(Block):
         description="How long one that cannot read the feed keeps its views from one that can",
     )
     standby_seconds: float = Field(0.5, gt=0, le=60, description="How often a standby asks for views that are free")
+    rebuild_share: float = Field(
+        0.5,
+        ge=0.01,
+        le=1,
+        description="How much of its time may go into filling other generations of views",
+    )
+    rebuild_batch: int = Field(
+        250, ge=1, le=10_000, description="Events in one transaction of those at most; what is served waits meanwhile"
+    )
     retry_seconds: float = Field(5.0, gt=0, le=600, description="How often a view that cannot go on is tried again")
     parked_keys: int = Field(
         1000, ge=0, le=100_000, description="Rows of one view that may be parked, before the view stops as a whole"

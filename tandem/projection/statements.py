@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import psycopg
 from sqlalchemy import Column, Table
 
-from tandem.projection.fold import FoundRows, ParkedKeys, Room, ViewChanges, in_words
+from tandem.projection.changes import FoundRows, ParkedKeys, Room, ViewChanges, in_words
 from tandem.projection.projection import Projection
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.tables import CHANNEL, change, newest, parked, projection, written_columns
+from tandem.read_store.tables import CHANNEL, change, newest, parked, projection, view_of_table, written_columns
 from tandem.runtime.arrays import Array, array, sql_type
 from tandem.runtime.sqlstate import ViewAction, failure_of
 
@@ -237,7 +237,7 @@ _PARKED = (parked.c.key, parked.c.position, parked.c.kind, parked.c.error, parke
 def _park(table: Table) -> str:
     return (
         f"INSERT INTO {parked.fullname} (view, key, position, kind, error, scope)"  # noqa: S608
-        f" SELECT '{table.name}', rows.* FROM held, unnest({_casts(_PARKED)}) AS rows"
+        f" SELECT '{view_of_table(table)}', rows.* FROM held, unnest({_casts(_PARKED)}) AS rows"
     )
 
 
@@ -246,7 +246,7 @@ def _take(table: Table) -> str:
     casts = _casts([parked.c.key, parked.c.position])
     return (
         f"DELETE FROM {parked.fullname} AS it USING held, unnest({casts}) AS taken (key, position)"  # noqa: S608
-        f" WHERE it.view = '{table.name}' AND it.key = taken.key AND it.position = taken.position"
+        f" WHERE it.view = '{view_of_table(table)}' AND it.key = taken.key AND it.position = taken.position"
     )
 
 
@@ -255,7 +255,7 @@ def _still_failing(table: Table) -> str:
     return (
         f"UPDATE {parked.fullname} AS it SET error = rows.error, scope = rows.scope FROM held,"  # noqa: S608
         f" unnest({_casts(_PARKED)}) AS rows (key, position, kind, error, scope)"
-        f" WHERE it.view = '{table.name}' AND it.key = rows.key AND it.position = rows.position"
+        f" WHERE it.view = '{view_of_table(table)}' AND it.key = rows.key AND it.position = rows.position"
     )
 
 

@@ -19,7 +19,7 @@ A view's life in this program, as `ViewState` says it, and who changes it:
                     RUNNING ◀── HELD      Session._bring_over: the feed had that epoch before. The view goes on in the
                                           one that it has now, or is made anew.
                                HELD       It is of a feed from elsewhere. It stays ours, or the next round would take
-                                          it again. An operator must reset the views.
+                                          it again. An operator must rebuild the view.
 
 The error of a view that is FAILED, or of a feed from elsewhere, stands in its row of `projection` and is announced.
 
@@ -36,6 +36,7 @@ from typing import Any
 from tandem.feed.events import EventContract
 from tandem.projection.passed import Passed
 from tandem.projection.projection import Projection
+from tandem.read_store.tables import is_other, served_of
 
 
 class Phase(Enum):
@@ -109,3 +110,8 @@ class Views:
                 raise ValueError(f"{view} has rules for what is no kind of event: {', '.join(sorted(unknown))}")
         if not self.cached <= self.projections.keys():
             raise ValueError(f"cached, and no view: {', '.join(self.cached - self.projections.keys())}")
+
+    def projection(self, view: str) -> Projection:
+        """Of a view of this program, or of its other generation."""
+        served = self.projections[served_of(view)]
+        return served.other_generation() if is_other(view) else served

@@ -16,9 +16,12 @@ from tandem.runtime.supervised import STILL
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# A feed that is not answered for so long cannot be followed now.
+_SILENT_SECONDS = 0.5
+
 
 class WatchedFeed:
-    """A FeedSource, for one thread at a time. `problem`, `silent_seconds` and `idle_seconds` are for any thread.
+    """A FeedSource, for one thread at a time. `problem` and what it says of silence are for any thread.
 
     To read the feed on another thread than the one that projects was tried: an event that comes alone then took 1.40 ms
     to be announced instead of 1.07, and 900 µs of processor time instead of 650.
@@ -55,6 +58,10 @@ class WatchedFeed:
         return 0.0 if asked_at is None else max(0.0, time.monotonic() - asked_at)
 
     @property
+    def is_silent(self) -> bool:
+        return self.silent_seconds > _SILENT_SECONDS
+
+    @property
     def idle_seconds(self) -> float:
         """How long nobody has asked the feed for anything; 0 during a call."""
         return time.monotonic() - self._returned_at if self._asked_at is None else 0.0
@@ -76,10 +83,11 @@ class WatchedFeed:
     def ended_epochs(self) -> frozenset[uuid.UUID] | None:
         return self._watch(self._source.ended_epochs)
 
-    def wait(self, stop: threading.Event) -> None:
+    def wait(self, stop: threading.Event, seconds: float | None = None) -> None:
+        """seconds: at most, where that is less than `poll_seconds`."""
         self._asked_at = time.monotonic() + self._poll_seconds
         try:
-            self._source.wait(stop)
+            self._source.wait(stop, seconds)
         finally:
             self._returned_at, self._asked_at = time.monotonic(), None
 

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from tandem.feed.token import Token, encode_token
+from tandem.read_store.tables import name_in_this_program
 
 _LENGTH_DELIMITED = 2
 _TYPES = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
@@ -30,9 +31,12 @@ def watch_as_of_text(as_of: Token) -> bytes:
 
 
 def view_of(field: FieldDescriptor) -> str:
-    """The view whose rows a response's field holds: it is named as their message is, order_details for OrderDetails."""
+    """The view whose rows a response's field holds: it is named as their message is, order_details for OrderDetails.
+
+    A later version of it has another table, and so another name.
+    """
     assert field.message_type is not None, f"{field.full_name} holds rows"
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", field.message_type.name).lower()
+    return name_in_this_program(re.sub(r"(?<!^)(?=[A-Z])", "_", field.message_type.name).lower())
 
 
 class EncodedField:
@@ -56,6 +60,13 @@ class EncodedField:
         """The field once for each content: as a repeated field is encoded."""
         before = self._before
         return b"".join([part for content in contents for part in (before(len(content)), content)])
+
+    def start_of(self, encoded: bytes) -> int:
+        """Where the content begins, of what this has encoded."""
+        place = len(self.tag)
+        while encoded[place] > 0x7F:
+            place += 1
+        return place + 1
 
     def encodes(self, encoded: bytes) -> bool:
         """Whether `encoded` is this field and nothing else."""

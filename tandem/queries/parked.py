@@ -4,11 +4,12 @@ An answer that shows such rows, or lacks them, says since which position, and it
 is at or beyond it is refused, since no state that includes it can be shown.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
+from sqlalchemy import TextClause, text
 
 from tandem.feed.token import Token
 from tandem.queries.freshness import Need
@@ -46,6 +47,29 @@ PARKED = "k.keys AS parked_rows, k.since AS parked_since"
 def parked_of_views(views: Mapping[str, str], condition: str = "true") -> str:
     """SQL to stand behind rows of `projection` in FROM. views: by the names of these rows. condition: see parked_in."""
     return f"CROSS JOIN LATERAL {parked_in(views, condition)} AS k"
+
+
+class LookUp(NamedTuple):
+    """A statement about several rows. plain: says how many rows of its views are parked, of whatever scope. exact:
+    looks up those that its answer may lack.
+    """
+
+    plain: TextClause
+    exact: TextClause
+
+    @classmethod
+    def of(cls, make: Callable[[str, str], str], views: Mapping[str, str], condition: str = "true") -> "LookUp":
+        """make: the statement, given what it selects of what is parked, and what stands in FROM behind the rows of
+        `projection`. views, condition: as parked_of_views has them.
+        """
+        count = " + ".join(f"{name}.parked" for name in views)
+        plain = make(f"{count} AS parked_rows, NULL::bigint AS parked_since", "")
+        return cls(text(plain), text(make(PARKED, parked_of_views(views, condition))))
+
+    def read(self, execute: Callable[[TextClause], Sequence[Any]]) -> Sequence[Any]:
+        """The rows. The plain one goes first: to look up what is parked takes PostgreSQL 5 to 15 µs each time."""
+        rows = execute(self.plain)
+        return execute(self.exact) if rows[0].parked_rows else rows
 
 
 def parked_of(row: Any) -> Parked:

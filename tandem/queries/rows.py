@@ -13,6 +13,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from google.protobuf import message_factory
@@ -26,6 +27,7 @@ from tandem.queries.checker import MAX_BATCH, QueryChecker
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text, view_of
 from tandem.queries.freshness import NOTHING_NEEDED, Announced, Asked, Fresh, Freshness, Need
+from tandem.queries.owners import RowOwner, owner_field, somebody_elses
 from tandem.queries.parked import parked_among, parked_error, parked_fields, parked_refusal
 from tandem.queries.settings import CacheSettings, ReaderSettings
 from tandem.queries.store import BATCH_SIZE, Store
@@ -53,7 +55,8 @@ _ENTRY_VALUE = EncodedField(CacheEntry, "value")
 class ById:
     """A query for rows by their ids, as the contract describes it: which view answers, and what the messages hold."""
 
-    def __init__(self, method: MethodDescriptor) -> None:
+    def __init__(self, method: MethodDescriptor, owner: str | None = None) -> None:
+        """owner: the field of a row that names its owner; None where rows have none."""
         fields = _ids_and_value(method)
         assert fields is not None, f"{method.name} asks for rows by their ids"
         ids, value = fields
@@ -64,7 +67,9 @@ class ById:
         self.id_field = ids.name
         self.value = EncodedField(response, value.name)
         assert value.message_type is not None, "a row"
-        self.check = RowCheck(self.view, message_factory.GetMessageClass(value.message_type))
+        row = message_factory.GetMessageClass(value.message_type)
+        self.check = RowCheck(self.view, row)
+        self._owner = None if owner is None else RowOwner(row, owner)
         self._as_of = EncodedField(response, "as_of")
         # An entry is a message of one field, its value. Under the same number, that is the response's field already.
         self._as_stored = self.value.tag == _ENTRY_VALUE.tag
@@ -74,6 +79,12 @@ class ById:
         assert len(self._one_id) == _ID_BYTES
         assert not set(before_id) & set(b"-0123456789abcdef"), f"{ids.name} looks like a part of an id"
         self._before_id = before_id.decode("ascii")
+
+    def may_see(self, call: Call, value: bytes) -> bool:
+        """Whether a call may be shown a row. value: the response's field."""
+        if call.owner is None:
+            return True
+        return self._owner is not None and self._owner.is_of(value, call.owner, self.value.start_of(value))
 
     def as_of(self, token: Token) -> bytes:
         return self._as_of(as_of_text(token))
@@ -116,8 +127,8 @@ class OneRow(ById):
 
 
 class ManyRows(ById):
-    def __init__(self, method: MethodDescriptor) -> None:
-        super().__init__(method)
+    def __init__(self, method: MethodDescriptor, owner: str | None = None) -> None:
+        super().__init__(method, owner)
         self._missing = EncodedField(self.response, f"missing_{self.id_field}")
         self._parked = EncodedField(self.response, f"parked_{self.id_field}")
 
@@ -147,10 +158,15 @@ class ManyRows(ById):
         call.reply(b"".join([*found, self.as_of(as_of)]))
 
 
-def queries_by_id(service: ServiceDescriptor, views: Collection[str]) -> list[OneRow | ManyRows]:
-    """The queries of a service that ask for rows of some views by their ids, and for nothing else."""
+def queries_by_id(
+    service: ServiceDescriptor, views: Collection[str], owners: Mapping[str, str] = MappingProxyType({})
+) -> list[OneRow | ManyRows]:
+    """The queries of a service that ask for rows of some views by their ids, and for nothing else.
+
+    owners: the field of a row that names its owner, by view.
+    """
     return [
-        ManyRows(method) if fields.ids.is_repeated else OneRow(method)
+        (ManyRows if fields.ids.is_repeated else OneRow)(method, owner_field(method, owners))
         for method in service.methods
         if (fields := _ids_and_value(method)) is not None and view_of(fields.value) in views
     ]
@@ -323,7 +339,8 @@ class _CachedRow(_CachedRows):
         missed: set[str] = set()
         for call, [key] in wanted:
             value = query.value_of(entries.get(key))
-            if value is not None:
+            # Somebody else's is a miss: it takes the way, and the time, of what is not there.
+            if value is not None and query.may_see(call, value):
                 hits += 1
                 call.reply(value + as_of)
             else:
@@ -340,7 +357,11 @@ class _CachedBatch(_CachedRows):
         query, as_of = self._query, self._as_of
         found = self._cache.look_up_each(self._view, announced.cache_epochs, [keys for _, keys in wanted])
         for (call, keys), (entries, asked) in zip(wanted, found, strict=True):
-            cached = {key: value for key in keys if (value := query.value_of(entries.get(key))) is not None}
+            cached = {
+                key: value
+                for key in keys
+                if (value := query.value_of(entries.get(key))) is not None and query.may_see(call, value)
+            }
             if len(cached) == len(keys):
                 call.reply(b"".join([*cached.values(), as_of]))
             else:
@@ -375,17 +396,19 @@ class _StoredRows:
         self._sizes.observe(len(wanted))
         rows, damaged, parked, as_of = self._read(view, list(wanted), calls[0].asked.query.check)
         again: list[Call] = []
+        for_all = rows, damaged, parked
         for call in calls:
             asked: _AskedRows = call.asked
             if self._freshness.admit(call, view, as_of, final=True) is None:
                 continue
+            rows, damaged, parked = for_all if call.owner is None else _own(call, *for_all)
             failures = [damaged[key] for key in asked.keys if key in damaged]
             if failures:
                 call.fail(failures[0])
                 continue
             cached_at = asked.cached_at
-            if cached_at is not None and cached_at.epoch != as_of.epoch:
-                # No position includes both.
+            if cached_at is not None and (cached_at.epoch != as_of.epoch or as_of.is_made_anew_since(cached_at)):
+                # No position includes both: of another feed, or of another generation of the view.
                 asked.cached, asked.cached_at = {}, None
                 again.append(call)
                 continue
@@ -423,6 +446,19 @@ class _StoredRows:
             # A row that is parked is never cached: who reads the cache could not tell.
             self._cache.fill(leases, {key: row for key, row in rows.items() if key not in parked} if parked else rows)
         return rows, damaged, parked, as_of
+
+
+def _own(
+    call: Call, rows: Mapping[str, bytes], damaged: Mapping[str, Unavailable], parked: Mapping[str, int]
+) -> tuple[dict[str, bytes], dict[str, Unavailable], dict[str, int]]:
+    """What of the rows is known to be the caller's: of all else nothing is said, as if it was not there."""
+    query: OneRow | ManyRows = call.asked.query
+    own = {key: rows[key] for key in call.asked.keys if key in rows and query.may_see(call, query.value(rows[key]))}
+    for key in call.asked.keys:
+        if (key in rows and key not in own) or key in damaged:
+            somebody_elses(call, query.name, key)
+    known = own.keys() | call.asked.cached.keys()
+    return own, {}, {key: since for key, since in parked.items() if key in known}
 
 
 def _count_reads(view: str, **results: int) -> None:

@@ -47,6 +47,7 @@ from tandem.queries.checker import QueryChecker
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, view_of, watch_as_of_text
 from tandem.queries.freshness import Asked, Fresh, Freshness, Need, history_changed
+from tandem.queries.owners import RowOwner, somebody_elses
 from tandem.queries.parked import (
     NONE_PARKED,
     Parked,
@@ -169,8 +170,9 @@ class Watches:
         settings: WatchSettings,
         *,
         max_batch: int,
+        owner: str | None = None,
     ) -> None:
-        """max_batch: rows to read at once."""
+        """max_batch: rows to read at once. owner: the field of a row that names its owner, if rows have one."""
         [ids] = [it for it in method.input_type.fields if it.name.endswith("_id")]
         [value] = [it for it in method.output_type.fields if it.message_type is not None and it.name != "heartbeat"]
         self._id_field = ids.name
@@ -180,6 +182,8 @@ class Watches:
         self._message: type[Any] = message_factory.GetMessageClass(value.message_type)
         self._response: type[Any] = message_factory.GetMessageClass(method.output_type)
         self._check = RowCheck(self._view, self._message)
+        self._rpc = method.name
+        self._owner = None if owner is None else RowOwner(self._message, owner)
         self._value = EncodedField(self._response, value.name)
         self._as_of = EncodedField(self._response, "as_of")
         self._heartbeat = EncodedField(self._response, "heartbeat")(b"")
@@ -302,6 +306,7 @@ class Watches:
                 covered = await self._read(subject, watcher, tokens)
                 verdict = self._freshness.judge(self._view, call, asked.need, covered, final=True)
                 if verdict is Fresh.NOW:
+                    self._must_be_own(subject, call)
                     refusal = parked_refusal(self._view, asked.need, covered, subject.parked, subject.key.hex)
                     if refusal is not None:
                         raise refusal
@@ -309,6 +314,19 @@ class Watches:
             if isinstance(verdict, TandemError):
                 raise verdict
             await _Wait(call, asked).at(self._freshness)
+
+    def _must_be_own(self, subject: _Subject, call: StreamCall) -> None:
+        """Raises NotFound for a row that is not known to be the caller's, who may see no other."""
+        if call.owner is None:
+            return
+        if subject.state is not None and self._owner is not None and self._owner.is_of(subject.state.value, call.owner):
+            return
+        if subject.state is not None:
+            somebody_elses(call, self._rpc, subject.key.hex)
+        raise self._not_found(subject)
+
+    def _not_found(self, subject: _Subject) -> NotFound:
+        return NotFound(self._resource, f"{self._resource}s/{subject.key}")
 
     async def _read(self, subject: _Subject, watcher: _Watcher, tokens: Sequence[Token]) -> Token:
         """Has the subject read unless it includes the tokens; returns the position that it includes then."""
@@ -335,7 +353,7 @@ class Watches:
         if subject.state is None:
             if subject.parked.rows:
                 raise parked_error(self._view, subject.parked, subject.key.hex)
-            raise NotFound(self._resource, f"{self._resource}s/{subject.key}")
+            raise self._not_found(subject)
         shown = subject.parked.shown_at(covered)
         return subject.state, shown if shown.position >= known.position else known
 

@@ -5,6 +5,7 @@ the hot path moves these bytes and never parses them.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -26,10 +27,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 SCHEMA = "tandem_read"
+OTHER_SCHEMA = "tandem_read_other"
+"""Where the tables of views' other generations are, each under the name that the one that is served has."""
 CHANNEL = "tandem_projection"
 """The NOTIFY channel of the read database: one Announcement after every batch, and every second."""
 
 metadata = MetaData(schema=SCHEMA)
+
+# What the name of a view's other generation ends with. No table is called so.
+_OTHER = "@other"
+# The key in `info` of a view's table: what the contract calls the view.
+_NOUN = "view"
 
 projection = Table(
     "projection",
@@ -45,9 +53,11 @@ projection = Table(
     Column("generation", BigInteger, nullable=False, server_default="0"),
     Column("problem", Text, nullable=True),
     Column("error", Text, nullable=True),
+    Column("filled", Boolean, nullable=False, server_default="true"),
     Column("parked", Integer, nullable=False, server_default="0"),
 )
-"""One row a view: the last position that its rows include, in the same transaction as the rows.
+"""One row a view, and one for its other generation: the last position that its rows include, in the same transaction
+as the rows.
 
 span: of 64 positions, by which `newest` and ALL_NEWEST find the row.
 
@@ -63,6 +73,7 @@ generation: random, another one each time that the view is made anew: rows at th
 
 problem: why the view cannot go on, as a reason of errors, and error in words; NULL while it can.
 
+filled: whether the view has been at the feed's end once; before that nobody is to read it.
 parked: how many keys of the view are parked, see the table `parked`.
 
 cache_epochs: [[node, "epoch.mark"], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL
@@ -118,6 +129,26 @@ change = Table(
     Index("change_changed_at", "changed_at"),
 )
 """The change log: which key changed at which position, of the views that can be watched. Purged after a while."""
+
+
+generation = Table(
+    "generation",
+    metadata,
+    Column("view", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("asked", Text, nullable=True),
+    Column("rate", Integer, nullable=True),
+    Column("requested_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("began_at", DateTime(timezone=True), nullable=True),
+    Column("comparison", JSONB, nullable=True),
+    Column("error", Text, nullable=True),
+)
+"""The other generation of each view that has one: tandem.projection.generations tells its life.
+
+asked: what an operator wants done with it, switch or drop; NULL where nothing is. rate: events a second at most, while
+it is filled. comparison: with the one that is served, as tandem.projection.comparison has it. error: why what is asked
+is not done yet.
+"""
 
 
 parked = Table(
@@ -186,16 +217,52 @@ def parked_of_keys(view: str, keys: str) -> str:
     )"""  # noqa: S608 - only names of ours are put in
 
 
-def view_table(name: str, *columns: Column[object]) -> Table:
-    """A view's table: each row's key, the position of the last event in it, what reads select by, and the message."""
+def view_table(name: str, *columns: Column[object], version: int = 1) -> Table:
+    """A view's table: each row's key, the position of the last event in it, what reads select by, and the message.
+
+    version: of the view. Each has a table of its own, and so is a view of its own, with a position, entries in the
+    cache and announcements: programs of two releases, which make the rows differently, run beside each other.
+    """
     return Table(
-        name,
+        name if version == 1 else f"{name}_v{version}",
         metadata,
         Column("key", Uuid, primary_key=True),
         Column("position", BigInteger, nullable=False),
         *columns,
         Column("value", LargeBinary, nullable=False),
+        info={_NOUN: name},
     )
+
+
+def name_in_this_program(noun: str) -> str:
+    """The name of a view: of the version that this program has. noun: as the contract calls it."""
+    names = [table.name for table in metadata.tables.values() if table.info.get(_NOUN) == noun]
+    return names[0] if names else noun
+
+
+@cache
+def other_table(table: Table) -> Table:
+    """The table of a view's other generation."""
+    return table.to_metadata(MetaData(), schema=OTHER_SCHEMA)
+
+
+def view_of_table(table: Table) -> str:
+    """The name under which a view stands in `projection`: its table's, or that of its other generation."""
+    return str(table.name) if table.schema == SCHEMA else other_of(table.name)
+
+
+def other_of(view: str) -> str:
+    """The name of a view's other generation, in `projection`, metrics and logs."""
+    return view + _OTHER
+
+
+def is_other(view: str) -> bool:
+    return view.endswith(_OTHER)
+
+
+def served_of(view: str) -> str:
+    """The name of the view that a name is of: its own, or that of its other generation."""
+    return view.removesuffix(_OTHER)
 
 
 def written_columns(table: Table) -> list[Column[Any]]:

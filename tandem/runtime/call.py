@@ -39,6 +39,7 @@ from tandem.runtime.errors import (
     internal_status,
     to_status,
 )
+from tandem.runtime.identity import Identity
 from tandem.runtime.malformed import malformed_field
 from tandem.runtime.telemetry import (
     CALL_SECONDS,
@@ -73,6 +74,32 @@ class Stage(Protocol):
 
     def put_all(self, calls: Sequence["Call"]) -> None:
         """Takes the calls over, from any thread, without waiting. What it cannot take it fails."""
+
+
+class Guard(Protocol):
+    """Of an RPC: see tandem.runtime.guards."""
+
+    def check(self, call: "Context") -> None:
+        """Says who calls, and whose rows that gives. Raises TandemError for who may not."""
+
+    reads_requests: bool
+    """Whether it ever looks at one."""
+
+    def looks_at(self, call: "Context") -> bool:
+        """Whether `check_request` is to be called too."""
+
+    def check_request(self, call: "Context", request: Any) -> None:
+        """Raises TandemError for what the caller may not ask for."""
+
+
+class Guards(Protocol):
+    """Of a server."""
+
+    @property
+    def admit(self) -> Callable[[list["RemoteCall"]], list["RemoteCall"]]:
+        """Those calls of one worker that may be answered, which `settle` makes room after; the others are refused."""
+
+    def of(self, path: str) -> Guard | None: ...
 
 
 class Admission:
@@ -174,6 +201,8 @@ class Method:
     admission: Admission | None = None
     """None for calls that the program makes itself."""
     max_response_bytes: int = 2**31
+    guard: Guard | None = None
+    """None where nobody is asked who he is."""
 
     def settle(self, code: grpc.StatusCode, seconds: float, calls: int) -> None:
         """So many calls that were admitted ended alike, so long after they came."""
@@ -211,6 +240,13 @@ class Context(ABC):
     longest_seconds = _LONGEST_CALL_SECONDS
     _deadline: float | None = None
 
+    identity: Identity | None = None
+    """Who calls; None where nobody is asked."""
+    owner: str | None = None
+    """Whose rows alone the caller may see, in lower case; None for all."""
+    sees_personal_data = True
+    """Whether the feed's events are shown with it."""
+
     came_at: float
     """On the clock of time.monotonic()."""
     span: "Span | None" = None
@@ -222,6 +258,15 @@ class Context(ABC):
     @abstractmethod
     def _time_remaining(self) -> float | None:
         """Seconds from `came_at` to the caller's deadline; None or a very large number where there is none."""
+
+    def certificate_subject(self) -> str:
+        """Whom the connection's certificate names, as its authority says; empty where there is none."""
+        return ""
+
+    @property
+    def actor(self) -> str:
+        """Who causes what the call does; empty where nobody is asked."""
+        return "" if self.identity is None else self.identity.actor
 
     @property
     def deadline(self) -> float:
@@ -507,6 +552,7 @@ class StreamMethod:
     streams: Streams
     max_request_bytes: int
     max_response_bytes: int
+    guard: Guard | None = None
 
     async def run(
         self, call: StreamCall, payload: bytes, write: Callable[[bytes], Awaitable[object]]
@@ -547,17 +593,24 @@ class StreamMethod:
         self, call: StreamCall, payload: bytes, write: Callable[[bytes], Awaitable[object]]
     ) -> status_pb2.Status | None:
         sent = STREAM_MESSAGES.labels(self.name)
+        if self.guard is not None:
+            self.guard.check(call)
         if len(payload) > self.max_request_bytes:
             return too_large("the request", len(payload), self.max_request_bytes)
         self.streams.enter(call)
         try:
             request = decoded(self.request_class, payload)
+            if self.guard is not None and self.guard.looks_at(call):
+                self.guard.check_request(call, request)
             # Closed at once when the call is cancelled, and not when the collector comes by.
             async with contextlib.aclosing(self.handler(request, call)) as responses:
                 async for response in responses:
                     data = response if isinstance(response, bytes) else response.SerializeToString()
                     if len(data) > self.max_response_bytes:
                         return too_large("the response", len(data), self.max_response_bytes)
+                    if self.guard is not None:
+                        # It may last for days, a token does not.
+                        self.guard.check(call)
                     await write(data)
                     sent.inc()
         finally:
@@ -578,6 +631,8 @@ class Servicer:
 
     request_class: type[Message]
     answer: Callable[[AsyncIterator[Any], Any], Awaitable[None]]
+    guard: Guard | None = None
+    """None for health, which is answered to everybody."""
 
 
 Servicers = Mapping[str, Servicer]

@@ -8,7 +8,7 @@ No wait for a server lasts longer than it may, whatever the server does. Three b
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -160,6 +160,7 @@ def create_database_engine(
     durable: bool = False,
     longest_transaction: float | None = None,
     patient: bool = False,
+    session: Sequence[str] = (),
 ) -> Engine:
     """An engine of at most `pool_size` connections, which waits `connect_timeout` seconds for a free one.
 
@@ -183,6 +184,8 @@ def create_database_engine(
 
     patient: waits for an answer however long it takes, for statements that set limits of their own. All others raise
     ServerSilent when the server has not answered a second after its own limit.
+
+    session: statements for every connection before its first use.
     """
     engine = create_engine(
         database_url(settings),
@@ -201,18 +204,16 @@ def create_database_engine(
 
     @event.listens_for(engine, "connect")
     def set_up(driver: Driver, _record: object) -> None:
-        try:
-            send_arrays(driver)
-            if longest_transaction is not None and driver.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
-                driver.execute(f"SET transaction_timeout = {int(longest_transaction * 1000)}")
-            if durable:
-                driver.execute(_COMMIT_TO_DISK)
-            driver.commit()
-            driver.autocommit = autocommit
-        except BaseException:
-            # SQLAlchemy forgets it as it is: it would be open until the garbage collector comes by.
-            driver.close()
-            raise
+        # What raises ends the connection: SQLAlchemy closes it.
+        send_arrays(driver)
+        if longest_transaction is not None and driver.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
+            driver.execute(f"SET transaction_timeout = {int(longest_transaction * 1000)}")
+        if durable:
+            driver.execute(_COMMIT_TO_DISK)
+        for statement in session:
+            driver.execute(statement)
+        driver.commit()
+        driver.autocommit = autocommit
 
     event.listen(engine, "handle_error", _handle_error)
     POOL_SIZE.watch(engine, name)

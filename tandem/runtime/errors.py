@@ -10,6 +10,8 @@
      ├── Overloaded           RESOURCE_EXHAUSTED   a limit is reached; nothing was done
      ├── TooLarge             RESOURCE_EXHAUSTED   a message has more bytes than may be sent or received
      ├── UnknownMethod        UNIMPLEMENTED        the server has no such RPC
+     ├── Unauthenticated      UNAUTHENTICATED      nothing says who calls, or it is not so
+     ├── NotPermitted         PERMISSION_DENIED    the caller has no role for it
      ├── Unavailable          UNAVAILABLE          a store is away, or the view is behind; safe to retry
      ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's time passed before the work began
      └── RefusedBefore        any of the above     a refusal that was stored, told once more
@@ -110,6 +112,15 @@ class UnknownMethod(TandemError):
         super().__init__(f"this server has no {path[:_MAX_DESCRIPTION]}", reason="UNKNOWN_METHOD")
 
 
+class Unauthenticated(TandemError):
+    pass
+
+
+class NotPermitted(TandemError):
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="NOT_PERMITTED")
+
+
 class Unavailable(TandemError):
     def __init__(
         self, message: str, *, reason: str, retry_after: float = 0.5, metadata: dict[str, str] | None = None
@@ -145,6 +156,8 @@ _CODES: dict[type[TandemError], grpc.StatusCode] = {
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }

@@ -1,7 +1,6 @@
 """The grpcio transport: grpc.aio, for networks and TLS. Workers answer its calls as they do the native transport's."""
 
 import asyncio
-import ssl
 import time
 from typing import Any
 
@@ -10,9 +9,7 @@ from google.rpc.status_pb2 import Status
 from grpc import aio
 
 from tandem.runtime.call import (
-    Admission,
-    Context,
-    Metadata,
+    Guards,
     Method,
     RemoteCall,
     Servicers,
@@ -20,27 +17,28 @@ from tandem.runtime.call import (
     StreamMethod,
     StreamMethods,
 )
+from tandem.runtime.certificates import Certificates
 from tandem.runtime.connections import COUNTED_BYTES, Connections, Sent
 from tandem.runtime.errors import (
     TandemError,
     code_of,
     to_status,
 )
-from tandem.runtime.grpcio_requests import Handlers, Requests, abort
-from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings, grpc_options
+from tandem.runtime.grpcio_requests import Handlers, Received, Requests, abort
+from tandem.runtime.settings import ServerSettings, grpc_options
 from tandem.runtime.worker import Worker, Workers
 
 
 class GrpcioTransport:
     """Listens from when it is made, and takes calls from `start` on. Made on the event loop."""
 
-    def __init__(self, address: str, settings: ServerSettings, admission: Admission) -> None:
+    def __init__(self, address: str, settings: ServerSettings, guards: Guards) -> None:
         """Raises OSError for an address that is taken, SettingsError for wrong certificates."""
-        self._admission = admission
+        self._guards = guards
         self._connections = Connections(settings)
         self._requests = Requests(settings, self._connections.take)
         self._server = aio.server(options=grpc_options(settings))
-        credentials = _credentials(settings.tls) if settings.tls is not None else None
+        credentials = Certificates(settings.tls).credentials if settings.tls is not None else None
         try:
             self.port: int = (
                 self._server.add_insecure_port(address)
@@ -53,13 +51,13 @@ class GrpcioTransport:
     async def start(self, workers: Workers, streams: StreamMethods, servicers: Servicers) -> None:
         handlers: dict[str, Any] = {
             path: grpc.stream_unary_rpc_method_handler(
-                _unary(method, worker, self._admission, self._requests, self._connections)
+                _unary(method, worker, self._guards, self._requests, self._connections)
             )
             for path, (method, worker) in workers.items()
         }
         for path, stream in streams.items():
             handlers[path] = grpc.stream_stream_rpc_method_handler(_stream(stream, self._requests, self._connections))
-        self._server.add_generic_rpc_handlers((Handlers(handlers, servicers, self._requests),))
+        self._server.add_generic_rpc_handlers((Handlers(handlers, servicers, self._requests, self._guards.of),))
         await self._server.start()
         self._connections.start(self.port)
 
@@ -68,23 +66,7 @@ class GrpcioTransport:
         await self._server.stop(grace)
 
 
-class _Received(Context):
-    """What grpcio says of a call."""
-
-    def __init__(self, context: aio.ServicerContext[Any, Any]) -> None:
-        self.came_at = time.monotonic()
-        self._context = context
-        # Now: asked later it says less.
-        self._remaining = context.time_remaining()
-
-    def metadata(self) -> Metadata:
-        return tuple(self._context.invocation_metadata() or ())
-
-    def _time_remaining(self) -> float | None:
-        return self._remaining
-
-
-class _Call(_Received, RemoteCall):
+class _Call(Received, RemoteCall):
     """Workers answer it from their threads; the coroutine that grpcio runs waits for `outcome` on the loop."""
 
     def __init__(self, method: Method, payload: bytes, context: aio.ServicerContext[Any, Any]) -> None:
@@ -108,7 +90,7 @@ class _Call(_Received, RemoteCall):
             self.outcome.set_result(outcome)
 
 
-def _unary(method: Method, worker: Worker, admission: Admission, requests: Requests, connections: Connections) -> Any:
+def _unary(method: Method, worker: Worker, guards: Guards, requests: Requests, connections: Connections) -> Any:
     async def answer(_requests: object, context: aio.ServicerContext[Any, Any]) -> bytes:
         came_at = time.monotonic()
         try:
@@ -117,7 +99,7 @@ def _unary(method: Method, worker: Worker, admission: Admission, requests: Reque
             method.count(code_of(error), time.monotonic() - came_at)
             await abort(context, to_status(error))
         call = _Call(method, payload, context)
-        worker.put_all(admission.admit([call]))
+        worker.put_all(guards.admit([call]))
         try:
             outcome = await call.outcome
         except asyncio.CancelledError:
@@ -132,7 +114,7 @@ def _unary(method: Method, worker: Worker, admission: Admission, requests: Reque
     return answer
 
 
-class _StreamCall(_Received, StreamCall):
+class _StreamCall(Received, StreamCall):
     pass
 
 
@@ -158,24 +140,3 @@ def _stream(method: StreamMethod, requests: Requests, connections: Connections) 
             await abort(context, failure)
 
     return answer
-
-
-def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
-    """Raises SettingsError: grpcio would say of a bad certificate what it says of a port in use."""
-    try:
-        pair = (tls.key_file.read_bytes(), tls.certificate_file.read_bytes())
-        client_ca = tls.client_ca_file.read_bytes() if tls.client_ca_file else None
-    except OSError as error:
-        raise SettingsError(f"tls: {error}") from error
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # Without the password OpenSSL would ask the terminal for one.
-        context.load_cert_chain(tls.certificate_file, tls.key_file, password=lambda: "")
-    except ssl.SSLError as error:
-        raise SettingsError(f"tls: {tls.certificate_file} and {tls.key_file} are no pair: {error}") from error
-    try:
-        if tls.client_ca_file:
-            context.load_verify_locations(tls.client_ca_file)
-    except ssl.SSLError as error:
-        raise SettingsError(f"tls: {tls.client_ca_file} is no certificate: {error}") from error
-    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)

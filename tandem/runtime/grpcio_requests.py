@@ -5,6 +5,7 @@ Both transports have a server of grpcio's: one is it, the other has one for heal
 
 import asyncio
 import contextlib
+import time
 import zlib
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -15,7 +16,7 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from grpc import aio
 
-from tandem.runtime.call import CODES, Servicer, Servicers, decoded, trailers_of
+from tandem.runtime.call import CODES, Context, Guard, Metadata, Servicer, Servicers, decoded, trailers_of
 from tandem.runtime.errors import (
     InvalidArgument,
     Overloaded,
@@ -39,18 +40,30 @@ class Handlers(grpc.GenericRpcHandler):
     a caller of malformed bytes what the inside raised.
     """
 
-    def __init__(self, own: Mapping[str, Any], servicers: Servicers, requests: "Requests") -> None:
+    def __init__(
+        self,
+        own: Mapping[str, Any],
+        servicers: Servicers,
+        requests: "Requests",
+        guard_of: Callable[[str], Guard | None],
+    ) -> None:
+        """guard_of: a path."""
         self._handlers = {**own, **{path: _servicer(it, requests) for path, it in servicers.items()}}
+        self._guard_of = guard_of
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        return self._handlers.get(handler_call_details.method) or _unknown(handler_call_details.method)
+        path = handler_call_details.method
+        return self._handlers.get(path) or _unknown(path, self._guard_of(path))
 
 
-def _unknown(path: str) -> Any:
-    status = to_status(UnknownMethod(path))
-
+def _unknown(path: str, guard: Guard | None) -> Any:
     async def refuse(_requests: object, context: aio.ServicerContext[Any, Any]) -> None:
-        await abort(context, status)
+        error: TandemError = UnknownMethod(path)
+        try:
+            _check(guard, context)
+        except TandemError as refusal:
+            error = refusal
+        await abort(context, to_status(error))
 
     return grpc.stream_stream_rpc_method_handler(refuse)
 
@@ -58,12 +71,40 @@ def _unknown(path: str) -> Any:
 def _servicer(servicer: Servicer, requests: "Requests") -> Any:
     async def answer(_requests: object, context: aio.ServicerContext[Any, Any]) -> None:
         try:
+            _check(servicer.guard, context)
             async with contextlib.aclosing(requests.messages(servicer.request_class, context)) as messages:
                 await servicer.answer(messages, context)
         except TandemError as error:
             await abort(context, to_status(error))
 
     return grpc.stream_stream_rpc_method_handler(answer, response_serializer=lambda it: it.SerializeToString())
+
+
+def _check(guard: Guard | None, context: aio.ServicerContext[Any, Any]) -> None:
+    """Raises TandemError."""
+    if guard is not None:
+        guard.check(Received(context))
+
+
+class Received(Context):
+    """What grpcio says of a call."""
+
+    def __init__(self, context: aio.ServicerContext[Any, Any]) -> None:
+        self.came_at = time.monotonic()
+        self._context = context
+        # Now: asked later it says less.
+        self._remaining = context.time_remaining()
+
+    def metadata(self) -> Metadata:
+        return tuple(self._context.invocation_metadata() or ())
+
+    def certificate_subject(self) -> str:
+        """The SPIFFE id, and the distinguished name where there is none."""
+        said = self._context.auth_context()
+        return b"".join(said.get("peer_spiffe_id") or said.get("x509_subject") or ()).decode()
+
+    def _time_remaining(self) -> float | None:
+        return self._remaining
 
 
 class Requests:

@@ -15,7 +15,7 @@ from typing import Any
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from tandem.runtime.call import Servicer, Servicers
+from tandem.runtime.call import Guard, Servicer, Servicers
 from tandem.runtime.errors import NotFound, Overloaded
 from tandem.runtime.telemetry import STREAMS_OPEN
 
@@ -39,7 +39,8 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
         self._open = 0
         self._watches: set[asyncio.Task[None]] = set()
 
-    def servicers(self, *, with_reflection: bool) -> Servicers:
+    def servicers(self, new_guard: Callable[[str], Guard | None], *, with_reflection: bool) -> Servicers:
+        """new_guard: of a path, for reflection. Health is answered to everybody."""
         servicers = {
             f"/{_HEALTH}/Check": Servicer(health_pb2.HealthCheckRequest, self._check),
             f"/{_HEALTH}/Watch": Servicer(health_pb2.HealthCheckRequest, self._watch),
@@ -53,7 +54,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
                         await context.write(response)
 
             path = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
-            servicers[path] = Servicer(reflection_pb2.ServerReflectionRequest, reflect)
+            servicers[path] = Servicer(reflection_pb2.ServerReflectionRequest, reflect, new_guard(path))
         return servicers
 
     def end_watches(self) -> None:

@@ -29,8 +29,8 @@ from grpc import aio
 from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
 
 from tandem.runtime.call import (
-    Admission,
     Context,
+    Guards,
     Metadata,
     Method,
     RemoteCall,
@@ -70,10 +70,10 @@ _Event = tuple[Any, ...]
 class NativeTransport:
     """Listens from when it is made, and takes calls from `start` on. Made on the event loop."""
 
-    def __init__(self, address: str, settings: ServerSettings, admission: Admission) -> None:
+    def __init__(self, address: str, settings: ServerSettings, guards: Guards) -> None:
         """Raises OSError for an address that is taken."""
         self._settings = settings
-        self._admission = admission
+        self._guards = guards
         self.front = NativeGrpcFront(
             address,
             [],
@@ -114,7 +114,7 @@ class NativeTransport:
         numbers = self.front.add_methods([(path, True) for path in streams])
         self._streams = dict(zip(numbers, streams.values(), strict=True))
         self._behind.add_generic_rpc_handlers(
-            (Handlers({}, servicers, Requests(self._settings, self.connections.take)),)
+            (Handlers({}, servicers, Requests(self._settings, self.connections.take), self._guards.of),)
         )
         socket = f"{self._folder.name}/behind.sock"
         self._behind.add_insecure_port(f"unix:{socket}")
@@ -191,7 +191,7 @@ class NativeTransport:
             else:
                 batches[worker].append(call)
         for worker, batch in batches.items():
-            admitted = self._admission.admit(batch)
+            admitted = self._guards.admit(batch)
             if not admitted:
                 continue
             if inline and worker.inline is not None:

@@ -1,6 +1,7 @@
 """What `python -m <service> [action]` does: reads the settings, and serves or does one thing."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,13 +19,20 @@ class ActionRefused(Exception):
     """The action cannot be done now; the message says why."""
 
 
+class Done(NamedTuple):
+    """What an action has done or found. text: for people. fields: the same for programs."""
+
+    text: str
+    fields: Mapping[str, Any]
+
+
 class Action(NamedTuple):
-    """help: what it does, for `--help`. do: gets the settings, and returns what is printed. takes_files: it also gets
-    the files that are named behind the action.
+    """help: what it does, for `--help`. do: gets the settings. takes_files: it also gets the files that are
+    named behind the action.
     """
 
     help: str
-    do: Callable[..., str]
+    do: Callable[..., Done]
     takes_files: bool = False
 
 
@@ -40,12 +48,19 @@ def main(
     parser = argparse.ArgumentParser(prog=f"python -m {name}")
     parser.add_argument("action", nargs="?", default="serve", choices=("serve", *actions), help=". ".join(helps))
     parser.add_argument("file", nargs="*", type=Path, help="for: " + ", ".join(_takers(actions) or ["no action"]))
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="serve beyond this machine without authentication, as SERVER__INSECURE says it: in a network that lets"
+        " nobody in who may not read and write everything",
+    )
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON, for programs")
     arguments = parser.parse_args()
     chosen = arguments.action
     if arguments.file and chosen not in _takers(actions):
         parser.error(f"{chosen} takes no files")
     try:
-        settings = load_settings(settings_class)
+        settings = load_settings(settings_class, **({"server": {"insecure": True}} if arguments.insecure else {}))
         configure_logging(settings.log.level, name)
         if chosen == "serve":
             TRACING.begin(settings.trace, name)
@@ -53,7 +68,8 @@ def main(
                 return run(build(settings))
             finally:
                 TRACING.end()
-        sys.stdout.write(f"{actions[chosen].do(settings, *arguments.file)}\n")
+        done = actions[chosen].do(settings, *arguments.file)
+        sys.stdout.write(f"{json.dumps(done.fields, indent=2) if arguments.json else done.text}\n")
     except SettingsError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return 2

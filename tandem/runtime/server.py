@@ -16,11 +16,12 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import start_http_server
 
-from tandem.runtime.call import Admission, Method, Servicers, StreamHandler, StreamMethod, StreamMethods, Streams
+from tandem.runtime.call import Method, Servicers, StreamHandler, StreamMethod, StreamMethods, Streams
 from tandem.runtime.grpcio import GrpcioTransport
+from tandem.runtime.guards import Guards
 from tandem.runtime.health import LIVENESS, Health, status_of
 from tandem.runtime.native import NativeTransport
-from tandem.runtime.settings import ServerSettings, SettingsError
+from tandem.runtime.settings import UNIX_SOCKET, ServerSettings, SettingsError
 from tandem.runtime.supervised import supervise, what_is_down, what_stands_still
 from tandem.runtime.telemetry import SERVING, log, note_process
 from tandem.runtime.worker import Worker, Workers
@@ -50,6 +51,9 @@ class Service:
 
     workers: of the unary RPCs; they are among the application's components too. streams: of those that `returns (stream
     …)`. ready: whether this service's calls can be answered now; None where the application's own readiness says it.
+    owner_fields: of RPCs about rows that have owners: the field of the request that names the owner; "" where the
+    handler looks at the rows, for `call.owner`. audited: whether each call is an operator's, and logged.
+    personal_data: RPCs whose answers show it to whoever may call them.
     Raises ValueError unless each RPC is answered by exactly one of them.
     """
 
@@ -57,6 +61,9 @@ class Service:
     workers: Mapping[str, Worker]
     streams: Mapping[str, StreamHandler] = field(default_factory=dict)
     ready: Readiness | None = None
+    owner_fields: Mapping[str, str] = field(default_factory=dict)
+    audited: bool = False
+    personal_data: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         methods = self.descriptor.methods
@@ -108,11 +115,15 @@ class RunningApplication:
 
     def __init__(self, application: Application) -> None:
         self._application = application
-        self._admission = Admission(application.server.max_concurrent_calls)
+        self._guards = Guards(application.server)
         self._streams = Streams()
         services = [it.descriptor.full_name for it in application.services]
         self._health = Health(services, application.server.max_health_streams, self._is_alive)
-        self._servicers = self._health.servicers(with_reflection=application.server.reflection)
+        reflection = application.server.reflection
+        self._servicers = self._health.servicers(
+            self._guards.add,
+            with_reflection=not application.server.authenticates if reflection is None else reflection,
+        )
         self._readiness: asyncio.Task[None] | None = None
         self._checks: dict[Readiness, asyncio.Future[bool]] = {}
         """Those under way: while one does not end, no other is begun, which would wait for the same."""
@@ -127,38 +138,48 @@ class RunningApplication:
         application = self._application
         note_process(application.name, transport_of(application.server))
         try:
-            transport = self._transport = _listen(application.server, self._admission)
+            transport = self._transport = _listen(application.server, self._guards)
             self.port = transport.port
+            routes = self._routes()
+            self._guards.start()
             for component in application.components:
                 await component.start()
                 self._started.append(component)
-            self._stop_metrics = _serve_metrics(application.server.host, application.server.metrics_port)
+            self._stop_metrics = _serve_metrics(_host(application.server), application.server.metrics_port)
             await self._ask_readiness()
-            await transport.start(*self._routes(), self._servicers)
+            await transport.start(*routes, self._servicers)
         except BaseException:
             # What could not be stopped is in the log; what could not be started is what the caller wants to know.
             if self._transport is not None:
                 await self._transport.stop(0)
             await self._stop_components()
-            self._stop_metrics()
+            await self._stop_rest()
             raise
         self._readiness = asyncio.create_task(supervise("readiness", self._follow_readiness))
         log.info("serving", host=application.server.host, port=self.port, transport=transport_of(application.server))
 
     def _routes(self) -> tuple[Workers, StreamMethods]:
         settings = self._application.server
-        limits = settings.max_request_bytes, settings.max_response_bytes
+        max_request_bytes, max_response_bytes = settings.max_request_bytes, settings.max_response_bytes
         workers: dict[str, tuple[Method, Worker]] = {}
         streams: dict[str, StreamMethod] = {}
         for service in self._application.services:
             for rpc in service.descriptor.methods:
                 path = f"/{service.descriptor.full_name}/{rpc.name}"
                 request_class = message_factory.GetMessageClass(rpc.input_type)
+                guard = self._guards.add(
+                    path,
+                    owner_field=service.owner_fields.get(rpc.name),
+                    audited=service.audited,
+                    personal_data=rpc.name in service.personal_data,
+                )
                 if rpc.server_streaming:
                     handler = service.streams[rpc.name]
-                    streams[path] = StreamMethod(rpc.name, request_class, handler, self._streams, *limits)
+                    streams[path] = StreamMethod(
+                        rpc.name, request_class, handler, self._streams, max_request_bytes, max_response_bytes, guard
+                    )
                 else:
-                    method = Method(rpc.name, request_class, self._admission, settings.max_response_bytes)
+                    method = Method(rpc.name, request_class, self._guards.admission, max_response_bytes, guard)
                     workers[path] = method, service.workers[rpc.name]
         return workers, streams
 
@@ -177,7 +198,7 @@ class RunningApplication:
             # The transports' own stop() closes connections as soon as the last handler has returned, some with answers
             # still unwritten: the native one often, grpcio now and then. So calls are waited for before it.
             seconds = settings.drain_seconds
-            await asyncio.gather(self._admission.close(seconds), self._streams.close(seconds))
+            await asyncio.gather(self._guards.admission.close(seconds), self._streams.close(seconds))
             await asyncio.sleep(_FLUSH_SECONDS)
             assert self._transport is not None, "started"
             await self._transport.stop(_FLUSH_SECONDS)
@@ -190,7 +211,7 @@ class RunningApplication:
                     check.cancel()
             # Whatever happens to the transport: components hold locks and buffers that others wait for.
             failures = await self._stop_components()
-            self._stop_metrics()
+            await self._stop_rest()
         if failures:
             raise ExceptionGroup("components failed to stop", failures)
         log.info("stopped")
@@ -207,6 +228,10 @@ class RunningApplication:
                 failures.append(error)
         return failures
 
+    async def _stop_rest(self) -> None:
+        self._stop_metrics()
+        await asyncio.to_thread(self._guards.stop)
+
     async def _follow_readiness(self) -> None:
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
@@ -220,6 +245,9 @@ class RunningApplication:
         ready = dict(zip(checks, await asyncio.gather(*map(self._is_ready, checks.values())), strict=True))
         if down := what_is_down():
             log.error("not serving: a thread does not run", threads=down)
+            ready = dict.fromkeys(ready, False)
+        if not self._guards.ready:
+            # Callers would be asked who they are, and nobody could tell.
             ready = dict.fromkeys(ready, False)
         for name in ("", *(it.descriptor.full_name for it in services)):
             serves = ready.get(name, ready[""])
@@ -306,20 +334,27 @@ def _collect_seldom(new_objects: int) -> None:
 
 
 def transport_of(settings: ServerSettings) -> Literal["native", "grpcio"]:
-    """Which transport serves: native wherever it can."""
-    return "grpcio" if settings.transport == "grpcio" or settings.tls is not None else "native"
+    """Which transport serves: native wherever it can and all callers are on this machine."""
+    if settings.transport != "auto":
+        return settings.transport
+    return "native" if settings.tls is None and settings.is_local else "grpcio"
 
 
-def _listen(settings: ServerSettings, admission: Admission) -> Transport:
+def _listen(settings: ServerSettings, guards: Guards) -> Transport:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"{host}:{settings.port}"
+    address = settings.host if settings.host.startswith(UNIX_SOCKET) else f"{host}:{settings.port}"
     make = GrpcioTransport if transport_of(settings) == "grpcio" else NativeTransport
     try:
-        return make(address, settings, admission)
+        return make(address, settings, guards)
     except OSError as error:
         raise PortInUse(
             f"cannot listen on {address}: the port is in use, or the address is not this machine's"
         ) from error
+
+
+def _host(settings: ServerSettings) -> str:
+    """For metrics, which Prometheus does not read from a Unix socket."""
+    return "127.0.0.1" if settings.host.startswith(UNIX_SOCKET) else settings.host
 
 
 def _serve_metrics(host: str, port: int) -> Callable[[], None]:

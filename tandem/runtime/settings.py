@@ -4,11 +4,13 @@ A service's settings come from the environment (`TANDEM_COMMAND_DATABASE__URL=�
 names (`[command.database]` / `url = "…"`) over the defaults. An unknown key is an error in either. Settings are frozen.
 """
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -24,6 +26,9 @@ from sqlalchemy.exc import ArgumentError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+UNIX_SOCKET = "unix:"
+"""How an address begins that is a Unix socket."""
 
 # The sections of the file, and the middle word of the environment names.
 SECTIONS = ("command", "query", "projector")
@@ -83,16 +88,68 @@ class TlsSettings(Block):
 
     certificate_file: Path = Field(description="PEM file with the server's certificate chain")
     key_file: Path = Field(description="PEM file with its private key")
-    client_ca_file: Path | None = Field(None, description="PEM file; when set, clients must show a certificate of it")
+    client_ca_file: Path | None = Field(
+        None, description="PEM file; when set, clients must show a certificate of it, which says who they are"
+    )
+
+
+class TokenSettings(Block):
+    """JSON Web Tokens, which callers send as `authorization: Bearer …`."""
+
+    issuer: str = Field(min_length=1, description="The `iss` that a token must have")
+    audience: str = Field(min_length=1, description="What must be among its `aud`")
+    keys_file: Path | None = Field(None, description="The issuer's public keys, a JSON Web Key Set; or else the URL")
+    keys_url: str | None = Field(
+        None, description="Where the issuer serves its keys (its `jwks_uri`): https, or http on this machine"
+    )
+    refresh_seconds: float = Field(300.0, gt=0, le=86_400, description="How often the URL's keys are fetched")
+    algorithms: tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"], ...] = (
+        Field(("RS256", "ES256"), min_length=1, description="The algorithms that a token may be signed with")
+    )
+    leeway_seconds: float = Field(30.0, ge=0, le=300, description="How far the issuer's clock may differ from this one")
+    roles_claim: str = Field(
+        "roles", description="The claim with the caller's roles, a list or a text with blanks; a.b is b within a"
+    )
+    owner_claim: str = Field("sub", description="The claim that says whose rows are the caller's own")
+    remembered: int = Field(
+        10_000, ge=1, le=1_000_000, description="Tokens that are remembered as verified, and up to twice as many"
+    )
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> Self:
+        if (self.keys_file is None) == (self.keys_url is None):
+            raise ValueError("set one of keys_file and keys_url")
+        if self.keys_url is not None:
+            url = urlsplit(self.keys_url)
+            if url.scheme != "https" and not (url.scheme == "http" and is_this_machine(url.hostname or "")):
+                raise ValueError("keys_url must begin with https://: who can change the keys can be anybody")
+        return self
+
+
+class AuthenticationSettings(Block):
+    """Who calls. With any of these, or with `tls.client_ca_file`, nobody without an identity gets past health."""
+
+    token: TokenSettings | None = Field(None, description="Take tokens")
+    forwarded_certificate: bool = Field(
+        False,
+        description="Believe `x-forwarded-client-cert` of whoever connects: of a sidecar, so only on a loopback address"
+        " or a Unix socket",
+    )
 
 
 class ServerSettings(Block):
     """The gRPC server."""
 
-    host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for every interface")
+    host: str = Field(
+        "127.0.0.1",
+        description="The address to listen on; 0.0.0.0 for every interface, which takes authentication; unix:/path for"
+        " a Unix socket, whose folder says who may connect",
+    )
     port: int = Field(ge=0, le=65535, description="The port to listen on; 0 takes a free one and logs it")
     transport: Literal["auto", "native", "grpcio"] = Field(
-        "auto", description="native serves HTTP/2 outside the GIL and no TLS; auto takes it where it can"
+        "auto",
+        description="native serves HTTP/2 outside the GIL and no TLS; auto takes it where all callers are on this"
+        " machine, and grpcio for networks",
     )
     io_threads: int = Field(
         1,
@@ -102,6 +159,17 @@ class ServerSettings(Block):
         " as Python can answer, unless messages are large",
     )
     tls: TlsSettings | None = Field(None, description="Speak TLS (transport grpcio)")
+    authentication: AuthenticationSettings = Field(AuthenticationSettings(), description="Who calls")
+    policy_file: Path | None = Field(
+        None,
+        description="TOML file: which roles may call what; needed where callers are asked who they are, and read again"
+        " when it changes",
+    )
+    insecure: bool = Field(
+        False,
+        description="Serve beyond this machine without authentication, or by the native transport: only in a network"
+        " that lets nobody in who may not read and write everything",
+    )
     max_concurrent_calls: int = Field(
         2048, ge=1, description="Calls under way at once; past it RESOURCE_EXHAUSTED. Health checks are not counted"
     )
@@ -147,7 +215,9 @@ class ServerSettings(Block):
         description="How long a thread may have something to do and not go on, until the health of `liveness` is"
         " NOT_SERVING",
     )
-    reflection: bool = Field(True, description="Serve reflection, so that grpcurl needs no proto files")
+    reflection: bool | None = Field(
+        None, description="Serve reflection, so that grpcurl needs no proto files; unless set, without authentication"
+    )
     metrics_port: int = Field(0, ge=0, le=65535, description="Port for Prometheus metrics over HTTP; 0 is off")
 
     @model_validator(mode="after")
@@ -155,6 +225,52 @@ class ServerSettings(Block):
         if self.tls is not None and self.transport == "native":
             raise ValueError("transport native cannot speak TLS: use auto or grpcio")
         return self
+
+    @model_validator(mode="after")
+    def _is_closed(self) -> Self:
+        if self.authentication.forwarded_certificate and not self.is_local:
+            raise ValueError(
+                f"authentication.forwarded_certificate believes whoever connects, and {self.host} is beyond this"
+                " machine: listen on 127.0.0.1 or a Unix socket, where the sidecar connects"
+            )
+        if self.authenticates != (self.policy_file is not None):
+            raise ValueError(
+                "policy_file is required: callers are asked who they are, and nothing says what they may"
+                if self.authenticates
+                else "policy_file says what callers may, and nobody is asked who he is: set authentication.token or"
+                " tls.client_ca_file"
+            )
+        if self.is_local or self.insecure:
+            return self
+        if not self.authenticates:
+            raise ValueError(
+                f"{self.host} is beyond this machine, and nobody would be asked who he is: set authentication.token or"
+                " tls.client_ca_file; or say insecure, where the network itself keeps everybody else out"
+            )
+        if self.transport == "native":
+            raise ValueError(
+                f"{self.host} is beyond this machine, and the native transport has no defence there: use auto or grpcio"
+            )
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all callers are on this machine."""
+        return is_this_machine(self.host)
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers are asked who they are."""
+        by_certificate = self.tls is not None and self.tls.client_ca_file is not None
+        return by_certificate or self.authentication.token is not None or self.authentication.forwarded_certificate
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether nobody else can connect to an address: a loopback one, or a Unix socket."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.startswith(UNIX_SOCKET)
 
 
 def grpc_options(settings: ServerSettings) -> list[tuple[str, int]]:
@@ -257,11 +373,11 @@ def _read_section(name: str) -> dict[str, Any]:
 S = TypeVar("S", bound=ServiceSettings)
 
 
-def load_settings(settings: type[S]) -> S:
-    """Reads a service's settings. Raises SettingsError."""
+def load_settings(settings: type[S], **chosen: Any) -> S:
+    """Reads a service's settings. chosen: over what is read. Raises SettingsError."""
     wrong = [f"{name}: unknown environment variable" for name in _unknown_variables(settings)]
     try:
-        loaded = settings()
+        loaded = settings(**chosen)
     except ValidationError as error:
         wrong += [_sentence(settings, problem) for problem in error.errors(include_input=False, include_url=False)]
     else:
@@ -280,10 +396,10 @@ def _sentence(settings: type[ServiceSettings], problem: "ErrorDetails") -> str:
 def _unknown_variables(settings: type[ServiceSettings]) -> list[str]:
     """A misspelt variable would silently leave the default in force, so it is an error.
 
-    Variables of the other services are not looked at.
+    Variables of the other services, and of the command line, are not looked at.
     """
     own = f"TANDEM_{settings.section.upper()}_"
-    others = tuple(f"TANDEM_{section.upper()}_" for section in SECTIONS if section != settings.section)
+    others = ("TANDEM_CLI_", *(f"TANDEM_{section.upper()}_" for section in SECTIONS if section != settings.section))
     known = {CONFIG_VARIABLE, *_variables(settings, own)}
     return sorted(
         name

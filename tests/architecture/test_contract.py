@@ -1,6 +1,7 @@
 """What the contract promises is there: every RPC, every event, every error; and the stubs fit what is installed."""
 
 import re
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from shop.views import CACHED_VIEWS, VIEWS
 from tandem.runtime import errors
 from tandem.runtime.server import Application
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
+from tools.descriptors import load_contract, short
 
 ROOT = Path(__file__).parents[2]
 GEN = ROOT / "gen"
@@ -120,3 +122,14 @@ def test_the_messages_were_made_for_the_protobuf_that_is_installed() -> None:
     installed = google.protobuf.__version__
     assert made_for.split(".")[0] == installed.split(".")[0], "another major: the pair is not supported"
     assert [*map(int, made_for.split("."))] <= [*map(int, installed.split("."))], "newer than the runtime"
+
+
+def test_every_rpc_is_in_the_shops_policy_and_has_a_row_in_its_test() -> None:
+    # Here: where the contract lacks a message, the other rules are to say so.
+    from tests.support.access import RPCS
+
+    rpcs = {(service.name, rpc.name) for service in load_contract().services for rpc in service.rpcs}
+    policy = tomllib.loads((ROOT / "deploy" / "policy.toml").read_text())["rpcs"]
+    unnamed = sorted(name for service, name in rpcs if not policy.get(service, {}).keys() & {name, "*"})
+    assert not unnamed, f"nobody may call {', '.join(unnamed)}: deploy/policy.toml says who may"
+    assert {f"{short(service)}/{name}" for service, name in rpcs} == RPCS.keys(), "tests/support/access.py has others"

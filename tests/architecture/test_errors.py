@@ -4,6 +4,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -79,6 +80,7 @@ def raised_in(tree: ast.AST) -> Iterator[tuple[str, str]]:
                     yield from ((name, text) for text in literals(given[keyword]))
 
 
+@cache
 def raised() -> set[tuple[str, str]]:
     # The client library reads reasons; it raises none of its own.
     client = ROOT / "tandem" / "client"

@@ -4,15 +4,13 @@ import json
 import re
 import signal
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.guide import Step, Tree, steps_of
+from tests.support.guide import Step, Tree, checking, steps_of
 from tests.support.up import Up
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +19,7 @@ PRODUCT = "b0000000-0000-4000-8000-00000000beef"
 # What `make check` runs, but for the rules that no step of the page is named by, and for the fixtures, which no rule
 # uses: it is run for each step.
 CHECK = (
-    *("pytest", "--quiet", "--tb=short", "--no-header", "--continue-on-collection-errors", "--noconftest"),
+    *("--quiet", "--tb=short", "--no-header", "--continue-on-collection-errors", "--noconftest"),
     *(f"tests/architecture/test_{rules}.py" for rules in ("contract", "examples", "repository", "stubs")),
 )
 
@@ -78,15 +76,15 @@ def call(up: Up, service: str, method: str, **request: Any) -> dict[str, Any]:
 def test_make_check_names_each_step_that_was_forgotten(followed: Tree) -> None:
     needed = [step for step in STEPS if followed.changed[step.name]]
     assert len(needed) > 10
-    with ThreadPoolExecutor(2) as pool:
-        silent = [found for found in pool.map(partial(complaint, followed), needed) if found]
+    with checking(followed) as run:
+        silent = [found for step in needed if (found := complaint(followed, step, run))]
     assert not silent, "\n\n".join(silent)
 
 
-def complaint(followed: Tree, step: Step) -> str:
+def complaint(followed: Tree, step: Step, run: Callable[..., tuple[str, int]]) -> str:
     """What the checks say when this step alone was forgotten, if they do not name it."""
-    with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
-        said, code = followed.without(step.name, Path(folder) / "tree").run(*CHECK)
+    with followed.without(step.name):
+        said, code = run(*CHECK)
     if code != 0 and any(name in said for name in names_of(step)):
         return ""
     return f"{step.name} (line {step.line}): {said[-3000:]}"

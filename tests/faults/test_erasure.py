@@ -17,6 +17,7 @@ from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, Postgres
 from tests.support.builders import add_product, address, identity, place_order, register_customer
+from tests.support.operating import Operator
 from tests.support.shop import until_answered
 from tests.support.stack import AsyncStubs, Stack, kill, up_to
 
@@ -179,9 +180,7 @@ async def test_an_erased_person_is_nowhere_any_more(new_stack: Callable[..., Sta
         check_what_is_left(before, after, erased.receipt.version)
 
         # From what is left of the feed the same views are made.
-        stack.projector.stop()
-        stack.projector.run("reset")
-        stack.projector.start()
+        await Operator(stubs.projections).make_anew()
         assert await read(stubs, erased.receipt.consistency_token) == after
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -98,16 +98,16 @@ async def resuming(database: WriteDatabase, executor: Stage) -> AsyncIterator[No
 
 
 class Stubborn:
-    """A stage that never answers the calls of one customer, and fails the others."""
+    """A stage that never answers the calls of some customers, and fails the others."""
 
-    def __init__(self, silent: str) -> None:
+    def __init__(self, silent: Collection[str]) -> None:
         self.silent = silent
         self.came: list[str] = []
 
     def put_all(self, calls: Sequence[Call]) -> None:
         for call in calls:
             self.came.append(call.request.customer_id)
-            if call.request.customer_id != self.silent:
+            if call.request.customer_id not in self.silent:
                 call.fail(Unavailable("it fails always", reason="STORE_UNAVAILABLE"))
 
 
@@ -200,35 +200,49 @@ async def test_an_erasure_that_is_left_is_gone_on_with(commands_on: Commands, da
     check_all_is_done(database, receipt, orders)
 
 
+def keep_unfinished(database: WriteDatabase, numbers: Iterable[int]) -> None:
+    """Erasures of these customers that have stood still for an hour."""
+    for number in numbers:
+        request = commands.EraseCustomerRequest(customer_id=identity("customer", number))
+        with database.engine.begin() as connection:
+            connection.execute(
+                unfinished.insert().values(
+                    request_id=uuid.uuid4(),
+                    request_type=request.DESCRIPTOR.full_name,
+                    request=request.SerializeToString(),
+                    envelope=b"",
+                    stepped_at=datetime.now(UTC) - timedelta(hours=1),
+                )
+            )
+
+
 async def test_what_cannot_be_gone_on_with_keeps_no_other_from_its_end(database: WriteDatabase) -> None:
     """Neither ten that fail, whose last steps are the oldest, nor one that takes long."""
-
-    def keep(numbers: Sequence[int]) -> None:
-        for number in numbers:
-            request = commands.EraseCustomerRequest(customer_id=identity("customer", number))
-            with database.engine.begin() as connection:
-                connection.execute(
-                    unfinished.insert().values(
-                        request_id=uuid.uuid4(),
-                        request_type=request.DESCRIPTOR.full_name,
-                        request=request.SerializeToString(),
-                        envelope=b"",
-                        stepped_at=datetime.now(UTC) - timedelta(hours=1),
-                    )
-                )
-
-    stubborn, before = Stubborn(silent=CUSTOMER), FAILURES._value.get()
+    stubborn, before = Stubborn(silent=[CUSTOMER]), FAILURES._value.get()
 
     async def all_came(count: int) -> bool:
         return len(set(stubborn.came)) == count
 
-    keep(range(1, 12))
+    keep_unfinished(database, range(1, 12))
     async with resuming(database, stubborn):
         await until(partial(all_came, 11), "the eleventh is tried", 5)
-        keep([12])
+        keep_unfinished(database, [12])
         await until(partial(all_came, 12), "one that came later is tried", 5)
-    assert stubborn.came.count(CUSTOMER) == 1
     assert FAILURES._value.get() >= before + 11
+
+
+async def test_ten_that_stand_still_keep_no_other_from_its_end(database: WriteDatabase) -> None:
+    """Their rows are locked, say, for as long as somebody likes."""
+    stubborn, before = Stubborn(silent=[identity("customer", it) for it in range(1, 11)]), FAILURES._value.get()
+
+    async def came(customer: str, times: int) -> bool:
+        return stubborn.came.count(customer) >= times
+
+    keep_unfinished(database, range(1, 12))
+    async with resuming(database, stubborn):
+        await until(partial(came, identity("customer", 11), 1), "the eleventh is tried", 5)
+        assert FAILURES._value.get() >= before + 10
+        await until(partial(came, CUSTOMER, 2), "the first is tried again", 5)
 
 
 async def test_a_killed_server_is_followed_by_another_and_no_view_shows_the_person(

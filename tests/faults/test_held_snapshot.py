@@ -15,7 +15,7 @@ from tandem.commands.executor import create_executor_engine
 from tandem.commands.receipts import StoredEvent, append, find_receipts
 from tandem.commands.settings import ExecutorSettings
 from tandem.feed.head import read_head
-from tandem.projection.fold import ViewChanges
+from tandem.projection.changes import ViewChanges
 from tandem.projection.statements import Move, announce, move_views
 from tandem.queries.store import ONE_PLAN, Store
 from tandem.read_store.announcement import Announcement

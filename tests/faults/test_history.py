@@ -17,6 +17,7 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Postgres
 from tests.integration.projector.conftest import Stores
 from tests.support.follower import Follower, feed_stub
+from tests.support.operating import operator
 from tests.support.ports import free_port
 from tests.support.replicas import FAST, Standby
 from tests.support.shop import Load, an_order, open_shop, until_answered
@@ -244,9 +245,8 @@ async def made_of_the_feed_alone(stack: Stack) -> None:
     stores = Stores(stack.write_url, stack.read_url)
     await stores.caught_up()
     served = stores.rows()
-    stack.projector.stop()
-    stack.projector.run("reset")
-    stack.projector.start()
+    async with operator(stack.projector.port) as ask:
+        await ask.make_anew()
     await stores.caught_up()
     assert stores.rows() == served
     stores.close()

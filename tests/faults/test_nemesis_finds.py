@@ -19,6 +19,7 @@ from nemesis.checker import Violation, by_guarantee, check
 from nemesis.clients import Addresses, Crowd
 from nemesis.shop import read_feed
 from nemesis.stores import compare, wait_until_followed
+from projector import product_card
 from tandem.cli.embedded import Memcached
 from tandem.commands import executor, receipts
 from tandem.commands.acknowledged import Acknowledged
@@ -30,7 +31,7 @@ from tandem.projection import fold, pipeline
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.fold import Steps
 from tandem.projection.projection import Projection
-from tandem.queries import encoding, pages, rows
+from tandem.queries import encoding, pages, rows, store
 from tandem.queries.freshness import Fresh, Freshness
 from tandem.queries.store import ChangedKeys
 from tandem.queries.watch import Watched, Watches
@@ -198,6 +199,21 @@ def leave_out_events(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(service, "_may_be_wanted", lambda row, selection: row.position % 5 and wanted(row, selection))
 
 
+def park(patch: pytest.MonkeyPatch) -> None:
+    """Rows cannot take an event in, and nobody redrives them."""
+
+    def refuse(*_: object) -> None:
+        raise ValueError("no such stock")
+
+    patch.setitem(product_card.PROJECTION.rules, "order_placed", refuse)
+
+
+def hide_what_is_parked(patch: pytest.MonkeyPatch) -> None:
+    """A row that is parked is answered as any other."""
+    park(patch)
+    patch.setattr(store, "_parked", lambda _: ())
+
+
 BROKEN: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "an event is skipped": ("G5", skip_events),
     "an event is projected twice": ("G5", apply_twice),
@@ -209,6 +225,7 @@ BROKEN: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "a token that lies": ("G6", lie_about_answers),
     "an answer that does not wait": ("G6", do_not_wait),
     "a follower that misses events": ("G4", leave_out_events),
+    "a parked row that is answered as any other": ("G7", hide_what_is_parked),
 }
 
 
@@ -224,6 +241,15 @@ async def test_it_is_found(
         pytest.skip("memcached is not installed (apt-get install memcached): the cache's own tests need it")
     break_it(monkeypatch)
     assert guarantee in await violations(urls, nodes)
+
+
+async def test_a_row_that_is_parked_at_the_end_is_found_and_its_answers_are_right(
+    urls: tuple[str, str], nodes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    park(monkeypatch)
+    found = await violations(urls, nodes)
+    assert found.keys() == {"G9"}
+    assert "no such stock" in found["G9"][0].text
 
 
 async def test_nothing_is_found_in_the_product_as_it_is(urls: tuple[str, str], nodes: list[str]) -> None:

@@ -33,7 +33,7 @@ from shop.views import VIEWS
 from tandem.cli.services import Service
 from tests.support.builders import add_product, identity, place_order, register_customer
 from tests.support.hostile import Input, hostile_input
-from tests.support.http2 import RawConnection, message
+from tests.support.http2 import RawConnection, broken_connections, broken_frames, message
 from tests.support.shop import Load, open_shop
 from tests.support.stack import Stack, up_to, wait_until
 
@@ -187,26 +187,12 @@ METHODS = {
     "query_server": "/commerce.query.v1.QueryService/GetOrderDetails",
     "projector": "/commerce.feed.v1.FeedService/GetHead",
 }
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS, PING_FRAME = b"\0\0\0\4\0\0\0\0\0", b"\0\0\10\6\0\0\0\0\0pingpong"
 
 
 def break_connections(service: Service, chance: random.Random, transport: str) -> None:
     """Garbage, half a preface, floods of frames, headers past each limit, resets, bombs: all open at once."""
     path = METHODS[service.name]
-    pieces: list[bytes] = [
-        chance.randbytes(2000),
-        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + chance.randbytes(200),
-        PREFACE[:10],
-        PREFACE,
-        PREFACE + SETTINGS + 2000 * PING_FRAME,
-        PREFACE + 2000 * SETTINGS,
-        PREFACE + SETTINGS + b"\xff\xff\xff\0\0\0\0\0\1",
-        # A header block that never ends: HEADERS, then CONTINUATION.
-        PREFACE + SETTINGS + b"\0\0\1\1\0\0\0\0\1\x82" + 2000 * (b"\0\x01\0\x09\0\0\0\0\1" + bytes(256)),
-        *(PREFACE + SETTINGS + frames(chance) for _ in range(20)),
-    ]
+    pieces = (*broken_connections(chance).values(), *(broken_frames(chance) for _ in range(20)))
     with contextlib.ExitStack() as open_ones:
         for piece in pieces:
             opened = open_ones.enter_context(socket.create_connection(("127.0.0.1", service.port)))
@@ -230,16 +216,6 @@ def break_connections(service: Service, chance: random.Random, transport: str) -
         with contextlib.suppress(OSError):
             stream = long.open(path, headers=[(f"x-{number}", "x" * 120) for number in range(200)], end=True)
         wait_until(lambda: stream in long.ended_streams or long.ended.is_set(), "long headers are answered")
-
-
-def frames(chance: random.Random) -> bytes:
-    """Of any kind, with any flags, on any stream."""
-    made = b""
-    for _ in range(20):
-        body = chance.randbytes(chance.randrange(64))
-        head = bytes([chance.randrange(11), chance.randrange(256)]) + chance.randrange(5).to_bytes(4, "big")
-        made += len(body).to_bytes(3, "big") + head + body
-    return made
 
 
 def memory_of(service: Service) -> int:

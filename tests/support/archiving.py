@@ -10,6 +10,7 @@ from tandem.commands import archiving
 from tandem.commands.archiving import ArchivingSettings
 from tandem.commands.partitions import ensure_partitions, list_partitions
 from tandem.feed import archive
+from tandem.runtime.program import Done
 from tandem.runtime.settings import DatabaseSettings
 
 PARTITION = 20
@@ -30,7 +31,7 @@ def small_partitions(write: Engine) -> None:
         assert ensure_partitions(connection, PARTITION) == [0, 20, 40, 60]
 
 
-def archive_all(url: str, folder: Path, *, keep_days: float = 0) -> str:
+def archive_all(url: str, folder: Path, *, keep_days: float = 0) -> Done:
     """What is old enough: with 0 days, all partitions but the last that has events."""
     return archiving.run(database(url), ArchivingSettings(folder=folder, keep_days=keep_days))
 

@@ -18,7 +18,7 @@ _BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.
 _RPC = re.compile(r"\b([a-z][\w.]*\.[A-Z]\w*/[A-Z]\w*)")
 _VOLATILE = [
     (re.compile(r'("(?:consistencyToken|asOf|nextPageToken|cursor)": )"[^"]+"'), r'\1"<token>"'),
-    (re.compile(r'("(?:position|feedHead|headPosition|until|events)": )"\d+"'), r'\1"<number>"'),
+    (re.compile(r'("(?:position|servedPosition|feedHead|headPosition|until|events)": )"\d+"'), r'\1"<number>"'),
     # Those that a caller chose are not of version 7.
     (re.compile(r'("(?:requestId|correlationId)": )"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]{21}"'), r'\1"<id>"'),
     (re.compile(r'("operationId": )"[^"]+"'), r'\1"<id>"'),

@@ -1,6 +1,7 @@
 """A client of HTTP/2 that does what no library lets it do: it sends half of a call, and reads nothing."""
 
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -11,6 +12,7 @@ from hpack import Decoder
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
 _INITIAL_WINDOW = 4
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 class RawConnection:
@@ -31,8 +33,9 @@ class RawConnection:
         self.headers: dict[int, dict[str, str]] = {}
         """Of calls: those of the answer, and what came behind it."""
         self._decoder = Decoder()
+        self._ponged = threading.Event()
         settings = struct.pack(">HI", _INITIAL_WINDOW, window)
-        self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, settings))
+        self.socket.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, settings))
         if reads:
             threading.Thread(target=self._read, daemon=True).start()
 
@@ -77,6 +80,12 @@ class RawConnection:
     def reset(self, stream: int) -> None:
         self._send(_frame(_RST_STREAM, 0, stream, struct.pack(">I", 8)))
 
+    def ping(self) -> threading.Event:
+        """Set when the server has read all that was sent before, if this client reads. One at a time."""
+        self._ponged = threading.Event()
+        self._send(_frame(_PING, 0, 0, bytes(8)))
+        return self._ponged
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
@@ -108,8 +117,8 @@ class RawConnection:
                         self._first_window = value
                         self._changed.notify_all()
             self._send(_frame(_SETTINGS, _ACK, 0, b""))
-        elif kind == _PING and not flags & _ACK:
-            self._send(_frame(_PING, _ACK, 0, body))
+        elif kind == _PING:
+            self._ponged.set() if flags & _ACK else self._send(_frame(_PING, _ACK, 0, body))
         elif kind == _WINDOW_UPDATE:
             with self._changed:
                 if stream:
@@ -128,6 +137,34 @@ class RawConnection:
 def message(body: bytes, *, compressed: bool = False) -> bytes:
     """As gRPC has it."""
     return bytes([compressed]) + struct.pack(">I", len(body)) + body
+
+
+def broken_connections(chance: random.Random) -> dict[str, bytes]:
+    """What is sent by callers that speak something else than gRPC, or half of it; by what it is."""
+    empty = _frame(_SETTINGS, 0, 0, b"")
+    # HEADERS that do not end, then CONTINUATION (9).
+    endless = _frame(_HEADERS, _END_STREAM, 1, b"\x82") + 2000 * _frame(9, 0, 1, bytes(256))
+    return {
+        "garbage": chance.randbytes(2000),
+        "HTTP/1.1": b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + chance.randbytes(200),
+        "half a preface": _PREFACE[:10],
+        "nothing after the preface": _PREFACE,
+        "a flood of pings": _PREFACE + empty + 2000 * _frame(_PING, 0, 0, b"pingpong"),
+        "a flood of settings": _PREFACE + 2000 * empty,
+        "a frame that is too large": _PREFACE + empty + b"\xff\xff\xff\0\0\0\0\0\1",
+        "headers that do not end": _PREFACE + empty + endless,
+        "frames at random": broken_frames(chance),
+    }
+
+
+def broken_frames(chance: random.Random) -> bytes:
+    """Of any kind, with any flags, on any stream, behind a right beginning."""
+    made = _PREFACE + _frame(_SETTINGS, 0, 0, b"")
+    for _ in range(20):
+        body = chance.randbytes(chance.randrange(64))
+        made += _frame(chance.randrange(11), chance.randrange(256), chance.randrange(5), body)
+    return made
 
 
 def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:

@@ -9,7 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from projector.app import VIEWS
 from tandem.feed.events import FeedEvent
-from tandem.projection.fold import Steps, StoredRow, ViewChanges, fold_steps, steps_of
+from tandem.projection.changes import StoredRow, ViewChanges
+from tandem.projection.fold import Steps, fold_steps, steps_of
 from tandem.projection.projection import Projection
 from tandem.projection.statements import Move, move_views, select_rows
 from tandem.runtime.database import driver_under

@@ -214,11 +214,12 @@ class Stack:
         self.query_server = self._service("query")
         self._channels: dict[int, grpc.Channel] = {}
 
-    def _service(self, section: str, settings: dict[str, str] | None = None) -> Service:
+    def _service(self, section: str, settings: dict[str, str] | None = None, module: str = "") -> Service:
         port = free_port()
-        service = ForkedService(
+        kind = Service if module else ForkedService
+        service = kind(
             section,
-            module=SHOP.modules[section],
+            module=module or SHOP.modules[section],
             port=port,
             log=self._folder / f"{section}-{port}.log",
             settings={
@@ -244,6 +245,10 @@ class Stack:
     def new_query_server(self, **settings: str) -> Service:
         """Another query server, not started, with these settings over those of the stack's: CACHE__ENABLED="false"."""
         return self._service("query", settings)
+
+    def of_release(self, section: str, module: str) -> Service:
+        """Another service, not started, of another release: what Python runs as it."""
+        return self._service(section, module=module)
 
     def start(self) -> "Stack":
         """Starts the three and waits until they serve, and until the projector has begun the views.

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -12,8 +13,9 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from shop.cli import app
+from shop.views import VIEWS
 from tests.support.builders import add_product, identity, place_order, register_customer
-from tests.support.stack import Stack
+from tests.support.stack import Stack, wait_until
 
 ACTOR = (("tandem-actor", "clerk-7"),)
 
@@ -71,3 +73,44 @@ def test_a_write_is_found_by_what_its_caller_has_of_it(stack: Stack, numbers: It
     assert '"status": "ORDER_STATUS_PLACED"' in before.stdout
     assert run(stack, "history", "order", identity("nobody", n)).exit_code == 1
     assert "must be one of" in run(stack, "history", "nothing", order).stderr
+
+
+def test_a_row_that_is_parked_says_so_with_its_error_and_what_mends_it(stack: Stack, numbers: Iterator[int]) -> None:
+    """The row is not there: its first event is parked."""
+    n = next(numbers)
+    customer, request = identity("customer", n), identity("change", n)
+    with psycopg.connect(stack.read_url, autocommit=True) as connection:
+        table = "ALTER TABLE tandem_read.customer_profile"
+        connection.execute(f"{table} ADD CONSTRAINT poison CHECK (key <> '{customer}') NOT VALID".encode())
+        first = stack.commands.RegisterCustomer(register_customer(n)).receipt
+        renaming = commands.RenameCustomerRequest(request_id=request, customer_id=customer, name="Mira Vasquez")
+        last = stack.commands.RenameCustomer(renaming).receipt
+
+        def parked(what: str) -> Any:
+            """Those of the event's views that have parked rows, by name."""
+            found = why(stack, what)
+            assert found["explained"]["event"]["position"] == str(last.position), what
+            return {it["view"]: it for it in found["explained"]["views"] if it["parked_keys"]}
+
+        def is_passed(what: str) -> bool:
+            return any(it["waiting_for"] == "a redrive of what is parked" for it in parked(what).values())
+
+        wait_until(lambda: is_passed(last.consistency_token), "the view has passed it")
+        for what in (last.consistency_token, request, customer):
+            [view] = parked(what).values()
+            [it] = view["parked_keys"]
+            assert (view["view"], view["included"]) == ("customer_profile", False)
+            assert (it["key"], it["since"], it["waiting_events"]) == (customer, str(first.position), "2")
+            assert it["error"].startswith("CheckViolation: ")
+            assert it["parked_at"]
+        shown = " ".join(run(stack, "why", customer).stdout.split())
+        assert "no, rows parked: 1" in shown
+        assert f"customer_profile {customer} is parked since event {first.position}" in shown
+        assert "2 events wait" in shown
+        redrive = ("parked", "redrive", "customer_profile", customer)
+        assert f"tandem {' '.join(redrive)} CheckViolation: " in shown
+
+        connection.execute(f"{table} DROP CONSTRAINT poison".encode())
+    assert run(stack, *redrive).exit_code == 0
+    assert parked(customer) == {}
+    assert [it["included"] for it in why(stack, request)["explained"]["views"]] == [True] * len(VIEWS)

@@ -170,7 +170,7 @@ async def test_a_readiness_check_that_fails_means_not_serving_and_is_asked_again
 
             await until(is_well, "health says SERVING again")
         await running.stop()
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["the readiness check failed"]
+    assert {entry["event"] for entry in logs if entry["log_level"] == "error"} == {"the readiness check failed"}
 
 
 async def test_a_readiness_check_that_does_not_end_means_not_serving_and_no_other_is_begun(

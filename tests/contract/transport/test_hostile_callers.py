@@ -1,6 +1,8 @@
 """Callers that do half of what a call is, on connections of their own: others do not notice."""
 
 import contextlib
+import random
+import socket
 
 import pytest
 from prometheus_client import REGISTRY
@@ -9,13 +11,52 @@ from commerce.projection.v1.projection_service_pb2 import ListProjectionsRespons
 from tandem.runtime.call import Call
 from tandem.runtime.worker import one_by_one
 from tests.contract.transport.conftest import METHOD, Serve, Transport
-from tests.support.http2 import RawConnection, message
-from tests.support.stack import until
+from tests.support.http2 import RawConnection, broken_connections, message
+from tests.support.stack import until, wait_until
+
+# The server closes a connection that floods it or makes it hold too much, maybe before the caller has sent all of that.
+MAY_BE_CLOSED = contextlib.suppress(ConnectionError)
 
 
 @pytest.fixture(params=["queued"])
 def inline() -> bool:
     return False
+
+
+@pytest.mark.parametrize("sent", broken_connections(random.Random(1)))
+async def test_a_connection_that_is_no_grpc_holds_nobody_up(serve: Serve, sent: str) -> None:
+    served = await serve()
+    with socket.create_connection(("127.0.0.1", served.running.port)) as opened:
+        # It may be closed before all of that is sent.
+        with contextlib.suppress(OSError):
+            opened.settimeout(5)
+            opened.sendall(broken_connections(random.Random(1))[sent])
+        assert (await served.call()).feed_head == 7
+    assert (await served.call()).feed_head == 7
+
+
+async def test_long_headers_are_answered_or_end_their_own_connection_alone(serve: Serve) -> None:
+    served = await serve()
+    caller = RawConnection(served.running.port, reads=True)
+    with MAY_BE_CLOSED:
+        caller.open(METHOD, headers=[(f"x-{number}", "x" * 120) for number in range(200)], end=True)
+
+    async def is_over() -> bool:
+        return bool(caller.ended_streams) or caller.ended.is_set()
+
+    await until(is_over, "the call, or the connection, has ended")
+    assert (await served.call()).feed_head == 7
+    caller.close()
+
+
+async def test_calls_that_are_taken_back_at_once_end_their_own_connection_at_most(serve: Serve) -> None:
+    served = await serve()
+    caller = RawConnection(served.running.port, reads=True)
+    with MAY_BE_CLOSED:
+        for _ in range(1_000):
+            caller.reset(caller.open(METHOD))
+    assert (await served.call()).feed_head == 7
+    caller.close()
 
 
 async def test_calls_that_end_without_a_message_are_answered(serve: Serve) -> None:
@@ -65,6 +106,32 @@ async def test_one_connections_requests_that_do_not_end_leave_room_for_others(
     caller.close()
 
 
+@pytest.mark.parametrize("transport", ["grpcio"])
+async def test_calls_that_are_taken_back_at_once_wait_up_to_a_limit_and_a_burst_of_others_is_answered(
+    serve: Serve, transport: Transport
+) -> None:
+    served = await serve(max_concurrent_calls=4_000)
+    legal, hostile, third = callers = [RawConnection(served.running.port, reads=True) for _ in range(3)]
+    # Until the next `await` nothing of ours looks at a call: all that come wait in grpcio, 4,000 at most.
+    burst = {legal.call(METHOD) for _ in range(3_500)}
+    wait_until(legal.ping().is_set, "the burst has come")
+    for _ in range(3_000):
+        hostile.reset(hostile.open(METHOD))
+    wait_until(hostile.ping().is_set, "the calls that are taken back have come")
+    refused = {third.open(METHOD) for _ in range(100)}
+    wait_until(lambda: third.ended_streams == refused, "what is past the limit is refused", seconds=5)
+    assert not legal.ended_streams
+
+    async def the_burst_is_answered() -> bool:
+        return legal.ended_streams == burst
+
+    await until(the_burst_is_answered, "each call of the burst has ended")
+    assert {legal.headers[it]["grpc-status"] for it in burst} == {"0"}
+    assert (await served.call()).feed_head == 7
+    for it in callers:
+        it.close()
+
+
 MIB = 2**20
 LARGE = ListProjectionsResponse(projections=[Projection(error="x" * MIB)]).SerializeToString()
 
@@ -85,8 +152,6 @@ async def until_closed(connections: float) -> None:
     await until(are_closed, f"{connections} connections are closed")
 
 
-# The server closes a connection when it holds too much, which may be before the caller has sent all that it means to.
-MAY_BE_CLOSED = contextlib.suppress(ConnectionError)
 # A field that nobody knows.
 ASKS_MUCH = b"\x78\x01"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-import trustme
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from tandem.runtime.server import PortInUse, RunningApplication, transport_of
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
 from tests.contract.transport.conftest import PATIENCE, SERVICE, Serve, Transport, answer, application, raw, worker
+from tests.support.issuer import Certificates
 
 
 async def test_a_port_in_use_is_named(serve: Serve, transport: Transport) -> None:
@@ -75,28 +75,13 @@ def test_auto_is_native_unless_this_process_must_speak_tls(tmp_path: Path) -> No
     assert transport_of(ServerSettings(port=0)) == "native"
     assert transport_of(ServerSettings(port=0, tls=tls)) == "grpcio"
     assert transport_of(ServerSettings(port=0, transport="grpcio")) == "grpcio"
+    assert transport_of(ServerSettings(port=0, host="::1")) == "native"
+    assert transport_of(ServerSettings(port=0, host="unix:/run/tandem.sock")) == "native"
 
 
-class Certificates:
-    """A certificate authority, a server's certificate of it, and a client's."""
-
-    def __init__(self, folder: Path) -> None:
-        self.authority = trustme.CA()
-        server = self.authority.issue_cert("127.0.0.1")
-        self.client = self.authority.issue_cert("client@tandem.internal")
-        server.private_key_pem.write_to_path(folder / "server.key")
-        for blob in server.cert_chain_pems:
-            blob.write_to_path(folder / "server.pem", append=True)
-        self.authority.cert_pem.write_to_path(folder / "ca.pem")
-        self.settings = {"certificate_file": folder / "server.pem", "key_file": folder / "server.key"}
-        self.client_ca_file = folder / "ca.pem"
-
-    def credentials(self, *, with_certificate: bool = False) -> grpc.ChannelCredentials:
-        root = self.authority.cert_pem.bytes()
-        if not with_certificate:
-            return grpc.ssl_channel_credentials(root)
-        chain = b"".join(blob.bytes() for blob in self.client.cert_chain_pems)
-        return grpc.ssl_channel_credentials(root, self.client.private_key_pem.bytes(), chain)
+def test_auto_is_grpcio_for_a_network() -> None:
+    """native has no defence against callers that nobody has looked at."""
+    assert transport_of(ServerSettings(port=0, host="0.0.0.0", insecure=True)) == "grpcio"
 
 
 @pytest.fixture
@@ -133,7 +118,7 @@ def _alpn(certificates: Certificates) -> ssl.SSLContext:
 
 @pytest.mark.parametrize("transport", ["auto"])
 async def test_a_client_authority_asks_clients_for_a_certificate(serve: Serve, certificates: Certificates) -> None:
-    served = await serve(tls={**certificates.settings, "client_ca_file": certificates.client_ca_file})
+    served = await serve(**certificates.authenticating)
     address = f"127.0.0.1:{served.running.port}"
     known = grpc.aio.secure_channel(address, certificates.credentials(with_certificate=True))
     unknown = grpc.aio.secure_channel(address, certificates.credentials())
@@ -154,4 +139,4 @@ async def test_a_file_that_holds_no_certificate_is_a_wrong_setting(
 ) -> None:
     (tmp_path / name).write_text("not PEM")
     with pytest.raises(SettingsError, match=name.replace(".", r"\.")):
-        await serve(tls={**certificates.settings, "client_ca_file": certificates.client_ca_file})
+        await serve(**certificates.authenticating)

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 
 import psycopg
@@ -29,3 +30,5 @@ def test_migrate_brings_both_databases_up_to_date_and_may_be_repeated(
         assert "tandem_read is at revision" in said
     assert schemas(write) == {"tandem_write"}
     assert schemas(read) == {"tandem_read"}
+    assert CliRunner().invoke(app, ["feed", "archive", "--dry-run", "--json"]).exit_code == 0
+    assert json.loads(capfd.readouterr().out) == {"partitions": [], "events": 0}

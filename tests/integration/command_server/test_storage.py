@@ -29,7 +29,7 @@ from tandem.commands.write_model import Keys, States
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
-from tandem.runtime.database import migrate, newest_revision
+from tandem.runtime.database import migrate, newest_revision, transaction
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all
 from tests.support.builders import (
     add_product,
@@ -285,6 +285,8 @@ def test_a_database_may_promise_more_and_not_less(database: WriteDatabase, of_th
         name = connection.execute(text("SELECT current_database()")).scalar_one()
         connection.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = {of_the_database}'))
     engine = create_executor_engine(database.settings, ExecutorSettings(threads=1))
-    with engine.connect() as connection:
-        assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == pinned
+    # What begins an epoch, too.
+    for connected in (engine.connect(), transaction(database.settings, "test")):
+        with connected as connection:
+            assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == pinned
     engine.dispose()

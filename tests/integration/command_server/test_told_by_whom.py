@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -21,6 +22,7 @@ from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import ServerSettings
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all
 from tests.support.builders import add_product, identity, place_order, register_customer, start_subscription
+from tests.support.issuer import Issuer, bearer, settings_of
 
 if TYPE_CHECKING:
     # The stubs alone know it.
@@ -121,8 +123,8 @@ async def test_what_expiry_ends_says_that_it_was_expiry_and_what_it_found(
 
 
 @asynccontextmanager
-async def serving(database: WriteDatabase, transport: str) -> AsyncIterator["CommandServiceAsyncStub"]:
-    server = ServerSettings(port=0, transport=transport)
+async def serving(database: WriteDatabase, transport: str, **settings: Any) -> AsyncIterator["CommandServiceAsyncStub"]:
+    server = ServerSettings(port=0, transport=transport, **settings)
     running = RunningApplication(build(Settings(database=database.settings, server=server)))
     await running.start()
     try:
@@ -142,6 +144,18 @@ async def test_metadata_reaches_the_events_on_both_transports(database: WriteDat
         ("product_added", told(identity("add", 1))),
         ("product_added", Envelope(request_id=identity("add", 2), correlation_id="checkout/8")),
     ]
+
+
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+async def test_who_was_proved_to_call_is_the_actor(database: WriteDatabase, transport: str, tmp_path: Path) -> None:
+    issuer, keys = Issuer(), tmp_path / "keys.json"
+    keys.write_text(issuer.keys())
+    async with serving(database, transport, **settings_of(keys)) as stub:
+        await stub.AddProduct(add_product(), metadata=(*TOLD, *bearer(issuer.token("clerk-9"))))
+    [(_, envelope)] = envelopes(database)
+    expected = told(identity("add", 1))
+    expected.actor = "clerk-9"
+    assert envelope == expected
 
 
 @pytest.mark.parametrize("transport", ["native", "grpcio"])

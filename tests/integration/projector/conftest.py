@@ -271,7 +271,7 @@ class Running:
 
     async def list(self) -> dict[str, Projection]:
         """ListProjections, by view."""
-        async with aio.insecure_channel(f"127.0.0.1:{self._application.port}") as channel:
+        async with aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
             stub: ProjectionServiceAsyncStub = ProjectionServiceStub(channel)
             answer = await stub.ListProjections(ListProjectionsRequest(), timeout=10)
         return {it.view: it for it in answer.projections}

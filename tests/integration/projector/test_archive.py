@@ -75,7 +75,7 @@ async def test_views_are_made_of_archive_and_table_as_of_the_table_alone(
     everything = read_all(stores, None)
     await projector.stop()
 
-    assert archive_all(stores.write_url, tmp_path).startswith("archived 59 events in 6 files")
+    assert archive_all(stores.write_url, tmp_path).text.startswith("archived 59 events in 6 files")
     assert oldest(stores) == 60
     assert stores.run("SELECT min(position) FROM tandem_write.event", "write") == 60
     assert len(everything) == head
@@ -128,10 +128,12 @@ def test_what_is_archived_stays_sealed_and_what_is_erased_stays_erased(stores: S
 def test_young_partitions_stay_and_a_plan_changes_nothing(stores: Stores, tmp_path: Path) -> None:
     stores.append(events.a_history(50))
     settings = ArchivingSettings(folder=tmp_path, keep_days=30)
-    assert str(archiving.plan(database(stores.write_url), settings)).startswith("no partition")
+    assert archiving.plan(database(stores.write_url), settings).done().text.startswith("no partition")
     stores.run("UPDATE tandem_write.event SET recorded_at = now() - interval '31 days' WHERE position <= 20", "write")
     planned = archiving.plan(database(stores.write_url), settings)
     assert ([it.first for it in planned.partitions], planned.events) == ([0], 19)
+    [partition] = planned.done().fields["partitions"]
+    assert (partition["first"], partition["last"]) == (1, 19)
     assert (oldest(stores), list(tmp_path.iterdir())) == (0, [])
     archive_all(stores.write_url, tmp_path, keep_days=30)
     assert oldest(stores) == 20
@@ -161,11 +163,11 @@ def test_who_is_ended_anywhere_goes_on_where_it_was(
         archive_all(stores.write_url, tmp_path)
         assert oldest(stores) == number * PARTITION
         assert read_all(stores, tmp_path) == everything
-    assert archive_all(stores.write_url, tmp_path).startswith("archived 0 events")
+    assert archive_all(stores.write_url, tmp_path).text.startswith("archived 0 events")
     with stores.write.connect() as connection:
         assert list_detached(connection) == []
     known = archiving.verify(database(stores.write_url), ArchiveSettings(folder=tmp_path))
-    assert known == f"{2 * len(places)} files with {head - 1 - head % PARTITION} events are what was archived"
+    assert known.text == f"{2 * len(places)} files with {head - 1 - head % PARTITION} events are what was archived"
     index = {json.loads(it)["name"] for it in (tmp_path / "index.jsonl").read_text().splitlines()}
     assert {it.name for it in tmp_path.glob("*.zst")} >= index
 

@@ -1,5 +1,6 @@
 """G12: a batch is bounded, and what keeps one view from going on keeps no other."""
 
+import asyncio
 import threading
 import uuid
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from tandem.feed import reader
 from tandem.feed.events import FeedEvent
 from tandem.feed.reader import FeedPart, read_events
 from tandem.feed.source import FeedSource
+from tandem.projection import metrics
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.projector.conftest import Announcements, Project, Stores
 from tests.integration.projector.test_following import essentials, expected_rows
@@ -34,6 +36,16 @@ def slow_down(stores: Stores, view: str, seconds: float) -> None:
         f" $$ BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END $$;"
         f" CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON tandem_read.{view}"
         " FOR EACH ROW EXECUTE FUNCTION tandem_read.slow()"
+    )
+
+
+def slow_feed_down(stores: Stores, seconds: float) -> None:
+    """Each event takes so long to be read. Nothing can be appended any more."""
+    stores.run(
+        "ALTER TABLE tandem_write.event RENAME TO slow_event;"
+        " CREATE VIEW tandem_write.event AS SELECT it.* FROM tandem_write.slow_event AS it,"
+        f" LATERAL (SELECT pg_sleep({seconds} + 0 * it.position)) AS pause",
+        "write",
     )
 
 
@@ -60,20 +72,58 @@ async def test_a_lock_on_a_views_table_keeps_that_view_alone_waiting(
     assert announcements.epochs() == before, "one session all the time, with the cache as it was"
 
 
-async def test_a_view_whose_position_is_locked_is_taken_over_later_than_the_others(
-    stores: Stores, project: Project, announcements: Announcements
+async def test_a_view_whose_position_is_locked_is_taken_over_later_and_holds_no_other_up(
+    stores: Stores,
+    project: Project,
+    announcements: Announcements,
+    memcached_nodes: Callable[[int], list[Memcached]],
 ) -> None:
-    first = await project()
-    await announcements.reached(stores.append([events.product_added()]))
+    [node] = memcached_nodes(1)
+    first = await project([node.address])
+    await announcements.reached(stores.append([events.product_added(), events.customer_registered()]))
+    before = announcements.epochs("customer_profile")
     await first.stop()
     announcements.heard.clear()
+    # Whoever waited for the lock would hold up all that is tested.
+    patient = {"read": {"lock_timeout": 60, "statement_timeout": 60}, "follow": {"lock_seconds": 60}}
     with stores.read.connect() as other:
         other.execute(text("SELECT * FROM tandem_read.projection WHERE view = 'product_card' FOR UPDATE"))
-        await project()
-        head = stores.append([events.price_changed()])
+        second = await project([node.address], **patient)
+        await announcements.reached(stores.append([events.price_changed()]), *OTHERS)
+        await second.stop()
+        await project([node.address], **patient)
+        head = stores.append([events.price_changed(version=3)])
         await announcements.reached(head, *OTHERS)
+        assert announcements.epochs("customer_profile") == before, "the cache is written, and handed over"
         assert not announcements.positions("product_card")
     await announcements.reached(head)
+
+
+async def test_a_table_that_is_locked_when_the_feed_is_first_seen_ends_no_session(
+    stores: Stores,
+    project: Project,
+    announcements: Announcements,
+    memcached_nodes: Callable[[int], list[Memcached]],
+) -> None:
+    [node] = memcached_nodes(1)
+    first = await project([node.address])
+    head = stores.append([events.product_added()])
+    await announcements.reached(head)
+    await first.stop()
+    # It is taken over as soon as it is known which feed it is to be of, and not before.
+    stores.run("DELETE FROM tandem_read.projection WHERE view = 'order_details'")
+    announcements.heard.clear()
+    with stores.refused("write"):
+        await project([node.address])
+        await announcements.reached(head, *(VIEWS.keys() - {"order_details"}))
+        before = announcements.epochs()
+        metrics.HEAD.set(0)
+        other = stores.read.connect()
+        other.execute(text("LOCK TABLE tandem_read.projection"))
+    with other:
+        await asyncio.to_thread(wait_until, lambda: metrics.HEAD._value.get() == head, "the feed's head is seen")
+    await announcements.reached(stores.append([events.price_changed()]))
+    assert announcements.epochs() == before
 
 
 async def test_a_batch_that_takes_too_long_is_halved_until_it_does_not(
@@ -87,6 +137,36 @@ async def test_a_batch_that_takes_too_long_is_halved_until_it_does_not(
     assert len(stores.rows("product_card")["product_card"]) == 100
     positions = announcements.positions("product_card")
     assert positions == sorted(positions)
+
+
+async def test_a_batch_that_takes_long_keeps_no_view_from_being_announced(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    """Readers trust the cache for 3 s after an announcement."""
+    projector = await project(
+        follow={"heartbeat_seconds": 0.05, "statement_seconds": 60}, read={"statement_timeout": 60}
+    )
+    head = stores.append([events.product_added()])
+    await announcements.reached(head)
+    # The next row of the view is written when the test says so.
+    stores.run(
+        "CREATE TABLE tandem_read.held (); INSERT INTO tandem_read.held DEFAULT VALUES;"
+        "CREATE FUNCTION tandem_read.hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " WHILE EXISTS (SELECT FROM tandem_read.held) LOOP PERFORM pg_sleep(0.02); END LOOP; RETURN NEW; END $$;"
+        " CREATE TRIGGER hold BEFORE UPDATE ON tandem_read.product_card"
+        " FOR EACH ROW EXECUTE FUNCTION tandem_read.hold()"
+    )
+    later = stores.append([events.price_changed()])
+    sleeping = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'tandem-projector' AND wait_event = 'PgSleep'"
+    )
+    await asyncio.to_thread(wait_until, lambda: stores.run(sleeping), "the batch is being stored")
+    for _ in range(3):
+        assert (await announcements.one_more()).positions == dict.fromkeys(VIEWS, head)
+    assert {it.state for it in (await projector.list()).values()} == {RUNNING}
+    stores.run("DELETE FROM tandem_read.held")
+    await announcements.reached(later)
 
 
 @pytest.mark.parametrize("products", [1, 2])
@@ -187,12 +267,7 @@ async def test_nobody_waits_for_more_events_before_all_that_are_there_are_read(
 def test_a_slow_feed_is_read_in_smaller_parts(stores: Stores) -> None:
     head = stores.append([events.product_added(number) for number in range(100)])
     epoch: uuid.UUID = stores.run("SELECT epoch FROM tandem_write.feed_head", "write")
-    stores.run(
-        "ALTER TABLE tandem_write.event RENAME TO slow_event;"
-        " CREATE VIEW tandem_write.event AS SELECT it.* FROM tandem_write.slow_event AS it,"
-        " LATERAL (SELECT pg_sleep(0.005 + 0 * it.position)) AS pause",
-        "write",
-    )
+    slow_feed_down(stores, 0.005)
     database = DatabaseSettings(url=SecretStr(stores.write_url), statement_timeout=0.2)
     source = FeedSource(database, EVENTS, name="test", poll_seconds=0.1)
     found: list[FeedEvent] = []

@@ -1,5 +1,6 @@
 """G7: what a reader of the announced epochs finds is never older than what was announced."""
 
+import socket
 import uuid
 from collections.abc import Callable
 
@@ -201,6 +202,29 @@ def test_a_node_that_is_not_as_the_connection_before_left_it_is_fenced(memcached
     writer.write(change)
     assert writer.epochs["product_card"] == {node.address: None}
     writer.stop()
+
+
+def test_what_a_connection_or_a_stop_leaves_at_a_node_outlives_every_entry(memcached_nodes: Nodes) -> None:
+    [node] = memcached_nodes(1)
+    settings = CacheSettings().model_copy(update={"entry_seconds": 1})
+    first, second = (CacheWriter((node.address,), settings) for _ in range(2))
+    first.begin("product_card", None)
+    epochs = dict(first.epochs["product_card"])
+    change = {"product_card": {uuid.UUID(PRODUCT).bytes: b"value"}}
+    first.write(change)
+    left = first.end("product_card")
+    first.begin("order_summary", None)
+    kept = dict(first.epochs["order_summary"])
+    wait_until(lambda: cached("product_card", PRODUCT, epochs) is None, "the entry has expired")
+    connection = first._clients[node.address]
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    wait_until(connection.was_closed, "the connection has ended")
+    first.write({"order_summary": change["product_card"]})
+    assert first.epochs["order_summary"] == kept, "it is known to be the same node"
+    assert second.begin("product_card", left)
+    assert second.epochs["product_card"] == epochs
+    for it in (first, second):
+        it.stop()
 
 
 def test_an_entry_of_a_row_that_is_gone_is_deleted(memcached_nodes: Nodes) -> None:

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.views_pb2 import ProductCard
 from shop.views import VIEWS
-from tandem.projection.fold import NOTHING_PARKED, FoundRows, ViewChanges, fold_steps
+from tandem.projection.changes import NOTHING_PARKED, FoundRows, ViewChanges
+from tandem.projection.fold import fold_steps
 from tandem.projection.rows import RowSource
 from tandem.projection.statements import select_rows
 from tandem.runtime.database import create_database_engine, driver_under

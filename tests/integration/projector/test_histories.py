@@ -10,6 +10,7 @@ from commerce.projection.v1.projection_service_pb2 import Projection, Projection
 from shop.views import VIEWS
 from tandem.commands.maintenance import begin_epoch
 from tests.integration.projector.conftest import Announcements, Project, Stores
+from tests.integration.projector.test_audit import OFF, verify
 from tests.support import events
 from tests.support.builders import identity
 
@@ -56,7 +57,7 @@ async def exact(stores: Stores, project: Project) -> bool:
 async def test_views_with_commits_that_the_feed_has_lost_say_so_until_one_command_makes_them_right(
     stores: Stores, project: Project, announcements: Announcements, instead: list[Any]
 ) -> None:
-    projector = await project()
+    projector = await project(audit=OFF)
     await announcements.reached(stores.append(BEFORE + LOST))
     lose(stores, len(BEFORE))
     if instead:
@@ -65,6 +66,8 @@ async def test_views_with_commits_that_the_feed_has_lost_say_so_until_one_comman
     assert all(it.error.startswith("HISTORY_CHANGED: ") and "begin-epoch" in it.error for it in found.values())
     assert (await announcements.one_more()).problems == dict.fromkeys(VIEWS, "HISTORY_CHANGED")
     assert REGISTRY.get_sample_value("tandem_projection_failed", {"view": "order_details"}) == 1
+    answers = await verify(projector, subjects=["order_details", "order_summary"], repair=True)
+    assert all("begin-epoch" in it.problem and not it.differences for it in answers)
     assert stores.value("order_details", identity("order", 2)), "what is served is left alone until a person decides"
 
     generations, epochs = column(stores, "generation"), announcements.epochs()
@@ -79,6 +82,26 @@ async def test_views_with_commits_that_the_feed_has_lost_say_so_until_one_comman
     ]
     await projector.stop()
     assert await exact(stores, project)
+
+
+async def test_a_parked_row_takes_nothing_in_from_another_history(
+    stores: Stores, project: Project, announcements: Announcements
+) -> None:
+    projector = await project(audit=OFF)
+    await announcements.reached(stores.append(BEFORE + LOST))
+    key = identity("order", 2)
+    stores.run(
+        "INSERT INTO tandem_read.parked (view, key, position, kind, error)"
+        f" VALUES ('order_details', '{key}', {len(BEFORE) + 1}, 'order_placed', 'a rule that raised')"
+    )
+    before = stores.value("order_details", key)
+    lose(stores, len(BEFORE))
+    stores.append(INSTEAD)
+    await projector.until_state(FAILED)
+    redriven = await projector.redrive("order_details", key)
+    assert redriven.failed_keys == 1
+    assert "begin-epoch" in redriven.failing[0].error
+    assert stores.value("order_details", key) == before
 
 
 async def test_views_that_never_had_what_was_lost_go_on_in_the_new_epoch_where_they_are(
@@ -155,6 +178,7 @@ async def test_a_standby_says_why_a_view_cannot_go_on_and_its_service_is_not_hea
 ) -> None:
     nothing_is_parked = {"parked_keys": 0}
     active = await project(follow=nothing_is_parked)
+    await active.until_state(RUNNING)
     standby = await project(follow=nothing_is_parked)
     head = stores.append([*BEFORE, events.order_paid(9)])
     await active.until_state(FAILED, "order_details")

@@ -1,5 +1,6 @@
 """G5, G7: one projector at a time writes a view, whoever dies, pauses or is deposed."""
 
+import asyncio
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,11 @@ from commerce.query.v1.views_pb2 import ProductCard
 from shop.views import CACHED_VIEWS, VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.feed.head import read_head
+from tandem.feed.table import CHANNEL
 from tandem.projection.ownership import FreeView, begin_session, take_over
 from tandem.projection.statements import Deposed
 from tandem.runtime.database import driver_under
-from tests.integration.projector.conftest import Announcements, Project, Stores, cached
+from tests.integration.projector.conftest import Announcements, Project, Running, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.projecting import OWNER, plan, store
@@ -146,7 +148,7 @@ async def test_a_deposed_projector_starts_over_from_where_the_other_came_to(
 ) -> None:
     [node] = memcached_nodes(1)
     # Without the poll, which could take in what is not to be heard.
-    await project([node.address], follow={"poll_seconds": 10})
+    projector = await project([node.address], follow={"poll_seconds": 10})
     added = stores.append([events.product_added()])
     await announcements.reached(added)
     before = announcements.epochs()
@@ -157,13 +159,14 @@ async def test_a_deposed_projector_starts_over_from_where_the_other_came_to(
     await announcements.reached(stores.append([events.price_changed(version=4)]))
     assert announcements.epochs() != before
     assert cached("product_card", PRODUCT, announcements.epochs()) == stores.value("product_card", PRODUCT)
+    await stop_at_once(projector, stores)
 
 
 @pytest.mark.parametrize("batch_size", [1, 1000])
 async def test_a_deposed_projector_forgets_the_rows_that_it_remembered_or_folded_ahead(
     stores: Stores, project: Project, announcements: Announcements, batch_size: int
 ) -> None:
-    await project(follow={"poll_seconds": 10, "batch_size": batch_size})
+    projector = await project(follow={"poll_seconds": 10, "batch_size": batch_size})
     added = stores.append([events.product_added(stock=10)])
     await announcements.reached(added)
     # As if another had taken in the next event: the row is not what this one wrote last.
@@ -176,6 +179,16 @@ async def test_a_deposed_projector_forgets_the_rows_that_it_remembered_or_folded
     stores.append_unheard([events.stock_adjusted(delta=5)])
     await announcements.reached(stores.append([events.stock_adjusted(version=3, delta=7)]))
     assert ProductCard.FromString(stores.value("product_card", PRODUCT) or b"").available == 10 + 5 + 7
+    await stop_at_once(projector, stores)
+
+
+async def stop_at_once(projector: Running, stores: Stores) -> None:
+    """What waits for events looks whether it is to stop when it is notified, and else when it polls."""
+    stopping = asyncio.create_task(projector.stop())
+    while not stopping.done():
+        stores.run(f"NOTIFY {CHANNEL}", "write")
+        await asyncio.wait([stopping], timeout=0.05)
+    await stopping
 
 
 def no_entry_differs_from_its_row(stores: Stores, heard: Announcements) -> None:

@@ -1,6 +1,8 @@
 """Rows that cannot take an event in are parked: their view goes on, nothing is lost, operators redrive or drop them."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -8,6 +10,8 @@ from prometheus_client import REGISTRY
 from commerce.projection.v1.projection_service_pb2 import (
     DropParkedKeyRequest,
     GetParkedKeyRequest,
+    ListOperationsRequest,
+    Operation,
     ProjectionState,
 )
 from commerce.query.v1.views_pb2 import OrderDetails, ProductCard
@@ -16,6 +20,7 @@ from shop.views import VIEWS
 from tandem.cli.embedded import Memcached
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
+from tests.support.archiving import archive_all, small, small_partitions
 from tests.support.builders import identity
 from tests.support.stack import Stack, kill, until, up_to, wait_until
 
@@ -24,6 +29,8 @@ ONE, TWO = identity("order", 1), identity("order", 2)
 CARD, OTHER_CARD = identity("product", 1), identity("product", 2)
 # Of its own: a damaged row is logged once in a process.
 DAMAGED = identity("product", 41)
+NUMBER = 42
+DAMAGED_TOO = identity("product", NUMBER)
 
 
 def refuse_payments(monkeypatch: pytest.MonkeyPatch, order_id: str = ONE) -> None:
@@ -47,7 +54,9 @@ async def test_a_row_is_parked_and_a_program_without_the_bug_redrives_it(
 ) -> None:
     nodes = [it.address for it in memcached_nodes(up_to(1))]
     refuse_payments(monkeypatch)
-    first, standby = await project(nodes), await project(nodes)
+    first = await project(nodes)
+    await first.until_state(RUNNING)
+    standby = await project(nodes)
     stores.append([events.product_added(), events.order_placed(1), events.order_placed(2)])
     head = stores.append([events.order_paid(1), events.order_paid(2), events.order_shipped(1)])
     await announcements.reached(head)
@@ -144,12 +153,16 @@ async def test_what_is_dropped_is_gone_for_good_and_the_row_goes_on(stores: Stor
             asked = await stub.DropParkedKey(drop, timeout=10, metadata=(("tandem-actor", "ops-7"),))
             assert (await projector.done(asked.operation_id)).events == 1
     assert await projector.parked() == {}
-    logged = (
-        "SELECT string_agg(concat_ws(' ', view, action, key, actor, reason, outcome->>'events'), '; ' ORDER BY view)"
-    )
-    assert stores.run(f"{logged} FROM tandem_read.operation WHERE done_at IS NOT NULL") == "; ".join(
-        f"{view} drop {TWO} ops-7 it was a test's 1" for view in ("order_details", "order_summary")
-    )
+    listed: list[Operation] = []
+    token = ""
+    async with projector.stub() as stub:
+        while not listed or token:
+            page = await stub.ListOperations(ListOperationsRequest(page_size=1, page_token=token), timeout=10)
+            listed += page.operations
+            token = page.next_page_token
+    assert [(it.view, it.action, it.key, it.actor, it.reason, it.events, it.HasField("done_at")) for it in listed] == [
+        (view, "drop", TWO, "ops-7", "it was a test's", 1, True) for view in ("order_summary", "order_details")
+    ]
     await stores.reached(stores.append([events.order_placed(2)]))
     assert OrderDetails.FromString(stores.value("order_details", TWO) or b"").version == 1
 
@@ -177,6 +190,52 @@ async def test_a_row_that_is_damaged_is_made_again_from_the_feed(
     card = ProductCard.FromString(stores.value("product_card", DAMAGED) or b"")
     before = ProductCard.FromString(whole or b"")
     assert (card.available, card.price) == (before.available - 2, before.price)
+
+
+async def test_a_redrive_makes_a_damaged_row_again_from_archive_and_table_as_far_as_its_events_can_be_taken_in(
+    stores: Stores, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(monkeypatch)
+    small_partitions(stores.write)
+    refused: set[int] = set()
+
+    def changed(view: ProductCard, event: Any) -> ProductCard:
+        if event.price.minor_units in refused:
+            raise ValueError(f"no price is {event.price.minor_units}")
+        return product_card.price_changed(view, event)
+
+    monkeypatch.setitem(product_card.PROJECTION.rules, "price_changed", changed)
+    first = await project()
+    stores.append([events.product_added(NUMBER), *(events.stock_adjusted(NUMBER, delta=1) for _ in range(20))])
+    await stores.reached(stores.append([events.price_changed(NUMBER, price=5)]))
+    await first.stop()
+    stores.run(f"UPDATE tandem_read.product_card SET value = '\\xff' WHERE key = '{DAMAGED_TOO}'")
+    more = events.stock_adjusted(NUMBER, delta=100)
+    head = stores.append([more, events.price_changed(NUMBER, price=13), more])
+    archive_all(stores.write_url, tmp_path)
+    assert stores.run("SELECT min(position) FROM tandem_write.event", "write") == 20
+
+    # Whoever repairs what is damaged cannot: its last events are not to be taken in.
+    refused |= {5, 13}
+    projector = await project(archive={"folder": tmp_path})
+    await stores.reached(head)
+
+    async def redriven() -> list[object]:
+        done = await projector.redrive("product_card", DAMAGED_TOO)
+        card = stores.value("product_card", DAMAGED_TOO)
+        available = None if card == b"\xff" else ProductCard.FromString(card or b"").available
+        return [done.events, available, *((it.since, it.error) for it in done.failing)]
+
+    since = head - 2
+    cannot = "the damaged row cannot be made again: ValueError: no price is 5"
+    assert await redriven() == [0, None, (since, cannot)]
+    refused.remove(5)
+    assert await redriven() == [1, 220, (since + 1, "ValueError: no price is 13")]
+    [it] = (await projector.parked()).values()
+    assert (it.since, it.waiting_events) == (since + 1, 2)
+    refused.clear()
+    assert await redriven() == [2, 320]
+    assert await projector.parked() == {}
 
 
 async def test_past_as_many_as_may_be_parked_the_view_fails_and_goes_on_after_a_redrive(

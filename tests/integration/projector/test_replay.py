@@ -12,7 +12,7 @@ from shop.events import EVENTS
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
 from tandem.feed.reader import EventsMissing, HistoryChanged, OtherEpoch
-from tandem.projection.fold import ViewRow
+from tandem.projection.changes import ViewRow
 from tandem.projection.replay import KeyRange, Replay, Wanted
 from tests.integration.projector.conftest import Project, Stores
 from tests.support.builders import identity

@@ -1,16 +1,24 @@
 """Databases that do not answer: views are announced, taken over and followed by whoever can."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
+from grpc import StatusCode, aio
+from sqlalchemy.engine import make_url
+
+from commerce.projection.v1 import projection_service_pb2 as projections
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from shop.views import VIEWS
 from tandem.cli.embedded import Memcached
 from tests.integration.projector.conftest import Announcements, Project, Stores
+from tests.integration.projector.test_batches import slow_feed_down
 from tests.support import events
-from tests.support.stack import Stack, kill
+from tests.support.proxy import CuttingProxy
+from tests.support.stack import Stack, kill, until
 
 RUNNING, STANDBY = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_STANDBY
 Nodes = Callable[[int], list[Memcached]]
@@ -82,7 +90,7 @@ async def test_views_of_another_feed_are_announced_until_the_feed_says_so(
         second = await project()
         await announcements.reached(head)
     found = await second.until_state(ProjectionState.PROJECTION_STATE_FAILED)
-    assert all("python -m projector reset" in it.error for it in found.values())
+    assert all(f"tandem rebuild {view} --switch" in it.error for view, it in found.items())
 
 
 async def test_a_projector_that_cannot_read_the_feed_releases_its_views_to_one_that_can(
@@ -102,6 +110,73 @@ async def test_a_projector_that_cannot_read_the_feed_releases_its_views_to_one_t
         assert announcements.epochs() == before, "the cache was handed over"
         await first.stop()
     await announcements.reached(stores.append([events.stock_adjusted(version=3, delta=1)]))
+
+
+async def test_two_projectors_get_on_with_a_feed_that_is_too_slow_for_a_whole_batch(
+    stores: Stores, project: Project
+) -> None:
+    """Each can ask for the head, and neither can read a batch before it would release the views to the other."""
+    head = stores.append([events.product_added(number) for number in range(200)])
+    slow_feed_down(stores, 0.005)
+    follow = {"heartbeat_seconds": 0.05, "release_seconds": 0.4}
+    for _ in range(2):
+        await project(follow=follow)
+    await stores.reached(head)
+
+
+@pytest.fixture
+def proxied(stores: Stores) -> Iterator[tuple[Stores, dict[str, CuttingProxy]]]:
+    """The same stores behind proxies, by "write" and "read"."""
+    urls = {"write": make_url(stores.write_url), "read": make_url(stores.read_url)}
+    proxies = {side: CuttingProxy(("127.0.0.1", it.port or 0)) for side, it in urls.items()}
+    through = Stores(
+        *(it.set(port=proxies[side].port).render_as_string(hide_password=False) for side, it in urls.items())
+    )
+    yield through, proxies
+    through.close()
+    for it in proxies.values():
+        it.close()
+
+
+async def test_an_operator_is_answered_before_the_deadline_with_what_is_known(
+    stores: Stores, project: Project, proxied: tuple[Stores, dict[str, CuttingProxy]]
+) -> None:
+    through, proxies = proxied
+    projector = await project(on=through)
+    head = stores.append([events.product_added()])
+    await stores.caught_up()
+    await projector.until_state(RUNNING)
+    async with projector.stub() as stub:
+        explain = projections.ExplainRequest(position=head)
+        proxies["read"].be_silent()
+        explained = await stub.Explain(explain, timeout=1)
+        assert explained.event.type == "product_added"
+        assert [it.store for it in explained.unreachable] == ["read database"]
+        proxies["write"].be_silent()
+        listed = await stub.ListProjections(projections.ListProjectionsRequest(), timeout=1)
+        assert [it.store for it in listed.unreachable] == ["read database", "write database"]
+        assert {it.view: it.position for it in listed.projections} == dict.fromkeys(VIEWS, head)
+        assert listed.feed_head == head
+        others = {
+            stub.ListParkedKeys: projections.ListParkedKeysRequest(),
+            stub.RedriveParkedKeys: projections.RedriveParkedKeysRequest(view="product_card"),
+            stub.Explain: explain,
+        }
+        for ask, request in others.items():
+            with pytest.raises(aio.AioRpcError) as refused:
+                await ask(request, timeout=1)
+            assert refused.value.code() is StatusCode.UNAVAILABLE, refused.value.details()
+        for it in proxies.values():
+            it.speak()
+
+        async def all_is_known() -> bool:
+            listed = await stub.ListProjections(projections.ListProjectionsRequest(), timeout=10)
+            with contextlib.suppress(aio.AioRpcError):
+                explained = await stub.Explain(explain, timeout=10)
+                return not listed.unreachable and len(explained.views) == len(VIEWS)
+            return False
+
+        await until(all_is_known, "both databases answer")
 
 
 async def test_a_session_that_stands_still_keeps_no_view_from_a_standby(

@@ -328,10 +328,15 @@ class LocalQueries:
         self.application = application
         self._service = application.services[0]
 
-    def ask(self, rpc: str, *requests: Message) -> list[LocalCall]:
-        """Calls that come together: they are one batch. Their futures have serialised responses."""
+    def ask(self, rpc: str, *requests: Message, owner: str | None = None) -> list[LocalCall]:
+        """Calls that come together: they are one batch. Their futures have serialised responses.
+
+        owner: whose rows alone the caller may see.
+        """
         method = Method(rpc, message_factory.GetMessageClass(self._service.descriptor.methods_by_name[rpc].input_type))
         calls = [LocalCall(method, it, seconds=20) for it in requests]
+        for it in calls:
+            it.owner = owner
         self._service.workers[rpc].put_all(calls)
         return calls
 

@@ -213,7 +213,7 @@ def asks(token: str, *, wait: float = 10) -> dict[str, Any]:
 
 
 async def reset(read_side: ReadSide) -> int:
-    """Takes the views back, as `projector reset` does; returns where they were announced."""
+    """Takes the views back, as a rebuild after a restore does; returns where they were announced."""
     announced = await read_side.announce()
     read_side.position = announced - 5
     read_side.write_positions()

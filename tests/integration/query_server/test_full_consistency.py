@@ -16,7 +16,9 @@ from sqlalchemy import text
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
 from commerce.type.v1.consistency_pb2 import Consistency
+from tandem.cli.embedded import Memcached
 from tandem.feed.table import SCHEMA, feed_head, metadata
+from tandem.read_store.cache import Signer, encode_entry, key_prefix, node_client
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, eventually, position_of, reason
@@ -107,6 +109,21 @@ async def test_a_query_waits_for_what_was_committed_before_it(read_side: ReadSid
     for answer in await asyncio.gather(*calls):
         assert answer.order_details == order(2)
         assert position_of(answer.as_of) >= wanted
+
+
+async def test_an_entry_that_was_not_stored_for_its_key_is_no_answer(
+    read_side: ReadSide, serve: Serve, feed: Feed, memcached_nodes: Callable[[int], list[Memcached]]
+) -> None:
+    [node] = memcached_nodes(1)
+    read_side.cache_epochs = {node.address: "e1"}
+    stub = await serve(feed_database=feed.settings)
+    read_side.put(VIEW, ORDER, order(1))
+    feed.move_to(await read_side.announce())
+    another = Signer().sign(key_prefix(VIEW, "e1") + "0" * 32, encode_entry(order(2).SerializeToString()))
+    client = node_client(node.address, timeout=2)
+    client.store({key_prefix(VIEW, "e1") + uuid.UUID(ORDER).hex: another}, 60)
+    client.close()
+    assert (await stub.GetOrderDetails(request(), timeout=20)).order_details == order(1)
 
 
 async def test_a_view_that_is_behind_the_feed_says_how_far(read_side: ReadSide, serve: Serve, feed: Feed) -> None:

@@ -13,7 +13,6 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from query_server.search.memory import SearchMemory
 from query_server.search.statements import MOST_REMEMBERED
 from shop.views import VIEWS
-from tandem.projection.reset import reset
 from tandem.queries.store import Store
 from tests.integration.query_server.conftest import OpenSearcher, ReadSide, Serve
 from tests.integration.query_server.test_search import Shelf, names, search
@@ -79,9 +78,9 @@ def test_searches_that_wait_together_are_answered_by_one_statement(
     full, counted = asked.full, Counter[str]()
     execute = Store.execute_on
 
-    def count(database: Store, view: str, *rest: Any) -> Any:
+    def count(database: Store, view: str, *rest: Any, **more: Any) -> Any:
         counted[view] += not isinstance(database, Counted)
-        return execute(database, view, *rest)
+        return execute(database, view, *rest, **more)
 
     monkeypatch.setattr(Store, "execute_on", count)
     assert asked.together(*requests)[:3] == one_by_one
@@ -205,7 +204,7 @@ class Lagging:
 
 
 @pytest.mark.parametrize("another_feed", [False, True])
-def test_what_was_found_before_a_reset_is_never_used_after_it(
+def test_what_was_found_before_the_views_were_emptied_is_never_used_after_it(
     shelf: Shelf, read_side: ReadSide, opened: OpenSearcher, *, another_feed: bool
 ) -> None:
     shelf.add("Oak Lamp")
@@ -217,7 +216,10 @@ def test_what_was_found_before_a_reset_is_never_used_after_it(
     if another_feed:
         read_side.feed = uuid.uuid4()
     with read_side.engine.begin() as connection:
-        reset(connection, list(VIEWS.values()), read_side.feed, hung_seconds=15)
+        connection.execute(text(f"TRUNCATE {', '.join(it.fullname for it in VIEWS.values())}"))
+        connection.execute(
+            text("UPDATE tandem_read.projection SET position = 0, feed_epoch = :epoch"), {"epoch": read_side.feed}
+        )
     empty = asked("lamp")
     assert (len(empty.hits), empty.as_of) == (0, read_side.token(0))
     assert asked("lmap").corrected_query == ""

@@ -148,7 +148,7 @@ def test_each_list_is_a_walk_down_an_index_of_its_own(read_side: ReadSide) -> No
             )
         connection.execute(text(f"ANALYZE {SCHEMA}.order_summary, {SCHEMA}.subscription_details"))
         for rows, index in expected.items():
-            plan = "\n".join(connection.execute(text(f"EXPLAIN {rows.statement.text}"), page).scalars())
+            plan = "\n".join(connection.execute(text(f"EXPLAIN {rows.look_up.plain.text}"), page).scalars())
             assert f"Index Scan using {index} on" in plan, plan
             condition = plan.split(f"Index Scan using {index} on")[1].split("Index Cond:")[1].splitlines()[0]
             assert "ROW(" in condition, "the pages before are passed over in the index"

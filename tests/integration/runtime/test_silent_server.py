@@ -3,6 +3,7 @@
 import gc
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psutil
 import psycopg
@@ -133,10 +134,11 @@ def test_psycopg_still_says_that_a_wait_is_over_as_it_did(url: str) -> None:
     assert driver.closed
 
 
-def test_a_connection_that_cannot_be_set_up_is_closed(url: str) -> None:
-    engine = create_database_engine(settings_at(url), name="not-set-up", pool_size=1, longest_transaction=-1)
+@pytest.mark.parametrize("refused", [{"longest_transaction": -1}, {"session": ("SET no_such_setting = 1",)}])
+def test_a_connection_that_cannot_be_set_up_is_closed(url: str, refused: dict[str, Any]) -> None:
+    engine = create_database_engine(settings_at(url), name="not-set-up", pool_size=1, **refused)
     with psycopg.connect(url, autocommit=True) as watching:
-        if watching.info.server_version < 17_00_00:
+        if "longest_transaction" in refused and watching.info.server_version < 17_00_00:
             pytest.skip("before PostgreSQL 17 there is no such setting to refuse")
         with pytest.raises(DBAPIError) as caught:
             engine.connect()

@@ -129,6 +129,20 @@ def test_a_projector_that_cannot_tell_is_a_problem() -> None:
     ]
 
 
+def test_a_store_that_does_not_answer_the_projector_is_named() -> None:
+    silent = projections.UnreachableStore(store="read database", problem="the read database has not answered in time")
+    views = projections.ListProjectionsResponse()
+    views.CopyFrom(VIEWS)
+    views.unreachable.append(silent)
+    report = ask(ALL_SERVE, views=views)
+    assert not report.well
+    assert "1,230" in shown(report)
+    assert status.problems(report) == [
+        "the views are as the projector last saw them: the read database has not answered in time"
+    ]
+    assert json.loads(status.as_json(report))["unreachable"] == {silent.store: silent.problem}
+
+
 def test_a_view_that_cannot_go_on_says_why() -> None:
     failed = projections.ListProjectionsResponse(
         feed_head=9,

@@ -22,12 +22,14 @@ from tandem.client.errors import (
     NotFound,
     Overloaded,
     ServerBug,
+    TokenExpired,
     TokenOutdated,
     Unavailable,
 )
 from tandem.client.streams import RESUMPTIONS, async_resuming, resuming
 from tools.descriptors import load_contract
 
+EXPIRED = TokenExpired(grpc.StatusCode.UNAUTHENTICATED, details=Details(reason="TOKEN_EXPIRED"))
 STOPPING = Unavailable(grpc.StatusCode.UNAVAILABLE, details=Details(reason="STOPPING"))
 
 
@@ -124,6 +126,14 @@ def test_every_stream_of_the_contract_can_be_resumed() -> None:
     # Operators', which end by themselves.
     assert found.keys() == in_contract - {"GetHistory", "Verify"}
     assert [name for name, fields in found.items() if len(fields) != 1] == []
+
+
+@both
+def test_a_stream_that_ended_with_its_token_goes_on_with_the_next_one(follow: Follow, pauses: list[float]) -> None:
+    server = Server(Stream(message("1a"), error=EXPIRED), Stream(message("1b"), error=EXPIRED), Stream(error=EXPIRED))
+    with pytest.raises(TokenExpired):
+        follow(server, SubscribeRequest(from_beginning=True), 3)
+    assert [it.after_cursor for it in server.requests] == ["", "1a", "1b"]
 
 
 @both

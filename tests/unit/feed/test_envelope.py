@@ -20,6 +20,14 @@ def ignored(name: str) -> float:
     return counted
 
 
+def test_who_was_proved_to_call_goes_before_what_the_metadata_says() -> None:
+    before = ignored("tandem-actor")
+    metadata = [("tandem-actor", "somebody-else"), ("tandem-actor", "another"), ("tandem-correlation-id", "checkout")]
+    found = envelope_of(metadata, REQUEST, "user-7")
+    assert found == Envelope(request_id=REQUEST, actor="user-7", correlation_id="checkout")
+    assert ignored("tandem-actor") == before
+
+
 def field_of(name: str) -> str:
     return name.removeprefix("tandem-").replace("-", "_")
 

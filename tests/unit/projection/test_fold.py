@@ -13,7 +13,8 @@ from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.views_pb2 import ProductCard
 from shop.events import EVENTS
 from tandem.feed.events import FeedEvent
-from tandem.projection.fold import ParkedKeys, Room, StoredRow, ViewChanges, ViewRow, fold_steps
+from tandem.projection.changes import ParkedKeys, Room, StoredRow, ViewChanges, ViewRow
+from tandem.projection.fold import fold_steps
 from tandem.projection.projection import Projection
 from tandem.projection.rows import RecentRows
 from tests.support import events

@@ -8,7 +8,7 @@ import pytest
 
 from commerce.query.v1.views_pb2 import ProductCard
 from tandem.feed.events import FeedEvent
-from tandem.projection.fold import NOTHING_PARKED, FoundRows, StoredRow
+from tandem.projection.changes import NOTHING_PARKED, FoundRows, StoredRow
 from tandem.projection.pipeline import EventBatch, Pipeline
 from tandem.projection.rows import RowSource
 from tests.support import events

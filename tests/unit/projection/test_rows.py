@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.projection.fold import NOTHING_PARKED, FoundRows, StoredRow, ViewChanges, ViewRow
+from tandem.projection.changes import NOTHING_PARKED, FoundRows, StoredRow, ViewChanges, ViewRow
 from tandem.projection.rows import RecentRows, RowSource
 
 ONE, TWO, THREE = (bytes([number]) for number in (1, 2, 3))

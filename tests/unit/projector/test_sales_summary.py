@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from commerce.event.v1.event_pb2 import Event, OrderLine, OrderPlaced
 from commerce.internal.v1.stored_pb2 import SalesSummaryRow, SalesSums
 from projector.sales_summary import PROJECTION, key_of
-from tandem.projection.fold import ViewChanges
+from tandem.projection.changes import ViewChanges
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.events import Shop, feed_events, timestamp

@@ -8,7 +8,7 @@ from command_server.products import MAX_STOCK, MAX_STOCK_CHANGE
 from commerce.event.v1.event_pb2 import Event
 from commerce.internal.v1.stored_pb2 import SalesSummaryRow, SalesSums
 from projector.sales_summary import MAX_SUM, PROJECTION
-from tandem.projection.fold import CannotApply, StoredRow, ViewRow
+from tandem.projection.changes import CannotApply, StoredRow, ViewRow
 from tests.support import events
 from tests.support.events import feed_events
 from tests.support.projecting import PROJECTIONS, fold, steps

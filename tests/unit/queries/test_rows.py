@@ -198,9 +198,10 @@ class Room:
         reader = ReaderSettings(max_batch=max_batch)
         self.rows = RowQueries(QUERIES, store, self.freshness, reader, CacheSettings())
 
-    def announce(self, position: int, feed: uuid.UUID = FEED) -> None:
+    def announce(self, position: int, feed: uuid.UUID = FEED, generation: int = 0) -> None:
         epochs: dict[str, CacheEpochs] = {view: {"node:1": "e"} for view in CACHED_VIEWS}
-        announcement = Announcement(feed, dict.fromkeys(CACHED_VIEWS, position), epochs)
+        generations = dict.fromkeys(CACHED_VIEWS, generation)
+        announcement = Announcement(feed, dict.fromkeys(CACHED_VIEWS, position), epochs, generations=generations)
         self.freshness.apply_announcement(announcement, self.freshness._clock())
 
     def ask(self, rpc: str, *requests: Message) -> list[LocalCall]:
@@ -322,6 +323,16 @@ async def test_what_is_of_two_feeds_is_read_from_the_database_alone(room: Room) 
     FakeCache.entries[uuid.UUID(int=1).hex] = encode_entry(b"")
     response = queries.BatchGetProductsResponse.FromString(answered(room.get_many(1, 2)))
     assert decode_token(response.as_of) == Token(FEED, 7)
+    assert [len(keys) for _, keys in room.store.reads] == [1, 2]
+
+
+async def test_what_is_of_two_generations_is_read_from_the_database_alone(room: Room) -> None:
+    """The view was exchanged between the two reads: the cached row need not include what the database does."""
+    room.announce(7, generation=1)
+    room.store.as_of = Token(FEED, 9, generation=2)
+    FakeCache.entries[uuid.UUID(int=1).hex] = encode_entry(b"")
+    response = queries.BatchGetProductsResponse.FromString(answered(room.get_many(1, 2)))
+    assert decode_token(response.as_of) == Token(FEED, 9)
     assert [len(keys) for _, keys in room.store.reads] == [1, 2]
 
 

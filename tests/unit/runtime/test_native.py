@@ -17,7 +17,8 @@ from grpc import aio
 from structlog.testing import capture_logs
 
 from tandem.runtime import native
-from tandem.runtime.call import Admission, Call, Method, StreamCall, StreamHandler, StreamMethod, Streams
+from tandem.runtime.call import Call, Method, StreamCall, StreamHandler, StreamMethod, Streams
+from tandem.runtime.guards import Guards
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings
 from tandem.runtime.worker import Handler, Worker, one_by_one
@@ -95,9 +96,10 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
 
     async def serve_workers(*workers: Worker, limit: int = 1000, streams: Sequence[StreamHandler] = ()) -> Served:
         """Each worker's method has its number, then come those of streams."""
-        admission = Admission(limit)
-        transport = NativeTransport("x", ServerSettings(port=0, max_request_bytes=1024), admission)
-        methods = [Method(f"Method{it}", Empty, admission=admission) for it in range(len(workers))]
+        settings = ServerSettings(port=0, max_request_bytes=1024).model_copy(update={"max_concurrent_calls": limit})
+        guards = Guards(settings)
+        transport = NativeTransport("x", settings, guards)
+        methods = [Method(f"Method{it}", Empty, admission=guards.admission) for it in range(len(workers))]
 
         for worker in workers:
             await worker.start()

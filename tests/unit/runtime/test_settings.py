@@ -57,10 +57,10 @@ def problem() -> str:
 def test_a_nested_setting_comes_from_the_environment_and_its_neighbours_keep_their_defaults(
     environment: pytest.MonkeyPatch,
 ) -> None:
-    environment.setenv("TANDEM_COMMAND_SERVER__HOST", "0.0.0.0")
+    environment.setenv("TANDEM_COMMAND_SERVER__HOST", "::1")
     environment.setenv("TANDEM_COMMAND_SIZES__LARGE", "20")
     settings = load_settings(Settings)
-    assert (settings.server.host, settings.server.port) == ("0.0.0.0", 50051)
+    assert (settings.server.host, settings.server.port) == ("::1", 50051)
     assert settings.sizes == Sizes(small=2, large=20)
 
 
@@ -158,3 +158,50 @@ def test_a_description_says_the_name_the_default_in_force_and_what_it_is() -> No
     assert described["TANDEM_COMMAND_SIZES__SMALL"] == ("2", "The small one")
     assert described["TANDEM_COMMAND_SIZES__LARGE"] == ("10", "The large one")
     assert described["TANDEM_COMMAND_NODES"] == ("[]", "Nodes")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.7", "::", "tandem.internal"])
+def test_a_service_beyond_this_machine_asks_who_calls_or_says_that_it_does_not(
+    environment: pytest.MonkeyPatch, host: str
+) -> None:
+    environment.setenv("TANDEM_COMMAND_SERVER__HOST", host)
+    assert f"{host} is beyond this machine, and nobody would be asked who he is" in problem()
+    assert load_settings(Settings, server={"insecure": True}).server.host == host
+    environment.setenv("TANDEM_COMMAND_SERVER__AUTHENTICATION__FORWARDED_CERTIFICATE", "true")
+    assert "believes whoever connects" in problem()
+    environment.delenv("TANDEM_COMMAND_SERVER__AUTHENTICATION__FORWARDED_CERTIFICATE")
+    for name, value in {"ISSUER": "i", "AUDIENCE": "a", "KEYS_URL": "https://issuer.test/keys"}.items():
+        environment.setenv(f"TANDEM_COMMAND_SERVER__AUTHENTICATION__TOKEN__{name}", value)
+    assert "policy_file is required" in problem()
+    environment.setenv("TANDEM_COMMAND_SERVER__POLICY_FILE", "policy.toml")
+    assert load_settings(Settings).server.authenticates
+    environment.setenv("TANDEM_COMMAND_SERVER__TRANSPORT", "native")
+    assert "native transport has no defence there" in problem()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost", "unix:/run/tandem.sock"])
+def test_a_service_on_this_machine_need_not_ask_who_calls(environment: pytest.MonkeyPatch, host: str) -> None:
+    environment.setenv("TANDEM_COMMAND_SERVER__HOST", host)
+    assert not load_settings(Settings).server.authenticates
+    environment.setenv("TANDEM_COMMAND_SERVER__POLICY_FILE", "policy.toml")
+    assert "nobody is asked who he is" in problem()
+    environment.setenv("TANDEM_COMMAND_SERVER__AUTHENTICATION__FORWARDED_CERTIFICATE", "true")
+    assert load_settings(Settings).server.authenticates
+
+
+def test_keys_come_from_one_place_that_nobody_else_can_change(environment: pytest.MonkeyPatch) -> None:
+    prefix = "TANDEM_COMMAND_SERVER__AUTHENTICATION__TOKEN__"
+    environment.setenv(f"{prefix}ISSUER", "i")
+    environment.setenv(f"{prefix}AUDIENCE", "a")
+    assert "set one of keys_file and keys_url" in problem()
+    for url in ("http://issuer.test/keys", "ftp://issuer.test/keys", "issuer.test"):
+        environment.setenv(f"{prefix}KEYS_URL", url)
+        assert "must begin with https://" in problem()
+    environment.setenv(f"{prefix}KEYS_URL", "http://127.0.0.1:8080/keys")
+    environment.setenv(f"{prefix}ALGORITHMS", '["HS256"]')
+    assert "ALGORITHMS" in problem()
+
+
+def test_the_command_lines_own_variables_are_not_looked_at(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("TANDEM_CLI_TOKEN_FILE", "/run/token")
+    load_settings(Settings)

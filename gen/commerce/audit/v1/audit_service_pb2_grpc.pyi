@@ -30,9 +30,12 @@ class AuditServiceStub:
     """For operators: whether what is stored is what the events make of it, found out while everything runs. A command server
     compares its tables, the projector that follows a view compares the view's rows and their entries in the cache.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (KEYS_UNAVAILABLE when the keys of tokens are not
+    known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_typing.overload
@@ -51,9 +54,12 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """For operators: whether what is stored is what the events make of it, found out while everything runs. A command server
     compares its tables, the projector that follows a view compares the view's rows and their entries in the cache.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (KEYS_UNAVAILABLE when the keys of tokens are not
+    known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -68,9 +74,12 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators: whether what is stored is what the events make of it, found out while everything runs. A command server
     compares its tables, the projector that follows a view compares the view's rows and their entries in the cache.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (KEYS_UNAVAILABLE when the keys of tokens are not
+    known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_abc_1.abstractmethod

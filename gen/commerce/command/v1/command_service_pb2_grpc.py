@@ -50,13 +50,16 @@ class CommandServiceStub:
 
     Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
-    was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a request or an
-    answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE
-    (STORE_UNAVAILABLE when the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked
-    and nothing was done, OUTCOME_UNKNOWN when the database went away during the commit, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the
+    `request_id` was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current
+    one); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a
+    request or an answer has too many bytes); UNAUTHENTICATED (IDENTITY_REQUIRED when nothing says who calls and the
+    server asks, IDENTITY_INVALID when it is not so, TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller
+    has no role for it); NOT_FOUND when what it is about is somebody else's and the caller's role gives it no more
+    than its own; UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when
+    the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked and nothing was done,
+    OUTCOME_UNKNOWN when the database went away during the commit, KEYS_UNAVAILABLE when the keys of tokens are not
+    known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -200,13 +203,16 @@ class CommandServiceServicer:
 
     Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
-    was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a request or an
-    answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE
-    (STORE_UNAVAILABLE when the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked
-    and nothing was done, OUTCOME_UNKNOWN when the database went away during the commit, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the
+    `request_id` was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current
+    one); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a
+    request or an answer has too many bytes); UNAUTHENTICATED (IDENTITY_REQUIRED when nothing says who calls and the
+    server asks, IDENTITY_INVALID when it is not so, TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller
+    has no role for it); NOT_FOUND when what it is about is somebody else's and the caller's role gives it no more
+    than its own; UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when
+    the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked and nothing was done,
+    OUTCOME_UNKNOWN when the database went away during the commit, KEYS_UNAVAILABLE when the keys of tokens are not
+    known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.
@@ -562,13 +568,16 @@ class CommandService:
 
     Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the `request_id`
-    was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current one);
-    RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a request or an
-    answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE
-    (STORE_UNAVAILABLE when the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked
-    and nothing was done, OUTCOME_UNKNOWN when the database went away during the commit, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the
+    `request_id` was used for another command); ABORTED (VERSION_MISMATCH when `expected_version` is not the current
+    one); RESOURCE_EXHAUSTED (OVERLOADED when a limit is reached and nothing was done, MESSAGE_TOO_LARGE when a
+    request or an answer has too many bytes); UNAUTHENTICATED (IDENTITY_REQUIRED when nothing says who calls and the
+    server asks, IDENTITY_INVALID when it is not so, TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller
+    has no role for it); NOT_FOUND when what it is about is somebody else's and the caller's role gives it no more
+    than its own; UNIMPLEMENTED (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when
+    the database is away and nothing was done, ROWS_BUSY when another session keeps rows locked and nothing was done,
+    OUTCOME_UNKNOWN when the database went away during the commit, KEYS_UNAVAILABLE when the keys of tokens are not
+    known yet, STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
 
     An order is paid, shipped, delivered and cancelled as a whole: partial quantities (part of an order shipped, cancelled
     or returned) are not part of this contract.

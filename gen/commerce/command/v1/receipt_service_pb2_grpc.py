@@ -28,10 +28,13 @@ if _version_not_supported:
 class ReceiptServiceStub:
     """For operators: what a `request_id` was told. Served by every command server.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away,
+    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
+    INTERNAL.
     """
 
     def __init__(self, channel):
@@ -50,10 +53,13 @@ class ReceiptServiceStub:
 class ReceiptServiceServicer:
     """For operators: what a `request_id` was told. Served by every command server.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away,
+    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
+    INTERNAL.
     """
 
     def GetReceipt(self, request, context):
@@ -86,10 +92,13 @@ def add_ReceiptServiceServicer_to_server(servicer, server):
 class ReceiptService:
     """For operators: what a `request_id` was told. Served by every command server.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away,
+    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
+    INTERNAL.
     """
 
     @staticmethod

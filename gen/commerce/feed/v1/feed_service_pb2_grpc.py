@@ -37,10 +37,13 @@ class FeedServiceStub:
     All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
     what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away,
+    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
+    INTERNAL.
     """
 
     def __init__(self, channel):
@@ -73,10 +76,13 @@ class FeedServiceServicer:
     All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
     what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away,
+    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
+    INTERNAL.
     """
 
     def Subscribe(self, request, context):
@@ -91,7 +97,7 @@ class FeedServiceServicer:
         calls ends the stream: follow again with the cursor. When the server stops, a last message tells the cursor, and the
         stream ends with UNAVAILABLE (STOPPING).
 
-        Personal data of persons who were erased is left out. Who keeps copies of personal data must erase them when
+        Personal data of persons who were erased is left out; so is all of it for a caller whose roles do not show it. Who keeps copies of personal data must erase them when
         CustomerErased comes: do not leave it out of `event_types`.
 
         Errors: FAILED_PRECONDITION (TOKEN_EPOCH_MISMATCH when the cursor is of a history that was lost in a failover or a
@@ -145,10 +151,13 @@ class FeedService:
     All calls are safe to repeat. Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with
     what to do.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the write database is away,
+    KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when the server ends); DEADLINE_EXCEEDED;
+    INTERNAL.
     """
 
     @staticmethod

@@ -24,6 +24,46 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _GenerationState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GenerationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GenerationState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GENERATION_STATE_UNSPECIFIED: _GenerationState.ValueType  # 0
+    """Never used."""
+    GENERATION_STATE_REQUESTED: _GenerationState.ValueType  # 1
+    """A projector will begin it."""
+    GENERATION_STATE_FILLING: _GenerationState.ValueType  # 2
+    """It is made from the feed."""
+    GENERATION_STATE_COMPARING: _GenerationState.ValueType  # 3
+    """It is compared with the one that is served; both follow the feed meanwhile."""
+    GENERATION_STATE_READY: _GenerationState.ValueType  # 4
+    """It can be served."""
+    GENERATION_STATE_KEPT: _GenerationState.ValueType  # 5
+    """It was served before, and can be again."""
+    GENERATION_STATE_OTHER_VERSION: _GenerationState.ValueType  # 6
+    """It is a view of another version of the program than the projector that answers."""
+
+class GenerationState(_GenerationState, metaclass=_GenerationStateEnumTypeWrapper):
+    """What is being done with a generation that is not served."""
+
+GENERATION_STATE_UNSPECIFIED: GenerationState.ValueType  # 0
+"""Never used."""
+GENERATION_STATE_REQUESTED: GenerationState.ValueType  # 1
+"""A projector will begin it."""
+GENERATION_STATE_FILLING: GenerationState.ValueType  # 2
+"""It is made from the feed."""
+GENERATION_STATE_COMPARING: GenerationState.ValueType  # 3
+"""It is compared with the one that is served; both follow the feed meanwhile."""
+GENERATION_STATE_READY: GenerationState.ValueType  # 4
+"""It can be served."""
+GENERATION_STATE_KEPT: GenerationState.ValueType  # 5
+"""It was served before, and can be again."""
+GENERATION_STATE_OTHER_VERSION: GenerationState.ValueType  # 6
+"""It is a view of another version of the program than the projector that answers."""
+Global___GenerationState: _TypeAlias = GenerationState  # noqa: Y015
+
 class _ProjectionState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -109,25 +149,59 @@ class ListProjectionsResponse(_message.Message):
 
     FEED_HEAD_FIELD_NUMBER: _builtins.int
     PROJECTIONS_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_FIELD_NUMBER: _builtins.int
     feed_head: _builtins.int
     """The last position of the feed."""
     @_builtins.property
     def projections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Projection]:
         """The views, by name."""
 
+    @_builtins.property
+    def unreachable(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreachableStore]:
+        """The stores that did not answer in time. Without the read database the views are as the projector that answers last saw
+        them; without the write database `feed_head` is the last one that it saw.
+        """
+
     def __init__(
         self,
         *,
         feed_head: _builtins.int = ...,
         projections: _abc.Iterable[Global___Projection] | None = ...,
+        unreachable: _abc.Iterable[Global___UnreachableStore] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed_head", b"feed_head", "projections", b"projections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed_head", b"feed_head", "projections", b"projections", "unreachable", b"unreachable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListProjectionsResponse: _TypeAlias = ListProjectionsResponse  # noqa: Y015
+
+@_typing.final
+class UnreachableStore(_message.Message):
+    """A store that does not answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    store: _builtins.str
+    """"read database" or "write database"."""
+    problem: _builtins.str
+    """In words."""
+    def __init__(
+        self,
+        *,
+        store: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem", "store", b"store"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnreachableStore: _TypeAlias = UnreachableStore  # noqa: Y015
 
 @_typing.final
 class Projection(_message.Message):
@@ -190,6 +264,316 @@ class Projection(_message.Message):
 Global___Projection: _TypeAlias = Projection  # noqa: Y015
 
 @_typing.final
+class ListGenerationsRequest(_message.Message):
+    """Asks for the generations that are not served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGenerationsRequest: _TypeAlias = ListGenerationsRequest  # noqa: Y015
+
+@_typing.final
+class ListGenerationsResponse(_message.Message):
+    """The generations that are not served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEED_HEAD_FIELD_NUMBER: _builtins.int
+    GENERATIONS_FIELD_NUMBER: _builtins.int
+    feed_head: _builtins.int
+    """The last position of the feed."""
+    @_builtins.property
+    def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Generation]:
+        """By view."""
+
+    def __init__(
+        self,
+        *,
+        feed_head: _builtins.int = ...,
+        generations: _abc.Iterable[Global___Generation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed_head", b"feed_head", "generations", b"generations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGenerationsResponse: _TypeAlias = ListGenerationsResponse  # noqa: Y015
+
+@_typing.final
+class Generation(_message.Message):
+    """A generation of a view that is not served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    SERVED_POSITION_FIELD_NUMBER: _builtins.int
+    BEGAN_AT_FIELD_NUMBER: _builtins.int
+    MAX_EVENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SWITCH_ASKED_FIELD_NUMBER: _builtins.int
+    DROP_ASKED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
+    PARKED_KEYS_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """The view's name."""
+    state: Global___GenerationState.ValueType
+    """What is being done with it."""
+    position: _builtins.int
+    """The last position that it has taken in."""
+    served_position: _builtins.int
+    """Where the one that is served is."""
+    max_events_per_second: _builtins.int
+    """How many events a second are taken in at most, while it is filled; 0 without a limit of its own."""
+    switch_asked: _builtins.bool
+    """It is served as soon as it can be."""
+    drop_asked: _builtins.bool
+    """It is dropped as soon as it can be."""
+    error: _builtins.str
+    """Why it cannot go on, or why what is asked for is not done yet. Empty where nothing stands in the way."""
+    parked_keys: _builtins.int
+    """How many of its rows are parked."""
+    @_builtins.property
+    def began_at(self) -> _timestamp_pb2.Timestamp:
+        """When a projector began to fill it."""
+
+    @_builtins.property
+    def comparison(self) -> Global___GenerationComparison:
+        """How it differed from the one that was served then. Unset before, and where that one could not go on."""
+
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        state: Global___GenerationState.ValueType = ...,
+        position: _builtins.int = ...,
+        served_position: _builtins.int = ...,
+        began_at: _timestamp_pb2.Timestamp | None = ...,
+        max_events_per_second: _builtins.int = ...,
+        switch_asked: _builtins.bool = ...,
+        drop_asked: _builtins.bool = ...,
+        error: _builtins.str = ...,
+        comparison: Global___GenerationComparison | None = ...,
+        parked_keys: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "comparison", b"comparison"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "comparison", b"comparison", "drop_asked", b"drop_asked", "error", b"error", "max_events_per_second", b"max_events_per_second", "parked_keys", b"parked_keys", "position", b"position", "served_position", b"served_position", "state", b"state", "switch_asked", b"switch_asked", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Generation: _TypeAlias = Generation  # noqa: Y015
+
+@_typing.final
+class GenerationComparison(_message.Message):
+    """Two generations of a view, row by row, at the same positions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    CHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    MISSING_COUNT_FIELD_NUMBER: _builtins.int
+    ADDED_COUNT_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Where both were at the end."""
+    row_count: _builtins.int
+    """How many keys either had."""
+    changed_count: _builtins.int
+    """Rows of both that differed."""
+    missing_count: _builtins.int
+    """Rows that only the one that was served had."""
+    added_count: _builtins.int
+    """Rows that only the other one had."""
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerationDifference]:
+        """Some of the rows that differed."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        row_count: _builtins.int = ...,
+        changed_count: _builtins.int = ...,
+        missing_count: _builtins.int = ...,
+        added_count: _builtins.int = ...,
+        examples: _abc.Iterable[Global___GenerationDifference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_count", b"added_count", "changed_count", b"changed_count", "examples", b"examples", "missing_count", b"missing_count", "position", b"position", "row_count", b"row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerationComparison: _TypeAlias = GenerationComparison  # noqa: Y015
+
+@_typing.final
+class GenerationDifference(_message.Message):
+    """A row that two generations of a view have differently."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    SERVED_POSITION_FIELD_NUMBER: _builtins.int
+    OTHER_POSITION_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """UUID of the row."""
+    served_position: _builtins.int
+    """The position of the last event in it, in the generation that was served; 0 where it had no such row."""
+    other_position: _builtins.int
+    """The same, in the other one."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        served_position: _builtins.int = ...,
+        other_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "other_position", b"other_position", "served_position", b"served_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerationDifference: _TypeAlias = GenerationDifference  # noqa: Y015
+
+@_typing.final
+class StartRebuildRequest(_message.Message):
+    """Asks for a view to be made anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    MAX_EVENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SWITCH_WHEN_READY_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """The view's name. Required."""
+    max_events_per_second: _builtins.int
+    """How many events a second are taken in at most; 0 for no other limit than the projector's share of time."""
+    switch_when_ready: _builtins.bool
+    """Serve it as soon as it has been compared, whatever the comparison says."""
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        max_events_per_second: _builtins.int = ...,
+        switch_when_ready: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_events_per_second", b"max_events_per_second", "switch_when_ready", b"switch_when_ready", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRebuildRequest: _TypeAlias = StartRebuildRequest  # noqa: Y015
+
+@_typing.final
+class StartRebuildResponse(_message.Message):
+    """It will be begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRebuildResponse: _TypeAlias = StartRebuildResponse  # noqa: Y015
+
+@_typing.final
+class SwitchGenerationRequest(_message.Message):
+    """Asks for the other generation of a view to be served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """The view's name. Required."""
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchGenerationRequest: _TypeAlias = SwitchGenerationRequest  # noqa: Y015
+
+@_typing.final
+class SwitchGenerationResponse(_message.Message):
+    """It will be done; ListGenerations says when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchGenerationResponse: _TypeAlias = SwitchGenerationResponse  # noqa: Y015
+
+@_typing.final
+class DropGenerationRequest(_message.Message):
+    """Asks for the other generation of a view to be dropped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """The view's name. Required."""
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropGenerationRequest: _TypeAlias = DropGenerationRequest  # noqa: Y015
+
+@_typing.final
+class DropGenerationResponse(_message.Message):
+    """It will be done; ListGenerations says when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropGenerationResponse: _TypeAlias = DropGenerationResponse  # noqa: Y015
+
+@_typing.final
 class ExplainRequest(_message.Message):
     """Which event to explain."""
 
@@ -203,7 +587,7 @@ class ExplainRequest(_message.Message):
     consistency_token: _builtins.str
     """The one that a receipt's token, or a cursor, stands for."""
     key: _builtins.str
-    """The last one that changed a row with this key, in any view whose rows have UUIDs."""
+    """The last one that changed a row with this key, or waits for it, in any view whose rows have UUIDs."""
     def __init__(
         self,
         *,
@@ -231,6 +615,7 @@ class ExplainResponse(_message.Message):
     STORED_AT_FIELD_NUMBER: _builtins.int
     FEED_HEAD_FIELD_NUMBER: _builtins.int
     VIEWS_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_FIELD_NUMBER: _builtins.int
     feed_head: _builtins.int
     """The last position of the feed."""
     @_builtins.property
@@ -243,7 +628,11 @@ class ExplainResponse(_message.Message):
 
     @_builtins.property
     def views(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedView]:
-        """All views, by name."""
+        """All views, by name. None while the read database does not answer."""
+
+    @_builtins.property
+    def unreachable(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreachableStore]:
+        """The stores that did not answer in time."""
 
     def __init__(
         self,
@@ -252,10 +641,11 @@ class ExplainResponse(_message.Message):
         stored_at: _timestamp_pb2.Timestamp | None = ...,
         feed_head: _builtins.int = ...,
         views: _abc.Iterable[Global___ExplainedView] | None = ...,
+        unreachable: _abc.Iterable[Global___UnreachableStore] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "stored_at", b"stored_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "feed_head", b"feed_head", "stored_at", b"stored_at", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "feed_head", b"feed_head", "stored_at", b"stored_at", "unreachable", b"unreachable", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -317,12 +707,13 @@ class ExplainedView(_message.Message):
     ANNOUNCED_BY_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    PARKED_KEYS_FIELD_NUMBER: _builtins.int
     view: _builtins.str
     """The view's name."""
     position: _builtins.int
     """The last position that the view has taken in."""
     included: _builtins.bool
-    """Whether it has taken the event in."""
+    """Whether it has taken the event in, into each of these rows."""
     cached: Global___CachedState.ValueType
     """What is in the cache of the first of its rows."""
     waiting_for: _builtins.str
@@ -339,6 +730,10 @@ class ExplainedView(_message.Message):
     def announced_by(self) -> _timestamp_pb2.Timestamp:
         """It was announced to query servers by this time: to the second, for the last hour, by the projector that holds the view."""
 
+    @_builtins.property
+    def parked_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParkedKey]:
+        """Those of these rows that are parked and lack the event, 20 at most: since an earlier event, or this one."""
+
     def __init__(
         self,
         *,
@@ -350,10 +745,11 @@ class ExplainedView(_message.Message):
         announced_by: _timestamp_pb2.Timestamp | None = ...,
         cached: Global___CachedState.ValueType = ...,
         waiting_for: _builtins.str = ...,
+        parked_keys: _abc.Iterable[Global___ParkedKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["announced_by", b"announced_by", "changed_at", b"changed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced_by", b"announced_by", "cached", b"cached", "changed_at", b"changed_at", "included", b"included", "keys", b"keys", "position", b"position", "view", b"view", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced_by", b"announced_by", "cached", b"cached", "changed_at", b"changed_at", "included", b"included", "keys", b"keys", "parked_keys", b"parked_keys", "position", b"position", "view", b"view", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -445,7 +841,7 @@ class ListParkedKeysRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     view: _builtins.str
-    """Only those of this view; empty for all views."""
+    """Only those of this view, or with `@other` behind the name of its other generation; empty for all."""
     page_size: _builtins.int
     """How many rows a page holds at most: 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
@@ -506,7 +902,7 @@ class ParkedKey(_message.Message):
     PARKED_AT_FIELD_NUMBER: _builtins.int
     WAITING_EVENTS_FIELD_NUMBER: _builtins.int
     view: _builtins.str
-    """Its view."""
+    """Its view; with `@other` behind the name, of the view's other generation."""
     key: _builtins.str
     """Its key: a UUID. For most views it is the id of what the row shows."""
     since: _builtins.int
@@ -628,7 +1024,7 @@ class RedriveParkedKeysRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     view: _builtins.str
-    """Their view. Required."""
+    """Their view, as ParkedKey has it. Required."""
     key: _builtins.str
     """UUID of one row's key; empty for all that are parked."""
     def __init__(
@@ -780,3 +1176,131 @@ class GetOperationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetOperationResponse: _TypeAlias = GetOperationResponse  # noqa: Y015
+
+@_typing.final
+class ListOperationsRequest(_message.Message):
+    """Asks for what operators have asked of views."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """Only of this view; empty for all views."""
+    key: _builtins.str
+    """Only of the row with this key, a UUID; empty for all."""
+    page_size: _builtins.int
+    """How many a page holds at most: 1 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        key: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "page_size", b"page_size", "page_token", b"page_token", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperationsRequest: _TypeAlias = ListOperationsRequest  # noqa: Y015
+
+@_typing.final
+class ListOperationsResponse(_message.Message):
+    """A page of what operators have asked of views, the latest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Operation]:
+        """What was asked."""
+
+    def __init__(
+        self,
+        *,
+        operations: _abc.Iterable[Global___Operation] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "operations", b"operations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperationsResponse: _TypeAlias = ListOperationsResponse  # noqa: Y015
+
+@_typing.final
+class Operation(_message.Message):
+    """What an operator has asked of a view, and what became of it so far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ASKED_AT_FIELD_NUMBER: _builtins.int
+    DONE_AT_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    FAILED_KEYS_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    """UUID, for GetOperation."""
+    view: _builtins.str
+    """The view."""
+    action: _builtins.str
+    """What was asked, such as "redrive" or "drop"."""
+    key: _builtins.str
+    """UUID of the one row's key that it is about; empty for all that are parked."""
+    actor: _builtins.str
+    """Who asked, as the call's metadata had it."""
+    reason: _builtins.str
+    """Why."""
+    keys: _builtins.int
+    """How many rows it has dealt with."""
+    events: _builtins.int
+    """How many events were taken in, or dropped."""
+    failed_keys: _builtins.int
+    """How many rows stay parked, since they cannot take some event in either."""
+    @_builtins.property
+    def asked_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked."""
+
+    @_builtins.property
+    def done_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was done; not set until then."""
+
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+        view: _builtins.str = ...,
+        action: _builtins.str = ...,
+        key: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        asked_at: _timestamp_pb2.Timestamp | None = ...,
+        done_at: _timestamp_pb2.Timestamp | None = ...,
+        keys: _builtins.int = ...,
+        events: _builtins.int = ...,
+        failed_keys: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "done_at", b"done_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "asked_at", b"asked_at", "done_at", b"done_at", "events", b"events", "failed_keys", b"failed_keys", "key", b"key", "keys", b"keys", "operation_id", b"operation_id", "reason", b"reason", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Operation: _TypeAlias = Operation  # noqa: Y015

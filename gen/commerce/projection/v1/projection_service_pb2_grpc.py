@@ -26,13 +26,16 @@ if _version_not_supported:
 
 
 class ProjectionServiceStub:
-    """For operators: how far the views have followed the feed, and what they could not take in. Served by every projector, the
-    standby included.
+    """For operators: how far the views have followed the feed, what they could not take in, and what makes them anew. Served by
+    every projector, the standby included.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does
+    not answer before the call's deadline, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -45,6 +48,26 @@ class ProjectionServiceStub:
                 '/commerce.projection.v1.ProjectionService/ListProjections',
                 request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListProjectionsRequest.SerializeToString,
                 response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListProjectionsResponse.FromString,
+                _registered_method=True)
+        self.ListGenerations = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/ListGenerations',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListGenerationsRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListGenerationsResponse.FromString,
+                _registered_method=True)
+        self.StartRebuild = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/StartRebuild',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.StartRebuildRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.StartRebuildResponse.FromString,
+                _registered_method=True)
+        self.SwitchGeneration = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/SwitchGeneration',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.SwitchGenerationRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.SwitchGenerationResponse.FromString,
+                _registered_method=True)
+        self.DropGeneration = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/DropGeneration',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.DropGenerationRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.DropGenerationResponse.FromString,
                 _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/commerce.projection.v1.ProjectionService/Explain',
@@ -81,22 +104,71 @@ class ProjectionServiceStub:
                 request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationRequest.SerializeToString,
                 response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationResponse.FromString,
                 _registered_method=True)
+        self.ListOperations = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/ListOperations',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectionServiceServicer:
-    """For operators: how far the views have followed the feed, and what they could not take in. Served by every projector, the
-    standby included.
+    """For operators: how far the views have followed the feed, what they could not take in, and what makes them anew. Served by
+    every projector, the standby included.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does
+    not answer before the call's deadline, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def ListProjections(self, request, context):
         """Lists the views with their positions and their lag.
 
         Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGenerations(self, request, context):
+        """Lists the generations of views beside the ones that are served, by view.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRebuild(self, request, context):
+        """Begins to make a view anew from the feed, beside the one that is served: its other generation. It is compared with
+        that once it is where that is, and served in its place when SwitchGeneration asks for it.
+
+        Errors: NOT_FOUND when there is no such view; FAILED_PRECONDITION (GENERATION_EXISTS when the view has another
+        generation already).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SwitchGeneration(self, request, context):
+        """Asks that the other generation of a view be served, as soon as it can be. The one that is served now becomes the
+        other one and is followed on, so that the same call switches back.
+
+        Errors: NOT_FOUND when the view has no other generation; FAILED_PRECONDITION (GENERATION_NOT_READY when it is
+        filled or compared).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropGeneration(self, request, context):
+        """Asks that the other generation of a view be dropped, whatever is being done with it. With the name of a view of
+        another version of the program, which no projector follows: drops that, at once.
+
+        Errors: NOT_FOUND when there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,7 +222,7 @@ class ProjectionServiceServicer:
         """Asks for parked rows to take in what waits for them, in order. The projector that owns the view does it; GetOperation says
         what became of it. Who asks is in the call's metadata, as `tandem-actor`.
 
-        Errors: none of its own.
+        Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,7 +232,7 @@ class ProjectionServiceServicer:
         """Asks for what waits for a parked row to be dropped for good: the row goes on without. It works as RedriveParkedKeys, and is
         kept with the reason and with who asked.
 
-        Errors: none of its own.
+        Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,6 +247,15 @@ class ProjectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOperations(self, request, context):
+        """Lists what operators have asked of views, the latest first, with what became of it: their log.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -182,6 +263,26 @@ def add_ProjectionServiceServicer_to_server(servicer, server):
                     servicer.ListProjections,
                     request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListProjectionsRequest.FromString,
                     response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListProjectionsResponse.SerializeToString,
+            ),
+            'ListGenerations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGenerations,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListGenerationsRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListGenerationsResponse.SerializeToString,
+            ),
+            'StartRebuild': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRebuild,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.StartRebuildRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.StartRebuildResponse.SerializeToString,
+            ),
+            'SwitchGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwitchGeneration,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.SwitchGenerationRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.SwitchGenerationResponse.SerializeToString,
+            ),
+            'DropGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropGeneration,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.DropGenerationRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.DropGenerationResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -218,6 +319,11 @@ def add_ProjectionServiceServicer_to_server(servicer, server):
                     request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationRequest.FromString,
                     response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationResponse.SerializeToString,
             ),
+            'ListOperations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperations,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'commerce.projection.v1.ProjectionService', rpc_method_handlers)
@@ -227,13 +333,16 @@ def add_ProjectionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectionService:
-    """For operators: how far the views have followed the feed, and what they could not take in. Served by every projector, the
-    standby included.
+    """For operators: how far the views have followed the feed, what they could not take in, and what makes them anew. Served by
+    every projector, the standby included.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does
+    not answer before the call's deadline, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod
@@ -253,6 +362,114 @@ class ProjectionService:
             '/commerce.projection.v1.ProjectionService/ListProjections',
             commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListProjectionsRequest.SerializeToString,
             commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListProjectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGenerations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/ListGenerations',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListGenerationsRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListGenerationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRebuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/StartRebuild',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.StartRebuildRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.StartRebuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwitchGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/SwitchGeneration',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.SwitchGenerationRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.SwitchGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/DropGeneration',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.DropGenerationRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.DropGenerationResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -442,6 +659,33 @@ class ProjectionService:
             '/commerce.projection.v1.ProjectionService/GetOperation',
             commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationRequest.SerializeToString,
             commerce_dot_projection_dot_v1_dot_projection__service__pb2.GetOperationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/ListOperations',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,13 +27,16 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectionServiceStub:
-    """For operators: how far the views have followed the feed, and what they could not take in. Served by every projector, the
-    standby included.
+    """For operators: how far the views have followed the feed, what they could not take in, and what makes them anew. Served by
+    every projector, the standby included.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does
+    not answer before the call's deadline, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_typing.overload
@@ -44,6 +47,31 @@ class ProjectionServiceStub:
     """Lists the views with their positions and their lag.
 
     Errors: none of its own.
+    """
+    ListGenerations: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.ListGenerationsRequest, _projection_service_pb2.ListGenerationsResponse]
+    """Lists the generations of views beside the ones that are served, by view.
+
+    Errors: none of its own.
+    """
+    StartRebuild: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.StartRebuildRequest, _projection_service_pb2.StartRebuildResponse]
+    """Begins to make a view anew from the feed, beside the one that is served: its other generation. It is compared with
+    that once it is where that is, and served in its place when SwitchGeneration asks for it.
+
+    Errors: NOT_FOUND when there is no such view; FAILED_PRECONDITION (GENERATION_EXISTS when the view has another
+    generation already).
+    """
+    SwitchGeneration: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.SwitchGenerationRequest, _projection_service_pb2.SwitchGenerationResponse]
+    """Asks that the other generation of a view be served, as soon as it can be. The one that is served now becomes the
+    other one and is followed on, so that the same call switches back.
+
+    Errors: NOT_FOUND when the view has no other generation; FAILED_PRECONDITION (GENERATION_NOT_READY when it is
+    filled or compared).
+    """
+    DropGeneration: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.DropGenerationRequest, _projection_service_pb2.DropGenerationResponse]
+    """Asks that the other generation of a view be dropped, whatever is being done with it. With the name of a view of
+    another version of the program, which no projector follows: drops that, at once.
+
+    Errors: NOT_FOUND when there is none.
     """
     Explain: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.ExplainRequest, _projection_service_pb2.ExplainResponse]
     """Says what became of an event: who caused it, and of each view whether it is there, since when, or what it waits for.
@@ -77,29 +105,37 @@ class ProjectionServiceStub:
     """Asks for parked rows to take in what waits for them, in order. The projector that owns the view does it; GetOperation says
     what became of it. Who asks is in the call's metadata, as `tandem-actor`.
 
-    Errors: none of its own.
+    Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
     """
     DropParkedKey: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.DropParkedKeyRequest, _projection_service_pb2.DropParkedKeyResponse]
     """Asks for what waits for a parked row to be dropped for good: the row goes on without. It works as RedriveParkedKeys, and is
     kept with the reason and with who asked.
 
-    Errors: none of its own.
+    Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
     """
     GetOperation: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.GetOperationRequest, _projection_service_pb2.GetOperationResponse]
     """Returns what became of something that was asked for.
 
     Errors: NOT_FOUND when it was not.
     """
+    ListOperations: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.ListOperationsRequest, _projection_service_pb2.ListOperationsResponse]
+    """Lists what operators have asked of views, the latest first, with what became of it: their log.
+
+    Errors: none of its own.
+    """
 
 @_typing.type_check_only
 class ProjectionServiceAsyncStub(ProjectionServiceStub):
-    """For operators: how far the views have followed the feed, and what they could not take in. Served by every projector, the
-    standby included.
+    """For operators: how far the views have followed the feed, what they could not take in, and what makes them anew. Served by
+    every projector, the standby included.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does
+    not answer before the call's deadline, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -107,6 +143,31 @@ class ProjectionServiceAsyncStub(ProjectionServiceStub):
     """Lists the views with their positions and their lag.
 
     Errors: none of its own.
+    """
+    ListGenerations: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.ListGenerationsRequest, _projection_service_pb2.ListGenerationsResponse]  # type: ignore[assignment]
+    """Lists the generations of views beside the ones that are served, by view.
+
+    Errors: none of its own.
+    """
+    StartRebuild: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.StartRebuildRequest, _projection_service_pb2.StartRebuildResponse]  # type: ignore[assignment]
+    """Begins to make a view anew from the feed, beside the one that is served: its other generation. It is compared with
+    that once it is where that is, and served in its place when SwitchGeneration asks for it.
+
+    Errors: NOT_FOUND when there is no such view; FAILED_PRECONDITION (GENERATION_EXISTS when the view has another
+    generation already).
+    """
+    SwitchGeneration: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.SwitchGenerationRequest, _projection_service_pb2.SwitchGenerationResponse]  # type: ignore[assignment]
+    """Asks that the other generation of a view be served, as soon as it can be. The one that is served now becomes the
+    other one and is followed on, so that the same call switches back.
+
+    Errors: NOT_FOUND when the view has no other generation; FAILED_PRECONDITION (GENERATION_NOT_READY when it is
+    filled or compared).
+    """
+    DropGeneration: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.DropGenerationRequest, _projection_service_pb2.DropGenerationResponse]  # type: ignore[assignment]
+    """Asks that the other generation of a view be dropped, whatever is being done with it. With the name of a view of
+    another version of the program, which no projector follows: drops that, at once.
+
+    Errors: NOT_FOUND when there is none.
     """
     Explain: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.ExplainRequest, _projection_service_pb2.ExplainResponse]  # type: ignore[assignment]
     """Says what became of an event: who caused it, and of each view whether it is there, since when, or what it waits for.
@@ -140,28 +201,36 @@ class ProjectionServiceAsyncStub(ProjectionServiceStub):
     """Asks for parked rows to take in what waits for them, in order. The projector that owns the view does it; GetOperation says
     what became of it. Who asks is in the call's metadata, as `tandem-actor`.
 
-    Errors: none of its own.
+    Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
     """
     DropParkedKey: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.DropParkedKeyRequest, _projection_service_pb2.DropParkedKeyResponse]  # type: ignore[assignment]
     """Asks for what waits for a parked row to be dropped for good: the row goes on without. It works as RedriveParkedKeys, and is
     kept with the reason and with who asked.
 
-    Errors: none of its own.
+    Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
     """
     GetOperation: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.GetOperationRequest, _projection_service_pb2.GetOperationResponse]  # type: ignore[assignment]
     """Returns what became of something that was asked for.
 
     Errors: NOT_FOUND when it was not.
     """
+    ListOperations: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.ListOperationsRequest, _projection_service_pb2.ListOperationsResponse]  # type: ignore[assignment]
+    """Lists what operators have asked of views, the latest first, with what became of it: their log.
+
+    Errors: none of its own.
+    """
 
 class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """For operators: how far the views have followed the feed, and what they could not take in. Served by every projector, the
-    standby included.
+    """For operators: how far the views have followed the feed, what they could not take in, and what makes them anew. Served by
+    every projector, the standby included.
 
-    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD
-    when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when the read database is away, STOPPING when the
-    server ends); DEADLINE_EXCEEDED; INTERNAL.
+    Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); RESOURCE_EXHAUSTED (OVERLOADED when
+    a limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); UNIMPLEMENTED
+    (UNKNOWN_METHOD when the server has no such RPC); UNAVAILABLE (STORE_UNAVAILABLE when a database is away, or does
+    not answer before the call's deadline, KEYS_UNAVAILABLE when the keys of tokens are not known yet, STOPPING when
+    the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @_abc_1.abstractmethod
@@ -173,6 +242,55 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the views with their positions and their lag.
 
         Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def ListGenerations(
+        self,
+        request: _projection_service_pb2.ListGenerationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.ListGenerationsResponse, _abc.Awaitable[_projection_service_pb2.ListGenerationsResponse]]:
+        """Lists the generations of views beside the ones that are served, by view.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def StartRebuild(
+        self,
+        request: _projection_service_pb2.StartRebuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.StartRebuildResponse, _abc.Awaitable[_projection_service_pb2.StartRebuildResponse]]:
+        """Begins to make a view anew from the feed, beside the one that is served: its other generation. It is compared with
+        that once it is where that is, and served in its place when SwitchGeneration asks for it.
+
+        Errors: NOT_FOUND when there is no such view; FAILED_PRECONDITION (GENERATION_EXISTS when the view has another
+        generation already).
+        """
+
+    @_abc_1.abstractmethod
+    def SwitchGeneration(
+        self,
+        request: _projection_service_pb2.SwitchGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.SwitchGenerationResponse, _abc.Awaitable[_projection_service_pb2.SwitchGenerationResponse]]:
+        """Asks that the other generation of a view be served, as soon as it can be. The one that is served now becomes the
+        other one and is followed on, so that the same call switches back.
+
+        Errors: NOT_FOUND when the view has no other generation; FAILED_PRECONDITION (GENERATION_NOT_READY when it is
+        filled or compared).
+        """
+
+    @_abc_1.abstractmethod
+    def DropGeneration(
+        self,
+        request: _projection_service_pb2.DropGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.DropGenerationResponse, _abc.Awaitable[_projection_service_pb2.DropGenerationResponse]]:
+        """Asks that the other generation of a view be dropped, whatever is being done with it. With the name of a view of
+        another version of the program, which no projector follows: drops that, at once.
+
+        Errors: NOT_FOUND when there is none.
         """
 
     @_abc_1.abstractmethod
@@ -236,7 +354,7 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks for parked rows to take in what waits for them, in order. The projector that owns the view does it; GetOperation says
         what became of it. Who asks is in the call's metadata, as `tandem-actor`.
 
-        Errors: none of its own.
+        Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
         """
 
     @_abc_1.abstractmethod
@@ -248,7 +366,7 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks for what waits for a parked row to be dropped for good: the row goes on without. It works as RedriveParkedKeys, and is
         kept with the reason and with who asked.
 
-        Errors: none of its own.
+        Errors: NOT_FOUND when no projector has begun the view, or it has no other generation.
         """
 
     @_abc_1.abstractmethod
@@ -260,6 +378,17 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns what became of something that was asked for.
 
         Errors: NOT_FOUND when it was not.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOperations(
+        self,
+        request: _projection_service_pb2.ListOperationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.ListOperationsResponse, _abc.Awaitable[_projection_service_pb2.ListOperationsResponse]]:
+        """Lists what operators have asked of views, the latest first, with what became of it: their log.
+
+        Errors: none of its own.
         """
 
 def add_ProjectionServiceServicer_to_server(servicer: ProjectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

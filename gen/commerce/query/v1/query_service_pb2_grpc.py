@@ -35,12 +35,15 @@ class QueryServiceStub:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION
     (TOKEN_EPOCH_MISMATCH when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed,
     FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when
-    the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED when
-    it cannot go on before the token, PARKED when it went on without an event that the token, or the row, needs,
-    HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what
-    is stored was changed by somebody else, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); NOT_FOUND when what it asks
+    for is somebody else's and the caller's role gives it no more than its own; UNIMPLEMENTED (UNKNOWN_METHOD when the
+    server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED
+    when it cannot go on before the token, PARKED when it went on without an event that the token, or the row, needs,
+    HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED
+    when what is stored was changed by somebody else, KEYS_UNAVAILABLE when the keys of tokens are not known yet,
+    STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def __init__(self, channel):
@@ -116,12 +119,15 @@ class QueryServiceServicer:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION
     (TOKEN_EPOCH_MISMATCH when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed,
     FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when
-    the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED when
-    it cannot go on before the token, PARKED when it went on without an event that the token, or the row, needs,
-    HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what
-    is stored was changed by somebody else, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); NOT_FOUND when what it asks
+    for is somebody else's and the caller's role gives it no more than its own; UNIMPLEMENTED (UNKNOWN_METHOD when the
+    server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED
+    when it cannot go on before the token, PARKED when it went on without an event that the token, or the row, needs,
+    HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED
+    when what is stored was changed by somebody else, KEYS_UNAVAILABLE when the keys of tokens are not known yet,
+    STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     def GetOrderDetails(self, request, context):
@@ -308,12 +314,15 @@ class QueryService:
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong); FAILED_PRECONDITION
     (TOKEN_EPOCH_MISMATCH when the token is from before a restore, TOKEN_AHEAD when it is beyond the feed,
     FULLY_CONSISTENT_NOT_CONFIGURED when the server cannot ask the write store); RESOURCE_EXHAUSTED (OVERLOADED when a
-    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNIMPLEMENTED (UNKNOWN_METHOD when
-    the server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED when
-    it cannot go on before the token, PARKED when it went on without an event that the token, or the row, needs,
-    HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED when what
-    is stored was changed by somebody else, STOPPING when the server ends);
-    DEADLINE_EXCEEDED; INTERNAL.
+    limit is reached, MESSAGE_TOO_LARGE when a request or an answer has too many bytes); UNAUTHENTICATED
+    (IDENTITY_REQUIRED when nothing says who calls and the server asks, IDENTITY_INVALID when it is not so,
+    TOKEN_EXPIRED); PERMISSION_DENIED (NOT_PERMITTED when the caller has no role for it); NOT_FOUND when what it asks
+    for is somebody else's and the caller's role gives it no more than its own; UNIMPLEMENTED (UNKNOWN_METHOD when the
+    server has no such RPC); UNAVAILABLE (PROJECTION_LAG when the view did not reach the token in time, VIEW_FAILED
+    when it cannot go on before the token, PARKED when it went on without an event that the token, or the row, needs,
+    HISTORY_CHANGED when the write store lost what it shows, STORE_UNAVAILABLE when a database is away, ROW_DAMAGED
+    when what is stored was changed by somebody else, KEYS_UNAVAILABLE when the keys of tokens are not known yet,
+    STOPPING when the server ends); DEADLINE_EXCEEDED; INTERNAL.
     """
 
     @staticmethod

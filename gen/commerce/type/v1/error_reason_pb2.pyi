@@ -98,6 +98,29 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The server has no such RPC.
     What to do: check the address and the name; bring the server up to date where the RPC is new.
     """
+    ERROR_REASON_IDENTITY_REQUIRED: _ErrorReason.ValueType  # 80
+    """Nothing says who makes the call, and this server asks: for a token as `authorization: Bearer …`, or for a client
+    certificate.
+    What to do: send one.
+    """
+    ERROR_REASON_IDENTITY_INVALID: _ErrorReason.ValueType  # 81
+    """What says who makes the call is not valid: the token is not of the issuer, not for this server or not signed with its
+    keys, a header is given twice, or a sidecar's is not as it must be.
+    What to do: get another token; repeating the call with the same one cannot help.
+    """
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 82
+    """The token has expired; a stream ends with it too.
+    What to do: get a new token and repeat the call; a stream goes on from its last position.
+    """
+    ERROR_REASON_KEYS_UNAVAILABLE: _ErrorReason.ValueType  # 83
+    """The server does not know the keys yet with which the token is to be verified; nothing was done.
+    What to do: repeat after the delay in google.rpc.RetryInfo.
+    """
+    ERROR_REASON_NOT_PERMITTED: _ErrorReason.ValueType  # 84
+    """The caller has no role that may call this, or not for more than what is its own; or its rights have changed since a
+    stream began.
+    What to do: tell whoever gives roles, or the operator, whose policy says which it takes.
+    """
     ERROR_REASON_ROW_DAMAGED: _ErrorReason.ValueType  # 60
     """A row of the view, or one of those that the answer is made of, is not what was written there, and is not sent. The
     metadata says of which `view`, and where it is one row its `key`.
@@ -226,6 +249,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     `parked_since`, and where it is one row its `key`.
     What to do: tell the operator, who redrives it; read without the token if an older state will do.
     """
+    ERROR_REASON_GENERATION_EXISTS: _ErrorReason.ValueType  # 70
+    """The view has another generation already, which is being made or is kept.
+    What to do: drop that one first, if nobody needs it.
+    """
+    ERROR_REASON_GENERATION_NOT_READY: _ErrorReason.ValueType  # 71
+    """The view's other generation is still filled or compared.
+    What to do: repeat when it is ready.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name without its prefix, such as OUT_OF_STOCK, is the `reason` of an error's
@@ -308,6 +339,29 @@ What to do: send less, or ask for less.
 ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 62
 """The server has no such RPC.
 What to do: check the address and the name; bring the server up to date where the RPC is new.
+"""
+ERROR_REASON_IDENTITY_REQUIRED: ErrorReason.ValueType  # 80
+"""Nothing says who makes the call, and this server asks: for a token as `authorization: Bearer …`, or for a client
+certificate.
+What to do: send one.
+"""
+ERROR_REASON_IDENTITY_INVALID: ErrorReason.ValueType  # 81
+"""What says who makes the call is not valid: the token is not of the issuer, not for this server or not signed with its
+keys, a header is given twice, or a sidecar's is not as it must be.
+What to do: get another token; repeating the call with the same one cannot help.
+"""
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 82
+"""The token has expired; a stream ends with it too.
+What to do: get a new token and repeat the call; a stream goes on from its last position.
+"""
+ERROR_REASON_KEYS_UNAVAILABLE: ErrorReason.ValueType  # 83
+"""The server does not know the keys yet with which the token is to be verified; nothing was done.
+What to do: repeat after the delay in google.rpc.RetryInfo.
+"""
+ERROR_REASON_NOT_PERMITTED: ErrorReason.ValueType  # 84
+"""The caller has no role that may call this, or not for more than what is its own; or its rights have changed since a
+stream began.
+What to do: tell whoever gives roles, or the operator, whose policy says which it takes.
 """
 ERROR_REASON_ROW_DAMAGED: ErrorReason.ValueType  # 60
 """A row of the view, or one of those that the answer is made of, is not what was written there, and is not sent. The
@@ -436,6 +490,14 @@ ERROR_REASON_PARKED: ErrorReason.ValueType  # 53
 beyond that event, or the row is not there for the lack of it. The metadata has the `view`, the position that it is
 `parked_since`, and where it is one row its `key`.
 What to do: tell the operator, who redrives it; read without the token if an older state will do.
+"""
+ERROR_REASON_GENERATION_EXISTS: ErrorReason.ValueType  # 70
+"""The view has another generation already, which is being made or is kept.
+What to do: drop that one first, if nobody needs it.
+"""
+ERROR_REASON_GENERATION_NOT_READY: ErrorReason.ValueType  # 71
+"""The view's other generation is still filled or compared.
+What to do: repeat when it is ready.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

@@ -1,0 +1,31 @@
+"""Lines for the audit in the log: who was refused what, and what operators have called."""
+
+from google.protobuf.message import Message
+
+from tandem.runtime.call import Context
+from tandem.runtime.errors import TandemError
+from tandem.runtime.telemetry import log
+
+# Of a request, as a text.
+_LONGEST = 500
+
+
+def refused(call: Context, rpc: str, error: TandemError) -> None:
+    log.warning(
+        "audit: refused",
+        rpc=rpc,
+        subject=_subject(call),
+        reason=error.reason,
+        problem=error.message,
+        reference=call.reference(),
+    )
+
+
+def called(call: Context, rpc: str, request: Message) -> None:
+    """request: an operator's, of names and ids."""
+    text = str(request).replace("\n", " ").strip()
+    log.info("audit: called", rpc=rpc, subject=_subject(call), request=text[:_LONGEST], reference=call.reference())
+
+
+def _subject(call: Context) -> str | None:
+    return None if call.identity is None else call.identity.subject

@@ -1,0 +1,35 @@
+"""Who a caller is, and how that was proved."""
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+# Of an actor in an event's envelope: see tandem.feed.envelope.
+_PSEUDONYM = re.compile(r"[!-?A-~]{1,128}")
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """Who calls.
+
+    subject: the token's `sub`, or the SPIFFE id or the distinguished name of a certificate. roles: as the token says
+    them. owner: whose rows are the caller's own; empty where it owns none. expires_at: on the clock of time.time().
+
+    One that is remembered is the same object each time: that is what it is known by.
+    """
+
+    subject: str
+    proof: Literal["token", "certificate", "sidecar"]
+    roles: frozenset[str] = frozenset()
+    owner: str = ""
+    expires_at: float = math.inf
+
+    @cached_property
+    def actor(self) -> str:
+        """As events keep it for ever: pseudonymous, so a name or an e-mail address is there as its hash alone."""
+        if _PSEUDONYM.fullmatch(self.subject):
+            return self.subject
+        return f"sha256:{hashlib.sha256(self.subject.encode()).hexdigest()[:32]}"

@@ -1,0 +1,126 @@
+"""Who may call what by the shop's policy: a row for every RPC of the contract, for tests/contract/test_access.py."""
+
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf.message import Message
+
+from commerce.audit.v1 import audit_service_pb2 as audit
+from commerce.command.v1 import command_service_pb2 as commands
+from commerce.command.v1 import receipt_service_pb2 as receipts
+from commerce.feed.v1 import feed_service_pb2 as feed
+from commerce.projection.v1 import projection_service_pb2 as projection
+from commerce.query.v1 import query_service_pb2 as queries
+from tests.support.builders import (
+    add_product,
+    address,
+    identity,
+    place_order,
+    register_customer,
+    revise_product,
+    start_subscription,
+    usd,
+)
+
+ME, ORDER = identity("customer", 1), identity("order", 1)
+SUBSCRIPTION, PRODUCT = identity("subscription", 1), identity("product", 1)
+
+OK, DENIED, NOT_FOUND = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.NOT_FOUND
+PASSED = {OK, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.FAILED_PRECONDITION}
+"""What is said behind the guards."""
+
+
+class Row(NamedTuple):
+    """role: that may call it. others: what somebody with the role `customer` gets for things of another customer.
+
+    request: about things of customer 1.
+    """
+
+    role: str
+    others: grpc.StatusCode
+    request: Message
+    passed: frozenset[grpc.StatusCode] = frozenset(PASSED)
+
+
+def own(request: Message) -> Row:
+    return Row("customer", NOT_FOUND, request)
+
+
+def only(role: str, request: Message, *passed: grpc.StatusCode) -> Row:
+    return Row(role, DENIED, request, frozenset({*PASSED, *passed}))
+
+
+def for_all(request: Message) -> Row:
+    return Row("", OK, request)
+
+
+VIEW_AND_KEY: dict[str, Any] = {"view": "order_details", "key": ORDER}
+RPCS: dict[str, Row] = {
+    "CommandService/RegisterCustomer": own(register_customer()),
+    "CommandService/RenameCustomer": own(commands.RenameCustomerRequest(customer_id=ME, name="Ada")),
+    "CommandService/UpdateAddress": own(
+        commands.UpdateAddressRequest(customer_id=ME, address_name="home", address=address())
+    ),
+    "CommandService/RemoveAddress": own(commands.RemoveAddressRequest(customer_id=ME, address_name="none")),
+    "CommandService/PlaceOrder": own(place_order()),
+    "CommandService/ChangeShippingAddress": own(
+        commands.ChangeShippingAddressRequest(order_id=ORDER, address=address(city="Bonn"))
+    ),
+    "CommandService/CancelOrder": own(commands.CancelOrderRequest(order_id=ORDER)),
+    "CommandService/CancelSubscription": own(
+        commands.CancelSubscriptionRequest(subscription_id=SUBSCRIPTION, when=commands.CANCELLATION_TIME_AT_PERIOD_END)
+    ),
+    "CommandService/ResumeSubscription": own(commands.ResumeSubscriptionRequest(subscription_id=SUBSCRIPTION)),
+    "CommandService/AddProduct": only("clerk", add_product()),
+    "CommandService/ChangePrice": only("clerk", commands.ChangePriceRequest(product_id=PRODUCT, price=usd(1999))),
+    "CommandService/AdjustStock": only("clerk", commands.AdjustStockRequest(product_id=PRODUCT, delta=1)),
+    "CommandService/ReviseProduct": only("clerk", revise_product(name="Tea")),
+    "CommandService/PayOrder": only("clerk", commands.PayOrderRequest(order_id=ORDER, payment_reference="p")),
+    "CommandService/ShipOrder": only(
+        "clerk", commands.ShipOrderRequest(order_id=ORDER, carrier="c", tracking_number="t")
+    ),
+    "CommandService/DeliverOrder": only("clerk", commands.DeliverOrderRequest(order_id=ORDER)),
+    "CommandService/StartSubscription": only("clerk", start_subscription()),
+    "CommandService/ChangeSubscriptionPlan": only(
+        "clerk",
+        commands.ChangeSubscriptionPlanRequest(
+            subscription_id=SUBSCRIPTION, plan="gold", price=usd(2900), period_months=1
+        ),
+    ),
+    "CommandService/RenewSubscription": only("clerk", commands.RenewSubscriptionRequest(subscription_id=SUBSCRIPTION)),
+    "CommandService/DiscontinueProduct": only("clerk", commands.DiscontinueProductRequest(product_id=PRODUCT)),
+    "QueryService/GetOrderDetails": own(queries.GetOrderDetailsRequest(order_id=ORDER)),
+    "QueryService/BatchGetOrderDetails": own(queries.BatchGetOrderDetailsRequest(order_ids=[ORDER])),
+    "QueryService/WatchOrderDetails": own(queries.WatchOrderDetailsRequest(order_id=ORDER)),
+    "QueryService/ListRecentOrders": own(queries.ListRecentOrdersRequest(customer_id=ME)),
+    "QueryService/GetCustomer": own(queries.GetCustomerRequest(customer_id=ME)),
+    "QueryService/GetSubscription": own(queries.GetSubscriptionRequest(subscription_id=SUBSCRIPTION)),
+    "QueryService/ListSubscriptions": own(queries.ListSubscriptionsRequest(customer_id=ME)),
+    "QueryService/GetProduct": for_all(queries.GetProductRequest(product_id=PRODUCT)),
+    "QueryService/BatchGetProducts": for_all(queries.BatchGetProductsRequest(product_ids=[PRODUCT])),
+    "QueryService/SearchProducts": for_all(queries.SearchProductsRequest(query="tea")),
+    "QueryService/GetSalesSummary": only("analyst", queries.GetSalesSummaryRequest(start_date="2026-01-31")),
+    "FeedService/Subscribe": only("follower", feed.SubscribeRequest(from_beginning=True)),
+    "FeedService/GetHead": only("follower", feed.GetHeadRequest()),
+    "ReceiptService/GetReceipt": only("operator", receipts.GetReceiptRequest(request_id=identity("register", 1))),
+    "ProjectionService/ListProjections": only("operator", projection.ListProjectionsRequest()),
+    "ProjectionService/Explain": only("operator", projection.ExplainRequest(position=1)),
+    "ProjectionService/GetHistory": only("operator privacy", projection.GetHistoryRequest(**VIEW_AND_KEY)),
+    "ProjectionService/ListParkedKeys": only("operator", projection.ListParkedKeysRequest()),
+    "ProjectionService/GetParkedKey": only("operator", projection.GetParkedKeyRequest(**VIEW_AND_KEY), NOT_FOUND),
+    "ProjectionService/RedriveParkedKeys": only("operator", projection.RedriveParkedKeysRequest(view="order_details")),
+    "ProjectionService/DropParkedKey": only("operator", projection.DropParkedKeyRequest(**VIEW_AND_KEY, reason="r")),
+    "ProjectionService/GetOperation": only("operator", projection.GetOperationRequest(operation_id=ME), NOT_FOUND),
+    "ProjectionService/ListOperations": only("operator", projection.ListOperationsRequest()),
+    "ProjectionService/ListGenerations": only("operator", projection.ListGenerationsRequest()),
+    "ProjectionService/SwitchGeneration": only(
+        "operator", projection.SwitchGenerationRequest(view="sales_summary"), NOT_FOUND
+    ),
+    "ProjectionService/DropGeneration": only(
+        "operator", projection.DropGenerationRequest(view="sales_summary"), NOT_FOUND
+    ),
+    "ProjectionService/StartRebuild": only("operator", projection.StartRebuildRequest(view="sales_summary")),
+    "AuditService/Verify": only("operator", audit.VerifyRequest(subjects=["order_details"], keys=[ORDER])),
+    # The last: nobody is left then.
+    "CommandService/EraseCustomer": own(commands.EraseCustomerRequest(customer_id=ME)),
+}
