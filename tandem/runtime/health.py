@@ -1,4 +1,11 @@
-"""Health and reflection: the libraries' servicers, with limits; their requests are decoded as all others are."""
+"""Health and reflection: the libraries' servicers, with limits; their requests are decoded as all others are.
+
+Health answers three questions, by the name that is asked for:
+
+    ""                  readiness: can the server answer calls? Its stores are there, and all its threads run
+    a service's name    the same of one service, which may need other stores, or no view that stands
+    "liveness"          does it move? No store is asked: where one is away, a new process would be no better
+"""
 
 import asyncio
 import contextlib
@@ -15,6 +22,7 @@ from tandem.runtime.errors import NotFound, Overloaded
 from tandem.runtime.telemetry import STREAMS_OPEN
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+LIVENESS = "liveness"
 # What of a name that is not known is said again.
 _MAX_NAME = 200
 
@@ -49,9 +57,12 @@ class _Descriptors:
 class Health(health.aio.HealthServicer):  # type: ignore[misc]
     """The library's, with a limit, and watches that a stopping server can end: it would wait for them as for calls."""
 
-    def __init__(self, services: Sequence[str], max_streams: int) -> None:
-        """max_streams: watches and reflection streams that are open at once."""
+    def __init__(self, services: Sequence[str], max_streams: int, is_alive: Callable[[], bool]) -> None:
+        """max_streams: watches and reflection streams that are open at once. is_alive: whether all that has something
+        to do goes on; it must not wait.
+        """
         super().__init__()
+        self._is_alive = is_alive
         self._services = services
         self._max_streams = max_streams
         self._open = 0
@@ -83,6 +94,10 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
 
     async def _check(self, requests: AsyncIterator[Any], context: Any) -> None:
         request = await anext(requests)
+        if request.service == LIVENESS:
+            # Also while it stops: it goes on doing so. An event loop that does not go on answers nothing.
+            await context.write(health_pb2.HealthCheckResponse(status=status_of(self._is_alive())))
+            return
         if request.service not in ("", *self._services):
             raise NotFound("service", request.service[:_MAX_NAME])
         await context.write(await self.Check(request, context))
@@ -115,3 +130,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
         finally:
             self._open -= 1
             STREAMS_OPEN.labels(method).dec()
+
+
+def status_of(well: bool) -> "health_pb2.HealthCheckResponse.ServingStatus":
+    return health_pb2.HealthCheckResponse.SERVING if well else health_pb2.HealthCheckResponse.NOT_SERVING

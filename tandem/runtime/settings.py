@@ -216,6 +216,13 @@ class ServerSettings(Block):
         description="How long what runs beside the calls may take to stop after that, whatever its stores do; then the"
         " process ends as it is",
     )
+    still_seconds: float = Field(
+        120.0,
+        gt=0,
+        le=3600,
+        description="How long a thread may have something to do and not go on, until the health of `liveness` is"
+        " NOT_SERVING",
+    )
     reflection: bool | None = Field(
         None, description="Serve reflection, so that grpcurl needs no proto files; unless set, without authentication"
     )
@@ -300,6 +307,21 @@ class LogSettings(Block):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to log")
 
 
+class TraceSettings(Block):
+    """Traces, in OpenTelemetry's form, sent by its protocol (OTLP)."""
+
+    endpoint: str | None = Field(
+        None,
+        description="Where a collector takes spans: http://otel.internal:4317, or for http/protobuf"
+        " http://otel.internal:4318/v1/traces; https:// for TLS",
+    )
+    protocol: Literal["grpc", "http/protobuf"] = Field("grpc", description="How spans are sent")
+    ratio: float = Field(
+        1.0, ge=0, le=1, description="Share of the calls that are traced, of those whose caller does not say whether"
+    )
+    headers: dict[str, SecretStr] = Field({}, description="Sent with them, such as a key")
+
+
 class ServiceSettings(BaseSettings):
     """The base of a service's settings. Subclasses set `section` and `env_prefix`."""
 
@@ -313,6 +335,7 @@ class ServiceSettings(BaseSettings):
     section: ClassVar[str]
 
     log: LogSettings = Field(LogSettings(level="info"), description="Logs")
+    trace: TraceSettings = Field(TraceSettings(), description="Traces")
 
     @classmethod
     def settings_customise_sources(
