@@ -6,6 +6,7 @@ names (`[command.database]` / `url = "…"`) over the defaults. An unknown key i
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 
 UNIX_SOCKET = "unix:"
 """How an address begins that is a Unix socket."""
+
+# What Kubernetes sets in every container for a Service whose name begins with "tandem-" (enableServiceLinks).
+_SERVICE_LINK = re.compile(
+    r"TANDEM_[A-Z0-9_]+_("
+    r"SERVICE_HOST=.*|SERVICE_PORT(_[A-Z0-9_]+)?=[0-9]+|PORT=[a-z]+://.*|"
+    r"PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=.*)"
+)
 
 # The sections of the file, and the middle word of the environment names.
 SECTIONS = ("command", "query", "projector")
@@ -396,7 +404,7 @@ def _sentence(settings: type[ServiceSettings], problem: "ErrorDetails") -> str:
 def _unknown_variables(settings: type[ServiceSettings]) -> list[str]:
     """A misspelt variable would silently leave the default in force, so it is an error.
 
-    Variables of the other services, and of the command line, are not looked at.
+    Variables of the other services, of the command line, and of Kubernetes are not looked at.
     """
     own = f"TANDEM_{settings.section.upper()}_"
     others = ("TANDEM_CLI_", *(f"TANDEM_{section.upper()}_" for section in SECTIONS if section != settings.section))
@@ -404,7 +412,10 @@ def _unknown_variables(settings: type[ServiceSettings]) -> list[str]:
     return sorted(
         name
         for name in os.environ
-        if name.upper().startswith("TANDEM_") and not name.upper().startswith(others) and name not in known
+        if name.upper().startswith("TANDEM_")
+        and not name.upper().startswith(others)
+        and name not in known
+        and not _SERVICE_LINK.fullmatch(f"{name}={os.environ[name]}")
     )
 
 
