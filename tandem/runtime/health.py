@@ -12,6 +12,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -23,6 +25,33 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 LIVENESS = "liveness"
 # What of a name that is not known is said again.
 _MAX_NAME = 200
+
+
+class _Descriptors:
+    """The program's descriptors, by every name that they have.
+
+    Protobuf's pool finds no method, and a value of an enum by the name of its package alone.
+    """
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def FindFileContainingSymbol(self, name: str) -> FileDescriptor:  # noqa: N802 - as the pool has it
+        """Raises KeyError."""
+        try:
+            return self._pool.FindFileContainingSymbol(name)
+        except KeyError:
+            holder, _, member = name.rpartition(".")
+            file = self._pool.FindFileContainingSymbol(holder)
+            service = file.services_by_name.get(holder.removeprefix(f"{file.package}."))
+            if service is not None and member in service.methods_by_name:
+                return file
+            if member in self._pool.FindEnumTypeByName(holder).values_by_name:
+                return file
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
 
 
 class Health(health.aio.HealthServicer):  # type: ignore[misc]
@@ -46,7 +75,8 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
             f"/{_HEALTH}/Watch": Servicer(health_pb2.HealthCheckRequest, self._watch),
         }
         if with_reflection:
-            library = reflection.aio.ReflectionServicer([*self._services, _HEALTH, reflection.SERVICE_NAME])
+            names = [*self._services, _HEALTH, reflection.SERVICE_NAME]
+            library = reflection.aio.ReflectionServicer(names, pool=_Descriptors())
 
             async def reflect(requests: AsyncIterator[Any], context: Any) -> None:
                 with self._one_more("ServerReflectionInfo"):
