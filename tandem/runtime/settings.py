@@ -321,6 +321,13 @@ class TraceSettings(Block):
     )
     headers: dict[str, SecretStr] = Field({}, description="Sent with them, such as a key")
 
+    @field_validator("endpoint")
+    @classmethod
+    def _is_an_address(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return endpoint
+
 
 class ServiceSettings(BaseSettings):
     """The base of a service's settings. Subclasses set `section` and `env_prefix`."""
