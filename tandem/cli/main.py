@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tandem.cli import access, feed, history, operations, parked, verify, why
+from tandem.cli import access, feed, health, history, operations, parked, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
@@ -158,6 +158,7 @@ def application(domain: Domain) -> typer.Typer:
         if not report.well:
             raise typer.Exit(1)
 
+    health.add_to(app)
     why.add_to(app, domain)
     history.add_to(app, domain)
     operations.add_to(app, domain)
