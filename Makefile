@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples hooks clean ci
+.PHONY: help install memcached prometheus up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -124,6 +124,10 @@ docs: install  ## Regenerate the pages of settings, contract and metrics in docs
 
 examples: install memcached  ## Run docs/examples.md and write what its commands print into it
 	pytest tests/e2e/test_examples.py --write-examples
+
+# As root: it makes a file system. IMAGE_BASE=… builds on an image of yours, ARGS=registry/name:tag names it.
+image: install  ## Build the image of the services with buildah, and start each service in it
+	@tools/image.sh $(ARGS)
 
 hooks: install  ## Check style, types and the contract before each commit
 	pre-commit install

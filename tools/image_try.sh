@@ -14,7 +14,7 @@ hold() { # hold TITLE COMMAND…
 
 not_root() { [ "$(run "$container" -- id -u)" = 10001 ]; }
 owns_nothing() { [ -z "$(run "$container" -- find / -xdev -user 10001 -not -path '/proc/*' 2>/dev/null)" ]; }
-no_compiler() { run "$container" -- sh -c '! command -v cc gcc g++ clang make ld pip'; }
+no_compiler() { run "$container" -- sh -c 'for it in cc gcc g++ clang make ld pip; do ! command -v "$it" || exit 1; done'; }
 has_bill() { run "$container" -- python -c 'import json; assert len(json.load(open("/opt/tandem/sbom.json"))["components"]) > 100'; }
 
 # It answers on a port that it has chosen itself, without any store: alive, and not ready.

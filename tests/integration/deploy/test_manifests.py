@@ -68,6 +68,16 @@ def test_manifests_are_what_the_api_takes(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_upgrade_can_apply_one_part_after_the_other(overlay: str) -> None:
+    """By their label: docs/deployment.md. A ConfigMap without it would be missing when its pods come."""
+    for manifest in manifests(overlay):
+        if manifest["kind"] != "Namespace":
+            name, label = manifest["metadata"]["name"], manifest["metadata"]["labels"]["app.kubernetes.io/name"]
+            # What kustomize generates has a hash behind its name.
+            assert label == ("network" if name in ("nobody", "names") else re.sub(r"-[a-z0-9]{10}$", "", name))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_services_take_the_settings_of_their_pods(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, settings in SERVERS.items():
         pod = pods(overlay)[name]
