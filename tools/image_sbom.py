@@ -12,7 +12,10 @@ def bill_of_materials(debian: str, python: list[tuple[str, str]]) -> dict[str, A
     systems = [line.split() for line in debian.splitlines()]
     components = [
         *(_component(name, version, f"pkg:deb/debian/{name}@{version}?arch={arch}") for name, version, arch in systems),
-        *(_component(name, version, f"pkg:pypi/{name.lower().replace('_', '-')}@{version}") for name, version in python),
+        *(
+            _component(name, version, f"pkg:pypi/{name.lower().replace('_', '-')}@{version}")
+            for name, version in python
+        ),
     ]
     return {
         "bomFormat": "CycloneDX",

@@ -1,7 +1,7 @@
 """Prints the part of requirements.lock that the services need: no tests, no benchmarks, no embedded stack.
 
-pip-compile says of each package who needs it ("# via"): one is needed if pyproject.toml's dependencies name it, or one that
-is needed does. For the image (tools/image.sh), so the standard library is enough.
+pip-compile says of each package who needs it ("# via"): one is needed if pyproject.toml's dependencies name it, or one
+that is needed does. For the image (tools/image.sh), so the standard library is enough.
 """
 
 import re

@@ -159,9 +159,8 @@ def application(domain: Domain) -> typer.Typer:
             raise typer.Exit(1)
 
     health.add_to(app)
-    why.add_to(app, domain)
-    history.add_to(app, domain)
-    operations.add_to(app, domain)
+    for add_to in (why.add_to, history.add_to, operations.add_to):
+        add_to(app, domain)
     verify.add_command(app, domain.audit, _ADDRESSES)
     add_commands(app, domain.projections, _ADDRESSES["projector"])
     app.add_typer(feed.commands(domain.modules["command"]), name="feed")

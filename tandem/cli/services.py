@@ -30,7 +30,7 @@ def store_settings(write_url: str, read_url: str, cache_nodes: Sequence[str] = (
 
 
 def says_it_serves(channel: grpc.Channel, timeout: float, service: str = "") -> bool:
-    """Asks for a server's health. timeout: in seconds. service: readiness of all, unless named. Raises grpc.RpcError."""
+    """Asks for a server's health. timeout: in seconds. service: the whole server unless named. Raises grpc.RpcError."""
     request = health_pb2.HealthCheckRequest(service=service)
     answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

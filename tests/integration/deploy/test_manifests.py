@@ -30,7 +30,9 @@ MODULES = {name: name.replace("-", "_") for name in SERVERS}
 def manifests(overlay: str) -> list[dict[str, Any]]:
     """What `kubectl apply -k` would send."""
     folder = DEPLOY / "kubernetes" / "overlays" / overlay
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
@@ -171,7 +173,9 @@ def test_the_compose_file_starts_what_the_services_take(monkeypatch: pytest.Monk
             assert re.fullmatch(rf"127\.0\.0\.1:\d+:{read.server.port}", port), "open beyond this machine, and insecure"
             assert service["healthcheck"]["test"][-1] == f"127.0.0.1:{read.server.port}"
             assert service["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
-            assert float(service["stop_grace_period"].rstrip("s")) > read.server.drain_seconds + read.server.stop_seconds
+            assert (
+                float(service["stop_grace_period"].rstrip("s")) > read.server.drain_seconds + read.server.stop_seconds
+            )
     for name, service in services.items():
         needed = {Path(v).name for k, v in service.get("environment", {}).items() if k.endswith("_FILE")}
         assert needed == set(service.get("secrets", ())), f"{name}: files that are not handed on, or not used"
