@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples hooks clean ci
+.PHONY: help install memcached prometheus up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 memcached:  ## Install Debian's memcached where it is missing and we may; go on without it otherwise
 	@command -v memcached >/dev/null || tools/install_memcached.sh
+
+prometheus:  ## Install Debian's Prometheus where it is missing and we may, for the tests of alerts and dashboard
+	@command -v promtool >/dev/null || tools/install_prometheus.sh
 
 up: install memcached  ## Start everything on this machine, with sample data; Ctrl-C stops it
 	@tandem up $(ARGS)
@@ -114,9 +117,10 @@ lock: install  ## Pin the newest versions that pyproject.toml allows in requirem
 	  --no-emit-index-url --no-emit-options --no-emit-trusted-host --strip-extras \
 	  --output-file=requirements.lock pyproject.toml
 
-docs: install  ## Regenerate docs/configuration.md from the settings and docs/contract.md from the contract
+docs: install  ## Regenerate the pages of settings, contract and metrics in docs/ from the code
 	python -m tools.configuration > docs/configuration.md
 	python -m tools.contract > docs/contract.md
+	python -m tools.metrics > docs/metrics.md
 
 examples: install memcached  ## Run docs/examples.md and write what its commands print into it
 	pytest tests/e2e/test_examples.py --write-examples

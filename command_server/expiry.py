@@ -15,7 +15,7 @@ from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
 from tandem.runtime.call import LocalCall, Method, Stage
 from tandem.runtime.errors import Overloaded, TandemError
 from tandem.runtime.supervised import supervise
-from tandem.runtime.telemetry import log
+from tandem.runtime.telemetry import log, note_success
 
 ENDED = Counter("tandem_subscriptions_ended_total", "Subscriptions that this server ended because their time had come")
 NOT_ENDED = Counter(
@@ -47,6 +47,7 @@ class Expiry:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        note_success("expiry")
         self._task = asyncio.create_task(supervise("expiry", self._run))
 
     async def stop(self) -> None:
@@ -61,6 +62,7 @@ class Expiry:
                 tried: set[Due] = set()
                 while await self.end_due(tried):
                     pass
+                note_success("expiry")
             except ClocksDiffer as error:
                 log.error("subscriptions are not ended", error=str(error))
             except Exception as error:  # whatever it is, subscriptions must go on ending when it has passed

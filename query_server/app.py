@@ -12,6 +12,7 @@ from query_server.settings import Settings
 from query_server.subscriptions import subscriptions
 from shop.views import CACHED_VIEWS, OWNERS, REVISION, VIEWS
 from tandem.queries.damage import DamageReports
+from tandem.queries.encoding import room_for_rows
 from tandem.queries.freshness import Freshness
 from tandem.queries.head import Head
 from tandem.queries.owners import owner_field, owner_fields
@@ -45,8 +46,9 @@ def build(settings: Settings) -> Application:
     freshness = Freshness(settings.freshness, listener, store.positions, VIEWS, head, with_cache=settings.cache.enabled)
 
     by_id = RowQueries(queries_by_id(SERVICE, CACHED_VIEWS, OWNERS), store, freshness, reading, settings.cache)
+    room = room_for_rows(settings.server.max_response_bytes)
     lists = [ListQuery(SERVICE.methods_by_name[rpc], select, store) for rpc, select in LISTS.items()]
-    searches = SearchQuery(search_store, store, SearchMemory(search.remembered_mib * 2**20))
+    searches = SearchQuery(search_store, store, SearchMemory(search.remembered_mib * 2**20), room)
     sales = SalesQuery(sales_store)
     statements: list[Worker] = [
         *[

@@ -17,6 +17,10 @@ from typing import Any, Unpack, overload
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.feed.v1.feed_service_pb2_grpc import FeedServiceStub
 from commerce.query.v1.query_service_pb2 import (
+    BatchGetOrderDetailsRequest,
+    BatchGetOrderDetailsResponse,
+    BatchGetProductsRequest,
+    BatchGetProductsResponse,
     ListRecentOrdersRequest,
     ListRecentOrdersResponse,
     ListSubscriptionsRequest,
@@ -26,7 +30,7 @@ from commerce.query.v1.query_service_pb2 import (
     SearchProductsResponse,
 )
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
-from commerce.query.v1.views_pb2 import OrderSummary, SubscriptionDetails
+from commerce.query.v1.views_pb2 import OrderDetails, OrderSummary, ProductCard, SubscriptionDetails
 from tandem.client import aio, paging, sync
 from tandem.client.session import Connection
 
@@ -67,7 +71,7 @@ class AsyncClient(aio.Client[AsyncSession]):
         super().__init__(AsyncSession, {"commands": commands, "queries": queries, "feed": feed}, **connection)
 
 
-# One overload for each list of the contract; a test says when one is missing.
+# One overload for each list of the contract, of rows by their ids too; a test says when one is missing.
 
 
 @overload
@@ -82,6 +86,14 @@ def rows(
 def rows(
     call: Callable[[SearchProductsRequest], SearchProductsResponse], request: SearchProductsRequest
 ) -> Iterator[ProductHit]: ...
+@overload
+def rows(
+    call: Callable[[BatchGetOrderDetailsRequest], BatchGetOrderDetailsResponse], request: BatchGetOrderDetailsRequest
+) -> Iterator[OrderDetails]: ...
+@overload
+def rows(
+    call: Callable[[BatchGetProductsRequest], BatchGetProductsResponse], request: BatchGetProductsRequest
+) -> Iterator[ProductCard]: ...
 def rows(call: Callable[[Any], Any], request: Any) -> Iterator[Any]:
     """The rows of a list, over all its pages. call: a stub's method. Raises CallFailed."""
     return paging.rows(call, request)
@@ -99,6 +111,15 @@ def async_rows(
 def async_rows(
     call: Callable[[SearchProductsRequest], Awaitable[SearchProductsResponse]], request: SearchProductsRequest
 ) -> AsyncIterator[ProductHit]: ...
+@overload
+def async_rows(
+    call: Callable[[BatchGetOrderDetailsRequest], Awaitable[BatchGetOrderDetailsResponse]],
+    request: BatchGetOrderDetailsRequest,
+) -> AsyncIterator[OrderDetails]: ...
+@overload
+def async_rows(
+    call: Callable[[BatchGetProductsRequest], Awaitable[BatchGetProductsResponse]], request: BatchGetProductsRequest
+) -> AsyncIterator[ProductCard]: ...
 def async_rows(call: Callable[[Any], Awaitable[Any]], request: Any) -> AsyncIterator[Any]:
     """As `rows`, for asyncio."""
     return paging.async_rows(call, request)

@@ -18,6 +18,7 @@ from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from shop.client import Client, rows
+from tandem.client.command import command
 from tandem.client.errors import InvalidRequest, RuleBroken
 from tandem.client.streams import resuming
 
@@ -36,13 +37,13 @@ def main(commands: str = "127.0.0.1:50051", queries: str = "127.0.0.1:50052") ->
         product_id = added.product_id
 
         two = [PlaceOrderLine(product_id=product_id, quantity=2)]
-        request = PlaceOrderRequest(customer_id=customer_id, lines=two)
+        request = command(PlaceOrderRequest(customer_id=customer_id, lines=two))
         placed = session.commands.PlaceOrder(request)
         print("placed, version", placed.receipt.version)
 
         again = session.commands.PlaceOrder(request)
         replayed, same = str(again.receipt.replayed).lower(), str(again.order_id == placed.order_id).lower()
-        print("the same request again: replayed", replayed, "same order", same)
+        print("the same command again: replayed", replayed, "same order", same)
 
         order = session.queries.GetOrderDetails(GetOrderDetailsRequest(order_id=placed.order_id)).order_details
         print("read with the token:", order.customer_name, order.total.minor_units, order.total.currency_code)

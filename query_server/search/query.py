@@ -36,6 +36,7 @@ from query_server.search.statements import (
 from shop.views import product_search, search_word
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
+from tandem.queries.encoding import fitting
 from tandem.queries.parked import Parked, parked_fields, parked_of
 from tandem.queries.statements import Answer, StatementQuery, answer_each
 from tandem.queries.store import Store, position_of
@@ -74,14 +75,15 @@ class SearchQuery(StatementQuery[SearchKey]):
     kind = "search"
     views = SEARCHED
 
-    def __init__(self, search_store: Store, card_store: Store, memory: SearchMemory) -> None:
+    def __init__(self, search_store: Store, card_store: Store, memory: SearchMemory, room: int) -> None:
         """search_store: its connections are set up by SESSION. card_store: reads rows by their keys.
 
-        memory: of all threads.
+        memory: of all threads. room: bytes that the cards of a page may take; with more the page ends early.
         """
         self._search_store = search_store
         self._card_store = card_store
         self._memory = memory
+        self._room = room
 
     def wanted(self, request: Any, check: QueryChecker) -> SearchKey:
         return search_key(request, check)
@@ -167,6 +169,10 @@ class SearchQuery(StatementQuery[SearchKey]):
         """consulted: what the page was made of is at these positions, or later ones."""
         if len({it.epoch for it in consulted}) > 1:
             raise Unavailable("the views of the products are being replaced", reason="STORE_UNAVAILABLE")
+        shown = page.hits[: wanted.size]
+        fits = fitting([len(card) for _, card in shown], self._room)
+        if fits < len(shown):
+            return self._in_full(wanted._replace(size=fits))
         as_of = min(consulted, key=lambda it: it.position)
         response = encode_response(wanted, alternatives, page, parked.shown_at(as_of), self._memory)
         return Answer(response + parked_fields(SearchProductsResponse, parked), as_of, parked)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tandem.cli.child import HOST, Child, StackError, port_in_use
-from tandem.cli.embedded import Memcached, Postgres, memcached_path
+from tandem.cli.embedded import Memcached, Postgres, forget_other_servers, memcached_path
 from tandem.cli.services import Service, store_settings
 
 WRITE_DATABASE = "tandem_write"
@@ -38,6 +38,7 @@ class LocalStack:
     def __init__(
         self, folder: Path, ports: Ports, modules: Mapping[str, str], *, lite: bool = False, transport: str = "auto"
     ) -> None:
+        forget_other_servers()
         self.folder = folder
         self._ports = ports
         self.lite = lite

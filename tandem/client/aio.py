@@ -48,26 +48,52 @@ class _UnaryUnary(Method):
 
 
 class _UnaryUnaryCall(TypedCall):
-    """As grpc.aio.UnaryUnaryCall. What is not the response is the last try's: cancel(), trailing_metadata(), code()."""
+    """As grpc.aio.UnaryUnaryCall. What is not the response is the last try's: trailing_metadata(), code()."""
 
     def __init__(self, method: Any, outgoing: Outgoing) -> None:
         super().__init__(method(outgoing.request, **outgoing.options), outgoing)
         self._method = method
+        self._cancelled = asyncio.Event()
+        self._ended = False
+
+    def cancel(self) -> bool:
+        """Ends the call, and no further try is made; who awaits it gets CancelledError. False once it has ended."""
+        if self._ended:
+            return False
+        self._cancelled.set()
+        self._call.cancel()
+        return True
+
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Raises CallFailed."""
         return self._answer().__await__()
 
     async def _answer(self) -> Any:
-        while True:
-            try:
-                response = await self._call
-            except grpc.RpcError as error:
-                await asyncio.sleep(self._outgoing.pause_after(error))
-                self._call = self._method(self._outgoing.request, **self._outgoing.options)
-            else:
-                self._outgoing.answered(response)
-                return response
+        try:
+            while True:
+                try:
+                    response = await self._call
+                except grpc.RpcError as error:
+                    await self._pause(self._outgoing.pause_after(error))
+                    self._call = self._method(self._outgoing.request, **self._outgoing.options)
+                else:
+                    self._outgoing.answered(response)
+                    return response
+        finally:
+            self._ended = True
+
+    async def _pause(self, seconds: float) -> None:
+        """Raises CancelledError when the call is cancelled meanwhile, or was before."""
+        waiting = asyncio.ensure_future(self._cancelled.wait())
+        try:
+            await asyncio.wait({waiting}, timeout=seconds)
+        finally:
+            waiting.cancel()
+        if self._cancelled.is_set():
+            raise asyncio.CancelledError
 
 
 class _UnaryStream(Method):

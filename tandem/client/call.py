@@ -39,7 +39,9 @@ class Outgoing:
         a stream has none unless it says one.
         """
         self._rpc = rpc
+        self._asked = request
         self._sent = rpc.horizon.prepare(request)
+        self._has_bad_token = False
         self.options = dict(options)
         self._metadata = tuple(options.get("metadata") or ())
         self._identify()
@@ -67,13 +69,17 @@ class Outgoing:
     def failure(self, error: grpc.RpcError) -> CallFailed:
         """The typed error for one that gRPC raised."""
         failed = typed(error, self._rpc.name)
-        self._rpc.horizon.failed(self._sent, failed)
+        self._has_bad_token = self._rpc.horizon.failed(self._sent, failed)
         return failed
 
     def pause_after(self, error: grpc.RpcError) -> float:
         """Seconds until the next try, whose options are there then. Raises CallFailed when there is none."""
         failed = self.failure(error)
-        pause = self._tries.pause(failed)
+        if self._has_bad_token:
+            self._sent = self._rpc.horizon.prepare(self._asked)
+            pause: float | None = 0.0
+        else:
+            pause = self._tries.pause(failed)
         if pause is None:
             raise failed from error
         self._identify()

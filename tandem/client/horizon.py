@@ -15,12 +15,12 @@ none answers with less.
 """
 
 import threading
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tandem.client.errors import CallFailed, TokenOutdated
+from tandem.client.command import command
+from tandem.client.errors import CallFailed, InvalidRequest, TokenOutdated
 
 MOST_TOKENS = 20
 """The contract's limit for one query."""
@@ -28,6 +28,8 @@ EVERYTHING = "~"
 """In place of tokens: every command that is acknowledged by now."""
 # Tokens are of letters, digits, "-" and "_"; this is as safe as they are in URLs and cookies.
 _BETWEEN = "~"
+# Many times what a token has.
+_LONGEST = 1000
 
 
 @dataclass
@@ -59,21 +61,22 @@ class Horizon:
 
     def learn(self, token: str) -> None:
         """Includes what another token stands for, or the tokens of a session's `token`."""
-        for it in [EVERYTHING] if token == EVERYTHING else filter(None, token.split(_BETWEEN)):
-            self._take(it)
+        for it in [EVERYTHING] if token == EVERYTHING else token.split(_BETWEEN):
+            # What is no token whatever its server: a cookie holds what somebody has put there.
+            if it.isascii() and it.isprintable() and len(it) <= _LONGEST:
+                self._take(it)
 
     def prepare(self, request: Any) -> Sent:
         """What is to be sent for the caller's request.
 
-        A command without request_id is given one, in the caller's own message: sent again it is the same command. A
-        query that may be answered from the past (its `consistency` is not set, or has tokens) gets the session's tokens
-        too, in a copy; `minimize_latency` and `fully_consistent` stay as they are.
+        The caller's own message stays as it is. A command without request_id is given one. A query that may be answered
+        from the past (its `consistency` is not set, or has tokens) gets the session's tokens too; `minimize_latency`
+        and `fully_consistent` stay as they are.
         """
         fields = request.DESCRIPTOR.fields_by_name
         held = self._held()
         if "request_id" in fields:
-            request.request_id = request.request_id or str(uuid.uuid4())
-            return Sent(request, held)
+            return Sent(request if request.request_id else command(request), held)
         if not held or "consistency" not in fields:
             return Sent(request)
         match request.consistency.WhichOneof("requirement"):
@@ -101,16 +104,25 @@ class Horizon:
                 # A stream moves forward: its next message includes this one.
                 sent.included = (response.as_of,)
 
-    def failed(self, sent: Sent, error: CallFailed) -> None:
-        """Forgets a token that can never be reached again: what it stood for may be gone with the restore.
+    def failed(self, sent: Sent, error: CallFailed) -> bool:
+        """Forgets a token that is none, or that can never be reached again: what it stood for may be gone with the
+        restore. The server names its field. Where it names none, all are outdated that were sent, and none that came
+        since.
 
-        The server names its field. Where none is named all that were sent are forgotten, and none that came since.
+        Returns whether the session had put something into the query that is no token: without it the caller's query may
+        be right.
         """
+        named = {it.subject for it in error.violations}
+        tokens = [token for field, token in _fields(sent.request) if field in named]
         if isinstance(error, TokenOutdated):
-            named = {it.subject for it in error.violations}
-            outdated = [token for field, token in _fields(sent.request) if field in named]
             with self._lock:
-                self._forget(outdated or sent.included)
+                self._forget(tokens or sent.included)
+        if not isinstance(error, InvalidRequest):
+            return False
+        with self._lock:
+            bad = [it for it in tokens if it in self._positions]
+            self._forget(bad)
+        return bool(bad)
 
     def _held(self) -> tuple[str, ...]:
         """The newest first."""

@@ -107,9 +107,9 @@ class Optimistic(_Shown[V]):
             values rather than counts them up. command: sends it.
 
         Raises CallFailed when the command is refused, or nobody knows whether it is done; then the change is shown no
-        longer. After DeadlineExceeded and Unavailable the same call may be made again, with the same request: it is
-        done once. When the command is stored and the view is not there in time, nothing is raised: what is expected is
-        shown until a `refresh` succeeds.
+        longer. After DeadlineExceeded and Unavailable the same call may be made again: it is done once where its
+        request is one of tandem.client.command's. When the command is stored and the view is not there in time, nothing
+        is raised: what is expected is shown until a `refresh` succeeds.
         """
         with self._expecting(expect):
             response = command()

@@ -4,7 +4,8 @@
 
 `pages` gives the pages themselves, with what else is in them; `async_pages` and `async_rows` are for asyncio. A list is
 an RPC whose request has `page_token` and `consistency`, and whose response has `next_page_token` and `as_of`, and the
-rows as its first field. That field's name differs from list to list, so a domain says the types of its own rows (as
+rows as its first field. Rows by their ids are a list too: the response names the `remaining_…_ids` that it had no room
+for. The first field's name differs from list to list, so a domain says the types of its own rows (as
 shop/client.py does); here a row is of any.
 """
 
@@ -12,6 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
+
+_REMAINING = "remaining_"
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -53,11 +56,18 @@ async def async_rows(call: Callable[[Request], Awaitable[Message]], request: Req
 
 def _following(request: Any, page: Any) -> Any:
     """The request for the page after this one; None after the last."""
-    if not page.next_page_token:
+    names = page.DESCRIPTOR.fields_by_name
+    # Of a list, or of rows by their ids.
+    [goes_on] = [it for it in names if it == "next_page_token" or it.startswith(_REMAINING)]
+    rest = getattr(page, goes_on)
+    if not rest:
         return None
     following = type(request)()
     following.CopyFrom(request)
-    following.page_token = page.next_page_token
+    if goes_on == "next_page_token":
+        following.page_token = rest
+    else:
+        getattr(following, goes_on.removeprefix(_REMAINING))[:] = rest
     consistency = following.consistency
     if consistency.WhichOneof("requirement") in (None, "at_least_as_fresh"):
         # The page includes what the tokens of its request stood for.

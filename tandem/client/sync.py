@@ -64,18 +64,21 @@ class _UnaryUnary(Method):
 class _Future(TypedCall):
     """As grpc.Future and grpc.Call."""
 
-    def result(self, *timeout: float | None) -> Any:
-        """Raises CallFailed; grpc.FutureTimeoutError when it is not there within so many seconds."""
+    def result(self, timeout: float | None = None) -> Any:
+        """Raises CallFailed; grpc.FutureTimeoutError when it is not there within so many seconds, and the call goes on;
+        grpc.FutureCancelledError after `cancel`.
+        """
         try:
-            response = self._call.result(*timeout)
+            response = self._call.result(timeout)
         except grpc.RpcError as error:
             raise self._outgoing.failure(error) from error
         self._outgoing.answered(response)
         return response
 
-    def exception(self, *timeout: float | None) -> CallFailed | None:
+    def exception(self, timeout: float | None = None) -> CallFailed | None:
+        """As `result`, with the error returned."""
         try:
-            self.result(*timeout)
+            self.result(timeout)
         except CallFailed as error:
             return error
         return None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import Counter, Histogram
 from sqlalchemy import Connection, Engine
@@ -37,7 +37,11 @@ from tandem.runtime.errors import TandemError, Unavailable
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.sqlstate import WAITED_TOO_LONG, BatchAction, failure_of
 from tandem.runtime.telemetry import log
+from tandem.runtime.tracing import TRACING, metadata_of
 from tandem.runtime.worker import Worker
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 COMMANDS = Counter("tandem_commands_total", "Commands by outcome", ["outcome"])
 BATCH_SIZE = Histogram(
@@ -201,6 +205,8 @@ class _Storing:
         self._prepared = prepared
         self._given_up = given_up
         self._connection: Connection | None = None
+        self._span: SpanContext | None = None
+        """Of the batch that is under way, where it is traced."""
         self._rounds = itertools.count()
         """Of `answer_aside`: each tries another command first."""
 
@@ -210,7 +216,8 @@ class _Storing:
         some_are_busy = bool(self._busy)
         for call in calls:
             try:
-                command = self._domain.command_of(call.request, self._clock(), call.metadata(), call.actor, call.owner)
+                metadata = metadata_of(call, call.method.name) if TRACING.is_on else call.metadata()
+                command = self._domain.command_of(call.request, self._clock(), metadata, call.actor, call.owner)
             except Exception as error:
                 # A wrong request, which concerns no other call.
                 call.fail(error)
@@ -222,7 +229,7 @@ class _Storing:
             batch.append(command)
         if batch:
             failures = _Failures(self._settings.retry_seconds)
-            outcomes = self._store(batch, failures)
+            outcomes = self._store_for(taken, batch, failures)
             if failures.database_is_away:
                 # Before the answers: who repeats a command after its answer has not waited.
                 self._given_up()
@@ -254,7 +261,8 @@ class _Storing:
             some = tried[first : first + self._settings.max_batch]
             batch = [call.asked.command for call in some]
             begun = [call.asked.command.request_id for call in some if call.begun]
-            self._answer_with(some, batch, self._store(batch, _Failures(self._settings.retry_seconds, begun)))
+            failures = _Failures(self._settings.retry_seconds, begun)
+            self._answer_with(some, batch, self._store_for(some, batch, failures))
         for call in waiting:
             if call.code is None:
                 call.next = self.aside
@@ -286,6 +294,15 @@ class _Storing:
             call.begun = True
             call.asked = _Aside(command, math.inf, receipt.replayed)
         call.next = self.aside
+
+    def _store_for(
+        self, calls: Sequence[Call], batch: Sequence[Command], failures: "_Failures"
+    ) -> "list[Receipt | Exception | None]":
+        if not TRACING.is_on:
+            return self._store(batch, failures)
+        spans = [TRACING.span_of(call, call.method.name) for call in calls]
+        with TRACING.together("command batch", spans) as self._span:
+            return self._store(batch, failures)
 
     def _store(self, batch: Sequence[Command], failures: "_Failures") -> "list[Receipt | Exception | None]":
         """Stores a batch, with all its failures dealt with: each command gets its receipt or its own error.
@@ -382,6 +399,7 @@ class _Storing:
                     self._prepared()
             elif decisions.events:
                 failures.committing = decisions.receipts + decisions.stepped
+                began = time.monotonic()
                 with pipelined(connection) as driver:
                     new_keys, erased = domain.model.save(connection, loaded, decisions.states)
                     subject_keys |= new_keys
@@ -393,6 +411,8 @@ class _Storing:
                     driver.execute("COMMIT")
                     self._prepared()
                 epoch, base, mark = head()
+                if TRACING.is_on and self._span is not None:
+                    TRACING.note("commit", began, self._span, time.monotonic(), after_position=base)
                 self._acknowledged.add(epoch, base, decisions.receipts + decisions.stepped)
                 if erased:
                     # Before anybody is told.

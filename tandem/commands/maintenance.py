@@ -21,7 +21,7 @@ from tandem.feed.token import epoch_order, new_epoch
 from tandem.runtime.database import driver_of, first_line
 from tandem.runtime.snapshots import SnapshotWatch
 from tandem.runtime.supervised import supervise
-from tandem.runtime.telemetry import log
+from tandem.runtime.telemetry import log, note_success
 
 
 class Maintenance:
@@ -46,6 +46,8 @@ class Maintenance:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        for job in ("partitions", "receipts"):
+            note_success(job)
         self._task = asyncio.create_task(supervise("maintenance", self._run))
 
     async def stop(self) -> None:
@@ -60,6 +62,7 @@ class Maintenance:
             await asyncio.to_thread(self.look_ahead)
             try:
                 await asyncio.to_thread(self.purge)
+                note_success("receipts")
             except ClocksDiffer as error:
                 log.error("receipts are not purged", error=str(error))
             except SQLAlchemyError as error:
@@ -87,6 +90,7 @@ class Maintenance:
             with self._engine.begin() as connection:
                 for first in ensure_partitions(connection, self._partition_events):
                     log.info("made a partition of the feed", first_position=first)
+            note_success("partitions")
         except Exception as error:  # whatever it is, receipts must be purged, and the next round tries again
             log.error("a partition of the feed cannot be made; run migrate as the owner", error=first_line(error))
         try:

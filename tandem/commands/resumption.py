@@ -14,7 +14,7 @@ from tandem.commands.receipts import Stalled, find_stalled
 from tandem.commands.settings import StepSettings
 from tandem.runtime.call import LocalCall, Method, Stage
 from tandem.runtime.supervised import supervise
-from tandem.runtime.telemetry import log
+from tandem.runtime.telemetry import log, note_success
 
 FAILURES = Counter(
     "tandem_command_resumption_failures_total", "Commands in steps that could not be gone on with; tried again"
@@ -52,6 +52,7 @@ class Resumption:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        note_success("resumption")
         self._task = asyncio.create_task(supervise("resumption", self._run))
 
     async def stop(self) -> None:
@@ -65,6 +66,7 @@ class Resumption:
             await asyncio.sleep(self._half_seconds)
             try:
                 await self._look()
+                note_success("resumption")
             except Exception as error:  # whatever it is, commands must be finished when it has passed
                 log.warning("commands that have steps left were not found", error=repr(error)[:500])
 

@@ -7,7 +7,7 @@ from tandem.projection.settings import ChangeLogSettings
 from tandem.read_store.tables import change
 from tandem.runtime.database import first_line
 from tandem.runtime.sqlstate import failure_of
-from tandem.runtime.telemetry import log
+from tandem.runtime.telemetry import log, note_success
 
 
 def purge(connection: Connection, settings: ChangeLogSettings) -> bool:
@@ -21,7 +21,10 @@ def purge(connection: Connection, settings: ChangeLogSettings) -> bool:
         # Too slow, or refused. Old rows take room, and that is no reason to stop the views.
         log.warning("the change log is not purged", error=first_line(error))
         return False
-    return purged == most
+    if purged == most:
+        return True
+    note_success("change log")
+    return False
 
 
 _PURGE = text(f"""

@@ -94,6 +94,7 @@ class Following:
     def _run(self) -> None:
         problem = ""
         while not self.stopping.is_set():
+            self.feed.begin()
             try:
                 with self._read.connect() as connection, self._read.connect() as keeping:
                     # Closed at the end and not pooled: the lock is to end with the session.

@@ -14,6 +14,7 @@ from tandem.projection.fold import fold_steps, steps_of
 from tandem.projection.projection import Projection
 from tandem.projection.rows import NeededKeys, RowSource
 from tandem.projection.statements import Move
+from tandem.projection.traced import trace_of
 
 
 class EventBatch:
@@ -41,6 +42,7 @@ class EventBatch:
         Raises psycopg.Error.
         """
         self.began = time.perf_counter()
+        self.trace = trace_of(events, full=full)
         self.before = before
         self.after, self.mark = events[-1].position, events[-1].mark
         self._marks = [mark_before, *(it.mark for it in events)]

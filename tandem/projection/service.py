@@ -17,6 +17,7 @@ from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
 from tandem.projection.explaining import Explaining
 from tandem.projection.generation_calls import GenerationCalls
+from tandem.projection.lag import LagWatch
 from tandem.projection.parked_keys import ParkedKeys
 from tandem.projection.views import Progress, ViewState
 from tandem.read_store.tables import ALL_NEWEST, SCHEMA, is_other
@@ -95,6 +96,7 @@ class ProjectionService:
         self._worker = Worker("projections", [self._answer_list], max_batch=1000, max_waiting=10_000)
         parked = ParkedKeys(descriptor, self._ask_read, self._served)
         self._operators = Worker("operators", [parked.handle], max_batch=10, max_waiting=1000)
+        self._lag = LagWatch(progress, self._waiting_since)
         calls = GenerationCalls(descriptor, self._ask_read, self._served, self._head)
         self._generations = Worker("generations", [calls.handle], max_batch=10, max_waiting=1000)
         workers = {
@@ -117,8 +119,10 @@ class ProjectionService:
         await self._worker.start()
         await self._operators.start()
         await self._generations.start()
+        await self._lag.start()
 
     async def stop(self) -> None:
+        await self._lag.stop()
         await self._generations.stop()
         await self._operators.stop()
         await self._worker.stop()
@@ -196,6 +200,19 @@ class ProjectionService:
     def _served(self) -> dict[str, ViewState]:
         """The views of this program, without their other generations."""
         return {view: state for view, state in self._progress.states.copy().items() if not is_other(view)}
+
+    def _waiting_since(self) -> dict[str, datetime | None]:
+        """For LagWatch."""
+        until = time.monotonic() + _LIST_SECONDS
+        rows = self._rows(until)
+        feed, since = self._feed_now({0, *(row.position for row in rows.values())}, until)
+        waiting = {}
+        for view in self._served():
+            row = rows.get(view)
+            # Of a view of another epoch it is not known yet what it has of this one.
+            position = row.position if row is not None and _are_of_one(feed, row) else 0
+            waiting[view] = since.get(position)
+        return waiting
 
     def _rows(self, until: float) -> "dict[str, _Row]":
         """Of the views' table `projection`, by view. Raises Unavailable."""

@@ -691,17 +691,20 @@ class Session:
                     move.changes.log += [(move.after, key) for key in self._repaired.pop(view) - known]
             # Without the lock: others are announced however long it takes.
             move_views(self._driver, self._epoch, self._session, list(batch.moves.values()))
+            batch.trace.note("project", batch.moves)
             with self._lock:
                 if released := batch.moves.keys() - self._followed().keys():
                     raise Deposed(f"{', '.join(sorted(released))}: released while the batch was stored")
                 cached = {view: it.changes.values for view, it in batch.moves.items() if view in self._views.cached}
                 self._cache.write(cached)
+                batch.trace.note("cache", cached)
                 for view, move in batch.moves.items():
                     if move.after > move.before:
                         generation = self._progress.states[view].generation
                         parked = move.changes.parked_keys
                         self._set(view, ViewState(Phase.RUNNING, move.after, move.mark, generation, parked))
                 self._announce()
+            batch.trace.end()
             metrics.BATCH_SECONDS.observe(time.perf_counter() - batch.began)
         # After the announcement, so that nobody who waits for the views waits for this.
         self._set_head(max(batch.after, self._progress.head))

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from tandem.feed.head import FeedHead
 from tandem.feed.reader import FeedPart
 from tandem.feed.source import FeedSource
+from tandem.runtime.supervised import STILL
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +35,12 @@ class WatchedFeed:
         self._asked_at: float | None = None
         self._returned_at = time.monotonic()
         self._read_at = time.monotonic()
+        self._is_used = False
+        STILL.watch(self, "projector")
+
+    def begin(self) -> None:
+        """The thread begins, or begins anew: it asks nothing here while it waits for the read database."""
+        self._is_used, self._returned_at = True, time.monotonic()
 
     @property
     def problem(self) -> str:
@@ -59,6 +66,11 @@ class WatchedFeed:
         """How long nobody has asked the feed for anything; 0 during a call."""
         return time.monotonic() - self._returned_at if self._asked_at is None else 0.0
 
+    @property
+    def still_seconds(self) -> float:
+        """How long the thread has neither asked anything nor begun anew; 0 after `close`."""
+        return self.idle_seconds if self._is_used else 0.0
+
     def head(self) -> FeedHead | None:
         return self._watch(self._source.head)
 
@@ -80,6 +92,7 @@ class WatchedFeed:
             self._returned_at, self._asked_at = time.monotonic(), None
 
     def close(self) -> None:
+        self._is_used = False
         self._source.close()
 
     def _watch(self, read: Callable[P, T | None], *arguments: P.args, **options: P.kwargs) -> T | None:

@@ -5,8 +5,10 @@ length and its content. Tags come from the descriptors.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import accumulate
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -16,6 +18,16 @@ from tandem.read_store.tables import name_in_this_program
 
 _LENGTH_DELIMITED = 2
 _TYPES = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+
+
+def room_for_rows(max_response_bytes: int) -> int:
+    """How many bytes of an answer its rows may take. A quarter is for all else that it says."""
+    return max_response_bytes * 3 // 4
+
+
+def fitting(sizes: Iterable[int], room: int) -> int:
+    """How many rows of these sizes, in bytes, have room, from the first on. The first one always has."""
+    return max(bisect_right(list(accumulate(sizes)), room), 1)
 
 
 @lru_cache(maxsize=1024)

@@ -50,6 +50,7 @@ from tandem.runtime.listener import Listener
 from tandem.runtime.settings import SettingsError
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
+from tandem.runtime.tracing import TRACING
 from tandem.runtime.worker import refuse
 
 POSITION = Gauge("tandem_announced_position", "The position of each view that was announced last", ["view"])
@@ -538,7 +539,10 @@ class Freshness:
         """Takes out calls that wait for a view, or for the head; they are the caller's now."""
         now = self._clock()
         for call in calls:
-            WAITS.observe(now - self._parked[place].pop(call).since)
+            since = self._parked[place].pop(call).since
+            WAITS.observe(now - since)
+            if TRACING.is_on:
+                TRACING.note("wait", since, TRACING.span_of(call, call.method.name), now, view=place)
         if calls:
             WAITERS.set(self._waiters())
         return calls

@@ -25,7 +25,7 @@ from tandem.internal.v1.stored_pb2 import CacheEntry
 from tandem.queries.cache import Cache, Resting
 from tandem.queries.checker import MAX_BATCH, QueryChecker
 from tandem.queries.damage import RowCheck
-from tandem.queries.encoding import EncodedField, as_of_text, view_of
+from tandem.queries.encoding import EncodedField, as_of_text, fitting, room_for_rows, view_of
 from tandem.queries.freshness import NOTHING_NEEDED, Announced, Asked, Fresh, Freshness, Need
 from tandem.queries.owners import RowOwner, owner_field, somebody_elses
 from tandem.queries.parked import parked_among, parked_error, parked_fields, parked_refusal
@@ -131,6 +131,7 @@ class ManyRows(ById):
         super().__init__(method, owner)
         self._missing = EncodedField(self.response, f"missing_{self.id_field}")
         self._parked = EncodedField(self.response, f"parked_{self.id_field}")
+        self._remaining = EncodedField(self.response, f"remaining_{self.id_field}")
 
     def keys_alone(self, request: bytes) -> list[str] | None:
         """The ids in a request that holds nothing else, as OneRow has it; none of them twice, and not too many."""
@@ -147,14 +148,17 @@ class ManyRows(ById):
     def respond(
         self, call: Call, keys: Sequence[str], values: Mapping[str, bytes], as_of: Token, parked: Mapping[str, int]
     ) -> None:
-        """As OneRow has it."""
-        found = [values[key] for key in keys if key in values]
+        """As OneRow has it. Rows that the answer has no room for are named, with all that the request names behind."""
+        shown = fitting([len(values.get(key, b"")) for key in keys], room_for_rows(call.method.max_response_bytes))
+        found = [values[key] for key in keys[:shown] if key in values]
         if parked or len(found) < len(keys):
             # As the caller wrote them.
             ids = list(zip(getattr(call.request, self.id_field), keys, strict=True))
-            found += [self._missing(it.encode()) for it, key in ids if key not in values and key not in parked]
-            found += [self._parked(it.encode()) for it, key in ids if key in parked]
-            found.append(parked_fields(self.response, parked_among(keys, parked)))
+            answered = ids[:shown]
+            found += [self._missing(it.encode()) for it, key in answered if key not in values and key not in parked]
+            found += [self._parked(it.encode()) for it, key in answered if key in parked]
+            found += [self._remaining(it.encode()) for it, _ in ids[shown:]]
+            found.append(parked_fields(self.response, parked_among(keys[:shown], parked)))
         call.reply(b"".join([*found, self.as_of(as_of)]))
 
 
@@ -363,7 +367,11 @@ class _CachedBatch(_CachedRows):
                 if (value := query.value_of(entries.get(key))) is not None and query.may_see(call, value)
             }
             if len(cached) == len(keys):
-                call.reply(b"".join([*cached.values(), as_of]))
+                answer = b"".join([*cached.values(), as_of])
+                if len(answer) <= room_for_rows(call.method.max_response_bytes):
+                    call.reply(answer)
+                else:
+                    query.respond(call, keys, cached, announced.token, {})
             else:
                 self._send_on(call, keys, cached, announced.token if cached else None)
             _count_reads(self._view, hit=len(cached), miss=asked - len(cached), bypass=len(keys) - asked)

@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -51,6 +51,10 @@ from tandem.runtime.telemetry import (
     CallHistogram,
     log,
 )
+from tandem.runtime.tracing import TRACING
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 # What a caller may send as x-request-id and have in our logs.
 _MAX_REFERENCE = 128
@@ -245,6 +249,8 @@ class Context(ABC):
 
     came_at: float
     """On the clock of time.monotonic()."""
+    span: "Span | None" = None
+    """Once somebody needs it: see tandem.runtime.tracing."""
 
     @abstractmethod
     def metadata(self) -> Metadata: ...
@@ -392,6 +398,8 @@ class RemoteCall(Call):
         """Counts a call that was refused before it was admitted."""
         assert self.code is not None, "ended"
         self.method.count(self.code, time.monotonic() - self.came_at)
+        if TRACING.is_on:
+            _end_spans([self])
 
     def _answer_nobody(self) -> None:
         if self.code is not None:
@@ -459,6 +467,8 @@ def settle(calls: Sequence[Call]) -> None:
     """Counts calls that have ended, and makes room for others: calls that came together and ended alike at once."""
     if not calls:
         return
+    if TRACING.is_on:
+        _end_spans(calls)
     now = time.monotonic()
     method, code, came_at = calls[0].method, calls[0].code, calls[0].came_at
     alike = 0
@@ -471,6 +481,13 @@ def settle(calls: Sequence[Call]) -> None:
         alike += 1
     assert code is not None, "ended"
     method.settle(code, now - came_at, alike)
+
+
+def _end_spans(calls: Sequence[Call]) -> None:
+    for call in calls:
+        if call.method is not UNCOUNTED:
+            assert call.code is not None, "ended"
+            TRACING.end_call(call, call.method.name, call.code.name)
 
 
 class StreamCall(Context):
@@ -550,7 +567,7 @@ class StreamMethod:
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                self.count(call.code_of_gone())
+                self._ended(call, call.code_of_gone())
                 raise
             # The handler's own: the caller has not gone, and gets an error.
             bug = RuntimeError("a stream's handler was cancelled, and not by its caller")
@@ -560,8 +577,13 @@ class StreamMethod:
             failure = status_of(error, self.name, call)
         finally:
             STREAMS_OPEN.labels(self.name).dec()
-        self.count(OK if failure is None else CODES[failure.code])
+        self._ended(call, OK if failure is None else CODES[failure.code])
         return failure
+
+    def _ended(self, call: StreamCall, code: grpc.StatusCode) -> None:
+        self.count(code)
+        if TRACING.is_on:
+            TRACING.end_call(call, self.name, code.name)
 
     def count(self, code: grpc.StatusCode) -> None:
         """A stream that ended."""

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psycopg
+from prometheus_client import Histogram
 from psycopg.abc import PQGen
 from sqlalchemy import Connection, Engine, String, column, create_engine, event, select, table, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
 
 from tandem.runtime.arrays import send_arrays
+from tandem.runtime.sampled import SampledGauge
 from tandem.runtime.settings import DatabaseSettings, SettingsError
 from tandem.runtime.sqlstate import failure_of
 from tandem.runtime.telemetry import log
@@ -38,6 +41,19 @@ GRACE_SECONDS = 1.0
 
 # Of a standby, and of a server or a role that was set so.
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
+
+ROUND_TRIP = Histogram(
+    "tandem_database_check_seconds",
+    "Time that a readiness check took, two or three round trips to the database that has the schema",
+    ["schema"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5, 10),
+)
+POOL_SIZE: SampledGauge[Engine] = SampledGauge(
+    "tandem_pool_size", "Connections that a pool may have, by their application_name", ["pool"], lambda it, _: _size(it)
+)
+POOL_IN_USE: SampledGauge[Engine] = SampledGauge(
+    "tandem_pool_in_use", "Connections of a pool that are in use", ["pool"], lambda it, _: _in_use(it)
+)
 
 T = TypeVar("T")
 
@@ -145,6 +161,7 @@ def create_database_engine(
     longest_transaction: float | None = None,
     patient: bool = False,
     session: Sequence[str] = (),
+    idles: bool = False,
 ) -> Engine:
     """An engine of at most `pool_size` connections, which waits `connect_timeout` seconds for a free one.
 
@@ -170,6 +187,9 @@ def create_database_engine(
     ServerSilent when the server has not answered a second after its own limit.
 
     session: statements for every connection before its first use.
+
+    idles: for connections that are used now and then, and not through `read_pooled`: before each use the server is
+    asked whether it still has the session, and a new one is begun where it has not.
     """
     engine = create_engine(
         database_url(settings),
@@ -177,6 +197,7 @@ def create_database_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=settings.connect_timeout,
+        pool_pre_ping=idles,
         hide_parameters=True,
     )
 
@@ -200,7 +221,19 @@ def create_database_engine(
         driver.autocommit = autocommit
 
     event.listen(engine, "handle_error", _handle_error)
+    POOL_SIZE.watch(engine, name)
+    POOL_IN_USE.watch(engine, name)
     return engine
+
+
+def _size(engine: Engine) -> int:
+    assert isinstance(engine.pool, QueuePool)
+    return engine.pool.size()
+
+
+def _in_use(engine: Engine) -> int:
+    assert isinstance(engine.pool, QueuePool)
+    return engine.pool.checkedout()
 
 
 @contextmanager
@@ -390,7 +423,8 @@ def has_revision(engine: Engine, schema: str, revision: str, *, writing: bool = 
                 return False
             return (current_revision(connection, schema) or "") >= revision
 
-        return read_pooled(engine, ready)
+        with ROUND_TRIP.labels(schema).time():
+            return read_pooled(engine, ready)
     except SQLAlchemyError as error:
         log.debug("the database is not ready", schema=schema, error=str(error)[:500])
         return False

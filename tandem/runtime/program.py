@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError
 
 from tandem.runtime.server import Application, run
 from tandem.runtime.settings import ServiceSettings, SettingsError, load_settings
-from tandem.runtime.telemetry import configure_logging
+from tandem.runtime.telemetry import configure_logging, version
+from tandem.runtime.tracing import TRACING
 
 
 class ActionRefused(Exception):
@@ -62,7 +63,11 @@ def main(
         settings = load_settings(settings_class, **({"server": {"insecure": True}} if arguments.insecure else {}))
         configure_logging(settings.log.level, name)
         if chosen == "serve":
-            return run(build(settings))
+            TRACING.begin(settings.trace, name, version())
+            try:
+                return run(build(settings))
+            finally:
+                TRACING.end()
         done = actions[chosen].do(settings, *arguments.file)
         sys.stdout.write(f"{json.dumps(done.fields, indent=2) if arguments.json else done.text}\n")
     except SettingsError as error:

@@ -14,17 +14,16 @@ from typing import Any, Literal, Protocol
 import uvloop
 from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health_pb2
 from prometheus_client import start_http_server
 
 from tandem.runtime.call import Method, Servicers, StreamHandler, StreamMethod, StreamMethods, Streams
 from tandem.runtime.grpcio import GrpcioTransport
 from tandem.runtime.guards import Guards
-from tandem.runtime.health import Health
+from tandem.runtime.health import LIVENESS, Health, status_of
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import UNIX_SOCKET, ServerSettings, SettingsError
-from tandem.runtime.supervised import supervise, what_is_down
-from tandem.runtime.telemetry import log
+from tandem.runtime.supervised import supervise, what_is_down, what_stands_still
+from tandem.runtime.telemetry import SERVING, log, note_process
 from tandem.runtime.worker import Worker, Workers
 
 # How often readiness is asked again. Orchestrators probe every few seconds; a store's return should not wait for more.
@@ -119,7 +118,7 @@ class RunningApplication:
         self._guards = Guards(application.server)
         self._streams = Streams()
         services = [it.descriptor.full_name for it in application.services]
-        self._health = Health(services, application.server.max_health_streams)
+        self._health = Health(services, application.server.max_health_streams, self._is_alive)
         reflection = application.server.reflection
         self._servicers = self._health.servicers(
             self._guards.add,
@@ -137,6 +136,7 @@ class RunningApplication:
     async def start(self) -> None:
         """Starts components, then the server. Raises PortInUse; what was started is stopped again then."""
         application = self._application
+        note_process(application.name, transport_of(application.server))
         try:
             transport = self._transport = _listen(application.server, self._guards)
             self.port = transport.port
@@ -240,7 +240,6 @@ class RunningApplication:
             await self._ask_readiness()
 
     async def _ask_readiness(self) -> None:
-        state = health_pb2.HealthCheckResponse
         services = self._application.services
         checks = {"": self._application.ready, **{it.descriptor.full_name: it.ready for it in services if it.ready}}
         ready = dict(zip(checks, await asyncio.gather(*map(self._is_ready, checks.values())), strict=True))
@@ -251,7 +250,16 @@ class RunningApplication:
             # Callers would be asked who they are, and nobody could tell.
             ready = dict.fromkeys(ready, False)
         for name in ("", *(it.descriptor.full_name for it in services)):
-            await self._health.set(name, state.SERVING if ready.get(name, ready[""]) else state.NOT_SERVING)
+            serves = ready.get(name, ready[""])
+            SERVING.labels(name or "all").set(serves)
+            await self._health.set(name, status_of(serves))
+        # For those who watch it.
+        await self._health.set(LIVENESS, status_of(self._is_alive()))
+
+    def _is_alive(self) -> bool:
+        if still := what_stands_still(self._application.server.still_seconds):
+            log.error("not alive: what has something to do does not go on", threads=still)
+        return not still
 
     async def _is_ready(self, ready: Readiness) -> bool:
         check = self._checks.get(ready)

@@ -6,6 +6,7 @@ names (`[command.database]` / `url = "…"`) over the defaults. An unknown key i
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 
 UNIX_SOCKET = "unix:"
 """How an address begins that is a Unix socket."""
+
+# What Kubernetes sets in every container for a Service whose name begins with "tandem-" (enableServiceLinks).
+_SERVICE_LINK = re.compile(
+    r"TANDEM_[A-Z0-9_]+_("
+    r"SERVICE_HOST=.*|SERVICE_PORT(_[A-Z0-9_]+)?=[0-9]+|PORT=[a-z]+://.*|"
+    r"PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=.*)"
+)
 
 # The sections of the file, and the middle word of the environment names.
 SECTIONS = ("command", "query", "projector")
@@ -208,6 +216,13 @@ class ServerSettings(Block):
         description="How long what runs beside the calls may take to stop after that, whatever its stores do; then the"
         " process ends as it is",
     )
+    still_seconds: float = Field(
+        120.0,
+        gt=0,
+        le=3600,
+        description="How long a thread may have something to do and not go on, until the health of `liveness` is"
+        " NOT_SERVING",
+    )
     reflection: bool | None = Field(
         None, description="Serve reflection, so that grpcurl needs no proto files; unless set, without authentication"
     )
@@ -292,6 +307,28 @@ class LogSettings(Block):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to log")
 
 
+class TraceSettings(Block):
+    """Traces, in OpenTelemetry's form, sent by its protocol (OTLP)."""
+
+    endpoint: str | None = Field(
+        None,
+        description="Where a collector takes spans: http://otel.internal:4317, or for http/protobuf"
+        " http://otel.internal:4318/v1/traces; https:// for TLS",
+    )
+    protocol: Literal["grpc", "http/protobuf"] = Field("grpc", description="How spans are sent")
+    ratio: float = Field(
+        1.0, ge=0, le=1, description="Share of the calls that are traced, of those whose caller does not say whether"
+    )
+    headers: dict[str, SecretStr] = Field({}, description="Sent with them, such as a key")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_an_address(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return endpoint
+
+
 class ServiceSettings(BaseSettings):
     """The base of a service's settings. Subclasses set `section` and `env_prefix`."""
 
@@ -305,6 +342,7 @@ class ServiceSettings(BaseSettings):
     section: ClassVar[str]
 
     log: LogSettings = Field(LogSettings(level="info"), description="Logs")
+    trace: TraceSettings = Field(TraceSettings(), description="Traces")
 
     @classmethod
     def settings_customise_sources(
@@ -373,7 +411,7 @@ def _sentence(settings: type[ServiceSettings], problem: "ErrorDetails") -> str:
 def _unknown_variables(settings: type[ServiceSettings]) -> list[str]:
     """A misspelt variable would silently leave the default in force, so it is an error.
 
-    Variables of the other services, and of the command line, are not looked at.
+    Variables of the other services, of the command line, and of Kubernetes are not looked at.
     """
     own = f"TANDEM_{settings.section.upper()}_"
     others = ("TANDEM_CLI_", *(f"TANDEM_{section.upper()}_" for section in SECTIONS if section != settings.section))
@@ -381,7 +419,10 @@ def _unknown_variables(settings: type[ServiceSettings]) -> list[str]:
     return sorted(
         name
         for name in os.environ
-        if name.upper().startswith("TANDEM_") and not name.upper().startswith(others) and name not in known
+        if name.upper().startswith("TANDEM_")
+        and not name.upper().startswith(others)
+        and name not in known
+        and not _SERVICE_LINK.fullmatch(f"{name}={os.environ[name]}")
     )
 
 

@@ -1,4 +1,4 @@
-"""How long somebody has held a snapshot of a database: a dump, a report, a transaction that was forgotten.
+"""How long somebody has held a snapshot of a database: a dump, a report, a transaction that was forgotten. And locks.
 
 Meanwhile PostgreSQL takes no version of any row away. What Tandem looks up all the time does not pass through them
 (ADR 35); the tables grow nevertheless, and so do the indexes of all that is changed often.
@@ -17,6 +17,10 @@ OLDEST_SNAPSHOT = Gauge(
     "For how long the oldest snapshot or transaction of others has been seen; it keeps old versions of rows",
     ["database"],
 )
+LOCK_WAITS = Gauge("tandem_lock_waits", "Sessions that wait for a lock of a database, when last looked", ["database"])
+LONGEST_LOCK_WAIT = Gauge(
+    "tandem_longest_lock_wait_seconds", "How long the one has waited that waits longest, when last looked", ["database"]
+)
 LOOK_EVERY_SECONDS = 30.0
 _WARN_AFTER_SECONDS = 600.0
 
@@ -31,6 +35,12 @@ WHERE pid <> pg_backend_pid() AND usesysid IS NOT NULL AND datname = current_dat
 ORDER BY age DESC LIMIT 1
 """
 
+# Any role may see these, too. Locks of no database are of rows that somebody changes: transactions.
+_WAITS = """
+SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(l.waitstart)), 0)
+FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted AND a.datname = current_database()
+"""
+
 
 class SnapshotWatch:
     """Looks now and then, for one thread, and knows since when it has seen the one that is the oldest."""
@@ -43,7 +53,11 @@ class SnapshotWatch:
         self._warned = False
 
     def look(self, driver: "psycopg.Connection[Any]") -> float:
-        """Sets the gauge, and returns its seconds; a warning once for each that is held for minutes."""
+        """Sets the gauges, and returns the snapshot's seconds; a warning once for each that is held for minutes."""
+        waits = driver.execute(_WAITS).fetchone()
+        assert waits is not None, "an aggregate"
+        LOCK_WAITS.labels(self._database).set(waits[0])
+        LONGEST_LOCK_WAIT.labels(self._database).set(float(waits[1]))
         found = driver.execute(_OLDEST).fetchone()
         now = time.monotonic()
         oldest = (found[0], found[2]) if found is not None else None

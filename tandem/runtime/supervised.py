@@ -5,6 +5,7 @@
       └───────┘         begun anew after a pause; it counts as down until it has run for a second
 
 While one of them is down the process says in its health that it is not serving: nobody knows what it leaves undone.
+What neither fails nor goes on is no more alive: `what_stands_still`.
 """
 
 import asyncio
@@ -12,13 +13,33 @@ import math
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from prometheus_client import Counter
 
+from tandem.runtime.sampled import SampledGauge
 from tandem.runtime.telemetry import log
 
 RESTARTS = Counter(
     "tandem_thread_restarts_total", "Threads and tasks that failed unexpectedly and were begun anew", ["thread"]
+)
+
+
+class Moving(Protocol):
+    """What has something to do all the time, or says that it has nothing."""
+
+    @property
+    def still_seconds(self) -> float:
+        """For how long it has not gone on, although there is something to do. For any thread."""
+        ...
+
+
+STILL: SampledGauge[Moving] = SampledGauge(
+    "tandem_still_seconds",
+    "For how long threads have not gone on although there is something to do; liveness goes by it",
+    ["thread"],
+    lambda it, _: it.still_seconds,
+    max,
 )
 
 _PAUSE_SECONDS = 0.25
@@ -32,6 +53,11 @@ def what_is_down() -> list[str]:
     """The names of the threads and tasks of this process that do not run, or not for long again."""
     now = time.monotonic()
     return sorted(name for name, until in list(_down_until.items()) if now < until)
+
+
+def what_stands_still(seconds: float) -> list[str]:
+    """The names of what in this process has stood still for longer: nothing but a new process helps then."""
+    return sorted(name for (name,), still in STILL.values().items() if still > seconds)
 
 
 class SupervisedThread:

@@ -1,12 +1,16 @@
 """Logs and metrics: JSON lines on standard error, Prometheus over HTTP."""
 
 import logging
+import os
 import sys
 from bisect import bisect_left
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Info
 
 log = structlog.get_logger()
 
@@ -34,6 +38,50 @@ CALLS_ANSWERED_TWICE = Counter(
 )
 STREAMS_OPEN = Gauge("tandem_streams_open", "Streams that callers have open", ["method"])
 STREAM_MESSAGES = Counter("tandem_stream_messages_total", "Messages that were sent in streams", ["method"])
+SERVING = Gauge("tandem_serving", "1 while health says SERVING; all is the server's own", ["service"])
+JOB_SUCCEEDED = Gauge(
+    "tandem_job_success_timestamp_seconds",
+    "When a job that runs now and then last did all it had to; its beginning where it has not yet",
+    # Not "job": Prometheus means something else by it.
+    ["name"],
+)
+BUILD = Info("tandem_build", "What runs: the service, its version, and Python's")
+MEMORY_LIMIT = Gauge(
+    "tandem_memory_limit_bytes", "What this process may use: its control group's limit, or the machine's memory"
+)
+_DISTRIBUTION = "tandem-cqrs"
+# Version 1 of control groups says a number near 2^63 where there is no limit.
+_CGROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/memory")
+_LIMITS = ("memory.max", "memory.limit_in_bytes")
+
+
+def version() -> str:
+    """Of this program."""
+    try:
+        return metadata.version(_DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def note_process(service: str, transport: str) -> None:
+    """Sets what a process says of itself, once."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    BUILD.info({"service": service, "version": version(), "python": python, "transport": transport})
+    MEMORY_LIMIT.set(memory_limit())
+
+
+def memory_limit() -> int:
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for group in _CGROUPS:
+        for name in _LIMITS:
+            # Not there, or "max".
+            with suppress(OSError, ValueError):
+                limits.append(int((Path(group) / name).read_text()))
+    return min(limits)
+
+
+def note_success(job: str) -> None:
+    JOB_SUCCEEDED.labels(job).set_to_current_time()
 
 
 def configure_logging(least: str, service: str) -> None:

@@ -15,7 +15,8 @@ from prometheus_client import Histogram
 
 from tandem.runtime.call import Call, Method, Stage, settle, stopping_error
 from tandem.runtime.errors import DeadlineExceeded, Overloaded, TandemError, Unavailable
-from tandem.runtime.supervised import SupervisedThread
+from tandem.runtime.sampled import SampledGauge
+from tandem.runtime.supervised import STILL, SupervisedThread
 
 # A thread that prepares may be waiting for rows that somebody else keeps locked. The others wait no longer than this.
 _PREPARING_SECONDS = 0.05
@@ -70,6 +71,12 @@ class Worker:
         self._prepared = threading.Condition(lock)
         self._stopping = False
         self._threads: list[SupervisedThread] = []
+        self._idle = 0
+        self._still_since = 0.0
+        """Since when calls wait of which none was taken; of no meaning while none waits."""
+        STILL.watch(self, name)
+        for gauge in (WAITING, OLDEST, BUSY, THREADS):
+            gauge.watch(self, name)
 
     async def start(self) -> None:
         for number, handler in enumerate(self._handlers):
@@ -96,6 +103,8 @@ class Worker:
         with self._came:
             taken = 0
             if not self._stopping:
+                if not self._waiting:
+                    self._still_since = time.monotonic()
                 for call in calls:
                     size = self._waiting_bytes + len(call.payload)
                     if len(self._waiting) >= self._max_waiting or (self._waiting and size > self._max_waiting_bytes):
@@ -123,6 +132,28 @@ class Worker:
     def waiting(self) -> int:
         """How many calls wait in the queue."""
         return len(self._waiting)
+
+    @property
+    def oldest_seconds(self) -> float:
+        """For how long the call has waited that came first of those in the queue. For any thread."""
+        try:
+            return max(0.0, time.monotonic() - self._waiting[0].came_at)
+        except IndexError:
+            return 0.0
+
+    @property
+    def still_seconds(self) -> float:
+        """For how long calls have waited of which none was taken. For any thread."""
+        return time.monotonic() - self._still_since if self._waiting else 0.0
+
+    @property
+    def threads(self) -> int:
+        return len(self._threads)
+
+    @property
+    def busy(self) -> int:
+        """How many of the threads have a batch."""
+        return max(0, len(self._threads) - self._idle)
 
     def prepared(self) -> None:
         """Lets another thread take its batch; for a handler, when the rest of its work is done by others (a database).
@@ -154,11 +185,16 @@ class Worker:
     def _take(self) -> list[Call]:
         """What waits, once something does; empty when the worker has stopped."""
         with self._came:
-            while not self._waiting or not self._may_prepare():
-                if self._stopping and not self._waiting:
-                    return []
-                if not self._waiting:
-                    self._came.wait()
+            self._idle += 1
+            try:
+                while not self._waiting or not self._may_prepare():
+                    if self._stopping and not self._waiting:
+                        return []
+                    if not self._waiting:
+                        self._came.wait()
+            finally:
+                self._idle -= 1
+            self._still_since = time.monotonic()
             batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
             self._waiting_bytes -= sum([len(call.payload) for call in batch])
             if self._one_prepares:
@@ -171,6 +207,23 @@ class Worker:
             self._prepared.wait_for(lambda: self._preparing is None, _PREPARING_SECONDS)
         return bool(self._waiting)
 
+
+WAITING: SampledGauge[Worker] = SampledGauge(
+    "tandem_worker_waiting_calls", "Calls that wait in a worker's queue", ["worker"], lambda it, _: it.waiting
+)
+OLDEST: SampledGauge[Worker] = SampledGauge(
+    "tandem_worker_oldest_call_seconds",
+    "For how long the first call in a worker's queue has waited",
+    ["worker"],
+    lambda it, _: it.oldest_seconds,
+    max,
+)
+THREADS: SampledGauge[Worker] = SampledGauge(
+    "tandem_worker_threads", "Threads of a worker", ["worker"], lambda it, _: it.threads
+)
+BUSY: SampledGauge[Worker] = SampledGauge(
+    "tandem_worker_busy_threads", "Threads of a worker that have calls in hand", ["worker"], lambda it, _: it.busy
+)
 
 Workers = Mapping[str, tuple[Method, Worker]]
 """Who answers unary RPCs, by path: "/package.Service/Method"."""

@@ -18,7 +18,7 @@ from nemesis.faults import KINDS
 from projector.app import MIGRATIONS as READ_MIGRATIONS
 from shop.views import REVISION
 from tandem.runtime.settings import SECTIONS
-from tools import configuration, contract, faults
+from tools import configuration, contract, faults, metrics
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (command_server.settings.Settings, query_server.settings.Settings, projector.settings.Settings)
@@ -30,6 +30,10 @@ def test_the_configuration_page_is_what_the_settings_say() -> None:
 
 def test_the_contract_page_is_what_the_contract_says() -> None:
     assert (ROOT / "docs" / "contract.md").read_text() == contract.render(), "run make docs"
+
+
+def test_the_metrics_page_is_what_the_services_have() -> None:
+    assert (ROOT / "docs" / "metrics.md").read_text() == metrics.render(), "run make docs"
 
 
 def test_the_faults_on_the_page_are_those_of_the_last_run() -> None:

@@ -44,6 +44,9 @@ def test_a_newcomer_lists_places_reads_back_and_learns_all_that_is_wrong(
     assert QUERIES in grpcurl(queries, "list").stdout.split()
     assert "commerce.projection.v1.ProjectionService" in grpcurl(stack.projector.address, "list").stdout.split()
     assert "PlaceOrder" in grpcurl(commands, "describe", COMMANDS).stdout
+    assert "rpc PlaceOrder" in grpcurl(commands, "describe", f"{COMMANDS}.PlaceOrder").stdout
+    newest = "commerce.query.v1.ProductSort.PRODUCT_SORT_NEWEST"
+    assert "PRODUCT_SORT_NEWEST = 4" in grpcurl(queries, "describe", newest).stdout
 
     customer = answer(
         commands,

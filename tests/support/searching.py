@@ -10,6 +10,7 @@ from query_server.search.memory import SearchMemory
 from query_server.search.query import SearchQuery
 from query_server.search.statements import SESSION
 from tandem.queries.checker import QueryChecker
+from tandem.queries.encoding import room_for_rows
 from tandem.queries.store import ONE_PLAN, Store
 from tandem.runtime.errors import TandemError
 from tandem.runtime.settings import DatabaseSettings
@@ -31,7 +32,7 @@ class Searcher:
     def __init__(self, settings: DatabaseSettings, memory: SearchMemory) -> None:
         self._searched = Counted(settings, connections=1, session=SESSION)
         self._cards = Store(settings, connections=1, session=ONE_PLAN)
-        self._query = SearchQuery(self._searched, self._cards, memory)
+        self._query = SearchQuery(self._searched, self._cards, memory, room_for_rows(4 * 2**20))
 
     def together(self, *requests: SearchProductsRequest) -> list[bytes]:
         """The responses, serialised."""

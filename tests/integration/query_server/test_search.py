@@ -24,6 +24,7 @@ from query_server.search.request import search_key
 from query_server.search.statements import SESSION
 from shop.views import VIEWS
 from tandem.queries.checker import QueryChecker
+from tandem.queries.encoding import room_for_rows
 from tandem.queries.store import Store
 from tandem.runtime.errors import InvalidArgument
 from tandem.runtime.settings import DatabaseSettings
@@ -339,7 +340,7 @@ def searches(read_side: ReadSide, shelf: Shelf, fresh_database: Callable[[], str
         shelf.add(name, category="It's", Size="10:30")
     url = read_side.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
     database = Store(DatabaseSettings(url=SecretStr(url)), connections=1, session=SESSION)
-    yield SearchQuery(database, database, SearchMemory(2**20))
+    yield SearchQuery(database, database, SearchMemory(2**20), room_for_rows(4 * 2**20))
     database.close()
 
 

@@ -21,6 +21,7 @@ from commerce.type.v1.money_pb2 import Money
 from query_server.search.memory import SearchMemory
 from query_server.search.query import SearchQuery
 from query_server.search.statements import SESSION
+from tandem.queries.encoding import room_for_rows
 from tandem.queries.store import Store
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.settings import DatabaseSettings
@@ -98,7 +99,7 @@ def database(databases: Databases) -> Iterator[PlannedDatabase]:
 
 
 def search(database: Store, query: str, **fields: Any) -> SearchProductsResponse:
-    searches = SearchQuery(database, database, SearchMemory(0))
+    searches = SearchQuery(database, database, SearchMemory(0), room_for_rows(4 * 2**20))
     [answer] = answered(searches, SearchProductsRequest(query=query, page_size=3, **fields))
     return SearchProductsResponse.FromString(answer)
 

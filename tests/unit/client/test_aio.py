@@ -17,7 +17,7 @@ from shop.client import AsyncClient
 from tandem.client.channel import CallDefaults
 from tandem.client.errors import CallFailed, CursorExpired, RuleBroken, Unavailable, ViewBehind
 from tandem.client.session import NoAddress
-from tandem.runtime.errors import OutOfRange, PreconditionFailed, Violation
+from tandem.runtime.errors import InvalidArgument, OutOfRange, PreconditionFailed, Violation
 from tandem.runtime.errors import Unavailable as ServerUnavailable
 from tests.support.ports import free_port
 from tests.support.scripted import Scripted, served
@@ -141,6 +141,38 @@ async def test_calls_run_at_once_and_can_be_cancelled() -> None:
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
+
+
+async def test_a_call_that_is_cancelled_between_two_tries_makes_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "uniform", lambda *_: 60.0)
+    placing = Scripted(COMMANDS, PlaceOrder=in_turn(STOPPING, STOPPING))
+    patient = CallDefaults(timeout=600)
+    async with served(placing) as address, AsyncClient(commands=address, defaults=patient) as client:
+        call = client.session().commands.PlaceOrder(commands.PlaceOrderRequest())
+        waiting = asyncio.ensure_future(call)
+        assert await call.code() == grpc.StatusCode.UNAVAILABLE
+        assert call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert call.cancelled()
+        assert not call.cancel(), "it has ended"
+        # One whose answer nobody has asked for yet.
+        unasked = client.session().commands.PlaceOrder(commands.PlaceOrderRequest())
+        assert await unasked.code() == grpc.StatusCode.UNAVAILABLE
+        unasked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await unasked
+    assert len(placing.requests) == 2
+
+
+async def test_a_cookie_with_a_bad_token_costs_one_try() -> None:
+    bad = InvalidArgument([Violation("consistency.at_least_as_fresh", "must be a token", "MALFORMED")])
+    getting = Scripted(QUERIES, GetOrderDetails=in_turn(bad, FOUND))
+    async with served(getting) as address, AsyncClient(queries=address) as client:
+        session = client.session("spoilt")
+        assert await session.queries.GetOrderDetails(queries.GetOrderDetailsRequest()) == FOUND
+    assert [it.consistency.at_least_as_fresh for it in getting.requests] == ["spoilt", ""]
+    assert session.token == ""
 
 
 async def test_a_stream_gives_its_messages_and_ends_with_a_typed_error() -> None:

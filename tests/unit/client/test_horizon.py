@@ -13,7 +13,8 @@ from commerce.query.v1.query_service_pb2 import (
 )
 from commerce.type.v1.consistency_pb2 import Consistency
 from commerce.type.v1.receipt_pb2 import CommandReceipt
-from tandem.client.errors import Details, TokenOutdated, ViewBehind, Violation
+from tandem.client.command import command
+from tandem.client.errors import Details, InvalidRequest, TokenOutdated, ViewBehind, Violation
 from tandem.client.horizon import EVERYTHING, MOST_TOKENS, Horizon, Sent
 
 
@@ -27,7 +28,7 @@ def receipt(position: int, *, replayed: bool = False) -> PlaceOrderResponse:
     )
 
 
-def command(horizon: Horizon) -> Sent:
+def sent_command(horizon: Horizon) -> Sent:
     return horizon.prepare(PlaceOrderRequest())
 
 
@@ -55,13 +56,15 @@ def held(horizon: Horizon) -> set[str]:
     return tokens_of(asked(horizon))
 
 
-def test_a_command_without_a_request_id_is_given_one_and_keeps_it() -> None:
+def test_a_message_that_is_sent_twice_is_two_commands_unless_it_was_made_one() -> None:
     request = PlaceOrderRequest(customer_id="1")
-    assert Horizon().prepare(request).request is request
-    given = request.request_id
-    assert uuid.UUID(given).version == 4
-    Horizon().prepare(request)
-    assert request.request_id == given
+    first, second = (Horizon().prepare(request).request.request_id for _ in range(2))
+    assert uuid.UUID(first).version == uuid.UUID(second).version == 4
+    assert first != second
+    assert request == PlaceOrderRequest(customer_id="1")
+    one = command(request)
+    assert one.request_id
+    assert Horizon().prepare(one).request == Horizon().prepare(command(one)).request == one
     own = PlaceOrderRequest(request_id="mine")
     assert Horizon().prepare(own).request.request_id == "mine"
 
@@ -75,7 +78,7 @@ def test_a_query_asks_for_nothing_before_the_first_command() -> None:
 def test_a_query_asks_for_the_latest_receipt_and_the_callers_own_message_stays() -> None:
     horizon = Horizon()
     # Sent side by side: their answers come in any order.
-    sent = [command(horizon) for _ in range(3)]
+    sent = [sent_command(horizon) for _ in range(3)]
     for it, position in zip(sent, (1, 300, 20), strict=True):
         horizon.answered(it, receipt(position))
     request = GetOrderDetailsRequest(order_id="7")
@@ -109,7 +112,7 @@ def test_tokens_of_several_writers_are_all_asked_for() -> None:
 def test_a_receipt_stands_for_all_that_was_known_when_its_command_was_sent_and_for_nothing_else() -> None:
     horizon = Horizon(token(5))
     horizon.learn("1other")
-    sent = command(horizon)
+    sent = sent_command(horizon)
     horizon.learn("1learned meanwhile")
     horizon.answered(sent, receipt(7))
     assert held(horizon) == {"1learned meanwhile", token(7)}
@@ -117,9 +120,9 @@ def test_a_receipt_stands_for_all_that_was_known_when_its_command_was_sent_and_f
 
 def test_a_receipt_of_an_earlier_call_stands_for_itself_alone() -> None:
     horizon = Horizon("1other")
-    horizon.answered(command(horizon), receipt(7, replayed=True))
+    horizon.answered(sent_command(horizon), receipt(7, replayed=True))
     assert held(horizon) == {"1other", token(7)}
-    horizon.answered(command(horizon), receipt(9))
+    horizon.answered(sent_command(horizon), receipt(9))
     assert held(horizon) == {token(9)}
 
 
@@ -138,7 +141,7 @@ def test_an_answer_that_comes_late_brings_nothing_back() -> None:
     horizon = Horizon("1one")
     horizon.learn("1other")
     reading = query(horizon)
-    horizon.answered(command(horizon), receipt(7))
+    horizon.answered(sent_command(horizon), receipt(7))
     horizon.answered(reading, answer("1older than 7"))
     assert held(horizon) == {token(7)}
 
@@ -209,7 +212,7 @@ def test_past_the_contracts_limit_a_query_asks_for_all_that_was_acknowledged() -
 
 def test_past_the_limit_a_command_stands_for_all_that_was_known_too() -> None:
     horizon = Horizon(EVERYTHING)
-    horizon.answered(command(horizon), receipt(7))
+    horizon.answered(sent_command(horizon), receipt(7))
     assert held(horizon) == {token(7)}
 
 
@@ -256,3 +259,20 @@ def test_threads_that_learn_at_once_lose_nothing() -> None:
             pass
     assert held(learning) == {token(position) for position in range(MOST_TOKENS)}
     assert writing.token == token(2000)
+
+
+def test_what_is_no_token_is_forgotten_by_whoever_finds_it_out() -> None:
+    horizon = Horizon("\udcff~two words\n~" + 2000 * "x" + "~1good~not one")
+    assert held(horizon) == {"1good", "not one"}, "what no server could take"
+    sent = query(horizon, Consistency(tokens=["1own"]))
+    fields = ["consistency.at_least_as_fresh", *(f"consistency.tokens[{it}]" for it in range(2))]
+    asked_for = [sent.request.consistency.at_least_as_fresh, *sent.request.consistency.tokens]
+
+    def refused(token: str) -> InvalidRequest:
+        violation = Violation(fields[asked_for.index(token)], "must be a token", "MALFORMED")
+        return InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, details=Details(violations=(violation,)))
+
+    assert horizon.failed(sent, refused("not one"))
+    assert held(horizon) == {"1good"}
+    assert not horizon.failed(sent, refused("1own")), "it is the caller's"
+    assert held(horizon) == {"1good"}

@@ -1,7 +1,12 @@
 import pytest
 
-from commerce.query.v1.query_service_pb2 import ListRecentOrdersRequest, ListRecentOrdersResponse
-from commerce.query.v1.views_pb2 import OrderSummary
+from commerce.query.v1.query_service_pb2 import (
+    BatchGetProductsRequest,
+    BatchGetProductsResponse,
+    ListRecentOrdersRequest,
+    ListRecentOrdersResponse,
+)
+from commerce.query.v1.views_pb2 import OrderSummary, ProductCard
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.client.paging import async_pages, async_rows, pages, rows
 
@@ -66,6 +71,22 @@ def test_no_page_is_older_than_the_one_before_unless_that_is_wanted(consistency:
     assert not any(it.consistency.tokens for it in lister.requests[1:]), "the page before includes them"
     kinds = {it.consistency.WhichOneof("requirement") for it in lister.requests[1:]}
     assert kinds == {consistency.WhichOneof("requirement") or "at_least_as_fresh"}
+
+
+def test_rows_by_their_ids_go_on_with_those_that_an_answer_had_no_room_for() -> None:
+    asked: list[BatchGetProductsRequest] = []
+
+    def answer(request: BatchGetProductsRequest) -> BatchGetProductsResponse:
+        asked.append(request)
+        first, *rest = request.product_ids
+        return BatchGetProductsResponse(
+            products=[ProductCard(product_id=first)], remaining_product_ids=rest, as_of="1t"
+        )
+
+    request = BatchGetProductsRequest(product_ids=["a", "b", "c"])
+    assert [it.product_id for it in rows(answer, request)] == ["a", "b", "c"]
+    assert [list(it.product_ids) for it in asked] == [["a", "b", "c"], ["b", "c"], ["c"]]
+    assert [it.consistency.at_least_as_fresh for it in asked] == ["", "1t", "1t"]
 
 
 async def test_asyncio_has_the_same_pages_and_rows() -> None:

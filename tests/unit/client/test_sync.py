@@ -1,5 +1,6 @@
 """The client for threads, on fake channels."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -16,11 +17,21 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.receipt_pb2 import CommandReceipt
 from shop.client import Client, Session
 from tandem.client.channel import CallDefaults
-from tandem.client.errors import CallFailed, CursorExpired, OutcomeUnknown, RuleBroken, Unavailable, ViewBehind
+from tandem.client.command import command
+from tandem.client.errors import (
+    CallFailed,
+    CursorExpired,
+    InvalidRequest,
+    OutcomeUnknown,
+    RuleBroken,
+    Unavailable,
+    ViewBehind,
+)
 from tandem.client.session import NoAddress
-from tandem.runtime.errors import OutOfRange, PreconditionFailed, Violation
+from tandem.runtime.errors import InvalidArgument, OutOfRange, PreconditionFailed, Violation
 from tandem.runtime.errors import Unavailable as ServerUnavailable
 from tests.support.fake_channel import Answer, FakeService, ending, fake_channel
+from tests.support.scripted import Scripted, served
 
 COMMANDS = commands.DESCRIPTOR.services_by_name["CommandService"]
 QUERIES = queries.DESCRIPTOR.services_by_name["QueryService"]
@@ -74,15 +85,22 @@ def test_a_refusal_is_raised_as_its_error_with_grpcs_own_as_the_cause(
     assert not isinstance(raised.value.__cause__, CallFailed)
 
 
-def test_the_same_request_given_again_is_the_same_command(channel: grpc_testing.Channel, session: Session) -> None:
+def test_a_command_given_again_is_done_once_and_a_message_is_another_one(
+    channel: grpc_testing.Channel, session: Session
+) -> None:
     unknown = ServerUnavailable("the connection broke", reason="OUTCOME_UNKNOWN")
     placing = FakeService(channel, PLACE, in_turn(*[unknown] * 4, PLACED), calls=5)
-    request = commands.PlaceOrderRequest(customer_id="1")
+    message = commands.PlaceOrderRequest(customer_id="1")
+    request = command(message)
     with pytest.raises(OutcomeUnknown):
         session.commands.PlaceOrder(request)
     session.commands.PlaceOrder(request)
-    assert len(placing.requests) == 5
-    assert len({it.request_id for it in placing.requests} - {""}) == 1
+    assert [it.request_id for it in placing.requests] == [request.request_id] * 5
+    placing = FakeService(channel, PLACE, in_turn(PLACED, PLACED), calls=2)
+    session.commands.PlaceOrder(message)
+    session.commands.PlaceOrder(message)
+    assert len({it.request_id for it in placing.requests} - {""}) == 2
+    assert not message.request_id
 
 
 def test_a_query_is_repeated_while_servers_come_and_go(channel: grpc_testing.Channel, session: Session) -> None:
@@ -106,9 +124,9 @@ def test_a_command_is_repeated_with_its_request_id(
     channel: grpc_testing.Channel, session: Session, answer: Answer
 ) -> None:
     placing = FakeService(channel, PLACE, in_turn(answer, PLACED), calls=2)
-    request = commands.PlaceOrderRequest()
-    assert session.commands.PlaceOrder(request) == PLACED
-    assert [it.request_id for it in placing.requests] == [request.request_id] * 2
+    assert session.commands.PlaceOrder(commands.PlaceOrderRequest()) == PLACED
+    first, second = (it.request_id for it in placing.requests)
+    assert first == second != ""
 
 
 def test_a_command_whose_caller_has_gone_is_not_repeated(channel: grpc_testing.Channel, session: Session) -> None:
@@ -145,16 +163,69 @@ def test_a_query_is_not_repeated_where_that_does_not_help(
     assert len(getting.requests) == 1
 
 
-def test_a_future_is_typed_too_and_its_receipt_is_remembered(channel: grpc_testing.Channel, session: Session) -> None:
-    FakeService(channel, PLACE, in_turn(PLACED, PreconditionFailed([Violation("x", "y", "OUT_OF_STOCK")])), calls=2)
-    placed: Any = session.commands.PlaceOrder.future(commands.PlaceOrderRequest())
-    assert placed.result() == PLACED
-    assert placed.code() == grpc.StatusCode.OK
-    assert session.token == "1token"
-    refused: Any = session.commands.PlaceOrder.future(commands.PlaceOrderRequest())
-    assert isinstance(refused.exception(), RuleBroken)
-    with pytest.raises(RuleBroken):
-        refused.result()
+async def test_a_future_is_typed_too_waited_for_as_grpcs_are_and_cancelled_for_good() -> None:
+    """At a real server: a fake channel's futures are others than grpc's."""
+    go, begun = threading.Event(), threading.Event()
+
+    def place(request: commands.PlaceOrderRequest) -> commands.PlaceOrderResponse:
+        if request.order_id == "refused":
+            raise PreconditionFailed([Violation("x", "y", "OUT_OF_STOCK")])
+        begun.set()
+        go.wait(20)
+        return PLACED
+
+    def call(address: str) -> None:
+        with Client(commands=address) as client:
+            session = client.session()
+            stub: Any = session.commands.PlaceOrder
+            cancelled = stub.future(commands.PlaceOrderRequest())
+            assert begun.wait(20)
+            cancelled.cancel()
+            with pytest.raises(grpc.FutureCancelledError):
+                cancelled.result(timeout=20)
+            assert cancelled.cancelled()
+            placed = stub.future(commands.PlaceOrderRequest())
+            with pytest.raises(grpc.FutureTimeoutError):
+                placed.result(timeout=0.01)
+            with pytest.raises(grpc.FutureTimeoutError):
+                placed.exception(timeout=0.01)
+            go.set()
+            assert placed.result(timeout=20) == PLACED
+            assert placed.code() == grpc.StatusCode.OK
+            assert session.token == "1token"
+            refused = stub.future(commands.PlaceOrderRequest(order_id="refused"))
+            assert isinstance(refused.exception(timeout=20), RuleBroken)
+            with pytest.raises(RuleBroken):
+                refused.result()
+
+    async with served(Scripted(COMMANDS, PlaceOrder=place)) as address:
+        await asyncio.to_thread(call, address)
+
+
+@pytest.mark.parametrize("others", ["", "~1good"])
+def test_a_cookie_with_a_bad_token_costs_one_try(channel: grpc_testing.Channel, others: str) -> None:
+    def answer(request: queries.GetOrderDetailsRequest) -> Answer:
+        fields = ["at_least_as_fresh", *(f"tokens[{it}]" for it in range(len(request.consistency.tokens)))]
+        tokens = [request.consistency.at_least_as_fresh, *request.consistency.tokens]
+        if "spoilt" not in tokens:
+            return FOUND
+        field = f"consistency.{fields[tokens.index('spoilt')]}"
+        return InvalidArgument([Violation(field, "must be a token", "MALFORMED")])
+
+    getting = FakeService(channel, GET, answer, calls=2)
+    session = Session(token="spoilt" + others, queries=channel)
+    assert session.queries.GetOrderDetails(queries.GetOrderDetailsRequest()) == FOUND
+    assert len(getting.requests) == 2
+    assert session.token == others.removeprefix("~")
+
+
+def test_a_bad_token_of_the_callers_own_is_its_error(channel: grpc_testing.Channel, session: Session) -> None:
+    refusal = InvalidArgument([Violation("consistency.at_least_as_fresh", "must be a token", "MALFORMED")])
+    FakeService(channel, GET, in_turn(refusal))
+    request = queries.GetOrderDetailsRequest()
+    request.consistency.at_least_as_fresh = "spoilt"
+    with pytest.raises(InvalidRequest):
+        session.queries.GetOrderDetails(request)
 
 
 def test_a_stream_gives_its_messages_and_ends_with_a_typed_error(

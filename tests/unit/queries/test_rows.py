@@ -204,9 +204,9 @@ class Room:
         announcement = Announcement(feed, dict.fromkeys(CACHED_VIEWS, position), epochs, generations=generations)
         self.freshness.apply_announcement(announcement, self.freshness._clock())
 
-    def ask(self, rpc: str, *requests: Message) -> list[LocalCall]:
-        """Calls that come together."""
-        calls = [LocalCall(Method(rpc, type(it)), it, seconds=60) for it in requests]
+    def ask(self, rpc: str, *requests: Message, most: int = 2**22) -> list[LocalCall]:
+        """Calls that come together, whose answers have at most so many bytes."""
+        calls = [LocalCall(Method(rpc, type(it), max_response_bytes=most), it, seconds=60) for it in requests]
         self.rows.workers[rpc].put_all(calls)
         return calls
 
@@ -377,3 +377,23 @@ async def test_a_damaged_row_fails_the_calls_that_want_it_alone_and_fills_nothin
     assert queries.GetProductResponse.FromString(answered(other)).product.product_id == str(uuid.UUID(int=2))
     assert damaged not in FakeCache.entries
     assert REGISTRY.get_sample_value("tandem_damaged_rows_total", {"view": VIEW}) == before + 1
+
+
+@pytest.mark.parametrize("cached", [[], [1, 2, 3], [2]], ids=["stored", "cached", "both"])
+async def test_an_answer_with_too_many_bytes_ends_early_and_names_the_rest(room: Room, cached: list[int]) -> None:
+    room.announce(7)
+    ids = [str(uuid.UUID(int=it)) for it in (1, 2, 3)]
+    cards = [ProductCard(product_id=it, description="d" * 700).SerializeToString() for it in ids]
+    room.store.others = {it.replace("-", ""): card for it, card in zip(ids, cards, strict=True)}
+    FakeCache.entries.update({uuid.UUID(int=it).hex: encode_entry(cards[it - 1]) for it in cached})
+    request = queries.BatchGetProductsRequest(product_ids=ids)
+    shown = []
+    while request.product_ids:
+        # Of which three quarters are for rows: one fits, and half of the next.
+        [call] = room.ask("BatchGetProducts", request, most=1500)
+        response = queries.BatchGetProductsResponse.FromString(answered(call))
+        shown += [len(response.products)]
+        assert list(response.remaining_product_ids) == list(request.product_ids)[1:]
+        assert response.as_of
+        request = queries.BatchGetProductsRequest(product_ids=response.remaining_product_ids)
+    assert shown == [1, 1, 1]

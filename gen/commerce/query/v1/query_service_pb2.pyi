@@ -164,6 +164,7 @@ class BatchGetOrderDetailsResponse(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     PARKED_ORDER_IDS_FIELD_NUMBER: _builtins.int
     PARKED_SINCE_FIELD_NUMBER: _builtins.int
+    REMAINING_ORDER_IDS_FIELD_NUMBER: _builtins.int
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
     parked_since: _builtins.int
@@ -182,6 +183,12 @@ class BatchGetOrderDetailsResponse(_message.Message):
         here yet.
         """
 
+    @_builtins.property
+    def remaining_order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids for which this answer had no room, the last ones of the request: ask for them again. Rows take at most three
+        quarters of the largest answer, which is 4 MiB unless the server is set otherwise.
+        """
+
     def __init__(
         self,
         *,
@@ -190,10 +197,11 @@ class BatchGetOrderDetailsResponse(_message.Message):
         as_of: _builtins.str = ...,
         parked_order_ids: _abc.Iterable[_builtins.str] | None = ...,
         parked_since: _builtins.int = ...,
+        remaining_order_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "missing_order_ids", b"missing_order_ids", "order_details", b"order_details", "parked_order_ids", b"parked_order_ids", "parked_since", b"parked_since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "missing_order_ids", b"missing_order_ids", "order_details", b"order_details", "parked_order_ids", b"parked_order_ids", "parked_since", b"parked_since", "remaining_order_ids", b"remaining_order_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -485,6 +493,7 @@ class BatchGetProductsResponse(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     PARKED_PRODUCT_IDS_FIELD_NUMBER: _builtins.int
     PARKED_SINCE_FIELD_NUMBER: _builtins.int
+    REMAINING_PRODUCT_IDS_FIELD_NUMBER: _builtins.int
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
     parked_since: _builtins.int
@@ -503,6 +512,12 @@ class BatchGetProductsResponse(_message.Message):
         here yet.
         """
 
+    @_builtins.property
+    def remaining_product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids for which this answer had no room, the last ones of the request: ask for them again. Rows take at most three
+        quarters of the largest answer, which is 4 MiB unless the server is set otherwise.
+        """
+
     def __init__(
         self,
         *,
@@ -511,10 +526,11 @@ class BatchGetProductsResponse(_message.Message):
         as_of: _builtins.str = ...,
         parked_product_ids: _abc.Iterable[_builtins.str] | None = ...,
         parked_since: _builtins.int = ...,
+        remaining_product_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "missing_product_ids", b"missing_product_ids", "parked_product_ids", b"parked_product_ids", "parked_since", b"parked_since", "products", b"products"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "missing_product_ids", b"missing_product_ids", "parked_product_ids", b"parked_product_ids", "parked_since", b"parked_since", "products", b"products", "remaining_product_ids", b"remaining_product_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -541,7 +557,9 @@ class SearchProductsRequest(_message.Message):
     sort: Global___ProductSort.ValueType
     """In which order they come."""
     page_size: _builtins.int
-    """How many products a page holds at most: 1 to 100; 0 means 20."""
+    """How many products a page holds at most: 1 to 100; 0 means 20. A page of products with very long texts holds fewer, and
+    has a `next_page_token`.
+    """
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty for the first page."""
     @_builtins.property

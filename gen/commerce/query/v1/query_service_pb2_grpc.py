@@ -140,7 +140,7 @@ class QueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetOrderDetails(self, request, context):
-        """Returns up to 100 orders by id.
+        """Returns up to 100 orders by id. An answer ends early where more of them would be too large for it.
 
         Errors: none of its own.
         """
@@ -182,7 +182,7 @@ class QueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetProducts(self, request, context):
-        """Returns up to 100 products by id.
+        """Returns up to 100 products by id. An answer ends early where more of them would be too large for it.
 
         Errors: none of its own.
         """
@@ -231,7 +231,7 @@ class QueryServiceServicer:
         products sold on each of its days; one that the read database cannot do within its statement time-out (5 s unless
         set) is given up as UNAVAILABLE: ask for fewer days, or for no products.
 
-        Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request
+        Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 25 currencies have sales in the range and the request
         names none of them).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -57,7 +57,7 @@ class QueryServiceStub:
     Errors: NOT_FOUND when the order is not known.
     """
     BatchGetOrderDetails: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.BatchGetOrderDetailsRequest, _query_service_pb2.BatchGetOrderDetailsResponse]
-    """Returns up to 100 orders by id.
+    """Returns up to 100 orders by id. An answer ends early where more of them would be too large for it.
 
     Errors: none of its own.
     """
@@ -83,7 +83,7 @@ class QueryServiceStub:
     Errors: NOT_FOUND when the product is not known.
     """
     BatchGetProducts: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.BatchGetProductsRequest, _query_service_pb2.BatchGetProductsResponse]
-    """Returns up to 100 products by id.
+    """Returns up to 100 products by id. An answer ends early where more of them would be too large for it.
 
     Errors: none of its own.
     """
@@ -112,7 +112,7 @@ class QueryServiceStub:
     products sold on each of its days; one that the read database cannot do within its statement time-out (5 s unless
     set) is given up as UNAVAILABLE: ask for fewer days, or for no products.
 
-    Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request
+    Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 25 currencies have sales in the range and the request
     names none of them).
     """
 
@@ -145,7 +145,7 @@ class QueryServiceAsyncStub(QueryServiceStub):
     Errors: NOT_FOUND when the order is not known.
     """
     BatchGetOrderDetails: _aio.UnaryUnaryMultiCallable[_query_service_pb2.BatchGetOrderDetailsRequest, _query_service_pb2.BatchGetOrderDetailsResponse]  # type: ignore[assignment]
-    """Returns up to 100 orders by id.
+    """Returns up to 100 orders by id. An answer ends early where more of them would be too large for it.
 
     Errors: none of its own.
     """
@@ -171,7 +171,7 @@ class QueryServiceAsyncStub(QueryServiceStub):
     Errors: NOT_FOUND when the product is not known.
     """
     BatchGetProducts: _aio.UnaryUnaryMultiCallable[_query_service_pb2.BatchGetProductsRequest, _query_service_pb2.BatchGetProductsResponse]  # type: ignore[assignment]
-    """Returns up to 100 products by id.
+    """Returns up to 100 products by id. An answer ends early where more of them would be too large for it.
 
     Errors: none of its own.
     """
@@ -200,7 +200,7 @@ class QueryServiceAsyncStub(QueryServiceStub):
     products sold on each of its days; one that the read database cannot do within its statement time-out (5 s unless
     set) is given up as UNAVAILABLE: ask for fewer days, or for no products.
 
-    Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request
+    Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 25 currencies have sales in the range and the request
     names none of them).
     """
 
@@ -242,7 +242,7 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.BatchGetOrderDetailsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.BatchGetOrderDetailsResponse, _abc.Awaitable[_query_service_pb2.BatchGetOrderDetailsResponse]]:
-        """Returns up to 100 orders by id.
+        """Returns up to 100 orders by id. An answer ends early where more of them would be too large for it.
 
         Errors: none of its own.
         """
@@ -292,7 +292,7 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.BatchGetProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.BatchGetProductsResponse, _abc.Awaitable[_query_service_pb2.BatchGetProductsResponse]]:
-        """Returns up to 100 products by id.
+        """Returns up to 100 products by id. An answer ends early where more of them would be too large for it.
 
         Errors: none of its own.
         """
@@ -351,7 +351,7 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         products sold on each of its days; one that the read database cannot do within its statement time-out (5 s unless
         set) is given up as UNAVAILABLE: ask for fewer days, or for no products.
 
-        Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 50 currencies have sales in the range and the request
+        Errors: FAILED_PRECONDITION (TOO_MANY_CURRENCIES when more than 25 currencies have sales in the range and the request
         names none of them).
         """
 

@@ -1,0 +1,79 @@
+"""Writes docs/metrics.md from what each service registers when it is imported: `make docs`."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from prometheus_client import REGISTRY
+
+_SERVICES = {"command_server": "command server", "projector": "projector", "query_server": "query server"}
+_ROOT = Path(__file__).parents[1]
+_PREFIX = "tandem_"
+
+_HEAD = """# Metrics
+
+<!-- Generated from the services by `make docs`. -->
+
+Each service serves its metrics to Prometheus at `http://host:port/metrics`, where `TANDEM_…_SERVER__METRICS_PORT` is
+set. Beside those below there are prometheus-client's own of the process: `process_resident_memory_bytes`,
+`process_open_fds`, `process_max_fds`, `process_cpu_seconds_total`, `process_start_time_seconds`, and `python_gc_…`.
+
+[deploy/prometheus](../deploy/prometheus) has rules that alert, each with its section in the
+[runbook](runbook.md#alerts), and [deploy/grafana](../deploy/grafana) a dashboard. A sample with labels is there from
+the first time that something was counted under them; a histogram has `_bucket`, `_sum` and `_count`.
+"""
+
+
+class Metric(NamedTuple):
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+
+@cache
+def all_metrics() -> dict[Metric, list[str]]:
+    """And which services have each. Each in a process of its own: what one has imported is not another's."""
+    command = (sys.executable, "-m", "tools.metrics")
+    asked = {it: subprocess.Popen([*command, it], cwd=_ROOT, stdout=subprocess.PIPE) for it in _SERVICES}
+    found: dict[Metric, list[str]] = {}
+    for service, process in asked.items():
+        output, _ = process.communicate()
+        for name, kind, labels, text in json.loads(output):
+            found.setdefault(Metric(name, kind, tuple(labels), text), []).append(service)
+    return found
+
+
+def render() -> str:
+    """The whole page."""
+    rows = ["| metric | kind | labels | of | |\n|---|---|---|---|---|\n"]
+    for it, services in sorted(all_metrics().items()):
+        of = "all" if len(services) == len(_SERVICES) else ", ".join(_SERVICES[service] for service in services)
+        labels = ", ".join(f"`{label}`" for label in it.labels)
+        rows.append(f"| `{it.name}` | {it.kind} | {labels} | {of} | {it.help} |\n")
+    return _HEAD + "\n" + "".join(rows)
+
+
+def _registered() -> list[Metric]:
+    """Of this process."""
+    found = []
+    # The library has no public list of its metrics, and none of their labels.
+    for collector in list(REGISTRY._collector_to_names):
+        for family in collector.describe() if hasattr(collector, "describe") else ():
+            if family.name.startswith(_PREFIX):
+                labels = getattr(collector, "_labelnames", getattr(collector, "labels", ()))
+                suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+                found.append(Metric(family.name + suffix, family.type, tuple(labels), family.documentation))
+    return found
+
+
+def main(service: str) -> None:
+    __import__(f"{service}.app")
+    sys.stdout.write(json.dumps(_registered()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1]) if len(sys.argv) > 1 else sys.stdout.write(render())
