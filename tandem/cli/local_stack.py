@@ -41,8 +41,8 @@ class LocalStack:
     """PostgreSQL, memcached and the services, with their data and logs in one folder.
 
     modules: the services', by section. lite: one database and no cache. transport: auto, native or grpcio.
-    mesh: the domain's Envoy file, for two command servers and two query servers behind it. Raises StackError where Envoy
-        is not installed.
+    mesh: the domain's Envoy file, for two command servers and two query servers behind it. Raises StackError where
+        Envoy is not installed.
     """
 
     def __init__(

@@ -85,10 +85,9 @@ def application(domain: Domain) -> typer.Typer:
             second_command=second_command_port,
             second_query=second_query_port,
         )
-        in_front = domain.mesh if mesh else None
         try:
             stack = LocalStack(
-                data_dir, ports, domain.modules, lite=lite, transport=transport.value, mesh=in_front
+                data_dir, ports, domain.modules, lite=lite, transport=transport, mesh=domain.mesh if mesh else None
             )
             run_up(domain, stack, Console(), with_sample=sample)
         except StackError as error:

@@ -1,7 +1,7 @@
 """Envoy as a child process, in front of several command servers and query servers.
 
-What it is told is the domain's own file, which a deployment uses too (docs/mesh.md): here only its addresses are put in,
-and, for a stack that nobody else can reach, what asks callers who they are is taken out.
+What it is told is the domain's own file, which a deployment uses too (docs/mesh.md): here only its addresses are put
+in, and, for a stack that nobody else can reach, what asks callers who they are is taken out.
 """
 
 import importlib.util
@@ -55,7 +55,7 @@ class MeshConfig:
         return {it["name"]: it["typed_config"] for it in self._connections["http_filters"]}
 
     def without_identity(self) -> "MeshConfig":
-        """In plaintext, for everybody: for a listener that only this machine reaches. Pages of this machine may call."""
+        """In plaintext, for everybody, and for pages of this machine: for a listener that only this machine reaches."""
         del self._chain["transport_socket"]
         kept = [it for it in self._connections["http_filters"] if it["name"] not in _IDENTITY]
         self._connections["http_filters"] = kept

@@ -83,6 +83,8 @@ def running_mesh(databases: Databases, logs: Path) -> Iterator[Mesh]:
             section: [f"unix:{folder}/{section}-{number}.sock" for number in (1, 2)] for section in ("command", "query")
         }
         settings = {section.upper(): {**asking, "SERVER__HOST": sockets[section][0]} for section in sockets}
+        # How long PostgreSQL leaves rows to a session that hangs is four times this.
+        settings["COMMAND"]["DATABASE__STATEMENT_TIMEOUT"] = "1"
         stack = Stack(databases, logs, settings=settings)
         second_command = stack.new_command_server(SERVER__HOST=sockets["command"][1])
         late = stack.new_query_server(SERVER__HOST=sockets["query"][1])
