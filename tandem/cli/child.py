@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 HOST = "127.0.0.1"
+DIRECT = (("grpc.enable_http_proxy", 0),)
+"""Options of a channel to HOST: `http_proxy` is for other machines."""
 # A crashed database recovers first.
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0

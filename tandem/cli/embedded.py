@@ -32,6 +32,15 @@ def postgres_folder() -> Path:
     return Path(found.origin).parent / "pginstall" / "bin"
 
 
+def forget_other_servers() -> None:
+    """Takes PGSSLMODE, PGOPTIONS and the like out of the environment, for this process and those that it starts.
+
+    They are about other servers: the embedded one has no SSL, and its URL says all else.
+    """
+    for name in [it for it in os.environ if it.startswith("PG")]:
+        del os.environ[name]
+
+
 def memcached_path() -> str | None:
     """memcached's program; None where it is not installed."""
     return shutil.which("memcached")
@@ -136,7 +145,9 @@ def postgres_user() -> str | None:
     if os.geteuid() != 0:
         return None
     if not _exists(_USER):
-        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _USER]
+        # A PATH of a user's own lacks it.
+        program = shutil.which("useradd") or "/usr/sbin/useradd"
+        command = [program, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _USER]
         try:
             run_to_end(command, f"PostgreSQL does not run as root, and the user {_USER} cannot be made")
         except StackError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tandem.cli.child import HOST, Child, StackError, port_in_use
-from tandem.cli.embedded import Memcached, Postgres, memcached_path
+from tandem.cli.embedded import Memcached, Postgres, forget_other_servers, memcached_path
 from tandem.cli.mesh import MISSING, Envoy, MeshConfig, envoy_path
 from tandem.cli.services import Service, store_settings
 
@@ -57,6 +57,7 @@ class LocalStack:
     ) -> None:
         if mesh is not None and envoy_path() is None:
             raise StackError(MISSING)
+        forget_other_servers()
         self.folder = folder
         self._ports = ports
         self.lite = lite

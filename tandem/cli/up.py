@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.text import Text
 
+from tandem.cli.child import DIRECT
 from tandem.cli.domain import Domain
 from tandem.cli.live import Meter
 from tandem.cli.local_stack import LocalStack, sole_user_of
@@ -57,7 +58,7 @@ def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bo
     for line in domain.examples(stack.command_server.address, stack.query_server.address, with_sample):
         say(f"  {line}")
     say("\nTandem is up; Ctrl-C stops it")
-    with grpc.insecure_channel(stack.projector.address) as channel:
+    with grpc.insecure_channel(stack.projector.address, DIRECT) as channel:
         views = partial(list_projections, domain.projections, channel)
         _watch(Supervisor(stack.children, say), Meter(stack.command_server, stack.query_server, views), console)
 
@@ -71,7 +72,7 @@ def _load_sample_once(domain: Domain, stack: LocalStack, console: Console) -> No
     total = sum(len(stage.requests) for stage in stages)
     started = time.monotonic()
     with (
-        grpc.insecure_channel(stack.command_server.address) as channel,
+        grpc.insecure_channel(stack.command_server.address, DIRECT) as channel,
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("sample data", total=total)

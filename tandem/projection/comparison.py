@@ -61,7 +61,7 @@ class Comparisons:
 
     def __init__(self, read_database: DatabaseSettings) -> None:
         self._engine = create_database_engine(
-            read_database, name="tandem-projector-compare", pool_size=1, read_only=True, autocommit=True
+            read_database, name="tandem-projector-compare", pool_size=1, read_only=True, autocommit=True, idles=True
         )
         self._thread = ThreadPoolExecutor(1, "comparison")
         self._stopping = threading.Event()

@@ -59,8 +59,12 @@ class Examiner:
         """name: in pg_stat_activity."""
         self.following = following
         self.stopping = threading.Event()
-        self.feed = create_database_engine(feed_database, name=name, pool_size=1, by_key=True, autocommit=True)
-        self.read = create_database_engine(read_database, name=name, pool_size=1, by_key=True, autocommit=True)
+        self.feed = create_database_engine(
+            feed_database, name=name, pool_size=1, by_key=True, autocommit=True, idles=True
+        )
+        self.read = create_database_engine(
+            read_database, name=name, pool_size=1, by_key=True, autocommit=True, idles=True
+        )
 
     def close(self) -> None:
         self.feed.dispose()

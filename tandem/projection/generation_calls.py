@@ -144,10 +144,7 @@ class GenerationCalls:
 
 def _check_view(view: str) -> Checker:
     check = Checker()
-    if not view:
-        check.wrong("view", "REQUIRED", "is required")
-    elif len(view) > _LONGEST_NAME:
-        check.wrong("view", "TOO_LONG", f"must have at most {_LONGEST_NAME} characters")
+    check.text("view", view, _LONGEST_NAME, required=True)
     return check
 
 

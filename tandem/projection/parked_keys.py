@@ -24,6 +24,8 @@ _DEFAULT_PAGE = 100
 _MOST_ON_PAGE = 1000
 _MOST_EVENTS = 1000
 _LONGEST_REASON = 500
+# A view's name, which PostgreSQL bounds, and a key.
+_LONGEST_TOKEN = 120
 
 _LIST = text(f"""{PARKED_ROWS}
 AND (:view = '' OR view = :view) AND (view, key) > (:after_view, CAST(:after_key AS uuid))
@@ -87,8 +89,8 @@ class ParkedKeys:
         self._check_view(check, request.view, required=False)
         size = self._page_size(check, request)
         after_view, _, after_key = request.page_token.partition("/")
-        if request.page_token and not check.uuid("page_token", after_key):
-            after_key = ""
+        if request.page_token and check.text("page_token", request.page_token, _LONGEST_TOKEN):
+            check.uuid("page_token", after_key)
         check.finish()
         arguments = {"view": request.view, "after_view": after_view, "after_key": after_key or _FIRST_KEY}
         rows = self._execute(_LIST, {**arguments, "most": size + 1})

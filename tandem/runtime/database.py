@@ -161,6 +161,7 @@ def create_database_engine(
     longest_transaction: float | None = None,
     patient: bool = False,
     session: Sequence[str] = (),
+    idles: bool = False,
 ) -> Engine:
     """An engine of at most `pool_size` connections, which waits `connect_timeout` seconds for a free one.
 
@@ -186,6 +187,9 @@ def create_database_engine(
     ServerSilent when the server has not answered a second after its own limit.
 
     session: statements for every connection before its first use.
+
+    idles: for connections that are used now and then, and not through `read_pooled`: before each use the server is
+    asked whether it still has the session, and a new one is begun where it has not.
     """
     engine = create_engine(
         database_url(settings),
@@ -193,6 +197,7 @@ def create_database_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=settings.connect_timeout,
+        pool_pre_ping=idles,
         hide_parameters=True,
     )
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tandem.runtime.server import Application, run
 from tandem.runtime.settings import ServiceSettings, SettingsError, load_settings
-from tandem.runtime.telemetry import configure_logging
+from tandem.runtime.telemetry import configure_logging, version
 from tandem.runtime.tracing import TRACING
 
 
@@ -63,7 +63,7 @@ def main(
         settings = load_settings(settings_class, **({"server": {"insecure": True}} if arguments.insecure else {}))
         configure_logging(settings.log.level, name)
         if chosen == "serve":
-            TRACING.begin(settings.trace, name)
+            TRACING.begin(settings.trace, name, version())
             try:
                 return run(build(settings))
             finally:

@@ -14,12 +14,9 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
-
-from tandem.runtime.settings import SettingsError, TraceSettings
-from tandem.runtime.telemetry import version
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -37,6 +34,19 @@ class TracedCall(Protocol):
     def metadata(self) -> Metadata: ...
 
 
+class CollectorSettings(Protocol):
+    """Those of tandem.runtime.settings.TraceSettings. This module imports none of the runtime: all of it traces."""
+
+    @property
+    def endpoint(self) -> str | None: ...
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def ratio(self) -> float: ...
+    @property
+    def headers(self) -> Mapping[str, Any]: ...
+
+
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _MAX_LINKS = 128
 # Of an export. A stop waits less long for all of them.
@@ -52,8 +62,8 @@ class Tracing:
         self._provider: TracerProvider | None = None
         self._tracer: Tracer | None = None
 
-    def begin(self, settings: TraceSettings, service: str) -> None:
-        """Does nothing where no endpoint is set. Raises SettingsError."""
+    def begin(self, settings: CollectorSettings, service: str, version: str) -> None:
+        """Does nothing where no endpoint is set."""
         if settings.endpoint is None:
             return
         # Here alone: who does not trace need not wait for it, nor hold it in memory.
@@ -63,12 +73,12 @@ class Tracing:
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased  # noqa: PLC0415
 
         instance = f"{socket.gethostname()}:{os.getpid()}"
-        names = {"service.name": service, "service.version": version(), "service.instance.id": instance}
+        names = {"service.name": service, "service.version": version, "service.instance.id": instance}
         sampler = ParentBased(TraceIdRatioBased(settings.ratio))
         provider = TracerProvider(sampler=sampler, resource=Resource.create(names), shutdown_on_exit=False)
         # A queue of a bounded length, whose thread sends: a span that finds no room is dropped.
         provider.add_span_processor(BatchSpanProcessor(_exporter(settings), schedule_delay_millis=1000))
-        self._provider, self._tracer = provider, provider.get_tracer("tandem", version())
+        self._provider, self._tracer = provider, provider.get_tracer("tandem", version)
         self.is_on = True
 
     def end(self) -> None:
@@ -159,7 +169,7 @@ def _wall(monotonic: float) -> int:
     return time.time_ns() - int((time.monotonic() - monotonic) * 1e9)
 
 
-def _exporter(settings: TraceSettings) -> Any:
+def _exporter(settings: CollectorSettings) -> Any:
     headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
     if settings.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
@@ -168,8 +178,6 @@ def _exporter(settings: TraceSettings) -> Any:
         return OTLPSpanExporter(settings.endpoint, insecure, headers=headers, timeout=_EXPORT_SECONDS)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHttp  # noqa: PLC0415
 
-    if not str(settings.endpoint).startswith(("http://", "https://")):
-        raise SettingsError("trace.endpoint: must begin with http:// or https:// for http/protobuf")
     return OverHttp(settings.endpoint, headers=headers, timeout=_EXPORT_SECONDS)
 
 

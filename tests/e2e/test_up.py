@@ -1,6 +1,7 @@
 """`tandem up` as a person starts it."""
 
 import json
+import os
 import signal
 import subprocess
 import tempfile
@@ -32,7 +33,13 @@ from tests.support.up import PROGRAM, Up
 def up() -> Iterator[Up]:
     """One that is up, for tests that leave it so."""
     with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
-        started = Up(Path(folder) / "data")
+        # What a company's machine has set, and what a user's PATH lacks.
+        surroundings = {
+            "http_proxy": "http://127.0.0.1:9",
+            "PGSSLMODE": "require",
+            "PATH": os.pathsep.join(it for it in os.environ["PATH"].split(os.pathsep) if not it.endswith("sbin")),
+        }
+        started = Up(Path(folder) / "data", environment=os.environ | surroundings)
         try:
             yield started.wait_until_up()
         finally:

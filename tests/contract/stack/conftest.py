@@ -52,7 +52,7 @@ async def stubs(stack: Stack) -> AsyncIterator[AsyncStubs]:
 @pytest.fixture(scope="session")
 def numbers() -> Iterator[int]:
     """Every test of the suite works on customers, products and orders of its own."""
-    return iter(range(1, 10_000, 100))
+    return iter(range(1, 100_000, 100))
 
 
 def fresh(receipt: Any) -> Consistency:

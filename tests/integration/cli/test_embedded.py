@@ -13,6 +13,7 @@ import psutil
 import psycopg
 import pytest
 
+from tandem.cli import embedded
 from tandem.cli.child import StackError, port_in_use
 from tandem.cli.embedded import Memcached, Postgres
 from tests.support.ports import free_port
@@ -53,6 +54,16 @@ def test_what_was_written_survives_a_stop_and_a_kill(own_postgres: Postgres) -> 
     kill(own_postgres)
     own_postgres.start()
     assert write_and_read(own_postgres, "third") == ["first", "second", "third"]
+
+
+def test_the_user_of_postgresql_is_made_where_the_path_has_no_useradd(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[str]] = []
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(embedded, "_exists", lambda _: False)
+    monkeypatch.setattr(embedded, "run_to_end", lambda command, _: made.append(command))
+    assert embedded.postgres_user() == made[0][-1]
+    assert made[0][0] == "/usr/sbin/useradd"
 
 
 def test_a_stop_does_not_wait_for_clients_that_stay(own_postgres: Postgres) -> None:

@@ -29,6 +29,6 @@ def test_migrate_brings_both_databases_up_to_date_and_may_be_repeated(
         assert "tandem_write is at revision" in said
         assert "tandem_read is at revision" in said
     assert schemas(write) == {"tandem_write"}
-    assert schemas(read) == {"tandem_read"}
+    assert schemas(read) == {"tandem_read", "tandem_read_other", "tandem_read_passage"}
     assert CliRunner().invoke(app, ["feed", "archive", "--dry-run", "--json"]).exit_code == 0
     assert json.loads(capfd.readouterr().out) == {"partitions": [], "events": 0}

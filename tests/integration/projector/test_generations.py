@@ -8,7 +8,7 @@ from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
-from commerce.projection.v1.projection_service_pb2 import ProjectionState
+from commerce.projection.v1.projection_service_pb2 import ListParkedKeysRequest, ProjectionState
 from shop.views import VIEWS
 from tests.integration.projector.conftest import Announcements, Project, Stores
 from tests.support import events
@@ -162,6 +162,11 @@ async def test_what_cannot_be_done_is_refused_by_name(stores: Stores, project: P
     await stores.caught_up()
     async with operator(projector.port) as ask:
         assert await refusal(ask.rebuild("")) == "INVALID_REQUEST"
+        assert await refusal(ask.switch("order\0details")) == "INVALID_REQUEST"
+        assert await refusal(ask.drop("order\0details")) == "INVALID_REQUEST"
+        token = ListParkedKeysRequest(page_token=f"\0/{ORDER}")
+        async with projector.stub() as stub:
+            assert await refusal(stub.ListParkedKeys(token, timeout=10)) == "INVALID_REQUEST"
         assert await refusal(ask.rebuild("order_details", max_events_per_second=2_000_000)) == "INVALID_REQUEST"
         assert await refusal(ask.rebuild("orders")) == "NOT_FOUND"
         assert await refusal(ask.switch("order_details")) == "NOT_FOUND"
@@ -174,7 +179,7 @@ async def test_what_cannot_be_done_is_refused_by_name(stores: Stores, project: P
         await ask.until_gone()
 
 
-async def refusal(asking: Awaitable[None]) -> str:
+async def refusal(asking: Awaitable[object]) -> str:
     with pytest.raises(aio.AioRpcError) as refused:
         await asking
     status = rpc_status.from_call(refused.value)

@@ -85,6 +85,27 @@ def test_variables_of_other_services_are_left_to_them(environment: pytest.Monkey
     assert load_settings(Settings).sizes.small == 2
 
 
+@pytest.mark.parametrize("service", ["TANDEM_COMMAND", "TANDEM_COMMAND_SERVER", "TANDEM_PROJECTOR_2", "TANDEM_SHOP"])
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_left_alone(
+    environment: pytest.MonkeyPatch, service: str
+) -> None:
+    links = {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "50051",
+        "SERVICE_PORT_GRPC": "50051",
+        "PORT": "tcp://10.0.0.1:50051",
+        "PORT_50051_TCP": "tcp://10.0.0.1:50051",
+        "PORT_50051_TCP_PROTO": "tcp",
+        "PORT_50051_TCP_PORT": "50051",
+        "PORT_50051_TCP_ADDR": "10.0.0.1",
+    }
+    for name, value in links.items():
+        environment.setenv(f"{service}_{name}", value)
+    assert load_settings(Settings).server.port == 50051
+    environment.setenv("TANDEM_COMMAND_SERVER_PORT", "50052")
+    assert "TANDEM_COMMAND_SERVER_PORT: unknown environment variable" in problem()
+
+
 @pytest.mark.parametrize(
     "name", ["TANDEM_COMMAND_SERVER__PROT", "TANDEM_COMMAND_SIZE", "TANDEM_PORT", "tandem_command_sizes__small"]
 )
