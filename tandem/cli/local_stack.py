@@ -55,9 +55,9 @@ class LocalStack:
         transport: str = "auto",
         mesh: Path | None = None,
     ) -> None:
-        forget_other_servers()
         if mesh is not None and envoy_path() is None:
             raise StackError(MISSING)
+        forget_other_servers()
         self.folder = folder
         self._ports = ports
         self.lite = lite
