@@ -1,5 +1,7 @@
 """The `tandem` command, for the shop."""
 
+from pathlib import Path
+
 from commerce.audit.v1 import audit_service_pb2
 from commerce.command.v1 import receipt_service_pb2
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
@@ -21,6 +23,7 @@ SHOP = Domain(
     },
     rows=views_pb2.DESCRIPTOR,
     audit=audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
+    mesh=Path(__file__).with_name("envoy.yaml"),
     commands=CommandServiceStub,
     sample=sample.generate,
     examples=examples.lines,

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from tandem.read_store.tables import SCHEMA, view_table
 
-REVISION = "0012"
+REVISION = "0013"
 """The migration that a reader of these tables needs: projector's newest, said here because readers cannot see it."""
 
 order_details = view_table("order_details")

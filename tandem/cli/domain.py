@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,6 +21,7 @@ class Domain:
     histories: the view that shows an aggregate, by the aggregate's name. rows: the contract's file with the views'
         messages.
     audit: the service that command servers and projectors answer Verify with.
+    mesh: the file that Envoy is started with.
     commands: the stub that takes the sample's commands. sample: makes the sample.
     examples: shell lines to try, given the addresses of the command server and the query server, and whether the sample
         is loaded.
@@ -31,6 +33,7 @@ class Domain:
     receipts: ServiceDescriptor
     histories: Mapping[str, str]
     rows: FileDescriptor
+    mesh: Path
     commands: Callable[[grpc.Channel], Any]
     sample: Callable[[], Sequence[Stage]]
     examples: Callable[[str, str, bool], Sequence[str]]

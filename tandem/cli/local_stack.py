@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tandem.cli.child import HOST, Child, StackError, port_in_use
 from tandem.cli.embedded import Memcached, Postgres, forget_other_servers, memcached_path
+from tandem.cli.mesh import MISSING, Envoy, MeshConfig, envoy_path
 from tandem.cli.services import Service, store_settings
 
 WRITE_DATABASE = "tandem_write"
@@ -27,17 +28,35 @@ class Ports:
     command_metrics: int = 50061
     query_metrics: int = 50062
     projector_metrics: int = 50063
+    mesh: int = 50050
+    second_command: int = 50071
+    second_query: int = 50072
+
+
+# Which are taken by a stack with a mesh alone.
+_MESH_PORTS = ("mesh", "second_command", "second_query")
 
 
 class LocalStack:
     """PostgreSQL, memcached and the services, with their data and logs in one folder.
 
     modules: the services', by section. lite: one database and no cache. transport: auto, native or grpcio.
+    mesh: the domain's Envoy file, for two command servers and two query servers behind it. Raises StackError where
+        Envoy is not installed.
     """
 
     def __init__(
-        self, folder: Path, ports: Ports, modules: Mapping[str, str], *, lite: bool = False, transport: str = "auto"
+        self,
+        folder: Path,
+        ports: Ports,
+        modules: Mapping[str, str],
+        *,
+        lite: bool = False,
+        transport: str = "auto",
+        mesh: Path | None = None,
     ) -> None:
+        if mesh is not None and envoy_path() is None:
+            raise StackError(MISSING)
         forget_other_servers()
         self.folder = folder
         self._ports = ports
@@ -62,13 +81,25 @@ class LocalStack:
         # Each in the order of their start.
         self._stores: list[Child] = [self.postgres, *([self.memcached] if self.memcached else [])]
         self._services = [self.command_server, self.projector, self.query_server]
-        self.children = [*self._stores, *self._services]
+        self.envoy: Envoy | None = None
+        if mesh is not None:
+            second_command = self._service("command", ports.second_command, 0, transport, number=2)
+            second_query = self._service("query", ports.second_query, 0, transport, number=2)
+            self._services += [second_command, second_query]
+            servers = {
+                "command": [self.command_server.address, second_command.address],
+                "query": [self.query_server.address, second_query.address],
+            }
+            config = MeshConfig(mesh, port=ports.mesh, servers=servers).without_identity()
+            self.envoy = Envoy(config, ports.mesh, folder / "envoy", self.logs / "envoy.log")
+        self.children = [*self._stores, *self._services, *([self.envoy] if self.envoy else [])]
 
-    def _service(self, section: str, port: int, metrics_port: int, transport: str) -> Service:
+    def _service(self, section: str, port: int, metrics_port: int, transport: str, number: int = 1) -> Service:
+        suffix = "" if number == 1 else f"-{number}"
         settings = {"SERVER__TRANSPORT": transport, **self._store_settings[section]}
         if section == "command":
-            settings["LEDGER__FILE"] = str((self.folder / "ledger").resolve())
-        log = self.logs / f"{section}.log"
+            settings["LEDGER__FILE"] = str((self.folder / f"ledger{suffix}").resolve())
+        log = self.logs / f"{section}{suffix}.log"
         module = self._modules[section]
         return Service(section, module=module, port=port, log=log, settings=settings, metrics_port=metrics_port)
 
@@ -87,6 +118,9 @@ class LocalStack:
         for service in self._services:
             service.wait_until_serving()
             say(f"{service.name:<15} {service.address}")
+        if self.envoy is not None:
+            self.envoy.start()
+            say(f"{self.envoy.name:<15} {self.envoy.address}, in front of two command servers and two query servers")
 
     def stop(self) -> None:
         """Stops all that runs: the services first and together, then what they stand on."""
@@ -99,7 +133,7 @@ class LocalStack:
         """Raises StackError when a port is taken, or is wanted twice; the message names the port and the option."""
         wanted: dict[int, str] = {}
         for field, port in vars(self._ports).items():
-            if field == "memcached" and self.memcached is None:
+            if (field == "memcached" and self.memcached is None) or (field in _MESH_PORTS and self.envoy is None):
                 continue
             option = f"--{field.replace('_', '-')}-port"
             if port in wanted:

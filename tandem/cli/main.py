@@ -52,6 +52,9 @@ def application(domain: Domain) -> typer.Typer:
         sample: Annotated[bool, typer.Option(help="Load sample data into an empty folder.")] = True,
         lite: Annotated[bool, typer.Option("--lite", help="CQRS lite: one database for both sides, no cache.")] = False,
         transport: Annotated[Transport, typer.Option(help="The services' gRPC transport.")] = Transport.auto,
+        mesh: Annotated[
+            bool, typer.Option("--mesh", help="Start Envoy too, in front of two command servers and two query servers.")
+        ] = False,
         command_port: Annotated[int, _port("the command server")] = _DEFAULTS.command,
         query_port: Annotated[int, _port("the query server")] = _DEFAULTS.query,
         projector_port: Annotated[int, _port("the projector")] = _DEFAULTS.projector,
@@ -60,6 +63,9 @@ def application(domain: Domain) -> typer.Typer:
         command_metrics_port: Annotated[int, _port("the command server's metrics")] = _DEFAULTS.command_metrics,
         query_metrics_port: Annotated[int, _port("the query server's metrics")] = _DEFAULTS.query_metrics,
         projector_metrics_port: Annotated[int, _port("the projector's metrics")] = _DEFAULTS.projector_metrics,
+        mesh_port: Annotated[int, _port("Envoy, with --mesh")] = _DEFAULTS.mesh,
+        second_command_port: Annotated[int, _port("the second command server, with --mesh")] = _DEFAULTS.second_command,
+        second_query_port: Annotated[int, _port("the second query server, with --mesh")] = _DEFAULTS.second_query,
     ) -> None:
         """Start all of Tandem on this machine: PostgreSQL, memcached where it is installed, and the three services.
 
@@ -75,9 +81,14 @@ def application(domain: Domain) -> typer.Typer:
             command_metrics=command_metrics_port,
             query_metrics=query_metrics_port,
             projector_metrics=projector_metrics_port,
+            mesh=mesh_port,
+            second_command=second_command_port,
+            second_query=second_query_port,
         )
-        stack = LocalStack(data_dir, ports, domain.modules, lite=lite, transport=transport.value)
         try:
+            stack = LocalStack(
+                data_dir, ports, domain.modules, lite=lite, transport=transport, mesh=domain.mesh if mesh else None
+            )
             run_up(domain, stack, Console(), with_sample=sample)
         except StackError as error:
             typer.echo(f"tandem: {error}", err=True)

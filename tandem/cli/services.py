@@ -55,11 +55,16 @@ class Service(Child):
         metrics_port: int = 0,
     ) -> None:
         super().__init__(module, port, log)
+        self._host = settings.get("SERVER__HOST", HOST)
         self.metrics_port = metrics_port
         self.command = ["-m", self.name, "serve"]
         """What Python is to run."""
         own = {"SERVER__HOST": HOST, "SERVER__PORT": str(port), "SERVER__METRICS_PORT": str(metrics_port), **settings}
         self._environment = {**environment, **{f"TANDEM_{section.upper()}_{key}": own[key] for key in own}}
+
+    @property
+    def address(self) -> str:
+        return self._host if self._host.startswith("unix:") else super().address
 
     def launch(self) -> None:
         self._spawn([sys.executable, *self.command], environment=self._environment)

@@ -56,7 +56,9 @@ _MAX_COLLISIONS = 5
 # A batch that is decided so soon after it was taken keeps the time of then: another costs 1 µs for each command.
 _AT_ONCE = timedelta(milliseconds=20)
 
-_FREE_HEAD = f"SELECT FROM {feed.feed_head.fullname} FOR UPDATE SKIP LOCKED"
+FREE_HEAD = f"""
+SELECT FROM {feed.feed_head.fullname} WHERE span >= (SELECT span FROM {feed.NEWEST_HEAD} AS h) FOR UPDATE SKIP LOCKED
+"""  # noqa: S608 - only a table's name is put in
 
 
 def create_executor_engine(settings: DatabaseSettings, executor: ExecutorSettings) -> Engine:
@@ -365,7 +367,7 @@ class _Storing:
             with self._connected() as connection:
                 held = self._domain.model.find_held(connection, keys)
                 with driver_of(connection) as driver:
-                    head_is_free = driver.execute(_FREE_HEAD).rowcount == 1
+                    head_is_free = driver.execute(FREE_HEAD).rowcount == 1
                 connection.commit()
         except DBAPIError as error:
             log.warning("it is not known which rows are locked", error=repr(error)[:500])

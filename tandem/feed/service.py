@@ -50,6 +50,9 @@ DEFAULT_HEARTBEAT_SECONDS = 15.0
 MAX_MESSAGE_BYTES = 1024 * 1024
 # Rows that are looked through at once for the few that are wanted.
 _SCAN = MAX_BATCH_EVENTS
+# Where more followers catch up than there are threads for it, these take so much of a processor, all together: Python
+# runs one thread at a time, and whoever calls meanwhile would wait for them at each step.
+_CATCH_UP_SHARE = 0.5
 # While a deployment is under way, a command server may be newer than this program: that is soon over.
 _UNREADABLE_RETRY_SECONDS = 5.0
 
@@ -410,7 +413,11 @@ def _may_be_wanted(row: FeedEvent | Entry, selection: Selection) -> bool:
 
 
 class History:
-    """The feed for those who are behind: a bounded number at once, each a message at a time, on its own threads."""
+    """The feed for those who are behind: a bounded number at once, each a message at a time, on its own threads.
+
+    Its methods are for the event loop. While others wait for a thread, one that has read rests: calls that come behind
+    a thousand followers who begin anew are answered before these have read it all.
+    """
 
     def __init__(
         self,
@@ -422,6 +429,9 @@ class History:
     ) -> None:
         self._engine = _engine(database, "tandem-feed-history", threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="feed-history")
+        self._free_threads = asyncio.Semaphore(threads)
+        self._rests = threads / _CATCH_UP_SHARE - 1
+        self._waiting = 0
         self._contract = contract
         self._archive = archive
         self._reader = reader
@@ -449,7 +459,28 @@ class History:
         return await self._run(read)
 
     async def _run(self, query: Callable[[Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, self._engine, query)
+        self._waiting += 1
+        try:
+            await self._free_threads.acquire()
+        finally:
+            self._waiting -= 1
+        spent = 0.0
+
+        def timed() -> T:
+            nonlocal spent
+            began = time.thread_time()
+            try:
+                return _ask(self._engine, query)
+            finally:
+                spent = time.thread_time() - began
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
+        finally:
+            self._free_thread_after(self._rests * spent if self._waiting else 0.0)
+
+    def _free_thread_after(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._free_threads.release)
 
     def _read_events(self, connection: Connection, after: Token, rows: int) -> FeedPart:
         return read_or_refuse(connection, self._contract, after, rows, self._archive)

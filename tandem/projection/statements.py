@@ -96,7 +96,7 @@ def move_views(driver: Driver, epoch: uuid.UUID, owner: uuid.UUID, moves: Sequen
     numbers = [[it.before for it in moves], [it.after for it in moves], [it.mark for it in moves]]
     numbers.append([it.changes.parked_keys for it in moves])
     parameters: list[Any] = [array("TEXT", views), *(array("BIGINT", it) for it in numbers), epoch, owner, len(moves)]
-    parameters += [it for part in parts for it in part.arrays]
+    parameters += [len(moves), *(it for part in parts for it in part.arrays)]
     cursor = driver.execute(_together(tuple(part.statement for part in parts)), parameters, prepare=True)
     if cursor.fetchone() is None:
         raise Deposed(f"{', '.join(views)}: moved by another projector")
@@ -181,17 +181,22 @@ def _together(statements: Sequence[str]) -> str:
     return f"WITH matched AS ({_MATCH}), held AS ({_HOLD}), moved AS ({_MOVE}){parts} SELECT views FROM held"  # noqa: S608
 
 
+# Each view's row is looked up by its view and span. As a plain join, PostgreSQL may read the rows of all views once
+# instead: it reckons with eight rows, and finds all versions of them. A subquery that locks is never made a join.
 _MATCH = f"""
-SELECT p.view, v.before, v.after, v.mark, v.parked
-FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+SELECT v.* FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
   AS v (view, before, after, mark, parked)
-JOIN {projection.fullname} AS p ON p.view = v.view AND p.span = v.before >> 6
-WHERE p.position = v.before AND p.feed_epoch = %s AND p.owner = %s FOR NO KEY UPDATE OF p
+CROSS JOIN LATERAL (
+  SELECT FROM {projection.fullname} AS p WHERE p.view = v.view AND p.span = v.before >> 6
+    AND p.position = v.before AND p.feed_epoch = %s AND p.owner = %s FOR NO KEY UPDATE
+) AS p
 """  # noqa: S608 - only names of tables and columns are put in, here and below
 _HOLD = "SELECT count(*) AS views FROM matched HAVING count(*) = %s"
+# LIMIT: to as many as there are. What an UPDATE changes cannot be in a subquery; of a limit that it does not know
+# PostgreSQL reckons with a tenth of the rows, which is one, and for one it looks up.
 _MOVE = f"""
 UPDATE {projection.fullname} AS p SET position = m.after, mark = m.mark, parked = m.parked, problem = NULL, error = NULL
-FROM held, matched AS m WHERE p.view = m.view AND p.span = m.before >> 6
+FROM held, (SELECT * FROM matched LIMIT %s) AS m WHERE p.view = m.view AND p.span = m.before >> 6
 """  # noqa: S608
 
 

@@ -101,7 +101,8 @@ def newest(view: str) -> str:
 
     Each batch leaves a version of the row behind, and while somebody holds a snapshot, a dump for hours, none of them
     is taken away. The newest is in the view's last span, and passes over the versions of that span alone. Within a span
-    an update changes no index, so that it stays on its page (HOT) and what nobody sees is taken away at once. ADR 35.
+    an update changes no index, so that it stays on its page (HOT) and what nobody sees is taken away at once.
+    PostgreSQL has no statistics of both columns: with them it would read all versions, and sort them. ADR 35.
     """
     return f"(SELECT * FROM {projection.fullname} WHERE view = {view} ORDER BY span DESC LIMIT 1)"  # noqa: S608
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import signal
@@ -32,6 +33,9 @@ _READINESS_SECONDS = 1.0
 _CHECK_SECONDS = 2.0
 # Until a transport's threads have written what they were given: they take microseconds, on a busy machine more.
 _FLUSH_SECONDS = 0.1
+# malloc.h
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
 
 
 class Component(Protocol):
@@ -297,6 +301,8 @@ async def _serve_until_signalled(application: Application) -> None:
     # Not the loop's own handlers: removing those leaves a moment in which a second signal kills.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)
+    if transport_of(application.server) == "native":
+        _keep_large_blocks(application.server.max_held_bytes_per_connection)
     running = RunningApplication(application)
     await running.start()
     _collect_seldom(application.new_objects)
@@ -331,6 +337,20 @@ def _collect_seldom(new_objects: int) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(new_objects)
+
+
+def _keep_large_blocks(most: int) -> None:
+    """Has glibc keep blocks of memory that are free again, up to so many bytes, whatever the size of a block.
+
+    It gives a block of more than 32 MiB back to the kernel at once. A request of 43 MiB that is refused for its size
+    then meets 22,000 page faults, and half of them while the interpreter is held: for 30 ms, and 8 ms with this. grpcio
+    hands none of that size over.
+    """
+    allocator = ctypes.CDLL(None)
+    # Other C libraries do not have it, and need not.
+    if hasattr(allocator, "mallopt"):
+        allocator.mallopt(_M_MMAP_MAX, 0)
+        allocator.mallopt(_M_TRIM_THRESHOLD, min(most, 2**31 - 1))
 
 
 def transport_of(settings: ServerSettings) -> Literal["native", "grpcio"]:

@@ -56,6 +56,9 @@ MAX_STREAMS_PER_CONNECTION = 20_000
 # bare CANCELLED: a thousand watchers that come back at once after a failover are as many. 50,000 calls that are begun
 # and taken back at once hold others up for 0.3 s with this limit and take 85 MB; without one it was 4.8 s and 630 MB.
 _MAX_PENDING_CALLS = 4_000
+# grpcio refuses by itself, without details, a request of more than so many times the largest one. To be handed one of
+# 17 MiB and refuse it took 38 ms of processor time, and a caller of 43 MiB made it keep 730 MB: now 14 ms, 220 MB.
+_MOST_TIMES_THE_LARGEST = 16
 # As grpcio numbers the encodings that it takes.
 _IDENTITY, _GZIP = 1, 4
 
@@ -284,8 +287,11 @@ def is_this_machine(host: str) -> bool:
 def grpc_options(settings: ServerSettings) -> list[tuple[str, int]]:
     """The options of a server of grpcio's."""
     return [
-        # We refuse smaller ones, with details. One past this limit would have its connection closed.
-        ("grpc.max_receive_message_length", settings.max_held_bytes_per_connection),
+        # We refuse smaller ones, with details.
+        (
+            "grpc.max_receive_message_length",
+            min(_MOST_TIMES_THE_LARGEST * settings.max_request_bytes, settings.max_held_bytes_per_connection),
+        ),
         ("grpc.max_send_message_length", settings.max_response_bytes),
         # A compressed request comes as it was sent, and is unpacked up to our limit only.
         ("grpc.per_message_decompression", 0),

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from shop import sample
 from tandem.cli.embedded import memcached_path
+from tandem.cli.mesh import MISSING, envoy_path
 from tandem.cli.sample import Stage, send_sample
 from tests.support.stack import wait_until
 from tests.support.up import PROGRAM, Up
@@ -189,6 +191,23 @@ def test_lite_needs_one_database_and_no_cache(new_up: Callable[..., Up]) -> None
     with psycopg.connect(url) as connection:
         names = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'tandem%'").fetchall()
     assert names == [("tandem_write",)]
+
+
+@pytest.mark.skipif(envoy_path() is None, reason=MISSING)
+def test_with_a_mesh_calls_go_through_envoy_to_two_servers_of_each(new_up: Callable[..., Up]) -> None:
+    started = new_up("--lite", "--no-sample", "--mesh").wait_until_up()
+    assert Counter(
+        it for it in ("command_server", "query_server") for line in started.children() if f"-m {it}" in line
+    ) == {
+        "command_server": 2,
+        "query_server": 2,
+    }
+    [products] = [it for it in sample.generate() if it.title == "products"]
+    with started.channel(started.ports.mesh) as channel:
+        send_sample(CommandServiceStub(channel), [Stage("products", products.requests[:3])])
+        assert feed_head(started, 3) == 3
+        request = queries.GetProductRequest(product_id=sample.identity("product", 3))
+        assert QueryServiceStub(channel).GetProduct(request, timeout=10).product.product_id == request.product_id
 
 
 def test_a_service_with_wrong_settings_is_told_in_its_own_words(

@@ -235,6 +235,15 @@ async def test_a_request_over_the_size_limit_is_refused(serve: Serve) -> None:
     assert (await served.call()).feed_head == 7
 
 
+@pytest.mark.parametrize("transport", ["grpcio"])
+async def test_a_request_of_many_times_the_limit_is_not_handed_over(serve: Serve) -> None:
+    served = await serve(max_request_bytes=2048)
+    before = counted("RESOURCE_EXHAUSTED")
+    assert (await served.refusal(b"x" * (16 * 2048 + 1))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await served.call()).feed_head == 7
+    assert counted("RESOURCE_EXHAUSTED") == before
+
+
 @pytest.mark.parametrize("method", ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", REFLECTION])
 @pytest.mark.parametrize(("request_", "reason"), [(b"\xff\xff", "INVALID_REQUEST"), (b"x" * 4096, "MESSAGE_TOO_LARGE")])
 async def test_requests_of_health_and_reflection_are_refused_as_all_others(

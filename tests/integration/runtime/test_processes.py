@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -136,3 +137,31 @@ def test_a_port_in_use_ends_a_service_with_a_sentence_that_names_it(section: str
     assert last.startswith(f"{MODULES[section]}: cannot ")
     assert f"127.0.0.1:{port}" in last
     assert "Traceback" not in process.output()
+
+
+def test_requests_that_are_refused_for_their_size_take_no_new_memory_each_time(tmp_path: Path) -> None:
+    port = free_port()
+    process = Process("query", tmp_path / "log", SERVER__PORT=str(port))
+    wait_until(lambda: '"serving"' in process.output(), "it serves")
+    with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.max_send_message_length", -1)]) as channel:
+        method: Any = channel.unary_unary("/commerce.query.v1.QueryService/GetOrderDetails", bytes)
+        request = bytes(43 * 2**20)
+
+        def send(count: int) -> None:
+            for _ in range(count):
+                with pytest.raises(grpc.RpcError) as refusal:
+                    method(request, timeout=30)
+                assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+        send(4)
+        before = page_faults(process.process.pid)
+        send(4)
+        # New memory for the request, and for the bytes that it is handed over as, is 22,000.
+        assert page_faults(process.process.pid) - before < 4 * 11_000
+    os.kill(process.process.pid, signal.SIGTERM)
+    assert process.end() == 0
+
+
+def page_faults(pid: int) -> int:
+    """Those without a disk; the process's name, which may hold anything, is in brackets."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])

