@@ -35,14 +35,6 @@ class Mesh:
     def port(self) -> int:
         return self.envoy.port
 
-    @property
-    def query_servers(self) -> tuple[Service, Service]:
-        return self.stack.query_server, self.late
-
-    @property
-    def command_servers(self) -> tuple[Service, Service]:
-        return self.stack.command_server, self.second_command
-
     def started_late(self) -> Service:
         """The second query server, up."""
         if self.late.exit_code() is not None:
