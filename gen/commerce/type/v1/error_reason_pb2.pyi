@@ -92,6 +92,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 61
     """A request, or the answer to it, has more bytes than the server takes or sends; nothing was done for a request.
+    A request of more than 4 MiB may be refused with this code alone, without a reason: gRPC itself does it.
     What to do: send less, or ask for less.
     """
     ERROR_REASON_UNKNOWN_METHOD: _ErrorReason.ValueType  # 62
@@ -334,6 +335,7 @@ What to do: give a token instead (`at_least_as_fresh`), or have the operator set
 """
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 61
 """A request, or the answer to it, has more bytes than the server takes or sends; nothing was done for a request.
+A request of more than 4 MiB may be refused with this code alone, without a reason: gRPC itself does it.
 What to do: send less, or ask for less.
 """
 ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 62
