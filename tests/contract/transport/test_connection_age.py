@@ -54,9 +54,7 @@ def of(channel: grpc.aio.Channel, method: str, response: Any) -> Any:
     return make(f"/{SERVICE.full_name}/{method}", bytes, response.FromString)
 
 
-async def test_a_client_with_one_channel_comes_to_a_server_that_was_not_there_and_no_call_ends_before_its_time() -> (
-    None
-):
+async def test_a_client_with_one_channel_comes_to_a_server_that_was_added_and_none_of_its_calls_fails() -> None:
     first, second = "127.0.0.1", "127.0.0.2"
     port = free_port()
     async with AsyncExitStack() as exits:
