@@ -406,6 +406,10 @@ class Freshness:
         over: list[Call] = []
         with self._lock:
             now = self._clock()
+            if now - self._next_end > _LEAST_HEAD_SECONDS:
+                # The server did not run for a while: the head may have come meanwhile, and be still to be received.
+                parked = self._parked[_HEAD]
+                parked |= {it: at._replace(end=max(at.end, now + _LEAST_HEAD_SECONDS)) for it, at in parked.items()}
             for place, parked in self._parked.items():
                 over += self._take_out(place, [call for call, it in parked.items() if it.end <= now])
             ends = [it.end for parked in self._parked.values() for it in parked.values()]

@@ -605,6 +605,19 @@ def test_a_wait_for_the_head_ends_with_max_wait_and_has_a_moment_where_that_is_n
     assert calls[2].asked.need == Need((Wanted(Token(FEED, 9), FULLY_CONSISTENT),), LONG)
 
 
+def test_who_waits_for_the_head_has_another_moment_after_a_standstill() -> None:
+    scene = Scene()
+    scene.announce(7)
+    call = scene.call(max_wait=1, all_writes=True)
+    scene.freshness.put_all([call])
+    scene.now += 5
+    scene.freshness.end_waits()
+    assert not call.future.done()
+    scene.now += 0.1
+    scene.freshness.end_waits()
+    assert failure(call).reason == "STORE_UNAVAILABLE"
+
+
 def test_a_caller_that_goes_is_let_go_of_at_once() -> None:
     scene = Scene()
     scene.announce(7)
