@@ -113,7 +113,7 @@ breaking: install  ## Check that the contract breaks no caller of the last relea
 	@tools/breaking.sh
 
 lock: install  ## Pin the newest versions that pyproject.toml allows in requirements.lock
-	@pip-compile --quiet --upgrade --all-extras --allow-unsafe --generate-hashes --no-emit-find-links \
+	@pip-compile --quiet --upgrade --extra=server --extra=bench --extra=dev --allow-unsafe --generate-hashes --no-emit-find-links \
 	  --no-emit-index-url --no-emit-options --no-emit-trusted-host --strip-extras \
 	  --output-file=requirements.lock pyproject.toml
 

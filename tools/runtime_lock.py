@@ -1,7 +1,7 @@
 """Prints the part of requirements.lock that the services need: no tests, no benchmarks, no embedded stack.
 
-pip-compile says of each package who needs it ("# via"): one is needed if pyproject.toml's dependencies name it, or one
-that is needed does. For the image (tools/image.sh), so the standard library is enough.
+pip-compile says of each package who needs it ("# via"): one is needed if pyproject.toml's dependencies or its extra
+"server" name it, or one that is needed does. For the image (tools/image.sh), so the standard library is enough.
 """
 
 import re
@@ -34,4 +34,5 @@ def _normal(name: str) -> str:
 
 if __name__ == "__main__":
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    print(runtime_lock((ROOT / "requirements.lock").read_text(), project["dependencies"]), end="")
+    dependencies = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    print(runtime_lock((ROOT / "requirements.lock").read_text(), dependencies), end="")
