@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image hooks clean ci
+.PHONY: help install memcached prometheus up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image package hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -128,6 +128,12 @@ examples: install memcached  ## Run docs/examples.md and write what its commands
 # As root: it makes a file system. IMAGE_BASE=… builds on an image of yours, ARGS=registry/name:tag names it.
 image: install  ## Build the image of the services with buildah, and start each service in it
 	@tools/image.sh $(ARGS)
+
+# The wheel, the source and the bill in dist/, then what its extras install, as pip resolves them now: some minutes.
+package: install memcached  ## Build the wheel with its bill of materials into dist/, install each extra with pip and try it
+	@rm -rf dist && hatchling build
+	@for wheel in dist/*.whl; do python -m tools.package_sbom "$$wheel" >"$${wheel%-py3-none-any.whl}.cdx.json"; done
+	@PACKAGE_WITH_PIP=1 pytest tests/e2e/test_package.py
 
 hooks: install  ## Check style, types and the contract before each commit
 	pre-commit install

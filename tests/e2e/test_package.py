@@ -1,20 +1,27 @@
 """The wheel, installed with each of its extras and nothing else, as a person's would be."""
 
+import json
 import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft7Validator
+from referencing import Registry, Resource
 
 from tests.support.installed import ROOT, Environment, build_wheel, requires_of
 from tests.support.up import Up
 from tools.dependencies import needed
+from tools.package_sbom import package_bill
 
 PACKAGES = ("commerce", "command_server", "projector", "query_server", "shop", "tandem")
+PERMISSIVE = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "PSF-2.0"}
 CALLER = """
 import sys, uuid
 from commerce.command.v1.command_service_pb2 import AddProductRequest
@@ -84,6 +91,44 @@ def test_a_caller_needs_grpc_and_protobuf_alone(wheel: Path) -> None:
         "grpcio",
         "protobuf",
         "typing-extensions",
+    }
+
+
+def test_the_bill_of_materials_has_the_shape_and_is_the_same_each_time(wheel: Path) -> None:
+    bill = package_bill(wheel)
+    schemas = {
+        name: json.loads((files("cyclonedx.schema._res") / f"{name}.SNAPSHOT.schema.json").read_text())
+        for name in ("bom-1.5", "spdx", "jsf-0.82")
+    }
+    registry: Registry[Any] = Registry().with_resources(
+        (schema["$id"], Resource.from_contents(schema)) for schema in schemas.values()
+    )
+    validator = Draft7Validator(schemas["bom-1.5"], registry=registry)
+    validator.validate(bill)
+    assert not validator.is_valid(bill | {"components": [{"name": "no type"}]})
+    assert bill == package_bill(wheel)
+    assert {it["bom-ref"] for it in bill["components"]} | {bill["metadata"]["component"]["bom-ref"]} == {
+        it["ref"] for it in bill["dependencies"]
+    }
+    pinned = (ROOT / "requirements.lock").read_text()
+    purls = {f"pkg:pypi/{name}@{version}" for name, version in re.findall(r"^(\S+)==([^ ;\\]+)", pinned, re.MULTILINE)}
+    assert {it["purl"] for it in bill["components"]} <= purls
+    required = {it["name"] for it in bill["components"] if it["scope"] == "required"}
+    assert required == {"googleapis-common-protos", "grpcio", "protobuf", "typing_extensions"}
+
+
+def test_the_licences_of_what_is_brought_are_known_and_let_anybody_use_it(wheel: Path) -> None:
+    """psycopg is under the LGPL, and certifi under the MPL; docs/package.md says what follows from that."""
+    found = {it["name"]: it.get("licenses") for it in package_bill(wheel)["components"]}
+    others = {
+        name: licences
+        for name, licences in found.items()
+        if licences is None or not set(re.split(r" (?:AND|OR) ", licences[0].get("expression", ""))) <= PERMISSIVE
+    }
+    assert others == {
+        "certifi": [{"expression": "MPL-2.0"}],
+        "psycopg": [{"expression": "LGPL-3.0-only"}],
+        "psycopg-binary": [{"expression": "LGPL-3.0-only"}],
     }
 
 

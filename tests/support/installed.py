@@ -5,10 +5,10 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
-from email.parser import HeaderParser
 from pathlib import Path
 
 from tools.dependencies import needed
+from tools.package_sbom import metadata_of
 
 ROOT = Path(__file__).parents[2]
 # Set by `make package`: environments are made by pip, with the newest packages that the bounds allow.
@@ -24,10 +24,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def requires_of(wheel: Path) -> list[str]:
-    """Its Requires-Dist."""
-    with zipfile.ZipFile(wheel) as archive:
-        [metadata] = [it for it in archive.namelist() if it.endswith(".dist-info/METADATA")]
-        return HeaderParser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist") or []
+    return metadata_of(wheel).get_all("Requires-Dist") or []
 
 
 class Environment:

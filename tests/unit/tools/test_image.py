@@ -1,10 +1,11 @@
 """What goes into the image, and what is said to be in it."""
 
 import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
 
-from tools.image_sbom import bill_of_materials
 from tools.runtime_lock import runtime_lock
+from tools.sbom import bill_of_materials, debian_components, python_component
 
 ROOT = Path(__file__).parents[3]
 
@@ -46,8 +47,11 @@ def test_of_the_real_lock_it_keeps_the_services_own() -> None:
 
 
 def test_the_bill_names_debians_packages_and_pythons() -> None:
-    bill = bill_of_materials("libc6 2.36-9+deb12u14 amd64\n", [("uuid_utils", "1.2.0")])
+    installed = distribution("uuid_utils")
+    components = [python_component(installed), *debian_components("libc6 2.36-9+deb12u14 amd64\n")]
+    bill = bill_of_materials({"type": "container", "name": "tandem", "bom-ref": "tandem"}, components)
     assert [it["purl"] for it in bill["components"]] == [
         "pkg:deb/debian/libc6@2.36-9%2Bdeb12u14?arch=amd64",
-        "pkg:pypi/uuid-utils@1.2.0",
+        f"pkg:pypi/uuid-utils@{installed.version}",
     ]
+    assert bill["components"][1]["licenses"] == [{"expression": "BSD-3-Clause"}]
