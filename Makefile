@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image package hooks clean ci
+.PHONY: help install memcached prometheus up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image package audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -134,6 +134,9 @@ package: install memcached  ## Build the wheel with its bill of materials into d
 	@rm -rf dist && hatchling build
 	@for wheel in dist/*.whl; do python -m tools.package_sbom "$$wheel" >"$${wheel%-py3-none-any.whl}.cdx.json"; done
 	@PACKAGE_WITH_PIP=1 pytest tests/e2e/test_package.py
+
+audit: install  ## Look for known vulnerabilities of what requirements.lock pins; ARGS=--strict where it must be able to
+	@python -m tools.audit $(ARGS)
 
 hooks: install  ## Check style, types and the contract before each commit
 	pre-commit install
