@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image package audit hooks clean ci
+.PHONY: help install memcached prometheus up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image package pythons audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,7 @@ lock: install  ## Pin the newest versions that pyproject.toml allows in requirem
 	@pip-compile --quiet --upgrade --extra=server --extra=bench --extra=dev --allow-unsafe --generate-hashes --no-emit-find-links \
 	  --no-emit-index-url --no-emit-options --no-emit-trusted-host --strip-extras \
 	  --output-file=requirements.lock pyproject.toml
+	@python -m tools.pythons --wheels
 
 docs: install  ## Regenerate the pages of settings, contract and metrics in docs/ from the code
 	python -m tools.configuration > docs/configuration.md
@@ -134,6 +135,9 @@ package: install memcached  ## Build the wheel with its bill of materials into d
 	@rm -rf dist && hatchling build
 	@for wheel in dist/*.whl; do python -m tools.package_sbom "$$wheel" >"$${wheel%-py3-none-any.whl}.cdx.json"; done
 	@PACKAGE_WITH_PIP=1 pytest tests/e2e/test_package.py
+
+pythons: install  ## Look for wheels for each Python that is supported, and run the unit tests with each that is on the PATH
+	@python -m tools.pythons $(ARGS)
 
 audit: install  ## Look for known vulnerabilities of what requirements.lock pins; ARGS=--strict where it must be able to
 	@python -m tools.audit $(ARGS)

@@ -24,6 +24,13 @@ def runtime_lock(lock: str, dependencies: list[str]) -> str:
     return "\n".join(blocks[name].rstrip() for name in sorted(needed)) + "\n"
 
 
+def services_lock() -> str:
+    """Of this project."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    dependencies = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    return runtime_lock((ROOT / "requirements.lock").read_text(), dependencies)
+
+
 def _via(block: str) -> str:
     return block.partition("# via")[2]
 
@@ -33,6 +40,4 @@ def _normal(name: str) -> str:
 
 
 if __name__ == "__main__":
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    dependencies = [*project["dependencies"], *project["optional-dependencies"]["server"]]
-    print(runtime_lock((ROOT / "requirements.lock").read_text(), dependencies), end="")
+    print(services_lock(), end="")

