@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tandem.cli import access, feed, health, history, operations, parked, verify, why
+from tandem.cli import access, blockers, feed, health, history, operations, parked, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
@@ -178,7 +178,7 @@ def application(domain: Domain) -> typer.Typer:
             raise typer.Exit(1)
 
     health.add_to(app)
-    for add_to in (why.add_to, history.add_to, operations.add_to):
+    for add_to in (why.add_to, history.add_to, operations.add_to, blockers.add_to):
         add_to(app, domain)
     verify.add_command(app, domain.audit, _ADDRESSES)
     add_commands(app, domain.projections, _ADDRESSES["projector"])
