@@ -22,7 +22,7 @@ _OURS = "tandem-"
 _SESSIONS = """
 WITH waiting AS MATERIALIZED (SELECT DISTINCT pid FROM pg_locks WHERE NOT granted),
 blocked AS MATERIALIZED (SELECT pid, pg_blocking_pids(pid) AS blockers FROM waiting)
-SELECT a.pid, a.usename AS role, a.application_name AS program, a.client_addr::text AS address, a.state,
+SELECT a.pid, a.usename AS role, coalesce(a.application_name, '') AS program, a.client_addr::text AS address, a.state,
   extract(epoch FROM clock_timestamp() - a.xact_start)::float AS seconds, left(a.query, 200) AS query,
   (SELECT count(*) FROM blocked WHERE a.pid = ANY (blockers)) AS holds_up,
   (SELECT blockers FROM blocked WHERE blocked.pid = a.pid) AS waits_for,
