@@ -251,7 +251,8 @@ class Guards:
                 guard.check(call)
                 if guard.reads_requests and guard.looks_at(call):
                     guard.check_request(call, call.request)
-            except TandemError as error:
+            except Exception as error:
+                # A bug too: it is the answer to this call, and the others of its batch are judged all the same.
                 call.fail(error)
                 call.count_unadmitted()
             else:

@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any, NamedTuple
 
 import jwt
@@ -168,7 +169,7 @@ class Tokens:
     def _look(self) -> None:
         try:
             self._take(self._read())
-        except (OSError, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             if not self._failed:
                 log.error("the issuer's keys cannot be read; those that were known stay", error=repr(error)[:500])
             self._failed = True
@@ -176,7 +177,7 @@ class Tokens:
             FETCHES.labels("failed").inc()
 
     def _read(self) -> bytes:
-        """A JSON Web Key Set. Raises OSError."""
+        """A JSON Web Key Set. Raises OSError, and HTTPException for an answer that is none."""
         if self._settings.keys_file is not None:
             return self._settings.keys_file.read_bytes()
         assert self._settings.keys_url is not None, "one of the two is set"

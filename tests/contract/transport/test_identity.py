@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import os
+import socket
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from tandem.runtime.call import Call, StreamCall
 from tandem.runtime.forwarded import subject_of
 from tandem.runtime.identity import Identity
 from tandem.runtime.server import Application, RunningApplication, Service
-from tandem.runtime.settings import ServerSettings
+from tandem.runtime.settings import ServerSettings, TokenSettings
 from tests.contract.transport.conftest import (
     ANSWER,
     PATIENCE,
@@ -42,7 +44,7 @@ from tests.contract.transport.conftest import (
     raw,
     worker,
 )
-from tests.support.issuer import EVERYBODY, Certificates, Issuer, bearer, served, settings_of
+from tests.support.issuer import AUDIENCE, EVERYBODY, ISSUER, Certificates, Issuer, bearer, served, settings_of
 from tests.support.stack import until
 
 HEALTHY = 1
@@ -237,6 +239,44 @@ async def seen_refusal(server: Served, metadata: tuple[tuple[str, str], ...]) ->
     except grpc.aio.AioRpcError as error:
         return error.code(), str(detail(error, error_details_pb2.ErrorInfo).reason)
     return grpc.StatusCode.OK, ""
+
+
+async def test_who_cannot_be_judged_fails_alone(
+    serve: Serve, seen: Seen, issuer: Issuer, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await serve(seen, **settings_of(keys))
+    judged = tokens.Tokens.identity_of
+
+    def with_a_bug(self: tokens.Tokens, authorization: str | bytes) -> Identity:
+        if authorization == "Bearer bug":
+            raise RuntimeError("a bug")
+        return judged(self, authorization)
+
+    monkeypatch.setattr(tokens.Tokens, "identity_of", with_a_bug)
+    good = bearer(issuer.token())
+    outcomes = await asyncio.gather(
+        *(seen_refusal(server, bearer("bug") if number % 2 else good) for number in range(10))
+    )
+    assert [code for code, _ in outcomes] == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL] * 5
+
+
+def test_an_issuer_that_answers_no_http_is_one_that_cannot_be_reached() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"\x15\x03\x03\x00\x02\x02\x46\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/keys"
+        asking = tokens.Tokens(TokenSettings(issuer=ISSUER, audience=AUDIENCE, keys_url=url))
+        # It is the thread's work: what it raises would end it.
+        asking._look()
+        thread.join()
+    assert not asking.ready
 
 
 async def test_keys_of_a_url_are_fetched_when_a_token_names_one_that_is_not_known(
