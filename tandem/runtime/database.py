@@ -19,7 +19,7 @@ from psycopg.abc import PQGen
 from sqlalchemy import Connection, Engine, String, column, create_engine, event, select, table, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from tandem.runtime.arrays import send_arrays
 from tandem.runtime.round_trips import ROUND_TRIPS, Waits
@@ -123,6 +123,25 @@ class Driver(psycopg.Connection[Any]):
             raise ServerSilent(f"the server has not answered for {self.longest_wait:g} s") from None
 
 
+class Pool(QueuePool):
+    """SQLAlchemy's, which also closes what was in use when it was disposed of, as soon as that comes back.
+
+    SQLAlchemy's own takes it in again, and nobody closes it: the server has the session until the collector comes.
+    """
+
+    _disposed = False
+
+    def dispose(self) -> None:
+        self._disposed = True
+        super().dispose()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        # Looked at afterwards: of two threads, one of which disposes of the pool, one or the other finds the record.
+        if self._disposed:
+            super().dispose()
+
+
 def connection_arguments(
     settings: DatabaseSettings, name: str, *, read_only: bool = False, by_key: bool = False
 ) -> dict[str, object]:
@@ -211,6 +230,7 @@ def create_database_engine(
     engine = create_engine(
         database_url(settings),
         connect_args=connection_arguments(settings, name, read_only=read_only, by_key=by_key),
+        poolclass=Pool,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=settings.connect_timeout,

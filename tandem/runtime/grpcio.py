@@ -18,7 +18,7 @@ from tandem.runtime.call import (
     StreamMethods,
 )
 from tandem.runtime.certificates import Certificates
-from tandem.runtime.connections import COUNTED_BYTES, Connections, Sent
+from tandem.runtime.connections import COUNTED_BYTES, Connections, Sent, connections_of
 from tandem.runtime.errors import (
     TandemError,
     code_of,
@@ -35,7 +35,7 @@ class GrpcioTransport:
     def __init__(self, address: str, settings: ServerSettings, guards: Guards) -> None:
         """Raises OSError for an address that is taken, SettingsError for wrong certificates."""
         self._guards = guards
-        self._connections = Connections(settings)
+        self._connections = connections_of(settings)
         self._requests = Requests(settings, self._connections.take)
         self._server = aio.server(options=[*grpc_options(settings), *_age(settings.max_connection_age_seconds)])
         credentials = Certificates(settings.tls).credentials if settings.tls is not None else None

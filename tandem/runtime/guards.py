@@ -251,8 +251,7 @@ class Guards:
                 guard.check(call)
                 if guard.reads_requests and guard.looks_at(call):
                     guard.check_request(call, call.request)
-            except Exception as error:
-                # A bug too: it is the answer to this call, and the others of its batch are judged all the same.
+            except Exception as error:  # also a bug is one call's, and the others of the batch go on
                 call.fail(error)
                 call.count_unadmitted()
             else:

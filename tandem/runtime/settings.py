@@ -203,7 +203,7 @@ class ServerSettings(Block):
     max_held_bytes: int = Field(
         256 * 1024 * 1024,
         ge=1024 * 1024,
-        description="The same in all connections; past it the one that holds most is closed",
+        description="The same in all connections; past it the one that holds most is closed, of a Unix socket all",
     )
     request_seconds: float = Field(
         30.0, gt=0, le=600, description="Seconds that a request may take to come, on the transport grpcio"

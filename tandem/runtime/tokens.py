@@ -169,7 +169,7 @@ class Tokens:
     def _look(self) -> None:
         try:
             self._take(self._read())
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, ValueError) as error:
             if not self._failed:
                 log.error("the issuer's keys cannot be read; those that were known stay", error=repr(error)[:500])
             self._failed = True
@@ -177,12 +177,15 @@ class Tokens:
             FETCHES.labels("failed").inc()
 
     def _read(self) -> bytes:
-        """A JSON Web Key Set. Raises OSError, and HTTPException for an answer that is none."""
+        """A JSON Web Key Set. Raises OSError."""
         if self._settings.keys_file is not None:
             return self._settings.keys_file.read_bytes()
         assert self._settings.keys_url is not None, "one of the two is set"
-        with _OPENER.open(self._settings.keys_url, timeout=_FETCH_SECONDS) as answer:
-            content: bytes = answer.read(_MOST_KEY_BYTES)
+        try:
+            with _OPENER.open(self._settings.keys_url, timeout=_FETCH_SECONDS) as answer:
+                content: bytes = answer.read(_MOST_KEY_BYTES)
+        except HTTPException as error:
+            raise OSError(f"no answer of HTTP: {error!r}") from error
         return content
 
     def _take(self, content: bytes) -> None:

@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 from hpack import Decoder
@@ -19,8 +20,13 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 class RawConnection:
     """reads: takes what the server sends, and keeps to its windows; else the server's answers stay where they are."""
 
-    def __init__(self, port: int, *, reads: bool, window: int = 65_535) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port))
+    def __init__(self, to: int | Path, *, reads: bool, window: int = 65_535) -> None:
+        """to: a port of loopback, or a Unix socket."""
+        if isinstance(to, Path):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(str(to))
+        else:
+            self.socket = socket.create_connection(("127.0.0.1", to))
         self._stream = -1
         self._sending = threading.Lock()
         self._changed = threading.Condition()

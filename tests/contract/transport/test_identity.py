@@ -1,6 +1,7 @@
 """Who calls: proved by a token, a certificate or a sidecar, on whichever transport serves."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
@@ -16,6 +17,7 @@ import trustme
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
@@ -30,7 +32,7 @@ from tandem.runtime.call import Call, StreamCall
 from tandem.runtime.forwarded import subject_of
 from tandem.runtime.identity import Identity
 from tandem.runtime.server import Application, RunningApplication, Service
-from tandem.runtime.settings import ServerSettings, TokenSettings
+from tandem.runtime.settings import ServerSettings
 from tests.contract.transport.conftest import (
     ANSWER,
     PATIENCE,
@@ -44,7 +46,7 @@ from tests.contract.transport.conftest import (
     raw,
     worker,
 )
-from tests.support.issuer import AUDIENCE, EVERYBODY, ISSUER, Certificates, Issuer, bearer, served, settings_of
+from tests.support.issuer import EVERYBODY, Certificates, Issuer, bearer, served, settings_of
 from tests.support.stack import until
 
 HEALTHY = 1
@@ -241,44 +243,6 @@ async def seen_refusal(server: Served, metadata: tuple[tuple[str, str], ...]) ->
     return grpc.StatusCode.OK, ""
 
 
-async def test_who_cannot_be_judged_fails_alone(
-    serve: Serve, seen: Seen, issuer: Issuer, keys: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = await serve(seen, **settings_of(keys))
-    judged = tokens.Tokens.identity_of
-
-    def with_a_bug(self: tokens.Tokens, authorization: str | bytes) -> Identity:
-        if authorization == "Bearer bug":
-            raise RuntimeError("a bug")
-        return judged(self, authorization)
-
-    monkeypatch.setattr(tokens.Tokens, "identity_of", with_a_bug)
-    good = bearer(issuer.token())
-    outcomes = await asyncio.gather(
-        *(seen_refusal(server, bearer("bug") if number % 2 else good) for number in range(10))
-    )
-    assert [code for code, _ in outcomes] == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL] * 5
-
-
-def test_an_issuer_that_answers_no_http_is_one_that_cannot_be_reached() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def answer() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(b"\x15\x03\x03\x00\x02\x02\x46\r\n\r\n")
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/keys"
-        asking = tokens.Tokens(TokenSettings(issuer=ISSUER, audience=AUDIENCE, keys_url=url))
-        # It is the thread's work: what it raises would end it.
-        asking._look()
-        thread.join()
-    assert not asking.ready
-
-
 async def test_keys_of_a_url_are_fetched_when_a_token_names_one_that_is_not_known(
     serve: Serve, seen: Seen, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +268,42 @@ async def test_keys_of_a_url_are_fetched_when_a_token_names_one_that_is_not_know
         assert await refused(server, bearer(issuer.token())) == FETCHING
         await until(is_known, "the new key is fetched")
         await server.running.stop()
+
+
+async def test_who_cannot_be_found_out_fails_alone_and_at_once(
+    serve: Serve, seen: Seen, issuer: Issuer, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug, of a library or of ours. Calls come in batches: it is one call's."""
+    server = await serve(seen, **settings_of(keys))
+    monkeypatch.setattr(tokens, "_claim", [].index)
+    assert (await refused(server, bearer(issuer.token())))[0] is grpc.StatusCode.INTERNAL
+    monkeypatch.undo()
+    await server.call(metadata=bearer(issuer.token()))
+
+
+async def test_an_issuer_that_does_not_speak_http_changes_nothing(serve: Serve, seen: Seen) -> None:
+    def failed() -> float:
+        return REGISTRY.get_sample_value("tandem_token_keys_fetches_total", {"outcome": "failed"}) or 0.0
+
+    def answer(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with listening.accept()[0] as caller:
+                    caller.recv(4096)
+                    caller.sendall(b"\x15\x03\x03 a TLS alert, say\r\n\r\n")
+
+    before = failed()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=[listening])
+        thread.start()
+        await serve(seen, **settings_of(f"http://127.0.0.1:{listening.getsockname()[1]}/keys"))
+
+        async def has_failed() -> bool:
+            return failed() > before
+
+        await until(has_failed, "it is counted, and the thread goes on", seconds=5)
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join()
 
 
 async def test_a_stream_is_refused_and_ends_with_its_token(
