@@ -2,7 +2,7 @@
 
     [rpcs."package.Service"]
     GetThing = ["clerk", "customer:own"]   # clerks all things, customers their own
-    ListKinds = ["*"]                      # everybody whose identity is known
+    ListKinds = ["*"]                      # everybody whose identity is known; "*:own" for what is theirs
     "*" = ["operator"]                     # all RPCs of the service that are not named
 
     [subjects]                             # the roles of those whom a certificate names; a token says its own
