@@ -208,6 +208,13 @@ class ServerSettings(Block):
     request_seconds: float = Field(
         30.0, gt=0, le=600, description="Seconds that a request may take to come, on the transport grpcio"
     )
+    max_connection_age_seconds: float = Field(
+        300.0,
+        ge=0,
+        le=86_400,
+        description="How old a connection of the transport grpcio becomes, to a tenth; what is under way in it ends in"
+        " peace, and its caller connects anew, maybe to a server that came later. 0 is for ever",
+    )
     drain_seconds: float = Field(10.0, ge=0, le=300, description="How long calls under way may finish at a stop")
     drain_delay_seconds: float = Field(
         0.0, ge=0, le=300, description="How long to answer NOT_SERVING before new calls are refused at a stop"
