@@ -154,7 +154,7 @@ class ServerSettings(Block):
     host: str = Field(
         "127.0.0.1",
         description="The address to listen on; 0.0.0.0 for every interface, which takes authentication; unix:/path for"
-        " a Unix socket, whose folder says who may connect",
+        " a Unix socket, to which its user and its group may connect",
     )
     port: int = Field(ge=0, le=65535, description="The port to listen on; 0 takes a free one and logs it")
     transport: Literal["auto", "native", "grpcio"] = Field(
