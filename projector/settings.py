@@ -24,7 +24,9 @@ class Settings(ServiceSettings):
     feed_database: DatabaseSettings = Field(description="The write database, whose feed is read and nothing else")
     read_database: DatabaseSettings = Field(description="The read database, which holds the views")
     cache_nodes: tuple[str, ...] = Field(
-        (), description='memcached nodes as a JSON list, ["host:port", …]; query servers learn them from here'
+        (),
+        description='memcached nodes as a JSON list, ["host:port", …], or ["unix:/path"] on one machine; query servers'
+        " learn them from here",
     )
     server: ServerSettings = Field(ServerSettings(port=50053), description="The gRPC server")
     follow: FollowSettings = Field(FollowSettings(), description="How the feed is followed")

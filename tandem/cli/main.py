@@ -59,7 +59,6 @@ def application(domain: Domain) -> typer.Typer:
         query_port: Annotated[int, _port("the query server")] = _DEFAULTS.query,
         projector_port: Annotated[int, _port("the projector")] = _DEFAULTS.projector,
         postgres_port: Annotated[int, _port("PostgreSQL")] = _DEFAULTS.postgres,
-        memcached_port: Annotated[int, _port("memcached")] = _DEFAULTS.memcached,
         command_metrics_port: Annotated[int, _port("the command server's metrics")] = _DEFAULTS.command_metrics,
         query_metrics_port: Annotated[int, _port("the query server's metrics")] = _DEFAULTS.query_metrics,
         projector_metrics_port: Annotated[int, _port("the projector's metrics")] = _DEFAULTS.projector_metrics,
@@ -69,7 +68,9 @@ def application(domain: Domain) -> typer.Typer:
     ) -> None:
         """Start all of Tandem on this machine: PostgreSQL, memcached where it is installed, and the three services.
 
-        Everything listens on 127.0.0.1 alone. Ctrl-C stops everything; the data stays. Settings of the services
+        Everything listens on 127.0.0.1 alone, and who has an account on this machine can call the services. The stores
+        are for you: PostgreSQL asks for the password in the file postgres.password, memcached has a socket of its own,
+        and nobody else can look into the data folder. Ctrl-C stops everything; the data stays. Settings of the services
         (TANDEM_…) apply, except for the ports and stores that this command gives them.
         """
         ports = Ports(
@@ -77,7 +78,6 @@ def application(domain: Domain) -> typer.Typer:
             query=query_port,
             projector=projector_port,
             postgres=postgres_port,
-            memcached=memcached_port,
             command_metrics=command_metrics_port,
             query_metrics=query_metrics_port,
             projector_metrics=projector_metrics_port,

@@ -26,14 +26,14 @@ from pymemcache.client.rendezvous import RendezvousHash
 from pymemcache.exceptions import MemcacheUnexpectedCloseError, MemcacheUnknownError
 
 from tandem.internal.v1.stored_pb2 import CacheEntry
-from tandem.runtime.settings import Block, SettingsError
+from tandem.runtime.settings import UNIX_SOCKET, Block, SettingsError
 
 NOT_STORED = Counter(
     "tandem_cache_values_not_stored_total", "Values that a memcached node had no room for, or found too large", ["node"]
 )
 
 CacheEpochs = dict[str, str | None]
-"""Node ("host:port") to its epoch; None while the node is fenced off. The order is that of the setting."""
+"""Node, as the setting names it, to its epoch; None while the node is fenced off. In the setting's order."""
 
 PLACEHOLDER: bytes = CacheEntry().SerializeToString()
 """What a reader stores while it fills a missing entry: an entry without a value."""
@@ -177,11 +177,16 @@ class Ring:
         return node
 
 
-def parse_node(node: str) -> tuple[str, int]:
-    """("host", port) of "host:port". Raises ValueError."""
+def parse_node(node: str) -> tuple[str, int] | str:
+    """("host", port) of "host:port", the path of "unix:/path". Raises ValueError."""
+    if node.startswith(UNIX_SOCKET):
+        path = node.removeprefix(UNIX_SOCKET)
+        if not path.startswith("/"):
+            raise ValueError(f"{node!r} is not unix:/path")
+        return path
     host, separator, port = node.rpartition(":")
     if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{node!r} is not host:port")
+        raise ValueError(f"{node!r} is not host:port, nor unix:/path")
     return host.strip("[]"), int(port)
 
 
