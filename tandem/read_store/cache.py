@@ -11,16 +11,18 @@ An entry is signed together with its key: what a node has there that was not sto
 import secrets
 import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import Self
 from zlib import crc32
 
 from google.protobuf.message import DecodeError
 from prometheus_client import Counter
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pymemcache.client.base import Client
 from pymemcache.client.rendezvous import RendezvousHash
 from pymemcache.exceptions import MemcacheUnexpectedCloseError, MemcacheUnknownError
@@ -96,9 +98,42 @@ def decode_entry(raw: bytes) -> bytes | None:
     return entry.value if entry.HasField("value") else None
 
 
-class SignedCacheSettings(Block):
+class NodeTlsSettings(Block):
+    """TLS to the cache's nodes. The files are read again for each connection."""
+
+    ca_file: Path = Field(
+        description="PEM file with the authority of the nodes' certificates, which must name their hosts"
+    )
+    certificate_file: Path | None = Field(None, description="PEM file with a certificate to show to the nodes")
+    key_file: Path | None = Field(None, description="PEM file with its private key")
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("set certificate_file and key_file, or neither")
+        try:
+            self.context()
+        except OSError as error:
+            files = ", ".join(str(it) for it in (self.ca_file, self.certificate_file, self.key_file) if it)
+            raise ValueError(f"{files} cannot be used: {error}") from None
+        return self
+
+    def context(self) -> ssl.SSLContext:
+        """Takes nobody but who shows a certificate of the authority, for the host that is connected to. Raises OSError.
+
+        A Unix socket is not asked.
+        """
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if self.certificate_file is not None:
+            # Without the password OpenSSL would ask the terminal for one.
+            context.load_cert_chain(self.certificate_file, self.key_file, password=lambda: "")
+        return context
+
+
+class SharedCacheSettings(Block):
     """What projector and query servers say alike of the cache."""
 
+    tls: NodeTlsSettings | None = Field(None, description="Speak TLS to the nodes")
     secret: SecretStr | None = Field(
         None,
         min_length=16,
@@ -198,6 +233,7 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
 
     node: str
     """Its name."""
+    tls: NodeTlsSettings | None = None
 
     # Of `ask`: how many are not answered, and what was received behind the answer that was read last.
     _unanswered = 0
@@ -281,14 +317,20 @@ class NodeClient(Client):  # type: ignore[misc]  # pymemcache has no types
         return [line == b"DELETED" for line in lines]
 
     def _connect(self) -> None:
-        """Leaves the time-out of each `send` and `recv` to the kernel. Python's own has a system call before each."""
+        """Leaves the time-out of each `send` and `recv` to the kernel. Python's own has a system call before each.
+
+        With TLS it must be Python's own: it would begin again what the kernel has given up.
+        """
+        self.tls_context = self.tls.context() if self.tls is not None else None
         super()._connect()
+        self._events = select.poll()
+        self._events.register(self.sock, select.POLLIN)
+        if isinstance(self.sock, ssl.SSLSocket):
+            return
         seconds = struct.pack("@ll", int(self.timeout), int(self.timeout % 1 * 1_000_000))
         self.sock.settimeout(None)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
-        self._events = select.poll()
-        self._events.register(self.sock, select.POLLIN)
 
     def _send(self, commands: bytes) -> None:
         if self.sock is None:
@@ -383,8 +425,10 @@ def _storing(word: bytes, key: str, entry: bytes, expire: int, cas: bytes = b"")
     return b"%b %b 0 %d %d%b\r\n%b\r\n" % (word, key.encode("ascii"), expire, len(entry), cas, entry)
 
 
-def node_client(node: str, *, timeout: float) -> NodeClient:
+def node_client(node: str, *, timeout: float, tls: NodeTlsSettings | None = None) -> NodeClient:
     """A connection to one memcached node, for one thread. `timeout` in seconds, for connecting and for each answer.
+
+    Who is not who the certificates of `tls` say is a node that fails, as one that is away.
 
     pymemcache's defaults are not ours: it would wait for ever, delay small packets, and call an `add` that was
     refused a success (default_noreply).
@@ -399,4 +443,5 @@ def node_client(node: str, *, timeout: float) -> NodeClient:
         allow_unicode_keys=False,
     )
     client.node = node
+    client.tls = tls
     return client
