@@ -70,6 +70,13 @@ def test_without_the_secret_nobody_signs_an_entry() -> None:
         assert opened(Signer(SECRET), "order_details:e1:00", other.sign("order_details:e1:00", ENTRY)) is None
 
 
+def test_an_entry_of_the_secret_before_is_taken_beside_the_new_one() -> None:
+    key, both = "order_details:e1:00", Signer(SECRET.upper(), SECRET)
+    assert opened(both, key, Signer(SECRET).sign(key, ENTRY)) == ENTRY
+    assert both.sign(key, ENTRY) == Signer(SECRET.upper()).sign(key, ENTRY)
+    assert opened(both, key, Signer(SECRET.lower() + "?").sign(key, ENTRY)) is None
+
+
 def test_the_secret_is_said_or_in_a_file_and_never_shown(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(f"{SECRET}\n")
