@@ -4,7 +4,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +34,34 @@ class Ports:
     second_query: int = 50072
 
 
+DEFAULT_PORTS = Ports()
 # Which are taken by a stack with a mesh alone.
 _MESH_PORTS = ("mesh", "second_command", "second_query")
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}-port"
+
+
+def choose_ports(named: Mapping[str, int], used: Collection[str], defaults: Ports = DEFAULT_PORTS) -> Ports:
+    """The ports that a person named, and the defaults of the others: the next free one where a default is taken.
+
+    The defaults are among the ports that the kernel gives outgoing connections, so any connection may have one.
+    used: the fields that something will listen on.
+    """
+    ports = {**vars(defaults), **named}
+    for field in (it for it in used if it not in named):
+        port = ports[field]
+        if port in named.values() or port_in_use(port):
+            free = (it for it in range(port + 1, 2**16) if it not in ports.values() and not port_in_use(it))
+            ports[field] = next(free, port)
+    return Ports(**ports)
 
 
 class LocalStack:
     """PostgreSQL, memcached and the services, with their data and logs in one folder.
 
+    named_ports: those that a person chose, by field of Ports.
     modules: the services', by section. lite: one database and no cache. transport: auto, native or grpcio.
     mesh: the domain's Envoy file, for two command servers and two query servers behind it. Raises StackError where
         Envoy is not installed.
@@ -49,7 +70,7 @@ class LocalStack:
     def __init__(
         self,
         folder: Path,
-        ports: Ports,
+        named_ports: Mapping[str, int],
         modules: Mapping[str, str],
         *,
         lite: bool = False,
@@ -60,8 +81,10 @@ class LocalStack:
             raise StackError(MISSING)
         forget_other_servers()
         self.folder = folder
-        self._ports = ports
         self.lite = lite
+        self._used = [it for it in vars(DEFAULT_PORTS) if mesh is not None or it not in _MESH_PORTS]
+        self._named_ports = named_ports
+        self._ports = ports = choose_ports(named_ports, self._used)
         self.logs = folder / "logs"
         self._modules = modules
         self.postgres = Postgres(
@@ -147,16 +170,24 @@ class LocalStack:
     def refuse_ports_in_use(self) -> None:
         """Raises StackError when a port is taken, or is wanted twice; the message names the port and the option."""
         wanted: dict[int, str] = {}
-        for field, port in vars(self._ports).items():
-            if field in _MESH_PORTS and self.envoy is None:
-                continue
-            option = f"--{field.replace('_', '-')}-port"
+        for field in self._used:
+            port, option = getattr(self._ports, field), _option(field)
             if port in wanted:
                 raise StackError(f"port {port} is wanted by both {wanted[port]} and {option}: choose different ones")
             wanted[port] = option
         for port, option in wanted.items():
             if port_in_use(port):
                 raise StackError(f"port {port} of {HOST} is in use: choose another with {option}")
+
+    def moved_ports(self) -> list[str]:
+        """For each default that is taken by others, a line that says which port is used instead."""
+        moved = [it for it in self._used if it not in self._named_ports]
+        return [
+            f"port {usual} of {HOST} is in use: {_option(field)} is {port} this time"
+            for field in moved
+            for usual, port in [(getattr(DEFAULT_PORTS, field), getattr(self._ports, field))]
+            if usual != port
+        ]
 
     def _keep_last_logs(self) -> None:
         """Each run writes its logs anew and keeps those of the run before: they do not grow for ever."""

@@ -23,11 +23,16 @@ PROGRAM = Path(sys.executable).with_name("tandem")
 class Up:
     """`tandem up` on `folder`; what it says is collected.
 
-    tree, environment: to run the code of another tree than this one.
+    program, tree, environment: to run the code of another environment or tree than this one.
     """
 
     def __init__(
-        self, folder: Path, *options: str, tree: Path | None = None, environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *options: str,
+        program: Path = PROGRAM,
+        tree: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.ports = Ports(**{name: free_port() for name in vars(Ports())})
@@ -35,7 +40,7 @@ class Up:
         words = [f"--{name.replace('_', '-')}-port={port}" for name, port in vars(self.ports).items()]
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(
-                [PROGRAM, "up", f"--data-dir={folder}", *words, *options],
+                [program, "up", f"--data-dir={folder}", *words, *options],
                 cwd=tree,
                 env=environment,
                 stdin=subprocess.DEVNULL,

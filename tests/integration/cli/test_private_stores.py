@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -17,7 +16,7 @@ import pytest
 from tandem.cli import embedded
 from tandem.cli.child import StackError
 from tandem.cli.embedded import Postgres, memcached_path
-from tandem.cli.local_stack import LocalStack, Ports, sole_user_of
+from tandem.cli.local_stack import LocalStack, sole_user_of
 from tandem.read_store.cache import node_client
 from tests.support.ports import free_port
 
@@ -65,7 +64,7 @@ def private() -> Iterator[Path]:
 def stack(private: Path) -> Iterator[LocalStack]:
     """Its stores run."""
     folder = private / "data"
-    stack = LocalStack(folder, replace(Ports(), postgres=free_port()), MODULES)
+    stack = LocalStack(folder, {"postgres": free_port()}, MODULES)
     with sole_user_of(folder):
         try:
             stack.start_stores(lambda _: None)
