@@ -14,7 +14,7 @@ from benchmarks.measure import Result
 from benchmarks.plan import Plan, full, progress, quick
 from benchmarks.world import open_world
 
-SCENARIOS = ("reads", "rebuild", "writes", "lag", "growth", "footprint")
+SCENARIOS = ("reads", "access", "rebuild", "writes", "lag", "growth", "footprint")
 RESULTS = Path(__file__).with_name("results")
 
 

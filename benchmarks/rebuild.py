@@ -6,6 +6,8 @@ positions are read out of the read database, so that nobody asks the projector a
 
 The library reads in two ways: in sections of its notification log, each as long as it is by default, and as it feeds
 its own projections, by a subscription. The bars are against the first; the second is beside it.
+
+And what a rebuild by `tandem rebuild`, beside the views that are served, takes from those who write meanwhile.
 """
 
 import time
@@ -19,16 +21,28 @@ from benchmarks.measure import Bar, Result, Sample, alternate, at_least, ratios
 from benchmarks.plan import Plan
 from benchmarks.processor import cpu_seconds
 from benchmarks.world import World
-from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, ProjectionState
+from benchmarks.writes import Tandem
+from commerce.projection.v1.projection_service_pb2 import (
+    DropGenerationRequest,
+    GenerationState,
+    ListGenerationsRequest,
+    ListProjectionsRequest,
+    ProjectionState,
+    StartRebuildRequest,
+)
 from shop.views import VIEWS
 from tandem.read_store.tables import change
 from tandem.read_store.tables import projection as projection_table
-from tests.support.stack import Stack
+from tests.support.stack import Stack, wait_until
 
 TANDEM = "Tandem, all views"
 LOG = "eventsourcing, notification log"
 SUBSCRIPTION = "eventsourcing, subscription"
 BAR, BEYOND = 0.6, 1.0
+
+ALONE = "no rebuild"
+ONE_VIEW = "one view made anew"
+ALL_VIEWS = "all views made anew"
 
 # Between two looks at the positions; a rebuild takes seconds.
 _LOOK_SECONDS = 0.01
@@ -53,7 +67,42 @@ def run(world: World, plan: Plan) -> list[Result]:
         )
     finally:
         world.databases.drop(url)
-    return [Result(f"Rebuild from {events} events", samples, bars=bars(samples))]
+    return [Result(f"Rebuild from {events} events", samples, bars=bars(samples)), beside_writes(world, plan)]
+
+
+def beside_writes(world: World, plan: Plan) -> Result:
+    """PlaceOrder with the projector following, while other generations of views are filled."""
+    orders = Tandem(world, plan)
+    samples = alternate(
+        {
+            ALONE: orders.place_orders,
+            ONE_VIEW: lambda: while_made_anew(world, orders, ["order_details"]),
+            ALL_VIEWS: lambda: while_made_anew(world, orders, list(VIEWS)),
+        },
+        plan.rounds,
+    )
+    return Result(f"PlaceOrder beside a rebuild, {plan.in_flight} in flight", samples)
+
+
+def while_made_anew(world: World, orders: Tandem, views: Sequence[str]) -> Sample:
+    """AssertionError when it was over before the turn was."""
+    operator = world.stack.projections
+    filling = GenerationState.GENERATION_STATE_FILLING
+
+    def generations(*states: int) -> int:
+        found = operator.ListGenerations(ListGenerationsRequest(), timeout=30).generations
+        return sum(it.state in states or not states for it in found)
+
+    for view in views:
+        operator.StartRebuild(StartRebuildRequest(view=view), timeout=30)
+    wait_until(lambda: generations(filling) == len(views), f"{views} are filled")
+    sample = orders.place_orders_beside()
+    assert generations(filling) == len(views), "the rebuild was over before the turn"
+    for view in views:
+        operator.DropGeneration(DropGenerationRequest(view=view), timeout=30)
+    wait_until(lambda: generations() == 0, "no view has another generation")
+    world.wait_for_views()
+    return sample
 
 
 def bars(samples: dict[str, list[Sample]]) -> Sequence[Bar]:

@@ -59,9 +59,9 @@ class World:
     def stores(self) -> list[psutil.Process]:
         return [psutil.Process(self.postgres.pid), psutil.Process(self.node.pid)]
 
-    def target(self, server: Child, method: str) -> Target:
-        """method: with its service, such as QUERIES + "GetOrderDetails"."""
-        return Target(server.address, method, [psutil.Process(server.pid)], self.stores)
+    def target(self, server: Child, method: str, *headers: str) -> Target:
+        """method: with its service, such as QUERIES + "GetOrderDetails". headers: as in "name: value"."""
+        return Target(server.address, method, [psutil.Process(server.pid)], self.stores, headers)
 
     def bodies(self, messages: Iterable[Message]) -> Path:
         """A file of them, for the load generator."""

@@ -89,18 +89,19 @@ class Tandem:
         code = projector.stop()
         assert code == 0, f"the projector ended with exit code {code}:\n{projector.log_tail()}"
         try:
-            return self._place_orders()
+            return self.place_orders_beside()
         finally:
             projector.start()
             self._world.wait_for_views()
 
     def place_orders(self) -> Sample:
         """One turn; the views have all of its orders at the end. AssertionError when some were not stored."""
-        sample = self._place_orders()
+        sample = self.place_orders_beside()
         self._world.wait_for_views()
         return sample
 
-    def _place_orders(self) -> Sample:
+    def place_orders_beside(self) -> Sample:
+        """One turn, beside whatever else is done; the views are where they are at its end."""
         stack, plan = self._world.stack, self._plan
         before = self._stored()
         with _bodies(self._world, plan) as bodies:

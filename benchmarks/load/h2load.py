@@ -28,13 +28,15 @@ class LoadFailed(Exception):
 class Target:
     """method: as in "/commerce.query.v1.QueryService/GetOrderDetails".
 
-    server, stores: the processes whose processor time is counted, their children with them.
+    server, stores: the processes whose processor time is counted, their children with them. headers: of each call, as
+    in "name: value".
     """
 
     address: str
     method: str
     server: Sequence[psutil.Process] = ()
     stores: Sequence[psutil.Process] = ()
+    headers: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,8 @@ class _Run:
         # h2load only sends bodies when it has one.
         placeholder = self._folder / "body"
         placeholder.write_bytes(b"\0")
-        headers = [part for it in ("content-type: application/grpc", "te: trailers") for part in ("-H", it)]
+        all_headers = ("content-type: application/grpc", "te: trailers", *self._target.headers)
+        headers = [part for it in all_headers for part in ("-H", it)]
         files = ["-d", str(placeholder), "--log-file", str(self._folder / "log")]
         self._process = subprocess.Popen(
             [h2load(), *self._extent, *headers, *files, f"http://{self._target.address}{self._target.method}"],

@@ -10,8 +10,9 @@ that must wait is parked here, whichever query it is of:
     judged ──▶ parked ──▶ released   its position was announced, or is in the database while the view is blind; or the
                  │                   feed's head, which it asked for, was read: back into the queue of its worker
                  │                   (`home`), which judges it again
-                 ├──────▶ overdue    its wait is over: it fails with PROJECTION_LAG; while the view is blind it is
-                 │                   released, since the database has the last word
+                 ├──────▶ overdue    its wait is over: it is released, and fails with PROJECTION_LAG if the database
+                 │                   says so too, which has the last word. What was announced may be old: a server
+                 │                   that did not run for a while ends waits before it receives what came meanwhile
                  ├──────▶ refused    its token is beyond the feed's head, so that no wait can end well
                  ├──────▶ gone       its caller has gone: it is dropped at once
                  └──────▶ stopped    the server stops: it fails
@@ -162,7 +163,7 @@ class Asked:
 class Fresh(enum.Enum):
     NOW = "it is fresh enough"
     WAIT = "it will be, or the wait ends first"
-    DATABASE = "only the database can say: no announcement does, or it is of another feed"
+    DATABASE = "only the database can say: no announcement does, it is of another feed, or the wait is over"
 
 
 class _Parked(NamedTuple):
@@ -284,7 +285,7 @@ class Freshness:
         if problem is not None and wanted.epoch == known.epoch:
             return _view_failed(view, problem, known, wanted)
         if self._clock() >= need.end_of_wait(call):
-            return _projection_lag(view, known, wanted)
+            return _projection_lag(view, known, wanted) if final else Fresh.DATABASE
         if final and self._is_decided(view, wanted):
             # Behind what was announced: the view is made anew, or the database lost commits in a failover.
             self.distrust([view])
@@ -401,10 +402,14 @@ class Freshness:
         _send_home(released)
 
     def end_waits(self) -> None:
-        """Fails the calls whose wait is over."""
+        """Ends the waits that are over: the database has the last word, and who waits for the feed's head fails."""
         over: list[Call] = []
         with self._lock:
             now = self._clock()
+            if now - self._next_end > _LEAST_HEAD_SECONDS:
+                # The server did not run for a while: the head may have come meanwhile, and be still to be received.
+                parked = self._parked[_HEAD]
+                parked |= {it: at._replace(end=max(at.end, now + _LEAST_HEAD_SECONDS)) for it, at in parked.items()}
             for place, parked in self._parked.items():
                 over += self._take_out(place, [call for call, it in parked.items() if it.end <= now])
             ends = [it.end for parked in self._parked.values() for it in parked.values()]

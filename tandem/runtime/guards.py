@@ -251,7 +251,7 @@ class Guards:
                 guard.check(call)
                 if guard.reads_requests and guard.looks_at(call):
                     guard.check_request(call, call.request)
-            except TandemError as error:
+            except Exception as error:  # also a bug is one call's, and the others of the batch go on
                 call.fail(error)
                 call.count_unadmitted()
             else:

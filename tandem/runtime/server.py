@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -24,7 +25,7 @@ from tandem.runtime.health import LIVENESS, Health, status_of
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import UNIX_SOCKET, ServerSettings, SettingsError
 from tandem.runtime.supervised import supervise, what_is_down, what_stands_still
-from tandem.runtime.telemetry import SERVING, log, note_process
+from tandem.runtime.telemetry import LOOP_DELAY, SERVING, log, note_process
 from tandem.runtime.worker import Worker, Workers
 
 # How often readiness is asked again. Orchestrators probe every few seconds; a store's return should not wait for more.
@@ -238,9 +239,11 @@ class RunningApplication:
 
     async def _follow_readiness(self) -> None:
         while not self._stopping.is_set():
+            due = time.monotonic() + _READINESS_SECONDS
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _READINESS_SECONDS)
                 return
+            LOOP_DELAY.observe(max(0.0, time.monotonic() - due))
             await self._ask_readiness()
 
     async def _ask_readiness(self) -> None:

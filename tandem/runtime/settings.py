@@ -203,10 +203,17 @@ class ServerSettings(Block):
     max_held_bytes: int = Field(
         256 * 1024 * 1024,
         ge=1024 * 1024,
-        description="The same in all connections; past it the one that holds most is closed",
+        description="The same in all connections; past it the one that holds most is closed, of a Unix socket all",
     )
     request_seconds: float = Field(
         30.0, gt=0, le=600, description="Seconds that a request may take to come, on the transport grpcio"
+    )
+    max_connection_age_seconds: float = Field(
+        300.0,
+        ge=0,
+        le=86_400,
+        description="How old a connection of the transport grpcio becomes, to a tenth; what is under way in it ends in"
+        " peace, and its caller connects anew, maybe to a server that came later. 0 is for ever",
     )
     drain_seconds: float = Field(10.0, ge=0, le=300, description="How long calls under way may finish at a stop")
     drain_delay_seconds: float = Field(

@@ -1,9 +1,10 @@
 """G6, G8: a read with a token never shows a state before it, whoever pauses."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import grpc
+import psycopg
 
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
@@ -59,6 +60,47 @@ async def _write_and_read(stubs: AsyncStubs, number: int, stop: asyncio.Event) -
         version = answer.product.version
         answered += 1
     return answered, lagged
+
+
+async def test_a_query_server_that_was_stopped_refuses_no_read_for_the_lack_of_what_came_meanwhile(
+    new_stack: Callable[..., Stack],
+) -> None:
+    stack = new_stack()
+    product = identity("product", 1)
+    async with stack.async_stubs() as stubs:
+        await open_shop(stubs.commands)
+        for price in range(1, 6):
+            pause(stack.projector)
+            change = commands.ChangePriceRequest(product_id=product, price=usd(price))
+            receipt = (await stubs.commands.ChangePrice(change)).receipt
+            read = queries.GetProductRequest(
+                product_id=product,
+                consistency=Consistency(at_least_as_fresh=receipt.consistency_token, max_wait={"nanos": 500_000_000}),  # type: ignore[arg-type]
+            )
+            reads = [asyncio.ensure_future(stubs.queries.GetProduct(read, timeout=20)) for _ in range(20)]
+            await until(_reads_wait(stack, len(reads)), "the reads wait")
+            pause(stack.query_server)
+            resume(stack.projector)
+            await until(_is_projected(stack, receipt.position), "the view has it")
+            # Past the end of the wait, and not so long that the view is blind.
+            await asyncio.sleep(0.6)
+            resume(stack.query_server)
+            assert {(await it).product.price.minor_units for it in reads} == {price}
+
+
+def _reads_wait(stack: Stack, reads: int) -> Callable[[], Awaitable[bool]]:
+    return lambda: asyncio.to_thread(lambda: stack.query_server.metric("tandem_freshness_waiters") == reads)
+
+
+def _is_projected(stack: Stack, position: int) -> Callable[[], Awaitable[bool]]:
+    def look() -> bool:
+        with psycopg.connect(stack.read_url) as connection:
+            found = connection.execute(
+                "SELECT position >= %s FROM tandem_read.projection WHERE view = 'product_card'", (position,)
+            ).fetchone()
+        return found == (True,)
+
+    return lambda: asyncio.to_thread(look)
 
 
 async def test_a_standby_takes_over_from_a_projector_that_dies(new_stack: Callable[..., Stack]) -> None:

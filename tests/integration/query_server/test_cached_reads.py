@@ -75,9 +75,9 @@ async def test_a_token_that_was_announced_is_answered_from_the_cache_and_a_later
     with TablesLocked(read_side):
         request.consistency.at_least_as_fresh = read_side.token(announced)
         response = await stub.GetOrderDetails(request, timeout=10)
-        request.consistency.at_least_as_fresh = read_side.token(announced + 1)
-        with pytest.raises(aio.AioRpcError) as late:
-            await stub.GetOrderDetails(request, timeout=10)
+    request.consistency.at_least_as_fresh = read_side.token(announced + 1)
+    with pytest.raises(aio.AioRpcError) as late:
+        await stub.GetOrderDetails(request, timeout=10)
 
     assert response.order_details == order()
     assert position_of(response.as_of) == announced
