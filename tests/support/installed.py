@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from tools.dependencies import needed
@@ -52,11 +53,20 @@ class Environment:
     def _link(self, requires: Sequence[str], extra: str) -> None:
         for it in needed(requires, [extra]).values():
             for file in it.distribution.files or ():
-                target = self._site / str(file)
-                # Scripts are beside site-packages; several packages may bring the same file of a namespace.
-                if ".." not in file.parts and not target.exists():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.symlink_to(Path(str(file.locate())))
+                if ".." in file.parts:  # a script
+                    continue
+                source, target = Path(str(file.locate())), self._site / str(file)
+                self._link_file(source, target)
+                if file.suffix == ".py":
+                    # What is compiled already: else each environment compiles it anew.
+                    self._link_file(Path(cache_from_source(source)), Path(cache_from_source(target)))
+
+    @staticmethod
+    def _link_file(source: Path, target: Path) -> None:
+        """Several packages may bring the same file of a namespace."""
+        if source.exists() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Runs a program of it to its end, without what PYTHONPATH and the current folder would add."""
