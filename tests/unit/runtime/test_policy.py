@@ -75,3 +75,18 @@ def test_a_policy_without_a_file_is_a_wrong_setting(tmp_path: Path) -> None:
 def test_personal_data_is_for_those_who_are_named() -> None:
     assert parse("", OWNED) == Policy(parse("", OWNED).rules, {}, frozenset())
     assert parse('[personal_data]\nroles = ["privacy"]', OWNED).personal == {"privacy"}
+
+
+def test_a_file_that_is_half_written_is_not_looked_at(tmp_path: Path) -> None:
+    whole = '[rpcs."p.Things"]\nGet = ["clerk"]\nDrop = ["clerk"]\n'
+    file = tmp_path / "policy.toml"
+    file.write_text(whole)
+    policy = PolicyFile(file, OWNED)
+    for half in ("", whole[: whole.index("Drop")]):
+        file.write_text(half)
+        policy._look()
+        assert policy.policy.rules["/p.Things/Drop"].everything == {"clerk"}
+    file.write_text(whole.replace("clerk", "keeper"))
+    policy._look()
+    policy._look()
+    assert policy.policy.rules["/p.Things/Drop"].everything == {"keeper"}
