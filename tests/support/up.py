@@ -23,8 +23,8 @@ PROGRAM = Path(sys.executable).with_name("tandem")
 class Up:
     """`tandem up` on `folder`; what it says is collected.
 
-    unnamed: fields of Ports whose port it chooses itself. program, tree, environment: to run the code of another
-    environment or tree than this one.
+    unnamed: fields of Ports whose port it chooses itself.
+    program, tree, environment: to run the code of another environment or tree than this one.
     """
 
     def __init__(
