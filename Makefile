@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image package pythons audit hooks clean ci
+.PHONY: help install memcached prometheus postgresql up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image package pythons audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ memcached:  ## Install Debian's memcached where it is missing and we may; go on 
 
 prometheus:  ## Install Debian's Prometheus where it is missing and we may, for the tests of alerts and dashboard
 	@command -v promtool >/dev/null || tools/install_prometheus.sh
+
+postgresql:  ## Install Debian's PostgreSQL 15 where it is missing and we may, for the tests of TLS to a database
+	@[ -x /usr/lib/postgresql/15/bin/postgres ] || tools/install_postgresql.sh
 
 up: install memcached  ## Start everything on this machine, with sample data; Ctrl-C stops it
 	@tandem up $(ARGS)

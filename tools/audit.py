@@ -92,7 +92,8 @@ def _ask(url: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
     except HTTPError as error:
         if error.code in _OUR_FAULT:
             raise
-        raise NotAuditedError(f"{url} answers {error.code} {error.reason}") from error
+        with error:
+            raise NotAuditedError(f"{url} answers {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NotAuditedError(f"{url}: {error}") from error
 

@@ -59,7 +59,6 @@ def application(domain: Domain) -> typer.Typer:
         query_port: Annotated[int | None, _port("query", "the query server")] = None,
         projector_port: Annotated[int | None, _port("projector", "the projector")] = None,
         postgres_port: Annotated[int | None, _port("postgres", "PostgreSQL")] = None,
-        memcached_port: Annotated[int | None, _port("memcached", "memcached")] = None,
         command_metrics_port: Annotated[int | None, _port("command_metrics", "the command server's metrics")] = None,
         query_metrics_port: Annotated[int | None, _port("query_metrics", "the query server's metrics")] = None,
         projector_metrics_port: Annotated[int | None, _port("projector_metrics", "the projector's metrics")] = None,
@@ -71,7 +70,9 @@ def application(domain: Domain) -> typer.Typer:
     ) -> None:
         """Start all of Tandem on this machine: PostgreSQL, memcached where it is installed, and the three services.
 
-        Everything listens on 127.0.0.1 alone. Ctrl-C stops everything; the data stays. Settings of the services
+        Everything listens on 127.0.0.1 alone, and who has an account on this machine can call the services. The stores
+        are for you: PostgreSQL asks for the password in the file postgres.password, memcached has a socket of its own,
+        and nobody else can look into the data folder. Ctrl-C stops everything; the data stays. Settings of the services
         (TANDEM_…) apply, except for the ports and stores that this command gives them.
         """
         named = {
@@ -79,7 +80,6 @@ def application(domain: Domain) -> typer.Typer:
             "query": query_port,
             "projector": projector_port,
             "postgres": postgres_port,
-            "memcached": memcached_port,
             "command_metrics": command_metrics_port,
             "query_metrics": query_metrics_port,
             "projector_metrics": projector_metrics_port,

@@ -297,6 +297,11 @@ def connections_of(settings: ServerSettings) -> Connections:
     return UnixConnections(settings) if settings.host.startswith(UNIX_SOCKET) else Connections(settings)
 
 
+def threads_of_this_process() -> set[int]:
+    """By their ids."""
+    return {int(it) for it in os.listdir("/proc/self/task")}
+
+
 def _listens(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 

@@ -168,7 +168,7 @@ class Guard:
             raise NotPermitted("the caller has no role that may see personal data")
         if EVERYBODY in everything or not roles.isdisjoint(everything):
             return None, personal
-        if identity.owner and not roles.isdisjoint(own):
+        if identity.owner and (EVERYBODY in own or not roles.isdisjoint(own)):
             return identity.owner, personal
         raise NotPermitted("the caller has no role that may call this")
 

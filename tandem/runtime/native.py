@@ -22,7 +22,6 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from google.rpc.status_pb2 import Status
@@ -42,7 +41,7 @@ from tandem.runtime.call import (
     too_large,
     trailers_of,
 )
-from tandem.runtime.connections import COUNTED_BYTES, Sent, UnixConnections, connections_of
+from tandem.runtime.connections import COUNTED_BYTES, Sent, UnixConnections, connections_of, threads_of_this_process
 from tandem.runtime.grpcio_requests import Handlers, Requests
 from tandem.runtime.settings import (
     MAX_STREAMS_PER_CONNECTION,
@@ -64,9 +63,6 @@ _MAX_EVENTS = 256
 # How long the receiving thread may answer no call before another receives: 500 times what a cached read takes.
 _PATIENCE_SECONDS = 0.01
 
-# The name of the front's threads that read and write connections.
-_IO_THREAD = "grpc-native-io"
-
 _Event = tuple[Any, ...]
 """(kind, call id, number of the method, request, key of the client, (metadata, peer, seconds that remain))."""
 
@@ -79,8 +75,7 @@ class NativeTransport:
         self._settings = settings
         self._guards = guards
         self.connections = connections_of(settings)
-        # Of another server in this process.
-        self._other_io_threads = _io_threads()
+        before = threads_of_this_process()
         self.front = NativeGrpcFront(
             address,
             [],
@@ -93,6 +88,9 @@ class NativeTransport:
             keepalive_permit_without_calls=True,
             max_concurrent_streams=MAX_STREAMS_PER_CONNECTION,
         )
+        if isinstance(self.connections, UnixConnections):
+            # Those of the front that write to callers: it begins them when it is made.
+            self.connections.count_what_is_written_by(threads_of_this_process() - before)
         self.port = self.front.bound_port
         self.calls: dict[int, _Call | _StreamCall] = {}
         """Under way, by the front's numbers. Who receives a call puts it in, who ends it takes it out."""
@@ -127,8 +125,6 @@ class NativeTransport:
         await self._behind.start()
         self.front.set_fallback(socket)
         self.front.start()
-        if isinstance(self.connections, UnixConnections):
-            self.connections.count_what_is_written_by(_io_threads() - self._other_io_threads)
         self.connections.start(self.port)
         self._threads = [SupervisedThread("native-receive", self._receive)]
         if any(worker.inline is not None for _, worker in workers.values()):
@@ -350,12 +346,6 @@ class _StreamCall(_Received, StreamCall):
     def cancel(self) -> None:
         assert self.task is not None, "started"
         self.task.cancel()
-
-
-def _io_threads() -> set[int]:
-    """Those of fronts that write to their callers."""
-    tasks = Path("/proc/self/task")
-    return {int(it.name) for it in tasks.iterdir() if (it / "comm").read_text().strip() == _IO_THREAD}
 
 
 def _fail(front: NativeGrpcFront, call_id: int, status: Status) -> None:

@@ -34,6 +34,8 @@ _READINESS_SECONDS = 1.0
 _CHECK_SECONDS = 2.0
 # Until a transport's threads have written what they were given: they take microseconds, on a busy machine more.
 _FLUSH_SECONDS = 0.1
+# A socket is its user's and its group's, whatever the umask of the process is.
+_SOCKET_UMASK = 0o007
 # malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -367,12 +369,17 @@ def _listen(settings: ServerSettings, guards: Guards) -> Transport:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = settings.host if settings.host.startswith(UNIX_SOCKET) else f"{host}:{settings.port}"
     make = GrpcioTransport if transport_of(settings) == "grpcio" else NativeTransport
+    # Of a Unix socket: whoever connects may be believed to be a sidecar.
+    before = os.umask(_SOCKET_UMASK) if settings.host.startswith(UNIX_SOCKET) else None
     try:
         return make(address, settings, guards)
     except OSError as error:
         raise PortInUse(
             f"cannot listen on {address}: the port is in use, or the address is not this machine's"
         ) from error
+    finally:
+        if before is not None:
+            os.umask(before)
 
 
 def _host(settings: ServerSettings) -> str:

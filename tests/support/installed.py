@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 
 from tools.dependencies import needed
@@ -27,11 +30,21 @@ def requires_of(wheel: Path) -> list[str]:
     return metadata_of(wheel).get_all("Requires-Dist") or []
 
 
+@cache
+def _packages_by_folder() -> dict[str, set[str]]:
+    """Who brings something of a file or folder of site-packages, of all that is installed."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for it in distributions():
+        for file in it.files or ():
+            found[file.parts[0]].add(it.metadata["Name"])
+    return found
+
+
 class Environment:
     """A virtual environment with the wheel and what one of its extras requires, as a person's would be.
 
-    also: further packages. What is required is found by the metadata, and linked file by file from the environment
-    that runs the tests: a package that the metadata does not name is not there. pip would need a network.
+    also: further packages. What is required is found by the metadata, and linked from the environment that runs
+    the tests: a package that the metadata does not name is not there. pip would need a network.
     """
 
     def __init__(self, folder: Path, wheel: Path, extra: str, also: Sequence[str] = ()) -> None:
@@ -51,12 +64,15 @@ class Environment:
 
     def _link(self, requires: Sequence[str], extra: str) -> None:
         for it in needed(requires, [extra]).values():
-            for file in it.distribution.files or ():
-                target = self._site / str(file)
-                # Scripts are beside site-packages; several packages may bring the same file of a namespace.
-                if ".." not in file.parts and not target.exists():
+            files = [file for file in it.distribution.files or () if ".." not in file.parts]  # ".." leads to scripts
+            for file in files:
+                # Of a folder that several packages bring files of, such as google, its own alone.
+                shared = len(_packages_by_folder()[file.parts[0]]) > 1
+                part = Path(str(file)) if shared else Path(file.parts[0])
+                target = self._site / part
+                if not target.exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.symlink_to(Path(str(file.locate())))
+                    target.symlink_to(Path(str(it.distribution.locate_file(part))))
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Runs a program of it to its end, without what PYTHONPATH and the current folder would add."""

@@ -75,9 +75,9 @@ def test_one_port_for_two_servers_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_port_of_what_will_not_run_may_be_in_use(taken_port: int, tmp_path: Path) -> None:
-    words = options(memcached=taken_port, query_metrics=taken_port)
-    result = runner.invoke(app, ["up", "--lite", "--data-dir", str(tmp_path / "data"), *words])
-    assert "--query-metrics-port" in result.stderr, "the memcached port, which comes first, is not looked at"
+    words = options(mesh=taken_port, second_query=taken_port, query_metrics=taken_port)
+    result = runner.invoke(app, ["up", "--data-dir", str(tmp_path / "data"), *words])
+    assert "--query-metrics-port" in result.stderr, "the mesh's ports, which are wanted twice, are not looked at"
 
 
 def test_a_data_folder_that_another_uses_is_refused(tmp_path: Path) -> None:
