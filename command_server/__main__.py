@@ -15,9 +15,10 @@ from tandem.commands.maintenance import begin_epoch
 from tandem.commands.partitions import ensure_partitions
 from tandem.commands.restore import restore
 from tandem.feed.table import SCHEMA
+from tandem.runtime.actions import Action, ActionRefused, Done
 from tandem.runtime.blockers import blockers, end_session
 from tandem.runtime.database import has_revision, migrate, newest_revision, transaction
-from tandem.runtime.program import Action, ActionRefused, Done, main
+from tandem.runtime.program import main
 
 
 def _migrate(settings: Settings) -> Done:

@@ -5,9 +5,10 @@ import sys
 from projector.app import MIGRATIONS, build
 from projector.settings import Settings
 from tandem.read_store.tables import SCHEMA
+from tandem.runtime.actions import Action, Done
 from tandem.runtime.blockers import blockers, end_session
 from tandem.runtime.database import migrate
-from tandem.runtime.program import Action, Done, main
+from tandem.runtime.program import main
 
 # How long a thread that has an answer of a database waits for the interpreter while another thread folds. Python's own
 # five milliseconds are too long: an answer comes in many pieces, and each would wait.

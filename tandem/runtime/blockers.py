@@ -10,8 +10,8 @@ from typing import Any
 from psycopg import Connection as Driver
 from psycopg.rows import dict_row
 
+from tandem.runtime.actions import ActionRefused, Done
 from tandem.runtime.database import driver_under, transaction
-from tandem.runtime.program import ActionRefused, Done
 from tandem.runtime.settings import DatabaseSettings
 
 _NAME = "tandem-blockers"

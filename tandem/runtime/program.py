@@ -4,35 +4,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
+from tandem.runtime.actions import Action, ActionRefused
 from tandem.runtime.server import Application, run
 from tandem.runtime.settings import ServiceSettings, SettingsError, load_settings
 from tandem.runtime.telemetry import configure_logging, version
 from tandem.runtime.tracing import TRACING
-
-
-class ActionRefused(Exception):
-    """The action cannot be done now; the message says why."""
-
-
-class Done(NamedTuple):
-    """What an action has done or found. text: for people. fields: the same for programs."""
-
-    text: str
-    fields: Mapping[str, Any]
-
-
-class Action(NamedTuple):
-    """help: what it does, for `--help`. do: gets the settings, and what is named behind the action.
-    takes: makes each of these of its word, such as Path or int; None where there are none.
-    """
-
-    help: str
-    do: Callable[..., Done]
-    takes: Callable[[str], Any] | None = None
 
 
 def main(
