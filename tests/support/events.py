@@ -13,6 +13,7 @@ from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from shop.events import EVENTS
 from tandem.feed.events import FeedEvent
+from tandem.testing import views as testing
 from tests.support.builders import NOW, address, identity, usd
 from tests.support.subscriptions import Subscriptions
 
@@ -30,10 +31,7 @@ def timestamp(moment: datetime) -> Timestamp:
 
 def feed_events(history: Iterable[Event], *, first: int = 1) -> list[FeedEvent]:
     """The events with positions from `first` on."""
-    return [
-        FeedEvent(EVENTS, position, str(event.WhichOneof("kind")), event.SerializeToString(), mark=1_000_000 + position)
-        for position, event in enumerate(history, start=first)
-    ]
+    return testing.feed_events(EVENTS, history, first=first)
 
 
 def customer_registered(customer: int = 1, *, has_address: bool = True) -> Event:

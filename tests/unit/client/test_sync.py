@@ -30,8 +30,8 @@ from tandem.client.errors import (
 from tandem.client.session import NoAddress
 from tandem.runtime.errors import InvalidArgument, OutOfRange, PreconditionFailed, Violation
 from tandem.runtime.errors import Unavailable as ServerUnavailable
+from tandem.testing.scripted import Scripted, served
 from tests.support.fake_channel import Answer, FakeService, ending, fake_channel
-from tests.support.scripted import Scripted, served
 
 COMMANDS = commands.DESCRIPTOR.services_by_name["CommandService"]
 QUERIES = queries.DESCRIPTOR.services_by_name["QueryService"]

@@ -8,15 +8,14 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from command_server.app import DOMAIN
-from command_server.customers import CUSTOMER_ORDERS
 from command_server.subscriptions import SUBSCRIPTIONS, Subscription
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.internal.v1.stored_pb2 import EndSubscriptionRequest
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
-from tandem.commands.batch import Decisions, decide_batch
-from tandem.commands.receipts import Receipt
+from tandem.commands.batch import decide_batch
 from tandem.commands.write_model import States
 from tandem.runtime.errors import AlreadyExists, Conflict, NotFound, PreconditionFailed, TandemError
+from tandem.testing.rules import Given, Rules
 from tests.support.builders import command, euros, identity, register_customer, start_subscription, usd
 
 SUBSCRIPTION = identity("subscription", 1)
@@ -31,6 +30,8 @@ RESUME = commands.ResumeSubscriptionRequest(subscription_id=SUBSCRIPTION)
 CHANGE = commands.ChangeSubscriptionPlanRequest(
     subscription_id=SUBSCRIPTION, plan="gold", price=usd(4900), period_months=12
 )
+
+RULES = Rules(DOMAIN)
 
 Dated = tuple[str, Message]
 """When a command arrives, and the command."""
@@ -51,26 +52,25 @@ def end_of(version: int) -> EndSubscriptionRequest:
     return EndSubscriptionRequest(subscription_id=SUBSCRIPTION, expected_version=version)
 
 
-def decide(*dated: Dated) -> Decisions:
-    batch = [command(register_customer(), moment("2025-01-01"))]
-    batch += [command(request, moment(day)) for day, request in dated]
-    return decide_batch(DOMAIN, batch, States({CUSTOMER_ORDERS: {identity("customer", 1): frozenset()}}), {})
+def given(*dated: Dated) -> Given:
+    so_far = RULES.given(register_customer(), at=moment("2025-01-01"))
+    for day, request in dated:
+        so_far = so_far.given(request, at=moment(day))
+    return so_far
 
 
 def after(*dated: Dated) -> tuple[Subscription, Any]:
-    """The subscription and the last event, after commands that must all be accepted."""
-    decisions = decide(*dated)
-    assert all(isinstance(it, Receipt) for it in decisions.outcomes), decisions.outcomes
-    [subscription] = decisions.states[SUBSCRIPTIONS].values()
-    kind, event = decisions.events[-1]
-    return subscription, getattr(event, kind)
+    """The subscription and the last event."""
+    so_far = given(*dated)
+    [subscription] = so_far[SUBSCRIPTIONS].values()
+    return subscription, so_far.events[-1]
 
 
 def refused(*dated: Dated) -> TandemError:
-    *before, last = decide(*dated).outcomes
-    assert all(isinstance(it, Receipt) for it in before), before
-    assert isinstance(last, TandemError)
-    return last
+    *before, (day, request) = dated
+    refusal = given(*before).when(request, at=moment(day)).refusal
+    assert refusal is not None
+    return refusal
 
 
 def rule(error: TandemError) -> tuple[str, str]:
@@ -211,9 +211,7 @@ def test_a_subscription_needs_a_customer_who_is_known_and_not_erased() -> None:
 
 
 def test_what_exists_is_not_started_again_and_an_old_version_is_refused() -> None:
-    again = start_subscription()
-    again.request_id = identity("again")
-    assert isinstance(refused(START, ("2026-02-01", again)), AlreadyExists)
+    assert isinstance(refused(START, ("2026-02-01", start_subscription())), AlreadyExists)
     late = commands.RenewSubscriptionRequest(subscription_id=SUBSCRIPTION, expected_version=2)
     assert isinstance(refused(START, ("2026-02-01", late)), Conflict)
 
@@ -222,5 +220,6 @@ def test_a_receipt_tells_its_own_things_version_also_where_another_thing_has_the
     rename = commands.RenameCustomerRequest(customer_id=identity("customer", 1), name="Ada")
     start = start_subscription()
     start.subscription_id = identity("customer", 1)
-    decisions = decide(("2026-01-30", rename), ("2026-01-31", start), ("2026-02-01", rename))
-    assert [it.version for it in decisions.receipts] == [1, 2, 1, 3]
+    dated = (("2026-01-30", rename), ("2026-01-31", start), ("2026-02-01", rename))
+    batch = [command(register_customer()), *[command(request, moment(day)) for day, request in dated]]
+    assert [it.version for it in decide_batch(DOMAIN, batch, States(), {}).receipts] == [1, 2, 1, 3]

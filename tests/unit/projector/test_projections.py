@@ -15,21 +15,20 @@ from shop.events import EVENTS
 from shop.views import VIEWS
 from tandem.feed.events import FeedEvent
 from tandem.projection.fold import Step, Steps, fold_steps
+from tandem.testing.views import view
 from tests.support import events
 from tests.support.builders import NOW, address, identity, usd
 from tests.support.events import at
 from tests.support.projecting import PROJECTIONS
 
 
-def after(view: str, *history: Event) -> Any:
-    """The view after events of each of which it is the first row that it concerns."""
-    message: Message | None = None
-    projection = PROJECTIONS[view]
-    for event in history:
-        kind = str(event.WhichOneof("kind"))
-        part, *_ = projection.parts_of(kind, getattr(event, kind)).values()
-        message = projection.rules[kind](message, part)
-    return message
+def shop_view(name: str) -> view:
+    return view(PROJECTIONS[name], EVENTS)
+
+
+def after(name: str, *history: Event) -> Any:
+    """What the only row of a view says after events."""
+    return shop_view(name).after(*history).message()
 
 
 def test_a_placed_order_shows_the_order_as_it_was_placed() -> None:
@@ -64,14 +63,14 @@ def test_an_order_that_is_paid_and_shipped_shows_when_and_how() -> None:
     expected.paid_at.CopyFrom(at(100))
     expected.payment_reference = "pay-1"
     expected.version = 2
-    assert after("order_details", events.order_placed(), events.order_paid()) == expected
+    shop_view("order_details").after(events.order_placed(), events.order_paid()).shows(expected)
 
     expected.status = OrderStatus.ORDER_STATUS_SHIPPED
     expected.shipped_at.CopyFrom(at(200))
     expected.carrier = "Speedy Express"
     expected.tracking_number = "track-1"
     expected.version = 3
-    assert after("order_details", events.order_placed(), events.order_paid(), events.order_shipped()) == expected
+    shop_view("order_details").after(events.order_placed(), events.order_paid(), events.order_shipped()).shows(expected)
 
 
 def test_a_delivered_order_shows_when() -> None:
@@ -80,14 +79,14 @@ def test_a_delivered_order_shows_when() -> None:
     expected.status = OrderStatus.ORDER_STATUS_DELIVERED
     expected.delivered_at.CopyFrom(at(300))
     expected.version = 4
-    assert after("order_details", *shipped, events.order_delivered()) == expected
+    shop_view("order_details").after(*shipped, events.order_delivered()).shows(expected)
 
 
 def test_an_order_that_goes_elsewhere_shows_where_and_nothing_else_changes() -> None:
     expected = after("order_details", events.order_placed())
     expected.shipping_address.CopyFrom(address(city="Hamburg"))
     expected.version = 2
-    assert after("order_details", events.order_placed(), events.shipping_address_changed()) == expected
+    shop_view("order_details").after(events.order_placed(), events.shipping_address_changed()).shows(expected)
 
 
 def test_a_revised_product_shows_what_it_is_now_and_keeps_price_and_stock() -> None:
@@ -97,10 +96,10 @@ def test_a_revised_product_shows_what_it_is_now_and_keeps_price_and_stock() -> N
     expected.attributes.add(name="Origin", value="Assam")
     expected.version = 2
     revised = events.product_revised(attributes={"Origin": "Assam"})
-    assert after("product_card", added, revised) == expected
+    shop_view("product_card").after(added, revised).shows(expected)
     del expected.attributes[:]
     expected.version = 3
-    assert after("product_card", added, revised, events.product_revised(version=3)) == expected
+    shop_view("product_card").after(added, revised, events.product_revised(version=3)).shows(expected)
 
 
 def test_a_cancelled_order_shows_when_and_why() -> None:
@@ -109,7 +108,7 @@ def test_a_cancelled_order_shows_when_and_why() -> None:
     expected.cancelled_at.CopyFrom(at(150))
     expected.cancellation_reason = "changed my mind"
     expected.version = 2
-    assert after("order_details", events.order_placed(), events.order_cancelled()) == expected
+    shop_view("order_details").after(events.order_placed(), events.order_cancelled()).shows(expected)
 
 
 def test_a_summary_counts_lines_and_units_and_follows_the_status() -> None:
@@ -124,7 +123,7 @@ def test_a_summary_counts_lines_and_units_and_follows_the_status() -> None:
         placed_at=at(1),
         version=1,
     )
-    assert after("order_summary", placed) == expected
+    shop_view("order_summary").after(placed).shows(expected)
     for status, version, later in (
         (OrderStatus.ORDER_STATUS_PAID, 2, [events.order_paid()]),
         (OrderStatus.ORDER_STATUS_SHIPPED, 3, [events.order_paid(), events.order_shipped()]),
@@ -138,7 +137,7 @@ def test_a_summary_counts_lines_and_units_and_follows_the_status() -> None:
     ):
         expected.status = status
         expected.version = version
-        assert after("order_summary", placed, *later) == expected
+        shop_view("order_summary").after(placed, *later).shows(expected)
 
 
 def test_a_summary_keeps_the_position_at_which_its_order_was_placed() -> None:
@@ -200,17 +199,17 @@ def test_a_profile_shows_the_customer_and_then_the_new_address() -> None:
         registered_at=at(1),
         version=1,
     )
-    assert after("customer_profile", events.customer_registered()) == expected
+    shop_view("customer_profile").after(events.customer_registered()).shows(expected)
     expected.address.CopyFrom(address(city="Hamburg"))
     expected.addresses[0].address.CopyFrom(address(city="Hamburg"))
     expected.version = 2
     # An event from before addresses had names.
-    assert after("customer_profile", events.customer_registered(), events.address_updated()) == expected
+    shop_view("customer_profile").after(events.customer_registered(), events.address_updated()).shows(expected)
     expected.name = "Ada King"
     expected.version = 3
     renamed = events.customer_renamed(version=3, name="Ada King")
     history = (events.customer_registered(), events.address_updated(), renamed)
-    assert after("customer_profile", *history) == expected
+    shop_view("customer_profile").after(*history).shows(expected)
 
 
 def test_a_profile_shows_every_address_and_the_default_one_apart() -> None:
@@ -251,13 +250,13 @@ def test_an_erased_person_is_shown_no_more_whatever_could_still_be_opened() -> N
     ]
     erased = events.customer_erased(version=5)
     left = CustomerProfile(customer_id=identity("customer", 1), registered_at=at(1), version=5, erased_at=at(400))
-    assert after("customer_profile", *history, erased) == left
-    assert after("customer_profile", *map(unopened, history), erased) == left
+    shop_view("customer_profile").after(*history, erased).shows(left)
+    shop_view("customer_profile").after(*map(unopened, history), erased).shows(left)
 
     orders = [events.order_placed(), events.shipping_address_changed(), events.order_paid(version=3)]
     live = after("order_details", *orders, events.orders_anonymized(orders=[1]))
     assert (live.customer_name, live.HasField("shipping_address"), live.total) == ("", False, usd(1395))
-    assert after("order_details", *map(unopened, orders), events.orders_anonymized(orders=[1])) == live
+    shop_view("order_details").after(*map(unopened, orders), events.orders_anonymized(orders=[1])).shows(live)
 
 
 def test_a_profile_without_an_address_has_none_until_one_is_known() -> None:
@@ -294,7 +293,7 @@ def test_an_event_about_something_that_is_not_in_the_view_is_parked(view: str, k
 
 
 @pytest.mark.parametrize(
-    ("view", "history"),
+    ("name", "history"),
     [
         ("order_details", [events.order_placed(), events.order_paid()]),
         ("order_summary", [events.order_placed(), events.order_cancelled()]),
@@ -302,9 +301,13 @@ def test_an_event_about_something_that_is_not_in_the_view_is_parked(view: str, k
         ("customer_profile", [events.customer_registered(), events.address_updated()]),
     ],
 )
-def test_a_rule_leaves_the_event_as_it_was_for_the_other_views(view: str, history: list[Event]) -> None:
+def test_a_rule_leaves_the_event_as_it_was_for_the_other_views(name: str, history: list[Event]) -> None:
     before = [it.SerializeToString() for it in history]
-    changed = after(view, *history)
+    changed: Any = None
+    for event in history:
+        kind = str(event.WhichOneof("kind"))
+        part, *_ = PROJECTIONS[name].parts_of(kind, getattr(event, kind)).values()
+        changed = PROJECTIONS[name].rules[kind](changed, part)
     for descriptor, field in changed.ListFields():
         if descriptor.message_type is not None and not descriptor.is_repeated:
             # What the view took over is its own.

@@ -3,8 +3,7 @@
 Before 0003 personal data was stored in the clear. The file of a version is never written again.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +11,10 @@ from commerce.event.v1.event_pb2 import Event, OrderCancelled, OrderPaid, Releas
 from commerce.type.v1.money_pb2 import Money
 from shop.events import EVENTS
 from tandem.feed.events import FeedEvent, NewerVersion
+from tandem.testing.golden import Golden, must_be_kept, read
 from tests.support.events import at
-from tests.support.golden import FOLDER, Golden, as_dict, read
 
+FOLDER = Path(__file__).parents[2] / "golden" / "events"
 GOLDEN = {path.stem: list(read(path)) for path in sorted(FOLDER.glob("*.jsonl"))}
 
 
@@ -23,24 +23,11 @@ GOLDEN = {path.stem: list(read(path)) for path in sorted(FOLDER.glob("*.jsonl"))
     [pytest.param(it, id=f"{release}-{it.kind}") for release, events in GOLDEN.items() for it in events],
 )
 def test_an_event_says_what_it_said_when_it_was_stored(golden: Golden) -> None:
-    said = as_dict(golden.event().event)
-    # An upcaster of a later version may add to it.
-    assert merged(said, golden.says) == said
-
-
-def merged(said: Any, then: Any) -> Any:
-    if isinstance(said, Mapping) and isinstance(then, Mapping):
-        return {**said, **{name: merged(said.get(name), value) for name, value in then.items()}}
-    if isinstance(said, list) and isinstance(then, list) and len(said) == len(then):
-        return [merged(*pair) for pair in zip(said, then, strict=True)]
-    return then
+    golden.must_say_the_same(EVENTS)
 
 
 def test_every_version_of_every_kind_is_kept() -> None:
-    kept = {(it.kind, it.version) for events in GOLDEN.values() for it in events}
-    needed = {(kind, version) for kind, newest in EVENTS.versions.items() for version in range(1, newest + 1)}
-    missing = sorted(needed - kept)
-    assert missing == [], "run python -m tests.support.golden > tests/golden/events/NAME.jsonl"
+    must_be_kept(EVENTS, [it for events in GOLDEN.values() for it in events])
 
 
 def test_no_file_is_the_same_as_another() -> None:
