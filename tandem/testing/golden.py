@@ -108,7 +108,7 @@ def _missing(then: Any, now: Any, path: str) -> Iterator[str]:
         yield f"{path}: {then!r} then, {'nothing' if now is None else repr(now)} now"
 
 
-def _value(field: FieldDescriptor) -> object:
+def _value(field: Any) -> object:
     if field.type == FieldDescriptor.TYPE_BOOL:
         return True
     if field.type == FieldDescriptor.TYPE_BYTES:
