@@ -22,9 +22,10 @@ from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest
 from shop.events import EVENTS
 from tandem.cli.embedded import Postgres
 from tandem.feed.reader import read_events
-from tests.support.ports import free_port
+from tandem.testing.ports import free_port
+from tandem.testing.stack import wait_until
 from tests.support.shop import Load, an_order, open_shop
-from tests.support.stack import Databases, Stack, wait_until
+from tests.support.stack import Databases, Stack
 
 METHOD = "/commerce.feed.v1.FeedService/Subscribe"
 TRANSPORTS = ("grpcio", "native")

@@ -28,8 +28,8 @@ from commerce.query.v1.query_service_pb2 import DESCRIPTOR as QUERIES
 from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
 from tandem.cli.embedded import Postgres
 from tandem.runtime.settings import ServerSettings
+from tandem.testing.ports import free_port
 from tests.support.builders import identity
-from tests.support.ports import free_port
 from tests.support.shop import Load, open_shop
 from tests.support.stack import Databases, Stack
 

@@ -18,7 +18,8 @@ from benchmarks.measure import Result, Sample, alternate, at_least, ratios
 from benchmarks.plan import Plan
 from benchmarks.world import QUERIES, World, beside
 from commerce.query.v1 import query_service_pb2 as queries
-from tests.support.stack import Databases, Side
+from tandem.testing.stack import Side
+from tests.support.stack import Databases
 
 FACTOR = 100
 # Readers put so many missing entries into the cache at once (CACHE__MAX_FILLS): more would miss some.

@@ -33,7 +33,8 @@ from commerce.projection.v1.projection_service_pb2 import (
 from shop.views import VIEWS
 from tandem.read_store.tables import change
 from tandem.read_store.tables import projection as projection_table
-from tests.support.stack import Stack, wait_until
+from tandem.testing.stack import wait_until
+from tests.support.stack import Stack
 
 TANDEM = "Tandem, all views"
 LOG = "eventsourcing, notification log"

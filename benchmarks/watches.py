@@ -17,8 +17,8 @@ from benchmarks.processor import cpu_seconds
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1.query_service_pb2 import WatchOrderDetailsRequest, WatchOrderDetailsResponse
 from tandem.cli.embedded import Postgres
+from tandem.testing.ports import free_port
 from tests.support.builders import add_product, identity, place_order, register_customer
-from tests.support.ports import free_port
 from tests.support.stack import Databases, Stack
 
 METHOD = "/commerce.query.v1.QueryService/WatchOrderDetails"

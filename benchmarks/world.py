@@ -16,8 +16,9 @@ from benchmarks.measure import Sample
 from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
 from tandem.cli.child import Child
 from tandem.cli.embedded import Memcached, Postgres
-from tests.support.ports import free_port
-from tests.support.stack import Databases, Stack, wait_until
+from tandem.testing.ports import free_port
+from tandem.testing.stack import wait_until
+from tests.support.stack import Databases, Stack
 
 COMMANDS = "/commerce.command.v1.CommandService/"
 QUERIES = "/commerce.query.v1.QueryService/"

@@ -13,7 +13,7 @@ from nemesis.checker import by_guarantee
 from nemesis.episode import Episode, run_episode
 from nemesis.failover import LOST, Failover, run_failover
 from nemesis.faults import KINDS, Kind
-from tests.support import ports
+from tandem.testing import ports
 
 _EPISODE_FAULTS = 9
 """Of one cluster: a replay of its history stays short, and what was found has one of them as its reason."""

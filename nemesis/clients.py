@@ -24,8 +24,8 @@ from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from nemesis.history import Followed, History, Read, Receipt, Shown, State, Subject, Write
 from nemesis.shop import row_of
 from tandem.feed.token import Token, decode_token, encode_token
+from tandem.testing.stack import until
 from tests.support.builders import add_product, address, identity, place_order, register_customer
-from tests.support.stack import until
 
 CUSTOMERS, PRODUCTS, WATCHED = 4, 6, 4
 SCARCE = 1

@@ -19,9 +19,10 @@ from shop.views import VIEWS
 from tandem.cli.child import HOST, Child
 from tandem.cli.embedded import Memcached, Postgres
 from tandem.cli.services import Service, store_settings
-from tests.support.ports import free_port
+from tandem.testing.ports import free_port
+from tandem.testing.stack import kill, up_to, wait_until
 from tests.support.proxy import CuttingProxy
-from tests.support.stack import Databases, kill, up_to, wait_until
+from tests.support.stack import Databases
 
 _SERVERS = {"command": 2, "projector": 2, "query": 3}
 _NODES = 2

@@ -14,7 +14,7 @@ from nemesis.stores import compare, wait_until_followed
 from tandem.cli.child import as_user, run_to_end
 from tandem.cli.embedded import Postgres, postgres_programs, postgres_user
 from tandem.feed.token import Token
-from tests.support.stack import kill
+from tandem.testing.stack import kill
 
 KEPT, LOST, NEW = 20, 15, 40
 """Writes before the standby's state, behind it, and after its promotion: more than were lost, so that positions alone

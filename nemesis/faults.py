@@ -16,10 +16,10 @@ from shop.cli import SHOP
 from tandem.cli import calls
 from tandem.cli.child import Child
 from tandem.cli.services import Service
+from tandem.testing.stack import kill, pause, resume, wait_until
 from tests.support.builders import identity
 from tests.support.proxy import CuttingProxy
 from tests.support.silence import Stopped
-from tests.support.stack import kill, pause, resume, wait_until
 
 BOUND_SECONDS = 30.0
 """Where a program or a database was ended or stood still: its start is in it."""

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import settings
 
 from tandem.cli.embedded import Memcached, Postgres, memcached_path
-from tests.support import ports
-from tests.support.ports import free_port
-from tests.support.stack import Databases, Stack, end_node
+from tandem.testing import ports
+from tandem.testing.ports import free_port
+from tandem.testing.stack import end_node
+from tests.support.stack import Databases, Stack
 
 _TESTS = Path(__file__).parent
 

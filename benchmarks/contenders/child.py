@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tandem.cli.child import HOST, Child
-from tests.support.ports import free_port
+from tandem.testing.ports import free_port
 
 
 class Contender(Child):

@@ -74,7 +74,7 @@ class Given:
     def __init__(self, domain: Domain, states: States, events: Sequence[Message] = ()) -> None:
         self._domain = domain
         self._states = states
-        self.events = list(events)
+        self.events: list[Any] = list(events)
 
     def __getitem__(self, of: Loaded[Any]) -> dict[str, Any]:
         """The states of an aggregate or a part, by id."""

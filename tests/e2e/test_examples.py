@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tandem.testing.stack import up_to
 from tests.support.examples import compare, examples_of, run, with_outputs
-from tests.support.stack import Stack, up_to
+from tests.support.stack import Stack
 
 PAGE = Path(__file__).parents[2] / "docs" / "examples.md"
 

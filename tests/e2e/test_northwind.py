@@ -13,10 +13,11 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.sales_pb2 import SalesSummary
 from commerce.query.v1.views_pb2 import OrderSummary
 from commerce.type.v1.consistency_pb2 import Consistency
+from tandem.testing.stack import up_to
 from tests.support.builders import identity
 from tests.support.northwind import FOLDER, Northwind
 from tests.support.northwind_sales import NorthwindSales
-from tests.support.stack import AsyncStubs, Stack, up_to
+from tests.support.stack import AsyncStubs, Stack
 
 pytestmark = pytest.mark.skipif(
     not FOLDER.is_dir(), reason="the Northwind data is not beside this project, in ../shared/data/northwind"

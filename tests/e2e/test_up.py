@@ -24,7 +24,7 @@ from shop import sample
 from tandem.cli.embedded import memcached_path
 from tandem.cli.mesh import MISSING, envoy_path
 from tandem.cli.sample import Stage, send_sample
-from tests.support.stack import wait_until
+from tandem.testing.stack import wait_until
 from tests.support.up import PROGRAM, Up
 
 

@@ -13,9 +13,10 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from shop.views import VIEWS
 from tandem.cli.services import Service
+from tandem.testing.stack import kill, pause, resume, until
 from tests.support.builders import identity, usd
 from tests.support.shop import PRODUCTS, open_shop
-from tests.support.stack import AsyncStubs, Stack, kill, pause, resume, until
+from tests.support.stack import AsyncStubs, Stack
 
 
 class Traffic:

@@ -12,8 +12,9 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached
 from tandem.read_store.cache import node_client
+from tandem.testing.stack import up_to, wait_until
 from tests.support.builders import add_product, identity, place_order, register_customer, usd
-from tests.support.stack import Databases, Stack, up_to, wait_until
+from tests.support.stack import Databases, Stack
 
 ORDER, PRODUCT, CUSTOMER = identity("order", 1), identity("product", 1), identity("customer", 1)
 

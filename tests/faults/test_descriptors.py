@@ -11,9 +11,10 @@ from collections.abc import Callable
 import psutil
 import psycopg
 
+from tandem.testing.stack import wait_until
 from tests.faults.test_silence import until_read
 from tests.support.shop import open_shop
-from tests.support.stack import Stack, wait_until
+from tests.support.stack import Stack
 
 _LISTENS = "SELECT pid, client_port FROM pg_stat_activity WHERE application_name = 'tandem-query-listen'"
 _END_LISTENER = f"SELECT pg_terminate_backend(pid) FROM ({_LISTENS}) AS it"

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from tandem.cli.embedded import Postgres
+from tandem.testing.ports import free_port
+from tandem.testing.stack import kill
 from tests.integration.command_server.conftest import Commands, submit, write_database
 from tests.support.builders import register_customer
-from tests.support.ports import free_port
-from tests.support.stack import Databases, kill
+from tests.support.stack import Databases
 
 
 @pytest.fixture

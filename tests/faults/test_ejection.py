@@ -16,10 +16,10 @@ from commerce.query.v1.query_service_pb2 import GetProductRequest
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from shop.cli import SHOP
 from tandem.cli.mesh import MISSING, Envoy, MeshConfig, envoy_path
+from tandem.testing.ports import free_port
+from tandem.testing.stack import wait_until
 from tests.support.http2 import ScriptedServer
-from tests.support.ports import free_port
 from tests.support.proxy import CuttingProxy
-from tests.support.stack import wait_until
 
 pytestmark = pytest.mark.skipif(envoy_path() is None, reason=MISSING)
 

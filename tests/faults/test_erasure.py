@@ -16,10 +16,11 @@ from commerce.query.v1.views_pb2 import CustomerProfile
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, Postgres
+from tandem.testing.stack import kill, up_to
 from tests.support.builders import add_product, address, identity, place_order, register_customer
 from tests.support.operating import Operator
 from tests.support.shop import until_answered
-from tests.support.stack import AsyncStubs, Stack, kill, up_to
+from tests.support.stack import AsyncStubs, Stack
 
 CUSTOMER = identity("customer", 1)
 ORDERS = [identity("order", number) for number in range(1, 6)]

@@ -28,6 +28,7 @@ from tandem.commands.resumption import FAILURES, Resumption
 from tandem.commands.settings import ReceiptSettings, StepSettings
 from tandem.runtime.call import Call, Stage
 from tandem.runtime.errors import PreconditionFailed, Unavailable
+from tandem.testing.stack import kill, until, wait_until
 from tests.faults.test_locked_rows import locked
 from tests.integration.command_server.conftest import (
     Commands,
@@ -40,7 +41,7 @@ from tests.integration.command_server.conftest import (
     until_blocked,
 )
 from tests.support.builders import add_product, identity, place_order, register_customer
-from tests.support.stack import Stack, kill, until, wait_until
+from tests.support.stack import Stack
 
 __all__ = ["commands_on", "database"]
 

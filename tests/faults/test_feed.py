@@ -11,10 +11,11 @@ from grpc import aio
 
 from commerce.event.v1.event_pb2 import Event
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest, ProjectionState
+from tandem.testing.stack import kill, wait_until
 from tests.support.follower import Follower, caught_up, feed_stub
 from tests.support.proxy import CuttingProxy
 from tests.support.shop import CUSTOMERS, PRODUCTS, Load, open_shop
-from tests.support.stack import Stack, kill, wait_until
+from tests.support.stack import Stack
 
 if TYPE_CHECKING:
     from commerce.feed.v1.feed_service_pb2_grpc import FeedServiceAsyncStub

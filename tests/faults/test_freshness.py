@@ -9,9 +9,10 @@ import psycopg
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
+from tandem.testing.stack import kill, pause, resume, until, up_to
 from tests.support.builders import identity, usd
 from tests.support.shop import PRODUCTS, open_shop
-from tests.support.stack import AsyncStubs, Stack, kill, pause, resume, until, up_to
+from tests.support.stack import AsyncStubs, Stack
 
 CLIENTS = 6
 # Pauses shorter and longer than a read's max_wait, and longer than the 3 s after which readers are blind.

@@ -12,11 +12,12 @@ from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from commerce.query.v1.views_pb2 import OrderDetails
 from commerce.type.v1.consistency_pb2 import Consistency
 from shop.views import VIEWS
+from tandem.testing.stack import kill, until, up_to, wait_until
 from tests.integration.projector.conftest import Stores
 from tests.support.builders import identity, place_order
 from tests.support.operating import COMPARING, FILLING, KEPT, READY, Operator, operator
 from tests.support.shop import Load, open_shop
-from tests.support.stack import AsyncStubs, Stack, kill, until, up_to, wait_until
+from tests.support.stack import AsyncStubs, Stack
 
 ORDERS = 120
 WRONG = identity("order", 1)

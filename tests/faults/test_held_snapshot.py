@@ -25,7 +25,8 @@ from tandem.read_store.announcement import Announcement
 from tandem.runtime.database import create_database_engine, driver_under
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.snapshots import SnapshotWatch
-from tests.support.stack import Databases, wait_until
+from tandem.testing.stack import wait_until
+from tests.support.stack import Databases
 
 MANY = 3_000
 # A commit looks at some ten of them, and a look-up at three or four: leaves of an index, and the row.

@@ -15,13 +15,14 @@ from commerce.projection.v1 import projection_service_pb2 as projections
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Postgres
+from tandem.testing.ports import free_port
+from tandem.testing.stack import kill, pause, resume, until, up_to, wait_until
 from tests.integration.projector.conftest import Stores
 from tests.support.follower import Follower, feed_stub
 from tests.support.operating import operator
-from tests.support.ports import free_port
 from tests.support.replicas import FAST, Standby
 from tests.support.shop import Load, an_order, open_shop, until_answered
-from tests.support.stack import AsyncStubs, Databases, Stack, kill, pause, resume, until, up_to, wait_until
+from tests.support.stack import AsyncStubs, Databases, Stack
 
 RUNNING, FAILED = (
     projections.ProjectionState.PROJECTION_STATE_RUNNING,

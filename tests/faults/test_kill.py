@@ -22,10 +22,11 @@ from commerce.query.v1.query_service_pb2 import (
 from commerce.query.v1.views_pb2 import ProductCard
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, Postgres
+from tandem.testing.ports import free_port
+from tandem.testing.stack import kill, up_to, wait_until
 from tests.support.builders import identity, usd
-from tests.support.ports import free_port
 from tests.support.shop import CUSTOMERS, PRODUCTS, Load, an_order, open_shop, until_answered
-from tests.support.stack import AsyncStubs, Databases, Stack, kill, up_to, wait_until
+from tests.support.stack import AsyncStubs, Databases, Stack
 
 ORDERS = 2000
 PRICE = 1999

@@ -10,9 +10,10 @@ import pytest
 
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
+from tandem.testing.stack import pause, resume
 from tests.support.builders import add_product, identity, place_order, register_customer
 from tests.support.proxy import CuttingProxy
-from tests.support.stack import Stack, pause, resume
+from tests.support.stack import Stack
 
 LATE = 8
 """The server that wakes must not do any of so many."""

@@ -16,6 +16,7 @@ from command_server.products import product_table
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.commands.executor import SET_ASIDE
 from tandem.runtime.errors import Unavailable
+from tandem.testing.stack import until
 from tests.integration.command_server.conftest import (
     Commands,
     Receipt,
@@ -27,7 +28,6 @@ from tests.integration.command_server.conftest import (
     until_blocked,
 )
 from tests.support.builders import add_product, identity, place_order, register_customer
-from tests.support.stack import until
 
 __all__ = ["commands_on", "database"]
 

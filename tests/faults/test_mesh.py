@@ -38,11 +38,12 @@ from tandem.cli.services import Service
 from tandem.client.errors import RowsBusy
 from tandem.client.streams import resuming
 from tandem.internal.v1.stored_pb2 import Envelope
+from tandem.testing.stack import pause, resume, wait_until
 from tests.support.builders import add_product, identity, register_customer
 from tests.support.issuer import bearer, moved_in
 from tests.support.mesh import WORKLOAD, Mesh, running_mesh
 from tests.support.shop import CUSTOMERS, PRODUCTS, an_order
-from tests.support.stack import Databases, pause, resume, wait_until
+from tests.support.stack import Databases
 
 pytestmark = pytest.mark.skipif(envoy_path() is None, reason=MISSING)
 

@@ -37,7 +37,8 @@ from tandem.queries.store import ChangedKeys
 from tandem.queries.watch import Watched, Watches
 from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
-from tests.support.stack import Databases, until, up_to
+from tandem.testing.stack import until, up_to
+from tests.support.stack import Databases
 
 CALLS = 250
 """Answered calls of all clients together, so many that each of the ways meets some of them."""

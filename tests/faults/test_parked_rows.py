@@ -15,8 +15,9 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from shop.cli import app
+from tandem.testing.stack import up_to, wait_until
 from tests.support.builders import add_product, identity, place_order, register_customer
-from tests.support.stack import Stack, up_to, wait_until
+from tests.support.stack import Stack
 
 ORDER, OTHER = identity("order", 1), identity("order", 2)
 

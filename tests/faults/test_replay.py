@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 from commerce.command.v1 import command_service_pb2 as commands
 from shop.cli import app
 from shop.views import VIEWS
+from tandem.testing.stack import up_to, wait_until
 from tests.support.builders import identity, start_subscription, usd
 from tests.support.shop import PRODUCTS, Load, open_shop
-from tests.support.stack import AsyncStubs, Stack, up_to, wait_until
+from tests.support.stack import AsyncStubs, Stack
 
 
 async def test_replaying_the_feed_into_empty_tables_gives_the_same_bytes(new_stack: Callable[..., Stack]) -> None:

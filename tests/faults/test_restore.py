@@ -14,9 +14,9 @@ import pytest
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
 from tandem.cli.embedded import Postgres
+from tandem.testing.ports import free_port
 from tests.faults.test_history import made_of_the_feed_alone, outcome, place
 from tests.support.builders import identity, register_customer
-from tests.support.ports import free_port
 from tests.support.replicas import FAST, base_backup, new_folder, run_program
 from tests.support.shop import open_shop, until_answered
 from tests.support.stack import AsyncStubs, Databases, Stack

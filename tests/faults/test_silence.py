@@ -14,11 +14,12 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, Postgres
 from tandem.cli.services import Service
+from tandem.testing.ports import free_port
+from tandem.testing.stack import pause, resume, up_to, wait_until
 from tests.support.builders import identity
-from tests.support.ports import free_port
 from tests.support.shop import open_shop, until_answered
 from tests.support.silence import DroppedPackets, Silence, SilentProxy, Stopped, a_network
-from tests.support.stack import AsyncStubs, Databases, Stack, pause, resume, up_to, wait_until
+from tests.support.stack import AsyncStubs, Databases, Stack
 
 LIMITS = {"CONNECT_TIMEOUT": "2", "STATEMENT_TIMEOUT": "1", "LOCK_TIMEOUT": "0.5"}
 SERVER = {"SERVER__DRAIN_SECONDS": "1", "SERVER__STOP_SECONDS": "8"}

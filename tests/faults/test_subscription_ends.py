@@ -13,8 +13,9 @@ from commerce.query.v1.query_service_pb2 import GetSubscriptionRequest, ListSubs
 from commerce.type.v1.consistency_pb2 import Consistency
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from tandem.feed.token import encode_token
+from tandem.testing.stack import kill, up_to, wait_until
 from tests.support.builders import identity, register_customer, start_subscription
-from tests.support.stack import AsyncStubs, Stack, kill, up_to, wait_until
+from tests.support.stack import AsyncStubs, Stack
 
 COUNT = 300
 LAPSING = {identity("subscription", number) for number in range(1, COUNT + 1, 2)}

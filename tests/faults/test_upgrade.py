@@ -13,8 +13,9 @@ from nemesis.episode import Loop
 from nemesis.shop import read_feed
 from nemesis.stores import compare, wait_until_followed
 from tandem.cli.services import Service
+from tandem.testing.stack import up_to, wait_until
 from tests.support.release import release_before, unpack
-from tests.support.stack import Stack, up_to, wait_until
+from tests.support.stack import Stack
 
 SECTIONS = ("projector", "query", "command")
 CALLS = 20

@@ -13,9 +13,10 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.projection.v1 import projection_service_pb2 as projections
 from shop.cli import app
 from shop.views import VIEWS
+from tandem.testing.stack import up_to
 from tests.support.builders import identity
 from tests.support.shop import CUSTOMERS, Load, open_shop
-from tests.support.stack import Stack, up_to
+from tests.support.stack import Stack
 
 # All of the time, one comparison behind the other.
 AUDIT = {"AUDIT__SHARE": "0.5", "AUDIT__ROUND_SECONDS": "0"}

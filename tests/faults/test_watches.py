@@ -16,9 +16,10 @@ from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from commerce.query.v1.views_pb2 import OrderDetails
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.feed.token import decode_token
+from tandem.testing.stack import kill, wait_until
 from tests.support.builders import add_product, address, identity, place_order, register_customer
 from tests.support.proxy import CuttingProxy
-from tests.support.stack import Stack, kill, wait_until
+from tests.support.stack import Stack
 
 if TYPE_CHECKING:
     # The stubs alone know it.

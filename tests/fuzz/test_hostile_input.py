@@ -31,11 +31,12 @@ from commerce.query.v1.query_service_pb2 import BatchGetOrderDetailsRequest, Get
 from commerce.type.v1.consistency_pb2 import Consistency
 from shop.views import VIEWS
 from tandem.cli.services import Service
+from tandem.testing.stack import up_to, wait_until
 from tests.support.builders import add_product, identity, place_order, register_customer
 from tests.support.hostile import Input, hostile_input
 from tests.support.http2 import RawConnection, broken_connections, broken_frames, message
 from tests.support.shop import Load, open_shop
-from tests.support.stack import Stack, up_to, wait_until
+from tests.support.stack import Stack
 
 INPUTS = 10_000
 IN_FLIGHT = 128

@@ -14,8 +14,8 @@ from shop.cli import SHOP
 from shop.client import Client
 from tandem.cli.mesh import Envoy, MeshConfig
 from tandem.cli.services import Service
+from tandem.testing.ports import free_port
 from tests.support.issuer import AUDIENCE, EVERYBODY, ISSUER, Certificates, Issuer
-from tests.support.ports import free_port
 from tests.support.stack import Databases, Stack
 
 SECRETS = [Path(__file__).parents[2] / "deploy" / "envoy" / name for name in ("server.yaml", "callers.yaml")]

@@ -10,7 +10,7 @@ from commerce.projection.v1 import projection_service_pb2 as projections
 from commerce.projection.v1.projection_service_pb2 import Generation, GenerationState
 from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from shop.views import VIEWS
-from tests.support.stack import until
+from tandem.testing.stack import until
 
 if TYPE_CHECKING:
     from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceAsyncStub

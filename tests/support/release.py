@@ -24,11 +24,6 @@ def unpack(commit: str, folder: Path) -> Path:
     return folder
 
 
-def environment_of(tree: Path) -> dict[str, str]:
-    """Variables with which Python runs what is in the tree, and not what is here."""
-    return {"PYTHONPATH": f"{tree}{os.pathsep}{tree / 'gen'}", "PYTHONSAFEPATH": "1"}
-
-
 def _git(*arguments: str) -> str:
     found = subprocess.run(["git", *arguments], cwd=ROOT, env=_trusting(), capture_output=True, text=True, check=False)
     return found.stdout

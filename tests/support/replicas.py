@@ -8,8 +8,8 @@ import psycopg
 
 from tandem.cli.child import as_user, run_to_end
 from tandem.cli.embedded import Postgres, postgres_programs, postgres_user
-from tests.support.ports import free_port
-from tests.support.stack import wait_until
+from tandem.testing.ports import free_port
+from tandem.testing.stack import wait_until
 
 # As the tests' own server: a machine's crash is not among the tests.
 FAST = {"fsync": "off", "max_wal_size": "256MB", "shared_buffers": "32MB"}

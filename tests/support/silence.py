@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from tandem.cli.embedded import Postgres
+from tandem.testing.stack import wait_until
 from tests.support.proxy import CuttingProxy
-from tests.support.stack import wait_until
 
 _CLONE_NEWNET = 0x4000_0000
 

@@ -1,21 +1,12 @@
-"""Tandem as real processes on real stores, for tests."""
+"""The shop as real processes on real stores, for tests."""
 
-import asyncio
-import itertools
-import os
-import signal
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, LiteralString, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import grpc
-import psutil
-import psycopg
-from psycopg import sql
-from pydantic import SecretStr
 
 import command_server
 import projector
@@ -24,147 +15,26 @@ from commerce.projection.v1.projection_service_pb2_grpc import ProjectionService
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from shop.cli import SHOP
 from shop.views import VIEWS
-from tandem.cli.child import Child
-from tandem.cli.embedded import Memcached, Postgres, memcached_path
-from tandem.cli.services import Service, store_settings
-from tandem.feed.table import SCHEMA as WRITE_SCHEMA
-from tandem.read_store.tables import SCHEMA as READ_SCHEMA
-from tandem.runtime.database import migrate
-from tandem.runtime.settings import DatabaseSettings
+from tandem.cli.embedded import Postgres
+from tandem.testing import stack
 from tests.support.forking import ForkedService
-from tests.support.ports import free_port
-from tests.support.release import environment_of
 
 if TYPE_CHECKING:
     from commerce.command.v1.command_service_pb2_grpc import CommandServiceAsyncStub
     from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceAsyncStub
     from commerce.query.v1.query_service_pb2_grpc import QueryServiceAsyncStub
 
-T = TypeVar("T")
-Side = Literal["write", "read"]
-
-_MIGRATIONS: dict[Side, tuple[Path, str]] = {
-    "write": (Path(command_server.__path__[0]) / "migrations", WRITE_SCHEMA),
-    "read": (Path(projector.__path__[0]) / "migrations", READ_SCHEMA),
+_MIGRATIONS: dict[stack.Side, Path] = {
+    "write": Path(command_server.__path__[0]) / "migrations",
+    "read": Path(projector.__path__[0]) / "migrations",
 }
-# A server that was killed and comes back is to be found at once, not after a growing pause. The last is no pause: how
-# long an attempt to connect may take, on a busy machine.
-_CHANNEL_OPTIONS = [
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 5_000),
-]
 
 
-def up_to(nodes: int) -> int:
-    """So many cache nodes where memcached is installed, else none: for tests that are not about the cache."""
-    return nodes if memcached_path() else 0
-
-
-def end_node(node: Memcached) -> None:
-    """Ends one that runs, after a test: to stop in good order takes it up to a second, and it has nothing to keep."""
-    if node.exit_code() is None:
-        kill(node)
-
-
-def kill(child: Child) -> None:
-    """SIGKILL, as a crash: waits until all its processes are gone too, so that it can be started again."""
-    process = psutil.Process(child.pid)
-    processes = [process, *process.children()]
-    process.kill()
-    child.stop()
-    wait_until(lambda: not any(map(runs, processes)), f"all of {processes} are gone")
-
-
-def pause(child: Child) -> None:
-    """SIGSTOP, and waits until it stands still: each of its threads."""
-    os.kill(child.pid, signal.SIGSTOP)
-
-    def stands_still() -> bool:
-        states = [_state(it) for it in Path(f"/proc/{child.pid}/task").iterdir()]
-        return all(it in ("T", "gone") for it in states)
-
-    wait_until(stands_still, f"{child.name} stands still")
-
-
-def _state(thread: Path) -> str:
-    """The letter that the kernel has for it."""
-    try:
-        # Its name, which may hold anything, is in brackets before.
-        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "gone"
-
-
-def resume(child: Child) -> None:
-    os.kill(child.pid, signal.SIGCONT)
-
-
-def runs(process: psutil.Process) -> bool:
-    """Whether it still does anything."""
-    # A zombie waits for its parent alone; as an orphan that is init.
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_until(condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
-    """Asks until the answer is true and returns it; AssertionError with `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.01)
-    return answer
-
-
-async def until(condition: Callable[[], Awaitable[T]], what: str, seconds: float = 20.0) -> T:
-    """`wait_until` for a coroutine function, without holding the event loop up."""
-    deadline = time.monotonic() + seconds
-    while not (answer := await condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what}")
-        await asyncio.sleep(0.01)
-    return answer
-
-
-class Databases:
-    """New databases on one PostgreSQL server."""
+class Databases(stack.Databases):
+    """New databases of the shop."""
 
     def __init__(self, postgres: Postgres) -> None:
-        self.postgres = postgres
-        self._numbers = itertools.count(1)
-        self._templates: set[str] = set()
-
-    def create(self, *sides: Side) -> str:
-        """The URL of a new database: empty, or migrated for the sides that it is to serve."""
-        name = f"test_{os.getpid()}_{next(self._numbers)}"
-        return self.copy(self._template(sides) if sides else "template1", name)
-
-    def copy(self, template: str, name: str) -> str:
-        """The URL of a new database, a copy of another."""
-        # File by file, not block by block through the log: with the drop, 39 ms of the server's time and not 56.
-        self._run("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
-        return self.postgres.url(name)
-
-    def drop(self, url: str) -> None:
-        """Ends its sessions too."""
-        self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", url.rsplit("/", 1)[1])
-
-    def _run(self, statement: LiteralString, *names: str) -> None:
-        with psycopg.connect(self.postgres.url("postgres"), autocommit=True) as connection:
-            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
-
-    def _template(self, sides: Iterable[Side]) -> str:
-        """A migrated database to copy: migrating takes a second, copying some milliseconds."""
-        name = "_".join(["migrated", *sorted(set(sides))])
-        if name not in self._templates:
-            self.postgres.create_database(name)
-            for side in set(sides):
-                migrate(DatabaseSettings(url=SecretStr(self.postgres.url(name))), *_MIGRATIONS[side])
-            self._templates.add(name)
-        return name
+        super().__init__(postgres, _MIGRATIONS)
 
 
 @dataclass(frozen=True)
@@ -174,133 +44,11 @@ class AsyncStubs:
     projections: "ProjectionServiceAsyncStub"
 
 
-class Stack:
-    """The three services on their own, migrated databases and cache nodes.
+class Stack(stack.Stack):
+    """The shop's three services. Settings as of every stack."""
 
-    lite: both sides in one database, as CQRS lite. feed_server: of the write database, if that is on another.
-    at: "host:port" where the services reach the databases, instead of at the server itself. nodes: the memcached nodes
-    to use. transport: of all services.
-    settings: more settings for each service, by the middle word: {"COMMAND": {"EXECUTOR__THREADS": "2"}}.
-    tree: the code of another release, of which the three are, and the databases' schemas.
-    """
-
-    # For the report of a test that fails: see tests/conftest.py.
-    running: ClassVar[list["Stack"]] = []
-
-    def __init__(
-        self,
-        databases: Databases,
-        folder: Path,
-        *,
-        nodes: Iterable[Memcached] = (),
-        lite: bool = False,
-        at: str = "",
-        feed_server: Databases | None = None,
-        transport: str = "auto",
-        settings: dict[str, dict[str, str]] | None = None,
-        tree: Path | None = None,
-    ) -> None:
-        self._databases = databases
-        self._feed_server = feed_server
-        self._folder = folder
-        self._transport = transport
-        self._settings = settings or {}
-        self.nodes = list(nodes)
-        write_sides: tuple[Side, ...] = () if tree else ("write", "read") if lite else ("write",)
-        read_sides: tuple[Side, ...] = () if tree else ("read",)
-        self.write_url = (databases if lite else feed_server or databases).create(*write_sides)
-        self.read_url = self.write_url if lite else databases.create(*read_sides)
-        own = databases.postgres.address
-        write, read = [url.replace(own, at or own) for url in (self.write_url, self.read_url)]
-        self._store_settings = store_settings(write, read, [node.address for node in self.nodes])
-        self.services: list[Service] = []
-        self.command_server = self._service("command", tree=tree)
-        self.projector = self._service("projector", tree=tree)
-        self.query_server = self._service("query", tree=tree)
-        if tree:
-            self.command_server.run("migrate")
-            self.projector.run("migrate")
-        self._channels: dict[int, grpc.Channel] = {}
-
-    def _service(
-        self, section: str, settings: dict[str, str] | None = None, module: str = "", tree: Path | None = None
-    ) -> Service:
-        port = free_port()
-        kind = Service if module or tree else ForkedService
-        service = kind(
-            section,
-            module=module or SHOP.modules[section],
-            port=port,
-            log=self._folder / f"{section}-{port}.log",
-            settings={
-                "SERVER__TRANSPORT": self._transport,
-                **self._store_settings[section],
-                **self._settings.get(section.upper(), {}),
-                **(settings or {}),
-            },
-            environment={**_plain_environment(), **(environment_of(tree) if tree else {})},
-            metrics_port=free_port(),
-        )
-        self.services.append(service)
-        return service
-
-    def new_command_server(self, **settings: str) -> Service:
-        """Another command server, not started, with these settings over those of the stack's: EXECUTOR__THREADS="2"."""
-        return self._service("command", settings)
-
-    def new_projector(self) -> Service:
-        """Another projector, not started: the second one that is started is a standby."""
-        return self._service("projector")
-
-    def new_query_server(self, **settings: str) -> Service:
-        """Another query server, not started, with these settings over those of the stack's: CACHE__ENABLED="false"."""
-        return self._service("query", settings)
-
-    def of_release(self, section: str, module: str) -> Service:
-        """Another service, not started, of another release: what Python runs as it."""
-        return self._service(section, module=module)
-
-    def start(self) -> "Stack":
-        """Starts the three and waits until they serve, and until the projector has begun the views.
-
-        Raises StackError with the log of the one that does not serve.
-        """
-        Stack.running.append(self)
-        first = (self.command_server, self.projector, self.query_server)
-        for service in first:
-            service.launch()
-        for service in first:
-            service.wait_until_serving()
-        with psycopg.connect(self.read_url, autocommit=True) as connection:
-            begun = "SELECT count(DISTINCT view) FROM tandem_read.projection"
-            wait_until(lambda: connection.execute(begun).fetchone() == (len(VIEWS),), "the views have begun")
-        return self
-
-    def stop(self) -> None:
-        """Stops all that still runs and drops the databases; AssertionError for a service that did not stop well."""
-        for channel in self._channels.values():
-            channel.close()
-        running = [service for service in self.services if service.exit_code() is None]
-        for service in running:
-            service.ask_to_stop()
-        codes = {service.name: (service.stop(), service.log_tail()) for service in running}
-        # A server of its own is stopped by whoever has started it.
-        for url in {self.write_url, self.read_url} if self._feed_server is None else {self.read_url}:
-            self._databases.drop(url)
-        if self in Stack.running:
-            Stack.running.remove(self)
-        bad = [f"{name} ended with exit code {code}:\n{log}" for name, (code, log) in codes.items() if code != 0]
-        assert not bad, "\n".join(bad)
-
-    def logs(self) -> dict[str, str]:
-        """The end of each service's log, by name and port."""
-        return {f"{it.name}:{it.port}": it.log_tail(40) for it in self.services}
-
-    def channel(self, service: Service) -> grpc.Channel:
-        """A channel to one of this stack's services, closed with the stack; the same one each time."""
-        if service.port not in self._channels:
-            self._channels[service.port] = grpc.insecure_channel(service.address, _CHANNEL_OPTIONS)
-        return self._channels[service.port]
+    def __init__(self, databases: Databases, folder: Path, **settings: Any) -> None:
+        super().__init__(databases, folder, modules=SHOP.modules, views=len(VIEWS), service=ForkedService, **settings)
 
     @property
     def commands(self) -> CommandServiceStub:
@@ -319,14 +67,9 @@ class Stack:
         """Stubs for the running event loop."""
         async with AsyncExitStack() as exits:
             to_command, to_query, to_projector = [
-                await exits.enter_async_context(grpc.aio.insecure_channel(it.address, _CHANNEL_OPTIONS))
+                await exits.enter_async_context(grpc.aio.insecure_channel(it.address, stack.CHANNEL_OPTIONS))
                 for it in (self.command_server, self.query_server, self.projector)
             ]
             yield AsyncStubs(
                 CommandServiceStub(to_command), QueryServiceStub(to_query), ProjectionServiceStub(to_projector)
             )
-
-
-def _plain_environment() -> dict[str, str]:
-    """Ours without Tandem's own variables: a test sets all that it means."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("TANDEM_")}

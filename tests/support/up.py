@@ -11,8 +11,8 @@ import psutil
 
 from tandem.cli.child import HOST
 from tandem.cli.local_stack import Ports
-from tests.support.ports import free_port
-from tests.support.stack import runs, wait_until
+from tandem.testing.ports import free_port
+from tandem.testing.stack import runs, wait_until
 
 # What a service of it takes to stop (drain) and PostgreSQL to write, on a busy machine.
 _END_SECONDS = 60.0

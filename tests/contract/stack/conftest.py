@@ -10,9 +10,10 @@ from grpc_status import rpc_status
 
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, memcached_path
+from tandem.testing.ports import free_port
+from tandem.testing.stack import end_node
 from tests.support.builders import add_product, register_customer
-from tests.support.ports import free_port
-from tests.support.stack import AsyncStubs, Databases, Stack, end_node
+from tests.support.stack import AsyncStubs, Databases, Stack
 
 CONFIGURATIONS = {
     "native, no cache, two databases": {"transport": "native", "cache_nodes": 0, "lite": False},

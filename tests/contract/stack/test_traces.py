@@ -34,10 +34,11 @@ from shop.client import Client
 from shop.views import CACHED_VIEWS, VIEWS
 from tandem.cli.embedded import Memcached, memcached_path
 from tandem.read_store.tables import other_of
+from tandem.testing.ports import free_port
+from tandem.testing.stack import end_node, wait_until
 from tests.support.builders import add_product, identity, place_order, register_customer
 from tests.support.otlp import Collector, Span
-from tests.support.ports import free_port
-from tests.support.stack import Databases, Stack, end_node, wait_until
+from tests.support.stack import Databases, Stack
 
 # What the caller's own tracing says: it is in this span of this trace, which is sampled.
 CALLER = "00f067aa0ba902b7"

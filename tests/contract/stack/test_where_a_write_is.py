@@ -14,8 +14,9 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from shop.cli import app
 from shop.views import VIEWS
+from tandem.testing.stack import wait_until
 from tests.support.builders import add_product, identity, place_order, register_customer
-from tests.support.stack import Stack, wait_until
+from tests.support.stack import Stack
 
 ACTOR = (("tandem-actor", "clerk-7"),)
 

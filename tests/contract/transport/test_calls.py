@@ -15,6 +15,7 @@ from commerce.projection.v1.projection_service_pb2 import ListProjectionsRespons
 from tandem.runtime.call import Call
 from tandem.runtime.errors import Conflict, InvalidArgument, NotFound, Overloaded, TandemError, Unavailable, Violation
 from tandem.runtime.worker import one_by_one
+from tandem.testing.stack import until
 from tests.contract.transport.conftest import (
     ANSWER,
     METHOD,
@@ -30,7 +31,6 @@ from tests.contract.transport.conftest import (
     timed,
 )
 from tests.support.http2 import RawConnection, message
-from tests.support.stack import until
 
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 

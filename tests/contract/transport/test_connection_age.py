@@ -14,9 +14,9 @@ from tandem.runtime.call import Call, StreamCall
 from tandem.runtime.server import Application, RunningApplication, Service
 from tandem.runtime.settings import ServerSettings
 from tandem.runtime.worker import one_by_one
+from tandem.testing.ports import free_port
 from tests.contract.transport.conftest import PATIENCE, worker
 from tests.support.names import naming
-from tests.support.ports import free_port
 
 SERVICE = queries.DESCRIPTOR.services_by_name["QueryService"]
 GET, WATCH = "GetProduct", "WatchOrderDetails"

@@ -22,6 +22,7 @@ from tandem.runtime import server, supervised
 from tandem.runtime.call import Call
 from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import ServerSettings
+from tandem.testing.stack import until
 from tests.contract.transport.conftest import (
     PATIENCE,
     SERVICE,
@@ -37,7 +38,6 @@ from tests.contract.transport.conftest import (
     service,
     worker,
 )
-from tests.support.stack import until
 
 
 class _Renamed:

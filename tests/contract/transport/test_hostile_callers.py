@@ -11,9 +11,9 @@ from prometheus_client import REGISTRY
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsResponse, Projection
 from tandem.runtime.call import Call
 from tandem.runtime.worker import one_by_one
+from tandem.testing.stack import until, wait_until
 from tests.contract.transport.conftest import METHOD, Serve, Transport
 from tests.support.http2 import RawConnection, broken_connections, message
-from tests.support.stack import until, wait_until
 
 # The server closes a connection that floods it or makes it hold too much, maybe before the caller has sent all of that.
 MAY_BE_CLOSED = contextlib.suppress(ConnectionError)

@@ -33,6 +33,7 @@ from tandem.runtime.forwarded import subject_of
 from tandem.runtime.identity import Identity
 from tandem.runtime.server import Application, RunningApplication, Service
 from tandem.runtime.settings import ServerSettings
+from tandem.testing.stack import until
 from tests.contract.transport.conftest import (
     ANSWER,
     PATIENCE,
@@ -47,7 +48,6 @@ from tests.contract.transport.conftest import (
     worker,
 )
 from tests.support.issuer import EVERYBODY, Certificates, Issuer, bearer, served, settings_of
-from tests.support.stack import until
 
 HEALTHY = 1
 

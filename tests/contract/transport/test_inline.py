@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsResponse
 from tandem.runtime.call import Call
 from tandem.runtime.worker import Handler, Worker, one_by_one
+from tandem.testing.stack import until
 from tests.contract.transport.conftest import (
     PATIENCE,
     Held,
@@ -20,7 +21,6 @@ from tests.contract.transport.conftest import (
     timed,
     worker,
 )
-from tests.support.stack import until
 
 INLINE, QUEUED = 1, 2
 

@@ -17,10 +17,10 @@ from tandem.runtime.errors import Conflict
 from tandem.runtime.server import Application, RunningApplication, Service
 from tandem.runtime.settings import ServerSettings
 from tandem.runtime.worker import one_by_one
+from tandem.testing.stack import until
 from tests.contract.transport.conftest import PATIENCE, Transport, detail, worker
 from tests.support.http2 import RawConnection
 from tests.support.proxy import CuttingProxy
-from tests.support.stack import until
 
 SERVICE = queries.DESCRIPTOR.services_by_name["QueryService"]
 METHOD = "WatchOrderDetails"

@@ -13,6 +13,7 @@ from commerce.projection.v1.projection_service_pb2 import ListProjectionsRespons
 from tandem.runtime.call import Call
 from tandem.runtime.errors import Conflict
 from tandem.runtime.worker import one_by_one
+from tandem.testing.stack import until
 from tests.contract.transport.conftest import (
     ANSWER,
     PATIENCE,
@@ -26,7 +27,6 @@ from tests.contract.transport.conftest import (
     timed,
     worker,
 )
-from tests.support.stack import until
 
 
 @pytest.fixture(params=["queued"])

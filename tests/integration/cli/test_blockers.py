@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from shop.cli import app
-from tests.support.stack import wait_until
+from tandem.testing.stack import wait_until
 
 LOCK = "SELECT pg_advisory_lock(%s)"
 

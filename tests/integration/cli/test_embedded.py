@@ -15,8 +15,8 @@ import pytest
 from tandem.cli import embedded
 from tandem.cli.child import StackError, port_in_use
 from tandem.cli.embedded import Memcached, Postgres
-from tests.support.ports import free_port
-from tests.support.stack import kill, pause, runs, wait_until
+from tandem.testing.ports import free_port
+from tandem.testing.stack import kill, pause, runs, wait_until
 
 Nodes = Callable[[int], list[Memcached]]
 
@@ -120,7 +120,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from tandem.cli.embedded import Memcached, Postgres
-from tests.support.ports import free_port
+from tandem.testing.ports import free_port
 children = [Postgres(Path(sys.argv[1]) / "data", free_port(), settings={"fsync": "off"})]
 children += [Memcached(free_port())] if sys.argv[2] == "with memcached" else []
 for child in children:

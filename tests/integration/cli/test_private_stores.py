@@ -18,8 +18,8 @@ from tandem.cli.child import StackError
 from tandem.cli.embedded import Postgres, memcached_path
 from tandem.cli.local_stack import LocalStack, sole_user_of
 from tandem.read_store.cache import node_client
-from tests.support.ports import free_port
-from tests.support.stack import kill
+from tandem.testing.ports import free_port
+from tandem.testing.stack import kill
 
 IS_ROOT = os.geteuid() == 0
 MODULES = {"command": "command_server", "query": "query_server", "projector": "projector"}

@@ -19,10 +19,11 @@ from tandem.client.errors import NotFound, RuleBroken, ViewBehind
 from tandem.client.horizon import MOST_TOKENS
 from tandem.client.optimistic import Optimistic
 from tandem.client.streams import async_resuming, resuming
+from tandem.testing.stack import pause, resume, wait_until
 from tests.integration.client.conftest import PLENTY, Addresses
 from tests.support.builders import identity, place_order
 from tests.support.proxy import CuttingProxy
-from tests.support.stack import Stack, pause, resume, wait_until
+from tests.support.stack import Stack
 
 PAID = OrderStatus.ORDER_STATUS_PAID
 

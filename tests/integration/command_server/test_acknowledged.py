@@ -9,9 +9,9 @@ from sqlalchemy import text
 from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.executor import Executor
 from tandem.commands.maintenance import begin_epoch
+from tandem.testing.stack import wait_until
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
 from tests.support.builders import register_customer
-from tests.support.stack import wait_until
 
 
 def run(database: WriteDatabase, *statements: str) -> Any:

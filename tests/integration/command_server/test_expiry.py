@@ -20,9 +20,9 @@ from tandem.commands.executor import Executor
 from tandem.runtime.call import Call, Stage
 from tandem.runtime.errors import Overloaded
 from tandem.runtime.worker import refuse
+from tandem.testing.stack import until
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
 from tests.support.builders import add_product, identity, register_customer, start_subscription
-from tests.support.stack import until
 
 MakeExpiry = Callable[..., Expiry]
 

@@ -16,9 +16,9 @@ from commerce.event.v1.event_pb2 import Event, OrderPlaced
 from tandem.feed.table import SCHEMA
 from tandem.runtime.database import migrate
 from tandem.runtime.settings import DatabaseSettings
+from tandem.testing.stack import wait_until
 from tests.support.builders import identity
 from tests.support.events import at
-from tests.support.stack import wait_until
 
 EVENTS = 200_000
 # Of each so many events one places an order.

@@ -30,6 +30,7 @@ from tandem.feed import table as feed
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
 from tandem.runtime.database import migrate, newest_revision, transaction
+from tandem.testing.stack import wait_until
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all
 from tests.support.builders import (
     add_product,
@@ -40,7 +41,6 @@ from tests.support.builders import (
     revise_product,
     start_subscription,
 )
-from tests.support.stack import wait_until
 
 _ONLY_IN_THE_DATABASE = ("event_0", "alembic_version", "backfill", *(f"receipt_{number}" for number in range(PERIODS)))
 

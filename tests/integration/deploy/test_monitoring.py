@@ -19,9 +19,10 @@ from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.child import HOST
 from tandem.cli.embedded import Memcached, memcached_path
+from tandem.testing.ports import free_port
+from tandem.testing.stack import end_node, wait_until
 from tests.support.builders import add_product, identity, place_order, register_customer
-from tests.support.ports import free_port
-from tests.support.stack import Databases, Stack, end_node, wait_until
+from tests.support.stack import Databases, Stack
 from tools.metrics import all_metrics
 
 ROOT = Path(__file__).parents[3]

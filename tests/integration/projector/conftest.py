@@ -46,8 +46,9 @@ from tandem.runtime.bulk import execute, inserted
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
+from tandem.testing.stack import until
 from tests.support.projecting import upsert
-from tests.support.stack import Databases, Stack, until
+from tests.support.stack import Databases, Stack
 
 if TYPE_CHECKING:
     # The stubs alone know it.

@@ -16,11 +16,11 @@ from projector.app import VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.feed import table as feed
 from tandem.read_store.cache import Signer, encode_entry, key_prefix, node_client
+from tandem.testing.stack import until, up_to
 from tests.integration.projector.conftest import Announcements, Project, Running, Stores, cached
 from tests.integration.projector.test_repair import is_right, until_right
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.stack import until, up_to
 
 if TYPE_CHECKING:
     # The stubs alone know it.

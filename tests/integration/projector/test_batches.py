@@ -20,10 +20,10 @@ from tandem.feed.reader import FeedPart, read_events
 from tandem.feed.source import FeedSource
 from tandem.projection import metrics
 from tandem.runtime.settings import DatabaseSettings
+from tandem.testing.stack import wait_until
 from tests.integration.projector.conftest import Announcements, Project, Stores
 from tests.integration.projector.test_following import essentials, expected_rows
 from tests.support import events
-from tests.support.stack import wait_until
 
 RUNNING, FAILED = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_FAILED
 OTHERS = tuple(VIEWS.keys() - {"product_card"})

@@ -12,10 +12,11 @@ from tandem.cli.embedded import Memcached
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.settings import CacheSettings
 from tandem.read_store.cache import Ring, node_client
+from tandem.testing.stack import kill, pause, resume, until, wait_until
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.stack import Databases, kill, pause, resume, until, wait_until
+from tests.support.stack import Databases
 
 Nodes = Callable[..., list[Memcached]]
 PRODUCT = identity("product", 1)

@@ -19,11 +19,11 @@ from tandem.cli.embedded import Memcached
 from tandem.feed.head import read_marked_head
 from tandem.feed.token import encode_token, new_mark
 from tandem.internal.v1.stored_pb2 import Envelope
+from tandem.testing.stack import until
 from tests.integration.projector.conftest import Announcements, Project, Running, Stores
 from tests.support import events
 from tests.support.archiving import archive_all, small, small_partitions
 from tests.support.builders import identity
-from tests.support.stack import until
 
 if TYPE_CHECKING:
     from commerce.projection.v1.projection_service_pb2_grpc import ProjectionServiceAsyncStub

@@ -6,11 +6,11 @@ from structlog.testing import capture_logs
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from commerce.query.v1.views_pb2 import ProductCard
 from shop.views import VIEWS
+from tandem.testing.stack import until
 from tests.integration.projector.conftest import Announcements, Project, Stored, Stores
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.operating import operator
-from tests.support.stack import until
 
 RUNNING, FAILED = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_FAILED
 ORDERS = ("order_details", "order_summary")

@@ -15,12 +15,12 @@ from tandem.projection.rows import RowSource
 from tandem.projection.statements import select_rows
 from tandem.runtime.database import create_database_engine, driver_under
 from tandem.runtime.settings import DatabaseSettings
+from tandem.testing.stack import until
 from tests.integration.projector.conftest import Announcements, Project, Rows, Stores
 from tests.support import events
 from tests.support.builders import NOW, identity
 from tests.support.events import a_history, feed_events
 from tests.support.projecting import PROJECTIONS, fold, plan, steps
-from tests.support.stack import until
 
 HISTORY = a_history(400, seed=7)
 

@@ -11,11 +11,11 @@ from prometheus_client import REGISTRY
 
 from commerce.projection.v1.projection_service_pb2 import ListParkedKeysRequest, ProjectionState
 from shop.views import VIEWS
+from tandem.testing.stack import until
 from tests.integration.projector.conftest import Announcements, Project, Stores
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.operating import KEPT, READY, operator
-from tests.support.stack import until
 
 RUNNING, FAILED = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_FAILED
 ORDER = identity("order", 1)

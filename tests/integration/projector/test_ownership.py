@@ -17,11 +17,12 @@ from tandem.feed.table import CHANNEL
 from tandem.projection.ownership import FreeView, begin_session, take_over
 from tandem.projection.statements import Deposed
 from tandem.runtime.database import driver_under
+from tandem.testing.stack import kill, pause, resume, until, wait_until
 from tests.integration.projector.conftest import Announcements, Project, Running, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.projecting import OWNER, plan, store
-from tests.support.stack import Stack, kill, pause, resume, until, wait_until
+from tests.support.stack import Stack
 
 RUNNING, STANDBY = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_STANDBY
 PRODUCT = identity("product", 1)

@@ -14,13 +14,13 @@ from commerce.projection.v1.projection_service_pb2 import (
 )
 from commerce.query.v1.views_pb2 import OrderDetails
 from tandem.cli.embedded import Memcached
+from tandem.testing.stack import until, up_to
 from tests.integration.projector.conftest import Announcements, Project, Running, Stores
 from tests.integration.projector.test_audit import ROW, differences, verify
 from tests.integration.projector.test_parking import refuse_payments
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.operating import KEPT, READY, operator
-from tests.support.stack import until, up_to
 
 VIEW, OTHER = "order_details", "order_details@other"
 ONE, TWO = identity("order", 1), identity("order", 2)

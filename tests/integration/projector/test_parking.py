@@ -18,11 +18,12 @@ from commerce.query.v1.views_pb2 import OrderDetails, ProductCard
 from projector import order_details, product_card
 from shop.views import VIEWS
 from tandem.cli.embedded import Memcached
+from tandem.testing.stack import kill, until, up_to, wait_until
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.archiving import archive_all, small, small_partitions
 from tests.support.builders import identity
-from tests.support.stack import Stack, kill, until, up_to, wait_until
+from tests.support.stack import Stack
 
 RUNNING, FAILED = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_FAILED
 ONE, TWO = identity("order", 1), identity("order", 2)

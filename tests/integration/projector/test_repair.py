@@ -13,11 +13,11 @@ from commerce.projection.v1.projection_service_pb2 import PROJECTION_STATE_RUNNI
 from projector.app import VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.read_store.damage import CHANNEL
+from tandem.testing.stack import until, up_to
 from tests.integration.projector.conftest import Announcements, Project, Running, Stores, cached
 from tests.integration.projector.test_replay import replay, rows_of
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.stack import until, up_to
 
 ONE, TWO = identity("product", 1), identity("product", 2)
 

@@ -14,11 +14,12 @@ from commerce.projection.v1 import projection_service_pb2 as projections
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from shop.views import VIEWS
 from tandem.cli.embedded import Memcached
+from tandem.testing.stack import kill, until
 from tests.integration.projector.conftest import Announcements, Project, Stores
 from tests.integration.projector.test_batches import slow_feed_down
 from tests.support import events
 from tests.support.proxy import CuttingProxy
-from tests.support.stack import Stack, kill, until
+from tests.support.stack import Stack
 
 RUNNING, STANDBY = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_STANDBY
 Nodes = Callable[[int], list[Memcached]]

@@ -15,6 +15,7 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
 from tandem.cli.embedded import Memcached
 from tandem.read_store.cache import Signer, encode_entry, key_prefix, node_client
+from tandem.testing.stack import kill, pause
 from tests.integration.query_server.conftest import (
     ReadSide,
     Serve,
@@ -27,7 +28,6 @@ from tests.integration.query_server.conftest import (
     until,
 )
 from tests.support.builders import identity
-from tests.support.stack import kill, pause
 
 VIEW = "order_details"
 ORDER = identity("order", 1)

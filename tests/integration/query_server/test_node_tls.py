@@ -17,9 +17,10 @@ from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from tandem.cli.embedded import Memcached, memcached_path
 from tandem.cli.services import Service
 from tandem.read_store.cache import NodeTlsSettings, node_client
+from tandem.testing.ports import free_port
+from tandem.testing.stack import end_node, pause, resume, wait_until
 from tests.support.builders import add_product, identity
-from tests.support.ports import free_port
-from tests.support.stack import Databases, Stack, end_node, pause, resume, wait_until
+from tests.support.stack import Databases, Stack
 
 
 def speaks_tls() -> bool:

@@ -12,9 +12,9 @@ from commerce.query.v1.views_pb2 import OrderDetails
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached
 from tandem.runtime.errors import NotFound, TandemError
+from tandem.testing.stack import up_to
 from tests.integration.query_server.conftest import LocalQueries, ReadSide
 from tests.support.builders import identity
-from tests.support.stack import up_to
 
 VIEW, EPOCH = "order_details", "e1"
 ME, OTHER = identity("customer", 1), identity("customer", 2)

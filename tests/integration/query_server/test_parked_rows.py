@@ -13,9 +13,9 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails, OrderSummary
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached
+from tandem.testing.stack import up_to
 from tests.integration.query_server.conftest import ReadSide, Serve, position_of, reason
 from tests.support.builders import identity
-from tests.support.stack import up_to
 
 ONE, TWO, NEW = (identity("order", number) for number in (1, 2, 3))
 ALICE, BOB = identity("customer", 1), identity("customer", 2)

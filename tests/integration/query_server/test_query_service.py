@@ -16,6 +16,8 @@ from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, ProductCa
 from query_server.app import build
 from tandem.cli.embedded import Postgres
 from tandem.runtime.server import RunningApplication
+from tandem.testing.ports import free_port
+from tandem.testing.stack import kill
 from tests.integration.query_server.conftest import (
     ReadSide,
     Serve,
@@ -27,8 +29,6 @@ from tests.integration.query_server.conftest import (
     reason,
 )
 from tests.support.builders import identity
-from tests.support.ports import free_port
-from tests.support.stack import kill
 
 ORDER, PRODUCT, CUSTOMER = identity("order", 1), identity("product", 1), identity("customer", 1)
 

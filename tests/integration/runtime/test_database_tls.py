@@ -20,8 +20,8 @@ from tandem.commands import archiving
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.listener import Listener
 from tandem.runtime.settings import DatabaseSettings
+from tandem.testing.ports import free_port
 from tests.support.builders import add_product, identity
-from tests.support.ports import free_port
 from tests.support.replicas import FAST
 from tests.support.stack import Databases, Stack
 

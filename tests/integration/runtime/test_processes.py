@@ -14,9 +14,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tandem.testing.ports import free_port
+from tandem.testing.stack import wait_until
 from tests.support.forking import Forked
-from tests.support.ports import free_port
-from tests.support.stack import wait_until
 
 # Nothing listens on port 1, so a connection is refused at once.
 AWAY = "postgresql://tandem:s3cret@127.0.0.1:1/nowhere"

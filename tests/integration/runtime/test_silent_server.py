@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from tandem.runtime.database import Driver, ServerSilent, create_database_engine, pipelined
 from tandem.runtime.listener import Listener
 from tandem.runtime.settings import DatabaseSettings
+from tandem.testing.stack import wait_until
 from tests.support.proxy import CuttingProxy
-from tests.support.stack import wait_until
 
 
 def settings_at(url: str) -> DatabaseSettings:

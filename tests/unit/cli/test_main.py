@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from shop.cli import SHOP, app
 from tandem.cli.local_stack import DEFAULT_PORTS, LocalStack, Ports, choose_ports
-from tests.support.ports import free_port
+from tandem.testing.ports import free_port
 
 runner = CliRunner()
 

@@ -19,8 +19,8 @@ from tandem.client.errors import CallFailed, CursorExpired, RuleBroken, Unavaila
 from tandem.client.session import NoAddress
 from tandem.runtime.errors import InvalidArgument, OutOfRange, PreconditionFailed, Violation
 from tandem.runtime.errors import Unavailable as ServerUnavailable
+from tandem.testing.ports import free_port
 from tandem.testing.scripted import Scripted, served
-from tests.support.ports import free_port
 
 COMMANDS = commands.DESCRIPTOR.services_by_name["CommandService"]
 QUERIES = queries.DESCRIPTOR.services_by_name["QueryService"]

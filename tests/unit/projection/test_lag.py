@@ -10,7 +10,7 @@ from tandem.projection import lag
 from tandem.projection.lag import LagWatch
 from tandem.projection.views import Phase, Progress, ViewState
 from tandem.runtime.errors import Unavailable
-from tests.support.stack import wait_until
+from tandem.testing.stack import wait_until
 
 VIEW = "some_view"
 

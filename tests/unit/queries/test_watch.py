@@ -11,8 +11,8 @@ from tandem.queries.freshness import Need
 from tandem.queries.store import State
 from tandem.queries.watch import Watched
 from tandem.runtime.errors import NotFound, Overloaded, PreconditionFailed, Unavailable
+from tandem.testing.stack import until
 from tests.support.builders import identity
-from tests.support.stack import until
 from tests.support.watching import ORDER, OTHER, FakeCall, need_of, version_of
 from tests.unit.queries.conftest import Start
 

@@ -9,8 +9,8 @@ import pytest
 
 from tandem.feed.token import Token
 from tandem.runtime.errors import Unavailable
+from tandem.testing.stack import until
 from tests.support.builders import identity
-from tests.support.stack import until
 from tests.support.watching import version_of
 from tests.unit.queries.conftest import Start
 

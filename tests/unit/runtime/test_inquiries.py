@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from tandem.runtime import inquiries
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.inquiries import Inquiries
-from tests.support.stack import wait_until
+from tandem.testing.stack import wait_until
 
 
 @pytest.fixture

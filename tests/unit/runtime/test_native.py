@@ -22,7 +22,7 @@ from tandem.runtime.guards import Guards
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import ServerSettings
 from tandem.runtime.worker import Handler, Worker, one_by_one
-from tests.support.stack import until
+from tandem.testing.stack import until
 
 PATIENCE = 20.0
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from tandem.runtime import supervised
 from tandem.runtime.supervised import SupervisedThread, supervise, what_is_down
-from tests.support.stack import wait_until
+from tandem.testing.stack import wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -70,4 +70,4 @@ def test_what_is_given_must_be_possible() -> None:
         RULES.given(usd(1))
     for wrong in ({}, {"of": "name"}, {"reason": "X", "of": "name", "subjects": {"name": "X"}}):
         with pytest.raises(ValueError, match="say the reason"):
-            refused(**wrong)  # type: ignore[arg-type]
+            refused(**wrong)

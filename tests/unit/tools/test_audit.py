@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from tests.support.ports import free_port
+from tandem.testing.ports import free_port
 from tools.audit import main
 
 ADVISORY = {

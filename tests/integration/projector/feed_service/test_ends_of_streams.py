@@ -10,10 +10,10 @@ from prometheus_client import REGISTRY
 
 from commerce.feed.v1.feed_service_pb2 import GetHeadRequest, SubscribeRequest, SubscribeResponse
 from tandem.feed.token import Token, decode_token, encode_token
+from tandem.testing.stack import until
 from tests.integration.projector.conftest import Stored, Stores
 from tests.integration.projector.feed_service.conftest import Refusal, ServeFeed, prices, refused
 from tests.support.follower import Follower, at, caught_up, feed_stub
-from tests.support.stack import until
 
 FEED_SERVICE = "commerce.feed.v1.FeedService"
 

@@ -12,13 +12,13 @@ from commerce.feed.v1.feed_service_pb2 import GetHeadRequest
 from tandem.feed.reader import read_events
 from tandem.feed.token import decode_token, encode_token
 from tandem.internal.v1.stored_pb2 import Envelope
+from tandem.testing.stack import until
 from tests.integration.projector.conftest import Stored, Stores
 from tests.integration.projector.feed_service.conftest import ServeFeed, prices, refused
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.events import a_history
 from tests.support.follower import Follower, at, caught_up
-from tests.support.stack import until
 
 HISTORY = a_history(500, seed=5)
 SECOND = Duration(seconds=1)
