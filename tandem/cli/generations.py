@@ -39,13 +39,14 @@ class Refused(Exception):
 class Operator:
     """Asks a projector."""
 
-    def __init__(self, service: ServiceDescriptor, channel: grpc.Channel) -> None:
+    def __init__(self, service: ServiceDescriptor, channel: grpc.Channel, timeout: float = _ASK_SECONDS) -> None:
         self._service = service
         self._channel = channel
+        self._timeout = timeout
 
     def views(self) -> list[str]:
         """Raises grpc.RpcError, as do the others."""
-        return [it.name for it in list_projections(self._service, self._channel, _ASK_SECONDS).views]
+        return [it.name for it in list_projections(self._service, self._channel, self._timeout).views]
 
     def generations(self) -> tuple[int, dict[str, dict[str, Any]]]:
         """The feed's head, and each generation as JSON has it, by view."""
@@ -69,7 +70,7 @@ class Operator:
             request_serializer=request.SerializeToString,
             response_deserializer=response.FromString,
         )
-        return call(request(**fields), timeout=_ASK_SECONDS)
+        return call(request(**fields), timeout=self._timeout)
 
 
 def _as_dict(generation: Any) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """How the services and the views are: asked over gRPC, shown as tables or as JSON."""
 
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +11,10 @@ from google.protobuf.message_factory import GetMessageClass
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from tandem.cli.services import says_it_serves
+from tandem.cli.services import begin_to_ask
 
-# A person waits for the answer; a service that takes longer is not well either.
-_ASK_SECONDS = 3.0
+ASK_SECONDS = 3.0
+"""A person waits for the answer; a service that takes longer is not well either."""
 
 
 @dataclass(frozen=True)
@@ -114,31 +113,38 @@ class Report:
         return (
             all(it.health == "serving" for it in self.services)
             and self.feed_head is not None
+            and not self.problem
             and not self.unreachable
             and not any(it.error for it in self.views)
         )
 
 
-def ask(channels: Mapping[str, tuple[str, grpc.Channel]], projector: str, projections: ServiceDescriptor) -> Report:
-    """Asks the services.
+def ask(
+    channels: Mapping[str, tuple[str, grpc.Channel]],
+    projector: str,
+    projections: ServiceDescriptor,
+    timeout: float = ASK_SECONDS,
+) -> Report:
+    """Asks the services, all at once.
 
     channels: name of the service to its address and a channel to it. projector: the name of the one that has the
-    service `projections`.
+    service `projections`. timeout: in seconds, for their health and for the views.
     """
-    services = tuple(_health(name, address, channel) for name, (address, channel) in channels.items())
+    asked = {name: begin_to_ask(channel, timeout) for name, (_, channel) in channels.items()}
+    services = tuple(_health(name, address, asked[name]) for name, (address, _) in channels.items())
     if any(it.name == projector and it.health == "unreachable" for it in services):
         return Report(services, None, ())
     _, channel = channels[projector]
     try:
-        known = list_projections(projections, channel, _ASK_SECONDS)
+        known = list_projections(projections, channel, timeout)
     except grpc.RpcError as error:
         return Report(services, None, (), f"the projector does not tell how far the views are: {_in_words(error)}")
     return Report(services, known.feed_head, known.views, unreachable=known.unreachable)
 
 
-def _health(name: str, address: str, channel: grpc.Channel) -> ServiceHealth:
+def _health(name: str, address: str, serves: Callable[[], bool]) -> ServiceHealth:
     try:
-        health = "serving" if says_it_serves(channel, _ASK_SECONDS) else "not serving"
+        health = "serving" if serves() else "not serving"
     except grpc.RpcError as error:
         return ServiceHealth(name, address, "unreachable", _in_words(error))
     return ServiceHealth(name, address, health)
@@ -148,9 +154,9 @@ def _in_words(error: grpc.RpcError) -> str:
     return f"{error.code().name}: {error.details()}"
 
 
-def as_json(report: Report) -> str:
+def as_fields(report: Report) -> dict[str, Any]:
     """The report for programs."""
-    content = {
+    return {
         "well": report.well,
         "feed_head": report.feed_head,
         "services": [vars(it) for it in report.services],
@@ -159,7 +165,6 @@ def as_json(report: Report) -> str:
         "generations": report.generations,
         "unreachable": dict(report.unreachable),
     }
-    return json.dumps(content, indent=2)
 
 
 def as_tables(report: Report) -> RenderableType:
