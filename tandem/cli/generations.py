@@ -1,6 +1,5 @@
 """`tandem rebuild` and `tandem generations`: views made anew beside those that are served."""
 
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from tandem.cli import calls
 from tandem.cli.access import connect
+from tandem.cli.output import Json, fail, print_json
 from tandem.cli.status import list_projections
 
 _ASK_SECONDS = 10.0
@@ -29,7 +30,6 @@ _Views = Annotated[list[str], typer.Argument(metavar="VIEW…", help="Names of v
 _MaybeViews = Annotated[
     list[str] | None, typer.Argument(metavar="[VIEW…]", help="Names of views, as `tandem status` shows them.")
 ]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 class Refused(Exception):
@@ -94,11 +94,9 @@ def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> 
             try:
                 yield Operator(service, channel)
             except Refused as error:
-                typer.echo(f"tandem: {error}", err=True)
-                raise typer.Exit(1) from None
+                fail(str(error))
             except grpc.RpcError as error:
-                typer.echo(f"tandem: {at}: {error.code().name}: {error.details()}", err=True)
-                raise typer.Exit(1) from None
+                fail(f"{at}: {calls.in_words(error)}")
 
     @app.command()
     def rebuild(
@@ -110,7 +108,7 @@ def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> 
         ] = False,
         rate: Annotated[int, typer.Option(min=0, help="Events a second at most, of each; 0: no limit of its own.")] = 0,
         wait: Annotated[bool, typer.Option(help="Show the progress until all are ready.")] = True,
-        as_json: _AsJson = False,
+        as_json: Json = False,
         projector_address: projector = address,
     ) -> None:
         """Make views anew from the feed, beside those that are served, and compare them.
@@ -132,31 +130,31 @@ def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> 
     app.add_typer(generations, name="generations")
 
     @generations.command("list")
-    def show(*, as_json: _AsJson = False, projector_address: projector = address) -> None:
+    def show(*, as_json: Json = False, projector_address: projector = address) -> None:
         """Show them, and how they differ from what is served."""
         with asking(projector_address) as operator:
             _show(operator.generations()[1], as_json=as_json)
 
     @generations.command("switch")
-    def switch_to(views: _Views, *, projector_address: projector = address) -> None:
+    def switch_to(views: _Views, *, as_json: Json = False, projector_address: projector = address) -> None:
         """Serve other generations, which are ready. The ones before are kept and followed on."""
         with asking(projector_address) as operator:
-            _exchange(operator, views, "ready", "kept")
+            _exchange(operator, views, "ready", "kept", as_json=as_json)
 
     @generations.command()
-    def back(views: _Views, *, projector_address: projector = address) -> None:
+    def back(views: _Views, *, as_json: Json = False, projector_address: projector = address) -> None:
         """Serve the generations before once more."""
         with asking(projector_address) as operator:
-            _exchange(operator, views, "kept", "ready")
+            _exchange(operator, views, "kept", "ready", as_json=as_json)
 
     @generations.command("drop")
-    def drop_other(views: _Views, *, projector_address: projector = address) -> None:
+    def drop_other(views: _Views, *, as_json: Json = False, projector_address: projector = address) -> None:
         """Drop other generations, whatever is being done with them; or views of another version of the program."""
         with asking(projector_address) as operator:
             for view in views:
                 operator.call("DropGeneration", view=view)
             _watch(operator, lambda found: not found.keys() & set(views), as_json=True)
-            typer.echo(f"dropped: {', '.join(views)}")
+            _say_done("dropped", views, as_json=as_json)
 
 
 def refuse_wrong(operator: Operator, wanted: Sequence[str]) -> None:
@@ -174,7 +172,7 @@ def refuse_wrong(operator: Operator, wanted: Sequence[str]) -> None:
         raise Refused("; ".join(problems))
 
 
-def _exchange(operator: Operator, views: Sequence[str], now: str, then: str) -> None:
+def _exchange(operator: Operator, views: Sequence[str], now: str, then: str, *, as_json: bool) -> None:
     _, there = operator.generations()
     states = {view: there[view]["state"] if view in there else "not there" for view in views}
     if wrong := [f"the other generation of {view} is {state}" for view, state in states.items() if state != now]:
@@ -182,7 +180,14 @@ def _exchange(operator: Operator, views: Sequence[str], now: str, then: str) -> 
     for view in views:
         operator.call("SwitchGeneration", view=view)
     _watch(operator, lambda found: all(_is_at(found, view, {then}) for view in views), as_json=True)
-    typer.echo(f"served now: {', '.join(views)}")
+    _say_done("served now", views, as_json=as_json)
+
+
+def _say_done(what: str, views: Sequence[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json({what.replace(" ", "_"): list(views)})
+    else:
+        typer.echo(f"{what}: {', '.join(views)}")
 
 
 def _is_at(found: Mapping[str, Mapping[str, Any]], view: str, states: Collection[str]) -> bool:
@@ -228,7 +233,7 @@ def progress_table(looks: Sequence[Look]) -> Table:
 
 def _show(found: Mapping[str, Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(list(found.values()), indent=2))
+        print_json(list(found.values()))
         return
     if not found:
         typer.echo("no view has another generation")
