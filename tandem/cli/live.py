@@ -9,13 +9,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from types import FrameType
 from typing import Any
 
-import grpc
 import typer
 from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
@@ -23,12 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tandem.cli import status
-from tandem.cli.calls import in_words
-from tandem.cli.generations import Operator
 from tandem.cli.status import Report, ServiceHealth, View
-
-Channels = Mapping[str, tuple[str, grpc.Channel]]
-"""Name of a service to its address and a channel to it."""
 
 # Hits are counted over the last readings: over a second alone the figure would jump, over all time it would stand.
 _READINGS = 11
@@ -62,21 +56,6 @@ class Reading:
     @property
     def processes(self) -> tuple[ServiceHealth, ...]:
         return (*self.stores, *self.report.services)
-
-
-def observe(channels: Channels, projector: str, projections: Any, timeout: float = status.ASK_SECONDS) -> Report:
-    """Asks the services how they are, and the projector how far its views and their other generations are.
-
-    As `status.ask`; timeout: in seconds, of each question.
-    """
-    report = status.ask(channels, projector, projections, timeout)
-    if report.feed_head is None:
-        return report
-    try:
-        found = Operator(projections, channels[projector][1], timeout).generations_if_known()
-    except grpc.RpcError as error:
-        return replace(report, problem=f"the projector does not tell the views' other generations: {in_words(error)}")
-    return replace(report, generations=tuple(found.values()))
 
 
 def watch(

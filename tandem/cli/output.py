@@ -33,6 +33,11 @@ def complain(problem: str) -> None:
     typer.echo(json.dumps({"error": problem}) if _AS_JSON.get() else f"tandem: {problem}", err=True)
 
 
+def report(progress: str) -> None:
+    """Says on standard error how it goes: in words, or with `--json` as a line {"progress": …}."""
+    typer.echo(json.dumps({"progress": progress}) if _AS_JSON.get() else progress, err=True)
+
+
 def fail(problem: str, code: int = FAILED) -> NoReturn:
     """Says what is wrong, and ends the command with an exit code."""
     complain(problem)
@@ -59,9 +64,6 @@ class Commands(TyperGroup):
     def _main_as_json(self, words: list[str], options: dict[str, Any]) -> NoReturn:
         try:
             code = super().main(words, **options | {"standalone_mode": False})
-        except typer.Abort:
-            complain("aborted")
-            code = FAILED
         except typer.TyperException as error:
             # BadParameter and its like know more than their first argument.
             complain(error.format_message() if hasattr(error, "format_message") else str(error))

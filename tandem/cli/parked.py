@@ -96,7 +96,7 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
         key: Annotated[str, typer.Argument(help="The row's key: a UUID.")],
         *,
         reason: Annotated[str, typer.Option(help="Why; `tandem operations` shows it for good.")],
-        yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+        yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed with --json.")] = False,
         actor: _Actor = "",
         wait: _Seconds = 60.0,
         projector_address: _Address = default_address,
@@ -106,10 +106,12 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
 
         Exit code 3 when it is not done in time. What is asked for stays asked for.
         """
+        if as_json and not yes:
+            raise typer.BadParameter("--json wants --yes too: a program is not asked")
         with _acting(service, projector_address, actor) as ask:
             if not yes:
                 waiting = ask("GetParkedKey", view=view, key=key).parked_key.waiting_events
-                typer.confirm(f"Drop {waiting} events of {view} {key} for good?", abort=True, err=True)
+                typer.confirm(f"Drop {waiting} events of {view} {key} for good?", abort=True)
             number = ask("DropParkedKey", view=view, key=key, reason=reason).operation_id
             _report(ask, number, wait, "dropped", as_json=as_json)
 

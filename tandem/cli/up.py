@@ -11,11 +11,11 @@ from rich.progress import Progress
 from tandem.cli.access import QUICK_TO_RECONNECT
 from tandem.cli.child import DIRECT, Child
 from tandem.cli.domain import Domain
-from tandem.cli.live import Reading, Totals, at_a_signal_to_stop, observe, watch
+from tandem.cli.live import Reading, Totals, at_a_signal_to_stop, watch
 from tandem.cli.local_stack import LocalStack, sole_user_of
 from tandem.cli.sample import send_sample
 from tandem.cli.services import Service
-from tandem.cli.status import ServiceHealth
+from tandem.cli.status import ServiceHealth, observe
 from tandem.cli.supervisor import Supervisor
 
 _TICK_SECONDS = 1.0
@@ -47,6 +47,8 @@ def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bo
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     say(f"Tandem on {stack.folder}, logs in {stack.logs}")
+    for line in stack.moved_ports():
+        say(line)
     if stack.memcached is None:
         say("without a cache: " + ("lite" if stack.lite else "memcached is not on the PATH"))
     stack.start(say)

@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import grpc
@@ -24,13 +24,16 @@ PROGRAM = Path(sys.executable).with_name("tandem")
 class Up:
     """`tandem up` on `folder`; what it says is collected.
 
-    tree, environment: to run the code of another tree than this one. on_terminal: of 80 columns and 24 lines.
+    unnamed: fields of Ports whose port it chooses itself. on_terminal: of 80 columns and 24 lines.
+    program, tree, environment: to run the code of another environment or tree than this one.
     """
 
     def __init__(
         self,
         folder: Path,
         *options: str,
+        unnamed: Collection[str] = (),
+        program: Path = PROGRAM,
         tree: Path | None = None,
         environment: Mapping[str, str] | None = None,
         on_terminal: bool = False,
@@ -38,8 +41,9 @@ class Up:
         self.folder = folder
         self.ports = Ports(**{name: free_port() for name in vars(Ports())})
         self._out = folder.with_name(f"{folder.name}-{self.ports.command}.out")
-        words = [f"--{name.replace('_', '-')}-port={port}" for name, port in vars(self.ports).items()]
-        command: list[str | Path] = [PROGRAM, "up", f"--data-dir={folder}", *words, *options]
+        named = {name: port for name, port in vars(self.ports).items() if name not in unnamed}
+        words = [f"--{name.replace('_', '-')}-port={port}" for name, port in named.items()]
+        command: list[str | Path] = [program, "up", f"--data-dir={folder}", *words, *options]
         self.terminal = Terminal(command, environment=environment) if on_terminal else None
         if self.terminal is not None:
             self.process = self.terminal.process

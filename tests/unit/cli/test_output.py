@@ -9,7 +9,6 @@ import typer
 from typer.testing import CliRunner
 
 from shop.cli import app
-from tandem.cli.output import Commands, Json
 from tests.support.ports import free_port
 
 runner = CliRunner()
@@ -120,16 +119,7 @@ def test_what_is_behind_two_dashes_asks_for_no_json() -> None:
     assert result.stderr.startswith("tandem: ")
 
 
-def test_who_does_not_confirm_is_told_in_json_too() -> None:
-    small = typer.Typer(cls=Commands)
-
-    @small.callback()
-    def options() -> None: ...
-
-    @small.command()
-    def drop(*, as_json: Json = False) -> None:
-        typer.confirm("Drop it?", abort=True, err=True)
-
-    result = runner.invoke(small, ["drop", "--json"], input="n\n")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert json.loads(result.stderr.splitlines()[-1]) == {"error": "aborted"}
+def test_a_program_is_not_asked_to_confirm() -> None:
+    result = runner.invoke(app, ["parked", "drop", "order_details", "key", "--reason", "why", "--json"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--yes" in json.loads(result.stderr)["error"]
