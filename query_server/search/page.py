@@ -17,11 +17,12 @@ from commerce.query.v1.query_service_pb2 import (
 )
 from commerce.query.v1.views_pb2 import ProductCard
 from commerce.type.v1.money_pb2 import Money
-from query_server.search.highlight import highlight, plain, snippet
+from query_server.search.highlight import highlight, snippet
 from query_server.search.memory import Alternatives, Candidates, Marks, SearchMemory
 from query_server.search.request import SearchCursor, SearchKey, encode_search_token
 from query_server.search.statements import MAX_FACETS, MOST_RANKED
 from shop.views import product_card
+from shop.words import halves_of
 from tandem.feed.token import Token
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text
@@ -171,10 +172,10 @@ def encode_response(
     if len(page.hits) > wanted.size:
         cursor = SearchCursor(page.last_rank, uuid.UUID(bytes=shown[-1][0]), alternatives)
         rest.next_page_token = encode_search_token(cursor, *wanted.query)
-    if any(alternatives):
-        rest.corrected_query = " ".join(best(wanted.words, alternatives))
+    if (meant := best(wanted.words, alternatives)) != list(wanted.words):
+        rest.corrected_query = " ".join(meant)
     pairs = zip(wanted.words, alternatives, strict=True)
-    marked = tuple([plain(it) for word, others in pairs for it in (word, *others)])
+    marked = tuple([it for word, others in pairs for it in (word, *(others if others != (word,) else halves_of(word)))])
     marks = _marks(shown, marked, memory)
     hits = [_HITS(_PRODUCT(card) + fields) for (_, card), fields in zip(shown, marks, strict=True)]
     return b"".join([*hits, rest.SerializeToString(deterministic=True), _AS_OF(as_of_text(as_of))])

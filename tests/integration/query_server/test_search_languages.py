@@ -79,6 +79,7 @@ def test_queries_find_what_they_mean_in_each_script(search: Searcher) -> None:
         asked[it.script] += 1
         if it.name not in [hit.product.name for hit in search(query, page_size=3).hits]:
             missed[it.script].append((query, it.name))
+    # Of a list shorter than twenty one may be missed.
     for script, count in asked.items():
         print(f"{script}: {count - len(missed[script])} of {count}; missed: {missed[script]}")
-    assert [script for script, count in asked.items() if len(missed[script]) > 0.05 * count] == []
+    assert [script for script, count in asked.items() if len(missed[script]) > max(1, 0.05 * count)] == []
