@@ -12,7 +12,7 @@ import uuid_utils
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import ProductText, SearchWord
 from shop import views
-from shop.words import correctable_words, indexed_words
+from shop.words import correctable_words, indexed_words, normalized
 from tandem.projection.projection import Columns, Projection
 
 Described = events.ProductAdded | events.ProductRevised
@@ -54,12 +54,13 @@ def _words(text: str) -> str:
 
 
 def columns(view: ProductText, began: int) -> Columns:
-    """category as it is spelled, discontinued, added_position, and the words of all four texts.
+    """category, discontinued, added_position, and what all four texts are found by.
 
-    added_position: where it came into the catalogue, for ever.
+    category: in Unicode's NFC, so that two that look alike are one. added_position: where it came into the
+    catalogue, for ever.
     """
     texts = (view.name, view.category, view.attributes, view.description)
-    return view.category, view.discontinued, began, *map(_words, texts)
+    return normalized("NFC", view.category), view.discontinued, began, *map(_words, texts)
 
 
 PRODUCT_SEARCH = Projection(

@@ -225,7 +225,7 @@ def _signs(folded: str) -> Iterator[str]:
         yield "".join(f"u{ord(character):06x}" for character in it)
 
 
-def normalized(form: Literal["NFKC", "NFKD"], text: str) -> str:
+def normalized(form: Literal["NFC", "NFKC", "NFKD"], text: str) -> str:
     """As unicodedata.normalize, but for the marks behind a letter that are too many: they are left out.
 
     >>> len(normalized("NFKD", "a" + 4000 * "\u0300"))
