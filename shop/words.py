@@ -10,9 +10,10 @@ letters of one.
 
 import re
 import unicodedata
+from bisect import bisect
 from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import Literal
 
 MAX_WORD = 100
@@ -87,9 +88,11 @@ _SPACED_WORD = rf"(?:[^\W{_LETTERS_UNSPACED}]|(?<=\w)[{MARKS}]|(?<=[{MARKS}])[{M
 _ASCII_WORD = re.compile(r"\w+")
 _WORD = re.compile(rf"{_UNSPACED_WORD}|{_SPACED_WORD}+")
 _CLUSTER = re.compile(rf".[{MARKS}]*", re.DOTALL)
-# Up to eight words with signs alone between them.
-_CODE = re.compile(rf"[\w{MARKS}]+(?:[^\w\s{MARKS}]+[\w{MARKS}]+){{1,7}}")
+# Up to eight words with signs alone between them. Nothing is looked at twice: no word ends before its last letter.
+_CODE = re.compile(rf"(?<![\w{MARKS}])[\w{MARKS}]++(?:[^\w\s{MARKS}]++[\w{MARKS}]++){{1,7}}")
+_ASCII_CODE = re.compile(r"(?<!\w)\w++(?:[^\w\s]++\w++){1,7}")
 _SIGNS = re.compile(rf"([^\w\s{MARKS}\u200c])\1*")
+_ASCII_SIGNS = re.compile(r"([^\w\s])\1*")
 _HAS_UNSPACED = re.compile(rf"[{_LETTERS_UNSPACED}]")
 
 
@@ -166,22 +169,19 @@ def indexed_words(text: str) -> list[str]:
     folded = fold(text)[:MAX_LETTERS]
     words: list[str] = []
     for word in _cut(folded):
-        if is_unspaced(word):
-            clusters = _CLUSTER.findall(word)
-            words += [first + second for first, second in pairwise(clusters)]
-            words.append(clusters[-1])
-        else:
+        if not is_unspaced(word):
             words.append(word[:MAX_WORD])
+            continue
+        clusters = _CLUSTER.findall(word)
+        words += [first + second for first, second in pairwise(clusters)]
+        words.append(clusters[-1])
     words += _joined(folded)
     words += _signs(folded)
     if "&" in folded:
         words.append("and")
-    letters = 0
-    for number, word in enumerate(words):
-        letters += len(word) + 1
-        if letters > MAX_INDEXED:
-            return words[:number]
-    return words
+    # Mostly there are few: they are counted where they may be too many.
+    most = len(words) if len(folded) < MAX_INDEXED // 16 else bisect(list(accumulate(map(len, words))), MAX_INDEXED)
+    return words[:most]
 
 
 def pairs_of(word: str) -> list[str]:
@@ -210,7 +210,7 @@ def is_unspaced(word: str) -> bool:
 
 def _joined(folded: str) -> Iterator[str]:
     """Words with signs alone between them as one, from each of them on: "ac/dc" is "acdc" too."""
-    for code in _CODE.finditer(folded):
+    for code in (_ASCII_CODE if folded.isascii() else _CODE).finditer(folded):
         parts = _cut(code[0])
         if not any(map(is_unspaced, parts)):
             yield from ("".join(parts[first:])[:MAX_WORD] for first in range(len(parts) - 1))
@@ -218,7 +218,9 @@ def _joined(folded: str) -> Iterator[str]:
 
 def _signs(folded: str) -> Iterator[str]:
     """As words of letters and digits, which PostgreSQL's parser takes for one; "++" begins with "+"."""
-    found = dict.fromkeys(it[0][:_MAX_REPEATED] for it in _SIGNS.finditer(folded))
+    found = dict.fromkeys(
+        it[0][:_MAX_REPEATED] for it in (_ASCII_SIGNS if folded.isascii() else _SIGNS).finditer(folded)
+    )
     for number, it in enumerate(found):
         if number == _MAX_SIGNS:
             return
