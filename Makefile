@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image hooks clean ci
+.PHONY: help install memcached prometheus postgresql up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image package pythons audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ memcached:  ## Install Debian's memcached where it is missing and we may; go on 
 
 prometheus:  ## Install Debian's Prometheus where it is missing and we may, for the tests of alerts and dashboard
 	@command -v promtool >/dev/null || tools/install_prometheus.sh
+
+postgresql:  ## Install Debian's PostgreSQL 15 where it is missing and we may, for the tests of TLS to a database
+	@[ -x /usr/lib/postgresql/15/bin/postgres ] || tools/install_postgresql.sh
 
 up: install memcached  ## Start everything on this machine, with sample data; Ctrl-C stops it
 	@tandem up $(ARGS)
@@ -113,9 +116,10 @@ breaking: install  ## Check that the contract breaks no caller of the last relea
 	@tools/breaking.sh
 
 lock: install  ## Pin the newest versions that pyproject.toml allows in requirements.lock
-	@pip-compile --quiet --upgrade --all-extras --allow-unsafe --generate-hashes --no-emit-find-links \
+	@pip-compile --quiet --upgrade --extra=server --extra=bench --extra=dev --allow-unsafe --generate-hashes --no-emit-find-links \
 	  --no-emit-index-url --no-emit-options --no-emit-trusted-host --strip-extras \
 	  --output-file=requirements.lock pyproject.toml
+	@python -m tools.pythons --wheels
 
 docs: install  ## Regenerate the pages of settings, contract and metrics in docs/ from the code
 	python -m tools.configuration > docs/configuration.md
@@ -128,6 +132,18 @@ examples: install memcached  ## Run docs/examples.md and write what its commands
 # As root: it makes a file system. IMAGE_BASE=… builds on an image of yours, ARGS=registry/name:tag names it.
 image: install  ## Build the image of the services with buildah, and start each service in it
 	@tools/image.sh $(ARGS)
+
+# The wheel, the source and the bill in dist/, then what its extras install, as pip resolves them now: some minutes.
+package: install memcached  ## Build the wheel with its bill of materials into dist/, install each extra with pip and try it
+	@rm -rf dist && hatchling build
+	@for wheel in dist/*.whl; do python -m tools.package_sbom "$$wheel" >"$${wheel%-py3-none-any.whl}.cdx.json"; done
+	@PACKAGE_WITH_PIP=1 pytest tests/e2e/test_package.py
+
+pythons: install  ## Look for wheels for each Python that is supported, and run the unit tests with each that is on the PATH
+	@python -m tools.pythons $(ARGS)
+
+audit: install  ## Look for known vulnerabilities of what requirements.lock pins; ARGS=--strict where it must be able to
+	@python -m tools.audit $(ARGS)
 
 hooks: install  ## Check style, types and the contract before each commit
 	pre-commit install

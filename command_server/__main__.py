@@ -15,8 +15,10 @@ from tandem.commands.maintenance import begin_epoch
 from tandem.commands.partitions import ensure_partitions
 from tandem.commands.restore import restore
 from tandem.feed.table import SCHEMA
+from tandem.runtime.actions import Action, ActionRefused, Done
+from tandem.runtime.blockers import blockers, end_session
 from tandem.runtime.database import has_revision, migrate, newest_revision, transaction
-from tandem.runtime.program import Action, ActionRefused, Done, main
+from tandem.runtime.program import main
 
 
 def _migrate(settings: Settings) -> Done:
@@ -67,6 +69,12 @@ ACTIONS = {
         " tokens from before are refused then, and projectors make the views right",
         _begin_epoch,
     ),
+    "blockers": Action("show who holds others up in the write database", lambda settings: blockers(settings.database)),
+    "end-session": Action(
+        "end a session that `blockers` shows, by its process id",
+        lambda settings, pid: end_session(settings.database, pid),
+        takes=int,
+    ),
     "archive": Action(
         "move the feed's oldest partitions into files of ARCHIVE__FOLDER, as the owner of the schema; it may be ended"
         " and repeated at any time",
@@ -83,7 +91,7 @@ ACTIONS = {
         "after the write database was restored from a backup: erase again who was erased since, as the ledgers say,"
         " and begin a new epoch; before the command servers are started",
         _restore,
-        takes_files=True,
+        takes=Path,
     ),
 }
 

@@ -25,6 +25,7 @@ from tandem.commands.resumption import Resumption
 from tandem.commands.verification import WriteVerification
 from tandem.feed.archive import Archive
 from tandem.feed.table import SCHEMA
+from tandem.feed.token_signature import sign_tokens
 from tandem.feed.verification import AuditService
 from tandem.runtime.database import create_database_engine, has_revision, newest_revision
 from tandem.runtime.server import Application, Service
@@ -51,6 +52,7 @@ DOMAIN = Domain(
 
 
 def build(settings: Settings) -> Application:
+    sign_tokens(settings.tokens)
     acknowledged = Acknowledged(kept_seconds=settings.receipts.keep_days * 86_400)
     engine = create_executor_engine(settings.database, settings.executor)
     ledger = Ledger(settings.ledger.file)

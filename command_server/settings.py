@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from tandem.commands.archiving import ArchivingSettings
 from tandem.commands.partitions import FeedSettings
 from tandem.commands.settings import ExecutorSettings, LedgerSettings, ReceiptSettings, StepSettings
+from tandem.feed.token_signature import SignedTokenSettings
 from tandem.runtime.settings import Block, DatabaseSettings, ServerSettings, ServiceSettings
 
 
@@ -29,6 +30,7 @@ class Settings(ServiceSettings):
 
     database: DatabaseSettings = Field(description="The write database")
     server: ServerSettings = Field(ServerSettings(port=50051), description="The gRPC server")
+    tokens: SignedTokenSettings = Field(SignedTokenSettings(), description="The signature of tokens")
     executor: ExecutorSettings = Field(ExecutorSettings(), description="Group commit")
     receipts: ReceiptSettings = Field(ReceiptSettings(), description="Receipts")
     feed: FeedSettings = Field(FeedSettings(), description="The feed's table")

@@ -1,6 +1,5 @@
 """A standby that lacks commits is promoted: what was lost is refused by name, and one command makes all right."""
 
-import os
 import shutil
 import tempfile
 import time
@@ -13,7 +12,7 @@ from nemesis.episode import Say, at_rest
 from nemesis.shop import read_feed
 from nemesis.stores import compare, wait_until_followed
 from tandem.cli.child import as_user, run_to_end
-from tandem.cli.embedded import Postgres, postgres_folder
+from tandem.cli.embedded import Postgres, postgres_programs, postgres_user
 from tandem.feed.token import Token
 from tests.support.stack import kill
 
@@ -77,11 +76,11 @@ def _copy(cluster: Cluster, folder: Path) -> Path:
     copy = folder / "standby"
     primary = cluster.databases["write"]
     copy.mkdir()
-    user = "embedded_postgres" if os.geteuid() == 0 else None
+    user = postgres_user()
     if user is not None:
         shutil.chown(copy, user)
-    command = [str(postgres_folder() / "pg_basebackup"), "-D", str(copy), "-d", primary.url("postgres"), "-c", "fast"]
-    run_to_end(as_user(user, command), "the database cannot be copied", folder=Path("/"))
+    command = [str(postgres_programs(user) / "pg_basebackup"), "-D", ".", "-d", primary.url("postgres"), "-c", "fast"]
+    run_to_end(as_user(user, command), "the database cannot be copied", folder=copy)
     copy.chmod(0o700)
     return copy
 

@@ -19,6 +19,7 @@ from shop.events import EVENTS
 from shop.views import CACHED_VIEWS, REVISION
 from tandem.feed.archive import Archive
 from tandem.feed.service import FeedService
+from tandem.feed.token_signature import sign_tokens
 from tandem.feed.verification import AuditService
 from tandem.projection.audit import Auditor
 from tandem.projection.cache_writer import CacheWriter
@@ -48,6 +49,7 @@ VIEWS = Views(
 
 
 def build(settings: Settings) -> Application:
+    sign_tokens(settings.tokens)
     archive = Archive(settings.archive.folder)
     following = Following(
         VIEWS,

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from shop.views import VIEWS
 from tandem.feed.archive import ArchiveSettings
 from tandem.feed.service import FeedServiceSettings
+from tandem.feed.token_signature import SignedTokenSettings
 from tandem.projection.settings import AuditSettings, CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.read_store.announcement import HISTORY_CHANGED, Announcement
 from tandem.read_store.cache import new_epoch, parse_node
@@ -24,9 +25,12 @@ class Settings(ServiceSettings):
     feed_database: DatabaseSettings = Field(description="The write database, whose feed is read and nothing else")
     read_database: DatabaseSettings = Field(description="The read database, which holds the views")
     cache_nodes: tuple[str, ...] = Field(
-        (), description='memcached nodes as a JSON list, ["host:port", …]; query servers learn them from here'
+        (),
+        description='memcached nodes as a JSON list, ["host:port", …], or ["unix:/path"] on one machine; query servers'
+        " learn them from here",
     )
     server: ServerSettings = Field(ServerSettings(port=50053), description="The gRPC server")
+    tokens: SignedTokenSettings = Field(SignedTokenSettings(), description="The signature of tokens")
     follow: FollowSettings = Field(FollowSettings(), description="How the feed is followed")
     cache: CacheSettings = Field(CacheSettings(), description="The cache's nodes")
     change_log: ChangeLogSettings = Field(ChangeLogSettings(), description="The change log")

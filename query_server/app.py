@@ -11,6 +11,7 @@ from query_server.search.statements import SESSION
 from query_server.settings import Settings
 from query_server.subscriptions import subscriptions
 from shop.views import CACHED_VIEWS, OWNERS, REVISION, VIEWS
+from tandem.feed.token_signature import sign_tokens
 from tandem.queries.damage import DamageReports
 from tandem.queries.encoding import room_for_rows
 from tandem.queries.freshness import Freshness
@@ -34,6 +35,7 @@ _TOGETHER = 16
 
 
 def build(settings: Settings) -> Application:
+    sign_tokens(settings.tokens)
     reading, search, reports = settings.reader, settings.search, settings.reports
     # One for each thread that reads; for the positions that waiters ask for, watches, readiness, and damaged rows.
     connections = (1 + len(LISTS)) * reading.threads + search.threads + 4

@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from tandem.feed.token_signature import SignedTokenSettings
 from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
 from tandem.runtime.settings import Block, DatabaseSettings, ServerSettings, ServiceSettings
 
@@ -42,6 +43,7 @@ class Settings(ServiceSettings):
         " role that may read tandem_write.feed_head is enough",
     )
     server: ServerSettings = Field(ServerSettings(port=50052), description="The gRPC server")
+    tokens: SignedTokenSettings = Field(SignedTokenSettings(), description="The signature of tokens")
     reader: ReaderSettings = Field(ReaderSettings(), description="Reading in batches")
     search: SearchSettings = Field(SearchSettings(), description="Searches")
     reports: ReportSettings = Field(ReportSettings(), description="Sums over many rows")

@@ -21,7 +21,7 @@ MAX_WORD = 100
 MAX_LETTERS = 20_000
 """Of a text that is cut into words: more than the longest attributes of a product have."""
 MAX_INDEXED = 40_000
-"""Letters of all that is found of a text: two for each that has no blank behind it."""
+"""Letters and blanks of all that a text is found by: three for each letter of a script without blanks."""
 _MAX_MARKS = 30
 """Behind a letter, as Unicode's stream-safe format has it (UAX #15). No language needs a third of it."""
 _MAX_SIGNS = 50
@@ -180,7 +180,11 @@ def indexed_words(text: str) -> list[str]:
     if "&" in folded:
         words.append("and")
     # Mostly there are few: they are counted where they may be too many.
-    most = len(words) if len(folded) < MAX_INDEXED // 16 else bisect(list(accumulate(map(len, words))), MAX_INDEXED)
+    most = (
+        len(words)
+        if len(folded) < MAX_INDEXED // 16
+        else bisect(list(accumulate(len(it) + 1 for it in words)), MAX_INDEXED)
+    )
     return words[:most]
 
 

@@ -71,9 +71,10 @@ def _roomy_memory() -> Path | None:
 
 @contextmanager
 def _folder_of_servers() -> Iterator[Path]:
-    # Not under pytest's own temporary folder: PostgreSQL's user must pass through the folders above its data, and
-    # every pytest that starts makes that one private again.
+    # PostgreSQL's user must pass through it to what a server archives, and to its copies. Not under pytest's own
+    # temporary folder, which nobody else may pass through.
     with tempfile.TemporaryDirectory(prefix="tandem-test-", dir=_roomy_memory()) as folder:
+        Path(folder).chmod(0o711)
         yield Path(folder)
 
 

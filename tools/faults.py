@@ -40,9 +40,6 @@ def render(result: dict[str, Any]) -> str:
     skipped = [it["name"] for it in result["kinds"] if not it["runs"]]
     if skipped:
         lines += ["", f"Not tried in that run: {'; '.join(skipped)}."]
-    # What a person adds who puts two runs together.
-    if note := result.get("note"):
-        lines += ["", note]
     return "".join(f"{line}\n" for line in lines)
 
 

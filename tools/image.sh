@@ -22,7 +22,7 @@ echo "Collecting wheels in $context ..."
 rm -rf "$context"
 mkdir -p "$context/wheels" "$context/own"
 python -m tools.runtime_lock >"$context/runtime.lock"
-cp tools/image_sbom.py "$context/sbom.py"
+cp tools/sbom.py "$context/sbom.py"
 # pip installs the others, and is in the lock of the tools alone.
 python -m pip download --quiet --disable-pip-version-check --only-binary=:all: --no-deps --require-hashes \
     --dest "$context/wheels" --requirement "$context/runtime.lock"

@@ -1,7 +1,7 @@
 """Prints the part of requirements.lock that the services need: no tests, no benchmarks, no embedded stack.
 
-pip-compile says of each package who needs it ("# via"): one is needed if pyproject.toml's dependencies name it, or one
-that is needed does. For the image (tools/image.sh), so the standard library is enough.
+pip-compile says of each package who needs it ("# via"): one is needed if pyproject.toml's dependencies or its extra
+"server" name it, or one that is needed does. For the image (tools/image.sh), so the standard library is enough.
 """
 
 import re
@@ -24,6 +24,13 @@ def runtime_lock(lock: str, dependencies: list[str]) -> str:
     return "\n".join(blocks[name].rstrip() for name in sorted(needed)) + "\n"
 
 
+def services_lock() -> str:
+    """Of this project."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    dependencies = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    return runtime_lock((ROOT / "requirements.lock").read_text(), dependencies)
+
+
 def _via(block: str) -> str:
     return block.partition("# via")[2]
 
@@ -33,5 +40,4 @@ def _normal(name: str) -> str:
 
 
 if __name__ == "__main__":
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    print(runtime_lock((ROOT / "requirements.lock").read_text(), project["dependencies"]), end="")
+    print(services_lock(), end="")

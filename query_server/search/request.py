@@ -44,18 +44,21 @@ class SearchCursor:
 
 def encode_search_token(cursor: SearchCursor, *query: str) -> str:
     """`query`: as for encode_page_token."""
-    stored = SearchPageToken(
+    return encode_stored(_stored(cursor, query))
+
+
+def _stored(cursor: SearchCursor, query: tuple[str, ...]) -> SearchPageToken:
+    return SearchPageToken(
         query=fingerprint(query),
         rank=cursor.rank,
         product_id=cursor.key.bytes,
         alternatives=[StoredAlternatives(words=words) for words in cursor.alternatives],
     )
-    return encode_stored(stored)
 
 
 def decode_search_token(text: str, words: int, *query: str) -> SearchCursor:
     """The inverse of encode_search_token, for a query of so many words. Raises MalformedPageToken for anything else."""
-    stored = decode_stored(SearchPageToken, text, _MAX_TOKEN)
+    stored, is_made_of = decode_stored(SearchPageToken, text, _MAX_TOKEN)
     alternatives = tuple(tuple(it.words) for it in stored.alternatives)
     try:
         cursor = SearchCursor(stored.rank, uuid.UUID(bytes=stored.product_id), alternatives)
@@ -66,7 +69,7 @@ def decode_search_token(text: str, words: int, *query: str) -> SearchCursor:
         len(it) <= _MAX_ALTERNATIVES and all(len(word) <= _MAX_ALTERNATIVE and word.isprintable() for word in it)
         for it in alternatives
     )
-    if not well_made or encode_search_token(cursor, *query) != text:
+    if not well_made or not is_made_of(_stored(cursor, query)):
         raise MalformedPageToken
     return cursor
 

@@ -127,7 +127,7 @@ def page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
             ) AS price_fits,
             (c.available > 0 OR NOT :in_stock) AS stock_fits,
             CASE CAST(:sort AS int)
-                WHEN {ProductSort.PRODUCT_SORT_RELEVANCE:d} THEN s.score
+                WHEN {ProductSort.PRODUCT_SORT_RELEVANCE:d} THEN 2 * s.score + CAST(c.available > 0 AS int)
                 WHEN {ProductSort.PRODUCT_SORT_PRICE_ASC:d} THEN -c.price
                 WHEN {ProductSort.PRODUCT_SORT_PRICE_DESC:d} THEN c.price
                 ELSE s.added_position

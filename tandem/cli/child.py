@@ -68,7 +68,7 @@ class Child:
             if code is not None:
                 problem = f"{self.name} ended with {ending(code)}"
             elif time.monotonic() > deadline:
-                problem = f"{self.name} does not answer on port {self.port} after {seconds:g} s"
+                problem = f"{self.name} does not answer at {self.address} after {seconds:g} s"
             else:
                 time.sleep(0.02)
                 continue
@@ -132,14 +132,22 @@ class Child:
 
 
 def run_to_end(
-    command: list[str], problem: str, *, folder: Path | None = None, environment: Mapping[str, str] | None = None
+    command: list[str],
+    problem: str,
+    *,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    stdin: str = "",
 ) -> None:
-    """Runs a program and waits for its end. Raises StackError, with `problem` and what it said, when it failed."""
+    """Runs a program and waits for its end. Raises StackError, with `problem` and what it said, when it failed.
+
+    stdin: what it reads.
+    """
     result = subprocess.run(
         command,
         cwd=folder,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         start_new_session=True,
         capture_output=True,
         text=True,

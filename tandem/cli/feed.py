@@ -1,4 +1,4 @@
-"""`tandem feed …`: the feed's archive. It is moved where its folder and the schema's owner are, as migrations are."""
+"""`tandem feed …`: the feed's archive and its epoch. Both are changed where the schema's owner is, as by migrations."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; w
 
 def commands(command_module: str) -> typer.Typer:
     """command_module: of the command server, whose settings say where the database and the archive are."""
-    app = typer.Typer(no_args_is_help=True, help="The feed's archive: its oldest events in files.")
+    app = typer.Typer(no_args_is_help=True, help="The feed's archive, its oldest events in files; and its epoch.")
 
     def run(action: str, *, as_json: bool) -> None:
         options = ["--json"] if as_json else []
@@ -40,5 +40,14 @@ def commands(command_module: str) -> typer.Typer:
     def verify_archive(*, as_json: _Json = False) -> None:
         """Read the whole archive, and compare it with its checksums and the feed. Exit code 1 when anything differs."""
         run("verify-archive", as_json=as_json)
+
+    @app.command("begin-epoch")
+    def begin_epoch(*, as_json: _Json = False) -> None:
+        """Name the feed anew, after the write database lost commits in a failover or was restored without a ledger.
+
+        Tokens from before are refused then, and projectors make the views right. After a restore with ledgers, `tandem
+        restore` does it. Runs as the schema's owner, beside running services.
+        """
+        run("begin-epoch", as_json=as_json)
 
     return app

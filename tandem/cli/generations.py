@@ -10,16 +10,19 @@ import grpc
 import typer
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message_factory import GetMessageClass
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from tandem.cli.access import connect
+from tandem.cli.calls import ask
 from tandem.cli.status import list_projections
 
 _ASK_SECONDS = 10.0
 _LOOK_SECONDS = 0.5
+# How long nobody may answer meanwhile, as while a standby takes the views over.
+_AWAY_SECONDS = 60.0
+_AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 # Without a terminal the lines go to a log.
 _PLAIN_SECONDS = 10.0
 # The rate is of the last so many looks.
@@ -62,14 +65,7 @@ class Operator:
             return {}
 
     def call(self, rpc: str, **fields: Any) -> Any:
-        method = self._service.methods_by_name[rpc]
-        request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-        call = self._channel.unary_unary(
-            f"/{self._service.full_name}/{rpc}",
-            request_serializer=request.SerializeToString,
-            response_deserializer=response.FromString,
-        )
-        return call(request(**fields), timeout=_ASK_SECONDS)
+        return ask(self._service, rpc, self._channel, fields, timeout=_ASK_SECONDS)
 
 
 def _as_dict(generation: Any) -> dict[str, Any]:
@@ -124,7 +120,9 @@ def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> 
                 operator.call("StartRebuild", view=view, max_events_per_second=rate, switch_when_ready=switch)
             if wait:
                 end = {"kept"} if switch else {"ready"}
-                found = _watch(operator, lambda all_of: all(_is_at(all_of, it, end) for it in wanted), as_json=as_json)
+                found = _watch(
+                    operator, wanted, lambda all_of: all(_is_at(all_of, it, end) for it in wanted), as_json=as_json
+                )
                 _show({it: found[it] for it in wanted if it in found}, as_json=as_json)
 
     generations = typer.Typer(no_args_is_help=True, help="Generations of views beside those that are served.")
@@ -140,13 +138,13 @@ def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> 
     def switch_to(views: _Views, *, projector_address: projector = address) -> None:
         """Serve other generations, which are ready. The ones before are kept and followed on."""
         with asking(projector_address) as operator:
-            _exchange(operator, views, "ready", "kept")
+            serve(operator, views)
 
     @generations.command()
     def back(views: _Views, *, projector_address: projector = address) -> None:
         """Serve the generations before once more."""
         with asking(projector_address) as operator:
-            _exchange(operator, views, "kept", "ready")
+            serve(operator, views, "kept", "ready")
 
     @generations.command("drop")
     def drop_other(views: _Views, *, projector_address: projector = address) -> None:
@@ -154,7 +152,7 @@ def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> 
         with asking(projector_address) as operator:
             for view in views:
                 operator.call("DropGeneration", view=view)
-            _watch(operator, lambda found: not found.keys() & set(views), as_json=True)
+            _watch(operator, views, lambda found: not found.keys() & set(views), as_json=True)
             typer.echo(f"dropped: {', '.join(views)}")
 
 
@@ -173,14 +171,18 @@ def refuse_wrong(operator: Operator, wanted: Sequence[str]) -> None:
         raise Refused("; ".join(problems))
 
 
-def _exchange(operator: Operator, views: Sequence[str], now: str, then: str) -> None:
+def serve(operator: Operator, views: Sequence[str], now: str = "ready", then: str = "kept") -> None:
+    """Serves other generations, once it can be done. now, then: the state that they are in, and will be in.
+
+    Raises Refused and grpc.RpcError.
+    """
     _, there = operator.generations()
     states = {view: there[view]["state"] if view in there else "not there" for view in views}
     if wrong := [f"the other generation of {view} is {state}" for view, state in states.items() if state != now]:
         raise Refused(f"{'; '.join(wrong)}: it must be {now}")
     for view in views:
         operator.call("SwitchGeneration", view=view)
-    _watch(operator, lambda found: all(_is_at(found, view, {then}) for view in views), as_json=True)
+    _watch(operator, views, lambda found: all(_is_at(found, view, {then}) for view in views), as_json=True)
     typer.echo(f"served now: {', '.join(views)}")
 
 
@@ -190,24 +192,47 @@ def _is_at(found: Mapping[str, Mapping[str, Any]], view: str, states: Collection
 
 
 def _watch(
-    operator: Operator, is_over: Callable[[Mapping[str, dict[str, Any]]], bool], *, as_json: bool
+    operator: Operator,
+    views: Sequence[str],
+    is_over: Callable[[Mapping[str, dict[str, Any]]], bool],
+    *,
+    as_json: bool,
 ) -> dict[str, dict[str, Any]]:
-    """Until it is over; shows the progress meanwhile, unless it is to print JSON. Returns what is there then."""
-    console, looks = Console(stderr=as_json), [(time.monotonic(), *operator.generations())]
-    shown_at = 0.0
+    """Until it is over; shows the progress meanwhile, or, if it is to print JSON, why views wait. Returns what is there
+    then.
+    """
+    console, looks = Console(stderr=as_json), [_look(operator)]
+    shown_at, said = 0.0, dict.fromkeys(views, "")
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while not is_over(looks[-1][2]):
-            if not as_json and console.is_terminal:
+            if as_json:
+                for view, it in looks[-1][2].items():
+                    if said.get(view, it["error"]) != it["error"]:
+                        said[view] = it["error"]
+                        typer.echo(f"{view} waits: {it['error']}" if it["error"] else f"{view} goes on", err=True)
+            elif console.is_terminal:
                 live.update(progress_table(looks), refresh=True)
-            elif not as_json and time.monotonic() - shown_at > _PLAIN_SECONDS:
+            elif time.monotonic() - shown_at > _PLAIN_SECONDS:
                 console.print(progress_table(looks))
                 shown_at = time.monotonic()
             time.sleep(_LOOK_SECONDS)
-            looks = [*looks[1 - _LOOKS :], (time.monotonic(), *operator.generations())]
+            looks = [*looks[1 - _LOOKS :], _look(operator)]
     return looks[-1][2]
 
 
-Look = tuple[float, int, Mapping[str, Mapping[str, Any]]]
+def _look(operator: Operator) -> "Look":
+    """A rebuild takes hours: a projector that starts anew meanwhile does not end the progress. Raises grpc.RpcError."""
+    until = time.monotonic() + _AWAY_SECONDS
+    while True:
+        try:
+            return time.monotonic(), *operator.generations()
+        except grpc.RpcError as error:
+            if error.code() not in _AWAY or time.monotonic() > until:
+                raise
+            time.sleep(_LOOK_SECONDS)
+
+
+Look = tuple[float, int, dict[str, dict[str, Any]]]
 """When it was, the feed's head, and the generations."""
 
 

@@ -13,9 +13,7 @@ from rich.console import Console
 from tandem.cli.access import connect
 from tandem.cli.calls import Fields, as_fields, in_words, stream
 from tandem.cli.domain import Domain
-from tandem.cli.local_stack import Ports
-
-_PORTS = Ports()
+from tandem.cli.local_stack import DEFAULT_PORTS
 
 Tell = Callable[[int, int], None]
 """(position up to which the feed was looked through, up to which it will be) -> nothing."""
@@ -32,7 +30,7 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         ] = None,
         projector_address: Annotated[
             str, typer.Option(help="Address of the projector.")
-        ] = f"127.0.0.1:{_PORTS.projector}",
+        ] = f"127.0.0.1:{DEFAULT_PORTS.projector}",
         as_program: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")] = False,
     ) -> None:
         """Show the events that made a row, with who caused each, and what each changed in it.

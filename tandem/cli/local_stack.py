@@ -2,13 +2,15 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
+import secrets
+import stat
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tandem.cli.child import HOST, Child, StackError, port_in_use
-from tandem.cli.embedded import Memcached, Postgres, forget_other_servers, memcached_path
+from tandem.cli.embedded import Memcached, Postgres, forget_other_servers, memcached_path, write_private
 from tandem.cli.mesh import MISSING, Envoy, MeshConfig, envoy_path
 from tandem.cli.services import Service, store_settings
 
@@ -24,7 +26,6 @@ class Ports:
     query: int = 50052
     projector: int = 50053
     postgres: int = 54320
-    memcached: int = 11311
     command_metrics: int = 50061
     query_metrics: int = 50062
     projector_metrics: int = 50063
@@ -33,13 +34,34 @@ class Ports:
     second_query: int = 50072
 
 
+DEFAULT_PORTS = Ports()
 # Which are taken by a stack with a mesh alone.
 _MESH_PORTS = ("mesh", "second_command", "second_query")
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}-port"
+
+
+def choose_ports(named: Mapping[str, int], used: Collection[str], defaults: Ports = DEFAULT_PORTS) -> Ports:
+    """The ports that a person named, and the defaults of the others: the next free one where a default is taken.
+
+    The defaults are among the ports that the kernel gives outgoing connections, so any connection may have one.
+    used: the fields that something will listen on.
+    """
+    ports = {**vars(defaults), **named}
+    for field in (it for it in used if it not in named):
+        port = ports[field]
+        if port in named.values() or port_in_use(port):
+            free = (it for it in range(port + 1, 2**16) if it not in ports.values() and not port_in_use(it))
+            ports[field] = next(free, port)
+    return Ports(**ports)
 
 
 class LocalStack:
     """PostgreSQL, memcached and the services, with their data and logs in one folder.
 
+    named_ports: those that a person chose, by field of Ports.
     modules: the services', by section. lite: one database and no cache. transport: auto, native or grpcio.
     mesh: the domain's Envoy file, for two command servers and two query servers behind it. Raises StackError where
         Envoy is not installed.
@@ -48,7 +70,7 @@ class LocalStack:
     def __init__(
         self,
         folder: Path,
-        ports: Ports,
+        named_ports: Mapping[str, int],
         modules: Mapping[str, str],
         *,
         lite: bool = False,
@@ -59,21 +81,31 @@ class LocalStack:
             raise StackError(MISSING)
         forget_other_servers()
         self.folder = folder
-        self._ports = ports
         self.lite = lite
+        self._used = [it for it in vars(DEFAULT_PORTS) if mesh is not None or it not in _MESH_PORTS]
+        self._named_ports = named_ports
+        self._ports = ports = choose_ports(named_ports, self._used)
         self.logs = folder / "logs"
         self._modules = modules
-        self.postgres = Postgres(folder / "postgres", ports.postgres, log=self.logs / "postgres.log")
+        self.postgres = Postgres(
+            folder / "postgres",
+            ports.postgres,
+            log=self.logs / "postgres.log",
+            password_file=folder / "postgres.password",
+        )
         self.memcached: Memcached | None = None
         if not lite and memcached_path() is not None:
-            self.memcached = Memcached(ports.memcached, log=self.logs / "memcached.log")
+            self.memcached = Memcached(folder=folder / "memcached", log=self.logs / "memcached.log")
         # CQRS lite keeps the views beside the write tables, so leaving it needs no move of data: the projector fills
         # the other database from the feed.
         self._read_database = WRITE_DATABASE if lite else READ_DATABASE
+        self._cache_secret = (folder / "cache.secret").resolve()
         self._store_settings = store_settings(
             self.postgres.url(WRITE_DATABASE),
             self.postgres.url(self._read_database),
             [self.memcached.address] if self.memcached else [],
+            password_file=self.postgres.password_file,
+            cache_secret_file=self._cache_secret,
         )
         self.command_server = self._service("command", ports.command, ports.command_metrics, transport)
         self.query_server = self._service("query", ports.query, ports.query_metrics, transport)
@@ -106,11 +138,7 @@ class LocalStack:
     def start(self, say: Callable[[str], None]) -> None:
         """Starts all of it, migrates, and waits until it serves. Raises StackError; `stop` is to be called then too."""
         self._keep_last_logs()
-        for store in self._stores:
-            store.start()
-            say(f"{store.name:<15} {store.address}")
-        for database in (WRITE_DATABASE, self._read_database):
-            self.postgres.create_database(database)
+        self.start_stores(say)
         self.command_server.run("migrate")
         self.projector.run("migrate")
         for service in self._services:
@@ -122,6 +150,16 @@ class LocalStack:
             self.envoy.start()
             say(f"{self.envoy.name:<15} {self.envoy.address}, in front of two command servers and two query servers")
 
+    def start_stores(self, say: Callable[[str], None]) -> None:
+        """Starts what the services stand on. Raises StackError."""
+        if not self._cache_secret.exists():
+            write_private(self._cache_secret, f"{secrets.token_hex(24)}\n")
+        for store in self._stores:
+            store.start()
+            say(f"{store.name:<15} {store.address}")
+        for database in (WRITE_DATABASE, self._read_database):
+            self.postgres.create_database(database)
+
     def stop(self) -> None:
         """Stops all that runs: the services first and together, then what they stand on."""
         for service in self._services:
@@ -132,16 +170,24 @@ class LocalStack:
     def refuse_ports_in_use(self) -> None:
         """Raises StackError when a port is taken, or is wanted twice; the message names the port and the option."""
         wanted: dict[int, str] = {}
-        for field, port in vars(self._ports).items():
-            if (field == "memcached" and self.memcached is None) or (field in _MESH_PORTS and self.envoy is None):
-                continue
-            option = f"--{field.replace('_', '-')}-port"
+        for field in self._used:
+            port, option = getattr(self._ports, field), _option(field)
             if port in wanted:
                 raise StackError(f"port {port} is wanted by both {wanted[port]} and {option}: choose different ones")
             wanted[port] = option
         for port, option in wanted.items():
             if port_in_use(port):
                 raise StackError(f"port {port} of {HOST} is in use: choose another with {option}")
+
+    def moved_ports(self) -> list[str]:
+        """For each default that is taken by others, a line that says which port is used instead."""
+        moved = [it for it in self._used if it not in self._named_ports]
+        return [
+            f"port {usual} of {HOST} is in use: {_option(field)} is {port} this time"
+            for field in moved
+            for usual, port in [(getattr(DEFAULT_PORTS, field), getattr(self._ports, field))]
+            if usual != port
+        ]
 
     def _keep_last_logs(self) -> None:
         """Each run writes its logs anew and keeps those of the run before: they do not grow for ever."""
@@ -151,12 +197,13 @@ class LocalStack:
 
 @contextmanager
 def sole_user_of(folder: Path) -> Iterator[None]:
-    """Makes the folder and keeps others off it. Raises StackError when another process has it.
+    """Makes the folder, and keeps other processes and other users off it. Raises StackError when it is not ours.
 
     The kernel lets go of the lock when the process dies, however it dies.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _make_private(folder)
         file = (folder / "lock").open("a+", encoding="ascii")
     except OSError as error:
         raise StackError(f"the data folder {folder} cannot be used: {error.strerror}") from error
@@ -173,3 +220,12 @@ def sole_user_of(folder: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _make_private(folder: Path) -> None:
+    """One that holds anything else, as /tmp or a home does, is left as it is: others may need it. Raises StackError."""
+    found = folder.stat()
+    is_ours = found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX
+    if not is_ours or not ((folder / "lock").exists() or not any(folder.iterdir())):
+        raise StackError(f"{folder} is no data folder of yours: choose a new or an empty one with --data-dir")
+    folder.chmod(0o700)

@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tandem.cli import access, feed, health, history, operations, parked, verify, why
+from tandem.cli import access, blockers, feed, health, history, operations, parked, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
 from tandem.cli.domain import Domain
 from tandem.cli.generations import Operator, add_commands
-from tandem.cli.local_stack import LocalStack, Ports
+from tandem.cli.local_stack import DEFAULT_PORTS, LocalStack
 from tandem.cli.up import up as run_up
 
 
@@ -27,12 +27,12 @@ class Transport(StrEnum):
     grpcio = "grpcio"
 
 
-_DEFAULTS = Ports()
-_ADDRESSES = {"command": f"127.0.0.1:{_DEFAULTS.command}", "projector": f"127.0.0.1:{_DEFAULTS.projector}"}
+_ADDRESSES = {"command": f"127.0.0.1:{DEFAULT_PORTS.command}", "projector": f"127.0.0.1:{DEFAULT_PORTS.projector}"}
 
 
-def _port(what: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(min=1, max=65535, help=f"Port of {what}.")
+def _port(field: str, what: str) -> typer.models.OptionInfo:
+    text = f"Port of {what}: {getattr(DEFAULT_PORTS, field)}, or the next that is free."
+    option: typer.models.OptionInfo = typer.Option(min=1, max=65535, help=text, show_default=False)
     return option
 
 
@@ -55,39 +55,47 @@ def application(domain: Domain) -> typer.Typer:
         mesh: Annotated[
             bool, typer.Option("--mesh", help="Start Envoy too, in front of two command servers and two query servers.")
         ] = False,
-        command_port: Annotated[int, _port("the command server")] = _DEFAULTS.command,
-        query_port: Annotated[int, _port("the query server")] = _DEFAULTS.query,
-        projector_port: Annotated[int, _port("the projector")] = _DEFAULTS.projector,
-        postgres_port: Annotated[int, _port("PostgreSQL")] = _DEFAULTS.postgres,
-        memcached_port: Annotated[int, _port("memcached")] = _DEFAULTS.memcached,
-        command_metrics_port: Annotated[int, _port("the command server's metrics")] = _DEFAULTS.command_metrics,
-        query_metrics_port: Annotated[int, _port("the query server's metrics")] = _DEFAULTS.query_metrics,
-        projector_metrics_port: Annotated[int, _port("the projector's metrics")] = _DEFAULTS.projector_metrics,
-        mesh_port: Annotated[int, _port("Envoy, with --mesh")] = _DEFAULTS.mesh,
-        second_command_port: Annotated[int, _port("the second command server, with --mesh")] = _DEFAULTS.second_command,
-        second_query_port: Annotated[int, _port("the second query server, with --mesh")] = _DEFAULTS.second_query,
+        command_port: Annotated[int | None, _port("command", "the command server")] = None,
+        query_port: Annotated[int | None, _port("query", "the query server")] = None,
+        projector_port: Annotated[int | None, _port("projector", "the projector")] = None,
+        postgres_port: Annotated[int | None, _port("postgres", "PostgreSQL")] = None,
+        command_metrics_port: Annotated[int | None, _port("command_metrics", "the command server's metrics")] = None,
+        query_metrics_port: Annotated[int | None, _port("query_metrics", "the query server's metrics")] = None,
+        projector_metrics_port: Annotated[int | None, _port("projector_metrics", "the projector's metrics")] = None,
+        mesh_port: Annotated[int | None, _port("mesh", "Envoy, with --mesh")] = None,
+        second_command_port: Annotated[
+            int | None, _port("second_command", "the second command server, with --mesh")
+        ] = None,
+        second_query_port: Annotated[int | None, _port("second_query", "the second query server, with --mesh")] = None,
     ) -> None:
         """Start all of Tandem on this machine: PostgreSQL, memcached where it is installed, and the three services.
 
-        Everything listens on 127.0.0.1 alone. Ctrl-C stops everything; the data stays. Settings of the services
+        Everything listens on 127.0.0.1 alone, and who has an account on this machine can call the services. The stores
+        are for you: PostgreSQL asks for the password in the file postgres.password, memcached has a socket of its own,
+        and nobody else can look into the data folder. Ctrl-C stops everything; the data stays. Settings of the services
         (TANDEM_…) apply, except for the ports and stores that this command gives them.
         """
-        ports = Ports(
-            command=command_port,
-            query=query_port,
-            projector=projector_port,
-            postgres=postgres_port,
-            memcached=memcached_port,
-            command_metrics=command_metrics_port,
-            query_metrics=query_metrics_port,
-            projector_metrics=projector_metrics_port,
-            mesh=mesh_port,
-            second_command=second_command_port,
-            second_query=second_query_port,
-        )
+        named = {
+            "command": command_port,
+            "query": query_port,
+            "projector": projector_port,
+            "postgres": postgres_port,
+            "command_metrics": command_metrics_port,
+            "query_metrics": query_metrics_port,
+            "projector_metrics": projector_metrics_port,
+            "mesh": mesh_port,
+            "second_command": second_command_port,
+            "second_query": second_query_port,
+        }
+        named_ports = {field: port for field, port in named.items() if port is not None}
         try:
             stack = LocalStack(
-                data_dir, ports, domain.modules, lite=lite, transport=transport, mesh=domain.mesh if mesh else None
+                data_dir,
+                named_ports,
+                domain.modules,
+                lite=lite,
+                transport=transport,
+                mesh=domain.mesh if mesh else None,
             )
             run_up(domain, stack, Console(), with_sample=sample)
         except StackError as error:
@@ -115,7 +123,7 @@ def application(domain: Domain) -> typer.Typer:
         ] = None,
         projector_address: Annotated[
             str, typer.Option(help="Address of a projector.")
-        ] = f"127.0.0.1:{_DEFAULTS.projector}",
+        ] = f"127.0.0.1:{DEFAULT_PORTS.projector}",
     ) -> None:
         """Set everything right after the write database was restored from a backup. Stop the command servers first.
 
@@ -135,13 +143,13 @@ def application(domain: Domain) -> typer.Typer:
         *,
         command_address: Annotated[
             str, typer.Option(help="Address of the command server.")
-        ] = f"127.0.0.1:{_DEFAULTS.command}",
+        ] = f"127.0.0.1:{DEFAULT_PORTS.command}",
         query_address: Annotated[
             str, typer.Option(help="Address of the query server.")
-        ] = f"127.0.0.1:{_DEFAULTS.query}",
+        ] = f"127.0.0.1:{DEFAULT_PORTS.query}",
         projector_address: Annotated[
             str, typer.Option(help="Address of the projector.")
-        ] = f"127.0.0.1:{_DEFAULTS.projector}",
+        ] = f"127.0.0.1:{DEFAULT_PORTS.projector}",
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     ) -> None:
         """Show how the three services are and how far the views have followed the feed.
@@ -170,7 +178,7 @@ def application(domain: Domain) -> typer.Typer:
             raise typer.Exit(1)
 
     health.add_to(app)
-    for add_to in (why.add_to, history.add_to, operations.add_to):
+    for add_to in (why.add_to, history.add_to, operations.add_to, blockers.add_to):
         add_to(app, domain)
     verify.add_command(app, domain.audit, _ADDRESSES)
     add_commands(app, domain.projections, _ADDRESSES["projector"])

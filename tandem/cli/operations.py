@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tandem.cli.calls import as_fields, asking, pages
 from tandem.cli.domain import Domain
-from tandem.cli.local_stack import Ports
+from tandem.cli.local_stack import DEFAULT_PORTS
 
 _ASK_SECONDS = 5.0
 _PAGE = 1000
@@ -26,7 +26,7 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         limit: Annotated[int, typer.Option(min=1, help="The latest so many.")] = 50,
         projector_address: Annotated[
             str, typer.Option(help="Address of any projector, the standby included.")
-        ] = f"127.0.0.1:{Ports().projector}",
+        ] = f"127.0.0.1:{DEFAULT_PORTS.projector}",
         as_program: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     ) -> None:
         """List what operators have asked of views, the latest first: when, who, why, and what became of it.

@@ -16,17 +16,33 @@ from tandem.cli.child import DIRECT, HOST, Child, run_to_end
 _ASK_SECONDS = 1.0
 
 
-def store_settings(write_url: str, read_url: str, cache_nodes: Sequence[str] = ()) -> dict[str, dict[str, str]]:
-    """The settings that name the stores, by service. Both URLs alike and no nodes is CQRS lite."""
-    return {
-        "command": {"DATABASE__URL": write_url},
-        "query": {"DATABASE__URL": read_url, "FEED_DATABASE__URL": write_url},
-        "projector": {
-            "FEED_DATABASE__URL": write_url,
-            "READ_DATABASE__URL": read_url,
-            "CACHE_NODES": json.dumps(list(cache_nodes)),
-        },
+def store_settings(
+    write_url: str,
+    read_url: str,
+    cache_nodes: Sequence[str] = (),
+    *,
+    password_file: Path | None = None,
+    cache_secret_file: Path | None = None,
+) -> dict[str, dict[str, str]]:
+    """The settings that name the stores, by service. Both URLs alike and no nodes is CQRS lite.
+
+    password_file: holds the password of both databases. Files are named as they are: a path from where services start.
+    """
+    databases = {
+        "command": {"DATABASE": write_url},
+        "query": {"DATABASE": read_url, "FEED_DATABASE": write_url},
+        "projector": {"FEED_DATABASE": write_url, "READ_DATABASE": read_url},
     }
+    settings = {
+        section: {f"{name}__URL": url for name, url in urls.items()}
+        | ({f"{name}__PASSWORD_FILE": str(password_file) for name in urls} if password_file is not None else {})
+        for section, urls in databases.items()
+    }
+    settings["projector"]["CACHE_NODES"] = json.dumps(list(cache_nodes))
+    if cache_secret_file is not None:
+        for section in ("query", "projector"):
+            settings[section]["CACHE__SECRET_FILE"] = str(cache_secret_file)
+    return settings
 
 
 def says_it_serves(channel: grpc.Channel, timeout: float, service: str = "") -> bool:
@@ -55,6 +71,7 @@ class Service(Child):
         metrics_port: int = 0,
     ) -> None:
         super().__init__(module, port, log)
+        self.settings = settings
         self._host = settings.get("SERVER__HOST", HOST)
         self.metrics_port = metrics_port
         self.command = ["-m", self.name, "serve"]

@@ -49,6 +49,8 @@ def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bo
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     say(f"Tandem on {stack.folder}, logs in {stack.logs}")
+    for line in stack.moved_ports():
+        say(line)
     if stack.memcached is None:
         say("without a cache: " + ("lite" if stack.lite else "memcached is not on the PATH"))
     stack.start(say)

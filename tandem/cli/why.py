@@ -15,11 +15,10 @@ from rich.text import Text
 from tandem.cli.access import connect
 from tandem.cli.calls import Fields, as_fields, ask, in_words
 from tandem.cli.domain import Domain
-from tandem.cli.local_stack import Ports
+from tandem.cli.local_stack import DEFAULT_PORTS
 from tandem.feed.token import MalformedToken, decode_token
 from tandem.runtime.checker import is_uuid
 
-_PORTS = Ports()
 # A person waits for the answer.
 _ASK_SECONDS = 10.0
 
@@ -45,10 +44,10 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         *,
         command_address: Annotated[
             str, typer.Option(help="Address of the command server.")
-        ] = f"127.0.0.1:{_PORTS.command}",
+        ] = f"127.0.0.1:{DEFAULT_PORTS.command}",
         projector_address: Annotated[
             str, typer.Option(help="Address of the projector.")
-        ] = f"127.0.0.1:{_PORTS.projector}",
+        ] = f"127.0.0.1:{DEFAULT_PORTS.projector}",
         as_program: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     ) -> None:
         """Show what became of a write: when it was stored and by whom, and in which views it is, or what it waits for.

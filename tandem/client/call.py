@@ -1,6 +1,7 @@
 """What a call is in a session, for threads and for asyncio: what is sent, for how long, and how often."""
 
 import random
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from tandem.client.horizon import Horizon
 # many seconds.
 _PAUSES = (0.05, 0.15, 0.45)
 _STOPPING = "STOPPING"
+
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Outgoing:
         self._sent = rpc.horizon.prepare(request)
         self._has_bad_token = False
         self.options = dict(options)
-        self._metadata = tuple(options.get("metadata") or ())
+        self._metadata = _with_trace(tuple(options.get("metadata") or ()))
         self._identify()
         if rpc.defaults.wait_for_ready and options.get("wait_for_ready") is None:
             self.options["wait_for_ready"] = True
@@ -58,9 +61,11 @@ class Outgoing:
         return self._sent.request
 
     def _identify(self) -> None:
+        identity: Metadata = ()
         if self._rpc.defaults.token is not None:
-            token = self._rpc.defaults.token()
-            self.options["metadata"] = (*self._metadata, ("authorization", f"Bearer {token}"))
+            identity = (("authorization", f"Bearer {self._rpc.defaults.token()}"),)
+        if metadata := (*self._metadata, *identity):
+            self.options["metadata"] = metadata
 
     def answered(self, response: Any) -> None:
         """Remembers what the response, or a stream's message, says."""
@@ -87,6 +92,18 @@ class Outgoing:
         if self.options["timeout"] <= 0:
             raise failed from error
         return pause
+
+
+def _with_trace(metadata: Metadata) -> Metadata:
+    """Names the caller's span of OpenTelemetry, where there is one and the caller names none itself."""
+    # Who has a span has imported it. Who has none need not.
+    opentelemetry: Any = sys.modules.get("opentelemetry.trace")
+    if opentelemetry is None or any(name == "traceparent" for name, _ in metadata):
+        return metadata
+    it = opentelemetry.get_current_span().get_span_context()
+    if not it.is_valid:
+        return metadata
+    return (*metadata, ("traceparent", f"00-{it.trace_id:032x}-{it.span_id:016x}-{int(it.trace_flags):02x}"))
 
 
 def _longest_wait(request: Any) -> float:

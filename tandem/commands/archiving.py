@@ -33,8 +33,8 @@ from tandem.feed import archive, table
 from tandem.feed.archive import ArchiveFile, ArchiveProblem, ArchiveSettings
 from tandem.feed.head import read_head
 from tandem.internal.v1.stored_pb2 import ArchivedEvent
+from tandem.runtime.actions import ActionRefused, Done
 from tandem.runtime.database import create_database_engine, driver_under
-from tandem.runtime.program import ActionRefused, Done
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
 

@@ -11,9 +11,9 @@ from google.rpc.status_pb2 import Status
 
 from tandem.commands.domain import Command, Domain
 from tandem.commands.receipts import Receipt
-from tandem.commands.rules import Id, not_found, timestamp
+from tandem.commands.rules import Id, timestamp
 from tandem.commands.write_model import States
-from tandem.runtime.errors import InvalidArgument, RefusedBefore, TandemError, Violation, to_status
+from tandem.runtime.errors import InvalidArgument, RefusedBefore, SomebodyElses, TandemError, Violation, to_status
 
 
 @dataclass
@@ -78,14 +78,14 @@ def decide_batch(domain: Domain, batch: Sequence[Command], loaded: States, found
 
 
 def _must_be_own(domain: Domain, command: Command, states: States) -> None:
-    """Raises NotFound for what is somebody else's. What is not there the rule refuses, in the same words."""
+    """Raises SomebodyElses. What is not there the rule refuses, in the same words."""
     aggregate = command.kind.aggregate
     state = states[aggregate].get(command.subject_id)
-    if state is None or domain.owner_field not in aggregate.table.columns:
+    if state is None or command.kind.creates or domain.owner_field not in aggregate.table.columns:
         # Whose it is stands in the request, and was looked at there.
         return
     if getattr(state, domain.owner_field) != command.owner:
-        raise not_found(aggregate.name, command.subject_id)
+        raise SomebodyElses(aggregate.name, f"{aggregate.name}s/{command.subject_id}")
 
 
 def _replayed(command: Command, earlier: Receipt) -> Receipt:

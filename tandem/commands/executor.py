@@ -31,9 +31,10 @@ from tandem.commands.rules import Id
 from tandem.commands.settings import ExecutorSettings
 from tandem.commands.write_model import Keys
 from tandem.feed import table as feed
+from tandem.runtime import audit
 from tandem.runtime.call import Call, Stage
 from tandem.runtime.database import create_database_engine, driver_of, pipelined
-from tandem.runtime.errors import TandemError, Unavailable
+from tandem.runtime.errors import SomebodyElses, TandemError, Unavailable
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.sqlstate import WAITED_TOO_LONG, BatchAction, failure_of
 from tandem.runtime.telemetry import log
@@ -276,6 +277,8 @@ class _Storing:
             if outcome is None:
                 self._set_aside(call, command)
             elif not isinstance(outcome, Receipt):
+                if isinstance(outcome, SomebodyElses):
+                    audit.somebody_elses(call, call.method.name, outcome.resource_name)
                 call.fail(outcome)
             elif outcome.unfinished is not None:
                 self._go_on(call, command, outcome)

@@ -12,10 +12,10 @@ from google.protobuf.message import Message
 from tandem.commands.executor import Executor
 from tandem.commands.ledger import Kind, Ledger, LedgerDamaged, find_kept, read_ledger
 from tandem.commands.maintenance import begin_epoch
+from tandem.runtime.actions import ActionRefused
 from tandem.runtime.call import LocalCall, Method
 from tandem.runtime.database import transaction
 from tandem.runtime.errors import TandemError
-from tandem.runtime.program import ActionRefused
 from tandem.runtime.settings import DatabaseSettings
 
 # Erasures at once, each a command; progress is said after so many.

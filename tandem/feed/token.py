@@ -9,6 +9,7 @@ from datetime import datetime
 
 from google.protobuf.message import DecodeError
 
+from tandem.feed.token_signature import CONSISTENCY_TOKENS
 from tandem.internal.v1.stored_pb2 import ConsistencyToken
 
 # The first character says how the rest is encoded, so that a later form can tell.
@@ -32,7 +33,7 @@ def epoch_order(epoch: uuid.UUID) -> int:
 
 
 class MalformedToken(ValueError):
-    """The text is not a token that this program made."""
+    """The text is not a token that this program, or another one with its secrets, made."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,11 @@ class Token:
 
 
 def encode_token(epoch: uuid.UUID, position: int, mark: int = 0, generation: int = 0) -> str:
-    """The token's text: URL-safe ASCII, about 40 characters; 55 with a generation."""
+    """The token's text: URL-safe ASCII, about 40 characters; 55 with a generation, 23 more with a signature."""
+    return CONSISTENCY_TOKENS.sign(_encode(epoch, position, mark, generation))
+
+
+def _encode(epoch: uuid.UUID, position: int, mark: int, generation: int) -> str:
     stored = ConsistencyToken(feed_epoch=epoch.bytes, position=position, mark=mark, generation=generation)
     return _VERSION + base64.urlsafe_b64encode(stored.SerializeToString()).rstrip(b"=").decode()
 
@@ -83,13 +88,14 @@ def decode_token(text: str) -> Token:
     """The inverse of encode_token. Raises MalformedToken for anything else, whatever a caller sends."""
     if not text.startswith(_VERSION) or len(text) > 100:
         raise MalformedToken
-    body = text[len(_VERSION) :]
     try:
+        text = CONSISTENCY_TOKENS.unsigned(text)
+        body = text[len(_VERSION) :]
         raw = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
         stored = ConsistencyToken.FromString(raw)
         token = Token(uuid.UUID(bytes=stored.feed_epoch), stored.position, stored.mark, stored.generation)
     except (binascii.Error, DecodeError, ValueError, UnicodeEncodeError):
         raise MalformedToken from None
-    if encode_token(token.epoch, token.position, token.mark, token.generation) != text:
+    if _encode(token.epoch, token.position, token.mark, token.generation) != text:
         raise MalformedToken
     return token

@@ -141,7 +141,7 @@ class CacheWriter:
         if epoch is None:
             return Cached(fenced=True)
         name = key_prefix(view, epoch) + digits
-        client = node_client(node, timeout=self._settings.timeout)
+        client = node_client(node, timeout=self._settings.timeout, tls=self._settings.tls)
         try:
             found = self._signer.unsigned(client.ask([name]).answer(), {name: digits})
         finally:
@@ -212,7 +212,7 @@ class CacheWriter:
             if not client.was_closed():
                 return client
             client.close()
-        client = self._clients[node] = node_client(node, timeout=self._settings.timeout)
+        client = self._clients[node] = node_client(node, timeout=self._settings.timeout, tls=self._settings.tls)
         if mark is not None and client.remove([mark]) == [False]:
             raise MemcacheError("it closed the connection, and what was there is not")
         self._marks[node] = self._leave_mark(client, "tandem:")
@@ -242,7 +242,7 @@ class CacheWriter:
         """On a thread of its own: a node that hangs would otherwise hold the views up for its time-out each time."""
         while not self._stop.wait(self._settings.probe_seconds):
             for node in self.nodes:
-                if node in self._down and _answers(node, self._settings.timeout):
+                if node in self._down and _answers(node, self._settings):
                     self._answering.add(node)
 
 
@@ -266,8 +266,9 @@ class EntryReader:
         for node, names in names_by_node(self._ring, view, epochs, keys).items() if epochs else ():
             if time.monotonic() < self._rests_until.get(node, 0.0):
                 continue
-            client = self._clients.get(node) or node_client(node, timeout=self._settings.timeout)
-            self._clients[node] = client
+            if node not in self._clients:
+                self._clients[node] = node_client(node, timeout=self._settings.timeout, tls=self._settings.tls)
+            client = self._clients[node]
             try:
                 found |= values_of(self._signer, client.ask(names).answer(), names)
             except _Failure as error:
@@ -298,8 +299,8 @@ def values_of(signer: Signer, answer: Mapping[str, bytes], names: Mapping[str, b
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _answers(node: str, timeout: float) -> bool:
-    client = node_client(node, timeout=timeout)
+def _answers(node: str, settings: CacheSettings) -> bool:
+    client = node_client(node, timeout=settings.timeout, tls=settings.tls)
     try:
         client.version()
     except _Failure:

@@ -20,7 +20,7 @@ on from for whoever takes the view over. In COMPARING it is compared again from 
 
 import json
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -44,6 +44,10 @@ class State(StrEnum):
     KEPT = "kept"
 
 
+# Of what a comparison counts.
+_DIFFERENCES = ("changed", "missing", "added")
+
+
 class Asked(StrEnum):
     """What an operator wants done with it, as soon as it can be."""
 
@@ -52,13 +56,14 @@ class Asked(StrEnum):
 
 
 class Generation(NamedTuple):
-    """A view's other generation, as the table has it."""
+    """A view's other generation, as the table has it. differences: by kind, none before it was compared."""
 
     view: str
     state: State
     asked: Asked | None
     rate: int | None
     error: str | None
+    differences: Mapping[str, int]
 
 
 # What operators ask for, at any projector. driver: in autocommit mode.
@@ -104,12 +109,19 @@ def drop_version(driver: Driver, view: str) -> bool:
 
 def read_generations(driver: Driver) -> list[Generation]:
     found = driver.execute(
-        f"SELECT view, state, asked, rate, error FROM {generation.fullname} ORDER BY view",  # noqa: S608
+        f"SELECT view, state, asked, rate, error, comparison FROM {generation.fullname} ORDER BY view",  # noqa: S608
         prepare=True,
     ).fetchall()
     return [
-        Generation(view, State(state), None if asked is None else Asked(asked), rate, error)
-        for view, state, asked, rate, error in found
+        Generation(
+            view,
+            State(state),
+            None if asked is None else Asked(asked),
+            rate,
+            error,
+            {} if comparison is None else {it: comparison[it] for it in _DIFFERENCES},
+        )
+        for view, state, asked, rate, error, comparison in found
     ]
 
 

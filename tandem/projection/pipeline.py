@@ -34,15 +34,17 @@ class EventBatch:
         *,
         mark_before: int,
         full: bool,
+        fills: bool,
         max_rows: int,
     ) -> None:
-        """mark_before: of the event at `before`. max_rows: of each view; the events that would change more are left to
-        the batch behind.
+        """mark_before: of the event at `before`. fills: the views are made anew.
+
+        max_rows: of each view; the events that would change more are left to the batch behind.
 
         Raises psycopg.Error.
         """
         self.began = time.perf_counter()
-        self.trace = trace_of(events, full=full)
+        self.trace = trace_of(events, catches_up=full or fills)
         self.before = before
         self.after, self.mark = events[-1].position, events[-1].mark
         self._marks = [mark_before, *(it.mark for it in events)]

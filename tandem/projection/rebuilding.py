@@ -136,12 +136,16 @@ class Rebuilding:
 
         Raises psycopg.Error.
         """
+        shown: list[metrics.ShownGeneration] = []
         for it in read_generations(self._driver):
             with self._lock:
                 state = self._states.get(it.view)
+                other = self._states.get(other_of(it.view), ViewState())
             if state is None or state.phase is Phase.STANDBY:
                 # Of a view that is another projector's.
                 continue
+            progress = other.position / max(state.position, other.position, 1)
+            shown.append(metrics.ShownGeneration(it.view, it.state, progress, it.differences))
             try:
                 self._look_after(it, epoch)
             except (Apart, SQLAlchemyError, psycopg.Error) as error:
@@ -150,6 +154,7 @@ class Rebuilding:
                 if first_line(error) != it.error:
                     log.warning("another generation has to wait", view=it.view, error=first_line(error))
                     say_error(self._driver, it.view, first_line(error))
+        metrics.show_generations(shown)
 
     def _look_after(self, it: Generation, epoch: uuid.UUID) -> None:
         other = other_of(it.view)

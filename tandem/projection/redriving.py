@@ -11,6 +11,7 @@ without.
 """
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from tandem.projection.fold import Step, Steps, fold_steps, steps_of
 from tandem.projection.projection import Projection
 from tandem.projection.replay import Replay
 from tandem.projection.statements import Driver, Move, select_rows
+from tandem.projection.traced import note_redriven
 from tandem.projection.views import Views, ViewState
 from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.tables import operation, parked
@@ -146,6 +148,7 @@ class Redriver:
         epoch: uuid.UUID,
     ) -> bool:
         made: ViewRow | None = None
+        began = time.monotonic()
         try:
             # What waits is in the view's history, and may be something else in the feed's.
             if self._feed.events(state.position, 0, epoch, state.mark) is None:
@@ -178,6 +181,7 @@ class Redriver:
                 changes.failing = [ParkedEvent(key, rest.position, rest.kind, _GOES_ON, waiting[0].scope)]
             try:
                 self._store(asked, projection, state, key, changes)
+                note_redriven(asked.view, began, events[: len(changes.taken)])
             except psycopg.Error as error:
                 if failure_of(error).view not in {ViewAction.PARK, ViewAction.FAIL}:
                     raise

@@ -676,8 +676,11 @@ class Session:
         projections = [self._projections[view] for view in views]
         # The source may have read fewer than the limit.
         full = events[-1].position < part.head
+        fills = self._rebuilding.unfilled.issuperset(views)
         known, most = self._views.kinds, self._follow.batch_rows
-        return EventBatch(projections, after, events, known, self._rows, mark_before=mark, full=full, max_rows=most)
+        return EventBatch(
+            projections, after, events, known, self._rows, mark_before=mark, full=full, fills=fills, max_rows=most
+        )
 
     def _write(self, batch: EventBatch) -> None:
         """One transaction for all views, then the cache, then the announcement."""

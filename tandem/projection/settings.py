@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from tandem.read_store.cache import SignedCacheSettings
+from tandem.read_store.cache import SharedCacheSettings
 from tandem.runtime.settings import Block
 
 
@@ -54,7 +54,7 @@ class FollowSettings(Block):
     )
 
 
-class CacheSettings(SignedCacheSettings):
+class CacheSettings(SharedCacheSettings):
     """The cache's nodes, as the projector reaches them."""
 
     timeout: float = Field(0.25, gt=0, le=10, description="Seconds to wait for a node before it is fenced off")

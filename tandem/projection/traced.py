@@ -4,8 +4,10 @@
                       ├─ cache order_details       until its entries are written, for each cached view
                       └─ announce                  until readers were told
 
-The batch's parent is the call of its first event that is traced. A batch that is full is not traced: it catches up, or
-makes a view anew, and who traced those events has long stopped looking.
+The batch's parent is the call of its first event that is traced. A batch that is full is not traced, nor one of views
+that are made anew: it catches up, and who traced those events has long stopped looking.
+
+    redrive order_details     events that a row took in later, when an operator asked for it
 """
 
 import time
@@ -57,15 +59,27 @@ class _Traced(BatchTrace):
 _UNTRACED = BatchTrace()
 
 
-def trace_of(events: Sequence[FeedEvent], *, full: bool) -> BatchTrace:
-    if full or not TRACING.is_on:
+def trace_of(events: Sequence[FeedEvent], *, catches_up: bool) -> BatchTrace:
+    if catches_up or not TRACING.is_on:
         return _UNTRACED
+    parents = _parents_of(events)
+    return _Traced(parents, len(events)) if parents else _UNTRACED
+
+
+def note_redriven(view: str, began: float, events: Sequence[FeedEvent]) -> None:
+    """A row has taken in events that waited for it. began: on the clock of time.monotonic()."""
+    if TRACING.is_on and (parents := _parents_of(events)):
+        TRACING.start(f"redrive {view}", began, parents, view=view, events=len(events)).end()
+
+
+def _parents_of(events: Sequence[FeedEvent]) -> "list[SpanContext]":
+    """The calls that the events come from and that are traced."""
     parents: list[SpanContext] = []
     for event in events:
         context = _context_of(event)
         if context is not None and context.trace_flags.sampled and context not in parents[-1:]:
             parents.append(context)
-    return _Traced(parents, len(events)) if parents else _UNTRACED
+    return parents
 
 
 def _context_of(event: FeedEvent) -> "SpanContext | None":

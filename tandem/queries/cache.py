@@ -235,7 +235,7 @@ class Cache:
             self._close(node)
         try:
             if node not in self._clients:
-                self._clients[node] = node_client(node, timeout=self._settings.timeout)
+                self._clients[node] = node_client(node, timeout=self._settings.timeout, tls=self._settings.tls)
                 self._made_after[node] = last_failure
             return command(self._clients[node], *args, **kwargs)
         except _FAILURES as error:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
 
 from tandem.feed.token import MalformedToken, Token, decode_token
+from tandem.feed.token_signature import remembered
 from tandem.queries.freshness import NOTHING_NEEDED, Need
 from tandem.queries.page_token import MalformedPageToken
 from tandem.runtime.checker import Checker
@@ -25,7 +25,7 @@ DEFAULT_HEARTBEAT_SECONDS = 15.0
 
 
 # Many calls of a caller carry the token of its last write: to decode one takes 3 µs.
-@lru_cache(maxsize=4096)
+@remembered(maxsize=4096)
 def _decode(text: str) -> Token:
     """Without a generation: that is of one view, and a token may be of any. Raises MalformedToken."""
     token = decode_token(text)

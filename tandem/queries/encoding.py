@@ -14,6 +14,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from tandem.feed.token import Token, encode_token
+from tandem.feed.token_signature import remembered
 from tandem.read_store.tables import name_in_this_program
 
 _LENGTH_DELIMITED = 2
@@ -30,13 +31,13 @@ def fitting(sizes: Iterable[int], room: int) -> int:
     return max(bisect_right(list(accumulate(sizes)), room), 1)
 
 
-@lru_cache(maxsize=1024)
+@remembered(maxsize=1024)
 def as_of_text(as_of: Token) -> bytes:
     """The token's text in UTF-8. All answers between two announcements share it."""
     return encode_token(as_of.epoch, as_of.position, as_of.mark).encode()
 
 
-@lru_cache(maxsize=1024)
+@remembered(maxsize=1024)
 def watch_as_of_text(as_of: Token) -> bytes:
     """With the view's generation: whoever comes back with it is shown what was made anew since."""
     return encode_token(as_of.epoch, as_of.position, as_of.mark, as_of.generation).encode()

@@ -6,9 +6,6 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
 from tandem.queries.encoding import view_of
-from tandem.runtime import audit
-from tandem.runtime.call import Context
-from tandem.runtime.errors import NotPermitted
 
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 
@@ -83,8 +80,3 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
         if byte < 0x80:
             return number, place + 1
     raise IndexError("a varint has ten bytes at most")
-
-
-def somebody_elses(call: Context, rpc: str, key: str) -> None:
-    """A row is there and not the caller's, who is told that it is not there: the audit is told the truth."""
-    audit.refused(call, rpc, NotPermitted(f"the row {key} is somebody else's"))

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from tandem.feed.token_signature import PAGE_TOKENS
 from tandem.internal.v1.stored_pb2 import PageToken
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -38,40 +40,48 @@ FIRST_PAGE = Cursor(datetime.max.replace(tzinfo=UTC), _MAX_POSITION)
 
 def encode_page_token(cursor: Cursor, *query: str) -> str:
     """`query`: the query's name and all its arguments but the page size."""
-    stored = PageToken(
-        query=fingerprint(query),
-        sort_micros=(cursor.at - _EPOCH) // _MICROSECOND,
-        sort_position=cursor.position,
-    )
-    return encode_stored(stored)
+    return encode_stored(_stored(cursor, query))
 
 
 def decode_page_token(text: str, *query: str) -> Cursor:
     """The inverse of encode_page_token. Raises MalformedPageToken for anything else, whatever a caller sends."""
-    stored = decode_stored(PageToken, text, _MAX_LENGTH)
+    stored, is_made_of = decode_stored(PageToken, text, _MAX_LENGTH)
     try:
         cursor = Cursor(_EPOCH + stored.sort_micros * _MICROSECOND, stored.sort_position)
     except OverflowError:
         raise MalformedPageToken from None
-    if cursor.position > _MAX_POSITION or encode_page_token(cursor, *query) != text:
+    if cursor.position > _MAX_POSITION or not is_made_of(_stored(cursor, query)):
         raise MalformedPageToken
     return cursor
 
 
+def _stored(cursor: Cursor, query: tuple[str, ...]) -> PageToken:
+    return PageToken(
+        query=fingerprint(query),
+        sort_micros=(cursor.at - _EPOCH) // _MICROSECOND,
+        sort_position=cursor.position,
+    )
+
+
 def encode_stored(stored: Message) -> str:
-    """A message as a token's text: URL-safe ASCII."""
+    """A message as a token's text: URL-safe ASCII, with its signature."""
+    return PAGE_TOKENS.sign(_text(stored))
+
+
+def _text(stored: Message) -> str:
     return base64.urlsafe_b64encode(stored.SerializeToString(deterministic=True)).rstrip(b"=").decode()
 
 
-def decode_stored(kind: type[M], text: str, longest: int) -> M:
-    """A message of `kind` out of a token's text of at most `longest` characters. Raises MalformedPageToken.
-
-    Another text may give the same message: compare the text with that of the message's encoding.
+def decode_stored(kind: type[M], text: str, longest: int) -> tuple[M, Callable[[Message], bool]]:
+    """A message of `kind` out of a token's text of at most `longest` characters, and whether a message is the one that
+    the token was made of: another text may give the same. Raises MalformedPageToken.
     """
     if len(text) > longest:
         raise MalformedPageToken
     try:
-        return kind.FromString(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+        body = PAGE_TOKENS.unsigned(text)
+        stored = kind.FromString(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
+        return stored, lambda it: _text(it) == body
     except (binascii.Error, DecodeError, ValueError):
         raise MalformedPageToken from None
 

@@ -27,11 +27,12 @@ from tandem.queries.checker import MAX_BATCH, QueryChecker
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text, fitting, room_for_rows, view_of
 from tandem.queries.freshness import NOTHING_NEEDED, Announced, Asked, Fresh, Freshness, Need
-from tandem.queries.owners import RowOwner, owner_field, somebody_elses
+from tandem.queries.owners import RowOwner, owner_field
 from tandem.queries.parked import parked_among, parked_error, parked_fields, parked_refusal
 from tandem.queries.settings import CacheSettings, ReaderSettings
 from tandem.queries.store import BATCH_SIZE, Store
 from tandem.read_store.cache import decode_entry
+from tandem.runtime import audit
 from tandem.runtime.call import Call, Stage
 from tandem.runtime.errors import InvalidArgument, NotFound, TandemError, Unavailable
 from tandem.runtime.worker import Worker
@@ -464,7 +465,7 @@ def _own(
     own = {key: rows[key] for key in call.asked.keys if key in rows and query.may_see(call, query.value(rows[key]))}
     for key in call.asked.keys:
         if (key in rows and key not in own) or key in damaged:
-            somebody_elses(call, query.name, key)
+            audit.somebody_elses(call, query.name, f"the row {key}")
     known = own.keys() | call.asked.cached.keys()
     return own, {}, {key: since for key, since in parked.items() if key in known}
 

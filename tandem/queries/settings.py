@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from tandem.read_store.cache import SignedCacheSettings
+from tandem.read_store.cache import SharedCacheSettings
 from tandem.runtime.settings import Block
 
 
@@ -18,7 +18,7 @@ class ReaderSettings(Block):
     )
 
 
-class CacheSettings(SignedCacheSettings):
+class CacheSettings(SharedCacheSettings):
     """memcached. Its nodes are the projector's setting; query servers learn them from the announcements."""
 
     enabled: bool = Field(True, description="Read from memcached where the projector announces nodes")

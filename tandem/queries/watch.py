@@ -47,7 +47,7 @@ from tandem.queries.checker import QueryChecker
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, view_of, watch_as_of_text
 from tandem.queries.freshness import Asked, Fresh, Freshness, Need, history_changed
-from tandem.queries.owners import RowOwner, somebody_elses
+from tandem.queries.owners import RowOwner
 from tandem.queries.parked import (
     NONE_PARKED,
     Parked,
@@ -59,6 +59,7 @@ from tandem.queries.parked import (
 from tandem.queries.settings import WatchSettings
 from tandem.queries.store import ChangedKeys, State, Store
 from tandem.read_store.announcement import HISTORY_CHANGED
+from tandem.runtime import audit
 from tandem.runtime.call import UNCOUNTED, Call, LocalCall, Stage, StreamCall, stopping_error
 from tandem.runtime.errors import NotFound, Overloaded, PreconditionFailed, TandemError, Unavailable, Violation
 from tandem.runtime.supervised import supervise
@@ -322,7 +323,7 @@ class Watches:
         if subject.state is not None and self._owner is not None and self._owner.is_of(subject.state.value, call.owner):
             return
         if subject.state is not None:
-            somebody_elses(call, self._rpc, subject.key.hex)
+            audit.somebody_elses(call, self._rpc, f"the row {subject.key.hex}")
         raise self._not_found(subject)
 
     def _not_found(self, subject: _Subject) -> NotFound:

@@ -3,7 +3,7 @@
 from google.protobuf.message import Message
 
 from tandem.runtime.call import Context
-from tandem.runtime.errors import TandemError
+from tandem.runtime.errors import NotPermitted, TandemError
 from tandem.runtime.telemetry import log
 
 # Of a request, as a text.
@@ -19,6 +19,11 @@ def refused(call: Context, rpc: str, error: TandemError) -> None:
         problem=error.message,
         reference=call.reference(),
     )
+
+
+def somebody_elses(call: Context, rpc: str, what: str) -> None:
+    """It is there, and the caller is told that it is not."""
+    refused(call, rpc, NotPermitted(f"{what} is somebody else's"))
 
 
 def called(call: Context, rpc: str, request: Message) -> None:

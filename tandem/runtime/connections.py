@@ -12,24 +12,26 @@ dropped because a call was cancelled is held by nobody: it is made up for by for
 too much is closed, and when all together do, the one that holds most. Its calls end as those of any caller that has
 gone.
 
-For TCP on Linux. Of a Unix socket the kernel does not say it: who connects by one is trusted to have limits.
+For TCP on Linux. Of Unix sockets the kernel says less: what was written to all of them together (`UnixConnections`).
 """
 
 import contextlib
 import errno
 import os
+import re
 import socket
 import stat
 import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge
 
-from tandem.runtime.settings import ServerSettings
+from tandem.runtime.settings import UNIX_SOCKET, ServerSettings
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 
@@ -55,6 +57,8 @@ _FORGOTTEN_OF_ANSWERS = 8
 _UPDATES = 128
 # linux/tcp.h: tcpi_bytes_acked and tcpi_bytes_received in struct tcp_info.
 _ACKED_AND_RECEIVED = struct.Struct("=120xQQ")
+# In /proc/…/io: what system calls that write were given, for sockets too.
+_WRITTEN = re.compile(rb"^wchar: ([0-9]+)", re.MULTILINE)
 
 
 class Connection:
@@ -139,6 +143,7 @@ class Connections:
         self._thread = SupervisedThread("connections", self._run)
 
     def start(self, port: int) -> None:
+        """port: of which the kernel knows the connections."""
         self._port = port
         self._thread.start()
 
@@ -215,26 +220,15 @@ class Connections:
 
     def _sockets(self) -> Iterator[tuple[socket.socket, str]]:
         """The server's connections, with the names of their peers. A socket is a duplicate, closed after its turn."""
-        for entry in os.listdir("/proc/self/fd"):
+        for sock in _all_sockets():
             try:
-                copy = os.dup(int(entry))
-            except OSError as error:
-                if error.errno != errno.EBADF:
-                    raise
-                # Closed since.
-                continue
-            if not stat.S_ISSOCK(os.fstat(copy).st_mode):
-                os.close(copy)
-                continue
-            with socket.socket(fileno=copy) as sock:
-                try:
-                    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.getsockname()[1] != self._port:
-                        continue
-                    host, port = sock.getpeername()[:2]
-                except OSError:
-                    # It listens, or is closed.
+                if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.getsockname()[1] != self._port:
                     continue
-                yield sock, self._name(host, port)
+                host, port = sock.getpeername()[:2]
+            except OSError:
+                # It listens, or is closed.
+                continue
+            yield sock, self._name(host, port)
 
     def _name(self, host: str, port: int) -> str:
         """As transports name a peer: each has its own way with IPv6."""
@@ -253,3 +247,77 @@ class Connections:
         )
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
+
+
+class UnixConnections(Connections):
+    """Of a server on a Unix socket: unread answers alone, and of all its callers together.
+
+    What each thread has written is known to the kernel, and not to whom. So past `max_held_bytes` all connections are
+    closed: which of them it is cannot be found out, and their callers make new ones.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        super().__init__(settings)
+        self._path = settings.host.removeprefix(UNIX_SOCKET)
+        self._writers: Sequence[Path] = ()
+        self._all_callers = Connection()
+
+    def count_what_is_written_by(self, threads: Iterable[int]) -> None:
+        """Before the start; without it nothing is counted. threads: by their ids; they write to callers alone."""
+        self._writers = [Path(f"/proc/self/task/{it}/io") for it in threads]
+        try:
+            self._written()
+        except OSError as error:
+            log.warning("what callers of a Unix socket do not read is not counted", error=str(error))
+            self._writers = ()
+
+    def of(self, peer: str) -> Connection:
+        return self.by_peer.setdefault(peer, self._all_callers)
+
+    def _look(self) -> None:
+        if not self._writers:
+            return
+        every = self._all_callers
+        # What came is not counted by the kernel: nothing of it is unfinished.
+        every.look(self._written(), every.requests)
+        HELD.set(every.held)
+        if every.held > self._most_of_all:
+            for sock in _all_sockets():
+                with contextlib.suppress(OSError):
+                    if sock.family == socket.AF_UNIX and sock.getsockname() == self._path and not _listens(sock):
+                        self._close(sock, f"{UNIX_SOCKET}{self._path}", every)
+            every.unread = 0.0
+        self.by_peer.clear()
+
+    def _written(self) -> int:
+        return sum(int(_WRITTEN.findall(it.read_bytes())[0]) for it in self._writers)
+
+
+def connections_of(settings: ServerSettings) -> Connections:
+    return UnixConnections(settings) if settings.host.startswith(UNIX_SOCKET) else Connections(settings)
+
+
+def threads_of_this_process() -> set[int]:
+    """By their ids."""
+    return {int(it) for it in os.listdir("/proc/self/task")}
+
+
+def _listens(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _all_sockets() -> Iterator[socket.socket]:
+    """This process's. Each is a duplicate, closed after its turn."""
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            copy = os.dup(int(entry))
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            # Closed since.
+            continue
+        if not stat.S_ISSOCK(os.fstat(copy).st_mode):
+            os.close(copy)
+            continue
+        with socket.socket(fileno=copy) as sock:
+            yield sock

@@ -19,9 +19,10 @@ from psycopg.abc import PQGen
 from sqlalchemy import Connection, Engine, String, column, create_engine, event, select, table, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from tandem.runtime.arrays import send_arrays
+from tandem.runtime.round_trips import ROUND_TRIPS, Waits
 from tandem.runtime.sampled import SampledGauge
 from tandem.runtime.settings import DatabaseSettings, SettingsError
 from tandem.runtime.sqlstate import failure_of
@@ -42,7 +43,7 @@ GRACE_SECONDS = 1.0
 # Of a standby, and of a server or a role that was set so.
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
 
-ROUND_TRIP = Histogram(
+CHECK_SECONDS = Histogram(
     "tandem_database_check_seconds",
     "Time that a readiness check took, two or three round trips to the database that has the schema",
     ["schema"],
@@ -84,6 +85,21 @@ class Driver(psycopg.Connection[Any]):
 
     longest_wait: float | None = None
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.waits = Waits()
+
+    def _is_answered(self, step: Any) -> bool:
+        """Whether a step of psycopg's waits for an answer. It goes by their names."""
+        name = step.__name__
+        if name == "_execute_gen":
+            # A pipeline collects statements.
+            return not self.pgconn.pipeline_status
+        if name in {"_commit_gen", "_rollback_gen"}:
+            # What was said by a statement already is not said again.
+            return self.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE
+        return bool(name != "_enter_gen")
+
     @classmethod
     def connect(cls, conninfo: str = "", **arguments: Any) -> Self:
         """As psycopg's. What it made for an attempt that failed, a socket too, ends with it.
@@ -97,6 +113,7 @@ class Driver(psycopg.Connection[Any]):
 
     def wait(self, gen: PQGen[T], interval: float = _LOOK_SECONDS, timeout: float | None = None) -> T:
         """Raises ServerSilent. timeout: of who waits for what need not come, a notification."""
+        self.waits.number += self._is_answered(gen)
         if timeout is not None or self.longest_wait is None:
             return super().wait(gen, interval, timeout)
         try:
@@ -104,6 +121,25 @@ class Driver(psycopg.Connection[Any]):
         except psycopg.errors._WaitTimeout:
             self.close()
             raise ServerSilent(f"the server has not answered for {self.longest_wait:g} s") from None
+
+
+class Pool(QueuePool):
+    """SQLAlchemy's, which also closes what was in use when it was disposed of, as soon as that comes back.
+
+    SQLAlchemy's own takes it in again, and nobody closes it: the server has the session until the collector comes.
+    """
+
+    _disposed = False
+
+    def dispose(self) -> None:
+        self._disposed = True
+        super().dispose()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        # Looked at afterwards: of two threads, one of which disposes of the pool, one or the other finds the record.
+        if self._disposed:
+            super().dispose()
 
 
 def connection_arguments(
@@ -194,6 +230,7 @@ def create_database_engine(
     engine = create_engine(
         database_url(settings),
         connect_args=connection_arguments(settings, name, read_only=read_only, by_key=by_key),
+        poolclass=Pool,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=settings.connect_timeout,
@@ -205,6 +242,7 @@ def create_database_engine(
     def connect(_dialect: object, _record: object, positional: list[Any], named: dict[str, Any]) -> Driver:
         driver = Driver.connect(*positional, **named)
         driver.longest_wait = None if patient else longest_wait(settings)
+        ROUND_TRIPS.watch(driver, driver.waits, name)
         return driver
 
     @event.listens_for(engine, "connect")
@@ -423,7 +461,7 @@ def has_revision(engine: Engine, schema: str, revision: str, *, writing: bool = 
                 return False
             return (current_revision(connection, schema) or "") >= revision
 
-        with ROUND_TRIP.labels(schema).time():
+        with CHECK_SECONDS.labels(schema).time():
             return read_pooled(engine, ready)
     except SQLAlchemyError as error:
         log.debug("the database is not ready", schema=schema, error=str(error)[:500])

@@ -3,6 +3,7 @@
     TandemError
      ├── InvalidArgument      INVALID_ARGUMENT     the request itself is wrong: every violated field
      ├── NotFound             NOT_FOUND            what the request names is not there
+     │    └── SomebodyElses   NOT_FOUND            it is, and the caller may not know
      ├── AlreadyExists        ALREADY_EXISTS       what the request would create is there
      ├── PreconditionFailed   FAILED_PRECONDITION  a business rule, or a token of another feed
      ├── Conflict             ABORTED              the caller's picture is out of date
@@ -71,6 +72,10 @@ class NotFound(TandemError):
         super().__init__(f"{resource_name} is not known", reason="NOT_FOUND")
         self.resource_type = resource_type
         self.resource_name = resource_name
+
+
+class SomebodyElses(NotFound):
+    """As NotFound to the caller; the audit is told the truth."""
 
 
 class AlreadyExists(TandemError):
@@ -149,6 +154,7 @@ _BY_NUMBER: dict[int, grpc.StatusCode] = {it.value[0]: it for it in grpc.StatusC
 _CODES: dict[type[TandemError], grpc.StatusCode] = {
     InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
+    SomebodyElses: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
     Conflict: grpc.StatusCode.ABORTED,

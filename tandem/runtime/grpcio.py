@@ -18,7 +18,7 @@ from tandem.runtime.call import (
     StreamMethods,
 )
 from tandem.runtime.certificates import Certificates
-from tandem.runtime.connections import COUNTED_BYTES, Connections, Sent
+from tandem.runtime.connections import COUNTED_BYTES, Connections, Sent, connections_of
 from tandem.runtime.errors import (
     TandemError,
     code_of,
@@ -35,9 +35,9 @@ class GrpcioTransport:
     def __init__(self, address: str, settings: ServerSettings, guards: Guards) -> None:
         """Raises OSError for an address that is taken, SettingsError for wrong certificates."""
         self._guards = guards
-        self._connections = Connections(settings)
+        self._connections = connections_of(settings)
         self._requests = Requests(settings, self._connections.take)
-        self._server = aio.server(options=grpc_options(settings))
+        self._server = aio.server(options=[*grpc_options(settings), *_age(settings.max_connection_age_seconds)])
         credentials = Certificates(settings.tls).credentials if settings.tls is not None else None
         try:
             self.port: int = (
@@ -64,6 +64,11 @@ class GrpcioTransport:
     async def stop(self, grace: float) -> None:
         await asyncio.to_thread(self._connections.stop)
         await self._server.stop(grace)
+
+
+def _age(seconds: float) -> list[tuple[str, int]]:
+    """Options, for connections that callers make: what is under way has no limit, so a watch goes on in an old one."""
+    return [("grpc.max_connection_age_ms", round(seconds * 1000))] if seconds else []
 
 
 class _Call(Received, RemoteCall):

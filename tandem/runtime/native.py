@@ -41,7 +41,7 @@ from tandem.runtime.call import (
     too_large,
     trailers_of,
 )
-from tandem.runtime.connections import COUNTED_BYTES, Connections, Sent
+from tandem.runtime.connections import COUNTED_BYTES, Sent, UnixConnections, connections_of, threads_of_this_process
 from tandem.runtime.grpcio_requests import Handlers, Requests
 from tandem.runtime.settings import (
     MAX_STREAMS_PER_CONNECTION,
@@ -74,6 +74,8 @@ class NativeTransport:
         """Raises OSError for an address that is taken."""
         self._settings = settings
         self._guards = guards
+        self.connections = connections_of(settings)
+        before = threads_of_this_process()
         self.front = NativeGrpcFront(
             address,
             [],
@@ -86,8 +88,10 @@ class NativeTransport:
             keepalive_permit_without_calls=True,
             max_concurrent_streams=MAX_STREAMS_PER_CONNECTION,
         )
+        if isinstance(self.connections, UnixConnections):
+            # Those of the front that write to callers: it begins them when it is made.
+            self.connections.count_what_is_written_by(threads_of_this_process() - before)
         self.port = self.front.bound_port
-        self.connections = Connections(settings)
         self.calls: dict[int, _Call | _StreamCall] = {}
         """Under way, by the front's numbers. Who receives a call puts it in, who ends it takes it out."""
         # By the front's numbers of the methods.

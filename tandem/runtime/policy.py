@@ -2,7 +2,7 @@
 
     [rpcs."package.Service"]
     GetThing = ["clerk", "customer:own"]   # clerks all things, customers their own
-    ListKinds = ["*"]                      # everybody whose identity is known
+    ListKinds = ["*"]                      # everybody whose identity is known; "*:own" for what is theirs
     "*" = ["operator"]                     # all RPCs of the service that are not named
 
     [subjects]                             # the roles of those whom a certificate names; a token says its own
@@ -32,7 +32,7 @@ OUTDATED = Gauge("tandem_policy_outdated", "1 while the policy's file cannot be 
 
 EVERYBODY = "*"
 _OWN = ":own"
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
 _SECTIONS = {"rpcs", "subjects", "personal_data"}
 _NONE: frozenset[str] = frozenset()
 
@@ -68,7 +68,7 @@ class PolicyFile:
         self._thread = SupervisedThread("policy", self._run)
         self._problem = ""
         try:
-            self._content = file.read_text(encoding="utf-8")
+            self._content = self._seen = file.read_text(encoding="utf-8")
             self.policy = parse(self._content, owned)
         except (OSError, ValueError) as error:
             raise SettingsError(f"policy_file: {file}: {error}") from error
@@ -86,7 +86,11 @@ class PolicyFile:
 
     def _look(self) -> None:
         try:
-            content = self._file.read_text(encoding="utf-8")
+            content, before = self._file.read_text(encoding="utf-8"), self._seen
+            self._seen = content
+            if content != before:
+                # Somebody may be writing it, and half a policy is one too. The next look knows.
+                return
             if content == self._content and not self._problem:
                 return
             self.policy = parse(content, self._owned)

@@ -4,36 +4,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
+from tandem.runtime.actions import Action, ActionRefused
 from tandem.runtime.server import Application, run
 from tandem.runtime.settings import ServiceSettings, SettingsError, load_settings
 from tandem.runtime.telemetry import configure_logging, version
 from tandem.runtime.tracing import TRACING
-
-
-class ActionRefused(Exception):
-    """The action cannot be done now; the message says why."""
-
-
-class Done(NamedTuple):
-    """What an action has done or found. text: for people. fields: the same for programs."""
-
-    text: str
-    fields: Mapping[str, Any]
-
-
-class Action(NamedTuple):
-    """help: what it does, for `--help`. do: gets the settings. takes_files: it also gets the files that are
-    named behind the action.
-    """
-
-    help: str
-    do: Callable[..., Done]
-    takes_files: bool = False
 
 
 def main(
@@ -47,7 +26,7 @@ def main(
     helps = [f"serve (default): {help_of_serve}", *(f"{it}: {action.help}" for it, action in actions.items())]
     parser = argparse.ArgumentParser(prog=f"python -m {name}")
     parser.add_argument("action", nargs="?", default="serve", choices=("serve", *actions), help=". ".join(helps))
-    parser.add_argument("file", nargs="*", type=Path, help="for: " + ", ".join(_takers(actions) or ["no action"]))
+    parser.add_argument("words", nargs="*", help="for: " + ", ".join(_takers(actions) or ["no action"]))
     parser.add_argument(
         "--insecure",
         action="store_true",
@@ -57,8 +36,10 @@ def main(
     parser.add_argument("--json", action="store_true", help="print what was done as JSON, for programs")
     arguments = parser.parse_args()
     chosen = arguments.action
-    if arguments.file and chosen not in _takers(actions):
-        parser.error(f"{chosen} takes no files")
+    try:
+        words = [_of(actions.get(chosen), it) for it in arguments.words]
+    except ValueError as error:
+        parser.error(f"{chosen}: {error}")
     try:
         settings = load_settings(settings_class, **({"server": {"insecure": True}} if arguments.insecure else {}))
         configure_logging(settings.log.level, name)
@@ -68,7 +49,7 @@ def main(
                 return run(build(settings))
             finally:
                 TRACING.end()
-        done = actions[chosen].do(settings, *arguments.file)
+        done = actions[chosen].do(settings, *words)
         sys.stdout.write(f"{json.dumps(done.fields, indent=2) if arguments.json else done.text}\n")
     except SettingsError as error:
         sys.stderr.write(f"{name}: {error}\n")
@@ -83,4 +64,11 @@ def main(
 
 
 def _takers(actions: Mapping[str, Action]) -> list[str]:
-    return [name for name, it in actions.items() if it.takes_files]
+    return [name for name, it in actions.items() if it.takes is not None]
+
+
+def _of(action: Action | None, word: str) -> Any:
+    """Raises ValueError."""
+    if action is None or action.takes is None:
+        raise ValueError(f"nothing is named behind it, and not {word}")
+    return action.takes(word)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -24,7 +25,7 @@ from tandem.runtime.health import LIVENESS, Health, status_of
 from tandem.runtime.native import NativeTransport
 from tandem.runtime.settings import UNIX_SOCKET, ServerSettings, SettingsError
 from tandem.runtime.supervised import supervise, what_is_down, what_stands_still
-from tandem.runtime.telemetry import SERVING, log, note_process
+from tandem.runtime.telemetry import LOOP_DELAY, SERVING, log, note_process
 from tandem.runtime.worker import Worker, Workers
 
 # How often readiness is asked again. Orchestrators probe every few seconds; a store's return should not wait for more.
@@ -33,6 +34,8 @@ _READINESS_SECONDS = 1.0
 _CHECK_SECONDS = 2.0
 # Until a transport's threads have written what they were given: they take microseconds, on a busy machine more.
 _FLUSH_SECONDS = 0.1
+# A socket is its user's and its group's, whatever the umask of the process is.
+_SOCKET_UMASK = 0o007
 # malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -238,9 +241,11 @@ class RunningApplication:
 
     async def _follow_readiness(self) -> None:
         while not self._stopping.is_set():
+            due = time.monotonic() + _READINESS_SECONDS
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _READINESS_SECONDS)
                 return
+            LOOP_DELAY.observe(max(0.0, time.monotonic() - due))
             await self._ask_readiness()
 
     async def _ask_readiness(self) -> None:
@@ -364,12 +369,17 @@ def _listen(settings: ServerSettings, guards: Guards) -> Transport:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = settings.host if settings.host.startswith(UNIX_SOCKET) else f"{host}:{settings.port}"
     make = GrpcioTransport if transport_of(settings) == "grpcio" else NativeTransport
+    # Of a Unix socket: whoever connects may be believed to be a sidecar.
+    before = os.umask(_SOCKET_UMASK) if settings.host.startswith(UNIX_SOCKET) else None
     try:
         return make(address, settings, guards)
     except OSError as error:
         raise PortInUse(
             f"cannot listen on {address}: the port is in use, or the address is not this machine's"
         ) from error
+    finally:
+        if before is not None:
+            os.umask(before)
 
 
 def _host(settings: ServerSettings) -> str:

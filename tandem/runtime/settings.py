@@ -59,6 +59,8 @@ _MAX_PENDING_CALLS = 4_000
 # grpcio refuses by itself, without details, a request of more than so many times the largest one. To be handed one of
 # 17 MiB and refuse it took 38 ms of processor time, and a caller of 43 MiB made it keep 730 MB: now 14 ms, 220 MB.
 _MOST_TIMES_THE_LARGEST = 16
+# libpq's, from the least to what alone knows the server.
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # As grpcio numbers the encodings that it takes.
 _IDENTITY, _GZIP = 1, 4
 
@@ -76,7 +78,10 @@ class Block(BaseModel):
 class DatabaseSettings(Block):
     """One PostgreSQL database."""
 
-    url: SecretStr = Field(description="postgresql://user:password@host:port/database, or ?host=/socket/folder")
+    url: SecretStr = Field(
+        description="postgresql://user:password@host:port/database, or ?host=/socket/folder; with"
+        " ?sslmode=verify-full&sslrootcert=/path/ca.pem nobody in between reads or answers"
+    )
     password_file: Path | None = Field(None, description="A file that holds the password, instead of one in the URL")
     connect_timeout: int = Field(3, ge=1, le=60, description="Seconds to wait for a connection")
     statement_timeout: float = Field(5.0, gt=0, le=300, description="Seconds that one statement may take")
@@ -86,11 +91,14 @@ class DatabaseSettings(Block):
     @classmethod
     def _is_a_postgresql_url(cls, url: SecretStr) -> SecretStr:
         try:
-            backend = make_url(url.get_secret_value()).get_backend_name()
+            parsed = make_url(url.get_secret_value())
+            backend = parsed.get_backend_name()
         except (ArgumentError, ValueError):
             raise ValueError("must look like postgresql://user@host:port/database") from None
         if backend != "postgresql":
             raise ValueError(f"must begin with postgresql://, not {backend}://")
+        if (mode := parsed.query.get("sslmode", "prefer")) not in _SSL_MODES:
+            raise ValueError(f"sslmode={mode} is none of {', '.join(_SSL_MODES)}")
         return url
 
 
@@ -154,7 +162,7 @@ class ServerSettings(Block):
     host: str = Field(
         "127.0.0.1",
         description="The address to listen on; 0.0.0.0 for every interface, which takes authentication; unix:/path for"
-        " a Unix socket, whose folder says who may connect",
+        " a Unix socket, to which its user and its group may connect",
     )
     port: int = Field(ge=0, le=65535, description="The port to listen on; 0 takes a free one and logs it")
     transport: Literal["auto", "native", "grpcio"] = Field(
@@ -203,10 +211,17 @@ class ServerSettings(Block):
     max_held_bytes: int = Field(
         256 * 1024 * 1024,
         ge=1024 * 1024,
-        description="The same in all connections; past it the one that holds most is closed",
+        description="The same in all connections; past it the one that holds most is closed, of a Unix socket all",
     )
     request_seconds: float = Field(
         30.0, gt=0, le=600, description="Seconds that a request may take to come, on the transport grpcio"
+    )
+    max_connection_age_seconds: float = Field(
+        300.0,
+        ge=0,
+        le=86_400,
+        description="How old a connection of the transport grpcio becomes, to a tenth; what is under way in it ends in"
+        " peace, and its caller connects anew, maybe to a server that came later. 0 is for ever",
     )
     drain_seconds: float = Field(10.0, ge=0, le=300, description="How long calls under way may finish at a stop")
     drain_delay_seconds: float = Field(

@@ -39,6 +39,12 @@ CALLS_ANSWERED_TWICE = Counter(
 STREAMS_OPEN = Gauge("tandem_streams_open", "Streams that callers have open", ["method"])
 STREAM_MESSAGES = Counter("tandem_stream_messages_total", "Messages that were sent in streams", ["method"])
 SERVING = Gauge("tandem_serving", "1 while health says SERVING; all is the server's own", ["service"])
+LOOP_DELAY = Histogram(
+    "tandem_event_loop_delay_seconds",
+    "How much later than due the event loop came to a task, once a second: streams and health wait so long, on the"
+    " transport grpcio all calls",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1, 5),
+)
 JOB_SUCCEEDED = Gauge(
     "tandem_job_success_timestamp_seconds",
     "When a job that runs now and then last did all it had to; its beginning where it has not yet",

@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any, NamedTuple
 
 import jwt
@@ -180,8 +181,11 @@ class Tokens:
         if self._settings.keys_file is not None:
             return self._settings.keys_file.read_bytes()
         assert self._settings.keys_url is not None, "one of the two is set"
-        with _OPENER.open(self._settings.keys_url, timeout=_FETCH_SECONDS) as answer:
-            content: bytes = answer.read(_MOST_KEY_BYTES)
+        try:
+            with _OPENER.open(self._settings.keys_url, timeout=_FETCH_SECONDS) as answer:
+                content: bytes = answer.read(_MOST_KEY_BYTES)
+        except HTTPException as error:
+            raise OSError(f"no answer of HTTP: {error!r}") from error
         return content
 
     def _take(self, content: bytes) -> None:

@@ -95,9 +95,14 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
+def kinds_of(error: type[errors.TandemError]) -> set[type[errors.TandemError]]:
+    """Those below it."""
+    return {one for it in error.__subclasses__() for one in ({it} | kinds_of(it))}
+
+
 def test_every_kind_of_error_has_a_status_code() -> None:
     # That one has the code of what was told before.
-    kinds = set(errors.TandemError.__subclasses__()) - {errors.RefusedBefore}
+    kinds = kinds_of(errors.TandemError) - {errors.RefusedBefore}
     assert kinds
     without = {kind.__name__ for kind in kinds if kind not in errors._CODES}
     assert not without

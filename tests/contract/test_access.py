@@ -226,6 +226,18 @@ def test_a_command_about_somebody_elses_thing_is_refused_as_if_it_was_not_there_
     assert others == (NOT_FOUND, nobodys[1].replace(NO_ORDER, OTHERS_ORDER))
     assert cancelled(OTHERS_ORDER, identity("cancel", 3), OTHER)[0] is OK
     assert cancelled(OTHERS_ORDER, identity("cancel", 3), ME)[0] is NOT_FOUND, "the receipt is somebody else's, too"
+    # What the caller is not told, the audit is, of what is there.
+    logged = [it["problem"] for it in shop.logged("command_server", "audit: refused") if it["rpc"] == "CancelOrder"]
+    assert logged.count(f"orders/{OTHERS_ORDER} is somebody else's") == 2
+    assert not any(NO_ORDER in it for it in logged)
+
+
+def test_an_id_that_somebody_else_has_is_taken(shop: Shop) -> None:
+    request = place_order(2, customer=1)
+    request.request_id = identity("place", 77)
+    with pytest.raises(grpc.RpcError) as raised:
+        shop.stack.commands.PlaceOrder(request, metadata=shop.caller("customer"), timeout=20)
+    assert raised.value.code() is grpc.StatusCode.ALREADY_EXISTS
 
 
 def followed(shop: Shop, roles: str) -> list[Any]:

@@ -188,7 +188,8 @@ def test_lite_needs_one_database_and_no_cache(new_up: Callable[..., Up]) -> None
         assert QueryServiceStub(channel).GetProduct(request, timeout=10).product.product_id == request.product_id
     assert not any("memcached" in command for command in started.children())
     url = f"postgresql://postgres@127.0.0.1:{started.ports.postgres}/postgres"
-    with psycopg.connect(url) as connection:
+    password = (started.folder / "postgres.password").read_text(encoding="ascii").strip()
+    with psycopg.connect(url, password=password) as connection:
         names = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'tandem%'").fetchall()
     assert names == [("tandem_write",)]
 

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import itertools
+import socket
 import ssl
 import struct
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+import trustme
 
 from commerce.command.v1.command_service_pb2 import CancelOrderRequest
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
@@ -26,8 +28,10 @@ from commerce.query.v1.query_service_pb2 import (
     GetProductRequest,
     GetProductResponse,
     WatchOrderDetailsRequest,
+    WatchOrderDetailsResponse,
 )
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
+from commerce.type.v1.order_status_pb2 import ORDER_STATUS_CANCELLED, ORDER_STATUS_PLACED
 from shop.client import Client, Session
 from tandem.cli.mesh import MISSING, envoy_path
 from tandem.cli.services import Service
@@ -35,7 +39,7 @@ from tandem.client.errors import RowsBusy
 from tandem.client.streams import resuming
 from tandem.internal.v1.stored_pb2 import Envelope
 from tests.support.builders import add_product, identity, register_customer
-from tests.support.issuer import bearer
+from tests.support.issuer import bearer, moved_in
 from tests.support.mesh import WORKLOAD, Mesh, running_mesh
 from tests.support.shop import CUSTOMERS, PRODUCTS, an_order
 from tests.support.stack import Databases, pause, resume, wait_until
@@ -45,6 +49,7 @@ pytestmark = pytest.mark.skipif(envoy_path() is None, reason=MISSING)
 UNAUTHENTICATED, UNIMPLEMENTED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED
 PRODUCT = GetProductRequest(product_id=identity("product", 1))
 GET_PRODUCT = "/commerce.query.v1.QueryService/GetProduct"
+WATCH_ORDER = "/commerce.query.v1.QueryService/WatchOrderDetails"
 ORIGIN = "https://shop.example"
 
 
@@ -105,6 +110,17 @@ def test_what_the_native_transport_cannot_take_does_not_come_to_it(mesh: Mesh) -
         assert other.session().queries.GetProduct(PRODUCT).product.name == "Product 1"
 
 
+def framed(message: bytes) -> bytes:
+    return struct.pack(">BI", 0, len(message)) + message
+
+
+def web_headers(mesh: Mesh) -> dict[str, str]:
+    """What a page sends with a call, its user's token among it."""
+    [(_, token)] = bearer(mesh.issuer.token("user-1"))
+    kind = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
+    return {"origin": ORIGIN, "authorization": token, **kind}
+
+
 def test_a_page_in_a_browser_calls_it(mesh: Mesh) -> None:
     context = ssl.create_default_context(cadata=mesh.certificates.authority.cert_pem.bytes().decode())
     with contextlib.closing(http.client.HTTPSConnection("127.0.0.1", mesh.port, timeout=20, context=context)) as web:
@@ -121,15 +137,7 @@ def test_a_page_in_a_browser_calls_it(mesh: Mesh) -> None:
         refused.read()
         assert refused.headers["access-control-allow-origin"] is None
 
-        message = PRODUCT.SerializeToString()
-        [(_, token)] = bearer(mesh.issuer.token("user-1"))
-        headers = {
-            "origin": ORIGIN,
-            "content-type": "application/grpc-web+proto",
-            "x-grpc-web": "1",
-            "authorization": token,
-        }
-        web.request("POST", GET_PRODUCT, body=struct.pack(">BI", 0, len(message)) + message, headers=headers)
+        web.request("POST", GET_PRODUCT, body=framed(PRODUCT.SerializeToString()), headers=web_headers(mesh))
         answered = web.getresponse()
         body = answered.read()
     assert answered.headers["access-control-allow-origin"] == ORIGIN
@@ -137,6 +145,64 @@ def test_a_page_in_a_browser_calls_it(mesh: Mesh) -> None:
     assert flag == 0
     assert GetProductResponse.FromString(body[5 : 5 + length]).product.name == "Product 1"
     assert b"grpc-status:0" in body[5 + length :]
+
+
+def test_a_page_in_a_browser_watches(mesh: Mesh) -> None:
+    with mesh.client() as client:
+        session = client.session()
+        order_id = session.commands.PlaceOrder(an_order(9001)).order_id
+        session.queries.GetOrderDetails(GetOrderDetailsRequest(order_id=order_id))
+        message = WatchOrderDetailsRequest(order_id=order_id).SerializeToString()
+        context = ssl.create_default_context(cadata=mesh.certificates.authority.cert_pem.bytes().decode())
+        web = http.client.HTTPSConnection("127.0.0.1", mesh.port, timeout=20, context=context)
+        with contextlib.closing(web):
+            web.request("POST", WATCH_ORDER, body=framed(message), headers=web_headers(mesh))
+            stream = web.getresponse()
+
+            def status() -> int:
+                """Of the next state that is pushed."""
+                while True:
+                    flag, length = struct.unpack(">BI", stream.read(5))
+                    assert flag == 0, "a message"
+                    told = WatchOrderDetailsResponse.FromString(stream.read(length))
+                    if told.HasField("order_details"):
+                        return told.order_details.status
+
+            assert status() == ORDER_STATUS_PLACED
+            session.commands.CancelOrder(CancelOrderRequest(order_id=order_id))
+            assert status() == ORDER_STATUS_CANCELLED
+
+
+def test_certificates_that_change_are_read_again_while_callers_go_on(mesh: Mesh) -> None:
+    def shown() -> str:
+        """The number of the certificate that a new connection is shown."""
+        context = ssl.create_default_context(cadata=mesh.certificates.authority.cert_pem.bytes().decode())
+        with (
+            socket.create_connection(("127.0.0.1", mesh.port), 20) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+        ):
+            certificate = secure.getpeercert()
+            assert certificate is not None
+            return str(certificate["serialNumber"])
+
+    def by(credentials: grpc.ChannelCredentials) -> grpc.StatusCode:
+        with mesh.channel(credentials) as channel:
+            return outcome(QueryServiceStub(channel).GetProduct, PRODUCT)
+
+    newer = trustme.CA()
+    of_the_newer = mesh.certificates.credentials_of(WORKLOAD, newer)
+    before = shown()
+    with mesh.client() as client:
+        get = client.session().queries.GetProduct
+        get(PRODUCT)
+        assert by(of_the_newer) is grpc.StatusCode.UNAVAILABLE
+
+        mesh.certificates.replace_server("127.0.0.1")
+        wait_until(lambda: shown() != before, "the newer certificate is shown")
+        both = mesh.certificates.authority.cert_pem.bytes() + newer.cert_pem.bytes()
+        moved_in(mesh.folder / "ca.pem", both)
+        wait_until(lambda: by(of_the_newer) is grpc.StatusCode.OK, "callers of the newer authority are taken")
+        get(PRODUCT)
 
 
 def test_a_server_that_comes_later_gets_its_share_of_what_is_connected(mesh: Mesh) -> None:
@@ -248,6 +314,7 @@ def feed(mesh: Mesh) -> list[Event]:
 
 def test_no_call_fails_and_no_command_is_doubled_while_servers_restart_and_hang_and_callers_cancel(mesh: Mesh) -> None:
     mesh.started_late()
+    before = len(feed(mesh))
     with mesh.client() as client:
         load = Load(client)
         load.goes_on()
@@ -270,5 +337,5 @@ def test_no_call_fails_and_no_command_is_doubled_while_servers_restart_and_hang_
         session = client.session()
         session.commands.CancelOrder(CancelOrderRequest(order_id=load.placed[0]))
         load.watching.result(timeout=30)
-    placed = Counter(it.order_placed.order_id for it in feed(mesh) if it.WhichOneof("kind") == "order_placed")
+    placed = Counter(it.order_placed.order_id for it in feed(mesh)[before:] if it.WhichOneof("kind") == "order_placed")
     assert placed == Counter(load.placed), "each that was acknowledged once, and none besides"

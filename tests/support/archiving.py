@@ -10,7 +10,7 @@ from tandem.commands import archiving
 from tandem.commands.archiving import ArchivingSettings
 from tandem.commands.partitions import ensure_partitions, list_partitions
 from tandem.feed import archive
-from tandem.runtime.program import Done
+from tandem.runtime.actions import Done
 from tandem.runtime.settings import DatabaseSettings
 
 PARTITION = 20

@@ -1,4 +1,4 @@
-"""A client of HTTP/2 that does what no library lets it do: it sends half of a call, and reads nothing."""
+"""HTTP/2 as no library lets it be: a client that sends half of a call and reads nothing, a server that resets them."""
 
 import contextlib
 import random
@@ -6,6 +6,8 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
 
 from hpack import Decoder
 
@@ -18,8 +20,13 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 class RawConnection:
     """reads: takes what the server sends, and keeps to its windows; else the server's answers stay where they are."""
 
-    def __init__(self, port: int, *, reads: bool, window: int = 65_535) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port))
+    def __init__(self, to: int | Path, *, reads: bool, window: int = 65_535) -> None:
+        """to: a port of loopback, or a Unix socket."""
+        if isinstance(to, Path):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(str(to))
+        else:
+            self.socket = socket.create_connection(("127.0.0.1", to))
         self._stream = -1
         self._sending = threading.Lock()
         self._changed = threading.Condition()
@@ -132,6 +139,55 @@ class RawConnection:
                 self.headers.setdefault(stream, {}).update((str(name), str(value)) for name, value in decoded)
             if flags & _END_STREAM or kind == _RST_STREAM:
                 self.ended_streams.add(stream)
+
+
+class ScriptedServer:
+    """Does as it is told with all calls but those of health, which says SERVING."""
+
+    def __init__(self) -> None:
+        self.behaviour: Literal["answers", "resets", "is unavailable"] = "answers"
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.socket.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=(self.socket.accept()[0],), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        decoder = Decoder()
+        with contextlib.suppress(OSError), connection, connection.makefile("rb") as file:
+            file.read(len(_PREFACE))
+            connection.sendall(_frame(_SETTINGS, 0, 0, b""))
+            while head := file.read(9):
+                kind, flags, stream = head[3], head[4], int.from_bytes(head[5:9], "big") & 0x7FFFFFFF
+                body = file.read(int.from_bytes(head[:3], "big"))
+                if kind in (_SETTINGS, _PING) and not flags & _ACK:
+                    connection.sendall(_frame(kind, _ACK, 0, body if kind == _PING else b""))
+                elif kind == _HEADERS:
+                    connection.sendall(self._answer(stream, dict(decoder.decode(body))))
+
+    def _answer(self, stream: int, headers: dict[str | bytes, str | bytes]) -> bytes:
+        health = str(headers[":path"]).startswith("/grpc.health.v1.Health/")
+        behaviour = "answers" if health else self.behaviour
+        if behaviour == "resets":
+            return _frame(_RST_STREAM, 0, stream, struct.pack(">I", 2))
+        # 200 and content-type, then a message, SERVING as health has it, then the status.
+        begins = b"\x88\0" + _text("content-type") + _text("application/grpc")
+        ends = b"\0" + _text("grpc-status") + _text("0")
+        if behaviour == "is unavailable":
+            refused = begins + b"\0" + _text("grpc-status") + _text("14")
+            return _frame(_HEADERS, _END_HEADERS | _END_STREAM, stream, refused)
+        return (
+            _frame(_HEADERS, _END_HEADERS, stream, begins)
+            + _frame(_DATA, 0, stream, message(b"\x08\x01" if health else b""))
+            + _frame(_HEADERS, _END_HEADERS | _END_STREAM, stream, ends)
+        )
 
 
 def message(body: bytes, *, compressed: bool = False) -> bytes:

@@ -88,6 +88,13 @@ def served(keys: Callable[[], str]) -> Iterator[str]:
             thread.join()
 
 
+def moved_in(file: Path, content: bytes) -> None:
+    """A file is replaced as those should be that others read: nobody sees half of it."""
+    beside = file.with_suffix(".new")
+    beside.write_bytes(content)
+    beside.rename(file)
+
+
 class Certificates:
     """A certificate authority, a server's certificate of it, and a client's."""
 
@@ -108,9 +115,9 @@ class Certificates:
     def replace_server(self, name: str) -> None:
         """The server has another certificate, for this name."""
         server = self.authority.issue_cert(name)
-        server.private_key_pem.write_to_path(self._folder / "server.key")
         chain = b"".join(blob.bytes() for blob in server.cert_chain_pems)
-        (self._folder / "server.pem").write_bytes(chain)
+        for file, content in (("server.key", server.private_key_pem.bytes()), ("server.pem", chain)):
+            moved_in(self._folder / file, content)
 
     def credentials(self, *, with_certificate: bool = False) -> grpc.ChannelCredentials:
         root = self.authority.cert_pem.bytes()
@@ -119,11 +126,12 @@ class Certificates:
         chain = b"".join(blob.bytes() for blob in self.client.cert_chain_pems)
         return grpc.ssl_channel_credentials(root, self.client.private_key_pem.bytes(), chain)
 
-    def credentials_of(self, uri: str) -> grpc.ChannelCredentials:
-        """Of a client whose certificate has a SPIFFE id."""
+    def credentials_of(self, uri: str, signed_by: trustme.CA | None = None) -> grpc.ChannelCredentials:
+        """Of a client whose certificate has a SPIFFE id, and is of this authority unless of another one."""
         key = ec.generate_private_key(ec.SECP256R1())
-        authority = x509.load_pem_x509_certificate(self.authority.cert_pem.bytes())
-        signing = load_pem_private_key(self.authority.private_key_pem.bytes(), None)
+        signer = signed_by or self.authority
+        authority = x509.load_pem_x509_certificate(signer.cert_pem.bytes())
+        signing = load_pem_private_key(signer.private_key_pem.bytes(), None)
         assert isinstance(signing, ec.EllipticCurvePrivateKey)
         now = datetime.now(UTC)
         certificate = (

@@ -1,5 +1,6 @@
 """A stack behind the Envoy of docs/mesh.md, as a deployment has it: Unix sockets, certificates, tokens."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from tests.support.issuer import AUDIENCE, EVERYBODY, ISSUER, Certificates, Issu
 from tests.support.ports import free_port
 from tests.support.stack import Databases, Stack
 
+SECRETS = [Path(__file__).parents[2] / "deploy" / "envoy" / name for name in ("server.yaml", "callers.yaml")]
 WORKLOAD = "spiffe://tandem.test/shop"
 
 
@@ -26,6 +28,7 @@ class Mesh:
 
     stack: Stack
     envoy: Envoy
+    folder: Path
     certificates: Certificates
     issuer: Issuer
     second_command: Service
@@ -63,6 +66,8 @@ def running_mesh(databases: Databases, logs: Path) -> Iterator[Mesh]:
         folder = Path(name)
         certificates, issuer = Certificates(folder), Issuer()
         (folder / "keys.json").write_text(issuer.keys())
+        for secret in SECRETS:
+            shutil.copy(secret, folder)
         token = {"ISSUER": ISSUER, "AUDIENCE": AUDIENCE, "KEYS_FILE": str(folder / "keys.json")}
         asking = {f"SERVER__AUTHENTICATION__TOKEN__{key}": value for key, value in token.items()}
         asking |= {
@@ -92,7 +97,7 @@ def running_mesh(databases: Databases, logs: Path) -> Iterator[Mesh]:
             stack.start()
             second_command.wait_until_serving()
             envoy.start()
-            yield Mesh(stack, envoy, certificates, issuer, second_command, late)
+            yield Mesh(stack, envoy, folder, certificates, issuer, second_command, late)
         finally:
             envoy.stop()
             stack.stop()

@@ -69,6 +69,11 @@ class Collector(service.TraceServiceServicer):
         with self._lock:
             return [it for it in self._spans if it.trace == trace]
 
+    def named(self, name: str) -> list[Span]:
+        """Of all traces."""
+        with self._lock:
+            return [it for it in self._spans if it.name == name]
+
     def _take(self, request: Any) -> None:
         with self._lock:
             for resource in request.resource_spans:

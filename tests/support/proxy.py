@@ -63,10 +63,11 @@ class CuttingProxy:
         self._to_server_goes.set()
         self._to_client_goes.set()
 
-    def refuse(self) -> None:
-        """Cuts all connections, and each new one at once, until `admit`."""
+    def refuse(self, *, cut: bool = True) -> None:
+        """Cuts each new connection at once, until `admit`; and all that there are."""
         self._refuses = True
-        self.cut_all()
+        if cut:
+            self.cut_all()
 
     def admit(self) -> None:
         self._refuses = False

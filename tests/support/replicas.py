@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 
 from tandem.cli.child import as_user, run_to_end
-from tandem.cli.embedded import Postgres, postgres_folder, postgres_user
+from tandem.cli.embedded import Postgres, postgres_programs, postgres_user
 from tests.support.ports import free_port
 from tests.support.stack import wait_until
 
@@ -17,8 +17,9 @@ FAST = {"fsync": "off", "max_wal_size": "256MB", "shared_buffers": "32MB"}
 
 def run_program(program: str, *arguments: str) -> None:
     """Runs one of PostgreSQL's own, as the user that its server runs as. Raises StackError."""
-    command = [str(postgres_folder() / program), *arguments]
-    run_to_end(as_user(postgres_user(), command), f"{program} failed", folder=Path("/"))
+    user = postgres_user()
+    command = [str(postgres_programs(user) / program), *arguments]
+    run_to_end(as_user(user, command), f"{program} failed", folder=Path("/"))
 
 
 def new_folder(folder: Path) -> Path:

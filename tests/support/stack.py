@@ -33,6 +33,7 @@ from tandem.runtime.database import migrate
 from tandem.runtime.settings import DatabaseSettings
 from tests.support.forking import ForkedService
 from tests.support.ports import free_port
+from tests.support.release import environment_of
 
 if TYPE_CHECKING:
     from commerce.command.v1.command_service_pb2_grpc import CommandServiceAsyncStub
@@ -180,6 +181,7 @@ class Stack:
     at: "host:port" where the services reach the databases, instead of at the server itself. nodes: the memcached nodes
     to use. transport: of all services.
     settings: more settings for each service, by the middle word: {"COMMAND": {"EXECUTOR__THREADS": "2"}}.
+    tree: the code of another release, of which the three are, and the databases' schemas.
     """
 
     # For the report of a test that fails: see tests/conftest.py.
@@ -196,6 +198,7 @@ class Stack:
         feed_server: Databases | None = None,
         transport: str = "auto",
         settings: dict[str, dict[str, str]] | None = None,
+        tree: Path | None = None,
     ) -> None:
         self._databases = databases
         self._feed_server = feed_server
@@ -203,20 +206,27 @@ class Stack:
         self._transport = transport
         self._settings = settings or {}
         self.nodes = list(nodes)
-        self.write_url = databases.create("write", "read") if lite else (feed_server or databases).create("write")
-        self.read_url = self.write_url if lite else databases.create("read")
+        write_sides: tuple[Side, ...] = () if tree else ("write", "read") if lite else ("write",)
+        read_sides: tuple[Side, ...] = () if tree else ("read",)
+        self.write_url = (databases if lite else feed_server or databases).create(*write_sides)
+        self.read_url = self.write_url if lite else databases.create(*read_sides)
         own = databases.postgres.address
         write, read = [url.replace(own, at or own) for url in (self.write_url, self.read_url)]
         self._store_settings = store_settings(write, read, [node.address for node in self.nodes])
         self.services: list[Service] = []
-        self.command_server = self._service("command")
-        self.projector = self._service("projector")
-        self.query_server = self._service("query")
+        self.command_server = self._service("command", tree=tree)
+        self.projector = self._service("projector", tree=tree)
+        self.query_server = self._service("query", tree=tree)
+        if tree:
+            self.command_server.run("migrate")
+            self.projector.run("migrate")
         self._channels: dict[int, grpc.Channel] = {}
 
-    def _service(self, section: str, settings: dict[str, str] | None = None, module: str = "") -> Service:
+    def _service(
+        self, section: str, settings: dict[str, str] | None = None, module: str = "", tree: Path | None = None
+    ) -> Service:
         port = free_port()
-        kind = Service if module else ForkedService
+        kind = Service if module or tree else ForkedService
         service = kind(
             section,
             module=module or SHOP.modules[section],
@@ -228,7 +238,7 @@ class Stack:
                 **self._settings.get(section.upper(), {}),
                 **(settings or {}),
             },
-            environment=_plain_environment(),
+            environment={**_plain_environment(), **(environment_of(tree) if tree else {})},
             metrics_port=free_port(),
         )
         self.services.append(service)

@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import grpc
@@ -23,19 +23,27 @@ PROGRAM = Path(sys.executable).with_name("tandem")
 class Up:
     """`tandem up` on `folder`; what it says is collected.
 
-    tree, environment: to run the code of another tree than this one.
+    unnamed: fields of Ports whose port it chooses itself.
+    program, tree, environment: to run the code of another environment or tree than this one.
     """
 
     def __init__(
-        self, folder: Path, *options: str, tree: Path | None = None, environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *options: str,
+        unnamed: Collection[str] = (),
+        program: Path = PROGRAM,
+        tree: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.ports = Ports(**{name: free_port() for name in vars(Ports())})
         self._out = folder.with_name(f"{folder.name}-{self.ports.command}.out")
-        words = [f"--{name.replace('_', '-')}-port={port}" for name, port in vars(self.ports).items()]
+        named = {name: port for name, port in vars(self.ports).items() if name not in unnamed}
+        words = [f"--{name.replace('_', '-')}-port={port}" for name, port in named.items()]
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(
-                [PROGRAM, "up", f"--data-dir={folder}", *words, *options],
+                [program, "up", f"--data-dir={folder}", *words, *options],
                 cwd=tree,
                 env=environment,
                 stdin=subprocess.DEVNULL,

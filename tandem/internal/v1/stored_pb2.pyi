@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ConsistencyToken(_message.Message):
-    """What a consistency token holds: base64url of these bytes, without padding."""
+    """What a consistency token holds: base64url of these bytes, without padding; a signed one has a dot and its signature behind."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -56,7 +56,7 @@ Global___ConsistencyToken: _TypeAlias = ConsistencyToken  # noqa: Y015
 
 @_typing.final
 class PageToken(_message.Message):
-    """What a page token holds: base64url of these bytes, without padding."""
+    """What a page token holds: base64url of these bytes, without padding; a signed one has a dot and its signature behind."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -20,7 +20,7 @@ from prometheus_client import REGISTRY
 from commerce.projection.v1 import projection_service_pb2 as projection
 from tandem.runtime.call import Call, StreamCall, settle
 from tandem.runtime.server import Application, Component, RunningApplication, Service
-from tandem.runtime.settings import ServerSettings
+from tandem.runtime.settings import UNIX_SOCKET, ServerSettings
 from tandem.runtime.worker import Handler, Worker, one_by_one
 
 Transport = Literal["native", "grpcio"]
@@ -292,7 +292,8 @@ async def serve(transport: Transport, inline: bool) -> AsyncIterator[Serve]:
             running = RunningApplication(application(served, settings, components=components, ready=is_ready))
             await running.start()
             exits.push_async_callback(_stop, running)
-            channel = await exits.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{running.port}"))
+            at = settings.host if settings.host.startswith(UNIX_SOCKET) else f"127.0.0.1:{running.port}"
+            channel = await exits.enter_async_context(grpc.aio.insecure_channel(at))
             return Served(running, channel, ready)
 
         yield serve_it

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import cast
@@ -295,6 +296,22 @@ async def test_readiness_does_not_bring_a_stopping_server_back(serve: Serve, par
     served.ready.set()
     assert [state async for state in states if state == SERVING] == []
     await asyncio.wait_for(stopping, PATIENCE)
+
+
+async def test_an_event_loop_that_is_held_up_is_seen_in_metrics(serve: Serve) -> None:
+    def late() -> float:
+        """Seconds, of all looks together."""
+        return REGISTRY.get_sample_value("tandem_event_loop_delay_seconds_sum") or 0.0
+
+    await serve()
+    before = late()
+    # Longer than it is to the next look, which is due meanwhile.
+    time.sleep(0.25)  # noqa: ASYNC251 - that is what holds it up
+
+    async def is_seen() -> bool:
+        return late() - before >= 0.15
+
+    await until(is_seen, "the next look")
 
 
 async def test_a_watcher_of_health_does_not_hold_a_stop_up(serve: Serve) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import random
 import socket
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
@@ -178,6 +179,27 @@ async def test_of_callers_that_together_do_not_take_too_much_one_is_cut_off(serv
                 caller.call(METHOD, ASKS_MUCH)
     await until_closed(before + 1)
     assert (await served.call()).feed_head == 0
+    for caller in callers:
+        caller.close()
+
+
+@pytest.mark.parametrize("transport", ["native"])
+async def test_callers_of_a_unix_socket_that_together_do_not_take_too_much_are_all_cut_off(
+    serve: Serve, transport: Transport, tmp_path: Path
+) -> None:
+    before = closed()
+    path = tmp_path / "server.sock"
+    served = await serve(much, host=f"unix:{path}", max_held_bytes=8 * MIB)
+    for _ in range(30):
+        assert len((await served.call(ASKS_MUCH)).projections[0].error) == MIB
+    assert closed() == before, "who takes what it asks for"
+    callers = [RawConnection(path, reads=False) for _ in range(3)]
+    for caller in callers:
+        with MAY_BE_CLOSED:
+            for _ in range(10):
+                caller.call(METHOD, ASKS_MUCH)
+    await until_closed(before + len(callers) + 1)
+    assert len((await served.call(ASKS_MUCH)).projections[0].error) == MIB, "on a new connection"
     for caller in callers:
         caller.close()
 

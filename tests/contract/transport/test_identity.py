@@ -1,8 +1,11 @@
 """Who calls: proved by a token, a certificate or a sidecar, on whichever transport serves."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
+import socket
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import trustme
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
@@ -264,6 +268,42 @@ async def test_keys_of_a_url_are_fetched_when_a_token_names_one_that_is_not_know
         assert await refused(server, bearer(issuer.token())) == FETCHING
         await until(is_known, "the new key is fetched")
         await server.running.stop()
+
+
+async def test_who_cannot_be_found_out_fails_alone_and_at_once(
+    serve: Serve, seen: Seen, issuer: Issuer, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug, of a library or of ours. Calls come in batches: it is one call's."""
+    server = await serve(seen, **settings_of(keys))
+    monkeypatch.setattr(tokens, "_claim", [].index)
+    assert (await refused(server, bearer(issuer.token())))[0] is grpc.StatusCode.INTERNAL
+    monkeypatch.undo()
+    await server.call(metadata=bearer(issuer.token()))
+
+
+async def test_an_issuer_that_does_not_speak_http_changes_nothing(serve: Serve, seen: Seen) -> None:
+    def failed() -> float:
+        return REGISTRY.get_sample_value("tandem_token_keys_fetches_total", {"outcome": "failed"}) or 0.0
+
+    def answer(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with listening.accept()[0] as caller:
+                    caller.recv(4096)
+                    caller.sendall(b"\x15\x03\x03 a TLS alert, say\r\n\r\n")
+
+    before = failed()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=[listening])
+        thread.start()
+        await serve(seen, **settings_of(f"http://127.0.0.1:{listening.getsockname()[1]}/keys"))
+
+        async def has_failed() -> bool:
+            return failed() > before
+
+        await until(has_failed, "it is counted, and the thread goes on", seconds=5)
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join()
 
 
 async def test_a_stream_is_refused_and_ends_with_its_token(

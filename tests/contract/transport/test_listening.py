@@ -1,7 +1,10 @@
 """Ports, reflection and TLS: how a server is reached."""
 
 import asyncio
+import os
 import ssl
+import stat
+import tempfile
 from pathlib import Path
 
 import grpc
@@ -168,3 +171,16 @@ async def test_a_file_that_holds_no_certificate_is_a_wrong_setting(
     (tmp_path / name).write_text("not PEM")
     with pytest.raises(SettingsError, match=name.replace(".", r"\.")):
         await serve(**certificates.authenticating)
+
+
+async def test_a_unix_socket_is_its_users_and_its_groups(serve: Serve) -> None:
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+        socket = Path(folder) / "query.sock"
+        before = os.umask(0)
+        try:
+            served = await serve(host=f"unix:{socket}")
+            assert os.umask(0) == 0, "as it was"
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(socket.stat().st_mode) == 0o770
+        await served.running.stop()

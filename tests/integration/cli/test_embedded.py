@@ -2,7 +2,6 @@
 
 import os
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -89,18 +88,6 @@ def test_postgres_listens_on_loopback_alone_and_has_no_socket_file(own_postgres:
             "SELECT current_setting('listen_addresses'), current_setting('unix_socket_directories')"
         ).fetchone()
     assert settings == ("127.0.0.1", "")
-
-
-def test_folders_on_the_way_to_the_data_are_opened_for_passing_through_and_no_more(folder: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root runs PostgreSQL as another user")
-    private = folder / "private"
-    private.mkdir(mode=0o700)
-    server = Postgres(private / "data", free_port(), settings={"fsync": "off"})
-    server.start()
-    server.stop()
-    assert stat.S_IMODE(private.stat().st_mode) == 0o701
-    assert stat.S_IMODE((private / "data").stat().st_mode) == 0o700
 
 
 def test_a_data_folder_that_was_only_half_made_is_made_anew(own_postgres: Postgres, folder: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from sqlalchemy import select, text
 
 from command_server.orders import order_table
@@ -14,6 +15,7 @@ from command_server.products import product_table
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.feed import table as feed
 from tandem.runtime.errors import DeadlineExceeded, Overloaded, PreconditionFailed, TandemError, Unavailable
+from tandem.runtime.round_trips import ROUND_TRIPS
 from tests.integration.command_server.conftest import (
     Commands,
     Receipt,
@@ -28,7 +30,12 @@ from tests.support.builders import add_product, identity, place_order, register_
 from tests.support.stack import Databases
 from tests.unit.command_server.test_batches import requests as random_requests
 
+POOL = "tandem-command"
 SHOP = [register_customer(1), add_product(1, stock=100), add_product(2, stock=100)]
+
+
+def batches() -> float:
+    return REGISTRY.get_sample_value("tandem_command_batch_size_count") or 0
 
 
 def shown(outcome: Receipt | BaseException) -> tuple[object, ...]:
@@ -244,3 +251,12 @@ async def test_who_waits_while_the_database_is_away_is_told_so_before_the_deadli
         *(submit(executor, add_product(number), seconds=6) for number in range(50)), return_exceptions=True
     )
     assert {shown(it)[1] for it in outcomes} == {"STORE_UNAVAILABLE"}
+
+
+async def test_a_batch_takes_two_round_trips_whatever_is_in_it(commands_on: Commands) -> None:
+    executor = await commands_on.executor()
+    assert all(isinstance(it, Receipt) for it in await submit_all(executor, SHOP))
+    before = ROUND_TRIPS.numbers()[POOL], batches()
+    sent = [place_order(number, customer=1, lines={1: 1, 2: 1}) for number in range(20)]
+    assert all(isinstance(it, Receipt) for it in await submit_all(executor, sent))
+    assert ROUND_TRIPS.numbers()[POOL] - before[0] == 2 * (batches() - before[1])

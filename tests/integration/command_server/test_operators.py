@@ -13,9 +13,9 @@ from commerce.command.v1 import receipt_service_pb2 as receipts
 from tandem.commands.archiving import ArchivingSettings
 from tandem.commands.receipt_service import ReceiptService
 from tandem.commands.receipts import Receipt, append_refusals
+from tandem.runtime.actions import ActionRefused
 from tandem.runtime.call import LocalCall, Method
 from tandem.runtime.errors import InvalidArgument, NotFound
-from tandem.runtime.program import ActionRefused
 from tests.integration.command_server.conftest import WriteDatabase
 from tests.support.builders import identity
 

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
+from commerce.projection.v1.projection_service_pb2 import StartRebuildRequest
 from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.child import HOST
@@ -137,6 +138,7 @@ def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_every_panel_shows_something_of_services_that_run(stack: Stack, prometheus: Prometheus) -> None:
     stack.commands.RegisterCustomer(register_customer(1), timeout=20)
     stack.commands.AddProduct(add_product(1, stock=1_000_000), timeout=20)
+    stack.projections.StartRebuild(StartRebuildRequest(view="order_summary"), timeout=20)
     numbers = itertools.count()
 
     def traffic() -> None:

@@ -21,7 +21,7 @@ from tandem.feed.archive import Archive, ArchiveSettings
 from tandem.feed.reader import EventsArchived, read_events
 from tandem.internal.v1.stored_pb2 import ArchivedEvents
 from tandem.projection.replay import KeyRange, Replay
-from tandem.runtime.program import ActionRefused
+from tandem.runtime.actions import ActionRefused
 from tests.integration.projector.conftest import Project, Stores
 from tests.support import events
 from tests.support.archiving import PARTITION, archive_all, archived_files, database, small, small_partitions

@@ -7,6 +7,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
+from prometheus_client import REGISTRY
 
 from commerce.projection.v1.projection_service_pb2 import ListParkedKeysRequest, ProjectionState
 from shop.views import VIEWS
@@ -46,6 +47,7 @@ async def test_views_are_made_anew_compared_exchanged_back_and_dropped_while_eve
             assert (same.changed_count, same.missing_count, same.added_count) == (0, 0, 0), view
             assert same.row_count == len(stores.rows(view)[view])
         assert _generations(stores) == generations
+        await until(lambda: _is_shown("order_details", "ready"), "metrics show it")
         for view in SOME:
             await ask.switch(view)
         await ask.until(KEPT, *SOME)
@@ -63,10 +65,28 @@ async def test_views_are_made_anew_compared_exchanged_back_and_dropped_while_eve
         for view in SOME:
             await ask.drop(view)
         await ask.until_gone()
+    await until(_nothing_is_shown, "metrics show none that is dropped")
     assert tables(stores, "tandem_read_other") == tables(stores, "tandem_read_passage") == set()
     assert _definitions(stores) == definitions
     assert stores.positions().keys() == VIEWS.keys()
     await announcements.reached(stores.append([events.product_added(77)]))
+
+
+async def _is_shown(view: str, state: str) -> bool:
+    of_view = {"view": view}
+    differences = [
+        REGISTRY.get_sample_value("tandem_generation_differences", of_view | {"kind": kind})
+        for kind in ("changed", "missing", "added")
+    ]
+    return (
+        REGISTRY.get_sample_value("tandem_generation_state", of_view | {"state": state}) == 1
+        and REGISTRY.get_sample_value("tandem_generation_progress_ratio", of_view) == 1
+        and differences == [0, 0, 0]
+    )
+
+
+async def _nothing_is_shown() -> bool:
+    return not any(it.samples for it in REGISTRY.collect() if it.name.startswith("tandem_generation"))
 
 
 def _generations(stores: Stores) -> dict[str, int]:

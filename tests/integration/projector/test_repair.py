@@ -19,6 +19,8 @@ from tests.support import events
 from tests.support.builders import identity
 from tests.support.stack import until, up_to
 
+# The auditor would make a row good before whom the test is about.
+ALONE = {"share": 0}
 ONE, TWO = identity("product", 1), identity("product", 2)
 
 
@@ -66,13 +68,13 @@ async def test_a_row_that_the_projector_cannot_read_is_made_again(
     stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Callable[[int], list[Memcached]]
 ) -> None:
     nodes = [it.address for it in memcached_nodes(up_to(1))]
-    first = await project(nodes)
+    first = await project(nodes, audit=ALONE)
     await announcements.reached(stores.append([events.product_added(1), events.product_added(2)]))
     # With its memory of rows.
     await first.stop()
     damage(stores)
     with one_repair() as logs:
-        projector = await project(nodes)
+        projector = await project(nodes, audit=ALONE)
         head = stores.append([events.price_changed(1), events.order_placed(1), events.price_changed(2, price=7)])
         await announcements.reached(head)
         await until_right(stores, "product_card")
@@ -91,7 +93,7 @@ async def test_a_row_that_the_projector_cannot_read_is_made_again(
 
 
 async def test_a_row_that_a_reader_reports_is_made_again_on_an_idle_system(stores: Stores, project: Project) -> None:
-    await project()
+    await project(audit=ALONE)
     await stores.reached(stores.append(events.a_history(200)))
     damage(stores, value=f"(SELECT value FROM tandem_read.product_card WHERE key = '{TWO}')")
     with one_repair():
@@ -100,7 +102,7 @@ async def test_a_row_that_a_reader_reports_is_made_again_on_an_idle_system(store
 
 
 async def test_a_reader_that_does_not_know_the_rows_key_reports_the_view(stores: Stores, project: Project) -> None:
-    await project()
+    await project(audit=ALONE)
     await stores.reached(stores.append(events.order_placed(number) for number in range(1, 1200)), "order_summary")
     damage(stores, identity("order", 700), "order_summary")
     with one_repair("order_summary"):
@@ -110,7 +112,7 @@ async def test_a_reader_that_does_not_know_the_rows_key_reports_the_view(stores:
 
 async def test_no_event_is_skipped_or_done_twice_by_repairs_under_writes(stores: Stores, project: Project) -> None:
     """Each event adds to the damaged row."""
-    await project(follow={"batch_size": 50})
+    await project(audit=ALONE, follow={"batch_size": 50})
     stores.append([events.product_added(1), events.product_added(2)])
     version = 2
     for _ in range(3):
@@ -128,7 +130,7 @@ async def test_no_event_is_skipped_or_done_twice_by_repairs_under_writes(stores:
 
 
 async def test_a_row_that_the_feed_cannot_make_is_named_and_stays(stores: Stores, project: Project) -> None:
-    await project()
+    await project(audit=ALONE)
     await stores.reached(stores.append([events.product_added(1), events.price_changed(1)]))
     # The first event is another product's now.
     stores.run(
@@ -171,9 +173,9 @@ async def test_a_row_that_is_gone_is_parked_and_takes_what_waits_when_it_is_made
 async def test_rows_of_views_that_another_projector_owns_are_repaired_by_that_one(
     stores: Stores, project: Project
 ) -> None:
-    await project()
+    await project(audit=ALONE)
     await stores.reached(stores.append(events.a_history(100)))
-    standby: Running = await project()
+    standby: Running = await project(audit=ALONE)
     damage(stores)
     with one_repair():
         report(stores, "product_card", ONE)

@@ -147,3 +147,13 @@ def test_a_connection_that_cannot_be_set_up_is_closed(url: str, refused: dict[st
     # The error was held until here, and holds what it met.
     assert caught.value
     engine.dispose()
+
+
+def test_a_connection_that_is_out_when_its_engine_is_disposed_of_is_closed_when_it_comes_back(engine: Engine) -> None:
+    connection = engine.connect()
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, psycopg.Connection)
+    engine.dispose()
+    assert connection.execute(text("SELECT 1")).scalar_one() == 1, "who has one may end its work"
+    connection.close()
+    assert driver.closed

@@ -1,11 +1,14 @@
 """What `tandem rebuild` and `tandem generations` say."""
 
+from collections.abc import Callable
 from typing import Any
 
+import grpc
 import pytest
 from rich.console import Console
 
-from tandem.cli.generations import Operator, Refused, in_words, progress_table, refuse_wrong
+from tandem.cli import generations
+from tandem.cli.generations import Operator, Refused, in_words, progress_table, refuse_wrong, serve
 
 
 def generation(view: str, position: int, served: int = 10_000, **more: Any) -> dict[str, Any]:
@@ -57,3 +60,40 @@ def test_everything_that_is_wrong_is_named_before_anything_is_begun() -> None:
         refuse_wrong(Knows(), ["orders", "order_details", "product_card"])
     assert "orders is no view; there are order_details, product_card" in str(refused.value)
     assert "product_card has another generation already (filling)" in str(refused.value)
+
+
+class NotAnswered(grpc.RpcError):
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self.code: Callable[[], grpc.StatusCode] = lambda: code
+
+
+class Says(Operator):
+    def __init__(self, *answers: dict[str, Any] | Exception) -> None:
+        """answers: of one view's other generation, one after the other; the last one stays."""
+        self.answers = list(answers)
+
+    def generations(self) -> tuple[int, dict[str, dict[str, Any]]]:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return 10, {"product_card": answer}
+
+    def call(self, rpc: str, **fields: Any) -> None:
+        assert (rpc, fields) == ("SwitchGeneration", {"view": "product_card"})
+
+
+def test_while_an_exchange_waits_it_is_said_why_and_a_projector_may_be_away_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(generations, "_LOOK_SECONDS", 0.0)
+    waiting = generation("product_card", 10) | {"state": "ready", "error": "somebody locks its table"}
+    away = NotAnswered(grpc.StatusCode.UNAVAILABLE)
+    serve(Says(waiting, waiting, away, waiting, away, waiting | {"state": "kept", "error": ""}), ["product_card"])
+    said = capsys.readouterr()
+    assert said.err == "product_card waits: somebody locks its table\n"
+    assert said.out == "served now: product_card\n"
+    monkeypatch.setattr(generations, "_AWAY_SECONDS", 0.0)
+    with pytest.raises(NotAnswered):
+        serve(Says(waiting, waiting, away), ["product_card"])
+    with pytest.raises(Refused, match="is filling: it must be ready"):
+        serve(Says(waiting | {"state": "filling"}), ["product_card"])

@@ -1,13 +1,14 @@
 import fcntl
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from shop.cli import app
-from tandem.cli.local_stack import Ports
+from shop.cli import SHOP, app
+from tandem.cli.local_stack import DEFAULT_PORTS, LocalStack, Ports, choose_ports
 from tests.support.ports import free_port
 
 runner = CliRunner()
@@ -36,6 +37,36 @@ def test_a_port_in_use_is_refused_with_its_number_and_option_before_anything_sta
     assert not (tmp_path / "data" / "postgres").exists()
 
 
+def test_a_default_port_that_an_outgoing_connection_has_is_passed_over() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as connection:
+        taken = connection.getsockname()[1]
+        # The one after it is wanted by another, so it is passed over too.
+        defaults = Ports(command=taken, query=taken + 1, projector=free_port())
+        chosen = choose_ports({}, ["command", "projector"], defaults)
+    assert chosen.command > taken + 1
+    assert (chosen.query, chosen.projector) == (defaults.query, defaults.projector)
+
+
+def test_a_port_that_a_person_names_stays_and_a_default_like_it_goes_elsewhere() -> None:
+    defaults = Ports(command=free_port(), query=free_port())
+    chosen = choose_ports({"query": defaults.command}, ["command", "query"], defaults)
+    assert chosen.query == defaults.command
+    assert chosen.command not in {defaults.command, defaults.query}
+
+
+def test_a_stack_says_which_ports_it_uses_instead_of_its_defaults(tmp_path: Path) -> None:
+    usual = DEFAULT_PORTS.command
+    named = {name: free_port() for name in vars(DEFAULT_PORTS) if name != "command"}
+    with ExitStack() as exits:
+        # Where it cannot be bound, another has it already.
+        with suppress(OSError):
+            exits.enter_context(socket.create_server(("127.0.0.1", usual)))
+        stack = LocalStack(tmp_path, named, SHOP.modules)
+        stack.refuse_ports_in_use()
+        port = stack.command_server.port
+        assert stack.moved_ports() == [f"port {usual} of 127.0.0.1 is in use: --command-port is {port} this time"]
+
+
 def test_one_port_for_two_servers_is_refused(tmp_path: Path) -> None:
     port = free_port()
     result = runner.invoke(app, ["up", "--data-dir", str(tmp_path), *options(query=port, projector=port)])
@@ -44,9 +75,9 @@ def test_one_port_for_two_servers_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_port_of_what_will_not_run_may_be_in_use(taken_port: int, tmp_path: Path) -> None:
-    words = options(memcached=taken_port, query_metrics=taken_port)
-    result = runner.invoke(app, ["up", "--lite", "--data-dir", str(tmp_path / "data"), *words])
-    assert "--query-metrics-port" in result.stderr, "the memcached port, which comes first, is not looked at"
+    words = options(mesh=taken_port, second_query=taken_port, query_metrics=taken_port)
+    result = runner.invoke(app, ["up", "--data-dir", str(tmp_path / "data"), *words])
+    assert "--query-metrics-port" in result.stderr, "the mesh's ports, which are wanted twice, are not looked at"
 
 
 def test_a_data_folder_that_another_uses_is_refused(tmp_path: Path) -> None:

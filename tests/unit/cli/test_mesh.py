@@ -7,14 +7,14 @@ import pytest
 from shop.cli import SHOP
 from tandem.cli import local_stack
 from tandem.cli.child import StackError
-from tandem.cli.local_stack import LocalStack, Ports
+from tandem.cli.local_stack import LocalStack
 from tandem.cli.mesh import MISSING, MeshConfig, envoy_path
 
 
 def test_a_mesh_without_envoy_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(local_stack, "envoy_path", lambda: None)
     with pytest.raises(StackError, match="pip install"):
-        LocalStack(tmp_path, Ports(), SHOP.modules, mesh=SHOP.mesh)
+        LocalStack(tmp_path, {}, SHOP.modules, mesh=SHOP.mesh)
 
 
 @pytest.mark.skipif(envoy_path() is None, reason=MISSING)

@@ -1,6 +1,7 @@
 """What followers that catch up with the feed leave of the processor for others."""
 
 import asyncio
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -30,6 +31,8 @@ class WatchedHistory(History):
         reader = EntryReader(EVENTS, SubscribeResponse.DESCRIPTOR, erased_kind="customer_erased")
         super().__init__(database, EVENTS, Archive(None), reader, THREADS)
         self.rests: list[float] = []
+        self.may_read = threading.Event()
+        self.may_read.set()
 
     def _free_thread_after(self, seconds: float) -> None:
         self.rests.append(seconds)
@@ -39,6 +42,7 @@ class WatchedHistory(History):
 @pytest.fixture
 async def history(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WatchedHistory]:
     def work(_engine: Engine, _query: Callable[[Connection], object]) -> None:
+        made.may_read.wait(10)
         began = time.thread_time()
         while time.thread_time() - began < WORK_SECONDS:
             pass
@@ -50,7 +54,12 @@ async def history(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WatchedHisto
 
 
 async def test_while_others_wait_a_thread_rests_for_longer_than_it_has_read(history: WatchedHistory) -> None:
-    await asyncio.gather(*[history.compare(AT) for _ in range(12)])
+    # A thread that has read before the others have asked rests for nobody.
+    history.may_read.clear()
+    calls = [asyncio.create_task(history.compare(AT)) for _ in range(12)]
+    await asyncio.sleep(0)
+    history.may_read.set()
+    await asyncio.gather(*calls)
     assert len(history.rests) == 12
     # All threads together take half of a processor.
     assert min(history.rests[:10]) >= (2 * THREADS - 1) * WORK_SECONDS

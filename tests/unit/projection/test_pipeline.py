@@ -43,7 +43,9 @@ class Store:
         if not feed:
             return None
         full = len(feed) == self.limit
-        return EventBatch(projections, after, feed, KINDS, self.source, mark_before=mark, full=full, max_rows=1000)
+        return EventBatch(
+            projections, after, feed, KINDS, self.source, mark_before=mark, full=full, fills=False, max_rows=1000
+        )
 
     def select(self, wanted: Mapping[str, Collection[bytes]]) -> FoundRows:
         return {

@@ -23,6 +23,7 @@ def test_there_may_be_no_cache() -> None:
     [
         (["cache"], "'cache' is not host:port"),
         (["cache:0"], "'cache:0' is not host:port"),
+        (["unix:cache"], "'unix:cache' is not unix:/path"),
         (["a:11211", "a:11211"], "names a node twice"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from tandem.internal.v1.stored_pb2 import CacheEntry
-from tandem.read_store.cache import PLACEHOLDER, SignedCacheSettings, Signer, decode_entry, encode_entry
+from tandem.read_store.cache import PLACEHOLDER, SharedCacheSettings, Signer, decode_entry, encode_entry
 from tandem.runtime.settings import SettingsError
 
 
@@ -70,16 +70,23 @@ def test_without_the_secret_nobody_signs_an_entry() -> None:
         assert opened(Signer(SECRET), "order_details:e1:00", other.sign("order_details:e1:00", ENTRY)) is None
 
 
+def test_an_entry_of_the_secret_before_is_taken_beside_the_new_one() -> None:
+    key, both = "order_details:e1:00", Signer(SECRET.upper(), SECRET)
+    assert opened(both, key, Signer(SECRET).sign(key, ENTRY)) == ENTRY
+    assert both.sign(key, ENTRY) == Signer(SECRET.upper()).sign(key, ENTRY)
+    assert opened(both, key, Signer(SECRET.lower() + "?").sign(key, ENTRY)) is None
+
+
 def test_the_secret_is_said_or_in_a_file_and_never_shown(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(f"{SECRET}\n")
-    said, in_file = SignedCacheSettings(secret=SecretStr(SECRET)), SignedCacheSettings(secret_file=file)
+    said, in_file = SharedCacheSettings(secret=SecretStr(SECRET)), SharedCacheSettings(secret_file=file)
     signed = said.signer().sign("key", ENTRY)
     assert signed == in_file.signer().sign("key", ENTRY) == Signer(SECRET).sign("key", ENTRY)
-    assert signed != SignedCacheSettings().signer().sign("key", ENTRY)
+    assert signed != SharedCacheSettings().signer().sign("key", ENTRY)
     assert SECRET not in repr(said)
     with pytest.raises(SettingsError):
-        SignedCacheSettings(secret_file=tmp_path / "absent").signer()
+        SharedCacheSettings(secret_file=tmp_path / "absent").signer()
     with pytest.raises(ValidationError) as error:
-        SignedCacheSettings(secret=SecretStr("too short"))
+        SharedCacheSettings(secret=SecretStr("too short"))
     assert "too short" not in str(error.value)

@@ -1,9 +1,14 @@
 """What a policy says, and what is wrong with one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.protobuf.empty_pb2 import Empty
 
+from tandem.runtime.call import LocalCall, Method
+from tandem.runtime.errors import NotPermitted
+from tandem.runtime.guards import Guard
 from tandem.runtime.identity import Identity
 from tandem.runtime.policy import Policy, PolicyFile, Rule, parse
 from tandem.runtime.settings import SettingsError
@@ -75,3 +80,36 @@ def test_a_policy_without_a_file_is_a_wrong_setting(tmp_path: Path) -> None:
 def test_personal_data_is_for_those_who_are_named() -> None:
     assert parse("", OWNED) == Policy(parse("", OWNED).rules, {}, frozenset())
     assert parse('[personal_data]\nroles = ["privacy"]', OWNED).personal == {"privacy"}
+
+
+def test_a_file_that_is_half_written_is_not_looked_at(tmp_path: Path) -> None:
+    whole = '[rpcs."p.Things"]\nGet = ["clerk"]\nDrop = ["clerk"]\n'
+    file = tmp_path / "policy.toml"
+    file.write_text(whole)
+    policy = PolicyFile(file, OWNED)
+    for half in ("", whole[: whole.index("Drop")]):
+        file.write_text(half)
+        policy._look()
+        assert policy.policy.rules["/p.Things/Drop"].everything == {"clerk"}
+    file.write_text(whole.replace("clerk", "keeper"))
+    policy._look()
+    policy._look()
+    assert policy.policy.rules["/p.Things/Drop"].everything == {"keeper"}
+
+
+def test_everybody_may_have_what_is_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text('[rpcs."p.Things"]\nGet = ["clerk", "*:own"]\n')
+    policy = PolicyFile(file, OWNED)
+
+    def whose(**who: Any) -> str | None:
+        """Whose things are seen; None for all."""
+        identity = Identity("user-1", "token", **who)
+        call = LocalCall(Method("Get", Empty), Empty(), seconds=1)
+        Guard("/p.Things/Get", lambda _: identity, lambda: policy).check(call)
+        return call.owner
+
+    assert whose(owner="me") == "me"
+    assert whose(roles=frozenset({"clerk"}), owner="me") is None
+    with pytest.raises(NotPermitted):
+        whose()

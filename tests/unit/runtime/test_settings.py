@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from tandem.runtime.settings import (
@@ -226,3 +226,8 @@ def test_keys_come_from_one_place_that_nobody_else_can_change(environment: pytes
 def test_the_command_lines_own_variables_are_not_looked_at(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("TANDEM_CLI_TOKEN_FILE", "/run/token")
     load_settings(Settings)
+
+
+def test_a_mode_of_tls_that_libpq_does_not_know_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"sslmode=verify_full is none of disable, .*, verify-full"):
+        DatabaseSettings(url=SecretStr("postgresql://tandem@db/tandem?sslmode=verify_full"))

