@@ -128,11 +128,6 @@ def test_what_begins_a_word_finds_it_in_any_form_and_case(text: str, data: st.Da
     assert finds(case(unicodedata.normalize(form, query)), text) or not words_of(query)
 
 
-@given(st.text(max_size=300))
-def test_folding_twice_changes_nothing(text: str) -> None:
-    assert words_of(" ".join(words_of(text))) == words_of(text)
-
-
 @pytest.mark.parametrize("piece", ["字", "a/", "!?", "ก่", "\ufdfa", "\u3300", "a'b-c/d "])
 def test_what_a_text_is_found_by_is_bounded(piece: str) -> None:
     words = indexed_words(piece * 15_000)
