@@ -84,9 +84,9 @@ _LETTERS_UNSPACED = _class_of(
     it for first, last in _UNSPACED for it in range(first, last + 1) if unicodedata.category(chr(it))[0] == "L"
 )
 _UNSPACED_WORD = rf"[{_LETTERS_UNSPACED}][{_LETTERS_UNSPACED}{MARKS}]*"
-_SPACED_WORD = rf"(?:[^\W{_LETTERS_UNSPACED}]|(?<=\w)[{MARKS}]|(?<=[{MARKS}])[{MARKS}])"
+_SPACED_WORD = rf"[^\W{_LETTERS_UNSPACED}](?:[^\W{_LETTERS_UNSPACED}]+|[{MARKS}]+)*"
 _ASCII_WORD = re.compile(r"\w+")
-_WORD = re.compile(rf"{_UNSPACED_WORD}|{_SPACED_WORD}+")
+_WORD = re.compile(rf"{_UNSPACED_WORD}|{_SPACED_WORD}")
 _CLUSTER = re.compile(rf".[{MARKS}]*", re.DOTALL)
 # Up to eight words with signs alone between them. Nothing is looked at twice: no word ends before its last letter.
 _CODE = re.compile(rf"(?<![\w{MARKS}])[\w{MARKS}]++(?:[^\w\s{MARKS}]++[\w{MARKS}]++){{1,7}}")

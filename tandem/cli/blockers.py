@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from tandem.cli.domain import Domain
+from tandem.cli.output import FAILED, Json, print_json
 
 
 class Side(StrEnum):
@@ -30,7 +31,7 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         end: Annotated[
             int | None, typer.Option(metavar="PID", help="End this session of the one that --of names.")
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: Json = False,
     ) -> None:
         """Show who holds others up in the databases: by locks, by snapshots, by what was prepared; and end a session.
 
@@ -49,11 +50,11 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
             if done.returncode == 0:
                 found[it.value] = json.loads(done.stdout)
         if as_json:
-            typer.echo(json.dumps(found, indent=2))
+            print_json(found)
         else:
             Console().print(*(_as_text(it, fields) for it, fields in found.items()), sep="\n")
         if len(found) < (1 if side is not None else len(Side)):
-            raise typer.Exit(1)
+            raise typer.Exit(FAILED)
 
 
 def _run(

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
-import typer
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict
@@ -13,6 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from tandem.cli.access import connect
+from tandem.cli.output import fail
 
 Fields = dict[str, Any]
 
@@ -42,13 +42,12 @@ Ask = Callable[..., Any]
 
 @contextmanager
 def asking(service: ServiceDescriptor, what: str, address: str, *, timeout: float, actor: str = "") -> Iterator[Ask]:
-    """Asks a service at an address, as `ask` does. When a call fails within, says so of `what` and exits with 1."""
+    """Asks a service at an address, as `ask` does. When a call fails within, says so of `what` and ends the command."""
     try:
         with connect(address) as channel:
             yield lambda name, **fields: ask(service, name, channel, fields, timeout=timeout, actor=actor)
     except grpc.RpcError as error:
-        typer.echo(f"tandem: {what} at {address}: {in_words(error)}", err=True)
-        raise typer.Exit(1) from None
+        fail(f"{what} at {address}: {in_words(error)}")
 
 
 def pages(ask: Ask, name: str, **fields: object) -> Iterator[Any]:

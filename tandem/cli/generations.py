@@ -1,6 +1,5 @@
 """`tandem rebuild` and `tandem generations`: views made anew beside those that are served."""
 
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,14 +8,14 @@ from typing import Annotated, Any
 import grpc
 import typer
 from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from tandem.cli import calls
 from tandem.cli.access import connect
-from tandem.cli.calls import ask
-from tandem.cli.status import list_projections
+from tandem.cli.output import Json, fail, print_json, report
+from tandem.cli.status import list_generations, list_projections
 
 _ASK_SECONDS = 10.0
 _LOOK_SECONDS = 0.5
@@ -32,7 +31,6 @@ _Views = Annotated[list[str], typer.Argument(metavar="VIEW…", help="Names of v
 _MaybeViews = Annotated[
     list[str] | None, typer.Argument(metavar="[VIEW…]", help="Names of views, as `tandem status` shows them.")
 ]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 class Refused(Exception):
@@ -51,32 +49,11 @@ class Operator:
         return [it.name for it in list_projections(self._service, self._channel, _ASK_SECONDS).views]
 
     def generations(self) -> tuple[int, dict[str, dict[str, Any]]]:
-        """The feed's head, and each generation as JSON has it, by view."""
-        answer = self.call("ListGenerations")
-        return answer.feed_head, {it.view: _as_dict(it) for it in answer.generations}
-
-    def generations_if_known(self) -> dict[str, dict[str, Any]]:
-        """None of a projector of a release before."""
-        try:
-            return self.generations()[1]
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
-                raise
-            return {}
+        """As `list_generations`."""
+        return list_generations(self._service, self._channel, _ASK_SECONDS)
 
     def call(self, rpc: str, **fields: Any) -> Any:
-        return ask(self._service, rpc, self._channel, fields, timeout=_ASK_SECONDS)
-
-
-def _as_dict(generation: Any) -> dict[str, Any]:
-    """Numbers as numbers, and what is not set too: a program that reads it looks for nothing."""
-    found = MessageToDict(generation, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-    found["state"] = found["state"].removeprefix("GENERATION_STATE_").lower().replace("_", " ")
-    for numbers in (found, found.get("comparison", {}), *found.get("comparison", {}).get("examples", [])):
-        for name, value in numbers.items():
-            if name.endswith(("position", "count")):
-                numbers[name] = int(value)
-    return found
+        return calls.ask(self._service, rpc, self._channel, fields, timeout=_ASK_SECONDS)
 
 
 def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> None:
@@ -89,11 +66,9 @@ def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> 
             try:
                 yield Operator(service, channel)
             except Refused as error:
-                typer.echo(f"tandem: {error}", err=True)
-                raise typer.Exit(1) from None
+                fail(str(error))
             except grpc.RpcError as error:
-                typer.echo(f"tandem: {at}: {error.code().name}: {error.details()}", err=True)
-                raise typer.Exit(1) from None
+                fail(f"{at}: {calls.in_words(error)}")
 
     @app.command()
     def rebuild(
@@ -105,7 +80,7 @@ def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> 
         ] = False,
         rate: Annotated[int, typer.Option(min=0, help="Events a second at most, of each; 0: no limit of its own.")] = 0,
         wait: Annotated[bool, typer.Option(help="Show the progress until all are ready.")] = True,
-        as_json: _AsJson = False,
+        as_json: Json = False,
         projector_address: projector = address,
     ) -> None:
         """Make views anew from the feed, beside those that are served, and compare them.
@@ -129,31 +104,31 @@ def add_commands(app: typer.Typer, service: ServiceDescriptor, address: str) -> 
     app.add_typer(generations, name="generations")
 
     @generations.command("list")
-    def show(*, as_json: _AsJson = False, projector_address: projector = address) -> None:
+    def show(*, as_json: Json = False, projector_address: projector = address) -> None:
         """Show them, and how they differ from what is served."""
         with asking(projector_address) as operator:
             _show(operator.generations()[1], as_json=as_json)
 
     @generations.command("switch")
-    def switch_to(views: _Views, *, projector_address: projector = address) -> None:
+    def switch_to(views: _Views, *, as_json: Json = False, projector_address: projector = address) -> None:
         """Serve other generations, which are ready. The ones before are kept and followed on."""
         with asking(projector_address) as operator:
-            serve(operator, views)
+            serve(operator, views, as_json=as_json)
 
     @generations.command()
-    def back(views: _Views, *, projector_address: projector = address) -> None:
+    def back(views: _Views, *, as_json: Json = False, projector_address: projector = address) -> None:
         """Serve the generations before once more."""
         with asking(projector_address) as operator:
-            serve(operator, views, "kept", "ready")
+            serve(operator, views, "kept", "ready", as_json=as_json)
 
     @generations.command("drop")
-    def drop_other(views: _Views, *, projector_address: projector = address) -> None:
+    def drop_other(views: _Views, *, as_json: Json = False, projector_address: projector = address) -> None:
         """Drop other generations, whatever is being done with them; or views of another version of the program."""
         with asking(projector_address) as operator:
             for view in views:
                 operator.call("DropGeneration", view=view)
             _watch(operator, views, lambda found: not found.keys() & set(views), as_json=True)
-            typer.echo(f"dropped: {', '.join(views)}")
+            _say_done("dropped", views, as_json=as_json)
 
 
 def refuse_wrong(operator: Operator, wanted: Sequence[str]) -> None:
@@ -171,7 +146,9 @@ def refuse_wrong(operator: Operator, wanted: Sequence[str]) -> None:
         raise Refused("; ".join(problems))
 
 
-def serve(operator: Operator, views: Sequence[str], now: str = "ready", then: str = "kept") -> None:
+def serve(
+    operator: Operator, views: Sequence[str], now: str = "ready", then: str = "kept", *, as_json: bool = False
+) -> None:
     """Serves other generations, once it can be done. now, then: the state that they are in, and will be in.
 
     Raises Refused and grpc.RpcError.
@@ -183,7 +160,14 @@ def serve(operator: Operator, views: Sequence[str], now: str = "ready", then: st
     for view in views:
         operator.call("SwitchGeneration", view=view)
     _watch(operator, views, lambda found: all(_is_at(found, view, {then}) for view in views), as_json=True)
-    typer.echo(f"served now: {', '.join(views)}")
+    _say_done("served now", views, as_json=as_json)
+
+
+def _say_done(what: str, views: Sequence[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json({what.replace(" ", "_"): list(views)})
+    else:
+        typer.echo(f"{what}: {', '.join(views)}")
 
 
 def _is_at(found: Mapping[str, Mapping[str, Any]], view: str, states: Collection[str]) -> bool:
@@ -209,7 +193,7 @@ def _watch(
                 for view, it in looks[-1][2].items():
                     if said.get(view, it["error"]) != it["error"]:
                         said[view] = it["error"]
-                        typer.echo(f"{view} waits: {it['error']}" if it["error"] else f"{view} goes on", err=True)
+                        report(f"{view} waits: {it['error']}" if it["error"] else f"{view} goes on")
             elif console.is_terminal:
                 live.update(progress_table(looks), refresh=True)
             elif time.monotonic() - shown_at > _PLAIN_SECONDS:
@@ -252,7 +236,7 @@ def progress_table(looks: Sequence[Look]) -> Table:
 
 def _show(found: Mapping[str, Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(list(found.values()), indent=2))
+        print_json(list(found.values()))
         return
     if not found:
         typer.echo("no view has another generation")

@@ -9,6 +9,8 @@ import grpc
 import typer
 
 from tandem.cli import access
+from tandem.cli.calls import in_words
+from tandem.cli.output import FAILED, Json, fail, print_json
 from tandem.cli.services import says_it_serves
 
 
@@ -21,14 +23,18 @@ def add_to(app: typer.Typer) -> None:
             str, typer.Option(help="liveness, or a service's full name; by default readiness of the whole server.")
         ] = "",
         timeout: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds to wait for the answer.")] = 3.0,
+        as_json: Json = False,
     ) -> None:
         """Ask one server for its health; exit code 1 where it does not serve or does not answer."""
         with access.connect(address) as channel:
             try:
                 serves = says_it_serves(channel, timeout, service)
             except grpc.RpcError as error:
-                typer.echo(f"tandem: {address}: {error.code().name}: {error.details()}", err=True)
-                raise typer.Exit(1) from None
-        typer.echo("serving" if serves else "not serving")
+                fail(f"{address}: {in_words(error)}")
+        health = "serving" if serves else "not serving"
+        if as_json:
+            print_json({"address": address, "service": service, "health": health})
+        else:
+            typer.echo(health)
         if not serves:
-            raise typer.Exit(1)
+            raise typer.Exit(FAILED)

@@ -14,6 +14,7 @@ from tandem.cli.access import connect
 from tandem.cli.calls import Fields, as_fields, in_words, stream
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
+from tandem.cli.output import Json, fail
 
 Tell = Callable[[int, int], None]
 """(position up to which the feed was looked through, up to which it will be) -> nothing."""
@@ -31,12 +32,12 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         projector_address: Annotated[
             str, typer.Option(help="Address of the projector.")
         ] = f"127.0.0.1:{DEFAULT_PORTS.projector}",
-        as_program: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")] = False,
+        as_json: Json = False,
     ) -> None:
         """Show the events that made a row, with who caused each, and what each changed in it.
 
         The feed is looked through from its beginning, some 300,000 events a second. What is known of a person who was
-        erased is not shown. Exit code 1 when there is no such row.
+        erased is not shown. With --json a line for each event. Exit code 1 when there is no such row.
         """
         request = {"view": domain.histories.get(aggregate, aggregate), "key": key, "until_position": at or 0}
         request |= {"last_only": at is not None}
@@ -51,14 +52,12 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
                     status.update(f"looked through {position:,} of {until:,} events")
 
                 for change in changes(domain.projections, channel, request, pool, tell):
-                    typer.echo(as_json(change) if as_program else as_text(change, row, whole=at is not None))
+                    typer.echo(json.dumps(change) if as_json else as_text(change, row, whole=at is not None))
                     row, count = change.get("row"), count + 1
         except grpc.RpcError as error:
-            typer.echo(f"tandem: the projector does not tell: {in_words(error)}", err=True)
-            raise typer.Exit(1) from None
+            fail(f"the projector does not tell: {in_words(error)}")
         if not count:
-            typer.echo(f"tandem: no event has changed a row with the key {key} there", err=True)
-            raise typer.Exit(1)
+            fail(f"no event has changed a row with the key {key} there")
 
 
 def changes(
@@ -73,11 +72,6 @@ def changes(
             yield as_fields(response, pool)
         else:
             progress(response.position, response.until_position)
-
-
-def as_json(change: Fields) -> str:
-    """A line for programs."""
-    return json.dumps(change)
 
 
 def as_text(change: Fields, before: Fields | None, *, whole: bool) -> str:

@@ -111,8 +111,9 @@ class LocalStack:
         self.query_server = self._service("query", ports.query, ports.query_metrics, transport)
         self.projector = self._service("projector", ports.projector, ports.projector_metrics, transport)
         # Each in the order of their start.
+        self.first_services = (self.command_server, self.projector, self.query_server)
         self._stores: list[Child] = [self.postgres, *([self.memcached] if self.memcached else [])]
-        self._services = [self.command_server, self.projector, self.query_server]
+        self._services: list[Service] = [*self.first_services]
         self.envoy: Envoy | None = None
         if mesh is not None:
             second_command = self._service("command", ports.second_command, 0, transport, number=2)

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +10,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tandem.cli import access, blockers, feed, health, history, operations, parked, verify, why
+from tandem.cli import access, blockers, feed, health, history, live, operations, parked, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
 from tandem.cli.domain import Domain
-from tandem.cli.generations import Operator, add_commands
+from tandem.cli.generations import add_commands
 from tandem.cli.local_stack import DEFAULT_PORTS, LocalStack
+from tandem.cli.output import EXIT_CODES, FAILED, Commands, Json, complain, fail, print_json
 from tandem.cli.up import up as run_up
 
 
@@ -27,6 +27,7 @@ class Transport(StrEnum):
     grpcio = "grpcio"
 
 
+_WATCH_SECONDS = 2.0
 _ADDRESSES = {"command": f"127.0.0.1:{DEFAULT_PORTS.command}", "projector": f"127.0.0.1:{DEFAULT_PORTS.projector}"}
 
 
@@ -36,9 +37,22 @@ def _port(field: str, what: str) -> typer.models.OptionInfo:
     return option
 
 
+def _show(report: service_status.Report, *, as_json: bool) -> None:
+    if as_json:
+        print_json(service_status.as_fields(report))
+    else:
+        Console().print(service_status.as_tables(report))
+        for problem in service_status.problems(report):
+            complain(problem)
+    if not report.well:
+        raise typer.Exit(FAILED)
+
+
 def application(domain: Domain) -> typer.Typer:
     """The `tandem` command for a domain."""
-    app = typer.Typer(no_args_is_help=True, add_completion=False)
+    app = typer.Typer(
+        cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", epilog=EXIT_CODES
+    )
     access.add_options(
         app, "Tandem: a command service and a query service over one contract. Start it, migrate it, see how it is."
     )
@@ -99,8 +113,7 @@ def application(domain: Domain) -> typer.Typer:
             )
             run_up(domain, stack, Console(), with_sample=sample)
         except StackError as error:
-            typer.echo(f"tandem: {error}", err=True)
-            raise typer.Exit(1) from None
+            fail(str(error))
 
     @app.command()
     def migrate() -> None:
@@ -135,8 +148,7 @@ def application(domain: Domain) -> typer.Typer:
             with access.connect(projector_address) as channel:
                 restoring.watch_views(domain.projections, channel, typer.echo)
         except StackError as error:
-            typer.echo(f"tandem: {error}", err=True)
-            raise typer.Exit(1) from None
+            fail(str(error))
 
     @app.command()
     def status(
@@ -150,32 +162,37 @@ def application(domain: Domain) -> typer.Typer:
         projector_address: Annotated[
             str, typer.Option(help="Address of the projector.")
         ] = f"127.0.0.1:{DEFAULT_PORTS.projector}",
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: Json = False,
+        watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
+        seconds: Annotated[
+            float | None,
+            typer.Argument(min=0.2, max=3600, help="With --watch: so many seconds apart.", show_default="2"),
+        ] = None,
     ) -> None:
         """Show how the three services are and how far the views have followed the feed.
 
+        With --watch a table that is redrawn in place; where there is no terminal, or with --json, a line each time. A
+        server that is away is shown, and does not end it.
+
         Exit code 1 when a service cannot be reached or does not serve, when a view cannot go on, or when a database
-        does not answer the projector.
+        does not answer the projector. With --watch always 0.
         """
+        if seconds is not None and not watch:
+            raise typer.BadParameter("seconds are for --watch")
         addresses = {"command": command_address, "query": query_address, "projector": projector_address}
         with ExitStack() as exits:
             channels = {
                 domain.modules[section]: (address, exits.enter_context(access.connect(address)))
                 for section, address in addresses.items()
             }
-            projector = domain.modules["projector"]
-            report = service_status.ask(channels, projector, domain.projections)
-            if report.feed_head is not None:
-                found = Operator(domain.projections, channels[projector][1]).generations_if_known()
-                report = replace(report, generations=tuple(found.values()))
-        if as_json:
-            typer.echo(service_status.as_json(report))
-        else:
-            Console().print(service_status.as_tables(report))
-            for problem in service_status.problems(report):
-                typer.echo(f"tandem: {problem}", err=True)
-        if not report.well:
-            raise typer.Exit(1)
+
+            def report() -> service_status.Report:
+                return service_status.observe(channels, domain.modules["projector"], domain.projections)
+
+            if watch:
+                live.watch_until_stopped(report, Console(), seconds or _WATCH_SECONDS, as_json=as_json)
+            else:
+                _show(report(), as_json=as_json)
 
     health.add_to(app)
     for add_to in (why.add_to, history.add_to, operations.add_to, blockers.add_to):

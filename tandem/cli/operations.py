@@ -1,6 +1,5 @@
 """`tandem operations`: the operators' log, of what was asked of views and what became of it, over ProjectionService."""
 
-import json
 from itertools import islice
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from rich.text import Text
 from tandem.cli.calls import as_fields, asking, pages
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
+from tandem.cli.output import Json, print_json
 
 _ASK_SECONDS = 5.0
 _PAGE = 1000
@@ -27,7 +27,7 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         projector_address: Annotated[
             str, typer.Option(help="Address of any projector, the standby included.")
         ] = f"127.0.0.1:{DEFAULT_PORTS.projector}",
-        as_program: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: Json = False,
     ) -> None:
         """List what operators have asked of views, the latest first: when, who, why, and what became of it.
 
@@ -36,8 +36,8 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         with asking(domain.projections, "the projector", projector_address, timeout=_ASK_SECONDS) as ask:
             read = pages(ask, "ListOperations", view=view, key=key, page_size=min(limit, _PAGE))
             found = list(islice((it for page in read for it in page.operations), limit))
-        if as_program:
-            typer.echo(json.dumps([as_fields(it) for it in found], indent=2))
+        if as_json:
+            print_json([as_fields(it) for it in found])
         elif not found:
             typer.echo("nothing was asked")
         else:

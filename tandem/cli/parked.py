@@ -1,7 +1,6 @@
 """`tandem parked`: rows that could not take an event in, seen, redriven and dropped, over ProjectionService."""
 
 import getpass
-import json
 import time
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
@@ -13,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from tandem.cli.calls import Ask, as_fields, asking, pages
+from tandem.cli.output import FAILED, NOT_IN_TIME, Json, fail, print_json
 
 _ASK_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 _PAGE = 1000
 
 _Address = Annotated[str, typer.Option("--projector-address", help="Address of any projector, the standby included.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 _Seconds = Annotated[float, typer.Option(help="How long to wait for the projector that owns the view.", min=0)]
 _Actor = Annotated[str, typer.Option(help="Who asks, for the operators' log: an account or a pseudonym, no name.")]
 _View = Annotated[str, typer.Argument(help="The view, as `tandem status` names it.")]
@@ -37,13 +36,13 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
         view: Annotated[str, typer.Argument(help="Only those of this view.")] = "",
         *,
         projector_address: _Address = default_address,
-        as_json: _Json = False,
+        as_json: Json = False,
     ) -> None:
         """List the rows that are parked, since which event, and why."""
         with asking(service, "the projector", projector_address, timeout=_ASK_SECONDS) as ask:
             found = [it for page in pages(ask, "ListParkedKeys", view=view, page_size=_PAGE) for it in page.parked_keys]
         if as_json:
-            typer.echo(json.dumps([as_fields(it) for it in found], indent=2))
+            print_json([as_fields(it) for it in found])
         elif not found:
             typer.echo("nothing is parked")
         else:
@@ -55,13 +54,13 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
         key: Annotated[str, typer.Argument(help="The row's key, as `list` shows it: a UUID.")],
         *,
         projector_address: _Address = default_address,
-        as_json: _Json = False,
+        as_json: Json = False,
     ) -> None:
         """Show one parked row: since when, why, and the events that wait for it."""
         with asking(service, "the projector", projector_address, timeout=_ASK_SECONDS) as ask:
             answer = ask("GetParkedKey", view=view, key=key)
         if as_json:
-            typer.echo(json.dumps(as_fields(answer), indent=2))
+            print_json(as_fields(answer))
             return
         it = answer.parked_key
         typer.echo(f"{it.view} {it.key}\nparked at event {it.since}, {_moment(it.parked_at)}\n{it.error}\n")
@@ -79,11 +78,11 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
         actor: _Actor = "",
         wait: _Seconds = 60.0,
         projector_address: _Address = default_address,
-        as_json: _Json = False,
+        as_json: Json = False,
     ) -> None:
         """Let parked rows take in what waits for them, in order; say which still cannot, and why.
 
-        Exit code 1 when some row stays parked, 2 when it is not done in time. What is asked for stays asked for.
+        Exit code 1 when some row stays parked, 3 when it is not done in time. What is asked for stays asked for.
         """
         if bool(key) == all_keys:
             raise typer.BadParameter("give a key, or --all")
@@ -97,16 +96,18 @@ def commands(service: ServiceDescriptor, default_address: str) -> typer.Typer:
         key: Annotated[str, typer.Argument(help="The row's key: a UUID.")],
         *,
         reason: Annotated[str, typer.Option(help="Why; `tandem operations` shows it for good.")],
-        yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+        yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed with --json.")] = False,
         actor: _Actor = "",
         wait: _Seconds = 60.0,
         projector_address: _Address = default_address,
-        as_json: _Json = False,
+        as_json: Json = False,
     ) -> None:
         """Drop what waits for a parked row, for good: the row goes on without, and is not what its events say.
 
-        Exit code 2 when it is not done in time. What is asked for stays asked for.
+        Exit code 3 when it is not done in time. What is asked for stays asked for.
         """
+        if as_json and not yes:
+            raise typer.BadParameter("--json wants --yes too: a program is not asked")
         with _acting(service, projector_address, actor) as ask:
             if not yes:
                 waiting = ask("GetParkedKey", view=view, key=key).parked_key.waiting_events
@@ -126,24 +127,23 @@ def _report(ask: Ask, operation_id: str, wait: float, done_what: str, *, as_json
     shown = 0
     while not (answer := ask("GetOperation", operation_id=operation_id)).done:
         if time.monotonic() > deadline:
-            typer.echo(
-                f"tandem: not done within {wait:g} s (operation {operation_id}; {answer.keys} rows so far). It stays"
+            fail(
+                f"not done within {wait:g} s (operation {operation_id}; {answer.keys} rows so far). It stays"
                 " asked for: the projector that owns the view does it when it can read the feed",
-                err=True,
+                NOT_IN_TIME,
             )
-            raise typer.Exit(2)
         if answer.keys > shown and not as_json:
             shown = answer.keys
             typer.echo(f"{answer.keys} rows, {answer.events} events …", err=True)
         time.sleep(_POLL_SECONDS)
     if as_json:
-        typer.echo(json.dumps({"operation_id": operation_id, **as_fields(answer)}, indent=2))
+        print_json({"operation_id": operation_id, **as_fields(answer)})
     else:
         typer.echo(f"{answer.keys} rows, {answer.events} events {done_what}, {answer.failed_keys} rows stay parked")
         if answer.failing:
             _print_keys(answer.failing)
     if answer.failed_keys:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 def _print_keys(keys: Any) -> None:

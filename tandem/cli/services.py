@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -47,9 +47,18 @@ def store_settings(
 
 def says_it_serves(channel: grpc.Channel, timeout: float, service: str = "") -> bool:
     """Asks for a server's health. timeout: in seconds. service: the whole server unless named. Raises grpc.RpcError."""
+    return begin_to_ask(channel, timeout, service)()
+
+
+def begin_to_ask(channel: grpc.Channel, timeout: float, service: str = "") -> Callable[[], bool]:
+    """As `says_it_serves`, but waits for nobody: what it returns waits for the answer."""
     request = health_pb2.HealthCheckRequest(service=service)
-    answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    call = health_pb2_grpc.HealthStub(channel).Check.future(request, timeout=timeout)
+
+    def serves() -> bool:
+        return bool(call.result().status == health_pb2.HealthCheckResponse.SERVING)
+
+    return serves
 
 
 class Service(Child):

@@ -1,21 +1,21 @@
 """How the services and the views are: asked over gRPC, shown as tables or as JSON."""
 
-import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.json_format import MessageToDict
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from tandem.cli.services import says_it_serves
+from tandem.cli import calls
+from tandem.cli.services import begin_to_ask
 
-# A person waits for the answer; a service that takes longer is not well either.
-_ASK_SECONDS = 3.0
+ASK_SECONDS = 3.0
+"""A person waits for the answer; a service that takes longer is not well either."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,7 @@ def list_projections(service: ServiceDescriptor, channel: grpc.Channel, timeout:
 
     timeout: in seconds. Raises grpc.RpcError.
     """
-    method = service.methods_by_name["ListProjections"]
-    request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-    call = channel.unary_unary(
-        f"/{service.full_name}/{method.name}",
-        request_serializer=request.SerializeToString,
-        response_deserializer=response.FromString,
-    )
-    answer: Any = call(request(), timeout=timeout)
+    answer = calls.ask(service, "ListProjections", channel, timeout=timeout)
     unreachable = {it.store: it.problem for it in answer.unreachable}
     return Views(answer.feed_head, tuple(map(_view, answer.projections)), unreachable)
 
@@ -81,6 +74,25 @@ def _view(projection: Any) -> View:
         differences=projection.differences,
         audited_seconds=(time.time() - projection.audited_at.seconds if projection.HasField("audited_at") else None),
     )
+
+
+def list_generations(
+    service: ServiceDescriptor, channel: grpc.Channel, timeout: float
+) -> tuple[int, dict[str, dict[str, Any]]]:
+    """The feed's head, and each generation that is not served as JSON has it, by view. As `list_projections`."""
+    answer = calls.ask(service, "ListGenerations", channel, timeout=timeout)
+    return answer.feed_head, {it.view: _as_dict(it) for it in answer.generations}
+
+
+def _as_dict(generation: Any) -> dict[str, Any]:
+    """Numbers as numbers, and what is not set too: a program that reads it looks for nothing."""
+    found = MessageToDict(generation, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    found["state"] = found["state"].removeprefix("GENERATION_STATE_").lower().replace("_", " ")
+    for numbers in (found, found.get("comparison", {}), *found.get("comparison", {}).get("examples", [])):
+        for name, value in numbers.items():
+            if name.endswith(("position", "count")):
+                numbers[name] = int(value)
+    return found
 
 
 @dataclass(frozen=True)
@@ -114,43 +126,66 @@ class Report:
         return (
             all(it.health == "serving" for it in self.services)
             and self.feed_head is not None
+            and not self.problem
             and not self.unreachable
             and not any(it.error for it in self.views)
         )
 
 
-def ask(channels: Mapping[str, tuple[str, grpc.Channel]], projector: str, projections: ServiceDescriptor) -> Report:
-    """Asks the services.
+def ask(
+    channels: Mapping[str, tuple[str, grpc.Channel]],
+    projector: str,
+    projections: ServiceDescriptor,
+    timeout: float = ASK_SECONDS,
+) -> Report:
+    """Asks the services, all at once.
 
     channels: name of the service to its address and a channel to it. projector: the name of the one that has the
-    service `projections`.
+    service `projections`. timeout: in seconds, for their health and for the views.
     """
-    services = tuple(_health(name, address, channel) for name, (address, channel) in channels.items())
+    asked = {name: begin_to_ask(channel, timeout) for name, (_, channel) in channels.items()}
+    services = tuple(_health(name, address, asked[name]) for name, (address, _) in channels.items())
     if any(it.name == projector and it.health == "unreachable" for it in services):
         return Report(services, None, ())
     _, channel = channels[projector]
     try:
-        known = list_projections(projections, channel, _ASK_SECONDS)
+        known = list_projections(projections, channel, timeout)
     except grpc.RpcError as error:
-        return Report(services, None, (), f"the projector does not tell how far the views are: {_in_words(error)}")
+        return Report(services, None, (), f"the projector does not tell how far the views are: {calls.in_words(error)}")
     return Report(services, known.feed_head, known.views, unreachable=known.unreachable)
 
 
-def _health(name: str, address: str, channel: grpc.Channel) -> ServiceHealth:
+def _health(name: str, address: str, serves: Callable[[], bool]) -> ServiceHealth:
     try:
-        health = "serving" if says_it_serves(channel, _ASK_SECONDS) else "not serving"
+        health = "serving" if serves() else "not serving"
     except grpc.RpcError as error:
-        return ServiceHealth(name, address, "unreachable", _in_words(error))
+        return ServiceHealth(name, address, "unreachable", calls.in_words(error))
     return ServiceHealth(name, address, health)
 
 
-def _in_words(error: grpc.RpcError) -> str:
-    return f"{error.code().name}: {error.details()}"
+def observe(
+    channels: Mapping[str, tuple[str, grpc.Channel]],
+    projector: str,
+    projections: ServiceDescriptor,
+    timeout: float = ASK_SECONDS,
+) -> Report:
+    """As `ask`, with the views' other generations; none of a projector of a release before."""
+    report = ask(channels, projector, projections, timeout)
+    if report.feed_head is None:
+        return report
+    try:
+        _, found = list_generations(projections, channels[projector][1], timeout)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return report
+        problem = f"the projector does not tell the views' other generations: {calls.in_words(error)}"
+        return replace(report, problem=problem)
+    return replace(report, generations=tuple(found.values()))
 
 
-def as_json(report: Report) -> str:
+def as_fields(report: Report) -> dict[str, Any]:
     """The report for programs."""
-    content = {
+    return {
         "well": report.well,
         "feed_head": report.feed_head,
         "services": [vars(it) for it in report.services],
@@ -159,7 +194,6 @@ def as_json(report: Report) -> str:
         "generations": report.generations,
         "unreachable": dict(report.unreachable),
     }
-    return json.dumps(content, indent=2)
 
 
 def as_tables(report: Report) -> RenderableType:

@@ -1,28 +1,26 @@
 """`tandem up`: starts the stack, loads the sample, says what to try, and watches until it is told to stop."""
 
-import itertools
 import signal
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
-from types import FrameType
+from contextlib import ExitStack
 
 import grpc
 from rich.console import Console
-from rich.live import Live
 from rich.progress import Progress
-from rich.text import Text
 
-from tandem.cli.child import DIRECT
+from tandem.cli.access import QUICK_TO_RECONNECT
+from tandem.cli.child import DIRECT, Child
 from tandem.cli.domain import Domain
-from tandem.cli.live import Meter
+from tandem.cli.live import Reading, Totals, at_a_signal_to_stop, watch
 from tandem.cli.local_stack import LocalStack, sole_user_of
 from tandem.cli.sample import send_sample
-from tandem.cli.status import list_projections
+from tandem.cli.services import Service
+from tandem.cli.status import ServiceHealth, observe
 from tandem.cli.supervisor import Supervisor
 
 _TICK_SECONDS = 1.0
+# What answers later is shown as away: the table waits for it.
+_ASK_SECONDS = 1.0
 # Without a terminal the line goes to a log, where one a second would be noise.
 _TICKS_A_PLAIN_LINE = 10
 
@@ -32,14 +30,14 @@ def up(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bool
     with sole_user_of(stack.folder):
         stack.refuse_ports_in_use()
         # It raises KeyboardInterrupt from now on, wherever we are.
-        _at_a_signal_to_stop(signal.default_int_handler)
+        at_a_signal_to_stop(signal.default_int_handler)
         try:
             _run(domain, stack, console, with_sample=with_sample)
         except KeyboardInterrupt:
             console.print("stopping")
         finally:
             # While we stop, another one ends us at once; the kernel then ends the children.
-            _at_a_signal_to_stop(signal.SIG_DFL)
+            at_a_signal_to_stop(signal.SIG_DFL)
             stack.stop()
         console.print(f"stopped; the data stays in {stack.folder}")
 
@@ -60,9 +58,49 @@ def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bo
     for line in domain.examples(stack.command_server.address, stack.query_server.address, with_sample):
         say(f"  {line}")
     say("\nTandem is up; Ctrl-C stops it")
-    with grpc.insecure_channel(stack.projector.address, DIRECT) as channel:
-        views = partial(list_projections, domain.projections, channel)
-        _watch(Supervisor(stack.children, say), Meter(stack.command_server, stack.query_server, views), console)
+    supervisor = Supervisor(stack.children, say)
+    with ExitStack() as exits:
+        # The second server of a kind, with a mesh, has the name of the first.
+        channels = {
+            (it.name if it in stack.first_services else f"{it.name} 2"): (
+                it.address,
+                exits.enter_context(grpc.insecure_channel(it.address, (*DIRECT, *QUICK_TO_RECONNECT))),
+            )
+            for it in stack.children
+            if isinstance(it, Service)
+        }
+
+        def read() -> Reading:
+            return Reading(
+                at=time.monotonic(),
+                report=observe(channels, stack.projector.name, domain.projections, _ASK_SECONDS),
+                stores=tuple(_health(it) for it in stack.children if not isinstance(it, Service)),
+                totals=_totals(stack),
+            )
+
+        watch(read, console, _TICK_SECONDS, plain_every=_TICKS_A_PLAIN_LINE, before_each=supervisor.check)
+
+
+def _health(store: Child) -> ServiceHealth:
+    serves = store.exit_code() is None and store.serves()
+    return ServiceHealth(store.name, store.address, "serving" if serves else "not serving")
+
+
+def _totals(stack: LocalStack) -> Totals:
+    reads = "tandem_cache_reads_total"
+    return Totals(
+        commands=_metric(stack.command_server, "tandem_commands_total", outcome="stored"),
+        hits=_metric(stack.query_server, reads, result="hit"),
+        misses=_metric(stack.query_server, reads, result="miss"),
+    )
+
+
+def _metric(service: Service, name: str, **labels: str) -> float | None:
+    """A service that is away has no figures: it is shown as away."""
+    try:
+        return service.metric(name, **labels)
+    except OSError:
+        return None
 
 
 def _load_sample_once(domain: Domain, stack: LocalStack, console: Console) -> None:
@@ -82,21 +120,3 @@ def _load_sample_once(domain: Domain, stack: LocalStack, console: Console) -> No
     marker.touch()
     counts = ", ".join(f"{len(stage.requests):,} {stage.title}" for stage in stages)
     console.print(f"sample data: {counts} in {time.monotonic() - started:.1f} s", highlight=False, soft_wrap=True)
-
-
-def _watch(supervisor: Supervisor, meter: Meter, console: Console) -> None:
-    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
-        for tick in itertools.count():
-            supervisor.check()
-            if live:
-                live.update(Text(meter.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
-            elif tick % _TICKS_A_PLAIN_LINE == 0:
-                console.print(meter.line(), highlight=False, soft_wrap=True)
-            time.sleep(_TICK_SECONDS)
-
-
-def _at_a_signal_to_stop(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
-    """SIGHUP is none under `nohup`, which has it ignored."""
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    for number in (signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])):
-        signal.signal(number, handler)

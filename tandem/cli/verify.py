@@ -1,6 +1,5 @@
 """`tandem verify`: whether the write tables, the views and the cache are what the events make of them."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from tandem.cli.access import connect
+from tandem.cli.output import FAILED, Json, complain, print_json
 
 # Differences that are shown as a table; `--json` has all.
 _SHOWN = 50
@@ -81,7 +81,7 @@ def add_command(app: typer.Typer, audit: ServiceDescriptor, addresses: Mapping[s
         projector_address: Annotated[
             str, typer.Option(help="Address of the projector that follows the views.")
         ] = addresses["projector"],
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: Json = False,
     ) -> None:
         """Compare what is stored with the events, while everything runs.
 
@@ -99,13 +99,13 @@ def add_command(app: typer.Typer, audit: ServiceDescriptor, addresses: Mapping[s
         if unknown and not report.problem:
             report.problem = f"no service has {', '.join(unknown)}"
         if as_json:
-            typer.echo(json.dumps({"well": report.well, **asdict(report)}, indent=2))
+            print_json({"well": report.well, **asdict(report)})
         else:
             Console().print(as_tables(report))
             for problem in problems(report):
-                typer.echo(f"tandem: {problem}", err=True)
+                complain(problem)
         if not report.well:
-            raise typer.Exit(1)
+            raise typer.Exit(FAILED)
 
 
 def _ask(

@@ -1,6 +1,5 @@
 """`tandem why`: what became of a write, by its token, its request_id, or the key of a row that it changed."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from tandem.cli.access import connect
 from tandem.cli.calls import Fields, as_fields, ask, in_words
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
+from tandem.cli.output import Json, fail, print_json
 from tandem.feed.token import MalformedToken, decode_token
 from tandem.runtime.checker import is_uuid
 
@@ -48,7 +48,7 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         projector_address: Annotated[
             str, typer.Option(help="Address of the projector.")
         ] = f"127.0.0.1:{DEFAULT_PORTS.projector}",
-        as_program: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: Json = False,
     ) -> None:
         """Show what became of a write: when it was stored and by whom, and in which views it is, or what it waits for.
 
@@ -59,13 +59,12 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
             connect(projector_address) as projector,
         ):
             found = find(domain, commands, projector, what)
-        if as_program:
-            typer.echo(as_json(found))
+        if as_json:
+            print_json(vars(found))
         else:
             Console().print(as_text(found))
         if found.problem:
-            typer.echo(f"tandem: {found.problem}", err=True)
-            raise typer.Exit(1)
+            fail(found.problem)
 
 
 def find(domain: Domain, commands: grpc.Channel, projector: grpc.Channel, what: str) -> Found:
@@ -110,11 +109,6 @@ def _explain(
     except grpc.RpcError as error:
         return Found(asked_for, receipt, problem=f"the projector does not tell: {in_words(error)}")
     return Found(asked_for, receipt, explained)
-
-
-def as_json(found: Found) -> str:
-    """For programs."""
-    return json.dumps(vars(found), indent=2)
 
 
 def as_text(found: Found) -> RenderableType:

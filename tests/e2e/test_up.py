@@ -21,10 +21,12 @@ from commerce.projection.v1.projection_service_pb2_grpc import ProjectionService
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from shop import sample
+from shop.views import VIEWS
 from tandem.cli.embedded import memcached_path
 from tandem.cli.mesh import MISSING, envoy_path
 from tandem.cli.sample import Stage, send_sample
 from tests.support.stack import wait_until
+from tests.support.terminal import SHOW_CURSOR
 from tests.support.up import PROGRAM, Up
 
 
@@ -51,8 +53,8 @@ def new_up() -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
     with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
 
-        def start(*options: str) -> Up:
-            started.append(Up(Path(folder) / "data", *options))
+        def start(*options: str, on_terminal: bool = False) -> Up:
+            started.append(Up(Path(folder) / "data", *options, on_terminal=on_terminal))
             return started[-1]
 
         yield start
@@ -177,8 +179,8 @@ def test_sigterm_while_it_starts_stops_it(new_up: Callable[..., Up]) -> None:
     assert started.end(signal.SIGTERM) == 0
 
 
-def test_lite_needs_one_database_and_no_cache(new_up: Callable[..., Up]) -> None:
-    started = new_up("--lite", "--no-sample").wait_until_up()
+def test_lite_needs_one_database_and_no_cache_and_a_terminal_shows_it_live(new_up: Callable[..., Up]) -> None:
+    started = new_up("--lite", "--no-sample", on_terminal=True).wait_until_up()
     products = sample.generate()[1]
     with started.channel(started.ports.command) as channel:
         send_sample(CommandServiceStub(channel), [Stage("products", products.requests[:3])])
@@ -192,6 +194,14 @@ def test_lite_needs_one_database_and_no_cache(new_up: Callable[..., Up]) -> None
     with psycopg.connect(url, password=password) as connection:
         names = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'tandem%'").fetchall()
     assert names == [("tandem_write",)]
+    assert started.terminal is not None
+    started.terminal.wait_for("feed head 3 · ")
+    lines = started.said().split("Tandem is up")[1].splitlines()[1:]
+    assert max(map(len, lines)) <= 80
+    for name in ("PostgreSQL", "command_server", "query_server", "projector", *VIEWS):
+        assert any(line.startswith(f"{name} ") for line in lines), name
+    assert started.end(signal.SIGINT) == 0
+    assert SHOW_CURSOR in started.terminal.written()
 
 
 @pytest.mark.skipif(envoy_path() is None, reason=MISSING)

@@ -13,6 +13,7 @@ from tandem.cli.child import HOST
 from tandem.cli.local_stack import Ports
 from tests.support.ports import free_port
 from tests.support.stack import runs, wait_until
+from tests.support.terminal import Terminal
 
 # What a service of it takes to stop (drain) and PostgreSQL to write, on a busy machine.
 _END_SECONDS = 60.0
@@ -23,7 +24,7 @@ PROGRAM = Path(sys.executable).with_name("tandem")
 class Up:
     """`tandem up` on `folder`; what it says is collected.
 
-    unnamed: fields of Ports whose port it chooses itself.
+    unnamed: fields of Ports whose port it chooses itself. on_terminal: of 80 columns and 24 lines.
     program, tree, environment: to run the code of another environment or tree than this one.
     """
 
@@ -35,23 +36,26 @@ class Up:
         program: Path = PROGRAM,
         tree: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        on_terminal: bool = False,
     ) -> None:
         self.folder = folder
         self.ports = Ports(**{name: free_port() for name in vars(Ports())})
         self._out = folder.with_name(f"{folder.name}-{self.ports.command}.out")
         named = {name: port for name, port in vars(self.ports).items() if name not in unnamed}
         words = [f"--{name.replace('_', '-')}-port={port}" for name, port in named.items()]
+        command: list[str | Path] = [program, "up", f"--data-dir={folder}", *words, *options]
+        self.terminal = Terminal(command, environment=environment) if on_terminal else None
+        if self.terminal is not None:
+            self.process = self.terminal.process
+            return
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(
-                [program, "up", f"--data-dir={folder}", *words, *options],
-                cwd=tree,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
+                command, cwd=tree, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
             )
 
     def said(self) -> str:
+        if self.terminal is not None:
+            return "\n".join(self.terminal.lines())
         return self._out.read_text(encoding="utf-8")
 
     def wait_until_it_says(self, words: str) -> None:
@@ -89,6 +93,8 @@ class Up:
     def clean_up(self) -> None:
         if self.process.poll() is None:
             self.end(signal.SIGKILL)
+        if self.terminal is not None:
+            self.terminal.close()
 
     def channel(self, port: int) -> grpc.Channel:
         return grpc.insecure_channel(f"{HOST}:{port}")

@@ -124,14 +124,3 @@ def test_migrate_without_settings_names_the_key_and_fails(
     result = runner.invoke(app, ["migrate"])
     assert result.exit_code == 2
     assert "TANDEM_COMMAND_DATABASE" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize("command", ["up", "migrate", "status"])
-def test_every_command_and_option_has_a_help_text(command: str) -> None:
-    [registered] = [it for it in app.registered_commands if it.callback and it.callback.__name__ == command]
-    assert registered.callback is not None
-    assert registered.callback.__doc__
-    assert runner.invoke(app, [command, "--help"]).exit_code == 0
-    for option in registered.callback.__annotations__.values():
-        for annotation in getattr(option, "__metadata__", ()):
-            assert annotation.help

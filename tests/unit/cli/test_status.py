@@ -71,7 +71,7 @@ def test_the_tables_show_services_views_and_the_feed_head() -> None:
 
 
 def test_the_json_says_the_same_to_programs() -> None:
-    content = json.loads(status.as_json(ask(ALL_SERVE)))
+    content = json.loads(json.dumps(status.as_fields(ask(ALL_SERVE))))
     assert content["well"] is True
     assert content["feed_head"] == 1234
     assert content["views"] == [
@@ -140,7 +140,7 @@ def test_a_store_that_does_not_answer_the_projector_is_named() -> None:
     assert status.problems(report) == [
         "the views are as the projector last saw them: the read database has not answered in time"
     ]
-    assert json.loads(status.as_json(report))["unreachable"] == {silent.store: silent.problem}
+    assert status.as_fields(report)["unreachable"] == {silent.store: silent.problem}
 
 
 def test_a_view_that_cannot_go_on_says_why() -> None:
