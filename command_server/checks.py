@@ -4,6 +4,7 @@ The limits stand in the contract, beside the fields.
 """
 
 import re
+import unicodedata
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.message import Message
@@ -19,6 +20,14 @@ _CURRENCY = re.compile(r"[A-Z]{3}")
 _COUNTRY = re.compile(r"[A-Z]{2}")
 # Clocks of caller and server differ; a minute is more than NTP leaves.
 _CLOCK_SKEW = timedelta(minutes=1)
+
+
+def compared(name: str) -> str:
+    """A name of one of several as it is compared: one letter is one, whether it is typed as one character or as two.
+
+    What was typed is kept.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 class ShopChecker(Checker):

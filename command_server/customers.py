@@ -9,7 +9,7 @@ from typing import NamedTuple
 from google.protobuf.message import Message
 from sqlalchemy import BigInteger, Boolean, Column, LargeBinary, Table, Text, Uuid, text
 
-from command_server.checks import ShopChecker
+from command_server.checks import ShopChecker, compared
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.address_pb2 import Address, AddressBook, NamedAddress
@@ -47,8 +47,14 @@ class Customer(NamedTuple):
     def default_address(self) -> NamedAddress | None:
         return next((it for it in self.addresses if it.is_default), None)
 
-    def address_named(self, name: str) -> Address | None:
-        return next((it.address for it in self.addresses if it.name == name), None)
+    def address_named(self, name: str) -> NamedAddress | None:
+        """One whose name is spelled so, or else one whose name looks so."""
+        found = next((it for it in self.addresses if it.name == name), None)
+        return found or next((it for it in self.addresses if compared(it.name) == compared(name)), None)
+
+    def address_of(self, name: str) -> Address | None:
+        found = self.address_named(name)
+        return found.address if found is not None else None
 
 
 customer_table = Table(
@@ -151,7 +157,10 @@ def update_address(request: commands.UpdateAddressRequest, command: Command, sta
     customer = _existing(request, command, states)
     default = customer.default_address
     name = request.address_name or (default.name if default else FIRST_ADDRESS)
-    if len(customer.addresses) >= MAX_ADDRESSES and customer.address_named(name) is None:
+    present = customer.address_named(name)
+    if present is not None:
+        name = present.name
+    elif len(customer.addresses) >= MAX_ADDRESSES:
         raise refusal("ADDRESS_LIMIT", f"customers/{customer.id}", f"a customer has at most {MAX_ADDRESSES} addresses")
     return [
         events.AddressUpdated(
@@ -166,16 +175,16 @@ def update_address(request: commands.UpdateAddressRequest, command: Command, sta
 def remove_address(request: commands.RemoveAddressRequest, command: Command, states: States) -> list[Message]:
     customer = _existing(request, command, states)
     subject = f"customers/{customer.id}"
-    if customer.address_named(request.address_name) is None:
+    address = customer.address_named(request.address_name)
+    if address is None:
         raise refusal("ADDRESS_UNKNOWN", subject, "the customer has no address of this name")
-    default = customer.default_address
-    if default is not None and default.name == request.address_name and len(customer.addresses) > 1:
+    if address.is_default and len(customer.addresses) > 1:
         raise refusal("DEFAULT_ADDRESS", subject, "make another address the default one first")
     return [
         events.AddressRemoved(
             customer_id=customer.id,
             version=customer.version + 1,
-            personal=events.PersonalData(address_name=request.address_name),
+            personal=events.PersonalData(address_name=address.name),
         )
     ]
 

@@ -275,7 +275,7 @@ def change_shipping_address(
     subject = f"customers/{customer.id}"
     if customer.erased:
         raise refusal("CUSTOMER_ERASED", subject, "the customer was erased")
-    address = customer.address_named(request.address_name) if request.address_name else request.address
+    address = customer.address_of(request.address_name) if request.address_name else request.address
     if address is None:
         raise refusal("ADDRESS_UNKNOWN", subject, "the customer has no address of this name")
     personal = events.PersonalData()
@@ -363,7 +363,7 @@ def _destination(request: commands.PlaceOrderRequest, customer: Customer) -> Add
     if request.HasField("shipping_address"):
         return request.shipping_address
     if request.shipping_address_name:
-        return customer.address_named(request.shipping_address_name)
+        return customer.address_of(request.shipping_address_name)
     default = customer.default_address
     return default.address if default else None
 

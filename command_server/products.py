@@ -7,7 +7,7 @@ from typing import NamedTuple
 from google.protobuf.message import Message
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, LargeBinary, Table, Text, Uuid, text
 
-from command_server.checks import ShopChecker
+from command_server.checks import ShopChecker, compared
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
@@ -134,7 +134,7 @@ def _check_attributes(field: str, attributes: Sequence[ProductAttribute], check:
     for number, attribute in enumerate(check.count(field, attributes, MAX_ATTRIBUTES)):
         named = check.label(f"{field}[{number}].name", attribute.name, required=True)
         check.text(f"{field}[{number}].value", attribute.value, 200, required=True)
-        if named and (first := seen.setdefault(attribute.name.casefold(), number)) != number:
+        if named and (first := seen.setdefault(compared(attribute.name.casefold()), number)) != number:
             check.wrong(f"{field}[{number}].name", "DUPLICATE", f"is the name of {field}[{first}] too")
 
 

@@ -12,7 +12,7 @@ import uuid_utils
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import ProductText, SearchWord
 from shop import views
-from shop.words import words_of
+from shop.words import correctable_words, indexed_words, normalized
 from tandem.projection.projection import Columns, Projection
 
 Described = events.ProductAdded | events.ProductRevised
@@ -49,17 +49,18 @@ def _text(event: Described) -> ProductText:
 
 
 def _words(text: str) -> str:
-    """The words with blanks between them: what PostgreSQL would take for a host name or a number with a sign is not."""
-    return " ".join(words_of(text))
+    """All that it is found by, with blanks between: PostgreSQL is to see no host names and no numbers with signs."""
+    return " ".join(indexed_words(text))
 
 
 def columns(view: ProductText, began: int) -> Columns:
-    """category as it is spelled, discontinued, added_position, and the words of all four texts.
+    """category, discontinued, added_position, and what all four texts are found by.
 
-    added_position: where it came into the catalogue, for ever.
+    category: in Unicode's NFC, so that two that look alike are one. added_position: where it came into the
+    catalogue, for ever.
     """
     texts = (view.name, view.category, view.attributes, view.description)
-    return view.category, view.discontinued, began, *map(_words, texts)
+    return normalized("NFC", view.category), view.discontinued, began, *map(_words, texts)
 
 
 PRODUCT_SEARCH = Projection(
@@ -80,7 +81,7 @@ def occurs(_view: SearchWord | None, word: str) -> SearchWord:
 
 def _words_of(event: Described) -> dict[str, str]:
     texts = (event.name, event.category, *(text for it in event.attributes for text in (it.name, it.value)))
-    words = dict.fromkeys(word.lower() for text in texts for word in words_of(text) if _CORRECTABLE.fullmatch(word))
+    words = dict.fromkeys(word for text in texts for word in correctable_words(text) if _CORRECTABLE.fullmatch(word))
     return {word: word for word in islice(words, MAX_CORRECTABLE)}
 
 

@@ -2,36 +2,21 @@
 
 import html
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from shop.words import MAX_WORD, normalized
+from shop.words import MARKS, MAX_WORD, fold, is_unspaced
 
 # What words are made of: a letter's accent may come behind it.
-_IN_WORD = r"[\w\u0300-\u036f]"
+_IN_WORD = rf"[\w{MARKS}]"
 _ESCAPED = "&<>\"'"
 # As much as fits into two lines of a list.
 _SNIPPET = 200
-# Letters that are no accented ones to Unicode, as PostgreSQL's unaccent has them.
-_LETTERS = str.maketrans({"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "þ": "th"})
-
-
-def plain(text: str) -> str:
-    """Lower case, without accents.
-
-    >>> plain("Crème Brûlée")
-    'creme brulee'
-    """
-    if text.isascii():
-        return text.lower()
-    decomposed = normalized("NFKD", text.lower().translate(_LETTERS))
-    return "".join(c for c in decomposed if not unicodedata.combining(c))
 
 
 def highlight(text: str, words: Sequence[str]) -> str:
-    """The text with the words marked that begin with one of `words`, which are plain, or are another form of it.
+    """The text with the words marked that begin with one of `words`, which are folded, or are another form of it.
 
     >>> highlight("Tea & teapots", ["tea"])
     '<em>Tea</em> &amp; <em>teapots</em>'
@@ -58,6 +43,8 @@ class _Marker:
 
     def __init__(self, wanted: Iterable[str]) -> None:
         self._wanted = tuple(it for it in wanted if it)
+        unspaced = sorted({it for it in self._wanted if is_unspaced(it)}, key=len, reverse=True)
+        self._unspaced = re.compile("|".join(map(re.escape, unspaced))) if unspaced else None
         self._beginnings = _beginnings_of(self._wanted)
         # Whatever is found begins with the same letter: most words are never looked at.
         self._pieces = _pieces(frozenset(it[0] for it in self._wanted))
@@ -69,15 +56,29 @@ class _Marker:
 
     def first(self, text: str) -> int:
         """Where the first mark begins; 0 without one."""
-        return next((it.start() for it in self._pieces.finditer(text) if self._shown(it[0])[:4] == "<em>"), 0)
+        return next((it.start() for it in self._pieces.finditer(text) if "<em>" in self._shown(it[0])), 0)
 
     def _show(self, piece: str) -> str:
         if piece in _ESCAPED:
             return html.escape(piece)
-        word = plain(piece)
+        word = fold(piece)
+        if is_unspaced(word):
+            return self._mark_inside(piece, word)
         if word.startswith(self._beginnings.get(len(word), self._wanted)):
             return f"<em>{piece}</em>"
         return piece
+
+    def _mark_inside(self, piece: str, word: str) -> str:
+        """word: the piece as it is compared. Where that has other letters it is not known which were found: all are."""
+        if self._unspaced is None or self._unspaced.search(word) is None:
+            return piece
+        if len(word) != len(piece):
+            return f"<em>{piece}</em>"
+        shown, end = [], 0
+        for found in self._unspaced.finditer(word):
+            shown += [piece[end : found.start()], f"<em>{piece[found.start() : found.end()]}</em>"]
+            end = found.end()
+        return "".join([*shown, piece[end:]])
 
 
 _marker = lru_cache(maxsize=32)(_Marker)

@@ -17,11 +17,12 @@ from commerce.query.v1.query_service_pb2 import (
 )
 from commerce.query.v1.views_pb2 import ProductCard
 from commerce.type.v1.money_pb2 import Money
-from query_server.search.highlight import highlight, plain, snippet
+from query_server.search.highlight import highlight, snippet
 from query_server.search.memory import Alternatives, Candidates, Marks, SearchMemory
 from query_server.search.request import SearchCursor, SearchKey, encode_search_token
 from query_server.search.statements import MAX_FACETS, MOST_RANKED
 from shop.views import product_card
+from shop.words import halves_of
 from tandem.feed.token import Token
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text
@@ -38,12 +39,12 @@ _CHECK = RowCheck(product_card.name, ProductCard)
 _MOST_MARKED = 100
 _NO_MARKS = b"", b""
 
-# What comes first has most of it: of the score, the position at which it was added, and the price.
-_RANKS: dict[int, Callable[[int, int, int], int]] = {
-    ProductSort.PRODUCT_SORT_RELEVANCE: lambda score, _added, _price: score,
-    ProductSort.PRODUCT_SORT_NEWEST: lambda _score, added, _price: added,
-    ProductSort.PRODUCT_SORT_PRICE_ASC: lambda _score, _added, price: -price,
-    ProductSort.PRODUCT_SORT_PRICE_DESC: lambda _score, _added, price: price,
+# What comes first has most of it: of the score, the position at which it was added, the price, and what is in stock.
+_RANKS: dict[int, Callable[[int, int, int, bool], int]] = {
+    ProductSort.PRODUCT_SORT_RELEVANCE: lambda score, _added, _price, in_stock: 2 * score + in_stock,
+    ProductSort.PRODUCT_SORT_NEWEST: lambda _score, added, _price, _in_stock: added,
+    ProductSort.PRODUCT_SORT_PRICE_ASC: lambda _score, _added, price, _in_stock: -price,
+    ProductSort.PRODUCT_SORT_PRICE_DESC: lambda _score, _added, price, _in_stock: price,
 }
 _BY_TEXT = (ProductSort.PRODUCT_SORT_RELEVANCE, ProductSort.PRODUCT_SORT_NEWEST)
 
@@ -106,7 +107,7 @@ def page_of_cards(wanted: SearchKey, candidates: Candidates, cards: Mapping[byte
         if category_fits and price_fits:
             in_stock += has_stock
             if stock_fits:
-                hits.append((-rank_of(score, added, price), key, value))
+                hits.append((-rank_of(score, added, price, has_stock), key, value))
     # No two are at one place.
     hits.sort()
     following = hits if after is None else [it for it in hits if it[:2] > after]
@@ -131,8 +132,13 @@ def likely_shown(wanted: SearchKey, candidates: Candidates) -> Iterable[bytes]:
     if len(candidates) <= wanted.size + 1 or is_filtered or wanted.sort not in _BY_TEXT:
         return candidates.keys()
     after, rank_of = _after(wanted), _RANKS[wanted.sort]
-    places = sorted((-rank_of(score, added, 0), key) for key, score, added, _ in candidates)
-    return [key for rank, key in places if after is None or (rank, key) > after][: wanted.size + 1]
+    # Sold out, each is where it may come last. Those that are equally good as the last of the page may be before it.
+    places = sorted((-rank_of(score, added, 0, False), key) for key, score, added, _ in candidates)
+    following = [it for it in places if after is None or it > after]
+    if len(following) <= wanted.size:
+        return [key for _, key in following]
+    last = following[wanted.size][0]
+    return [key for rank, key in following if rank <= last]
 
 
 def _after(wanted: SearchKey) -> tuple[int, bytes] | None:
@@ -171,10 +177,10 @@ def encode_response(
     if len(page.hits) > wanted.size:
         cursor = SearchCursor(page.last_rank, uuid.UUID(bytes=shown[-1][0]), alternatives)
         rest.next_page_token = encode_search_token(cursor, *wanted.query)
-    if any(alternatives):
-        rest.corrected_query = " ".join(best(wanted.words, alternatives))
+    if (meant := best(wanted.words, alternatives)) != list(wanted.words):
+        rest.corrected_query = " ".join(meant)
     pairs = zip(wanted.words, alternatives, strict=True)
-    marked = tuple([plain(it) for word, others in pairs for it in (word, *others)])
+    marked = tuple([it for word, others in pairs for it in (word, *(others if others != (word,) else halves_of(word)))])
     marks = _marks(shown, marked, memory)
     hits = [_HITS(_PRODUCT(card) + fields) for (_, card), fields in zip(shown, marks, strict=True)]
     return b"".join([*hits, rest.SerializeToString(deterministic=True), _AS_OF(as_of_text(as_of))])

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from commerce.query.v1.query_service_pb2 import SearchProductsResponse
-from query_server.search.highlight import plain
 from query_server.search.memory import (
     Alternatives,
     Candidates,
@@ -34,6 +33,7 @@ from query_server.search.statements import (
     word_arguments,
 )
 from shop.views import product_search, search_word
+from shop.words import fold, halves_of, pairs_of
 from tandem.feed.token import Token
 from tandem.queries.checker import QueryChecker
 from tandem.queries.encoding import fitting
@@ -140,7 +140,11 @@ class SearchQuery(StatementQuery[SearchKey]):
             if any(alternatives):
                 if known.corrected is None or known.corrected.content != at.content:
                     return None
-                page = page_of_cards(wanted, known.corrected, cards)
+                corrected = page_of_cards(wanted, known.corrected, cards)
+                if corrected is not None and corrected.total == page.total:
+                    alternatives = wanted.alternatives
+                else:
+                    page = corrected
         return self._answer(wanted, alternatives, page, consulted, at.parked) if page is not None else None
 
     def _in_full(self, wanted: SearchKey) -> Answer:
@@ -154,7 +158,12 @@ class SearchQuery(StatementQuery[SearchKey]):
                 corrections, words = self._correct(wanted.words)
             alternatives = _alternatives_of(corrections)
             if any(alternatives):
-                page, at = self._page(wanted, alternatives)
+                corrected, then = self._page(wanted, alternatives)
+                # What finds nothing more is no correction.
+                if corrected.total == page.total:
+                    alternatives = wanted.alternatives
+                else:
+                    page, at = corrected, then
             consulted = [at.products, at.cards, words]
         return self._answer(wanted, alternatives, page, consulted, at.parked)
 
@@ -184,7 +193,7 @@ class SearchQuery(StatementQuery[SearchKey]):
         rare = any(len(word) >= _RARE for word in wanted.words)
         arguments: dict[str, object] = {
             **word_arguments(wanted.words, alternatives),
-            "query": " ".join(best(wanted.words, alternatives)),
+            "query": " ".join(pair for word in best(wanted.words, alternatives) for pair in pairs_of(word)),
             "discontinued": wanted.include_discontinued,
             "any_category": not wanted.categories,
             "categories": list(wanted.categories),
@@ -205,14 +214,18 @@ class SearchQuery(StatementQuery[SearchKey]):
 
     def _correct(self, words: Sequence[str]) -> tuple[Sequence[Correction | None], Token]:
         """What each of the words is taken for too, and remembers it; with the position of the words' view."""
-        others = [f"{number} {other}" for number, word in enumerate(words, start=1) for other in swapped(plain(word))]
+        others = [f"{number} {other}" for number, word in enumerate(words, start=1) for other in swapped(fold(word))]
         rows = self._search_store.execute_on(search_word.name, ALTERNATIVES, {"words": list(words), "swapped": others})
         found: list[list[str]] = [[] for _ in words]
         for row in rows:
             if row.number is not None:
                 found[row.number - 1].append(row.plain_word)
         content = rows[0].content
-        corrections = [Correction(content, tuple(it)) for it in found]
+        # A word without blanks is in no list of words: its halves are looked for.
+        corrections = [
+            Correction(content, (word,) if halves_of(word) else tuple(it))
+            for word, it in zip(words, found, strict=True)
+        ]
         if content is not None:
             for word, correction in zip(words, corrections, strict=True):
                 self._memory.corrections.put(word, correction)

@@ -11,7 +11,7 @@ from commerce.type.v1.money_pb2 import Money
 from query_server.money import check_currency
 from query_server.search.memory import Alternatives
 from shop.views import product_card, product_search, search_word
-from shop.words import words_of
+from shop.words import normalized, query_words
 from tandem.queries.checker import QueryChecker
 from tandem.queries.page_token import MalformedPageToken, decode_stored, encode_stored, fingerprint
 
@@ -101,14 +101,18 @@ class SearchKey(NamedTuple):
 def search_key(request: SearchProductsRequest, check: QueryChecker) -> SearchKey:
     """What the request asks for; `check` collects what is wrong with it."""
     # What is too long is not looked at any further.
-    text = request.query if check.text("query", request.query, MAX_QUERY) else ""
+    text = request.query if check.text("query", request.query, MAX_QUERY, unseen=True) else ""
     wanted = request.filter
     counted = enumerate(check.count("filter.categories", wanted.categories, MAX_CATEGORIES))
-    named = {category for number, category in counted if check.text(f"filter.categories[{number}]", category, 100)}
+    named = {
+        normalized("NFC", category)
+        for number, category in counted
+        if check.text(f"filter.categories[{number}]", category, 100, unseen=True)
+    }
     currency_code, min_price, max_price = _prices(request, check)
     if request.sort not in _SORTS:
         check.wrong("sort", "MALFORMED", f"{request.sort} is no ProductSort")
-    words = tuple(words_of(text)[:MAX_WORDS])
+    words = tuple(query_words(text)[:MAX_WORDS])
     default = _BY_RELEVANCE if words else _NEWEST
     browsing = request.sort == _BY_RELEVANCE and not words
     sort = default if browsing or not request.sort else request.sort

@@ -7,6 +7,7 @@ from sqlalchemy import TextClause, text
 
 from commerce.query.v1.query_service_pb2 import ProductSort
 from shop.views import product_card, product_search, search_word
+from shop.words import halves_of, pairs_of
 from tandem.queries.parked import PARKED, LookUp, parked_of_views
 from tandem.queries.store import AT
 from tandem.read_store.tables import SCHEMA, newest
@@ -126,7 +127,7 @@ def page_statement(alternatives: tuple[int, ...], rare: bool) -> TextClause:
             ) AS price_fits,
             (c.available > 0 OR NOT :in_stock) AS stock_fits,
             CASE CAST(:sort AS int)
-                WHEN {ProductSort.PRODUCT_SORT_RELEVANCE:d} THEN s.score
+                WHEN {ProductSort.PRODUCT_SORT_RELEVANCE:d} THEN 2 * s.score + CAST(c.available > 0 AS int)
                 WHEN {ProductSort.PRODUCT_SORT_PRICE_ASC:d} THEN -c.price
                 WHEN {ProductSort.PRODUCT_SORT_PRICE_DESC:d} THEN c.price
                 ELSE s.added_position
@@ -186,20 +187,28 @@ def swapped(word: str) -> Iterator[str]:
 
 
 def word_arguments(words: Sequence[str], alternatives: Sequence[Sequence[str]]) -> dict[str, object]:
-    """The words' arguments for `page_statement`."""
+    """The words' arguments for `page_statement`. An alternative that is the word itself stands for its halves."""
     arguments: dict[str, object] = {}
     for number, (word, others) in enumerate(zip(words, alternatives, strict=True)):
         arguments[f"w{number}"] = word
+        arguments[f"w{number}_begins"] = _begins(word)
         for other, alternative in enumerate(others):
-            arguments[f"w{number}_{other}"] = alternative
+            is_halves = alternative == word
+            arguments[f"w{number}_{other}"] = (
+                " | ".join(map(_begins, halves_of(word))) if is_halves else f"'{alternative}'"
+            )
     return arguments
 
 
+def _begins(word: str) -> str:
+    """As to_tsquery() reads it. Words have no quotes and no backslashes."""
+    return "(" + " & ".join(f"'{it}'" for it in pairs_of(word)) + ":*)"
+
+
 def _word_query(number: int, alternatives: int) -> str:
-    word = f":w{number}"
     parts = [
-        f"to_tsquery('{SCHEMA}.search', {word} || ':*')",
-        f"plainto_tsquery('{SCHEMA}.search_stem', {word})",
-        *(f"plainto_tsquery('{SCHEMA}.search', :w{number}_{other})" for other in range(alternatives)),
+        f"to_tsquery('{SCHEMA}.search', :w{number}_begins)",
+        f"plainto_tsquery('{SCHEMA}.search_stem', :w{number})",
+        *(f"to_tsquery('{SCHEMA}.search', :w{number}_{other})" for other in range(alternatives)),
     ]
     return f"({' || '.join(parts)})"

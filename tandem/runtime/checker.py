@@ -12,6 +12,14 @@ from tandem.runtime.errors import InvalidArgument, Violation
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROLS_BUT_LINES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")
+_DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""What orders a text otherwise than its letters do, so that it reads as another."""
+# Marks, controls, formats and blanks; and the letters and the sign that are drawn as nothing.
+_UNSEEN = frozenset({"Mn", "Mc", "Me", "Cc", "Cf", "Zs", "Zl", "Zp"})
+_BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+
 MAX_VIOLATIONS = 20
 """More are not looked for: who sends a million wrong values gets these, and no more of our time."""
 
@@ -21,6 +29,10 @@ V = TypeVar("V")
 
 def is_uuid(value: str) -> bool:
     return _UUID.fullmatch(value) is not None
+
+
+def shows_something(value: str) -> bool:
+    return any(unicodedata.category(it) not in _UNSEEN and it not in _BLANK_LETTERS for it in value)
 
 
 class Checker:
@@ -66,16 +78,34 @@ class Checker:
             self.wrong(field, "REQUIRED", "is required")
         return False
 
-    def text(self, field: str, value: str, most: int, *, required: bool = False, lines: bool = False) -> bool:
-        """Whether it is text of at most `most` characters without control characters; `lines` admits line breaks and
-        tabs. What takes longer than to look at each character is to be done with no other text.
+    def text(
+        self,
+        field: str,
+        value: str,
+        most: int,
+        *,
+        required: bool = False,
+        lines: bool = False,
+        unseen: bool = False,
+    ) -> bool:
+        """Whether it is text of at most `most` characters that can be read as it is written: without control characters
+        and line separators, without what changes its direction, and with something to see.
+
+        lines: admits line breaks and tabs. unseen: admits what shows nothing or changes the direction, for what is
+        searched for and not kept. What takes longer than to look at each character is to be done with no other text.
         """
         if len(value) > most:
             self.wrong(field, "TOO_LONG", f"is {len(value)} characters long; at most {most} are taken")
         elif required and not value.strip():
             self.wrong(field, "REQUIRED", "is required")
-        elif any(unicodedata.category(c) == "Cc" and not (lines and c in "\n\r\t") for c in value):
+        elif (_CONTROLS_BUT_LINES if lines else _CONTROLS).search(value):
             self.wrong(field, "MALFORMED", "must not hold control characters")
+        elif value.isascii() or unseen:
+            return True
+        elif _DIRECTIONS.search(value):
+            self.wrong(field, "MALFORMED", "must not hold characters that change the direction of text")
+        elif not shows_something(value):
+            self.wrong(field, "MALFORMED", "must hold a character that can be seen")
         else:
             return True
         return False

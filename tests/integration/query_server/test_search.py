@@ -404,3 +404,26 @@ async def test_a_damaged_card_fails_the_searches_that_show_it_alone(
         assert reason(damaged.value) == "ROW_DAMAGED", remembered
         assert names(await search(stub, "tea")) == ["Green Tea"]
         shelf.happen()
+
+
+async def test_of_equal_products_those_in_stock_come_first(shelf: Shelf, serve: Serve) -> None:
+    for number in range(6):
+        shelf.add(f"Lamp {number}", stock=number % 2)
+    stub = await serve()
+    for _remembered in range(2):
+        first = await search(stub, "lamp", page_size=4)
+        rest = await search(stub, "lamp", page_size=4, page_token=first.next_page_token)
+        assert [it.product.available for it in (*first.hits, *rest.hits)] == [1, 1, 1, 0, 0, 0]
+    shelf.happen(events.order_placed(lines=[(2, 1)]), events.order_placed(lines=[(4, 1)]))
+    assert [it.product.available for it in (await search(stub, "lamp", page_size=2)).hits] == [1, 0]
+
+
+async def test_categories_that_look_alike_are_one(shelf: Shelf, serve: Serve) -> None:
+    shelf.add("Lamp", category="B\u00fcro")
+    shelf.add("Chair", category="Bu\u0308ro")
+    stub = await serve()
+    [facet] = (await search(stub)).facets.categories
+    assert (facet.category, facet.count) == ("B\u00fcro", 2)
+    for spelling in ("B\u00fcro", "Bu\u0308ro"):
+        found = await search(stub, filter=ProductFilter(categories=[spelling]))
+        assert [it.product.category for it in found.hits] == ["Bu\u0308ro", "B\u00fcro"]

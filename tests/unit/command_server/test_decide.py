@@ -182,7 +182,7 @@ def test_an_unshipped_order_goes_elsewhere_and_its_customer_stays_where_he_is() 
     changed = moved.event
     assert changed.customer_id == identity("customer", 1)
     assert changed.personal.address == address(city="Bonn", recipient="Customer 1")
-    assert [it.address_named("main") for it in moved.after[CUSTOMERS].values()] == [address()]
+    assert [it.address_of("main") for it in moved.after[CUSTOMERS].values()] == [address()]
 
 
 def test_an_order_goes_to_the_address_that_has_the_name_when_it_is_asked_for() -> None:

@@ -139,3 +139,12 @@ def test_an_event_from_before_addresses_had_names_is_about_the_one_that_there_wa
     states = RULES.given(customer_registered(1), address_updated(1, city="Jena"))
     [only] = states[CUSTOMERS][CUSTOMER].addresses
     assert (only.name, only.address.city, only.is_default) == ("main", "Jena", True)
+
+
+def test_an_address_is_the_same_however_the_letters_of_its_name_are_composed() -> None:
+    composed, decomposed = "B\u00fcro", "Bu\u0308ro"
+    assert addresses(register_customer(), update(composed), update(decomposed, city="Bonn")) == {
+        "main": ("Berlin", True),
+        composed: ("Bonn", False),
+    }
+    assert addresses(register_customer(), update(decomposed), remove(composed)) == {"main": ("Berlin", True)}

@@ -237,3 +237,10 @@ def test_commands_of_different_kinds_have_different_fingerprints() -> None:
     cancel = commands.CancelOrderRequest(order_id=identity("o"))
     assert pay.SerializeToString() == cancel.SerializeToString()
     assert command(pay).fingerprint != command(cancel).fingerprint
+
+
+def test_an_attributes_name_comes_once_however_its_letters_are_composed() -> None:
+    request = add_product()
+    request.attributes.add(name="Gr\u00f6\u00dfe", value="L")
+    request.attributes.add(name="GRO\u0308\u00dfE", value="M")
+    assert violations(request) == {"attributes[1].name": "DUPLICATE"}

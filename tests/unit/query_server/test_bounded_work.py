@@ -14,7 +14,7 @@ import shop.words
 from commerce.query.v1.query_service_pb2 import ProductFilter, SearchProductsRequest
 from projector.product_search import MAX_CORRECTABLE, PRODUCT_SEARCH, SEARCH_WORD
 from query_server.search import request as search_request
-from query_server.search.highlight import _marker, highlight, plain, snippet
+from query_server.search.highlight import _marker, highlight, snippet
 from query_server.search.request import MAX_QUERY, search_key
 from shop.words import MAX_LETTERS, MAX_WORD, is_mark, normalized, words_of
 from tandem.queries.checker import QueryChecker
@@ -73,6 +73,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Normalizing]:
     class Unicode:
         normalize = normalizing
         combining = unicodedata.combining
+        category = unicodedata.category
+        decimal = unicodedata.decimal
 
     for last in ("\uffff", "\U0001ffff"):
         shop.words._too_many_marks(last)  # made once
@@ -123,7 +125,7 @@ def test_words_are_few_and_short_and_made_by_few_operations(text: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(text=crafted(4000), query=crafted(MAX_QUERY))
 def test_marks_cost_what_the_text_is_long(text: str, query: str) -> None:
-    words = [plain(it) for it in words_of(query)[:10]]
+    words = words_of(query)[:10]
 
     def mark() -> None:
         highlight(text[:200], words)
@@ -170,7 +172,7 @@ def test_what_is_too_long_is_not_cut_into_words_nor_kept(monkeypatch: pytest.Mon
         cut.append(text)
         return words_of(text)
 
-    monkeypatch.setattr(search_request, "words_of", words_of_counted)
+    monkeypatch.setattr(search_request, "query_words", words_of_counted)
     check = QueryChecker(2)
     key = search_key(
         SearchProductsRequest(

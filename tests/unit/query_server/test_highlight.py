@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from query_server.search.highlight import highlight, plain, snippet
+from query_server.search.highlight import highlight, snippet
+from shop.words import fold
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_a_short_text_is_shown_whole_and_one_without_a_mark_from_its_beginning()
     assert snippet("", ["kettle"]) == ""
 
 
-@given(text=st.text(max_size=600), words=st.lists(st.text(min_size=1, max_size=5).map(plain).filter(bool), max_size=4))
+@given(text=st.text(max_size=600), words=st.lists(st.text(min_size=1, max_size=5).map(fold).filter(bool), max_size=4))
 def test_nothing_but_the_marks_is_markup_and_nothing_is_lost(text: str, words: list[str]) -> None:
     shown = highlight(text, words)
     without = re.sub(r"</?em>", "", shown)

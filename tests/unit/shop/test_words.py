@@ -14,10 +14,10 @@ from shop.words import words_of
     [
         ("", []),
         (" - & !? ", []),
-        ("Sirop d'érable", ["Sirop", "d", "érable"]),
-        ("Vegie-spread, 12 x 500 g", ["Vegie", "spread", "12", "x", "500", "g"]),
-        ("\ufb01lets \uff23hai", ["filets", "Chai"]),
-        ("don\u0303a", ["doña"]),
+        ("Sirop d'érable", ["sirop", "d", "erable"]),
+        ("Vegie-spread, 12 x 500 g", ["vegie", "spread", "12", "x", "500", "g"]),
+        ("\ufb01lets \uff23hai", ["filets", "chai"]),
+        ("don\u0303a", ["dona"]),
     ],
 )
 def test_words_are_letters_and_digits_in_one_form(text: str, words: list[str]) -> None:

@@ -49,6 +49,11 @@ class CommandServiceStub:
     Each is at most 128 printable ASCII characters. One that is not as it must be, and one that is given twice, is ignored:
     the command is done all the same.
 
+    A text can be read as it is written. It has no control characters and no line separators (descriptions and reasons of
+    cancellation have line breaks and tabs), and none that change the direction of text (U+202A to U+202E, U+2066 to U+2069;
+    the marks U+200E and U+200F are taken). One that is not empty has a character that can be seen: zero-width characters,
+    byte order marks, fillers and combining marks alone are none. What is wrong is MALFORMED.
+
     Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the
@@ -220,6 +225,11 @@ class CommandServiceAsyncStub(CommandServiceStub):
     Each is at most 128 printable ASCII characters. One that is not as it must be, and one that is given twice, is ignored:
     the command is done all the same.
 
+    A text can be read as it is written. It has no control characters and no line separators (descriptions and reasons of
+    cancellation have line breaks and tabs), and none that change the direction of text (U+202A to U+202E, U+2066 to U+2069;
+    the marks U+200E and U+200F are taken). One that is not empty has a character that can be seen: zero-width characters,
+    byte order marks, fillers and combining marks alone are none. What is wrong is MALFORMED.
+
     Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
 
     Errors of any call: INVALID_ARGUMENT (INVALID_REQUEST when a field is wrong, REQUEST_ID_REUSED when the
@@ -386,6 +396,11 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Each is at most 128 printable ASCII characters. One that is not as it must be, and one that is given twice, is ignored:
     the command is done all the same.
+
+    A text can be read as it is written. It has no control characters and no line separators (descriptions and reasons of
+    cancellation have line breaks and tabs), and none that change the direction of text (U+202A to U+202E, U+2066 to U+2069;
+    the marks U+200E and U+200F are taken). One that is not empty has a character that can be seen: zero-width characters,
+    byte order marks, fillers and combining marks alone are none. What is wrong is MALFORMED.
 
     Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
 

@@ -35,7 +35,7 @@ class _ProductSortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProductSo
     """By relevance, or the newest first where there is no query."""
     PRODUCT_SORT_RELEVANCE: _ProductSort.ValueType  # 1
     """The best match first: words as they are written before those they were taken for, whole words before beginnings, the
-    name before category, attributes and description.
+    name before category, attributes and description; of equal ones, what is in stock first.
     """
     PRODUCT_SORT_PRICE_ASC: _ProductSort.ValueType  # 2
     """The cheapest first. Amounts of different currencies are compared as numbers: filter by price to have one."""
@@ -51,7 +51,7 @@ PRODUCT_SORT_UNSPECIFIED: ProductSort.ValueType  # 0
 """By relevance, or the newest first where there is no query."""
 PRODUCT_SORT_RELEVANCE: ProductSort.ValueType  # 1
 """The best match first: words as they are written before those they were taken for, whole words before beginnings, the
-name before category, attributes and description.
+name before category, attributes and description; of equal ones, what is in stock first.
 """
 PRODUCT_SORT_PRICE_ASC: ProductSort.ValueType  # 2
 """The cheapest first. Amounts of different currencies are compared as numbers: filter by price to have one."""
@@ -551,8 +551,9 @@ class SearchProductsRequest(_message.Message):
     query: _builtins.str
     """What to look for: at most 200 characters, of which the first 10 words count; empty to browse. A product is found when
     it has every word, at the beginning of a word of its name, category, attributes or description, or as another form of
-    one (English). Case, accents and punctuation are ignored. When fewer than 3 products are found, words that are
-    misspelled find what they probably mean.
+    one (English); in Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese anywhere in them. Case, accents, stress and
+    vowel points, punctuation, compatible forms and the script of digits are ignored. A query of signs alone finds what has
+    these signs. When fewer than 3 products are found, words that are misspelled find what they probably mean.
     """
     sort: Global___ProductSort.ValueType
     """In which order they come."""
@@ -605,7 +606,7 @@ class ProductFilter(_message.Message):
     """Products that are no longer sold too."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Products of any of these categories, spelled as the products have them: at most 50."""
+        """Products of any of these categories, spelled as the products have them, in any Unicode normalization form: at most 50."""
 
     @_builtins.property
     def min_price(self) -> _money_pb2.Money:
@@ -652,7 +653,7 @@ class SearchProductsResponse(_message.Message):
     as_of: _builtins.str
     """A token for the state that this answer shows, or for an older one."""
     corrected_query: _builtins.str
-    """What was looked for where the query was probably misspelled; empty otherwise."""
+    """What was looked for, without accents, where the query was probably misspelled and this found more; empty otherwise."""
     parked_rows: _builtins.int
     """How many rows that belong to this answer, or may, are parked: they are as they were before an event that their view could
     not take in, or are not here yet. 0 where the answer is complete.

@@ -70,7 +70,9 @@ class NamedAddress(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """What the customer calls it, such as "home" or "work": 1 to 50 characters, without blanks at its ends."""
+    """What the customer calls it, such as "home" or "work": 1 to 50 characters, without blanks at its ends.
+    A name is the same in any Unicode normalization form; that of the first is kept.
+    """
     is_default: _builtins.bool
     """True for the one that orders go to when they name none."""
     @_builtins.property
