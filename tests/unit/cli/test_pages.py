@@ -1,8 +1,8 @@
 """What the pages tell people to run is there: each command is given to the parser that would run it."""
 
 import re
-import runpy
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ def problem(command: str, *, whole: bool) -> str:
 def _problem_of_module(module: str, words: list[str]) -> str:
     if module not in SERVICES:
         return ""
-    actions = {"serve", *runpy.run_module(f"{module}.__main__").get("ACTIONS", {})}
+    actions = {"serve", *getattr(import_module(f"{module}.__main__"), "ACTIONS", {})}
     unknown = [it for it in words[:1] if it not in actions and not it.startswith("-")]
     return f"no action {unknown[0]}" if unknown else ""
 
