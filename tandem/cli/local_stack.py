@@ -37,6 +37,7 @@ class Ports:
 DEFAULT_PORTS = Ports()
 # Which are taken by a stack with a mesh alone.
 _MESH_PORTS = ("mesh", "second_command", "second_query")
+_BELOW_DEFAULTS = 30_000
 
 
 def _option(field: str) -> str:
@@ -44,17 +45,18 @@ def _option(field: str) -> str:
 
 
 def choose_ports(named: Mapping[str, int], used: Collection[str], defaults: Ports = DEFAULT_PORTS) -> Ports:
-    """The ports that a person named, and the defaults of the others: the next free one where a default is taken.
+    """The ports that a person named, and the defaults of the others: a free one 30,000 below where a default is taken.
 
-    The defaults are among the ports that the kernel gives outgoing connections, so any connection may have one.
+    The defaults are among the ports that the kernel gives outgoing connections, so any connection may have one; those
+    that are chosen instead are not, so that nobody takes them until they are used.
     used: the fields that something will listen on.
     """
     ports = {**vars(defaults), **named}
     for field in (it for it in used if it not in named):
         port = ports[field]
         if port in named.values() or port_in_use(port):
-            free = (it for it in range(port + 1, 2**16) if it not in ports.values() and not port_in_use(it))
-            ports[field] = next(free, port)
+            below = range(max(1024, port - _BELOW_DEFAULTS), 2**16)
+            ports[field] = next((it for it in below if it not in ports.values() and not port_in_use(it)), port)
     return Ports(**ports)
 
 

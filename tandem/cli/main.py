@@ -32,7 +32,7 @@ _ADDRESSES = {"command": f"127.0.0.1:{DEFAULT_PORTS.command}", "projector": f"12
 
 
 def _port(field: str, what: str) -> typer.models.OptionInfo:
-    text = f"Port of {what}: {getattr(DEFAULT_PORTS, field)}, or the next that is free."
+    text = f"Port of {what}: {getattr(DEFAULT_PORTS, field)}, or one that is free."
     option: typer.models.OptionInfo = typer.Option(min=1, max=65535, help=text, show_default=False)
     return option
 

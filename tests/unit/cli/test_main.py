@@ -40,10 +40,10 @@ def test_a_port_in_use_is_refused_with_its_number_and_option_before_anything_sta
 def test_a_default_port_that_an_outgoing_connection_has_is_passed_over() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as connection:
         taken = connection.getsockname()[1]
-        # The one after it is wanted by another, so it is passed over too.
-        defaults = Ports(command=taken, query=taken + 1, projector=free_port())
+        # One that no outgoing connection gets. The first of these is wanted by another, so it is passed over.
+        defaults = Ports(command=taken, query=taken - 30_000, projector=free_port())
         chosen = choose_ports({}, ["command", "projector"], defaults)
-    assert chosen.command > taken + 1
+    assert taken - 30_000 < chosen.command < taken
     assert (chosen.query, chosen.projector) == (defaults.query, defaults.projector)
 
 
