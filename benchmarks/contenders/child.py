@@ -1,11 +1,10 @@
 """A contender as a child process."""
 
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tandem.cli.child import HOST, Child
+from tandem.cli.child import Child
 from tandem.testing.ports import free_port
 
 
@@ -20,10 +19,3 @@ class Contender(Child):
     def launch(self) -> None:
         module = f"benchmarks.contenders.{self.name}"
         self._spawn([sys.executable, "-m", module, "--port", str(self.port), *self._options])
-
-    def serves(self) -> bool:
-        try:
-            socket.create_connection((HOST, self.port), 1).close()
-        except OSError:
-            return False
-        return True

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,10 +22,10 @@ class StackError(Exception):
     """Something of the stack on this machine cannot start or stop; the message says what, and how to mend it."""
 
 
-class Child:
+class Child(ABC):
     """A program as a child process; what it prints goes to the end of the file `log`.
 
-    Subclasses say what to run, in `launch`, and when it can be used, in `serves`.
+    Subclasses say what to run, in `launch`, and may say when it can be used, in `serves`.
     """
 
     # What ends it in good order.
@@ -47,13 +48,17 @@ class Child:
         assert self._process is not None, f"{self.name} is not started"
         return self._process.pid
 
+    @abstractmethod
     def launch(self) -> None:
         """Starts the process and does not wait for it. Raises StackError."""
-        raise NotImplementedError
 
     def serves(self) -> bool:
-        """Whether it can be used now."""
-        raise NotImplementedError
+        """Whether it can be used now: it takes connections, where a subclass knows nothing better."""
+        try:
+            socket.create_connection((HOST, self.port), 1).close()
+        except OSError:
+            return False
+        return True
 
     def start(self) -> None:
         """Starts it and waits until it serves. Raises StackError; its process is gone then."""

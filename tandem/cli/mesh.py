@@ -6,7 +6,6 @@ in, and, for a stack that nobody else can reach, what asks callers who they are 
 
 import importlib.util
 import json
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,10 @@ class MeshConfig:
 
 
 class Envoy(Child):
-    """An Envoy in `folder`, from which the paths of its configuration are."""
+    """An Envoy in `folder`, from which the paths of its configuration are.
+
+    It listens once it knows who behind it is healthy.
+    """
 
     def __init__(self, config: MeshConfig, port: int, folder: Path, log: Path) -> None:
         super().__init__("Envoy", port, log)
@@ -83,14 +85,6 @@ class Envoy(Child):
         # Two threads: by default it has one for each processor, and each connects to each server.
         options = ["--disable-hot-restart", "--concurrency", "2", "--log-level", "warning"]
         self._spawn([str(program), "-c", str(file), *options], folder=self._folder)
-
-    def serves(self) -> bool:
-        """It listens once it knows who behind it is healthy."""
-        try:
-            socket.create_connection((HOST, self.port), 1).close()
-        except OSError:
-            return False
-        return True
 
 
 def _address(server: str) -> dict[str, Any]:
