@@ -239,6 +239,14 @@ class Announcements:
 
         await until(there, f"position {position} is announced")
 
+    async def parked(self, expected: dict[str, int]) -> None:
+        """The last one says that so many rows of each view are parked; what was committed may be still on its way."""
+
+        async def said() -> bool:
+            return self.heard[-1].parked == expected
+
+        await until(said, f"{expected} parked rows are announced")
+
     async def one_more(self) -> Announcement:
         """The next one."""
         count = len(self.heard)
