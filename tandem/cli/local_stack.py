@@ -45,10 +45,10 @@ def _option(field: str) -> str:
 
 
 def choose_ports(named: Mapping[str, int], used: Collection[str], defaults: Ports = DEFAULT_PORTS) -> Ports:
-    """The ports that a person named, and the defaults of the others: a free one 30,000 below where a default is taken.
+    """The ports that a person named, and the defaults of the others. Where a default is taken: a free one 30,000 below.
 
-    The defaults are among the ports that the kernel gives outgoing connections, so any connection may have one; those
-    that are chosen instead are not, so that nobody takes them until they are used.
+    Any outgoing connection may have a default, since the kernel chooses among these ports. It does not choose among
+    those that are taken instead, so they stay free until they are used.
     used: the fields that something will listen on.
     """
     ports = {**vars(defaults), **named}
