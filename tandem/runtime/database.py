@@ -124,9 +124,11 @@ class Driver(psycopg.Connection[Any]):
 
 
 class Pool(QueuePool):
-    """SQLAlchemy's, which also closes what was in use when it was disposed of, as soon as that comes back.
+    """SQLAlchemy's, which keeps no connection once it was disposed of: each is closed as soon as its use is over.
 
-    SQLAlchemy's own takes it in again, and nobody closes it: the server has the session until the collector comes.
+    Some are in use then, and some are begun after it, by a check in a thread that nobody waits for. SQLAlchemy's own
+    takes both in, the later ones into a pool anew, and nobody closes them: the server has the session until the
+    collector comes.
     """
 
     _disposed = False
@@ -134,6 +136,10 @@ class Pool(QueuePool):
     def dispose(self) -> None:
         self._disposed = True
         super().dispose()
+
+    def recreate(self) -> Self:
+        # For the engine, when it has disposed of this one.
+        return self
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         super()._do_return_conn(record)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from tandem.runtime.database import Driver, ServerSilent, create_database_engine, pipelined
+from tandem.runtime.database import Driver, ServerSilent, create_database_engine, driver_under, pipelined
 from tandem.runtime.listener import Listener
 from tandem.runtime.settings import DatabaseSettings
 from tandem.testing.stack import wait_until
@@ -156,4 +156,13 @@ def test_a_connection_that_is_out_when_its_engine_is_disposed_of_is_closed_when_
     engine.dispose()
     assert connection.execute(text("SELECT 1")).scalar_one() == 1, "who has one may end its work"
     connection.close()
+    assert driver.closed
+
+
+def test_a_connection_of_an_engine_that_was_disposed_of_before_is_closed_after_its_use(engine: Engine) -> None:
+    """A readiness check runs in a thread that nobody waits for when a service stops."""
+    engine.dispose()
+    with engine.connect() as connection:
+        driver = driver_under(connection)
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
     assert driver.closed
