@@ -14,19 +14,20 @@ from tandem.commands.ledger import Kind, Ledger
 from tandem.commands.maintenance import begin_epoch
 from tandem.commands.partitions import ensure_partitions
 from tandem.commands.restore import restore
-from tandem.feed.table import SCHEMA
+from tandem.feed.table import WRITE
 from tandem.runtime.actions import Action, ActionRefused, Done
 from tandem.runtime.blockers import blockers, end_session
-from tandem.runtime.database import has_revision, migrate, newest_revision, transaction
+from tandem.runtime.database import transaction
+from tandem.runtime.migrations import has_revision, migrate, newest_revision
 from tandem.runtime.program import main
 
 
 def _migrate(settings: Settings) -> Done:
     """The tables, and the feed's partitions ahead: servers may have no right to make them."""
-    revision = migrate(settings.database, MIGRATIONS, SCHEMA)
+    revision = migrate(settings.database, MIGRATIONS, WRITE)
     with transaction(settings.database, "tandem-command-migrate") as connection:
         ensure_partitions(connection, settings.feed.partition_events)
-    return Done(f"{SCHEMA} is at revision {revision}", {"schema": SCHEMA, "revision": revision})
+    return Done(f"{WRITE.name} is at revision {revision}", {"schema": WRITE.name, "revision": revision})
 
 
 def _begin_epoch(settings: Settings) -> Done:
@@ -47,7 +48,7 @@ def _restore(settings: Settings, *ledgers: Path) -> Done:
         )
     needed = newest_revision(MIGRATIONS)
     engine = create_executor_engine(settings.database, settings.executor)
-    if not has_revision(engine, SCHEMA, needed, writing=True):
+    if not has_revision(engine, WRITE, needed, writing=True):
         raise ActionRefused(f"the write database takes no writes, or is not at revision {needed}: run migrate first")
     new_executor = partial(Executor, engine, DOMAIN, settings.executor, Acknowledged(kept_seconds=0), Ledger(None))
     done = restore(settings.database, new_executor, _erasure_of, chosen, Ledger(own))

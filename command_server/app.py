@@ -24,10 +24,11 @@ from tandem.commands.receipt_service import ReceiptService
 from tandem.commands.resumption import Resumption
 from tandem.commands.verification import WriteVerification
 from tandem.feed.archive import Archive
-from tandem.feed.table import SCHEMA
+from tandem.feed.table import WRITE
 from tandem.feed.token_signature import sign_tokens
 from tandem.feed.verification import AuditService
-from tandem.runtime.database import create_database_engine, has_revision, newest_revision
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.migrations import has_revision, newest_revision
 from tandem.runtime.server import Application, Service
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -91,7 +92,7 @@ def build(settings: Settings) -> Application:
 
 def _is_ready(side: Engine, needed: str, acknowledged: Acknowledged) -> bool:
     """Whether the schema is there, can be written, and has a place for the next event."""
-    if not has_revision(side, SCHEMA, needed, writing=True):
+    if not has_revision(side, WRITE, needed, writing=True):
         return False
     try:
         with side.connect() as connection:

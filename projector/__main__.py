@@ -4,10 +4,10 @@ import sys
 
 from projector.app import MIGRATIONS, build
 from projector.settings import Settings
-from tandem.read_store.tables import SCHEMA
+from tandem.read_store.tables import READ
 from tandem.runtime.actions import Action, Done
 from tandem.runtime.blockers import blockers, end_session
-from tandem.runtime.database import migrate
+from tandem.runtime.migrations import migrate
 from tandem.runtime.program import main
 
 # How long a thread that has an answer of a database waits for the interpreter while another thread folds. Python's own
@@ -16,8 +16,8 @@ _SWITCH_SECONDS = 0.001
 
 
 def _migrate(settings: Settings) -> Done:
-    revision = migrate(settings.read_database, MIGRATIONS, SCHEMA)
-    return Done(f"{SCHEMA} is at revision {revision}", {"schema": SCHEMA, "revision": revision})
+    revision = migrate(settings.read_database, MIGRATIONS, READ)
+    return Done(f"{READ.name} is at revision {revision}", {"schema": READ.name, "revision": revision})
 
 
 ACTIONS = {

@@ -22,7 +22,7 @@ from tandem.queries.rows import RowQueries, queries_by_id
 from tandem.queries.statements import StatementWorker
 from tandem.queries.store import ONE_PLAN, Store
 from tandem.queries.watch import Watches
-from tandem.read_store.tables import CHANNEL, SCHEMA
+from tandem.read_store.tables import CHANNEL
 from tandem.runtime.listener import Listener
 from tandem.runtime.server import Application, Service
 from tandem.runtime.worker import Worker
@@ -73,7 +73,7 @@ def build(settings: Settings) -> Application:
     damage = DamageReports(store)
 
     async def ready() -> bool:
-        return await asyncio.to_thread(lambda: store.has_revision(SCHEMA, REVISION) and store.are_filled(VIEWS))
+        return await asyncio.to_thread(lambda: store.has_revision(REVISION) and store.are_filled(VIEWS))
 
     return Application(
         name="query_server",

@@ -23,7 +23,8 @@ from tandem.commands.maintenance import Maintenance
 from tandem.commands.partitions import HEADROOM, PARTITIONS_AHEAD
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
-from tandem.runtime.database import create_database_engine, newest_revision
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.migrations import newest_revision
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
 from tests.support.builders import add_product, identity, place_order, register_customer, start_subscription

@@ -2,7 +2,7 @@
 
 from projector.app import MIGRATIONS
 from shop.views import REVISION
-from tandem.runtime.database import newest_revision
+from tandem.runtime.migrations import newest_revision
 
 
 def test_readers_need_the_projectors_newest_migration() -> None:
