@@ -5,6 +5,7 @@ from pathlib import Path
 from commerce.audit.v1 import audit_service_pb2
 from commerce.command.v1 import receipt_service_pb2
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
+from commerce.event.v1 import event_pb2
 from commerce.projection.v1 import projection_service_pb2
 from commerce.query.v1 import views_pb2
 from shop import examples, sample
@@ -21,7 +22,7 @@ SHOP = Domain(
         "product": "product_card",
         "subscription": "subscription_details",
     },
-    rows=views_pb2.DESCRIPTOR,
+    messages=(views_pb2.DESCRIPTOR, event_pb2.DESCRIPTOR),
     audit=audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
     mesh=Path(__file__).with_name("envoy.yaml"),
     commands=CommandServiceStub,

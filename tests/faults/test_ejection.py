@@ -54,6 +54,7 @@ class Edge:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="tandem-mesh-")))
         port = free_port()
         behind = [f"127.0.0.1:{self.way.port}", f"127.0.0.1:{second.port}"]
+        assert SHOP.mesh is not None
         config = MeshConfig(SHOP.mesh, port=port, servers={"query": behind, "command": behind}).without_identity()
         for cluster in config.document["static_resources"]["clusters"]:
             cluster["outlier_detection"]["base_ejection_time"] = "1s"
