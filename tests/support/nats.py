@@ -5,18 +5,18 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import nats
-import psutil
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from tandem.cli.child import HOST, Child
 from tandem.testing.ports import free_port
-from tandem.testing.stack import kill, runs
+from tandem.testing.stack import kill
 
 
 def program() -> str:
@@ -60,10 +60,6 @@ class NatsServer(Child):
         if self.exit_code() is None:
             kill(self)
 
-    @property
-    def is_running(self) -> bool:
-        return self.exit_code() is None and runs(psutil.Process(self.pid))
-
 
 @contextmanager
 def cluster(folder: Path, size: int = 3, **options: str) -> Iterator[list[NatsServer]]:
@@ -73,14 +69,18 @@ def cluster(folder: Path, size: int = 3, **options: str) -> Iterator[list[NatsSe
         NatsServer(folder, f"node{number}", route=routes[number] if routes else 0, routes=routes, **options)
         for number in range(size)
     ]
-    for it in servers:
-        it.launch()
-    for it in servers:
-        it.wait_until_serving()
-    asyncio.run(_until_led(servers))
-    yield servers
-    for it in servers:
-        it.end()
+    try:
+        for it in servers:
+            it.launch()
+        for it in servers:
+            it.wait_until_serving()
+        # A test may have an event loop here already.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, _until_led(servers)).result()
+        yield servers
+    finally:
+        for it in servers:
+            it.end()
 
 
 async def _until_led(servers: list[NatsServer]) -> None:
@@ -118,10 +118,8 @@ async def messages(servers: list[NatsServer], stream: str) -> list[Msg]:
         found: list[Msg] = []
         if count:
             subscription = await js.pull_subscribe(
-                "", stream=stream, config=ConsumerConfig(deliver_policy=DeliverPolicy.ALL)
+                "", stream=stream, config=ConsumerConfig(deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE)
             )
             while len(found) < count:
-                batch = await subscription.fetch(500, timeout=10)
-                found += batch
-                await asyncio.gather(*(it.ack() for it in batch))
+                found += await subscription.fetch(500, timeout=10)
         return found
