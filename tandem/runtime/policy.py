@@ -104,9 +104,9 @@ class PolicyFile:
         except (OSError, ValueError) as error:
             if str(error) != self._problem:
                 self._problem = str(error)
+                OUTDATED.set(1)
                 READS.labels("failed").inc()
                 log.error("the policy cannot be used; the one before stays in force", error=self._problem[:2000])
-            OUTDATED.set(1)
             return
         self._content, self._problem = content, ""
         OUTDATED.set(0)
