@@ -12,8 +12,10 @@ from shop import examples, sample
 from tandem.cli.domain import Domain
 from tandem.cli.main import application
 
+ENVOY = Path(__file__).with_name("envoy.yaml")
+
 SHOP = Domain(
-    modules={"command": "command_server", "query": "query_server", "projector": "projector"},
+    modules={"command": "command_server", "query": "query_server", "projector": "projector", "relay": "relay"},
     projections=projection_service_pb2.DESCRIPTOR.services_by_name["ProjectionService"],
     receipts=receipt_service_pb2.DESCRIPTOR.services_by_name["ReceiptService"],
     histories={
@@ -24,7 +26,7 @@ SHOP = Domain(
     },
     messages=(views_pb2.DESCRIPTOR, event_pb2.DESCRIPTOR),
     audit=audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
-    mesh=Path(__file__).with_name("envoy.yaml"),
+    mesh=ENVOY,
     commands=CommandServiceStub,
     sample=sample.generate,
     examples=examples.lines,

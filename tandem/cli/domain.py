@@ -18,7 +18,8 @@ from tandem.services.v1.receipt_service_pb2 import DESCRIPTOR as RECEIPTS
 class Domain:
     """What the `tandem` command is told of a domain: its three services, and what there is to try.
 
-    modules: what Python runs as each service, by section: command, query and projector. A small domain says no more.
+    modules: what Python runs as each service, by section: command, query and projector, and relay where there is
+        one. A small domain says no more.
     messages: the files of the contract with the views' messages and the events, which `history` and `why` show.
     histories: the view that shows an aggregate, by the aggregate's name; a view's own name does as well.
     projections: the service that the projector answers ListProjections with. receipts: the one that the command server

@@ -120,7 +120,7 @@ def test_operators_see_the_services_the_views_and_a_books_history(stack: Stack, 
     to_commands = f"--command-address={stack.command_server.address}"
     status = tandem("status", "--json", *at, to_commands, f"--query-address={stack.query_server.address}")
     assert status.returncode == 0, status
-    assert {it["view"] for it in json.loads(status.stdout)["views"]} == set(views.VIEWS)
+    assert {it["name"] for it in json.loads(status.stdout)["views"]} == set(views.VIEWS)
     history = tandem("history", "book", book, *at)
     assert "book_added" in history.stdout, history
     assert "Emma" in history.stdout
