@@ -109,8 +109,8 @@ gen-check: install  ## Check that gen/ and tandem/ have what `make gen` makes
 	  && buf generate --output "$$folder" \
 	  && buf generate --template buf.gen.tandem.yaml --output "$$folder" \
 	  && diff --recursive --exclude=__pycache__ gen "$$folder/gen" \
-	  && for it in "$$folder"/tandem/*; do \
-	       diff --recursive --exclude=__pycache__ --exclude=__init__.py tandem/$${it##*/} "$$it" || exit 1; done \
+	  && (for it in "$$folder"/tandem/*; do \
+	        diff --recursive --exclude=__pycache__ --exclude=__init__.py tandem/$${it##*/} "$$it" || exit 1; done) \
 	  || { echo "the stubs are not what proto/ makes: run make gen"; exit 1; }
 
 breaking: install  ## Check that the contract breaks no caller of the last release, or of main
