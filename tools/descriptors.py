@@ -195,7 +195,7 @@ def _services(file: FileDescriptorProto, messages: dict[str, DescriptorProto]) -
 
 
 def _fields(message: DescriptorProto) -> Iterator[Field]:
-    for it in message.field:
+    for it in message.field if not message.options.HasExtension(options_pb2.view) else ():
         if it.options.HasExtension(options_pb2.field):
             rule = it.options.Extensions[options_pb2.field]
             is_enum = it.type == FieldDescriptorProto.TYPE_ENUM

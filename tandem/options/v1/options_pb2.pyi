@@ -13,10 +13,10 @@ import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 10):
-    from typing import TypeAlias as _TypeAlias
+if sys.version_info >= (3, 11):
+    from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
-    from typing_extensions import TypeAlias as _TypeAlias
+    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -118,9 +118,53 @@ class FieldRule(_message.Message):
 
 Global___FieldRule: _TypeAlias = FieldRule  # noqa: Y015
 
+@_typing.final
+class View(_message.Message):
+    """A view."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CACHED_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    BEGAN_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    cached: _builtins.bool
+    """Its rows are read by key, and so have entries in the cache. Lists come from an index of the read database."""
+    owner: _builtins.str
+    """The field that names whose a row is; empty where rows are nobody's own."""
+    began: _builtins.str
+    """The column for the position at which a row began, where lists are sorted by it; empty for none."""
+    version: _builtins.int
+    """Another one for rows that are made in another way: each has a table of its own, so that programs of two releases run
+    beside each other. 0 means 1.
+    """
+    def __init__(
+        self,
+        *,
+        cached: _builtins.bool = ...,
+        owner: _builtins.str = ...,
+        began: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began", b"began", "cached", b"cached", "owner", b"owner", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___View: _TypeAlias = View  # noqa: Y015
+
 FIELD_FIELD_NUMBER: _builtins.int
+COLUMN_FIELD_NUMBER: _builtins.int
+VIEW_FIELD_NUMBER: _builtins.int
 REQUIRED_FIELD_NUMBER: _builtins.int
 field: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___FieldRule]
 """What a request may hold in the field."""
+column: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
+"""In a view's message: reads select or sort by the field, so the view's table has a column of its name."""
+view: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___View]
+"""The message is what a view's rows hold. The view, its table and its module in the projector have the message's name, in
+snake case.
+"""
 required: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.OneofOptions, _builtins.bool]
 """Whether one of the fields must be set."""
