@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image package pythons audit hooks clean ci
+.PHONY: help install memcached prometheus postgresql up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -121,6 +121,10 @@ lock: install  ## Pin the newest versions that pyproject.toml allows in requirem
 	  --no-emit-index-url --no-emit-options --no-emit-trusted-host --strip-extras \
 	  --output-file=requirements.lock pyproject.toml
 	@python -m tools.pythons --wheels
+
+# Of a view in proto/: make migration NAME=product_rating
+migration: install  ## Write the migration of the read database for views that have no table yet
+	@python -m tools.migration $(NAME)
 
 docs: install  ## Regenerate the pages of settings, contract and metrics in docs/ from the code
 	python -m tools.configuration > docs/configuration.md

@@ -13,7 +13,7 @@ from tandem.commands.domain import Changes, Command, CommandKind
 from tandem.commands.rules import Id, id_of, must_be_new, refusal, timestamp
 from tandem.commands.write_model import Aggregate, Keys, States
 from tandem.feed.table import metadata
-from tandem.runtime.checker import Checker, is_uuid
+from tandem.runtime.checker import is_uuid
 
 
 class Book(NamedTuple):
@@ -39,14 +39,6 @@ BOOKS = Aggregate(
     ),
     of_row=Book._make,
 )
-
-
-def check_title(request: commands.AddBookRequest, check: Checker) -> None:
-    check.text("title", request.title, 300, required=True)
-
-
-def check_member(request: commands.LendBookRequest, check: Checker) -> None:
-    check.uuid("member_id", request.member_id)
 
 
 def with_member(request: commands.LendBookRequest, _book: Id, keys: Keys) -> None:
@@ -108,7 +100,7 @@ CHANGES: Changes = {
     events.BookReturned: partial(BOOKS.change, member_id=None, loan_id=None),
 }
 KINDS = (
-    CommandKind(BOOKS, commands.AddBookRequest, add_book, check=check_title),
-    CommandKind(BOOKS, commands.LendBookRequest, lend_book, check=check_member, keys=with_member),
+    CommandKind(BOOKS, commands.AddBookRequest, add_book),
+    CommandKind(BOOKS, commands.LendBookRequest, lend_book, keys=with_member),
     CommandKind(BOOKS, commands.ReturnBookRequest, return_book),
 )

@@ -1,7 +1,6 @@
 """`python -m library.command_server [serve | migrate | …]`: takes the commands."""
 
 import sys
-from datetime import datetime
 from pathlib import Path
 
 from lending.v1.commands_pb2 import DESCRIPTOR, EraseMemberRequest
@@ -10,15 +9,10 @@ from library import books, members
 from library.events import EVENTS
 from tandem.commands.domain import Domain
 from tandem.commands.server import CommandServerSettings, build_command_server, command_server_actions
-from tandem.runtime.checker import Checker
 from tandem.runtime.program import main
 from tandem.runtime.server import Application
 
 MIGRATIONS = Path(__file__).parent / "migrations/write"
-
-
-def checker(_now: datetime) -> Checker:
-    return Checker()
 
 
 DOMAIN = Domain(
@@ -28,7 +22,6 @@ DOMAIN = Domain(
     loads=(books.BOOKS, members.MEMBERS),
     kinds=(*members.KINDS, *books.KINDS),
     changes=(members.CHANGES, books.CHANGES),
-    checker=checker,
 )
 
 

@@ -12,7 +12,6 @@ from tandem.commands.domain import Changes, Command, CommandKind
 from tandem.commands.rules import Id, must_be_new, refusal
 from tandem.commands.write_model import Aggregate, States
 from tandem.feed.table import metadata
-from tandem.runtime.checker import Checker
 
 
 class Member(NamedTuple):
@@ -37,10 +36,6 @@ MEMBERS = Aggregate(
 )
 
 
-def check_name(request: commands.RegisterMemberRequest, check: Checker) -> None:
-    check.text("name", request.name, 200, required=True)
-
-
 def register_member(request: commands.RegisterMemberRequest, command: Command, states: States) -> list[Message]:
     must_be_new(states[MEMBERS].get(command.subject_id), "member", command.subject_id)
     personal = events.PersonalData(name=request.name)
@@ -63,6 +58,6 @@ CHANGES: Changes = {
     events.MemberErased: partial(MEMBERS.change, name="", erased=True),
 }
 KINDS = (
-    CommandKind(MEMBERS, commands.RegisterMemberRequest, register_member, check=check_name),
+    CommandKind(MEMBERS, commands.RegisterMemberRequest, register_member),
     CommandKind(MEMBERS, commands.EraseMemberRequest, erase_member),
 )

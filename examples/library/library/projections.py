@@ -1,12 +1,10 @@
 """What each event changes in the views: pure functions of a row and an event."""
 
-from datetime import UTC
-
 from lending.v1 import events_pb2 as events
 from lending.v1.queries_pb2 import BookDetails, LoanSummary
 
 from library import views
-from tandem.projection.projection import Columns, Projection
+from tandem.projection.projection import Projection
 
 
 def added(_book: BookDetails | None, event: events.BookAdded) -> BookDetails:
@@ -35,10 +33,6 @@ def loan_ended(loan: LoanSummary, event: events.BookReturned) -> LoanSummary:
     return loan
 
 
-def loan_columns(loan: LoanSummary, began: int) -> Columns:
-    return loan.member_id, loan.lent_at.ToDatetime(tzinfo=UTC), began
-
-
 PROJECTIONS = (
     Projection(
         table=views.book_details,
@@ -54,8 +48,6 @@ PROJECTIONS = (
         key_field="loan_id",
         rules={"book_lent": loan_began, "book_returned": loan_ended},
         begins=frozenset({"book_lent"}),
-        columns=loan_columns,
-        began="lent_position",
         scope="member_id",
     ),
 )

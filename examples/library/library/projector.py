@@ -1,7 +1,6 @@
 """`python -m library.projector [serve | migrate | …]`: keeps the views."""
 
 import sys
-from pathlib import Path
 
 from library import views
 from library.events import EVENTS
@@ -9,8 +8,6 @@ from library.projections import PROJECTIONS
 from tandem.projection.server import ProjectorSettings, build_projector, projector_actions, run_projector
 from tandem.projection.views import Views
 from tandem.runtime.server import Application
-
-MIGRATIONS = Path(__file__).parent / "migrations/read"
 
 VIEWS = Views(EVENTS, PROJECTIONS, cached=views.CACHED_VIEWS)
 
@@ -23,7 +20,7 @@ def build(settings: Settings) -> Application:
     return build_projector(VIEWS, settings, revision=views.REVISION)
 
 
-ACTIONS = projector_actions(MIGRATIONS)
+ACTIONS = projector_actions(views.MIGRATIONS)
 
 if __name__ == "__main__":
     sys.exit(run_projector("library.projector", Settings, build, ACTIONS))

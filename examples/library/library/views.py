@@ -1,19 +1,20 @@
-"""The library's views: their tables, as migrations/read makes them, and what readers need to know of them."""
+"""The library's views: the contract says which there are, and their columns. migrations/read makes their tables."""
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, Uuid
+from pathlib import Path
 
-from tandem.read_store.tables import view_table
+from lending.v1.queries_pb2 import DESCRIPTOR
+from sqlalchemy import Index
 
-REVISION = "0001"
+from tandem.read_store.contract import contract_views
+from tandem.runtime.migrations import newest_revision
+
+MIGRATIONS = Path(__file__).parent / "migrations/read"
+REVISION = newest_revision(MIGRATIONS)
 """The migration that a reader of these tables needs."""
 
-book_details = view_table("book_details")
-loan_summary = view_table(
-    "loan_summary",
-    Column("member_id", Uuid, nullable=False),
-    Column("lent_at", DateTime(timezone=True), nullable=False),
-    Column("lent_position", BigInteger, nullable=False),
-)
+IN_CONTRACT = contract_views(DESCRIPTOR)
+book_details = IN_CONTRACT.tables["book_details"]
+loan_summary = IN_CONTRACT.tables["loan_summary"]
 Index(
     "loan_summary_of_member",
     loan_summary.c.member_id,
@@ -21,6 +22,5 @@ Index(
     loan_summary.c.lent_position.desc(),
 )
 
-VIEWS = {it.name: it for it in (book_details, loan_summary)}
-CACHED_VIEWS = frozenset({"book_details"})
-"""Those that are read by id. A list comes from an index of the read database."""
+VIEWS = {it.name: it for it in IN_CONTRACT.tables.values()}
+CACHED_VIEWS = IN_CONTRACT.cached

@@ -12,7 +12,7 @@ from lending.v1 import commands_pb2 as commands
 from lending.v1 import queries_pb2 as queries
 from lending.v1.commands_pb2_grpc import CommandServiceStub
 from lending.v1.queries_pb2_grpc import QueryServiceStub
-from library import command_server, projector, views
+from library import command_server, views
 from library.__main__ import LIBRARY
 from typer.testing import CliRunner
 
@@ -39,7 +39,7 @@ def stack() -> Iterator[Stack]:
         nodes = [Memcached(free_port()) for _ in range(up_to(1))]
         for node in nodes:
             node.start()
-        databases = Databases(postgres, {"write": command_server.MIGRATIONS, "read": projector.MIGRATIONS})
+        databases = Databases(postgres, {"write": command_server.MIGRATIONS, "read": views.MIGRATIONS})
         running = Stack(databases, folder, modules=LIBRARY.modules, views=len(views.VIEWS), nodes=nodes)
         try:
             yield running.start()
