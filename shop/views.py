@@ -12,13 +12,14 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from tandem.read_store.tables import SCHEMA, view_table
 
-REVISION = "0013"
+REVISION = "0014"
 """The migration that a reader of these tables needs: projector's newest, said here because readers cannot see it."""
 
 order_details = view_table("order_details")
@@ -27,6 +28,7 @@ product_card = view_table(
     Column("price", BigInteger, nullable=False, server_default=text("0")),
     Column("currency_code", Text, nullable=False, server_default=text("''")),
     Column("available", BigInteger, nullable=False, server_default=text("0")),
+    Column("units_sold", BigInteger, nullable=False, server_default=text("0")),
 )
 """price: in minor units. No index holds what an order changes, so that its rows are updated where they are (HOT)."""
 customer_profile = view_table("customer_profile")
@@ -98,7 +100,9 @@ product_search = view_table(
     Column("category_words", Text, nullable=False),
     Column("attribute_words", Text, nullable=False),
     Column("description_words", Text, nullable=False),
+    Column("facets", Text, nullable=False, server_default=text("''")),
 )
+"""facets: the attributes, as `shop.facets` writes them."""
 product_search.append_column(
     Column(
         "document",
@@ -115,6 +119,15 @@ product_search.append_column(
 product_search.append_column(Column("plain_name", Text, Computed(f"{SCHEMA}.plain(name_words)", persisted=True)))
 Index("product_search_document", product_search.c.document, postgresql_using="gin")
 Index("product_search_newest", product_search.c.added_position.desc())
+NAME_DOCUMENT = f"to_tsvector('{SCHEMA}.search', name_words)"
+Index("product_search_name", text(NAME_DOCUMENT), _table=product_search, postgresql_using="gin")
+MAX_BEGINNING = 100
+"""Letters of a name by whose beginning it is found: an index takes no texts of any length."""
+Index(
+    "product_search_begins",
+    func.left(product_search.c.plain_name, text(str(MAX_BEGINNING))).label("begins"),
+    postgresql_ops={"begins": "text_pattern_ops"},
+)
 
 search_word = view_table("search_word", Column("word", Text, nullable=False))
 search_word.append_column(Column("plain_word", Text, Computed(f"{SCHEMA}.plain(word)", persisted=True)))

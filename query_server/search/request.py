@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from commerce.internal.v1.stored_pb2 import Alternatives as StoredAlternatives
 from commerce.internal.v1.stored_pb2 import SearchPageToken
-from commerce.query.v1.query_service_pb2 import ProductSort, SearchProductsRequest
+from commerce.query.v1.query_service_pb2 import ProductFilter, ProductSort, SearchProductsRequest
 from commerce.type.v1.money_pb2 import Money
 from query_server.money import check_currency
 from query_server.search.memory import Alternatives
+from query_server.search.synonyms import NO_SYNONYMS, Span, Synonyms
+from shop.facets import beginning, facet
 from shop.views import product_card, product_search, search_word
 from shop.words import normalized, query_words
 from tandem.queries.checker import QueryChecker
@@ -18,6 +20,8 @@ from tandem.queries.page_token import MalformedPageToken, decode_stored, encode_
 MAX_QUERY = 200
 MAX_WORDS = 10
 MAX_CATEGORIES = 50
+MAX_ATTRIBUTES = 10
+MAX_VALUES = 50
 # Ten words with three alternatives each, words of a catalogue that were corrected to.
 _MAX_TOKEN = 10_000
 _MAX_ALTERNATIVE = 60
@@ -75,22 +79,32 @@ def decode_search_token(text: str, words: int, *query: str) -> SearchCursor:
 
 
 class SearchKey(NamedTuple):
-    """A search. words: of the query, as many as count. prices: inclusive, None without a bound.
+    """A search. words: of the query, as many as count. spans: of them, those that others stand for. They are those of
+    now on each page: servers may have read the file at different times. prices: inclusive, None without a bound.
 
-    after: where the page before ended. query: what the page tokens of this search are bound to.
+    attributes: how the facets of each begin, and those of which a product has one (`shop.facets`). detailed: whether
+    attributes are counted, and steps of price. after: where the page before ended. query: what the page tokens of this
+    search are bound to.
     """
 
     words: tuple[str, ...]
+    spans: tuple[Span, ...]
     categories: tuple[str, ...]
     currency_code: str
     min_price: int | None
     max_price: int | None
     in_stock: bool
     include_discontinued: bool
+    attributes: tuple[tuple[str, frozenset[str]], ...]
+    detailed: bool
     sort: int
     after: SearchCursor | None
     size: int
     query: tuple[str, ...]
+
+    @property
+    def looks_at_attributes(self) -> bool:
+        return self.detailed or bool(self.attributes)
 
     @property
     def alternatives(self) -> Alternatives:
@@ -98,7 +112,7 @@ class SearchKey(NamedTuple):
         return (self.after and self.after.alternatives) or ((),) * len(self.words)
 
 
-def search_key(request: SearchProductsRequest, check: QueryChecker) -> SearchKey:
+def search_key(request: SearchProductsRequest, check: QueryChecker, synonyms: Synonyms = NO_SYNONYMS) -> SearchKey:
     """What the request asks for; `check` collects what is wrong with it."""
     # What is too long is not looked at any further.
     text = request.query if check.text("query", request.query, MAX_QUERY, unseen=True) else ""
@@ -110,6 +124,7 @@ def search_key(request: SearchProductsRequest, check: QueryChecker) -> SearchKey
         if check.text(f"filter.categories[{number}]", category, 100, unseen=True)
     }
     currency_code, min_price, max_price = _prices(request, check)
+    attributes = _attributes(wanted, check)
     if request.sort not in _SORTS:
         check.wrong("sort", "MALFORMED", f"{request.sort} is no ProductSort")
     words = tuple(query_words(text)[:MAX_WORDS])
@@ -118,20 +133,40 @@ def search_key(request: SearchProductsRequest, check: QueryChecker) -> SearchKey
     sort = default if browsing or not request.sort else request.sort
     categories = tuple(sorted(named))
     query = ("SearchProducts", *words, "", *categories, "", currency_code, str(min_price), str(max_price),
-             str(wanted.in_stock), str(wanted.include_discontinued), str(sort))  # fmt: skip
+             str(wanted.in_stock), str(wanted.include_discontinued), str(sort),
+             *(it for _, values in attributes for it in sorted(values)))  # fmt: skip
     return SearchKey(
         words=words,
+        spans=synonyms.of(words),
         categories=categories,
         currency_code=currency_code,
         min_price=min_price,
         max_price=max_price,
         in_stock=wanted.in_stock,
         include_discontinued=wanted.include_discontinued,
+        attributes=attributes,
+        detailed=request.detailed_facets,
         sort=sort,
         after=check.page_token(request.page_token, decode_search_token, len(words), *query),
         size=check.page_size(request.page_size),
         query=query,
     )
+
+
+def _attributes(wanted: ProductFilter, check: QueryChecker) -> tuple[tuple[str, frozenset[str]], ...]:
+    found: dict[str, frozenset[str]] = {}
+    for number, attribute in enumerate(check.count("filter.attributes", wanted.attributes, MAX_ATTRIBUTES)):
+        field = f"filter.attributes[{number}]"
+        named = check.text(f"{field}.name", attribute.name, 100, required=True, unseen=True)
+        counted = enumerate(check.count(f"{field}.values", attribute.values, MAX_VALUES, least=1))
+        values = frozenset(
+            facet(attribute.name, value)
+            for place, value in counted
+            if check.text(f"{field}.values[{place}]", value, 200, required=True, unseen=True)
+        )
+        if named and found.setdefault(beginning(attribute.name), values) is not values:
+            check.wrong(f"{field}.name", "DUPLICATE", "is the name of an attribute before")
+    return tuple(sorted(found.items(), key=lambda it: it[0]))
 
 
 def _prices(request: SearchProductsRequest, check: QueryChecker) -> tuple[str, int | None, int | None]:

@@ -21,7 +21,10 @@ from commerce.feed.v1.feed_service_pb2 import DESCRIPTOR as FEED
 from commerce.projection.v1.projection_service_pb2 import DESCRIPTOR as PROJECTION
 from query_server.app import LISTS
 from query_server.sales import SalesQuery
+from query_server.search.explanation import ExplainQuery
+from query_server.search.query import SearchQuery
 from query_server.search.request import search_key
+from query_server.search.suggestions import suggest_key
 from shop.events import EVENTS
 from shop.views import CACHED_VIEWS
 from tandem.feed.service import check as check_subscribe
@@ -48,6 +51,8 @@ WANTED: dict[str, Callable[[Any, QueryChecker], object]] = {
     **BY_ID,
     **LISTS,
     "SearchProducts": search_key,
+    "SuggestProducts": suggest_key,
+    "ExplainSearch": ExplainQuery(SearchQuery(Mock(), Mock(), Mock(), 1)).wanted,
     "GetSalesSummary": partial(SalesQuery.wanted, Mock()),
 }
 
