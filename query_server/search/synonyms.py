@@ -84,7 +84,6 @@ NO_SYNONYMS = Synonyms({})
 
 class SynonymsFile(WatchedFile[Synonyms]):
     def __init__(self, file: Path) -> None:
-        """Raises SettingsError."""
         super().__init__(
             "synonyms",
             file,
@@ -107,7 +106,7 @@ class SynonymsInForce:
         """Raises SettingsError for a file that cannot be used."""
         if self._file is not None:
             self._read = SynonymsFile(self._file)
-            self._read.start()
+            await asyncio.to_thread(self._read.start)
 
     async def stop(self) -> None:
         if self._read is not None:

@@ -54,10 +54,10 @@ class Policy(NamedTuple):
 
 
 class PolicyFile(WatchedFile[Policy]):
-    """The policy that is in force."""
+    """The policy that is in force, once it is started: nothing is permitted by a policy that was not read."""
 
     def __init__(self, file: Path, owned: Mapping[str, bool]) -> None:
-        """owned: by path of what is served, whether it is known whose rows it is about. Raises SettingsError."""
+        """owned: by path of what is served, whether it is known whose rows it is about. Complete when it is started."""
         super().__init__(
             "policy",
             file,

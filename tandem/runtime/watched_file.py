@@ -19,7 +19,7 @@ _LOOK_SECONDS = 0.5
 
 
 class WatchedFile(Generic[T]):
-    """What the file says: `said`. `start` and `stop` its thread."""
+    """What the file says: `said`, once it is read. `start` and `stop` its thread."""
 
     def __init__(
         self, name: str, file: Path, parse: Callable[[str], T], *, setting: str, changed: str, reads: Counter,
@@ -27,7 +27,7 @@ class WatchedFile(Generic[T]):
     ) -> None:  # fmt: skip
         """parse: raises ValueError, which names all that is wrong. changed: is logged when it says something else.
 
-        reads: by outcome. outdated: 1 while the file cannot be used. Raises SettingsError, which names the setting.
+        reads: by outcome. outdated: 1 while the file cannot be used. setting: which names the file.
         """
         self._name = name
         self._file = file
@@ -38,14 +38,21 @@ class WatchedFile(Generic[T]):
         self._stopping = Event()
         self._thread = SupervisedThread(name, self._run)
         self._problem = ""
-        try:
-            self._content = self._seen = file.read_text(encoding="utf-8")
-            self.said = parse(self._content)
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"{setting}: {file}: {error}") from error
+        self._setting = setting
+        self.said: T
 
     def start(self) -> None:
+        """Raises SettingsError."""
+        self.read()
         self._thread.start()
+
+    def read(self) -> None:
+        """For the first time. Raises SettingsError."""
+        try:
+            self._content = self._seen = self._file.read_text(encoding="utf-8")
+            self.said = self._parse(self._content)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{self._setting}: {self._file}: {error}") from error
 
     def stop(self) -> None:
         self._stopping.set()
@@ -68,9 +75,9 @@ class WatchedFile(Generic[T]):
         except (OSError, ValueError) as error:
             if str(error) != self._problem:
                 self._problem = str(error)
+                self._outdated.set(1)
                 self._reads.labels("failed").inc()
                 log.error(f"the {self._name} cannot be used; the one before stays in force", error=self._problem[:2000])
-            self._outdated.set(1)
             return
         self._content, self._problem = content, ""
         self._outdated.set(0)

@@ -67,12 +67,13 @@ def test_a_file_is_read_when_it_changes_and_one_that_is_wrong_changes_nothing(tm
 
     file = tmp_path / "synonyms.txt"
     with pytest.raises(SettingsError, match=r"synonyms_file: .*No such file"):
-        SynonymsFile(file)
+        SynonymsFile(file).read()
     file.write_text("tea")
     with pytest.raises(SettingsError, match="line 1"):
-        SynonymsFile(file)
+        SynonymsFile(file).read()
     file.write_text("st, saint")
     synonyms, failed, read = SynonymsFile(file), count("failed"), count("read")
+    synonyms.read()
     file.write_text("st")
     for _ in range(3):
         synonyms._look()
