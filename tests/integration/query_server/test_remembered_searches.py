@@ -30,11 +30,6 @@ def transport() -> str:
     return "native"
 
 
-@pytest.fixture
-def shelf(read_side: ReadSide) -> Shelf:
-    return Shelf(read_side)
-
-
 @pytest.mark.parametrize(
     ("query", "fields"),
     [
