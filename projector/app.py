@@ -24,7 +24,7 @@ from tandem.feed.verification import AuditService
 from tandem.projection.audit import Auditor
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.explaining import Explaining
-from tandem.projection.following import Following
+from tandem.projection.following import Following, table_feed
 from tandem.projection.repair import Repairs
 from tandem.projection.service import ProjectionService
 from tandem.projection.views import Views
@@ -53,7 +53,7 @@ def build(settings: Settings) -> Application:
     archive = Archive(settings.archive.folder)
     following = Following(
         VIEWS,
-        feed_database=settings.feed_database,
+        feed=table_feed(settings.feed_database, EVENTS, settings.follow, archive),
         read_database=settings.read_database,
         cache=CacheWriter(settings.cache_nodes, settings.cache),
         follow=settings.follow,
