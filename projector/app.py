@@ -19,6 +19,7 @@ from shop.events import EVENTS
 from shop.views import CACHED_VIEWS, REVISION
 from tandem.feed.archive import Archive
 from tandem.feed.service import FeedService
+from tandem.feed.source import Feed
 from tandem.feed.token_signature import sign_tokens
 from tandem.feed.verification import AuditService
 from tandem.projection.audit import Auditor
@@ -28,6 +29,7 @@ from tandem.projection.following import Following, table_feed
 from tandem.projection.repair import Repairs
 from tandem.projection.service import ProjectionService
 from tandem.projection.views import Views
+from tandem.relay.stream_feed import StreamFeed
 from tandem.runtime.server import Application
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -48,12 +50,19 @@ VIEWS = Views(
 )
 
 
+def _feed(settings: Settings, archive: Archive) -> Feed:
+    """What the views follow."""
+    if settings.broker is None:
+        return table_feed(settings.feed_database, EVENTS, settings.follow, archive)
+    return StreamFeed(settings.broker, EVENTS, name="tandem-projector", poll_seconds=settings.follow.poll_seconds)
+
+
 def build(settings: Settings) -> Application:
     sign_tokens(settings.tokens)
     archive = Archive(settings.archive.folder)
     following = Following(
         VIEWS,
-        feed=table_feed(settings.feed_database, EVENTS, settings.follow, archive),
+        feed=_feed(settings, archive),
         read_database=settings.read_database,
         cache=CacheWriter(settings.cache_nodes, settings.cache),
         follow=settings.follow,
