@@ -103,17 +103,17 @@ format: install  ## Format the code and the contract
 	ruff format .
 	buf format --write
 
-gen: install  ## Regenerate the Python stubs in gen/, tandem/internal/ and tandem/options/ from proto/
+gen: install  ## Regenerate the Python stubs in gen/ and tandem/ from proto/
 	buf generate
 	buf generate --template buf.gen.tandem.yaml
 
-gen-check: install  ## Check that the stubs are what `make gen` makes
+gen-check: install  ## Check that gen/ and tandem/ have what `make gen` makes
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
 	  && buf generate --output "$$folder" \
 	  && buf generate --template buf.gen.tandem.yaml --output "$$folder" \
 	  && diff --recursive --exclude=__pycache__ gen "$$folder/gen" \
-	  && for made in internal options; do \
-	    diff --recursive --exclude=__pycache__ --exclude=__init__.py "tandem/$$made" "$$folder/tandem/$$made" || exit 1; done \
+	  && (for it in "$$folder"/tandem/*; do \
+	        diff --recursive --exclude=__pycache__ --exclude=__init__.py tandem/$${it##*/} "$$it" || exit 1; done) \
 	  || { echo "the stubs are not what proto/ makes: run make gen"; exit 1; }
 
 breaking: install  ## Check that the contract breaks no caller of the last release, or of main

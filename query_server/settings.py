@@ -1,14 +1,11 @@
 """The query server's settings."""
 
 from pathlib import Path
-from typing import ClassVar
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 
-from tandem.feed.token_signature import SignedTokenSettings
-from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
-from tandem.runtime.settings import Block, DatabaseSettings, ServerSettings, ServiceSettings
+from tandem.queries.server import QueryServerSettings
+from tandem.runtime.settings import Block
 
 
 class ReportSettings(Block):
@@ -36,23 +33,8 @@ class SearchSettings(Block):
     )
 
 
-class Settings(ServiceSettings):
+class Settings(QueryServerSettings):
     """All settings of the query server: TANDEM_QUERY_… or the section [query]."""
 
-    model_config = SettingsConfigDict(env_prefix="TANDEM_QUERY_")
-    section: ClassVar[str] = "query"
-
-    database: DatabaseSettings = Field(description="The read database")
-    feed_database: DatabaseSettings | None = Field(
-        None,
-        description="The write database, for fully_consistent queries, which are refused without it. Not a replica. A"
-        " role that may read tandem_write.feed_head is enough",
-    )
-    server: ServerSettings = Field(ServerSettings(port=50052), description="The gRPC server")
-    tokens: SignedTokenSettings = Field(SignedTokenSettings(), description="The signature of tokens")
-    reader: ReaderSettings = Field(ReaderSettings(), description="Reading in batches")
     search: SearchSettings = Field(SearchSettings(), description="Searches")
     reports: ReportSettings = Field(ReportSettings(), description="Sums over many rows")
-    cache: CacheSettings = Field(CacheSettings(), description="memcached")
-    freshness: FreshnessSettings = Field(FreshnessSettings(), description="Announcements and waits")
-    watch: WatchSettings = Field(WatchSettings(), description="Streams that follow a row")

@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 from commerce.query.v1.views_pb2 import DESCRIPTOR
 from tandem.read_store.contract import contract_views
 from tandem.read_store.tables import SCHEMA, view_table
-from tandem.runtime.database import newest_revision
+from tandem.runtime.migrations import newest_revision
 
 REVISION = newest_revision(Path(__file__).parents[1] / "projector" / "migrations")
 """The migration that a reader of these tables needs: projector's newest."""

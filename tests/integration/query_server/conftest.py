@@ -30,10 +30,11 @@ from tandem.feed.token import Token, decode_token, encode_token
 from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Signer, decode_entry, encode_entry, key_prefix, node_client
-from tandem.read_store.tables import CHANNEL, SCHEMA, change, parked, projection
+from tandem.read_store.tables import CHANNEL, READ, SCHEMA, change, parked, projection
 from tandem.runtime.call import LocalCall, Method
-from tandem.runtime.database import create_database_engine, migrate
+from tandem.runtime.database import create_database_engine
 from tandem.runtime.identity import Permission
+from tandem.runtime.migrations import migrate
 from tandem.runtime.server import Application, RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 from tests.support.searching import Searcher, Shelf
@@ -58,7 +59,7 @@ class ReadSide:
         self.cache_epochs: CacheEpochs = {}
 
     def migrate(self) -> None:
-        migrate(self.settings, MIGRATIONS, SCHEMA)
+        migrate(self.settings, MIGRATIONS, READ)
         self.write_positions()
 
     def write_positions(self) -> None:
