@@ -24,6 +24,7 @@ SHOP = Domain(
     rows=views_pb2.DESCRIPTOR,
     audit=audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
     mesh=Path(__file__).with_name("envoy.yaml"),
+    pages=Path(__file__).with_name("pages"),
     commands=CommandServiceStub,
     sample=sample.generate,
     examples=examples.lines,

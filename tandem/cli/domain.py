@@ -21,7 +21,7 @@ class Domain:
     histories: the view that shows an aggregate, by the aggregate's name. rows: the contract's file with the views'
         messages.
     audit: the service that command servers and projectors answer Verify with.
-    mesh: the file that Envoy is started with.
+    mesh: the file that Envoy is started with. pages: the folder of what it serves to browsers, as built; None without.
     commands: the stub that takes the sample's commands. sample: makes the sample.
     examples: shell lines to try, given the addresses of the command server and the query server, and whether the sample
         is loaded.
@@ -34,6 +34,7 @@ class Domain:
     histories: Mapping[str, str]
     rows: FileDescriptor
     mesh: Path
+    pages: Path | None
     commands: Callable[[grpc.Channel], Any]
     sample: Callable[[], Sequence[Stage]]
     examples: Callable[[str, str, bool], Sequence[str]]

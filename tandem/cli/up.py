@@ -51,12 +51,18 @@ def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bo
         say(line)
     if stack.memcached is None:
         say("without a cache: " + ("lite" if stack.lite else "memcached is not on the PATH"))
+    if stack.without_pages:
+        say(f"without pages: {stack.without_pages}")
     stack.start(say)
     if with_sample:
         _load_sample_once(domain, stack, console)
     say("\nTry, in another terminal:")
     for line in domain.examples(stack.command_server.address, stack.query_server.address, with_sample):
         say(f"  {line}")
+    if pages := stack.pages():
+        say("\nAnd in a browser:")
+        for address, title in pages.items():
+            say(f"  {address:<32} {title}")
     say("\nTandem is up; Ctrl-C stops it")
     supervisor = Supervisor(stack.children, say)
     with ExitStack() as exits:
