@@ -9,7 +9,7 @@ import { adjust, announceViews, go, route } from "../route";
 import { basket, customer } from "./basket";
 import { Basket } from "./checkout";
 import { Order, Orders } from "./order";
-import { queries, resumeChanges } from "./orders";
+import { queries, refusal, resumeChanges } from "./orders";
 import { Missing, Product } from "./product";
 import { Search } from "./search";
 
@@ -52,6 +52,13 @@ function Shop() {
         </nav>
       </header>
       <Banner />
+      {refusal.value?.action === "place" && view !== "basket" && (
+        <p role="alert" class="banners">
+          <span class="note bad">
+            An order was not placed. <a href="#/basket">See why, in the basket</a>.
+          </span>
+        </p>
+      )}
       <main id="main">
         {view === undefined && <Search />}
         {view === "product" && <Product key={id} id={id} />}
@@ -64,7 +71,10 @@ function Shop() {
         )}
       </main>
       <footer>
-        <p>{customer.value ? `You buy as ${customer.value.name}.` : "The shop"}</p>
+        <p>
+          {customer.value ? `You buy as ${customer.value.name}. ` : ""}
+          <a href="/sales">Sales</a>
+        </p>
       </footer>
     </>
   );

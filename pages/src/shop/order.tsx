@@ -2,7 +2,6 @@
 
 import { useEffect } from "preact/hooks";
 
-import { forgetIfOutdated } from "../calls";
 import { OrderStatus } from "../gen/commerce/type/v1/order_status_pb";
 import { useQuery } from "../live";
 import { STATUS_WORDS, countText, moneyText, orderName, problemText, timeText } from "../words";
@@ -45,10 +44,6 @@ export function Order({ id }: { id: string }) {
   }, [id, asked]);
   const refused = refusal.value?.orderId === id ? refusal.value : null;
   const shown = orderOnPage(id);
-  if (!shown && refused?.action === "place") {
-    location.hash = "/basket";
-    return null;
-  }
   if (!shown) {
     const problem = missing.value.get(id);
     return problem ? <Missing words={problemText(problem)} /> : <h1 tabIndex={-1}>Order {orderName(id)}</h1>;
@@ -174,7 +169,6 @@ export function Orders() {
     (consistency, signal) => queries.listRecentOrders({ customerId: buyer?.id ?? "", pageSize: 20, consistency }, { signal }),
     { every: LOOK_EVERY_MILLISECONDS },
   );
-  if (problem) forgetIfOutdated(problem);
   const listed = answer?.orders ?? [];
   // What this tab placed is in the list at once, whether the view has it or not.
   const mine = placedHere.value.filter((id) => !listed.some((it) => it.orderId === id));

@@ -10,7 +10,7 @@
 import { clone, create, fromJson, toJson } from "@bufbuild/protobuf";
 import { timestampNow } from "@bufbuild/protobuf/wkt";
 import { Code, createClient } from "@connectrpc/connect";
-import { computed, effect, signal } from "@preact/signals";
+import { effect, signal } from "@preact/signals";
 
 import {
   type Problem,
@@ -30,6 +30,7 @@ import { QueryService } from "../gen/commerce/query/v1/query_service_pb";
 import { type OrderDetails, OrderDetailsSchema } from "../gen/commerce/query/v1/views_pb";
 import type { CommandReceipt } from "../gen/commerce/type/v1/receipt_pb";
 import { OrderStatus } from "../gen/commerce/type/v1/order_status_pb";
+import { go } from "../route";
 import { type BasketLine, emptyBasket, putBack } from "./basket";
 
 export const commands = createClient(CommandService, transport);
@@ -85,6 +86,7 @@ function set(requestId: string, change: Partial<Change> | null): void {
 export function placeOrder(customerId: string, lines: BasketLine[], expected: OrderDetails): string {
   const orderId = expected.orderId;
   begin({ orderId, action: "place", lines, customerId, expected: toJson(OrderDetailsSchema, expected) });
+  placedHere.value = [orderId, ...placedHere.value];
   emptyBasket();
   return orderId;
 }
@@ -113,6 +115,7 @@ async function carryOut(change: Change): Promise<void> {
       set(change.requestId, null);
       if (change.action === "place") putBack(change.lines);
       refusal.value = { orderId: change.orderId, action: change.action, problem: problemOf(error) };
+      if (change.action === "place" && location.hash === `#/order/${change.orderId}`) go("/basket");
       return;
     }
     set(change.requestId, { state: "stored", version });
@@ -196,8 +199,8 @@ async function watch(orderId: string, following: Following): Promise<void> {
   let attempt = 0;
   try {
     while (!stopped.aborted) {
+      const silence = new Silence(stopped);
       try {
-        const silence = new Silence(stopped);
         const first = resumeFrom ? { resumeFrom } : { consistency: freshness() };
         const request = { orderId, heartbeatInterval: { seconds: BigInt(HEARTBEAT_SECONDS) }, ...first };
         for await (const message of queries.watchOrderDetails(request, { signal: silence.signal, timeoutMs: 0 })) {
@@ -216,9 +219,12 @@ async function watch(orderId: string, following: Following): Promise<void> {
         }
         if (!passes(problem) && problem.code !== Code.Canceled) {
           missing.value = new Map(missing.value).set(orderId, problem);
+          for (const it of following.waiting) it.done();
           return;
         }
         report(following, conditionOf(problem));
+      } finally {
+        silence.end();
       }
       attempt += 1;
       await pause(attempt, stopped);
@@ -243,6 +249,10 @@ class Silence {
   begin(): void {
     clearTimeout(this.#timer);
     this.#timer = window.setTimeout(() => this.#stop.abort(), 3_000 * HEARTBEAT_SECONDS);
+  }
+
+  end(): void {
+    clearTimeout(this.#timer);
   }
 }
 
@@ -278,9 +288,10 @@ export function orderOnPage(orderId: string): OrderOnPage | null {
   return { details, change };
 }
 
-/** Orders that this tab placed and that lists may not have yet, newest first. */
-export const placedHere = computed(() =>
-  changes.value
+/** Orders that this tab placed since it was loaded, and that lists may not have yet, newest first. */
+export const placedHere = signal(
+  changes
+    .peek()
     .filter((it) => it.action === "place")
     .map((it) => it.orderId)
     .reverse(),

@@ -12,6 +12,8 @@ import { queries } from "./orders";
 
 const TYPING_MILLISECONDS = 120;
 const PAGE_SIZE = 24;
+// In the address. No category has one.
+const SEPARATOR = "\n";
 const SORTS: [ProductSort, string][] = [
   [ProductSort.UNSPECIFIED, "Best match"],
   [ProductSort.PRICE_ASC, "Price, lowest first"],
@@ -22,7 +24,7 @@ const SORTS: [ProductSort, string][] = [
 export function Search() {
   const { settings } = route.value;
   const query = settings.get("q") ?? "";
-  const categories = settings.getAll("category").flatMap((it) => it.split("|")).filter(Boolean);
+  const categories = settings.getAll("category").flatMap((it) => it.split(SEPARATOR)).filter(Boolean);
   const inStock = settings.get("stock") === "1";
   const sort = Number(settings.get("sort") ?? 0) as ProductSort;
   const pages = Number(settings.get("pages") ?? 1);
@@ -39,7 +41,7 @@ export function Search() {
   const toggle = (category: string) => {
     const others = categories.filter((it) => it !== category);
     const next = others.length < categories.length ? others : [...categories, category];
-    adjust({ category: next.join("|"), pages: null });
+    adjust({ category: next.join(SEPARATOR), pages: null });
   };
   const facets = answer?.facets;
   return (
