@@ -12,7 +12,7 @@ from tandem.cli.domain import Domain
 from tandem.cli.main import application
 
 SHOP = Domain(
-    modules={"command": "command_server", "query": "query_server", "projector": "projector"},
+    modules={"command": "command_server", "query": "query_server", "projector": "projector", "relay": "relay"},
     projections=projection_service_pb2.DESCRIPTOR.services_by_name["ProjectionService"],
     receipts=receipt_service_pb2.DESCRIPTOR.services_by_name["ReceiptService"],
     histories={

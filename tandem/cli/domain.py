@@ -15,7 +15,7 @@ from tandem.cli.sample import Stage
 class Domain:
     """What the `tandem` command is told of a domain: its three services, and what there is to try.
 
-    modules: what Python runs as each service, by section: command, query and projector.
+    modules: what Python runs as each service, by section: command, query and projector, and relay where there is one.
     projections: the service that the projector answers ListProjections with. receipts: the one that the command server
         answers GetReceipt with.
     histories: the view that shows an aggregate, by the aggregate's name. rows: the contract's file with the views'

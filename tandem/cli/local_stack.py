@@ -34,12 +34,17 @@ class Ports:
     mesh: int = 50050
     second_command: int = 50071
     second_query: int = 50072
+    relay: int = 50054
+    relay_metrics: int = 50065
 
 
 DEFAULT_PORTS = Ports()
 # Which are taken by a stack with Envoy, or with a mesh, alone.
 _ENVOY_PORTS = ("mesh",)
 _MESH_PORTS = ("second_command", "second_query")
+_RELAY_PORTS = ("relay", "relay_metrics")
+BROKER = "TANDEM_RELAY_NATS__SERVERS"
+"""The setting that says where the broker is: with it a stack has a relay."""
 _BELOW_DEFAULTS = 30_000
 
 
@@ -92,7 +97,12 @@ class LocalStack:
         forget_other_servers()
         self.folder = folder
         self.lite = lite
-        unused = {*(() if with_envoy else _ENVOY_PORTS), *(() if mesh else _MESH_PORTS)}
+        has_relay = bool(os.environ.get(BROKER)) and "relay" in modules
+        unused = {
+            *(() if with_envoy else _ENVOY_PORTS),
+            *(() if mesh else _MESH_PORTS),
+            *(() if has_relay else _RELAY_PORTS),
+        }
         self._used = [it for it in vars(DEFAULT_PORTS) if it not in unused]
         self._named_ports = named_ports
         self._ports = ports = choose_ports(named_ports, self._used)
@@ -138,6 +148,10 @@ class LocalStack:
             if self._pages is not None:
                 config.with_pages(self._pages)
             self.envoy = Envoy(config, ports.mesh, folder / "envoy", self.logs / "envoy.log")
+        self.relay: Service | None = None
+        if has_relay:
+            self.relay = self._service("relay", ports.relay, ports.relay_metrics, transport)
+            self._services.append(self.relay)
         self.children = [*self._stores, *self._services, *([self.envoy] if self.envoy else [])]
 
     def _service(self, section: str, port: int, metrics_port: int, transport: str, number: int = 1) -> Service:
@@ -158,6 +172,10 @@ class LocalStack:
         for service in self._services:
             service.launch()
         for service in self._services:
+            if service is self.relay:
+                # It does not serve while the broker is away, which keeps nobody else from working.
+                say(f"{service.name:<15} {service.address}, which publishes to {os.environ[BROKER]}")
+                continue
             service.wait_until_serving()
             say(f"{service.name:<15} {service.address}")
         if self.envoy is not None:

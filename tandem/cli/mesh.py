@@ -57,12 +57,15 @@ class MeshConfig:
 
         self.document: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
         resources = self.document["static_resources"]
-        [self._listener] = resources["listeners"]
+        # The first one is for callers, others for Envoy's own filters.
+        self._listener = resources["listeners"][0]
         [self._chain] = self._listener["filter_chains"]
         [network_filter] = self._chain["filters"]
         self._connections = network_filter["typed_config"]
         self._listener["address"] = _address(f"{HOST}:{port}")
-        for cluster in resources["clusters"]:
+        self._behind = [it for it in resources["clusters"] if it["name"] in servers]
+        assert len(self._behind) == len(servers), "each has a cluster"
+        for cluster in self._behind:
             endpoints = [{"endpoint": {"address": _address(it)}} for it in servers[cluster["name"]]]
             cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": endpoints}]
 
@@ -74,6 +77,8 @@ class MeshConfig:
     def without_identity(self) -> "MeshConfig":
         """In plaintext, for everybody, and for pages of this machine: for a listener that only this machine reaches."""
         del self._chain["transport_socket"]
+        # What is there for the filters that ask who calls goes with them.
+        self.document["static_resources"] |= {"listeners": [self._listener], "clusters": self._behind}
         kept = [it for it in self._connections["http_filters"] if it["name"] not in _IDENTITY]
         self._connections["http_filters"] = kept
         for host in self._connections["route_config"]["virtual_hosts"]:

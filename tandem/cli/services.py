@@ -32,6 +32,7 @@ def store_settings(
         "command": {"DATABASE": write_url},
         "query": {"DATABASE": read_url, "FEED_DATABASE": write_url},
         "projector": {"FEED_DATABASE": write_url, "READ_DATABASE": read_url},
+        "relay": {"FEED_DATABASE": write_url},
     }
     settings = {
         section: {f"{name}__URL": url for name, url in urls.items()}
@@ -62,9 +63,9 @@ def begin_to_ask(channel: grpc.Channel, timeout: float, service: str = "") -> Ca
 
 
 class Service(Child):
-    """One of the three servers: `python -m {module}`.
+    """One of the servers: `python -m {module}`.
 
-    section: command, query or projector. settings: by name without the prefix,
+    section: command, query, projector or relay. settings: by name without the prefix,
     such as {"SERVER__TRANSPORT": "native"}, over those in `environment`. metrics_port: 0 for none.
     """
 

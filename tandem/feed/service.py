@@ -151,7 +151,7 @@ class FeedService:
             if isinstance(terms.start, Token):
                 await self._history.compare(start)
             epoch = start.epoch
-            show = None if call.sees_personal_data else self._reader.without_personal_data
+            show = None if call.permission.sees_personal_data else self._reader.without_personal_data
             follower = Follower(self._history, self._live, start, terms.selection, show)
             due = 0.0
             while True:

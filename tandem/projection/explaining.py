@@ -106,7 +106,7 @@ class Explaining:
         if stored_at is not None:
             answer.stored_at.FromDatetime(stored_at)
         self._fill(answer.event, event)
-        if not call.sees_personal_data and self._views.contract.subject_of(answer.event.event) is not None:
+        if not call.permission.sees_personal_data and self._views.contract.subject_of(answer.event.event) is not None:
             self._views.contract.clear_personal(answer.event.event)
         try:
             views = self._ask_read.ask(lambda it: self._explained_views(it, event), until)

@@ -83,9 +83,10 @@ class ById:
 
     def may_see(self, call: Call, value: bytes) -> bool:
         """Whether a call may be shown a row. value: the response's field."""
-        if call.owner is None:
+        owner = call.permission.owner
+        if owner is None:
             return True
-        return self._owner is not None and self._owner.is_of(value, call.owner, self.value.start_of(value))
+        return self._owner is not None and self._owner.is_of(value, owner, self.value.start_of(value))
 
     def as_of(self, token: Token) -> bytes:
         return self._as_of(as_of_text(token))

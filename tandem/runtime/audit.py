@@ -4,17 +4,19 @@ from google.protobuf.message import Message
 
 from tandem.runtime.call import Context
 from tandem.runtime.errors import NotPermitted, TandemError
+from tandem.runtime.identity import Identity
 from tandem.runtime.telemetry import log
 
 # Of a request, as a text.
 _LONGEST = 500
 
 
-def refused(call: Context, rpc: str, error: TandemError) -> None:
+def refused(call: Context, rpc: str, error: TandemError, identity: Identity | None = None) -> None:
+    """identity: who calls, where the call does not say it yet."""
     log.warning(
         "audit: refused",
         rpc=rpc,
-        subject=_subject(call),
+        subject=_subject(identity or call.identity),
         reason=error.reason,
         problem=error.message,
         reference=call.reference(),
@@ -29,8 +31,10 @@ def somebody_elses(call: Context, rpc: str, what: str) -> None:
 def called(call: Context, rpc: str, request: Message) -> None:
     """request: an operator's, of names and ids."""
     text = str(request).replace("\n", " ").strip()
-    log.info("audit: called", rpc=rpc, subject=_subject(call), request=text[:_LONGEST], reference=call.reference())
+    log.info(
+        "audit: called", rpc=rpc, subject=_subject(call.identity), request=text[:_LONGEST], reference=call.reference()
+    )
 
 
-def _subject(call: Context) -> str | None:
-    return None if call.identity is None else call.identity.subject
+def _subject(identity: Identity | None) -> str | None:
+    return None if identity is None else identity.subject

@@ -39,7 +39,7 @@ from tandem.runtime.errors import (
     internal_status,
     to_status,
 )
-from tandem.runtime.identity import Identity
+from tandem.runtime.identity import UNASKED, Identity, Permission
 from tandem.runtime.malformed import malformed_field
 from tandem.runtime.telemetry import (
     CALL_SECONDS,
@@ -240,12 +240,8 @@ class Context(ABC):
     longest_seconds = _LONGEST_CALL_SECONDS
     _deadline: float | None = None
 
-    identity: Identity | None = None
-    """Who calls; None where nobody is asked."""
-    owner: str | None = None
-    """Whose rows alone the caller may see, in lower case; None for all."""
-    sees_personal_data = True
-    """Whether the feed's events are shown with it."""
+    permission: Permission = UNASKED
+    """Who calls, and what of the rows that lets the caller see. Its guard sets it."""
 
     came_at: float
     """On the clock of time.monotonic()."""
@@ -262,6 +258,16 @@ class Context(ABC):
     def certificate_subject(self) -> str:
         """Whom the connection's certificate names, as its authority says; empty where there is none."""
         return ""
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who calls; None where nobody is asked."""
+        return self.permission.identity
+
+    @property
+    def owner(self) -> str | None:
+        """Whose rows alone the caller may see, in lower case; None for all."""
+        return self.permission.owner
 
     @property
     def actor(self) -> str:

@@ -16,12 +16,12 @@ Somebody else's is NOT_FOUND. Where no setting asks who calls, there are no guar
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from tandem.runtime import audit, forwarded
 from tandem.runtime.call import Admission, Context, Metadata, RemoteCall
 from tandem.runtime.errors import NotFound, NotPermitted, TandemError, Unauthenticated
-from tandem.runtime.identity import Identity
+from tandem.runtime.identity import UNASKED, Identity, Permission
 from tandem.runtime.policy import EVERYBODY, Policy, PolicyFile
 from tandem.runtime.settings import ServerSettings
 from tandem.runtime.tokens import Tokens, expired
@@ -47,7 +47,7 @@ class Authenticator:
         tokens = self.tokens
         metadata = call.metadata()
         if tokens is not None and (authorization := _once(metadata, "authorization")) is not None:
-            return tokens.identity_of(authorization)
+            return tokens.identities[authorization]
         if self._by_sidecar and (said := _once(metadata, forwarded.HEADER)) is not None:
             return _certified(forwarded.subject_of(said), "sidecar")
         if self._by_certificate and (subject := call.certificate_subject()):
@@ -72,15 +72,22 @@ def _once(metadata: Metadata, wanted: str) -> str | bytes | None:
     return found
 
 
-Rights = tuple[str | None, bool]
-"""Whose rows may be seen, None for all; and whether personal data in the feed is."""
+class _Permissions(dict[Identity, Permission]):
+    """What a policy gives to whom, decided when it is first looked up; who may not call is decided anew each time."""
 
+    def __init__(self, guard: "Guard", policy: Policy | None) -> None:
+        """policy: None where everybody may call whose identity is known."""
+        super().__init__()
+        self.policy = policy
+        self._guard = guard
 
-class _Granted(NamedTuple):
-    """What a policy gives to identities that were remembered: to decide it takes as long as to find out who calls."""
-
-    policy: Policy
-    rights: dict[Identity, Rights]
+    def __missing__(self, identity: Identity) -> Permission:
+        """Raises NotPermitted."""
+        permission = Permission(identity) if self.policy is None else self._guard.decide(self.policy, identity)
+        if len(self) >= _MOST_GRANTED:
+            self.clear()
+        self[identity] = permission
+        return permission
 
 
 class Guard:
@@ -90,7 +97,7 @@ class Guard:
         self,
         path: str,
         identity_of: Callable[[Context], Identity],
-        policy_file: Callable[[], PolicyFile] | None = None,
+        policy_file: PolicyFile | None = None,
         *,
         owner_field: str = "",
         audited: bool = False,
@@ -104,7 +111,7 @@ class Guard:
         self._path = path
         self._identity_of = identity_of
         self._policy_file = policy_file
-        self._granted: _Granted | None = None
+        self._permissions = _Permissions(self, None)
         self.reads_requests = audited or bool(owner_field)
         self._owner_field = owner_field
         self._audited = audited
@@ -112,18 +119,24 @@ class Guard:
 
     def check(self, call: Context) -> None:
         """Says who calls, and what of the rows the caller may see. Raises TandemError."""
-        identity = call.identity
+        before = call.permission
+        identity = before.identity
         try:
             if identity is None:
-                identity = call.identity = self._identity_of(call)
-                call.owner, call.sees_personal_data = self._rights_of(identity)
-            elif self._rights_of(identity) != (call.owner, call.sees_personal_data):
+                identity = self._identity_of(call)
+            policy = None if self._policy_file is None else self._policy_file.policy
+            permissions = self._permissions
+            if policy is not permissions.policy:
+                permissions = self._permissions = _Permissions(self, policy)
+            permission = permissions[identity]
+            if before is not UNASKED and permission != before:
                 raise NotPermitted("the caller's rights have changed since the call began")
             if identity.expires_at <= time.time():
                 raise expired()
         except TandemError as error:
-            audit.refused(call, self._path, error)
+            audit.refused(call, self._path, error, identity)
             raise
+        call.permission = permission
 
     def looks_at(self, call: Context) -> bool:
         """Whether `check_request` is to be called too."""
@@ -147,29 +160,17 @@ class Guard:
         audit.refused(call, self._path, error)
         raise error
 
-    def _rights_of(self, identity: Identity) -> Rights:
+    def decide(self, policy: Policy, identity: Identity) -> Permission:
         """Raises NotPermitted."""
-        if self._policy_file is None:
-            return None, False
-        policy = self._policy_file().policy
-        granted = self._granted
-        if granted is None or granted.policy is not policy or len(granted.rights) > _MOST_GRANTED:
-            granted = self._granted = _Granted(policy, {})
-        rights = granted.rights.get(identity)
-        if rights is None:
-            rights = granted.rights[identity] = self._decide(policy, identity)
-        return rights
-
-    def _decide(self, policy: Policy, identity: Identity) -> Rights:
         everything, own = policy.rules[self._path]
         roles = policy.roles_of(identity)
         personal = EVERYBODY in policy.personal or not roles.isdisjoint(policy.personal)
         if self._personal_data and not personal:
             raise NotPermitted("the caller has no role that may see personal data")
         if EVERYBODY in everything or not roles.isdisjoint(everything):
-            return None, personal
+            return Permission(identity, None, personal)
         if identity.owner and (EVERYBODY in own or not roles.isdisjoint(own)):
-            return identity.owner, personal
+            return Permission(identity, identity.owner, personal)
         raise NotPermitted("the caller has no role that may call this")
 
 
@@ -179,11 +180,10 @@ class Guards:
     def __init__(self, settings: ServerSettings) -> None:
         """Raises SettingsError."""
         self.admission = Admission(settings.max_concurrent_calls)
-        self._settings = settings
         self._authenticator = Authenticator(settings) if settings.authenticates else None
         self._guards: dict[str, Guard] = {}
         self._owned: dict[str, bool] = {}
-        self._policy_file: PolicyFile | None = None
+        self._policy_file = None if settings.policy_file is None else PolicyFile(settings.policy_file, self._owned)
         self.admit: Callable[[list[RemoteCall]], list[RemoteCall]] = (
             self.admission.admit if self._authenticator is None else self._admit_permitted
         )
@@ -198,11 +198,12 @@ class Guards:
         """
         if self._authenticator is None:
             return None
+        assert self._policy_file is not None, "the settings ask for it"
         self._owned[path] = owner_field is not None
         guard = self._guards[path] = Guard(
             path,
             self._authenticator.identity_of,
-            self._current,
+            self._policy_file,
             owner_field=owner_field or "",
             audited=audited,
             personal_data=personal_data,
@@ -225,8 +226,7 @@ class Guards:
         """Raises SettingsError for a policy that cannot be used."""
         if self._authenticator is None:
             return
-        assert self._settings.policy_file is not None, "the settings ask for it"
-        self._policy_file = PolicyFile(self._settings.policy_file, self._owned)
+        assert self._policy_file is not None, "the settings ask for it"
         self._policy_file.start()
         if self._authenticator.tokens is not None:
             self._authenticator.tokens.start()
@@ -237,10 +237,6 @@ class Guards:
         self._policy_file.stop()
         if self._authenticator is not None and self._authenticator.tokens is not None:
             self._authenticator.tokens.stop()
-
-    def _current(self) -> PolicyFile:
-        assert self._policy_file is not None, "started"
-        return self._policy_file
 
     def _admit_permitted(self, calls: list[RemoteCall]) -> list[RemoteCall]:
         permitted: list[RemoteCall] = []

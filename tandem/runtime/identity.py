@@ -1,4 +1,4 @@
-"""Who a caller is, and how that was proved."""
+"""Who a caller is, how that was proved, and what that gives."""
 
 import hashlib
 import math
@@ -33,3 +33,20 @@ class Identity:
         if _PSEUDONYM.fullmatch(self.subject):
             return self.subject
         return f"sha256:{hashlib.sha256(self.subject.encode()).hexdigest()[:32]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What a caller may see of what it called.
+
+    identity: None where nobody is asked. owner: whose rows alone, in lower case; None for all. sees_personal_data:
+    whether the feed's events are shown with it.
+    """
+
+    identity: Identity | None = None
+    owner: str | None = None
+    sees_personal_data: bool = True
+
+
+UNASKED = Permission()
+"""Of a call that nobody was asked about, or not yet."""

@@ -61,20 +61,27 @@ class PolicyFile:
     """The policy that is in force. `start` and `stop` its thread."""
 
     def __init__(self, file: Path, owned: Mapping[str, bool]) -> None:
-        """owned: by path of what is served, whether it is known whose rows it is about. Raises SettingsError."""
+        """owned: by path of what is served, whether it is known whose rows it is about. Complete when it is started."""
         self._file = file
         self._owned = owned
         self._stopping = Event()
         self._thread = SupervisedThread("policy", self._run)
         self._problem = ""
-        try:
-            self._content = self._seen = file.read_text(encoding="utf-8")
-            self.policy = parse(self._content, owned)
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"policy_file: {file}: {error}") from error
+        self.policy: Policy
+        """Not there before `start`, so that nothing is permitted by a policy that was not read."""
 
     def start(self) -> None:
+        """Raises SettingsError."""
+        self.read()
         self._thread.start()
+
+    def read(self) -> None:
+        """For the first time. Raises SettingsError."""
+        try:
+            self._content = self._seen = self._file.read_text(encoding="utf-8")
+            self.policy = parse(self._content, self._owned)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"policy_file: {self._file}: {error}") from error
 
     def stop(self) -> None:
         self._stopping.set()
@@ -97,9 +104,9 @@ class PolicyFile:
         except (OSError, ValueError) as error:
             if str(error) != self._problem:
                 self._problem = str(error)
+                OUTDATED.set(1)
                 READS.labels("failed").inc()
                 log.error("the policy cannot be used; the one before stays in force", error=self._problem[:2000])
-            OUTDATED.set(1)
             return
         self._content, self._problem = content, ""
         OUTDATED.set(0)

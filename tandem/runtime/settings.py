@@ -39,7 +39,7 @@ _SERVICE_LINK = re.compile(
 )
 
 # The sections of the file, and the middle word of the environment names.
-SECTIONS = ("command", "query", "projector")
+SECTIONS = ("command", "query", "projector", "relay")
 CONFIG_VARIABLE = "TANDEM_CONFIG"
 
 
@@ -130,9 +130,7 @@ class TokenSettings(Block):
         "roles", description="The claim with the caller's roles, a list or a text with blanks; a.b is b within a"
     )
     owner_claim: str = Field("sub", description="The claim that says whose rows are the caller's own")
-    remembered: int = Field(
-        10_000, ge=1, le=1_000_000, description="Tokens that are remembered as verified, and up to twice as many"
-    )
+    remembered: int = Field(10_000, ge=1, le=1_000_000, description="Tokens that are remembered as verified")
 
     @model_validator(mode="after")
     def _has_keys(self) -> Self:

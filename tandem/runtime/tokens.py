@@ -11,7 +11,8 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from http.client import HTTPException
 from typing import Any, NamedTuple
 
@@ -39,32 +40,32 @@ _PAUSE_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 
 
-class _Remembered:
-    """Identities by what was sent: the newest, between `most` and twice as many. From any thread."""
+class _Identities(dict[str | bytes, Identity]):
+    """Who calls, by what was sent: verified when it is first looked up. From any thread.
 
-    def __init__(self, most: int) -> None:
+    At most `most` are remembered. Who was verified first is forgotten first, as the one that expires first.
+    """
+
+    def __init__(self, most: int, verify: Callable[[str | bytes], Identity]) -> None:
+        super().__init__()
         self._most = most
-        self._newer: dict[str | bytes, Identity] = {}
-        self._older: dict[str | bytes, Identity] = {}
+        self._verify = verify
+        self._adding = threading.Lock()
 
-    def get(self, authorization: str | bytes) -> Identity | None:
-        found = self._newer.get(authorization)
-        if found is None and (found := self._older.get(authorization)) is not None:
-            self.put(authorization, found)
-        return found
-
-    def put(self, authorization: str | bytes, identity: Identity) -> None:
-        if len(self._newer) >= self._most:
-            self._older, self._newer = self._newer, {}
-        self._newer[authorization] = identity
+    def __missing__(self, authorization: str | bytes) -> Identity:
+        identity = self._verify(authorization)
+        with self._adding:
+            if len(self) >= self._most:
+                del self[next(iter(self))]
+            self[authorization] = identity
+        return identity
 
 
 class _Keys(NamedTuple):
-    """The issuer's public keys by their ids, as they were read. remembered: what was verified with them."""
+    """The issuer's public keys by their ids, as they were read."""
 
     by_id: Mapping[str, jwt.PyJWK]
     source: bytes
-    remembered: _Remembered
 
 
 class Tokens:
@@ -74,6 +75,8 @@ class Tokens:
         """Raises SettingsError for a file of keys that cannot be used."""
         self._settings = settings
         self._keys: _Keys | None = None
+        self.identities = _Identities(settings.remembered, _unknown)
+        """By `authorization` as a caller sent it. Look-ups raise Unauthenticated, and Unavailable without keys."""
         self._read_at = self._looked_at = time.monotonic()
         self._failed = False
         self._wake = threading.Event()
@@ -99,20 +102,11 @@ class Tokens:
         self._wake.set()
         self._thread.join()
 
-    def identity_of(self, authorization: str | bytes) -> Identity:
-        """authorization: as the caller sent it. Raises Unauthenticated, and Unavailable while keys are not known."""
-        keys = self._keys
-        if keys is None:
-            raise _fetching()
-        identity = keys.remembered.get(authorization)
-        if identity is None:
-            if not isinstance(authorization, str) or authorization[:7].lower() != _BEARER:
-                raise _invalid("authorization must be `Bearer` and a token")
-            identity = self._verified(keys, authorization[7:])
-            keys.remembered.put(authorization, identity)
-        return identity
-
-    def _verified(self, keys: _Keys, token: str) -> Identity:
+    def _verified(self, keys: _Keys, authorization: str | bytes) -> Identity:
+        """Raises Unauthenticated, and Unavailable."""
+        if not isinstance(authorization, str) or authorization[:7].lower() != _BEARER:
+            raise _invalid("authorization must be `Bearer` and a token")
+        token = authorization[7:]
         settings = self._settings
         if len(token) > _LONGEST_TOKEN:
             raise _wrong(f"it has more than {_LONGEST_TOKEN} characters")
@@ -193,8 +187,9 @@ class Tokens:
         if self._keys is None or content != self._keys.source:
             by_id = _keys_of(content)
             log.info("the issuer's keys were read", keys=sorted(by_id))
+            self._keys = keys = _Keys(by_id, content)
             # What was verified with keys that are gone now is verified again.
-            self._keys = _Keys(by_id, content, _Remembered(self._settings.remembered))
+            self.identities = _Identities(self._settings.remembered, partial(self._verified, keys))
         self._read_at = self._looked_at = time.monotonic()
         self._failed = False
         FETCHES.labels("read").inc()
@@ -257,6 +252,11 @@ def _wrong(problem: str) -> Unauthenticated:
 
 def _invalid(problem: str) -> Unauthenticated:
     return Unauthenticated(problem, reason="IDENTITY_INVALID")
+
+
+def _unknown(_: str | bytes) -> Identity:
+    """While no keys are known."""
+    raise _fetching()
 
 
 def _fetching() -> Unavailable:

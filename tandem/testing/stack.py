@@ -31,6 +31,8 @@ T = TypeVar("T")
 Side = Literal["write", "read"]
 
 _SCHEMAS: dict[Side, str] = {"write": WRITE_SCHEMA, "read": READ_SCHEMA}
+PATIENCE = 60.0
+"""Seconds until a condition counts as never met: on a machine that is slow, and has other work, too."""
 # A server that was killed and comes back is to be found at once, not after a growing pause. The last is no pause: how
 # long an attempt to connect may take, on a busy machine.
 CHANNEL_OPTIONS = [
@@ -93,7 +95,7 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
     """Asks until the answer is true and returns it; AssertionError with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
@@ -103,7 +105,7 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = 20.0) -> 
     return answer
 
 
-async def until(condition: Callable[[], Awaitable[T]], what: str, seconds: float = 20.0) -> T:
+async def until(condition: Callable[[], Awaitable[T]], what: str, seconds: float = PATIENCE) -> T:
     """`wait_until` for a coroutine function, without holding the event loop up."""
     deadline = time.monotonic() + seconds
     while not (answer := await condition()):

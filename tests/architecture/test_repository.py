@@ -13,6 +13,7 @@ from alembic.script import Script, ScriptDirectory
 import command_server.settings
 import projector.settings
 import query_server.settings
+import relay.settings
 from command_server.app import MIGRATIONS as WRITE_MIGRATIONS
 from nemesis.faults import KINDS
 from projector.app import MIGRATIONS as READ_MIGRATIONS
@@ -21,7 +22,12 @@ from tandem.runtime.settings import SECTIONS
 from tools import configuration, contract, faults, metrics
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = (command_server.settings.Settings, query_server.settings.Settings, projector.settings.Settings)
+SETTINGS = (
+    command_server.settings.Settings,
+    query_server.settings.Settings,
+    projector.settings.Settings,
+    relay.settings.Settings,
+)
 
 
 def test_the_configuration_page_is_what_the_settings_say() -> None:

@@ -308,7 +308,7 @@ def test_another_policy_is_in_force_within_seconds_and_a_wrong_one_changes_nothi
         return shop.outcome("QueryService/GetProduct", product, shop.caller("customer")) is DENIED
 
     wait_until(is_refused, "the new policy is in force")
-    assert shop.stack.query_server.metric("tandem_policy_outdated") == 0
+    wait_until(lambda: shop.stack.query_server.metric("tandem_policy_outdated") == 0, "it counts as up to date")
     with pytest.raises(grpc.RpcError) as raised:
         list(watch)
     assert raised.value.code() is DENIED, "a watch ends with the role"

@@ -226,9 +226,9 @@ async def test_what_cannot_be_gone_on_with_keeps_no_other_from_its_end(database:
 
     keep_unfinished(database, range(1, 12))
     async with resuming(database, stubborn):
-        await until(partial(all_came, 11), "the eleventh is tried", 5)
+        await until(partial(all_came, 11), "the eleventh is tried")
         keep_unfinished(database, [12])
-        await until(partial(all_came, 12), "one that came later is tried", 5)
+        await until(partial(all_came, 12), "one that came later is tried")
     assert FAILURES._value.get() >= before + 11
 
 
@@ -241,9 +241,9 @@ async def test_ten_that_stand_still_keep_no_other_from_its_end(database: WriteDa
 
     keep_unfinished(database, range(1, 12))
     async with resuming(database, stubborn):
-        await until(partial(came, identity("customer", 11), 1), "the eleventh is tried", 5)
+        await until(partial(came, identity("customer", 11), 1), "the eleventh is tried")
         assert FAILURES._value.get() >= before + 10
-        await until(partial(came, CUSTOMER, 2), "the first is tried again", 5)
+        await until(partial(came, CUSTOMER, 2), "the first is tried again")
 
 
 async def test_a_killed_server_is_followed_by_another_and_no_view_shows_the_person(

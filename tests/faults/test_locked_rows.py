@@ -92,7 +92,7 @@ async def test_a_row_that_was_locked_and_is_not_asked_for_again_holds_up_nobody(
         after: float = SET_ASIDE._value.get()
         return after == before
 
-    await until(goes_with_the_others, "the row is taken for free", 5)
+    await until(goes_with_the_others, "the row is taken for free")
 
 
 @pytest.mark.parametrize(

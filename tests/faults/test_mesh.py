@@ -206,6 +206,32 @@ def test_certificates_that_change_are_read_again_while_callers_go_on(mesh: Mesh)
         get(PRODUCT)
 
 
+def test_the_issuers_keys_are_read_again_when_they_change(mesh: Mesh) -> None:
+    file = mesh.folder / "keys.json"
+
+    def warnings() -> int:
+        return mesh.envoy.log.read_text().count("Jwks async fetching")
+
+    with mesh.channel() as channel:
+
+        def by(token: str) -> grpc.StatusCode:
+            return outcome(QueryServiceStub(channel).GetProduct, PRODUCT, metadata=bearer(token))
+
+        old = mesh.issuer.token("user-1")
+        mesh.issuer.rotate(keep=False)
+        newer = mesh.issuer.token("user-1")
+        assert (by(old), by(newer)) == (grpc.StatusCode.OK, UNAUTHENTICATED)
+        moved_in(file, mesh.issuer.keys().encode())
+        wait_until(lambda: by(newer) is grpc.StatusCode.OK, "the newer key is known")
+        assert by(old) is UNAUTHENTICATED
+
+        before = warnings()
+        moved_in(file, b"no keys")
+        wait_until(lambda: warnings() > before, "Envoy says that these are no keys")
+        assert by(newer) is grpc.StatusCode.OK, "those that were known stay"
+        moved_in(file, mesh.issuer.keys().encode())
+
+
 def test_a_server_that_comes_later_gets_its_share_of_what_is_connected(mesh: Mesh) -> None:
     with mesh.client() as client:
         get = client.session().queries.GetProduct

@@ -150,7 +150,7 @@ class CuttingProxy:
             self._hang_up(client, server)
 
     def _hang_up_when_answered(self, *sockets: socket.socket) -> None:
-        self._answered.wait(5)
+        self._answered.wait(20)
         self._hang_up(*sockets)
 
     def _to_client(self, server: socket.socket, client: socket.socket, silenced: threading.Event) -> None:

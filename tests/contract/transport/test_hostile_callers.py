@@ -120,7 +120,7 @@ async def test_calls_that_are_taken_back_at_once_wait_up_to_a_limit_and_a_burst_
         hostile.reset(hostile.open(METHOD))
     wait_until(hostile.ping().is_set, "the calls that are taken back have come")
     refused = {third.open(METHOD) for _ in range(100)}
-    wait_until(lambda: third.ended_streams == refused, "what is past the limit is refused", seconds=5)
+    wait_until(lambda: third.ended_streams == refused, "what is past the limit is refused")
     assert not legal.ended_streams
 
     async def the_burst_is_answered() -> bool:

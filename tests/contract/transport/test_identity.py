@@ -301,7 +301,7 @@ async def test_an_issuer_that_does_not_speak_http_changes_nothing(serve: Serve, 
         async def has_failed() -> bool:
             return failed() > before
 
-        await until(has_failed, "it is counted, and the thread goes on", seconds=5)
+        await until(has_failed, "it is counted, and the thread goes on")
         listening.shutdown(socket.SHUT_RDWR)
     thread.join()
 

@@ -148,7 +148,7 @@ async def submit_all(executor: Executor, requests: Sequence[Message]) -> list[Re
 
 async def until_blocked(database: WriteDatabase, *, sessions: int = 1) -> None:
     """Until that many other sessions wait for a lock that the test holds."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     query = text(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     )

@@ -32,6 +32,7 @@ from tandem.read_store.cache import CacheEpochs, Signer, decode_entry, encode_en
 from tandem.read_store.tables import CHANNEL, SCHEMA, change, parked, projection
 from tandem.runtime.call import LocalCall, Method
 from tandem.runtime.database import create_database_engine, migrate
+from tandem.runtime.identity import Permission
 from tandem.runtime.server import Application, RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 from tests.support.searching import Searcher
@@ -336,7 +337,7 @@ class LocalQueries:
         method = Method(rpc, message_factory.GetMessageClass(self._service.descriptor.methods_by_name[rpc].input_type))
         calls = [LocalCall(method, it, seconds=20) for it in requests]
         for it in calls:
-            it.owner = owner
+            it.permission = Permission(owner=owner)
         self._service.workers[rpc].put_all(calls)
         return calls
 

@@ -27,7 +27,7 @@ def test_a_local_mesh_listens_on_this_machine_alone_and_asks_nobody_who_he_is() 
     [listener] = config.document["static_resources"]["listeners"]
     assert listener["address"] == {"socket_address": {"address": "127.0.0.1", "port_value": 50050}}
     assert "transport_socket" not in listener["filter_chains"][0]
-    _, query = config.document["static_resources"]["clusters"]
+    [_, query] = config.document["static_resources"]["clusters"]
     assert query["load_assignment"]["endpoints"] == [
         {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": "query-1.sock"}}}}]}
     ]

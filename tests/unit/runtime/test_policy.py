@@ -63,7 +63,7 @@ def test_what_is_wrong_is_named(text: str, problem: str, tmp_path: Path) -> None
     file = tmp_path / "policy.toml"
     file.write_text(text)
     with pytest.raises(SettingsError, match=r"policy\.toml"):
-        PolicyFile(file, OWNED)
+        PolicyFile(file, OWNED).read()
 
 
 def test_all_that_is_wrong_is_named_at_once() -> None:
@@ -74,7 +74,7 @@ def test_all_that_is_wrong_is_named_at_once() -> None:
 
 def test_a_policy_without_a_file_is_a_wrong_setting(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
-        PolicyFile(tmp_path / "none.toml", OWNED)
+        PolicyFile(tmp_path / "none.toml", OWNED).read()
 
 
 def test_personal_data_is_for_those_who_are_named() -> None:
@@ -87,6 +87,7 @@ def test_a_file_that_is_half_written_is_not_looked_at(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     file.write_text(whole)
     policy = PolicyFile(file, OWNED)
+    policy.read()
     for half in ("", whole[: whole.index("Drop")]):
         file.write_text(half)
         policy._look()
@@ -101,12 +102,13 @@ def test_everybody_may_have_what_is_their_own(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     file.write_text('[rpcs."p.Things"]\nGet = ["clerk", "*:own"]\n')
     policy = PolicyFile(file, OWNED)
+    policy.read()
 
     def whose(**who: Any) -> str | None:
         """Whose things are seen; None for all."""
         identity = Identity("user-1", "token", **who)
         call = LocalCall(Method("Get", Empty), Empty(), seconds=1)
-        Guard("/p.Things/Get", lambda _: identity, lambda: policy).check(call)
+        Guard("/p.Things/Get", lambda _: identity, policy).check(call)
         return call.owner
 
     assert whose(owner="me") == "me"
