@@ -40,7 +40,7 @@ def test_pages_are_answered_first_with_headers_that_let_them_do_nothing_else(tmp
         (tmp_path / name).write_text(f"this is {name}")
     servers = {"command": ["127.0.0.1:1"], "query": ["127.0.0.1:2"]}
     config = MeshConfig(SHOP.mesh, port=50050, servers=servers)
-    [listener] = config.document["static_resources"]["listeners"]
+    listener = config.document["static_resources"]["listeners"][0]
     routing = listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]
     [host] = routing["virtual_hosts"]
     before = list(host["routes"])
