@@ -1,6 +1,6 @@
 /** Where the reader is: a path and settings behind the address's #, so that each view can be linked to. */
 
-import { effect, signal } from "@preact/signals";
+import { signal } from "@preact/signals";
 
 export interface Route {
   /** As in ["order", "<id>"]. */
@@ -30,18 +30,4 @@ export function adjust(change: Record<string, string | null>): void {
   const path = route.peek().path.map(encodeURIComponent).join("/");
   history.replaceState(null, "", `#/${path}${settings.size ? `?${settings}` : ""}`);
   route.value = current();
-}
-
-/** After a step to another view: its heading has the focus, so that a screen reader says where one is. */
-export function announceViews(): void {
-  let before = route.peek().path.join("/");
-  effect(() => {
-    const now = route.value.path.join("/");
-    if (now === before) return;
-    before = now;
-    requestAnimationFrame(() => {
-      window.scrollTo(0, 0);
-      document.querySelector<HTMLElement>("main h1")?.focus();
-    });
-  });
 }

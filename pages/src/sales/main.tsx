@@ -7,6 +7,7 @@ import { Banner } from "../banner";
 import { transport } from "../calls";
 import { QueryService } from "../gen/commerce/query/v1/query_service_pb";
 import type { SalesSummary } from "../gen/commerce/query/v1/sales_pb";
+import { Heading } from "../heading";
 import { useQuery } from "../live";
 import { adjust, route } from "../route";
 import { countText, moneyText, problemText } from "../words";
@@ -56,7 +57,7 @@ function Sales() {
       <Banner />
       <main id="main">
         <div class="bar">
-          <h1 tabIndex={-1}>What was sold</h1>
+          <Heading>What was sold</Heading>
           <div class="inline">
             <label for="from">From</label>
             <input id="from" type="date" value={startDate} max={endDate} onChange={(it) => adjust({ from: it.currentTarget.value })} />

@@ -7,6 +7,7 @@ import { useState } from "preact/hooks";
 import { type Violation, problemOf, remember, send } from "../calls";
 import { OrderDetailsSchema } from "../gen/commerce/query/v1/views_pb";
 import { OrderStatus } from "../gen/commerce/type/v1/order_status_pb";
+import { Heading } from "../heading";
 import { go } from "../route";
 import { moneyText, problemText } from "../words";
 import { type BasketLine, type Customer, amount, basket, customer, setQuantity } from "./basket";
@@ -22,7 +23,7 @@ export function Basket() {
   const buyer = customer.value;
   return (
     <div class="narrow">
-      <h1 tabIndex={-1}>Basket</h1>
+      <Heading>Basket</Heading>
       {refused && (
         <div role="alert" class="note bad">
           <p>

@@ -5,7 +5,8 @@ import { useEffect } from "preact/hooks";
 
 import { problemOf, read } from "../calls";
 import { Banner } from "../banner";
-import { adjust, announceViews, go, route } from "../route";
+import { Heading, announceViews } from "../heading";
+import { adjust, go, route } from "../route";
 import { basket, customer } from "./basket";
 import { Basket } from "./checkout";
 import { Order, Orders } from "./order";
@@ -104,7 +105,7 @@ function SignIn({ id }: { id: string }) {
         console.warn(problemOf(error).message);
       });
   }, [id]);
-  return <h1 tabIndex={-1}>Signing in</h1>;
+  return <Heading>Signing in</Heading>;
 }
 
 announceViews();

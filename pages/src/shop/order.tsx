@@ -3,6 +3,7 @@
 import { useEffect } from "preact/hooks";
 
 import { OrderStatus } from "../gen/commerce/type/v1/order_status_pb";
+import { Heading } from "../heading";
 import { useQuery } from "../live";
 import { STATUS_WORDS, countText, moneyText, orderName, problemText, timeText } from "../words";
 import { customer } from "./basket";
@@ -46,12 +47,12 @@ export function Order({ id }: { id: string }) {
   const shown = orderOnPage(id);
   if (!shown) {
     const problem = missing.value.get(id);
-    return problem ? <Missing words={problemText(problem)} /> : <h1 tabIndex={-1}>Order {orderName(id)}</h1>;
+    return problem ? <Missing words={problemText(problem)} /> : <Heading>Order {orderName(id)}</Heading>;
   }
   const { details, change: under } = shown;
   return (
     <article class="narrow order" aria-label={`Order ${orderName(id)}`}>
-      <h1 tabIndex={-1}>Order {orderName(id)}</h1>
+      <Heading>Order {orderName(id)}</Heading>
       <p class="state" role="status">
         <Status status={details.status} />
         <Progress change={under} />
@@ -171,10 +172,10 @@ export function Orders() {
   );
   const listed = answer?.orders ?? [];
   // What this tab placed is in the list at once, whether the view has it or not.
-  const mine = placedHere.value.filter((id) => !listed.some((it) => it.orderId === id));
+  const mine = placedHere.value.filter((id) => !listed.some((it) => it.orderId === id) && orderOnPage(id));
   return (
     <div class="narrow">
-      <h1 tabIndex={-1}>Your orders</h1>
+      <Heading>Your orders</Heading>
       {problem && <p role="alert" class="note bad">{problemText(problem)}</p>}
       {!isLoading && !problem && !mine.length && !listed.length && (
         <p class="empty">

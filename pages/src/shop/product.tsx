@@ -1,5 +1,6 @@
 /** One product. */
 
+import { Heading } from "../heading";
 import { useQuery } from "../live";
 import { moneyText, problemText } from "../words";
 import { queries } from "./orders";
@@ -15,13 +16,13 @@ export function Product({ id }: { id: string }) {
   );
   const product = answer?.product;
   if (problem) return <Missing words={problemText(problem)} />;
-  if (!product) return <h1 tabIndex={-1}>Product</h1>;
+  if (!product) return <Heading>Product</Heading>;
   return (
     <article class="product">
       <p class="muted">
         <a href="#/">The shop</a> / <a href={`#/?category=${encodeURIComponent(product.category)}`}>{product.category}</a>
       </p>
-      <h1 tabIndex={-1}>{product.name}</h1>
+      <Heading>{product.name}</Heading>
       <p class="large">
         <span class="price">{moneyText(product.price)}</span> <Stock product={product} />
       </p>
@@ -44,7 +45,7 @@ export function Product({ id }: { id: string }) {
 export function Missing({ words }: { words: string }) {
   return (
     <>
-      <h1 tabIndex={-1}>Not here</h1>
+      <Heading>Not here</Heading>
       <p role="alert" class="note bad">
         {words}
       </p>

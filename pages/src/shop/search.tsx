@@ -4,6 +4,7 @@ import { useRef } from "preact/hooks";
 
 import { type ProductHit, ProductSort } from "../gen/commerce/query/v1/query_service_pb";
 import type { ProductCard } from "../gen/commerce/query/v1/views_pb";
+import { Heading } from "../heading";
 import { useQuery } from "../live";
 import { adjust, route } from "../route";
 import { countText, moneyText, problemText } from "../words";
@@ -46,9 +47,9 @@ export function Search() {
   const facets = answer?.facets;
   return (
     <div class="catalogue">
-      <h1 tabIndex={-1} class={query ? "" : "with-space"}>
+      <Heading>
         {query ? `Results for “${query}”` : "Everything in the shop"}
-      </h1>
+      </Heading>
       <aside aria-label="Narrow down">
         <fieldset>
           <legend>Category</legend>
