@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql chromium pages up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image package pythons audit hooks clean ci
+.PHONY: help install memcached prometheus postgresql chromium pages up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,7 @@ chromium:  ## Install Debian's Chromium where it is missing and we may, for the 
 	@command -v chromium >/dev/null || tools/install_chromium.sh
 
 # A stamp of its own: what is built is not in the repository, and is built again when what it is made of changes.
-PAGES_SOURCES := $(shell find pages proto/commerce examples/typescript/proto -path pages/node_modules -prune -o -path pages/src/gen -prune \
+PAGES_SOURCES := $(shell find pages proto examples/typescript/proto -path pages/node_modules -prune -o -path pages/src/gen -prune \
   -o -type f -print 2>/dev/null)
 pages: shop/pages/index.html  ## Build the pages for browsers, of pages/, into shop/pages
 
@@ -113,16 +113,17 @@ format: install  ## Format the code and the contract
 	ruff format .
 	buf format --write
 
-gen: install  ## Regenerate the Python stubs in gen/ and tandem/internal/ from proto/
+gen: install  ## Regenerate the Python stubs in gen/, tandem/internal/ and tandem/options/ from proto/
 	buf generate
 	buf generate --template buf.gen.tandem.yaml
 
-gen-check: install  ## Check that gen/ and tandem/internal/ are what `make gen` makes
+gen-check: install  ## Check that the stubs are what `make gen` makes
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
 	  && buf generate --output "$$folder" \
 	  && buf generate --template buf.gen.tandem.yaml --output "$$folder" \
 	  && diff --recursive --exclude=__pycache__ gen "$$folder/gen" \
-	  && diff --recursive --exclude=__pycache__ --exclude=__init__.py tandem/internal "$$folder/tandem/internal" \
+	  && for made in internal options; do \
+	    diff --recursive --exclude=__pycache__ --exclude=__init__.py "tandem/$$made" "$$folder/tandem/$$made" || exit 1; done \
 	  || { echo "the stubs are not what proto/ makes: run make gen"; exit 1; }
 
 breaking: install  ## Check that the contract breaks no caller of the last release, or of main
@@ -133,6 +134,10 @@ lock: install  ## Pin the newest versions that pyproject.toml allows in requirem
 	  --no-emit-index-url --no-emit-options --no-emit-trusted-host --strip-extras \
 	  --output-file=requirements.lock pyproject.toml
 	@python -m tools.pythons --wheels
+
+# Of a view in proto/: make migration NAME=product_rating
+migration: install  ## Write the migration of the read database for views that have no table yet
+	@python -m tools.migration $(NAME)
 
 docs: install  ## Regenerate the pages of settings, contract and metrics in docs/ from the code
 	python -m tools.configuration > docs/configuration.md

@@ -7,7 +7,6 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from command_server import customers, orders, products, subscriptions
-from command_server.checks import ShopChecker
 from command_server.expiry import Expiry
 from command_server.settings import Settings
 from commerce.audit.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
@@ -46,7 +45,6 @@ DOMAIN = Domain(
     ),
     kinds=(*customers.KINDS, *products.KINDS, *orders.KINDS, *subscriptions.KINDS),
     changes=(customers.CHANGES, products.CHANGES, orders.CHANGES, subscriptions.CHANGES),
-    checker=ShopChecker,
     owner_field="customer_id",
 )
 

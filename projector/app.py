@@ -5,18 +5,9 @@ from pathlib import Path
 from commerce.audit.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
 from commerce.feed.v1.feed_service_pb2 import DESCRIPTOR as FEED
 from commerce.projection.v1.projection_service_pb2 import DESCRIPTOR as PROJECTION
-from projector import (
-    customer_profile,
-    order_details,
-    order_summary,
-    product_card,
-    product_search,
-    sales_summary,
-    subscription_details,
-)
 from projector.settings import Settings
+from shop import views
 from shop.events import EVENTS
-from shop.views import CACHED_VIEWS, REVISION
 from tandem.feed.archive import Archive
 from tandem.feed.service import FeedService
 from tandem.feed.token_signature import sign_tokens
@@ -27,25 +18,13 @@ from tandem.projection.explaining import Explaining
 from tandem.projection.following import Following
 from tandem.projection.repair import Repairs
 from tandem.projection.service import ProjectionService
-from tandem.projection.views import Views
+from tandem.projection.views import Views, projections_of
 from tandem.runtime.server import Application
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-VIEWS = Views(
-    EVENTS,
-    [
-        order_details.PROJECTION,
-        order_summary.PROJECTION,
-        product_card.PROJECTION,
-        product_search.PRODUCT_SEARCH,
-        product_search.SEARCH_WORD,
-        customer_profile.PROJECTION,
-        subscription_details.PROJECTION,
-        sales_summary.PROJECTION,
-    ],
-    cached=CACHED_VIEWS,
-)
+# Each in the module that is called as the view is.
+VIEWS = Views(EVENTS, projections_of("projector", views.VIEWS), cached=views.CACHED_VIEWS)
 
 
 def build(settings: Settings) -> Application:
@@ -87,7 +66,7 @@ def build(settings: Settings) -> Application:
         read_database=settings.read_database,
         archive=archive,
         explaining=explaining,
-        revision=REVISION,
+        revision=views.REVISION,
     )
     feed = FeedService(
         FEED.services_by_name["FeedService"],

@@ -1,5 +1,6 @@
 """What a search asks for, and the token of its next page."""
 
+import re
 import uuid
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,22 +9,18 @@ from commerce.internal.v1.stored_pb2 import Alternatives as StoredAlternatives
 from commerce.internal.v1.stored_pb2 import SearchPageToken
 from commerce.query.v1.query_service_pb2 import ProductSort, SearchProductsRequest
 from commerce.type.v1.money_pb2 import Money
-from query_server.money import check_currency
 from query_server.search.memory import Alternatives
 from shop.views import product_card, product_search, search_word
 from shop.words import normalized, query_words
 from tandem.queries.checker import QueryChecker
 from tandem.queries.page_token import MalformedPageToken, decode_stored, encode_stored, fingerprint
 
-MAX_QUERY = 200
 MAX_WORDS = 10
-MAX_CATEGORIES = 50
 # Ten words with three alternatives each, words of a catalogue that were corrected to.
 _MAX_TOKEN = 10_000
 _MAX_ALTERNATIVE = 60
 _MAX_ALTERNATIVES = 3
-# Once, and not for each search: Protobuf looks values of an enum up by their names.
-_SORTS = frozenset(ProductSort.values())
+_CURRENCY = re.compile("[A-Z]{3}")
 _BY_RELEVANCE, _NEWEST = ProductSort.PRODUCT_SORT_RELEVANCE, ProductSort.PRODUCT_SORT_NEWEST
 
 SEARCHED = (product_search.name, product_card.name, search_word.name)
@@ -100,18 +97,11 @@ class SearchKey(NamedTuple):
 
 def search_key(request: SearchProductsRequest, check: QueryChecker) -> SearchKey:
     """What the request asks for; `check` collects what is wrong with it."""
-    # What is too long is not looked at any further.
-    text = request.query if check.text("query", request.query, MAX_QUERY, unseen=True) else ""
     wanted = request.filter
-    counted = enumerate(check.count("filter.categories", wanted.categories, MAX_CATEGORIES))
-    named = {
-        normalized("NFC", category)
-        for number, category in counted
-        if check.text(f"filter.categories[{number}]", category, 100, unseen=True)
-    }
+    # What is wrong, too long above all, is not looked at any further.
+    text = "" if check.found_any else request.query
+    named = set() if check.found_any else {normalized("NFC", category) for category in wanted.categories}
     currency_code, min_price, max_price = _prices(request, check)
-    if request.sort not in _SORTS:
-        check.wrong("sort", "MALFORMED", f"{request.sort} is no ProductSort")
     words = tuple(query_words(text)[:MAX_WORDS])
     default = _BY_RELEVANCE if words else _NEWEST
     browsing = request.sort == _BY_RELEVANCE and not words
@@ -145,8 +135,10 @@ def _prices(request: SearchProductsRequest, check: QueryChecker) -> tuple[str, i
             check.wrong(f"filter.{name}.minor_units", "OUT_OF_RANGE", "must not be negative")
         if not money.currency_code:
             check.wrong(f"filter.{name}.currency_code", "REQUIRED", "is required")
+        elif not _CURRENCY.fullmatch(money.currency_code):
+            check.wrong(f"filter.{name}.currency_code", "MALFORMED", "must be an ISO 4217 code such as USD")
         else:
-            codes[name] = check_currency(check, f"filter.{name}.currency_code", money.currency_code)
+            codes[name] = money.currency_code
     if len(bounds) == 2:
         if wanted.min_price.currency_code != wanted.max_price.currency_code:
             check.wrong("filter.max_price.currency_code", "INVALID", "must be the one of filter.min_price")

@@ -84,6 +84,8 @@ class Service(Child):
         self.settings = settings
         self._host = settings.get("SERVER__HOST", HOST)
         self.metrics_port = metrics_port
+        self.ask_seconds = _ASK_SECONDS
+        """How long `metric` waits for an answer: not long, for who shows it to a person."""
         self.command = ["-m", self.name, "serve"]
         """What Python is to run."""
         own = {"SERVER__HOST": HOST, "SERVER__PORT": str(port), "SERVER__METRICS_PORT": str(metrics_port), **settings}
@@ -111,7 +113,7 @@ class Service(Child):
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels; 0 when there is none. Raises OSError."""
         directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with directly.open(f"http://{HOST}:{self.metrics_port}/metrics", timeout=_ASK_SECONDS) as answer:
+        with directly.open(f"http://{HOST}:{self.metrics_port}/metrics", timeout=self.ask_seconds) as answer:
             text = answer.read().decode()
         return sum(
             sample.value

@@ -241,6 +241,11 @@ def name_in_this_program(noun: str) -> str:
     return names[0] if names else noun
 
 
+def noun_of(table: Table) -> str:
+    """What a view is called, in any version of it."""
+    return str(table.info[_NOUN])
+
+
 @cache
 def other_table(table: Table) -> Table:
     """The table of a view's other generation."""

@@ -232,6 +232,7 @@ class Stack:
             environment={**_plain_environment(), **(environment_of(tree) if tree else {})},
             metrics_port=free_port(),
         )
+        service.ask_seconds = PATIENCE
         self.services.append(service)
         return service
 

@@ -13,10 +13,10 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 import query_server.app
 from command_server.app import DOMAIN
 from commerce.projection.v1.projection_service_pb2 import ListParkedKeysResponse
-from commerce.query.v1.query_service_pb2 import GetSalesSummaryResponse
+from commerce.query.v1.query_service_pb2 import GetSalesSummaryResponse, SearchProductsRequest
 from query_server.sales import MAX_CURRENCIES, MAX_DAYS, MAX_TOP_PRODUCTS
 from query_server.search.highlight import _SNIPPET
-from query_server.search.request import _MAX_TOKEN, MAX_QUERY
+from query_server.search.request import _MAX_TOKEN
 from query_server.search.statements import MAX_FACETS
 from shop.views import CACHED_VIEWS
 from tandem.projection.changes import _LONGEST_ERROR
@@ -25,7 +25,7 @@ from tandem.queries.checker import MAX_BATCH, MAX_PAGE_SIZE
 from tandem.queries.encoding import room_for_rows
 from tandem.queries.rows import ManyRows, queries_by_id
 from tandem.runtime.settings import ServerSettings
-from tests.support.longest import rows_of
+from tests.support.longest import rows_of, rule
 
 RECEIVED_BYTES = 4 * 2**20
 """What gRPC's clients take, unless they are told otherwise."""
@@ -34,6 +34,7 @@ SENT_BYTES = ServerSettings(port=0).max_response_bytes
 # The tag of a field, the length of one that has one (under two megabytes), and a number; a character in UTF-8.
 TAG, LENGTH, NUMBER, CHARACTER = 2, 3, 10, 4
 UUID = 36
+MAX_QUERY = rule(SearchProductsRequest(), "query").max_length
 NAME = 200 * CHARACTER
 # Every second character is a word that is found, or every character is one that HTML escapes.
 MARKS = max(len("<em></em>") // 2 + CHARACTER, len(html.escape("'"))) + 1

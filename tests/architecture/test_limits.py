@@ -31,6 +31,7 @@ from tandem.queries.freshness import NOTHING_NEEDED
 from tandem.queries.rows import queries_by_id
 from tandem.runtime.checker import MAX_VIOLATIONS
 from tandem.runtime.errors import InvalidArgument, Violation
+from tandem.runtime.field_checks import field_checks
 from tandem.runtime.settings import ServerSettings
 from tests.support.builders import command
 
@@ -76,6 +77,7 @@ def check(service: str, method: str, request: Any) -> None:
         command(request)
     elif service == QUERIES.name:
         checker = QueryChecker(2)
+        field_checks(request.DESCRIPTOR).check(request, checker)
         if method in WANTED:
             WANTED[method](request, checker)
         else:

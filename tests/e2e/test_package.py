@@ -82,7 +82,8 @@ def test_the_wheel_has_the_services_with_their_files_and_no_tests(wheel: Path) -
         home = ROOT / ("gen/commerce" if package == "commerce" else package)
         expected = {f"{package}/{it.relative_to(home)}" for kind in ("*.py", "*.pyi") for it in home.rglob(kind)}
         assert expected <= names
-    assert {str(it.relative_to(ROOT / "proto")) for it in (ROOT / "proto" / "commerce").rglob("*.proto")} <= names
+    contract = [it for folder in ("commerce", "tandem/options") for it in (ROOT / "proto" / folder).rglob("*.proto")]
+    assert {str(it.relative_to(ROOT / "proto")) for it in contract} <= names
     assert "shop/envoy.yaml" in names
     built = {f"shop/{it.relative_to(ROOT / 'shop')}" for it in (ROOT / "shop" / "pages").rglob("*") if it.is_file()}
     assert built == {it for it in names if it.startswith("shop/pages/")}

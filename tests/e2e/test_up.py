@@ -136,7 +136,7 @@ def test_without_memcached_on_the_path_it_says_so_and_runs_without(up: Up) -> No
 
 def test_a_second_one_on_the_same_folder_is_refused(up: Up) -> None:
     second = Up(up.folder)
-    assert second.process.wait(30) == 1
+    assert second.process.wait(120) == 1
     assert f"another `tandem up` (process {up.process.pid}) runs on" in second.said()
 
 

@@ -54,7 +54,7 @@ class Searcher:
 def answered(query: SearchQuery, *requests: SearchProductsRequest) -> list[bytes]:
     """What searches that are read together are answered, serialised. Raises what is wrong with one of them."""
     check = QueryChecker(2.0)
-    wanted = [query.wanted(it, check) for it in requests]
+    wanted = [query.wanted_of(it, check) for it in requests]
     check.finish()
     responses = []
     for answer in query.read(wanted):

@@ -2,8 +2,6 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from pydantic import SecretStr
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
@@ -11,8 +9,9 @@ from sqlalchemy.exc import DBAPIError
 from projector.app import MIGRATIONS
 from shop.views import REVISION
 from tandem.read_store.tables import SCHEMA, metadata
-from tandem.runtime.database import create_database_engine, migrate, newest_revision
+from tandem.runtime.database import create_database_engine, migrate
 from tandem.runtime.settings import DatabaseSettings
+from tandem.testing.migrations import differences
 
 
 def test_migrations_make_the_tables_that_are_described(fresh_database: Callable[[], str]) -> None:
@@ -20,27 +19,8 @@ def test_migrations_make_the_tables_that_are_described(fresh_database: Callable[
     assert migrate(settings, MIGRATIONS, SCHEMA) == REVISION
     engine = create_database_engine(settings, name="test", pool_size=1)
     with engine.connect() as connection:
-        # Only this schema's tables, and not those that say how far migrations came.
-        context = MigrationContext.configure(
-            connection,
-            opts={
-                "include_schemas": True,
-                "include_name": lambda name, kind, parents: kind != "schema" or name == SCHEMA,
-                "version_table_schema": SCHEMA,
-                "compare_type": True,
-                "compare_server_default": True,
-                # PostgreSQL spells the expressions of generated columns in its own way; the searches' tests use them.
-                "include_object": lambda it, name, kind, _reflected, _other: (
-                    it.computed is None if kind == "column" else (kind, name) != ("table", "backfill")
-                ),
-            },
-        )
-        assert compare_metadata(context, metadata) == []
+        assert differences(connection, SCHEMA, metadata) == []
     engine.dispose()
-
-
-def test_the_revision_that_readers_ask_for_is_the_newest() -> None:
-    assert newest_revision(MIGRATIONS) == REVISION
 
 
 def test_the_owner_of_the_database_may_migrate_without_being_a_superuser(fresh_database: Callable[[], str]) -> None:

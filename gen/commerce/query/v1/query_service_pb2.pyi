@@ -323,7 +323,7 @@ class ListRecentOrdersRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
-    """UUID of the customer. Required."""
+    """The customer."""
     page_size: _builtins.int
     """How many orders a page holds at most: 1 to 100; 0 means 20."""
     page_token: _builtins.str
@@ -549,11 +549,11 @@ class SearchProductsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """What to look for: at most 200 characters, of which the first 10 words count; empty to browse. A product is found when
-    it has every word, at the beginning of a word of its name, category, attributes or description, or as another form of
-    one (English); in Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese anywhere in them. Case, accents, stress and
-    vowel points, punctuation, compatible forms and the script of digits are ignored. A query of signs alone finds what has
-    these signs. When fewer than 3 products are found, words that are misspelled find what they probably mean.
+    """What to look for, of which the first 10 words count; empty to browse. A product is found when it has every word, at the
+    beginning of a word of its name, category, attributes or description, or as another form of one (English); in Chinese,
+    Japanese, Korean, Thai, Lao, Khmer and Burmese anywhere in them. Case, accents, stress and vowel points, punctuation,
+    compatible forms and the script of digits are ignored. A query of signs alone finds what has these signs. When fewer than 3
+    products are found, words that are misspelled find what they probably mean.
     """
     sort: Global___ProductSort.ValueType
     """In which order they come."""
@@ -606,7 +606,7 @@ class ProductFilter(_message.Message):
     """Products that are no longer sold too."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Products of any of these categories, spelled as the products have them, in any Unicode normalization form: at most 50."""
+        """Products of any of these categories, spelled as the products have them, in any Unicode normalization form."""
 
     @_builtins.property
     def min_price(self) -> _money_pb2.Money:
@@ -955,14 +955,14 @@ class ListSubscriptionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
-    """UUID of the customer; empty for all customers'."""
+    """The customer; empty for all customers'."""
     page_size: _builtins.int
     """How many subscriptions a page holds at most: 1 to 100; 0 means 20."""
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty for the first page."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[_subscription_status_pb2.SubscriptionStatus.ValueType]:
-        """Only those of these statuses, at most 20; empty for any status."""
+        """Only those of these statuses; empty for any status."""
 
     @_builtins.property
     def consistency(self) -> _consistency_pb2.Consistency:
@@ -1045,7 +1045,7 @@ class GetSalesSummaryRequest(_message.Message):
     currency_code: _builtins.str
     """ISO 4217 code of the currency that is asked for; empty for all currencies."""
     top_products: _builtins.int
-    """How many products are listed for each currency at most: 0 to 100. When unset, 10."""
+    """How many products are listed for each currency at most. When unset, 10."""
     @_builtins.property
     def consistency(self) -> _consistency_pb2.Consistency:
         """How fresh the answer must be."""
