@@ -11,11 +11,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # Options for `tandem up` and pytest: make up ARGS="--no-sample", make test ARGS=tests/unit
 ARGS ?=
 
-# Test processes, each with a PostgreSQL of its own. Tests wait as long as they compute: twice as many as two cores.
-WORKERS ?= 4
+# Test processes, each with a PostgreSQL of its own. Two thirds of a test's time it waits: three for each of two cores.
+WORKERS ?= 6
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql chromium pages up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
+.PHONY: help install memcached prometheus postgresql chromium pages up test check bench bench-quick bench-profile bench-streams suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ bench-profile: install memcached load-generator  ## Show where the time of write
 bench-streams: install memcached  ## Measure what watches and followers of the feed cost
 	python -m benchmarks.watches
 	python -m benchmarks.feed
+
+suggestions: install  ## Measure what a suggestion takes beside a search; fail where it is more than a quarter
+	python -m benchmarks.suggestions
 
 fuzz: install memcached  ## Send crafted requests for a minute, and measure what they cost and what others notice
 	@python -m benchmarks.fuzz $(ARGS)

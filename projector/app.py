@@ -10,15 +10,17 @@ from shop import views
 from shop.events import EVENTS
 from tandem.feed.archive import Archive
 from tandem.feed.service import FeedService
+from tandem.feed.source import Feed
 from tandem.feed.token_signature import sign_tokens
 from tandem.feed.verification import AuditService
 from tandem.projection.audit import Auditor
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.explaining import Explaining
-from tandem.projection.following import Following
+from tandem.projection.following import Following, table_feed
 from tandem.projection.repair import Repairs
 from tandem.projection.service import ProjectionService
 from tandem.projection.views import Views, projections_of
+from tandem.relay.stream_feed import StreamFeed
 from tandem.runtime.server import Application
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -27,12 +29,19 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 VIEWS = Views(EVENTS, projections_of("projector", views.VIEWS), cached=views.CACHED_VIEWS)
 
 
+def _feed(settings: Settings, archive: Archive) -> Feed:
+    """What the views follow."""
+    if settings.broker is None:
+        return table_feed(settings.feed_database, EVENTS, settings.follow, archive)
+    return StreamFeed(settings.broker, EVENTS, name="tandem-projector", poll_seconds=settings.follow.poll_seconds)
+
+
 def build(settings: Settings) -> Application:
     sign_tokens(settings.tokens)
     archive = Archive(settings.archive.folder)
     following = Following(
         VIEWS,
-        feed_database=settings.feed_database,
+        feed=_feed(settings, archive),
         read_database=settings.read_database,
         cache=CacheWriter(settings.cache_nodes, settings.cache),
         follow=settings.follow,

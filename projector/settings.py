@@ -13,6 +13,7 @@ from tandem.feed.token_signature import SignedTokenSettings
 from tandem.projection.settings import AuditSettings, CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.read_store.announcement import HISTORY_CHANGED, Announcement
 from tandem.read_store.cache import new_epoch, parse_node
+from tandem.relay.settings import NatsSettings
 from tandem.runtime.settings import DatabaseSettings, ServerSettings, ServiceSettings
 
 
@@ -36,6 +37,11 @@ class Settings(ServiceSettings):
     change_log: ChangeLogSettings = Field(ChangeLogSettings(), description="The change log")
     archive: ArchiveSettings = Field(ArchiveSettings(), description="The feed's archive")
     audit: AuditSettings = Field(AuditSettings(), description="The auditor")
+    broker: NatsSettings | None = Field(
+        None,
+        description="Follow the relay's stream there, instead of the feed's table; for a projector far from the write"
+        " database",
+    )
     feed_service: FeedServiceSettings = Field(FeedServiceSettings(), description="FeedService")
 
     @field_validator("cache_nodes")

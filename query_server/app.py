@@ -5,9 +5,12 @@ import asyncio
 from commerce.query.v1.query_service_pb2 import DESCRIPTOR
 from query_server.orders import recent_orders
 from query_server.sales import SalesQuery
+from query_server.search.explanation import ExplainQuery
 from query_server.search.memory import SearchMemory
 from query_server.search.query import SearchQuery
 from query_server.search.statements import SESSION
+from query_server.search.suggestions import SuggestQuery
+from query_server.search.synonyms import SynonymsInForce
 from query_server.settings import Settings
 from query_server.subscriptions import subscriptions
 from shop.views import CACHED_VIEWS, OWNERS, REVISION, VIEWS
@@ -41,7 +44,9 @@ def build(settings: Settings) -> Application:
     connections = (1 + len(LISTS)) * reading.threads + search.threads + 4
     store = Store(settings.database, connections=connections, session=ONE_PLAN)
     sales_store = Store(settings.database, connections=reports.threads)
-    search_store = Store(settings.database, connections=search.threads, session=SESSION)
+    search_store = Store(settings.database, connections=search.threads + 1, session=SESSION)
+    # What somebody types is completed while others search: with threads and connections of its own.
+    suggestion_store = Store(settings.database, connections=search.suggestion_threads, session=(*SESSION, *ONE_PLAN))
 
     head = Head(settings.feed_database)
     listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
@@ -50,7 +55,11 @@ def build(settings: Settings) -> Application:
     by_id = RowQueries(queries_by_id(SERVICE, CACHED_VIEWS, OWNERS), store, freshness, reading, settings.cache)
     room = room_for_rows(settings.server.max_response_bytes)
     lists = [ListQuery(SERVICE.methods_by_name[rpc], select, store) for rpc, select in LISTS.items()]
-    searches = SearchQuery(search_store, store, SearchMemory(search.remembered_mib * 2**20), room)
+    synonyms = SynonymsInForce(search.synonyms_file)
+    memory = SearchMemory(search.remembered_mib * 2**20)
+    searches = SearchQuery(search_store, store, memory, room, synonyms.now)
+    suggestions = SuggestQuery(suggestion_store, memory, synonyms.now)
+    explanations = ExplainQuery(searches)
     sales = SalesQuery(sales_store)
     statements: list[Worker] = [
         *[
@@ -61,6 +70,14 @@ def build(settings: Settings) -> Application:
         ],
         StatementWorker(
             searches, freshness, threads=search.threads, max_batch=_TOGETHER, max_waiting=search.max_waiting
+        ),
+        StatementWorker(explanations, freshness, threads=1, max_batch=1, max_waiting=search.max_waiting),
+        StatementWorker(
+            suggestions,
+            freshness,
+            threads=search.suggestion_threads,
+            max_batch=_TOGETHER,
+            max_waiting=search.max_waiting,
         ),
         StatementWorker(
             sales, freshness, threads=reports.threads, max_batch=_TOGETHER, max_waiting=reports.max_waiting
@@ -87,5 +104,17 @@ def build(settings: Settings) -> Application:
             ),
         ),
         ready=ready,
-        components=(store, sales_store, search_store, head, by_id, *statements, freshness, watches, damage),
+        components=(
+            store,
+            sales_store,
+            search_store,
+            suggestion_store,
+            synonyms,
+            head,
+            by_id,
+            *statements,
+            freshness,
+            watches,
+            damage,
+        ),
     )
