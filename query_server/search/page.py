@@ -41,9 +41,9 @@ _DESCRIPTION = EncodedField(ProductHit, "highlighted_description")
 
 _CHECK = RowCheck(product_card.name, ProductCard)
 
-# That are shown.
-_MAX_ATTRIBUTES = 20
-_MAX_VALUES = 50
+MAX_SHOWN_ATTRIBUTES = 15
+MAX_SHOWN_VALUES = 20
+"""Of an attribute: all that a page shows beside its products fits into a quarter of the largest answer."""
 MOST_MINOR_UNITS = 2**63 - 1
 # Of one query, on some pages.
 _MOST_MARKED = 100
@@ -263,10 +263,10 @@ def attributes_of(page: SearchPage) -> list[AttributeFacet]:
     facets: dict[str, AttributeFacet] = {}
     for facet, count in page.attributes:
         name, value = name_and_value(facet)
-        if name not in facets and len(facets) == _MAX_ATTRIBUTES:
+        if name not in facets and len(facets) == MAX_SHOWN_ATTRIBUTES:
             continue
         found = facets.setdefault(name, AttributeFacet(name=name))
-        if len(found.values) < _MAX_VALUES:
+        if len(found.values) < MAX_SHOWN_VALUES:
             found.values.add(value=value, count=count)
     return list(facets.values())
 

@@ -23,8 +23,8 @@ millisecond, in which it does nothing else. Where more were found, PostgreSQL ma
 MAX_FACETS = 100
 MOST_ATTRIBUTES = 2_000
 """Attributes with their values that are counted: of those that most products have."""
-STEPS = [0, *(factor * 10**exponent for exponent in range(18) for factor in (1, 2, 5))]
-"""Where steps of price begin, in minor units."""
+STEPS = [0, *(factor * 10**exponent for exponent in range(13) for factor in (1, 2, 5))]
+"""Where steps of price begin, in minor units. The last one has no end."""
 _MAX_ALTERNATIVES = 3
 
 SESSION = (

@@ -24,8 +24,8 @@ class Domain:
     histories: the view that shows an aggregate, by the aggregate's name; a view's own name does as well.
     projections: the service that the projector answers ListProjections with. receipts: the one that the command server
         answers GetReceipt with. audit: the one that both answer Verify with. For a contract that has its own.
-    mesh: the file that Envoy is started with; without it there is no `up --mesh`. pages: the folder of what it serves to
-        browsers, as built.
+    mesh: the file that Envoy is started with; without it there is no `up --mesh`.
+    pages: the folder of what Envoy serves to browsers, as built.
     sample: makes the sample that `up` loads. commands: the stub that takes its commands.
     examples: shell lines to try, given the addresses of the command server and the query server, and whether the sample
         is loaded.

@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from shop import sample
-from shop.cli import SHOP
+from shop.cli import ENVOY, SHOP
 from tandem.cli.child import HOST
 from tandem.cli.mesh import MISSING, Envoy, MeshConfig, envoy_path
 from tandem.cli.sample import Stage, send_sample
@@ -82,7 +82,7 @@ def running_pages(databases: Databases, logs: Path) -> Iterator[Pages]:
         stack.start()
         servers = {"command": [stack.command_server.address], "query": [stack.query_server.address]}
         port = free_port()
-        config = MeshConfig(SHOP.mesh, port=port, servers=servers).without_identity().with_pages(SHOP.pages)
+        config = MeshConfig(ENVOY, port=port, servers=servers).without_identity().with_pages(SHOP.pages)
         envoy = Envoy(config, port, logs / "envoy", logs / "envoy.log")
         exits.callback(envoy.stop)
         envoy.start()

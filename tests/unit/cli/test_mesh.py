@@ -39,7 +39,7 @@ def test_pages_are_answered_first_with_headers_that_let_them_do_nothing_else(tmp
     for name in ("index.html", "console.html", "assets/index.js", "notes.txt"):
         (tmp_path / name).write_text(f"this is {name}")
     servers = {"command": ["127.0.0.1:1"], "query": ["127.0.0.1:2"]}
-    config = MeshConfig(SHOP.mesh, port=50050, servers=servers)
+    config = MeshConfig(ENVOY, port=50050, servers=servers)
     listener = config.document["static_resources"]["listeners"][0]
     routing = listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]
     [host] = routing["virtual_hosts"]

@@ -837,7 +837,7 @@ class ProductFacets(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeFacet]:
-        """Attributes with their values and numbers of products, those that most products have first: at most 20. An attribute's
+        """Attributes with their values and numbers of products, those that most products have first: at most 15. An attribute's
         values count as if none of that attribute had been asked for. Only where `detailed_facets` was asked for.
         """
 
@@ -871,7 +871,7 @@ class AttributeFacet(_message.Message):
     """The attribute's name."""
     @_builtins.property
     def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeValueCount]:
-        """Its values, those of most products first: at most 50."""
+        """Its values, those of most products first: at most 20."""
 
     def __init__(
         self,
@@ -980,7 +980,7 @@ Global___PriceRange: _TypeAlias = PriceRange  # noqa: Y015
 @_typing.final
 class PriceStep(_message.Message):
     """How many products cost from so much to so much, both included: as ProductFilter takes it. Steps begin at 1, 2 and 5 times
-    the powers of ten, in minor units, and at 0.
+    the powers of ten, in minor units, and at 0; the last one is from 5 × 10^12 on.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
