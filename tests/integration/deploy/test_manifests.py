@@ -207,8 +207,8 @@ def test_an_overlay_takes_the_relay_too(tmp_path: Path, monkeypatch: pytest.Monk
     (overlay / "kustomization.yaml").write_text(
         yaml.safe_dump(
             {
-                "resources": ["../production"],
-                "components": ["../../components/relay"],
+                "namespace": "tandem",
+                "resources": ["../production", "../../relay"],
                 "configMapGenerator": [made],
             }
         )
