@@ -11,11 +11,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # Options for `tandem up` and pytest: make up ARGS="--no-sample", make test ARGS=tests/unit
 ARGS ?=
 
-# Test processes, each with a PostgreSQL of its own. Tests wait as long as they compute: twice as many as two cores.
-WORKERS ?= 4
+# Test processes, each with a PostgreSQL of its own. Two thirds of a test's time it waits: three for each of two cores.
+WORKERS ?= 6
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
+.PHONY: help install memcached prometheus postgresql up test check bench bench-quick bench-profile bench-streams suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench-streams: install memcached  ## Measure what watches and followers of the f
 	python -m benchmarks.watches
 	python -m benchmarks.feed
 
+suggestions: install  ## Measure what a suggestion takes beside a search; fail where it is more than a quarter
+	python -m benchmarks.suggestions
+
 fuzz: install memcached  ## Send crafted requests for a minute, and measure what they cost and what others notice
 	@python -m benchmarks.fuzz $(ARGS)
 
@@ -100,17 +103,17 @@ format: install  ## Format the code and the contract
 	ruff format .
 	buf format --write
 
-gen: install  ## Regenerate the Python stubs in gen/, tandem/internal/ and tandem/options/ from proto/
+gen: install  ## Regenerate the Python stubs in gen/ and tandem/ from proto/
 	buf generate
 	buf generate --template buf.gen.tandem.yaml
 
-gen-check: install  ## Check that the stubs are what `make gen` makes
+gen-check: install  ## Check that gen/ and tandem/ have what `make gen` makes
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
 	  && buf generate --output "$$folder" \
 	  && buf generate --template buf.gen.tandem.yaml --output "$$folder" \
 	  && diff --recursive --exclude=__pycache__ gen "$$folder/gen" \
-	  && for made in internal options; do \
-	    diff --recursive --exclude=__pycache__ --exclude=__init__.py "tandem/$$made" "$$folder/tandem/$$made" || exit 1; done \
+	  && (for it in "$$folder"/tandem/*; do \
+	        diff --recursive --exclude=__pycache__ --exclude=__init__.py tandem/$${it##*/} "$$it" || exit 1; done) \
 	  || { echo "the stubs are not what proto/ makes: run make gen"; exit 1; }
 
 breaking: install  ## Check that the contract breaks no caller of the last release, or of main

@@ -3,13 +3,13 @@
 import sys
 
 from projector.app import MIGRATIONS
-from tandem.read_store.tables import SCHEMA, metadata
+from tandem.read_store.tables import READ, metadata
 from tandem.testing.migrations import NotPlain, write_migration
 
 
 def main(name: str) -> int:
     try:
-        path = write_migration(MIGRATIONS, SCHEMA, metadata, name)
+        path = write_migration(MIGRATIONS, READ, metadata, name)
     except NotPlain as error:
         print(f"This migration is to be written by hand (docs/migrations.md), since it makes no new table:\n{error}")
         return 1

@@ -107,6 +107,8 @@ def application(domain: Domain) -> typer.Typer:
             "relay_metrics": relay_metrics_port,
         }
         named_ports = {field: port for field, port in named.items() if port is not None}
+        if mesh and domain.mesh is None:
+            fail("there is no file for Envoy in this domain, so there is no --mesh")
         try:
             stack = LocalStack(
                 data_dir,

@@ -52,10 +52,13 @@ def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bo
     if stack.memcached is None:
         say("without a cache: " + ("lite" if stack.lite else "memcached is not on the PATH"))
     stack.start(say)
+    with_sample = with_sample and domain.sample is not None
     if with_sample:
         _load_sample_once(domain, stack, console)
-    say("\nTry, in another terminal:")
-    for line in domain.examples(stack.command_server.address, stack.query_server.address, with_sample):
+    examples = domain.examples(stack.command_server.address, stack.query_server.address, with_sample)
+    if examples:
+        say("\nTry, in another terminal:")
+    for line in examples:
         say(f"  {line}")
     say("\nTandem is up; Ctrl-C stops it")
     supervisor = Supervisor(stack.children, say)
@@ -105,6 +108,8 @@ def _metric(service: Service, name: str, **labels: str) -> float | None:
 
 def _load_sample_once(domain: Domain, stack: LocalStack, console: Console) -> None:
     """The marker spares later starts the time. A load that was cut short goes on: its commands have request ids."""
+    assert domain.sample is not None
+    assert domain.commands is not None
     marker = stack.folder / "sample-loaded"
     if marker.exists():
         return

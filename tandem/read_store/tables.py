@@ -6,6 +6,7 @@ the hot path moves these bytes and never parses them.
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -26,7 +27,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from tandem.runtime.migrations import Schema
+
 SCHEMA = "tandem_read"
+READ = Schema(SCHEMA, Path(__file__).parent / "migrations")
+"""The read database's schema. The engine's migrations make what it keeps there; the domain's, the views' tables."""
 OTHER_SCHEMA = "tandem_read_other"
 """Where the tables of views' other generations are, each under the name that the one that is served has."""
 CHANNEL = "tandem_projection"

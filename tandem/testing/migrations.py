@@ -14,7 +14,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from tandem.cli.embedded import Postgres
-from tandem.runtime.database import create_database_engine, migrate, newest_revision
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.migrations import Schema, migrate, newest_revision
 from tandem.runtime.settings import DatabaseSettings
 from tandem.testing.ports import free_port
 
@@ -51,16 +52,19 @@ def differences(connection: Connection, schema: str, metadata: MetaData) -> list
             "version_table_schema": schema,
             "compare_type": True,
             "compare_server_default": True,
-            # PostgreSQL spells the expressions of generated columns in its own way. `backfill` is the migrations' own.
+            # PostgreSQL spells the expressions of generated columns in its own way. The migrations have
+            # tables of their own.
             "include_object": lambda it, name, kind, _reflected, _other: (
-                it.computed is None if kind == "column" else (kind, name) != ("table", "backfill")
+                it.computed is None
+                if kind == "column"
+                else (kind, name) not in {("table", "backfill"), ("table", "engine_version")}
             ),
         },
     )
     return list(compare_metadata(context, metadata))
 
 
-def write_migration(scripts: Path, schema: str, metadata: MetaData, name: str) -> Path | None:
+def write_migration(scripts: Path, schema: Schema, metadata: MetaData, name: str) -> Path | None:
     """Writes the next migration, which makes the tables that are described and that no migration makes.
 
     name: of the file, behind its number. None where nothing is missing. The migrations before are run on a PostgreSQL
@@ -70,13 +74,13 @@ def write_migration(scripts: Path, schema: str, metadata: MetaData, name: str) -
         before = migrate(settings, scripts, schema)
         engine = create_database_engine(settings, name="tandem-new-migration", pool_size=1)
         with engine.connect() as connection:
-            found = differences(connection, schema, metadata)
+            found = differences(connection, schema.name, metadata)
         engine.dispose()
     if not found:
         return None
     revision = f"{int(before) + 1:04}"
     path = scripts / "versions" / f"{revision}_{name}.py"
-    path.write_text(_migration(found, schema, revision, before))
+    path.write_text(_migration(found, schema.name, revision, before))
     assert newest_revision(scripts) == revision
     return path
 

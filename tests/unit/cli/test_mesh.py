@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shop.cli import SHOP
+from shop.cli import ENVOY, SHOP
 from tandem.cli import local_stack
 from tandem.cli.child import StackError
 from tandem.cli.local_stack import LocalStack
@@ -20,7 +20,7 @@ def test_a_mesh_without_envoy_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.skipif(envoy_path() is None, reason=MISSING)
 def test_a_local_mesh_listens_on_this_machine_alone_and_asks_nobody_who_he_is() -> None:
     servers = {"command": ["127.0.0.1:1", "127.0.0.1:2"], "query": ["unix:query-1.sock"]}
-    config = MeshConfig(SHOP.mesh, port=50050, servers=servers)
+    config = MeshConfig(ENVOY, port=50050, servers=servers)
     assert "envoy.filters.http.jwt_authn" in config.filters
     config.without_identity()
     assert not {"envoy.filters.http.jwt_authn", "envoy.filters.http.rbac"} & config.filters.keys()

@@ -7,7 +7,7 @@ Stop the services of the version before first: they look for the old names.
 from alembic import op
 
 revision = "0006"
-down_revision = "0005"
+down_revision = "0003"
 
 S = "tandem_write"
 
