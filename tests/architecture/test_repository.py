@@ -98,7 +98,7 @@ def test_links_between_pages_lead_somewhere() -> None:
 def migrations(folder: Path) -> list[Script]:
     """From the first to the newest."""
     config = Config()
-    config.set_main_option("script_location", str(ROOT / "tandem/runtime/migrations"))
+    config.set_main_option("script_location", str(ROOT / "tandem/runtime/alembic"))
     config.set_main_option("version_locations", str(folder / "versions"))
     config.set_main_option("path_separator", "newline")
     return list(ScriptDirectory.from_config(config).walk_revisions())[::-1]

@@ -122,7 +122,7 @@ def _upgrade(connection: Connection, schema: str, versions: str, scripts: Path, 
 
     config = alembic.config.Config()
     # Where env.py is.
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", str(Path(__file__).parent / "alembic").replace("%", "%%"))
     config.set_main_option("version_locations", str(scripts / "versions").replace("%", "%%"))
     config.set_main_option("path_separator", "newline")
     config.attributes |= {"connection": connection, "schema": schema, "versions": versions}
