@@ -1,5 +1,7 @@
 """The query server's settings."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from tandem.queries.server import QueryServerSettings
@@ -17,12 +19,17 @@ class SearchSettings(Block):
     """Searches, apart from all other reads, so that a slow one holds none of them up."""
 
     threads: int = Field(2, ge=1, le=32, description="Searches under way at once")
+    suggestion_threads: int = Field(1, ge=1, le=32, description="Batches of suggestions under way at once")
     max_waiting: int = Field(200, ge=1, description="Searches that may wait; past it calls are refused")
     remembered_mib: int = Field(
         32,
         ge=0,
         le=4096,
         description="MiB for what searches found by text, which holds until a product's text changes; 0: none is kept",
+    )
+    synonyms_file: Path | None = Field(
+        None,
+        description="Words that find what others find, one rule a line, as docs/search.md says; read when it changes",
     )
 
 

@@ -27,6 +27,7 @@ SHOP = Domain(
     messages=(views_pb2.DESCRIPTOR, event_pb2.DESCRIPTOR),
     audit=audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
     mesh=ENVOY,
+    pages=Path(__file__).with_name("pages"),
     commands=CommandServiceStub,
     sample=sample.generate,
     examples=examples.lines,

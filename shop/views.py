@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import TSVECTOR
@@ -36,6 +37,7 @@ IN_CONTRACT = contract_views(
             Column("price", BigInteger, nullable=False, server_default=text("0")),
             Column("currency_code", Text, nullable=False, server_default=text("''")),
             Column("available", BigInteger, nullable=False, server_default=text("0")),
+            Column("units_sold", BigInteger, nullable=False, server_default=text("0")),
         ],
     },
 )
@@ -102,7 +104,9 @@ product_search = view_table(
     Column("category_words", Text, nullable=False),
     Column("attribute_words", Text, nullable=False),
     Column("description_words", Text, nullable=False),
+    Column("facets", Text, nullable=False, server_default=text("''")),
 )
+"""facets: the attributes, as `shop.facets` writes them."""
 product_search.append_column(
     Column(
         "document",
@@ -119,6 +123,15 @@ product_search.append_column(
 product_search.append_column(Column("plain_name", Text, Computed(f"{SCHEMA}.plain(name_words)", persisted=True)))
 Index("product_search_document", product_search.c.document, postgresql_using="gin")
 Index("product_search_newest", product_search.c.added_position.desc())
+NAME_DOCUMENT = f"to_tsvector('{SCHEMA}.search', name_words)"
+Index("product_search_name", text(NAME_DOCUMENT), _table=product_search, postgresql_using="gin")
+MAX_BEGINNING = 100
+"""Letters of a name by whose beginning it is found: an index takes no texts of any length."""
+Index(
+    "product_search_begins",
+    func.left(product_search.c.plain_name, text(str(MAX_BEGINNING))).label("begins"),
+    postgresql_ops={"begins": "text_pattern_ops"},
+)
 
 search_word = view_table("search_word", Column("word", Text, nullable=False))
 search_word.append_column(Column("plain_word", Text, Computed(f"{SCHEMA}.plain(word)", persisted=True)))

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 from commerce.internal.v1.stored_pb2 import Alternatives as StoredAlternatives
 from commerce.internal.v1.stored_pb2 import SearchPageToken
-from commerce.query.v1.query_service_pb2 import ProductSort, SearchProductsRequest
+from commerce.query.v1.query_service_pb2 import ProductFilter, ProductSort, SearchProductsRequest
 from commerce.type.v1.money_pb2 import Money
 from query_server.search.memory import Alternatives
+from query_server.search.synonyms import NO_SYNONYMS, Span, Synonyms
+from shop.facets import beginning, facet
 from shop.views import product_card, product_search, search_word
 from shop.words import normalized, query_words
 from tandem.queries.checker import QueryChecker
@@ -72,22 +74,32 @@ def decode_search_token(text: str, words: int, *query: str) -> SearchCursor:
 
 
 class SearchKey(NamedTuple):
-    """A search. words: of the query, as many as count. prices: inclusive, None without a bound.
+    """A search. words: of the query, as many as count. spans: of them, those that others stand for. They are those of
+    now on each page: servers may have read the file at different times. prices: inclusive, None without a bound.
 
-    after: where the page before ended. query: what the page tokens of this search are bound to.
+    attributes: how the facets of each begin, and those of which a product has one (`shop.facets`). detailed: whether
+    attributes are counted, and steps of price. after: where the page before ended. query: what the page tokens of this
+    search are bound to.
     """
 
     words: tuple[str, ...]
+    spans: tuple[Span, ...]
     categories: tuple[str, ...]
     currency_code: str
     min_price: int | None
     max_price: int | None
     in_stock: bool
     include_discontinued: bool
+    attributes: tuple[tuple[str, frozenset[str]], ...]
+    detailed: bool
     sort: int
     after: SearchCursor | None
     size: int
     query: tuple[str, ...]
+
+    @property
+    def looks_at_attributes(self) -> bool:
+        return self.detailed or bool(self.attributes)
 
     @property
     def alternatives(self) -> Alternatives:
@@ -95,33 +107,47 @@ class SearchKey(NamedTuple):
         return (self.after and self.after.alternatives) or ((),) * len(self.words)
 
 
-def search_key(request: SearchProductsRequest, check: QueryChecker) -> SearchKey:
+def search_key(request: SearchProductsRequest, check: QueryChecker, synonyms: Synonyms = NO_SYNONYMS) -> SearchKey:
     """What the request asks for; `check` collects what is wrong with it."""
     wanted = request.filter
     # What is wrong, too long above all, is not looked at any further.
     text = "" if check.found_any else request.query
     named = set() if check.found_any else {normalized("NFC", category) for category in wanted.categories}
     currency_code, min_price, max_price = _prices(request, check)
+    attributes = () if check.found_any else _attributes(wanted, check)
     words = tuple(query_words(text)[:MAX_WORDS])
     default = _BY_RELEVANCE if words else _NEWEST
     browsing = request.sort == _BY_RELEVANCE and not words
     sort = default if browsing or not request.sort else request.sort
     categories = tuple(sorted(named))
     query = ("SearchProducts", *words, "", *categories, "", currency_code, str(min_price), str(max_price),
-             str(wanted.in_stock), str(wanted.include_discontinued), str(sort))  # fmt: skip
+             str(wanted.in_stock), str(wanted.include_discontinued), str(sort),
+             *(it for _, values in attributes for it in sorted(values)))  # fmt: skip
     return SearchKey(
         words=words,
+        spans=synonyms.of(words),
         categories=categories,
         currency_code=currency_code,
         min_price=min_price,
         max_price=max_price,
         in_stock=wanted.in_stock,
         include_discontinued=wanted.include_discontinued,
+        attributes=attributes,
+        detailed=request.detailed_facets,
         sort=sort,
         after=check.page_token(request.page_token, decode_search_token, len(words), *query),
         size=check.page_size(request.page_size),
         query=query,
     )
+
+
+def _attributes(wanted: ProductFilter, check: QueryChecker) -> tuple[tuple[str, frozenset[str]], ...]:
+    found: dict[str, frozenset[str]] = {}
+    for number, attribute in enumerate(wanted.attributes):
+        values = frozenset(facet(attribute.name, it) for it in attribute.values)
+        if found.setdefault(beginning(attribute.name), values) is not values:
+            check.wrong(f"filter.attributes[{number}].name", "DUPLICATE", "is the name of an attribute before")
+    return tuple(sorted(found.items(), key=lambda it: it[0]))
 
 
 def _prices(request: SearchProductsRequest, check: QueryChecker) -> tuple[str, int | None, int | None]:

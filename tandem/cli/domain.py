@@ -25,6 +25,7 @@ class Domain:
     projections: the service that the projector answers ListProjections with. receipts: the one that the command server
         answers GetReceipt with. audit: the one that both answer Verify with. For a contract that has its own.
     mesh: the file that Envoy is started with; without it there is no `up --mesh`.
+    pages: the folder of what Envoy serves to browsers, as built.
     sample: makes the sample that `up` loads. commands: the stub that takes its commands.
     examples: shell lines to try, given the addresses of the command server and the query server, and whether the sample
         is loaded.
@@ -37,6 +38,7 @@ class Domain:
     audit: ServiceDescriptor = AUDIT.services_by_name["AuditService"]
     receipts: ServiceDescriptor = RECEIPTS.services_by_name["ReceiptService"]
     mesh: Path | None = None
+    pages: Path | None = None
     commands: Callable[[grpc.Channel], Any] | None = None
     sample: Callable[[], Sequence[Stage]] | None = None
     examples: Callable[[str, str, bool], Sequence[str]] = lambda *_: ()

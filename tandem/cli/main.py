@@ -69,6 +69,9 @@ def application(domain: Domain) -> typer.Typer:
         mesh: Annotated[
             bool, typer.Option("--mesh", help="Start Envoy too, in front of two command servers and two query servers.")
         ] = False,
+        pages: Annotated[
+            bool, typer.Option(help="Serve the domain's pages to browsers, by Envoy, where it is installed.")
+        ] = True,
         command_port: Annotated[int | None, _port("command", "the command server")] = None,
         query_port: Annotated[int | None, _port("query", "the query server")] = None,
         projector_port: Annotated[int | None, _port("projector", "the projector")] = None,
@@ -78,7 +81,7 @@ def application(domain: Domain) -> typer.Typer:
         relay_port: Annotated[int | None, _port("relay", "the relay, with a broker")] = None,
         relay_metrics_port: Annotated[int | None, _port("relay_metrics", "the relay's metrics, with a broker")] = None,
         projector_metrics_port: Annotated[int | None, _port("projector_metrics", "the projector's metrics")] = None,
-        mesh_port: Annotated[int | None, _port("mesh", "Envoy, with --mesh")] = None,
+        mesh_port: Annotated[int | None, _port("mesh", "Envoy: pages, and --mesh")] = None,
         second_command_port: Annotated[
             int | None, _port("second_command", "the second command server, with --mesh")
         ] = None,
@@ -116,7 +119,9 @@ def application(domain: Domain) -> typer.Typer:
                 domain.modules,
                 lite=lite,
                 transport=transport,
-                mesh=domain.mesh if mesh else None,
+                envoy=domain.mesh,
+                mesh=mesh,
+                pages=domain.pages if pages else None,
             )
             run_up(domain, stack, Console(), with_sample=sample)
         except StackError as error:

@@ -51,6 +51,8 @@ def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bo
         say(line)
     if stack.memcached is None:
         say("without a cache: " + ("lite" if stack.lite else "memcached is not on the PATH"))
+    if stack.without_pages:
+        say(f"without pages: {stack.without_pages}")
     stack.start(say)
     with_sample = with_sample and domain.sample is not None
     if with_sample:
@@ -60,6 +62,10 @@ def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bo
         say("\nTry, in another terminal:")
     for line in examples:
         say(f"  {line}")
+    if pages := stack.pages():
+        say("\nAnd in a browser:")
+        for address, title in pages.items():
+            say(f"  {address:<32} {title}")
     say("\nTandem is up; Ctrl-C stops it")
     supervisor = Supervisor(stack.children, say)
     with ExitStack() as exits:

@@ -13,12 +13,13 @@ from pydantic_settings import SettingsConfigDict
 
 from tandem.feed.archive import Archive, ArchiveSettings
 from tandem.feed.service import FeedService, FeedServiceSettings
+from tandem.feed.source import Feed
 from tandem.feed.token_signature import SignedTokenSettings, sign_tokens
 from tandem.feed.verification import AuditService
 from tandem.projection.audit import Auditor
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.explaining import Explaining
-from tandem.projection.following import Following
+from tandem.projection.following import Following, table_feed
 from tandem.projection.repair import Repairs
 from tandem.projection.service import ProjectionService
 from tandem.projection.settings import AuditSettings, CacheSettings, ChangeLogSettings, FollowSettings
@@ -26,6 +27,8 @@ from tandem.projection.views import Views
 from tandem.read_store.announcement import HISTORY_CHANGED, Announcement
 from tandem.read_store.cache import new_epoch, parse_node
 from tandem.read_store.tables import READ
+from tandem.relay.settings import NatsSettings
+from tandem.relay.stream_feed import StreamFeed
 from tandem.runtime.actions import Action, Done
 from tandem.runtime.blockers import blockers, end_session
 from tandem.runtime.migrations import migrate
@@ -62,6 +65,11 @@ class ProjectorSettings(ServiceSettings):
     change_log: ChangeLogSettings = Field(ChangeLogSettings(), description="The change log")
     archive: ArchiveSettings = Field(ArchiveSettings(), description="The feed's archive")
     audit: AuditSettings = Field(AuditSettings(), description="The auditor")
+    broker: NatsSettings | None = Field(
+        None,
+        description="Follow the relay's stream there, instead of the feed's table; for a projector far from the write"
+        " database",
+    )
     feed_service: FeedServiceSettings = Field(FeedServiceSettings(), description="FeedService")
 
     @field_validator("cache_nodes")
@@ -102,7 +110,7 @@ def build_projector(
     archive = Archive(settings.archive.folder)
     following = Following(
         views,
-        feed_database=settings.feed_database,
+        feed=_feed(views, settings, archive),
         read_database=settings.read_database,
         cache=CacheWriter(settings.cache_nodes, settings.cache),
         follow=settings.follow,
@@ -159,6 +167,14 @@ def build_projector(
         # Those of the batches that are under way while it catches up, and no cycles among them.
         new_objects=200_000,
     )
+
+
+def _feed(views: Views, settings: ProjectorSettings, archive: Archive) -> Feed:
+    """What the views follow."""
+    if settings.broker is None:
+        return table_feed(settings.feed_database, views.contract, settings.follow, archive)
+    poll_seconds = settings.follow.poll_seconds
+    return StreamFeed(settings.broker, views.contract, name="tandem-projector", poll_seconds=poll_seconds)
 
 
 def run_projector(

@@ -30,7 +30,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 from tandem.feed.table import MAX_EVENT_BYTES
 from tandem.relay.cloud_events import CloudEvent
 from tandem.relay.settings import NatsSettings
-from tandem.relay.sink import Place, PlaceTaken, SinkAway, SinkRefused
+from tandem.relay.sink import Origin, Place, PlaceTaken, SinkAway, SinkRefused
 from tandem.runtime.telemetry import log
 
 PREFIX = "ce-"
@@ -38,7 +38,10 @@ PREFIX = "ce-"
 RELAY_HEADER = "Tandem-Relay"
 """Which relay published a message."""
 EPOCH, FIRST, PERSONAL_DATA = "tandem.epoch", "tandem.first", "tandem.personal-data"
-"""What a stream's metadata says of it."""
+HEAD, ENDED = "tandem.head", "tandem.ended"
+"""What a stream's metadata says of it: the feed's epoch, the position it begins with, how personal data is in it; and
+where the feed was when it was made, and which epochs that had before.
+"""
 
 # Of a message: an event as large as they come, which upcasting may let grow by little, with its headers.
 LARGEST_MESSAGE = MAX_EVENT_BYTES + 64 * 1024
@@ -212,14 +215,14 @@ class JetStreamSink:
         self._personal_data = personal_data
         self._connection = NatsConnection(settings, relay)
 
-    async def place(self, epoch: uuid.UUID) -> Place:
+    async def place(self, feed: Origin) -> Place:
         js = await self._connection.jetstream()
-        name = stream_of(self._settings.stream, epoch)
+        name = stream_of(self._settings.stream, feed.epoch)
         try:
             info = await asked(js.stream_info(name))
         except NotFoundError:
-            info = await self._create(js, name, epoch)
-        first = self._check(info, epoch)
+            info = await self._create(js, name, feed)
+        first = self._check(info, feed.epoch)
         state = info.state
         # A stream that has had nothing yet begins with its first sequence, and says so.
         last = max(state.last_seq, first - 1)
@@ -235,11 +238,11 @@ class JetStreamSink:
         headers = message.headers or {}
         return Place(last, int(headers.get(f"{PREFIX}tandemmark", "0")), headers.get(RELAY_HEADER, ""), missing)
 
-    async def _create(self, js: JetStreamContext, name: str, epoch: uuid.UUID) -> StreamInfo:
+    async def _create(self, js: JetStreamContext, name: str, feed: Origin) -> StreamInfo:
         config = StreamConfig(
             name=name,
             description="The events of a feed; a message's sequence is the event's position",
-            subjects=[f"{self._settings.stream}.{epoch.hex}.>"],
+            subjects=[f"{self._settings.stream}.{feed.epoch.hex}.>"],
             storage=StorageType.FILE,
             retention=RetentionPolicy.LIMITS,
             discard=DiscardPolicy.NEW,
@@ -247,13 +250,19 @@ class JetStreamSink:
             first_seq=self._first,
             deny_delete=True,
             deny_purge=True,
-            metadata={EPOCH: str(epoch), FIRST: str(self._first), PERSONAL_DATA: self._personal_data},
+            metadata={
+                EPOCH: str(feed.epoch),
+                FIRST: str(self._first),
+                PERSONAL_DATA: self._personal_data,
+                HEAD: str(feed.head),
+                ENDED: " ".join(sorted(map(str, feed.ended))),
+            },
         )
         try:
             info = await js.add_stream(config)
         except APIError as error:
             if error.err_code == _NAME_IN_USE:
-                # Another relay made it meanwhile.
+                # Another relay made it meanwhile, when the feed was elsewhere.
                 return await asked(js.stream_info(name))
             raise SinkAway(f"the stream {name} cannot be made: {said(error)}") from error
         except (OSError, TimeoutError, nats.errors.Error) as error:

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -30,7 +31,7 @@ from tandem.feed.reader import BrokenOff, OtherEpoch
 from tandem.feed.source import FeedSource
 from tandem.relay.cloud_events import CloudEvent, CloudEvents, NotPublishable
 from tandem.relay.settings import RelaySettings
-from tandem.relay.sink import Place, PlaceTaken, Sink, SinkAway, SinkRefused
+from tandem.relay.sink import Origin, Place, PlaceTaken, Sink, SinkAway, SinkRefused
 from tandem.runtime.sampled import SampledGauge
 from tandem.runtime.supervised import supervise
 from tandem.runtime.telemetry import log
@@ -144,19 +145,23 @@ class Relay:
     async def _follow(self) -> None:
         """Until something is in the way, or it is to stop."""
         head = await self._head()
-        place = await self._place(head.epoch)
+        ended = await self._on_thread(self._source.ended_epochs)
+        if ended is None:
+            raise _FeedAway(self._source.problem)
+        feed = Origin(head.epoch, head.position, ended)
+        place = await self._place(feed)
         # Where nobody else publishes, there is nobody to wait for.
         if place.relay not in {"", self._name}:
-            place = await self._stand_by(head.epoch, place)
-        await self._publish_on(head.epoch, place)
+            place = await self._stand_by(feed, place)
+        await self._publish_on(feed, place)
 
-    async def _stand_by(self, epoch: uuid.UUID, place: Place) -> Place:
+    async def _stand_by(self, feed: Origin, place: Place) -> Place:
         """Until the broker is behind the feed and nobody brings it on: returns where it is then."""
         since = time.monotonic()
         while not self._stopping.is_set():
             head = await self._head()
-            if head.epoch != epoch:
-                raise OtherEpoch(f"the feed is {head.epoch} now, it was {epoch}")
+            if head.epoch != feed.epoch:
+                raise OtherEpoch(f"the feed is {head.epoch} now, it was {feed.epoch}")
             self._go_on(State.STANDBY)
             if head.position <= place.position:
                 self._behind_since = None
@@ -166,14 +171,15 @@ class Relay:
             if time.monotonic() - since >= self._settings.takeover_seconds:
                 break
             await self._wait(min(self._settings.takeover_seconds / 4, self._settings.check_seconds))
-            before, place = place, await self._place(epoch)
+            before, place = place, await self._place(replace(feed, head=head.position))
             if place.position != before.position:
                 self._behind_since = None
                 since = time.monotonic()
         return place
 
-    async def _publish_on(self, epoch: uuid.UUID, place: Place) -> None:
+    async def _publish_on(self, feed: Origin, place: Place) -> None:
         """What follows a place, until it is to stop."""
+        epoch = feed.epoch
         at, mark = place.position, place.mark
         if self.state is not State.ACTIVE:
             log.info("the relay publishes", epoch=str(epoch), after=at)
@@ -201,12 +207,12 @@ class Relay:
                 await self._on_thread(self._source.wait, self._stop)
                 part = await self._read(epoch, at, mark)
             if time.monotonic() >= check_at:
-                await self._check(epoch, at)
+                await self._check(replace(feed, head=max(feed.head, at)), at)
                 check_at = time.monotonic() + self._settings.check_seconds
 
-    async def _check(self, epoch: uuid.UUID, at: int) -> None:
+    async def _check(self, feed: Origin, at: int) -> None:
         """Whether the broker still has what was published. Raises _OtherPlace."""
-        place = await self._place(epoch)
+        place = await self._place(feed)
         if place.position < at:
             PUBLISHED_AGAIN.inc(at - place.position)
             raise _OtherPlace(f"the broker lost events {place.position + 1} to {at}, which are published again")
@@ -219,8 +225,8 @@ class Relay:
             raise _FeedAway(self._source.problem)
         return head
 
-    async def _place(self, epoch: uuid.UUID) -> Place:
-        place = await self._sink.place(epoch)
+    async def _place(self, feed: Origin) -> Place:
+        place = await self._sink.place(feed)
         MISSING.set(place.missing)
         self._show(place.position)
         return place

@@ -21,6 +21,15 @@ class PlaceTaken(Exception):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The feed: its epoch, its last position as it is known, and the epochs that it had before."""
+
+    epoch: uuid.UUID
+    head: int
+    ended: frozenset[uuid.UUID] = frozenset()
+
+
+@dataclass(frozen=True)
 class Place:
     """How far a broker has the events of a feed.
 
@@ -37,7 +46,7 @@ class Place:
 class Sink(Protocol):
     """A broker. For one event loop; its methods are not called while another one runs."""
 
-    async def place(self, epoch: uuid.UUID) -> Place:
+    async def place(self, feed: Origin) -> Place:
         """Where the feed's events go on, after it made what they go to where it is not there.
 
         Raises SinkAway and SinkRefused.

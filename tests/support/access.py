@@ -143,6 +143,8 @@ OWN_ROWS: dict[str, Row] = {
     "QueryService/BatchGetOrderDetails": own(queries.BatchGetOrderDetailsRequest(order_ids=[ORDER])),
     "QueryService/BatchGetProducts": for_all(queries.BatchGetProductsRequest(product_ids=[PRODUCT])),
     "QueryService/SearchProducts": for_all(queries.SearchProductsRequest(query="tea")),
+    "QueryService/SuggestProducts": for_all(queries.SuggestProductsRequest(query="te")),
+    "QueryService/ExplainSearch": only("clerk", queries.ExplainSearchRequest(query="tea")),
     "QueryService/GetSalesSummary": only("analyst", queries.GetSalesSummaryRequest(start_date="2026-01-31")),
     "FeedService/Subscribe": only("follower", feed.SubscribeRequest(from_beginning=True)),
     "FeedService/GetHead": only("follower", feed.GetHeadRequest()),

@@ -191,7 +191,7 @@ def test_the_compose_file_starts_what_the_services_take(monkeypatch: pytest.Monk
             assert service["cap_drop"] == ["ALL"], name
 
 
-def test_an_overlay_takes_the_relay_as_a_component(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overlay_takes_the_relay_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Beside the others: a kustomization names what it is made of by a relative path.
     kubernetes = tmp_path / "kubernetes"
     shutil.copytree(DEPLOY / "kubernetes", kubernetes)
@@ -207,8 +207,8 @@ def test_an_overlay_takes_the_relay_as_a_component(tmp_path: Path, monkeypatch: 
     (overlay / "kustomization.yaml").write_text(
         yaml.safe_dump(
             {
-                "resources": ["../production"],
-                "components": ["../../components/relay"],
+                "namespace": "tandem",
+                "resources": ["../production", "../../relay"],
                 "configMapGenerator": [made],
             }
         )

@@ -23,6 +23,7 @@ from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from projector.app import MIGRATIONS
 from query_server.app import build
 from query_server.search.memory import SearchMemory
+from query_server.search.synonyms import NO_SYNONYMS, Synonyms
 from query_server.settings import Settings
 from shop.views import VIEWS, order_summary
 from tandem.feed.token import Token, decode_token, encode_token
@@ -36,7 +37,7 @@ from tandem.runtime.identity import Permission
 from tandem.runtime.migrations import migrate
 from tandem.runtime.server import Application, RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
-from tests.support.searching import Searcher
+from tests.support.searching import Searcher, Shelf
 from tests.support.stack import Databases
 
 if TYPE_CHECKING:
@@ -273,6 +274,11 @@ def read_side(databases: Databases) -> Iterator[ReadSide]:
     databases.drop(url)
 
 
+@pytest.fixture
+def shelf(read_side: ReadSide) -> Shelf:
+    return Shelf(read_side)
+
+
 @pytest.fixture(params=["native", "grpcio"])
 def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -286,8 +292,8 @@ def opened() -> Iterator[OpenSearcher]:
     """Opens searchers on the read side that is given, with a memory of their own unless it is given."""
     found: list[Searcher] = []
 
-    def start(read_side: ReadSide, memory: SearchMemory | None = None) -> Searcher:
-        found.append(Searcher(read_side.settings, SearchMemory(2**20) if memory is None else memory))
+    def start(read_side: ReadSide, memory: SearchMemory | None = None, synonyms: Synonyms = NO_SYNONYMS) -> Searcher:
+        found.append(Searcher(read_side.settings, SearchMemory(2**20) if memory is None else memory, synonyms))
         return found[-1]
 
     yield start
