@@ -40,7 +40,7 @@ class HistoryChanged(BrokenOff):
 
     def __init__(self, problem: str) -> None:
         super().__init__(
-            f"{problem}; the write database lost commits in a failover, or was restored: `python -m command_server"
+            f"{problem}; the write database lost commits in a failover, or was restored: `tandem feed"
             " begin-epoch` makes the views right"
         )
 
