@@ -23,7 +23,7 @@ from tests.support.up import Up
 from tools.dependencies import needed
 from tools.package_sbom import package_bill
 
-PACKAGES = ("commerce", "command_server", "projector", "query_server", "shop", "tandem")
+PACKAGES = ("commerce", "command_server", "projector", "query_server", "relay", "shop", "tandem")
 PERMISSIVE = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "PSF-2.0"}
 CALLER = """
 import sys, uuid

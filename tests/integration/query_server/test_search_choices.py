@@ -19,6 +19,7 @@ from query_server.search.request import search_key
 from query_server.search.synonyms import parse
 from tandem.queries.checker import QueryChecker
 from tandem.runtime.errors import InvalidArgument
+from tandem.runtime.field_checks import field_checks
 from tests.integration.query_server.conftest import OpenSearcher, ReadSide
 from tests.support import events
 from tests.support.builders import euros, usd
@@ -93,7 +94,9 @@ def test_prices_are_counted_by_steps_that_a_filter_takes_as_they_are(lamps: Sear
 def test_filters_by_attributes_are_checked() -> None:
     def wrong(*attributes: AttributeFilter) -> set[tuple[str, str]]:
         check = QueryChecker(2.0)
-        search_key(SearchProductsRequest(filter=ProductFilter(attributes=attributes)), check)
+        request = SearchProductsRequest(filter=ProductFilter(attributes=attributes))
+        field_checks(request.DESCRIPTOR).check(request, check)
+        search_key(request, check)
         with pytest.raises(InvalidArgument) as refused:
             check.finish()
         return {(it.subject, it.kind) for it in refused.value.violations}
