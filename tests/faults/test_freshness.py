@@ -54,7 +54,7 @@ class Reads:
             for it in clients:
                 if it.done():
                     it.result()
-            return bool(getattr(self, name) >= goal)
+            return getattr(self, name) >= goal
 
         await until(there, f"{by} more reads are {name}")
 

@@ -1,1 +1,0 @@
-"""Publishes the shop's events to a message broker. See `app.build`."""
