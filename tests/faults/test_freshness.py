@@ -54,7 +54,7 @@ class Reads:
             for it in clients:
                 if it.done():
                     it.result()
-            return getattr(self, name) >= goal
+            return bool(getattr(self, name) >= goal)
 
         await until(there, f"{by} more reads are {name}")
 
