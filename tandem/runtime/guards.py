@@ -83,7 +83,7 @@ class _Permissions(dict[Identity, Permission]):
 
     def __missing__(self, identity: Identity) -> Permission:
         """Raises NotPermitted."""
-        permission = Permission(identity) if self.policy is None else self._guard.decide(self.policy, identity)
+        permission = self._guard.decide(self.policy, identity)
         if len(self) >= _MOST_GRANTED:
             self.clear()
         self[identity] = permission
@@ -160,8 +160,10 @@ class Guard:
         audit.refused(call, self._path, error)
         raise error
 
-    def decide(self, policy: Policy, identity: Identity) -> Permission:
-        """Raises NotPermitted."""
+    def decide(self, policy: Policy | None, identity: Identity) -> Permission:
+        """policy: None as for `policy_file`. Raises NotPermitted."""
+        if policy is None:
+            return Permission(identity, sees_personal_data=False)
         everything, own = policy.rules[self._path]
         roles = policy.roles_of(identity)
         personal = EVERYBODY in policy.personal or not roles.isdisjoint(policy.personal)
