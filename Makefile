@@ -11,11 +11,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # Options for `tandem up` and pytest: make up ARGS="--no-sample", make test ARGS=tests/unit
 ARGS ?=
 
-# Test processes, each with a PostgreSQL of its own. Tests wait as long as they compute: twice as many as two cores.
-WORKERS ?= 4
+# Test processes, each with a PostgreSQL of its own. Two thirds of a test's time it waits: three for each of two cores.
+WORKERS ?= 6
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql up test check bench bench-quick bench-profile bench-streams fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock docs examples image package pythons audit hooks clean ci
+.PHONY: help install memcached prometheus postgresql chromium pages up test check bench bench-quick bench-profile bench-streams suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,10 +44,23 @@ prometheus:  ## Install Debian's Prometheus where it is missing and we may, for 
 postgresql:  ## Install Debian's PostgreSQL 15 where it is missing and we may, for the tests of TLS to a database
 	@[ -x /usr/lib/postgresql/15/bin/postgres ] || tools/install_postgresql.sh
 
-up: install memcached  ## Start everything on this machine, with sample data; Ctrl-C stops it
+chromium:  ## Install Debian's Chromium where it is missing and we may, for the tests of the pages
+	@command -v chromium >/dev/null || tools/install_chromium.sh
+
+# A stamp of its own: what is built is not in the repository, and is built again when what it is made of changes.
+PAGES_SOURCES := $(shell find pages proto examples/typescript/proto -path pages/node_modules -prune -o -path pages/src/gen -prune \
+  -o -type f -print 2>/dev/null)
+pages: shop/pages/index.html  ## Build the pages for browsers, of pages/, into shop/pages
+
+shop/pages/index.html: $(VENV)/.installed $(PAGES_SOURCES) tools/pages.py
+	@echo "Building the pages (npm fetches what it needs, once) ..."
+	@python -m tools.pages $(PAGES_OPTIONS)
+
+up test: PAGES_OPTIONS := --if-possible
+up: install memcached pages  ## Start everything on this machine, with sample data; Ctrl-C stops it
 	@tandem up $(ARGS)
 
-test: install memcached  ## Run all tests
+test: install memcached pages  ## Run all tests
 	@pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
 
 check: install  ## Name what is missing or out of date: stubs, pages, rows of tables (some seconds, no servers)
@@ -67,6 +80,9 @@ bench-profile: install memcached load-generator  ## Show where the time of write
 bench-streams: install memcached  ## Measure what watches and followers of the feed cost
 	python -m benchmarks.watches
 	python -m benchmarks.feed
+
+suggestions: install  ## Measure what a suggestion takes beside a search; fail where it is more than a quarter
+	python -m benchmarks.suggestions
 
 fuzz: install memcached  ## Send crafted requests for a minute, and measure what they cost and what others notice
 	@python -m benchmarks.fuzz $(ARGS)
@@ -100,16 +116,17 @@ format: install  ## Format the code and the contract
 	ruff format .
 	buf format --write
 
-gen: install  ## Regenerate the Python stubs in gen/ and tandem/internal/ from proto/
+gen: install  ## Regenerate the Python stubs in gen/ and tandem/ from proto/
 	buf generate
 	buf generate --template buf.gen.tandem.yaml
 
-gen-check: install  ## Check that gen/ and tandem/internal/ are what `make gen` makes
+gen-check: install  ## Check that gen/ and tandem/ have what `make gen` makes
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
 	  && buf generate --output "$$folder" \
 	  && buf generate --template buf.gen.tandem.yaml --output "$$folder" \
 	  && diff --recursive --exclude=__pycache__ gen "$$folder/gen" \
-	  && diff --recursive --exclude=__pycache__ --exclude=__init__.py tandem/internal "$$folder/tandem/internal" \
+	  && (for it in "$$folder"/tandem/*; do \
+	        diff --recursive --exclude=__pycache__ --exclude=__init__.py tandem/$${it##*/} "$$it" || exit 1; done) \
 	  || { echo "the stubs are not what proto/ makes: run make gen"; exit 1; }
 
 breaking: install  ## Check that the contract breaks no caller of the last release, or of main
@@ -120,6 +137,10 @@ lock: install  ## Pin the newest versions that pyproject.toml allows in requirem
 	  --no-emit-index-url --no-emit-options --no-emit-trusted-host --strip-extras \
 	  --output-file=requirements.lock pyproject.toml
 	@python -m tools.pythons --wheels
+
+# Of a view in proto/: make migration NAME=product_rating
+migration: install  ## Write the migration of the read database for views that have no table yet
+	@python -m tools.migration $(NAME)
 
 docs: install  ## Regenerate the pages of settings, contract and metrics in docs/ from the code
 	python -m tools.configuration > docs/configuration.md
@@ -134,7 +155,7 @@ image: install  ## Build the image of the services with buildah, and start each 
 	@tools/image.sh $(ARGS)
 
 # The wheel, the source and the bill in dist/, then what its extras install, as pip resolves them now: some minutes.
-package: install memcached  ## Build the wheel with its bill of materials into dist/, install each extra with pip and try it
+package: install memcached pages  ## Build the wheel with its bill of materials into dist/, install each extra with pip and try it
 	@rm -rf dist && hatchling build
 	@for wheel in dist/*.whl; do python -m tools.package_sbom "$$wheel" >"$${wheel%-py3-none-any.whl}.cdx.json"; done
 	@PACKAGE_WITH_PIP=1 pytest tests/e2e/test_package.py
@@ -149,7 +170,7 @@ hooks: install  ## Check style, types and the contract before each commit
 	pre-commit install
 
 clean:  ## Remove caches, builds and the virtual environment; data stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist shop/pages pages/node_modules pages/src/gen *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ci:  ## Run what CI runs

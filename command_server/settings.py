@@ -1,15 +1,9 @@
 """The command server's settings."""
 
-from typing import ClassVar
-
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 
-from tandem.commands.archiving import ArchivingSettings
-from tandem.commands.partitions import FeedSettings
-from tandem.commands.settings import ExecutorSettings, LedgerSettings, ReceiptSettings, StepSettings
-from tandem.feed.token_signature import SignedTokenSettings
-from tandem.runtime.settings import Block, DatabaseSettings, ServerSettings, ServiceSettings
+from tandem.commands.server import CommandServerSettings
+from tandem.runtime.settings import Block
 
 
 class SubscriptionSettings(Block):
@@ -22,19 +16,7 @@ class SubscriptionSettings(Block):
     batch: int = Field(100, ge=1, le=1000, description="Subscriptions ended at once")
 
 
-class Settings(ServiceSettings):
+class Settings(CommandServerSettings):
     """All settings of the command server: TANDEM_COMMAND_… or the section [command]."""
 
-    model_config = SettingsConfigDict(env_prefix="TANDEM_COMMAND_")
-    section: ClassVar[str] = "command"
-
-    database: DatabaseSettings = Field(description="The write database")
-    server: ServerSettings = Field(ServerSettings(port=50051), description="The gRPC server")
-    tokens: SignedTokenSettings = Field(SignedTokenSettings(), description="The signature of tokens")
-    executor: ExecutorSettings = Field(ExecutorSettings(), description="Group commit")
-    receipts: ReceiptSettings = Field(ReceiptSettings(), description="Receipts")
-    feed: FeedSettings = Field(FeedSettings(), description="The feed's table")
-    archive: ArchivingSettings = Field(ArchivingSettings(), description="The feed's archive, for `archive`")
-    ledger: LedgerSettings = Field(LedgerSettings(file=None), description="The ledger")
-    steps: StepSettings = Field(StepSettings(), description="Commands in steps")
     subscriptions: SubscriptionSettings = Field(SubscriptionSettings(), description="Subscriptions")

@@ -23,7 +23,6 @@ from sqlalchemy import (
     text,
 )
 
-from command_server.checks import ShopChecker
 from command_server.customers import CUSTOMERS, customer_table
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1 import event_pb2 as events
@@ -35,9 +34,6 @@ from tandem.commands.rules import Id, datetime_of, id_of, must_be_new, refusal, 
 from tandem.commands.write_model import Aggregate, Keys, States
 from tandem.feed.table import metadata
 from tandem.runtime.bulk import Row
-
-MAX_PERIOD_MONTHS = 36
-MAX_PERIODS = 1200
 
 ENDED = (SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELLED, SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED)
 
@@ -132,32 +128,6 @@ def find_due(connection: Connection, now: datetime, grace: timedelta, most: int)
     """At most `most` subscriptions that are to be ended: cancelled ones with their period, others `grace` later."""
     rows = connection.execute(FIND_DUE, {"now": now, "before": now - grace, "most": most})
     return [Due(*row) for row in rows]
-
-
-# What makes a request wrong in itself
-
-
-def check_start_subscription(request: commands.StartSubscriptionRequest, check: ShopChecker) -> None:
-    check.uuid("customer_id", request.customer_id)
-    check_plan(request, check)
-    check.past(request, "started_at")
-    check.number("period_count", request.period_count, 0, MAX_PERIODS)
-
-
-def check_cancel_subscription(request: commands.CancelSubscriptionRequest, check: ShopChecker) -> None:
-    if request.when == commands.CANCELLATION_TIME_UNSPECIFIED:
-        check.wrong("when", "REQUIRED", "is required")
-    elif request.when not in commands.CancellationTime.values():
-        check.wrong("when", "MALFORMED", f"{request.when} is no CancellationTime")
-    check.text("reason", request.reason, 500, lines=True)
-
-
-def check_plan(
-    request: commands.StartSubscriptionRequest | commands.ChangeSubscriptionPlanRequest, check: ShopChecker
-) -> None:
-    check.text("plan", request.plan, 100, required=True)
-    check.money("price", request, "price", required=True)
-    check.number("period_months", request.period_months, 1, MAX_PERIOD_MONTHS)
 
 
 # What a command needs beside its subscription
@@ -362,14 +332,11 @@ KINDS: Sequence[CommandKind] = (
         SUBSCRIPTIONS,
         commands.StartSubscriptionRequest,
         start_subscription,
-        check=check_start_subscription,
         keys=_start_subscription_keys,
     ),
-    CommandKind(SUBSCRIPTIONS, commands.ChangeSubscriptionPlanRequest, change_subscription_plan, check=check_plan),
+    CommandKind(SUBSCRIPTIONS, commands.ChangeSubscriptionPlanRequest, change_subscription_plan),
     CommandKind(SUBSCRIPTIONS, commands.RenewSubscriptionRequest, renew_subscription),
-    CommandKind(
-        SUBSCRIPTIONS, commands.CancelSubscriptionRequest, cancel_subscription, check=check_cancel_subscription
-    ),
+    CommandKind(SUBSCRIPTIONS, commands.CancelSubscriptionRequest, cancel_subscription),
     CommandKind(SUBSCRIPTIONS, commands.ResumeSubscriptionRequest, resume_subscription),
     # No RPC takes it: a command server gives it itself when a subscription's time is over.
     CommandKind(SUBSCRIPTIONS, EndSubscriptionRequest, end_subscription, response=EndSubscriptionResponse),

@@ -51,11 +51,13 @@ def discontinued(view: ProductCard, event: events.ProductDiscontinued) -> Produc
 
 def ordered(view: ProductCard, units: int) -> ProductCard:
     view.available -= units
+    view.units_sold += units
     return view
 
 
 def given_back(view: ProductCard, units: int) -> ProductCard:
     view.available += units
+    view.units_sold -= units
     return view
 
 
@@ -69,9 +71,9 @@ def units_of(lines: Iterable[events.OrderLine | events.ReleasedStock]) -> dict[s
 
 
 def columns(view: ProductCard, _began: int) -> Columns:
-    """price in minor units, currency_code and available: what searches filter and sort by."""
+    """price in minor units, currency_code, available and units_sold: what searches filter and sort by."""
     price = view.price
-    return price.minor_units, price.currency_code, view.available
+    return price.minor_units, price.currency_code, view.available, view.units_sold
 
 
 PROJECTION = Projection(

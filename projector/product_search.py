@@ -12,6 +12,7 @@ import uuid_utils
 from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import ProductText, SearchWord
 from shop import views
+from shop.facets import facets_of
 from shop.words import correctable_words, indexed_words, normalized
 from tandem.projection.projection import Columns, Projection
 
@@ -45,6 +46,7 @@ def _text(event: Described) -> ProductText:
         category=event.category,
         attributes=" ".join(f"{it.name} {it.value}" for it in event.attributes),
         description=event.description,
+        facets=facets_of(event.attributes),
     )
 
 
@@ -54,13 +56,13 @@ def _words(text: str) -> str:
 
 
 def columns(view: ProductText, began: int) -> Columns:
-    """category, discontinued, added_position, and what all four texts are found by.
+    """category, discontinued, added_position, what all four texts are found by, and facets.
 
     category: in Unicode's NFC, so that two that look alike are one. added_position: where it came into the
     catalogue, for ever.
     """
     texts = (view.name, view.category, view.attributes, view.description)
-    return normalized("NFC", view.category), view.discontinued, began, *map(_words, texts)
+    return normalized("NFC", view.category), view.discontinued, began, *map(_words, texts), view.facets
 
 
 PRODUCT_SEARCH = Projection(

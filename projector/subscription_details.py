@@ -1,12 +1,10 @@
 """SubscriptionDetails: a subscription as it is now."""
 
-from datetime import UTC
-
 from commerce.event.v1 import event_pb2 as events
 from commerce.query.v1.views_pb2 import SubscriptionDetails
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from shop import views
-from tandem.projection.projection import Columns, Projection
+from tandem.projection.projection import Projection
 
 
 def started(_view: SubscriptionDetails | None, event: events.SubscriptionStarted) -> SubscriptionDetails:
@@ -74,11 +72,6 @@ def resumed(view: SubscriptionDetails, event: events.SubscriptionResumed) -> Sub
     return view
 
 
-def columns(view: SubscriptionDetails, began: int) -> Columns:
-    """customer_id, status, started_at and started_position: the last is the start's position in the feed, for ever."""
-    return view.customer_id, view.status, view.started_at.ToDatetime(tzinfo=UTC), began
-
-
 PROJECTION = Projection(
     table=views.subscription_details,
     message=SubscriptionDetails,
@@ -92,8 +85,6 @@ PROJECTION = Projection(
         "subscription_lapsed": lapsed,
         "subscription_resumed": resumed,
     },
-    columns=columns,
     scope="customer_id",
-    began="started_position",
     begins=frozenset({"subscription_started"}),
 )

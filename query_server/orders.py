@@ -12,4 +12,4 @@ OF_CUSTOMER = KeysetList(
 
 def recent_orders(request: ListRecentOrdersRequest, check: QueryChecker) -> Selection:
     """The rows that the request selects; `check` collects what is wrong with it."""
-    return Selection(OF_CUSTOMER, equal=(check.key("customer_id", request.customer_id),))
+    return Selection(OF_CUSTOMER, equal=(check.key_of(request.customer_id),))

@@ -13,7 +13,6 @@ from commerce.internal.v1.stored_pb2 import SalesSummaryRow
 from commerce.query.v1.query_service_pb2 import GetSalesSummaryRequest, GetSalesSummaryResponse
 from commerce.query.v1.sales_pb2 import ProductSales, SalesDay, SalesFigures, SalesSummary
 from commerce.type.v1.money_pb2 import Money
-from query_server.money import check_currency
 from shop.views import sales_summary
 from tandem.queries.checker import QueryChecker
 from tandem.queries.damage import RowCheck
@@ -23,9 +22,10 @@ from tandem.queries.statements import Answer, StatementQuery, answer_each
 from tandem.queries.store import AT, Store, position_of
 from tandem.read_store.tables import newest
 from tandem.runtime.errors import PreconditionFailed, TandemError, Violation
+from tandem.runtime.field_checks import rule_of
 
 MAX_DAYS = 366
-MAX_TOP_PRODUCTS = 100
+MAX_TOP_PRODUCTS = rule_of(GetSalesSummaryRequest.DESCRIPTOR.fields_by_name["top_products"]).max
 DEFAULT_TOP_PRODUCTS = 10
 # An answer with so many full years and full lists of products, with names as long as can be, is what clients take:
 # tests/architecture/test_answers.py.
@@ -130,9 +130,8 @@ class SalesQuery(StatementQuery[SalesKey]):
 
     def wanted(self, request: GetSalesSummaryRequest, check: QueryChecker) -> SalesKey:
         first, last = _dates(request, check)
-        currency = check_currency(check, "currency_code", request.currency_code)
         top = request.top_products if request.HasField("top_products") else DEFAULT_TOP_PRODUCTS
-        return SalesKey(first, last, currency, check.number("top_products", top, 0, MAX_TOP_PRODUCTS))
+        return SalesKey(first, last, request.currency_code, top)
 
     def read(self, wanted: Sequence[SalesKey]) -> Iterator[Answer | TandemError]:
         return answer_each(self._answer, wanted)

@@ -1,4 +1,10 @@
-"""The shop's views: the tables of the read database that projector's migrations make, described here alone."""
+"""The shop's views: the tables of the read database that projector's migrations make.
+
+The contract says which views there are, and their plain columns (proto/commerce/query/v1/views.proto). Here stand their
+indexes, and the views and columns that are more than a field of a message.
+"""
+
+from pathlib import Path
 
 from sqlalchemy import (
     BigInteger,
@@ -6,36 +12,42 @@ from sqlalchemy import (
     Column,
     Computed,
     Date,
-    DateTime,
     Index,
-    SmallInteger,
     Table,
     Text,
     Uuid,
+    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import TSVECTOR
 
+from commerce.query.v1.views_pb2 import DESCRIPTOR
+from tandem.read_store.contract import contract_views
 from tandem.read_store.tables import SCHEMA, view_table
+from tandem.runtime.migrations import newest_revision
 
-REVISION = "0013"
-"""The migration that a reader of these tables needs: projector's newest, said here because readers cannot see it."""
+REVISION = newest_revision(Path(__file__).parents[1] / "projector" / "migrations")
+"""The migration that a reader of these tables needs: projector's newest."""
 
-order_details = view_table("order_details")
-product_card = view_table(
-    "product_card",
-    Column("price", BigInteger, nullable=False, server_default=text("0")),
-    Column("currency_code", Text, nullable=False, server_default=text("''")),
-    Column("available", BigInteger, nullable=False, server_default=text("0")),
+IN_CONTRACT = contract_views(
+    DESCRIPTOR,
+    others={
+        # price: in minor units. No index holds what an order changes, so that a row is updated where it is (HOT).
+        "product_card": [
+            Column("price", BigInteger, nullable=False, server_default=text("0")),
+            Column("currency_code", Text, nullable=False, server_default=text("''")),
+            Column("available", BigInteger, nullable=False, server_default=text("0")),
+            Column("units_sold", BigInteger, nullable=False, server_default=text("0")),
+        ],
+    },
 )
-"""price: in minor units. No index holds what an order changes, so that its rows are updated where they are (HOT)."""
-customer_profile = view_table("customer_profile")
-order_summary = view_table(
-    "order_summary",
-    Column("customer_id", Uuid, nullable=False),
-    Column("placed_at", DateTime(timezone=True), nullable=False),
-    Column("placed_position", BigInteger, nullable=False),
-)
+
+TABLES = IN_CONTRACT.tables
+"""The tables of the views that the contract says, by what it calls them."""
+order_details = TABLES["order_details"]
+product_card = TABLES["product_card"]
+customer_profile = TABLES["customer_profile"]
+order_summary = TABLES["order_summary"]
 Index(
     "order_summary_recent",
     order_summary.c.customer_id,
@@ -43,13 +55,7 @@ Index(
     order_summary.c.placed_position.desc(),
 )
 
-subscription_details = view_table(
-    "subscription_details",
-    Column("customer_id", Uuid, nullable=False),
-    Column("status", SmallInteger, nullable=False),
-    Column("started_at", DateTime(timezone=True), nullable=False),
-    Column("started_position", BigInteger, nullable=False),
-)
+subscription_details = TABLES["subscription_details"]
 for _leading in (("customer_id",), ("status",), ("customer_id", "status")):
     Index(
         f"subscription_details_by_{'_'.join(_leading)}",
@@ -98,7 +104,9 @@ product_search = view_table(
     Column("category_words", Text, nullable=False),
     Column("attribute_words", Text, nullable=False),
     Column("description_words", Text, nullable=False),
+    Column("facets", Text, nullable=False, server_default=text("''")),
 )
+"""facets: the attributes, as `shop.facets` writes them."""
 product_search.append_column(
     Column(
         "document",
@@ -115,6 +123,15 @@ product_search.append_column(
 product_search.append_column(Column("plain_name", Text, Computed(f"{SCHEMA}.plain(name_words)", persisted=True)))
 Index("product_search_document", product_search.c.document, postgresql_using="gin")
 Index("product_search_newest", product_search.c.added_position.desc())
+NAME_DOCUMENT = f"to_tsvector('{SCHEMA}.search', name_words)"
+Index("product_search_name", text(NAME_DOCUMENT), _table=product_search, postgresql_using="gin")
+MAX_BEGINNING = 100
+"""Letters of a name by whose beginning it is found: an index takes no texts of any length."""
+Index(
+    "product_search_begins",
+    func.left(product_search.c.plain_name, text(str(MAX_BEGINNING))).label("begins"),
+    postgresql_ops={"begins": "text_pattern_ops"},
+)
 
 search_word = view_table("search_word", Column("word", Text, nullable=False))
 search_word.append_column(Column("plain_word", Text, Computed(f"{SCHEMA}.plain(word)", persisted=True)))
@@ -125,25 +142,8 @@ Index(
     postgresql_ops={"plain_word": "gin_trgm_ops"},
 )
 
-VIEWS: dict[str, Table] = {
-    table.name: table
-    for table in (
-        order_details,
-        order_summary,
-        product_card,
-        product_search,
-        search_word,
-        customer_profile,
-        subscription_details,
-        sales_summary,
-    )
-}
-"""The views by name. A view's name is its table's, everywhere."""
+VIEWS: dict[str, Table] = {it.name: it for it in (*TABLES.values(), sales_summary, product_search, search_word)}
+"""The views by name, which is their table's: those of the contract, and those whose rows hold what nobody is sent."""
 
-CACHED_VIEWS: frozenset[str] = frozenset({"order_details", "product_card", "customer_profile", "subscription_details"})
-"""The views that are read by key and so have entries in memcached. Lists come from an index of the read database."""
-
-OWNERS: dict[str, str] = dict.fromkeys(
-    ("order_details", "order_summary", "customer_profile", "subscription_details"), "customer_id"
-)
-"""The field of a view's message that names whose the row is. Rows of other views are nobody's own."""
+CACHED_VIEWS = IN_CONTRACT.cached
+OWNERS = IN_CONTRACT.owners

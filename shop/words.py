@@ -91,6 +91,9 @@ _CLUSTER = re.compile(rf".[{MARKS}]*", re.DOTALL)
 # Up to eight words with signs alone between them. Nothing is looked at twice: no word ends before its last letter.
 _CODE = re.compile(rf"(?<![\w{MARKS}])[\w{MARKS}]++(?:[^\w\s{MARKS}]++[\w{MARKS}]++){{1,7}}")
 _ASCII_CODE = re.compile(r"(?<!\w)\w++(?:[^\w\s]++\w++){1,7}")
+# A letter that stands alone, with the word behind the blanks.
+_APART = re.compile(rf"(?<![\w{MARKS}])([^\W\d_])\s+([^\W{_LETTERS_UNSPACED}][\w{MARKS}]*+)")
+_ASCII_APART = re.compile(r"(?<!\w)([a-z])\s+(\w++)")
 _SIGNS = re.compile(rf"([^\w\s{MARKS}\u200c])\1*")
 _ASCII_SIGNS = re.compile(r"([^\w\s])\1*")
 _HAS_UNSPACED = re.compile(rf"[{_LETTERS_UNSPACED}]")
@@ -213,11 +216,16 @@ def is_unspaced(word: str) -> bool:
 
 
 def _joined(folded: str) -> Iterator[str]:
-    """Words with signs alone between them as one, from each of them on: "ac/dc" is "acdc" too."""
+    """Words with signs alone between them as one, from each of them on: "ac/dc" is "acdc" too. And a letter that
+    stands alone as one with the next word: "t shirt" is "tshirt" too.
+    """
     for code in (_ASCII_CODE if folded.isascii() else _CODE).finditer(folded):
         parts = _cut(code[0])
         if not any(map(is_unspaced, parts)):
             yield from ("".join(parts[first:])[:MAX_WORD] for first in range(len(parts) - 1))
+    for letter, word in (_ASCII_APART if folded.isascii() else _APART).findall(folded):
+        if not is_unspaced(letter):
+            yield (letter + word)[:MAX_WORD]
 
 
 def _signs(folded: str) -> Iterator[str]:

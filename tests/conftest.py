@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: one that begins last is what all other test processes wait for."""
-    items.sort(key=lambda item: (item.path.relative_to(_TESTS).parts[0] not in ("e2e", "faults"), item.path))
+    items.sort(key=lambda item: (item.path.relative_to(_TESTS).parts[0] not in ("e2e", "faults", "fuzz"), item.path))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,12 +10,14 @@ from pydantic import BaseModel
 import command_server.settings
 import projector.settings
 import query_server.settings
+import relay.settings
 from tandem.runtime.settings import CONFIG_VARIABLE, Block, ServiceSettings, block_of
 
 _SERVICES: tuple[tuple[str, type[ServiceSettings]], ...] = (
     ("Command server", command_server.settings.Settings),
     ("Projector", projector.settings.Settings),
     ("Query server", query_server.settings.Settings),
+    ("Relay", relay.settings.Settings),
 )
 
 _HEAD = f"""# Configuration
@@ -23,7 +25,7 @@ _HEAD = f"""# Configuration
 <!-- Generated from the settings by `make docs`. -->
 
 Each service reads its settings from the environment, over a TOML file that `{CONFIG_VARIABLE}` names, over the defaults
-below. The file has one section for each service, and one file may serve all three:
+below. The file has one section for each service, and one file may serve all:
 
 ```toml
 [command]

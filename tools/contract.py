@@ -3,14 +3,15 @@
 import re
 import sys
 
-from tools.descriptors import Contract, ContractError, Failure, Service, load_contract, short
+from tools.descriptors import Contract, ContractError, Failure, Field, Service, load_contract, short
 
 _HEAD = """# The contract
 
 <!-- Generated from proto/ by `make docs`. -->
 
-What can be called, what it answers and how it fails. The fields and their limits stand in [proto/](../proto);
-[examples.md](examples.md) calls every RPC, and [consistency.md](consistency.md) says what tokens promise.
+What can be called, what it answers and how it fails. All fields stand in [proto/](../proto), and
+[what they may hold](#what-fields-may-hold) below; [examples.md](examples.md) calls every RPC, and
+[consistency.md](consistency.md) says what tokens promise.
 
 - **Errors** of the table come on top of those of any call, above it. Each is a gRPC code with its reasons, which are in
   `google.rpc.ErrorInfo`, and [below](#error-reasons) with what to do. A code without reasons is its own reason.
@@ -39,12 +40,27 @@ Every wrong field is named, not the first alone.
 """
 
 
+_RULES_HEAD = """## What fields may hold
+
+What is checked in requests, as the contract's options say it
+([options.proto](../proto/tandem/options/v1/options.proto)). The id that an RPC is about, a `request_id`, `consistency`
+and pages are checked as their comments say.
+
+Text can be read as it is written: it has no control characters and no line separators, and none that change its
+direction (U+202A to U+202E, U+2066 to U+2069; the marks U+200E and U+200F are taken). What is not empty has a character
+that can be seen: zero-width characters, byte order marks, fillers and combining marks alone are none.
+
+| message | field | may hold |
+|---|---|---|
+"""
+
+
 def render() -> str:
     """The whole page. Raises ContractError."""
     contract = load_contract()
     parts = [_HEAD]
     parts += [_section(service) for service in sorted(contract.services, key=_place)]
-    return "\n".join([*parts, _reasons(contract), _field_reasons(contract)])
+    return "\n".join([*parts, _rules(contract), _reasons(contract), _field_reasons(contract)])
 
 
 def _place(service: Service) -> tuple[bool, bool, str]:
@@ -84,6 +100,48 @@ def _section(service: Service) -> str:
         *rows,
     ]
     return "\n".join(lines) + "\n"
+
+
+def _rules(contract: Contract) -> str:
+    rows = [(it, words) for it in contract.fields if (words := in_words(it))]
+    lines = []
+    for number, (it, words) in enumerate(rows):
+        is_first = number == 0 or rows[number - 1][0].message != it.message
+        lines.append(_row(f"`{it.message}`" if is_first else "", f"`{it.name}`", words))
+    return _RULES_HEAD + "\n".join(lines) + "\n"
+
+
+def in_words(field: Field) -> str:
+    """What the field may hold; empty where its rule leaves that to others."""
+    rule = field.rule
+    least, most = (getattr(rule, it) if rule.HasField(it) else None for it in ("min", "max"))
+    phrases = {
+        "a UUID": rule.uuid,
+        f"{_range(1 if rule.required else None, rule.max_length)} characters": rule.max_length,
+        rule.such: rule.pattern,
+        "also line breaks and tabs": rule.lines,
+        "no blanks at its ends": rule.trimmed,
+        "also what shows nothing": rule.unseen,
+        _range(least, most): (least, most) != (None, None),
+        "a value of its enum": field.is_enum,
+        "a time that is not in the future": rule.past,
+        f"one of {', '.join(f'`{it}`' for it in field.names)}": field.names,
+        "required": rule.required and not rule.max_length and not rule.max_elements,
+    }
+    text = ", ".join(words for words, are_true in phrases.items() if are_true)
+    if field.may_be_unset and rule.required:
+        text = f"where it is set: {text}"
+    if not rule.max_elements:
+        return text
+    elements = _range(rule.min_elements or None, rule.max_elements) + " elements"
+    once = f"each `{rule.unique}` once, whatever its case and its Unicode normalization form" if rule.unique else ""
+    return ", ".join(filter(None, [elements, once])) + (f"; each {text}" if text else "")
+
+
+def _range(least: int | None, most: int | None) -> str:
+    if least is None or most is None:
+        return f"at most {most or 0:,}" if least is None else f"{least:,} or more"
+    return f"{least:,} to {most:,}"
 
 
 def _errors(errors: tuple[Failure, ...]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
+    FieldDescriptorProto,
     FileDescriptorProto,
     FileDescriptorSet,
     MethodDescriptorProto,
@@ -21,6 +22,9 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 from google.rpc import code_pb2
+
+from tandem.options.v1 import options_pb2
+from tandem.options.v1.options_pb2 import FieldRule
 
 ROOT = Path(__file__).parents[1]
 REASONS, FIELD_REASONS = "ErrorReason", "FieldViolationReason"
@@ -100,10 +104,26 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class Field:
+    """A field of a request, or of a message in requests, whose rule the contract says.
+
+    names: of a oneof, its fields.
+    """
+
+    message: str
+    name: str
+    rule: FieldRule
+    is_enum: bool = False
+    may_be_unset: bool = False
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Contract:
     """All that the page says."""
 
     services: tuple[Service, ...]
+    fields: tuple[Field, ...]
     reasons: tuple[Reason, ...]
     field_reasons: tuple[Reason, ...]
 
@@ -120,6 +140,7 @@ def load_contract() -> Contract:
     messages = {f".{file.package}.{message.name}": message for file in files for message in file.message_type}
     contract = Contract(
         tuple(service for file in files for service in _services(file, messages)),
+        tuple(field for file in files for message in file.message_type for field in _fields(message)),
         tuple(reason for file in files for reason in _reasons(file, REASONS)),
         tuple(reason for file in files for reason in _reasons(file, FIELD_REASONS)),
     )
@@ -171,6 +192,18 @@ def _services(file: FileDescriptorProto, messages: dict[str, DescriptorProto]) -
             for position, method in enumerate(service.method)
         )
         yield Service(name, text, errors, rpcs)
+
+
+def _fields(message: DescriptorProto) -> Iterator[Field]:
+    for it in message.field if not message.options.HasExtension(options_pb2.view) else ():
+        if it.options.HasExtension(options_pb2.field):
+            rule = it.options.Extensions[options_pb2.field]
+            is_enum = it.type == FieldDescriptorProto.TYPE_ENUM
+            yield Field(message.name, it.name, rule, is_enum, it.HasField("oneof_index"))
+    for number, oneof in enumerate(message.oneof_decl):
+        if oneof.options.Extensions[options_pb2.required]:
+            names = tuple(it.name for it in message.field if it.HasField("oneof_index") and it.oneof_index == number)
+            yield Field(message.name, oneof.name, FieldRule(required=True), names=names)
 
 
 def _rpc(where: str, method: MethodDescriptorProto, comment: str, messages: dict[str, DescriptorProto]) -> Rpc:

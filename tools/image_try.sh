@@ -46,5 +46,6 @@ hold "no compiler, no pip" no_compiler
 hold "a bill of materials" has_bill
 hold "the command server" answers command_server COMMAND TANDEM_COMMAND_DATABASE__URL
 hold "the projector" answers projector PROJECTOR TANDEM_PROJECTOR_FEED_DATABASE__URL TANDEM_PROJECTOR_READ_DATABASE__URL
+hold "the relay" answers relay RELAY TANDEM_RELAY_FEED_DATABASE__URL
 hold "the query server" answers query_server QUERY TANDEM_QUERY_DATABASE__URL
 exit "$failed"

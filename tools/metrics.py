@@ -9,7 +9,12 @@ from typing import NamedTuple
 
 from prometheus_client import REGISTRY
 
-_SERVICES = {"command_server": "command server", "projector": "projector", "query_server": "query server"}
+_SERVICES = {
+    "command_server": "command server",
+    "projector": "projector",
+    "query_server": "query server",
+    "relay": "relay",
+}
 _ROOT = Path(__file__).parents[1]
 _PREFIX = "tandem_"
 

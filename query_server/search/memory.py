@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+from query_server.search.synonyms import Span
+
 Alternatives = tuple[tuple[str, ...], ...]
 """For each word of a query what it is taken for too, best first."""
 
@@ -40,22 +42,33 @@ class TextKey(NamedTuple):
 
     words: tuple[str, ...]
     alternatives: Alternatives
+    spans: tuple[Span, ...]
     include_discontinued: bool
+    with_attributes: bool
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return _size_of(self.words) + sum(_EMPTY_BYTES + _size_of(it) for it in self.alternatives)
+        synonyms = [it for span in self.spans for it in span.synonyms]
+        return _size_of(self.words) + sum(_EMPTY_BYTES + _size_of(it) for it in (*self.alternatives, *synonyms))
 
 
 class Candidates:
     """The products that a text search found, in little room. content: of product_search.
 
-    Of each its key, its score, the position at which it was added, and its category. keys: one behind the other.
+    Of each its key, its score, the position at which it was added, its category, and its attributes as `shop.facets`
+    writes them, "" where the search does not look at them. keys: one behind the other.
     """
 
     def __init__(
-        self, content: uuid.UUID, keys: bytes, scores: Iterable[int], added: Iterable[int], categories: Iterable[str]
+        self,
+        content: uuid.UUID,
+        keys: bytes,
+        scores: Iterable[int],
+        added: Iterable[int],
+        categories: Iterable[str],
+        *,
+        facets: Sequence[str] = (),
     ) -> None:
         self.content = content
         self._keys = keys
@@ -63,22 +76,57 @@ class Candidates:
         self._added = array("q", added)
         # There are few categories.
         self._categories = tuple([sys.intern(it) for it in categories])
+        self._facets = tuple([sys.intern(it) for it in facets])
 
     def __len__(self) -> int:
         return len(self._categories)
 
-    def __iter__(self) -> Iterator[tuple[bytes, int, int, str]]:
-        return zip(self.keys(), self._scores, self._added, self._categories, strict=True)
+    def __iter__(self) -> Iterator[tuple[bytes, int, int, str, str]]:
+        facets = self._facets or ("",) * len(self)
+        return zip(self.keys(), self._scores, self._added, self._categories, facets, strict=True)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return 40 * len(self) + sum(map(sys.getsizeof, self._facets))
 
     def keys(self) -> list[bytes]:
         return split_keys(self._keys)
 
 
 class Correction(NamedTuple):
-    """What a word is taken for too. content: of search_word."""
+    """What a word is taken for too. content: of search_word. slip_for: a word that it may be a slip for, though the
+    catalogue knows it, or "".
+    """
 
     content: uuid.UUID
     alternatives: tuple[str, ...]
+    slip_for: str = ""
+
+
+class SuggestionKey(NamedTuple):
+    """What suggestions depend on, beside the text. words: the last one is being typed."""
+
+    words: tuple[str, ...]
+    spans: tuple[Span, ...]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return _size_of(self.words) + sum(_EMPTY_BYTES + _size_of(it) for span in self.spans for it in span.synonyms)
+
+
+class Suggestions(NamedTuple):
+    """What may be meant. content: of product_search. completed: what the last word may become. products: serialised."""
+
+    content: uuid.UUID | None
+    completed: tuple[str, ...]
+    products: tuple[bytes, ...]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return _size_of(self.completed) + sum(map(sys.getsizeof, self.products))
 
 
 Marks = dict[bytes, tuple[bytes, bytes]]
@@ -124,10 +172,11 @@ class SearchMemory:
 
     def __init__(self, most_bytes: int) -> None:
         sixteenth = most_bytes // 16
-        self.candidates = Lru[TextKey, Candidates](
-            5 * sixteenth, lambda key, it: key.size + _ENTRY_BYTES + 40 * len(it)
-        )
+        self.candidates = Lru[TextKey, Candidates](5 * sixteenth, lambda key, it: key.size + _ENTRY_BYTES + it.size)
         self.corrections = Lru[str, Correction](
-            sixteenth, lambda key, it: _size_of((key,)) + _ENTRY_BYTES + _size_of(it.alternatives)
+            sixteenth, lambda key, it: _size_of((key,)) + _ENTRY_BYTES + _size_of((*it.alternatives, it.slip_for))
         )
-        self.marks = Lru[tuple[str, ...], Marks](10 * sixteenth, lambda key, it: _size_of(key) + _size_of_marks(it))
+        self.suggestions = Lru[SuggestionKey, Suggestions](
+            2 * sixteenth, lambda key, it: key.size + _ENTRY_BYTES + it.size
+        )
+        self.marks = Lru[tuple[str, ...], Marks](8 * sixteenth, lambda key, it: _size_of(key) + _size_of_marks(it))

@@ -3,13 +3,16 @@ response that shows it, with marks where the query was found.
 """
 
 import uuid
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from commerce.query.v1.query_service_pb2 import (
+    AttributeFacet,
     CategoryCount,
     PriceRange,
+    PriceStep,
     ProductFacets,
     ProductHit,
     ProductSort,
@@ -20,12 +23,15 @@ from commerce.type.v1.money_pb2 import Money
 from query_server.search.highlight import highlight, snippet
 from query_server.search.memory import Alternatives, Candidates, Marks, SearchMemory
 from query_server.search.request import SearchCursor, SearchKey, encode_search_token
-from query_server.search.statements import MAX_FACETS, MOST_RANKED
+from query_server.search.statements import MAX_FACETS, MOST_ATTRIBUTES, MOST_RANKED, STEPS, Shape
+from query_server.search.synonyms import Span
+from shop.facets import SEPARATOR, name_and_value
 from shop.views import product_card
 from shop.words import halves_of
 from tandem.feed.token import Token
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text
+from tandem.queries.parked import Parked
 
 _HITS = EncodedField(SearchProductsResponse, "hits")
 _AS_OF = EncodedField(SearchProductsResponse, "as_of")
@@ -35,21 +41,28 @@ _DESCRIPTION = EncodedField(ProductHit, "highlighted_description")
 
 _CHECK = RowCheck(product_card.name, ProductCard)
 
+MAX_SHOWN_ATTRIBUTES = 15
+MAX_SHOWN_VALUES = 20
+"""Of an attribute: all that a page shows beside its products fits into a quarter of the largest answer."""
+MOST_MINOR_UNITS = 2**63 - 1
 # Of one query, on some pages.
 _MOST_MARKED = 100
 _NO_MARKS = b"", b""
 
-# What comes first has most of it: of the score, the position at which it was added, the price, and what is in stock.
-_RANKS: dict[int, Callable[[int, int, int, bool], int]] = {
-    ProductSort.PRODUCT_SORT_RELEVANCE: lambda score, _added, _price, in_stock: 2 * score + in_stock,
-    ProductSort.PRODUCT_SORT_NEWEST: lambda _score, added, _price, _in_stock: added,
-    ProductSort.PRODUCT_SORT_PRICE_ASC: lambda _score, _added, price, _in_stock: -price,
-    ProductSort.PRODUCT_SORT_PRICE_DESC: lambda _score, _added, price, _in_stock: price,
+# What comes first has most of it: of the score, the position at which it was added, the price, what is in stock, and
+# what was sold.
+_RANKS: dict[int, Callable[[int, int, int, bool, int], int]] = {
+    ProductSort.PRODUCT_SORT_RELEVANCE: lambda score, _added, _price, in_stock, _sold: 2 * score + in_stock,
+    ProductSort.PRODUCT_SORT_NEWEST: lambda _score, added, _price, _in_stock, _sold: added,
+    ProductSort.PRODUCT_SORT_PRICE_ASC: lambda _score, _added, price, _in_stock, _sold: -price,
+    ProductSort.PRODUCT_SORT_PRICE_DESC: lambda _score, _added, price, _in_stock, _sold: price,
+    ProductSort.PRODUCT_SORT_SALES: lambda _score, _added, _price, _in_stock, sold: sold,
 }
 _BY_TEXT = (ProductSort.PRODUCT_SORT_RELEVANCE, ProductSort.PRODUCT_SORT_NEWEST)
 
-Card = tuple[int, str, int, bytes | None]
-"""A row of product_card: price, currency, how many can be ordered, and the value where it was asked for."""
+Card = tuple[int, str, int, int, bytes | None]
+"""A row of product_card: price, currency, how many can be ordered and were sold, and the value where it was asked for.
+"""
 
 Hit = tuple[bytes, bytes]
 """A product's key, and its card."""
@@ -58,7 +71,9 @@ Hit = tuple[bytes, bytes]
 class SearchPage(NamedTuple):
     """hits: one more than the page holds where another page follows. last_rank: of the page's last.
 
-    categories: (name, count). prices: (currency, lowest, highest).
+    categories: (name, count). prices: (currency, lowest, highest). attributes: (facet, count). steps: (currency, number
+    of the step of price, count). explained: of each hit the parts of its score but the last, the score, whether it is
+    in stock, and what it is sorted by.
     """
 
     hits: Sequence[Hit]
@@ -68,9 +83,24 @@ class SearchPage(NamedTuple):
     truncated: bool
     categories: Sequence[tuple[str, int]]
     prices: Sequence[tuple[str, int, int]]
+    attributes: Sequence[tuple[str, int]] = ()
+    steps: Sequence[tuple[str, int, int]] = ()
+    explained: Sequence[tuple[Sequence[int], int, bool, int]] = ()
 
 
-def page_of_row(row: Any) -> SearchPage:
+class Found(NamedTuple):
+    """What a search found. alternatives: for each word what it was taken for too. as_of: the views were there, or
+    later. did_you_mean: a query that was not searched for, or "".
+    """
+
+    alternatives: Alternatives
+    page: SearchPage
+    as_of: Token
+    parked: Parked
+    did_you_mean: str
+
+
+def page_of_row(row: Any, shape: Shape) -> SearchPage:
     """Of a `page_statement`."""
     return SearchPage(
         hits=list(zip(row.keys or (), row.values or (), strict=True)),
@@ -80,6 +110,9 @@ def page_of_row(row: Any) -> SearchPage:
         truncated=row.candidates == MOST_RANKED,
         categories=row.categories or (),
         prices=row.prices or (),
+        attributes=(row.attributes or ()) if shape.detailed else (),
+        steps=(row.steps or ()) if shape.detailed else (),
+        explained=(row.explained or ()) if shape.explained else (),
     )
 
 
@@ -91,15 +124,23 @@ def page_of_cards(wanted: SearchKey, candidates: Candidates, cards: Mapping[byte
     prices: defaultdict[str, list[int]] = defaultdict(list)
     only, currency_wanted, after = wanted.categories, wanted.currency_code, _after(wanted)
     rank_of = _RANKS[wanted.sort]
-    for key, score, added, category in candidates:
+    attributes: list[str] = []
+    for key, score, added, category, its_attributes in candidates:
         card = cards.get(key)
         if card is None:
             continue
-        price, currency, available, value = card
+        price, currency, available, sold, value = card
         has_stock = available > 0
         stock_fits = has_stock or not wanted.in_stock
         category_fits = not only or category in only
         price_fits = not currency_wanted or (currency == currency_wanted and _is_between(price, wanted))
+        if wanted.looks_at_attributes:
+            facets = its_attributes.split(SEPARATOR) if its_attributes else []
+            missing = [it for it, values in wanted.attributes if values.isdisjoint(facets)]
+            if wanted.detailed and category_fits and price_fits and stock_fits and len(missing) < 2:
+                attributes += [it for it in facets if it.startswith(missing[0])] if missing else facets
+            if missing:
+                continue
         if price_fits and stock_fits:
             categories.append(category)
         if category_fits and stock_fits:
@@ -107,7 +148,7 @@ def page_of_cards(wanted: SearchKey, candidates: Candidates, cards: Mapping[byte
         if category_fits and price_fits:
             in_stock += has_stock
             if stock_fits:
-                hits.append((-rank_of(score, added, price, has_stock), key, value))
+                hits.append((-rank_of(score, added, price, has_stock, sold), key, value))
     # No two are at one place.
     hits.sort()
     following = hits if after is None else [it for it in hits if it[:2] > after]
@@ -121,19 +162,30 @@ def page_of_cards(wanted: SearchKey, candidates: Candidates, cards: Mapping[byte
         total=len(hits),
         in_stock=in_stock,
         truncated=False,
-        categories=sorted(Counter(categories).items(), key=lambda it: (-it[1], it[0]))[:MAX_FACETS],
+        categories=_most_frequent(categories)[:MAX_FACETS],
         prices=sorted((currency, min(them), max(them)) for currency, them in prices.items())[:MAX_FACETS],
+        attributes=_most_frequent(attributes)[:MOST_ATTRIBUTES],
+        steps=_steps(prices) if wanted.detailed else (),
     )
+
+
+def _most_frequent(them: Iterable[str]) -> list[tuple[str, int]]:
+    return sorted(Counter(them).items(), key=lambda it: (-it[1], it[0]))
+
+
+def _steps(prices: Mapping[str, Iterable[int]]) -> list[tuple[str, int, int]]:
+    counts = Counter((currency, bisect(STEPS, it)) for currency, them in prices.items() for it in them)
+    return sorted((currency, step, count) for (currency, step), count in counts.items())
 
 
 def likely_shown(wanted: SearchKey, candidates: Candidates) -> Iterable[bytes]:
     """The keys of the products that the page may show: all, where that depends on the cards."""
-    is_filtered = wanted.categories or wanted.currency_code or wanted.in_stock
+    is_filtered = wanted.categories or wanted.currency_code or wanted.in_stock or wanted.attributes
     if len(candidates) <= wanted.size + 1 or is_filtered or wanted.sort not in _BY_TEXT:
         return candidates.keys()
     after, rank_of = _after(wanted), _RANKS[wanted.sort]
     # Sold out, each is where it may come last. Those that are equally good as the last of the page may be before it.
-    places = sorted((-rank_of(score, added, 0, False), key) for key, score, added, _ in candidates)
+    places = sorted((-rank_of(score, added, 0, False, 0), key) for key, score, added, *_ in candidates)
     following = [it for it in places if after is None or it > after]
     if len(following) <= wanted.size:
         return [key for _, key in following]
@@ -151,10 +203,10 @@ def _is_between(price: int, wanted: SearchKey) -> bool:
     return (lowest is None or price >= lowest) and (highest is None or price <= highest)
 
 
-def encode_response(
-    wanted: SearchKey, alternatives: Alternatives, page: SearchPage, as_of: Token, memory: SearchMemory
-) -> bytes:
+def encode_response(wanted: SearchKey, found: Found, memory: SearchMemory) -> bytes:
     """Raises Unavailable for a card that is damaged."""
+    page, alternatives, as_of = found.page, found.alternatives, found.parked.shown_at(found.as_of)
+    steps = steps_of(page)
     rest = SearchProductsResponse(
         facets=ProductFacets(
             total_count=page.total,
@@ -165,10 +217,13 @@ def encode_response(
                 PriceRange(
                     lowest=Money(minor_units=low, currency_code=currency),
                     highest=Money(minor_units=high, currency_code=currency),
+                    steps=steps.get(currency, ()),
                 )
                 for currency, low, high in page.prices
             ],
+            attributes=attributes_of(page),
         ),
+        did_you_mean=found.did_you_mean,
     )
     shown = page.hits[: wanted.size]
     for key, card in shown:
@@ -180,10 +235,45 @@ def encode_response(
     if (meant := best(wanted.words, alternatives)) != list(wanted.words):
         rest.corrected_query = " ".join(meant)
     pairs = zip(wanted.words, alternatives, strict=True)
-    marked = tuple([it for word, others in pairs for it in (word, *(others if others != (word,) else halves_of(word)))])
+    marked = (
+        *(it for word, others in pairs for it in (word, *(others if others != (word,) else halves_of(word)))),
+        *words_of_spans(wanted.spans),
+    )
     marks = _marks(shown, marked, memory)
     hits = [_HITS(_PRODUCT(card) + fields) for (_, card), fields in zip(shown, marks, strict=True)]
     return b"".join([*hits, rest.SerializeToString(deterministic=True), _AS_OF(as_of_text(as_of))])
+
+
+def steps_of(page: SearchPage) -> dict[str, list[PriceStep]]:
+    """By currency."""
+    steps: defaultdict[str, list[PriceStep]] = defaultdict(list)
+    for currency, step, count in page.steps:
+        highest = STEPS[step] - 1 if step < len(STEPS) else MOST_MINOR_UNITS
+        steps[currency].append(
+            PriceStep(
+                lowest=Money(minor_units=STEPS[step - 1], currency_code=currency),
+                highest=Money(minor_units=highest, currency_code=currency),
+                count=count,
+            )
+        )
+    return steps
+
+
+def attributes_of(page: SearchPage) -> list[AttributeFacet]:
+    facets: dict[str, AttributeFacet] = {}
+    for facet, count in page.attributes:
+        name, value = name_and_value(facet)
+        if name not in facets and len(facets) == MAX_SHOWN_ATTRIBUTES:
+            continue
+        found = facets.setdefault(name, AttributeFacet(name=name))
+        if len(found.values) < MAX_SHOWN_VALUES:
+            found.values.add(value=value, count=count)
+    return list(facets.values())
+
+
+def words_of_spans(spans: Sequence[Span]) -> tuple[str, ...]:
+    """What a query marks too."""
+    return tuple([word for span in spans for phrase in span.synonyms for word in phrase])
 
 
 def best(words: Sequence[str], alternatives: Alternatives) -> list[str]:

@@ -1,7 +1,7 @@
 """SearchProducts: several searches together. Those whose text was searched for before need one statement for all."""
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from query_server.search.memory import (
 )
 from query_server.search.page import (
     Card,
+    Found,
     SearchPage,
     best,
     encode_response,
@@ -28,10 +29,13 @@ from query_server.search.statements import (
     ALTERNATIVES,
     CARDS,
     MOST_REMEMBERED,
+    STEPS,
+    Shape,
     page_statement,
     swapped,
     word_arguments,
 )
+from query_server.search.synonyms import NO_SYNONYMS, Synonyms
 from shop.views import product_search, search_word
 from shop.words import fold, halves_of, pairs_of
 from tandem.feed.token import Token
@@ -75,18 +79,27 @@ class SearchQuery(StatementQuery[SearchKey]):
     kind = "search"
     views = SEARCHED
 
-    def __init__(self, search_store: Store, card_store: Store, memory: SearchMemory, room: int) -> None:
+    def __init__(
+        self,
+        search_store: Store,
+        card_store: Store,
+        memory: SearchMemory,
+        room: int,
+        synonyms: Callable[[], Synonyms] = lambda: NO_SYNONYMS,
+    ) -> None:
         """search_store: its connections are set up by SESSION. card_store: reads rows by their keys.
 
         memory: of all threads. room: bytes that the cards of a page may take; with more the page ends early.
+        synonyms: those of now.
         """
+        self._synonyms = synonyms
         self._search_store = search_store
         self._card_store = card_store
         self._memory = memory
         self._room = room
 
     def wanted(self, request: Any, check: QueryChecker) -> SearchKey:
-        return search_key(request, check)
+        return search_key(request, check, self._synonyms())
 
     def read(self, wanted: Sequence[SearchKey]) -> Iterator[Answer | TandemError]:
         known = {key: it for key in wanted if (it := self._recall(key)) is not None}
@@ -120,7 +133,7 @@ class SearchQuery(StatementQuery[SearchKey]):
                 counted.update(candidates.keys())
         arguments: dict[str, object] = {"shown": array("UUID", shown), "counted": array("UUID", counted - shown)}
         [row] = CARDS.read(partial(self._card_store.execute_on, product_search.name, arguments=arguments))
-        columns = (row.prices or (), row.currencies or (), row.available or (), row.values or ())
+        columns = [it or () for it in (row.prices, row.currencies, row.available, row.units_sold, row.values)]
         cards = dict(zip(split_keys(row.keys or b""), zip(*columns, strict=True), strict=True))
         return cards, _positions(row)
 
@@ -130,7 +143,7 @@ class SearchQuery(StatementQuery[SearchKey]):
         """What a search in full would find where the cards were read, or None where that is not known."""
         if known.plain.content != at.content:
             return None
-        alternatives, consulted = wanted.alternatives, [at.products, at.cards]
+        alternatives, consulted, did_you_mean = wanted.alternatives, [at.products, at.cards], ""
         page = page_of_cards(wanted, known.plain, cards)
         if page is not None and _may_be_misspelled(wanted) and page.total < _TOO_FEW:
             if not _hold(known.corrections, at):
@@ -145,11 +158,19 @@ class SearchQuery(StatementQuery[SearchKey]):
                     alternatives = wanted.alternatives
                 else:
                     page = corrected
-        return self._answer(wanted, alternatives, page, consulted, at.parked) if page is not None else None
+            else:
+                did_you_mean = _did_you_mean(wanted.words, known.corrections)
+        if page is None:
+            return None
+        return self._answer(wanted, Found(alternatives, page, _oldest(consulted), at.parked, did_you_mean))
 
     def _in_full(self, wanted: SearchKey) -> Answer:
-        alternatives = wanted.alternatives
-        page, at = self._page(wanted, alternatives)
+        return self._answer(wanted, self.find(wanted))
+
+    def find(self, wanted: SearchKey, *, explained: bool = False) -> Found:
+        """Searches in full. Raises Unavailable."""
+        alternatives, did_you_mean = wanted.alternatives, ""
+        page, at = self._page(wanted, alternatives, explained)
         consulted = [at.products, at.cards]
         if _may_be_misspelled(wanted) and page.total < _TOO_FEW:
             corrections: Sequence[Correction | None] = self._corrections(wanted.words)
@@ -158,41 +179,38 @@ class SearchQuery(StatementQuery[SearchKey]):
                 corrections, words = self._correct(wanted.words)
             alternatives = _alternatives_of(corrections)
             if any(alternatives):
-                corrected, then = self._page(wanted, alternatives)
+                corrected, then = self._page(wanted, alternatives, explained)
                 # What finds nothing more is no correction.
                 if corrected.total == page.total:
                     alternatives = wanted.alternatives
                 else:
                     page, at = corrected, then
+            else:
+                did_you_mean = _did_you_mean(wanted.words, corrections)
             consulted = [at.products, at.cards, words]
-        return self._answer(wanted, alternatives, page, consulted, at.parked)
+        return Found(alternatives, page, _oldest(consulted), at.parked, did_you_mean)
 
-    def _answer(
-        self,
-        wanted: SearchKey,
-        alternatives: Alternatives,
-        page: SearchPage,
-        consulted: Sequence[Token],
-        parked: Parked,
-    ) -> Answer:
-        """consulted: what the page was made of is at these positions, or later ones."""
-        if len({it.epoch for it in consulted}) > 1:
-            raise Unavailable("the views of the products are being replaced", reason="STORE_UNAVAILABLE")
-        shown = page.hits[: wanted.size]
+    def _answer(self, wanted: SearchKey, found: Found) -> Answer:
+        shown = found.page.hits[: wanted.size]
         fits = fitting([len(card) for _, card in shown], self._room)
         if fits < len(shown):
             return self._in_full(wanted._replace(size=fits))
-        as_of = min(consulted, key=lambda it: it.position)
-        response = encode_response(wanted, alternatives, page, parked.shown_at(as_of), self._memory)
-        return Answer(response + parked_fields(SearchProductsResponse, parked), as_of, parked)
+        response = encode_response(wanted, found, self._memory)
+        return Answer(response + parked_fields(SearchProductsResponse, found.parked), found.as_of, found.parked)
 
-    def _page(self, wanted: SearchKey, alternatives: Alternatives) -> tuple[SearchPage, _Positions]:
+    def _page(self, wanted: SearchKey, alternatives: Alternatives, explained: bool) -> tuple[SearchPage, _Positions]:
         """Searches for the words and their alternatives, and remembers what was found."""
-        counts = tuple(map(len, alternatives))
         after = wanted.after
-        rare = any(len(word) >= _RARE for word in wanted.words)
+        shape = Shape(
+            alternatives=tuple(map(len, alternatives)),
+            spans=tuple([(it.first, it.length) for it in wanted.spans]),
+            rare=any(len(word) >= _RARE for word in wanted.words),
+            attributes=wanted.looks_at_attributes,
+            detailed=wanted.detailed,
+            explained=explained,
+        )
         arguments: dict[str, object] = {
-            **word_arguments(wanted.words, alternatives),
+            **word_arguments(wanted.words, alternatives, wanted.spans),
             "query": " ".join(pair for word in best(wanted.words, alternatives) for pair in pairs_of(word)),
             "discontinued": wanted.include_discontinued,
             "any_category": not wanted.categories,
@@ -206,30 +224,45 @@ class SearchQuery(StatementQuery[SearchKey]):
             "key": after.key if after else _FIRST_ID,
             "size": wanted.size,
         }
-        [row] = self._search_store.execute_on(product_search.name, page_statement(counts, rare), arguments)
-        found = _candidates_of_row(row)
+        if shape.attributes:
+            arguments["attributes"] = [it for _, values in wanted.attributes for it in values]
+            arguments["attribute_names"] = [name for name, _ in wanted.attributes]
+        if shape.detailed:
+            arguments["steps"] = STEPS
+        [row] = self._search_store.execute_on(product_search.name, page_statement(shape), arguments)
+        found = _candidates_of_row(row, shape)
         if found is not None:
             self._memory.candidates.put(_text_key(wanted, alternatives), found)
-        return page_of_row(row), _positions(row)
+        return page_of_row(row, shape), _positions(row)
 
     def _correct(self, words: Sequence[str]) -> tuple[Sequence[Correction | None], Token]:
         """What each of the words is taken for too, and remembers it; with the position of the words' view."""
         others = [f"{number} {other}" for number, word in enumerate(words, start=1) for other in swapped(fold(word))]
         rows = self._search_store.execute_on(search_word.name, ALTERNATIVES, {"words": list(words), "swapped": others})
         found: list[list[str]] = [[] for _ in words]
+        slips = [""] * len(words)
         for row in rows:
-            if row.number is not None:
+            if row.known:
+                slips[row.number - 1] = row.plain_word
+            elif row.number is not None:
                 found[row.number - 1].append(row.plain_word)
         content = rows[0].content
         # A word without blanks is in no list of words: its halves are looked for.
         corrections = [
-            Correction(content, (word,) if halves_of(word) else tuple(it))
-            for word, it in zip(words, found, strict=True)
+            Correction(content, (word,) if halves_of(word) else tuple(it), slip)
+            for word, it, slip in zip(words, found, slips, strict=True)
         ]
         if content is not None:
             for word, correction in zip(words, corrections, strict=True):
                 self._memory.corrections.put(word, correction)
         return corrections, position_of(rows[0])
+
+
+def _oldest(consulted: Sequence[Token]) -> Token:
+    """What an answer that was made of all of them shows at least. Raises Unavailable."""
+    if len({it.epoch for it in consulted}) > 1:
+        raise Unavailable("the views of the products are being replaced", reason="STORE_UNAVAILABLE")
+    return min(consulted, key=lambda it: it.position)
 
 
 def _may_be_misspelled(wanted: SearchKey) -> bool:
@@ -238,15 +271,28 @@ def _may_be_misspelled(wanted: SearchKey) -> bool:
 
 
 def _text_key(wanted: SearchKey, alternatives: Alternatives) -> TextKey:
-    return TextKey(wanted.words, alternatives if any(alternatives) else (), wanted.include_discontinued)
+    return TextKey(
+        wanted.words,
+        alternatives if any(alternatives) else (),
+        wanted.spans,
+        wanted.include_discontinued,
+        wanted.looks_at_attributes,
+    )
 
 
-def _candidates_of_row(row: Any) -> Candidates | None:
+def _candidates_of_row(row: Any, shape: Shape) -> Candidates | None:
     """What the text found, if it may be remembered."""
     scores: Sequence[int] = row.found_scores or ()
     if row.content is None or len(scores) > MOST_REMEMBERED:
         return None
-    return Candidates(row.content, row.found_keys or b"", scores, row.found_added or (), row.found_categories or ())
+    return Candidates(
+        row.content,
+        row.found_keys or b"",
+        scores,
+        row.found_added or (),
+        row.found_categories or (),
+        facets=(row.found_facets or ()) if shape.attributes else (),
+    )
 
 
 def _positions(row: Any) -> _Positions:
@@ -264,6 +310,17 @@ def _positions(row: Any) -> _Positions:
 def _hold(corrections: Sequence[Correction | None], at: _Positions) -> bool:
     """Whether it is known of all words what they are taken for at these positions."""
     return all(it is not None and it.content == at.word_content for it in corrections)
+
+
+def _did_you_mean(words: Sequence[str], corrections: Sequence[Correction | None]) -> str:
+    """The query with one word for another, the longest that may be a slip: of those a slip is likeliest."""
+    slips = [(len(word), -number) for number, word in enumerate(words) if (it := corrections[number]) and it.slip_for]
+    if not slips:
+        return ""
+    slip = -max(slips)[1]
+    meant = corrections[slip]
+    assert meant is not None
+    return " ".join([*words[:slip], meant.slip_for, *words[slip + 1 :]])
 
 
 def _alternatives_of(corrections: Sequence[Correction | None]) -> Alternatives:

@@ -1,29 +1,28 @@
 """What a search asks for, and the token of its next page."""
 
+import re
 import uuid
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from commerce.internal.v1.stored_pb2 import Alternatives as StoredAlternatives
 from commerce.internal.v1.stored_pb2 import SearchPageToken
-from commerce.query.v1.query_service_pb2 import ProductSort, SearchProductsRequest
+from commerce.query.v1.query_service_pb2 import ProductFilter, ProductSort, SearchProductsRequest
 from commerce.type.v1.money_pb2 import Money
-from query_server.money import check_currency
 from query_server.search.memory import Alternatives
+from query_server.search.synonyms import NO_SYNONYMS, Span, Synonyms
+from shop.facets import beginning, facet
 from shop.views import product_card, product_search, search_word
 from shop.words import normalized, query_words
 from tandem.queries.checker import QueryChecker
 from tandem.queries.page_token import MalformedPageToken, decode_stored, encode_stored, fingerprint
 
-MAX_QUERY = 200
 MAX_WORDS = 10
-MAX_CATEGORIES = 50
 # Ten words with three alternatives each, words of a catalogue that were corrected to.
 _MAX_TOKEN = 10_000
 _MAX_ALTERNATIVE = 60
 _MAX_ALTERNATIVES = 3
-# Once, and not for each search: Protobuf looks values of an enum up by their names.
-_SORTS = frozenset(ProductSort.values())
+_CURRENCY = re.compile("[A-Z]{3}")
 _BY_RELEVANCE, _NEWEST = ProductSort.PRODUCT_SORT_RELEVANCE, ProductSort.PRODUCT_SORT_NEWEST
 
 SEARCHED = (product_search.name, product_card.name, search_word.name)
@@ -75,22 +74,32 @@ def decode_search_token(text: str, words: int, *query: str) -> SearchCursor:
 
 
 class SearchKey(NamedTuple):
-    """A search. words: of the query, as many as count. prices: inclusive, None without a bound.
+    """A search. words: of the query, as many as count. spans: of them, those that others stand for. They are those of
+    now on each page: servers may have read the file at different times. prices: inclusive, None without a bound.
 
-    after: where the page before ended. query: what the page tokens of this search are bound to.
+    attributes: how the facets of each begin, and those of which a product has one (`shop.facets`). detailed: whether
+    attributes are counted, and steps of price. after: where the page before ended. query: what the page tokens of this
+    search are bound to.
     """
 
     words: tuple[str, ...]
+    spans: tuple[Span, ...]
     categories: tuple[str, ...]
     currency_code: str
     min_price: int | None
     max_price: int | None
     in_stock: bool
     include_discontinued: bool
+    attributes: tuple[tuple[str, frozenset[str]], ...]
+    detailed: bool
     sort: int
     after: SearchCursor | None
     size: int
     query: tuple[str, ...]
+
+    @property
+    def looks_at_attributes(self) -> bool:
+        return self.detailed or bool(self.attributes)
 
     @property
     def alternatives(self) -> Alternatives:
@@ -98,40 +107,47 @@ class SearchKey(NamedTuple):
         return (self.after and self.after.alternatives) or ((),) * len(self.words)
 
 
-def search_key(request: SearchProductsRequest, check: QueryChecker) -> SearchKey:
+def search_key(request: SearchProductsRequest, check: QueryChecker, synonyms: Synonyms = NO_SYNONYMS) -> SearchKey:
     """What the request asks for; `check` collects what is wrong with it."""
-    # What is too long is not looked at any further.
-    text = request.query if check.text("query", request.query, MAX_QUERY, unseen=True) else ""
     wanted = request.filter
-    counted = enumerate(check.count("filter.categories", wanted.categories, MAX_CATEGORIES))
-    named = {
-        normalized("NFC", category)
-        for number, category in counted
-        if check.text(f"filter.categories[{number}]", category, 100, unseen=True)
-    }
+    # What is wrong, too long above all, is not looked at any further.
+    text = "" if check.found_any else request.query
+    named = set() if check.found_any else {normalized("NFC", category) for category in wanted.categories}
     currency_code, min_price, max_price = _prices(request, check)
-    if request.sort not in _SORTS:
-        check.wrong("sort", "MALFORMED", f"{request.sort} is no ProductSort")
+    attributes = () if check.found_any else _attributes(wanted, check)
     words = tuple(query_words(text)[:MAX_WORDS])
     default = _BY_RELEVANCE if words else _NEWEST
     browsing = request.sort == _BY_RELEVANCE and not words
     sort = default if browsing or not request.sort else request.sort
     categories = tuple(sorted(named))
     query = ("SearchProducts", *words, "", *categories, "", currency_code, str(min_price), str(max_price),
-             str(wanted.in_stock), str(wanted.include_discontinued), str(sort))  # fmt: skip
+             str(wanted.in_stock), str(wanted.include_discontinued), str(sort),
+             *(it for _, values in attributes for it in sorted(values)))  # fmt: skip
     return SearchKey(
         words=words,
+        spans=synonyms.of(words),
         categories=categories,
         currency_code=currency_code,
         min_price=min_price,
         max_price=max_price,
         in_stock=wanted.in_stock,
         include_discontinued=wanted.include_discontinued,
+        attributes=attributes,
+        detailed=request.detailed_facets,
         sort=sort,
         after=check.page_token(request.page_token, decode_search_token, len(words), *query),
         size=check.page_size(request.page_size),
         query=query,
     )
+
+
+def _attributes(wanted: ProductFilter, check: QueryChecker) -> tuple[tuple[str, frozenset[str]], ...]:
+    found: dict[str, frozenset[str]] = {}
+    for number, attribute in enumerate(wanted.attributes):
+        values = frozenset(facet(attribute.name, it) for it in attribute.values)
+        if found.setdefault(beginning(attribute.name), values) is not values:
+            check.wrong(f"filter.attributes[{number}].name", "DUPLICATE", "is the name of an attribute before")
+    return tuple(sorted(found.items(), key=lambda it: it[0]))
 
 
 def _prices(request: SearchProductsRequest, check: QueryChecker) -> tuple[str, int | None, int | None]:
@@ -145,8 +161,10 @@ def _prices(request: SearchProductsRequest, check: QueryChecker) -> tuple[str, i
             check.wrong(f"filter.{name}.minor_units", "OUT_OF_RANGE", "must not be negative")
         if not money.currency_code:
             check.wrong(f"filter.{name}.currency_code", "REQUIRED", "is required")
+        elif not _CURRENCY.fullmatch(money.currency_code):
+            check.wrong(f"filter.{name}.currency_code", "MALFORMED", "must be an ISO 4217 code such as USD")
         else:
-            codes[name] = check_currency(check, f"filter.{name}.currency_code", money.currency_code)
+            codes[name] = money.currency_code
     if len(bounds) == 2:
         if wanted.min_price.currency_code != wanted.max_price.currency_code:
             check.wrong("filter.max_price.currency_code", "INVALID", "must be the one of filter.min_price")

@@ -6,7 +6,6 @@ from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -74,14 +73,12 @@ def _of(method: MethodDescriptor) -> tuple[str, Any, Any]:
     return path, request.SerializeToString, response.FromString
 
 
-def as_fields(message: Message, pool: DescriptorPool | None = None) -> Fields:
+def as_fields(message: Message) -> Fields:
     """As protobuf's JSON, by the contract's names; a field that is not set has its default, if it has one.
 
-    pool: with the messages that are in a google.protobuf.Any.
+    Whoever knows a domain has imported the messages that are in a google.protobuf.Any.
     """
-    fields: Fields = MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, descriptor_pool=pool
-    )
+    fields: Fields = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     return fields
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import grpc
 import typer
 from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.descriptor_pool import DescriptorPool
 from rich.console import Console
 
 from tandem.cli.access import connect
@@ -23,7 +22,7 @@ Tell = Callable[[int, int], None]
 def add_to(app: typer.Typer, domain: Domain) -> None:
     @app.command()
     def history(
-        aggregate: Annotated[str, typer.Argument(help=f"{', '.join(domain.histories)}, or the name of a view.")],
+        aggregate: Annotated[str, typer.Argument(help=_subjects(domain))],
         key: Annotated[str, typer.Argument(help="The id, or the key of the view's row.")],
         *,
         at: Annotated[
@@ -46,12 +45,11 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         count = 0
         try:
             with connect(projector_address) as channel, errors.status("asking the projector") as status:
-                pool = domain.rows.pool
 
                 def tell(position: int, until: int) -> None:
                     status.update(f"looked through {position:,} of {until:,} events")
 
-                for change in changes(domain.projections, channel, request, pool, tell):
+                for change in changes(domain.projections, channel, request, tell):
                     typer.echo(json.dumps(change) if as_json else as_text(change, row, whole=at is not None))
                     row, count = change.get("row"), count + 1
         except grpc.RpcError as error:
@@ -60,16 +58,17 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
             fail(f"no event has changed a row with the key {key} there")
 
 
-def changes(
-    projections: ServiceDescriptor, projector: grpc.Channel, request: Fields, pool: DescriptorPool, progress: Tell
-) -> Iterator[Fields]:
-    """Each a GetHistoryResponse with an event, as JSON has it. request: of GetHistory. Raises grpc.RpcError.
+def _subjects(domain: Domain) -> str:
+    return ", ".join([*domain.histories, "or the name of a view."]) if domain.histories else "The name of a view."
 
-    pool: with the messages of the views' rows.
-    """
+
+def changes(
+    projections: ServiceDescriptor, projector: grpc.Channel, request: Fields, progress: Tell
+) -> Iterator[Fields]:
+    """Each a GetHistoryResponse with an event, as JSON has it. request: of GetHistory. Raises grpc.RpcError."""
     for response in stream(projections, "GetHistory", projector, request):
         if response.HasField("event"):
-            yield as_fields(response, pool)
+            yield as_fields(response)
         else:
             progress(response.position, response.until_position)
 

@@ -1,7 +1,9 @@
 """The whole of Tandem on this machine: which processes, on which ports, started and stopped in order."""
 
 import fcntl
+import html
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from tandem.cli.child import HOST, Child, StackError, port_in_use
 from tandem.cli.embedded import Memcached, Postgres, forget_other_servers, memcached_path, write_private
-from tandem.cli.mesh import MISSING, Envoy, MeshConfig, envoy_path
+from tandem.cli.mesh import MISSING, Envoy, MeshConfig, envoy_path, page_path
 from tandem.cli.services import Service, store_settings
 
 WRITE_DATABASE = "tandem_write"
@@ -32,11 +34,17 @@ class Ports:
     mesh: int = 50050
     second_command: int = 50071
     second_query: int = 50072
+    relay: int = 50054
+    relay_metrics: int = 50065
 
 
 DEFAULT_PORTS = Ports()
-# Which are taken by a stack with a mesh alone.
-_MESH_PORTS = ("mesh", "second_command", "second_query")
+# Which are taken by a stack with Envoy, or with a mesh, alone.
+_ENVOY_PORTS = ("mesh",)
+_MESH_PORTS = ("second_command", "second_query")
+_RELAY_PORTS = ("relay", "relay_metrics")
+BROKER = "TANDEM_RELAY_NATS__SERVERS"
+"""The setting that says where the broker is: with it a stack has a relay."""
 _BELOW_DEFAULTS = 30_000
 
 
@@ -65,8 +73,8 @@ class LocalStack:
 
     named_ports: those that a person chose, by field of Ports.
     modules: the services', by section. lite: one database and no cache. transport: auto, native or grpcio.
-    mesh: the domain's Envoy file, for two command servers and two query servers behind it. Raises StackError where
-        Envoy is not installed.
+    envoy: the domain's Envoy file. mesh: two command servers and two query servers behind it. Raises StackError where
+        Envoy is not installed. pages: the folder of those that it serves; without_pages says why it serves none.
     """
 
     def __init__(
@@ -77,14 +85,25 @@ class LocalStack:
         *,
         lite: bool = False,
         transport: str = "auto",
-        mesh: Path | None = None,
+        envoy: Path | None = None,
+        mesh: bool = False,
+        pages: Path | None = None,
     ) -> None:
-        if mesh is not None and envoy_path() is None:
+        if mesh and envoy_path() is None:
             raise StackError(MISSING)
+        self.without_pages = _why_no_pages(pages) if pages is not None else ""
+        self._pages = pages if not self.without_pages else None
+        with_envoy = mesh or self._pages is not None
         forget_other_servers()
         self.folder = folder
         self.lite = lite
-        self._used = [it for it in vars(DEFAULT_PORTS) if mesh is not None or it not in _MESH_PORTS]
+        has_relay = bool(os.environ.get(BROKER)) and "relay" in modules
+        unused = {
+            *(() if with_envoy else _ENVOY_PORTS),
+            *(() if mesh else _MESH_PORTS),
+            *(() if has_relay else _RELAY_PORTS),
+        }
+        self._used = [it for it in vars(DEFAULT_PORTS) if it not in unused]
         self._named_ports = named_ports
         self._ports = ports = choose_ports(named_ports, self._used)
         self.logs = folder / "logs"
@@ -116,17 +135,23 @@ class LocalStack:
         self.first_services = (self.command_server, self.projector, self.query_server)
         self._stores: list[Child] = [self.postgres, *([self.memcached] if self.memcached else [])]
         self._services: list[Service] = [*self.first_services]
+        servers = {"command": [self.command_server.address], "query": [self.query_server.address]}
+        if mesh:
+            for section, port in (("command", ports.second_command), ("query", ports.second_query)):
+                second = self._service(section, port, 0, transport, number=2)
+                self._services.append(second)
+                servers[section].append(second.address)
         self.envoy: Envoy | None = None
-        if mesh is not None:
-            second_command = self._service("command", ports.second_command, 0, transport, number=2)
-            second_query = self._service("query", ports.second_query, 0, transport, number=2)
-            self._services += [second_command, second_query]
-            servers = {
-                "command": [self.command_server.address, second_command.address],
-                "query": [self.query_server.address, second_query.address],
-            }
-            config = MeshConfig(mesh, port=ports.mesh, servers=servers).without_identity()
+        if with_envoy:
+            assert envoy is not None
+            config = MeshConfig(envoy, port=ports.mesh, servers=servers).without_identity()
+            if self._pages is not None:
+                config.with_pages(self._pages)
             self.envoy = Envoy(config, ports.mesh, folder / "envoy", self.logs / "envoy.log")
+        self.relay: Service | None = None
+        if has_relay:
+            self.relay = self._service("relay", ports.relay, ports.relay_metrics, transport)
+            self._services.append(self.relay)
         self.children = [*self._stores, *self._services, *([self.envoy] if self.envoy else [])]
 
     def _service(self, section: str, port: int, metrics_port: int, transport: str, number: int = 1) -> Service:
@@ -147,11 +172,15 @@ class LocalStack:
         for service in self._services:
             service.launch()
         for service in self._services:
+            if service is self.relay:
+                # It does not serve while the broker is away, which keeps nobody else from working.
+                say(f"{service.name:<15} {service.address}, which publishes to {os.environ[BROKER]}")
+                continue
             service.wait_until_serving()
             say(f"{service.name:<15} {service.address}")
         if self.envoy is not None:
             self.envoy.start()
-            say(f"{self.envoy.name:<15} {self.envoy.address}, in front of two command servers and two query servers")
+            say(f"{self.envoy.name:<15} {self.envoy.address}, in front of the servers, for browsers too")
 
     def start_stores(self, say: Callable[[str], None]) -> None:
         """Starts what the services stand on. Raises StackError."""
@@ -162,6 +191,13 @@ class LocalStack:
             say(f"{store.name:<15} {store.address}")
         for database in (WRITE_DATABASE, self._read_database):
             self.postgres.create_database(database)
+
+    def pages(self) -> dict[str, str]:
+        """The address of each page that is served, and its title."""
+        if self._pages is None or self.envoy is None:
+            return {}
+        files = sorted(self._pages.glob("*.html"), key=lambda it: page_path(it.name))
+        return {f"http://{self.envoy.address}{page_path(it.name)}": _title(it) for it in files}
 
     def stop(self) -> None:
         """Stops all that runs: the services first and together, then what they stand on."""
@@ -196,6 +232,18 @@ class LocalStack:
         """Each run writes its logs anew and keeps those of the run before: they do not grow for ever."""
         for log in list(self.logs.glob("*.log")):
             log.replace(log.with_suffix(".log.before"))
+
+
+def _why_no_pages(folder: Path) -> str:
+    """Empty where nothing is in their way."""
+    if envoy_path() is None:
+        return "they need Envoy: pip install 'tandem-cqrs[mesh]'"
+    return "" if (folder / "index.html").is_file() else "they are not built: make pages"
+
+
+def _title(page: Path) -> str:
+    found = re.search(r"<title>(.*?)</title>", page.read_text(encoding="utf-8"))
+    return html.unescape(found[1]) if found else page.stem
 
 
 @contextmanager

@@ -69,14 +69,19 @@ def application(domain: Domain) -> typer.Typer:
         mesh: Annotated[
             bool, typer.Option("--mesh", help="Start Envoy too, in front of two command servers and two query servers.")
         ] = False,
+        pages: Annotated[
+            bool, typer.Option(help="Serve the domain's pages to browsers, by Envoy, where it is installed.")
+        ] = True,
         command_port: Annotated[int | None, _port("command", "the command server")] = None,
         query_port: Annotated[int | None, _port("query", "the query server")] = None,
         projector_port: Annotated[int | None, _port("projector", "the projector")] = None,
         postgres_port: Annotated[int | None, _port("postgres", "PostgreSQL")] = None,
         command_metrics_port: Annotated[int | None, _port("command_metrics", "the command server's metrics")] = None,
         query_metrics_port: Annotated[int | None, _port("query_metrics", "the query server's metrics")] = None,
+        relay_port: Annotated[int | None, _port("relay", "the relay, with a broker")] = None,
+        relay_metrics_port: Annotated[int | None, _port("relay_metrics", "the relay's metrics, with a broker")] = None,
         projector_metrics_port: Annotated[int | None, _port("projector_metrics", "the projector's metrics")] = None,
-        mesh_port: Annotated[int | None, _port("mesh", "Envoy, with --mesh")] = None,
+        mesh_port: Annotated[int | None, _port("mesh", "Envoy: pages, and --mesh")] = None,
         second_command_port: Annotated[
             int | None, _port("second_command", "the second command server, with --mesh")
         ] = None,
@@ -87,7 +92,8 @@ def application(domain: Domain) -> typer.Typer:
         Everything listens on 127.0.0.1 alone, and who has an account on this machine can call the services. The stores
         are for you: PostgreSQL asks for the password in the file postgres.password, memcached has a socket of its own,
         and nobody else can look into the data folder. Ctrl-C stops everything; the data stays. Settings of the services
-        (TANDEM_…) apply, except for the ports and stores that this command gives them.
+        (TANDEM_…) apply, except for the ports and stores that this command gives them. Where TANDEM_RELAY_NATS__SERVERS
+        names a broker, a relay is started too, which publishes the events there.
         """
         named = {
             "command": command_port,
@@ -100,8 +106,12 @@ def application(domain: Domain) -> typer.Typer:
             "mesh": mesh_port,
             "second_command": second_command_port,
             "second_query": second_query_port,
+            "relay": relay_port,
+            "relay_metrics": relay_metrics_port,
         }
         named_ports = {field: port for field, port in named.items() if port is not None}
+        if mesh and domain.mesh is None:
+            fail("there is no file for Envoy in this domain, so there is no --mesh")
         try:
             stack = LocalStack(
                 data_dir,
@@ -109,7 +119,9 @@ def application(domain: Domain) -> typer.Typer:
                 domain.modules,
                 lite=lite,
                 transport=transport,
-                mesh=domain.mesh if mesh else None,
+                envoy=domain.mesh,
+                mesh=mesh,
+                pages=domain.pages if pages else None,
             )
             run_up(domain, stack, Console(), with_sample=sample)
         except StackError as error:
@@ -162,6 +174,9 @@ def application(domain: Domain) -> typer.Typer:
         projector_address: Annotated[
             str, typer.Option(help="Address of the projector.")
         ] = f"127.0.0.1:{DEFAULT_PORTS.projector}",
+        relay_address: Annotated[
+            str | None, typer.Option(help="Address of a relay, to be shown too.", show_default=False)
+        ] = None,
         as_json: Json = False,
         watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
         seconds: Annotated[
@@ -169,7 +184,7 @@ def application(domain: Domain) -> typer.Typer:
             typer.Argument(min=0.2, max=3600, help="With --watch: so many seconds apart.", show_default="2"),
         ] = None,
     ) -> None:
-        """Show how the three services are and how far the views have followed the feed.
+        """Show how the services are and how far the views have followed the feed.
 
         With --watch a table that is redrawn in place; where there is no terminal, or with --json, a line each time. A
         server that is away is shown, and does not end it.
@@ -180,6 +195,8 @@ def application(domain: Domain) -> typer.Typer:
         if seconds is not None and not watch:
             raise typer.BadParameter("seconds are for --watch")
         addresses = {"command": command_address, "query": query_address, "projector": projector_address}
+        if relay_address is not None:
+            addresses["relay"] = relay_address
         with ExitStack() as exits:
             channels = {
                 domain.modules[section]: (address, exits.enter_context(access.connect(address)))

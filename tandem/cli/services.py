@@ -32,6 +32,7 @@ def store_settings(
         "command": {"DATABASE": write_url},
         "query": {"DATABASE": read_url, "FEED_DATABASE": write_url},
         "projector": {"FEED_DATABASE": write_url, "READ_DATABASE": read_url},
+        "relay": {"FEED_DATABASE": write_url},
     }
     settings = {
         section: {f"{name}__URL": url for name, url in urls.items()}
@@ -62,9 +63,9 @@ def begin_to_ask(channel: grpc.Channel, timeout: float, service: str = "") -> Ca
 
 
 class Service(Child):
-    """One of the three servers: `python -m {module}`.
+    """One of the servers: `python -m {module}`.
 
-    section: command, query or projector. settings: by name without the prefix,
+    section: command, query, projector or relay. settings: by name without the prefix,
     such as {"SERVER__TRANSPORT": "native"}, over those in `environment`. metrics_port: 0 for none.
     """
 
@@ -83,6 +84,8 @@ class Service(Child):
         self.settings = settings
         self._host = settings.get("SERVER__HOST", HOST)
         self.metrics_port = metrics_port
+        self.ask_seconds = _ASK_SECONDS
+        """How long `metric` waits for an answer: not long, for who shows it to a person."""
         self.command = ["-m", self.name, "serve"]
         """What Python is to run."""
         own = {"SERVER__HOST": HOST, "SERVER__PORT": str(port), "SERVER__METRICS_PORT": str(metrics_port), **settings}
@@ -110,7 +113,7 @@ class Service(Child):
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels; 0 when there is none. Raises OSError."""
         directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with directly.open(f"http://{HOST}:{self.metrics_port}/metrics", timeout=_ASK_SECONDS) as answer:
+        with directly.open(f"http://{HOST}:{self.metrics_port}/metrics", timeout=self.ask_seconds) as answer:
             text = answer.read().decode()
         return sum(
             sample.value

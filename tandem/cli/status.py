@@ -235,7 +235,7 @@ def problems(report: Report) -> list[str]:
         if it.health == "unreachable"
     ]
     found += [
-        f"{it.name} does not serve: its database is away or not migrated; its log says more."
+        f"{it.name} does not serve: a store of its is away or not migrated; its log says more."
         for it in report.services
         if it.health == "not serving"
     ]

@@ -51,12 +51,21 @@ def _run(domain: Domain, stack: LocalStack, console: Console, *, with_sample: bo
         say(line)
     if stack.memcached is None:
         say("without a cache: " + ("lite" if stack.lite else "memcached is not on the PATH"))
+    if stack.without_pages:
+        say(f"without pages: {stack.without_pages}")
     stack.start(say)
+    with_sample = with_sample and domain.sample is not None
     if with_sample:
         _load_sample_once(domain, stack, console)
-    say("\nTry, in another terminal:")
-    for line in domain.examples(stack.command_server.address, stack.query_server.address, with_sample):
+    examples = domain.examples(stack.command_server.address, stack.query_server.address, with_sample)
+    if examples:
+        say("\nTry, in another terminal:")
+    for line in examples:
         say(f"  {line}")
+    if pages := stack.pages():
+        say("\nAnd in a browser:")
+        for address, title in pages.items():
+            say(f"  {address:<32} {title}")
     say("\nTandem is up; Ctrl-C stops it")
     supervisor = Supervisor(stack.children, say)
     with ExitStack() as exits:
@@ -105,6 +114,8 @@ def _metric(service: Service, name: str, **labels: str) -> float | None:
 
 def _load_sample_once(domain: Domain, stack: LocalStack, console: Console) -> None:
     """The marker spares later starts the time. A load that was cut short goes on: its commands have request ids."""
+    assert domain.sample is not None
+    assert domain.commands is not None
     marker = stack.folder / "sample-loaded"
     if marker.exists():
         return

@@ -63,7 +63,7 @@ class Acknowledged:
             if epoch == last.epoch:
                 driver.execute(_SAY, (last.position, epoch))
                 log.error(
-                    "the write database has lost what was acknowledged: run `python -m command_server begin-epoch` if"
+                    "the write database has lost what was acknowledged: run `tandem feed begin-epoch` if"
                     " it is the right one",
                     position=last.position,
                     head=head,

@@ -20,6 +20,7 @@ from tandem.feed.token import encode_token
 from tandem.runtime.call import Metadata
 from tandem.runtime.checker import Checker
 from tandem.runtime.errors import InvalidArgument
+from tandem.runtime.field_checks import FieldChecks
 
 
 class CommandKind:
@@ -35,14 +36,14 @@ class CommandKind:
         request: type[Message],
         decide: "Decide",
         *,
-        check: Callable[[Any, Any], None] | None = None,
+        check: Callable[[Any, Checker], None] | None = None,
         keys: Callable[[Any, Id, Keys], None] | None = None,
         rest: "Decide | None" = None,
         response: type[Message] | None = None,
     ) -> None:
         """aggregate: what the command creates or changes. decide: the rule.
 
-        check: names every wrong field to the domain's checker; None where the request has no fields of its own.
+        check: names what is wrong in several fields together, or what the contract cannot say of one; None for most.
         keys: adds what the rule may read or change beside the subject itself.
         rest: for a command that is done in steps, each a transaction of its own: the events of the next step, or none
         when it is done. `decide` is the first step. The request is kept until then, so it holds no personal data.
@@ -55,6 +56,8 @@ class CommandKind:
         self.keys = keys
         self.rest = rest
         self.creates = request.DESCRIPTOR.fields_by_name[aggregate.id_field].has_presence
+        descriptor: Any = request.DESCRIPTOR
+        self.fields = FieldChecks(descriptor, but=("request_id", aggregate.id_field))
         self.response = response or _response_of(request)
 
 
@@ -119,10 +122,9 @@ class Domain:
         loads: Sequence[Loaded[Any]],
         kinds: Sequence[CommandKind],
         changes: Sequence[Changes],
-        checker: Callable[[datetime], Checker],
         owner_field: str = "",
     ) -> None:
-        """loads: aggregates and their parts, in the order in which they are locked. checker: made for each request.
+        """loads: aggregates and their parts, in the order in which they are locked.
 
         owner_field: names whose a thing is, in requests and in the states of aggregates that have an owner.
 
@@ -133,7 +135,6 @@ class Domain:
         self.model = WriteModel(loads)
         self.kinds = {it.request: it for it in kinds}
         self.changes = {event: change for it in changes for event, change in it.items()}
-        self._checker = checker
         self.owner_field = owner_field
         _must_match(
             f"RPCs of {service.full_name}",
@@ -175,7 +176,7 @@ class Domain:
         request_id, is a command that is refused: the refusal is to be stored as any other.
         """
         kind = self.kinds[type(request)]
-        check = self._checker(now)
+        check = Checker()
         if request.request_id:
             check.uuid("request_id", request.request_id)
         id_field = kind.aggregate.id_field
@@ -183,6 +184,7 @@ class Domain:
         named = not kind.creates or request.HasField(id_field)
         if named:
             check.uuid(id_field, subject)
+        kind.fields.check(request, check, now=now)
         if kind.check is not None:
             kind.check(request, check)
         refused = None

@@ -224,6 +224,15 @@ class FeedEvent:
             self._event = event
         return self._event
 
+    def sealed(self) -> Any:
+        """As `event`, with the personal data in it still sealed: for whoever passes it on. Raises DecodeError and
+        NewerVersion.
+        """
+        event = self._contract.message.FromString(self.payload)
+        if self.version != self._contract.versions.get(self.kind, self.version):
+            self._contract.upcast(event, self.kind, self.version, self.supplement)
+        return event
+
     @property
     def message(self) -> Any:
         """The event of its kind. For one of the contract's kinds; raises as `event` does."""

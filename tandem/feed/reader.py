@@ -19,6 +19,7 @@ from tandem.feed import archive as files
 from tandem.feed import table
 from tandem.feed.archive import Archive, ArchiveProblem, NoFolder
 from tandem.feed.events import EventContract, FeedEvent
+from tandem.feed.head import read_head
 from tandem.runtime.database import driver_of
 from tandem.runtime.telemetry import log
 
@@ -39,7 +40,7 @@ class HistoryChanged(BrokenOff):
 
     def __init__(self, problem: str) -> None:
         super().__init__(
-            f"{problem}; the write database lost commits in a failover, or was restored: `python -m command_server"
+            f"{problem}; the write database lost commits in a failover, or was restored: `tandem feed"
             " begin-epoch` makes the views right"
         )
 
@@ -210,6 +211,27 @@ def _older_versions(contract: EventContract[Any]) -> str:
     """SQL of the kinds and versions that are upcast."""
     older = [f"('{kind}', {version})" for kind, newest in contract.versions.items() for version in range(1, newest)]
     return ", ".join(older)
+
+
+def scan_history(
+    connection: Connection,
+    contract: EventContract[Any],
+    after: int,
+    until: int,
+    limit: int,
+    *,
+    epoch: uuid.UUID,
+    kinds: Collection[str],
+    texts: Collection[str] = (),
+    archive: Archive | None = None,
+) -> "ScannedPart":
+    """As `scan_events`, of a feed that is known. Raises OtherEpoch and HistoryChanged too, where it ends before."""
+    head = read_head(connection)
+    if head.epoch != epoch:
+        raise OtherEpoch(f"the feed is {head.epoch} now, it was {epoch}")
+    if head.position < until:
+        raise HistoryChanged(f"the feed ends at event {head.position}, and event {until} was read from it")
+    return scan_events(connection, contract, after, until, limit, kinds=kinds, texts=texts, archive=archive)
 
 
 class ScannedPart(NamedTuple):

@@ -3,8 +3,8 @@
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 from sqlalchemy import Connection
@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tandem.feed.archive import Archive
 from tandem.feed.events import EventContract
 from tandem.feed.head import FeedHead, read_ended_epochs, read_head, read_marked_head
-from tandem.feed.reader import FeedPart, HistoryChanged, read_events
+from tandem.feed.reader import FeedPart, HistoryChanged, ScannedPart, read_events, scan_history
 from tandem.feed.table import CHANNEL
 from tandem.runtime.database import create_database_engine, first_line
 from tandem.runtime.listener import Listener
@@ -30,8 +30,55 @@ _RETRY_SECONDS = 1.0
 _MOST_EVENTS = 10_000
 
 
+class Feed(Protocol):
+    """The events of a feed, wherever they are read. For one thread; `problem` may be read from any.
+
+    What cannot be asked is None, which is logged once, and asked again no more often than once a second.
+    """
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot be read; empty while it can."""
+        ...
+
+    def head(self) -> FeedHead | None:
+        """Of which epoch it is now, and its last position."""
+        ...
+
+    def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> FeedPart | None:
+        """At most `limit` events of the feed `epoch` that follow a position, without a gap; with 0 it is only compared.
+
+        mark: of the event at the position, 0 where it is not known. Raises OtherEpoch, HistoryChanged and
+        EventsMissing.
+        """
+        ...
+
+    def scan(
+        self,
+        after: int,
+        until: int,
+        limit: int,
+        epoch: uuid.UUID,
+        *,
+        kinds: Collection[str],
+        texts: Collection[str] = (),
+    ) -> ScannedPart | None:
+        """Looks back at a part of it, as `tandem.feed.reader.scan_events` does. Raises as `events` does."""
+        ...
+
+    def ended_epochs(self) -> frozenset[uuid.UUID] | None:
+        """The epochs that it had before."""
+        ...
+
+    def wait(self, stop: threading.Event, seconds: float | None = None) -> None:
+        """Until there may be more; for a while, and for `seconds` at most."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class FeedSource:
-    """A connection that reads the feed and one that listens. For one thread; `problem` may be read from any.
+    """The feed's table: a connection that reads it and one that listens.
 
     problem: why the write database cannot be read; empty while it can.
     """
@@ -97,6 +144,30 @@ class FeedSource:
         if self._timed_out:
             self._most = max(1, limit // 2)
         return None
+
+    def scan(
+        self,
+        after: int,
+        until: int,
+        limit: int,
+        epoch: uuid.UUID,
+        *,
+        kinds: Collection[str],
+        texts: Collection[str] = (),
+    ) -> ScannedPart | None:
+        return self.read(
+            lambda connection: scan_history(
+                connection,
+                self._contract,
+                after,
+                until,
+                limit,
+                epoch=epoch,
+                kinds=kinds,
+                texts=texts,
+                archive=self._archive,
+            )
+        )
 
     def ended_epochs(self) -> frozenset[uuid.UUID] | None:
         """The epochs that the feed had before. None as in `head`."""

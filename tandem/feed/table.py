@@ -1,4 +1,4 @@
-"""The feed's tables, in the write database. command_server's migrations make them; this is their one description.
+"""The feed's tables, in the write database, as `migrations` makes them; this is their one description.
 
 A position is a counter's next value, taken under the counter's row lock in the transaction that inserts the event, and
 the lock is held until that transaction ends. So positions commit in order and without a gap: whoever sees position p
@@ -7,6 +7,8 @@ commit out of order and leave gaps, and a reader that tails them skips events fo
 either: one long transaction anywhere would hold every reader back, and a dump and restore gives all rows new
 ones. (A long snapshot leaves versions of the counter's row behind: see NEWEST_HEAD.)
 """
+
+from pathlib import Path
 
 from sqlalchemy import (
     BigInteger,
@@ -24,7 +26,11 @@ from sqlalchemy import (
     text,
 )
 
+from tandem.runtime.migrations import Schema
+
 SCHEMA = "tandem_write"
+WRITE = Schema(SCHEMA, Path(__file__).parent / "migrations")
+"""The write database's schema. The engine's migrations make the feed, receipts and keys; the domain's, its tables."""
 CHANNEL = "tandem_feed"
 """The NOTIFY channel of the write database; one notification a commit, with no payload."""
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -105,9 +106,7 @@ class Explaining:
         answer = self._explained(feed_head=head.position)
         if stored_at is not None:
             answer.stored_at.FromDatetime(stored_at)
-        self._fill(answer.event, event)
-        if not call.permission.sees_personal_data and self._views.contract.subject_of(answer.event.event) is not None:
-            self._views.contract.clear_personal(answer.event.event)
+        self._fill(answer.event, event, personal=call.permission.sees_personal_data)
         try:
             views = self._ask_read.ask(lambda it: self._explained_views(it, event), until)
         except Unavailable as error:
@@ -277,15 +276,19 @@ class Explaining:
 
     def _message(self, it: Change, projection: Projection, until: int) -> Any:
         answer = self._change(position=it.event.position, until_position=until)
-        self._fill(answer.event, it.event)
+        self._fill(answer.event, it.event, personal=True)
         if it.failed is not None:
             answer.problem = it.failed.error or ""
         elif it.row is not None:
             answer.row.Pack(projection.message.FromString(it.row.value))
         return answer
 
-    def _fill(self, entry: Any, event: FeedEvent) -> None:
-        """A RecordedEvent. Raises Unavailable for an event that cannot be read."""
+    def _fill(self, entry: Any, event: FeedEvent, *, personal: bool) -> None:
+        """A RecordedEvent, whose event is the domain's message, or an Any with it. Raises Unavailable for an event that
+        cannot be read.
+
+        personal: whether the caller is to see what it tells of a person.
+        """
         try:
             message, envelope, erased = event.event, event.envelope, event.is_unopened
         except (DecodeError, ValueError) as error:
@@ -293,7 +296,16 @@ class Explaining:
                 f"event {event.position} cannot be read: {error}", reason="EVENT_UNREADABLE", retry_after=5.0
             ) from error
         entry.position, entry.type, entry.personal_data_erased = event.position, event.kind, erased
-        entry.event.CopyFrom(message)
+        contract = self._views.contract
+        if not personal and contract.subject_of(message) is not None:
+            shown = contract.message()
+            shown.CopyFrom(message)
+            contract.clear_personal(shown)
+            message = shown
+        if isinstance(entry.event, AnyMessage):
+            entry.event.Pack(message)
+        else:
+            entry.event.CopyFrom(message)
         if envelope is not None:
             for name in (it.name for it in Envelope.DESCRIPTOR.fields):
                 setattr(entry.envelope, name, getattr(envelope, name))

@@ -5,13 +5,15 @@ that ends. `session.py` says what a session does.
 import asyncio
 import threading
 import uuid
+from typing import Any
 
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.archive import Archive
+from tandem.feed.events import EventContract
 from tandem.feed.reader import OtherEpoch
-from tandem.feed.source import FeedSource
+from tandem.feed.source import Feed, FeedSource
 from tandem.projection import metrics
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.comparison import Comparisons
@@ -28,10 +30,23 @@ from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 
+# What pg_stat_activity shows.
+_NAME = "tandem-projector"
 # The pause before a session is begun anew after the read database went away.
 _RECONNECT_SECONDS = 0.5
 # How often a stop looks whether the thread that follows has ended.
 _STOP_LOOK_SECONDS = 0.05
+
+
+def table_feed(
+    database: DatabaseSettings, contract: EventContract[Any], follow: FollowSettings, archive: Archive
+) -> FeedSource:
+    """The feed's table, to be followed."""
+    # A read that takes longer is halved, before it looks as if the feed could not be read at all.
+    seconds = min(database.statement_timeout, follow.release_seconds / 2)
+    database = database.model_copy(update={"statement_timeout": seconds})
+    # Connections of its own: nobody who asks how far the views are may hold it up.
+    return FeedSource(database, contract, name=_NAME, poll_seconds=follow.poll_seconds, archive=archive, whole=True)
 
 
 class Following:
@@ -41,23 +56,18 @@ class Following:
         self,
         views: Views,
         *,
-        feed_database: DatabaseSettings,
+        feed: Feed,
         read_database: DatabaseSettings,
         cache: CacheWriter,
         follow: FollowSettings,
         change_log: ChangeLogSettings,
         archive: Archive,
     ) -> None:
+        """feed: for this thread alone."""
         self.progress = Progress({view: ViewState() for view in views.projections})
         self.views, self.archive = views, archive
-        # A read that takes longer is halved, before it looks as if the feed could not be read at all.
-        seconds = min(feed_database.statement_timeout, follow.release_seconds / 2)
-        feed_database = feed_database.model_copy(update={"statement_timeout": seconds})
-        # Connections of its own: nobody who asks how far the views are may hold it up.
-        name, poll = "tandem-projector", follow.poll_seconds
-        source = FeedSource(feed_database, views.contract, name=name, poll_seconds=poll, archive=archive, whole=True)
-        self.feed = WatchedFeed(source, poll_seconds=poll)
-        self._read = create_database_engine(read_database, name=name, pool_size=2, by_key=True, autocommit=True)
+        self.feed = WatchedFeed(feed, poll_seconds=follow.poll_seconds)
+        self._read = create_database_engine(read_database, name=_NAME, pool_size=2, by_key=True, autocommit=True)
         self.read_database = read_database
         self.cache = cache
         self.comparisons = Comparisons(read_database)

@@ -5,12 +5,13 @@ Rules are pure functions of the domain: no SQL, no clock, no look-ups. An event 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
 import uuid_utils
 from google.protobuf.message import Message
-from sqlalchemy import Table
+from sqlalchemy import DateTime, Table
 
 from tandem.read_store.tables import other_table, view_of_table
 
@@ -25,6 +26,7 @@ anything. Each domain types its rules by view and event, so they are Any here.
 Columns = tuple[object, ...]
 
 _LONGEST_SCOPE = 100
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def uuid_key(name: str) -> bytes:
@@ -37,6 +39,25 @@ def no_columns(_message: Any, _began: int) -> Columns:
     return ()
 
 
+def plain_columns(table: Table) -> Callable[[Any, int], Columns]:
+    """The columns that the contract says: fields of the message, and the position where the row began."""
+    names: tuple[str, ...] = table.info["plain"]
+    with_position = bool(table.info["began"])
+    moments = [number for number, it in enumerate(names) if isinstance(table.c[it].type, DateTime)]
+
+    def columns(message: Any, began: int) -> Columns:
+        values = [getattr(message, it) for it in names]
+        for number in moments:
+            moment = values[number]
+            # In 0.4 µs; ToDatetime takes 0.9.
+            values[number] = _EPOCH + timedelta(0, moment.seconds, moment.nanos // 1000)
+        if with_position:
+            values.append(began)
+        return tuple(values)
+
+    return columns
+
+
 @dataclass(frozen=True)
 class Projection:
     """A view and how it follows the feed.
@@ -45,8 +66,9 @@ class Projection:
     rules: by kind of event; events of other kinds do not concern the view.
     key_field: the event's field that names the row which it changes.
     parts: by kind, for events that change several rows: the rows' names, each with what its rule gets for the event.
-    columns: what the table has beside key, position and value, from the message and the position where its row began.
-    began: the column that holds that position, where there is one.
+    columns: what the table has beside key, position and value, from the message and the position where its row began;
+    where the contract says all of them, it need not be given. began: the column that holds that position, where there
+    is one; where the contract says it, it need not be given.
     key_of: a row's key from its name; a name that is no UUID needs a function of its own.
     begins: the kinds of events that make a row, whatever was there: rows that they name need not be looked up.
     may_begin: the kinds of events that make a row where there is none. For all others the row must be there.
@@ -68,6 +90,13 @@ class Projection:
     may_begin: frozenset[str] = frozenset()
     logged: bool = False
     scope: str = ""
+
+    def __post_init__(self) -> None:
+        info = self.table.info
+        if self.columns is no_columns and (info.get("plain") or info.get("began")):
+            object.__setattr__(self, "columns", plain_columns(self.table))
+        if not self.began:
+            object.__setattr__(self, "began", info.get("began", ""))
 
     @cached_property
     def beginning(self) -> frozenset[str]:

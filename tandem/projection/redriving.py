@@ -233,7 +233,7 @@ class Redriver:
             self._replayed = projection.view, key
         replay = self._replay
         if replay.position < until:
-            self._feed.read(lambda connection: replay.advance(connection, until))
+            replay.advance_in(self._feed, until)
         return replay if replay.position >= until else None
 
     def _events(self, positions: Sequence[int], epoch: uuid.UUID) -> list[FeedEvent] | None:

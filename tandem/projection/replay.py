@@ -17,8 +17,8 @@ from sqlalchemy import Connection
 
 from tandem.feed.archive import Archive
 from tandem.feed.events import EventContract, FeedEvent
-from tandem.feed.head import read_head
-from tandem.feed.reader import HistoryChanged, OtherEpoch, ScannedPart, scan_events
+from tandem.feed.reader import ScannedPart, scan_history
+from tandem.feed.source import Feed
 from tandem.projection.changes import ParkedEvent, ParkedKeys, Room, ViewRow
 from tandem.projection.fold import Step, Steps, fold_steps, steps_of
 from tandem.projection.projection import Projection, uuid_key
@@ -126,18 +126,27 @@ class Replay:
         self.position = part.until
         return changes
 
+    def advance_in(self, feed: Feed, until: int) -> None:
+        """As `advance`, in a feed that is followed; nothing is taken in while that is away."""
+        part = feed.scan(
+            self.position,
+            until,
+            self._batch_events,
+            self._epoch,
+            kinds=self._projection.rules.keys(),
+            texts=self._texts,
+        )
+        if part is not None:
+            self.take_in(part.events, part.until)
+
     def _next_part(self, connection: Connection, until: int) -> ScannedPart:
-        head = read_head(connection)
-        if head.epoch != self._epoch:
-            raise OtherEpoch(f"the feed is {head.epoch} now, it was {self._epoch}")
-        if head.position < until:
-            raise HistoryChanged(f"the feed ends at event {head.position}, and event {until} was read from it")
-        return scan_events(
+        return scan_history(
             connection,
             self._contract,
             self.position,
             until,
             self._batch_events,
+            epoch=self._epoch,
             kinds=self._projection.rules.keys(),
             texts=self._texts,
             archive=self._archive,

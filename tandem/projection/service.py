@@ -20,11 +20,12 @@ from tandem.projection.generation_calls import GenerationCalls
 from tandem.projection.lag import LagWatch
 from tandem.projection.parked_keys import ParkedKeys
 from tandem.projection.views import Progress, ViewState
-from tandem.read_store.tables import ALL_NEWEST, SCHEMA, is_other
+from tandem.read_store.tables import ALL_NEWEST, READ, is_other
 from tandem.runtime.call import Call
-from tandem.runtime.database import create_database_engine, has_revision
+from tandem.runtime.database import create_database_engine
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.inquiries import Inquiries, answer_by
+from tandem.runtime.migrations import has_revision
 from tandem.runtime.server import Service
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
@@ -133,7 +134,7 @@ class ProjectionService:
 
     async def is_ready(self) -> bool:
         """Whether the read database answers, is migrated and takes writes."""
-        return await asyncio.to_thread(has_revision, self._read, SCHEMA, self._revision, writing=True)
+        return await asyncio.to_thread(has_revision, self._read, READ, self._revision, writing=True)
 
     async def _are_well(self) -> bool:
         """Whether the database can be asked, and no view stands, in whichever projector."""

@@ -28,15 +28,19 @@ When the session ends it owns nothing, and each view is on STANDBY again: Follow
 
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
+
+from sqlalchemy import Table
 
 from tandem.feed.events import EventContract
 from tandem.projection.passed import Passed
 from tandem.projection.projection import Projection
-from tandem.read_store.tables import is_other, served_of
+from tandem.read_store.tables import is_other, noun_of, served_of
 
 
 class Phase(Enum):
@@ -91,6 +95,23 @@ class Progress:
     passed: Passed = field(default_factory=Passed)
     differences: Counter[str] = field(default_factory=Counter)
     compared_at: dict[str, float] = field(default_factory=dict)
+
+
+def projections_of(package: str, views: Mapping[str, Table]) -> list[Projection]:
+    """The projections of some views, by name: all that stand in the modules of a package that are called as a view is.
+
+    A module may hold several. Raises ValueError for a view without a projection, and for a projection of another view.
+    """
+    found: dict[str, Projection] = {}
+    for noun in map(noun_of, views.values()):
+        if find_spec(f"{package}.{noun}") is not None:
+            module = import_module(f"{package}.{noun}")
+            found.update({it.view: it for it in vars(module).values() if isinstance(it, Projection)})
+    if without := ", ".join(f"{package}/{noun_of(views[it])}.py" for it in views if it not in found):
+        raise ValueError(f"there are views without a projection: write {without}")
+    if others := ", ".join(found.keys() - views.keys()):
+        raise ValueError(f"there are projections of what is no view: {others}")
+    return [found[it] for it in views]
 
 
 class Views:

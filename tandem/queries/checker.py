@@ -11,7 +11,7 @@ from tandem.feed.token import MalformedToken, Token, decode_token
 from tandem.feed.token_signature import remembered
 from tandem.queries.freshness import NOTHING_NEEDED, Need
 from tandem.queries.page_token import MalformedPageToken
-from tandem.runtime.checker import Checker
+from tandem.runtime.checker import Checker, is_uuid
 
 T = TypeVar("T")
 
@@ -41,6 +41,11 @@ class QueryChecker(Checker):
         """default_max_wait: seconds, for a request that does not say."""
         super().__init__()
         self._default_max_wait = default_max_wait
+
+    @staticmethod
+    def key_of(value: str) -> UUID:
+        """Of a field that the contract says to be a UUID: what is wrong with it is named already."""
+        return UUID(value) if is_uuid(value) else _NO_ID
 
     def key(self, field: str, value: str) -> UUID:
         return UUID(value) if self.uuid(field, value) else _NO_ID

@@ -4,7 +4,6 @@ A message's encoding is its fields' encodings, one behind the other; a field of 
 length and its content. Tags come from the descriptors.
 """
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from functools import lru_cache
@@ -15,6 +14,7 @@ from google.protobuf.message import Message
 
 from tandem.feed.token import Token, encode_token
 from tandem.feed.token_signature import remembered
+from tandem.read_store.contract import name_of
 from tandem.read_store.tables import name_in_this_program
 
 _LENGTH_DELIMITED = 2
@@ -49,7 +49,7 @@ def view_of(field: FieldDescriptor) -> str:
     A later version of it has another table, and so another name.
     """
     assert field.message_type is not None, f"{field.full_name} holds rows"
-    return name_in_this_program(re.sub(r"(?<!^)(?=[A-Z])", "_", field.message_type.name).lower())
+    return name_in_this_program(name_of(field.message_type))
 
 
 class EncodedField:

@@ -13,6 +13,7 @@ from tandem.queries.parked import NONE_PARKED, Parked, parked_refusal
 from tandem.queries.store import BATCH_SIZE
 from tandem.runtime.call import Call
 from tandem.runtime.errors import InvalidArgument, TandemError
+from tandem.runtime.field_checks import field_checks
 from tandem.runtime.worker import Worker
 
 K = TypeVar("K", bound=Hashable)
@@ -39,9 +40,14 @@ class StatementQuery(ABC, Generic[K]):
     kind: str
     views: tuple[str, ...]
 
+    def wanted_of(self, request: Any, check: QueryChecker) -> K:
+        """What a request wants; `check` collects what is wrong: first by what the contract says of each field."""
+        field_checks(request.DESCRIPTOR).check(request, check)
+        return self.wanted(request, check)
+
     @abstractmethod
     def wanted(self, request: Any, check: QueryChecker) -> K:
-        """What a request wants; `check` collects what is wrong."""
+        """What a request wants; `check` collects what is wrong beside that; fields may be wrong already."""
 
     @abstractmethod
     def read(self, wanted: Sequence[K]) -> Iterator[Answer | TandemError]:
@@ -95,7 +101,7 @@ class StatementWorker(Worker, Generic[K]):
         if call.asked is None:
             check = QueryChecker(freshness.default_max_wait)
             try:
-                wanted = query.wanted(call.request, check)
+                wanted = query.wanted_of(call.request, check)
                 need = check.consistency(call.request.consistency)
                 check.finish()
             except InvalidArgument as error:

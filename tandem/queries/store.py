@@ -23,10 +23,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tandem.feed.token import Token
-from tandem.read_store.tables import ALL_NEWEST, SCHEMA, change, newest, parked_of_keys
+from tandem.read_store.tables import ALL_NEWEST, READ, SCHEMA, change, newest, parked_of_keys
 from tandem.runtime.arrays import array
-from tandem.runtime.database import ServerSilent, create_database_engine, has_revision
+from tandem.runtime.database import ServerSilent, create_database_engine
 from tandem.runtime.errors import Unavailable
+from tandem.runtime.migrations import has_revision
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.sqlstate import QueryAction, failure_of
 from tandem.runtime.telemetry import log
@@ -140,9 +141,9 @@ class Store:
         self._give_up_connections()
         self._engine.dispose()
 
-    def has_revision(self, schema: str, revision: str) -> bool:
-        """Whether the database answers and the schema is at this revision or a later one."""
-        return has_revision(self._engine, schema, revision)
+    def has_revision(self, revision: str) -> bool:
+        """Whether the database answers and its schema is at this revision of the domain's or a later one."""
+        return has_revision(self._engine, READ, revision)
 
     def are_filled(self, views: Collection[str]) -> bool:
         """Whether each of the views has been at the feed's end once. That is so for ever."""

@@ -6,6 +6,7 @@ the hot path moves these bytes and never parses them.
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -26,7 +27,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from tandem.runtime.migrations import Schema
+
 SCHEMA = "tandem_read"
+READ = Schema(SCHEMA, Path(__file__).parent / "migrations")
+"""The read database's schema. The engine's migrations make what it keeps there; the domain's, the views' tables."""
 OTHER_SCHEMA = "tandem_read_other"
 """Where the tables of views' other generations are, each under the name that the one that is served has."""
 CHANNEL = "tandem_projection"
@@ -239,6 +244,11 @@ def name_in_this_program(noun: str) -> str:
     """The name of a view: of the version that this program has. noun: as the contract calls it."""
     names = [table.name for table in metadata.tables.values() if table.info.get(_NOUN) == noun]
     return names[0] if names else noun
+
+
+def noun_of(table: Table) -> str:
+    """What a view is called, in any version of it."""
+    return str(table.info[_NOUN])
 
 
 @cache

@@ -6,11 +6,15 @@ Texts are measured and elements counted before anything else is done with them: 
 import re
 import unicodedata
 from collections.abc import Callable, Hashable, Sequence
-from typing import TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tandem.runtime.errors import InvalidArgument, Violation
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+# Both cases spelled out take 0.19 µs, and re.IGNORECASE 0.44 µs.
+_UUID = re.compile("[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROLS_BUT_LINES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")
@@ -23,6 +27,23 @@ _BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 MAX_VIOLATIONS = 20
 """More are not looked for: who sends a million wrong values gets these, and no more of our time."""
 
+# Clocks of caller and server differ; a minute is more than NTP leaves.
+_CLOCK_SKEW = timedelta(minutes=1)
+
+
+class Problem(NamedTuple):
+    """What is wrong with a value. kind: a FieldViolationReason of the contract. description: goes on from the field."""
+
+    kind: str
+    description: str
+
+
+MISSING = Problem("REQUIRED", "is required")
+IN_FUTURE = Problem("OUT_OF_RANGE", "must not be in the future")
+"""Wrong at this moment alone."""
+_NO_UUID = Problem("MALFORMED", "must be a UUID such as 0190b5a2-7c1e-7d30-8a44-1f2e3d4c5b6a")
+_NO_TIME = Problem("MALFORMED", "must be a time from year 1 to 9999 with 0 to 999,999,999 nanoseconds")
+
 T = TypeVar("T", bound=Hashable)
 V = TypeVar("V")
 
@@ -33,6 +54,45 @@ def is_uuid(value: str) -> bool:
 
 def shows_something(value: str) -> bool:
     return any(unicodedata.category(it) not in _UNSEEN and it not in _BLANK_LETTERS for it in value)
+
+
+def uuid_problem(value: str) -> Problem | None:
+    """Of what must be a UUID."""
+    if _UUID.fullmatch(value) is not None:
+        return None
+    return _NO_UUID if value else MISSING
+
+
+def number_problem(value: int, least: int, most: int) -> Problem | None:
+    if least <= value <= most:
+        return None
+    return Problem("OUT_OF_RANGE", f"is {value}; it must be from {least} to {most}")
+
+
+def text_problem(
+    value: str, most: int, *, required: bool = False, lines: bool = False, unseen: bool = False
+) -> Problem | None:
+    """Of what must be text, as Checker.text has it."""
+    if len(value) > most:
+        return Problem("TOO_LONG", f"is {len(value)} characters long; at most {most} are taken")
+    if required and not value.strip():
+        return MISSING
+    if (_CONTROLS_BUT_LINES if lines else _CONTROLS).search(value):
+        return Problem("MALFORMED", "must not hold control characters")
+    if value.isascii() or unseen:
+        return None
+    if _DIRECTIONS.search(value):
+        return Problem("MALFORMED", "must not hold characters that change the direction of text")
+    return None if shows_something(value) else Problem("MALFORMED", "must hold a character that can be seen")
+
+
+def moment_problem(value: Timestamp, now: datetime) -> Problem | None:
+    """Of a moment that must not be in the future; in UTC."""
+    try:
+        moment = value.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return _NO_TIME
+    return IN_FUTURE if moment > now + _CLOCK_SKEW else None
 
 
 class Checker:
@@ -52,6 +112,11 @@ class Checker:
             raise InvalidArgument(self._violations)
 
     @property
+    def found_any(self) -> bool:
+        """Whether anything is wrong so far."""
+        return bool(self._violations)
+
+    @property
     def only_now(self) -> bool:
         """Whether all that is wrong is wrong at this moment alone."""
         return self._of_now == len(self._violations)
@@ -63,20 +128,18 @@ class Checker:
             raise InvalidArgument([*self._violations, Violation("", description, "MORE_VIOLATIONS")])
         self._violations.append(Violation(field, description, kind))
 
-    def wrong_now(self, field: str, kind: str, description: str) -> None:
-        """As `wrong`, for what another server, or this one later, may find right."""
-        self._of_now += 1
-        self.wrong(field, kind, description)
+    def is_right(self, field: str, problem: Problem | None) -> bool:
+        """Whether there is no problem; notes the one that there is."""
+        if problem is None:
+            return True
+        if problem is IN_FUTURE:
+            self._of_now += 1
+        self.wrong(field, problem.kind, problem.description)
+        return False
 
     def uuid(self, field: str, value: str) -> bool:
         """Whether it is one; it is required."""
-        if is_uuid(value):
-            return True
-        if value:
-            self.wrong(field, "MALFORMED", "must be a UUID such as 0190b5a2-7c1e-7d30-8a44-1f2e3d4c5b6a")
-        else:
-            self.wrong(field, "REQUIRED", "is required")
-        return False
+        return self.is_right(field, uuid_problem(value))
 
     def text(
         self,
@@ -94,21 +157,7 @@ class Checker:
         lines: admits line breaks and tabs. unseen: admits what shows nothing or changes the direction, for what is
         searched for and not kept. What takes longer than to look at each character is to be done with no other text.
         """
-        if len(value) > most:
-            self.wrong(field, "TOO_LONG", f"is {len(value)} characters long; at most {most} are taken")
-        elif required and not value.strip():
-            self.wrong(field, "REQUIRED", "is required")
-        elif (_CONTROLS_BUT_LINES if lines else _CONTROLS).search(value):
-            self.wrong(field, "MALFORMED", "must not hold control characters")
-        elif value.isascii() or unseen:
-            return True
-        elif _DIRECTIONS.search(value):
-            self.wrong(field, "MALFORMED", "must not hold characters that change the direction of text")
-        elif not shows_something(value):
-            self.wrong(field, "MALFORMED", "must hold a character that can be seen")
-        else:
-            return True
-        return False
+        return self.is_right(field, text_problem(value, most, required=required, lines=lines, unseen=unseen))
 
     def count(self, field: str, values: Sequence[V], most: int, *, least: int = 0) -> Sequence[V]:
         """The elements of a repeated field, without those past the limit. Nobody looks at the field but through this.
@@ -122,8 +171,7 @@ class Checker:
         return values[:most]
 
     def number(self, field: str, value: int, least: int, most: int) -> int:
-        if not least <= value <= most:
-            self.wrong(field, "OUT_OF_RANGE", f"is {value}; it must be from {least} to {most}")
+        self.is_right(field, number_problem(value, least, most))
         return value
 
     def distinct(

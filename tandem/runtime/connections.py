@@ -238,6 +238,8 @@ class Connections:
         return next((it for it in names if it in self.by_peer), names[0])
 
     def _close(self, sock: socket.socket, peer: str, connection: Connection) -> None:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
         CLOSED.inc()
         log.warning(
             "a connection makes this server hold too much and is closed",
@@ -245,8 +247,6 @@ class Connections:
             unread_bytes=int(connection.unread),
             unfinished_bytes=int(connection.unfinished),
         )
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
 
 
 class UnixConnections(Connections):

@@ -1,4 +1,4 @@
-"""PostgreSQL: connections that wait no longer than they must, engines, and migrations.
+"""PostgreSQL: connections that wait no longer than they must, and engines.
 
 No wait for a server lasts longer than it may, whatever the server does. Three bound it:
 
@@ -7,18 +7,15 @@ No wait for a server lasts longer than it may, whatever the server does. Three b
     the kernels of both ends     tcp_user_timeout, keepalives: what was sent and nobody has received
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psycopg
-from prometheus_client import Histogram
 from psycopg.abc import PQGen
-from sqlalchemy import Connection, Engine, String, column, create_engine, event, select, table, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from tandem.runtime.arrays import send_arrays
@@ -26,7 +23,6 @@ from tandem.runtime.round_trips import ROUND_TRIPS, Waits
 from tandem.runtime.sampled import SampledGauge
 from tandem.runtime.settings import DatabaseSettings, SettingsError
 from tandem.runtime.sqlstate import failure_of
-from tandem.runtime.telemetry import log
 
 _WITH_TRANSACTION_TIMEOUT = 17_00_00
 # How often a wait looks up for Ctrl-C, as psycopg's own waits do.
@@ -40,15 +36,6 @@ SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit
 GRACE_SECONDS = 1.0
 """How much longer than the server's own limit we wait for its answer: for the way there and back."""
 
-# Of a standby, and of a server or a role that was set so.
-_IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
-
-CHECK_SECONDS = Histogram(
-    "tandem_database_check_seconds",
-    "Time that a readiness check took, two or three round trips to the database that has the schema",
-    ["schema"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5, 10),
-)
 POOL_SIZE: SampledGauge[Engine] = SampledGauge(
     "tandem_pool_size", "Connections that a pool may have, by their application_name", ["pool"], lambda it, _: _size(it)
 )
@@ -380,11 +367,6 @@ def listen_url(settings: DatabaseSettings) -> str:
     return database_url(settings).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-# Serialises the migrations of one database: two servers that start together must not both create the tables.
-_MIGRATION_LOCK = 7_246_001
-_MIGRATION_RETRY_SECONDS = 0.1
-
-
 def execute_without_limits(connection: Connection, statement: str) -> None:
     """Of time: it takes as long as the table is large. Others wait for none of the locks that it takes."""
     limits = ("statement_timeout", "lock_timeout")
@@ -394,90 +376,3 @@ def execute_without_limits(connection: Connection, statement: str) -> None:
     # As the connection was made with.
     for limit in limits:
         connection.execute(text(f"RESET {limit}"))
-
-
-def migrate(settings: DatabaseSettings, scripts: Path, schema: str, revision: str = "head") -> str:
-    """Brings `schema` to a revision of `scripts`, the newest; returns the newest. Safe to run at any time, by several.
-
-    Each migration is a transaction, or several where it works in steps (tandem.runtime.backfill). Raises
-    sqlalchemy.exc.DBAPIError: the migrations and steps before the one that failed are done, and the next run goes on
-    from there.
-    """
-    # Here alone: its import takes a sixth of a service's start, and a service that serves needs none of it.
-    import alembic.command  # noqa: PLC0415
-    import alembic.config  # noqa: PLC0415
-
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-    engine = create_database_engine(settings, name="tandem-migrate", pool_size=1, durable=True, patient=True)
-    try:
-        with engine.connect() as connection:
-            _wait_for_other_migrations(connection)
-            connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
-            connection.commit()
-            config.attributes["connection"] = connection
-            config.attributes["schema"] = schema
-            alembic.command.upgrade(config, revision)
-            return newest_revision(scripts)
-    finally:
-        # The lock ends with the connection.
-        engine.dispose()
-
-
-def _wait_for_other_migrations(connection: Connection) -> None:
-    """Waits for a migration that is under way, however long it takes.
-
-    By asking again: whoever waits inside a statement has a snapshot, for which CREATE INDEX CONCURRENTLY of the other
-    would wait in its turn.
-    """
-    while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _MIGRATION_LOCK}).scalar_one():
-        connection.rollback()
-        time.sleep(_MIGRATION_RETRY_SECONDS)
-    connection.commit()
-
-
-def newest_revision(scripts: Path) -> str:
-    """The revision that the program needs: a migration's file begins with its own, 0001 and so on."""
-    revision = max((path.name[:4] for path in (scripts / "versions").glob("[0-9]*.py")), default=None)
-    assert revision is not None, f"no migrations in {scripts}"
-    return revision
-
-
-def current_revision(connection: Connection, schema: str) -> str | None:
-    """The revision that the database has; None before the first migration."""
-    versions = table("alembic_version", column("version_num", String), schema=schema)
-    is_there = text("SELECT to_regclass(:name) IS NOT NULL")
-    if not connection.execute(is_there, {"name": f'"{schema}".{versions.name}'}).scalar_one():
-        return None
-    return connection.execute(select(versions.c.version_num)).scalar_one_or_none()
-
-
-def has_revision(engine: Engine, schema: str, revision: str, *, writing: bool = False) -> bool:
-    """Whether the database answers and its schema is at this revision or a later one: a service is ready then.
-
-    Later ones are for the version after, and made so that this one goes on. Revisions are numbers, 0001 and so on.
-    writing: and whether it takes writes.
-    """
-    try:
-
-        def ready(connection: Connection) -> bool:
-            if writing and connection.execute(_IS_READ_ONLY).scalar_one():
-                # The next connection may lead to another server, which does.
-                connection.invalidate()
-                return False
-            return (current_revision(connection, schema) or "") >= revision
-
-        with CHECK_SECONDS.labels(schema).time():
-            return read_pooled(engine, ready)
-    except SQLAlchemyError as error:
-        log.debug("the database is not ready", schema=schema, error=str(error)[:500])
-        return False
-
-
-def run_migrations(connection: Connection, schema: str) -> None:
-    """What an alembic env.py does here: each migration a transaction of its own, the version table in `schema`."""
-    from alembic import context  # noqa: PLC0415 - only there while alembic runs an env.py
-
-    context.configure(connection=connection, version_table_schema=schema, transaction_per_migration=True)
-    with context.begin_transaction():
-        context.run_migrations()

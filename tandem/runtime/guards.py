@@ -124,7 +124,7 @@ class Guard:
         try:
             if identity is None:
                 identity = self._identity_of(call)
-            policy = None if self._policy_file is None else self._policy_file.policy
+            policy = None if self._policy_file is None else self._policy_file.said
             permissions = self._permissions
             if policy is not permissions.policy:
                 permissions = self._permissions = _Permissions(self, policy)

@@ -17,22 +17,18 @@ What is not in it nobody may call. A file that cannot be used changes nothing: w
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Event
 from typing import Any, NamedTuple
 
 from prometheus_client import Counter, Gauge
 
 from tandem.runtime.identity import Identity
-from tandem.runtime.settings import SettingsError
-from tandem.runtime.supervised import SupervisedThread
-from tandem.runtime.telemetry import log
+from tandem.runtime.watched_file import WatchedFile
 
 READS = Counter("tandem_policy_reads_total", "Times that the policy's file had changed, by outcome", ["outcome"])
 OUTDATED = Gauge("tandem_policy_outdated", "1 while the policy's file cannot be used, and an earlier one is in force")
 
 EVERYBODY = "*"
 _OWN = ":own"
-_LOOK_SECONDS = 0.5
 _SECTIONS = {"rpcs", "subjects", "personal_data"}
 _NONE: frozenset[str] = frozenset()
 
@@ -57,61 +53,24 @@ class Policy(NamedTuple):
         return identity.roles | self.subjects.get(identity.subject, _NONE)
 
 
-class PolicyFile:
-    """The policy that is in force. `start` and `stop` its thread."""
+class PolicyFile(WatchedFile[Policy]):
+    """The policy that is in force, once it is started: nothing is permitted by a policy that was not read."""
 
     def __init__(self, file: Path, owned: Mapping[str, bool]) -> None:
         """owned: by path of what is served, whether it is known whose rows it is about. Complete when it is started."""
-        self._file = file
-        self._owned = owned
-        self._stopping = Event()
-        self._thread = SupervisedThread("policy", self._run)
-        self._problem = ""
-        self.policy: Policy
-        """Not there before `start`, so that nothing is permitted by a policy that was not read."""
+        super().__init__(
+            "policy",
+            file,
+            lambda content: parse(content, owned),
+            setting="policy_file",
+            changed="audit: another policy is in force",
+            reads=READS,
+            outdated=OUTDATED,
+        )
 
-    def start(self) -> None:
-        """Raises SettingsError."""
-        self.read()
-        self._thread.start()
-
-    def read(self) -> None:
-        """For the first time. Raises SettingsError."""
-        try:
-            self._content = self._seen = self._file.read_text(encoding="utf-8")
-            self.policy = parse(self._content, self._owned)
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"policy_file: {self._file}: {error}") from error
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.wait(_LOOK_SECONDS):
-            self._look()
-
-    def _look(self) -> None:
-        try:
-            content, before = self._file.read_text(encoding="utf-8"), self._seen
-            self._seen = content
-            if content != before:
-                # Somebody may be writing it, and half a policy is one too. The next look knows.
-                return
-            if content == self._content and not self._problem:
-                return
-            self.policy = parse(content, self._owned)
-        except (OSError, ValueError) as error:
-            if str(error) != self._problem:
-                self._problem = str(error)
-                OUTDATED.set(1)
-                READS.labels("failed").inc()
-                log.error("the policy cannot be used; the one before stays in force", error=self._problem[:2000])
-            return
-        self._content, self._problem = content, ""
-        OUTDATED.set(0)
-        READS.labels("read").inc()
-        log.warning("audit: another policy is in force", file=str(self._file))
+    @property
+    def policy(self) -> Policy:
+        return self.said
 
 
 def parse(content: str, owned: Mapping[str, bool]) -> Policy:

@@ -39,7 +39,7 @@ _SERVICE_LINK = re.compile(
 )
 
 # The sections of the file, and the middle word of the environment names.
-SECTIONS = ("command", "query", "projector")
+SECTIONS = ("command", "query", "projector", "relay")
 CONFIG_VARIABLE = "TANDEM_CONFIG"
 
 

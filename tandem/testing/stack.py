@@ -21,16 +21,16 @@ from pydantic import SecretStr
 from tandem.cli.child import Child
 from tandem.cli.embedded import Memcached, Postgres, memcached_path
 from tandem.cli.services import Service, store_settings
-from tandem.feed.table import SCHEMA as WRITE_SCHEMA
-from tandem.read_store.tables import SCHEMA as READ_SCHEMA
-from tandem.runtime.database import migrate
+from tandem.feed.table import WRITE
+from tandem.read_store.tables import READ
+from tandem.runtime.migrations import Schema, migrate
 from tandem.runtime.settings import DatabaseSettings
 from tandem.testing.ports import free_port
 
 T = TypeVar("T")
 Side = Literal["write", "read"]
 
-_SCHEMAS: dict[Side, str] = {"write": WRITE_SCHEMA, "read": READ_SCHEMA}
+_SCHEMAS: dict[Side, Schema] = {"write": WRITE, "read": READ}
 PATIENCE = 60.0
 """Seconds until a condition counts as never met: on a machine that is slow, and has other work, too."""
 # A server that was killed and comes back is to be found at once, not after a growing pause. The last is no pause: how
@@ -232,6 +232,7 @@ class Stack:
             environment={**_plain_environment(), **(environment_of(tree) if tree else {})},
             metrics_port=free_port(),
         )
+        service.ask_seconds = PATIENCE
         self.services.append(service)
         return service
 

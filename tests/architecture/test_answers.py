@@ -13,19 +13,24 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 import query_server.app
 from command_server.app import DOMAIN
 from commerce.projection.v1.projection_service_pb2 import ListParkedKeysResponse
-from commerce.query.v1.query_service_pb2 import GetSalesSummaryResponse
+from commerce.query.v1.query_service_pb2 import GetSalesSummaryResponse, SearchBoost, SearchProductsRequest
 from query_server.sales import MAX_CURRENCIES, MAX_DAYS, MAX_TOP_PRODUCTS
 from query_server.search.highlight import _SNIPPET
-from query_server.search.request import _MAX_TOKEN, MAX_QUERY
-from query_server.search.statements import MAX_FACETS
+from query_server.search.page import MAX_SHOWN_ATTRIBUTES, MAX_SHOWN_VALUES
+from query_server.search.request import _MAX_TOKEN, MAX_WORDS
+from query_server.search.statements import MAX_FACETS, STEPS
+from query_server.search.suggestions import MAX_SUGGESTIONS
+from query_server.search.synonyms import MAX_SYNONYMS
+from query_server.search.synonyms import MAX_WORDS as MAX_PHRASE
 from shop.views import CACHED_VIEWS
+from shop.words import MAX_WORD
 from tandem.projection.changes import _LONGEST_ERROR
 from tandem.projection.parked_keys import _MOST_ON_PAGE
 from tandem.queries.checker import MAX_BATCH, MAX_PAGE_SIZE
 from tandem.queries.encoding import room_for_rows
 from tandem.queries.rows import ManyRows, queries_by_id
 from tandem.runtime.settings import ServerSettings
-from tests.support.longest import rows_of
+from tests.support.longest import rows_of, rule
 
 RECEIVED_BYTES = 4 * 2**20
 """What gRPC's clients take, unless they are told otherwise."""
@@ -34,6 +39,7 @@ SENT_BYTES = ServerSettings(port=0).max_response_bytes
 # The tag of a field, the length of one that has one (under two megabytes), and a number; a character in UTF-8.
 TAG, LENGTH, NUMBER, CHARACTER = 2, 3, 10, 4
 UUID = 36
+MAX_QUERY = rule(SearchProductsRequest(), "query").max_length
 NAME = 200 * CHARACTER
 # Every second character is a word that is found, or every character is one that HTML escapes.
 MARKS = max(len("<em></em>") // 2 + CHARACTER, len(html.escape("'"))) + 1
@@ -41,13 +47,19 @@ TEXTS = {
     "as_of": 100, "consistency_token": 100, "next_page_token": _MAX_TOKEN, "currency_code": 3, "date": 10, "key": UUID,
     "product_name": NAME, "category": 100 * CHARACTER, "corrected_query": 10 * MAX_QUERY * CHARACTER,
     "highlighted_name": NAME // CHARACTER * MARKS, "highlighted_description": _SNIPPET * MARKS + 8,
-    "view": 63, "error": _LONGEST_ERROR * CHARACTER,
+    "view": 63, "error": _LONGEST_ERROR * CHARACTER, "did_you_mean": 10 * MAX_QUERY * CHARACTER, "name": NAME,
+    "value": NAME, "completed_queries": 2 * MAX_QUERY * CHARACTER, "word": MAX_WORD * CHARACTER,
+    "taken_for": MAX_WORD * CHARACTER, "words": MAX_PHRASE * MAX_WORD * CHARACTER,
+    "synonyms": MAX_PHRASE * MAX_WORD * CHARACTER,
 }  # fmt: skip
 """The longest text of a field, in bytes. A view has the name of its table, which PostgreSQL keeps below 64."""
 COUNTS = {
     "summaries": MAX_CURRENCIES, "days": MAX_DAYS, "top_products": MAX_TOP_PRODUCTS, "categories": MAX_FACETS,
     "prices": MAX_FACETS, "hits": MAX_PAGE_SIZE, "orders": MAX_PAGE_SIZE, "subscriptions": MAX_PAGE_SIZE,
     "order_details": MAX_BATCH, "products": MAX_BATCH, "parked_keys": _MOST_ON_PAGE,
+    "attributes": MAX_SHOWN_ATTRIBUTES, "values": MAX_SHOWN_VALUES, "steps": len(STEPS),
+    "parts": len(SearchBoost.keys()),
+    "completed_queries": MAX_SUGGESTIONS, "words": MAX_WORDS, "taken_for": 20, "synonyms": MAX_SYNONYMS,
     **{f"{it}_order_ids": MAX_BATCH for it in ("missing", "parked", "remaining")},
     **{f"{it}_product_ids": MAX_BATCH for it in ("missing", "parked", "remaining")},
 }  # fmt: skip

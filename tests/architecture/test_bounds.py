@@ -14,7 +14,11 @@ from tools.pythons import interpreter, named_versions
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-STUBS = [path for folder in ("gen", "tandem/internal") for path in (ROOT / folder).rglob("*_pb2*.py")]
+STUBS = [
+    path
+    for folder in ("gen", "tandem/internal", "tandem/services", "tandem/type")
+    for path in (ROOT / folder).rglob("*_pb2*.py")
+]
 SHIPPED = [
     requirement
     for text in (*PROJECT["dependencies"], *EXTRAS["client"], *EXTRAS["server"], *EXTRAS["embedded"], *EXTRAS["mesh"])

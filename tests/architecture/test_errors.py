@@ -24,6 +24,7 @@ REASON_OF_CALL = {
     "refusal": ("kind", 0),
     "wrong": ("kind", 1),
     "_wrong": ("kind", 1),
+    "Problem": ("kind", 0),
     "Violation": ("kind", 2),
 }
 
@@ -98,7 +99,7 @@ def test_every_reason_that_is_raised_is_in_the_contract_and_the_other_way_round(
 def test_a_broken_rule_is_an_error_reason_and_a_wrong_field_a_field_violation_reason() -> None:
     reasons, fields = ({it.name for it in group} for group in (load_contract().reasons, load_contract().field_reasons))
     assert {reason for call, reason in raised() if call == "refusal"} <= reasons | set(NEVER_SEEN)
-    assert {reason for call, reason in raised() if call in {"wrong", "_wrong"}} <= fields
+    assert {reason for call, reason in raised() if call in {"wrong", "_wrong", "Problem"}} <= fields
 
 
 def test_what_is_raised_is_found_in_code() -> None:

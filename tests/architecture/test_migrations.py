@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
     path
-    for service in ("command_server", "projector")
-    for path in (ROOT / service / "migrations/versions").glob("*.py")
+    for home in ("command_server", "projector", "tandem/feed", "tandem/read_store")
+    for path in (ROOT / home / "migrations/versions").glob("*.py")
 )
 # Tables of some rows.
 SMALL = {"feed_head", "projection"}

@@ -13,15 +13,22 @@ from alembic.script import Script, ScriptDirectory
 import command_server.settings
 import projector.settings
 import query_server.settings
+import relay.settings
 from command_server.app import MIGRATIONS as WRITE_MIGRATIONS
 from nemesis.faults import KINDS
 from projector.app import MIGRATIONS as READ_MIGRATIONS
-from shop.views import REVISION
+from tandem.feed.table import WRITE
+from tandem.read_store.tables import READ
 from tandem.runtime.settings import SECTIONS
 from tools import configuration, contract, faults, metrics
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = (command_server.settings.Settings, query_server.settings.Settings, projector.settings.Settings)
+SETTINGS = (
+    command_server.settings.Settings,
+    query_server.settings.Settings,
+    projector.settings.Settings,
+    relay.settings.Settings,
+)
 
 
 def test_the_configuration_page_is_what_the_settings_say() -> None:
@@ -91,23 +98,32 @@ def test_links_between_pages_lead_somewhere() -> None:
 def migrations(folder: Path) -> list[Script]:
     """From the first to the newest."""
     config = Config()
-    config.set_main_option("script_location", str(folder))
+    config.set_main_option("script_location", str(ROOT / "tandem/runtime/alembic"))
+    config.set_main_option("version_locations", str(folder / "versions"))
+    config.set_main_option("path_separator", "newline")
     return list(ScriptDirectory.from_config(config).walk_revisions())[::-1]
 
 
-@pytest.mark.parametrize("folder", [WRITE_MIGRATIONS, READ_MIGRATIONS], ids=["write", "read"])
-def test_migrations_are_numbered_one_after_the_other(folder: Path) -> None:
-    found = migrations(folder)
-    numbers = [f"{number:04}" for number in range(1, len(found) + 1)]
-    assert [it.revision for it in found] == numbers
-    assert [it.down_revision for it in found] == [None, *numbers[:-1]]
-    assert [Path(it.path).name[:5] for it in found] == [f"{number}_" for number in numbers]
-    assert len(list((folder / "versions").glob("*.py"))) == len(found)
-
-
-def test_readers_ask_for_the_newest_read_migration() -> None:
-    newest = migrations(READ_MIGRATIONS)[-1].revision
-    assert newest == REVISION, "REVISION in shop/views.py is not the newest in projector/migrations/versions"
+@pytest.mark.parametrize(
+    ("engines", "domains", "last_of_one_line"),
+    [(WRITE.engine, WRITE_MIGRATIONS, 16), (READ.engine, READ_MIGRATIONS, 13)],
+    ids=["write", "read"],
+)
+def test_migrations_are_numbered_one_after_the_other(engines: Path, domains: Path, last_of_one_line: int) -> None:
+    """In each line; up to the last of the one that both were once, in both together."""
+    together = set()
+    for folder in (engines, domains):
+        found = migrations(folder)
+        numbers = [it.revision for it in found]
+        together |= {it for it in numbers if int(it) <= last_of_one_line}
+        assert [int(it) for it in numbers if int(it) > last_of_one_line] == list(
+            range(last_of_one_line + 1, int(numbers[-1]) + 1)
+        )
+        assert numbers == sorted(numbers)
+        assert [it.down_revision for it in found] == [None, *numbers[:-1]]
+        assert [Path(it.path).name[:5] for it in found] == [f"{number}_" for number in numbers]
+        assert len(list((folder / "versions").glob("*.py"))) == len(found)
+    assert together == {f"{number:04}" for number in range(1, last_of_one_line + 1)}
 
 
 def test_pre_commit_fetches_nothing() -> None:

@@ -28,12 +28,11 @@ from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from tandem.cli.embedded import Memcached
 from tandem.testing.ports import free_port
 from tandem.testing.stack import end_node, up_to, wait_until
-from tests.support.access import DENIED, ME, NOT_FOUND, OK, ORDER, PRODUCT, RPCS, VIEW_AND_KEY
+from tests.support.access import DENIED, ME, NOT_FOUND, OK, ORDER, POLICY, PRODUCT, RPCS, VIEW_AND_KEY
 from tests.support.builders import add_product, identity, place_order, register_customer, start_subscription
 from tests.support.issuer import AUDIENCE, ISSUER, Issuer, bearer
 from tests.support.stack import Databases, Stack
 
-POLICY = Path(__file__).parents[2] / "deploy" / "policy.toml"
 OTHER, UNKNOWN = identity("customer", 2), identity("customer", 99)
 OTHERS_ORDER, NO_ORDER = identity("order", 2), identity("order", 99)
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED

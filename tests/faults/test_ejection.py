@@ -14,7 +14,7 @@ import pytest
 
 from commerce.query.v1.query_service_pb2 import GetProductRequest
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
-from shop.cli import SHOP
+from shop.cli import ENVOY
 from tandem.cli.mesh import MISSING, Envoy, MeshConfig, envoy_path
 from tandem.testing.ports import free_port
 from tandem.testing.stack import wait_until
@@ -54,7 +54,7 @@ class Edge:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="tandem-mesh-")))
         port = free_port()
         behind = [f"127.0.0.1:{self.way.port}", f"127.0.0.1:{second.port}"]
-        config = MeshConfig(SHOP.mesh, port=port, servers={"query": behind, "command": behind}).without_identity()
+        config = MeshConfig(ENVOY, port=port, servers={"query": behind, "command": behind}).without_identity()
         for cluster in config.document["static_resources"]["clusters"]:
             cluster["outlier_detection"]["base_ejection_time"] = "1s"
         envoy = Envoy(config, port, folder, log)

@@ -133,4 +133,4 @@ def _run(parent: int, *, module: str, log: str, environment: dict[str, str]) -> 
 
 
 if __name__ == "__main__":
-    _serve_forks(("command_server", "projector", "query_server"))
+    _serve_forks(("command_server", "projector", "query_server", "relay"))

@@ -26,7 +26,11 @@ class RawConnection:
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.connect(str(to))
         else:
-            self.socket = socket.create_connection(("127.0.0.1", to))
+            self.socket = socket.socket()
+            if not reads:
+                # What the kernel keeps of it is known then: else it may make room for some megabytes.
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            self.socket.connect(("127.0.0.1", to))
         self._stream = -1
         self._sending = threading.Lock()
         self._changed = threading.Condition()

@@ -7,14 +7,14 @@ from google.protobuf.message import Message
 
 from command_server.app import DOMAIN
 from command_server.customers import CUSTOMER_ORDERS, MAX_ADDRESSES
-from command_server.orders import MAX_LINES
-from command_server.products import MAX_ATTRIBUTES
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from tandem.commands.batch import decide_batch
 from tandem.commands.write_model import States
+from tandem.options.v1.options_pb2 import FieldRule
 from tandem.projection.changes import ViewRow
+from tandem.runtime.field_checks import rule_of
 from tests.support.builders import (
     add_product,
     address,
@@ -31,6 +31,12 @@ from tests.support.projecting import PROJECTIONS, fold
 LONG = "\U0001f375"
 
 
+def rule(message: Message, field: str) -> FieldRule:
+    """What the contract says of the field."""
+    descriptor: Any = message.DESCRIPTOR
+    return rule_of(descriptor.fields_by_name[field])
+
+
 def text(characters: int) -> str:
     return LONG * characters
 
@@ -45,14 +51,15 @@ def long_product(number: int) -> commands.AddProductRequest:
     request = add_product(number)
     request.name, request.description, request.category = text(200), text(4000), text(100)
     request.attributes.extend(
-        ProductAttribute(name=text(46) + f"{it:04}", value=text(200)) for it in range(MAX_ATTRIBUTES)
+        ProductAttribute(name=text(46) + f"{it:04}", value=text(200))
+        for it in range(rule(request, "attributes").max_elements)
     )
     return request
 
 
 def long_history() -> list[Message]:
     """Every command as large as the contract lets it be, as often as that makes something larger."""
-    products = range(1, MAX_LINES + 1)
+    products = range(1, rule(commands.PlaceOrderRequest(), "lines").max_elements + 1)
     registered = register_customer(has_address=False)
     registered.name, registered.email, registered.phone = text(200), f"{text(126)}@{text(127)}", text(40)
     registered.address.CopyFrom(long_address())

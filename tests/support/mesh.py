@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from shop.cli import SHOP
+from shop.cli import ENVOY
 from shop.client import Client
 from tandem.cli.mesh import Envoy, MeshConfig
 from tandem.cli.services import Service
@@ -86,7 +86,7 @@ def running_mesh(databases: Databases, logs: Path) -> Iterator[Mesh]:
         second_command = stack.new_command_server(SERVER__HOST=sockets["command"][1])
         late = stack.new_query_server(SERVER__HOST=sockets["query"][1])
         port = free_port()
-        config = MeshConfig(SHOP.mesh, port=port, servers=sockets)
+        config = MeshConfig(ENVOY, port=port, servers=sockets)
         config.filters["envoy.filters.http.jwt_authn"]["providers"]["issuer"] |= {
             "issuer": ISSUER,
             "audiences": [AUDIENCE],

@@ -5,7 +5,7 @@
 
 import asyncio
 import csv
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -156,6 +156,10 @@ class Northwind:
 
     def product_cards(self) -> dict[str, ProductCard]:
         """By product id; without version."""
+        sold = Counter[str]()
+        for order in self.order_details.values():
+            for line in order.lines:
+                sold[line.product_id] += line.quantity
         return {
             _id("product", it["product_id"]): ProductCard(
                 product_id=_id("product", it["product_id"]),
@@ -165,6 +169,7 @@ class Northwind:
                 price=usd(int(it["unit_price_cents"])),
                 available=int(it["units_in_stock"]),
                 discontinued=it["discontinued"] == "1",
+                units_sold=sold[_id("product", it["product_id"])],
             )
             for it in self.products
         }

@@ -43,7 +43,9 @@ class Up:
         self._out = folder.with_name(f"{folder.name}-{self.ports.command}.out")
         named = {name: port for name, port in vars(self.ports).items() if name not in unnamed}
         words = [f"--{name.replace('_', '-')}-port={port}" for name, port in named.items()]
-        command: list[str | Path] = [program, "up", f"--data-dir={folder}", *words, *options]
+        # Pages are another program to wait for.
+        without = [] if "--pages" in options or program != PROGRAM else ["--no-pages"]
+        command: list[str | Path] = [program, "up", f"--data-dir={folder}", *words, *without, *options]
         self.terminal = Terminal(command, environment=environment) if on_terminal else None
         if self.terminal is not None:
             self.process = self.terminal.process

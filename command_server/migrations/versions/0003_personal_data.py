@@ -31,8 +31,6 @@ def upgrade() -> None:
     op.execute(f"ALTER TABLE {S}.customer ADD COLUMN IF NOT EXISTS addresses bytea NOT NULL DEFAULT ''")
     op.execute(f"ALTER TABLE {S}.customer ADD COLUMN IF NOT EXISTS erased boolean NOT NULL DEFAULT false")
     op.execute(f"COMMENT ON COLUMN {S}.customer.addresses IS 'commerce.type.v1.AddressBook'")
-    op.execute(f"CREATE TABLE IF NOT EXISTS {S}.personal_key (customer_id uuid PRIMARY KEY, key bytea)")
-    op.execute(f"ALTER TABLE {S}.event ADD COLUMN IF NOT EXISTS customer_id uuid")
     backfill("0003 customers", complete_customers)
     backfill("0003 sealed events", seal_events)
     op.execute(f"ALTER TABLE {S}.customer ALTER COLUMN addresses DROP DEFAULT")
@@ -52,7 +50,7 @@ def complete_customers(connection: Connection, after: str) -> str | None:
     # Two random UUIDs hold 244 random bits.
     connection.execute(
         text(f"""
-            INSERT INTO {S}.personal_key
+            INSERT INTO {S}.subject_key
             SELECT id, uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
             FROM unnest(CAST(:ids AS uuid[])) AS id ON CONFLICT DO NOTHING"""),  # noqa: S608
         {"ids": [row.id for row in rows]},
@@ -79,25 +77,25 @@ def seal_events(connection: Connection, after: str) -> str | None:
     rows = connection.execute(
         text(f"""
             SELECT position, payload FROM {S}.event
-            WHERE position > :after AND position <= :until AND customer_id IS NULL
+            WHERE position > :after AND position <= :until AND subject_id IS NULL
               AND kind IN ('customer_registered', 'address_updated', 'order_placed')"""),  # noqa: S608
         {"after": first, "until": until},
     )
     events = {row.position: Event.FromString(row.payload) for row in rows}
     customers = {position: it for position, event in events.items() if (it := customer_of(event)) is not None}
     keys = {
-        str(row.customer_id): row.key
+        str(row.subject_id): row.key
         for row in connection.execute(
-            text(f"SELECT customer_id, key FROM {S}.personal_key WHERE customer_id = ANY(CAST(:ids AS uuid[]))"),  # noqa: S608
+            text(f"SELECT subject_id, key FROM {S}.subject_key WHERE subject_id = ANY(CAST(:ids AS uuid[]))"),  # noqa: S608
             {"ids": list(set(customers.values()))},
         )
     }
     sealed = [seal(events[position], keys[customer]) for position, customer in customers.items()]
     connection.execute(
         text(f"""
-            UPDATE {S}.event AS e SET payload = v.payload, customer_id = v.customer_id
+            UPDATE {S}.event AS e SET payload = v.payload, subject_id = v.subject_id
             FROM unnest(CAST(:positions AS bigint[]), CAST(:payloads AS bytea[]), CAST(:customers AS uuid[]))
-              AS v (position, payload, customer_id)
+              AS v (position, payload, subject_id)
             WHERE e.position = v.position"""),  # noqa: S608
         {
             "positions": list(customers),

@@ -1,4 +1,4 @@
-"""projection.content, which triggers keep: another one whenever the text that searches look at becomes another.
+"""What keeps projection.content, triggers: another one whenever the text that searches look at becomes another.
 
 Triggers, so that it holds whoever changes the rows: a projector of the version before, a reset, a repair by hand.
 """
@@ -30,7 +30,6 @@ STATEMENTS = {
 def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.execute("SET LOCAL statement_timeout = '60s'")
-    op.execute(f"ALTER TABLE {S}.projection ADD COLUMN content uuid")
     for view, seen in SEEN.items():
         for kind, (tables, unchanged) in STATEMENTS.items():
             name = f"{view}_{kind.lower()}"
@@ -54,4 +53,3 @@ def downgrade() -> None:
         for kind in STATEMENTS:
             op.execute(f"DROP TRIGGER content_{kind.lower()} ON {S}.{view}")
             op.execute(f"DROP FUNCTION {S}.{view}_{kind.lower()}()")
-    op.execute(f"ALTER TABLE {S}.projection DROP COLUMN content")

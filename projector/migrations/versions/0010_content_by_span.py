@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0010"
-down_revision = "0009"
+down_revision = "0006"
 
 S = "tandem_read"
 # As in revision 0006.

@@ -50,6 +50,15 @@ def pid(connection: "psycopg.Connection[Any]") -> int:
     return connection.info.backend_pid
 
 
+def until_it_waits(connect: Connect, waiter: "psycopg.Connection[Any]") -> None:
+    """By the database's own word: to ask `tandem blockers` starts a process."""
+    with connect("a look") as look:
+        # Each look shows what is then: within a transaction all show the same.
+        look.autocommit = True
+        waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+        wait_until(lambda: look.execute(waits, (pid(waiter),)).fetchone() == (True,), "it waits for the lock")
+
+
 @pytest.mark.parametrize("side", ["write", "read"])
 def test_who_holds_a_lock_is_shown_with_how_many_wait_and_may_be_ended(
     side: str, connect: Connect, capfd: pytest.CaptureFixture[str]
@@ -59,7 +68,8 @@ def test_who_holds_a_lock_is_shown_with_how_many_wait_and_may_be_ended(
     waits = threading.Thread(target=waiter.execute, args=(LOCK, (1,)))
     waits.start()
     try:
-        [found] = wait_until(lambda: [it for it in sessions(side) if it["holds_up"]], "one holds another up")
+        until_it_waits(connect, waiter)
+        [found] = [it for it in sessions(side) if it["holds_up"]]
         assert found["pid"] == pid(holder)
         assert found["holds_up"] == 1
         assert found["program"] == "someone's [report]"
@@ -100,7 +110,8 @@ def test_a_session_of_ours_is_shown_while_others_wait_for_it_and_not_ended(
     waits = threading.Thread(target=waiter.execute, args=(LOCK, (2,)))
     waits.start()
     try:
-        [found] = wait_until(lambda: [it for it in sessions() if it["holds_up"]], "it holds another up")
+        until_it_waits(connect, waiter)
+        [found] = [it for it in sessions() if it["holds_up"]]
         assert found["pid"] == pid(holder)
         code, _, error = blockers(capfd, "--of", "write", "--end", str(pid(holder)))
     finally:

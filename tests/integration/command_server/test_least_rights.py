@@ -11,8 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from command_server.__main__ import _migrate
-from command_server.app import MIGRATIONS, _is_ready
+from command_server.app import MIGRATIONS
 from command_server.expiry import Expiry
 from command_server.settings import Settings, SubscriptionSettings
 from commerce.command.v1 import command_service_pb2 as commands
@@ -21,9 +20,11 @@ from tandem.commands.clock import utc_now
 from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import Maintenance
 from tandem.commands.partitions import HEADROOM, PARTITIONS_AHEAD
+from tandem.commands.server import is_ready, migrate_write_database
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
-from tandem.runtime.database import create_database_engine, newest_revision
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.migrations import newest_revision
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
 from tests.support.builders import add_product, identity, place_order, register_customer, start_subscription
@@ -49,7 +50,7 @@ def as_role(database: WriteDatabase) -> Iterator[DatabaseSettings]:
 async def test_the_role_of_the_page_may_do_all_that_a_command_server_does(
     commands_on: Commands, database: WriteDatabase, as_role: DatabaseSettings
 ) -> None:
-    _migrate(Settings(database=database.settings))
+    migrate_write_database(Settings(database=database.settings), MIGRATIONS)
     executor = await commands_on.executor(as_role, clock=utc_now)
     await submit(executor, register_customer())
     await submit(executor, add_product(1, stock=5))
@@ -74,7 +75,7 @@ async def test_the_role_of_the_page_may_do_all_that_a_command_server_does(
         assert connection.execute(text("SELECT count(*) FROM tandem_write.receipt")).scalar_one() == 0
     assert HEADROOM._value.get() > PARTITIONS_AHEAD * feed.PARTITION_EVENTS * 0.9
     assert "subscription_lapsed" in {kind for _, kind, _ in database.events()}
-    assert _is_ready(side, newest_revision(MIGRATIONS), Acknowledged(kept_seconds=600))
+    assert is_ready(side, newest_revision(MIGRATIONS), Acknowledged(kept_seconds=600))
 
     # All are full, and the role may make no more: that is seen before a command fails.
     full = (PARTITIONS_AHEAD + 1) * feed.PARTITION_EVENTS - 1
@@ -82,8 +83,8 @@ async def test_the_role_of_the_page_may_do_all_that_a_command_server_does(
         connection.execute(text(f"UPDATE {feed.feed_head.fullname} SET position = {full}"))
     maintenance.look_ahead()
     assert HEADROOM._value.get() == 0
-    assert not _is_ready(side, newest_revision(MIGRATIONS), Acknowledged(kept_seconds=600))
-    _migrate(Settings(database=database.settings))
-    assert _is_ready(side, newest_revision(MIGRATIONS), Acknowledged(kept_seconds=600))
+    assert not is_ready(side, newest_revision(MIGRATIONS), Acknowledged(kept_seconds=600))
+    migrate_write_database(Settings(database=database.settings), MIGRATIONS)
+    assert is_ready(side, newest_revision(MIGRATIONS), Acknowledged(kept_seconds=600))
     await submit(executor, commands.ShipOrderRequest(order_id=identity("order", 1)))
     side.dispose()

@@ -13,12 +13,13 @@ from pydantic import SecretStr
 
 from command_server.app import MIGRATIONS
 from commerce.event.v1.event_pb2 import Event, OrderPlaced
-from tandem.feed.table import SCHEMA
-from tandem.runtime.database import migrate
+from tandem.feed.table import WRITE
+from tandem.runtime.migrations import migrate
 from tandem.runtime.settings import DatabaseSettings
 from tandem.testing.stack import wait_until
 from tests.support.builders import identity
 from tests.support.events import at
+from tests.support.migrating import migrate_as_one_line
 
 EVENTS = 200_000
 # Of each so many events one places an order.
@@ -40,7 +41,7 @@ def order_id(number: int) -> str:
 def before(fresh_database: Callable[[], str]) -> str:
     """A long feed and its orders, as the version before `placed_at` left them."""
     url = fresh_database()
-    migrate(DatabaseSettings(url=SecretStr(url)), MIGRATIONS, SCHEMA, "0004")
+    migrate(DatabaseSettings(url=SecretStr(url)), MIGRATIONS, WRITE, "0004")
     with psycopg.connect(url) as connection:
         connection.execute("SET search_path = tandem_write")
         connection.execute("INSERT INTO customer VALUES (%s, 1, '', '', '', '')", [CUSTOMER])
@@ -107,7 +108,7 @@ def progress(connection: psycopg.Connection) -> int:
 def test_a_migration_of_a_long_feed_holds_nobody_up_for_longer_than_a_step(before: str) -> None:
     shopping = Shopping(before)
     shopping.start()
-    migrate(DatabaseSettings(url=SecretStr(before)), MIGRATIONS, SCHEMA, "0005")
+    migrate(DatabaseSettings(url=SecretStr(before)), MIGRATIONS, WRITE, "0005")
     shopping.join()
     assert isinstance(shopping.refusal, psycopg.errors.CheckViolation | psycopg.errors.NotNullViolation)
     assert shopping.orders > 20
@@ -129,12 +130,12 @@ def test_a_migration_that_failed_goes_on_from_its_last_step(before: str) -> None
         connection.execute("SET search_path = tandem_write")
         connection.execute(change, [b"\xff", half])
         with pytest.raises(DecodeError):
-            migrate(settings, MIGRATIONS, SCHEMA)
+            migrate(settings, MIGRATIONS, WRITE)
         assert progress(connection) == half - STEP
         stopped = connection.execute(written, [at(half - STEP).ToDatetime(tzinfo=UTC)]).fetchall()
         assert len(stopped) == (half - STEP) // EACH
         connection.execute(change, [placed(half), half])
-        migrate(settings, MIGRATIONS, SCHEMA)
+        migrate(settings, MIGRATIONS, WRITE)
         assert progress(connection) == EVENTS
         again = connection.execute(written, [at(half - STEP).ToDatetime(tzinfo=UTC)]).fetchall()
     assert again == stopped, "what was done is not done again"
@@ -145,7 +146,7 @@ def test_receipts_are_found_after_they_are_parted_and_servers_of_the_version_bef
 ) -> None:
     url = fresh_database()
     settings = DatabaseSettings(url=SecretStr(url))
-    migrate(settings, MIGRATIONS, SCHEMA, "0015")
+    migrate_as_one_line(settings, MIGRATIONS, WRITE, "0015")
     role, kept, late = f"test_before_{os.getpid()}", str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
     store = (
         "INSERT INTO tandem_write.receipt (request_id, fingerprint, subject_id, position, version)"
@@ -159,7 +160,7 @@ def test_receipts_are_found_after_they_are_parted_and_servers_of_the_version_bef
         with psycopg.connect(url, autocommit=True) as before:
             before.execute(f"SET ROLE {role}")
             before.execute("SELECT FROM tandem_write.receipt WHERE request_id = %s", [kept], prepare=True)
-            migrate(settings, MIGRATIONS, SCHEMA)
+            migrate(settings, MIGRATIONS, WRITE)
             found = before.execute("SELECT FROM tandem_write.receipt WHERE request_id = %s", [kept], prepare=True)
             assert len(found.fetchall()) == 1
             before.execute(store, [late])

@@ -15,7 +15,8 @@ from shop.events import EVENTS
 from tandem.commands.write_model import Keys
 from tandem.feed import table as feed
 from tandem.feed.reader import read_events
-from tandem.runtime.database import create_database_engine, migrate
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.migrations import migrate
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all
 from tests.support import events
@@ -34,7 +35,7 @@ HISTORY = [
 
 def test_what_was_stored_in_the_clear_is_sealed_by_the_migration(fresh_database: Callable[[], str]) -> None:
     settings = DatabaseSettings(url=SecretStr(fresh_database()))
-    migrate(settings, MIGRATIONS, feed.SCHEMA, "0002")
+    migrate(settings, MIGRATIONS, feed.WRITE, "0002")
     engine = create_database_engine(settings, name="test", pool_size=1)
     with engine.begin() as connection:
         for position, event in enumerate(HISTORY, start=1):
@@ -48,7 +49,7 @@ def test_what_was_stored_in_the_clear_is_sealed_by_the_migration(fresh_database:
                 text("INSERT INTO tandem_write.customer VALUES (:id, 2, 'Name', 'a@b', '1', :address)"),
                 {"id": identity("customer", number), "address": stored},
             )
-    migrate(settings, MIGRATIONS, feed.SCHEMA)
+    migrate(settings, MIGRATIONS, feed.WRITE)
     with engine.connect() as connection:
         payloads = connection.execute(select(feed.event.c.payload)).scalars().all()
         assert not [it for it in payloads for word in (b"Customer", b"Hamburg", b"example.org") if word in it]

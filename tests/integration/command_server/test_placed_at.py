@@ -13,7 +13,8 @@ from command_server.orders import order_table
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
 from tandem.feed import table as feed
-from tandem.runtime.database import create_database_engine, migrate
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.migrations import migrate
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
 from tests.support import events
@@ -31,7 +32,7 @@ def before(fresh_database: Callable[[], str]) -> Iterator[WriteDatabase]:
     """A database of the version before, with orders in it; those with even numbers are cancelled."""
     settings = DatabaseSettings(url=SecretStr(fresh_database()))
     engine = create_database_engine(settings, name="test", pool_size=5)
-    migrate(settings, MIGRATIONS, S, "0004")
+    migrate(settings, MIGRATIONS, feed.WRITE, "0004")
     with engine.begin() as connection:
         fill(connection)
     yield WriteDatabase(settings, engine)
@@ -117,7 +118,7 @@ def test_orders_and_cancellations_of_the_version_before_are_completed_and_no_eve
     query = text(f"SELECT position, kind, payload, xmin FROM {S}.event ORDER BY position")
     with before.engine.connect() as connection:
         stored = [tuple(row) for row in connection.execute(query)]
-    migrate(before.settings, MIGRATIONS, S)
+    migrate(before.settings, MIGRATIONS, feed.WRITE)
     with before.engine.connect() as connection:
         assert [tuple(row) for row in connection.execute(query)] == stored
         rows = connection.execute(select(order_table.c.id, order_table.c.placed_at))
@@ -134,7 +135,7 @@ def test_orders_and_cancellations_of_the_version_before_are_completed_and_no_eve
 
 
 async def test_an_order_of_the_version_before_can_be_cancelled_and_tells_its_day(before: WriteDatabase) -> None:
-    migrate(before.settings, MIGRATIONS, S)
+    migrate(before.settings, MIGRATIONS, feed.WRITE)
     commands_on = Commands(before.settings)
     executor = await commands_on.executor()
     await submit(executor, commands.CancelOrderRequest(order_id=identity("order", 3)))

@@ -8,9 +8,10 @@ import pytest
 from sqlalchemy import text
 
 from command_server.app import MIGRATIONS
-from tandem.feed.table import SCHEMA
-from tandem.runtime.database import create_database_engine, has_revision, newest_revision
+from tandem.feed.table import WRITE
+from tandem.runtime.database import create_database_engine
 from tandem.runtime.errors import Unavailable
+from tandem.runtime.migrations import has_revision, newest_revision
 from tests.integration.command_server.conftest import Commands, Receipt, WriteDatabase, submit, submit_all
 from tests.support.builders import register_customer
 
@@ -39,14 +40,14 @@ def test_a_server_is_not_ready_while_its_database_takes_no_writes(database: Writ
     revision = newest_revision(MIGRATIONS)
     engine = create_database_engine(database.settings, name="test", pool_size=1)
     try:
-        assert has_revision(engine, SCHEMA, revision, writing=True)
+        assert has_revision(engine, WRITE, revision, writing=True)
         engine.dispose()
         set_read_only(database, "on")
-        assert not has_revision(engine, SCHEMA, revision, writing=True)
-        assert has_revision(engine, SCHEMA, revision), "for who reads it is ready"
+        assert not has_revision(engine, WRITE, revision, writing=True)
+        assert has_revision(engine, WRITE, revision), "for who reads it is ready"
         engine.dispose()
-        assert not has_revision(engine, SCHEMA, revision, writing=True)
+        assert not has_revision(engine, WRITE, revision, writing=True)
         set_read_only(database, "off")
-        assert has_revision(engine, SCHEMA, revision, writing=True), "on another connection"
+        assert has_revision(engine, WRITE, revision, writing=True), "on another connection"
     finally:
         engine.dispose()

@@ -29,7 +29,8 @@ from tandem.commands.write_model import Keys, States
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
 from tandem.feed.reader import read_events
-from tandem.runtime.database import migrate, newest_revision, transaction
+from tandem.runtime.database import transaction
+from tandem.runtime.migrations import migrate, newest_revision
 from tandem.testing.stack import wait_until
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all
 from tests.support.builders import (
@@ -42,7 +43,13 @@ from tests.support.builders import (
     start_subscription,
 )
 
-_ONLY_IN_THE_DATABASE = ("event_0", "alembic_version", "backfill", *(f"receipt_{number}" for number in range(PERIODS)))
+_ONLY_IN_THE_DATABASE = (
+    "event_0",
+    "alembic_version",
+    "engine_version",
+    "backfill",
+    *(f"receipt_{number}" for number in range(PERIODS)),
+)
 
 
 def test_the_migrations_make_the_tables_that_the_program_describes(database: WriteDatabase) -> None:
@@ -66,7 +73,7 @@ def test_the_migrations_make_the_tables_that_the_program_describes(database: Wri
 
 
 def test_migrating_twice_changes_nothing(database: WriteDatabase) -> None:
-    assert migrate(database.settings, MIGRATIONS, feed.SCHEMA) == newest_revision(MIGRATIONS)
+    assert migrate(database.settings, MIGRATIONS, feed.WRITE) == newest_revision(MIGRATIONS)
 
 
 def test_the_feed_crosses_into_its_next_partition(database: WriteDatabase) -> None:

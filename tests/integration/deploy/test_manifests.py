@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 import command_server.settings
 import projector.settings
 import query_server.settings
+import relay.settings
 from tandem.runtime.settings import ServiceSettings, load_settings
 
 ROOT = Path(__file__).parents[3]
@@ -23,13 +25,16 @@ SERVERS: dict[str, type[ServiceSettings]] = {
     "projector": projector.settings.Settings,
     "query-server": query_server.settings.Settings,
 }
-MODULES = {name: name.replace("-", "_") for name in SERVERS}
+MODULES = {name: name.replace("-", "_") for name in (*SERVERS, "relay")}
 
 
 @functools.cache
 def manifests(overlay: str) -> list[dict[str, Any]]:
     """What `kubectl apply -k` would send."""
-    folder = DEPLOY / "kubernetes" / "overlays" / overlay
+    return built(DEPLOY / "kubernetes" / "overlays" / overlay)
+
+
+def built(folder: Path) -> list[dict[str, Any]]:
     done = subprocess.run(
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60
     )
@@ -163,7 +168,8 @@ def test_what_stands_around_the_servers_means_them(overlay: str) -> None:
 def test_the_compose_file_starts_what_the_services_take(monkeypatch: pytest.MonkeyPatch) -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     services = compose["services"]
-    sections = {settings.section: (MODULES[name], settings) for name, settings in SERVERS.items()}
+    servers = SERVERS | {"relay": relay.settings.Settings}
+    sections = {settings.section: (MODULES[name], settings) for name, settings in servers.items()}
     for section, (module, settings) in sections.items():
         for number in (1, 2):
             service = services[f"{section}-{number}"]
@@ -183,6 +189,41 @@ def test_the_compose_file_starts_what_the_services_take(monkeypatch: pytest.Monk
         if "database" not in name:
             assert service["read_only"] is True, name
             assert service["cap_drop"] == ["ALL"], name
+
+
+def test_an_overlay_takes_the_relay_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Beside the others: a kustomization names what it is made of by a relative path.
+    kubernetes = tmp_path / "kubernetes"
+    shutil.copytree(DEPLOY / "kubernetes", kubernetes)
+    overlay = kubernetes / "overlays" / "relayed"
+    overlay.mkdir()
+    literals = (
+        "SERVER__AUTHENTICATION__TOKEN__ISSUER=https://issuer.example",
+        "SERVER__AUTHENTICATION__TOKEN__AUDIENCE=tandem",
+        "FEED_DATABASE__URL=postgresql://tandem_relay@write.db.internal/tandem",
+        'NATS__SERVERS=["nats://nats:4222"]',
+    )
+    made = {"name": "relay", "behavior": "merge", "literals": [f"TANDEM_RELAY_{it}" for it in literals]}
+    (overlay / "kustomization.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "namespace": "tandem",
+                "resources": ["../production", "../../relay"],
+                "configMapGenerator": [made],
+            }
+        )
+    )
+    found = built(overlay)
+    for manifest in found:
+        kubernetes_validate.validate(manifest, "1.37", strict=True)
+    its = {it["kind"]: it for it in found if it["metadata"].get("labels", {}).get("app.kubernetes.io/name") == "relay"}
+    assert its.keys() == {"Deployment", "PodDisruptionBudget", "NetworkPolicy", "ConfigMap"}
+    [container] = its["Deployment"]["spec"]["template"]["spec"]["containers"]
+    read: Any = settings_of(relay.settings.Settings, its["ConfigMap"]["data"], monkeypatch)
+    assert container["command"] == ["python", "-m", "relay"]
+    assert {it["containerPort"] for it in container["ports"]} == {read.server.port, read.server.metrics_port}
+    assert container["readinessProbe"]["grpc"] == {"port": read.server.port}
+    assert container["envFrom"] == [{"configMapRef": {"name": its["ConfigMap"]["metadata"]["name"]}}]
 
 
 def test_nothing_names_a_host_that_images_come_from() -> None:

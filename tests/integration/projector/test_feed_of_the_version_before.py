@@ -11,12 +11,14 @@ from command_server.app import MIGRATIONS
 from commerce.event.v1.event_pb2 import Event
 from shop.events import EVENTS
 from tandem.feed.sealing import new_key
-from tandem.feed.table import SCHEMA
-from tandem.runtime.database import create_database_engine, migrate
+from tandem.feed.table import WRITE
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.migrations import migrate
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.projector.conftest import Project, Stores
 from tests.support import events
 from tests.support.builders import NOW, identity
+from tests.support.migrating import migrate_as_one_line
 from tests.support.stack import Databases
 
 ERASED, KEPT = identity("customer", 1), identity("customer", 2)
@@ -38,7 +40,7 @@ def old_feed(databases: Databases, fresh_database: Callable[[], str]) -> Iterato
     """A migrated feed whose events the version before stored: those with personal data are sealed."""
     settings = DatabaseSettings(url=SecretStr(fresh_database()))
     store_as_before(settings)
-    migrate(settings, MIGRATIONS, SCHEMA)
+    migrate(settings, MIGRATIONS, WRITE)
     stores = Stores(settings.url.get_secret_value(), databases.create("read"))
     yield stores
     stores.close()
@@ -46,7 +48,7 @@ def old_feed(databases: Databases, fresh_database: Callable[[], str]) -> Iterato
 
 
 def store_as_before(settings: DatabaseSettings) -> None:
-    migrate(settings, MIGRATIONS, SCHEMA, "0005")
+    migrate_as_one_line(settings, MIGRATIONS, WRITE, "0005")
     keys = {ERASED: new_key(), KEPT: new_key()}
     engine = create_database_engine(settings, name="test", pool_size=1)
     with engine.begin() as connection:

@@ -2,45 +2,26 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from pydantic import SecretStr
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from projector.app import MIGRATIONS
 from shop.views import REVISION
-from tandem.read_store.tables import SCHEMA, metadata
-from tandem.runtime.database import create_database_engine, migrate, newest_revision
+from tandem.read_store.tables import READ, SCHEMA, metadata
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.migrations import migrate
 from tandem.runtime.settings import DatabaseSettings
+from tandem.testing.migrations import differences
 
 
 def test_migrations_make_the_tables_that_are_described(fresh_database: Callable[[], str]) -> None:
     settings = DatabaseSettings(url=SecretStr(fresh_database()))
-    assert migrate(settings, MIGRATIONS, SCHEMA) == REVISION
+    assert migrate(settings, MIGRATIONS, READ) == REVISION
     engine = create_database_engine(settings, name="test", pool_size=1)
     with engine.connect() as connection:
-        # Only this schema's tables, and not those that say how far migrations came.
-        context = MigrationContext.configure(
-            connection,
-            opts={
-                "include_schemas": True,
-                "include_name": lambda name, kind, parents: kind != "schema" or name == SCHEMA,
-                "version_table_schema": SCHEMA,
-                "compare_type": True,
-                "compare_server_default": True,
-                # PostgreSQL spells the expressions of generated columns in its own way; the searches' tests use them.
-                "include_object": lambda it, name, kind, _reflected, _other: (
-                    it.computed is None if kind == "column" else (kind, name) != ("table", "backfill")
-                ),
-            },
-        )
-        assert compare_metadata(context, metadata) == []
+        assert differences(connection, SCHEMA, metadata) == []
     engine.dispose()
-
-
-def test_the_revision_that_readers_ask_for_is_the_newest() -> None:
-    assert newest_revision(MIGRATIONS) == REVISION
 
 
 def test_the_owner_of_the_database_may_migrate_without_being_a_superuser(fresh_database: Callable[[], str]) -> None:
@@ -50,7 +31,7 @@ def test_the_owner_of_the_database_may_migrate_without_being_a_superuser(fresh_d
         connection.execute(f"CREATE ROLE {role} LOGIN")
         connection.execute(f"ALTER DATABASE {url.database} OWNER TO {role}")
         theirs = url.set(username=role).render_as_string(hide_password=False)
-        assert migrate(DatabaseSettings(url=SecretStr(theirs)), MIGRATIONS, SCHEMA) == REVISION
+        assert migrate(DatabaseSettings(url=SecretStr(theirs)), MIGRATIONS, READ) == REVISION
         connection.execute(f"REASSIGN OWNED BY {role} TO postgres")
         connection.execute(f"DROP OWNED BY {role}")
         connection.execute(f"DROP ROLE {role}")
@@ -62,4 +43,4 @@ def test_an_extension_that_is_where_no_search_finds_it_is_named(fresh_database: 
         connection.execute('CREATE SCHEMA "somebody\'s"')
         connection.execute('CREATE EXTENSION unaccent SCHEMA "somebody\'s"')
     with pytest.raises(DBAPIError, match='the extension unaccent is in the schema "somebody\'s"'):
-        migrate(DatabaseSettings(url=SecretStr(url)), MIGRATIONS, SCHEMA)
+        migrate(DatabaseSettings(url=SecretStr(url)), MIGRATIONS, READ)

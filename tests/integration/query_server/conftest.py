@@ -23,19 +23,21 @@ from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from projector.app import MIGRATIONS
 from query_server.app import build
 from query_server.search.memory import SearchMemory
+from query_server.search.synonyms import NO_SYNONYMS, Synonyms
 from query_server.settings import Settings
 from shop.views import VIEWS, order_summary
 from tandem.feed.token import Token, decode_token, encode_token
 from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Signer, decode_entry, encode_entry, key_prefix, node_client
-from tandem.read_store.tables import CHANNEL, SCHEMA, change, parked, projection
+from tandem.read_store.tables import CHANNEL, READ, SCHEMA, change, parked, projection
 from tandem.runtime.call import LocalCall, Method
-from tandem.runtime.database import create_database_engine, migrate
+from tandem.runtime.database import create_database_engine
 from tandem.runtime.identity import Permission
+from tandem.runtime.migrations import migrate
 from tandem.runtime.server import Application, RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
-from tests.support.searching import Searcher
+from tests.support.searching import Searcher, Shelf
 from tests.support.stack import Databases
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class ReadSide:
         self.cache_epochs: CacheEpochs = {}
 
     def migrate(self) -> None:
-        migrate(self.settings, MIGRATIONS, SCHEMA)
+        migrate(self.settings, MIGRATIONS, READ)
         self.write_positions()
 
     def write_positions(self) -> None:
@@ -272,6 +274,11 @@ def read_side(databases: Databases) -> Iterator[ReadSide]:
     databases.drop(url)
 
 
+@pytest.fixture
+def shelf(read_side: ReadSide) -> Shelf:
+    return Shelf(read_side)
+
+
 @pytest.fixture(params=["native", "grpcio"])
 def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -285,8 +292,8 @@ def opened() -> Iterator[OpenSearcher]:
     """Opens searchers on the read side that is given, with a memory of their own unless it is given."""
     found: list[Searcher] = []
 
-    def start(read_side: ReadSide, memory: SearchMemory | None = None) -> Searcher:
-        found.append(Searcher(read_side.settings, SearchMemory(2**20) if memory is None else memory))
+    def start(read_side: ReadSide, memory: SearchMemory | None = None, synonyms: Synonyms = NO_SYNONYMS) -> Searcher:
+        found.append(Searcher(read_side.settings, SearchMemory(2**20) if memory is None else memory, synonyms))
         return found[-1]
 
     yield start

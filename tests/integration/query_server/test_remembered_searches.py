@@ -15,12 +15,12 @@ from query_server.search.statements import MOST_REMEMBERED
 from shop.views import VIEWS
 from tandem.queries.store import Store
 from tests.integration.query_server.conftest import OpenSearcher, ReadSide, Serve
-from tests.integration.query_server.test_search import Shelf, names, search
+from tests.integration.query_server.test_search import names, search
 from tests.support import events
 from tests.support.builders import identity, usd
 from tests.support.events import feed_events
 from tests.support.projecting import PROJECTIONS, fold, upsert
-from tests.support.searching import Counted
+from tests.support.searching import Counted, Shelf
 from tests.support.stack import Databases
 
 
@@ -28,11 +28,6 @@ from tests.support.stack import Databases
 def transport() -> str:
     """The transports are the other suites' affair."""
     return "native"
-
-
-@pytest.fixture
-def shelf(read_side: ReadSide) -> Shelf:
-    return Shelf(read_side)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """SearchProducts over gRPC: what is found, how it is counted, sorted, paged and shown, and what is refused."""
 
 import unicodedata
-import uuid
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.query_service_pb2 import ProductFilter, ProductSort, SearchProductsRequest
 from commerce.query.v1.query_service_pb2 import SearchProductsResponse as Response
 from commerce.type.v1.consistency_pb2 import Consistency
@@ -22,7 +20,6 @@ from query_server.search.memory import SearchMemory
 from query_server.search.query import SearchQuery
 from query_server.search.request import search_key
 from query_server.search.statements import SESSION
-from shop.views import VIEWS
 from tandem.queries.checker import QueryChecker
 from tandem.queries.encoding import room_for_rows
 from tandem.queries.store import Store
@@ -31,55 +28,13 @@ from tandem.runtime.settings import DatabaseSettings
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, reason
 from tests.support import events
 from tests.support.builders import euros, identity, usd
-from tests.support.events import feed_events
-from tests.support.projecting import PROJECTIONS, fold, upsert
-from tests.support.searching import answered
+from tests.support.searching import Shelf, answered
 
 if TYPE_CHECKING:
     # The stubs alone know it.
     from commerce.query.v1.query_service_pb2_grpc import QueryServiceAsyncStub
 
 Sort = ProductSort
-
-
-class Shelf:
-    """Products as a projector would show them: each change folds the whole history anew."""
-
-    def __init__(self, read_side: ReadSide) -> None:
-        self._read_side = read_side
-        self._history: list[Event] = []
-        self._numbers: dict[str, int] = {}
-
-    def add(self, name: str, *, category: str = "", price: Any = None, stock: int = 5, **texts: Any) -> str:
-        number = self._numbers[name] = len(self._numbers) + 1
-        event = events.product_added(number, stock=stock, description=texts.pop("description", ""))
-        added = event.product_added
-        added.name, added.category = name, category
-        added.price.CopyFrom(price or usd(1000))
-        for key, value in texts.items():
-            added.attributes.add(name=key, value=value)
-        return self.happen(event)
-
-    def happen(self, *later: Event) -> str:
-        """Commits the views after these events too; returns a token for them."""
-        self._history += later
-        history = feed_events(self._history)
-        with self._read_side.engine.begin() as connection:
-            for view in ("product_card", "product_search", "search_word"):
-                rows = fold(PROJECTIONS[view], history, {}).rows
-                present = [
-                    (uuid.UUID(bytes=key), row.position, *row.columns, row.value) for key, row in rows.items() if row
-                ]
-                upsert(connection, VIEWS[view], present)
-        return self._read_side.token(self._read_side.advance())
-
-    def number(self, name: str) -> int:
-        return self._numbers[name]
-
-
-@pytest.fixture
-def shelf(read_side: ReadSide) -> Shelf:
-    return Shelf(read_side)
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ from sqlalchemy import text
 from commerce.event.v1.event_pb2 import Event
 from commerce.query.v1.query_service_pb2 import ProductSort, SearchProductsRequest
 from commerce.query.v1.query_service_pb2 import SearchProductsResponse as Response
+from commerce.type.v1.product_attribute_pb2 import ProductAttribute
 from query_server.search.memory import SearchMemory
+from query_server.search.synonyms import parse
 from shop.views import VIEWS
 from tests.integration.query_server.conftest import OpenSearcher, ReadSide
 from tests.support import events
@@ -19,6 +21,7 @@ from tests.support.projecting import PROJECTIONS, fold, upsert
 
 WORDS = ("oak", "lamp", "brass", "chair", "crème", "lamps", "lam", "brsas", "chiar", "o", "zzz", "tea")
 SORTS = ProductSort.values()
+VALUES = ("red", "blue", "gré\u0301en")
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -27,7 +30,8 @@ def test_remembered_and_full_searches_agree_over_any_history(
 ) -> None:
     """Also while the views are at different positions, as they are when several projectors hold them."""
     dice = random.Random(seed)
-    asked, fresh = opened(read_side), opened(read_side, SearchMemory(0))
+    synonyms = parse("chair => lamp\noak lamp, brass")
+    asked, fresh = opened(read_side, synonyms=synonyms), opened(read_side, SearchMemory(0), synonyms)
     history = RandomHistory(read_side, dice)
     requests: list[SearchProductsRequest] = []
     for _ in range(40):
@@ -76,6 +80,7 @@ class RandomHistory:
             added = event.product_added
             added.name, added.category = a_text(dice), dice.choice(("Tea", "Home", "Éclairage", "desk"))
             added.price.CopyFrom(usd(dice.randint(1, 4)))
+            added.attributes.extend(attributes(dice))
             return event
         return dice.choice(
             [
@@ -103,7 +108,12 @@ class RandomHistory:
 def a_revision(dice: random.Random, product: int) -> Event:
     event = events.product_revised(product, name=dice.choice((a_text(dice), "Oak")))
     event.product_revised.description = dice.choice(("", "Oak", a_text(dice)))
+    event.product_revised.attributes.extend(attributes(dice))
     return event
+
+
+def attributes(dice: random.Random) -> list[ProductAttribute]:
+    return [ProductAttribute(name=it, value=dice.choice(VALUES)) for it in ("Colour", "Size") if dice.random() < 0.5]
 
 
 def a_text(dice: random.Random) -> str:
@@ -121,6 +131,10 @@ def a_request(dice: random.Random) -> SearchProductsRequest:
     wanted = request.filter
     if dice.random() < 0.2:
         wanted.categories.extend(dice.sample(("Tea", "Beverages", "desk"), k=2))
+    for name in ("Colour", "Size"):
+        if dice.random() < 0.2:
+            wanted.attributes.add(name=name, values=dice.sample(VALUES, k=2))
+    request.detailed_facets = dice.random() < 0.4
     if dice.random() < 0.2:
         wanted.min_price.CopyFrom(usd(2))
     if dice.random() < 0.2:

@@ -14,8 +14,8 @@ from commerce.query.v1.views_pb2 import OrderSummary
 from tandem.runtime.call import LocalCall
 from tandem.runtime.errors import InvalidArgument, PreconditionFailed, Unavailable
 from tests.integration.query_server.conftest import LocalQueries, ReadSide, position_of, until
-from tests.integration.query_server.test_search import Shelf
 from tests.support.builders import identity
+from tests.support.searching import Shelf
 
 ADA, BOB = identity("customer", "ada"), identity("customer", "bob")
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -9,16 +9,10 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 
-from tandem.runtime.database import migrate
+from tandem.runtime.migrations import Schema, migrate
 from tandem.runtime.settings import DatabaseSettings
 
-ENV = """
-from alembic import context
-
-from tandem.runtime.database import run_migrations
-
-run_migrations(context.config.attributes["connection"], "work")
-"""
+WORK = Schema("work")
 FIRST = """
 from alembic import op
 
@@ -64,14 +58,13 @@ def url(fresh_database: Callable[[], str]) -> str:
 def scripts(tmp_path: Path) -> Path:
     folder = tmp_path / "migrations"
     (folder / "versions").mkdir(parents=True)
-    (folder / "env.py").write_text(ENV)
     (folder / "versions" / "0001_thing.py").write_text(FIRST)
     return folder
 
 
 @pytest.fixture
 def work(url: str, scripts: Path) -> Iterator[psycopg.Connection]:
-    migrate(settings_of(url), scripts, "work")
+    migrate(settings_of(url), scripts, WORK)
     with psycopg.connect(url, autocommit=True) as connection:
         yield connection
 
@@ -91,7 +84,7 @@ def test_steps_that_were_done_stay_and_the_next_run_goes_on_behind_them(
     # In the seventh step.
     work.execute("ALTER TABLE work.thing ADD CONSTRAINT not_this CHECK (id <> 65 OR doubled IS NULL)")
     with pytest.raises(DBAPIError, match="not_this"):
-        migrate(settings_of(url), scripts, "work")
+        migrate(settings_of(url), scripts, WORK)
     assert work.execute("SELECT count(doubled) FROM work.thing WHERE id <= 60").fetchone() == (60,)
     assert work.execute("SELECT name, after, finished_at FROM work.backfill").fetchall() == [
         ("0002 doubled", "60", None)
@@ -100,7 +93,7 @@ def test_steps_that_were_done_stay_and_the_next_run_goes_on_behind_them(
     assert work.execute("SELECT to_regclass('work.behind')").fetchone() == (None,)
     work.execute("ALTER TABLE work.thing DROP CONSTRAINT not_this")
     done = work.execute("SELECT id, xmin FROM work.thing WHERE id <= 60 ORDER BY id").fetchall()
-    assert migrate(settings_of(url), scripts, "work") == "0002"
+    assert migrate(settings_of(url), scripts, WORK) == "0002"
     assert work.execute("SELECT id, xmin FROM work.thing WHERE id <= 60 ORDER BY id").fetchall() == done
     assert work.execute("SELECT count(*) FROM work.thing WHERE doubled IS DISTINCT FROM id * 2").fetchone() == (0,)
     assert work.execute("SELECT finished_at IS NOT NULL FROM work.backfill").fetchone() == (True,)
@@ -116,7 +109,7 @@ def test_what_has_come_since_is_done_behind_a_lock(url: str, scripts: Path, work
         'op.execute("ALTER TABLE work.thing ADD CONSTRAINT known CHECK (doubled IS NOT NULL) NOT VALID")',
         'validate_constraint("work.thing", "known")',
     )
-    assert migrate(settings_of(url), scripts, "work") == "0002"
+    assert migrate(settings_of(url), scripts, WORK) == "0002"
     assert work.execute("SELECT doubled FROM work.thing WHERE id > 100 ORDER BY id").fetchall() == [(202,), (204,)]
     assert work.execute("SELECT convalidated FROM pg_constraint WHERE conname = 'known'").fetchone() == (True,)
 
@@ -132,7 +125,7 @@ def test_an_index_is_made_beside_who_writes_and_by_several_that_migrate_at_once(
     with psycopg.connect(url) as writer, ThreadPoolExecutor(2) as several:
         # Its transaction is under way longer than any lock or statement may take.
         writer.execute("UPDATE work.thing SET doubled = 8 WHERE id = 101")
-        running = [several.submit(migrate, settings_of(url), scripts, "work") for _ in range(2)]
+        running = [several.submit(migrate, settings_of(url), scripts, WORK) for _ in range(2)]
         for it in running:
             with pytest.raises(TimeoutError):
                 it.result(timeout=1.5)

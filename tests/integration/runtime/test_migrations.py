@@ -8,17 +8,12 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from tandem.runtime.database import create_database_engine, current_revision, has_revision, migrate, newest_revision
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.migrations import Schema, current_revision, has_revision, migrate, newest_revision
 from tandem.runtime.settings import DatabaseSettings
 
 SCHEMA = "tandem_test"
-ENV = f"""
-from alembic import context
-
-from tandem.runtime.database import run_migrations
-
-run_migrations(context.config.attributes["connection"], "{SCHEMA}")
-"""
+ALONE = Schema(SCHEMA)
 FIRST = f"""
 from alembic import op
 
@@ -47,7 +42,6 @@ def upgrade():
 def scripts(tmp_path: Path) -> Path:
     folder = tmp_path / "migrations"
     (folder / "versions").mkdir(parents=True)
-    (folder / "env.py").write_text(ENV)
     (folder / "versions" / "0001_thing.py").write_text(FIRST)
     return folder
 
@@ -76,7 +70,7 @@ def test_several_that_migrate_at_once_wait_for_one_another(settings: DatabaseSet
 
     def run() -> str:
         together.wait(timeout=20)
-        return migrate(settings, scripts, SCHEMA)
+        return migrate(settings, scripts, ALONE)
 
     with ThreadPoolExecutor(3) as pool:
         assert [it.result() for it in [pool.submit(run) for _ in range(3)]] == ["0001"] * 3
@@ -86,20 +80,20 @@ def test_several_that_migrate_at_once_wait_for_one_another(settings: DatabaseSet
 def test_a_migration_may_be_repeated_and_goes_on_from_where_the_database_is(
     settings: DatabaseSettings, scripts: Path
 ) -> None:
-    assert migrate(settings, scripts, SCHEMA) == "0001"
-    assert migrate(settings, scripts, SCHEMA) == "0001"
+    assert migrate(settings, scripts, ALONE) == "0001"
+    assert migrate(settings, scripts, ALONE) == "0001"
     add_second(scripts)
     assert newest_revision(scripts) == "0002"
     assert revision(settings) == "0001"
-    assert migrate(settings, scripts, SCHEMA) == "0002"
+    assert migrate(settings, scripts, ALONE) == "0002"
     assert revision(settings) == "0002"
 
 
 def test_a_migration_that_fails_changes_nothing(settings: DatabaseSettings, scripts: Path) -> None:
-    migrate(settings, scripts, SCHEMA)
+    migrate(settings, scripts, ALONE)
     add_second(scripts, "SELECT 1 / 0")
     with pytest.raises(DBAPIError, match="division by zero"):
-        migrate(settings, scripts, SCHEMA)
+        migrate(settings, scripts, ALONE)
     assert revision(settings) == "0001"
     engine = create_database_engine(settings, name="test", pool_size=1)
     with engine.connect() as connection:
@@ -110,7 +104,7 @@ def test_a_migration_that_fails_changes_nothing(settings: DatabaseSettings, scri
 def test_a_statement_of_a_migration_is_bounded_again_after_the_wait(settings: DatabaseSettings, scripts: Path) -> None:
     add_second(scripts, "SELECT pg_sleep(30)")
     with pytest.raises(DBAPIError, match="statement timeout"):
-        migrate(settings.model_copy(update={"statement_timeout": 1.0}), scripts, SCHEMA)
+        migrate(settings.model_copy(update={"statement_timeout": 1.0}), scripts, ALONE)
 
 
 def test_a_database_without_migrations_has_no_revision(settings: DatabaseSettings) -> None:
@@ -121,15 +115,15 @@ def test_a_schema_is_current_at_the_needed_revision_and_at_later_ones(
     settings: DatabaseSettings, scripts: Path
 ) -> None:
     engine = create_database_engine(settings, name="test", pool_size=1)
-    assert not has_revision(engine, SCHEMA, "0001")
-    migrate(settings, scripts, SCHEMA)
-    assert has_revision(engine, SCHEMA, "0001")
-    assert has_revision(engine, SCHEMA, "0000"), "the version before goes on"
-    assert not has_revision(engine, SCHEMA, "0002")
+    assert not has_revision(engine, ALONE, "0001")
+    migrate(settings, scripts, ALONE)
+    assert has_revision(engine, ALONE, "0001")
+    assert has_revision(engine, ALONE, "0000"), "the version before goes on"
+    assert not has_revision(engine, ALONE, "0002")
     engine.dispose()
 
 
 def test_no_schema_is_current_where_the_database_is_away() -> None:
     away = DatabaseSettings(url=SecretStr("postgresql://tandem@127.0.0.1:1/nowhere"))
     engine = create_database_engine(away, name="test", pool_size=1)
-    assert not has_revision(engine, SCHEMA, "0001")
+    assert not has_revision(engine, ALONE, "0001")

@@ -117,7 +117,7 @@ def test_a_service_that_does_not_serve_is_not_well() -> None:
     report = ask(ALL_SERVE | {"query_server": NOT_SERVING})
     assert not report.well
     assert status.problems(report) == [
-        "query_server does not serve: its database is away or not migrated; its log says more."
+        "query_server does not serve: a store of its is away or not migrated; its log says more."
     ]
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from command_server import customers, orders, products, subscriptions
 from command_server.app import DOMAIN
-from command_server.checks import ShopChecker
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1 import event_pb2
 from shop.events import EVENTS
@@ -24,7 +23,6 @@ def described(**changes: Any) -> Domain:
         "loads": LOADS,
         "kinds": KINDS,
         "changes": CHANGES,
-        "checker": ShopChecker,
     }
     return Domain(**(parts | changes))
 

@@ -2,18 +2,24 @@
 
 import pytest
 
-from command_server.checks import MAX_PRICE
-from command_server.orders import MAX_LINES, MAX_QUANTITY, MAX_TOTAL, line_total
-from command_server.products import MAX_STOCK, MAX_STOCK_CHANGE
+from command_server.orders import MAX_TOTAL, line_total
+from command_server.products import MAX_STOCK
+from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1.event_pb2 import Event
 from commerce.internal.v1.stored_pb2 import SalesSummaryRow, SalesSums
+from commerce.type.v1.money_pb2 import Money
 from projector.sales_summary import MAX_SUM, PROJECTION
 from tandem.projection.changes import CannotApply, StoredRow, ViewRow
 from tests.support import events
 from tests.support.events import feed_events
+from tests.support.longest import rule
 from tests.support.projecting import PROJECTIONS, fold, steps
 
 INT64 = 2**63 - 1
+MAX_LINES = rule(commands.PlaceOrderRequest(), "lines").max_elements
+MAX_QUANTITY = rule(commands.PlaceOrderLine(), "quantity").max
+MAX_STOCK_CHANGE = rule(commands.AdjustStockRequest(), "delta").max
+MAX_PRICE = rule(Money(), "minor_units").max
 # More than a feed will have: at 1,000 a second that takes more than a year, and with events of 300 bytes 12 TB.
 ORDERS = 40_000_000_000
 

@@ -15,13 +15,16 @@ from commerce.query.v1.query_service_pb2 import ProductFilter, SearchProductsReq
 from projector.product_search import MAX_CORRECTABLE, PRODUCT_SEARCH, SEARCH_WORD
 from query_server.search import request as search_request
 from query_server.search.highlight import _marker, highlight, snippet
-from query_server.search.request import MAX_QUERY, search_key
+from query_server.search.request import search_key
 from shop.words import MAX_LETTERS, MAX_WORD, is_mark, normalized, words_of
 from tandem.queries.checker import QueryChecker
 from tandem.runtime.errors import InvalidArgument
+from tandem.runtime.field_checks import field_checks, rule_of
 from tests.support import events
 from tests.support.events import feed_events
 from tests.support.projecting import fold
+
+MAX_QUERY = rule_of(SearchProductsRequest.DESCRIPTOR.fields_by_name["query"]).max_length
 
 # The letters that texts are crafted of: marks in an order that is to be reversed, what becomes many letters, a letter
 # that many begin with, one that is another in lower case, and what separates words.
@@ -174,14 +177,13 @@ def test_what_is_too_long_is_not_cut_into_words_nor_kept(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(search_request, "query_words", words_of_counted)
     check = QueryChecker(2)
-    key = search_key(
-        SearchProductsRequest(
-            query="\u0301" * 400_000,
-            filter=ProductFilter(categories=["x" * 400_000]),
-            page_token="x" * 400_000,
-        ),
-        check,
+    request = SearchProductsRequest(
+        query="\u0301" * 400_000,
+        filter=ProductFilter(categories=["x" * 400_000]),
+        page_token="x" * 400_000,
     )
+    field_checks(request.DESCRIPTOR).check(request, check)
+    key = search_key(request, check)
     with pytest.raises(InvalidArgument) as refused:
         check.finish()
     assert {it.subject: it.kind for it in refused.value.violations} == {

@@ -16,7 +16,7 @@ NO_STORE: Any = None
 
 def asked(**fields: Any) -> SalesKey:
     check = QueryChecker(2)
-    key = SalesQuery(NO_STORE).wanted(GetSalesSummaryRequest(**fields), check)
+    key = SalesQuery(NO_STORE).wanted_of(GetSalesSummaryRequest(**fields), check)
     check.finish()
     return key
 

@@ -12,8 +12,11 @@ from query_server.search.memory import (
     Correction,
     Lru,
     SearchMemory,
+    SuggestionKey,
+    Suggestions,
     TextKey,
 )
+from query_server.search.synonyms import Span
 
 CONTENT = uuid.uuid4()
 
@@ -25,8 +28,8 @@ def candidates(number: int, count: int = 14) -> Candidates:
 
 
 def test_candidates_come_back_as_they_were() -> None:
-    found = [(bytes([it]) * 16, -it, 2**40 + it, "Tea") for it in range(3)]
-    keys, scores, added, categories = zip(*found, strict=True)
+    found = [(bytes([it]) * 16, -it, 2**40 + it, "Tea", "") for it in range(3)]
+    keys, scores, added, categories, _ = zip(*found, strict=True)
     kept = Candidates(CONTENT, b"".join(keys), scores, added, categories)
     assert list(kept) == found
     assert kept.keys() == list(keys)
@@ -53,13 +56,13 @@ def test_an_entry_that_is_replaced_takes_no_room_any_more() -> None:
 
 def test_a_memory_without_room_keeps_nothing() -> None:
     memory = SearchMemory(0)
-    memory.candidates.put(TextKey(("a",), (), False), candidates(1))
-    assert memory.candidates.get(TextKey(("a",), (), False)) is None
+    memory.candidates.put(TextKey(("a",), (), (), False, False), candidates(1))
+    assert memory.candidates.get(TextKey(("a",), (), (), False, False)) is None
 
 
 def _find(memory: SearchMemory, number: int) -> None:
     words = (f"walnut{number}", f"chair{number}")
-    memory.candidates.put(TextKey(words, (), False), candidates(number))
+    memory.candidates.put(TextKey(words, (), (), False, False), candidates(number))
 
 
 def _correct(memory: SearchMemory, number: int) -> None:
@@ -75,10 +78,16 @@ def _mark(memory: SearchMemory, number: int) -> None:
 def _find_by_a_forged_token(memory: SearchMemory, number: int) -> None:
     """A token's alternatives are a caller's, as long as a token may be."""
     alternatives = tuple(tuple(f"{it:x}{other}{number:058}" for other in range(3)) for it in range(10))
-    memory.candidates.put(TextKey(tuple("abcdefghij"), alternatives, False), candidates(number, 1))
+    memory.candidates.put(TextKey(tuple("abcdefghij"), alternatives, (), False, False), candidates(number, 1))
 
 
-@pytest.mark.parametrize("remember", [_find, _correct, _mark, _find_by_a_forged_token])
+def _suggest(memory: SearchMemory, number: int) -> None:
+    span = Span(0, 1, ((f"saint{number}",), (f"holy{number}", f"man{number}")))
+    key = SuggestionKey((f"st{number}",), (span,))
+    memory.suggestions.put(key, Suggestions(CONTENT, (f"street{number}",), (b"%d" % number * 20,) * 3))
+
+
+@pytest.mark.parametrize("remember", [_find, _correct, _mark, _find_by_a_forged_token, _suggest])
 def test_memory_is_bounded_by_what_is_really_taken(remember: Callable[[Any, int], None]) -> None:
     most = 4 * 2**20
     memory = SearchMemory(most)
@@ -90,6 +99,6 @@ def test_memory_is_bounded_by_what_is_really_taken(remember: Callable[[Any, int]
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    told = memory.candidates.bytes + memory.corrections.bytes + memory.marks.bytes
+    told = memory.candidates.bytes + memory.corrections.bytes + memory.marks.bytes + memory.suggestions.bytes
     assert told < most
     assert taken < 1.2 * told

@@ -65,11 +65,11 @@ class RegisterCustomerRequest(_message.Message):
     customer_id: _builtins.str
     """UUID for the new customer, chosen by the caller; when unset the server chooses one (UUIDv7)."""
     name: _builtins.str
-    """The customer's name: 1 to 200 characters."""
+    """The customer's name."""
     email: _builtins.str
-    """E-mail address; may be empty. At most 254 characters, with one @."""
+    """E-mail address; may be empty."""
     phone: _builtins.str
-    """Telephone number; may be empty. At most 40 characters."""
+    """Telephone number; may be empty."""
     @_builtins.property
     def address(self) -> _address_pb2.Address:
         """Postal address, which becomes the default one, with the name "main"; may be unset, but an order needs one."""
@@ -139,7 +139,7 @@ class RenameCustomerRequest(_message.Message):
     expected_version: _builtins.int
     """When set, the command is done only if this is the customer's version."""
     name: _builtins.str
-    """The new name: 1 to 200 characters."""
+    """The new name."""
     def __init__(
         self,
         *,
@@ -207,14 +207,12 @@ class UpdateAddressRequest(_message.Message):
     expected_version: _builtins.int
     """When set, the command is done only if this is the customer's version."""
     address_name: _builtins.str
-    """Which of the customer's addresses it is: 1 to 50 characters, without blanks at its ends. When empty, the default one,
-    or "main" for a customer without any.
-    """
+    """Which of the customer's addresses it is. When empty, the default one, or "main" for a customer without any."""
     make_default: _builtins.bool
     """Whether orders go there from now on when they name no address. A customer's first address is the default anyway."""
     @_builtins.property
     def address(self) -> _address_pb2.Address:
-        """The address. Required."""
+        """The address."""
 
     def __init__(
         self,
@@ -281,7 +279,7 @@ class RemoveAddressRequest(_message.Message):
     expected_version: _builtins.int
     """When set, the command is done only if this is the customer's version."""
     address_name: _builtins.str
-    """Which one. Required. The default one can go only as the last."""
+    """Which one. The default one can go only as the last."""
     def __init__(
         self,
         *,
@@ -407,20 +405,20 @@ class AddProductRequest(_message.Message):
     product_id: _builtins.str
     """UUID for the new product, chosen by the caller; when unset the server chooses one (UUIDv7)."""
     name: _builtins.str
-    """Its name: 1 to 200 characters."""
+    """Its name."""
     description: _builtins.str
-    """Its description; may be empty. At most 4,000 characters."""
+    """Its description; may be empty."""
     category: _builtins.str
-    """Its category; may be empty. At most 100 characters."""
+    """Its category; may be empty."""
     initial_stock: _builtins.int
-    """How many units are in stock: 0 to 1,000,000,000."""
+    """How many units are in stock."""
     @_builtins.property
     def price(self) -> _money_pb2.Money:
-        """Its price for one unit: 0 to 1,000,000,000,000 minor units. Required."""
+        """Its price for one unit."""
 
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_product_attribute_pb2.ProductAttribute]:
-        """Its attributes, in any order: at most 50."""
+        """Its attributes, in any order."""
 
     def __init__(
         self,
@@ -490,7 +488,7 @@ class ChangePriceRequest(_message.Message):
     """When set, the command is done only if this is the product's version."""
     @_builtins.property
     def price(self) -> _money_pb2.Money:
-        """The new price for one unit, in the product's currency. Required."""
+        """The new price for one unit, in the product's currency."""
 
     def __init__(
         self,
@@ -555,7 +553,7 @@ class AdjustStockRequest(_message.Message):
     expected_version: _builtins.int
     """When set, the command is done only if this is the product's version."""
     delta: _builtins.int
-    """By how many units: positive for more, negative for fewer; not zero, at most 1,000,000,000 either way."""
+    """By how many units: positive for more, negative for fewer; not zero."""
     def __init__(
         self,
         *,
@@ -685,11 +683,11 @@ class ReviseProductRequest(_message.Message):
     expected_version: _builtins.int
     """When set, the command is done only if this is the product's version."""
     name: _builtins.str
-    """The new name: 1 to 200 characters."""
+    """The new name."""
     description: _builtins.str
-    """The new description; may be empty. At most 4,000 characters."""
+    """The new description; may be empty."""
     category: _builtins.str
-    """The new category; may be empty. At most 100 characters."""
+    """The new category; may be empty."""
     @_builtins.property
     def attributes(self) -> Global___ProductAttributes:
         """The new attributes: all of them, in place of those before."""
@@ -737,7 +735,7 @@ class ProductAttributes(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_product_attribute_pb2.ProductAttribute]:
-        """The attributes, in any order: at most 50; none takes all away."""
+        """The attributes, in any order; none takes all away."""
 
     def __init__(
         self,
@@ -799,12 +797,12 @@ class PlaceOrderRequest(_message.Message):
     order_id: _builtins.str
     """UUID for the new order, chosen by the caller; when unset the server chooses one (UUIDv7)."""
     customer_id: _builtins.str
-    """UUID of the customer who orders. Required."""
+    """The customer who orders."""
     shipping_address_name: _builtins.str
     """The name of one of the customer's addresses: where the order goes. Not together with `shipping_address`."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceOrderLine]:
-        """What is ordered: 1 to 200 lines, all in one currency, each product once."""
+        """What is ordered, all in one currency."""
 
     @_builtins.property
     def shipping_address(self) -> _address_pb2.Address:
@@ -816,7 +814,7 @@ class PlaceOrderRequest(_message.Message):
 
     @_builtins.property
     def placed_at(self) -> _timestamp_pb2.Timestamp:
-        """When the order was placed, for orders that are brought in from elsewhere; not in the future. When unset, now."""
+        """When the order was placed, for orders that are brought in from elsewhere. When unset, now."""
 
     def __init__(
         self,
@@ -850,11 +848,11 @@ class PlaceOrderLine(_message.Message):
     QUANTITY_FIELD_NUMBER: _builtins.int
     DISCOUNT_BASIS_POINTS_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
-    """UUID of the product. Required."""
+    """The product."""
     quantity: _builtins.int
-    """How many units: 1 to 1,000,000."""
+    """How many units."""
     discount_basis_points: _builtins.int
-    """Discount on this line in basis points, 0 to 10,000: 500 is 5 %. The line costs
+    """Discount on this line in basis points: 500 is 5 %. The line costs
     quantity x price x (10,000 - discount) / 10,000, rounded once, half up, to the minor unit.
     """
     def __init__(
@@ -918,10 +916,10 @@ class PayOrderRequest(_message.Message):
     expected_version: _builtins.int
     """When set, the command is done only if this is the order's version."""
     payment_reference: _builtins.str
-    """The payment's name in the payment system; may be empty. At most 200 characters. No personal data: it is not erased."""
+    """The payment's name in the payment system; may be empty. No personal data: it is not erased."""
     @_builtins.property
     def paid_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was paid, for payments that are brought in from elsewhere; not in the future. When unset, now."""
+        """When it was paid, for payments that are brought in from elsewhere. When unset, now."""
 
     def __init__(
         self,
@@ -989,12 +987,12 @@ class ShipOrderRequest(_message.Message):
     expected_version: _builtins.int
     """When set, the command is done only if this is the order's version."""
     carrier: _builtins.str
-    """Who carries it; may be empty. At most 100 characters."""
+    """Who carries it; may be empty."""
     tracking_number: _builtins.str
-    """The carrier's tracking number; may be empty. At most 100 characters. No personal data: it is not erased."""
+    """The carrier's tracking number; may be empty. No personal data: it is not erased."""
     @_builtins.property
     def shipped_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was shipped, for shipments that are brought in from elsewhere; not in the future. When unset, now."""
+        """When it was shipped, for shipments that are brought in from elsewhere. When unset, now."""
 
     def __init__(
         self,
@@ -1062,8 +1060,8 @@ class DeliverOrderRequest(_message.Message):
     """When set, the command is done only if this is the order's version."""
     @_builtins.property
     def delivered_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was delivered, for deliveries that are brought in from elsewhere; not in the future. When unset, now. It is
-        stored as given and not compared with the time of shipment, which another system's clock may have given.
+        """When it was delivered, for deliveries that are brought in from elsewhere. When unset, now. It is stored as given and
+        not compared with the time of shipment, which another system's clock may have given.
         """
 
     def __init__(
@@ -1204,7 +1202,7 @@ class CancelOrderRequest(_message.Message):
     expected_version: _builtins.int
     """When set, the command is done only if this is the order's version."""
     reason: _builtins.str
-    """Why; may be empty. At most 500 characters. No personal data: it is not erased."""
+    """Why; may be empty. No personal data: it is not erased."""
     def __init__(
         self,
         *,
@@ -1270,22 +1268,22 @@ class StartSubscriptionRequest(_message.Message):
     subscription_id: _builtins.str
     """UUID for the new subscription, chosen by the caller; when unset the server chooses one (UUIDv7)."""
     customer_id: _builtins.str
-    """UUID of the customer who subscribes. Required."""
+    """The customer who subscribes."""
     plan: _builtins.str
-    """The plan's code in the caller's system: 1 to 100 characters."""
+    """The plan's code in the caller's system."""
     period_months: _builtins.int
-    """How many months a period has: 1 to 36."""
+    """How many months a period has."""
     period_count: _builtins.int
-    """How many periods are paid for, for subscriptions that are brought in from elsewhere: 0 to 1,200; 0 means 1. When the
-    last of them is over, and the days of grace too, the subscription lapses within seconds.
+    """How many periods are paid for, for subscriptions that are brought in from elsewhere; 0 means 1. When the last of them
+    is over, and the days of grace too, the subscription lapses within seconds.
     """
     @_builtins.property
     def price(self) -> _money_pb2.Money:
-        """What a period costs: 0 to 1,000,000,000,000 minor units. Required."""
+        """What a period costs."""
 
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was started, for subscriptions that are brought in from elsewhere; not in the future. When unset, now.
+        """When it was started, for subscriptions that are brought in from elsewhere. When unset, now.
 
         Periods are calendar months in UTC from here on: period n ends n times `period_months` months later, on the same day
         of the month, or on the month's last day where the month is shorter, and at the same time of day. What starts on 31
@@ -1363,12 +1361,12 @@ class ChangeSubscriptionPlanRequest(_message.Message):
     expected_version: _builtins.int
     """When set, the command is done only if this is the subscription's version."""
     plan: _builtins.str
-    """The new plan's code in the caller's system: 1 to 100 characters."""
+    """The new plan's code in the caller's system."""
     period_months: _builtins.int
-    """How many months a period has: 1 to 36."""
+    """How many months a period has."""
     @_builtins.property
     def price(self) -> _money_pb2.Money:
-        """What a period costs, in the subscription's currency: 0 to 1,000,000,000,000 minor units. Required."""
+        """What a period costs, in the subscription's currency."""
 
     def __init__(
         self,
@@ -1496,11 +1494,9 @@ class CancelSubscriptionRequest(_message.Message):
     expected_version: _builtins.int
     """When set, the command is done only if this is the subscription's version."""
     when: Global___CancellationTime.ValueType
-    """When it ends. Required."""
+    """When it ends."""
     reason: _builtins.str
-    """Why; may be empty, and then a reason that was given before stays. At most 500 characters. No personal data: it is not
-    erased.
-    """
+    """Why; may be empty, and then a reason that was given before stays. No personal data: it is not erased."""
     def __init__(
         self,
         *,

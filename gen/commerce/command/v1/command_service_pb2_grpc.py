@@ -48,10 +48,8 @@ class CommandServiceStub:
     Each is at most 128 printable ASCII characters. One that is not as it must be, and one that is given twice, is ignored:
     the command is done all the same.
 
-    A text can be read as it is written. It has no control characters and no line separators (descriptions and reasons of
-    cancellation have line breaks and tabs), and none that change the direction of text (U+202A to U+202E, U+2066 to U+2069;
-    the marks U+200E and U+200F are taken). One that is not empty has a character that can be seen: zero-width characters,
-    byte order marks, fillers and combining marks alone are none. What is wrong is MALFORMED.
+    What a field may hold is said by its option `tandem.options.v1.field`. A text can be read as it is written: it has no control
+    characters, none that change its direction, and, where it is not empty, a character that can be seen.
 
     Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
 
@@ -206,10 +204,8 @@ class CommandServiceServicer:
     Each is at most 128 printable ASCII characters. One that is not as it must be, and one that is given twice, is ignored:
     the command is done all the same.
 
-    A text can be read as it is written. It has no control characters and no line separators (descriptions and reasons of
-    cancellation have line breaks and tabs), and none that change the direction of text (U+202A to U+202E, U+2066 to U+2069;
-    the marks U+200E and U+200F are taken). One that is not empty has a character that can be seen: zero-width characters,
-    byte order marks, fillers and combining marks alone are none. What is wrong is MALFORMED.
+    What a field may hold is said by its option `tandem.options.v1.field`. A text can be read as it is written: it has no control
+    characters, none that change its direction, and, where it is not empty, a character that can be seen.
 
     Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
 
@@ -576,10 +572,8 @@ class CommandService:
     Each is at most 128 printable ASCII characters. One that is not as it must be, and one that is given twice, is ignored:
     the command is done all the same.
 
-    A text can be read as it is written. It has no control characters and no line separators (descriptions and reasons of
-    cancellation have line breaks and tabs), and none that change the direction of text (U+202A to U+202E, U+2066 to U+2069;
-    the marks U+200E and U+200F are taken). One that is not empty has a character that can be seen: zero-width characters,
-    byte order marks, fillers and combining marks alone are none. What is wrong is MALFORMED.
+    What a field may hold is said by its option `tandem.options.v1.field`. A text can be read as it is written: it has no control
+    characters, none that change its direction, and, where it is not empty, a character that can be seen.
 
     Every error has google.rpc details; `commerce.type.v1.ErrorReason` lists the reasons, with what to do.
 

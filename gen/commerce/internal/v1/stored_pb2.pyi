@@ -249,6 +249,7 @@ class ProductText(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     DISCONTINUED_FIELD_NUMBER: _builtins.int
+    FACETS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     category: _builtins.str
@@ -259,6 +260,8 @@ class ProductText(_message.Message):
     """Its description."""
     discontinued: _builtins.bool
     """Whether it is no longer sold."""
+    facets: _builtins.str
+    """Its attributes once more, with what tells them apart: shop.facets."""
     def __init__(
         self,
         *,
@@ -267,10 +270,11 @@ class ProductText(_message.Message):
         attributes: _builtins.str = ...,
         description: _builtins.str = ...,
         discontinued: _builtins.bool = ...,
+        facets: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "category", b"category", "description", b"description", "discontinued", b"discontinued", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "category", b"category", "description", b"description", "discontinued", b"discontinued", "facets", b"facets", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

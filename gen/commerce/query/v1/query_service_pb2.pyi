@@ -43,6 +43,8 @@ class _ProductSortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProductSo
     """The dearest first."""
     PRODUCT_SORT_NEWEST: _ProductSort.ValueType  # 4
     """Those that came into the catalogue last first."""
+    PRODUCT_SORT_SALES: _ProductSort.ValueType  # 5
+    """Those of which most units were sold first, by `units_sold`."""
 
 class ProductSort(_ProductSort, metaclass=_ProductSortEnumTypeWrapper):
     """In which order a search's products come. Ties are broken by the product's id."""
@@ -59,7 +61,49 @@ PRODUCT_SORT_PRICE_DESC: ProductSort.ValueType  # 3
 """The dearest first."""
 PRODUCT_SORT_NEWEST: ProductSort.ValueType  # 4
 """Those that came into the catalogue last first."""
+PRODUCT_SORT_SALES: ProductSort.ValueType  # 5
+"""Those of which most units were sold first, by `units_sold`."""
 Global___ProductSort: _TypeAlias = ProductSort  # noqa: Y015
+
+class _SearchBoost:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SearchBoostEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchBoost.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEARCH_BOOST_UNSPECIFIED: _SearchBoost.ValueType  # 0
+    """Not used."""
+    SEARCH_BOOST_AS_WRITTEN: _SearchBoost.ValueType  # 1
+    """It has the words as they are written, or a synonym, and not only what a word was taken for. By far the largest."""
+    SEARCH_BOOST_WORDS: _SearchBoost.ValueType  # 2
+    """Words of it begin with the words of the query, or have their stem: most in its name, then category, attributes,
+    description.
+    """
+    SEARCH_BOOST_WHOLE_WORDS: _SearchBoost.ValueType  # 3
+    """Words of it are words of the query, in whole: weighed in the same way, and twice as much."""
+    SEARCH_BOOST_NAME: _SearchBoost.ValueType  # 4
+    """Its name is like the query."""
+    SEARCH_BOOST_IN_STOCK: _SearchBoost.ValueType  # 5
+    """Some of it can be ordered. The smallest: it decides between products that are equal in all else."""
+
+class SearchBoost(_SearchBoost, metaclass=_SearchBoostEnumTypeWrapper):
+    """What moves a product up in a search."""
+
+SEARCH_BOOST_UNSPECIFIED: SearchBoost.ValueType  # 0
+"""Not used."""
+SEARCH_BOOST_AS_WRITTEN: SearchBoost.ValueType  # 1
+"""It has the words as they are written, or a synonym, and not only what a word was taken for. By far the largest."""
+SEARCH_BOOST_WORDS: SearchBoost.ValueType  # 2
+"""Words of it begin with the words of the query, or have their stem: most in its name, then category, attributes,
+description.
+"""
+SEARCH_BOOST_WHOLE_WORDS: SearchBoost.ValueType  # 3
+"""Words of it are words of the query, in whole: weighed in the same way, and twice as much."""
+SEARCH_BOOST_NAME: SearchBoost.ValueType  # 4
+"""Its name is like the query."""
+SEARCH_BOOST_IN_STOCK: SearchBoost.ValueType  # 5
+"""Some of it can be ordered. The smallest: it decides between products that are equal in all else."""
+Global___SearchBoost: _TypeAlias = SearchBoost  # noqa: Y015
 
 @_typing.final
 class GetOrderDetailsRequest(_message.Message):
@@ -323,7 +367,7 @@ class ListRecentOrdersRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
-    """UUID of the customer. Required."""
+    """The customer."""
     page_size: _builtins.int
     """How many orders a page holds at most: 1 to 100; 0 means 20."""
     page_token: _builtins.str
@@ -548,12 +592,13 @@ class SearchProductsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    DETAILED_FACETS_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """What to look for: at most 200 characters, of which the first 10 words count; empty to browse. A product is found when
-    it has every word, at the beginning of a word of its name, category, attributes or description, or as another form of
-    one (English); in Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese anywhere in them. Case, accents, stress and
-    vowel points, punctuation, compatible forms and the script of digits are ignored. A query of signs alone finds what has
-    these signs. When fewer than 3 products are found, words that are misspelled find what they probably mean.
+    """What to look for, of which the first 10 words count; empty to browse. A product is found when it has every word, at the
+    beginning of a word of its name, category, attributes or description, or as another form of one (English); in Chinese,
+    Japanese, Korean, Thai, Lao, Khmer and Burmese anywhere in them. Case, accents, stress and vowel points, punctuation,
+    compatible forms and the script of digits are ignored. A query of signs alone finds what has these signs. When fewer than 3
+    products are found, words that are misspelled find what they probably mean.
     """
     sort: Global___ProductSort.ValueType
     """In which order they come."""
@@ -563,6 +608,8 @@ class SearchProductsRequest(_message.Message):
     """
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty for the first page."""
+    detailed_facets: _builtins.bool
+    """Whether `facets` counts attributes, and prices by steps. A search takes longer for it, the more so the more it finds."""
     @_builtins.property
     def filter(self) -> Global___ProductFilter:
         """Which products count."""
@@ -580,10 +627,11 @@ class SearchProductsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         consistency: _consistency_pb2.Consistency | None = ...,
+        detailed_facets: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "sort", b"sort"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "detailed_facets", b"detailed_facets", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "sort", b"sort"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -600,13 +648,14 @@ class ProductFilter(_message.Message):
     MAX_PRICE_FIELD_NUMBER: _builtins.int
     IN_STOCK_FIELD_NUMBER: _builtins.int
     INCLUDE_DISCONTINUED_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     in_stock: _builtins.bool
     """Only products of which some can be ordered."""
     include_discontinued: _builtins.bool
     """Products that are no longer sold too."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Products of any of these categories, spelled as the products have them, in any Unicode normalization form: at most 50."""
+        """Products of any of these categories, spelled as the products have them, in any Unicode normalization form."""
 
     @_builtins.property
     def min_price(self) -> _money_pb2.Money:
@@ -616,6 +665,10 @@ class ProductFilter(_message.Message):
     def max_price(self) -> _money_pb2.Money:
         """Products that cost so much or less, in the same currency."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeFilter]:
+        """Products that have, of each of these attributes, one of its values."""
+
     def __init__(
         self,
         *,
@@ -624,14 +677,43 @@ class ProductFilter(_message.Message):
         max_price: _money_pb2.Money | None = ...,
         in_stock: _builtins.bool = ...,
         include_discontinued: _builtins.bool = ...,
+        attributes: _abc.Iterable[Global___AttributeFilter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_price", b"max_price", "min_price", b"min_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "in_stock", b"in_stock", "include_discontinued", b"include_discontinued", "max_price", b"max_price", "min_price", b"min_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "categories", b"categories", "in_stock", b"in_stock", "include_discontinued", b"include_discontinued", "max_price", b"max_price", "min_price", b"min_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProductFilter: _TypeAlias = ProductFilter  # noqa: Y015
+
+@_typing.final
+class AttributeFilter(_message.Message):
+    """What an attribute of a product must be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The attribute's name, spelled as the products have it, in any Unicode normalization form; each once."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The values of which the product has one, spelled in the same way."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributeFilter: _TypeAlias = AttributeFilter  # noqa: Y015
 
 @_typing.final
 class SearchProductsResponse(_message.Message):
@@ -648,6 +730,7 @@ class SearchProductsResponse(_message.Message):
     CORRECTED_QUERY_FIELD_NUMBER: _builtins.int
     PARKED_ROWS_FIELD_NUMBER: _builtins.int
     PARKED_SINCE_FIELD_NUMBER: _builtins.int
+    DID_YOU_MEAN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """For the next page; empty on the last."""
     as_of: _builtins.str
@@ -660,6 +743,10 @@ class SearchProductsResponse(_message.Message):
     """
     parked_since: _builtins.int
     """The position of the first event that one of them lacks, and `as_of` is before it; 0 where none is parked."""
+    did_you_mean: _builtins.str
+    """Where fewer than 3 products were found, though the catalogue knows each word: the query with the word that one of them may
+    be a slip for, without accents. It was not searched for: offer it to be clicked. Empty otherwise.
+    """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProductHit]:
         """The products, best first."""
@@ -678,10 +765,11 @@ class SearchProductsResponse(_message.Message):
         corrected_query: _builtins.str = ...,
         parked_rows: _builtins.int = ...,
         parked_since: _builtins.int = ...,
+        did_you_mean: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["facets", b"facets"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "corrected_query", b"corrected_query", "facets", b"facets", "hits", b"hits", "next_page_token", b"next_page_token", "parked_rows", b"parked_rows", "parked_since", b"parked_since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "corrected_query", b"corrected_query", "did_you_mean", b"did_you_mean", "facets", b"facets", "hits", b"hits", "next_page_token", b"next_page_token", "parked_rows", b"parked_rows", "parked_since", b"parked_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -732,6 +820,7 @@ class ProductFacets(_message.Message):
     CATEGORIES_FIELD_NUMBER: _builtins.int
     IN_STOCK_COUNT_FIELD_NUMBER: _builtins.int
     PRICES_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     total_count: _builtins.int
     """How many products were found."""
     truncated: _builtins.bool
@@ -746,6 +835,12 @@ class ProductFacets(_message.Message):
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceRange]:
         """What the cheapest and the dearest cost, by currency."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeFacet]:
+        """Attributes with their values and numbers of products, those that most products have first: at most 15. An attribute's
+        values count as if none of that attribute had been asked for. Only where `detailed_facets` was asked for.
+        """
+
     def __init__(
         self,
         *,
@@ -754,14 +849,69 @@ class ProductFacets(_message.Message):
         categories: _abc.Iterable[Global___CategoryCount] | None = ...,
         in_stock_count: _builtins.int = ...,
         prices: _abc.Iterable[Global___PriceRange] | None = ...,
+        attributes: _abc.Iterable[Global___AttributeFacet] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "in_stock_count", b"in_stock_count", "prices", b"prices", "total_count", b"total_count", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "categories", b"categories", "in_stock_count", b"in_stock_count", "prices", b"prices", "total_count", b"total_count", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProductFacets: _TypeAlias = ProductFacets  # noqa: Y015
+
+@_typing.final
+class AttributeFacet(_message.Message):
+    """How many products have which values of an attribute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The attribute's name."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeValueCount]:
+        """Its values, those of most products first: at most 20."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[Global___AttributeValueCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributeFacet: _TypeAlias = AttributeFacet  # noqa: Y015
+
+@_typing.final
+class AttributeValueCount(_message.Message):
+    """How many products have a value of an attribute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """The value."""
+    count: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributeValueCount: _TypeAlias = AttributeValueCount  # noqa: Y015
 
 @_typing.final
 class CategoryCount(_message.Message):
@@ -797,6 +947,7 @@ class PriceRange(_message.Message):
 
     LOWEST_FIELD_NUMBER: _builtins.int
     HIGHEST_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lowest(self) -> _money_pb2.Money:
         """The cheapest."""
@@ -805,19 +956,390 @@ class PriceRange(_message.Message):
     def highest(self) -> _money_pb2.Money:
         """The dearest."""
 
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceStep]:
+        """How many products, by steps of price, the cheapest first; without those that have none. Only where `detailed_facets` was
+        asked for.
+        """
+
     def __init__(
         self,
         *,
         lowest: _money_pb2.Money | None = ...,
         highest: _money_pb2.Money | None = ...,
+        steps: _abc.Iterable[Global___PriceStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["highest", b"highest", "lowest", b"lowest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["highest", b"highest", "lowest", b"lowest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["highest", b"highest", "lowest", b"lowest", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PriceRange: _TypeAlias = PriceRange  # noqa: Y015
+
+@_typing.final
+class PriceStep(_message.Message):
+    """How many products cost from so much to so much, both included: as ProductFilter takes it. Steps begin at 1, 2 and 5 times
+    the powers of ten, in minor units, and at 0; the last one is from 5 × 10^12 on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOWEST_FIELD_NUMBER: _builtins.int
+    HIGHEST_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many products."""
+    @_builtins.property
+    def lowest(self) -> _money_pb2.Money:
+        """From."""
+
+    @_builtins.property
+    def highest(self) -> _money_pb2.Money:
+        """To."""
+
+    def __init__(
+        self,
+        *,
+        lowest: _money_pb2.Money | None = ...,
+        highest: _money_pb2.Money | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["highest", b"highest", "lowest", b"lowest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "highest", b"highest", "lowest", b"lowest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriceStep: _TypeAlias = PriceStep  # noqa: Y015
+
+@_typing.final
+class SuggestProductsRequest(_message.Message):
+    """Asks what somebody may be about to look for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    MAX_SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    """What was typed so far, of which the first 10 words count. Each word is found where a word of a
+    product's name begins so, as SearchProducts compares them. Nothing is suggested for a text without a word.
+    """
+    max_suggestions: _builtins.int
+    """How many queries, and how many products, to suggest at most; 0 means 10."""
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh the answer must be."""
+
+    def __init__(
+        self,
+        *,
+        query: _builtins.str = ...,
+        max_suggestions: _builtins.int = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "max_suggestions", b"max_suggestions", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestProductsRequest: _TypeAlias = SuggestProductsRequest  # noqa: Y015
+
+@_typing.final
+class SuggestProductsResponse(_message.Message):
+    """What somebody may be about to look for. Products that are no longer sold are not suggested."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETED_QUERIES_FIELD_NUMBER: _builtins.int
+    PRODUCTS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_ROWS_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
+    as_of: _builtins.str
+    """A token for the state that this answer shows, or for an older one."""
+    parked_rows: _builtins.int
+    """How many rows that belong to this answer, or may, are parked: they are as they were before an event that their view could
+    not take in, or are not here yet. 0 where the answer is complete.
+    """
+    parked_since: _builtins.int
+    """The position of the first event that one of them lacks, and `as_of` is before it; 0 where none is parked."""
+    @_builtins.property
+    def completed_queries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was typed with its last word completed, those that most of the products looked at have first. Each finds something.
+        The rest is as it was typed, with single blanks. Empty for words of scripts without blanks.
+        """
+
+    @_builtins.property
+    def products(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProductSuggestion]:
+        """Products: those whose names begin with what was typed, in the names' order, then those that are most like it."""
+
+    def __init__(
+        self,
+        *,
+        completed_queries: _abc.Iterable[_builtins.str] | None = ...,
+        products: _abc.Iterable[Global___ProductSuggestion] | None = ...,
+        as_of: _builtins.str = ...,
+        parked_rows: _builtins.int = ...,
+        parked_since: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "completed_queries", b"completed_queries", "parked_rows", b"parked_rows", "parked_since", b"parked_since", "products", b"products"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestProductsResponse: _TypeAlias = SuggestProductsResponse  # noqa: Y015
+
+@_typing.final
+class ProductSuggestion(_message.Message):
+    """A product that somebody may be about to look for. SearchProducts and GetProduct have its price and stock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    HIGHLIGHTED_NAME_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """UUID of the product."""
+    name: _builtins.str
+    """Its name."""
+    highlighted_name: _builtins.str
+    """Its name as HTML: what was typed is between <em> and </em>, all else is escaped."""
+    category: _builtins.str
+    """Its category, or empty."""
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        highlighted_name: _builtins.str = ...,
+        category: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "highlighted_name", b"highlighted_name", "name", b"name", "product_id", b"product_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProductSuggestion: _TypeAlias = ProductSuggestion  # noqa: Y015
+
+@_typing.final
+class ExplainSearchRequest(_message.Message):
+    """Asks why the first page of a search is as it is: fields of SearchProductsRequest, with the same rules."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    SORT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    """What to look for."""
+    sort: Global___ProductSort.ValueType
+    """In which order they come."""
+    page_size: _builtins.int
+    """How many products a page holds at most: 1 to 100; 0 means 20."""
+    @_builtins.property
+    def filter(self) -> Global___ProductFilter:
+        """Which products count."""
+
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh the answer must be."""
+
+    def __init__(
+        self,
+        *,
+        query: _builtins.str = ...,
+        filter: Global___ProductFilter | None = ...,
+        sort: Global___ProductSort.ValueType = ...,
+        page_size: _builtins.int = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "filter", b"filter", "page_size", b"page_size", "query", b"query", "sort", b"sort"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainSearchRequest: _TypeAlias = ExplainSearchRequest  # noqa: Y015
+
+@_typing.final
+class ExplainSearchResponse(_message.Message):
+    """How a query was read, and why what it found stands where it does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORDS_FIELD_NUMBER: _builtins.int
+    SYNONYMS_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_ROWS_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
+    as_of: _builtins.str
+    """A token for the state that this answer shows, or for an older one."""
+    parked_rows: _builtins.int
+    """As SearchProductsResponse has it."""
+    parked_since: _builtins.int
+    """As SearchProductsResponse has it."""
+    @_builtins.property
+    def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryWord]:
+        """The words that were looked for, without accents and case, and what each was taken for too."""
+
+    @_builtins.property
+    def synonyms(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuerySynonym]:
+        """Words that stand for others in the query: by the operators' synonyms, and joined with the next one."""
+
+    @_builtins.property
+    def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___HitExplanation]:
+        """The products of the page, in its order."""
+
+    def __init__(
+        self,
+        *,
+        words: _abc.Iterable[Global___QueryWord] | None = ...,
+        synonyms: _abc.Iterable[Global___QuerySynonym] | None = ...,
+        hits: _abc.Iterable[Global___HitExplanation] | None = ...,
+        as_of: _builtins.str = ...,
+        parked_rows: _builtins.int = ...,
+        parked_since: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "hits", b"hits", "parked_rows", b"parked_rows", "parked_since", b"parked_since", "synonyms", b"synonyms", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainSearchResponse: _TypeAlias = ExplainSearchResponse  # noqa: Y015
+
+@_typing.final
+class QueryWord(_message.Message):
+    """A word of a query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORD_FIELD_NUMBER: _builtins.int
+    TAKEN_FOR_FIELD_NUMBER: _builtins.int
+    word: _builtins.str
+    """The word."""
+    @_builtins.property
+    def taken_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The words of the catalogue, or parts of the word, that it was taken for too, best first; empty where it was not."""
+
+    def __init__(
+        self,
+        *,
+        word: _builtins.str = ...,
+        taken_for: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["taken_for", b"taken_for", "word", b"word"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryWord: _TypeAlias = QueryWord  # noqa: Y015
+
+@_typing.final
+class QuerySynonym(_message.Message):
+    """Words of a query that others stand for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORDS_FIELD_NUMBER: _builtins.int
+    SYNONYMS_FIELD_NUMBER: _builtins.int
+    words: _builtins.str
+    """The words, with blanks between."""
+    @_builtins.property
+    def synonyms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What finds as much: words, or several with blanks between."""
+
+    def __init__(
+        self,
+        *,
+        words: _builtins.str = ...,
+        synonyms: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["synonyms", b"synonyms", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuerySynonym: _TypeAlias = QuerySynonym  # noqa: Y015
+
+@_typing.final
+class HitExplanation(_message.Message):
+    """Why a product stands where it does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    SORTED_BY_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """UUID of the product."""
+    name: _builtins.str
+    """Its name."""
+    score: _builtins.int
+    """Its place by relevance: the sum of the parts. Searches that are sorted otherwise do not look at it."""
+    sorted_by: _builtins.int
+    """What the search is sorted by, where that is not relevance: the price in minor units, less than 0 with the cheapest first,
+    units sold, or the position where the product was added. The higher comes first.
+    """
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScorePart]:
+        """What the score is made of, those of 0 too."""
+
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        score: _builtins.int = ...,
+        parts: _abc.Iterable[Global___ScorePart] | None = ...,
+        sorted_by: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "parts", b"parts", "product_id", b"product_id", "score", b"score", "sorted_by", b"sorted_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HitExplanation: _TypeAlias = HitExplanation  # noqa: Y015
+
+@_typing.final
+class ScorePart(_message.Message):
+    """A part of a score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOST_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    boost: Global___SearchBoost.ValueType
+    """Which."""
+    score: _builtins.int
+    """How much of the score."""
+    def __init__(
+        self,
+        *,
+        boost: Global___SearchBoost.ValueType = ...,
+        score: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boost", b"boost", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScorePart: _TypeAlias = ScorePart  # noqa: Y015
 
 @_typing.final
 class GetCustomerRequest(_message.Message):
@@ -955,14 +1477,14 @@ class ListSubscriptionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
-    """UUID of the customer; empty for all customers'."""
+    """The customer; empty for all customers'."""
     page_size: _builtins.int
     """How many subscriptions a page holds at most: 1 to 100; 0 means 20."""
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty for the first page."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[_subscription_status_pb2.SubscriptionStatus.ValueType]:
-        """Only those of these statuses, at most 20; empty for any status."""
+        """Only those of these statuses; empty for any status."""
 
     @_builtins.property
     def consistency(self) -> _consistency_pb2.Consistency:
@@ -1045,7 +1567,7 @@ class GetSalesSummaryRequest(_message.Message):
     currency_code: _builtins.str
     """ISO 4217 code of the currency that is asked for; empty for all currencies."""
     top_products: _builtins.int
-    """How many products are listed for each currency at most: 0 to 100. When unset, 10."""
+    """How many products are listed for each currency at most. When unset, 10."""
     @_builtins.property
     def consistency(self) -> _consistency_pb2.Consistency:
         """How fresh the answer must be."""

@@ -87,6 +87,16 @@ class QueryServiceStub:
                 request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.SearchProductsRequest.SerializeToString,
                 response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.SearchProductsResponse.FromString,
                 _registered_method=True)
+        self.SuggestProducts = channel.unary_unary(
+                '/commerce.query.v1.QueryService/SuggestProducts',
+                request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.SuggestProductsRequest.SerializeToString,
+                response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.SuggestProductsResponse.FromString,
+                _registered_method=True)
+        self.ExplainSearch = channel.unary_unary(
+                '/commerce.query.v1.QueryService/ExplainSearch',
+                request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ExplainSearchRequest.SerializeToString,
+                response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ExplainSearchResponse.FromString,
+                _registered_method=True)
         self.GetCustomer = channel.unary_unary(
                 '/commerce.query.v1.QueryService/GetCustomer',
                 request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetCustomerRequest.SerializeToString,
@@ -199,6 +209,26 @@ class QueryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SuggestProducts(self, request, context):
+        """Completes what somebody types into a search: queries that begin so, and products whose names have all words of it. Ask
+        with every letter: it takes a fraction of a search.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainSearch(self, request, context):
+        """Says why the products that a search finds stand where they do, for whoever keeps the catalogue: how the query was read,
+        and what each product's score is made of. Each call searches in full, whatever is remembered.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCustomer(self, request, context):
         """Returns one customer.
 
@@ -275,6 +305,16 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.SearchProducts,
                     request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.SearchProductsRequest.FromString,
                     response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.SearchProductsResponse.SerializeToString,
+            ),
+            'SuggestProducts': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuggestProducts,
+                    request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.SuggestProductsRequest.FromString,
+                    response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.SuggestProductsResponse.SerializeToString,
+            ),
+            'ExplainSearch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainSearch,
+                    request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ExplainSearchRequest.FromString,
+                    response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ExplainSearchResponse.SerializeToString,
             ),
             'GetCustomer': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCustomer,
@@ -504,6 +544,60 @@ class QueryService:
             '/commerce.query.v1.QueryService/SearchProducts',
             commerce_dot_query_dot_v1_dot_query__service__pb2.SearchProductsRequest.SerializeToString,
             commerce_dot_query_dot_v1_dot_query__service__pb2.SearchProductsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuggestProducts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.query.v1.QueryService/SuggestProducts',
+            commerce_dot_query_dot_v1_dot_query__service__pb2.SuggestProductsRequest.SerializeToString,
+            commerce_dot_query_dot_v1_dot_query__service__pb2.SuggestProductsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.query.v1.QueryService/ExplainSearch',
+            commerce_dot_query_dot_v1_dot_query__service__pb2.ExplainSearchRequest.SerializeToString,
+            commerce_dot_query_dot_v1_dot_query__service__pb2.ExplainSearchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -92,6 +92,18 @@ class QueryServiceStub:
 
     Errors: none of its own.
     """
+    SuggestProducts: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.SuggestProductsRequest, _query_service_pb2.SuggestProductsResponse]
+    """Completes what somebody types into a search: queries that begin so, and products whose names have all words of it. Ask
+    with every letter: it takes a fraction of a search.
+
+    Errors: none of its own.
+    """
+    ExplainSearch: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ExplainSearchRequest, _query_service_pb2.ExplainSearchResponse]
+    """Says why the products that a search finds stand where they do, for whoever keeps the catalogue: how the query was read,
+    and what each product's score is made of. Each call searches in full, whatever is remembered.
+
+    Errors: none of its own.
+    """
     GetCustomer: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetCustomerRequest, _query_service_pb2.GetCustomerResponse]
     """Returns one customer.
 
@@ -177,6 +189,18 @@ class QueryServiceAsyncStub(QueryServiceStub):
     """
     SearchProducts: _aio.UnaryUnaryMultiCallable[_query_service_pb2.SearchProductsRequest, _query_service_pb2.SearchProductsResponse]  # type: ignore[assignment]
     """Finds products by what is written about them, and counts what was found.
+
+    Errors: none of its own.
+    """
+    SuggestProducts: _aio.UnaryUnaryMultiCallable[_query_service_pb2.SuggestProductsRequest, _query_service_pb2.SuggestProductsResponse]  # type: ignore[assignment]
+    """Completes what somebody types into a search: queries that begin so, and products whose names have all words of it. Ask
+    with every letter: it takes a fraction of a search.
+
+    Errors: none of its own.
+    """
+    ExplainSearch: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ExplainSearchRequest, _query_service_pb2.ExplainSearchResponse]  # type: ignore[assignment]
+    """Says why the products that a search finds stand where they do, for whoever keeps the catalogue: how the query was read,
+    and what each product's score is made of. Each call searches in full, whatever is remembered.
 
     Errors: none of its own.
     """
@@ -304,6 +328,30 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.SearchProductsResponse, _abc.Awaitable[_query_service_pb2.SearchProductsResponse]]:
         """Finds products by what is written about them, and counts what was found.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def SuggestProducts(
+        self,
+        request: _query_service_pb2.SuggestProductsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_service_pb2.SuggestProductsResponse, _abc.Awaitable[_query_service_pb2.SuggestProductsResponse]]:
+        """Completes what somebody types into a search: queries that begin so, and products whose names have all words of it. Ask
+        with every letter: it takes a fraction of a search.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainSearch(
+        self,
+        request: _query_service_pb2.ExplainSearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_service_pb2.ExplainSearchResponse, _abc.Awaitable[_query_service_pb2.ExplainSearchResponse]]:
+        """Says why the products that a search finds stand where they do, for whoever keeps the catalogue: how the query was read,
+        and what each product's score is made of. Each call searches in full, whatever is remembered.
 
         Errors: none of its own.
         """

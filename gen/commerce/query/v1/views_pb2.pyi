@@ -258,6 +258,7 @@ class ProductCard(_message.Message):
     DISCONTINUED_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    UNITS_SOLD_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """UUID of the product."""
     name: _builtins.str
@@ -272,6 +273,8 @@ class ProductCard(_message.Message):
     """True when it is no longer sold."""
     version: _builtins.int
     """The product's version: for a command's `expected_version`. Orders change `available`, not the version."""
+    units_sold: _builtins.int
+    """How many units of it the orders have that stand: those that were placed less those that were cancelled."""
     @_builtins.property
     def price(self) -> _money_pb2.Money:
         """Its current price for one unit."""
@@ -292,10 +295,11 @@ class ProductCard(_message.Message):
         discontinued: _builtins.bool = ...,
         version: _builtins.int = ...,
         attributes: _abc.Iterable[_product_attribute_pb2.ProductAttribute] | None = ...,
+        units_sold: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "available", b"available", "category", b"category", "description", b"description", "discontinued", b"discontinued", "name", b"name", "price", b"price", "product_id", b"product_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "available", b"available", "category", b"category", "description", b"description", "discontinued", b"discontinued", "name", b"name", "price", b"price", "product_id", b"product_id", "units_sold", b"units_sold", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

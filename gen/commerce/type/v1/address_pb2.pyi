@@ -31,17 +31,17 @@ class Address(_message.Message):
     POSTAL_CODE_FIELD_NUMBER: _builtins.int
     COUNTRY_CODE_FIELD_NUMBER: _builtins.int
     recipient: _builtins.str
-    """Who receives what is sent there; when empty, the customer's name. At most 200 characters."""
+    """Who receives what is sent there; when empty, the customer's name."""
     street: _builtins.str
-    """Street and house number, or what stands for them. Required, at most 300 characters."""
+    """Street and house number, or what stands for them."""
     city: _builtins.str
-    """City, town or village. Required, at most 100 characters."""
+    """City, town or village."""
     region: _builtins.str
-    """State, province or region, where the country uses one. At most 100 characters."""
+    """State, province or region, where the country uses one."""
     postal_code: _builtins.str
-    """Postal code, where the country uses one. At most 20 characters."""
+    """Postal code, where the country uses one."""
     country_code: _builtins.str
-    """ISO 3166-1 alpha-2 code: two upper-case letters, such as "DE". Required."""
+    """ISO 3166-1 alpha-2 code: two upper-case letters, such as "DE"."""
     def __init__(
         self,
         *,

@@ -22,15 +22,20 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from tandem.options.v1 import options_pb2 as tandem_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ommerce/type/v1/money.proto\x12\x10\x63ommerce.type.v1\"M\n\x05Money\x12\x1f\n\x0bminor_units\x18\x01 \x01(\x03R\nminorUnits\x12#\n\rcurrency_code\x18\x02 \x01(\tR\x0c\x63urrencyCodeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ommerce/type/v1/money.proto\x12\x10\x63ommerce.type.v1\x1a\x1ftandem/options/v1/options.proto\"\x8c\x01\n\x05Money\x12.\n\x0bminor_units\x18\x01 \x01(\x03\x42\r\xe2\xe0\x18\tH\x00P\x80\xa0\x94\xa5\x8d\x1dR\nminorUnits\x12S\n\rcurrency_code\x18\x02 \x01(\tB.\xe2\xe0\x18*\x08\x01\"\x08[A-Z]{3}*\x1c\x61n ISO 4217 code such as USDR\x0c\x63urrencyCodeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'commerce.type.v1.money_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MONEY']._serialized_start=50
-  _globals['_MONEY']._serialized_end=127
+  _globals['_MONEY'].fields_by_name['minor_units']._loaded_options = None
+  _globals['_MONEY'].fields_by_name['minor_units']._serialized_options = b'\342\340\030\tH\000P\200\240\224\245\215\035'
+  _globals['_MONEY'].fields_by_name['currency_code']._loaded_options = None
+  _globals['_MONEY'].fields_by_name['currency_code']._serialized_options = b'\342\340\030*\010\001\"\010[A-Z]{3}*\034an ISO 4217 code such as USD'
+  _globals['_MONEY']._serialized_start=84
+  _globals['_MONEY']._serialized_end=224
 # @@protoc_insertion_point(module_scope)

@@ -25,7 +25,9 @@ class Money(_message.Message):
     MINOR_UNITS_FIELD_NUMBER: _builtins.int
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     minor_units: _builtins.int
-    """Minor units of the currency: cents for USD and EUR, yen for JPY. 12.99 USD is 1299."""
+    """Minor units of the currency: cents for USD and EUR, yen for JPY. 12.99 USD is 1299. Answers have sums and differences
+    too, which may be larger or negative.
+    """
     currency_code: _builtins.str
     """ISO 4217 code: three upper-case letters, such as "USD"."""
     def __init__(

@@ -25,11 +25,9 @@ class ProductAttribute(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: 1 to 50 characters, without blanks at its ends. A product has each name once, whatever its case
-    and its Unicode normalization form.
-    """
+    """Its name. A product has each name once."""
     value: _builtins.str
-    """Its value: 1 to 200 characters."""
+    """Its value."""
     def __init__(
         self,
         *,

@@ -1,0 +1,1 @@
+"""Publishes the shop's events to a message broker. See `app.build`."""

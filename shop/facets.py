@@ -1,0 +1,40 @@
+"""A product's attributes as searches count them and filter by them: in the column `facets` of product_search.
+
+Two that look alike are one: both are in Unicode's NFC. Text and not an array, since the projector writes a column's
+values as one array.
+"""
+
+from collections.abc import Iterable
+
+from commerce.type.v1.product_attribute_pb2 import ProductAttribute
+from shop.words import normalized
+
+SEPARATOR = "\x1e"
+"""Between two attributes."""
+_BEHIND_NAME = "\x1f"
+_NEITHER = str.maketrans("", "", SEPARATOR + _BEHIND_NAME)
+
+
+def facet(name: str, value: str) -> str:
+    """An attribute with its value, as one text."""
+    return beginning(name) + normalized("NFC", value).translate(_NEITHER)
+
+
+def beginning(name: str) -> str:
+    """How the facets of an attribute begin.
+
+    >>> facet("Colour", "Red").startswith(beginning("Colour"))
+    True
+    """
+    return normalized("NFC", name).translate(_NEITHER) + _BEHIND_NAME
+
+
+def name_and_value(text: str) -> tuple[str, str]:
+    """The inverse of `facet`."""
+    name, _, value = text.partition(_BEHIND_NAME)
+    return name, value
+
+
+def facets_of(attributes: Iterable[ProductAttribute]) -> str:
+    """All of a product."""
+    return SEPARATOR.join(dict.fromkeys(facet(it.name, it.value) for it in attributes))

@@ -1,0 +1,208 @@
+"""A projector of a domain: its settings, what it is made of, and what its program does other than serve."""
+
+import sys
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from google.protobuf.descriptor import ServiceDescriptor
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from tandem.feed.archive import Archive, ArchiveSettings
+from tandem.feed.service import FeedService, FeedServiceSettings
+from tandem.feed.source import Feed
+from tandem.feed.token_signature import SignedTokenSettings, sign_tokens
+from tandem.feed.verification import AuditService
+from tandem.projection.audit import Auditor
+from tandem.projection.cache_writer import CacheWriter
+from tandem.projection.explaining import Explaining
+from tandem.projection.following import Following, table_feed
+from tandem.projection.repair import Repairs
+from tandem.projection.service import ProjectionService
+from tandem.projection.settings import AuditSettings, CacheSettings, ChangeLogSettings, FollowSettings
+from tandem.projection.views import Views
+from tandem.read_store.announcement import HISTORY_CHANGED, Announcement
+from tandem.read_store.cache import new_epoch, parse_node
+from tandem.read_store.tables import READ
+from tandem.relay.settings import NatsSettings
+from tandem.relay.stream_feed import StreamFeed
+from tandem.runtime.actions import Action, Done
+from tandem.runtime.blockers import blockers, end_session
+from tandem.runtime.migrations import migrate
+from tandem.runtime.program import main
+from tandem.runtime.server import Application
+from tandem.runtime.settings import DatabaseSettings, ServerSettings, ServiceSettings
+from tandem.services.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
+from tandem.services.v1.projection_service_pb2 import DESCRIPTOR as PROJECTIONS
+
+# How long a thread that has an answer of a database waits for the interpreter while another thread folds. Python's own
+# five milliseconds are too long: an answer comes in many pieces, and each would wait.
+_SWITCH_SECONDS = 0.001
+
+
+class ProjectorSettings(ServiceSettings):
+    """All settings of a projector: TANDEM_PROJECTOR_… or the section [projector]. A domain names its views."""
+
+    model_config = SettingsConfigDict(env_prefix="TANDEM_PROJECTOR_")
+    section: ClassVar[str] = "projector"
+    views: ClassVar[Collection[str]] = ()
+    """By name: an announcement tells of all of them, and has to be short enough."""
+
+    feed_database: DatabaseSettings = Field(description="The write database, whose feed is read and nothing else")
+    read_database: DatabaseSettings = Field(description="The read database, which holds the views")
+    cache_nodes: tuple[str, ...] = Field(
+        (),
+        description='memcached nodes as a JSON list, ["host:port", …], or ["unix:/path"] on one machine; query servers'
+        " learn them from here",
+    )
+    server: ServerSettings = Field(ServerSettings(port=50053), description="The gRPC server")
+    tokens: SignedTokenSettings = Field(SignedTokenSettings(), description="The signature of tokens")
+    follow: FollowSettings = Field(FollowSettings(), description="How the feed is followed")
+    cache: CacheSettings = Field(CacheSettings(), description="The cache's nodes")
+    change_log: ChangeLogSettings = Field(ChangeLogSettings(), description="The change log")
+    archive: ArchiveSettings = Field(ArchiveSettings(), description="The feed's archive")
+    audit: AuditSettings = Field(AuditSettings(), description="The auditor")
+    broker: NatsSettings | None = Field(
+        None,
+        description="Follow the relay's stream there, instead of the feed's table; for a projector far from the write"
+        " database",
+    )
+    feed_service: FeedServiceSettings = Field(FeedServiceSettings(), description="FeedService")
+
+    @field_validator("cache_nodes")
+    @classmethod
+    def _nodes_are_addresses(cls, nodes: tuple[str, ...]) -> tuple[str, ...]:
+        for node in nodes:
+            parse_node(node)
+        if len(set(nodes)) != len(nodes):
+            raise ValueError("names a node twice")
+        longest = Announcement(
+            feed_epoch=uuid.UUID(int=0),
+            positions=dict.fromkeys(cls.views, 2**63),
+            cache_epochs=dict.fromkeys(cls.views, dict.fromkeys(nodes, new_epoch())),
+            marks=dict.fromkeys(cls.views, 2**63),
+            generations=dict.fromkeys(cls.views, 2**63),
+            problems=dict.fromkeys(cls.views, HISTORY_CHANGED),
+        )
+        longest.encode()  # raises ValueError for more nodes than fit
+        return nodes
+
+
+def build_projector(
+    views: Views,
+    settings: ProjectorSettings,
+    *,
+    revision: str,
+    projections: ServiceDescriptor = PROJECTIONS.services_by_name["ProjectionService"],
+    audit: ServiceDescriptor = AUDIT.services_by_name["AuditService"],
+    feed: ServiceDescriptor | None = None,
+    erased_kind: str = "",
+) -> Application:
+    """revision: the domain's migration of the read database that this program needs.
+
+    projections, audit: the services, where the domain's contract has its own. feed: the service for followers of the
+    domain's events; None where there is none. erased_kind: of the event with which a data subject is erased.
+    """
+    sign_tokens(settings.tokens)
+    archive = Archive(settings.archive.folder)
+    following = Following(
+        views,
+        feed=_feed(views, settings, archive),
+        read_database=settings.read_database,
+        cache=CacheWriter(settings.cache_nodes, settings.cache),
+        follow=settings.follow,
+        change_log=settings.change_log,
+        archive=archive,
+    )
+    explaining = Explaining(
+        projections,
+        views,
+        following.progress,
+        following.cache,
+        feed_database=settings.feed_database,
+        read_database=settings.read_database,
+        archive=archive,
+    )
+    repairs = Repairs(following, feed_database=settings.feed_database, read_database=settings.read_database)
+    auditor = Auditor(
+        following,
+        settings.audit,
+        feed_database=settings.feed_database,
+        read_database=settings.read_database,
+        cache_nodes=settings.cache_nodes,
+        cache=settings.cache,
+    )
+    audit_service = AuditService(audit, dict.fromkeys(views.projections, auditor.verify))
+    projection_service = ProjectionService(
+        projections,
+        following.progress,
+        feed_database=settings.feed_database,
+        read_database=settings.read_database,
+        archive=archive,
+        explaining=explaining,
+        revision=revision,
+    )
+    feeds = [
+        FeedService(
+            it,
+            views.contract,
+            settings.feed_database,
+            settings.feed_service,
+            erased_kind=erased_kind,
+            poll_seconds=settings.follow.poll_seconds,
+            archive=archive,
+        )
+        for it in (feed,)
+        if it is not None
+    ]
+    return Application(
+        name="projector",
+        server=settings.server,
+        services=(projection_service.service, *(it.service for it in feeds), audit_service.service),
+        ready=projection_service.is_ready,
+        components=(explaining, projection_service, following, repairs, auditor, *feeds),
+        # Those of the batches that are under way while it catches up, and no cycles among them.
+        new_objects=200_000,
+    )
+
+
+def _feed(views: Views, settings: ProjectorSettings, archive: Archive) -> Feed:
+    """What the views follow."""
+    if settings.broker is None:
+        return table_feed(settings.feed_database, views.contract, settings.follow, archive)
+    poll_seconds = settings.follow.poll_seconds
+    return StreamFeed(settings.broker, views.contract, name="tandem-projector", poll_seconds=poll_seconds)
+
+
+def run_projector(
+    name: str,
+    settings_class: type[ProjectorSettings],
+    build: Callable[[Any], Application],
+    actions: Mapping[str, Action],
+) -> int:
+    """What `python -m NAME` does; returns the exit code. build: makes the projector of the settings."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    return main(name, settings_class, build, actions, "follow the feed until SIGTERM")
+
+
+def projector_actions(migrations: Path) -> dict[str, Action]:
+    """What `python -m <the domain's projector>` does other than serve. migrations: the domain's folder of them."""
+    return {
+        "migrate": Action("bring the read database's schema up to date", partial(_migrate, migrations=migrations)),
+        "blockers": Action(
+            "show who holds others up in the read database", lambda settings: blockers(settings.read_database)
+        ),
+        "end-session": Action(
+            "end a session that `blockers` shows, by its process id",
+            lambda settings, pid: end_session(settings.read_database, pid),
+            takes=int,
+        ),
+    }
+
+
+def _migrate(settings: ProjectorSettings, migrations: Path) -> Done:
+    revision = migrate(settings.read_database, migrations, READ)
+    return Done(f"{READ.name} is at revision {revision}", {"schema": READ.name, "revision": revision})

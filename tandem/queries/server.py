@@ -1,0 +1,130 @@
+"""A query server of a domain: its settings, and what it is made of."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+from google.protobuf.descriptor import ServiceDescriptor
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from tandem.feed.token_signature import SignedTokenSettings, sign_tokens
+from tandem.queries.damage import DamageReports
+from tandem.queries.freshness import Freshness
+from tandem.queries.head import Head
+from tandem.queries.owners import owner_field, owner_fields
+from tandem.queries.pages import ListQuery, Select
+from tandem.queries.rows import RowQueries, queries_by_id
+from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
+from tandem.queries.statements import StatementWorker
+from tandem.queries.store import ONE_PLAN, Store
+from tandem.queries.watch import Watches
+from tandem.read_store.tables import CHANNEL
+from tandem.runtime.listener import Listener
+from tandem.runtime.server import Application, Component, Service
+from tandem.runtime.settings import DatabaseSettings, ServerSettings, ServiceSettings
+from tandem.runtime.worker import Worker
+
+
+class QueryServerSettings(ServiceSettings):
+    """All settings of a query server: TANDEM_QUERY_… or the section [query]. A domain may have more."""
+
+    model_config = SettingsConfigDict(env_prefix="TANDEM_QUERY_")
+    section: ClassVar[str] = "query"
+
+    database: DatabaseSettings = Field(description="The read database")
+    feed_database: DatabaseSettings | None = Field(
+        None,
+        description="The write database, for fully_consistent queries, which are refused without it. Not a replica. A"
+        " role that may read tandem_write.feed_head is enough",
+    )
+    server: ServerSettings = Field(ServerSettings(port=50052), description="The gRPC server")
+    tokens: SignedTokenSettings = Field(SignedTokenSettings(), description="The signature of tokens")
+    reader: ReaderSettings = Field(ReaderSettings(), description="Reading in batches")
+    cache: CacheSettings = Field(CacheSettings(), description="memcached")
+    freshness: FreshnessSettings = Field(FreshnessSettings(), description="Announcements and waits")
+    watch: WatchSettings = Field(WatchSettings(), description="Streams that follow a row")
+
+
+class Further(NamedTuple):
+    """Queries that are neither by id nor lists. stores: what they read, started before them. workers: by the RPC."""
+
+    stores: Sequence[Component] = ()
+    workers: Sequence[Worker] = ()
+
+
+def build_query_server(
+    service: ServiceDescriptor,
+    settings: QueryServerSettings,
+    *,
+    views: Collection[str],
+    revision: str,
+    cached: Collection[str] = (),
+    owners: Mapping[str, str] | None = None,
+    lists: Mapping[str, Select] | None = None,
+    watches: Sequence[str] = (),
+    further: Callable[[Store, Freshness], Further] = lambda *_: Further(),
+    further_connections: int = 0,
+) -> Application:
+    """service: whose RPCs are answered: those for rows by id are read from the contract.
+
+    views: all of the domain's, by name. cached: those with entries in the cache. owners: the field that names the
+    owner of a row, by view. revision: the domain's migration of the read database that this program needs.
+    lists: what selects the rows of each list, by RPC. watches: the RPCs that stream a row's states.
+    further: the domain's other queries. further_connections: how many of the store's they use at once.
+    """
+    sign_tokens(settings.tokens)
+    owners, lists, reading = owners or {}, lists or {}, settings.reader
+    # One for each thread that reads; for the positions that waiters ask for, watches, readiness, and damaged rows.
+    connections = (1 + len(lists)) * reading.threads + further_connections + 4
+    store = Store(settings.database, connections=connections, session=ONE_PLAN)
+    head = Head(settings.feed_database)
+    listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
+    freshness = Freshness(settings.freshness, listener, store.positions, views, head, with_cache=settings.cache.enabled)
+
+    by_id = RowQueries(queries_by_id(service, cached, owners), store, freshness, reading, settings.cache)
+    pages: list[Worker] = [
+        StatementWorker(
+            ListQuery(service.methods_by_name[rpc], select, store),
+            freshness,
+            threads=reading.threads,
+            max_batch=reading.max_batch,
+            max_waiting=reading.max_waiting,
+        )
+        for rpc, select in lists.items()
+    ]
+    others = further(store, freshness)
+    statements = [*pages, *others.workers]
+    watched = {
+        it.name: Watches(
+            it, store, freshness, settings.watch, max_batch=reading.max_batch, owner=owner_field(it, owners)
+        )
+        for it in (service.methods_by_name[rpc] for rpc in watches)
+    }
+
+    async def ready() -> bool:
+        return await asyncio.to_thread(lambda: store.has_revision(revision) and store.are_filled(views))
+
+    return Application(
+        name="query_server",
+        server=settings.server,
+        services=(
+            Service(
+                service,
+                workers={**by_id.workers, **{it.name: it for it in statements}},
+                streams={rpc: it.answer for rpc, it in watched.items()},
+                owner_fields=owner_fields(service, owners, look={*by_id.workers, *watched}),
+            ),
+        ),
+        ready=ready,
+        components=(
+            store,
+            *others.stores,
+            head,
+            by_id,
+            *statements,
+            freshness,
+            *watched.values(),
+            DamageReports(store),
+        ),
+    )

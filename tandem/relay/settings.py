@@ -1,0 +1,94 @@
+"""Blocks of settings of a program that relays."""
+
+import ssl
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from tandem.runtime.settings import Block, SettingsError
+
+
+class RelaySettings(Block):
+    """How the feed is relayed."""
+
+    source: str = Field(
+        "/tandem", min_length=1, max_length=200, description="The CloudEvents' attribute `source`, a URI"
+    )
+    personal_data: Literal["sealed", "opened"] = Field(
+        "sealed",
+        description="Whether the personal data in events goes to the broker sealed, so that nobody there can read it,"
+        " or opened: then to erase a person takes to make the stream anew",
+    )
+    first_position: int = Field(
+        1, ge=1, description="The position that a new stream begins with; events before it are not in it"
+    )
+    batch_size: int = Field(1000, ge=1, le=10_000, description="Events that are read from the feed at once")
+    poll_seconds: float = Field(0.1, gt=0, le=10, description="How soon a lost notification is made up for")
+    takeover_seconds: float = Field(
+        3.0,
+        gt=0,
+        le=600,
+        description="How long the broker may stay behind the feed before a relay that stands by takes over",
+    )
+    check_seconds: float = Field(
+        5.0, gt=0, le=600, description="How often the stream is compared with what was published to it"
+    )
+    retry_seconds: float = Field(1.0, gt=0, le=60, description="The pause after the broker or the feed did not answer")
+
+
+class NatsSettings(Block):
+    """NATS JetStream."""
+
+    servers: tuple[str, ...] = Field(
+        ("nats://127.0.0.1:4222",),
+        min_length=1,
+        description='Servers as a JSON list, ["nats://host:port", …]; tls:// for TLS. One is enough to find the others',
+    )
+    stream: str = Field(
+        "tandem",
+        pattern=r"^[A-Za-z0-9_]{1,32}$",
+        description="What the names of streams and subjects begin with; a dash and the feed's epoch follow",
+    )
+    replicas: int = Field(3, ge=1, le=5, description="Servers that keep a new stream; 3 outlive the death of one")
+    max_in_flight: int = Field(512, ge=1, le=10_000, description="Events that are published and not yet acknowledged")
+    ack_seconds: float = Field(5.0, gt=0, le=60, description="How long the broker may take for an answer")
+    user: str | None = Field(None, description="Who connects, where the server asks")
+    password_file: Path | None = Field(None, description="A file that holds the user's password")
+    token_file: Path | None = Field(None, description="A file that holds a token, instead of user and password")
+    ca_file: Path | None = Field(None, description="PEM file with whom to trust; else the system's, with tls://")
+    certificate_file: Path | None = Field(None, description="PEM file with a certificate to show, with mutual TLS")
+    key_file: Path | None = Field(None, description="PEM file with its private key")
+
+    @field_validator("servers")
+    @classmethod
+    def _are_addresses(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
+        for it in servers:
+            if not it.startswith(("nats://", "tls://")):
+                raise ValueError(f"must begin with nats:// or tls://, and not as {it} does")
+        return servers
+
+    def secret(self, file: Path | None) -> str | None:
+        """What a file of these settings holds. Raises SettingsError."""
+        if file is None:
+            return None
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"nats: {file}: {error}") from error
+
+    def tls(self) -> ssl.SSLContext | None:
+        """None where nothing asks for it. Raises SettingsError."""
+        if self.ca_file is None and self.certificate_file is None and not any(map(_is_tls, self.servers)):
+            return None
+        try:
+            context = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file is not None else None)
+            if self.certificate_file is not None:
+                context.load_cert_chain(self.certificate_file, self.key_file)
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError(f"nats: a file of the certificates cannot be used: {error}") from error
+        return context
+
+
+def _is_tls(server: str) -> bool:
+    return server.startswith("tls://")
