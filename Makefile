@@ -11,8 +11,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Options for `tandem up` and pytest: make up ARGS="--no-sample", make test ARGS=tests/unit
 ARGS ?=
 
-# Test processes, each with a PostgreSQL of its own. Two thirds of a test's time it waits: three for each of two cores.
-WORKERS ?= 6
+# Test processes, each with a PostgreSQL of its own. Tests wait as long as they compute: twice as many as two cores.
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help install memcached prometheus postgresql chromium pages up test check bench bench-quick bench-profile bench-streams suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci

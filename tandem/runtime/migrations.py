@@ -47,7 +47,7 @@ class Schema(NamedTuple):
 
 def migrate(settings: DatabaseSettings, scripts: Path, schema: Schema, revision: str = "head") -> str:
     """Brings `schema` to the engine's newest revision and to one of `scripts`, the domain's; returns the domain's
-    newest. Safe to run at any time, by several.
+    newest. Safe to run at any time, by several. A line in which the database is further stays as it is.
 
     Each migration is a transaction, or several where it works in steps (tandem.runtime.backfill). Raises
     sqlalchemy.exc.DBAPIError: the migrations and steps before the one that failed are done, and the next run goes on
@@ -116,6 +116,11 @@ WHERE c.oid = CAST(:table AS regclass) AND acl.grantee <> c.relowner AND privile
 
 def _upgrade(connection: Connection, schema: str, versions: str, scripts: Path, revision: str) -> None:
     """Each migration is a transaction of its own."""
+    current = current_revision(connection, schema, versions)
+    if current is not None and current > newest_revision(scripts):
+        # Of a later release, made so that this one goes on: this is the way back.
+        log.info("the database is of a later release, and stays as it is", schema=schema, revision=current)
+        return
     # Here alone: its import takes a sixth of a service's start, and a service that serves needs none of it.
     import alembic.command  # noqa: PLC0415
     import alembic.config  # noqa: PLC0415
