@@ -126,6 +126,9 @@ def running_pages(databases: Databases, logs: Path) -> Iterator[Pages]:
         servers = {"command": [stack.command_server.address], "query": [stack.query_server.address]}
         port = free_port()
         config = MeshConfig(ENVOY, port=port, servers=servers).without_identity().with_pages(SHOP.pages)
+        config.with_operators(
+            [stack.projector.address], projections=SHOP.projections.full_name, receipts=SHOP.receipts.full_name
+        )
         envoy = Envoy(config, port, logs / "envoy", logs / "envoy.log")
         exits.callback(envoy.stop)
         envoy.start()
