@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
-from tests.support.pages import PICTURES, Pages, add_to_basket, look, place_order, violations
+from commerce.command.v1.command_service_pb2 import RenameCustomerRequest
+from commerce.projection.v1.projection_service_pb2 import RedriveParkedKeysRequest
+from tests.support.pages import PICTURES, Pages, add_to_basket, look, place_order, poison, violations
 
 LAYOUT = Path(__file__).with_name("layout.json")
 # What a page is made of, for a layout to be compared: boxes, not pixels.
@@ -22,6 +24,8 @@ LANDMARKS = {
     "heading": "main h1",
     "filters": "main aside",
     "list": "main ul",
+    "table": "main table",
+    "dialog": "dialog form",
     "footer": "footer",
 }
 # A browser of another version draws letters and boxes a little larger or smaller.
@@ -113,3 +117,38 @@ def test_the_page_of_sales_is_laid_out_as_before_and_open_to_everybody(pages: Pa
     page.goto(f"{pages.address}/sales")
     settle(page)
     assert problems(page, "sales") == []
+
+
+def test_each_view_of_the_console_is_laid_out_as_before_and_open_to_everybody(
+    pages: Pages, shopping: dict[str, str]
+) -> None:
+    page = pages.window()
+    customer = pages.customers[11]
+    found = []
+    with poison(pages, "customer_profile", customer):
+        pages.stack.commands.RenameCustomer(RenameCustomerRequest(customer_id=customer, name="Ada Example"))
+        page.goto(f"{pages.address}/console#/")
+        page.get_by_role("link", name="1 row parked").wait_for()
+        found += problems(page, "console-overview")
+        places = {
+            "view": "view/customer_profile",
+            "parked": f"parked/customer_profile/{customer}",
+            "why": f"why/{shopping['order'].removeprefix('order/')}",
+            "log": "log",
+        }
+        for view, place in places.items():
+            page.goto(f"{pages.address}/console#/{place}")
+            settle(page)
+            found += problems(page, f"console-{view}")
+        page.get_by_role("link", name="Parked").click()
+        page.get_by_role("button", name="Redrive").click()
+        page.get_by_role("dialog").wait_for()
+        found += problems(page, "console-question")
+        page.keyboard.press("Escape")
+    pages.stack.projections.RedriveParkedKeys(RedriveParkedKeysRequest(view="customer_profile"))
+    page.get_by_text("Nothing is parked.").wait_for()
+    page.get_by_role("link", name="Lag").click()
+    page.get_by_role("button", name="Place an order").click()
+    page.locator("[data-step='Read back']").wait_for()
+    found += problems(page, "console-lag")
+    assert found == [], "look at build/pages; WRITE_LAYOUT=1 takes the layout as it is"

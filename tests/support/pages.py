@@ -8,14 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from shop import sample
 from shop.cli import ENVOY, SHOP
 from tandem.cli.child import HOST
+from tandem.cli.embedded import Memcached
 from tandem.cli.mesh import MISSING, Envoy, MeshConfig, envoy_path
 from tandem.cli.sample import Stage, send_sample
+from tandem.cli.services import Service
 from tandem.testing.ports import free_port
+from tandem.testing.stack import end_node, up_to
 from tests.support.proxy import CuttingProxy
 from tests.support.stack import Databases, Stack
 
@@ -116,23 +120,49 @@ def violations(page: Page, *rules: str) -> list[str]:
 
 
 @contextmanager
+def poison(pages: Pages, view: str, key: str) -> Iterator[None]:
+    """A row of the view takes nothing more in meanwhile."""
+    with psycopg.connect(pages.stack.read_url, autocommit=True) as connection:
+        [position] = connection.execute(f"SELECT max(position) FROM tandem_read.{view}").fetchone() or [0]
+        connection.execute(
+            f"ALTER TABLE tandem_read.{view} ADD CONSTRAINT poison"
+            f" CHECK (key <> '{key}' OR position <= {position}) NOT VALID"
+        )
+        try:
+            yield
+        finally:
+            connection.execute(f"ALTER TABLE tandem_read.{view} DROP CONSTRAINT poison")
+
+
+@contextmanager
+def running_envoy(stack: Stack, projector: Service, folder: Path) -> Iterator[Envoy]:
+    """An Envoy that serves the pages and lets operators in."""
+    assert SHOP.pages is not None
+    servers = {"command": [stack.command_server.address], "query": [stack.query_server.address]}
+    port = free_port()
+    config = MeshConfig(ENVOY, port=port, servers=servers).without_identity().with_pages(SHOP.pages)
+    config.with_operators([projector.address], projections=SHOP.projections.full_name, receipts=SHOP.receipts.full_name)
+    envoy = Envoy(config, port, folder, folder.with_suffix(".log"))
+    try:
+        envoy.start()
+        yield envoy
+    finally:
+        envoy.stop()
+
+
+@contextmanager
 def running_pages(databases: Databases, logs: Path) -> Iterator[Pages]:
     expect.set_options(timeout=_PATIENCE_MILLISECONDS)
-    assert SHOP.pages is not None
     with ExitStack() as exits:
-        stack = Stack(databases, logs)
+        nodes = [Memcached(free_port()) for _ in range(up_to(1))]
+        for node in nodes:
+            node.start()
+            exits.callback(end_node, node)
+        stack = Stack(databases, logs, nodes=nodes)
         exits.callback(stack.stop)
         stack.start()
-        servers = {"command": [stack.command_server.address], "query": [stack.query_server.address]}
-        port = free_port()
-        config = MeshConfig(ENVOY, port=port, servers=servers).without_identity().with_pages(SHOP.pages)
-        config.with_operators(
-            [stack.projector.address], projections=SHOP.projections.full_name, receipts=SHOP.receipts.full_name
-        )
-        envoy = Envoy(config, port, logs / "envoy", logs / "envoy.log")
-        exits.callback(envoy.stop)
-        envoy.start()
-        proxy = CuttingProxy((HOST, port))
+        envoy = exits.enter_context(running_envoy(stack, stack.projector, logs / "envoy"))
+        proxy = CuttingProxy((HOST, envoy.port))
         exits.callback(proxy.close)
         playwright = exits.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))

@@ -646,22 +646,26 @@ class ExplainRequest(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    WITHOUT_PERSONAL_DATA_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """The one at this position."""
     consistency_token: _builtins.str
     """The one that a receipt's token, or a cursor, stands for."""
     key: _builtins.str
     """The last one that changed a row with this key, or waits for it, in any view whose rows have UUIDs."""
+    without_personal_data: _builtins.bool
+    """Leave out what the event tells of a person, also where the caller may see it: for a screen that others see."""
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         consistency_token: _builtins.str = ...,
         key: _builtins.str = ...,
+        without_personal_data: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "key", b"key", "of", b"of", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "key", b"key", "of", b"of", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "key", b"key", "of", b"of", "position", b"position", "without_personal_data", b"without_personal_data"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_of: _TypeAlias = _typing.Literal["position", "consistency_token", "key"]  # noqa: Y015
     _WhichOneofArgType_of: _TypeAlias = _typing.Literal["of", b"of"]  # noqa: Y015
