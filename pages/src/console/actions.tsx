@@ -249,7 +249,7 @@ async function outcome(operationId: string, what: string, say: (words: string) =
     if (it.done) {
       const first = it.failing[0];
       const why = first ? ` ${first.key} cannot take event ${first.since} in: ${first.error}` : "";
-      return it.failedKeys ? `${far}; ${countText(it.failedKeys, "row")} stay parked.${why}` : `${far}; none stays parked.`;
+      return it.failedKeys ? `${far}; ${countText(it.failedKeys, "row stays", "rows stay")} parked.${why}` : `${far}; none stays parked.`;
     }
     say(`${far} so far …`);
     await pause(Math.min(attempt, 3));
