@@ -1,8 +1,7 @@
 """Orders: placed, paid, shipped, delivered, sent elsewhere and cancelled."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
-from functools import partial
 from typing import NamedTuple
 
 from google.protobuf.message import Message
@@ -28,7 +27,7 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.order_status_pb2 import OrderStatus
-from tandem.commands.domain import Changes, Command, CommandKind
+from tandem.commands.domain import Command, change, change_fields, rule
 from tandem.commands.rules import Id, datetime_of, id_of, must_be_new, refusal, timestamp
 from tandem.commands.write_model import Aggregate, Keys, Part, Reference, States, of_subject
 from tandem.feed.table import metadata
@@ -140,6 +139,7 @@ def _place_order_keys(request: commands.PlaceOrderRequest, _subject: Id, keys: K
 # The rules
 
 
+@rule(ORDERS, check=check_place_order, keys=_place_order_keys)
 def place_order(request: commands.PlaceOrderRequest, command: Command, states: States) -> list[Message]:
     must_be_new(states[ORDERS].get(command.subject_id), "order", command.subject_id)
     customer = states[CUSTOMERS].get(id_of(request.customer_id))
@@ -173,6 +173,7 @@ def place_order(request: commands.PlaceOrderRequest, command: Command, states: S
     return [placed]
 
 
+@rule(ORDERS)
 def pay_order(request: commands.PayOrderRequest, command: Command, states: States) -> list[Message]:
     order = ORDERS.current(states, request, command.subject_id)
     if order.status != OrderStatus.ORDER_STATUS_PLACED:
@@ -187,6 +188,7 @@ def pay_order(request: commands.PayOrderRequest, command: Command, states: State
     ]
 
 
+@rule(ORDERS)
 def ship_order(request: commands.ShipOrderRequest, command: Command, states: States) -> list[Message]:
     order = ORDERS.current(states, request, command.subject_id)
     if order.status != OrderStatus.ORDER_STATUS_PAID:
@@ -202,6 +204,7 @@ def ship_order(request: commands.ShipOrderRequest, command: Command, states: Sta
     ]
 
 
+@rule(ORDERS)
 def deliver_order(request: commands.DeliverOrderRequest, command: Command, states: States) -> list[Message]:
     order = ORDERS.current(states, request, command.subject_id)
     if order.status != OrderStatus.ORDER_STATUS_SHIPPED:
@@ -217,6 +220,7 @@ def deliver_order(request: commands.DeliverOrderRequest, command: Command, state
     ]
 
 
+@rule(ORDERS, keys=of_subject(CUSTOMER_OF_ORDER))
 def change_shipping_address(
     request: commands.ChangeShippingAddressRequest, command: Command, states: States
 ) -> list[Message]:
@@ -243,6 +247,8 @@ def change_shipping_address(
     ]
 
 
+# A cancelled order gives the stock of its lines back.
+@rule(ORDERS, keys=of_subject(LINES, PRODUCTS_OF_ORDER))
 def cancel_order(request: commands.CancelOrderRequest, command: Command, states: States) -> list[Message]:
     order = ORDERS.current(states, request, command.subject_id)
     if order.status not in _NOT_SHIPPED:
@@ -368,6 +374,7 @@ def _moment(request: Message, field: str, now: datetime) -> Timestamp:
 # What each event changes
 
 
+@change(ORDERS)
 def order_placed(states: States, event: events.OrderPlaced) -> None:
     order_id, customer_id = event.order_id, event.customer_id
     states[ORDERS][order_id] = Order(
@@ -399,38 +406,15 @@ def order_placed(states: States, event: events.OrderPlaced) -> None:
         change_stock(states, line.product_id, -line.quantity)
 
 
+@change(ORDERS)
 def order_cancelled(states: States, event: events.OrderCancelled) -> None:
     ORDERS.change(states, event, status=OrderStatus.ORDER_STATUS_CANCELLED)
     for released in event.released:
         change_stock(states, released.product_id, released.quantity)
 
 
-CHANGES: Changes = {
-    events.OrderPlaced: order_placed,
-    events.OrderPaid: partial(ORDERS.change, status=OrderStatus.ORDER_STATUS_PAID),
-    events.OrderShipped: partial(ORDERS.change, status=OrderStatus.ORDER_STATUS_SHIPPED),
-    events.OrderDelivered: partial(ORDERS.change, status=OrderStatus.ORDER_STATUS_DELIVERED),
-    # Rules never ask where an order goes, so the write model does not keep it.
-    events.ShippingAddressChanged: ORDERS.change,
-    events.OrderCancelled: order_cancelled,
-}
-
-KINDS: Sequence[CommandKind] = (
-    CommandKind(ORDERS, commands.PlaceOrderRequest, place_order, check=check_place_order, keys=_place_order_keys),
-    CommandKind(ORDERS, commands.PayOrderRequest, pay_order),
-    CommandKind(ORDERS, commands.ShipOrderRequest, ship_order),
-    CommandKind(ORDERS, commands.DeliverOrderRequest, deliver_order),
-    CommandKind(
-        ORDERS,
-        commands.ChangeShippingAddressRequest,
-        change_shipping_address,
-        keys=of_subject(CUSTOMER_OF_ORDER),
-    ),
-    CommandKind(
-        ORDERS,
-        commands.CancelOrderRequest,
-        cancel_order,
-        # A cancelled order gives the stock of its lines back.
-        keys=of_subject(LINES, PRODUCTS_OF_ORDER),
-    ),
-)
+change_fields(ORDERS, events.OrderPaid, status=OrderStatus.ORDER_STATUS_PAID)
+change_fields(ORDERS, events.OrderShipped, status=OrderStatus.ORDER_STATUS_SHIPPED)
+change_fields(ORDERS, events.OrderDelivered, status=OrderStatus.ORDER_STATUS_DELIVERED)
+# Rules never ask where an order goes, so the write model does not keep it.
+change_fields(ORDERS, events.ShippingAddressChanged)

@@ -23,7 +23,7 @@ from tandem.queries.store import ONE_PLAN, Store
 from tandem.runtime.server import Application
 
 SERVICE = DESCRIPTOR.services_by_name["QueryService"]
-LISTS: dict[str, Select] = {"ListRecentOrders": recent_orders, "ListSubscriptions": subscriptions}
+LISTS: tuple[Select, ...] = (recent_orders, subscriptions)
 
 # Searches, or sums, that a thread takes together at most: one that is slow delays those behind it.
 _TOGETHER = 16
@@ -67,7 +67,6 @@ def build(settings: Settings) -> Application:
         cached=CACHED_VIEWS,
         owners=OWNERS,
         lists=LISTS,
-        watches=["WatchOrderDetails"],
         further=further,
         # A search reads the store too.
         further_connections=search.threads,
