@@ -101,6 +101,7 @@ def test_a_view_is_rebuilt_compared_switched_switched_back_and_dropped(pages: Pa
 def test_what_is_asked_can_be_left_as_it_is_and_what_is_refused_is_said(pages: Pages) -> None:
     page = opened(pages, "view/sales_summary")
     page.get_by_role("button", name="Rebuild").click()
+    page.get_by_role("dialog").wait_for()
     page.keyboard.press("Escape")
     page.get_by_role("dialog").wait_for(state="hidden")
     page.get_by_role("button", name="Rebuild").click()
@@ -119,7 +120,7 @@ def test_a_write_is_found_by_its_token_its_request_or_its_row_as_a_way_in_time(p
     order = commands.PlaceOrderRequest(
         request_id=str(uuid.uuid4()),
         customer_id=pages.customers[10],
-        lines=[{"product_id": pages.products[10], "quantity": 1}],
+        lines=[commands.PlaceOrderLine(product_id=pages.products[10], quantity=1)],
     )
     placed = pages.stack.commands.PlaceOrder(order)
     page = opened(pages, "why")
