@@ -113,7 +113,7 @@ def test_what_is_asked_can_be_left_as_it_is_and_what_is_refused_is_said(pages: P
     pages.stack.projections.StartRebuild(StartRebuildRequest(view="sales_summary"))
     page.get_by_role("dialog").get_by_role("button", name="Rebuild", exact=True).click()
     page.locator("[data-notice=failed]", has_text="has another generation already").wait_for()
-    assert act(page, "Drop it", "Drop")
+    assert act(page, "Drop it", "Drop") == "The other generation of sales_summary is dropped."
 
 
 def test_a_write_is_found_by_its_token_its_request_or_its_row_as_a_way_in_time(pages: Pages) -> None:
