@@ -98,21 +98,32 @@ def runs(process: psutil.Process) -> bool:
 def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
     """Asks until the answer is true and returns it; AssertionError with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        if time.monotonic() > deadline:
+    while True:
+        asked = time.monotonic()
+        if answer := condition():
+            return answer
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.01)
-    return answer
+        time.sleep(_pause(now - asked))
+
+
+def _pause(asking: float) -> float:
+    """Seconds until a condition is asked again that took so long: what is waited for has two thirds of the time."""
+    return min(max(0.01, 2 * asking), 0.1)
 
 
 async def until(condition: Callable[[], Awaitable[T]], what: str, seconds: float = PATIENCE) -> T:
     """`wait_until` for a coroutine function, without holding the event loop up."""
     deadline = time.monotonic() + seconds
-    while not (answer := await condition()):
-        if time.monotonic() > deadline:
+    while True:
+        asked = time.monotonic()
+        if answer := await condition():
+            return answer
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what}")
-        await asyncio.sleep(0.01)
-    return answer
+        await asyncio.sleep(_pause(now - asked))
 
 
 class Databases:
