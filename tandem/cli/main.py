@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tandem.cli import access, blockers, feed, health, history, live, operations, parked, verify, why
+from tandem.cli import access, blockers, feed, health, history, live, operations, parked, scaffold, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
@@ -212,6 +212,7 @@ def application(domain: Domain) -> typer.Typer:
                 _show(report(), as_json=as_json)
 
     health.add_to(app)
+    scaffold.add_to(app)
     for add_to in (why.add_to, history.add_to, operations.add_to, blockers.add_to):
         add_to(app, domain)
     verify.add_command(app, domain.audit, _ADDRESSES)
