@@ -78,23 +78,24 @@ def test_the_page_leads_from_an_empty_folder_to_a_second_command_that_is_served_
 ) -> None:
     home = Home(folder / "new", installed=installed)
     home.folder.mkdir()
-    begin, *steps, last = steps_of(PAGE)
+    begin, *steps, test = steps_of(PAGE)
     home.do(begin)
     home.folder /= "garden"
+    # The new domain's own tests pass below, beside those that fail: to start its services once more takes 7 s.
+    steps.remove(next(it for it in steps if it.name == test.name))
     added = [it for it in steps if it.kind == "sh"]
     for step in added:
         home.do(step)
-    assert len(added) == 6
     [shown] = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    said, code = home.run(*last.text.split())
+    said, code = home.run("make", "test")
     assert code != 0
     assert [it for it in shown.splitlines() if it not in said] == []
-    assert f"{len(shown.splitlines())} failed" in said, "and nothing else"
+    assert f"{len(added)} failed, 5 passed" in said
     for step in steps:
         if step not in added:
             home.do(step)
     (home.folder / "tests/test_rebuilt.py").write_text(REBUILT)
-    assert re.search(r"\d+ passed", home.do(last))
+    assert re.search(r"\d+ passed", home.do(test))
 
 
 def test_the_library_takes_nothing_of_the_shop_and_no_second_of_the_engine() -> None:
