@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tandem.cli import access, blockers, feed, health, history, live, operations, parked, scaffold, verify, why
+from tandem.cli import (
+    access,
+    blockers,
+    cache_nodes,
+    feed,
+    findings,
+    health,
+    history,
+    live,
+    operations,
+    parked,
+    scaffold,
+    verify,
+    why,
+)
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
@@ -122,6 +136,7 @@ def application(domain: Domain) -> typer.Typer:
                 envoy=domain.mesh,
                 mesh=mesh,
                 pages=domain.pages if pages else None,
+                operators={"projections": domain.projections.full_name, "receipts": domain.receipts.full_name},
             )
             run_up(domain, stack, Console(), with_sample=sample)
         except StackError as error:
@@ -213,8 +228,8 @@ def application(domain: Domain) -> typer.Typer:
 
     health.add_to(app)
     scaffold.add_to(app)
-    for add_to in (why.add_to, history.add_to, operations.add_to, blockers.add_to):
-        add_to(app, domain)
+    for subject in (why, history, operations, findings, cache_nodes, blockers):
+        subject.add_to(app, domain)
     verify.add_command(app, domain.audit, _ADDRESSES)
     add_commands(app, domain.projections, _ADDRESSES["projector"])
     app.add_typer(feed.commands(domain.modules["command"]), name="feed")

@@ -242,9 +242,12 @@ class Stack:
         """Another command server, not started, with these settings over those of the stack's: EXECUTOR__THREADS="2"."""
         return self._service("command", settings)
 
-    def new_projector(self) -> Service:
-        """Another projector, not started: the second one that is started is a standby."""
-        return self._service("projector")
+    def new_projector(self, **settings: str) -> Service:
+        """Another projector, not started, with these settings over those of the stack's: AUDIT__SHARE="0".
+
+        The second one that is started is a standby.
+        """
+        return self._service("projector", settings)
 
     def new_query_server(self, **settings: str) -> Service:
         """Another query server, not started, with these settings over those of the stack's: CACHE__ENABLED="false"."""
