@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql chromium pages up test check bench bench-quick bench-profile bench-streams suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
+.PHONY: help install memcached prometheus postgresql chromium pages pictures up test check bench bench-quick bench-profile bench-streams suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ pages: shop/pages/index.html  ## Build the pages for browsers, of pages/, into s
 shop/pages/index.html: $(VENV)/.installed $(PAGES_SOURCES) tools/pages.py
 	@echo "Building the pages (npm fetches what it needs, once) ..."
 	@python -m tools.pages $(PAGES_OPTIONS)
+
+pictures: pages memcached chromium  ## Make the pictures of docs/pages.md anew
+	@WRITE_PICTURES=1 pytest tests/pages/test_looks.py
 
 up test: PAGES_OPTIONS := --if-possible
 up: install memcached pages  ## Start everything on this machine, with sample data; Ctrl-C stops it

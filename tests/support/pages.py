@@ -11,6 +11,8 @@ from typing import Any
 import psycopg
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from commerce.audit.v1.audit_service_pb2 import VerifyRequest
+from commerce.audit.v1.audit_service_pb2_grpc import AuditServiceStub
 from shop import sample
 from shop.cli import ENVOY, SHOP
 from tandem.cli.child import HOST
@@ -117,6 +119,15 @@ def violations(page: Page, *rules: str) -> list[str]:
     options: dict[str, Any] = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
     result: dict[str, Any] = page.evaluate("options => axe.run(options)", options)
     return [f"{it['id']}: {it['nodes'][0]['html']}" for it in result["violations"]]
+
+
+def damage(pages: Pages, product_id: str) -> None:
+    """A row of a product is not what the events make of it, which is found and made right."""
+    with psycopg.connect(pages.stack.read_url, autocommit=True) as connection:
+        connection.execute(f"UPDATE tandem_read.product_card SET available = -1 WHERE key = '{product_id}'")
+    audit = AuditServiceStub(pages.stack.channel(pages.stack.projector))
+    request = VerifyRequest(subjects=["product_card"], keys=[product_id], repair=True)
+    assert any(it.differences for it in audit.Verify(request, timeout=60))
 
 
 @contextmanager

@@ -5,7 +5,7 @@
  */
 
 import { signal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 import { pause, problemOf } from "../calls";
 import { type Generation, GenerationState } from "../gen/commerce/projection/v1/projection_service_pb";
@@ -78,7 +78,7 @@ const question = signal<Question | null>(null);
 export function Asking() {
   const dialog = useRef<HTMLDialogElement>(null);
   const shown = question.value;
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (shown && !dialog.current?.open) dialog.current?.showModal();
   }, [shown]);
   const fields: Field[] = [
@@ -249,7 +249,7 @@ async function outcome(operationId: string, what: string, say: (words: string) =
     if (it.done) {
       const first = it.failing[0];
       const why = first ? ` ${first.key} cannot take event ${first.since} in: ${first.error}` : "";
-      return it.failedKeys ? `${far}; ${countText(it.failedKeys, "row")} stay parked.${why}` : `${far}; none stays parked.`;
+      return it.failedKeys ? `${far}; ${countText(it.failedKeys, "row stays", "rows stay")} parked.${why}` : `${far}; none stays parked.`;
     }
     say(`${far} so far …`);
     await pause(Math.min(attempt, 3));

@@ -58,7 +58,7 @@ export function Log() {
                     <td class="text">
                       {!it.doneAt && "not done yet: "}
                       {countText(it.keys, "row")}, {countText(it.events, "event")}
-                      {it.failedKeys > 0n && `, ${numberText(it.failedKeys)} stay parked`}
+                      {it.failedKeys > 0n && `, ${countText(it.failedKeys, "row stays", "rows stay")} parked`}
                     </td>
                     <td class="text">{it.reason}</td>
                   </tr>

@@ -56,11 +56,11 @@ export function Overview({ now }: { now: Look }) {
           <ul class="rows">
             {now.nodes.map((it) => (
               <li key={it.node}>
-                <span class="grow cut" title={it.problem || it.node}>
+                <span class="grow cut" title={it.problem || `${it.node}: room for ${mebibytesText(it.maxBytes)}`}>
                   {it.node}
                 </span>
                 <span class="muted small">
-                  {it.problem ? "" : `${numberText(it.entries)} entries, ${mebibytesText(it.bytes)} of ${mebibytesText(it.maxBytes)}`}
+                  {it.problem ? "" : `${countText(it.entries, "entry", "entries")}, ${mebibytesText(it.bytes)}`}
                 </span>
                 <State words={NODE_WORDS[it.state]} kind={it.state === CacheNodeState.FENCED ? "bad" : it.state === CacheNodeState.SERVING ? "good" : "calm"} />
               </li>

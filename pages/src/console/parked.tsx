@@ -1,9 +1,9 @@
 /** Rows that could not take an event in: which, why, what waits, and the event itself without what it tells of a person. */
 
-import { useQuery } from "../live";
-import { Heading } from "../heading";
 import type { ParkedKey } from "../gen/commerce/projection/v1/projection_service_pb";
-import { problemText } from "../words";
+import { Heading } from "../heading";
+import { useQuery } from "../live";
+import { countText, problemText } from "../words";
 import { dropParked, redrive } from "./actions";
 import { EventShown } from "./event";
 import { Fact } from "./fact";
@@ -126,7 +126,7 @@ export function ParkedRow({ view, row }: { view: string; row: string }) {
             <Fact name="Parked">
               {momentText(it.parkedAt)}, {agoText(it.parkedAt)}
             </Fact>
-            <Fact name="Waiting">{numberText(it.waitingEvents)} events</Fact>
+            <Fact name="Waiting">{countText(it.waitingEvents, "event")}</Fact>
           </dl>
           <div class="panels two">
             <section class="panel" aria-label="What waits">

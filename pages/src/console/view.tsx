@@ -2,9 +2,10 @@
 
 import { type Generation, GenerationState } from "../gen/commerce/projection/v1/projection_service_pb";
 import { Heading } from "../heading";
-import { Fact } from "./fact";
+import { countText } from "../words";
 import { comparisonText, dropGeneration, rebuild, redrive, switchTo } from "./actions";
 import { Bar, Sparkline } from "./drawings";
+import { Fact } from "./fact";
 import { Findings } from "./log";
 import { GENERATION_WORDS, type Look, PROJECTION_WORDS, millisecondsOf, rateOf } from "./operators";
 import { State, lagsOf, stateKind } from "./overview";
@@ -48,10 +49,10 @@ export function View({ name, now }: { name: string; now: Look }) {
               {numberText(view.position)} of {numberText(now.head)}
             </Fact>
             <Fact name="Behind">
-              {numberText(view.lagEvents)} events, {millisecondsText(millisecondsOf(view.lag))}
+              {countText(view.lagEvents, "event")}, {millisecondsText(millisecondsOf(view.lag))}
             </Fact>
             <Fact name="Takes in">{rate === null ? "" : `${numberText(Math.round(rate))} events/s`}</Fact>
-            <Fact name="Parked">{numberText(view.parkedKeys)} rows</Fact>
+            <Fact name="Parked">{countText(view.parkedKeys, "row")}</Fact>
             <Fact name="Differences">{numberText(view.differences)} since the projector started</Fact>
             <Fact name="Compared">{agoText(view.auditedAt) || "not yet"}</Fact>
           </dl>
@@ -103,7 +104,7 @@ function Other({ generation: it, now }: { generation: Generation; now: Look }) {
         </Fact>
         <Fact name="Began">{momentText(it.beganAt)}</Fact>
         <Fact name="Waits">{it.error}</Fact>
-        <Fact name="Parked">{it.parkedKeys ? `${numberText(it.parkedKeys)} rows` : ""}</Fact>
+        <Fact name="Parked">{it.parkedKeys ? countText(it.parkedKeys, "row") : ""}</Fact>
         <Fact name="Comparison">
           {it.comparison && `${comparisonText(it)}, at position ${numberText(it.comparison.position)}`}
         </Fact>

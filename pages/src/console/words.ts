@@ -13,6 +13,7 @@ export function numberText(value: number | bigint): string {
 }
 
 export function millisecondsText(milliseconds: number): string {
+  if (milliseconds === 0) return "0 ms";
   if (milliseconds >= 60_000) return ageText(milliseconds);
   if (milliseconds >= 1_000) return `${(milliseconds / 1_000).toFixed(1)} s`;
   return `${milliseconds.toFixed(milliseconds < 100 ? 1 : 0)} ms`;
