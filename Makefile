@@ -143,7 +143,7 @@ lock: install  ## Pin the newest versions that pyproject.toml allows in requirem
 
 # Of a view in proto/: make migration NAME=product_rating
 migration: install  ## Write the migration of the read database for views that have no table yet
-	@python -m tools.migration $(NAME)
+	@python -m tandem.testing.migrations projector.app $(NAME)
 
 docs: install  ## Regenerate the pages of settings, contract and metrics in docs/ from the code
 	python -m tools.configuration > docs/configuration.md

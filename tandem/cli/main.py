@@ -21,6 +21,7 @@ from tandem.cli import (
     live,
     operations,
     parked,
+    scaffold,
     verify,
     why,
 )
@@ -226,6 +227,7 @@ def application(domain: Domain) -> typer.Typer:
                 _show(report(), as_json=as_json)
 
     health.add_to(app)
+    scaffold.add_to(app)
     for subject in (why, history, operations, findings, cache_nodes, blockers):
         subject.add_to(app, domain)
     verify.add_command(app, domain.audit, _ADDRESSES)
