@@ -13,7 +13,7 @@ from commerce.projection.v1.projection_service_pb2 import StartRebuildRequest
 from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
 from commerce.type.v1.order_status_pb2 import ORDER_STATUS_CANCELLED
 from shop.views import VIEWS
-from tandem.testing.stack import up_to, wait_until
+from tandem.testing.stack import pause, resume, up_to, wait_until
 from tests.support.access import POLICY
 from tests.support.issuer import AUDIENCE, ISSUER, Issuer
 from tests.support.pages import Pages, damage, poison, running_envoy
@@ -52,6 +52,21 @@ def test_all_that_runs_is_seen_each_second(pages: Pages) -> None:
     pages.stack.commands.AdjustStock(commands.AdjustStockRequest(product_id=pages.products[21], delta=1))
     page.locator("[data-head]", has_text=f"{before + 1:,}").wait_for()
     page.locator("tr[data-view=product_card]", has_text=f"{before + 1:,}").wait_for()
+
+
+def test_while_the_projector_stands_still_it_is_said_and_what_it_said_last_is_shown(pages: Pages) -> None:
+    page = opened(pages)
+    page.locator("[data-service=projector] .good").wait_for()
+    pause(pages.stack.projector)
+    try:
+        page.locator("[data-service=projector]", has_text="unreachable").wait_for()
+        page.locator("[data-service='query server'] .good").wait_for()
+        page.get_by_text("The views are as it last said.").wait_for()
+        expect(page.locator("tr[data-view]")).to_have_count(len(VIEWS))
+    finally:
+        resume(pages.stack.projector)
+    page.locator("[data-service=projector] .good").wait_for()
+    page.get_by_text("The views are as it last said.").wait_for(state="hidden")
 
 
 def test_a_parked_row_is_seen_with_its_event_redriven_and_dropped(pages: Pages) -> None:
@@ -113,7 +128,7 @@ def test_what_is_asked_can_be_left_as_it_is_and_what_is_refused_is_said(pages: P
     pages.stack.projections.StartRebuild(StartRebuildRequest(view="sales_summary"))
     page.get_by_role("dialog").get_by_role("button", name="Rebuild", exact=True).click()
     page.locator("[data-notice=failed]", has_text="has another generation already").wait_for()
-    assert act(page, "Drop it", "Drop")
+    assert act(page, "Drop it", "Drop") == "The other generation of sales_summary is dropped."
 
 
 def test_a_write_is_found_by_its_token_its_request_or_its_row_as_a_way_in_time(pages: Pages) -> None:

@@ -36,7 +36,7 @@ LANDMARKS = {
     "heading": "main h1",
     "filters": "main aside",
     "list": "main ul",
-    "table": "main table",
+    "table": "main .scrolls",
     "dialog": "dialog form",
     "footer": "footer",
 }
@@ -163,6 +163,7 @@ def test_each_view_of_the_shop_is_laid_out_as_before_and_open_to_everybody(
 def test_the_page_of_sales_is_laid_out_as_before_and_open_to_everybody(pages: Pages, shopping: dict[str, str]) -> None:
     page = pages.window()
     page.goto(f"{pages.address}/sales")
+    page.locator("main .figures").wait_for()
     settle(page)
     assert problems(page, "sales") == []
 

@@ -237,7 +237,7 @@ def test_a_token_that_the_servers_do_not_know_is_given_up_and_it_is_said(pages: 
 def test_what_is_sold_shows_on_the_page_of_sales_as_it_is_sold(pages: Pages) -> None:
     page = pages.window()
     page.goto(f"{pages.address}/sales")
-    page.locator("main [aria-busy=true]").first.wait_for(state="hidden")
+    page.locator("main .figures, main .empty").first.wait_for()
     orders = page.locator(".figures dd").nth(1)
     before = int(orders.inner_text()) if orders.count() else 0
     buyer = pages.buyer(7, window=1)

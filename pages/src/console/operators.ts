@@ -7,7 +7,7 @@
 import { Code, createClient } from "@connectrpc/connect";
 import { signal } from "@preact/signals";
 
-import { accessToken, problemOf, transport } from "../calls";
+import { accessToken, passes, problemOf, transport } from "../calls";
 import { ReceiptService } from "../gen/commerce/command/v1/receipt_service_pb";
 import {
   type CacheNode,
@@ -26,7 +26,8 @@ const health = createClient(Health, transport);
 export const EVERY_MILLISECONDS = 1_000;
 const KEPT = 120;
 const RATE_LOOKS = 5;
-const HEALTH_MILLISECONDS = 3_000;
+/** Who takes longer is shown as away. */
+const LOOK_MILLISECONDS = 2_000;
 const ACTOR = "tandem.actor";
 
 export type ServiceState = "serving" | "not serving" | "unreachable";
@@ -67,7 +68,7 @@ const SERVICES: [name: string, header: string][] = [
 async function healthOf([name, service]: [string, string], stop: AbortSignal): Promise<Service> {
   const headers: Record<string, string> = service ? { "tandem-service": service } : {};
   try {
-    const { status } = await health.check({}, { signal: stop, timeoutMs: HEALTH_MILLISECONDS, headers });
+    const { status } = await health.check({}, { signal: stop, timeoutMs: LOOK_MILLISECONDS, headers });
     const serves = status === HealthCheckResponse_ServingStatus.SERVING;
     return { name, state: serves ? "serving" : "not serving", problem: "" };
   } catch (error) {
@@ -75,13 +76,27 @@ async function healthOf([name, service]: [string, string], stop: AbortSignal): P
   }
 }
 
+/** Of a projector that does not answer, how the services are, and what it said last. */
 export async function look(stop: AbortSignal): Promise<Look> {
-  const options = { signal: stop };
-  const [listed, others, cache, ...services] = await Promise.all([
+  const services = Promise.all(SERVICES.map((it) => healthOf(it, stop)));
+  try {
+    return await lookAtViews(stop, services);
+  } catch (error) {
+    const problem = problemOf(error);
+    const last = looks.peek().at(-1);
+    if (stop.aborted || !passes(problem) || !last) throw error;
+    const words = `The projector does not answer: ${problem.message}. The views are as it last said.`;
+    return { ...last, services: await services, problems: [words] };
+  }
+}
+
+async function lookAtViews(stop: AbortSignal, asking: Promise<Service[]>): Promise<Look> {
+  const options = { signal: stop, timeoutMs: LOOK_MILLISECONDS };
+  const [services, listed, others, cache] = await Promise.all([
+    asking,
     operators.listProjections({}, options),
     operators.listGenerations({}, options),
     operators.listCacheNodes({}, options),
-    ...SERVICES.map((it) => healthOf(it, stop)),
   ]);
   const found: Look = {
     at: performance.now(),
