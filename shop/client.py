@@ -21,6 +21,12 @@ from commerce.query.v1.query_service_pb2 import (
     BatchGetOrderDetailsResponse,
     BatchGetProductsRequest,
     BatchGetProductsResponse,
+    ListCustomersRequest,
+    ListCustomersResponse,
+    ListOrdersRequest,
+    ListOrdersResponse,
+    ListProductsRequest,
+    ListProductsResponse,
     ListRecentOrdersRequest,
     ListRecentOrdersResponse,
     ListSubscriptionsRequest,
@@ -30,7 +36,7 @@ from commerce.query.v1.query_service_pb2 import (
     SearchProductsResponse,
 )
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
-from commerce.query.v1.views_pb2 import OrderDetails, OrderSummary, ProductCard, SubscriptionDetails
+from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, OrderSummary, ProductCard, SubscriptionDetails
 from tandem.client import aio, paging, sync
 from tandem.client.session import Connection
 
@@ -80,6 +86,18 @@ def rows(
 ) -> Iterator[OrderSummary]: ...
 @overload
 def rows(
+    call: Callable[[ListCustomersRequest], ListCustomersResponse], request: ListCustomersRequest
+) -> Iterator[CustomerProfile]: ...
+@overload
+def rows(
+    call: Callable[[ListOrdersRequest], ListOrdersResponse], request: ListOrdersRequest
+) -> Iterator[OrderSummary]: ...
+@overload
+def rows(
+    call: Callable[[ListProductsRequest], ListProductsResponse], request: ListProductsRequest
+) -> Iterator[ProductCard]: ...
+@overload
+def rows(
     call: Callable[[ListSubscriptionsRequest], ListSubscriptionsResponse], request: ListSubscriptionsRequest
 ) -> Iterator[SubscriptionDetails]: ...
 @overload
@@ -103,6 +121,18 @@ def rows(call: Callable[[Any], Any], request: Any) -> Iterator[Any]:
 def async_rows(
     call: Callable[[ListRecentOrdersRequest], Awaitable[ListRecentOrdersResponse]], request: ListRecentOrdersRequest
 ) -> AsyncIterator[OrderSummary]: ...
+@overload
+def async_rows(
+    call: Callable[[ListCustomersRequest], Awaitable[ListCustomersResponse]], request: ListCustomersRequest
+) -> AsyncIterator[CustomerProfile]: ...
+@overload
+def async_rows(
+    call: Callable[[ListOrdersRequest], Awaitable[ListOrdersResponse]], request: ListOrdersRequest
+) -> AsyncIterator[OrderSummary]: ...
+@overload
+def async_rows(
+    call: Callable[[ListProductsRequest], Awaitable[ListProductsResponse]], request: ListProductsRequest
+) -> AsyncIterator[ProductCard]: ...
 @overload
 def async_rows(
     call: Callable[[ListSubscriptionsRequest], Awaitable[ListSubscriptionsResponse]], request: ListSubscriptionsRequest
