@@ -228,7 +228,7 @@ def place_order(request: commands.PlaceOrderRequest, command: Command, states: S
     total = _total(request, subtotal)
     broken = [
         *_customer_rules(request, customer),
-        *_address_rules(request, customer, destination, nothing_to_ship=nothing_to_ship),
+        *(() if destination else _address_rules(request, customer, nothing_to_ship=nothing_to_ship)),
         *[it for line, product in lines for it in _line_rule(line, product, currency, line.quantity)],
         *_total_rules(request, currency, subtotal, total),
     ]
@@ -550,11 +550,11 @@ def _customer_rules(request: _New, customer: Customer | None) -> list[Violation]
 def _address_rules(
     request: commands.PlaceOrderRequest,
     customer: Customer | None,
-    destination: Address | None,
     *,
     nothing_to_ship: bool,
 ) -> list[Violation]:
-    if destination or customer is None or customer.erased:
+    """Of an order that has no address."""
+    if customer is None or customer.erased:
         return []
     subject = f"customers/{request.customer_id}"
     if request.shipping_address_name:
@@ -577,6 +577,10 @@ _Lines = Sequence[tuple[commands.PlaceOrderLine, Product | None]]
 
 
 def _is_nothing_to_ship(lines: _Lines) -> bool:
+    # Mostly the first tells.
+    first = lines[0][1]
+    if first is None or not first.not_shipped:
+        return False
     return all(product is not None and product.not_shipped for _, product in lines)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tandem.cli import access, blockers, feed, health, history, live, operations, parked, verify, why
+from tandem.cli import access, blockers, feed, health, history, importing, live, operations, parked, verify, why
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
@@ -214,6 +214,8 @@ def application(domain: Domain) -> typer.Typer:
     health.add_to(app)
     for add_to in (why.add_to, history.add_to, operations.add_to, blockers.add_to):
         add_to(app, domain)
+    if domain.tables:
+        importing.add_to(app, domain)
     verify.add_command(app, domain.audit, _ADDRESSES)
     add_commands(app, domain.projections, _ADDRESSES["projector"])
     app.add_typer(feed.commands(domain.modules["command"]), name="feed")
