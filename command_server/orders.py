@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 from google.protobuf.message import Message
@@ -31,7 +31,7 @@ from commerce.internal.v1.stored_pb2 import StoredTerms
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.order_status_pb2 import OrderStatus
-from tandem.commands.domain import Changes, Command, CommandKind
+from tandem.commands.domain import Command, change, change_fields, rule
 from tandem.commands.rules import Id, datetime_of, id_of, moment, must_be_new, refusal, timestamp
 from tandem.commands.write_model import Aggregate, Keys, Part, Reference, States, of_subject
 from tandem.feed.table import metadata
@@ -212,6 +212,7 @@ def _order_keys(request: commands.PlaceOrderRequest | commands.ImportOrderReques
 # The rules
 
 
+@rule(ORDERS, check=check_place_order, keys=_order_keys)
 def place_order(request: commands.PlaceOrderRequest, command: Command, states: States) -> list[Message]:
     must_be_new(states[ORDERS].get(command.subject_id), "order", command.subject_id)
     customer = states[CUSTOMERS].get(id_of(request.customer_id))
@@ -253,6 +254,7 @@ def place_order(request: commands.PlaceOrderRequest, command: Command, states: S
     return [placed]
 
 
+@rule(ORDERS, check=check_import_order, keys=_order_keys)
 def import_order(request: commands.ImportOrderRequest, command: Command, states: States) -> list[Message]:
     must_be_new(states[ORDERS].get(command.subject_id), "order", command.subject_id)
     customer = states[CUSTOMERS].get(id_of(request.customer_id))
@@ -307,6 +309,7 @@ def import_order(request: commands.ImportOrderRequest, command: Command, states:
     return [imported]
 
 
+@rule(ORDERS)
 def pay_order(request: commands.PayOrderRequest, command: Command, states: States) -> list[Message]:
     order = ORDERS.current(states, request, command.subject_id)
     if order.status != OrderStatus.ORDER_STATUS_PLACED and not (
@@ -323,6 +326,7 @@ def pay_order(request: commands.PayOrderRequest, command: Command, states: State
     ]
 
 
+@rule(ORDERS)
 def ship_order(request: commands.ShipOrderRequest, command: Command, states: States) -> list[Message]:
     order = ORDERS.current(states, request, command.subject_id)
     if order.terms.nothing_to_ship:
@@ -340,6 +344,7 @@ def ship_order(request: commands.ShipOrderRequest, command: Command, states: Sta
     ]
 
 
+@rule(ORDERS)
 def deliver_order(request: commands.DeliverOrderRequest, command: Command, states: States) -> list[Message]:
     order = ORDERS.current(states, request, command.subject_id)
     if order.terms.nothing_to_ship:
@@ -359,6 +364,7 @@ def deliver_order(request: commands.DeliverOrderRequest, command: Command, state
     ]
 
 
+@rule(ORDERS, keys=of_subject(CUSTOMER_OF_ORDER))
 def change_shipping_address(
     request: commands.ChangeShippingAddressRequest, command: Command, states: States
 ) -> list[Message]:
@@ -387,6 +393,8 @@ def change_shipping_address(
     ]
 
 
+# A cancelled order gives the stock of its lines back.
+@rule(ORDERS, keys=of_subject(LINES, PRODUCTS_OF_ORDER))
 def cancel_order(request: commands.CancelOrderRequest, command: Command, states: States) -> list[Message]:
     order = ORDERS.current(states, request, command.subject_id)
     if order.status not in _NOT_SHIPPED:
@@ -417,6 +425,7 @@ def cancel_order(request: commands.CancelOrderRequest, command: Command, states:
     ]
 
 
+@rule(ORDERS, check=check_refund_order)
 def refund_order(request: commands.RefundOrderRequest, command: Command, states: States) -> list[Message]:
     order = ORDERS.current(states, request, command.subject_id)
     subject = f"orders/{order.id}"
@@ -648,6 +657,7 @@ def _name(order: Order) -> str:
 # What each event changes
 
 
+@change(ORDERS)
 def order_placed(states: States, event: events.OrderPlaced) -> None:
     usual = not event.HasField("terms") and not event.nothing_to_ship
     terms = _USUAL if usual else _terms(event, is_paid=False)
@@ -655,6 +665,7 @@ def order_placed(states: States, event: events.OrderPlaced) -> None:
         change_stock(states, line.product_id, -line.quantity)
 
 
+@change(ORDERS)
 def order_imported(states: States, event: events.OrderImported) -> None:
     """What is in stock is counted without what was sold elsewhere."""
     terms = _terms(event, is_paid=event.HasField("paid_at"))._replace(refunded=event.refunded.minor_units)
@@ -708,6 +719,7 @@ def _keep(
     return lines
 
 
+@change(ORDERS)
 def order_paid(states: States, event: events.OrderPaid) -> None:
     order = states[ORDERS][event.order_id]
     placed = order.status == OrderStatus.ORDER_STATUS_PLACED
@@ -715,47 +727,20 @@ def order_paid(states: States, event: events.OrderPaid) -> None:
     ORDERS.change(states, event, status=OrderStatus.ORDER_STATUS_PAID if placed else order.status, terms=terms)
 
 
+@change(ORDERS)
 def order_refunded(states: States, event: events.OrderRefunded) -> None:
     terms = states[ORDERS][event.order_id].terms._replace(refunded=event.refunded.minor_units)
     ORDERS.change(states, event, terms=terms)
 
 
+@change(ORDERS)
 def order_cancelled(states: States, event: events.OrderCancelled) -> None:
     ORDERS.change(states, event, status=OrderStatus.ORDER_STATUS_CANCELLED)
     for released in event.released:
         change_stock(states, released.product_id, released.quantity)
 
 
-CHANGES: Changes = {
-    events.OrderPlaced: order_placed,
-    events.OrderImported: order_imported,
-    events.OrderPaid: order_paid,
-    events.OrderShipped: partial(ORDERS.change, status=OrderStatus.ORDER_STATUS_SHIPPED),
-    events.OrderDelivered: partial(ORDERS.change, status=OrderStatus.ORDER_STATUS_DELIVERED),
-    # Rules never ask where an order goes, so the write model does not keep it.
-    events.ShippingAddressChanged: ORDERS.change,
-    events.OrderCancelled: order_cancelled,
-    events.OrderRefunded: order_refunded,
-}
-
-KINDS: Sequence[CommandKind] = (
-    CommandKind(ORDERS, commands.PlaceOrderRequest, place_order, check=check_place_order, keys=_order_keys),
-    CommandKind(ORDERS, commands.ImportOrderRequest, import_order, check=check_import_order, keys=_order_keys),
-    CommandKind(ORDERS, commands.PayOrderRequest, pay_order),
-    CommandKind(ORDERS, commands.ShipOrderRequest, ship_order),
-    CommandKind(ORDERS, commands.DeliverOrderRequest, deliver_order),
-    CommandKind(
-        ORDERS,
-        commands.ChangeShippingAddressRequest,
-        change_shipping_address,
-        keys=of_subject(CUSTOMER_OF_ORDER),
-    ),
-    CommandKind(
-        ORDERS,
-        commands.CancelOrderRequest,
-        cancel_order,
-        # A cancelled order gives the stock of its lines back.
-        keys=of_subject(LINES, PRODUCTS_OF_ORDER),
-    ),
-    CommandKind(ORDERS, commands.RefundOrderRequest, refund_order, check=check_refund_order),
-)
+change_fields(ORDERS, events.OrderShipped, status=OrderStatus.ORDER_STATUS_SHIPPED)
+change_fields(ORDERS, events.OrderDelivered, status=OrderStatus.ORDER_STATUS_DELIVERED)
+# Rules never ask where an order goes, so the write model does not keep it.
+change_fields(ORDERS, events.ShippingAddressChanged)

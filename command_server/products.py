@@ -1,7 +1,7 @@
 """Products and their stock."""
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from google.protobuf.message import Message
@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, LargeBinary
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.product_attribute_pb2 import ProductAttribute
-from tandem.commands.domain import Changes, Command, CommandKind
+from tandem.commands.domain import Command, change, change_fields, rule
 from tandem.commands.rules import Id, moment, must_be_new, refusal
 from tandem.commands.write_model import Aggregate, States
 from tandem.feed.table import metadata
@@ -132,6 +132,7 @@ def check_adjust_stock(request: commands.AdjustStockRequest, check: Checker) -> 
 # The rules
 
 
+@rule(PRODUCTS, check=check_add_product)
 def add_product(request: commands.AddProductRequest, command: Command, states: States) -> list[Message]:
     must_be_new(states[PRODUCTS].get(command.subject_id), "product", command.subject_id)
     return [
@@ -152,6 +153,7 @@ def add_product(request: commands.AddProductRequest, command: Command, states: S
     ]
 
 
+@rule(PRODUCTS, check=check_revise_product)
 def revise_product(request: commands.ReviseProductRequest, command: Command, states: States) -> list[Message]:
     product = PRODUCTS.current(states, request, command.subject_id)
     kept = [ProductAttribute(name=name, value=value) for name, value in product.attributes]
@@ -167,6 +169,7 @@ def revise_product(request: commands.ReviseProductRequest, command: Command, sta
     ]
 
 
+@rule(PRODUCTS)
 def change_price(request: commands.ChangePriceRequest, command: Command, states: States) -> list[Message]:
     product = PRODUCTS.current(states, request, command.subject_id)
     if request.price.currency_code != product.currency:
@@ -174,6 +177,7 @@ def change_price(request: commands.ChangePriceRequest, command: Command, states:
     return [events.PriceChanged(product_id=product.id, version=product.version + 1, price=request.price)]
 
 
+@rule(PRODUCTS, check=check_adjust_stock)
 def adjust_stock(request: commands.AdjustStockRequest, command: Command, states: States) -> list[Message]:
     product = PRODUCTS.current(states, request, command.subject_id)
     if product.unlimited_stock:
@@ -185,6 +189,7 @@ def adjust_stock(request: commands.AdjustStockRequest, command: Command, states:
     return [events.StockAdjusted(product_id=product.id, version=product.version + 1, delta=request.delta)]
 
 
+@rule(PRODUCTS)
 def discontinue_product(request: commands.DiscontinueProductRequest, command: Command, states: States) -> list[Message]:
     product = PRODUCTS.current(states, request, command.subject_id)
     if product.discontinued:
@@ -200,6 +205,7 @@ def _by_name(attributes: Iterable[ProductAttribute]) -> list[ProductAttribute]:
 # What each event changes
 
 
+@change(PRODUCTS)
 def product_added(states: States, event: events.ProductAdded) -> None:
     product = Product(
         id=event.product_id,
@@ -218,6 +224,7 @@ def product_added(states: States, event: events.ProductAdded) -> None:
     states[PRODUCTS][product.id] = product
 
 
+@change(PRODUCTS)
 def product_revised(states: States, event: events.ProductRevised) -> None:
     PRODUCTS.change(
         states,
@@ -229,10 +236,12 @@ def product_revised(states: States, event: events.ProductRevised) -> None:
     )
 
 
+@change(PRODUCTS)
 def price_changed(states: States, event: events.PriceChanged) -> None:
     PRODUCTS.change(states, event, price=event.price.minor_units)
 
 
+@change(PRODUCTS)
 def stock_adjusted(states: States, event: events.StockAdjusted) -> None:
     PRODUCTS.change(states, event, stock=states[PRODUCTS][event.product_id].stock + event.delta)
 
@@ -249,18 +258,4 @@ def _attributes(event: events.ProductAdded | events.ProductRevised) -> tuple[tup
     return tuple((it.name, it.value) for it in event.attributes)
 
 
-CHANGES: Changes = {
-    events.ProductAdded: product_added,
-    events.ProductRevised: product_revised,
-    events.PriceChanged: price_changed,
-    events.StockAdjusted: stock_adjusted,
-    events.ProductDiscontinued: partial(PRODUCTS.change, discontinued=True),
-}
-
-KINDS: Sequence[CommandKind] = (
-    CommandKind(PRODUCTS, commands.AddProductRequest, add_product, check=check_add_product),
-    CommandKind(PRODUCTS, commands.ChangePriceRequest, change_price),
-    CommandKind(PRODUCTS, commands.AdjustStockRequest, adjust_stock, check=check_adjust_stock),
-    CommandKind(PRODUCTS, commands.DiscontinueProductRequest, discontinue_product),
-    CommandKind(PRODUCTS, commands.ReviseProductRequest, revise_product, check=check_revise_product),
-)
+change_fields(PRODUCTS, events.ProductDiscontinued, discontinued=True)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from commerce.query.v1.query_service_pb2 import DESCRIPTOR
+from query_server.everything import all_customers, all_orders, all_products
 from query_server.orders import recent_orders
 from query_server.sales import SalesQuery
 from query_server.search.explanation import ExplainQuery
@@ -13,23 +14,17 @@ from query_server.search.suggestions import SuggestQuery
 from query_server.search.synonyms import SynonymsInForce
 from query_server.settings import Settings
 from query_server.subscriptions import subscriptions
-from shop.views import CACHED_VIEWS, OWNERS, REVISION, VIEWS, customer_profile, order_summary, product_card
+from shop.views import CACHED_VIEWS, OWNERS, REVISION, VIEWS
 from tandem.queries.encoding import room_for_rows
 from tandem.queries.freshness import Freshness
-from tandem.queries.pages import Select, all_rows
+from tandem.queries.pages import Select
 from tandem.queries.server import Further, build_query_server
 from tandem.queries.statements import StatementQuery, StatementWorker
 from tandem.queries.store import ONE_PLAN, Store
 from tandem.runtime.server import Application
 
 SERVICE = DESCRIPTOR.services_by_name["QueryService"]
-LISTS: dict[str, Select] = {
-    "ListRecentOrders": recent_orders,
-    "ListSubscriptions": subscriptions,
-    "ListCustomers": all_rows(customer_profile),
-    "ListProducts": all_rows(product_card),
-    "ListOrders": all_rows(order_summary),
-}
+LISTS: tuple[Select, ...] = (recent_orders, subscriptions, all_customers, all_products, all_orders)
 
 # Searches, or sums, that a thread takes together at most: one that is slow delays those behind it.
 _TOGETHER = 16
@@ -73,7 +68,6 @@ def build(settings: Settings) -> Application:
         cached=CACHED_VIEWS,
         owners=OWNERS,
         lists=LISTS,
-        watches=["WatchOrderDetails"],
         further=further,
         # A search reads the store too.
         further_connections=search.threads,

@@ -7,12 +7,12 @@ What a ListQuery's messages hold is read from the contract; which rows its reque
 """
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from google.protobuf import message_factory
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError
 from sqlalchemy import Column, Table
 
@@ -35,6 +35,7 @@ from tandem.queries.store import AT, Store, position_of
 from tandem.read_store.tables import newest
 from tandem.runtime.arrays import array, sql_type
 from tandem.runtime.errors import TandemError, Unavailable
+from tandem.runtime.signatures import message_typed
 
 
 class KeysetList:
@@ -181,10 +182,20 @@ Select = Callable[[Any, QueryChecker], Selection]
 """The rows that a request selects; its checker collects what is wrong."""
 
 
-def all_rows(table: Table) -> Select:
-    """All rows of a view, whatever the request says."""
-    selection = Selection(KeyList(table))
-    return lambda _request, _check: selection
+def lists_of(service: ServiceDescriptor, selects: Iterable[Select]) -> dict[str, Select]:
+    """By the RPC whose request a function takes: what its first parameter is typed as.
+
+    Raises TypeError for one that is not typed so, ValueError for a request that no RPC takes, or two functions do.
+    """
+    rpcs = {method.input_type.full_name: method.name for method in service.methods}
+    found: dict[str, Select] = {}
+    for it in selects:
+        request = message_typed(it, 0).DESCRIPTOR.full_name
+        if request not in rpcs or rpcs[request] in found:
+            problem = "another list takes too" if request in rpcs else f"no RPC of {service.full_name} takes"
+            raise ValueError(f"{it} is a list for {request}, which {problem}")
+        found[rpcs[request]] = it
+    return found
 
 
 class ListQuery(StatementQuery[PageKey]):

@@ -7,8 +7,10 @@ import asyncio
 import itertools
 import os
 import signal
+import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import ClassVar, Literal, LiteralString, Self, TypeVar
 
@@ -98,21 +100,32 @@ def runs(process: psutil.Process) -> bool:
 def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
     """Asks until the answer is true and returns it; AssertionError with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        if time.monotonic() > deadline:
+    while True:
+        asked = time.monotonic()
+        if answer := condition():
+            return answer
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.01)
-    return answer
+        time.sleep(_pause(now - asked))
+
+
+def _pause(asking: float) -> float:
+    """Seconds until a condition is asked again that took so long: what is waited for has two thirds of the time."""
+    return min(max(0.01, 2 * asking), 0.1)
 
 
 async def until(condition: Callable[[], Awaitable[T]], what: str, seconds: float = PATIENCE) -> T:
     """`wait_until` for a coroutine function, without holding the event loop up."""
     deadline = time.monotonic() + seconds
-    while not (answer := await condition()):
-        if time.monotonic() > deadline:
+    while True:
+        asked = time.monotonic()
+        if answer := await condition():
+            return answer
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what}")
-        await asyncio.sleep(0.01)
-    return answer
+        await asyncio.sleep(_pause(now - asked))
 
 
 class Databases:
@@ -240,9 +253,12 @@ class Stack:
         """Another command server, not started, with these settings over those of the stack's: EXECUTOR__THREADS="2"."""
         return self._service("command", settings)
 
-    def new_projector(self) -> Service:
-        """Another projector, not started: the second one that is started is a standby."""
-        return self._service("projector")
+    def new_projector(self, **settings: str) -> Service:
+        """Another projector, not started, with these settings over those of the stack's: AUDIT__SHARE="0".
+
+        The second one that is started is a standby.
+        """
+        return self._service("projector", settings)
 
     def new_query_server(self, **settings: str) -> Service:
         """Another query server, not started, with these settings over those of the stack's: CACHE__ENABLED="false"."""
@@ -293,6 +309,30 @@ class Stack:
         if service.port not in self._channels:
             self._channels[service.port] = grpc.insecure_channel(service.address, CHANNEL_OPTIONS)
         return self._channels[service.port]
+
+
+@contextmanager
+def running_stack(
+    *, modules: Mapping[str, str], migrations: Mapping[Side, Path], views: int, nodes: int = 1
+) -> Iterator[Stack]:
+    """A domain's services, started, on a PostgreSQL and on up to so many memcached nodes of their own.
+
+    All of it ends with the block. AssertionError then for a service that did not stop well.
+    """
+    with tempfile.TemporaryDirectory(prefix="tandem-test-") as made, ExitStack() as exits:
+        folder = Path(made)
+        # PostgreSQL's user must pass through it.
+        folder.chmod(0o711)
+        postgres = Postgres(folder / "data", free_port(), settings={"fsync": "off"})
+        exits.callback(postgres.stop)
+        postgres.start()
+        cache = [Memcached(free_port()) for _ in range(up_to(nodes))]
+        for node in cache:
+            exits.callback(end_node, node)
+            node.start()
+        stack = Stack(Databases(postgres, migrations), folder, modules=modules, views=views, nodes=cache)
+        exits.callback(stack.stop)
+        yield stack.start()
 
 
 def _plain_environment() -> dict[str, str]:

@@ -31,6 +31,7 @@ from tandem.feed.service import check as check_subscribe
 from tandem.feed.verification import check as check_verify
 from tandem.queries.checker import QueryChecker
 from tandem.queries.freshness import NOTHING_NEEDED
+from tandem.queries.pages import lists_of
 from tandem.queries.rows import queries_by_id
 from tandem.runtime.checker import MAX_VIOLATIONS
 from tandem.runtime.errors import InvalidArgument, Violation
@@ -50,7 +51,7 @@ SERVICES = (
 BY_ID = {it.name: it.keys for it in queries_by_id(QUERIES, CACHED_VIEWS)}
 WANTED: dict[str, Callable[[Any, QueryChecker], object]] = {
     **BY_ID,
-    **LISTS,
+    **lists_of(QUERIES, LISTS),
     "SearchProducts": search_key,
     "SuggestProducts": suggest_key,
     "ExplainSearch": ExplainQuery(SearchQuery(Mock(), Mock(), Mock(), 1)).wanted,

@@ -162,6 +162,8 @@ OWN_ROWS: dict[str, Row] = {
     "ProjectionService/GetOperation": only("operator", projection.GetOperationRequest(operation_id=ME), NOT_FOUND),
     "ProjectionService/ListOperations": only("operator", projection.ListOperationsRequest()),
     "ProjectionService/ListGenerations": only("operator", projection.ListGenerationsRequest()),
+    "ProjectionService/ListCacheNodes": only("operator", projection.ListCacheNodesRequest()),
+    "ProjectionService/ListFindings": only("operator", projection.ListFindingsRequest()),
     "ProjectionService/SwitchGeneration": only(
         "operator", projection.SwitchGenerationRequest(view="sales_summary"), NOT_FOUND
     ),

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import distributions
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from tools.dependencies import needed
@@ -31,12 +32,22 @@ def requires_of(wheel: Path) -> list[str]:
 
 
 @cache
+def _unpacked(wheel: Path) -> Path:
+    """A folder beside the wheel with its files: of all environments, so that what one has compiled the others have."""
+    folder = wheel.with_suffix("")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@cache
 def _packages_by_folder() -> dict[str, set[str]]:
     """Who brings something of a file or folder of site-packages, of all that is installed."""
     found: dict[str, set[str]] = defaultdict(set)
     for it in distributions():
+        name = it.name  # read from METADATA each time
         for file in it.files or ():
-            found[file.parts[0]].add(it.metadata["Name"])
+            found[file.parts[0]].add(name)
     return found
 
 
@@ -56,8 +67,8 @@ class Environment:
             subprocess.run([*pip, "install", "--quiet", f"{wheel}[{extra}]", *also], check=True)
         else:
             self._link([*requires_of(wheel), *also], extra)
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(self._site)
+            for part in _unpacked(wheel).iterdir():
+                (self._site / part.name).symlink_to(part)
             script = self.bin / "tandem"
             script.write_text(f"#!{self.bin / 'python'}\nimport sys\nfrom shop.program import main\nsys.exit(main())\n")
             script.chmod(0o755)
@@ -68,11 +79,14 @@ class Environment:
             for file in files:
                 # Of a folder that several packages bring files of, such as google, its own alone.
                 shared = len(_packages_by_folder()[file.parts[0]]) > 1
-                part = Path(str(file)) if shared else Path(file.parts[0])
-                target = self._site / part
-                if not target.exists():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.symlink_to(Path(str(it.distribution.locate_file(part))))
+                parts = [Path(str(file)) if shared else Path(file.parts[0])]
+                if shared and file.suffix == ".py":
+                    parts.append(Path(cache_from_source(str(file))))
+                for part in parts:
+                    source, target = Path(str(it.distribution.locate_file(part))), self._site / part
+                    if source.exists() and not target.exists():
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        target.symlink_to(source)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Runs a program of it to its end, without what PYTHONPATH and the current folder would add."""
