@@ -135,12 +135,12 @@ class _Reader:
         for where, cells in _cells_of(path):
             record = self._record(where, cells, lines)
             if record.key in found and record.key:
-                self._wrong(where, f"the key {record.key} comes a second time")
+                self._note(where, f"the key {record.key} comes a second time")
             found[record.key] = record
         if unknown := lines.keys() - found.keys():
             some = ", ".join(sorted(unknown)[:3])
             of_lines = self._table.lines[1] if self._table.lines else ""
-            self._wrong(of_lines, f"{len(unknown)} keys are not in {path.name}, such as {some}")
+            self._note(of_lines, f"{len(unknown)} keys are not in {path.name}, such as {some}")
         if self._problems:
             more = len(self._problems) - MAX_PROBLEMS
             rest = [f"and {more:,} more"] if more > 0 else []
@@ -156,14 +156,14 @@ class _Reader:
                 if keys and keys[0]:
                     by_key[keys[0]].append((where, [it for it in cells if it[0] != self._table.key]))
                 else:
-                    self._wrong(where, f"{self._table.key} is missing")
+                    self._note(where, f"{self._table.key} is missing")
         return by_key
 
     def _record(self, where: str, cells: Cells, lines: Mapping[str, Sequence[tuple[str, Cells]]]) -> Record:
         table, request = self._table, self._table.request()
         key = next((str(value) for name, value in cells if name == table.key), "")
         if not key:
-            self._wrong(where, f"{table.key} is missing")
+            self._note(where, f"{table.key} is missing")
         currency = next((str(value) for name, value in cells if name == "currency" and value), self._source.currency)
         further: list[Message] = []
         for name, value in cells:
@@ -203,12 +203,12 @@ class _Reader:
         for part in above:
             inner = _field(holder.DESCRIPTOR, part)
             if inner is None or inner.message_type is None or inner.is_repeated:
-                self._wrong(where, f"{name} is no field of {message.DESCRIPTOR.name}")
+                self._note(where, f"{name} is no field of {message.DESCRIPTOR.name}")
                 return
             holder = getattr(holder, part)
         of = _field(holder.DESCRIPTOR, last)
         if of is None or of.is_repeated:
-            self._wrong(where, f"{name} is no field of {message.DESCRIPTOR.name}")
+            self._note(where, f"{name} is no field of {message.DESCRIPTOR.name}")
         elif isinstance(value, dict):
             for inner_name, inner_value in value.items():
                 self._set(where, message, f"{name}.{inner_name}", inner_value, currency)
@@ -252,10 +252,10 @@ class _Reader:
         try:
             return use(value)
         except _Wrong as wrong:
-            self._wrong(where, f"{name} {wrong}")
+            self._note(where, f"{name} {wrong}")
             return None
 
-    def _wrong(self, where: str, problem: str) -> None:
+    def _note(self, where: str, problem: str) -> None:
         self._problems.append(f"{where}: {problem}")
 
 
