@@ -50,6 +50,8 @@ order_id,product_id,unit_price,quantity,product_name
 102,12,150,1,
 """,
 }
+TERMS = '"terms": {"discount": 10, "tax": 5.19, "tax_included": true}, "total": 32.49'
+TABLES["orders.jsonl"] = TABLES["orders.jsonl"].replace("TERMS", TERMS)
 
 
 class Shop:
@@ -118,6 +120,9 @@ def test_a_shop_comes_in_whole_once_and_is_compared(shop: Shop, monkeypatch: pyt
 
 def _is_as_it_was(shop: Shop) -> None:
     stub = shop.stack.queries
+    command, projector = shop.stack.command_server.address, shop.stack.projector.address
+    verify = CliRunner().invoke(app, ["verify", f"--command-address={command}", f"--projector-address={projector}"])
+    assert verify.exit_code == 0, verify.output
     request = queries.GetOrderDetailsRequest(order_id=shop.id_of("orders", 100))
     order = stub.GetOrderDetails(request).order_details
     assert order.status == OrderStatus.ORDER_STATUS_SHIPPED
