@@ -11,7 +11,7 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.address_pb2 import Address, AddressBook, NamedAddress
 from tandem.commands.domain import Command, change, change_fields, rule
-from tandem.commands.rules import Id, check_version, must_be_new, not_found, refusal, timestamp
+from tandem.commands.rules import Id, check_version, moment, must_be_new, not_found, refusal, timestamp
 from tandem.commands.write_model import Aggregate, Part, States, of_subject
 from tandem.feed.table import SCHEMA, metadata
 from tandem.runtime.bulk import Row
@@ -119,11 +119,16 @@ CUSTOMERS = Aggregate(
 def register_customer(request: commands.RegisterCustomerRequest, command: Command, states: States) -> list[Message]:
     must_be_new(states[CUSTOMERS].get(command.subject_id), "customer", command.subject_id)
     personal = events.PersonalData(name=request.name, email=request.email, phone=request.phone)
+    personal.external_reference = request.external_reference
     if request.HasField("address"):
         personal.address.CopyFrom(request.address)
     return [
         events.CustomerRegistered(
-            customer_id=command.subject_id, version=1, personal=personal, registered_at=timestamp(command.now)
+            customer_id=command.subject_id,
+            version=1,
+            personal=personal,
+            registered_at=moment(request, "registered_at", command.now),
+            guest=request.guest,
         )
     ]
 

@@ -1,9 +1,11 @@
 """Writes docs/metrics.md from what each service registers when it is imported: `make docs`."""
 
 import json
+import os
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ _SERVICES = {
 }
 _ROOT = Path(__file__).parents[1]
 _PREFIX = "tandem_"
+# Of other packages, what all services import: three quarters of the time of an import, and none of our metrics.
+_OTHERS = ("grpc.aio", "jwt", "psycopg", "pydantic_settings", "sqlalchemy.dialects.postgresql", "structlog")
 
 _HEAD = """# Metrics
 
@@ -41,13 +45,13 @@ class Metric(NamedTuple):
 
 @cache
 def all_metrics() -> dict[Metric, list[str]]:
-    """And which services have each. Each in a process of its own: what one has imported is not another's."""
-    command = (sys.executable, "-m", "tools.metrics")
-    asked = {it: subprocess.Popen([*command, it], cwd=_ROOT, stdout=subprocess.PIPE) for it in _SERVICES}
+    """And which services have each."""
+    command = (sys.executable, "-m", "tools.metrics", "registered")
+    output = subprocess.run(command, cwd=_ROOT, check=True, stdout=subprocess.PIPE).stdout
     found: dict[Metric, list[str]] = {}
-    for service, process in asked.items():
-        output, _ = process.communicate()
-        for name, kind, labels, text in json.loads(output):
+    for line in output.splitlines():
+        service, metrics = json.loads(line)
+        for name, kind, labels, text in metrics:
             found.setdefault(Metric(name, kind, tuple(labels), text), []).append(service)
     return found
 
@@ -75,10 +79,21 @@ def _registered() -> list[Metric]:
     return found
 
 
-def main(service: str) -> None:
-    __import__(f"{service}.app")
-    sys.stdout.write(json.dumps(_registered()))
+def _write_registered() -> None:
+    """A line for each service, of a process of its own: what one has imported is not another's."""
+    for name in _OTHERS:
+        import_module(name)
+    for service in _SERVICES:
+        if (process := os.fork()) == 0:
+            import_module(f"{service}.app")
+            sys.stdout.write(f"{json.dumps((service, _registered()))}\n")
+            return
+        _, status = os.waitpid(process, 0)
+        assert status == 0, f"{service} is not imported"
 
 
 if __name__ == "__main__":
-    main(sys.argv[1]) if len(sys.argv) > 1 else sys.stdout.write(render())
+    if sys.argv[1:]:
+        _write_registered()
+    else:
+        sys.stdout.write(render())

@@ -18,6 +18,7 @@ from tandem.cli import (
     findings,
     health,
     history,
+    importing,
     live,
     operations,
     parked,
@@ -230,6 +231,8 @@ def application(domain: Domain) -> typer.Typer:
     scaffold.add_to(app)
     for subject in (why, history, operations, findings, cache_nodes, blockers):
         subject.add_to(app, domain)
+    if domain.tables:
+        importing.add_to(app, domain)
     verify.add_command(app, domain.audit, _ADDRESSES)
     add_commands(app, domain.projections, _ADDRESSES["projector"])
     app.add_typer(feed.commands(domain.modules["command"]), name="feed")

@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from tandem.feed.token_signature import SignedTokenSettings, sign_tokens
 from tandem.queries.damage import DamageReports
+from tandem.queries.encoding import room_for_rows
 from tandem.queries.freshness import Freshness
 from tandem.queries.head import Head
 from tandem.queries.owners import owner_field, owner_fields
@@ -85,7 +86,7 @@ def build_query_server(
     by_id = RowQueries(queries_by_id(service, cached, owners), store, freshness, reading, settings.cache)
     pages: list[Worker] = [
         StatementWorker(
-            ListQuery(service.methods_by_name[rpc], select, store),
+            ListQuery(service.methods_by_name[rpc], select, store, room_for_rows(settings.server.max_response_bytes)),
             freshness,
             threads=reading.threads,
             max_batch=reading.max_batch,
