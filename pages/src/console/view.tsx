@@ -51,7 +51,7 @@ export function View({ name, now }: { name: string; now: Look }) {
             <Fact name="Behind">
               {countText(view.lagEvents, "event")}, {millisecondsText(millisecondsOf(view.lag))}
             </Fact>
-            <Fact name="Takes in">{rate === null ? "" : `${numberText(Math.round(rate))} events/s`}</Fact>
+            <Fact name="Takes in">{rate === null ? "not known yet" : `${numberText(Math.round(rate))} events/s`}</Fact>
             <Fact name="Parked">{countText(view.parkedKeys, "row")}</Fact>
             <Fact name="Differences">{numberText(view.differences)} since the projector started</Fact>
             <Fact name="Compared">{agoText(view.auditedAt) || "not yet"}</Fact>
