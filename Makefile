@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql chromium pages up test check bench bench-quick bench-profile bench-streams suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
+.PHONY: help install memcached prometheus postgresql chromium pages pictures up test check bench bench-quick bench-profile bench-streams suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ pages: shop/pages/index.html  ## Build the pages for browsers, of pages/, into s
 shop/pages/index.html: $(VENV)/.installed $(PAGES_SOURCES) tools/pages.py
 	@echo "Building the pages (npm fetches what it needs, once) ..."
 	@python -m tools.pages $(PAGES_OPTIONS)
+
+pictures: pages memcached chromium  ## Make the pictures of docs/pages.md anew
+	@WRITE_PICTURES=1 pytest tests/pages/test_looks.py
 
 up test: PAGES_OPTIONS := --if-possible
 up: install memcached pages  ## Start everything on this machine, with sample data; Ctrl-C stops it
@@ -140,7 +143,7 @@ lock: install  ## Pin the newest versions that pyproject.toml allows in requirem
 
 # Of a view in proto/: make migration NAME=product_rating
 migration: install  ## Write the migration of the read database for views that have no table yet
-	@python -m tools.migration $(NAME)
+	@python -m tandem.testing.migrations projector.app $(NAME)
 
 docs: install  ## Regenerate the pages of settings, contract and metrics in docs/ from the code
 	python -m tools.configuration > docs/configuration.md

@@ -27,8 +27,6 @@ DOMAIN = Domain(
         customers.CUSTOMER_ORDERS,
         products.PRODUCTS,
     ),
-    kinds=(*customers.KINDS, *products.KINDS, *orders.KINDS, *subscriptions.KINDS),
-    changes=(customers.CHANGES, products.CHANGES, orders.CHANGES, subscriptions.CHANGES),
     owner_field="customer_id",
 )
 

@@ -2,8 +2,6 @@
 
 import unicodedata
 import uuid
-from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 from google.protobuf.message import Message
@@ -12,8 +10,8 @@ from sqlalchemy import BigInteger, Boolean, Column, LargeBinary, Table, Text, Uu
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1 import event_pb2 as events
 from commerce.type.v1.address_pb2 import Address, AddressBook, NamedAddress
-from tandem.commands.domain import Changes, Command, CommandKind
-from tandem.commands.rules import Id, check_version, must_be_new, not_found, refusal, timestamp
+from tandem.commands.domain import Command, change, change_fields, rule
+from tandem.commands.rules import Id, check_version, moment, must_be_new, not_found, refusal, timestamp
 from tandem.commands.write_model import Aggregate, Part, States, of_subject
 from tandem.feed.table import SCHEMA, metadata
 from tandem.runtime.bulk import Row
@@ -117,24 +115,32 @@ CUSTOMERS = Aggregate(
 # The rules
 
 
+@rule(CUSTOMERS)
 def register_customer(request: commands.RegisterCustomerRequest, command: Command, states: States) -> list[Message]:
     must_be_new(states[CUSTOMERS].get(command.subject_id), "customer", command.subject_id)
     personal = events.PersonalData(name=request.name, email=request.email, phone=request.phone)
+    personal.external_reference = request.external_reference
     if request.HasField("address"):
         personal.address.CopyFrom(request.address)
     return [
         events.CustomerRegistered(
-            customer_id=command.subject_id, version=1, personal=personal, registered_at=timestamp(command.now)
+            customer_id=command.subject_id,
+            version=1,
+            personal=personal,
+            registered_at=moment(request, "registered_at", command.now),
+            guest=request.guest,
         )
     ]
 
 
+@rule(CUSTOMERS)
 def rename_customer(request: commands.RenameCustomerRequest, command: Command, states: States) -> list[Message]:
     customer = _existing(request, command, states)
     personal = events.PersonalData(name=request.name)
     return [events.CustomerRenamed(customer_id=customer.id, version=customer.version + 1, personal=personal)]
 
 
+@rule(CUSTOMERS)
 def update_address(request: commands.UpdateAddressRequest, command: Command, states: States) -> list[Message]:
     customer = _existing(request, command, states)
     default = customer.default_address
@@ -154,6 +160,7 @@ def update_address(request: commands.UpdateAddressRequest, command: Command, sta
     ]
 
 
+@rule(CUSTOMERS)
 def remove_address(request: commands.RemoveAddressRequest, command: Command, states: States) -> list[Message]:
     customer = _existing(request, command, states)
     subject = f"customers/{customer.id}"
@@ -171,14 +178,6 @@ def remove_address(request: commands.RemoveAddressRequest, command: Command, sta
     ]
 
 
-def erase_customer(request: commands.EraseCustomerRequest, command: Command, states: States) -> list[Message]:
-    customer = _existing(request, command, states)
-    erased = events.CustomerErased(
-        customer_id=customer.id, version=customer.version + 1, erased_at=timestamp(command.now)
-    )
-    return [erased, *anonymize_orders(request, command, states)]
-
-
 def anonymize_orders(_request: commands.EraseCustomerRequest, command: Command, states: States) -> list[Message]:
     """The next of the orders of a customer that is erased."""
     orders = sorted(states[CUSTOMER_ORDERS][command.subject_id])[:ORDERS_IN_A_STEP]
@@ -186,6 +185,15 @@ def anonymize_orders(_request: commands.EraseCustomerRequest, command: Command, 
         events.OrdersAnonymized(customer_id=command.subject_id, order_ids=orders[first : first + _ORDERS_IN_AN_EVENT])
         for first in range(0, len(orders), _ORDERS_IN_AN_EVENT)
     ]
+
+
+@rule(CUSTOMERS, keys=of_subject(CUSTOMER_ORDERS), rest=anonymize_orders)
+def erase_customer(request: commands.EraseCustomerRequest, command: Command, states: States) -> list[Message]:
+    customer = _existing(request, command, states)
+    erased = events.CustomerErased(
+        customer_id=customer.id, version=customer.version + 1, erased_at=timestamp(command.now)
+    )
+    return [erased, *anonymize_orders(request, command, states)]
 
 
 def _existing(request: Message, command: Command, states: States) -> Customer:
@@ -202,6 +210,7 @@ def _existing(request: Message, command: Command, states: States) -> Customer:
 # What each event changes
 
 
+@change(CUSTOMERS)
 def customer_registered(states: States, event: events.CustomerRegistered) -> None:
     personal = event.personal
     customer = Customer(
@@ -220,10 +229,12 @@ def customer_registered(states: States, event: events.CustomerRegistered) -> Non
     states[CUSTOMERS][customer.id] = customer
 
 
+@change(CUSTOMERS)
 def customer_renamed(states: States, event: events.CustomerRenamed) -> None:
     CUSTOMERS.change(states, event, name=event.personal.name)
 
 
+@change(CUSTOMERS)
 def address_updated(states: States, event: events.AddressUpdated) -> None:
     before = states[CUSTOMERS][event.customer_id].addresses
     # Events from before addresses had names are about the one address that there was.
@@ -239,11 +250,13 @@ def address_updated(states: States, event: events.AddressUpdated) -> None:
     CUSTOMERS.change(states, event, addresses=tuple(others))
 
 
+@change(CUSTOMERS)
 def address_removed(states: States, event: events.AddressRemoved) -> None:
     before = states[CUSTOMERS][event.customer_id].addresses
     CUSTOMERS.change(states, event, addresses=tuple(it for it in before if it.name != event.personal.address_name))
 
 
+@change(CUSTOMERS)
 def orders_anonymized(states: States, event: events.OrdersAnonymized) -> None:
     """The write model's orders hold nothing of a person; the customer says which are not done."""
     left = states[CUSTOMER_ORDERS][event.customer_id].difference(event.order_ids)
@@ -252,25 +265,4 @@ def orders_anonymized(states: States, event: events.OrdersAnonymized) -> None:
     states[CUSTOMERS][customer.id] = customer._replace(unerased_from=min(left, default=None))
 
 
-CHANGES: Changes = {
-    events.CustomerRegistered: customer_registered,
-    events.CustomerRenamed: customer_renamed,
-    events.AddressUpdated: address_updated,
-    events.AddressRemoved: address_removed,
-    events.CustomerErased: partial(CUSTOMERS.change, name="", email="", phone="", addresses=(), erased=True),
-    events.OrdersAnonymized: orders_anonymized,
-}
-
-KINDS: Sequence[CommandKind] = (
-    CommandKind(CUSTOMERS, commands.RegisterCustomerRequest, register_customer),
-    CommandKind(CUSTOMERS, commands.RenameCustomerRequest, rename_customer),
-    CommandKind(CUSTOMERS, commands.UpdateAddressRequest, update_address),
-    CommandKind(CUSTOMERS, commands.RemoveAddressRequest, remove_address),
-    CommandKind(
-        CUSTOMERS,
-        commands.EraseCustomerRequest,
-        erase_customer,
-        keys=of_subject(CUSTOMER_ORDERS),
-        rest=anonymize_orders,
-    ),
-)
+change_fields(CUSTOMERS, events.CustomerErased, name="", email="", phone="", addresses=(), erased=True)

@@ -3,7 +3,6 @@
 import calendar
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -29,7 +28,7 @@ from commerce.event.v1 import event_pb2 as events
 from commerce.internal.v1.stored_pb2 import EndSubscriptionRequest, EndSubscriptionResponse
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
-from tandem.commands.domain import Changes, Command, CommandKind
+from tandem.commands.domain import Command, change, change_fields, rule
 from tandem.commands.rules import Id, datetime_of, id_of, must_be_new, refusal, timestamp
 from tandem.commands.write_model import Aggregate, Keys, States
 from tandem.feed.table import metadata
@@ -140,6 +139,7 @@ def _start_subscription_keys(request: commands.StartSubscriptionRequest, _subjec
 # The rules
 
 
+@rule(SUBSCRIPTIONS, keys=_start_subscription_keys)
 def start_subscription(request: commands.StartSubscriptionRequest, command: Command, states: States) -> list[Message]:
     must_be_new(states[SUBSCRIPTIONS].get(command.subject_id), "subscription", command.subject_id)
     customer = states[CUSTOMERS].get(id_of(request.customer_id))
@@ -169,6 +169,7 @@ def start_subscription(request: commands.StartSubscriptionRequest, command: Comm
     ]
 
 
+@rule(SUBSCRIPTIONS)
 def change_subscription_plan(
     request: commands.ChangeSubscriptionPlanRequest, command: Command, states: States
 ) -> list[Message]:
@@ -182,6 +183,7 @@ def change_subscription_plan(
     ]
 
 
+@rule(SUBSCRIPTIONS)
 def renew_subscription(request: commands.RenewSubscriptionRequest, command: Command, states: States) -> list[Message]:
     subscription = _running(request, command, states)
     if subscription.status == SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING:
@@ -202,6 +204,7 @@ def renew_subscription(request: commands.RenewSubscriptionRequest, command: Comm
     ]
 
 
+@rule(SUBSCRIPTIONS)
 def cancel_subscription(request: commands.CancelSubscriptionRequest, command: Command, states: States) -> list[Message]:
     subscription = _running(request, command, states)
     if request.when == commands.CANCELLATION_TIME_AT_ONCE:
@@ -215,6 +218,7 @@ def cancel_subscription(request: commands.CancelSubscriptionRequest, command: Co
     ]
 
 
+@rule(SUBSCRIPTIONS)
 def resume_subscription(request: commands.ResumeSubscriptionRequest, command: Command, states: States) -> list[Message]:
     subscription = _running(request, command, states)
     if subscription.status != SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING:
@@ -224,6 +228,8 @@ def resume_subscription(request: commands.ResumeSubscriptionRequest, command: Co
     return [events.SubscriptionResumed(**_identity(subscription))]
 
 
+# No RPC takes it: a command server gives it itself when a subscription's time is over.
+@rule(SUBSCRIPTIONS, response=EndSubscriptionResponse)
 def end_subscription(request: EndSubscriptionRequest, command: Command, states: States) -> list[Message]:
     """Ends a subscription whose period is over. The version in the request is the one that was found to be due."""
     subscription = _running(request, command, states)
@@ -276,6 +282,7 @@ def months_later(moment: datetime, months: int, anchor_day: int) -> datetime:
 # What each event changes
 
 
+@change(SUBSCRIPTIONS)
 def subscription_started(states: States, event: events.SubscriptionStarted) -> None:
     subscription = Subscription(
         id=event.subscription_id,
@@ -294,50 +301,35 @@ def subscription_started(states: States, event: events.SubscriptionStarted) -> N
     states[SUBSCRIPTIONS][subscription.id] = subscription
 
 
+@change(SUBSCRIPTIONS)
 def subscription_plan_changed(states: States, event: events.SubscriptionPlanChanged) -> None:
     SUBSCRIPTIONS.change(
         states, event, plan=event.plan, price=event.price.minor_units, period_months=event.period_months
     )
 
 
+@change(SUBSCRIPTIONS)
 def subscription_renewed(states: States, event: events.SubscriptionRenewed) -> None:
     start, end = datetime_of(event.period_start), datetime_of(event.period_end)
     SUBSCRIPTIONS.change(states, event, period_start=start, period_end=end)
 
 
+@change(SUBSCRIPTIONS)
 def subscription_cancellation_scheduled(states: States, event: events.SubscriptionCancellationScheduled) -> None:
     canceling = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING
     SUBSCRIPTIONS.change(states, event, status=canceling, cancellation_reason=event.reason)
 
 
+@change(SUBSCRIPTIONS)
 def subscription_cancelled(states: States, event: events.SubscriptionCancelled) -> None:
     cancelled = SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELLED
     SUBSCRIPTIONS.change(states, event, status=cancelled, cancellation_reason=event.reason)
 
 
-CHANGES: Changes = {
-    events.SubscriptionStarted: subscription_started,
-    events.SubscriptionPlanChanged: subscription_plan_changed,
-    events.SubscriptionRenewed: subscription_renewed,
-    events.SubscriptionCancellationScheduled: subscription_cancellation_scheduled,
-    events.SubscriptionCancelled: subscription_cancelled,
-    events.SubscriptionLapsed: partial(SUBSCRIPTIONS.change, status=SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED),
-    events.SubscriptionResumed: partial(
-        SUBSCRIPTIONS.change, status=SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE, cancellation_reason=""
-    ),
-}
-
-KINDS: Sequence[CommandKind] = (
-    CommandKind(
-        SUBSCRIPTIONS,
-        commands.StartSubscriptionRequest,
-        start_subscription,
-        keys=_start_subscription_keys,
-    ),
-    CommandKind(SUBSCRIPTIONS, commands.ChangeSubscriptionPlanRequest, change_subscription_plan),
-    CommandKind(SUBSCRIPTIONS, commands.RenewSubscriptionRequest, renew_subscription),
-    CommandKind(SUBSCRIPTIONS, commands.CancelSubscriptionRequest, cancel_subscription),
-    CommandKind(SUBSCRIPTIONS, commands.ResumeSubscriptionRequest, resume_subscription),
-    # No RPC takes it: a command server gives it itself when a subscription's time is over.
-    CommandKind(SUBSCRIPTIONS, EndSubscriptionRequest, end_subscription, response=EndSubscriptionResponse),
+change_fields(SUBSCRIPTIONS, events.SubscriptionLapsed, status=SubscriptionStatus.SUBSCRIPTION_STATUS_LAPSED)
+change_fields(
+    SUBSCRIPTIONS,
+    events.SubscriptionResumed,
+    status=SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE,
+    cancellation_reason="",
 )

@@ -10,7 +10,7 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     assetsInlineLimit: 0,
     rolldownOptions: {
-      input: ["index.html", "sales.html"],
+      input: ["index.html", "sales.html", "console.html"],
       output: {
         // The same name each time: a browser asks again, and a person can read the names.
         entryFileNames: "assets/[name].js",

@@ -21,6 +21,8 @@ def registered(_view: CustomerProfile | None, event: events.CustomerRegistered) 
         phone=personal.phone,
         registered_at=event.registered_at,
         version=event.version,
+        external_reference=personal.external_reference,
+        guest=event.guest,
     )
     if personal.HasField("address"):
         _set_addresses(profile, [NamedAddress(name=_UNNAMED, address=personal.address, is_default=True)])

@@ -17,10 +17,11 @@ Later = (
     | events.OrderDelivered
     | events.OrderCancelled
     | events.ShippingAddressChanged
+    | events.OrderRefunded
 )
 
 
-def placed(_view: OrderSummary | None, event: events.OrderPlaced) -> OrderSummary:
+def placed(_view: OrderSummary | None, event: events.OrderPlaced | events.OrderImported) -> OrderSummary:
     lines = event.lines
     view = OrderSummary()
     view.order_id = event.order_id
@@ -31,6 +32,22 @@ def placed(_view: OrderSummary | None, event: events.OrderPlaced) -> OrderSummar
     view.version = event.version
     view.total.CopyFrom(event.total)
     view.placed_at.CopyFrom(event.placed_at)
+    if event.HasField("terms"):
+        view.external_reference = event.terms.external_reference
+    return view
+
+
+def imported(_view: OrderSummary | None, event: events.OrderImported) -> OrderSummary:
+    view = placed(None, event)
+    view.status = event.status
+    return view
+
+
+def paid(view: OrderSummary, event: events.OrderPaid) -> OrderSummary:
+    # What is paid on delivery stays shipped or delivered.
+    if view.status == order_status.ORDER_STATUS_PLACED:
+        view.status = order_status.ORDER_STATUS_PAID
+    view.version = event.version
     return view
 
 
@@ -52,12 +69,14 @@ PROJECTION = Projection(
     key_field="order_id",
     rules={
         "order_placed": placed,
-        "order_paid": later(order_status.ORDER_STATUS_PAID),
+        "order_imported": imported,
+        "order_paid": paid,
         "order_shipped": later(order_status.ORDER_STATUS_SHIPPED),
         "order_delivered": later(order_status.ORDER_STATUS_DELIVERED),
         "order_cancelled": later(order_status.ORDER_STATUS_CANCELLED),
         "shipping_address_changed": later(),
+        "order_refunded": later(),
     },
     scope="customer_id",
-    begins=frozenset({"order_placed"}),
+    begins=frozenset({"order_placed", "order_imported"}),
 )

@@ -18,6 +18,10 @@ def added(_view: ProductCard | None, event: events.ProductAdded) -> ProductCard:
         available=event.stock,
         version=event.version,
         attributes=event.attributes,
+        external_reference=event.external_reference,
+        added_at=event.added_at if event.HasField("added_at") else None,
+        unlimited_stock=event.unlimited_stock,
+        not_shipped=event.not_shipped,
     )
 
 
@@ -50,13 +54,19 @@ def discontinued(view: ProductCard, event: events.ProductDiscontinued) -> Produc
 
 
 def ordered(view: ProductCard, units: int) -> ProductCard:
-    view.available -= units
+    if not view.unlimited_stock:
+        view.available -= units
+    return sold(view, units)
+
+
+def sold(view: ProductCard, units: int) -> ProductCard:
     view.units_sold += units
     return view
 
 
 def given_back(view: ProductCard, units: int) -> ProductCard:
-    view.available += units
+    if not view.unlimited_stock:
+        view.available += units
     view.units_sold -= units
     return view
 
@@ -68,6 +78,11 @@ def units_of(lines: Iterable[events.OrderLine | events.ReleasedStock]) -> dict[s
         product_id = line.product_id
         units[product_id] = units.get(product_id, 0) + line.quantity
     return units
+
+
+def units_of_imported(event: events.OrderImported) -> dict[str, int]:
+    """None of one that was cancelled."""
+    return {} if event.HasField("cancelled_at") else units_of(event.lines)
 
 
 def columns(view: ProductCard, _began: int) -> Columns:
@@ -87,10 +102,12 @@ PROJECTION = Projection(
         "stock_adjusted": stock_adjusted,
         "product_discontinued": discontinued,
         "order_placed": ordered,
+        "order_imported": sold,
         "order_cancelled": given_back,
     },
     parts={
         "order_placed": lambda event: units_of(event.lines),
+        "order_imported": units_of_imported,
         "order_cancelled": lambda event: units_of(event.released),
     },
     columns=columns,

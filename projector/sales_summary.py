@@ -40,9 +40,10 @@ class Share:
     """What an order adds to one of its rows, or its cancellation takes off. revenue, shipping_fees: in minor units.
 
     line: the last of the order's lines for the row's product; None in the row of all products.
+    cancelled: of an order that was brought in, whether it was cancelled elsewhere.
     """
 
-    __slots__ = ("currency_code", "day", "line", "placed_at", "revenue", "shipping_fees", "unit_count")
+    __slots__ = ("cancelled", "currency_code", "day", "line", "placed_at", "revenue", "shipping_fees", "unit_count")
 
     def __init__(self, day: str, currency_code: str, placed_at: Timestamp, shipping_fees: int) -> None:
         self.day = day
@@ -51,10 +52,18 @@ class Share:
         self.shipping_fees = shipping_fees
         self.unit_count = self.revenue = 0
         self.line: Any = None
+        self.cancelled = False
 
 
 def shares_of_placed(event: events.OrderPlaced) -> dict[str, Share]:
     return _shares(event, event.lines)
+
+
+def shares_of_imported(event: events.OrderImported) -> dict[str, Share]:
+    shares = _shares(event, event.lines)
+    for share in shares.values():
+        share.cancelled = event.HasField("cancelled_at")
+    return shares
 
 
 def shares_of_cancelled(event: events.OrderCancelled) -> dict[str, Share]:
@@ -64,6 +73,11 @@ def shares_of_cancelled(event: events.OrderCancelled) -> dict[str, Share]:
             " write database was migrated"
         )
     return _shares(event, event.released)
+
+
+def imported(view: SalesSummaryRow | None, share: Share) -> SalesSummaryRow:
+    view = placed(view, share)
+    return cancelled(view, share) if share.cancelled else view
 
 
 def placed(view: SalesSummaryRow | None, share: Share) -> SalesSummaryRow:
@@ -111,7 +125,8 @@ def _in_a_column(low: int, carry: int) -> int:
 
 
 def _shares(
-    order: events.OrderPlaced | events.OrderCancelled, lines: Iterable[events.OrderLine | events.ReleasedStock]
+    order: events.OrderPlaced | events.OrderImported | events.OrderCancelled,
+    lines: Iterable[events.OrderLine | events.ReleasedStock],
 ) -> dict[str, Share]:
     """By the names of the rows that an order is counted in: all products', and each product's."""
     placed_at, currency = order.placed_at, order.total.currency_code
@@ -158,10 +173,14 @@ def _count(sums: SalesSums, sign: int, share: Share) -> None:
 PROJECTION = Projection(
     table=views.sales_summary,
     message=SalesSummaryRow,
-    rules={"order_placed": placed, "order_cancelled": cancelled},
-    parts={"order_placed": shares_of_placed, "order_cancelled": shares_of_cancelled},
+    rules={"order_placed": placed, "order_imported": imported, "order_cancelled": cancelled},
+    parts={
+        "order_placed": shares_of_placed,
+        "order_imported": shares_of_imported,
+        "order_cancelled": shares_of_cancelled,
+    },
     columns=columns,
     scope="day",
     key_of=key_of,
-    may_begin=frozenset({"order_placed"}),
+    may_begin=frozenset({"order_placed", "order_imported"}),
 )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from commerce.query.v1.query_service_pb2 import DESCRIPTOR
+from query_server.everything import all_customers, all_orders, all_products
 from query_server.orders import recent_orders
 from query_server.sales import SalesQuery
 from query_server.search.explanation import ExplainQuery
@@ -23,7 +24,7 @@ from tandem.queries.store import ONE_PLAN, Store
 from tandem.runtime.server import Application
 
 SERVICE = DESCRIPTOR.services_by_name["QueryService"]
-LISTS: dict[str, Select] = {"ListRecentOrders": recent_orders, "ListSubscriptions": subscriptions}
+LISTS: tuple[Select, ...] = (recent_orders, subscriptions, all_customers, all_products, all_orders)
 
 # Searches, or sums, that a thread takes together at most: one that is slow delays those behind it.
 _TOGETHER = 16
@@ -67,7 +68,6 @@ def build(settings: Settings) -> Application:
         cached=CACHED_VIEWS,
         owners=OWNERS,
         lists=LISTS,
-        watches=["WatchOrderDetails"],
         further=further,
         # A search reads the store too.
         further_connections=search.threads,

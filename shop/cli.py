@@ -8,7 +8,8 @@ from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.event.v1 import event_pb2
 from commerce.projection.v1 import projection_service_pb2
 from commerce.query.v1 import views_pb2
-from shop import examples, sample
+from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
+from shop import examples, importing, sample
 from tandem.cli.domain import Domain
 from tandem.cli.main import application
 
@@ -29,6 +30,8 @@ SHOP = Domain(
     mesh=ENVOY,
     pages=Path(__file__).with_name("pages"),
     commands=CommandServiceStub,
+    queries=QueryServiceStub,
+    tables=importing.TABLES,
     sample=sample.generate,
     examples=examples.lines,
 )

@@ -21,6 +21,12 @@ from commerce.query.v1.query_service_pb2 import (
     BatchGetOrderDetailsResponse,
     BatchGetProductsRequest,
     BatchGetProductsResponse,
+    ListCustomersRequest,
+    ListCustomersResponse,
+    ListOrdersRequest,
+    ListOrdersResponse,
+    ListProductsRequest,
+    ListProductsResponse,
     ListRecentOrdersRequest,
     ListRecentOrdersResponse,
     ListSubscriptionsRequest,
@@ -30,7 +36,7 @@ from commerce.query.v1.query_service_pb2 import (
     SearchProductsResponse,
 )
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
-from commerce.query.v1.views_pb2 import OrderDetails, OrderSummary, ProductCard, SubscriptionDetails
+from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, OrderSummary, ProductCard, SubscriptionDetails
 from tandem.client import aio, paging, sync
 from tandem.client.session import Connection
 
@@ -80,6 +86,18 @@ def rows(
 ) -> Iterator[OrderSummary]: ...
 @overload
 def rows(
+    call: Callable[[ListCustomersRequest], ListCustomersResponse], request: ListCustomersRequest
+) -> Iterator[CustomerProfile]: ...
+@overload
+def rows(
+    call: Callable[[ListOrdersRequest], ListOrdersResponse], request: ListOrdersRequest
+) -> Iterator[OrderSummary]: ...
+@overload
+def rows(
+    call: Callable[[ListProductsRequest], ListProductsResponse], request: ListProductsRequest
+) -> Iterator[ProductCard]: ...
+@overload
+def rows(
     call: Callable[[ListSubscriptionsRequest], ListSubscriptionsResponse], request: ListSubscriptionsRequest
 ) -> Iterator[SubscriptionDetails]: ...
 @overload
@@ -103,6 +121,18 @@ def rows(call: Callable[[Any], Any], request: Any) -> Iterator[Any]:
 def async_rows(
     call: Callable[[ListRecentOrdersRequest], Awaitable[ListRecentOrdersResponse]], request: ListRecentOrdersRequest
 ) -> AsyncIterator[OrderSummary]: ...
+@overload
+def async_rows(
+    call: Callable[[ListCustomersRequest], Awaitable[ListCustomersResponse]], request: ListCustomersRequest
+) -> AsyncIterator[CustomerProfile]: ...
+@overload
+def async_rows(
+    call: Callable[[ListOrdersRequest], Awaitable[ListOrdersResponse]], request: ListOrdersRequest
+) -> AsyncIterator[OrderSummary]: ...
+@overload
+def async_rows(
+    call: Callable[[ListProductsRequest], Awaitable[ListProductsResponse]], request: ListProductsRequest
+) -> AsyncIterator[ProductCard]: ...
 @overload
 def async_rows(
     call: Callable[[ListSubscriptionsRequest], Awaitable[ListSubscriptionsResponse]], request: ListSubscriptionsRequest
@@ -163,6 +193,7 @@ class Reason(StrEnum):
     ALREADY_DISCONTINUED = "ALREADY_DISCONTINUED"
     OUT_OF_STOCK = "OUT_OF_STOCK"
     STOCK_LIMIT = "STOCK_LIMIT"
+    STOCK_UNLIMITED = "STOCK_UNLIMITED"
     CURRENCY_MISMATCH = "CURRENCY_MISMATCH"
     TOTAL_LIMIT = "TOTAL_LIMIT"
     ORDER_NOT_PLACED = "ORDER_NOT_PLACED"
@@ -170,6 +201,11 @@ class Reason(StrEnum):
     ORDER_NOT_SHIPPED = "ORDER_NOT_SHIPPED"
     ORDER_NOT_READDRESSABLE = "ORDER_NOT_READDRESSABLE"
     ORDER_NOT_CANCELLABLE = "ORDER_NOT_CANCELLABLE"
+    NOTHING_TO_SHIP = "NOTHING_TO_SHIP"
+    TIME_BEFORE_PLACED = "TIME_BEFORE_PLACED"
+    DISCOUNT_LIMIT = "DISCOUNT_LIMIT"
+    REFUND_LIMIT = "REFUND_LIMIT"
+    TOTAL_MISMATCH = "TOTAL_MISMATCH"
     SUBSCRIPTION_ENDED = "SUBSCRIPTION_ENDED"
     SUBSCRIPTION_CANCELING = "SUBSCRIPTION_CANCELING"
     SUBSCRIPTION_NOT_CANCELING = "SUBSCRIPTION_NOT_CANCELING"

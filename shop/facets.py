@@ -12,6 +12,8 @@ from shop.words import normalized
 SEPARATOR = "\x1e"
 """Between two attributes."""
 _BEHIND_NAME = "\x1f"
+MAX_VALUE = 200
+"""Characters of a value that searches count and filter by: as many as a filter may hold."""
 _NEITHER = str.maketrans("", "", SEPARATOR + _BEHIND_NAME)
 
 
@@ -36,5 +38,6 @@ def name_and_value(text: str) -> tuple[str, str]:
 
 
 def facets_of(attributes: Iterable[ProductAttribute]) -> str:
-    """All of a product."""
-    return SEPARATOR.join(dict.fromkeys(facet(it.name, it.value) for it in attributes))
+    """All of a product. A value that is longer than one that searches filter by is a text, and nobody chooses by it."""
+    chosen = [it for it in attributes if len(it.value) <= MAX_VALUE]
+    return SEPARATOR.join(dict.fromkeys(facet(it.name, it.value) for it in chosen))

@@ -15,8 +15,18 @@ const CALL_MILLISECONDS = 10_000;
 /** How long a query waits for its view before an older state is shown. */
 const WAIT_MILLISECONDS = 700;
 
+export function accessToken(): string {
+  return sessionStorage.getItem(ACCESS_TOKEN) ?? "";
+}
+
+/** Empty to be nobody again. */
+export function setAccessToken(token: string): void {
+  if (token) sessionStorage.setItem(ACCESS_TOKEN, token);
+  else sessionStorage.removeItem(ACCESS_TOKEN);
+}
+
 const identify: Interceptor = (next) => (request) => {
-  const token = sessionStorage.getItem(ACCESS_TOKEN);
+  const token = accessToken();
   if (token) request.header.set("authorization", `Bearer ${token}`);
   return next(request);
 };

@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 
 from tandem.cli.sample import Stage
+from tandem.cli.tables import Table
 from tandem.services.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
 from tandem.services.v1.projection_service_pb2 import DESCRIPTOR as PROJECTIONS
 from tandem.services.v1.receipt_service_pb2 import DESCRIPTOR as RECEIPTS
@@ -27,6 +28,7 @@ class Domain:
     mesh: the file that Envoy is started with; without it there is no `up --mesh`.
     pages: the folder of what Envoy serves to browsers, as built.
     sample: makes the sample that `up` loads. commands: the stub that takes its commands.
+    tables: what `import` brings in, each behind those that it needs. queries: the stub that lists what is there then.
     examples: shell lines to try, given the addresses of the command server and the query server, and whether the sample
         is loaded.
     """
@@ -40,10 +42,14 @@ class Domain:
     mesh: Path | None = None
     pages: Path | None = None
     commands: Callable[[grpc.Channel], Any] | None = None
+    queries: Callable[[grpc.Channel], Any] | None = None
     sample: Callable[[], Sequence[Stage]] | None = None
+    tables: Sequence[Table] = ()
     examples: Callable[[str, str, bool], Sequence[str]] = lambda *_: ()
 
     def __post_init__(self) -> None:
         """Raises ValueError."""
         if (self.sample is None) != (self.commands is None):
             raise ValueError("a sample needs the stub that takes its commands, and the stub a sample")
+        if self.tables and (self.commands is None or self.queries is None):
+            raise ValueError("tables to import need the stubs that take their commands and list what is there")

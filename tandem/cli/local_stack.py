@@ -75,6 +75,7 @@ class LocalStack:
     modules: the services', by section. lite: one database and no cache. transport: auto, native or grpcio.
     envoy: the domain's Envoy file. mesh: two command servers and two query servers behind it. Raises StackError where
         Envoy is not installed. pages: the folder of those that it serves; without_pages says why it serves none.
+        operators: the services that it lets the operators' console reach, as MeshConfig.with_operators names them.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class LocalStack:
         envoy: Path | None = None,
         mesh: bool = False,
         pages: Path | None = None,
+        operators: Mapping[str, str] | None = None,
     ) -> None:
         if mesh and envoy_path() is None:
             raise StackError(MISSING)
@@ -145,6 +147,8 @@ class LocalStack:
         if with_envoy:
             assert envoy is not None
             config = MeshConfig(envoy, port=ports.mesh, servers=servers).without_identity()
+            if operators is not None:
+                config.with_operators([self.projector.address], **operators)
             if self._pages is not None:
                 config.with_pages(self._pages)
             self.envoy = Envoy(config, ports.mesh, folder / "envoy", self.logs / "envoy.log")

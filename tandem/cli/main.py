@@ -10,7 +10,22 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tandem.cli import access, blockers, feed, health, history, live, operations, parked, verify, why
+from tandem.cli import (
+    access,
+    blockers,
+    cache_nodes,
+    feed,
+    findings,
+    health,
+    history,
+    importing,
+    live,
+    operations,
+    parked,
+    scaffold,
+    verify,
+    why,
+)
 from tandem.cli import restore as restoring
 from tandem.cli import status as service_status
 from tandem.cli.child import StackError
@@ -122,6 +137,7 @@ def application(domain: Domain) -> typer.Typer:
                 envoy=domain.mesh,
                 mesh=mesh,
                 pages=domain.pages if pages else None,
+                operators={"projections": domain.projections.full_name, "receipts": domain.receipts.full_name},
             )
             run_up(domain, stack, Console(), with_sample=sample)
         except StackError as error:
@@ -212,8 +228,11 @@ def application(domain: Domain) -> typer.Typer:
                 _show(report(), as_json=as_json)
 
     health.add_to(app)
-    for add_to in (why.add_to, history.add_to, operations.add_to, blockers.add_to):
-        add_to(app, domain)
+    scaffold.add_to(app)
+    for subject in (why, history, operations, findings, cache_nodes, blockers):
+        subject.add_to(app, domain)
+    if domain.tables:
+        importing.add_to(app, domain)
     verify.add_command(app, domain.audit, _ADDRESSES)
     add_commands(app, domain.projections, _ADDRESSES["projector"])
     app.add_typer(feed.commands(domain.modules["command"]), name="feed")

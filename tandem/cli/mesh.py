@@ -1,7 +1,8 @@
 """Envoy as a child process, in front of command servers and query servers: for browsers, and as a mesh of several.
 
 What it is told is the domain's own file, which a deployment uses too (docs/mesh.md): here only its addresses are put
-in, and, for a stack that nobody else can reach, what asks callers who they are is taken out and pages are put in.
+in, and, for a stack that nobody else can reach, what asks callers who they are is taken out, and pages and what the
+operators' console asks are put in.
 """
 
 import importlib.util
@@ -86,6 +87,31 @@ class MeshConfig:
                 policy["allow_origin_string_match"] = [{"safe_regex": {"regex": _LOCAL_ORIGIN}}]
         return self
 
+    def with_operators(self, projectors: Sequence[str], *, projections: str, receipts: str) -> "MeshConfig":
+        """Lets callers reach what the operators' console asks too. For a listener that only operators reach.
+
+        projectors: where they are. projections, receipts: the full names of the domain's ProjectionService and
+        ReceiptService. The health of a service is that of its cluster, which the header `tandem-service` names.
+        """
+        [query] = [it for it in self._behind if it["name"] == "query"]
+        endpoints = [{"endpoint": {"address": _address(it)}} for it in projectors]
+        cluster = query | {
+            "name": "projector",
+            "load_assignment": {"cluster_name": "projector", "endpoints": [{"lb_endpoints": endpoints}]},
+        }
+        resources = self.document["static_resources"]
+        resources["clusters"] = [*resources["clusters"], cluster]
+        [host] = self._connections["route_config"]["virtual_hosts"]
+        host["routes"][:0] = [
+            _way({"prefix": f"/{projections}/"}, "projector"),
+            _way({"prefix": f"/{receipts}/"}, "command"),
+            *(
+                _way({"prefix": "/grpc.health.v1.Health/", "headers": [_names(it)]}, it)
+                for it in ("command", "projector")
+            ),
+        ]
+        return self
+
     def with_pages(self, folder: Path) -> "MeshConfig":
         """Answers with the files of `folder` too: index.html at /, each other page at its name without .html."""
         files = [it for it in sorted(folder.rglob("*")) if it.suffix in _PAGE_TYPES]
@@ -94,6 +120,16 @@ class MeshConfig:
         [host] = routing["virtual_hosts"]
         host["routes"][:0] = [_page(f"/{it.relative_to(folder)}", it) for it in files]
         return self
+
+
+def _way(match: dict[str, Any], cluster: str) -> dict[str, Any]:
+    """A route without a time-out but the caller's own."""
+    streams = {"grpc_timeout_header_max": "0s"}
+    return {"match": match, "route": {"cluster": cluster, "timeout": "0s", "max_stream_duration": streams}}
+
+
+def _names(service: str) -> dict[str, Any]:
+    return {"name": "tandem-service", "string_match": {"exact": service}}
 
 
 def page_path(file: str) -> str:

@@ -41,6 +41,15 @@ def send_sample(commands: Any, stages: Sequence[Stage], advance: Callable[[int],
 
 
 def _send(commands: Any, request: Message) -> None:
+    try:
+        send(commands, request)
+    except grpc.RpcError as error:
+        rpc = request.DESCRIPTOR.name.removesuffix("Request")
+        raise StackError(f"sample data: {rpc} failed with {error.code().name}: {error.details()}") from error
+
+
+def send(commands: Any, request: Message) -> Any:
+    """The answer to a command. What fails in passing is repeated. Raises grpc.RpcError."""
     rpc = request.DESCRIPTOR.name.removesuffix("Request")
     retrying = Retrying(
         retry=retry_if_exception(_may_pass),
@@ -48,10 +57,7 @@ def _send(commands: Any, request: Message) -> None:
         wait=wait_exponential_jitter(multiplier=0.05, max=1, jitter=0.05),
         reraise=True,
     )
-    try:
-        retrying(getattr(commands, rpc), request, timeout=_CALL_SECONDS)
-    except grpc.RpcError as error:
-        raise StackError(f"sample data: {rpc} failed with {error.code().name}: {error.details()}") from error
+    return retrying(getattr(commands, rpc), request, timeout=_CALL_SECONDS)
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -1,10 +1,11 @@
 """The description of a domain that a command server hands the engine, and what the engine makes of a request by it."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -21,6 +22,7 @@ from tandem.runtime.call import Metadata
 from tandem.runtime.checker import Checker
 from tandem.runtime.errors import InvalidArgument
 from tandem.runtime.field_checks import FieldChecks
+from tandem.runtime.signatures import message_typed
 
 
 class CommandKind:
@@ -107,8 +109,51 @@ Decide = Callable[[Any, Command, States], list[Message]]
 Pure: no SQL, no gRPC, no clock and no randomness. What a rule needs of them is in the command.
 """
 
-Changes = Mapping[type[Message], Callable[[States, Any], None]]
-"""How each event changes the states: replaces them by the next ones. Raises KeyError for one that is not loaded."""
+Change = Callable[[States, Any], None]
+"""(states, event): replaces the states that the event changes. Raises KeyError for one that is not loaded."""
+
+D = TypeVar("D", bound=Decide)
+C = TypeVar("C", bound=Change)
+
+
+def rule(
+    aggregate: Aggregate[Any],
+    *,
+    check: Callable[[Any, Checker], None] | None = None,
+    keys: Callable[[Any, Id, Keys], None] | None = None,
+    rest: Decide | None = None,
+    response: type[Message] | None = None,
+) -> Callable[[D], D]:
+    """Above a rule: the command that it decides is what its first parameter is typed as. For the rest see CommandKind.
+
+    Raises TypeError for a rule whose first parameter is not typed as a message.
+    """
+
+    def add(decide: D) -> D:
+        request = message_typed(decide, 0)
+        kind = CommandKind(aggregate, request, decide, check=check, keys=keys, rest=rest, response=response)
+        aggregate.kinds.append(kind)
+        return decide
+
+    return add
+
+
+def change(aggregate: Aggregate[Any]) -> Callable[[C], C]:
+    """Above a function that changes an aggregate, and maybe others: the event is what its second parameter is typed as.
+
+    Raises TypeError for a function whose second parameter is not typed as a message.
+    """
+
+    def add(function: C) -> C:
+        aggregate.changes.append((message_typed(function, 1), function))
+        return function
+
+    return add
+
+
+def change_fields(aggregate: Aggregate[Any], event: type[Message], **fields: Any) -> None:
+    """An event that gives what it is about these values, the same each time, and the event's version."""
+    aggregate.changes.append((event, partial(aggregate.change, **fields)))
 
 
 class Domain:
@@ -120,39 +165,34 @@ class Domain:
         service: ServiceDescriptor,
         events: EventContract[Any],
         loads: Sequence[Loaded[Any]],
-        kinds: Sequence[CommandKind],
-        changes: Sequence[Changes],
         owner_field: str = "",
     ) -> None:
-        """loads: aggregates and their parts, in the order in which they are locked.
+        """loads: aggregates and their parts, in the order in which they are locked. The rules of these aggregates are
+        the domain's, and what events change in them.
 
         owner_field: names whose a thing is, in requests and in the states of aggregates that have an owner.
 
-        Raises ValueError where something is missing or said twice: an RPC without a kind, an event without a change.
+        Raises ValueError where something is missing or said twice: an RPC without a rule, an event without a change.
         """
         self.service = service
         self.events = events
         self.model = WriteModel(loads)
+        kinds: list[CommandKind] = [kind for it in self.model.aggregates for kind in it.kinds]
+        changes = [change for it in self.model.aggregates for change in it.changes]
         self.kinds = {it.request: it for it in kinds}
-        self.changes = {event: change for it in changes for event, change in it.items()}
+        self.changes = dict(changes)
         self.owner_field = owner_field
         _must_match(
             f"RPCs of {service.full_name}",
             [method.input_type.name for method in service.methods],
-            f"kinds of commands in {_modules(it.decide for it in kinds)}",
+            f"rules in {_modules(it.decide for it in kinds)}",
             [it.request.DESCRIPTOR.name for it in kinds if it.request.DESCRIPTOR.file is service.file],
         )
         _must_match(
             f"events of {events.message.DESCRIPTOR.full_name}",
             events.kinds,
-            f"changes in {_modules(change for it in changes for change in it.values())}",
-            [events.kind_of(event) for it in changes for event in it],
-        )
-        _must_match(
-            "aggregates of commands",
-            {it.aggregate.name for it in kinds},
-            "aggregates that are loaded",
-            [it.name for it in self.model.aggregates],
+            f"changes in {_modules(change for _, change in changes)}",
+            [events.kind_of(event) for event, _ in changes],
         )
 
     @property

@@ -48,9 +48,15 @@ def refusal(kind: str, subject: str, description: str) -> PreconditionFailed:
     return PreconditionFailed([Violation(subject, description, kind)])
 
 
-def timestamp(moment: datetime) -> Timestamp:
+def moment(request: Message, field: str, now: datetime) -> Timestamp:
+    """The caller's time where it gave one, else now."""
+    given: Timestamp = getattr(request, field)
+    return given if request.HasField(field) else timestamp(now)
+
+
+def timestamp(at: datetime) -> Timestamp:
     """What Timestamp.FromDatetime makes of an aware datetime, in a fifth of its time: each event holds some."""
-    since = moment - _EPOCH
+    since = at - _EPOCH
     return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 

@@ -120,6 +120,10 @@ class Aggregate(Loaded[S]):
         self.refers = refers
         self.unversioned = ("id", *unversioned) if unversioned else ()
         self.erased = erased
+        self.kinds: list[Any] = []
+        """The CommandKind of each rule that `tandem.commands.domain.rule` stands above."""
+        self.changes: list[tuple[type[Message], Callable[[States, Any], None]]] = []
+        """What each event changes, as `tandem.commands.domain.change` and `change_fields` say it."""
 
     def query(self, references: Sequence[Reference]) -> str:
         table = self.table

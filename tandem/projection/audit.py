@@ -297,6 +297,7 @@ class Auditor:
         for it in step.differences:
             DIFFERENCES.labels(view, it.kind.lower()).inc()
             REPAIRED.labels(view).inc(it.repaired)
+            self._progress.findings.append((time.time(), it))
             log.error(
                 "what is stored differs from the feed",
                 view=view,

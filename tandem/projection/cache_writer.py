@@ -35,6 +35,22 @@ _MAX_VALUE_BYTES = 1_000_000
 _MARKED = "."
 
 _Failure = (OSError, MemcacheError)
+_STATS = (b"curr_items", b"bytes", b"limit_maxbytes", b"evictions")
+
+
+class NodeNow(NamedTuple):
+    """A node as an operator sees it. state: "SERVING", "FENCED", or "STANDBY" while another projector writes the views.
+
+    entries, bytes, max_bytes, evictions: as the node says them; 0 where it does not, and `problem` says why.
+    """
+
+    node: str
+    state: str
+    entries: int = 0
+    bytes: int = 0
+    max_bytes: int = 0
+    evictions: int = 0
+    problem: str = ""
 
 
 class Cached(NamedTuple):
@@ -147,6 +163,22 @@ class CacheWriter:
         finally:
             client.close()
         return Cached(decode_entry(found[digits]) if digits in found else None)
+
+    def look_at_nodes(self) -> list[NodeNow]:
+        """For any thread, a person asks. On connections of its own, each for a time-out at most."""
+        return [self._look_at(it) for it in self.nodes]
+
+    def _look_at(self, node: str) -> NodeNow:
+        state = "FENCED" if node in self._down else "SERVING" if self.epochs else "STANDBY"
+        client = node_client(node, timeout=self._settings.timeout, tls=self._settings.tls)
+        try:
+            stats = client.stats()
+            entries, size, room, evictions = (int(stats[it]) for it in _STATS)
+        except _Failure as error:
+            return NodeNow(node, state, problem=str(error) or type(error).__name__)
+        finally:
+            client.close()
+        return NodeNow(node, state, entries, size, room, evictions)
 
     def read(self, view: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The values of the entries that are there and that readers take, by key. A node that fails is fenced."""

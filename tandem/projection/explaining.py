@@ -106,7 +106,8 @@ class Explaining:
         answer = self._explained(feed_head=head.position)
         if stored_at is not None:
             answer.stored_at.FromDatetime(stored_at)
-        self._fill(answer.event, event, personal=call.permission.sees_personal_data)
+        personal = call.permission.sees_personal_data and not request.without_personal_data
+        self._fill(answer.event, event, personal=personal)
         try:
             views = self._ask_read.ask(lambda it: self._explained_views(it, event), until)
         except Unavailable as error:

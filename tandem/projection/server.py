@@ -143,6 +143,7 @@ def build_projector(
         read_database=settings.read_database,
         archive=archive,
         explaining=explaining,
+        cache=following.cache,
         revision=revision,
     )
     feeds = [

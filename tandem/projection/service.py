@@ -15,9 +15,11 @@ from sqlalchemy import Connection, text
 from tandem.feed.archive import Archive
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at
+from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.explaining import Explaining
 from tandem.projection.generation_calls import GenerationCalls
 from tandem.projection.lag import LagWatch
+from tandem.projection.own_calls import OwnCalls
 from tandem.projection.parked_keys import ParkedKeys
 from tandem.projection.views import Progress, ViewState
 from tandem.read_store.tables import ALL_NEWEST, READ, is_other
@@ -70,6 +72,7 @@ class ProjectionService:
         read_database: DatabaseSettings,
         archive: Archive,
         explaining: Explaining,
+        cache: CacheWriter,
         revision: str,
     ) -> None:
         """descriptor: a service as commerce.projection.v1.ProjectionService is.
@@ -100,11 +103,14 @@ class ProjectionService:
         self._lag = LagWatch(progress, self._waiting_since)
         calls = GenerationCalls(descriptor, self._ask_read, self._served, self._head)
         self._generations = Worker("generations", [calls.handle], max_batch=10, max_waiting=1000)
+        own = OwnCalls(descriptor, progress, cache)
+        self._own = Worker("own", [own.handle], max_batch=10, max_waiting=1000)
         workers = {
             "ListProjections": self._worker,
             "Explain": explaining.worker,
             **dict.fromkeys(parked.rpcs, self._operators),
             **dict.fromkeys(calls.rpcs, self._generations),
+            **dict.fromkeys(own.rpcs, self._own),
         }
         self.service = Service(
             descriptor,
@@ -120,10 +126,12 @@ class ProjectionService:
         await self._worker.start()
         await self._operators.start()
         await self._generations.start()
+        await self._own.start()
         await self._lag.start()
 
     async def stop(self) -> None:
         await self._lag.stop()
+        await self._own.stop()
         await self._generations.stop()
         await self._operators.stop()
         await self._worker.stop()

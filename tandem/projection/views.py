@@ -27,7 +27,7 @@ When the session ends it owns nothing, and each view is on STANDBY again: Follow
 """
 
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -38,9 +38,13 @@ from typing import Any
 from sqlalchemy import Table
 
 from tandem.feed.events import EventContract
+from tandem.feed.verification import Difference
 from tandem.projection.passed import Passed
 from tandem.projection.projection import Projection
 from tandem.read_store.tables import is_other, noun_of, served_of
+
+# That are kept for operators; the log has all.
+_FINDINGS = 100
 
 
 class Phase(Enum):
@@ -87,7 +91,7 @@ class Progress:
 
     head: the last position of the feed that was seen. passed: when the views that are ours were where.
     differences: how many the auditor has found, by view. compared_at: when it last had compared a whole view, on the
-    clock of time.time().
+    clock of time.time(). findings: the last ones, each with when it was found, on the same clock.
     """
 
     states: dict[str, ViewState]
@@ -95,6 +99,7 @@ class Progress:
     passed: Passed = field(default_factory=Passed)
     differences: Counter[str] = field(default_factory=Counter)
     compared_at: dict[str, float] = field(default_factory=dict)
+    findings: deque[tuple[float, Difference]] = field(default_factory=lambda: deque(maxlen=_FINDINGS))
 
 
 def projections_of(package: str, views: Mapping[str, Table]) -> list[Projection]:

@@ -3,11 +3,12 @@
 import base64
 import binascii
 import hashlib
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -38,7 +39,17 @@ FIRST_PAGE = Cursor(datetime.max.replace(tzinfo=UTC), _MAX_POSITION)
 """Before every row."""
 
 
-def encode_page_token(cursor: Cursor, *query: str) -> str:
+class KeyCursor(NamedTuple):
+    """The key of the last row of a page, of a list that is sorted by keys."""
+
+    key: uuid.UUID
+
+
+FIRST_KEY = KeyCursor(uuid.UUID(int=0))
+"""Before every row: no row has this key."""
+
+
+def encode_page_token(cursor: Cursor | KeyCursor, *query: str) -> str:
     """`query`: the query's name and all its arguments but the page size."""
     return encode_stored(_stored(cursor, query))
 
@@ -55,7 +66,21 @@ def decode_page_token(text: str, *query: str) -> Cursor:
     return cursor
 
 
-def _stored(cursor: Cursor, query: tuple[str, ...]) -> PageToken:
+def decode_key_token(text: str, *query: str) -> KeyCursor:
+    """As decode_page_token, of a list that is sorted by keys."""
+    stored, is_made_of = decode_stored(PageToken, text, _MAX_LENGTH)
+    try:
+        cursor = KeyCursor(uuid.UUID(bytes=stored.sort_key))
+    except ValueError:
+        raise MalformedPageToken from None
+    if not is_made_of(_stored(cursor, query)):
+        raise MalformedPageToken
+    return cursor
+
+
+def _stored(cursor: Cursor | KeyCursor, query: tuple[str, ...]) -> PageToken:
+    if isinstance(cursor, KeyCursor):
+        return PageToken(query=fingerprint(query), sort_key=cursor.key.bytes)
     return PageToken(
         query=fingerprint(query),
         sort_micros=(cursor.at - _EPOCH) // _MICROSECOND,

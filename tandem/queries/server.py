@@ -10,10 +10,11 @@ from pydantic_settings import SettingsConfigDict
 
 from tandem.feed.token_signature import SignedTokenSettings, sign_tokens
 from tandem.queries.damage import DamageReports
+from tandem.queries.encoding import room_for_rows
 from tandem.queries.freshness import Freshness
 from tandem.queries.head import Head
 from tandem.queries.owners import owner_field, owner_fields
-from tandem.queries.pages import ListQuery, Select
+from tandem.queries.pages import ListQuery, Select, lists_of
 from tandem.queries.rows import RowQueries, queries_by_id
 from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
 from tandem.queries.statements import StatementWorker
@@ -61,20 +62,20 @@ def build_query_server(
     revision: str,
     cached: Collection[str] = (),
     owners: Mapping[str, str] | None = None,
-    lists: Mapping[str, Select] | None = None,
-    watches: Sequence[str] = (),
+    lists: Sequence[Select] = (),
     further: Callable[[Store, Freshness], Further] = lambda *_: Further(),
     further_connections: int = 0,
 ) -> Application:
-    """service: whose RPCs are answered: those for rows by id are read from the contract.
+    """service: whose RPCs are answered. Those for rows by id, and the streams, which follow a row, are read from the
+    contract.
 
     views: all of the domain's, by name. cached: those with entries in the cache. owners: the field that names the
     owner of a row, by view. revision: the domain's migration of the read database that this program needs.
-    lists: what selects the rows of each list, by RPC. watches: the RPCs that stream a row's states.
+    lists: what selects the rows of each list; its first parameter is typed as the RPC's request.
     further: the domain's other queries. further_connections: how many of the store's they use at once.
     """
     sign_tokens(settings.tokens)
-    owners, lists, reading = owners or {}, lists or {}, settings.reader
+    owners, reading = owners or {}, settings.reader
     # One for each thread that reads; for the positions that waiters ask for, watches, readiness, and damaged rows.
     connections = (1 + len(lists)) * reading.threads + further_connections + 4
     store = Store(settings.database, connections=connections, session=ONE_PLAN)
@@ -85,13 +86,13 @@ def build_query_server(
     by_id = RowQueries(queries_by_id(service, cached, owners), store, freshness, reading, settings.cache)
     pages: list[Worker] = [
         StatementWorker(
-            ListQuery(service.methods_by_name[rpc], select, store),
+            ListQuery(service.methods_by_name[rpc], select, store, room_for_rows(settings.server.max_response_bytes)),
             freshness,
             threads=reading.threads,
             max_batch=reading.max_batch,
             max_waiting=reading.max_waiting,
         )
-        for rpc, select in lists.items()
+        for rpc, select in lists_of(service, lists).items()
     ]
     others = further(store, freshness)
     statements = [*pages, *others.workers]
@@ -99,7 +100,8 @@ def build_query_server(
         it.name: Watches(
             it, store, freshness, settings.watch, max_batch=reading.max_batch, owner=owner_field(it, owners)
         )
-        for it in (service.methods_by_name[rpc] for rpc in watches)
+        for it in service.methods
+        if it.server_streaming
     }
 
     async def ready() -> bool:

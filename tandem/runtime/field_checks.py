@@ -136,18 +136,14 @@ class _ListChecks:
     def __init__(self, field: FieldDescriptor, rule: FieldRule, nested: FieldChecks | None) -> None:
         self.name = field.name
         self._least, self._most = rule.min_elements, rule.max_elements or _UNBOUNDED
-        self._unique = rule.unique
+        self._unique = rule.unique.split()
         self._find = _find(field, rule) if field.message_type is None else None
         self._nested = nested
-        self._find_unique: Find = _nothing
-        self._compared: Callable[[str], str] = compared_loosely
-        if rule.unique:
+        self._find_unique: list[Find] = []
+        if self._unique:
             assert field.message_type is not None
-            by = field.message_type.fields_by_name[rule.unique]
-            self._find_unique = _find(by, rule_of(by)) or _nothing
-            # For UUIDs, which are ASCII, to lower their letters is enough.
-            if rule_of(by).uuid:
-                self._compared = str.lower
+            by = [field.message_type.fields_by_name[it] for it in self._unique]
+            self._find_unique = [_find(it, rule_of(it)) or _nothing for it in by]
 
     @property
     def are_any(self) -> bool:
@@ -161,19 +157,22 @@ class _ListChecks:
                 if (problem := find(value)) is not None:
                     check.is_right(f"{field}[{number}]", problem)
         elif (nested := self._nested) is not None:
-            is_right, unique, compared, find_unique = nested.is_right, self._unique, self._compared, self._find_unique
-            first: dict[str, int] = {}
+            is_right, unique = nested.is_right, self._unique
+            first: dict[tuple[str, ...], int] = {}
             for number, value in enumerate(counted):
                 # Most are right: the names of fields are made for the others alone.
                 if not is_right(value):
                     nested.check(value, check, f"{field}[{number}].", now)
                     # What is wrong, too long above all, is not compared.
-                    if unique and find_unique(getattr(value, unique)) is not None:
+                    finds = zip(unique, self._find_unique, strict=True)
+                    if any(find(getattr(value, name)) is not None for name, find in finds):
                         continue
                 if unique:
-                    before = first.setdefault(compared(getattr(value, unique)), number)
+                    compared = tuple([compared_loosely(getattr(value, name)) for name in unique])
+                    before = first.setdefault(compared, number)
                     if before != number:
-                        check.wrong(f"{field}[{number}].{unique}", "DUPLICATE", f"is that of {field}[{before}] too")
+                        wrong = f"{field}[{number}].{unique[-1]}"
+                        check.wrong(wrong, "DUPLICATE", f"is that of {field}[{before}] too")
 
 
 @cache
@@ -280,7 +279,7 @@ def _must_fit(field: FieldDescriptor, rule: FieldRule) -> None:
         not rule.past
         or (message is not None and message.full_name == "google.protobuf.Timestamp" and not field.is_repeated),
         not (rule.min_elements or rule.max_elements or rule.unique) or field.is_repeated,
-        not rule.unique or (message is not None and rule.unique in message.fields_by_name),
+        not rule.unique or (message is not None and set(rule.unique.split()) <= set(message.fields_by_name)),
         not rule.unruled or message is not None,
     ]
     if not all(fits):

@@ -1,5 +1,11 @@
-"""A migration of a view's table, written from what the contract says and what the migrations before have made."""
+"""A migration of a view's table, written from what the contract says and what the migrations before have made.
 
+`python -m tandem.testing.migrations MODULE NAME` writes it: MODULE has the views' tables, and the folder MIGRATIONS.
+"""
+
+import argparse
+import importlib
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +20,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from tandem.cli.embedded import Postgres
+from tandem.read_store.tables import READ, metadata
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.migrations import Schema, migrate, newest_revision
 from tandem.runtime.settings import DatabaseSettings
@@ -146,3 +153,21 @@ def _name(of: Any) -> str:
         case Table(name=name) | Column(name=name):
             return str(name)
     return str(of)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Writes the migration of views that have no table yet.")
+    parser.add_argument("module", help="has the views' tables, and their migrations' folder as MIGRATIONS: my.views")
+    parser.add_argument("name", help="of the migration's file, behind its number")
+    given = parser.parse_args()
+    try:
+        path = write_migration(importlib.import_module(given.module).MIGRATIONS, READ, metadata, given.name)
+    except NotPlain as error:
+        print(f"This migration is to be written by hand (docs/migrations.md), since it makes no new table:\n{error}")
+        return 1
+    print(f"wrote {path}" if path else "The migrations make all tables that are described: nothing to write.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,8 +7,10 @@ import asyncio
 import itertools
 import os
 import signal
+import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import ClassVar, Literal, LiteralString, Self, TypeVar
 
@@ -251,9 +253,12 @@ class Stack:
         """Another command server, not started, with these settings over those of the stack's: EXECUTOR__THREADS="2"."""
         return self._service("command", settings)
 
-    def new_projector(self) -> Service:
-        """Another projector, not started: the second one that is started is a standby."""
-        return self._service("projector")
+    def new_projector(self, **settings: str) -> Service:
+        """Another projector, not started, with these settings over those of the stack's: AUDIT__SHARE="0".
+
+        The second one that is started is a standby.
+        """
+        return self._service("projector", settings)
 
     def new_query_server(self, **settings: str) -> Service:
         """Another query server, not started, with these settings over those of the stack's: CACHE__ENABLED="false"."""
@@ -304,6 +309,30 @@ class Stack:
         if service.port not in self._channels:
             self._channels[service.port] = grpc.insecure_channel(service.address, CHANNEL_OPTIONS)
         return self._channels[service.port]
+
+
+@contextmanager
+def running_stack(
+    *, modules: Mapping[str, str], migrations: Mapping[Side, Path], views: int, nodes: int = 1
+) -> Iterator[Stack]:
+    """A domain's services, started, on a PostgreSQL and on up to so many memcached nodes of their own.
+
+    All of it ends with the block. AssertionError then for a service that did not stop well.
+    """
+    with tempfile.TemporaryDirectory(prefix="tandem-test-") as made, ExitStack() as exits:
+        folder = Path(made)
+        # PostgreSQL's user must pass through it.
+        folder.chmod(0o711)
+        postgres = Postgres(folder / "data", free_port(), settings={"fsync": "off"})
+        exits.callback(postgres.stop)
+        postgres.start()
+        cache = [Memcached(free_port()) for _ in range(up_to(nodes))]
+        for node in cache:
+            exits.callback(end_node, node)
+            node.start()
+        stack = Stack(Databases(postgres, migrations), folder, modules=modules, views=views, nodes=cache)
+        exits.callback(stack.stop)
+        yield stack.start()
 
 
 def _plain_environment() -> dict[str, str]:

@@ -63,9 +63,9 @@ def test_every_service_has_its_section() -> None:
         assert settings.model_config.get("env_prefix") == f"TANDEM_{settings.section.upper()}_"
 
 
-def targets() -> dict[str, str]:
+def targets(makefile: str = "Makefile") -> dict[str, str]:
     """The Makefile's targets and what `make help` says of them."""
-    text = (ROOT / "Makefile").read_text()
+    text = (ROOT / makefile).read_text()
     return dict(re.findall(r"^([a-z-]+):.*## (.+)$", text, re.MULTILINE))
 
 
@@ -81,7 +81,10 @@ def test_every_make_target_is_in_the_help() -> None:
 )
 def test_every_make_command_of_a_page_exists(page: Path) -> None:
     commands = re.findall(r"(?:^|`|\$ )make ([a-z-]+)", page.read_text(), re.MULTILINE)
-    assert set(commands) <= set(targets())
+    # One page is about a domain of its own, which has the Makefile that `tandem new` writes.
+    own = page.name == "your-own-domain.md"
+    there = targets("tandem/scaffold/templates/domain/Makefile.template" if own else "Makefile")
+    assert set(commands) <= set(there)
 
 
 def test_links_between_pages_lead_somewhere() -> None:

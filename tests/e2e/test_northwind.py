@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 DAY = timedelta(days=1)
 # What the files do not tell.
-_UNTOLD = ("version", "paid_at", "registered_at")
+_UNTOLD = ("version", "paid_at", "registered_at", "added_at")
 
 
 def told(view: Any) -> Any:

@@ -88,7 +88,11 @@ def test_the_wheel_has_the_services_with_their_files_and_no_tests(wheel: Path) -
     built = {f"shop/{it.relative_to(ROOT / 'shop')}" for it in (ROOT / "shop" / "pages").rglob("*") if it.is_file()}
     assert built == {it for it in names if it.startswith("shop/pages/")}
     assert any(it.endswith(".dist-info/licenses/LICENSE") for it in names)
-    assert not [it for it in names if "tests/" in it or "/test_" in it or it.endswith((".pyc", ".toml", ".md"))]
+    templates = {it for it in names if it.startswith("tandem/scaffold/templates/")}
+    there = (ROOT / "tandem/scaffold/templates").rglob("*.template")
+    assert templates == {str(it.relative_to(ROOT)) for it in there}
+    others = names - templates
+    assert not [it for it in others if "tests/" in it or "/test_" in it or it.endswith((".pyc", ".toml", ".md"))]
 
 
 def test_a_caller_needs_grpc_and_protobuf_alone(wheel: Path) -> None:

@@ -223,6 +223,8 @@ def test_with_a_mesh_calls_go_through_envoy_to_two_servers_of_each(new_up: Calla
         assert feed_head(started, 3) == 3
         request = queries.GetProductRequest(product_id=sample.identity("product", 3))
         assert QueryServiceStub(channel).GetProduct(request, timeout=10).product.product_id == request.product_id
+        # What the operators' console asks.
+        assert len(ProjectionServiceStub(channel).ListProjections(ListProjectionsRequest(), timeout=10).projections)
     assert SHOP.pages is not None
     if not (SHOP.pages / "index.html").is_file():
         assert "without pages: they are not built: make pages" in started.said()

@@ -10,6 +10,7 @@ from shop.cli import SHOP
 from tests.support.pages import ROOT
 
 MOST_BYTES = 150 * 1024
+MOST_PICTURE_BYTES = 60 * 1024
 FOLDER = SHOP.pages
 
 
@@ -34,3 +35,10 @@ def test_packages_are_pinned_with_hashes_and_the_lock_file_names_no_registry() -
     assert {f"node_modules/{it}" for it in wanted} <= installed.keys()
     assert [name for name, it in installed.items() if not it.get("integrity", "").startswith("sha512-")] == []
     assert [name for name, it in installed.items() if "resolved" in it] == []
+
+
+def test_the_pictures_of_the_docs_are_there_and_small() -> None:
+    shown = re.findall(r"\((pictures/[^)]+)\)", (ROOT / "docs" / "pages.md").read_text())
+    files = {str(it.relative_to(ROOT / "docs")): it.stat().st_size for it in (ROOT / "docs" / "pictures").iterdir()}
+    assert sorted(shown) == sorted(files)
+    assert [name for name, size in files.items() if size >= MOST_PICTURE_BYTES] == [], "make pictures"

@@ -27,6 +27,7 @@ from tests.support.builders import (
     add_product,
     address,
     identity,
+    import_order,
     place_order,
     register_customer,
     revise_product,
@@ -131,6 +132,8 @@ OWN_ROWS: dict[str, Row] = {
     "CommandService/ShipOrder": only(
         "clerk", commands.ShipOrderRequest(order_id=ORDER, carrier="c", tracking_number="t")
     ),
+    "CommandService/RefundOrder": only("clerk", commands.RefundOrderRequest(order_id=ORDER, amount=usd(1))),
+    "CommandService/ImportOrder": only("importer", import_order(9)),
     "CommandService/StartSubscription": only("clerk", start_subscription()),
     "CommandService/ChangeSubscriptionPlan": only(
         "clerk",
@@ -159,6 +162,8 @@ OWN_ROWS: dict[str, Row] = {
     "ProjectionService/GetOperation": only("operator", projection.GetOperationRequest(operation_id=ME), NOT_FOUND),
     "ProjectionService/ListOperations": only("operator", projection.ListOperationsRequest()),
     "ProjectionService/ListGenerations": only("operator", projection.ListGenerationsRequest()),
+    "ProjectionService/ListCacheNodes": only("operator", projection.ListCacheNodesRequest()),
+    "ProjectionService/ListFindings": only("operator", projection.ListFindingsRequest()),
     "ProjectionService/SwitchGeneration": only(
         "operator", projection.SwitchGenerationRequest(view="sales_summary"), NOT_FOUND
     ),

@@ -93,6 +93,28 @@ def place_order(
     )
 
 
+def import_order(
+    number: int = 1,
+    lines: dict[int, tuple[int, int]] | None = None,
+    times: dict[str, str] | None = None,
+    *,
+    customer: int = 1,
+) -> commands.ImportOrderRequest:
+    """lines: product number to quantity and price. times: RFC 3339, by field; without placed_at the first of 2025."""
+    request = commands.ImportOrderRequest(
+        request_id=identity("import", number),
+        order_id=identity("order", number),
+        customer_id=identity("customer", customer),
+        lines=[
+            commands.ImportOrderLine(product_id=identity("product", product), quantity=quantity, unit_price=usd(price))
+            for product, (quantity, price) in (lines or {1: (1, 500)}).items()
+        ],
+    )
+    for field, moment in ({"placed_at": "2025-01-01T00:00:00Z"} | (times or {})).items():
+        getattr(request, field).FromJsonString(moment)
+    return request
+
+
 def start_subscription(
     number: int = 1, *, customer: int = 1, started_at: str = "", months: int = 1
 ) -> commands.StartSubscriptionRequest:

@@ -21,8 +21,8 @@ _BLOCK = re.compile(
 )
 
 _COMPILED = "__pycache__"
-_PAGES = "shop/pages/index.html"
-_CACHES = (".pytest_cache", ".ruff_cache", ".hypothesis", ".mypy_cache")
+_NPM_CACHE = ".npm"
+_CACHES = (".pytest_cache", ".ruff_cache", ".hypothesis", ".mypy_cache", _NPM_CACHE)
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,10 @@ class Tree:
         ours = {key: value for key, value in os.environ.items() if not key.startswith(others)}
         path = f"{Path(sys.executable).parent}:{ours['PATH']}"
         code = f"{self.folder}:{self.folder / 'gen'}"
-        # Without test processes of their own: the tests around them have the cores. Without pages, which no step is
-        # about: to build them takes twelve seconds of processor time.
-        return {**ours, "PATH": path, "PYTHONPATH": code, "WORKERS": "0", "MAKEFLAGS": f"--old-file={_PAGES}"}
+        # Without test processes of their own: the tests around them have the cores.
+        # Nor are pages for browsers built, where npm could: no step is about them, and they are no step's change.
+        npm = {"npm_config_offline": "true", "npm_config_cache": str(self.folder / _NPM_CACHE)}
+        return {**ours, **npm, "PATH": path, "PYTHONPATH": code, "WORKERS": "0"}
 
     def _contents(self) -> dict[Path, bytes]:
         """Of all files but caches."""

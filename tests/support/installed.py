@@ -45,8 +45,9 @@ def _packages_by_folder() -> dict[str, set[str]]:
     """Who brings something of a file or folder of site-packages, of all that is installed."""
     found: dict[str, set[str]] = defaultdict(set)
     for it in distributions():
+        name = it.name  # read from METADATA each time
         for file in it.files or ():
-            found[file.parts[0]].add(it.metadata["Name"])
+            found[file.parts[0]].add(name)
     return found
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "northwind"
 
-_COUNTRIES = {
+COUNTRIES = {
     "Argentina": "AR", "Austria": "AT", "Belgium": "BE", "Brazil": "BR", "Canada": "CA", "Denmark": "DK",
     "Finland": "FI", "France": "FR", "Germany": "DE", "Ireland": "IE", "Italy": "IT", "Mexico": "MX", "Norway": "NO",
     "Poland": "PL", "Portugal": "PT", "Spain": "ES", "Sweden": "SE", "Switzerland": "CH", "UK": "GB", "USA": "US",
@@ -200,7 +200,7 @@ def _address(row: Row, prefix: str, recipient: str) -> Address:
         city=row[f"{prefix}city"],
         region=row[f"{prefix}region"],
         postal_code=row[f"{prefix}postal_code"],
-        country_code=_COUNTRIES[row[f"{prefix}country"]],
+        country_code=COUNTRIES[row[f"{prefix}country"]],
     )
 
 

@@ -1,6 +1,5 @@
 """Books: who has them."""
 
-from functools import partial
 from typing import NamedTuple
 
 from google.protobuf.message import Message
@@ -9,7 +8,7 @@ from lending.v1 import events_pb2 as events
 from sqlalchemy import BigInteger, Column, Table, Text, Uuid
 
 from library.members import MEMBERS
-from tandem.commands.domain import Changes, Command, CommandKind
+from tandem.commands.domain import Command, change, change_fields, rule
 from tandem.commands.rules import Id, id_of, must_be_new, refusal, timestamp
 from tandem.commands.write_model import Aggregate, Keys, States
 from tandem.feed.table import metadata
@@ -47,11 +46,13 @@ def with_member(request: commands.LendBookRequest, _book: Id, keys: Keys) -> Non
         keys[MEMBERS].add(id_of(request.member_id))
 
 
+@rule(BOOKS)
 def add_book(request: commands.AddBookRequest, command: Command, states: States) -> list[Message]:
     must_be_new(states[BOOKS].get(command.subject_id), "book", command.subject_id)
     return [events.BookAdded(book_id=command.subject_id, version=1, title=request.title)]
 
 
+@rule(BOOKS, keys=with_member)
 def lend_book(request: commands.LendBookRequest, command: Command, states: States) -> list[Message]:
     book = BOOKS.current(states, request, command.subject_id)
     if book.member_id is not None:
@@ -71,6 +72,7 @@ def lend_book(request: commands.LendBookRequest, command: Command, states: State
     ]
 
 
+@rule(BOOKS)
 def return_book(request: commands.ReturnBookRequest, command: Command, states: States) -> list[Message]:
     book = BOOKS.current(states, request, command.subject_id)
     if book.member_id is None:
@@ -86,21 +88,14 @@ def return_book(request: commands.ReturnBookRequest, command: Command, states: S
     ]
 
 
+@change(BOOKS)
 def book_added(states: States, event: events.BookAdded) -> None:
     states[BOOKS][event.book_id] = Book(event.book_id, event.version, event.title)
 
 
+@change(BOOKS)
 def book_lent(states: States, event: events.BookLent) -> None:
     BOOKS.change(states, event, member_id=event.member_id, loan_id=event.loan_id)
 
 
-CHANGES: Changes = {
-    events.BookAdded: book_added,
-    events.BookLent: book_lent,
-    events.BookReturned: partial(BOOKS.change, member_id=None, loan_id=None),
-}
-KINDS = (
-    CommandKind(BOOKS, commands.AddBookRequest, add_book),
-    CommandKind(BOOKS, commands.LendBookRequest, lend_book, keys=with_member),
-    CommandKind(BOOKS, commands.ReturnBookRequest, return_book),
-)
+change_fields(BOOKS, events.BookReturned, member_id=None, loan_id=None)

@@ -20,8 +20,6 @@ DOMAIN = Domain(
     events=EVENTS,
     # In the order in which they are locked.
     loads=(books.BOOKS, members.MEMBERS),
-    kinds=(*members.KINDS, *books.KINDS),
-    changes=(members.CHANGES, books.CHANGES),
 )
 
 

@@ -22,15 +22,14 @@ def loans(request: ListLoansRequest, check: QueryChecker) -> Selection:
 
 
 def build(settings: QueryServerSettings) -> Application:
-    # GetBook needs no word here: a query by id is read from the contract.
+    # GetBook and WatchBook need no word here: they are read from the contract.
     return build_query_server(
         DESCRIPTOR.services_by_name["QueryService"],
         settings,
         views=views.VIEWS,
         revision=views.REVISION,
         cached=views.CACHED_VIEWS,
-        lists={"ListLoans": loans},
-        watches=["WatchBook"],
+        lists=[loans],
     )
 
 

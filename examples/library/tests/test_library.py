@@ -1,10 +1,8 @@
 """The library's three services on real stores: written, read, listed, watched, erased, and shown to operators."""
 
 import json
-import tempfile
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -16,11 +14,9 @@ from library import command_server, views
 from library.__main__ import LIBRARY
 from typer.testing import CliRunner
 
-from tandem.cli.embedded import Memcached, Postgres
 from tandem.cli.main import application
 from tandem.client import sync
-from tandem.testing.ports import free_port
-from tandem.testing.stack import Databases, Stack, end_node, up_to
+from tandem.testing.stack import Stack, running_stack
 
 
 class Session(sync.Session):
@@ -30,24 +26,9 @@ class Session(sync.Session):
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    # PostgreSQL's user must pass through the folder.
-    with tempfile.TemporaryDirectory(prefix="library-test-") as made:
-        folder = Path(made)
-        folder.chmod(0o711)
-        postgres = Postgres(folder / "data", free_port(), settings={"fsync": "off"})
-        postgres.start()
-        nodes = [Memcached(free_port()) for _ in range(up_to(1))]
-        for node in nodes:
-            node.start()
-        databases = Databases(postgres, {"write": command_server.MIGRATIONS, "read": views.MIGRATIONS})
-        running = Stack(databases, folder, modules=LIBRARY.modules, views=len(views.VIEWS), nodes=nodes)
-        try:
-            yield running.start()
-        finally:
-            running.stop()
-            for node in nodes:
-                end_node(node)
-            postgres.stop()
+    migrations = {"write": command_server.MIGRATIONS, "read": views.MIGRATIONS}
+    with running_stack(modules=LIBRARY.modules, migrations=migrations, views=len(views.VIEWS)) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

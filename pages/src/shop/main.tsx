@@ -6,16 +6,17 @@ import { useEffect } from "preact/hooks";
 import { problemOf, read } from "../calls";
 import { Banner } from "../banner";
 import { Heading, announceViews } from "../heading";
-import { adjust, go, route } from "../route";
+import { go, route } from "../route";
 import { basket, customer } from "./basket";
 import { Basket } from "./checkout";
 import { Order, Orders } from "./order";
 import { queries, refusal, resumeChanges } from "./orders";
 import { Missing, Product } from "./product";
 import { Search } from "./search";
+import { SearchField } from "./search_field";
 
 function Shop() {
-  const { path, settings } = route.value;
+  const { path } = route.value;
   const [view, id = ""] = path;
   const count = basket.value.reduce((sum, it) => sum + it.quantity, 0);
   const here = (name: string) => (view === name ? "page" : undefined);
@@ -29,20 +30,7 @@ function Shop() {
           <img src="/icon.svg" alt="" width="28" height="28" />
           <span>The shop</span>
         </a>
-        <form role="search" onSubmit={(it) => it.preventDefault()}>
-          <label for="search" class="hidden">
-            Search the shop
-          </label>
-          <input
-            id="search"
-            type="search"
-            placeholder="Search the shop"
-            autocomplete="off"
-            maxLength={200}
-            value={settings.get("q") ?? ""}
-            onInput={(it) => type(it.currentTarget.value, view !== undefined)}
-          />
-        </form>
+        <SearchField />
         <nav aria-label="Yours">
           <a href="#/orders" aria-current={here("orders")}>
             Orders
@@ -84,11 +72,6 @@ function Shop() {
 function skip(event: MouseEvent): void {
   event.preventDefault();
   document.querySelector<HTMLElement>("main h1")?.focus();
-}
-
-function type(query: string, isElsewhere: boolean): void {
-  if (isElsewhere) go(`/?q=${encodeURIComponent(query)}`);
-  else adjust({ q: query, pages: null });
 }
 
 /** #/as/<customer id>: buys as a customer that there is already. */

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/internal/v1/stored.proto\x12\x12tandem.internal.v1\"\x81\x01\n\x10\x43onsistencyToken\x12\x1d\n\nfeed_epoch\x18\x01 \x01(\x0cR\tfeedEpoch\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\x12\x12\n\x04mark\x18\x03 \x01(\x06R\x04mark\x12\x1e\n\ngeneration\x18\x04 \x01(\x06R\ngeneration\"g\n\tPageToken\x12\x14\n\x05query\x18\x01 \x01(\x0cR\x05query\x12\x1f\n\x0bsort_micros\x18\x02 \x01(\x03R\nsortMicros\x12#\n\rsort_position\x18\x03 \x01(\x04R\x0csortPosition\"P\n\nCacheEntry\x12\x19\n\x05value\x18\x01 \x01(\x0cH\x00R\x05value\x88\x01\x01\x12\x15\n\x03mac\x18\x02 \x01(\x06H\x01R\x03mac\x88\x01\x01\x42\x08\n\x06_valueB\x06\n\x04_mac\"\xab\x01\n\x08\x45nvelope\x12\x14\n\x05\x61\x63tor\x18\x01 \x01(\tR\x05\x61\x63tor\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12!\n\x0c\x63\x61usation_id\x18\x03 \x01(\tR\x0b\x63\x61usationId\x12%\n\x0e\x63orrelation_id\x18\x04 \x01(\tR\rcorrelationId\x12 \n\x0btraceparent\x18\x05 \x01(\tR\x0btraceparent\"K\n\x0e\x41rchivedEvents\x12\x39\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.tandem.internal.v1.ArchivedEventR\x06\x65vents\"\xa4\x02\n\rArchivedEvent\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\x12\x12\n\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n\x07payload\x18\x03 \x01(\x0cR\x07payload\x12\"\n\nsubject_id\x18\x04 \x01(\x0cH\x00R\tsubjectId\x88\x01\x01\x12\x1f\n\x08\x65nvelope\x18\x05 \x01(\x0cH\x01R\x08\x65nvelope\x88\x01\x01\x12\x17\n\x04mark\x18\x06 \x01(\x10H\x02R\x04mark\x88\x01\x01\x12\x18\n\x07version\x18\x07 \x01(\rR\x07version\x12,\n\x12recorded_at_micros\x18\x08 \x01(\x03R\x10recordedAtMicrosB\r\n\x0b_subject_idB\x0b\n\t_envelopeB\x07\n\x05_mark\"K\n\x0f\x41rchiveContents\x12\x38\n\x06\x66rames\x18\x01 \x03(\x0b\x32 .tandem.internal.v1.ArchiveFrameR\x06\x66rames\"P\n\x0c\x41rchiveFrame\x12\x14\n\x05\x66irst\x18\x01 \x01(\x04R\x05\x66irst\x12\x16\n\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x12\n\x04size\x18\x03 \x01(\x04R\x04sizeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/internal/v1/stored.proto\x12\x12tandem.internal.v1\"\x81\x01\n\x10\x43onsistencyToken\x12\x1d\n\nfeed_epoch\x18\x01 \x01(\x0cR\tfeedEpoch\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\x12\x12\n\x04mark\x18\x03 \x01(\x06R\x04mark\x12\x1e\n\ngeneration\x18\x04 \x01(\x06R\ngeneration\"\x82\x01\n\tPageToken\x12\x14\n\x05query\x18\x01 \x01(\x0cR\x05query\x12\x1f\n\x0bsort_micros\x18\x02 \x01(\x03R\nsortMicros\x12#\n\rsort_position\x18\x03 \x01(\x04R\x0csortPosition\x12\x19\n\x08sort_key\x18\x04 \x01(\x0cR\x07sortKey\"P\n\nCacheEntry\x12\x19\n\x05value\x18\x01 \x01(\x0cH\x00R\x05value\x88\x01\x01\x12\x15\n\x03mac\x18\x02 \x01(\x06H\x01R\x03mac\x88\x01\x01\x42\x08\n\x06_valueB\x06\n\x04_mac\"\xab\x01\n\x08\x45nvelope\x12\x14\n\x05\x61\x63tor\x18\x01 \x01(\tR\x05\x61\x63tor\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12!\n\x0c\x63\x61usation_id\x18\x03 \x01(\tR\x0b\x63\x61usationId\x12%\n\x0e\x63orrelation_id\x18\x04 \x01(\tR\rcorrelationId\x12 \n\x0btraceparent\x18\x05 \x01(\tR\x0btraceparent\"K\n\x0e\x41rchivedEvents\x12\x39\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.tandem.internal.v1.ArchivedEventR\x06\x65vents\"\xa4\x02\n\rArchivedEvent\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position\x12\x12\n\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n\x07payload\x18\x03 \x01(\x0cR\x07payload\x12\"\n\nsubject_id\x18\x04 \x01(\x0cH\x00R\tsubjectId\x88\x01\x01\x12\x1f\n\x08\x65nvelope\x18\x05 \x01(\x0cH\x01R\x08\x65nvelope\x88\x01\x01\x12\x17\n\x04mark\x18\x06 \x01(\x10H\x02R\x04mark\x88\x01\x01\x12\x18\n\x07version\x18\x07 \x01(\rR\x07version\x12,\n\x12recorded_at_micros\x18\x08 \x01(\x03R\x10recordedAtMicrosB\r\n\x0b_subject_idB\x0b\n\t_envelopeB\x07\n\x05_mark\"K\n\x0f\x41rchiveContents\x12\x38\n\x06\x66rames\x18\x01 \x03(\x0b\x32 .tandem.internal.v1.ArchiveFrameR\x06\x66rames\"P\n\x0c\x41rchiveFrame\x12\x14\n\x05\x66irst\x18\x01 \x01(\x04R\x05\x66irst\x12\x16\n\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x12\n\x04size\x18\x03 \x01(\x04R\x04sizeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,18 +33,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONSISTENCYTOKEN']._serialized_start=56
   _globals['_CONSISTENCYTOKEN']._serialized_end=185
-  _globals['_PAGETOKEN']._serialized_start=187
-  _globals['_PAGETOKEN']._serialized_end=290
-  _globals['_CACHEENTRY']._serialized_start=292
-  _globals['_CACHEENTRY']._serialized_end=372
-  _globals['_ENVELOPE']._serialized_start=375
-  _globals['_ENVELOPE']._serialized_end=546
-  _globals['_ARCHIVEDEVENTS']._serialized_start=548
-  _globals['_ARCHIVEDEVENTS']._serialized_end=623
-  _globals['_ARCHIVEDEVENT']._serialized_start=626
-  _globals['_ARCHIVEDEVENT']._serialized_end=918
-  _globals['_ARCHIVECONTENTS']._serialized_start=920
-  _globals['_ARCHIVECONTENTS']._serialized_end=995
-  _globals['_ARCHIVEFRAME']._serialized_start=997
-  _globals['_ARCHIVEFRAME']._serialized_end=1077
+  _globals['_PAGETOKEN']._serialized_start=188
+  _globals['_PAGETOKEN']._serialized_end=318
+  _globals['_CACHEENTRY']._serialized_start=320
+  _globals['_CACHEENTRY']._serialized_end=400
+  _globals['_ENVELOPE']._serialized_start=403
+  _globals['_ENVELOPE']._serialized_end=574
+  _globals['_ARCHIVEDEVENTS']._serialized_start=576
+  _globals['_ARCHIVEDEVENTS']._serialized_end=651
+  _globals['_ARCHIVEDEVENT']._serialized_start=654
+  _globals['_ARCHIVEDEVENT']._serialized_end=946
+  _globals['_ARCHIVECONTENTS']._serialized_start=948
+  _globals['_ARCHIVECONTENTS']._serialized_end=1023
+  _globals['_ARCHIVEFRAME']._serialized_start=1025
+  _globals['_ARCHIVEFRAME']._serialized_end=1105
 # @@protoc_insertion_point(module_scope)

@@ -63,22 +63,26 @@ class PageToken(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     SORT_MICROS_FIELD_NUMBER: _builtins.int
     SORT_POSITION_FIELD_NUMBER: _builtins.int
+    SORT_KEY_FIELD_NUMBER: _builtins.int
     query: _builtins.bytes
     """The query that the token continues: the first 8 bytes of a hash of its name and its arguments other than page size."""
     sort_micros: _builtins.int
     """Sort key of the last row of the page before: microseconds since the Unix epoch."""
     sort_position: _builtins.int
     """Tie breaker of the last row of the page before."""
+    sort_key: _builtins.bytes
+    """Of a list that is sorted by keys, in place of the two: the key of the last row of the page before, 16 bytes."""
     def __init__(
         self,
         *,
         query: _builtins.bytes = ...,
         sort_micros: _builtins.int = ...,
         sort_position: _builtins.int = ...,
+        sort_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["query", b"query", "sort_micros", b"sort_micros", "sort_position", b"sort_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["query", b"query", "sort_key", b"sort_key", "sort_micros", b"sort_micros", "sort_position", b"sort_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

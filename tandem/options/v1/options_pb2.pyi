@@ -78,8 +78,8 @@ class FieldRule(_message.Message):
     max_elements: _builtins.int
     """The repeated field has at most so many elements: nobody looks at those past it."""
     unique: _builtins.str
-    """The field of the elements' message by which each comes once, whatever the case and the Unicode normalization form of its
-    letters.
+    """The fields of the elements' message, with blanks between, by which together each comes once, whatever the case and the
+    Unicode normalization form of their letters.
     """
     unruled: _builtins.bool
     """The rules of the message's own fields do not hold here: what takes the request checks them."""

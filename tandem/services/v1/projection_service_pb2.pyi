@@ -22,6 +22,70 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CacheNodeState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheNodeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheNodeState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_NODE_STATE_UNSPECIFIED: _CacheNodeState.ValueType  # 0
+    """Never used."""
+    CACHE_NODE_STATE_SERVING: _CacheNodeState.ValueType  # 1
+    """Its entries are current, and readers read them."""
+    CACHE_NODE_STATE_FENCED: _CacheNodeState.ValueType  # 2
+    """A write to it may have been missed: readers go to the database until it answers again."""
+    CACHE_NODE_STATE_STANDBY: _CacheNodeState.ValueType  # 3
+    """Another projector writes the views, and knows."""
+
+class CacheNodeState(_CacheNodeState, metaclass=_CacheNodeStateEnumTypeWrapper):
+    """Whether readers may read a node of the cache."""
+
+CACHE_NODE_STATE_UNSPECIFIED: CacheNodeState.ValueType  # 0
+"""Never used."""
+CACHE_NODE_STATE_SERVING: CacheNodeState.ValueType  # 1
+"""Its entries are current, and readers read them."""
+CACHE_NODE_STATE_FENCED: CacheNodeState.ValueType  # 2
+"""A write to it may have been missed: readers go to the database until it answers again."""
+CACHE_NODE_STATE_STANDBY: CacheNodeState.ValueType  # 3
+"""Another projector writes the views, and knows."""
+Global___CacheNodeState: _TypeAlias = CacheNodeState  # noqa: Y015
+
+class _FindingKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDING_KIND_UNSPECIFIED: _FindingKind.ValueType  # 0
+    """Never used."""
+    FINDING_KIND_ROW: _FindingKind.ValueType  # 1
+    """The row is not as the events make it."""
+    FINDING_KIND_MISSING: _FindingKind.ValueType  # 2
+    """The row is not there, and the events make it."""
+    FINDING_KIND_EXTRA: _FindingKind.ValueType  # 3
+    """The row is there, and the events do not make it."""
+    FINDING_KIND_ENTRY: _FindingKind.ValueType  # 4
+    """The cache's entry is not the row."""
+    FINDING_KIND_EVENT: _FindingKind.ValueType  # 5
+    """An event cannot be taken in, so it is not known how the row should be."""
+
+class FindingKind(_FindingKind, metaclass=_FindingKindEnumTypeWrapper):
+    """What differs from the feed."""
+
+FINDING_KIND_UNSPECIFIED: FindingKind.ValueType  # 0
+"""Never used."""
+FINDING_KIND_ROW: FindingKind.ValueType  # 1
+"""The row is not as the events make it."""
+FINDING_KIND_MISSING: FindingKind.ValueType  # 2
+"""The row is not there, and the events make it."""
+FINDING_KIND_EXTRA: FindingKind.ValueType  # 3
+"""The row is there, and the events do not make it."""
+FINDING_KIND_ENTRY: FindingKind.ValueType  # 4
+"""The cache's entry is not the row."""
+FINDING_KIND_EVENT: FindingKind.ValueType  # 5
+"""An event cannot be taken in, so it is not known how the row should be."""
+Global___FindingKind: _TypeAlias = FindingKind  # noqa: Y015
+
 class _GenerationState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -580,22 +644,26 @@ class ExplainRequest(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    WITHOUT_PERSONAL_DATA_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """The one at this position."""
     consistency_token: _builtins.str
     """The one that a receipt's token, or a cursor, stands for."""
     key: _builtins.str
     """The last one that changed a row with this key, or waits for it, in any view whose rows have UUIDs."""
+    without_personal_data: _builtins.bool
+    """Leave out what the event tells of a person, also where the caller may see it: for a screen that others see."""
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         consistency_token: _builtins.str = ...,
         key: _builtins.str = ...,
+        without_personal_data: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "key", b"key", "of", b"of", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "key", b"key", "of", b"of", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "key", b"key", "of", b"of", "position", b"position", "without_personal_data", b"without_personal_data"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_of: _TypeAlias = _typing.Literal["position", "consistency_token", "key"]  # noqa: Y015
     _WhichOneofArgType_of: _TypeAlias = _typing.Literal["of", b"of"]  # noqa: Y015
@@ -726,7 +794,9 @@ class ExplainedView(_message.Message):
 
     @_builtins.property
     def announced_by(self) -> _timestamp_pb2.Timestamp:
-        """It was announced to query servers by this time: to the second, for the last hour, by the projector that holds the view."""
+        """It was announced to query servers by this time, for the last hour, by the projector that holds the view: exactly for
+        the last announcements, to the second before.
+        """
 
     @_builtins.property
     def parked_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParkedKey]:
@@ -1348,3 +1418,190 @@ class EventEnvelope(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EventEnvelope: _TypeAlias = EventEnvelope  # noqa: Y015
+
+@_typing.final
+class ListCacheNodesRequest(_message.Message):
+    """Asks for the nodes of the cache."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCacheNodesRequest: _TypeAlias = ListCacheNodesRequest  # noqa: Y015
+
+@_typing.final
+class ListCacheNodesResponse(_message.Message):
+    """The nodes of the cache, in the order of the setting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheNode]:
+        """The nodes; none where there is no cache."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___CacheNode] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCacheNodesResponse: _TypeAlias = ListCacheNodesResponse  # noqa: Y015
+
+@_typing.final
+class CacheNode(_message.Message):
+    """A node of the cache."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Its address, as the setting has it."""
+    state: Global___CacheNodeState.ValueType
+    """Whether readers may read there."""
+    entries: _builtins.int
+    """How many entries are there, of whatever age."""
+    bytes: _builtins.int
+    """How many bytes they take."""
+    max_bytes: _builtins.int
+    """How many bytes there is room for."""
+    evictions: _builtins.int
+    """How many entries it gave up for want of room, since it started."""
+    problem: _builtins.str
+    """Why it says nothing of itself; empty where it does."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        state: Global___CacheNodeState.ValueType = ...,
+        entries: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        max_bytes: _builtins.int = ...,
+        evictions: _builtins.int = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries", "evictions", b"evictions", "max_bytes", b"max_bytes", "node", b"node", "problem", b"problem", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheNode: _TypeAlias = CacheNode  # noqa: Y015
+
+@_typing.final
+class ListFindingsRequest(_message.Message):
+    """Asks for what was found to differ from the feed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """Only of this view; empty for all."""
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFindingsRequest: _TypeAlias = ListFindingsRequest  # noqa: Y015
+
+@_typing.final
+class ListFindingsResponse(_message.Message):
+    """What was found to differ from the feed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """The latest first."""
+
+    def __init__(
+        self,
+        *,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFindingsResponse: _TypeAlias = ListFindingsResponse  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    """A row, or its entry in the cache, that was found to differ from the feed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    REPAIRED_FIELD_NUMBER: _builtins.int
+    FOUND_AT_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """Its view."""
+    key: _builtins.str
+    """Its key, as ExplainedView has it."""
+    kind: Global___FindingKind.ValueType
+    """What differs."""
+    position: _builtins.int
+    """The position of the last event in the row as it should be, or of the event that cannot be taken in; 0 without one."""
+    error: _builtins.str
+    """Why the event cannot be taken in."""
+    repaired: _builtins.bool
+    """Whether it was made right."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The columns whose values differ."""
+
+    @_builtins.property
+    def found_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was found."""
+
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        key: _builtins.str = ...,
+        kind: Global___FindingKind.ValueType = ...,
+        position: _builtins.int = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+        error: _builtins.str = ...,
+        repaired: _builtins.bool = ...,
+        found_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["found_at", b"found_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "error", b"error", "found_at", b"found_at", "key", b"key", "kind", b"kind", "position", b"position", "repaired", b"repaired", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from grpc import aio
 from prometheus_client import REGISTRY
+from typer.testing import CliRunner
 
 from commerce.audit.v1 import audit_service_pb2 as audit
 from commerce.audit.v1.audit_service_pb2_grpc import AuditServiceStub
+from commerce.projection.v1.projection_service_pb2 import FINDING_KIND_ROW, ListFindingsRequest
 from commerce.query.v1.views_pb2 import ProductCard
 from projector.app import VIEWS
+from shop.cli import app
 from tandem.cli.embedded import Memcached
 from tandem.feed import table as feed
 from tandem.read_store.cache import Signer, encode_entry, key_prefix, node_client
@@ -161,6 +164,17 @@ async def test_an_auditor_that_may_not_repair_says_what_differs(stores: Stores, 
 
     await until(said, "it is said")
     assert not is_right(stores, "product_card")
+    async with projector.stub() as stub:
+        [latest, *_] = (await stub.ListFindings(ListFindingsRequest(view="product_card"), timeout=10)).findings
+        assert not (await stub.ListFindings(ListFindingsRequest(view="order_details"), timeout=10)).findings
+    assert (latest.view, latest.kind, list(latest.columns)) == ("product_card", FINDING_KIND_ROW, ["available"])
+    assert not latest.repaired
+    assert latest.HasField("found_at")
+    # The command waits for the projector, which is in this process.
+    shown = await asyncio.to_thread(
+        CliRunner().invoke, app, ["findings", "--projector-address", f"127.0.0.1:{projector.port}"]
+    )
+    assert latest.key in shown.stdout
 
 
 async def test_a_person_who_is_being_erased_is_no_difference(stores: Stores, project: Project) -> None:

@@ -1,12 +1,21 @@
 """G7: what a reader of the announced epochs finds is never older than what was announced."""
 
+import asyncio
 import socket
 import uuid
 from collections.abc import Callable
 
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
+from commerce.projection.v1.projection_service_pb2 import (
+    CACHE_NODE_STATE_FENCED,
+    CACHE_NODE_STATE_SERVING,
+    CacheNode,
+    ListCacheNodesRequest,
+)
+from shop.cli import app
 from shop.views import CACHED_VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.projection.cache_writer import CacheWriter
@@ -42,6 +51,35 @@ async def test_every_changed_row_of_a_cached_view_has_its_entry(
     assert len(set(epochs.values())) == count
     for _, *_, value in stores.rows("order_summary")["order_summary"]:
         assert value
+
+
+async def test_an_operator_is_shown_which_nodes_are_read_and_what_is_there(
+    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+) -> None:
+    node, gone = memcached_nodes(2)
+    projector = await project([node.address, gone.address])
+    await announcements.reached(stores.append(events.a_history(100)))
+
+    async def listed() -> dict[str, CacheNode]:
+        async with projector.stub() as stub:
+            answer = await stub.ListCacheNodes(ListCacheNodesRequest(), timeout=10)
+        return {it.node: it for it in answer.nodes}
+
+    found = await listed()
+    assert list(found) == [node.address, gone.address], "as the setting has them"
+    assert {it.state for it in found.values()} == {CACHE_NODE_STATE_SERVING}
+    assert all(it.entries and it.bytes and it.max_bytes for it in found.values())
+    kill(gone)
+    await announcements.reached(stores.append(events.a_history(100)))
+    found = await listed()
+    assert found[node.address].state == CACHE_NODE_STATE_SERVING
+    assert (found[gone.address].state, found[gone.address].entries) == (CACHE_NODE_STATE_FENCED, 0)
+    assert found[gone.address].problem
+    shown = await asyncio.to_thread(
+        CliRunner().invoke, app, ["cache", "--projector-address", f"127.0.0.1:{projector.port}"]
+    )
+    assert shown.exit_code == 1
+    assert "fenced" in shown.stdout
 
 
 async def test_a_position_is_announced_when_its_entries_are_written_and_not_before(

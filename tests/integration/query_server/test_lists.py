@@ -11,7 +11,7 @@ from grpc import aio
 from sqlalchemy import update
 
 from commerce.query.v1 import query_service_pb2 as queries
-from commerce.query.v1.views_pb2 import OrderSummary
+from commerce.query.v1.views_pb2 import CustomerProfile, OrderSummary
 from commerce.type.v1.consistency_pb2 import Consistency
 from shop.views import order_summary
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, position_of, reason
@@ -165,3 +165,67 @@ async def test_a_damaged_row_fails_the_pages_that_show_it_alone(read_side: ReadS
     assert len(ids(other)) == 1
     # Newest first.
     assert len(ids(await page(stub, size=2))) == 2
+
+
+async def listed(stub: "QueryServiceAsyncStub", size: int) -> list[list[str]]:
+    """The ids of all customers, page by page."""
+    pages, token = [], ""
+    while True:
+        answer = await stub.ListCustomers(queries.ListCustomersRequest(page_size=size, page_token=token), timeout=10)
+        pages.append([it.customer_id for it in answer.customers])
+        token = answer.next_page_token
+        if not token:
+            return pages
+
+
+def register(read_side: ReadSide, *numbers: int, name: str = "Ada") -> list[str]:
+    keys = [identity("customer", number) for number in numbers]
+    for key in keys:
+        read_side.put("customer_profile", key, CustomerProfile(customer_id=key, name=name))
+    return sorted(keys)
+
+
+async def test_all_customers_are_listed_once_in_the_order_of_their_ids(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    assert await listed(stub, 5) == [[]]
+    known = register(read_side, *range(12))
+    assert await listed(stub, 5) == [known[:5], known[5:10], known[10:]]
+    assert await listed(stub, 4) == [known[:4], known[4:8], known[8:]]
+
+
+async def test_who_comes_while_pages_are_read_hides_and_repeats_nobody(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    known = register(read_side, *range(12))
+    first = await stub.ListCustomers(queries.ListCustomersRequest(page_size=5))
+    register(read_side, *range(12, 30))
+    request = queries.ListCustomersRequest(page_size=100, page_token=first.next_page_token)
+    rest = await stub.ListCustomers(request)
+    shown = [it.customer_id for it in (*first.customers, *rest.customers)]
+    assert len(shown) == len(set(shown))
+    assert set(known) <= set(shown)
+
+
+async def test_a_page_of_long_texts_ends_early_and_the_next_goes_on(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    # As large as no customer is: some of a page's hundred fill an answer.
+    known = register(read_side, *range(9), name="x" * 2**20)
+    pages = await listed(stub, 100)
+    assert [it for page in pages for it in page] == known
+    assert [len(page) for page in pages] == [2, 2, 2, 2, 1]
+
+
+async def test_a_list_of_all_says_of_rows_that_are_parked(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    register(read_side, 1)
+    since = read_side.park("customer_profile", identity("customer", 2))
+    answer = await stub.ListCustomers(queries.ListCustomersRequest())
+    assert (answer.parked_rows, answer.parked_since) == (1, since)
+
+
+async def test_a_page_token_of_another_list_is_refused(read_side: ReadSide, serve: Serve) -> None:
+    stub = await serve()
+    register(read_side, *range(3))
+    token = (await stub.ListCustomers(queries.ListCustomersRequest(page_size=1))).next_page_token
+    with pytest.raises(aio.AioRpcError) as refused:
+        await stub.ListProducts(queries.ListProductsRequest(page_token=token))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -46,7 +46,8 @@ def test_reads_by_key_and_lists_share_a_plan_whatever_is_asked(database: Store) 
     for number in range(1, 10):
         keys = [uuid.uuid4() for _ in range(number)]
         database.rows("order_details", [key.hex for key in keys])
-        read_pages(database, [PageKey(Selection(OF_CUSTOMER, equal=(key,)), FIRST_PAGE, number) for key in keys])
+        pages = [PageKey(Selection(OF_CUSTOMER, equal=(key,)), FIRST_PAGE, number) for key in keys]
+        read_pages(database, pages, room=1)
     assert planned(database) == [(0, 9), (0, 9)]
 
 

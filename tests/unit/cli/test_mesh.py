@@ -34,6 +34,26 @@ def test_a_local_mesh_listens_on_this_machine_alone_and_asks_nobody_who_he_is() 
 
 
 @pytest.mark.skipif(envoy_path() is None, reason=MISSING)
+def test_what_operators_ask_is_reached_where_they_are_let_in_alone() -> None:
+    servers = {"command": ["127.0.0.1:1"], "query": ["127.0.0.1:2"]}
+    config = MeshConfig(ENVOY, port=50050, servers=servers)
+    listener = config.document["static_resources"]["listeners"][0]
+    routing = listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]
+    [host] = routing["virtual_hosts"]
+    assert "rojection" not in str(host["routes"])
+    config.without_identity().with_operators(["127.0.0.1:3"], projections="x.Projections", receipts="x.Receipts")
+    ways = [(it["match"], it["route"]["cluster"]) for it in host["routes"][:4]]
+    assert [(match["prefix"], cluster) for match, cluster in ways] == [
+        ("/x.Projections/", "projector"),
+        ("/x.Receipts/", "command"),
+        ("/grpc.health.v1.Health/", "command"),
+        ("/grpc.health.v1.Health/", "projector"),
+    ]
+    [*_, projector] = config.document["static_resources"]["clusters"]
+    assert (projector["name"], projector["load_assignment"]["cluster_name"]) == ("projector", "projector")
+
+
+@pytest.mark.skipif(envoy_path() is None, reason=MISSING)
 def test_pages_are_answered_first_with_headers_that_let_them_do_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "assets").mkdir()
     for name in ("index.html", "console.html", "assets/index.js", "notes.txt"):

@@ -219,7 +219,7 @@ def test_the_order_of_an_erased_customer_is_paid_shipped_and_delivered() -> None
 
 def test_a_shipped_order_is_delivered_when_the_caller_says() -> None:
     late = commands.DeliverOrderRequest(order_id=ORDER)
-    late.delivered_at.FromJsonString("2026-01-30T08:00:00Z")
+    late.delivered_at.FromJsonString("2026-01-31T12:00:00Z")
     assert SHOP.given(place_order(), PAY, SHIP).when(late).event.delivered_at == late.delivered_at
 
 

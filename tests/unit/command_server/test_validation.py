@@ -1,7 +1,11 @@
 """Bad input gets a clear error that names every wrong field."""
 
+import itertools
+import re
+import string
 from uuid import UUID
 
+import pycountry
 import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,11 +18,13 @@ from tests.support.builders import (
     address,
     command,
     identity,
+    import_order,
     place_order,
     register_customer,
     revise_product,
     usd,
 )
+from tests.support.longest import rule
 
 
 def violations(request: Message) -> dict[str, str]:
@@ -34,7 +40,6 @@ def test_every_wrong_field_of_an_order_is_named_at_once() -> None:
         lines=[
             commands.PlaceOrderLine(product_id="x", quantity=0, discount_basis_points=10_001),
             commands.PlaceOrderLine(product_id=identity("product", 1), quantity=1_000_001),
-            commands.PlaceOrderLine(product_id=identity("product", 1).upper(), quantity=1),
         ],
         shipping_address=address(street=" ", country_code="Germany"),
         shipping_fee=usd(-1),
@@ -47,7 +52,6 @@ def test_every_wrong_field_of_an_order_is_named_at_once() -> None:
         "lines[0].quantity": "OUT_OF_RANGE",
         "lines[0].discount_basis_points": "OUT_OF_RANGE",
         "lines[1].quantity": "OUT_OF_RANGE",
-        "lines[2].product_id": "DUPLICATE",
         "shipping_address.street": "REQUIRED",
         "shipping_address.country_code": "MALFORMED",
         "shipping_fee.minor_units": "OUT_OF_RANGE",
@@ -138,17 +142,19 @@ def test_a_revision_must_revise_something() -> None:
 
 def test_every_wrong_field_of_a_revision_is_named_at_once() -> None:
     request = revise_product(name=" ", description="x" * 4001, category="a\0", attributes={"": "v", "Size": ""})
-    request.attributes.attributes.add(name="size", value="L")
-    request.attributes.attributes.add(name="Colour ", value="x" * 201)
+    request.attributes.attributes.add(name="Size", value="L")
+    request.attributes.attributes.add(name="Size", value="M")
+    request.attributes.attributes.add(name="size", value="l")
+    request.attributes.attributes.add(name="Colour ", value="x" * 501)
     assert violations(request) == {
         "name": "REQUIRED",
         "description": "TOO_LONG",
         "category": "MALFORMED",
         "attributes.attributes[0].name": "REQUIRED",
         "attributes.attributes[1].value": "REQUIRED",
-        "attributes.attributes[2].name": "DUPLICATE",
-        "attributes.attributes[3].name": "MALFORMED",
-        "attributes.attributes[3].value": "TOO_LONG",
+        "attributes.attributes[4].value": "DUPLICATE",
+        "attributes.attributes[5].name": "MALFORMED",
+        "attributes.attributes[5].value": "TOO_LONG",
     }
 
 
@@ -239,8 +245,67 @@ def test_commands_of_different_kinds_have_different_fingerprints() -> None:
     assert command(pay).fingerprint != command(cancel).fingerprint
 
 
-def test_an_attributes_name_comes_once_however_its_letters_are_composed() -> None:
+def test_an_attribute_has_each_value_once_however_their_letters_are_composed() -> None:
     request = add_product()
+    request.attributes.add(name="Gr\u00f6\u00dfe", value="\u00dcber")
     request.attributes.add(name="Gr\u00f6\u00dfe", value="L")
-    request.attributes.add(name="GRO\u0308\u00dfE", value="M")
-    assert violations(request) == {"attributes[1].name": "DUPLICATE"}
+    command(request)
+    request.attributes.add(name="GRO\u0308\u00dfE", value="U\u0308BER")
+    assert violations(request) == {"attributes[2].value": "DUPLICATE"}
+
+
+def test_the_attributes_of_a_product_have_16_000_characters_together() -> None:
+    request = add_product()
+    for number in range(32):
+        request.attributes.add(name=f"{number:02}", value="x" * 498)
+    command(request)
+    request.attributes.add(name="More", value="x")
+    assert violations(request) == {"attributes": "TOO_LONG"}
+
+
+def test_stock_without_limit_is_not_counted() -> None:
+    request = add_product(stock=0)
+    request.unlimited_stock = True
+    command(request)
+    request.initial_stock = 1
+    assert violations(request) == {"initial_stock": "INVALID"}
+
+
+def taken(of: Message, field: str) -> set[str]:
+    """All codes of upper-case letters that the contract takes in a field."""
+    pattern = re.compile(rule(of, field).pattern)
+    length = 2 if field == "country_code" else 3
+    return {
+        it for it in map("".join, itertools.product(string.ascii_uppercase, repeat=length)) if pattern.fullmatch(it)
+    }
+
+
+def test_countries_are_those_of_iso_3166_and_kosovo() -> None:
+    assert taken(address(), "country_code") == {it.alpha_2 for it in pycountry.countries} | {"XK"}
+
+
+def test_currencies_are_those_of_iso_4217_that_have_minor_units_and_those_withdrawn_since_2010() -> None:
+    without = {"XAG", "XAU", "XBA", "XBB", "XBC", "XBD", "XDR", "XPD", "XPT", "XSU", "XTS", "XUA", "XXX"}
+    withdrawn = "ANG BGN BYR CUC EEK HRK LTL LVL MRO SLL STD VEF ZMK ZWL"
+    assert taken(usd(1), "currency_code") == {it.alpha_3 for it in pycountry.currencies} - without | {
+        *withdrawn.split()
+    }
+
+
+def test_no_time_of_an_order_that_is_brought_in_is_before_it_was_placed() -> None:
+    request = import_order(times={"placed_at": "1899-01-01T00:00:00Z", "paid_at": "1800-01-01T00:00:00Z"})
+    assert violations(request) == {"paid_at": "OUT_OF_RANGE"}
+
+
+def test_what_was_cancelled_was_not_shipped_and_what_was_not_paid_is_not_given_back() -> None:
+    gone = import_order(times=dict.fromkeys(["shipped_at", "cancelled_at"], "2025-01-02T00:00:00Z"))
+    assert violations(gone) == {"cancelled_at": "INVALID"}
+    unpaid = import_order(times={"refunded_at": "2025-01-02T00:00:00Z"})
+    assert violations(unpaid) == {"refunded_at": "INVALID"}
+    unpaid.refunded.CopyFrom(usd(1))
+    assert violations(unpaid) == {"refunded": "INVALID"}
+
+
+def test_a_refund_is_not_of_nothing() -> None:
+    request = commands.RefundOrderRequest(order_id=identity("o"), amount=usd(0))
+    assert violations(request) == {"amount.minor_units": "OUT_OF_RANGE"}

@@ -3,7 +3,11 @@ import pytest
 from tandem.projection.passed import Passed
 
 
-def test_a_position_was_announced_when_the_view_was_first_known_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("latest", [6, 2], ids=["of the latest, exactly", "before them, to the second"])
+def test_a_position_was_announced_when_the_view_was_first_known_to_have_it(
+    monkeypatch: pytest.MonkeyPatch, latest: int
+) -> None:
+    monkeypatch.setattr("tandem.projection.passed._LATEST", latest)
     passed = Passed()
     for at, position in ((10.0, 4), (11.2, 6), (11.4, 7), (11.9, 8), (12.5, 9), (13.0, 9)):
         monkeypatch.setattr("time.time", lambda at=at: at)
@@ -13,7 +17,7 @@ def test_a_position_was_announced_when_the_view_was_first_known_to_have_it(monke
         4: None,  # it was there before
         5: 11.2,
         6: 11.2,
-        7: 11.9,  # to the second
+        7: 11.4 if latest == 6 else 11.9,
         8: 11.9,
         9: 12.5,
         10: None,

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from commerce.type.v1 import address_pb2 as _address_pb2
 from commerce.type.v1 import money_pb2 as _money_pb2
+from commerce.type.v1 import order_terms_pb2 as _order_terms_pb2
 from commerce.type.v1 import product_attribute_pb2 as _product_attribute_pb2
 from commerce.type.v1 import receipt_pb2 as _receipt_pb2
 from google.protobuf import descriptor as _descriptor
@@ -60,6 +61,9 @@ class RegisterCustomerRequest(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     PHONE_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    EXTERNAL_REFERENCE_FIELD_NUMBER: _builtins.int
+    GUEST_FIELD_NUMBER: _builtins.int
+    REGISTERED_AT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
     customer_id: _builtins.str
@@ -70,9 +74,17 @@ class RegisterCustomerRequest(_message.Message):
     """E-mail address; may be empty."""
     phone: _builtins.str
     """Telephone number; may be empty."""
+    external_reference: _builtins.str
+    """What the customer is called elsewhere, such as a number of another system; may be empty."""
+    guest: _builtins.bool
+    """Whether it is a guest, who is known for an order alone and has no account."""
     @_builtins.property
     def address(self) -> _address_pb2.Address:
         """Postal address, which becomes the default one, with the name "main"; may be unset, but an order needs one."""
+
+    @_builtins.property
+    def registered_at(self) -> _timestamp_pb2.Timestamp:
+        """When the customer was registered, for customers that are brought in from elsewhere. When unset, now."""
 
     def __init__(
         self,
@@ -83,10 +95,13 @@ class RegisterCustomerRequest(_message.Message):
         email: _builtins.str = ...,
         phone: _builtins.str = ...,
         address: _address_pb2.Address | None = ...,
+        external_reference: _builtins.str = ...,
+        guest: _builtins.bool = ...,
+        registered_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_customer_id", b"_customer_id", "address", b"address", "customer_id", b"customer_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_customer_id", b"_customer_id", "address", b"address", "customer_id", b"customer_id", "registered_at", b"registered_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_customer_id", b"_customer_id", "address", b"address", "customer_id", b"customer_id", "email", b"email", "name", b"name", "phone", b"phone", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_customer_id", b"_customer_id", "address", b"address", "customer_id", b"customer_id", "email", b"email", "external_reference", b"external_reference", "guest", b"guest", "name", b"name", "phone", b"phone", "registered_at", b"registered_at", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__customer_id: _TypeAlias = _typing.Literal["customer_id"]  # noqa: Y015
     _WhichOneofArgType__customer_id: _TypeAlias = _typing.Literal["_customer_id", b"_customer_id"]  # noqa: Y015
@@ -400,6 +415,10 @@ class AddProductRequest(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     INITIAL_STOCK_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    EXTERNAL_REFERENCE_FIELD_NUMBER: _builtins.int
+    ADDED_AT_FIELD_NUMBER: _builtins.int
+    UNLIMITED_STOCK_FIELD_NUMBER: _builtins.int
+    NOT_SHIPPED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
     product_id: _builtins.str
@@ -412,13 +431,23 @@ class AddProductRequest(_message.Message):
     """Its category; may be empty."""
     initial_stock: _builtins.int
     """How many units are in stock."""
+    external_reference: _builtins.str
+    """What the product is called elsewhere, such as a number of another system; may be empty."""
+    unlimited_stock: _builtins.bool
+    """Whether any number of it can be ordered, such as of a download. Not together with `initial_stock`."""
+    not_shipped: _builtins.bool
+    """Whether it is nothing that is shipped, such as a download or a service. An order of such products alone goes nowhere."""
     @_builtins.property
     def price(self) -> _money_pb2.Money:
         """Its price for one unit."""
 
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_product_attribute_pb2.ProductAttribute]:
-        """Its attributes, in any order."""
+        """Its attributes, in any order: one with several values once for each. Together they have at most 16,000 characters."""
+
+    @_builtins.property
+    def added_at(self) -> _timestamp_pb2.Timestamp:
+        """When the product was added, for products that are brought in from elsewhere. When unset, now."""
 
     def __init__(
         self,
@@ -431,10 +460,14 @@ class AddProductRequest(_message.Message):
         price: _money_pb2.Money | None = ...,
         initial_stock: _builtins.int = ...,
         attributes: _abc.Iterable[_product_attribute_pb2.ProductAttribute] | None = ...,
+        external_reference: _builtins.str = ...,
+        added_at: _timestamp_pb2.Timestamp | None = ...,
+        unlimited_stock: _builtins.bool = ...,
+        not_shipped: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_product_id", b"_product_id", "price", b"price", "product_id", b"product_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_product_id", b"_product_id", "added_at", b"added_at", "price", b"price", "product_id", b"product_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_product_id", b"_product_id", "attributes", b"attributes", "category", b"category", "description", b"description", "initial_stock", b"initial_stock", "name", b"name", "price", b"price", "product_id", b"product_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_product_id", b"_product_id", "added_at", b"added_at", "attributes", b"attributes", "category", b"category", "description", b"description", "external_reference", b"external_reference", "initial_stock", b"initial_stock", "name", b"name", "not_shipped", b"not_shipped", "price", b"price", "product_id", b"product_id", "request_id", b"request_id", "unlimited_stock", b"unlimited_stock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__product_id: _TypeAlias = _typing.Literal["product_id"]  # noqa: Y015
     _WhichOneofArgType__product_id: _TypeAlias = _typing.Literal["_product_id", b"_product_id"]  # noqa: Y015
@@ -792,6 +825,8 @@ class PlaceOrderRequest(_message.Message):
     SHIPPING_FEE_FIELD_NUMBER: _builtins.int
     PLACED_AT_FIELD_NUMBER: _builtins.int
     SHIPPING_ADDRESS_NAME_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    BILLING_ADDRESS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
     order_id: _builtins.str
@@ -802,11 +837,13 @@ class PlaceOrderRequest(_message.Message):
     """The name of one of the customer's addresses: where the order goes. Not together with `shipping_address`."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceOrderLine]:
-        """What is ordered, all in one currency."""
+        """What is ordered, all in one currency. A product may be on several lines, with another discount on each."""
 
     @_builtins.property
     def shipping_address(self) -> _address_pb2.Address:
-        """Where the order goes; when unset, the customer's address that `shipping_address_name` names, or the default one."""
+        """Where the order goes; when unset, the customer's address that `shipping_address_name` names, or the default one. An
+        order of which nothing is shipped needs none.
+        """
 
     @_builtins.property
     def shipping_fee(self) -> _money_pb2.Money:
@@ -815,6 +852,14 @@ class PlaceOrderRequest(_message.Message):
     @_builtins.property
     def placed_at(self) -> _timestamp_pb2.Timestamp:
         """When the order was placed, for orders that are brought in from elsewhere. When unset, now."""
+
+    @_builtins.property
+    def terms(self) -> _order_terms_pb2.OrderTerms:
+        """What it has beside lines and fee; may be unset."""
+
+    @_builtins.property
+    def billing_address(self) -> _address_pb2.Address:
+        """Where the invoice goes; when unset, where the order goes."""
 
     def __init__(
         self,
@@ -827,10 +872,12 @@ class PlaceOrderRequest(_message.Message):
         shipping_fee: _money_pb2.Money | None = ...,
         placed_at: _timestamp_pb2.Timestamp | None = ...,
         shipping_address_name: _builtins.str = ...,
+        terms: _order_terms_pb2.OrderTerms | None = ...,
+        billing_address: _address_pb2.Address | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_order_id", b"_order_id", "order_id", b"order_id", "placed_at", b"placed_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_order_id", b"_order_id", "billing_address", b"billing_address", "order_id", b"order_id", "placed_at", b"placed_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order_id", b"_order_id", "customer_id", b"customer_id", "lines", b"lines", "order_id", b"order_id", "placed_at", b"placed_at", "request_id", b"request_id", "shipping_address", b"shipping_address", "shipping_address_name", b"shipping_address_name", "shipping_fee", b"shipping_fee"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order_id", b"_order_id", "billing_address", b"billing_address", "customer_id", b"customer_id", "lines", b"lines", "order_id", b"order_id", "placed_at", b"placed_at", "request_id", b"request_id", "shipping_address", b"shipping_address", "shipping_address_name", b"shipping_address_name", "shipping_fee", b"shipping_fee", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__order_id: _TypeAlias = _typing.Literal["order_id"]  # noqa: Y015
     _WhichOneofArgType__order_id: _TypeAlias = _typing.Literal["_order_id", b"_order_id"]  # noqa: Y015
@@ -869,6 +916,217 @@ class PlaceOrderLine(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlaceOrderLine: _TypeAlias = PlaceOrderLine  # noqa: Y015
+
+@_typing.final
+class ImportOrderRequest(_message.Message):
+    """Brings in an order that was placed elsewhere. Its status follows from its times: it is cancelled, delivered, shipped or
+    paid when the time of that is set, otherwise placed. One that was shipped counts as paid, at a time that may not be known,
+    unless it is paid on delivery and no `paid_at` is set.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    SHIPPING_ADDRESS_FIELD_NUMBER: _builtins.int
+    BILLING_ADDRESS_FIELD_NUMBER: _builtins.int
+    SHIPPING_FEE_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    CUSTOMER_NAME_FIELD_NUMBER: _builtins.int
+    PLACED_AT_FIELD_NUMBER: _builtins.int
+    PAID_AT_FIELD_NUMBER: _builtins.int
+    SHIPPED_AT_FIELD_NUMBER: _builtins.int
+    DELIVERED_AT_FIELD_NUMBER: _builtins.int
+    CANCELLED_AT_FIELD_NUMBER: _builtins.int
+    PAYMENT_REFERENCE_FIELD_NUMBER: _builtins.int
+    CARRIER_FIELD_NUMBER: _builtins.int
+    TRACKING_NUMBER_FIELD_NUMBER: _builtins.int
+    CANCELLATION_REASON_FIELD_NUMBER: _builtins.int
+    REFUNDED_FIELD_NUMBER: _builtins.int
+    REFUNDED_AT_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    order_id: _builtins.str
+    """UUID for the new order, chosen by the caller; when unset the server chooses one (UUIDv7)."""
+    customer_id: _builtins.str
+    """The customer who ordered."""
+    customer_name: _builtins.str
+    """The customer's name at that time; when empty, the one of today."""
+    payment_reference: _builtins.str
+    """The payment's name in the payment system; may be empty. No personal data: it is not erased."""
+    carrier: _builtins.str
+    """Who carried it; may be empty."""
+    tracking_number: _builtins.str
+    """The carrier's tracking number; may be empty. No personal data: it is not erased."""
+    cancellation_reason: _builtins.str
+    """Why it was cancelled; may be empty. No personal data: it is not erased."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportOrderLine]:
+        """What was ordered, all in one currency."""
+
+    @_builtins.property
+    def shipping_address(self) -> _address_pb2.Address:
+        """Where the order went; may be unset."""
+
+    @_builtins.property
+    def billing_address(self) -> _address_pb2.Address:
+        """Where the invoice went; when unset, where the order went."""
+
+    @_builtins.property
+    def shipping_fee(self) -> _money_pb2.Money:
+        """What shipping cost, in the currency of the lines; when unset, nothing."""
+
+    @_builtins.property
+    def terms(self) -> _order_terms_pb2.OrderTerms:
+        """What it had beside lines and fee; may be unset."""
+
+    @_builtins.property
+    def placed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was placed. No other time is before it."""
+
+    @_builtins.property
+    def paid_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was paid; unset when it was not."""
+
+    @_builtins.property
+    def shipped_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was shipped; unset when it was not."""
+
+    @_builtins.property
+    def delivered_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was delivered; unset when it was not."""
+
+    @_builtins.property
+    def cancelled_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was cancelled; unset when it was not. Not together with `shipped_at` and `delivered_at`."""
+
+    @_builtins.property
+    def refunded(self) -> _money_pb2.Money:
+        """What was given back of what it cost, all refunds together; unset when nothing was."""
+
+    @_builtins.property
+    def refunded_at(self) -> _timestamp_pb2.Timestamp:
+        """When the last of it was given back; when unset and something was, when the order was placed."""
+
+    @_builtins.property
+    def total(self) -> _money_pb2.Money:
+        """What the order cost in the system that it comes from: refused when that is not what it comes to here. When unset, it
+        is not compared.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        order_id: _builtins.str | None = ...,
+        customer_id: _builtins.str = ...,
+        lines: _abc.Iterable[Global___ImportOrderLine] | None = ...,
+        shipping_address: _address_pb2.Address | None = ...,
+        billing_address: _address_pb2.Address | None = ...,
+        shipping_fee: _money_pb2.Money | None = ...,
+        terms: _order_terms_pb2.OrderTerms | None = ...,
+        customer_name: _builtins.str = ...,
+        placed_at: _timestamp_pb2.Timestamp | None = ...,
+        paid_at: _timestamp_pb2.Timestamp | None = ...,
+        shipped_at: _timestamp_pb2.Timestamp | None = ...,
+        delivered_at: _timestamp_pb2.Timestamp | None = ...,
+        cancelled_at: _timestamp_pb2.Timestamp | None = ...,
+        payment_reference: _builtins.str = ...,
+        carrier: _builtins.str = ...,
+        tracking_number: _builtins.str = ...,
+        cancellation_reason: _builtins.str = ...,
+        refunded: _money_pb2.Money | None = ...,
+        refunded_at: _timestamp_pb2.Timestamp | None = ...,
+        total: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_order_id", b"_order_id", "billing_address", b"billing_address", "cancelled_at", b"cancelled_at", "delivered_at", b"delivered_at", "order_id", b"order_id", "paid_at", b"paid_at", "placed_at", b"placed_at", "refunded", b"refunded", "refunded_at", b"refunded_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee", "terms", b"terms", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order_id", b"_order_id", "billing_address", b"billing_address", "cancellation_reason", b"cancellation_reason", "cancelled_at", b"cancelled_at", "carrier", b"carrier", "customer_id", b"customer_id", "customer_name", b"customer_name", "delivered_at", b"delivered_at", "lines", b"lines", "order_id", b"order_id", "paid_at", b"paid_at", "payment_reference", b"payment_reference", "placed_at", b"placed_at", "refunded", b"refunded", "refunded_at", b"refunded_at", "request_id", b"request_id", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee", "terms", b"terms", "total", b"total", "tracking_number", b"tracking_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__order_id: _TypeAlias = _typing.Literal["order_id"]  # noqa: Y015
+    _WhichOneofArgType__order_id: _TypeAlias = _typing.Literal["_order_id", b"_order_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__order_id) -> _WhichOneofReturnType__order_id | None: ...
+
+Global___ImportOrderRequest: _TypeAlias = ImportOrderRequest  # noqa: Y015
+
+@_typing.final
+class ImportOrderLine(_message.Message):
+    """A line of an order that was placed elsewhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    PRODUCT_NAME_FIELD_NUMBER: _builtins.int
+    UNIT_PRICE_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    DISCOUNT_BASIS_POINTS_FIELD_NUMBER: _builtins.int
+    LINE_TOTAL_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """The product."""
+    product_name: _builtins.str
+    """The product's name at that time; when empty, the one of today."""
+    quantity: _builtins.int
+    """How many units."""
+    discount_basis_points: _builtins.int
+    """Discount on this line in basis points: 500 is 5 %."""
+    @_builtins.property
+    def unit_price(self) -> _money_pb2.Money:
+        """What a unit cost then."""
+
+    @_builtins.property
+    def line_total(self) -> _money_pb2.Money:
+        """What the line cost, where it was rounded in another way or has a discount of an amount; when unset, it is worked out as
+        PlaceOrder does.
+        """
+
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        product_name: _builtins.str = ...,
+        unit_price: _money_pb2.Money | None = ...,
+        quantity: _builtins.int = ...,
+        discount_basis_points: _builtins.int = ...,
+        line_total: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["line_total", b"line_total", "unit_price", b"unit_price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["discount_basis_points", b"discount_basis_points", "line_total", b"line_total", "product_id", b"product_id", "product_name", b"product_name", "quantity", b"quantity", "unit_price", b"unit_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportOrderLine: _TypeAlias = ImportOrderLine  # noqa: Y015
+
+@_typing.final
+class ImportOrderResponse(_message.Message):
+    """The answer to ImportOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportOrderResponse: _TypeAlias = ImportOrderResponse  # noqa: Y015
 
 @_typing.final
 class PlaceOrderResponse(_message.Message):
@@ -1060,8 +1318,8 @@ class DeliverOrderRequest(_message.Message):
     """When set, the command is done only if this is the order's version."""
     @_builtins.property
     def delivered_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was delivered, for deliveries that are brought in from elsewhere. When unset, now. It is stored as given and
-        not compared with the time of shipment, which another system's clock may have given.
+        """When it was delivered, for deliveries that are brought in from elsewhere. When unset, now. It is not compared with the
+        time of shipment, which another system's clock may have given.
         """
 
     def __init__(
@@ -1195,6 +1453,7 @@ class CancelOrderRequest(_message.Message):
     ORDER_ID_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CANCELLED_AT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
     order_id: _builtins.str
@@ -1203,6 +1462,10 @@ class CancelOrderRequest(_message.Message):
     """When set, the command is done only if this is the order's version."""
     reason: _builtins.str
     """Why; may be empty. No personal data: it is not erased."""
+    @_builtins.property
+    def cancelled_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was cancelled, for cancellations that are brought in from elsewhere. When unset, now."""
+
     def __init__(
         self,
         *,
@@ -1210,10 +1473,11 @@ class CancelOrderRequest(_message.Message):
         order_id: _builtins.str = ...,
         expected_version: _builtins.int | None = ...,
         reason: _builtins.str = ...,
+        cancelled_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "cancelled_at", b"cancelled_at", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "order_id", b"order_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "cancelled_at", b"cancelled_at", "expected_version", b"expected_version", "order_id", b"order_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -1248,6 +1512,82 @@ class CancelOrderResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelOrderResponse: _TypeAlias = CancelOrderResponse  # noqa: Y015
+
+@_typing.final
+class RefundOrderRequest(_message.Message):
+    """Notes that some of what an order cost was given back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REFUNDED_AT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Any UUID, chosen by the caller: makes the call safe to repeat. Recommended."""
+    order_id: _builtins.str
+    """UUID of the order. Required."""
+    expected_version: _builtins.int
+    """When set, the command is done only if this is the order's version."""
+    reason: _builtins.str
+    """Why; may be empty. No personal data: it is not erased."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much, in the order's currency; not zero. All refunds together are at most what the order cost."""
+
+    @_builtins.property
+    def refunded_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was given back, for refunds that are brought in from elsewhere. When unset, now."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        expected_version: _builtins.int | None = ...,
+        amount: _money_pb2.Money | None = ...,
+        reason: _builtins.str = ...,
+        refunded_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "amount", b"amount", "expected_version", b"expected_version", "refunded_at", b"refunded_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "amount", b"amount", "expected_version", b"expected_version", "order_id", b"order_id", "reason", b"reason", "refunded_at", b"refunded_at", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___RefundOrderRequest: _TypeAlias = RefundOrderRequest  # noqa: Y015
+
+@_typing.final
+class RefundOrderResponse(_message.Message):
+    """The answer to RefundOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundOrderResponse: _TypeAlias = RefundOrderResponse  # noqa: Y015
 
 @_typing.final
 class StartSubscriptionRequest(_message.Message):

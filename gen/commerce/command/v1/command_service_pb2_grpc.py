@@ -129,6 +129,11 @@ class CommandServiceStub:
                 request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.PlaceOrderRequest.SerializeToString,
                 response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.PlaceOrderResponse.FromString,
                 _registered_method=True)
+        self.ImportOrder = channel.unary_unary(
+                '/commerce.command.v1.CommandService/ImportOrder',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ImportOrderRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ImportOrderResponse.FromString,
+                _registered_method=True)
         self.PayOrder = channel.unary_unary(
                 '/commerce.command.v1.CommandService/PayOrder',
                 request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.PayOrderRequest.SerializeToString,
@@ -153,6 +158,11 @@ class CommandServiceStub:
                 '/commerce.command.v1.CommandService/CancelOrder',
                 request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.CancelOrderRequest.SerializeToString,
                 response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.CancelOrderResponse.FromString,
+                _registered_method=True)
+        self.RefundOrder = channel.unary_unary(
+                '/commerce.command.v1.CommandService/RefundOrder',
+                request_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RefundOrderRequest.SerializeToString,
+                response_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RefundOrderResponse.FromString,
                 _registered_method=True)
         self.StartSubscription = channel.unary_unary(
                 '/commerce.command.v1.CommandService/StartSubscription',
@@ -299,7 +309,7 @@ class CommandServiceServicer:
         """Counts a product's stock up or down, other than by an order.
 
         Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than
-        none, STOCK_LIMIT when more than 1,000,000,000,000 would be).
+        none, STOCK_LIMIT when more than 1,000,000,000,000 would be, STOCK_UNLIMITED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -329,34 +339,49 @@ class CommandServiceServicer:
 
         Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
         ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH,
-        TOTAL_LIMIT).
+        DISCOUNT_LIMIT, TOTAL_LIMIT).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportOrder(self, request, context):
+        """Brings in an order that was placed elsewhere, with all that has happened to it since: its lines with the names and
+        prices of then, its amounts and its times. It reserves no stock, since what is in stock is counted without what was
+        sold before, and it asks for no rule of today: a product may be discontinued and a price another one. What happens to
+        the order from now on is done by the other commands.
+
+        Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
+        PRODUCT_UNKNOWN, CURRENCY_MISMATCH, DISCOUNT_LIMIT, TOTAL_LIMIT, REFUND_LIMIT, TOTAL_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PayOrder(self, request, context):
-        """Marks a placed order as paid.
+        """Marks a placed order as paid. One that is paid on delivery may be shipped or delivered before, and stays so.
 
-        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED).
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED, TIME_BEFORE_PLACED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ShipOrder(self, request, context):
-        """Marks a paid order as shipped.
+        """Marks a paid order as shipped, or one that is paid on delivery.
 
-        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID).
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID, NOTHING_TO_SHIP,
+        TIME_BEFORE_PLACED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeliverOrder(self, request, context):
-        """Marks a shipped order as delivered.
+        """Marks a shipped order as delivered. One of which nothing is shipped is delivered when it is paid.
 
-        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED).
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED, ORDER_NOT_PAID,
+        TIME_BEFORE_PLACED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -373,9 +398,20 @@ class CommandServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelOrder(self, request, context):
-        """Cancels an order that is not shipped yet and gives its stock back.
+        """Cancels an order that is not shipped yet and gives its stock back. One that is paid is given back as a whole.
 
-        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE).
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE, TIME_BEFORE_PLACED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefundOrder(self, request, context):
+        """Notes that some of what an order cost was given back, before or after it was shipped. The order's status and its stock
+        stay: goods that come back are counted by AdjustStock.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID, CURRENCY_MISMATCH, REFUND_LIMIT
+        when more would be given back than the order cost, TIME_BEFORE_PLACED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -491,6 +527,11 @@ def add_CommandServiceServicer_to_server(servicer, server):
                     request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.PlaceOrderRequest.FromString,
                     response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.PlaceOrderResponse.SerializeToString,
             ),
+            'ImportOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportOrder,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ImportOrderRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.ImportOrderResponse.SerializeToString,
+            ),
             'PayOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.PayOrder,
                     request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.PayOrderRequest.FromString,
@@ -515,6 +556,11 @@ def add_CommandServiceServicer_to_server(servicer, server):
                     servicer.CancelOrder,
                     request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.CancelOrderRequest.FromString,
                     response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.CancelOrderResponse.SerializeToString,
+            ),
+            'RefundOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefundOrder,
+                    request_deserializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RefundOrderRequest.FromString,
+                    response_serializer=commerce_dot_command_dot_v1_dot_command__service__pb2.RefundOrderResponse.SerializeToString,
             ),
             'StartSubscription': grpc.unary_unary_rpc_method_handler(
                     servicer.StartSubscription,
@@ -890,6 +936,33 @@ class CommandService:
             _registered_method=True)
 
     @staticmethod
+    def ImportOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/ImportOrder',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.ImportOrderRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.ImportOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def PayOrder(request,
             target,
             options=(),
@@ -1014,6 +1087,33 @@ class CommandService:
             '/commerce.command.v1.CommandService/CancelOrder',
             commerce_dot_command_dot_v1_dot_command__service__pb2.CancelOrderRequest.SerializeToString,
             commerce_dot_command_dot_v1_dot_command__service__pb2.CancelOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefundOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.command.v1.CommandService/RefundOrder',
+            commerce_dot_command_dot_v1_dot_command__service__pb2.RefundOrderRequest.SerializeToString,
+            commerce_dot_command_dot_v1_dot_command__service__pb2.RefundOrderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -120,7 +120,7 @@ class CommandServiceStub:
     """Counts a product's stock up or down, other than by an order.
 
     Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than
-    none, STOCK_LIMIT when more than 1,000,000,000,000 would be).
+    none, STOCK_LIMIT when more than 1,000,000,000,000 would be, STOCK_UNLIMITED).
     """
     DiscontinueProduct: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.DiscontinueProductRequest, _command_service_pb2.DiscontinueProductResponse]
     """Stops selling a product. Orders that were placed before go on.
@@ -138,22 +138,33 @@ class CommandServiceStub:
 
     Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
     ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH,
-    TOTAL_LIMIT).
+    DISCOUNT_LIMIT, TOTAL_LIMIT).
+    """
+    ImportOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ImportOrderRequest, _command_service_pb2.ImportOrderResponse]
+    """Brings in an order that was placed elsewhere, with all that has happened to it since: its lines with the names and
+    prices of then, its amounts and its times. It reserves no stock, since what is in stock is counted without what was
+    sold before, and it asks for no rule of today: a product may be discontinued and a price another one. What happens to
+    the order from now on is done by the other commands.
+
+    Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
+    PRODUCT_UNKNOWN, CURRENCY_MISMATCH, DISCOUNT_LIMIT, TOTAL_LIMIT, REFUND_LIMIT, TOTAL_MISMATCH).
     """
     PayOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.PayOrderRequest, _command_service_pb2.PayOrderResponse]
-    """Marks a placed order as paid.
+    """Marks a placed order as paid. One that is paid on delivery may be shipped or delivered before, and stays so.
 
-    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED).
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED, TIME_BEFORE_PLACED).
     """
     ShipOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ShipOrderRequest, _command_service_pb2.ShipOrderResponse]
-    """Marks a paid order as shipped.
+    """Marks a paid order as shipped, or one that is paid on delivery.
 
-    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID).
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID, NOTHING_TO_SHIP,
+    TIME_BEFORE_PLACED).
     """
     DeliverOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.DeliverOrderRequest, _command_service_pb2.DeliverOrderResponse]
-    """Marks a shipped order as delivered.
+    """Marks a shipped order as delivered. One of which nothing is shipped is delivered when it is paid.
 
-    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED).
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED, ORDER_NOT_PAID,
+    TIME_BEFORE_PLACED).
     """
     ChangeShippingAddress: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.ChangeShippingAddressRequest, _command_service_pb2.ChangeShippingAddressResponse]
     """Changes where an order goes, as long as it is not shipped.
@@ -162,9 +173,16 @@ class CommandServiceStub:
     CUSTOMER_ERASED).
     """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.CancelOrderRequest, _command_service_pb2.CancelOrderResponse]
-    """Cancels an order that is not shipped yet and gives its stock back.
+    """Cancels an order that is not shipped yet and gives its stock back. One that is paid is given back as a whole.
 
-    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE).
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE, TIME_BEFORE_PLACED).
+    """
+    RefundOrder: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.RefundOrderRequest, _command_service_pb2.RefundOrderResponse]
+    """Notes that some of what an order cost was given back, before or after it was shipped. The order's status and its stock
+    stay: goods that come back are counted by AdjustStock.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID, CURRENCY_MISMATCH, REFUND_LIMIT
+    when more would be given back than the order cost, TIME_BEFORE_PLACED).
     """
     StartSubscription: _grpc.UnaryUnaryMultiCallable[_command_service_pb2.StartSubscriptionRequest, _command_service_pb2.StartSubscriptionResponse]
     """Starts a subscription.
@@ -291,7 +309,7 @@ class CommandServiceAsyncStub(CommandServiceStub):
     """Counts a product's stock up or down, other than by an order.
 
     Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than
-    none, STOCK_LIMIT when more than 1,000,000,000,000 would be).
+    none, STOCK_LIMIT when more than 1,000,000,000,000 would be, STOCK_UNLIMITED).
     """
     DiscontinueProduct: _aio.UnaryUnaryMultiCallable[_command_service_pb2.DiscontinueProductRequest, _command_service_pb2.DiscontinueProductResponse]  # type: ignore[assignment]
     """Stops selling a product. Orders that were placed before go on.
@@ -309,22 +327,33 @@ class CommandServiceAsyncStub(CommandServiceStub):
 
     Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
     ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH,
-    TOTAL_LIMIT).
+    DISCOUNT_LIMIT, TOTAL_LIMIT).
+    """
+    ImportOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ImportOrderRequest, _command_service_pb2.ImportOrderResponse]  # type: ignore[assignment]
+    """Brings in an order that was placed elsewhere, with all that has happened to it since: its lines with the names and
+    prices of then, its amounts and its times. It reserves no stock, since what is in stock is counted without what was
+    sold before, and it asks for no rule of today: a product may be discontinued and a price another one. What happens to
+    the order from now on is done by the other commands.
+
+    Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
+    PRODUCT_UNKNOWN, CURRENCY_MISMATCH, DISCOUNT_LIMIT, TOTAL_LIMIT, REFUND_LIMIT, TOTAL_MISMATCH).
     """
     PayOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.PayOrderRequest, _command_service_pb2.PayOrderResponse]  # type: ignore[assignment]
-    """Marks a placed order as paid.
+    """Marks a placed order as paid. One that is paid on delivery may be shipped or delivered before, and stays so.
 
-    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED).
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED, TIME_BEFORE_PLACED).
     """
     ShipOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ShipOrderRequest, _command_service_pb2.ShipOrderResponse]  # type: ignore[assignment]
-    """Marks a paid order as shipped.
+    """Marks a paid order as shipped, or one that is paid on delivery.
 
-    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID).
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID, NOTHING_TO_SHIP,
+    TIME_BEFORE_PLACED).
     """
     DeliverOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.DeliverOrderRequest, _command_service_pb2.DeliverOrderResponse]  # type: ignore[assignment]
-    """Marks a shipped order as delivered.
+    """Marks a shipped order as delivered. One of which nothing is shipped is delivered when it is paid.
 
-    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED).
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED, ORDER_NOT_PAID,
+    TIME_BEFORE_PLACED).
     """
     ChangeShippingAddress: _aio.UnaryUnaryMultiCallable[_command_service_pb2.ChangeShippingAddressRequest, _command_service_pb2.ChangeShippingAddressResponse]  # type: ignore[assignment]
     """Changes where an order goes, as long as it is not shipped.
@@ -333,9 +362,16 @@ class CommandServiceAsyncStub(CommandServiceStub):
     CUSTOMER_ERASED).
     """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.CancelOrderRequest, _command_service_pb2.CancelOrderResponse]  # type: ignore[assignment]
-    """Cancels an order that is not shipped yet and gives its stock back.
+    """Cancels an order that is not shipped yet and gives its stock back. One that is paid is given back as a whole.
 
-    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE).
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE, TIME_BEFORE_PLACED).
+    """
+    RefundOrder: _aio.UnaryUnaryMultiCallable[_command_service_pb2.RefundOrderRequest, _command_service_pb2.RefundOrderResponse]  # type: ignore[assignment]
+    """Notes that some of what an order cost was given back, before or after it was shipped. The order's status and its stock
+    stay: goods that come back are counted by AdjustStock.
+
+    Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID, CURRENCY_MISMATCH, REFUND_LIMIT
+    when more would be given back than the order cost, TIME_BEFORE_PLACED).
     """
     StartSubscription: _aio.UnaryUnaryMultiCallable[_command_service_pb2.StartSubscriptionRequest, _command_service_pb2.StartSubscriptionResponse]  # type: ignore[assignment]
     """Starts a subscription.
@@ -507,7 +543,7 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         """Counts a product's stock up or down, other than by an order.
 
         Errors: NOT_FOUND when the product is not known; FAILED_PRECONDITION (OUT_OF_STOCK when fewer would be left than
-        none, STOCK_LIMIT when more than 1,000,000,000,000 would be).
+        none, STOCK_LIMIT when more than 1,000,000,000,000 would be, STOCK_UNLIMITED).
         """
 
     @_abc_1.abstractmethod
@@ -543,7 +579,22 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
         ADDRESS_REQUIRED, ADDRESS_UNKNOWN, PRODUCT_UNKNOWN, PRODUCT_DISCONTINUED, OUT_OF_STOCK, CURRENCY_MISMATCH,
-        TOTAL_LIMIT).
+        DISCOUNT_LIMIT, TOTAL_LIMIT).
+        """
+
+    @_abc_1.abstractmethod
+    def ImportOrder(
+        self,
+        request: _command_service_pb2.ImportOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.ImportOrderResponse, _abc.Awaitable[_command_service_pb2.ImportOrderResponse]]:
+        """Brings in an order that was placed elsewhere, with all that has happened to it since: its lines with the names and
+        prices of then, its amounts and its times. It reserves no stock, since what is in stock is counted without what was
+        sold before, and it asks for no rule of today: a product may be discontinued and a price another one. What happens to
+        the order from now on is done by the other commands.
+
+        Errors: ALREADY_EXISTS when an order has this id; FAILED_PRECONDITION (CUSTOMER_UNKNOWN, CUSTOMER_ERASED,
+        PRODUCT_UNKNOWN, CURRENCY_MISMATCH, DISCOUNT_LIMIT, TOTAL_LIMIT, REFUND_LIMIT, TOTAL_MISMATCH).
         """
 
     @_abc_1.abstractmethod
@@ -552,9 +603,9 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.PayOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.PayOrderResponse, _abc.Awaitable[_command_service_pb2.PayOrderResponse]]:
-        """Marks a placed order as paid.
+        """Marks a placed order as paid. One that is paid on delivery may be shipped or delivered before, and stays so.
 
-        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED).
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PLACED, TIME_BEFORE_PLACED).
         """
 
     @_abc_1.abstractmethod
@@ -563,9 +614,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.ShipOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.ShipOrderResponse, _abc.Awaitable[_command_service_pb2.ShipOrderResponse]]:
-        """Marks a paid order as shipped.
+        """Marks a paid order as shipped, or one that is paid on delivery.
 
-        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID).
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID, NOTHING_TO_SHIP,
+        TIME_BEFORE_PLACED).
         """
 
     @_abc_1.abstractmethod
@@ -574,9 +626,10 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.DeliverOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.DeliverOrderResponse, _abc.Awaitable[_command_service_pb2.DeliverOrderResponse]]:
-        """Marks a shipped order as delivered.
+        """Marks a shipped order as delivered. One of which nothing is shipped is delivered when it is paid.
 
-        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED).
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_SHIPPED, ORDER_NOT_PAID,
+        TIME_BEFORE_PLACED).
         """
 
     @_abc_1.abstractmethod
@@ -597,9 +650,22 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _command_service_pb2.CancelOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_command_service_pb2.CancelOrderResponse, _abc.Awaitable[_command_service_pb2.CancelOrderResponse]]:
-        """Cancels an order that is not shipped yet and gives its stock back.
+        """Cancels an order that is not shipped yet and gives its stock back. One that is paid is given back as a whole.
 
-        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE).
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_CANCELLABLE, TIME_BEFORE_PLACED).
+        """
+
+    @_abc_1.abstractmethod
+    def RefundOrder(
+        self,
+        request: _command_service_pb2.RefundOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_command_service_pb2.RefundOrderResponse, _abc.Awaitable[_command_service_pb2.RefundOrderResponse]]:
+        """Notes that some of what an order cost was given back, before or after it was shipped. The order's status and its stock
+        stay: goods that come back are counted by AdjustStock.
+
+        Errors: NOT_FOUND when the order is not known; FAILED_PRECONDITION (ORDER_NOT_PAID, CURRENCY_MISMATCH, REFUND_LIMIT
+        when more would be given back than the order cost, TIME_BEFORE_PLACED).
         """
 
     @_abc_1.abstractmethod

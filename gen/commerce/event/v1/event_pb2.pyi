@@ -6,6 +6,8 @@ The events, as they are stored in the feed for ever. An event holds all that a p
 from collections import abc as _abc
 from commerce.type.v1 import address_pb2 as _address_pb2
 from commerce.type.v1 import money_pb2 as _money_pb2
+from commerce.type.v1 import order_status_pb2 as _order_status_pb2
+from commerce.type.v1 import order_terms_pb2 as _order_terms_pb2
 from commerce.type.v1 import product_attribute_pb2 as _product_attribute_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -46,6 +48,8 @@ class Event(_message.Message):
     PRODUCT_REVISED_FIELD_NUMBER: _builtins.int
     ORDER_DELIVERED_FIELD_NUMBER: _builtins.int
     SHIPPING_ADDRESS_CHANGED_FIELD_NUMBER: _builtins.int
+    ORDER_IMPORTED_FIELD_NUMBER: _builtins.int
+    ORDER_REFUNDED_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_STARTED_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_PLAN_CHANGED_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_RENEWED_FIELD_NUMBER: _builtins.int
@@ -126,6 +130,14 @@ class Event(_message.Message):
         """An order that was not shipped yet goes elsewhere."""
 
     @_builtins.property
+    def order_imported(self) -> Global___OrderImported:
+        """An order that was placed elsewhere was brought in."""
+
+    @_builtins.property
+    def order_refunded(self) -> Global___OrderRefunded:
+        """Some of what an order cost was given back."""
+
+    @_builtins.property
     def subscription_started(self) -> Global___SubscriptionStarted:
         """A subscription was started."""
 
@@ -174,6 +186,8 @@ class Event(_message.Message):
         product_revised: Global___ProductRevised | None = ...,
         order_delivered: Global___OrderDelivered | None = ...,
         shipping_address_changed: Global___ShippingAddressChanged | None = ...,
+        order_imported: Global___OrderImported | None = ...,
+        order_refunded: Global___OrderRefunded | None = ...,
         subscription_started: Global___SubscriptionStarted | None = ...,
         subscription_plan_changed: Global___SubscriptionPlanChanged | None = ...,
         subscription_renewed: Global___SubscriptionRenewed | None = ...,
@@ -182,11 +196,11 @@ class Event(_message.Message):
         subscription_lapsed: Global___SubscriptionLapsed | None = ...,
         subscription_resumed: Global___SubscriptionResumed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["address_removed", b"address_removed", "address_updated", b"address_updated", "customer_erased", b"customer_erased", "customer_registered", b"customer_registered", "customer_renamed", b"customer_renamed", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "orders_anonymized", b"orders_anonymized", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted", "subscription_cancellation_scheduled", b"subscription_cancellation_scheduled", "subscription_cancelled", b"subscription_cancelled", "subscription_lapsed", b"subscription_lapsed", "subscription_plan_changed", b"subscription_plan_changed", "subscription_renewed", b"subscription_renewed", "subscription_resumed", b"subscription_resumed", "subscription_started", b"subscription_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address_removed", b"address_removed", "address_updated", b"address_updated", "customer_erased", b"customer_erased", "customer_registered", b"customer_registered", "customer_renamed", b"customer_renamed", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_imported", b"order_imported", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_refunded", b"order_refunded", "order_shipped", b"order_shipped", "orders_anonymized", b"orders_anonymized", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted", "subscription_cancellation_scheduled", b"subscription_cancellation_scheduled", "subscription_cancelled", b"subscription_cancelled", "subscription_lapsed", b"subscription_lapsed", "subscription_plan_changed", b"subscription_plan_changed", "subscription_renewed", b"subscription_renewed", "subscription_resumed", b"subscription_resumed", "subscription_started", b"subscription_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_removed", b"address_removed", "address_updated", b"address_updated", "customer_erased", b"customer_erased", "customer_registered", b"customer_registered", "customer_renamed", b"customer_renamed", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_shipped", b"order_shipped", "orders_anonymized", b"orders_anonymized", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted", "subscription_cancellation_scheduled", b"subscription_cancellation_scheduled", "subscription_cancelled", b"subscription_cancelled", "subscription_lapsed", b"subscription_lapsed", "subscription_plan_changed", b"subscription_plan_changed", "subscription_renewed", b"subscription_renewed", "subscription_resumed", b"subscription_resumed", "subscription_started", b"subscription_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_removed", b"address_removed", "address_updated", b"address_updated", "customer_erased", b"customer_erased", "customer_registered", b"customer_registered", "customer_renamed", b"customer_renamed", "kind", b"kind", "order_cancelled", b"order_cancelled", "order_delivered", b"order_delivered", "order_imported", b"order_imported", "order_paid", b"order_paid", "order_placed", b"order_placed", "order_refunded", b"order_refunded", "order_shipped", b"order_shipped", "orders_anonymized", b"orders_anonymized", "price_changed", b"price_changed", "product_added", b"product_added", "product_discontinued", b"product_discontinued", "product_revised", b"product_revised", "recorded_at", b"recorded_at", "shipping_address_changed", b"shipping_address_changed", "stock_adjusted", b"stock_adjusted", "subscription_cancellation_scheduled", b"subscription_cancellation_scheduled", "subscription_cancelled", b"subscription_cancelled", "subscription_lapsed", b"subscription_lapsed", "subscription_plan_changed", b"subscription_plan_changed", "subscription_renewed", b"subscription_renewed", "subscription_resumed", b"subscription_resumed", "subscription_started", b"subscription_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["customer_registered", "address_updated", "product_added", "price_changed", "stock_adjusted", "product_discontinued", "order_placed", "order_paid", "order_shipped", "order_cancelled", "customer_renamed", "customer_erased", "orders_anonymized", "address_removed", "product_revised", "order_delivered", "shipping_address_changed", "subscription_started", "subscription_plan_changed", "subscription_renewed", "subscription_cancellation_scheduled", "subscription_cancelled", "subscription_lapsed", "subscription_resumed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["customer_registered", "address_updated", "product_added", "price_changed", "stock_adjusted", "product_discontinued", "order_placed", "order_paid", "order_shipped", "order_cancelled", "customer_renamed", "customer_erased", "orders_anonymized", "address_removed", "product_revised", "order_delivered", "shipping_address_changed", "order_imported", "order_refunded", "subscription_started", "subscription_plan_changed", "subscription_renewed", "subscription_cancellation_scheduled", "subscription_cancelled", "subscription_lapsed", "subscription_resumed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -205,6 +219,8 @@ class PersonalData(_message.Message):
     PHONE_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     ADDRESS_NAME_FIELD_NUMBER: _builtins.int
+    BILLING_ADDRESS_FIELD_NUMBER: _builtins.int
+    EXTERNAL_REFERENCE_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The customer's name."""
@@ -214,6 +230,8 @@ class PersonalData(_message.Message):
     """The customer's telephone number, if known."""
     address_name: _builtins.str
     """What the customer calls that address."""
+    external_reference: _builtins.str
+    """What the customer is called elsewhere, if anything is known."""
     sealed: _builtins.bytes
     """In the store, all of the above and nothing else: 12 bytes of nonce, then a PersonalData without this field, encrypted
     with AES-256-GCM, the customer_id's 16 bytes as associated data. Never set in what a reader of the feed gets.
@@ -221,6 +239,10 @@ class PersonalData(_message.Message):
     @_builtins.property
     def address(self) -> _address_pb2.Address:
         """The address that the event is about."""
+
+    @_builtins.property
+    def billing_address(self) -> _address_pb2.Address:
+        """Where the invoice goes, where that is not the address."""
 
     def __init__(
         self,
@@ -230,11 +252,13 @@ class PersonalData(_message.Message):
         phone: _builtins.str = ...,
         address: _address_pb2.Address | None = ...,
         address_name: _builtins.str = ...,
+        billing_address: _address_pb2.Address | None = ...,
+        external_reference: _builtins.str = ...,
         sealed: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "billing_address", b"billing_address"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "address_name", b"address_name", "email", b"email", "name", b"name", "phone", b"phone", "sealed", b"sealed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "address_name", b"address_name", "billing_address", b"billing_address", "email", b"email", "external_reference", b"external_reference", "name", b"name", "phone", b"phone", "sealed", b"sealed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,10 +274,13 @@ class CustomerRegistered(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     PERSONAL_FIELD_NUMBER: _builtins.int
     REGISTERED_AT_FIELD_NUMBER: _builtins.int
+    GUEST_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """UUID of the customer."""
     version: _builtins.int
     """The customer's version after this event: 1."""
+    guest: _builtins.bool
+    """Whether it is a guest, who is known for an order alone."""
     @_builtins.property
     def personal(self) -> Global___PersonalData:
         """Name, e-mail, telephone and address as registered."""
@@ -269,10 +296,11 @@ class CustomerRegistered(_message.Message):
         version: _builtins.int = ...,
         personal: Global___PersonalData | None = ...,
         registered_at: _timestamp_pb2.Timestamp | None = ...,
+        guest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["personal", b"personal", "registered_at", b"registered_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "personal", b"personal", "registered_at", b"registered_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "guest", b"guest", "personal", b"personal", "registered_at", b"registered_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -452,6 +480,10 @@ class ProductAdded(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     STOCK_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    EXTERNAL_REFERENCE_FIELD_NUMBER: _builtins.int
+    ADDED_AT_FIELD_NUMBER: _builtins.int
+    UNLIMITED_STOCK_FIELD_NUMBER: _builtins.int
+    NOT_SHIPPED_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """UUID of the product."""
     version: _builtins.int
@@ -464,6 +496,12 @@ class ProductAdded(_message.Message):
     """Its category, or empty."""
     stock: _builtins.int
     """How many units are in stock at the start."""
+    external_reference: _builtins.str
+    """What the product is called elsewhere, or empty."""
+    unlimited_stock: _builtins.bool
+    """Whether any number of it can be ordered: nobody counts its stock."""
+    not_shipped: _builtins.bool
+    """Whether it is nothing that is shipped."""
     @_builtins.property
     def price(self) -> _money_pb2.Money:
         """Its price for one unit."""
@@ -471,6 +509,10 @@ class ProductAdded(_message.Message):
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_product_attribute_pb2.ProductAttribute]:
         """Its attributes, by name."""
+
+    @_builtins.property
+    def added_at(self) -> _timestamp_pb2.Timestamp:
+        """When the product was added; unset in the events of before, of which `recorded_at` says it."""
 
     def __init__(
         self,
@@ -483,10 +525,14 @@ class ProductAdded(_message.Message):
         price: _money_pb2.Money | None = ...,
         stock: _builtins.int = ...,
         attributes: _abc.Iterable[_product_attribute_pb2.ProductAttribute] | None = ...,
+        external_reference: _builtins.str = ...,
+        added_at: _timestamp_pb2.Timestamp | None = ...,
+        unlimited_stock: _builtins.bool = ...,
+        not_shipped: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "category", b"category", "description", b"description", "name", b"name", "price", b"price", "product_id", b"product_id", "stock", b"stock", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "attributes", b"attributes", "category", b"category", "description", b"description", "external_reference", b"external_reference", "name", b"name", "not_shipped", b"not_shipped", "price", b"price", "product_id", b"product_id", "stock", b"stock", "unlimited_stock", b"unlimited_stock", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -684,12 +730,16 @@ class OrderPlaced(_message.Message):
     SHIPPING_FEE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     PLACED_AT_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    NOTHING_TO_SHIP_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """UUID of the order."""
     version: _builtins.int
     """The order's version after this event: 1."""
     customer_id: _builtins.str
     """UUID of the customer."""
+    nothing_to_ship: _builtins.bool
+    """Whether nothing of it is shipped."""
     @_builtins.property
     def personal(self) -> Global___PersonalData:
         """The customer's name at that moment and the address that the order goes to."""
@@ -704,11 +754,15 @@ class OrderPlaced(_message.Message):
 
     @_builtins.property
     def total(self) -> _money_pb2.Money:
-        """The sum of the lines and the shipping fee."""
+        """The sum of the lines less the discount, with the shipping fee and a tax that is not included."""
 
     @_builtins.property
     def placed_at(self) -> _timestamp_pb2.Timestamp:
         """When the order was placed."""
+
+    @_builtins.property
+    def terms(self) -> _order_terms_pb2.OrderTerms:
+        """What it has beside lines and fee; unset where that is nothing."""
 
     def __init__(
         self,
@@ -721,14 +775,144 @@ class OrderPlaced(_message.Message):
         shipping_fee: _money_pb2.Money | None = ...,
         total: _money_pb2.Money | None = ...,
         placed_at: _timestamp_pb2.Timestamp | None = ...,
+        terms: _order_terms_pb2.OrderTerms | None = ...,
+        nothing_to_ship: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["personal", b"personal", "placed_at", b"placed_at", "shipping_fee", b"shipping_fee", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["personal", b"personal", "placed_at", b"placed_at", "shipping_fee", b"shipping_fee", "terms", b"terms", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "lines", b"lines", "order_id", b"order_id", "personal", b"personal", "placed_at", b"placed_at", "shipping_fee", b"shipping_fee", "total", b"total", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "lines", b"lines", "nothing_to_ship", b"nothing_to_ship", "order_id", b"order_id", "personal", b"personal", "placed_at", b"placed_at", "shipping_fee", b"shipping_fee", "terms", b"terms", "total", b"total", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OrderPlaced: _TypeAlias = OrderPlaced  # noqa: Y015
+
+@_typing.final
+class OrderImported(_message.Message):
+    """An order that was placed elsewhere was brought in, with all that had happened to it. Its stock was not reserved here. What
+    it says as OrderPlaced does has the same numbers.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    PERSONAL_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    SHIPPING_FEE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    PLACED_AT_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    NOTHING_TO_SHIP_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    PAID_AT_FIELD_NUMBER: _builtins.int
+    SHIPPED_AT_FIELD_NUMBER: _builtins.int
+    DELIVERED_AT_FIELD_NUMBER: _builtins.int
+    CANCELLED_AT_FIELD_NUMBER: _builtins.int
+    PAYMENT_REFERENCE_FIELD_NUMBER: _builtins.int
+    CARRIER_FIELD_NUMBER: _builtins.int
+    TRACKING_NUMBER_FIELD_NUMBER: _builtins.int
+    CANCELLATION_REASON_FIELD_NUMBER: _builtins.int
+    REFUNDED_FIELD_NUMBER: _builtins.int
+    REFUNDED_AT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    version: _builtins.int
+    """The order's version after this event: 1."""
+    customer_id: _builtins.str
+    """UUID of the customer."""
+    nothing_to_ship: _builtins.bool
+    """Whether nothing of it is shipped."""
+    status: _order_status_pb2.OrderStatus.ValueType
+    """Where the order stands."""
+    payment_reference: _builtins.str
+    """The payment's name in the payment system, or empty."""
+    carrier: _builtins.str
+    """Who carried it, or empty."""
+    tracking_number: _builtins.str
+    """The carrier's tracking number, or empty."""
+    cancellation_reason: _builtins.str
+    """Why it was cancelled, or empty."""
+    @_builtins.property
+    def personal(self) -> Global___PersonalData:
+        """The customer's name at that moment and the addresses that the order and the invoice went to, as far as they are known."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderLine]:
+        """The lines, in the order of the request, with the names and prices of then."""
+
+    @_builtins.property
+    def shipping_fee(self) -> _money_pb2.Money:
+        """What shipping cost."""
+
+    @_builtins.property
+    def total(self) -> _money_pb2.Money:
+        """The sum of the lines less the discount, with the shipping fee and a tax that is not included."""
+
+    @_builtins.property
+    def placed_at(self) -> _timestamp_pb2.Timestamp:
+        """When the order was placed."""
+
+    @_builtins.property
+    def terms(self) -> _order_terms_pb2.OrderTerms:
+        """What it has beside lines and fee; unset where that is nothing."""
+
+    @_builtins.property
+    def paid_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was paid; unset where it was not, or nobody knows when."""
+
+    @_builtins.property
+    def shipped_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was shipped, or unset."""
+
+    @_builtins.property
+    def delivered_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was delivered, or unset."""
+
+    @_builtins.property
+    def cancelled_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was cancelled, or unset."""
+
+    @_builtins.property
+    def refunded(self) -> _money_pb2.Money:
+        """What was given back, all refunds together; unset where nothing was."""
+
+    @_builtins.property
+    def refunded_at(self) -> _timestamp_pb2.Timestamp:
+        """When the last of it was given back; unset where nothing was."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        customer_id: _builtins.str = ...,
+        personal: Global___PersonalData | None = ...,
+        lines: _abc.Iterable[Global___OrderLine] | None = ...,
+        shipping_fee: _money_pb2.Money | None = ...,
+        total: _money_pb2.Money | None = ...,
+        placed_at: _timestamp_pb2.Timestamp | None = ...,
+        terms: _order_terms_pb2.OrderTerms | None = ...,
+        nothing_to_ship: _builtins.bool = ...,
+        status: _order_status_pb2.OrderStatus.ValueType = ...,
+        paid_at: _timestamp_pb2.Timestamp | None = ...,
+        shipped_at: _timestamp_pb2.Timestamp | None = ...,
+        delivered_at: _timestamp_pb2.Timestamp | None = ...,
+        cancelled_at: _timestamp_pb2.Timestamp | None = ...,
+        payment_reference: _builtins.str = ...,
+        carrier: _builtins.str = ...,
+        tracking_number: _builtins.str = ...,
+        cancellation_reason: _builtins.str = ...,
+        refunded: _money_pb2.Money | None = ...,
+        refunded_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "delivered_at", b"delivered_at", "paid_at", b"paid_at", "personal", b"personal", "placed_at", b"placed_at", "refunded", b"refunded", "refunded_at", b"refunded_at", "shipped_at", b"shipped_at", "shipping_fee", b"shipping_fee", "terms", b"terms", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_reason", b"cancellation_reason", "cancelled_at", b"cancelled_at", "carrier", b"carrier", "customer_id", b"customer_id", "delivered_at", b"delivered_at", "lines", b"lines", "nothing_to_ship", b"nothing_to_ship", "order_id", b"order_id", "paid_at", b"paid_at", "payment_reference", b"payment_reference", "personal", b"personal", "placed_at", b"placed_at", "refunded", b"refunded", "refunded_at", b"refunded_at", "shipped_at", b"shipped_at", "shipping_fee", b"shipping_fee", "status", b"status", "terms", b"terms", "total", b"total", "tracking_number", b"tracking_number", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderImported: _TypeAlias = OrderImported  # noqa: Y015
 
 @_typing.final
 class OrderPaid(_message.Message):
@@ -875,6 +1059,54 @@ class ShippingAddressChanged(_message.Message):
 Global___ShippingAddressChanged: _TypeAlias = ShippingAddressChanged  # noqa: Y015
 
 @_typing.final
+class OrderRefunded(_message.Message):
+    """Some of what an order cost was given back. Its status and its stock stay."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REFUNDED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REFUNDED_AT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    version: _builtins.int
+    """The order's version after this event."""
+    reason: _builtins.str
+    """Why, in the caller's words, or empty."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much."""
+
+    @_builtins.property
+    def refunded(self) -> _money_pb2.Money:
+        """All refunds of the order together, with this one."""
+
+    @_builtins.property
+    def refunded_at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        amount: _money_pb2.Money | None = ...,
+        refunded: _money_pb2.Money | None = ...,
+        reason: _builtins.str = ...,
+        refunded_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "refunded", b"refunded", "refunded_at", b"refunded_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "order_id", b"order_id", "reason", b"reason", "refunded", b"refunded", "refunded_at", b"refunded_at", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderRefunded: _TypeAlias = OrderRefunded  # noqa: Y015
+
+@_typing.final
 class ReleasedStock(_message.Message):
     """Units of a product that an order gives back."""
 
@@ -932,7 +1164,7 @@ class OrderCancelled(_message.Message):
 
     @_builtins.property
     def released(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReleasedStock]:
-        """What was given back: one entry a line of the order."""
+        """What was given back: one entry a line of the order. Of a product with `unlimited_stock` nobody counts it."""
 
     @_builtins.property
     def placed_at(self) -> _timestamp_pb2.Timestamp:
@@ -944,7 +1176,7 @@ class OrderCancelled(_message.Message):
 
     @_builtins.property
     def total(self) -> _money_pb2.Money:
-        """The sum of the lines and the shipping fee."""
+        """What the order would have cost."""
 
     def __init__(
         self,

@@ -85,6 +85,46 @@ class EndSubscriptionResponse(_message.Message):
 Global___EndSubscriptionResponse: _TypeAlias = EndSubscriptionResponse  # noqa: Y015
 
 @_typing.final
+class StoredTerms(_message.Message):
+    """What the write model keeps of an order that few orders have: nothing is stored of one that has none of it. Money in minor
+    units.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISCOUNT_FIELD_NUMBER: _builtins.int
+    ADDED_TAX_FIELD_NUMBER: _builtins.int
+    PAYMENT_DUE_ON_DELIVERY_FIELD_NUMBER: _builtins.int
+    NOTHING_TO_SHIP_FIELD_NUMBER: _builtins.int
+    REFUNDED_FIELD_NUMBER: _builtins.int
+    discount: _builtins.int
+    """What is taken off all lines together."""
+    added_tax: _builtins.int
+    """The tax that is part of the total."""
+    payment_due_on_delivery: _builtins.bool
+    """Whether it is still to be paid, and may be shipped before it is: payment on delivery."""
+    nothing_to_ship: _builtins.bool
+    """Whether nothing of it is shipped."""
+    refunded: _builtins.int
+    """What was given back."""
+    def __init__(
+        self,
+        *,
+        discount: _builtins.int = ...,
+        added_tax: _builtins.int = ...,
+        payment_due_on_delivery: _builtins.bool = ...,
+        nothing_to_ship: _builtins.bool = ...,
+        refunded: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_tax", b"added_tax", "discount", b"discount", "nothing_to_ship", b"nothing_to_ship", "payment_due_on_delivery", b"payment_due_on_delivery", "refunded", b"refunded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredTerms: _TypeAlias = StoredTerms  # noqa: Y015
+
+@_typing.final
 class SalesSummaryRow(_message.Message):
     """A row of the view sales_summary: the sales of a day in one currency, of all products or of one."""
 

@@ -109,6 +109,16 @@ class ProjectionServiceStub:
                 request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsRequest.SerializeToString,
                 response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsResponse.FromString,
                 _registered_method=True)
+        self.ListCacheNodes = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/ListCacheNodes',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListCacheNodesRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListCacheNodesResponse.FromString,
+                _registered_method=True)
+        self.ListFindings = channel.unary_unary(
+                '/commerce.projection.v1.ProjectionService/ListFindings',
+                request_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListFindingsRequest.SerializeToString,
+                response_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListFindingsResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectionServiceServicer:
@@ -256,6 +266,25 @@ class ProjectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCacheNodes(self, request, context):
+        """Lists the nodes of the cache, as the projector that answers has them: whether readers may read there, and what is there.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFindings(self, request, context):
+        """Lists rows and cache entries that were found to differ from the feed, the latest first: the last 100 that the projector
+        that answers has found since it started, by itself or because somebody asked.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -323,6 +352,16 @@ def add_ProjectionServiceServicer_to_server(servicer, server):
                     servicer.ListOperations,
                     request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsRequest.FromString,
                     response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsResponse.SerializeToString,
+            ),
+            'ListCacheNodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCacheNodes,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListCacheNodesRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListCacheNodesResponse.SerializeToString,
+            ),
+            'ListFindings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFindings,
+                    request_deserializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListFindingsRequest.FromString,
+                    response_serializer=commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListFindingsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -686,6 +725,60 @@ class ProjectionService:
             '/commerce.projection.v1.ProjectionService/ListOperations',
             commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsRequest.SerializeToString,
             commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListOperationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCacheNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/ListCacheNodes',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListCacheNodesRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListCacheNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFindings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.projection.v1.ProjectionService/ListFindings',
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListFindingsRequest.SerializeToString,
+            commerce_dot_projection_dot_v1_dot_projection__service__pb2.ListFindingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

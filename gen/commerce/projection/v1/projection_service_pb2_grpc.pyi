@@ -123,6 +123,17 @@ class ProjectionServiceStub:
 
     Errors: none of its own.
     """
+    ListCacheNodes: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.ListCacheNodesRequest, _projection_service_pb2.ListCacheNodesResponse]
+    """Lists the nodes of the cache, as the projector that answers has them: whether readers may read there, and what is there.
+
+    Errors: none of its own.
+    """
+    ListFindings: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.ListFindingsRequest, _projection_service_pb2.ListFindingsResponse]
+    """Lists rows and cache entries that were found to differ from the feed, the latest first: the last 100 that the projector
+    that answers has found since it started, by itself or because somebody asked.
+
+    Errors: none of its own.
+    """
 
 @_typing.type_check_only
 class ProjectionServiceAsyncStub(ProjectionServiceStub):
@@ -216,6 +227,17 @@ class ProjectionServiceAsyncStub(ProjectionServiceStub):
     """
     ListOperations: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.ListOperationsRequest, _projection_service_pb2.ListOperationsResponse]  # type: ignore[assignment]
     """Lists what operators have asked of views, the latest first, with what became of it: their log.
+
+    Errors: none of its own.
+    """
+    ListCacheNodes: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.ListCacheNodesRequest, _projection_service_pb2.ListCacheNodesResponse]  # type: ignore[assignment]
+    """Lists the nodes of the cache, as the projector that answers has them: whether readers may read there, and what is there.
+
+    Errors: none of its own.
+    """
+    ListFindings: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.ListFindingsRequest, _projection_service_pb2.ListFindingsResponse]  # type: ignore[assignment]
+    """Lists rows and cache entries that were found to differ from the feed, the latest first: the last 100 that the projector
+    that answers has found since it started, by itself or because somebody asked.
 
     Errors: none of its own.
     """
@@ -387,6 +409,29 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_projection_service_pb2.ListOperationsResponse, _abc.Awaitable[_projection_service_pb2.ListOperationsResponse]]:
         """Lists what operators have asked of views, the latest first, with what became of it: their log.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCacheNodes(
+        self,
+        request: _projection_service_pb2.ListCacheNodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.ListCacheNodesResponse, _abc.Awaitable[_projection_service_pb2.ListCacheNodesResponse]]:
+        """Lists the nodes of the cache, as the projector that answers has them: whether readers may read there, and what is there.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def ListFindings(
+        self,
+        request: _projection_service_pb2.ListFindingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.ListFindingsResponse, _abc.Awaitable[_projection_service_pb2.ListFindingsResponse]]:
+        """Lists rows and cache entries that were found to differ from the feed, the latest first: the last 100 that the projector
+        that answers has found since it started, by itself or because somebody asked.
 
         Errors: none of its own.
         """

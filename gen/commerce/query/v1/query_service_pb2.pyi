@@ -1550,6 +1550,234 @@ class ListSubscriptionsResponse(_message.Message):
 Global___ListSubscriptionsResponse: _TypeAlias = ListSubscriptionsResponse  # noqa: Y015
 
 @_typing.final
+class ListCustomersRequest(_message.Message):
+    """Asks for all customers, in the order of their ids."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many customers a page holds at most: 1 to 100; 0 means 20. A page of long texts holds fewer, and has a
+    `next_page_token`.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of the page before; empty for the first page."""
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh the answer must be."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCustomersRequest: _TypeAlias = ListCustomersRequest  # noqa: Y015
+
+@_typing.final
+class ListCustomersResponse(_message.Message):
+    """A page of customers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_ROWS_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    as_of: _builtins.str
+    """A token for the state that this answer shows, or for an older one."""
+    parked_rows: _builtins.int
+    """How many rows that belong to this answer, or may, are parked: they are as they were before an event that their view could
+    not take in, or are not here yet. 0 where the answer is complete.
+    """
+    parked_since: _builtins.int
+    """The position of the first event that one of them lacks, and `as_of` is before it; 0 where none is parked."""
+    @_builtins.property
+    def customers(self) -> _containers.RepeatedCompositeFieldContainer[_views_pb2.CustomerProfile]:
+        """The customers, in the order of their ids."""
+
+    def __init__(
+        self,
+        *,
+        customers: _abc.Iterable[_views_pb2.CustomerProfile] | None = ...,
+        next_page_token: _builtins.str = ...,
+        as_of: _builtins.str = ...,
+        parked_rows: _builtins.int = ...,
+        parked_since: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "customers", b"customers", "next_page_token", b"next_page_token", "parked_rows", b"parked_rows", "parked_since", b"parked_since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCustomersResponse: _TypeAlias = ListCustomersResponse  # noqa: Y015
+
+@_typing.final
+class ListProductsRequest(_message.Message):
+    """Asks for all products, in the order of their ids."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many products a page holds at most: 1 to 100; 0 means 20. A page of long texts holds fewer, and has a
+    `next_page_token`.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of the page before; empty for the first page."""
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh the answer must be."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListProductsRequest: _TypeAlias = ListProductsRequest  # noqa: Y015
+
+@_typing.final
+class ListProductsResponse(_message.Message):
+    """A page of products."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_ROWS_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    as_of: _builtins.str
+    """A token for the state that this answer shows, or for an older one."""
+    parked_rows: _builtins.int
+    """How many rows that belong to this answer, or may, are parked: they are as they were before an event that their view could
+    not take in, or are not here yet. 0 where the answer is complete.
+    """
+    parked_since: _builtins.int
+    """The position of the first event that one of them lacks, and `as_of` is before it; 0 where none is parked."""
+    @_builtins.property
+    def products(self) -> _containers.RepeatedCompositeFieldContainer[_views_pb2.ProductCard]:
+        """The products, in the order of their ids."""
+
+    def __init__(
+        self,
+        *,
+        products: _abc.Iterable[_views_pb2.ProductCard] | None = ...,
+        next_page_token: _builtins.str = ...,
+        as_of: _builtins.str = ...,
+        parked_rows: _builtins.int = ...,
+        parked_since: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "next_page_token", b"next_page_token", "parked_rows", b"parked_rows", "parked_since", b"parked_since", "products", b"products"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListProductsResponse: _TypeAlias = ListProductsResponse  # noqa: Y015
+
+@_typing.final
+class ListOrdersRequest(_message.Message):
+    """Asks for all orders, in the order of their ids."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many orders a page holds at most: 1 to 100; 0 means 20. A page of long texts holds fewer, and has a
+    `next_page_token`.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of the page before; empty for the first page."""
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh the answer must be."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOrdersRequest: _TypeAlias = ListOrdersRequest  # noqa: Y015
+
+@_typing.final
+class ListOrdersResponse(_message.Message):
+    """A page of orders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    PARKED_ROWS_FIELD_NUMBER: _builtins.int
+    PARKED_SINCE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    as_of: _builtins.str
+    """A token for the state that this answer shows, or for an older one."""
+    parked_rows: _builtins.int
+    """How many rows that belong to this answer, or may, are parked: they are as they were before an event that their view could
+    not take in, or are not here yet. 0 where the answer is complete.
+    """
+    parked_since: _builtins.int
+    """The position of the first event that one of them lacks, and `as_of` is before it; 0 where none is parked."""
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[_views_pb2.OrderSummary]:
+        """The orders, in the order of their ids."""
+
+    def __init__(
+        self,
+        *,
+        orders: _abc.Iterable[_views_pb2.OrderSummary] | None = ...,
+        next_page_token: _builtins.str = ...,
+        as_of: _builtins.str = ...,
+        parked_rows: _builtins.int = ...,
+        parked_since: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "next_page_token", b"next_page_token", "orders", b"orders", "parked_rows", b"parked_rows", "parked_since", b"parked_since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOrdersResponse: _TypeAlias = ListOrdersResponse  # noqa: Y015
+
+@_typing.final
 class GetSalesSummaryRequest(_message.Message):
     """Asks for the sales of a day, or of a range of days. An order belongs to the calendar day, in UTC, of its `placed_at`."""
 

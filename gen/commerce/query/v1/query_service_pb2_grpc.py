@@ -112,6 +112,21 @@ class QueryServiceStub:
                 request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsRequest.SerializeToString,
                 response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsResponse.FromString,
                 _registered_method=True)
+        self.ListCustomers = channel.unary_unary(
+                '/commerce.query.v1.QueryService/ListCustomers',
+                request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListCustomersRequest.SerializeToString,
+                response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListCustomersResponse.FromString,
+                _registered_method=True)
+        self.ListProducts = channel.unary_unary(
+                '/commerce.query.v1.QueryService/ListProducts',
+                request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListProductsRequest.SerializeToString,
+                response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListProductsResponse.FromString,
+                _registered_method=True)
+        self.ListOrders = channel.unary_unary(
+                '/commerce.query.v1.QueryService/ListOrders',
+                request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListOrdersRequest.SerializeToString,
+                response_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListOrdersResponse.FromString,
+                _registered_method=True)
         self.GetSalesSummary = channel.unary_unary(
                 '/commerce.query.v1.QueryService/GetSalesSummary',
                 request_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.GetSalesSummaryRequest.SerializeToString,
@@ -256,6 +271,36 @@ class QueryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCustomers(self, request, context):
+        """Lists all customers, in the order of their ids. One that is there from the first page to the last is listed once, so
+        that two systems can be compared.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProducts(self, request, context):
+        """Lists all products, in the order of their ids. One that is there from the first page to the last is listed once, so
+        that two systems can be compared.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOrders(self, request, context):
+        """Lists all orders, in the order of their ids. One that is there from the first page to the last is listed once, so
+        that two systems can be compared.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSalesSummary(self, request, context):
         """Returns what was sold on a range of days, by currency, by day and by product. The work grows with the number of
         products sold on each of its days; one that the read database cannot do within its statement time-out (5 s unless
@@ -330,6 +375,21 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.ListSubscriptions,
                     request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsRequest.FromString,
                     response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsResponse.SerializeToString,
+            ),
+            'ListCustomers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCustomers,
+                    request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListCustomersRequest.FromString,
+                    response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListCustomersResponse.SerializeToString,
+            ),
+            'ListProducts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProducts,
+                    request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListProductsRequest.FromString,
+                    response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListProductsResponse.SerializeToString,
+            ),
+            'ListOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOrders,
+                    request_deserializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListOrdersRequest.FromString,
+                    response_serializer=commerce_dot_query_dot_v1_dot_query__service__pb2.ListOrdersResponse.SerializeToString,
             ),
             'GetSalesSummary': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSalesSummary,
@@ -679,6 +739,87 @@ class QueryService:
             '/commerce.query.v1.QueryService/ListSubscriptions',
             commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsRequest.SerializeToString,
             commerce_dot_query_dot_v1_dot_query__service__pb2.ListSubscriptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCustomers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.query.v1.QueryService/ListCustomers',
+            commerce_dot_query_dot_v1_dot_query__service__pb2.ListCustomersRequest.SerializeToString,
+            commerce_dot_query_dot_v1_dot_query__service__pb2.ListCustomersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProducts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.query.v1.QueryService/ListProducts',
+            commerce_dot_query_dot_v1_dot_query__service__pb2.ListProductsRequest.SerializeToString,
+            commerce_dot_query_dot_v1_dot_query__service__pb2.ListProductsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/commerce.query.v1.QueryService/ListOrders',
+            commerce_dot_query_dot_v1_dot_query__service__pb2.ListOrdersRequest.SerializeToString,
+            commerce_dot_query_dot_v1_dot_query__service__pb2.ListOrdersResponse.FromString,
             options,
             channel_credentials,
             insecure,

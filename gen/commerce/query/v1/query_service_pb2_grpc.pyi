@@ -119,6 +119,24 @@ class QueryServiceStub:
 
     Errors: none of its own.
     """
+    ListCustomers: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ListCustomersRequest, _query_service_pb2.ListCustomersResponse]
+    """Lists all customers, in the order of their ids. One that is there from the first page to the last is listed once, so
+    that two systems can be compared.
+
+    Errors: none of its own.
+    """
+    ListProducts: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ListProductsRequest, _query_service_pb2.ListProductsResponse]
+    """Lists all products, in the order of their ids. One that is there from the first page to the last is listed once, so
+    that two systems can be compared.
+
+    Errors: none of its own.
+    """
+    ListOrders: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ListOrdersRequest, _query_service_pb2.ListOrdersResponse]
+    """Lists all orders, in the order of their ids. One that is there from the first page to the last is listed once, so
+    that two systems can be compared.
+
+    Errors: none of its own.
+    """
     GetSalesSummary: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetSalesSummaryRequest, _query_service_pb2.GetSalesSummaryResponse]
     """Returns what was sold on a range of days, by currency, by day and by product. The work grows with the number of
     products sold on each of its days; one that the read database cannot do within its statement time-out (5 s unless
@@ -216,6 +234,24 @@ class QueryServiceAsyncStub(QueryServiceStub):
     """
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ListSubscriptionsRequest, _query_service_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
     """Lists subscriptions of a customer, or of some status, or both, newest first.
+
+    Errors: none of its own.
+    """
+    ListCustomers: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ListCustomersRequest, _query_service_pb2.ListCustomersResponse]  # type: ignore[assignment]
+    """Lists all customers, in the order of their ids. One that is there from the first page to the last is listed once, so
+    that two systems can be compared.
+
+    Errors: none of its own.
+    """
+    ListProducts: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ListProductsRequest, _query_service_pb2.ListProductsResponse]  # type: ignore[assignment]
+    """Lists all products, in the order of their ids. One that is there from the first page to the last is listed once, so
+    that two systems can be compared.
+
+    Errors: none of its own.
+    """
+    ListOrders: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ListOrdersRequest, _query_service_pb2.ListOrdersResponse]  # type: ignore[assignment]
+    """Lists all orders, in the order of their ids. One that is there from the first page to the last is listed once, so
+    that two systems can be compared.
 
     Errors: none of its own.
     """
@@ -385,6 +421,42 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.ListSubscriptionsResponse, _abc.Awaitable[_query_service_pb2.ListSubscriptionsResponse]]:
         """Lists subscriptions of a customer, or of some status, or both, newest first.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCustomers(
+        self,
+        request: _query_service_pb2.ListCustomersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_service_pb2.ListCustomersResponse, _abc.Awaitable[_query_service_pb2.ListCustomersResponse]]:
+        """Lists all customers, in the order of their ids. One that is there from the first page to the last is listed once, so
+        that two systems can be compared.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def ListProducts(
+        self,
+        request: _query_service_pb2.ListProductsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_service_pb2.ListProductsResponse, _abc.Awaitable[_query_service_pb2.ListProductsResponse]]:
+        """Lists all products, in the order of their ids. One that is there from the first page to the last is listed once, so
+        that two systems can be compared.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOrders(
+        self,
+        request: _query_service_pb2.ListOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_service_pb2.ListOrdersResponse, _abc.Awaitable[_query_service_pb2.ListOrdersResponse]]:
+        """Lists all orders, in the order of their ids. One that is there from the first page to the last is listed once, so
+        that two systems can be compared.
 
         Errors: none of its own.
         """

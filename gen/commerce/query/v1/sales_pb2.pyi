@@ -87,7 +87,9 @@ class SalesFigures(_message.Message):
     """How many units, over all lines."""
     @_builtins.property
     def revenue(self) -> _money_pb2.Money:
-        """What the lines cost, discounts taken off, without shipping."""
+        """What the lines cost, their discounts taken off, without shipping. What an order has as a whole (discount, tax, refunds) is
+        in OrderDetails alone.
+        """
 
     @_builtins.property
     def shipping_fees(self) -> _money_pb2.Money:

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from commerce.type.v1 import address_pb2 as _address_pb2
 from commerce.type.v1 import money_pb2 as _money_pb2
 from commerce.type.v1 import order_status_pb2 as _order_status_pb2
+from commerce.type.v1 import order_terms_pb2 as _order_terms_pb2
 from commerce.type.v1 import product_attribute_pb2 as _product_attribute_pb2
 from commerce.type.v1 import subscription_status_pb2 as _subscription_status_pb2
 from google.protobuf import descriptor as _descriptor
@@ -52,6 +53,11 @@ class OrderDetails(_message.Message):
     CANCELLATION_REASON_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     DELIVERED_AT_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    NOTHING_TO_SHIP_FIELD_NUMBER: _builtins.int
+    BILLING_ADDRESS_FIELD_NUMBER: _builtins.int
+    REFUNDED_FIELD_NUMBER: _builtins.int
+    REFUNDED_AT_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """UUID of the order."""
     customer_id: _builtins.str
@@ -70,6 +76,8 @@ class OrderDetails(_message.Message):
     """Why it was cancelled, or empty."""
     version: _builtins.int
     """The order's version: for a command's `expected_version`."""
+    nothing_to_ship: _builtins.bool
+    """Whether nothing of it is shipped: there is no `shipping_address` then, unless the caller gave one."""
     @_builtins.property
     def shipping_address(self) -> _address_pb2.Address:
         """Where the order goes; unset when the customer was erased. Where the command that said so named no recipient, it is
@@ -90,7 +98,7 @@ class OrderDetails(_message.Message):
 
     @_builtins.property
     def total(self) -> _money_pb2.Money:
-        """Subtotal and shipping fee together."""
+        """The subtotal less the discount, with the shipping fee and a tax that is not included."""
 
     @_builtins.property
     def placed_at(self) -> _timestamp_pb2.Timestamp:
@@ -111,6 +119,22 @@ class OrderDetails(_message.Message):
     @_builtins.property
     def delivered_at(self) -> _timestamp_pb2.Timestamp:
         """When it was delivered; unset before."""
+
+    @_builtins.property
+    def terms(self) -> _order_terms_pb2.OrderTerms:
+        """What it has beside lines and fee; unset where that is nothing. `paid_at` says whether one that is paid on delivery is."""
+
+    @_builtins.property
+    def billing_address(self) -> _address_pb2.Address:
+        """Where the invoice goes; unset where that is the shipping address, and when the customer was erased."""
+
+    @_builtins.property
+    def refunded(self) -> _money_pb2.Money:
+        """What was given back of the total, all refunds together; unset where nothing was."""
+
+    @_builtins.property
+    def refunded_at(self) -> _timestamp_pb2.Timestamp:
+        """When the last refund was; unset where there was none."""
 
     def __init__(
         self,
@@ -134,10 +158,15 @@ class OrderDetails(_message.Message):
         cancellation_reason: _builtins.str = ...,
         version: _builtins.int = ...,
         delivered_at: _timestamp_pb2.Timestamp | None = ...,
+        terms: _order_terms_pb2.OrderTerms | None = ...,
+        nothing_to_ship: _builtins.bool = ...,
+        billing_address: _address_pb2.Address | None = ...,
+        refunded: _money_pb2.Money | None = ...,
+        refunded_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "delivered_at", b"delivered_at", "paid_at", b"paid_at", "placed_at", b"placed_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee", "subtotal", b"subtotal", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["billing_address", b"billing_address", "cancelled_at", b"cancelled_at", "delivered_at", b"delivered_at", "paid_at", b"paid_at", "placed_at", b"placed_at", "refunded", b"refunded", "refunded_at", b"refunded_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee", "subtotal", b"subtotal", "terms", b"terms", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_reason", b"cancellation_reason", "cancelled_at", b"cancelled_at", "carrier", b"carrier", "customer_id", b"customer_id", "customer_name", b"customer_name", "delivered_at", b"delivered_at", "lines", b"lines", "order_id", b"order_id", "paid_at", b"paid_at", "payment_reference", b"payment_reference", "placed_at", b"placed_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee", "status", b"status", "subtotal", b"subtotal", "total", b"total", "tracking_number", b"tracking_number", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_address", b"billing_address", "cancellation_reason", b"cancellation_reason", "cancelled_at", b"cancelled_at", "carrier", b"carrier", "customer_id", b"customer_id", "customer_name", b"customer_name", "delivered_at", b"delivered_at", "lines", b"lines", "nothing_to_ship", b"nothing_to_ship", "order_id", b"order_id", "paid_at", b"paid_at", "payment_reference", b"payment_reference", "placed_at", b"placed_at", "refunded", b"refunded", "refunded_at", b"refunded_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee", "status", b"status", "subtotal", b"subtotal", "terms", b"terms", "total", b"total", "tracking_number", b"tracking_number", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -203,6 +232,7 @@ class OrderSummary(_message.Message):
     UNIT_COUNT_FIELD_NUMBER: _builtins.int
     PLACED_AT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    EXTERNAL_REFERENCE_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """UUID of the order."""
     customer_id: _builtins.str
@@ -215,6 +245,8 @@ class OrderSummary(_message.Message):
     """How many units, over all lines."""
     version: _builtins.int
     """The order's version: for a command's `expected_version`."""
+    external_reference: _builtins.str
+    """What the order is called elsewhere, or empty."""
     @_builtins.property
     def total(self) -> _money_pb2.Money:
         """What it costs, with shipping."""
@@ -234,10 +266,11 @@ class OrderSummary(_message.Message):
         unit_count: _builtins.int = ...,
         placed_at: _timestamp_pb2.Timestamp | None = ...,
         version: _builtins.int = ...,
+        external_reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["placed_at", b"placed_at", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "line_count", b"line_count", "order_id", b"order_id", "placed_at", b"placed_at", "status", b"status", "total", b"total", "unit_count", b"unit_count", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "external_reference", b"external_reference", "line_count", b"line_count", "order_id", b"order_id", "placed_at", b"placed_at", "status", b"status", "total", b"total", "unit_count", b"unit_count", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,6 +292,10 @@ class ProductCard(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     UNITS_SOLD_FIELD_NUMBER: _builtins.int
+    EXTERNAL_REFERENCE_FIELD_NUMBER: _builtins.int
+    ADDED_AT_FIELD_NUMBER: _builtins.int
+    UNLIMITED_STOCK_FIELD_NUMBER: _builtins.int
+    NOT_SHIPPED_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """UUID of the product."""
     name: _builtins.str
@@ -268,20 +305,30 @@ class ProductCard(_message.Message):
     category: _builtins.str
     """Its current category, or empty."""
     available: _builtins.int
-    """How many units can be ordered: stock less what orders have reserved."""
+    """How many units can be ordered: stock less what orders have reserved. 1,000,000,000,000 where nobody counts it."""
     discontinued: _builtins.bool
     """True when it is no longer sold."""
     version: _builtins.int
     """The product's version: for a command's `expected_version`. Orders change `available`, not the version."""
     units_sold: _builtins.int
     """How many units of it the orders have that stand: those that were placed less those that were cancelled."""
+    external_reference: _builtins.str
+    """What the product is called elsewhere, or empty."""
+    unlimited_stock: _builtins.bool
+    """Whether any number of it can be ordered."""
+    not_shipped: _builtins.bool
+    """Whether it is nothing that is shipped."""
     @_builtins.property
     def price(self) -> _money_pb2.Money:
         """Its current price for one unit."""
 
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_product_attribute_pb2.ProductAttribute]:
-        """Its current attributes, by name."""
+        """Its current attributes, by name and value."""
+
+    @_builtins.property
+    def added_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was added; unset of one that was added before the contract had this."""
 
     def __init__(
         self,
@@ -296,10 +343,14 @@ class ProductCard(_message.Message):
         version: _builtins.int = ...,
         attributes: _abc.Iterable[_product_attribute_pb2.ProductAttribute] | None = ...,
         units_sold: _builtins.int = ...,
+        external_reference: _builtins.str = ...,
+        added_at: _timestamp_pb2.Timestamp | None = ...,
+        unlimited_stock: _builtins.bool = ...,
+        not_shipped: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "available", b"available", "category", b"category", "description", b"description", "discontinued", b"discontinued", "name", b"name", "price", b"price", "product_id", b"product_id", "units_sold", b"units_sold", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "attributes", b"attributes", "available", b"available", "category", b"category", "description", b"description", "discontinued", b"discontinued", "external_reference", b"external_reference", "name", b"name", "not_shipped", b"not_shipped", "price", b"price", "product_id", b"product_id", "units_sold", b"units_sold", "unlimited_stock", b"unlimited_stock", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -320,6 +371,8 @@ class CustomerProfile(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
     ERASED_AT_FIELD_NUMBER: _builtins.int
+    EXTERNAL_REFERENCE_FIELD_NUMBER: _builtins.int
+    GUEST_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """UUID of the customer."""
     name: _builtins.str
@@ -330,6 +383,10 @@ class CustomerProfile(_message.Message):
     """Telephone number, or empty."""
     version: _builtins.int
     """The customer's version: for a command's `expected_version`."""
+    external_reference: _builtins.str
+    """What the customer is called elsewhere, or empty."""
+    guest: _builtins.bool
+    """Whether it is a guest, who is known for an order alone."""
     @_builtins.property
     def address(self) -> _address_pb2.Address:
         """The default address; unset while none is known."""
@@ -358,10 +415,12 @@ class CustomerProfile(_message.Message):
         version: _builtins.int = ...,
         addresses: _abc.Iterable[_address_pb2.NamedAddress] | None = ...,
         erased_at: _timestamp_pb2.Timestamp | None = ...,
+        external_reference: _builtins.str = ...,
+        guest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "erased_at", b"erased_at", "registered_at", b"registered_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "addresses", b"addresses", "customer_id", b"customer_id", "email", b"email", "erased_at", b"erased_at", "name", b"name", "phone", b"phone", "registered_at", b"registered_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "addresses", b"addresses", "customer_id", b"customer_id", "email", b"email", "erased_at", b"erased_at", "external_reference", b"external_reference", "guest", b"guest", "name", b"name", "phone", b"phone", "registered_at", b"registered_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

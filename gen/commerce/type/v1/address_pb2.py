@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tandem.options.v1 import options_pb2 as tandem_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63ommerce/type/v1/address.proto\x12\x10\x63ommerce.type.v1\x1a\x1ftandem/options/v1/options.proto\"\x96\x02\n\x07\x41\x64\x64ress\x12%\n\trecipient\x18\x01 \x01(\tB\x07\xe2\xe0\x18\x03\x18\xc8\x01R\trecipient\x12!\n\x06street\x18\x02 \x01(\tB\t\xe2\xe0\x18\x05\x08\x01\x18\xac\x02R\x06street\x12\x1c\n\x04\x63ity\x18\x03 \x01(\tB\x08\xe2\xe0\x18\x04\x08\x01\x18\x64R\x04\x63ity\x12\x1e\n\x06region\x18\x04 \x01(\tB\x06\xe2\xe0\x18\x02\x18\x64R\x06region\x12\'\n\x0bpostal_code\x18\x05 \x01(\tB\x06\xe2\xe0\x18\x02\x18\x14R\npostalCode\x12Z\n\x0c\x63ountry_code\x18\x06 \x01(\tB7\xe2\xe0\x18\x33\x08\x01\"\x08[A-Z]{2}*%an ISO 3166-1 alpha-2 code such as DER\x0b\x63ountryCode\"v\n\x0cNamedAddress\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x33\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0b\x32\x19.commerce.type.v1.AddressR\x07\x61\x64\x64ress\x12\x1d\n\nis_default\x18\x03 \x01(\x08R\tisDefault\"K\n\x0b\x41\x64\x64ressBook\x12<\n\taddresses\x18\x01 \x03(\x0b\x32\x1e.commerce.type.v1.NamedAddressR\taddressesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63ommerce/type/v1/address.proto\x12\x10\x63ommerce.type.v1\x1a\x1ftandem/options/v1/options.proto\"\x90\x05\n\x07\x41\x64\x64ress\x12%\n\trecipient\x18\x01 \x01(\tB\x07\xe2\xe0\x18\x03\x18\xc8\x01R\trecipient\x12!\n\x06street\x18\x02 \x01(\tB\t\xe2\xe0\x18\x05\x08\x01\x18\xac\x02R\x06street\x12\x1c\n\x04\x63ity\x18\x03 \x01(\tB\x08\xe2\xe0\x18\x04\x08\x01\x18\x64R\x04\x63ity\x12\x1e\n\x06region\x18\x04 \x01(\tB\x06\xe2\xe0\x18\x02\x18\x64R\x06region\x12\'\n\x0bpostal_code\x18\x05 \x01(\tB\x06\xe2\xe0\x18\x02\x18\x14R\npostalCode\x12\xb0\x03\n\x0c\x63ountry_code\x18\x06 \x01(\tB\x8c\x03\xe2\xe0\x18\x87\x03\x08\x01\"\xdb\x02\x41[DEFGILMOQRSTUWXZ]|B[ABDEFGHIJLMNOQRSTVWYZ]|C[ACDFGHIKLMNORUVWXYZ]|D[EJKMOZ]|E[CEGHRST]|F[IJKMOR]|G[ABDEFGHILMNPQRSTUWY]|H[KMNRTU]|I[DELMNOQRST]|J[EMOP]|K[EGHIMNPRWYZ]|L[ABCIKRSTUVY]|M[ACDEFGHKLMNOPQRSTUVWXYZ]|N[ACEFGILOPRUZ]|OM|P[AEFGHKLMNRSTWY]|QA|R[EOSUW]|S[ABCDEGHIJKLMNORSTVXYZ]|T[CDFGHJKLMNORTVWZ]|U[AGMSYZ]|V[ACEGINU]|W[FS]|XK|Y[ET]|Z[AMW]*%an ISO 3166-1 alpha-2 code such as DER\x0b\x63ountryCode\x12!\n\x07\x63ompany\x18\x07 \x01(\tB\x07\xe2\xe0\x18\x03\x18\xc8\x01R\x07\x63ompany\"v\n\x0cNamedAddress\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x33\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0b\x32\x19.commerce.type.v1.AddressR\x07\x61\x64\x64ress\x12\x1d\n\nis_default\x18\x03 \x01(\x08R\tisDefault\"K\n\x0b\x41\x64\x64ressBook\x12<\n\taddresses\x18\x01 \x03(\x0b\x32\x1e.commerce.type.v1.NamedAddressR\taddressesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,11 +43,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDRESS'].fields_by_name['postal_code']._loaded_options = None
   _globals['_ADDRESS'].fields_by_name['postal_code']._serialized_options = b'\342\340\030\002\030\024'
   _globals['_ADDRESS'].fields_by_name['country_code']._loaded_options = None
-  _globals['_ADDRESS'].fields_by_name['country_code']._serialized_options = b'\342\340\0303\010\001\"\010[A-Z]{2}*%an ISO 3166-1 alpha-2 code such as DE'
+  _globals['_ADDRESS'].fields_by_name['country_code']._serialized_options = b'\342\340\030\207\003\010\001\"\333\002A[DEFGILMOQRSTUWXZ]|B[ABDEFGHIJLMNOQRSTVWYZ]|C[ACDFGHIKLMNORUVWXYZ]|D[EJKMOZ]|E[CEGHRST]|F[IJKMOR]|G[ABDEFGHILMNPQRSTUWY]|H[KMNRTU]|I[DELMNOQRST]|J[EMOP]|K[EGHIMNPRWYZ]|L[ABCIKRSTUVY]|M[ACDEFGHKLMNOPQRSTUVWXYZ]|N[ACEFGILOPRUZ]|OM|P[AEFGHKLMNRSTWY]|QA|R[EOSUW]|S[ABCDEGHIJKLMNORSTVXYZ]|T[CDFGHJKLMNORTVWZ]|U[AGMSYZ]|V[ACEGINU]|W[FS]|XK|Y[ET]|Z[AMW]*%an ISO 3166-1 alpha-2 code such as DE'
+  _globals['_ADDRESS'].fields_by_name['company']._loaded_options = None
+  _globals['_ADDRESS'].fields_by_name['company']._serialized_options = b'\342\340\030\003\030\310\001'
   _globals['_ADDRESS']._serialized_start=86
-  _globals['_ADDRESS']._serialized_end=364
-  _globals['_NAMEDADDRESS']._serialized_start=366
-  _globals['_NAMEDADDRESS']._serialized_end=484
-  _globals['_ADDRESSBOOK']._serialized_start=486
-  _globals['_ADDRESSBOOK']._serialized_end=561
+  _globals['_ADDRESS']._serialized_end=742
+  _globals['_NAMEDADDRESS']._serialized_start=744
+  _globals['_NAMEDADDRESS']._serialized_end=862
+  _globals['_ADDRESSBOOK']._serialized_start=864
+  _globals['_ADDRESSBOOK']._serialized_end=939
 # @@protoc_insertion_point(module_scope)

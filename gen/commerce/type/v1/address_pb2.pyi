@@ -30,6 +30,7 @@ class Address(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     POSTAL_CODE_FIELD_NUMBER: _builtins.int
     COUNTRY_CODE_FIELD_NUMBER: _builtins.int
+    COMPANY_FIELD_NUMBER: _builtins.int
     recipient: _builtins.str
     """Who receives what is sent there; when empty, the customer's name."""
     street: _builtins.str
@@ -41,7 +42,9 @@ class Address(_message.Message):
     postal_code: _builtins.str
     """Postal code, where the country uses one."""
     country_code: _builtins.str
-    """ISO 3166-1 alpha-2 code: two upper-case letters, such as "DE"."""
+    """ISO 3166-1 alpha-2 code, such as "DE", or "XK" for Kosovo, to which ISO has given none."""
+    company: _builtins.str
+    """The company that is there; may be empty."""
     def __init__(
         self,
         *,
@@ -51,10 +54,11 @@ class Address(_message.Message):
         region: _builtins.str = ...,
         postal_code: _builtins.str = ...,
         country_code: _builtins.str = ...,
+        company: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["city", b"city", "country_code", b"country_code", "postal_code", b"postal_code", "recipient", b"recipient", "region", b"region", "street", b"street"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["city", b"city", "company", b"company", "country_code", b"country_code", "postal_code", b"postal_code", "recipient", b"recipient", "region", b"region", "street", b"street"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

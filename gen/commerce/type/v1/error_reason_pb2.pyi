@@ -171,6 +171,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """More units than the limit would be in stock.
     What to do: count up by less.
     """
+    ERROR_REASON_STOCK_UNLIMITED: _ErrorReason.ValueType  # 95
+    """Nobody counts the product's stock: any number of it can be ordered.
+    What to do: nothing.
+    """
     ERROR_REASON_CURRENCY_MISMATCH: _ErrorReason.ValueType  # 25
     """The currency is not the product's, or the order's lines and fee are not all in one.
     What to do: use one currency.
@@ -198,6 +202,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ORDER_NOT_CANCELLABLE: _ErrorReason.ValueType  # 31
     """The order is shipped or cancelled already.
     What to do: read the order for its status.
+    """
+    ERROR_REASON_NOTHING_TO_SHIP: _ErrorReason.ValueType  # 90
+    """Nothing of the order is shipped: it is delivered when it is paid.
+    What to do: deliver it.
+    """
+    ERROR_REASON_TIME_BEFORE_PLACED: _ErrorReason.ValueType  # 91
+    """The order was placed after the time that is given.
+    What to do: check the time; read the order for when it was placed.
+    """
+    ERROR_REASON_DISCOUNT_LIMIT: _ErrorReason.ValueType  # 92
+    """More is taken off than the order's lines cost.
+    What to do: take off less.
+    """
+    ERROR_REASON_REFUND_LIMIT: _ErrorReason.ValueType  # 93
+    """More would be given back than the order cost.
+    What to do: read the order for what was given back already.
+    """
+    ERROR_REASON_TOTAL_MISMATCH: _ErrorReason.ValueType  # 94
+    """What the order is said to have cost is not what its lines and amounts come to.
+    What to do: check the lines, the discount, the fee and the tax; `line_total` says what a line cost.
     """
     ERROR_REASON_SUBSCRIPTION_ENDED: _ErrorReason.ValueType  # 32
     """The subscription is cancelled or has lapsed, or its last period is over.
@@ -414,6 +438,10 @@ ERROR_REASON_STOCK_LIMIT: ErrorReason.ValueType  # 24
 """More units than the limit would be in stock.
 What to do: count up by less.
 """
+ERROR_REASON_STOCK_UNLIMITED: ErrorReason.ValueType  # 95
+"""Nobody counts the product's stock: any number of it can be ordered.
+What to do: nothing.
+"""
 ERROR_REASON_CURRENCY_MISMATCH: ErrorReason.ValueType  # 25
 """The currency is not the product's, or the order's lines and fee are not all in one.
 What to do: use one currency.
@@ -441,6 +469,26 @@ What to do: read the order for its status.
 ERROR_REASON_ORDER_NOT_CANCELLABLE: ErrorReason.ValueType  # 31
 """The order is shipped or cancelled already.
 What to do: read the order for its status.
+"""
+ERROR_REASON_NOTHING_TO_SHIP: ErrorReason.ValueType  # 90
+"""Nothing of the order is shipped: it is delivered when it is paid.
+What to do: deliver it.
+"""
+ERROR_REASON_TIME_BEFORE_PLACED: ErrorReason.ValueType  # 91
+"""The order was placed after the time that is given.
+What to do: check the time; read the order for when it was placed.
+"""
+ERROR_REASON_DISCOUNT_LIMIT: ErrorReason.ValueType  # 92
+"""More is taken off than the order's lines cost.
+What to do: take off less.
+"""
+ERROR_REASON_REFUND_LIMIT: ErrorReason.ValueType  # 93
+"""More would be given back than the order cost.
+What to do: read the order for what was given back already.
+"""
+ERROR_REASON_TOTAL_MISMATCH: ErrorReason.ValueType  # 94
+"""What the order is said to have cost is not what its lines and amounts come to.
+What to do: check the lines, the discount, the fee and the tax; `line_total` says what a line cost.
 """
 ERROR_REASON_SUBSCRIPTION_ENDED: ErrorReason.ValueType  # 32
 """The subscription is cancelled or has lapsed, or its last period is over.

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tandem.options.v1 import options_pb2 as tandem_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ommerce/type/v1/money.proto\x12\x10\x63ommerce.type.v1\x1a\x1ftandem/options/v1/options.proto\"\x8c\x01\n\x05Money\x12.\n\x0bminor_units\x18\x01 \x01(\x03\x42\r\xe2\xe0\x18\tH\x00P\x80\xa0\x94\xa5\x8d\x1dR\nminorUnits\x12S\n\rcurrency_code\x18\x02 \x01(\tB.\xe2\xe0\x18*\x08\x01\"\x08[A-Z]{3}*\x1c\x61n ISO 4217 code such as USDR\x0c\x63urrencyCodeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ommerce/type/v1/money.proto\x12\x10\x63ommerce.type.v1\x1a\x1ftandem/options/v1/options.proto\"\x9c\x06\n\x05Money\x12.\n\x0bminor_units\x18\x01 \x01(\x03\x42\r\xe2\xe0\x18\tH\x00P\x80\xa0\x94\xa5\x8d\x1dR\nminorUnits\x12\xe2\x05\n\rcurrency_code\x18\x02 \x01(\tB\xbc\x05\xe2\xe0\x18\xb7\x05\x08\x01\"\x94\x05\x41(?:ED|FN|LL|MD|NG|OA|RS|UD|WG|ZN)|B(?:AM|BD|DT|GN|HD|IF|MD|ND|O[BV]|RL|SD|TN|WP|Y[NR]|ZD)|C(?:AD|DF|H[EFW]|L[FP]|NY|O[PU]|RC|U[CP]|VE|ZK)|D(?:JF|KK|OP|ZD)|E(?:EK|GP|RN|TB|UR)|F(?:JD|KP)|G(?:BP|EL|HS|IP|MD|NF|TQ|YD)|H(?:KD|NL|RK|TG|UF)|I(?:DR|LS|NR|QD|RR|SK)|J(?:MD|OD|PY)|K(?:ES|GS|HR|MF|PW|RW|WD|YD|ZT)|L(?:AK|BP|KR|RD|SL|TL|VL|YD)|M(?:AD|DL|GA|KD|MK|NT|OP|R[OU]|UR|VR|WK|X[NV]|YR|ZN)|N(?:AD|GN|IO|OK|PR|ZD)|O(?:MR)|P(?:AB|EN|GK|HP|KR|LN|YG)|Q(?:AR)|R(?:ON|SD|UB|WF)|S(?:AR|BD|CR|DG|EK|GD|HP|L[EL]|OS|RD|SP|T[DN]|VC|YP|ZL)|T(?:HB|JS|MT|ND|OP|RY|TD|WD|ZS)|U(?:AH|GX|S[DN]|Y[IUW]|ZS)|V(?:E[DFS]|ND|UV)|W(?:ST)|X(?:A[DF]|C[DG]|OF|PF)|Y(?:ER)|Z(?:AR|M[KW]|W[GL])*\x1c\x61n ISO 4217 code such as USDR\x0c\x63urrencyCodeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MONEY'].fields_by_name['minor_units']._loaded_options = None
   _globals['_MONEY'].fields_by_name['minor_units']._serialized_options = b'\342\340\030\tH\000P\200\240\224\245\215\035'
   _globals['_MONEY'].fields_by_name['currency_code']._loaded_options = None
-  _globals['_MONEY'].fields_by_name['currency_code']._serialized_options = b'\342\340\030*\010\001\"\010[A-Z]{3}*\034an ISO 4217 code such as USD'
+  _globals['_MONEY'].fields_by_name['currency_code']._serialized_options = b'\342\340\030\267\005\010\001\"\224\005A(?:ED|FN|LL|MD|NG|OA|RS|UD|WG|ZN)|B(?:AM|BD|DT|GN|HD|IF|MD|ND|O[BV]|RL|SD|TN|WP|Y[NR]|ZD)|C(?:AD|DF|H[EFW]|L[FP]|NY|O[PU]|RC|U[CP]|VE|ZK)|D(?:JF|KK|OP|ZD)|E(?:EK|GP|RN|TB|UR)|F(?:JD|KP)|G(?:BP|EL|HS|IP|MD|NF|TQ|YD)|H(?:KD|NL|RK|TG|UF)|I(?:DR|LS|NR|QD|RR|SK)|J(?:MD|OD|PY)|K(?:ES|GS|HR|MF|PW|RW|WD|YD|ZT)|L(?:AK|BP|KR|RD|SL|TL|VL|YD)|M(?:AD|DL|GA|KD|MK|NT|OP|R[OU]|UR|VR|WK|X[NV]|YR|ZN)|N(?:AD|GN|IO|OK|PR|ZD)|O(?:MR)|P(?:AB|EN|GK|HP|KR|LN|YG)|Q(?:AR)|R(?:ON|SD|UB|WF)|S(?:AR|BD|CR|DG|EK|GD|HP|L[EL]|OS|RD|SP|T[DN]|VC|YP|ZL)|T(?:HB|JS|MT|ND|OP|RY|TD|WD|ZS)|U(?:AH|GX|S[DN]|Y[IUW]|ZS)|V(?:E[DFS]|ND|UV)|W(?:ST)|X(?:A[DF]|C[DG]|OF|PF)|Y(?:ER)|Z(?:AR|M[KW]|W[GL])*\034an ISO 4217 code such as USD'
   _globals['_MONEY']._serialized_start=84
-  _globals['_MONEY']._serialized_end=224
+  _globals['_MONEY']._serialized_end=880
 # @@protoc_insertion_point(module_scope)

@@ -29,7 +29,7 @@ class Money(_message.Message):
     too, which may be larger or negative.
     """
     currency_code: _builtins.str
-    """ISO 4217 code: three upper-case letters, such as "USD"."""
+    """ISO 4217 code of a currency that has minor units, or had until 2010 or later: three upper-case letters, such as "USD"."""
     def __init__(
         self,
         *,

@@ -36,7 +36,9 @@ class _OrderStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderStat
     """Delivered."""
 
 class OrderStatus(_OrderStatus, metaclass=_OrderStatusEnumTypeWrapper):
-    """Where an order stands. PLACED leads to PAID or CANCELLED, PAID to SHIPPED or CANCELLED, SHIPPED to DELIVERED."""
+    """Where an order stands. PLACED leads to PAID or CANCELLED, PAID to SHIPPED or CANCELLED, SHIPPED to DELIVERED. What is paid
+    on delivery goes from PLACED to SHIPPED, and what is not shipped from PAID to DELIVERED. Refunds change nothing here.
+    """
 
 ORDER_STATUS_UNSPECIFIED: OrderStatus.ValueType  # 0
 """Never used."""

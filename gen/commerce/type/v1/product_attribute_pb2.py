@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tandem.options.v1 import options_pb2 as tandem_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(commerce/type/v1/product_attribute.proto\x12\x10\x63ommerce.type.v1\x1a\x1ftandem/options/v1/options.proto\"S\n\x10ProductAttribute\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xe2\xe0\x18\x06\x08\x01\x18\x32@\x01R\x04name\x12\x1f\n\x05value\x18\x02 \x01(\tB\t\xe2\xe0\x18\x05\x08\x01\x18\xc8\x01R\x05valueb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(commerce/type/v1/product_attribute.proto\x12\x10\x63ommerce.type.v1\x1a\x1ftandem/options/v1/options.proto\"S\n\x10ProductAttribute\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xe2\xe0\x18\x06\x08\x01\x18\x32@\x01R\x04name\x12\x1f\n\x05value\x18\x02 \x01(\tB\t\xe2\xe0\x18\x05\x08\x01\x18\xf4\x03R\x05valueb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCTATTRIBUTE'].fields_by_name['name']._loaded_options = None
   _globals['_PRODUCTATTRIBUTE'].fields_by_name['name']._serialized_options = b'\342\340\030\006\010\001\0302@\001'
   _globals['_PRODUCTATTRIBUTE'].fields_by_name['value']._loaded_options = None
-  _globals['_PRODUCTATTRIBUTE'].fields_by_name['value']._serialized_options = b'\342\340\030\005\010\001\030\310\001'
+  _globals['_PRODUCTATTRIBUTE'].fields_by_name['value']._serialized_options = b'\342\340\030\005\010\001\030\364\003'
   _globals['_PRODUCTATTRIBUTE']._serialized_start=95
   _globals['_PRODUCTATTRIBUTE']._serialized_end=178
 # @@protoc_insertion_point(module_scope)

@@ -18,16 +18,16 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ProductAttribute(_message.Message):
-    """A property of a product, such as "Origin" with "Darjeeling"."""
+    """A property of a product, such as "Origin" with "Darjeeling". One with several values is there once for each."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name. A product has each name once."""
+    """Its name."""
     value: _builtins.str
-    """Its value."""
+    """Its value. Searches filter by values of up to 200 characters, and count those; they find words of all."""
     def __init__(
         self,
         *,
