@@ -47,7 +47,7 @@ def test_products_that_were_there_before_the_feature_have_the_new_view(followed:
     """The release before adds a product; the one with the feature, on the same data, shows its ratings."""
     with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
         data = Path(folder) / "data"
-        before = Up(data, "--no-sample")
+        before = Up(data, "--no-sample", forks=True)
         try:
             price = {"minor_units": 100, "currency_code": "EUR"}
             call(before.wait_until_up(), "Command", "AddProduct", product_id=PRODUCT, name="Cup", price=price)

@@ -57,8 +57,8 @@ def new_up() -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
     with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
 
-        def start(*options: str, on_terminal: bool = False) -> Up:
-            started.append(Up(Path(folder) / "data", *options, on_terminal=on_terminal))
+        def start(*options: str, on_terminal: bool = False, forks: bool = True) -> Up:
+            started.append(Up(Path(folder) / "data", *options, on_terminal=on_terminal, forks=forks))
             return started[-1]
 
         yield start
@@ -210,7 +210,7 @@ def test_lite_needs_one_database_and_no_cache_and_a_terminal_shows_it_live(new_u
 
 @pytest.mark.skipif(envoy_path() is None, reason=MISSING)
 def test_with_a_mesh_calls_go_through_envoy_to_two_servers_of_each(new_up: Callable[..., Up]) -> None:
-    started = new_up("--lite", "--no-sample", "--mesh", "--pages").wait_until_up()
+    started = new_up("--lite", "--no-sample", "--mesh", "--pages", forks=False).wait_until_up()
     assert Counter(
         it for it in ("command_server", "query_server") for line in started.children() if f"-m {it}" in line
     ) == {

@@ -122,11 +122,10 @@ async def test_what_another_transaction_is_creating_holds_up_no_others(
     executor = await commands_on.executor(row_wait_seconds=0.1, retry_seconds=30)
     await submit_all(executor, SHOP)
     with database.engine.connect() as connection:
-        values = ", ".join(f"p.{it.name}" for it in list(product_table.columns)[1:])
+        key, *others = (it.name for it in product_table.columns)
+        values, name = ", ".join(others), product_table.fullname
         connection.execute(
-            text(
-                f"INSERT INTO {product_table.fullname} SELECT :new, {values} FROM {product_table.fullname} AS p LIMIT 1"
-            ),
+            text(f"INSERT INTO {name} ({key}, {values}) SELECT :new, {values} FROM {name} LIMIT 1"),
             {"new": uuid.UUID(identity("product", 9))},
         )
         waiting = asyncio.create_task(submit(executor, add_product(9)))

@@ -14,12 +14,14 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from tandem.cli.child import StackError
 from tandem.cli.exec_child import end_with_parent
 from tandem.cli.services import Service
 
@@ -31,6 +33,12 @@ class ForkedService(Service):
         self.log.parent.mkdir(parents=True, exist_ok=True)
         process = Forked(self.name, self.log, self._environment)
         self._process = cast("subprocess.Popen[bytes]", process)
+
+    def run(self, action: str) -> None:
+        with tempfile.NamedTemporaryFile("r", prefix="tandem-test-") as output:
+            code = Forked(self.name, Path(output.name), self._environment, action).wait()
+            if code != 0:
+                raise StackError(f"{self.name} {action} failed:\n{output.read()}")
 
 
 class _Forker:
@@ -66,14 +74,14 @@ def _forker() -> _Forker:
 
 
 class Forked:
-    """What `python -m {module} serve` does, as a process that is used as subprocess.Popen; its output goes to `log`."""
+    """What `python -m {module} {action}` does, used as subprocess.Popen is; its output goes to `log`."""
 
-    def __init__(self, module: str, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, module: str, log: Path, environment: Mapping[str, str], action: str = "serve") -> None:
         self._forker = _forker()
         self._name = module
         self._code: int | None = None
         log.touch()
-        self.pid: int = self._forker.ask(module=module, log=str(log), environment=dict(environment))
+        self.pid: int = self._forker.ask(module=module, action=action, log=str(log), environment=dict(environment))
 
     def poll(self) -> int | None:
         if self._code is None:
@@ -118,8 +126,8 @@ def _serve_forks(modules: tuple[str, ...]) -> None:
         print(json.dumps(answer), flush=True)
 
 
-def _run(parent: int, *, module: str, log: str, environment: dict[str, str]) -> None:
-    """What `python -m {module} serve` does, with the output in `log`."""
+def _run(parent: int, *, module: str, action: str, log: str, environment: dict[str, str]) -> None:
+    """What `python -m {module} {action}` does, with the output in `log`."""
     if not end_with_parent(signal.SIGKILL, parent):
         return
     os.setsid()
@@ -128,7 +136,7 @@ def _run(parent: int, *, module: str, log: str, environment: dict[str, str]) -> 
         os.dup2(descriptor, target)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = [module, "serve"]
+    sys.argv = [module, action]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -25,6 +25,7 @@ class Up:
     """`tandem up` on `folder`; what it says is collected.
 
     unnamed: fields of Ports whose port it chooses itself. on_terminal: of 80 columns and 24 lines.
+    forks: its services are forked, for tests that are not about how they are started.
     program, tree, environment: to run the code of another environment or tree than this one.
     """
 
@@ -33,6 +34,7 @@ class Up:
         folder: Path,
         *options: str,
         unnamed: Collection[str] = (),
+        forks: bool = False,
         program: Path = PROGRAM,
         tree: Path | None = None,
         environment: Mapping[str, str] | None = None,
@@ -45,7 +47,9 @@ class Up:
         words = [f"--{name.replace('_', '-')}-port={port}" for name, port in named.items()]
         # Pages are another program to wait for.
         without = [] if "--pages" in options or program != PROGRAM else ["--no-pages"]
-        command: list[str | Path] = [program, "up", f"--data-dir={folder}", *words, *without, *options]
+        words = [f"--data-dir={folder}", *words, *without, *options]
+        forking = [sys.executable, "-m", "tests.support.forking_tandem"]
+        command: list[str | Path] = [*(forking if forks else [program]), "up", *words]
         self.terminal = Terminal(command, environment=environment) if on_terminal else None
         if self.terminal is not None:
             self.process = self.terminal.process
