@@ -113,6 +113,20 @@ def test_a_view_is_rebuilt_compared_switched_switched_back_and_dropped(pages: Pa
     page.locator("[data-generation]").wait_for(state="hidden")
 
 
+def test_how_far_a_rebuild_is_is_seen_while_it_goes_on(pages: Pages) -> None:
+    page = opened(pages, "view/product_card")
+    page.get_by_role("button", name="Rebuild").click()
+    page.get_by_role("dialog").get_by_label("Events a second").fill("10")
+    page.get_by_role("dialog").get_by_role("button", name="Rebuild", exact=True).click()
+    page.locator("[data-generation=filling]").wait_for()
+    page.get_by_role("img", name=re.compile(r"^[1-9]\d? % of the feed is taken in$")).wait_for()
+    page.locator("[data-generation]", has_text=re.compile(r"\d events/s, .+ left")).wait_for()
+    # It need not be seen to its end.
+    page.get_by_role("button", name="Drop it").click()
+    page.get_by_role("dialog").get_by_role("button", name="Drop", exact=True).click()
+    page.locator("[data-generation]").wait_for(state="hidden")
+
+
 def test_what_is_asked_can_be_left_as_it_is_and_what_is_refused_is_said(pages: Pages) -> None:
     page = opened(pages, "view/sales_summary")
     page.get_by_role("button", name="Rebuild").click()

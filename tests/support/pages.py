@@ -169,7 +169,8 @@ def running_pages(databases: Databases, logs: Path) -> Iterator[Pages]:
         for node in nodes:
             node.start()
             exits.callback(end_node, node)
-        stack = Stack(databases, logs, nodes=nodes)
+        # Small batches, so that a rebuild of these few events has a middle that can be seen.
+        stack = Stack(databases, logs, nodes=nodes, settings={"PROJECTOR": {"FOLLOW__REBUILD_BATCH": "20"}})
         exits.callback(stack.stop)
         stack.start()
         envoy = exits.enter_context(running_envoy(stack, stack.projector, logs / "envoy"))
