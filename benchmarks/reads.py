@@ -274,9 +274,12 @@ def check_answers(servers: Servers) -> None:
             ):
                 _agree(ours, theirs)
             page = queries.ListRecentOrdersRequest(customer_id=shop.customer_id(number))
-            for ours_, theirs_ in zip(
-                tandem.ListRecentOrders(page).orders, joins.ListRecentOrders(page).orders, strict=True
-            ):
+            # Orders of one batch were placed at the same time: joins has them by id, Tandem as they came.
+            lists = [
+                sorted(stub.ListRecentOrders(page).orders, key=lambda it: (-it.placed_at.ToNanoseconds(), it.order_id))
+                for stub in stubs.values()
+            ]
+            for ours_, theirs_ in zip(*lists, strict=True):
                 _agree(ours_, theirs_)
         for request in searches(10, turn=0):
             ours_found, theirs_found = tandem.SearchProducts(request), joins.SearchProducts(request)
