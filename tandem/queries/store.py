@@ -18,7 +18,7 @@ import psycopg
 from prometheus_client import Histogram
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Engine, PoolProxiedConnection, TextClause, text
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -225,14 +225,16 @@ class Store:
 
     def _execute_once(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         prepare = statement.get_execution_options().get("prepare", True)
+        sql, names = _written(statement)
         try:
             connection = self._free.pop()
         except IndexError:
             connection = self._engine.raw_connection()
         driver: Any = connection.driver_connection
         try:
-            with driver.cursor(binary=True, row_factory=namedtuple_row) as cursor:
-                rows: Sequence[Any] = cursor.execute(_sql(statement), arguments, prepare=prepare).fetchall()
+            with psycopg.RawCursor(driver, row_factory=namedtuple_row) as cursor:
+                values = [arguments[name] for name in names]
+                rows: Sequence[Any] = cursor.execute(sql, values, prepare=prepare, binary=True).fetchall()
         except psycopg.Error as error:
             if driver.closed or failure_of(error).drop:
                 connection.invalidate(error)
@@ -285,11 +287,19 @@ class _ConnectionBroke(psycopg.OperationalError):
     """The connection broke, at the latest when it was used."""
 
 
-@lru_cache(maxsize=1024)
-def _sql(statement: TextClause) -> str:
-    """As the driver takes it. Statements are made once, and kept.
+class _Written(NamedTuple):
+    """A statement as PostgreSQL takes it: $1 stands for the value of the first of names, and so on."""
 
-    Without indentation: a text of more than 4,096 characters is taken to pieces anew each time.
-    """
-    written = str(statement.compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
-    return "\n".join(line.strip() for line in written.splitlines())
+    sql: bytes
+    names: Sequence[str]
+
+
+# The driver would take a statement with names to pieces, and one of more than 4,096 characters each time anew.
+_NUMBERED = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+
+
+@lru_cache(maxsize=1024)
+def _written(statement: TextClause) -> _Written:
+    """Statements are made once, and kept."""
+    compiled = statement.compile(dialect=_NUMBERED)
+    return _Written(compiled.string.encode(), compiled.positiontup or ())
