@@ -58,3 +58,11 @@ def test_nothing_but_the_marks_is_markup_and_nothing_is_lost(text: str, words: l
     assert shown.count("<em>") == shown.count("</em>")
     cut = re.sub(r"</?em>", "", snippet(text, words))
     assert not set("<>") & set(cut)
+
+
+@given(
+    text=st.text(st.characters(max_codepoint=0x2FF) | st.sampled_from("eé—“ \u200d"), max_size=200),
+    words=st.lists(st.text("eéaz1", min_size=1, max_size=3).map(fold), max_size=3),
+)
+def test_a_word_of_another_script_beside_a_text_changes_no_mark_in_it(text: str, words: list[str]) -> None:
+    assert highlight(f"{text} \u0436", words) == f"{highlight(text, words)} \u0436"
