@@ -129,9 +129,27 @@ class Suggestions(NamedTuple):
         return _size_of(self.completed) + sum(map(sys.getsizeof, self.products))
 
 
-Marks = dict[bytes, tuple[bytes, bytes]]
-"""What a query marks in products, by key: what the card begins with while its texts are the same, and the hit's fields.
-"""
+class Marked(NamedTuple):
+    """What a query marks in a product. card: as it was found, and is not damaged. texts: how many bytes of it the
+    texts take. fields: of the hit, serialised.
+    """
+
+    card: bytes
+    texts: int
+    fields: bytes
+
+    def holds_for(self, card: bytes) -> bool:
+        """Whether a card has the same texts.
+
+        Fields are in the order of their numbers, and each text is behind its length. One that is empty is left out: the
+        tag of what follows says that it still is.
+        """
+        beginning = self.card[: self.texts + 1]
+        return len(beginning) > self.texts and card.startswith(beginning)
+
+
+Marks = dict[bytes, Marked]
+"""By the product's key."""
 
 
 class Lru(Generic[K, V]):
@@ -164,7 +182,7 @@ class Lru(Generic[K, V]):
 
 
 def _size_of_marks(marks: Marks) -> int:
-    return _ENTRY_BYTES + sum(_MARKED_BYTES + len(texts) + len(fields) for texts, fields in marks.values())
+    return _ENTRY_BYTES + sum(_MARKED_BYTES + len(it.card) + len(it.fields) for it in marks.values())
 
 
 class SearchMemory:

@@ -6,6 +6,7 @@ import uuid
 from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from commerce.query.v1.query_service_pb2 import (
@@ -21,7 +22,7 @@ from commerce.query.v1.query_service_pb2 import (
 from commerce.query.v1.views_pb2 import ProductCard
 from commerce.type.v1.money_pb2 import Money
 from query_server.search.highlight import highlight, snippet
-from query_server.search.memory import Alternatives, Candidates, Marks, SearchMemory
+from query_server.search.memory import Alternatives, Candidates, Marked, Marks, SearchMemory
 from query_server.search.request import SearchCursor, SearchKey, encode_search_token
 from query_server.search.statements import MAX_FACETS, MOST_ATTRIBUTES, MOST_RANKED, STEPS, Shape
 from query_server.search.synonyms import Span
@@ -47,7 +48,6 @@ MAX_SHOWN_VALUES = 20
 MOST_MINOR_UNITS = 2**63 - 1
 # Of one query, on some pages.
 _MOST_MARKED = 100
-_NO_MARKS = b"", b""
 
 # What comes first has most of it: of the score, the position at which it was added, the price, what is in stock, and
 # what was sold.
@@ -125,6 +125,7 @@ def page_of_cards(wanted: SearchKey, candidates: Candidates, cards: Mapping[byte
     only, currency_wanted, after = wanted.categories, wanted.currency_code, _after(wanted)
     rank_of = _RANKS[wanted.sort]
     attributes: list[str] = []
+    looks_at_attributes = wanted.looks_at_attributes
     for key, score, added, category, its_attributes in candidates:
         card = cards.get(key)
         if card is None:
@@ -134,7 +135,7 @@ def page_of_cards(wanted: SearchKey, candidates: Candidates, cards: Mapping[byte
         stock_fits = has_stock or not wanted.in_stock
         category_fits = not only or category in only
         price_fits = not currency_wanted or (currency == currency_wanted and _is_between(price, wanted))
-        if wanted.looks_at_attributes:
+        if looks_at_attributes:
             facets = its_attributes.split(SEPARATOR) if its_attributes else []
             missing = [it for it, values in wanted.attributes if values.isdisjoint(facets)]
             if wanted.detailed and category_fits and price_fits and stock_fits and len(missing) < 2:
@@ -164,13 +165,13 @@ def page_of_cards(wanted: SearchKey, candidates: Candidates, cards: Mapping[byte
         truncated=False,
         categories=_most_frequent(categories)[:MAX_FACETS],
         prices=sorted((currency, min(them), max(them)) for currency, them in prices.items())[:MAX_FACETS],
-        attributes=_most_frequent(attributes)[:MOST_ATTRIBUTES],
+        attributes=_most_frequent(attributes)[:MOST_ATTRIBUTES] if wanted.detailed else (),
         steps=_steps(prices) if wanted.detailed else (),
     )
 
 
 def _most_frequent(them: Iterable[str]) -> list[tuple[str, int]]:
-    return sorted(Counter(them).items(), key=lambda it: (-it[1], it[0]))
+    return sorted(sorted(Counter(them).items()), key=itemgetter(1), reverse=True)
 
 
 def _steps(prices: Mapping[str, Iterable[int]]) -> list[tuple[str, int, int]]:
@@ -226,9 +227,6 @@ def encode_response(wanted: SearchKey, found: Found, memory: SearchMemory) -> by
         did_you_mean=found.did_you_mean,
     )
     shown = page.hits[: wanted.size]
-    for key, card in shown:
-        if (damage := _CHECK.failure(card, key.hex())) is not None:
-            raise damage
     if len(page.hits) > wanted.size:
         cursor = SearchCursor(page.last_rank, uuid.UUID(bytes=shown[-1][0]), alternatives)
         rest.next_page_token = encode_search_token(cursor, *wanted.query)
@@ -282,27 +280,30 @@ def best(words: Sequence[str], alternatives: Alternatives) -> list[str]:
 
 
 def _marks(hits: Sequence[Hit], words: tuple[str, ...], memory: SearchMemory) -> list[bytes]:
-    """Each hit's fields with marks. To make them takes ten times as long as all else of a hit."""
+    """Each hit's fields with marks. To make them takes ten times as long as all else of a hit.
+
+    Raises Unavailable for a card that is damaged. One that is as it was is not looked at again.
+    """
     kept = memory.marks.get(words) or {}
     found = []
     made: Marks = {}
     for key, card in hits:
-        texts, fields = kept.get(key) or _NO_MARKS
-        if not texts or not card.startswith(texts):
-            texts, fields = made[key] = _mark(card, words)
-        found.append(fields)
+        known = kept.get(key)
+        if known is None or known.card != card:
+            if (damage := _CHECK.failure(card, key.hex())) is not None:
+                raise damage
+            known = made[key] = (
+                known._replace(card=card) if known is not None and known.holds_for(card) else _marked(card, words)
+            )
+        found.append(known.fields)
     if made:
         # Of this page and those before it, if there is room for as many. What others look at stays as it is.
         memory.marks.put(words, {**kept, **made} if len(kept) < _MOST_MARKED else made)
     return found
 
 
-def _mark(card: bytes, words: tuple[str, ...]) -> tuple[bytes, bytes]:
-    """What the card begins with as long as its texts are the same, b"" where that is not known; and the fields."""
+def _marked(card: bytes, words: tuple[str, ...]) -> Marked:
     parsed = ProductCard.FromString(card)
     name, description = highlight(parsed.name, words), snippet(parsed.description, words)
     texts = ProductCard(product_id=parsed.product_id, name=parsed.name, description=parsed.description).ByteSize()
-    # Fields are in the order of their numbers, and each text is behind its length. One that is empty is left out: the
-    # tag of what follows says that it still is.
-    beginning = card[: texts + 1] if len(card) > texts else b""
-    return beginning, _NAME(name.encode()) + _DESCRIPTION(description.encode())
+    return Marked(card, texts, _NAME(name.encode()) + _DESCRIPTION(description.encode()))

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from commerce.query.v1.query_service_pb2 import SearchProductsResponse
@@ -260,9 +261,10 @@ class SearchQuery(StatementQuery[SearchKey]):
 
 def _oldest(consulted: Sequence[Token]) -> Token:
     """What an answer that was made of all of them shows at least. Raises Unavailable."""
-    if len({it.epoch for it in consulted}) > 1:
+    oldest = min(consulted, key=attrgetter("position"))
+    if any(it.epoch != oldest.epoch for it in consulted if it is not oldest):
         raise Unavailable("the views of the products are being replaced", reason="STORE_UNAVAILABLE")
-    return min(consulted, key=lambda it: it.position)
+    return oldest
 
 
 def _may_be_misspelled(wanted: SearchKey) -> bool:

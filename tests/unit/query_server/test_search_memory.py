@@ -11,6 +11,7 @@ from query_server.search.memory import (
     Candidates,
     Correction,
     Lru,
+    Marked,
     SearchMemory,
     SuggestionKey,
     Suggestions,
@@ -72,7 +73,7 @@ def _correct(memory: SearchMemory, number: int) -> None:
 def _mark(memory: SearchMemory, number: int) -> None:
     words = (f"walnut{number}", f"chair{number}")
     keys = [(number * 14 + it).to_bytes(16, "big") for it in range(14)]
-    memory.marks.put(words, {key: (key * 16, key * 20) for key in keys})
+    memory.marks.put(words, {key: Marked(key * 16, 12, key * 20) for key in keys})
 
 
 def _find_by_a_forged_token(memory: SearchMemory, number: int) -> None:
