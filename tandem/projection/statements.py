@@ -97,8 +97,10 @@ def move_views(driver: Driver, epoch: uuid.UUID, owner: uuid.UUID, moves: Sequen
     numbers.append([it.changes.parked_keys for it in moves])
     parameters: list[Any] = [array("TEXT", views), *(array("BIGINT", it) for it in numbers), epoch, owner, len(moves)]
     parameters += [len(moves), *(it for part in parts for it in part.arrays)]
-    cursor = driver.execute(_together(tuple(part.statement for part in parts)), parameters, prepare=True)
-    if cursor.fetchone() is None:
+    with psycopg.RawCursor(driver) as cursor:
+        cursor.execute(_together(tuple(part.statement for part in parts)), parameters, prepare=True)
+        moved = cursor.fetchone()
+    if moved is None:
         raise Deposed(f"{', '.join(views)}: moved by another projector")
 
 
@@ -171,14 +173,19 @@ def _arrays(columns: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> li
 
 
 @lru_cache(maxsize=100)
-def _together(statements: Sequence[str]) -> str:
+def _together(statements: Sequence[str]) -> bytes:
     """Locks the views that are where they were read. If those are all, moves them and executes the statements.
 
     `held` has a row only if all views match, and everything that writes joins it. That row is the answer: how many
     views were moved, which is all of them. No row means none.
+
+    With numbers for its values, as PostgreSQL takes it: one with %s, of more than 50 values or 4,096 characters, the
+    driver would take to pieces each time.
     """
     parts = "".join(f", part{number} AS ({statement})" for number, statement in enumerate(statements))
-    return f"WITH matched AS ({_MATCH}), held AS ({_HOLD}), moved AS ({_MOVE}){parts} SELECT views FROM held"  # noqa: S608
+    together = f"WITH matched AS ({_MATCH}), held AS ({_HOLD}), moved AS ({_MOVE}){parts} SELECT views FROM held"  # noqa: S608
+    first, *others = together.split("%s")
+    return "".join([first, *(f"${number}{it}" for number, it in enumerate(others, start=1))]).encode()
 
 
 # Each view's row is looked up by its view and span. As a plain join, PostgreSQL may read the rows of all views once
