@@ -51,6 +51,8 @@ class Synonyms:
 
     def of(self, words: Sequence[str]) -> tuple[Span, ...]:
         """What other words stand for some of a query's, in their order; no word is in two."""
+        if not self._rules and all(len(it) > 1 for it in words):
+            return ()
         found = []
         at = 0
         while at < len(words):
