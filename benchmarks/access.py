@@ -1,102 +1,168 @@
-"""What it costs that callers are known: cached reads with a token, and by callers who see their own rows alone.
+"""What it costs that callers are known: cached reads by callers with a token, or whose token a sidecar has verified.
 
-Each against the same reads of a server that asks nobody who he is. What is verified is remembered: the calls of a turn
-all bring one token, as those of a service do. h2load sends it as Envoy does: whole with each call, in Huffman's code.
+Each against the same reads of a server that asks nobody who he is. What is verified is remembered. The calls of a turn
+are of one caller, as those of a service are, or of many at random, as those of customers are whose calls share Envoy's
+connections to a server: HTTP/2 remembers few of their headers. h2load sends them as Envoy does: `authorization` whole
+with each call, in Huffman's code, and `tandem-claims` as a number while the connection's table has it.
 
 What a call costs is the server's processor time for it. Two processes of the same code differ in that by some percent,
 so there are several of each kind, and each turn takes the next of them. Those that ask nobody have the turns before and
 after each of the others: their mean is what it is compared with, and how much they differ says what can be known.
 """
 
+import random
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
 from benchmarks import shop
 from benchmarks.load import h2load
-from benchmarks.measure import Figure, Result, Sample, Spread, alternate, at_most, rate, ratios
+from benchmarks.measure import Bar, Figure, Result, Sample, Spread, alternate, at_most, rate, ratios
 from benchmarks.plan import Plan
 from benchmarks.world import QUERIES, World
 from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
 from tandem.cli.child import Child
-from tests.support.issuer import AUDIENCE, ISSUER, Issuer
+from tests.support.issuer import AUDIENCE, ISSUER, Issuer, claims_of
 
 METHOD = QUERIES + "GetOrderDetails"
 OPEN = "nobody is asked"
 ANOTHER = "nobody is asked, again"
-KNOWN = "with a token"
-OWN = "with a token, own rows"
 
 # Servers of each kind. Another round is a turn of each of them.
 _PROCESSES = 3
 # Longer than all turns together.
 _TOKEN_SECONDS = 3600.0
+_MANY = 64
+# In the file of them: more than one connection's table of headers has, and in no order.
+_DRAWN = 20_000
 _POLICY = f"""
 [rpcs."{METHOD.split("/")[1]}"]
 GetOrderDetails = ["clerk", "customer:own"]
 """
+_BAR = 1.15
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of being known. header: what says of a token who calls, as the server is sent it."""
+
+    name: str
+    settings: Mapping[str, str]
+    header: Callable[[str], str]
+    bar: float | None
 
 
 def run(world: World, plan: Plan) -> list[Result]:
-    issuer = Issuer()
+    issuer = Issuer("RS256")
     keys, policy = world.folder / "keys.json", world.folder / "policy.toml"
     keys.write_text(issuer.keys(), encoding="utf-8")
     policy.write_text(_POLICY, encoding="utf-8")
-    asking_settings = {
-        "SERVER__POLICY_FILE": str(policy),
-        "SERVER__AUTHENTICATION__TOKEN__ISSUER": ISSUER,
-        "SERVER__AUTHENTICATION__TOKEN__AUDIENCE": AUDIENCE,
-        "SERVER__AUTHENTICATION__TOKEN__KEYS_FILE": str(keys),
-    }
+    ways = [
+        Way(
+            "with a token",
+            {"KEYS_FILE": str(keys), "OWNER_CLAIM": "customer_id"},
+            "authorization: Bearer {}".format,
+            None,
+        ),
+        Way("with a sidecar's claims", {"VERIFIED_BY_SIDECAR": "true"}, claims_header, _BAR),
+    ]
+    customers = [shop.customer_id(number) for number in range(_MANY)]
+    clerks, owners = (
+        [token_of(issuer, number, role, customer) for number, customer in enumerate(customers)]
+        for role in ("clerk", "customer")
+    )
+    every, own = world.order_requests(world.orders), orders_of(world, customers[0])
+    results: list[Result] = []
     with ExitStack() as exits:
-        started: list[Iterator[Child]] = []
-        for settings in ({}, asking_settings):
+
+        def started(settings: Mapping[str, str]) -> Iterator[Child]:
             servers = [world.stack.new_query_server(**settings) for _ in range(_PROCESSES)]
             for server in servers:
                 exits.callback(server.stop)
                 server.start()
-            started.append(cycle(servers))
-        open_to_all, asking = started
+            return cycle(servers)
 
-        def measure(bodies: Path, token: str | None) -> Sample:
-            server = next(open_to_all if token is None else asking)
-            target = world.target(server, METHOD, *([] if token is None else [f"authorization: Bearer {token}"]))
+        open_to_all = started({})
+
+        def measure(servers: Iterator[Child], bodies: Path, callers: Path | None = None) -> Sample:
+            target = replace(world.target(next(servers), METHOD), callers=callers)
             return h2load.measure(target, bodies, in_flight=plan.in_flight, seconds=plan.seconds, warm_up=plan.warm_up)
 
-        clerk = issuer.token("clerk", seconds=_TOKEN_SECONDS, roles=["clerk"])
-        buyer = shop.customer_id(0)
-        owner = issuer.token(buyer, seconds=_TOKEN_SECONDS, roles=["customer"])
-        every, own = world.order_requests(world.orders), orders_of(world, buyer)
-        rounds = plan.rounds * _PROCESSES
-
-        def between(bodies: Path, contender: str, token: str) -> dict[str, list[Sample]]:
+        def between(way: Way, asking: Iterator[Child], bodies: Path, callers: Path) -> dict[str, list[Sample]]:
             return alternate(
                 {
-                    OPEN: lambda: measure(bodies, None),
-                    contender: lambda: measure(bodies, token),
-                    ANOTHER: lambda: measure(bodies, None),
+                    OPEN: lambda: measure(open_to_all, bodies),
+                    way.name: lambda: measure(asking, bodies, callers),
+                    ANOTHER: lambda: measure(open_to_all, bodies),
                 },
-                rounds,
+                plan.rounds * _PROCESSES,
             )
 
-        known, owned = between(every, KNOWN, clerk), between(own, OWN, owner)
-    return [
-        Result(
-            f"GetOrderDetails, cached, callers known, {plan.in_flight} in flight",
-            known,
-            _figures(known, KNOWN),
-            [at_most("the server's processor time, times that without", times_open(known, KNOWN, server_time), 1.15)],
-        ),
-        Result(
-            f"GetOrderDetails, cached, of one's own, {plan.in_flight} in flight",
-            owned,
-            [
-                *_figures(owned, OWN),
-                _figure("the server's time, times without", times_open(owned, OWN, server_time)),
-            ],
-        ),
+        for way in ways:
+            said = {"ISSUER": ISSUER, "AUDIENCE": AUDIENCE, **way.settings}
+            asking = started(
+                {f"SERVER__AUTHENTICATION__TOKEN__{name}": value for name, value in said.items()}
+                | {"SERVER__POLICY_FILE": str(policy)}
+            )
+            for who, bodies, tokens, bar in (
+                ("one caller", every, clerks[:1], way.bar),
+                (f"{_MANY} callers", every, clerks, way.bar),
+                ("one caller, of its own", own, owners[:1], None),
+            ):
+                callers = callers_file(world.folder / "callers", [way.header(it) for it in tokens])
+                name = f"GetOrderDetails, cached, {way.name}, {who}, {plan.in_flight} in flight"
+                results.append(result_of(name, between(way, asking, bodies, callers), way.name, bar))
+    return results
+
+
+def token_of(issuer: Issuer, number: int, role: str, customer: str) -> str:
+    """A token as issuers make them, of some 900 characters: with more than anybody here reads."""
+    drawn = random.Random(number)
+
+    def some_id() -> str:
+        return str(uuid.UUID(int=drawn.getrandbits(128)))
+
+    return issuer.token(
+        some_id(),
+        seconds=_TOKEN_SECONDS,
+        iat=1,
+        auth_time=1,
+        jti=some_id(),
+        sid=some_id(),
+        azp="shop-web",
+        typ="Bearer",
+        scope="openid profile",
+        roles=[role],
+        customer_id=customer,
+    )
+
+
+def claims_header(token: str) -> str:
+    return f"tandem-claims: {claims_of(token, owner_claim='customer_id')}"
+
+
+def callers_file(path: Path, headers: Sequence[str]) -> Path:
+    """A file of them for the load generator, drawn at random. Returns the path."""
+    drawn = random.Random("callers").choices(headers, k=_DRAWN if len(headers) > 1 else 1)
+    path.write_text("".join(f"{it}\n" for it in drawn), encoding="utf-8")
+    return path
+
+
+def result_of(name: str, samples: Mapping[str, Sequence[Sample]], contender: str, limit: float | None) -> Result:
+    text, times = "the server's processor time, times that without", times_open(samples, contender, server_time)
+    figures = [
+        _figure("the server's time, two that ask nobody", ratios(samples, ANOTHER, OPEN, server_time)),
+        _figure("rate, times without", times_open(samples, contender, rate)),
     ]
+    bars: list[Bar] = []
+    if limit is None:
+        figures.append(_figure(text, times))
+    else:
+        bars.append(at_most(text, times, limit))
+    return Result(name, samples, figures, bars)
 
 
 def server_time(sample: Sample) -> float:
@@ -110,13 +176,6 @@ def times_open(
     """A contender's value over the mean of its neighbours', who ask nobody, in each round."""
     rounds = zip(samples[OPEN], samples[contender], samples[ANOTHER], strict=True)
     return [2 * value(it) / (value(before) + value(after)) for before, it, after in rounds]
-
-
-def _figures(samples: Mapping[str, Sequence[Sample]], contender: str) -> list[Figure]:
-    return [
-        _figure("the server's time, two that ask nobody", ratios(samples, ANOTHER, OPEN, server_time)),
-        _figure("rate, times without", times_open(samples, contender, rate)),
-    ]
 
 
 def _figure(name: str, values: list[float]) -> Figure:

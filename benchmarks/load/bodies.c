@@ -1,10 +1,12 @@
-/* Makes h2load send a body of its own with each request, and read the status of each gRPC answer. Loaded by LD_PRELOAD.
+/* Makes h2load send a body and a header of its own with each request, and read the status of each gRPC answer. Loaded by LD_PRELOAD.
 
    h2load sends one file with every request, and takes every HTTP status 200 for a success; gRPC says in a trailer how a
    call ended. It uses libnghttp2 for all that, so this stands between the two:
 
    - BENCH_BODIES names a file of gRPC messages, one after the other, each with its prefix (a byte for the compression, four
      for the length). Each request gets the next one. After the last comes the first again, which is counted.
+   - BENCH_HEADERS, where it is set, names a file of headers, each a line as in "name: value". Each request gets the next
+     one, and after the last the first again.
    - At the end, BENCH_REPORT gets one line: the calls that ended with status 0, those that ended otherwise, the status of
      the first of those (-1 without one), and how often the bodies began again.
 
@@ -21,7 +23,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
-enum { PREFIX = 5, MAX_HEADERS = 64, DATA_FLAG_EOF = 1, ERR_CALLBACK = -902 };
+enum { PREFIX = 5, MAX_HEADERS = 64, MAX_LINES = 65536, DATA_FLAG_EOF = 1, ERR_CALLBACK = -902 };
 
 typedef struct {
   uint8_t *name, *value;
@@ -58,6 +60,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const uint8_t *bodies;
 static size_t bodies_length, next_body;
 static long ok, failed, first_failure = -1, begun_again;
+static header own_headers[MAX_LINES];
+static size_t own_headers_count, next_header;
 static header_callback on_header_of_h2load;
 
 static void die(const char *what) {
@@ -83,6 +87,30 @@ __attribute__((constructor)) static void open_bodies(void) {
   bodies_length = (size_t)status.st_size;
   bodies = mmap(NULL, bodies_length, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0);
   if (bodies == MAP_FAILED) die(path);
+}
+
+__attribute__((constructor)) static void open_headers(void) {
+  const char *path = getenv("BENCH_HEADERS");
+  if (path == NULL) return;
+  FILE *file = fopen(path, "r");
+  if (file == NULL) die(path);
+  char *line = NULL;
+  size_t size = 0;
+  ssize_t length;
+  for (; (length = getline(&line, &size, file)) > 0; line = NULL, size = 0) {
+    if (line[length - 1] == '\n') line[--length] = 0;
+    char *colon = strstr(line, ": ");
+    if (colon == NULL || own_headers_count == MAX_LINES) {
+      fprintf(stderr, "%s: no header, or too many: %s\n", path, line);
+      exit(70);
+    }
+    char *value = colon + 2;
+    own_headers[own_headers_count++] = (header){.name = (uint8_t *)line,
+                                                .value = (uint8_t *)value,
+                                                .name_length = (size_t)(colon - line),
+                                                .value_length = (size_t)(line + length - value)};
+  }
+  if (fclose(file) != 0 || own_headers_count == 0) die(path);
 }
 
 __attribute__((destructor)) static void report(void) {
@@ -133,6 +161,12 @@ static int32_t submit(submit_function function, void *session, const void *prior
   size_t kept_count = 0;
   for (size_t n = 0; n < count; n++)
     if (headers[n].name_length != 14 || memcmp(headers[n].name, "content-length", 14) != 0) kept[kept_count++] = headers[n];
+  if (own_headers_count > 0) {
+    if (kept_count == MAX_HEADERS) return ERR_CALLBACK;
+    pthread_mutex_lock(&lock);
+    kept[kept_count++] = own_headers[next_header++ % own_headers_count];
+    pthread_mutex_unlock(&lock);
+  }
   body *own = malloc(sizeof *own);
   if (own == NULL) die("malloc");
   take(own);

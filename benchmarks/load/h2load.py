@@ -29,7 +29,7 @@ class Target:
     """method: as in "/commerce.query.v1.QueryService/GetOrderDetails".
 
     server, stores: the processes whose processor time is counted, their children with them. headers: of each call, as
-    in "name: value".
+    in "name: value". callers: a file with a header in each line, of which each call gets the next one too.
     """
 
     address: str
@@ -37,6 +37,7 @@ class Target:
     server: Sequence[psutil.Process] = ()
     stores: Sequence[psutil.Process] = ()
     headers: Sequence[str] = ()
+    callers: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ class _Run:
             [h2load(), *self._extent, *headers, *files, f"http://{self._target.address}{self._target.method}"],
             env={
                 **os.environ,
+                **({} if self._target.callers is None else {"BENCH_HEADERS": str(self._target.callers)}),
                 "LD_PRELOAD": str(bodies_library()),
                 "BENCH_BODIES": str(self._bodies),
                 "BENCH_REPORT": str(self._folder / "report"),

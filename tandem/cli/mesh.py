@@ -82,6 +82,7 @@ class MeshConfig:
         self.document["static_resources"] |= {"listeners": [self._listener], "clusters": self._behind}
         kept = [it for it in self._connections["http_filters"] if it["name"] not in _IDENTITY]
         self._connections["http_filters"] = kept
+        del self._connections["route_config"]["request_headers_to_add"]
         for host in self._connections["route_config"]["virtual_hosts"]:
             for policy in host["typed_per_filter_config"].values():
                 policy["allow_origin_string_match"] = [{"safe_regex": {"regex": _LOCAL_ORIGIN}}]

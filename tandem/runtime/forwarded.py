@@ -1,14 +1,58 @@
-"""The certificate that a sidecar has seen, as Envoy says it in a header."""
+"""What a sidecar says of a caller, in headers: the certificate that it has seen, the claims of a verified token."""
 
+import json
 import re
+from typing import Any
 
 from tandem.runtime.errors import Unauthenticated
+from tandem.runtime.identity import Identity
+from tandem.runtime.settings import TokenSettings
+from tandem.runtime.tokens import identity_of, wrong
 
-HEADER = "x-forwarded-client-cert"
+CLAIMS = "tandem-claims"
+"""When the token expires, its issuer, audience, roles, owner and subject, with `^` in between.
+
+A short text, and not the whole payload: headers of many callers are no use to HTTP/2's compression, and each character
+costs the server time. Lists are JSON, as Envoy writes them; a text is as it is. One with `^` in it makes a field too
+many and is refused, so that nobody's name can be read as roles.
+"""
+NOTHING_CLAIMED = "^^^^^"
+"""What the sidecar says of a caller who has sent no token."""
+CERTIFICATE = "x-forwarded-client-cert"
 
 # Key, value, and what ends them. A value that holds a separator is quoted.
 _PAIR = re.compile(r'(By|Hash|Cert|Chain|Subject|URI|DNS)=("(?:[^"\\]|\\.)*"|[^",;=]*)(;|,|$)')
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
+
+
+_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]+)?")
+
+
+def claimant(settings: TokenSettings, value: str | bytes) -> Identity:
+    """Whom CLAIMS names. Raises Unauthenticated. Whether the token has expired is seen by who asks."""
+    fields = value.split("^") if isinstance(value, str) else []
+    if len(fields) != len(NOTHING_CLAIMED) + 1:
+        raise _invalid(f"{CLAIMS} is not the six fields that a sidecar writes")
+    expires, issuer, audience, roles, owner, subject = fields
+    if issuer != settings.issuer:
+        raise wrong("it is another issuer's")
+    if settings.audience not in ([audience] if not audience.startswith("[") else _list(audience)):
+        raise wrong("it is for others")
+    if not _SECONDS.fullmatch(expires):
+        raise wrong("it does not say when it expires")
+    listed = roles if not roles.startswith("[") else _list(roles)
+    return identity_of(subject, listed, owner, float(expires) + settings.leeway_seconds)
+
+
+def _list(text: str) -> list[Any]:
+    """Raises Unauthenticated."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        raise _invalid(f"{CLAIMS} has what is no list of JSON")
+    return found
 
 
 def subject_of(value: str | bytes) -> str:
@@ -24,13 +68,13 @@ def subject_of(value: str | bytes) -> str:
         found.setdefault(key, []).append(re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text)
         place = match.end()
     if end or place != len(value):
-        raise _invalid(f"{HEADER} is not the one element that a sidecar writes")
+        raise _invalid(f"{CERTIFICATE} is not the one element that a sidecar writes")
     hashes, uris, subjects = (found.get(it, []) for it in ("Hash", "URI", "Subject"))
     if len(hashes) != 1 or not _HASH.fullmatch(hashes[0]):
-        raise _invalid(f"{HEADER} names no verified certificate: its Hash is required")
+        raise _invalid(f"{CERTIFICATE} names no verified certificate: its Hash is required")
     named = [it for it in uris if it] or [it for it in subjects if it]
     if len(named) != 1 or not named[0].isprintable():
-        raise _invalid(f"{HEADER} must name one URI, or else one Subject")
+        raise _invalid(f"{CERTIFICATE} must name one URI, or else one Subject")
     return named[0]
 
 

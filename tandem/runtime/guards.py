@@ -5,8 +5,8 @@
     reflection, unknown method ──▶ Guard.check          health ──▶ nothing
 
 Who calls is proved by a token (`authorization: Bearer …`), by the connection's certificate, or by a sidecar's word
-(`x-forwarded-client-cert`), as the settings say. A token goes before the others: it says for whom the holder of a
-certificate calls. One that is wrong is refused, and nothing else is looked at; so is what is said twice.
+(`tandem-claims`, `x-forwarded-client-cert`), as the settings say. A token goes before the others: it says for whom the
+holder of a certificate calls. One that is wrong is refused, and nothing else is looked at; so is what is said twice.
 
 What a caller may is the policy's to say (policy.py), by roles. Where a role gives no more than what is the caller's
 own, `call.owner` says whose that is: a request that names its owner is checked here, and rows where they are read.
@@ -15,13 +15,13 @@ Somebody else's is NOT_FOUND. Where no setting asks who calls, there are no guar
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 from tandem.runtime import audit, forwarded
 from tandem.runtime.call import Admission, Context, Metadata, RemoteCall
 from tandem.runtime.errors import NotFound, NotPermitted, TandemError, Unauthenticated
-from tandem.runtime.identity import UNASKED, Identity, Permission
+from tandem.runtime.identity import UNASKED, Identities, Identity, Permission
 from tandem.runtime.policy import EVERYBODY, Policy, PolicyFile
 from tandem.runtime.settings import ServerSettings
 from tandem.runtime.tokens import Tokens, expired
@@ -38,21 +38,36 @@ class Authenticator:
     def __init__(self, settings: ServerSettings) -> None:
         """Raises SettingsError for a file of keys that cannot be used."""
         authentication = settings.authentication
-        self.tokens = Tokens(authentication.token) if authentication.token is not None else None
+        self.tokens: Tokens | None = None
+        self._claimants: Identities | None = None
+        if (token := authentication.token) is not None:
+            if token.verified_by_sidecar:
+                self._claimants = Identities(token.remembered, partial(forwarded.claimant, token))
+            else:
+                self.tokens = Tokens(token)
         self._by_certificate = settings.tls is not None and settings.tls.client_ca_file is not None
         self._by_sidecar = authentication.forwarded_certificate
 
     def identity_of(self, call: Context) -> Identity:
         """Raises Unauthenticated, and Unavailable while the issuer's keys are not known."""
-        tokens = self.tokens
+        tokens, claimants = self.tokens, self._claimants
         metadata = call.metadata()
-        if tokens is not None and (authorization := _once(metadata, "authorization")) is not None:
+        if claimants is not None:
+            # It says so of everybody: a sidecar that does not would let callers say it.
+            if (claims := _once(metadata, forwarded.CLAIMS)) is None:
+                raise Unauthenticated(f"the sidecar must say {forwarded.CLAIMS}", reason="IDENTITY_REQUIRED")
+            if claims != forwarded.NOTHING_CLAIMED:
+                return claimants[claims]
+            if _once(metadata, "authorization") is not None:
+                raise Unauthenticated("the sidecar took `authorization` for no token", reason="IDENTITY_INVALID")
+        elif tokens is not None and (authorization := _once(metadata, "authorization")) is not None:
             return tokens.identities[authorization]
-        if self._by_sidecar and (said := _once(metadata, forwarded.HEADER)) is not None:
+        if self._by_sidecar and (said := _once(metadata, forwarded.CERTIFICATE)) is not None:
             return _certified(forwarded.subject_of(said), "sidecar")
         if self._by_certificate and (subject := call.certificate_subject()):
             return _certified(subject, "certificate")
-        wanted = "a token, as `authorization: Bearer …`" if tokens is not None else "a client certificate"
+        by_token = tokens is not None or claimants is not None
+        wanted = "a token, as `authorization: Bearer …`" if by_token else "a client certificate"
         raise Unauthenticated(f"nothing says who calls: {wanted}, is required", reason="IDENTITY_REQUIRED")
 
 

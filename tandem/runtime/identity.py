@@ -3,6 +3,8 @@
 import hashlib
 import math
 import re
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -33,6 +35,28 @@ class Identity:
         if _PSEUDONYM.fullmatch(self.subject):
             return self.subject
         return f"sha256:{hashlib.sha256(self.subject.encode()).hexdigest()[:32]}"
+
+
+class Identities(dict[str | bytes, Identity]):
+    """Who calls, by what was sent: found out when it is first looked up. From any thread.
+
+    At most `most` are remembered. Who was found out first is forgotten first, as the one that expires first.
+    """
+
+    def __init__(self, most: int, find_out: Callable[[str | bytes], Identity]) -> None:
+        """find_out: raises TandemError for what says nobody, and a look-up with it."""
+        super().__init__()
+        self._most = most
+        self._find_out = find_out
+        self._adding = threading.Lock()
+
+    def __missing__(self, sent: str | bytes) -> Identity:
+        identity = self._find_out(sent)
+        with self._adding:
+            if len(self) >= self._most:
+                del self[next(iter(self))]
+            self[sent] = identity
+        return identity
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,10 @@ class TlsSettings(Block):
     )
 
 
+_OF_WHO_VERIFIES = {"keys_file", "keys_url", "refresh_seconds", "algorithms", "roles_claim", "owner_claim"}
+"""Of TokenSettings: what is for who verifies a token."""
+
+
 class TokenSettings(Block):
     """JSON Web Tokens, which callers send as `authorization: Bearer …`."""
 
@@ -131,9 +135,18 @@ class TokenSettings(Block):
     )
     owner_claim: str = Field("sub", description="The claim that says whose rows are the caller's own")
     remembered: int = Field(10_000, ge=1, le=1_000_000, description="Tokens that are remembered as verified")
+    verified_by_sidecar: bool = Field(
+        False,
+        description="Believe `tandem-claims` of whoever connects, and look at no token: of a sidecar that has verified"
+        " it, so only on a loopback address or a Unix socket. Keys, algorithms and the two claims are then set there",
+    )
 
     @model_validator(mode="after")
     def _has_keys(self) -> Self:
+        if self.verified_by_sidecar:
+            if unused := sorted(_OF_WHO_VERIFIES & self.model_fields_set):
+                raise ValueError(f"verified_by_sidecar: {', '.join(unused)} would not be looked at: set it there")
+            return self
         if (self.keys_file is None) == (self.keys_url is None):
             raise ValueError("set one of keys_file and keys_url")
         if self.keys_url is not None:
@@ -252,9 +265,14 @@ class ServerSettings(Block):
 
     @model_validator(mode="after")
     def _is_closed(self) -> Self:
-        if self.authentication.forwarded_certificate and not self.is_local:
+        token = self.authentication.token
+        believing = {
+            "forwarded_certificate": self.authentication.forwarded_certificate,
+            "token.verified_by_sidecar": token is not None and token.verified_by_sidecar,
+        }
+        if not self.is_local and (name := next((it for it, believes in believing.items() if believes), None)):
             raise ValueError(
-                f"authentication.forwarded_certificate believes whoever connects, and {self.host} is beyond this"
+                f"authentication.{name} believes whoever connects, and {self.host} is beyond this"
                 " machine: listen on 127.0.0.1 or a Unix socket, where the sidecar connects"
             )
         if self.authenticates != (self.policy_file is not None):

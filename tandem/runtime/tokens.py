@@ -11,7 +11,7 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from http.client import HTTPException
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import jwt
 from prometheus_client import Counter, Gauge
 
 from tandem.runtime.errors import Unauthenticated, Unavailable
-from tandem.runtime.identity import Identity
+from tandem.runtime.identity import Identities, Identity
 from tandem.runtime.settings import SettingsError, TokenSettings
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
@@ -40,27 +40,6 @@ _PAUSE_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 
 
-class _Identities(dict[str | bytes, Identity]):
-    """Who calls, by what was sent: verified when it is first looked up. From any thread.
-
-    At most `most` are remembered. Who was verified first is forgotten first, as the one that expires first.
-    """
-
-    def __init__(self, most: int, verify: Callable[[str | bytes], Identity]) -> None:
-        super().__init__()
-        self._most = most
-        self._verify = verify
-        self._adding = threading.Lock()
-
-    def __missing__(self, authorization: str | bytes) -> Identity:
-        identity = self._verify(authorization)
-        with self._adding:
-            if len(self) >= self._most:
-                del self[next(iter(self))]
-            self[authorization] = identity
-        return identity
-
-
 class _Keys(NamedTuple):
     """The issuer's public keys by their ids, as they were read."""
 
@@ -75,7 +54,7 @@ class Tokens:
         """Raises SettingsError for a file of keys that cannot be used."""
         self._settings = settings
         self._keys: _Keys | None = None
-        self.identities = _Identities(settings.remembered, _unknown)
+        self.identities = Identities(settings.remembered, _unknown)
         """By `authorization` as a caller sent it. Look-ups raise Unauthenticated, and Unavailable without keys."""
         self._read_at = self._looked_at = time.monotonic()
         self._failed = False
@@ -109,7 +88,7 @@ class Tokens:
         token = authorization[7:]
         settings = self._settings
         if len(token) > _LONGEST_TOKEN:
-            raise _wrong(f"it has more than {_LONGEST_TOKEN} characters")
+            raise wrong(f"it has more than {_LONGEST_TOKEN} characters")
         try:
             key = self._key(keys, jwt.get_unverified_header(token).get("kid"))
             # A token whose algorithm is not its key's is refused here.
@@ -125,16 +104,11 @@ class Tokens:
         except jwt.ExpiredSignatureError:
             raise expired() from None
         except jwt.PyJWTError as error:
-            raise _wrong(str(error)) from None
-        subject = claims["sub"]
-        if not 1 <= len(subject) <= _LONGEST_SUBJECT or not subject.isprintable():
-            raise _wrong(f"its subject must be 1 to {_LONGEST_SUBJECT} printable characters")
-        owner = _claim(claims, settings.owner_claim)
-        return Identity(
-            subject,
-            "token",
-            _roles(_claim(claims, settings.roles_claim)),
-            owner.lower() if isinstance(owner, str) else "",
+            raise wrong(str(error)) from None
+        return identity_of(
+            claims["sub"],
+            _claim(claims, settings.roles_claim),
+            _claim(claims, settings.owner_claim),
             float(claims["exp"]) + settings.leeway_seconds,
         )
 
@@ -149,7 +123,7 @@ class Tokens:
             raise _fetching()
         if self._failed:
             raise _fetching()
-        raise _wrong("it is signed with no key of the issuer")
+        raise wrong("it is signed with no key of the issuer")
 
     # The thread.
 
@@ -189,7 +163,7 @@ class Tokens:
             log.info("the issuer's keys were read", keys=sorted(by_id))
             self._keys = keys = _Keys(by_id, content)
             # What was verified with keys that are gone now is verified again.
-            self.identities = _Identities(self._settings.remembered, partial(self._verified, keys))
+            self.identities = Identities(self._settings.remembered, partial(self._verified, keys))
         self._read_at = self._looked_at = time.monotonic()
         self._failed = False
         FETCHES.labels("read").inc()
@@ -235,18 +209,23 @@ def _claim(claims: Mapping[str, Any], path: str) -> Any:
     return found
 
 
-def _roles(value: Any) -> frozenset[str]:
-    """Of a list, or of a text with blanks in between, as `scope` has them."""
-    if isinstance(value, str):
-        return frozenset(value.split())
-    return frozenset(it for it in value if isinstance(it, str)) if isinstance(value, list) else frozenset()
+def identity_of(subject: str, roles: Any, owner: Any, expires_at: float) -> Identity:
+    """Of a token's claims. Raises Unauthenticated for a subject that is none.
+
+    roles: a list, or a text with blanks in between, as `scope` has them. owner: a text, or nobody's rows are its own.
+    """
+    if not 1 <= len(subject) <= _LONGEST_SUBJECT or not subject.isprintable():
+        raise wrong(f"its subject must be 1 to {_LONGEST_SUBJECT} printable characters")
+    listed = roles.split() if isinstance(roles, str) else roles if isinstance(roles, list) else ()
+    named = frozenset(it for it in listed if isinstance(it, str))
+    return Identity(subject, "token", named, owner.lower() if isinstance(owner, str) else "", expires_at)
 
 
 def expired() -> Unauthenticated:
     return Unauthenticated("the token has expired", reason="TOKEN_EXPIRED")
 
 
-def _wrong(problem: str) -> Unauthenticated:
+def wrong(problem: str) -> Unauthenticated:
     return _invalid(f"the token is not valid: {problem}")
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +27,12 @@ from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from commerce.type.v1.consistency_pb2 import Consistency
 from commerce.type.v1.subscription_status_pb2 import SubscriptionStatus
 from tandem.cli.embedded import Memcached
+from tandem.runtime import forwarded
 from tandem.testing.ports import free_port
 from tandem.testing.stack import end_node, up_to, wait_until
 from tests.support.access import DENIED, ME, NOT_FOUND, OK, ORDER, POLICY, PRODUCT, RPCS, VIEW_AND_KEY
 from tests.support.builders import add_product, identity, place_order, register_customer, start_subscription
-from tests.support.issuer import AUDIENCE, ISSUER, Issuer, bearer
+from tests.support.issuer import AUDIENCE, ISSUER, Issuer, bearer, claims_of
 from tests.support.stack import Databases, Stack
 
 OTHER, UNKNOWN = identity("customer", 2), identity("customer", 99)
@@ -53,16 +55,18 @@ METHODS = {f"{service.name}/{it.name}": (server.strip(), it) for server, service
 
 
 class Shop(NamedTuple):
-    """A stack that asks who calls. token: of all that was done at the start."""
+    """A stack that asks who calls. token: of all that was done at the start. by_sidecar: whether it verifies tokens."""
 
     stack: Stack
     issuer: Issuer
     policy: Path
     token: str
+    by_sidecar: bool
 
     def caller(self, roles: str, customer: str = ME, **claims: Any) -> tuple[tuple[str, str], ...]:
         """Metadata that says who calls."""
-        return bearer(self.issuer.token("user-7", roles=roles.split(), customer_id=customer, **claims))
+        token = self.issuer.token("user-7", roles=roles.split(), customer_id=customer, **claims)
+        return ((forwarded.CLAIMS, claims_of(token, owner_claim="customer_id")),) if self.by_sidecar else bearer(token)
 
     def outcome(self, rpc: str, request: Any, metadata: tuple[tuple[str, str], ...]) -> grpc.StatusCode:
         """How a call ends; of a stream, its first message. A batch that has nothing is NOT_FOUND, too."""
@@ -99,11 +103,17 @@ class Shop(NamedTuple):
 
 @pytest.fixture(scope="module")
 def shop(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    folder = tmp_path_factory.mktemp("access")
+    with running_shop(databases, tmp_path_factory.mktemp("access")) as shop:
+        yield shop
+
+
+@contextmanager
+def running_shop(databases: Databases, folder: Path, *, by_sidecar: bool = False) -> Iterator[Shop]:
     issuer, keys, policy = Issuer(), folder / "keys.json", folder / "policy.toml"
     keys.write_text(issuer.keys())
     policy.write_text(POLICY.read_text())
-    token = {"ISSUER": ISSUER, "AUDIENCE": AUDIENCE, "KEYS_FILE": str(keys), "OWNER_CLAIM": "customer_id"}
+    verified = {"VERIFIED_BY_SIDECAR": "true"} if by_sidecar else {"KEYS_FILE": str(keys), "OWNER_CLAIM": "customer_id"}
+    token = {"ISSUER": ISSUER, "AUDIENCE": AUDIENCE, **verified}
     asking = {f"SERVER__AUTHENTICATION__TOKEN__{name}": value for name, value in token.items()}
     asking["SERVER__POLICY_FILE"] = str(policy)
     nodes = [Memcached(free_port()) for _ in range(up_to(1))]
@@ -111,7 +121,7 @@ def shop(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iter
         node.start()
     sections = dict.fromkeys(("COMMAND", "QUERY", "PROJECTOR"), asking)
     stack = Stack(databases, folder, nodes=nodes, settings=sections)
-    made = Shop(stack, issuer, policy, "")
+    made = Shop(stack, issuer, policy, "", by_sidecar)
     try:
         stack.start()
         clerk = made.caller("clerk")
@@ -131,6 +141,16 @@ def shop(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.mark.parametrize("rpc", RPCS)
 def test_an_rpc_is_answered_to_those_whom_the_policy_names(shop: Shop, rpc: str) -> None:
+    is_answered_to_those_whom_the_policy_names(shop, rpc)
+
+
+def test_all_rpcs_are_where_a_sidecar_verifies_tokens(databases: Databases, tmp_path: Path) -> None:
+    with running_shop(databases, tmp_path, by_sidecar=True) as shop:
+        for rpc in RPCS:
+            is_answered_to_those_whom_the_policy_names(shop, rpc)
+
+
+def is_answered_to_those_whom_the_policy_names(shop: Shop, rpc: str) -> None:
     row = RPCS[rpc]
     request: Any = type(row.request)()
     request.CopyFrom(row.request)

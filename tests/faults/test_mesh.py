@@ -27,6 +27,7 @@ from commerce.query.v1.query_service_pb2 import (
     GetOrderDetailsRequest,
     GetProductRequest,
     GetProductResponse,
+    ListRecentOrdersRequest,
     WatchOrderDetailsRequest,
     WatchOrderDetailsResponse,
 )
@@ -40,7 +41,7 @@ from tandem.client.streams import resuming
 from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.testing.stack import pause, resume, wait_until
 from tests.support.builders import add_product, identity, register_customer
-from tests.support.issuer import bearer, moved_in
+from tests.support.issuer import AUDIENCE, ISSUER, bearer, moved_in
 from tests.support.mesh import WORKLOAD, Mesh, running_mesh
 from tests.support.shop import CUSTOMERS, PRODUCTS, an_order
 from tests.support.stack import Databases
@@ -78,7 +79,12 @@ def outcome(call: Callable[..., Any], request: Any, **options: Any) -> grpc.Stat
 def test_nobody_without_an_identity_comes_past_it_and_nobody_says_that_he_is_another(mesh: Mesh) -> None:
     good = bearer(mesh.issuer.token("user-1"))
     expired = bearer(mesh.issuer.token("user-1", seconds=-100))
-    forged = (("x-forwarded-client-cert", f"Hash={'0a' * 32};URI={WORKLOAD}"),)
+    basic = (("authorization", "Basic dXNlcjpwYXNz"),)
+    forged = (
+        ("x-forwarded-client-cert", f"Hash={'0a' * 32};URI={WORKLOAD}"),
+        ("tandem-claims", f"33333333333^{ISSUER}^{AUDIENCE}^^^somebody-else"),
+        ("tandem-claims", f"33333333333^{ISSUER}^{AUDIENCE}^^^somebody-else"),
+    )
     with mesh.channel() as plain, mesh.channel(mesh.certificates.credentials_of(WORKLOAD)) as shown:
         without, with_certificate = QueryServiceStub(plain).GetProduct, QueryServiceStub(shown).GetProduct
         assert {
@@ -86,7 +92,19 @@ def test_nobody_without_an_identity_comes_past_it_and_nobody_says_that_he_is_ano
             "forged": outcome(without, PRODUCT, metadata=forged),
             "expired": outcome(without, PRODUCT, metadata=expired),
             "expired, with a certificate": outcome(with_certificate, PRODUCT, metadata=expired),
-        } == dict.fromkeys(("nobody", "forged", "expired", "expired, with a certificate"), UNAUTHENTICATED)
+            "no token, with a certificate": outcome(with_certificate, PRODUCT, metadata=basic),
+            "two": outcome(without, PRODUCT, metadata=(*good, *bearer(mesh.issuer.token("user-2")))),
+        } == dict.fromkeys(
+            (
+                "nobody",
+                "forged",
+                "expired",
+                "expired, with a certificate",
+                "no token, with a certificate",
+                "two",
+            ),
+            UNAUTHENTICATED,
+        )
         assert outcome(without, PRODUCT, metadata=good) is grpc.StatusCode.OK
         assert outcome(with_certificate, PRODUCT) is grpc.StatusCode.OK
         # What is for operators is not reached from here.
@@ -97,6 +115,27 @@ def test_nobody_without_an_identity_comes_past_it_and_nobody_says_that_he_is_ano
         CommandServiceStub(shown).RegisterCustomer(by_certificate, metadata=forged)
     assert actors(mesh)[by_token.request_id] == "user-1"
     assert actors(mesh)[by_certificate.request_id] == WORKLOAD
+
+
+def test_the_servers_are_told_what_a_token_claims_and_nothing_that_a_caller_says_of_it(mesh: Mesh) -> None:
+    mine, others = (ListRecentOrdersRequest(customer_id=identity("customer", it)) for it in (1, 2))
+    clerk = (("tandem-claims", f"33333333333^{ISSUER}^{AUDIENCE}^clerk^^user-1"),)
+    with mesh.channel() as plain, mesh.channel(mesh.certificates.credentials_of(WORKLOAD)) as shown:
+
+        def outcomes(**claims: Any) -> list[grpc.StatusCode]:
+            metadata = (*clerk, *bearer(mesh.issuer.token("user-1", **claims)))
+            return [outcome(QueryServiceStub(plain).ListRecentOrders, it, metadata=metadata) for it in (mine, others)]
+
+        ok, denied = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
+        own = {"customer_id": mine.customer_id, "aud": ["elsewhere", AUDIENCE]}
+        assert outcomes() == [denied, denied]
+        assert outcomes(roles=["support", "clerk"]) == [ok, ok]
+        assert outcomes(roles="support clerk") == [ok, ok]
+        assert outcomes(roles=["customer"], **own) == [ok, grpc.StatusCode.NOT_FOUND]
+        # What a claim says is that claim alone, whatever is in it.
+        assert outcomes(customer_id='x^["clerk"]', roles=[]) == [UNAUTHENTICATED, UNAUTHENTICATED]
+        assert outcome(QueryServiceStub(plain).ListRecentOrders, mine, metadata=clerk) is UNAUTHENTICATED
+        assert outcome(QueryServiceStub(shown).ListRecentOrders, mine, metadata=clerk) is denied
 
 
 def test_what_the_native_transport_cannot_take_does_not_come_to_it(mesh: Mesh) -> None:

@@ -8,45 +8,53 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import jwt
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
-from jwt.algorithms import ECAlgorithm
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 ISSUER, AUDIENCE = "https://issuer.test", "tandem"
 
 
 class Issuer:
-    """Signs with its newest key. `keys()` is its JSON Web Key Set."""
+    """Signs with its newest key; RS256 with 2048 bits. `keys()` is its JSON Web Key Set."""
 
-    def __init__(self) -> None:
-        self._keys: dict[str, ec.EllipticCurvePrivateKey] = {}
+    def __init__(self, algorithm: Literal["ES256", "RS256"] = "ES256") -> None:
+        self._algorithm = algorithm
+        self._keys: dict[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey] = {}
         self.rotate()
 
     def rotate(self, *, keep: bool = True) -> None:
         """A new key, beside those before or in their place."""
         number = len(self._keys) + 1 if keep else 100
         kept = self._keys if keep else {}
-        self._keys = {**kept, f"key-{number}": ec.generate_private_key(ec.SECP256R1())}
+        elliptic = self._algorithm == "ES256"
+        key = ec.generate_private_key(ec.SECP256R1()) if elliptic else rsa.generate_private_key(65537, 2048)
+        self._keys = {**kept, f"key-{number}": key}
 
     def keys(self) -> str:
         public = [
-            {**json.loads(ECAlgorithm.to_jwk(key.public_key())), "kid": name, "alg": "ES256", "use": "sig"}
-            for name, key in self._keys.items()
+            {**_public(key), "kid": name, "alg": self._algorithm, "use": "sig"} for name, key in self._keys.items()
         ]
         return json.dumps({"keys": public})
 
     def token(self, subject: str = "user-1", *, seconds: float = 300.0, **claims: Any) -> str:
         name, key = list(self._keys.items())[-1]
         said = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "exp": time.time() + seconds, **claims}
-        return jwt.encode(said, key, algorithm="ES256", headers={"kid": name})
+        return jwt.encode(said, key, algorithm=self._algorithm, headers={"kid": name})
+
+
+def _public(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> dict[str, Any]:
+    if isinstance(key, rsa.RSAPrivateKey):
+        return dict(RSAAlgorithm.to_jwk(key.public_key(), as_dict=True))
+    return dict(ECAlgorithm.to_jwk(key.public_key(), as_dict=True))
 
 
 EVERYBODY = Path(__file__).parent / "everybody.toml"
@@ -63,6 +71,13 @@ def settings_of(keys: Path | str, *, policy: Path = EVERYBODY, **others: Any) ->
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
     """The metadata of a call."""
     return (("authorization", f"Bearer {token}"),)
+
+
+def claims_of(token: str, owner_claim: str = "sub") -> str:
+    """What Envoy says of a token that it has verified, as shop/envoy.yaml has it."""
+    claims = jwt.decode(token, options={"verify_signature": False})
+    claimed = [claims.get(it, "") for it in ("exp", "iss", "aud", "roles", owner_claim, "sub")]
+    return "^".join(it if isinstance(it, str) else json.dumps(it, separators=(",", ":")) for it in claimed)
 
 
 @contextmanager

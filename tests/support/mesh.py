@@ -20,6 +20,11 @@ from tests.support.stack import Databases, Stack
 
 SECRETS = [Path(__file__).parents[2] / "deploy" / "envoy" / name for name in ("server.yaml", "callers.yaml")]
 WORKLOAD = "spiffe://tandem.test/shop"
+# Beside what everybody may: lists take a role, or are of one's own.
+_POLICY = EVERYBODY.read_text().replace(
+    '[rpcs."commerce.query.v1.QueryService"]\n',
+    '[rpcs."commerce.query.v1.QueryService"]\nListRecentOrders = ["clerk", "customer:own"]\n',
+)
 
 
 @dataclass
@@ -66,13 +71,14 @@ def running_mesh(databases: Databases, logs: Path) -> Iterator[Mesh]:
         folder = Path(name)
         certificates, issuer = Certificates(folder), Issuer()
         (folder / "keys.json").write_text(issuer.keys())
+        (folder / "policy.toml").write_text(_POLICY)
         for secret in SECRETS:
             shutil.copy(secret, folder)
-        token = {"ISSUER": ISSUER, "AUDIENCE": AUDIENCE, "KEYS_FILE": str(folder / "keys.json")}
+        token = {"ISSUER": ISSUER, "AUDIENCE": AUDIENCE, "VERIFIED_BY_SIDECAR": "true"}
         asking = {f"SERVER__AUTHENTICATION__TOKEN__{key}": value for key, value in token.items()}
         asking |= {
             "SERVER__AUTHENTICATION__FORWARDED_CERTIFICATE": "true",
-            "SERVER__POLICY_FILE": str(EVERYBODY),
+            "SERVER__POLICY_FILE": str(folder / "policy.toml"),
             # Envoy asks every second.
             "SERVER__DRAIN_DELAY_SECONDS": "2",
         }

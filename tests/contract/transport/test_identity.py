@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 import threading
+import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ from tests.contract.transport.conftest import (
     raw,
     worker,
 )
-from tests.support.issuer import EVERYBODY, Certificates, Issuer, bearer, served, settings_of
+from tests.support.issuer import AUDIENCE, EVERYBODY, ISSUER, Certificates, Issuer, bearer, served, settings_of
 
 HEALTHY = 1
 
@@ -306,9 +307,13 @@ async def test_an_issuer_that_does_not_speak_http_changes_nothing(serve: Serve, 
     thread.join()
 
 
+@pytest.mark.parametrize("verified", ["here", "by the sidecar"])
 async def test_a_stream_is_refused_and_ends_with_its_token(
-    transport: Transport, issuer: Issuer, keys: Path, monkeypatch: pytest.MonkeyPatch
+    transport: Transport, issuer: Issuer, keys: Path, monkeypatch: pytest.MonkeyPatch, verified: str
 ) -> None:
+    here = verified == "here"
+    settings = settings_of(keys, leeway_seconds=0) if here else by_claims(leeway_seconds=0)
+    metadata = bearer(issuer.token(seconds=1000)) if here else claims(seconds=1000)
     go_on = asyncio.Event()
 
     async def messages(_request: Any, call: StreamCall) -> AsyncGenerator[Any, None]:
@@ -323,7 +328,7 @@ async def test_a_stream_is_refused_and_ends_with_its_token(
     made = worker(Seen())
     application = Application(
         "test_server",
-        ServerSettings(port=0, transport=transport, drain_seconds=0, **settings_of(keys, leeway_seconds=0)),
+        ServerSettings(port=0, transport=transport, drain_seconds=0, **settings),
         (Service(SERVICE, dict.fromkeys(UNARY, made), dict.fromkeys(STREAMING, messages)),),
         ready,
         (made,),
@@ -340,7 +345,7 @@ async def test_a_stream_is_refused_and_ends_with_its_token(
             with pytest.raises(grpc.aio.AioRpcError) as raised:
                 await call(b"", timeout=PATIENCE).read()
             assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
-            stream: Any = call(b"", timeout=PATIENCE, metadata=bearer(issuer.token(seconds=1000)))
+            stream: Any = call(b"", timeout=PATIENCE, metadata=metadata)
             assert (await stream.read()).position == 1
             monkeypatch.setattr("time.time", lambda: 2.0**33)
             go_on.set()
@@ -411,7 +416,62 @@ async def test_certificates_are_read_again_when_their_files_change(serve: Serve,
     assert not await reaches("new.test", known), "of an authority that is not believed any more"
 
 
+def claims(subject: str = "user-1", *, seconds: float = 300.0, **others: str) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call, as Envoy writes it of a token. others: of the fields, as the text that stands there."""
+    said = {"exp": str(time.time() + seconds), "iss": ISSUER, "aud": AUDIENCE, "roles": "", "owner": "", "sub": subject}
+    return (("tandem-claims", "^".join((said | others).values())),)
+
+
+def by_claims(**others: Any) -> dict[str, Any]:
+    """Settings: a sidecar has verified tokens and certificates."""
+    token = {"issuer": ISSUER, "audience": AUDIENCE, "verified_by_sidecar": True, **others}
+    return {"authentication": {"token": token, "forwarded_certificate": True}, "policy_file": EVERYBODY}
+
+
 HASH = "Hash=" + "0a" * 32
+CERTIFICATE = (("x-forwarded-client-cert", f"{HASH};URI=spiffe://tandem.test/shop"),)
+
+
+async def test_a_sidecar_says_what_the_token_claims(serve: Serve, seen: Seen) -> None:
+    server = await serve(seen, **by_claims())
+    said = claims("user-7", roles='["support","a b",5]', owner="ABC", aud='["others","tandem"]')
+    for _ in range(2):
+        await server.call(metadata=(*said, *CERTIFICATE))
+    assert seen.identities[0] is seen.identities[1], "read once"
+    who = seen.last
+    assert vars(who) == vars(Identity("user-7", "token", frozenset({"support", "a b"}), "abc", who.expires_at))
+    await server.call(metadata=claims("user-8", roles="clerk support"))
+    assert (seen.last.roles, seen.last.owner) == (frozenset({"clerk", "support"}), "")
+    await server.call(metadata=(("tandem-claims", "^^^^^"), *CERTIFICATE))
+    assert (seen.last.subject, seen.last.proof) == ("spiffe://tandem.test/shop", "sidecar")
+
+
+async def test_what_a_sidecar_says_of_a_token_is_read_strictly(serve: Serve, seen: Seen, issuer: Issuer) -> None:
+    server = await serve(seen, **by_claims(leeway_seconds=0))
+    cases: dict[str, tuple[tuple[tuple[str, str], ...], tuple[grpc.StatusCode, str]]] = {
+        "nothing": ((), REQUIRED),
+        "a token alone": (bearer(issuer.token()), REQUIRED),
+        "nothing of a token": (CERTIFICATE, REQUIRED),
+        "that there is none": ((("tandem-claims", "^^^^^"),), REQUIRED),
+        "expired": (claims(seconds=-1), EXPIRED),
+        "never expires": (claims(exp="nan"), INVALID),
+        "no expiry": (claims(exp=""), INVALID),
+        "another audience": (claims(aud="others"), INVALID),
+        "other audiences": (claims(aud='["others"]'), INVALID),
+        "another issuer": (claims(iss="https://elsewhere.test"), INVALID),
+        "no subject": (claims(subject=""), INVALID),
+        "half a list": (claims(roles='["clerk"'), INVALID),
+        "a field too many": (claims(subject='x^["clerk"]'), INVALID),
+        "a field too few": ((("tandem-claims", "1^2^3^4^5"),), INVALID),
+        "twice": (claims() + claims(), INVALID),
+    }
+    assert {name: await refused(server, metadata) for name, (metadata, _) in cases.items()} == {
+        name: expected for name, (_, expected) in cases.items()
+    }
+    # A certificate makes up for nothing of it.
+    for metadata in (claims(aud="others"), (("tandem-claims", "^^^^^"), *bearer("not taken for a token"))):
+        assert await refused(server, (*metadata, *CERTIFICATE)) == INVALID
+    assert not seen.identities
 
 
 async def test_a_sidecar_says_who_calls(serve: Serve, seen: Seen, tmp_path: Path) -> None:
@@ -432,7 +492,7 @@ async def test_a_sidecar_says_who_calls(serve: Serve, seen: Seen, tmp_path: Path
 async def test_nobody_says_who_calls_where_no_setting_believes_it(serve: Serve, seen: Seen, keys: Path) -> None:
     server = await serve(seen, **settings_of(keys))
     header = ("x-forwarded-client-cert", f"{HASH};URI=spiffe://tandem.test/shop")
-    assert await refused(server, (header,)) == REQUIRED
+    assert await refused(server, (header, *claims())) == REQUIRED
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def test_a_local_mesh_listens_on_this_machine_alone_and_asks_nobody_who_he_is() 
     assert "envoy.filters.http.jwt_authn" in config.filters
     config.without_identity()
     assert not {"envoy.filters.http.jwt_authn", "envoy.filters.http.rbac"} & config.filters.keys()
+    assert "tandem-claims" not in str(config.document)
     [listener] = config.document["static_resources"]["listeners"]
     assert listener["address"] == {"socket_address": {"address": "127.0.0.1", "port_value": 50050}}
     assert "transport_socket" not in listener["filter_chains"][0]

@@ -191,6 +191,11 @@ def test_a_service_beyond_this_machine_asks_who_calls_or_says_that_it_does_not(
     environment.setenv("TANDEM_COMMAND_SERVER__AUTHENTICATION__FORWARDED_CERTIFICATE", "true")
     assert "believes whoever connects" in problem()
     environment.delenv("TANDEM_COMMAND_SERVER__AUTHENTICATION__FORWARDED_CERTIFICATE")
+    believing = {"ISSUER": "i", "AUDIENCE": "a", "VERIFIED_BY_SIDECAR": "true"}
+    for name, value in believing.items():
+        environment.setenv(f"TANDEM_COMMAND_SERVER__AUTHENTICATION__TOKEN__{name}", value)
+    assert "token.verified_by_sidecar believes whoever connects" in problem()
+    environment.delenv("TANDEM_COMMAND_SERVER__AUTHENTICATION__TOKEN__VERIFIED_BY_SIDECAR")
     for name, value in {"ISSUER": "i", "AUDIENCE": "a", "KEYS_URL": "https://issuer.test/keys"}.items():
         environment.setenv(f"TANDEM_COMMAND_SERVER__AUTHENTICATION__TOKEN__{name}", value)
     assert "policy_file is required" in problem()
@@ -221,6 +226,17 @@ def test_keys_come_from_one_place_that_nobody_else_can_change(environment: pytes
     environment.setenv(f"{prefix}KEYS_URL", "http://127.0.0.1:8080/keys")
     environment.setenv(f"{prefix}ALGORITHMS", '["HS256"]')
     assert "ALGORITHMS" in problem()
+
+
+def test_what_a_sidecar_does_with_tokens_is_set_there(environment: pytest.MonkeyPatch) -> None:
+    prefix = "TANDEM_COMMAND_SERVER__AUTHENTICATION__TOKEN__"
+    for name, value in {"ISSUER": "i", "AUDIENCE": "a", "VERIFIED_BY_SIDECAR": "true"}.items():
+        environment.setenv(f"{prefix}{name}", value)
+    environment.setenv("TANDEM_COMMAND_SERVER__POLICY_FILE", "policy.toml")
+    assert load_settings(Settings).server.authenticates
+    environment.setenv(f"{prefix}KEYS_FILE", "keys.json")
+    environment.setenv(f"{prefix}OWNER_CLAIM", "customer_id")
+    assert "keys_file, owner_claim would not be looked at" in problem()
 
 
 def test_the_command_lines_own_variables_are_not_looked_at(environment: pytest.MonkeyPatch) -> None:
