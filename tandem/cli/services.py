@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,14 @@ def store_settings(
         for section in ("query", "projector"):
             settings[section]["CACHE__SECRET_FILE"] = str(cache_secret_file)
     return settings
+
+
+def run_action(module: str, *words: str, stdout: int | None = None) -> "subprocess.CompletedProcess[bytes]":
+    """Runs `python -m {module} {words}` to its end, on this program's settings and output; stdout: as subprocess.run's.
+
+    A process of its own: only a service's module knows the settings of its section.
+    """
+    return subprocess.run([sys.executable, "-m", module, *words], stdout=stdout, check=False)
 
 
 def says_it_serves(channel: grpc.Channel, timeout: float, service: str = "") -> bool:
