@@ -112,8 +112,9 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def databases(postgres: Postgres) -> Databases:
-    return Databases(postgres)
+def databases(postgres: Postgres) -> Iterator[Databases]:
+    with Databases(postgres).in_one_session() as databases:
+        yield databases
 
 
 @pytest.fixture
