@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -125,10 +126,11 @@ class Service(Child):
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels; 0 when there is none. Raises OSError."""
         directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with directly.open(f"http://{HOST}:{self.metrics_port}/metrics", timeout=self.ask_seconds) as answer:
-            lines = answer.read().decode().splitlines()
-        # The parser takes 2 ms for a page of 300 lines; a metric has some of them.
-        text = "\n".join(line for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+        # The whole page takes the service 4 ms, and the parser 2 ms; a metric has some of its 300 lines.
+        wanted = urllib.parse.urlencode({"name[]": name})
+        address = f"http://{HOST}:{self.metrics_port}/metrics?{wanted}"
+        with directly.open(address, timeout=self.ask_seconds) as answer:
+            text = answer.read().decode()
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
