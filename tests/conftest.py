@@ -18,6 +18,9 @@ from tandem.testing.ports import free_port
 from tandem.testing.stack import end_node
 from tests.support.stack import Databases, Stack
 
+# Nothing that is imported or collected is garbage: to look for it is a quarter of the time that this takes.
+gc.disable()
+
 _TESTS = Path(__file__).parent
 
 # A busy machine is slow, and that is no failure: no test says how long something may take.
@@ -48,6 +51,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: one that begins last is what all other test processes wait for."""
     items.sort(key=lambda item: (item.path.relative_to(_TESTS).parts[0] not in ("e2e", "faults", "fuzz"), item.path))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:
@@ -112,8 +123,9 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def databases(postgres: Postgres) -> Databases:
-    return Databases(postgres)
+def databases(postgres: Postgres) -> Iterator[Databases]:
+    with Databases(postgres).in_one_session() as databases:
+        yield databases
 
 
 @pytest.fixture

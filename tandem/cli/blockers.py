@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from tandem.cli.domain import Domain
 from tandem.cli.output import FAILED, Json, print_json
+from tandem.cli.services import run_action
 
 
 class Side(StrEnum):
@@ -43,10 +43,10 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
             if side is None:
                 raise typer.BadParameter("--end wants --of: process ids are of one database's server")
             words = ["end-session", str(end), *(["--json"] if as_json else [])]
-            raise typer.Exit(_run(domain, side, words).returncode)
+            raise typer.Exit(run_action(domain.modules[_SECTIONS[side]], *words).returncode)
         found = {}
         for it in [side] if side is not None else Side:
-            done = _run(domain, it, ["blockers", "--json"], stdout=subprocess.PIPE)
+            done = run_action(domain.modules[_SECTIONS[it]], "blockers", "--json", stdout=subprocess.PIPE)
             if done.returncode == 0:
                 found[it.value] = json.loads(done.stdout)
         if as_json:
@@ -55,13 +55,6 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
             Console().print(*(_as_text(it, fields) for it, fields in found.items()), sep="\n")
         if len(found) < (1 if side is not None else len(Side)):
             raise typer.Exit(FAILED)
-
-
-def _run(
-    domain: Domain, side: Side, words: list[str], stdout: int | None = None
-) -> "subprocess.CompletedProcess[bytes]":
-    command = [sys.executable, "-m", domain.modules[_SECTIONS[side]], *words]
-    return subprocess.run(command, stdout=stdout, check=False)
 
 
 def _as_text(side: str, fields: Mapping[str, Any]) -> RenderableType:

@@ -1,10 +1,10 @@
 """`tandem feed …`: the feed's archive and its epoch. Both are changed where the schema's owner is, as by migrations."""
 
-import subprocess
-import sys
 from typing import Annotated
 
 import typer
+
+from tandem.cli.services import run_action
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; what is logged goes to standard error.")]
 
@@ -14,8 +14,7 @@ def commands(command_module: str) -> typer.Typer:
     app = typer.Typer(no_args_is_help=True, help="The feed's archive, its oldest events in files; and its epoch.")
 
     def run(action: str, *, as_json: bool) -> None:
-        options = ["--json"] if as_json else []
-        code = subprocess.run([sys.executable, "-m", command_module, action, *options], check=False).returncode
+        code = run_action(command_module, action, *(["--json"] if as_json else [])).returncode
         if code != 0:
             raise typer.Exit(code)
 

@@ -1,7 +1,5 @@
 """The commands of `tandem`."""
 
-import subprocess
-import sys
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +31,7 @@ from tandem.cli.domain import Domain
 from tandem.cli.generations import add_commands
 from tandem.cli.local_stack import DEFAULT_PORTS, LocalStack
 from tandem.cli.output import EXIT_CODES, FAILED, Commands, Json, complain, fail, print_json
+from tandem.cli.services import run_action
 from tandem.cli.up import up as run_up
 
 
@@ -151,7 +150,7 @@ def application(domain: Domain) -> typer.Typer:
         TANDEM_PROJECTOR_READ_DATABASE__URL, or the file that TANDEM_CONFIG names. Safe to run at any time, by several.
         """
         for section in ("command", "projector"):
-            code = subprocess.run([sys.executable, "-m", domain.modules[section], "migrate"], check=False).returncode
+            code = run_action(domain.modules[section], "migrate").returncode
             if code != 0:
                 raise typer.Exit(code)
 

@@ -1,7 +1,5 @@
 """After a restore of the write database: its side is set right, and the views are watched until they are."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +8,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from tandem.cli.child import StackError
+from tandem.cli.services import run_action
 from tandem.cli.status import Views, list_projections
 
 _LOOK_SECONDS = 0.5
@@ -25,8 +24,7 @@ def set_right(modules: Mapping[str, str], ledgers: Sequence[Path]) -> None:
     """
     for section, action in (("command", "migrate"), ("projector", "migrate"), ("command", "restore")):
         files = [str(it) for it in ledgers] if action == "restore" else []
-        done = subprocess.run([sys.executable, "-m", modules[section], action, *files], check=False)
-        if done.returncode != 0:
+        if run_action(modules[section], action, *files).returncode != 0:
             raise StackError(f"{modules[section]} {action} failed; mend what it says, and run this again")
 
 

@@ -10,9 +10,9 @@ import signal
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import ClassVar, Literal, LiteralString, Self, TypeVar
+from typing import Any, ClassVar, Literal, LiteralString, Self, TypeVar
 
 import grpc
 import psutil
@@ -137,6 +137,14 @@ class Databases:
         self._migrations = migrations
         self._numbers = itertools.count(1)
         self._templates: set[str] = set()
+        self._session: psycopg.Connection[Any] | None = None
+
+    @contextmanager
+    def in_one_session(self) -> Iterator[Self]:
+        """While the block runs, with a server that does too: a session for each statement is half of what it takes."""
+        with self._connect() as self._session:
+            yield self
+        self._session = None
 
     def create(self, *sides: Side) -> str:
         """The URL of a new database: empty, or migrated for the sides that it is to serve."""
@@ -154,8 +162,11 @@ class Databases:
         self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", url.rsplit("/", 1)[1])
 
     def _run(self, statement: LiteralString, *names: str) -> None:
-        with psycopg.connect(self.postgres.url("postgres"), autocommit=True) as connection:
-            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+        with nullcontext(self._session) if self._session is not None else self._connect() as session:
+            session.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+    def _connect(self) -> "psycopg.Connection[Any]":
+        return psycopg.connect(self.postgres.url("postgres"), autocommit=True)
 
     def _template(self, sides: Iterable[Side]) -> str:
         """A migrated database to copy: migrating takes a second, copying some milliseconds."""

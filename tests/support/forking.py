@@ -16,10 +16,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from tandem.cli.child import StackError
 from tandem.cli.exec_child import end_with_parent
@@ -41,26 +41,58 @@ class ForkedService(Service):
                 raise StackError(f"{self.name} {action} failed:\n{output.read()}")
 
 
+def run_forked(
+    command: list[str], *, stdout: int | None = None, check: bool = False
+) -> "subprocess.CompletedProcess[bytes]":
+    """What subprocess.run does with `python -m {module} {words}`, by a fork. check: is not done."""
+    assert not check
+    _, option, module, *words = command
+    assert option == "-m"
+    with (
+        tempfile.NamedTemporaryFile("r+b", prefix="tandem-test-") as said,
+        tempfile.NamedTemporaryFile("r+b", prefix="tandem-test-") as errors,
+    ):
+        code = Forked(module, Path(said.name), os.environ, *words, errors=Path(errors.name)).wait()
+        output = said.read()
+        if stdout is None:
+            os.write(1, output)
+        os.write(2, errors.read())
+        return subprocess.CompletedProcess(command, code, output if stdout == subprocess.PIPE else None)
+
+
 class _Forker:
     """The program that forks; it ends, and all that it has forked, when this process does."""
 
-    def __init__(self) -> None:
+    def __init__(self, requests: IO[bytes], answers: IO[bytes], wait: Callable[[], object]) -> None:
+        """wait: returns when it has ended."""
         self._lock = threading.Lock()
-        self._program = subprocess.Popen(
+        self._requests = requests
+        self._answers = answers
+        self._wait = wait
+        atexit.register(self._end)
+
+    @classmethod
+    def started(cls) -> "_Forker":
+        program = subprocess.Popen(
             [sys.executable, "-m", __name__],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        atexit.register(self._program.communicate)
+        assert program.stdin is not None
+        assert program.stdout is not None
+        return cls(program.stdin, program.stdout, program.wait)
 
     def ask(self, **request: Any) -> Any:
-        assert self._program.stdin is not None
-        assert self._program.stdout is not None
         with self._lock:
-            self._program.stdin.write(json.dumps(request).encode() + b"\n")
-            self._program.stdin.flush()
-            return json.loads(self._program.stdout.readline())
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
+            return json.loads(self._answers.readline())
+
+    def _end(self) -> None:
+        self._requests.close()
+        self._wait()
+        self._answers.close()
 
 
 _forkers: list[_Forker] = []
@@ -69,19 +101,54 @@ _forkers: list[_Forker] = []
 def _forker() -> _Forker:
     """The one of this process, started when it is first needed."""
     if not _forkers:
-        _forkers.append(_Forker())
+        _forkers.append(_Forker.started())
     return _forkers[0]
 
 
-class Forked:
-    """What `python -m {module} {action}` does, used as subprocess.Popen is; its output goes to `log`."""
+def fork_a_forker() -> bool:
+    """Has a fork of this process, which has imported all of it, be the one that forks. False in what it forks.
 
-    def __init__(self, module: str, log: Path, environment: Mapping[str, str], action: str = "serve") -> None:
+    It may have no thread yet.
+    """
+    requests, answers = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(requests[0])
+        os.close(answers[1])
+        forker = _Forker(os.fdopen(requests[1], "wb"), os.fdopen(answers[0], "rb"), lambda: os.waitpid(pid, 0))
+        _forkers.append(forker)
+        return True
+    os.close(requests[1])
+    os.close(answers[0])
+    _serve_forks(os.fdopen(requests[0], "rb"), os.fdopen(answers[1], "w"))
+    return False
+
+
+class Forked:
+    """What `python -m {module} {words}` does, used as subprocess.Popen is.
+
+    Its output goes to `log`, and what it says of errors to `errors`, or to `log` too. imports: a module that is to be
+    there before, besides those of the services.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        log: Path,
+        environment: Mapping[str, str],
+        *words: str,
+        errors: Path | None = None,
+        imports: str = "",
+    ) -> None:
         self._forker = _forker()
         self._name = module
         self._code: int | None = None
         log.touch()
-        self.pid: int = self._forker.ask(module=module, action=action, log=str(log), environment=dict(environment))
+        if imports:
+            self._forker.ask(imports=imports)
+        self.pid: int = self._forker.ask(
+            module=module, words=words, log=str(log), errors=str(errors or log), environment=dict(environment)
+        )
 
     def poll(self) -> int | None:
         if self._code is None:
@@ -100,45 +167,58 @@ class Forked:
                 os.close(descriptor)
         return code
 
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
 
 
-def _serve_forks(modules: tuple[str, ...]) -> None:
-    """Answers requests, a JSON object in a line of standard input each, until that ends. A fork returns too, to run."""
+def _import(modules: Iterable[str]) -> None:
+    """What forks are to have imported."""
     for module in modules:
-        import_module(f"{module}.app")
+        import_module(module)
     assert len(os.listdir("/proc/self/task")) == 1, "a fork has none of the threads that there are"
     # A fork's garbage collector writes into what it looks at, and what is written is copied: half of a fork's start.
     gc.collect()
     gc.freeze()
-    for line in sys.stdin.buffer:
+
+
+def _serve_forks(requests: IO[bytes], answers: IO[str]) -> None:
+    """Answers requests, a JSON object in a line each, until they end, and ends then. Returns in a fork that has run."""
+    for line in requests:
         request = json.loads(line)
+        answer = None
         if "poll" in request:
             ended, status = os.waitpid(request["poll"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if ended else None
+        elif "imports" in request:
+            if request["imports"] not in sys.modules:
+                _import([request["imports"]])
         else:
             parent = os.getpid()
             answer = os.fork()
             if answer == 0:
                 _run(parent, **request)
                 return
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
+    sys.exit()
 
 
-def _run(parent: int, *, module: str, action: str, log: str, environment: dict[str, str]) -> None:
-    """What `python -m {module} {action}` does, with the output in `log`."""
+def _run(parent: int, *, module: str, words: list[str], log: str, errors: str, environment: dict[str, str]) -> None:
+    """What `python -m {module} {words}` does."""
     if not end_with_parent(signal.SIGKILL, parent):
         return
     os.setsid()
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
+    output, error = (os.open(it, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) for it in (log, errors))
+    for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (error, 2)):
         os.dup2(descriptor, target)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = [module, action]
+    sys.argv = [module, *words]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    _serve_forks(("command_server", "projector", "query_server", "relay"))
+    _import(f"{it}.app" for it in ("command_server", "projector", "query_server", "relay"))
+    _serve_forks(sys.stdin.buffer, sys.stdout)

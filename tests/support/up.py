@@ -1,5 +1,6 @@
 """A real `tandem up` on free ports."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from tandem.cli.child import HOST
 from tandem.cli.local_stack import Ports
 from tandem.testing.ports import free_port
 from tandem.testing.stack import runs, wait_until
+from tests.support.forking import Forked
 from tests.support.terminal import Terminal
 
 # What a service of it takes to stop (drain) and PostgreSQL to write, on a busy machine.
@@ -25,7 +27,7 @@ class Up:
     """`tandem up` on `folder`; what it says is collected.
 
     unnamed: fields of Ports whose port it chooses itself. on_terminal: of 80 columns and 24 lines.
-    forks: its services are forked, for tests that are not about how they are started.
+    forks: it and its services are forked, for tests that are not about how they are started.
     program, tree, environment: to run the code of another environment or tree than this one.
     """
 
@@ -47,12 +49,16 @@ class Up:
         words = [f"--{name.replace('_', '-')}-port={port}" for name, port in named.items()]
         # Pages are another program to wait for.
         without = [] if "--pages" in options or program != PROGRAM else ["--no-pages"]
-        words = [f"--data-dir={folder}", *words, *without, *options]
-        forking = [sys.executable, "-m", "tests.support.forking_tandem"]
-        command: list[str | Path] = [*(forking if forks else [program]), "up", *words]
+        words = ["up", f"--data-dir={folder}", *words, *without, *options]
+        forking = "tests.support.forking_tandem"
+        command: list[str | Path] = [*([sys.executable, "-m", forking] if forks else [program]), *words]
+        self.process: subprocess.Popen[bytes] | Forked
         self.terminal = Terminal(command, environment=environment) if on_terminal else None
         if self.terminal is not None:
             self.process = self.terminal.process
+            return
+        if forks:
+            self.process = Forked(forking, self._out, environment or os.environ, *words, imports="shop.cli")
             return
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(

@@ -15,13 +15,13 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from prometheus_client import REGISTRY
 
 from commerce.projection.v1 import projection_service_pb2 as projection
 from tandem.runtime.call import Call, StreamCall, settle
 from tandem.runtime.server import Application, Component, RunningApplication, Service
 from tandem.runtime.settings import UNIX_SOCKET, ServerSettings
 from tandem.runtime.worker import Handler, Worker, one_by_one
+from tests.support.metrics import sample
 
 Transport = Literal["native", "grpcio"]
 
@@ -50,12 +50,12 @@ def raw(channel: grpc.aio.Channel, method: str = METHOD) -> "grpc.aio.UnaryUnary
 
 def counted(code: str) -> float:
     """How many calls ended with the code."""
-    return REGISTRY.get_sample_value("tandem_calls_total", {"method": "ListProjections", "code": code}) or 0.0
+    return sample("tandem_calls_total", method="ListProjections", code=code) or 0.0
 
 
 def timed() -> float:
     """How many calls were timed."""
-    return REGISTRY.get_sample_value("tandem_call_seconds_count", {"method": "ListProjections"}) or 0.0
+    return sample("tandem_call_seconds_count", method="ListProjections") or 0.0
 
 
 def worker(*handlers: Handler, inline: Handler | None = None, max_batch: int = 64, max_waiting: int = 10_000) -> Worker:

@@ -15,7 +15,6 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from tandem.runtime import server, supervised
@@ -38,6 +37,7 @@ from tests.contract.transport.conftest import (
     service,
     worker,
 )
+from tests.support.metrics import sample
 
 
 class _Renamed:
@@ -115,7 +115,7 @@ async def test_a_server_is_alive_while_it_is_not_ready_and_not_when_a_worker_sta
 
 
 def streams_open(method: str) -> float:
-    return REGISTRY.get_sample_value("tandem_streams_open", {"method": method}) or 0.0
+    return sample("tandem_streams_open", method=method) or 0.0
 
 
 async def test_watches_of_health_and_reflection_are_counted_and_past_the_limit_refused(serve: Serve) -> None:
@@ -301,7 +301,7 @@ async def test_readiness_does_not_bring_a_stopping_server_back(serve: Serve, par
 async def test_an_event_loop_that_is_held_up_is_seen_in_metrics(serve: Serve) -> None:
     def late() -> float:
         """Seconds, of all looks together."""
-        return REGISTRY.get_sample_value("tandem_event_loop_delay_seconds_sum") or 0.0
+        return sample("tandem_event_loop_delay_seconds_sum") or 0.0
 
     await serve()
     before = late()

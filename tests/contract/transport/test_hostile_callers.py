@@ -7,7 +7,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from prometheus_client import REGISTRY
 
 from commerce.projection.v1.projection_service_pb2 import ListProjectionsResponse, Projection
 from tandem.runtime.call import Call
@@ -15,6 +14,7 @@ from tandem.runtime.worker import one_by_one
 from tandem.testing.stack import until, wait_until
 from tests.contract.transport.conftest import METHOD, Serve, Transport
 from tests.support.http2 import RawConnection, broken_connections, message
+from tests.support.metrics import sample
 
 # The server closes a connection that floods it or makes it hold too much, maybe before the caller has sent all of that.
 MAY_BE_CLOSED = contextlib.suppress(ConnectionError)
@@ -144,7 +144,7 @@ def much(call: Call) -> bytes:
 
 
 def closed() -> float:
-    return REGISTRY.get_sample_value("tandem_connections_closed_total") or 0.0
+    return sample("tandem_connections_closed_total") or 0.0
 
 
 async def until_closed(connections: float) -> None:

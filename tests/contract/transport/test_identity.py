@@ -18,7 +18,6 @@ import trustme
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
@@ -49,6 +48,7 @@ from tests.contract.transport.conftest import (
     worker,
 )
 from tests.support.issuer import AUDIENCE, EVERYBODY, ISSUER, Certificates, Issuer, bearer, served, settings_of
+from tests.support.metrics import sample
 
 HEALTHY = 1
 
@@ -284,7 +284,7 @@ async def test_who_cannot_be_found_out_fails_alone_and_at_once(
 
 async def test_an_issuer_that_does_not_speak_http_changes_nothing(serve: Serve, seen: Seen) -> None:
     def failed() -> float:
-        return REGISTRY.get_sample_value("tandem_token_keys_fetches_total", {"outcome": "failed"}) or 0.0
+        return sample("tandem_token_keys_fetches_total", outcome="failed") or 0.0
 
     def answer(listening: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from prometheus_client import REGISTRY
 
 from commerce.query.v1 import query_service_pb2 as queries
 from tandem.runtime.call import Call, StreamCall, StreamHandler, stopping_error
@@ -20,6 +19,7 @@ from tandem.runtime.worker import one_by_one
 from tandem.testing.stack import until
 from tests.contract.transport.conftest import PATIENCE, Transport, detail, worker
 from tests.support.http2 import RawConnection
+from tests.support.metrics import sample
 from tests.support.proxy import CuttingProxy
 
 SERVICE = queries.DESCRIPTOR.services_by_name["QueryService"]
@@ -121,7 +121,7 @@ class Silent:
 
 
 def opened() -> float:
-    return REGISTRY.get_sample_value("tandem_streams_open", {"method": METHOD}) or 0
+    return sample("tandem_streams_open", method=METHOD) or 0
 
 
 async def nobody_is_inside(behaviour: Endless | Silent) -> None:
@@ -307,14 +307,14 @@ async def test_messages_that_a_caller_does_not_take_count_and_end_in_a_closed_co
     async def large(request: Any, call: StreamCall) -> AsyncGenerator[queries.WatchOrderDetailsResponse, None]:
         yield message(1, 2**20)
 
-    before = REGISTRY.get_sample_value("tandem_connections_closed_total") or 0
+    before = sample("tandem_connections_closed_total") or 0
     served = await serve(large, max_held_bytes_per_connection=4 * 2**20)
     caller = RawConnection(served.running.port, reads=False)
     for _ in range(20):
         caller.call(f"/{SERVICE.full_name}/{METHOD}")
 
     async def is_closed() -> bool:
-        return (REGISTRY.get_sample_value("tandem_connections_closed_total") or 0) > before and opened() == 0
+        return (sample("tandem_connections_closed_total") or 0) > before and opened() == 0
 
     await until(is_closed, "the connection is closed, and with it its streams")
     assert await served.get() == b""

@@ -59,6 +59,7 @@ def until_it_waits(connect: Connect, waiter: "psycopg.Connection[Any]") -> None:
         wait_until(lambda: look.execute(waits, (pid(waiter),)).fetchone() == (True,), "it waits for the lock")
 
 
+@pytest.mark.usefixtures("forked_actions")
 @pytest.mark.parametrize("side", ["write", "read"])
 def test_who_holds_a_lock_is_shown_with_how_many_wait_and_may_be_ended(
     side: str, connect: Connect, capfd: pytest.CaptureFixture[str]
@@ -87,6 +88,7 @@ def test_who_holds_a_lock_is_shown_with_how_many_wait_and_may_be_ended(
         holder.execute("SELECT 1")
 
 
+@pytest.mark.usefixtures("forked_actions")
 def test_who_holds_a_snapshot_is_shown_and_who_holds_nothing_is_not_ended(
     connect: Connect, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +104,7 @@ def test_who_holds_a_snapshot_is_shown_and_who_holds_nothing_is_not_ended(
         it.execute("SELECT 1")
 
 
+@pytest.mark.usefixtures("forked_actions")
 def test_a_session_of_ours_is_shown_while_others_wait_for_it_and_not_ended(
     connect: Connect, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +143,7 @@ def test_to_end_one_the_database_is_named(database: str) -> None:
     assert "--end wants --of" in result.stderr
 
 
+@pytest.mark.usefixtures("forked_actions")
 def test_an_epoch_is_begun_by_a_word_of_tandem(database: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert database
     assert CliRunner().invoke(app, ["migrate"]).exit_code == 0

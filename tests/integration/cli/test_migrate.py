@@ -14,6 +14,7 @@ def schemas(url: str) -> set[str]:
         return {row[0] for row in connection.execute(query)}
 
 
+@pytest.mark.usefixtures("forked_actions")
 def test_migrate_brings_both_databases_up_to_date_and_may_be_repeated(
     fresh_database: Callable[[], str],
     monkeypatch: pytest.MonkeyPatch,

@@ -7,7 +7,6 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
 from sqlalchemy import select, text
 
 from command_server.orders import order_table
@@ -27,6 +26,7 @@ from tests.integration.command_server.conftest import (
     write_database,
 )
 from tests.support.builders import add_product, identity, place_order, register_customer, usd
+from tests.support.metrics import sample
 from tests.support.stack import Databases
 from tests.unit.command_server.test_batches import requests as random_requests
 
@@ -35,7 +35,7 @@ SHOP = [register_customer(1), add_product(1, stock=100), add_product(2, stock=10
 
 
 def batches() -> float:
-    return REGISTRY.get_sample_value("tandem_command_batch_size_count") or 0
+    return sample("tandem_command_batch_size_count") or 0
 
 
 def shown(outcome: Receipt | BaseException) -> tuple[object, ...]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from grpc import aio
-from prometheus_client import REGISTRY
 from typer.testing import CliRunner
 
 from commerce.audit.v1 import audit_service_pb2 as audit
@@ -24,6 +23,7 @@ from tests.integration.projector.conftest import Announcements, Project, Running
 from tests.integration.projector.test_repair import is_right, until_right
 from tests.support import events
 from tests.support.builders import identity
+from tests.support.metrics import sample
 
 if TYPE_CHECKING:
     # The stubs alone know it.
@@ -131,7 +131,7 @@ async def test_the_auditor_repairs_what_somebody_has_changed_by_itself(stores: S
     projector = await project(audit=ALL)
     await stores.reached(stores.append(events.a_history(300)))
     key = identity("product", 2)
-    before = REGISTRY.get_sample_value("tandem_audit_differences_total", {"view": "product_card", "kind": "row"}) or 0
+    before = sample("tandem_audit_differences_total", view="product_card", kind="row") or 0
     # A message of the view, with its own id: no reader can see that it is wrong.
     right = ProductCard.FromString(stores.value("product_card", key) or b"")
     wrong = ProductCard()
@@ -142,9 +142,7 @@ async def test_the_auditor_repairs_what_somebody_has_changed_by_itself(stores: S
         f" WHERE key = '{key}'"
     )
     await until_right(stores, "product_card")
-    assert REGISTRY.get_sample_value("tandem_audit_differences_total", {"view": "product_card", "kind": "row"}) == (
-        before + 1
-    )
+    assert sample("tandem_audit_differences_total", view="product_card", kind="row") == (before + 1)
     listed = await projector.list()
     assert listed["product_card"].differences == 1
 

@@ -15,6 +15,7 @@ from tandem.testing.stack import until
 from tests.integration.projector.conftest import Announcements, Project, Stores
 from tests.support import events
 from tests.support.builders import identity
+from tests.support.metrics import sample
 from tests.support.operating import KEPT, READY, operator
 
 RUNNING, FAILED = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_FAILED
@@ -75,12 +76,12 @@ async def test_views_are_made_anew_compared_exchanged_back_and_dropped_while_eve
 async def _is_shown(view: str, state: str) -> bool:
     of_view = {"view": view}
     differences = [
-        REGISTRY.get_sample_value("tandem_generation_differences", of_view | {"kind": kind})
+        sample("tandem_generation_differences", **(of_view | {"kind": kind}))
         for kind in ("changed", "missing", "added")
     ]
     return (
-        REGISTRY.get_sample_value("tandem_generation_state", of_view | {"state": state}) == 1
-        and REGISTRY.get_sample_value("tandem_generation_progress_ratio", of_view) == 1
+        sample("tandem_generation_state", **(of_view | {"state": state})) == 1
+        and sample("tandem_generation_progress_ratio", **of_view) == 1
         and differences == [0, 0, 0]
     )
 

@@ -4,7 +4,6 @@ import uuid
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
 from commerce.projection.v1.projection_service_pb2 import Projection, ProjectionState
 from shop.views import VIEWS
@@ -13,6 +12,7 @@ from tests.integration.projector.conftest import Announcements, Project, Stores
 from tests.integration.projector.test_audit import OFF, verify
 from tests.support import events
 from tests.support.builders import identity
+from tests.support.metrics import sample
 
 RUNNING, FAILED = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_FAILED
 STANDBY = ProjectionState.PROJECTION_STATE_STANDBY
@@ -65,7 +65,7 @@ async def test_views_with_commits_that_the_feed_has_lost_say_so_until_one_comman
     found = await projector.until_state(FAILED)
     assert all(it.error.startswith("HISTORY_CHANGED: ") and "begin-epoch" in it.error for it in found.values())
     assert (await announcements.one_more()).problems == dict.fromkeys(VIEWS, "HISTORY_CHANGED")
-    assert REGISTRY.get_sample_value("tandem_projection_failed", {"view": "order_details"}) == 1
+    assert sample("tandem_projection_failed", view="order_details") == 1
     answers = await verify(projector, subjects=["order_details", "order_summary"], repair=True)
     assert all("begin-epoch" in it.problem and not it.differences for it in answers)
     assert stores.value("order_details", identity("order", 2)), "what is served is left alone until a person decides"

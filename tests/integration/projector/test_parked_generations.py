@@ -5,7 +5,6 @@ from collections.abc import Callable
 import grpc
 import pytest
 from grpc import aio
-from prometheus_client import REGISTRY
 
 from commerce.projection.v1.projection_service_pb2 import (
     ExplainRequest,
@@ -20,6 +19,7 @@ from tests.integration.projector.test_audit import ROW, differences, verify
 from tests.integration.projector.test_parking import refuse_payments
 from tests.support import events
 from tests.support.builders import identity
+from tests.support.metrics import sample
 from tests.support.operating import KEPT, READY, operator
 
 VIEW, OTHER = "order_details", "order_details@other"
@@ -48,7 +48,7 @@ async def explained(projector: Running, position: int) -> tuple[bool, list[str]]
 
 
 def parked_now(view: str) -> float | None:
-    return REGISTRY.get_sample_value("tandem_projection_parked_keys", {"view": view})
+    return sample("tandem_projection_parked_keys", view=view)
 
 
 async def test_what_is_parked_goes_with_its_generation(

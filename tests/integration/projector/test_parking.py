@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
 from commerce.projection.v1.projection_service_pb2 import (
     DropParkedKeyRequest,
@@ -23,6 +22,7 @@ from tests.integration.projector.conftest import Announcements, Project, Stores,
 from tests.support import events
 from tests.support.archiving import archive_all, small, small_partitions
 from tests.support.builders import identity
+from tests.support.metrics import sample
 from tests.support.stack import Stack
 
 RUNNING, FAILED = ProjectionState.PROJECTION_STATE_RUNNING, ProjectionState.PROJECTION_STATE_FAILED
@@ -65,7 +65,7 @@ async def test_a_row_is_parked_and_a_program_without_the_bug_redrives_it(
     found = await first.until_state(RUNNING)
     assert {view: it.parked_keys for view, it in found.items() if it.parked_keys} == {"order_details": 1}
     assert await first.projections_are_well(), "a row that is parked stops nobody"
-    assert REGISTRY.get_sample_value("tandem_projection_parked_keys", {"view": "order_details"}) is not None
+    assert sample("tandem_projection_parked_keys", view="order_details") is not None
     was = OrderDetails.FromString(stores.value("order_details", ONE) or b"")
     assert (was.version, was.carrier) == (1, ""), "it is as it was, and not half changed"
     assert OrderDetails.FromString(stores.value("order_details", TWO) or b"").version == 2

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from commerce.projection.v1.projection_service_pb2 import PROJECTION_STATE_RUNNING
@@ -18,6 +17,7 @@ from tests.integration.projector.conftest import Announcements, Project, Running
 from tests.integration.projector.test_replay import replay, rows_of
 from tests.support import events
 from tests.support.builders import identity
+from tests.support.metrics import sample
 
 # The auditor would make a row good before whom the test is about.
 ALONE = {"share": 0}
@@ -34,7 +34,7 @@ def report(stores: Stores, view: str, key: str = "") -> None:
 
 
 def repaired(view: str = "product_card") -> float:
-    return REGISTRY.get_sample_value("tandem_rows_repaired_total", {"view": view}) or 0
+    return sample("tandem_rows_repaired_total", view=view) or 0
 
 
 def is_right(stores: Stores, *views: str) -> bool:

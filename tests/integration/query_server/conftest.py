@@ -14,7 +14,6 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
-from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.dialects.postgresql import insert
@@ -37,6 +36,7 @@ from tandem.runtime.identity import Permission
 from tandem.runtime.migrations import migrate
 from tandem.runtime.server import Application, RunningApplication
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
+from tests.support.metrics import sample
 from tests.support.searching import Searcher, Shelf
 from tests.support.stack import Databases
 
@@ -90,10 +90,11 @@ class ReadSide:
         return self.position
 
     def _write_positions(self, connection: Connection) -> None:
-        for view in VIEWS:
-            row = {"view": view, "feed_epoch": self.feed, "position": self.position}
-            if connection.execute(projection.update().where(projection.c.view == view).values(row)).rowcount == 0:
-                connection.execute(projection.insert().values(row))
+        row = {"feed_epoch": self.feed, "position": self.position}
+        moved = projection.update().where(projection.c.view.in_(VIEWS)).values(row).returning(projection.c.view)
+        new = VIEWS.keys() - connection.execute(moved).scalars()
+        if new:
+            connection.execute(projection.insert().values([{"view": view, **row} for view in sorted(new)]))
 
     def park(self, view: str, key: str, scope: str | None = None) -> int:
         """Passes the next position without the event there for a row; returns the position."""
@@ -138,9 +139,7 @@ class ReadSide:
                 connection.execute(
                     text("SELECT pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": payload}
                 )
-            return all(
-                REGISTRY.get_sample_value("tandem_announced_position", {"view": view}) == position for view in VIEWS
-            )
+            return all(sample("tandem_announced_position", view=view) == position for view in VIEWS)
 
         await until(heard, "the announcement is heard")
         return position
@@ -261,7 +260,7 @@ def reason(error: aio.AioRpcError) -> str:
 
 
 def counted(result: str, view: str = "order_details") -> float:
-    return REGISTRY.get_sample_value("tandem_cache_reads_total", {"view": view, "result": result}) or 0
+    return sample("tandem_cache_reads_total", view=view, result=result) or 0
 
 
 @pytest.fixture

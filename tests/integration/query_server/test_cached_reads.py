@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
-from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from commerce.query.v1 import query_service_pb2 as queries
@@ -28,6 +27,7 @@ from tests.integration.query_server.conftest import (
     until,
 )
 from tests.support.builders import identity
+from tests.support.metrics import sample
 
 VIEW = "order_details"
 ORDER = identity("order", 1)
@@ -290,7 +290,7 @@ async def test_an_entry_that_was_not_stored_for_its_key_is_a_miss_counted_and_re
 
 
 def refused(node: Memcached) -> float:
-    return REGISTRY.get_sample_value("tandem_cache_entries_refused_total", {"node": node.address}) or 0
+    return sample("tandem_cache_entries_refused_total", node=node.address) or 0
 
 
 async def test_a_node_that_is_killed_loses_no_read_and_brings_hits_back(

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
 from tandem.cli.embedded import Memcached
 from tests.integration.query_server.conftest import LocalQueries, ReadSide, Serve, TablesLocked, until
 from tests.support.builders import identity
+from tests.support.metrics import sample
 
 ORDER, CUSTOMER = identity("order", 1), identity("customer", 1)
 
@@ -89,7 +89,7 @@ async def test_a_call_cancelled_in_any_of_its_stages_leaves_nothing_behind(
     [call] = local.ask("GetOrderDetails", plain)
     answer = await asyncio.wrap_future(call.future)
     assert queries.GetOrderDetailsResponse.FromString(answer).order_details.order_id == ORDER
-    await until(lambda: REGISTRY.get_sample_value("tandem_freshness_waiters") == 0, "nobody waits")
+    await until(lambda: sample("tandem_freshness_waiters") == 0, "nobody waits")
     await until(lambda: read_side.query_sessions("state <> 'idle'") == 0, "no connection is left in the middle")
     await local.stop()
     await until(lambda: read_side.query_sessions("true") == 0, "every connection is closed")

@@ -10,7 +10,6 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc import aio
-from prometheus_client import REGISTRY
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
@@ -19,6 +18,7 @@ from tandem.cli.embedded import Memcached
 from tandem.feed.token import encode_token
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, eventually, position_of, reason, until
 from tests.support.builders import identity
+from tests.support.metrics import sample
 
 if TYPE_CHECKING:
     # The stubs alone know it.
@@ -228,7 +228,7 @@ async def test_a_view_that_is_made_anew_is_waited_for_as_any_other(rpc: str, rea
     announced = await reset(read_side)
 
     waiting = asyncio.ensure_future(getattr(stub, rpc)(asks(read_side.token(announced))[rpc], timeout=20))
-    await until(lambda: REGISTRY.get_sample_value("tandem_freshness_waiters") == 1, "the call waits")
+    await until(lambda: sample("tandem_freshness_waiters") == 1, "the call waits")
     read_side.position = announced + 1
     read_side.write_positions()
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from prometheus_client import REGISTRY
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderSummary
@@ -15,6 +14,7 @@ from tandem.runtime.call import LocalCall
 from tandem.runtime.errors import InvalidArgument, PreconditionFailed, Unavailable
 from tests.integration.query_server.conftest import LocalQueries, ReadSide, position_of, until
 from tests.support.builders import identity
+from tests.support.metrics import sample
 from tests.support.searching import Shelf
 
 ADA, BOB = identity("customer", "ada"), identity("customer", "bob")
@@ -70,7 +70,7 @@ def parsed(rpc: str, response: bytes) -> Any:
 def read_together(kind: str) -> list[float]:
     """How many batches there were, and how much was read in them."""
     name, labels = "tandem_read_batch_size", {"kind": kind}
-    return [REGISTRY.get_sample_value(f"{name}_{it}", labels) or 0 for it in ("count", "sum")]
+    return [sample(f"{name}_{it}", **labels) or 0 for it in ("count", "sum")]
 
 
 @each_rpc
@@ -129,7 +129,7 @@ def fresh(request: Any, **consistency: Any) -> Any:
 
 
 def waiting(count: int) -> Any:
-    return until(lambda: REGISTRY.get_sample_value("tandem_freshness_waiters") == count, f"{count} calls wait")
+    return until(lambda: sample("tandem_freshness_waiters") == count, f"{count} calls wait")
 
 
 @each_rpc

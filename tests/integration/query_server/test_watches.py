@@ -10,7 +10,6 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc import aio
-from prometheus_client import REGISTRY
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
@@ -18,6 +17,7 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.feed.token import encode_token
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, eventually, position_of, reason
 from tests.support.builders import identity
+from tests.support.metrics import sample
 
 if TYPE_CHECKING:
     # The stubs alone know it.
@@ -62,7 +62,7 @@ async def refusal(stub: "QueryServiceAsyncStub", **fields: Any) -> aio.AioRpcErr
 
 
 async def nobody_watches() -> bool:
-    return REGISTRY.get_sample_value("tandem_streams_open", METHOD) == 0
+    return sample("tandem_streams_open", **METHOD) == 0
 
 
 async def test_an_orders_life_is_seen_in_order_and_a_watch_goes_on_where_it_ended(
@@ -154,7 +154,7 @@ def elsewhere() -> str:
 
 
 async def waiting_for(count: int) -> bool:
-    return REGISTRY.get_sample_value("tandem_freshness_waiters") == count
+    return sample("tandem_freshness_waiters") == count
 
 
 async def test_a_watcher_that_leaves_while_it_waits_for_its_token_is_let_go_of(
@@ -194,14 +194,14 @@ async def test_a_watcher_that_does_not_read_is_sent_little_and_ends_at_the_lates
     read_side.put(VIEW, ORDER, order(1, name))
     slow, quick = watch(stub), watch(stub)
     assert [await version(slow), await version(quick)] == [1, 1]
-    before = REGISTRY.get_sample_value("tandem_stream_messages_total", METHOD) or 0
+    before = sample("tandem_stream_messages_total", **METHOD) or 0
     seen = [1]
     for number in range(2, count + 1):
         read_side.put(VIEW, ORDER, order(number, name))
         await read_side.announce()
         while seen[-1] != number:
             seen.append(await version(quick))
-    sent = (REGISTRY.get_sample_value("tandem_stream_messages_total", METHOD) or 0) - before
+    sent = (sample("tandem_stream_messages_total", **METHOD) or 0) - before
     assert sent - (len(seen) - 1) < count - 10, "what was sent to the one that does not read"
     shown, skipped = [1], 0
     while shown[-1] != count:
@@ -223,7 +223,7 @@ async def test_two_thousand_watchers_in_one_process_all_end_at_the_latest(read_s
     calls = [stub.WatchOrderDetails(queries.WatchOrderDetailsRequest(order_id=key)) for key in keys for _ in range(20)]
     watchers = [aiter(call) for call in calls]
     assert set(await asyncio.gather(*(version(messages) for messages in watchers))) == {1}
-    assert REGISTRY.get_sample_value("tandem_streams_open", METHOD) == 2000
+    assert sample("tandem_streams_open", **METHOD) == 2000
 
     async def follow(messages: AsyncIterator[Message]) -> list[int]:
         seen = [1]

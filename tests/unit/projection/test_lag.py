@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from prometheus_client import REGISTRY
 
 from tandem.projection import lag
 from tandem.projection.lag import LagWatch
 from tandem.projection.views import Phase, Progress, ViewState
 from tandem.runtime.errors import Unavailable
 from tandem.testing.stack import wait_until
+from tests.support.metrics import sample
 
 VIEW = "some_view"
 
@@ -31,7 +31,7 @@ class Databases:
 
 
 def seconds() -> float:
-    value = REGISTRY.get_sample_value("tandem_projection_lag_seconds", {"view": VIEW})
+    value = sample("tandem_projection_lag_seconds", view=VIEW)
     assert value is not None
     return value
 
@@ -59,15 +59,13 @@ async def test_the_lag_is_the_age_of_what_waits_and_grows_while_unknown(
 
 
 def is_in(phase: Phase) -> bool:
-    return REGISTRY.get_sample_value("tandem_projection_state", {"view": VIEW, "state": phase.name}) == 1
+    return sample("tandem_projection_state", view=VIEW, state=phase.name) == 1
 
 
 def test_a_view_is_in_one_state() -> None:
     progress = Progress({VIEW: ViewState(Phase.FAILED)})
     watch = LagWatch(progress, dict)
-    states = {
-        it: REGISTRY.get_sample_value("tandem_projection_state", {"view": VIEW, "state": it.name}) for it in Phase
-    }
+    states = {it: sample("tandem_projection_state", view=VIEW, state=it.name) for it in Phase}
     assert {it for it, value in states.items() if value} == {Phase.FAILED}
     progress.states[VIEW] = ViewState(Phase.RUNNING)
     assert {it for it in Phase if is_in(it)} == {Phase.RUNNING}

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
@@ -24,6 +23,7 @@ from tandem.runtime.call import Call, LocalCall, Method
 from tandem.runtime.errors import Overloaded, PreconditionFailed, TandemError, Unavailable
 from tandem.runtime.listener import Listener
 from tandem.runtime.settings import DatabaseSettings
+from tests.support.metrics import sample
 from tests.support.watching import Silence
 
 FEED, LATER_FEED = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -121,7 +121,7 @@ class Scene:
 
 
 def waiters() -> float | None:
-    return REGISTRY.get_sample_value("tandem_freshness_waiters")
+    return sample("tandem_freshness_waiters")
 
 
 def failure(call: LocalCall) -> Any:

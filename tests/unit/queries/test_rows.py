@@ -10,7 +10,6 @@ from google.protobuf import message_factory
 from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import ProductCard
@@ -26,6 +25,7 @@ from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import PLACEHOLDER, CacheEpochs, encode_entry
 from tandem.runtime.call import LocalCall, Method
 from tandem.runtime.errors import InvalidArgument, NotFound, Unavailable
+from tests.support.metrics import sample
 from tests.support.watching import Silence
 
 SERVICE = queries.DESCRIPTOR.services_by_name["QueryService"]
@@ -361,7 +361,7 @@ async def test_a_damaged_row_fails_the_calls_that_want_it_alone_and_fills_nothin
     room.announce(7)
     damaged = uuid.UUID(int=1).hex
     room.store.others[damaged] = value
-    before = REGISTRY.get_sample_value("tandem_damaged_rows_total", {"view": VIEW}) or 0
+    before = sample("tandem_damaged_rows_total", view=VIEW) or 0
     room.store.go.clear()
     # One is read, and the others wait to be read together.
     [first] = room.get(9)
@@ -376,7 +376,7 @@ async def test_a_damaged_row_fails_the_calls_that_want_it_alone_and_fills_nothin
         assert failure(call).metadata == {"view": VIEW, "key": damaged}
     assert queries.GetProductResponse.FromString(answered(other)).product.product_id == str(uuid.UUID(int=2))
     assert damaged not in FakeCache.entries
-    assert REGISTRY.get_sample_value("tandem_damaged_rows_total", {"view": VIEW}) == before + 1
+    assert sample("tandem_damaged_rows_total", view=VIEW) == before + 1
 
 
 @pytest.mark.parametrize("cached", [[], [1, 2, 3], [2]], ids=["stored", "cached", "both"])

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
 from query_server.search.synonyms import MAX_SYNONYMS, Span, SynonymsFile, parse
 from tandem.runtime.settings import SettingsError
+from tests.support.metrics import sample
 
 RULES = """
 # Each finds the others
@@ -63,7 +63,7 @@ def test_what_is_wrong_is_named_by_its_line(text: str, problem: str) -> None:
 
 def test_a_file_is_read_when_it_changes_and_one_that_is_wrong_changes_nothing(tmp_path: Path) -> None:
     def count(outcome: str) -> float:
-        return REGISTRY.get_sample_value("tandem_synonyms_reads_total", {"outcome": outcome}) or 0
+        return sample("tandem_synonyms_reads_total", outcome=outcome) or 0
 
     file = tmp_path / "synonyms.txt"
     with pytest.raises(SettingsError, match=r"synonyms_file: .*No such file"):
@@ -78,9 +78,9 @@ def test_a_file_is_read_when_it_changes_and_one_that_is_wrong_changes_nothing(tm
     for _ in range(3):
         synonyms._look()
         assert synonyms.said.of(["st"]) == (Span(0, 1, (("saint",),)),)
-    assert (count("failed"), REGISTRY.get_sample_value("tandem_synonyms_outdated")) == (failed + 1, 1)
+    assert (count("failed"), sample("tandem_synonyms_outdated")) == (failed + 1, 1)
     file.write_text("st, street")
     synonyms._look()
     synonyms._look()
     assert synonyms.said.of(["st"]) == (Span(0, 1, (("street",),)),)
-    assert (count("read"), REGISTRY.get_sample_value("tandem_synonyms_outdated")) == (read + 1, 0)
+    assert (count("read"), sample("tandem_synonyms_outdated")) == (read + 1, 0)

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tandem.runtime.sampled import SampledGauge
+from tests.support.metrics import sample
 
 
 class Queue:
@@ -22,7 +23,7 @@ def gauge() -> Iterator[SampledGauge[Queue]]:
 
 
 def value(name: str) -> float | None:
-    return REGISTRY.get_sample_value("queue_length", {"queue": name})
+    return sample("queue_length", queue=name)
 
 
 def test_it_is_read_when_it_is_asked_for(gauge: SampledGauge[Queue]) -> None:

@@ -4,12 +4,12 @@ import asyncio
 import threading
 
 import pytest
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from tandem.runtime import supervised
 from tandem.runtime.supervised import SupervisedThread, supervise, what_is_down
 from tandem.testing.stack import wait_until
+from tests.support.metrics import sample
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def restarts(name: str) -> float:
-    return REGISTRY.get_sample_value("tandem_thread_restarts_total", {"thread": name}) or 0.0
+    return sample("tandem_thread_restarts_total", thread=name) or 0.0
 
 
 class Work:

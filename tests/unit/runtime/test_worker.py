@@ -9,13 +9,14 @@ import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
-from prometheus_client import REGISTRY, CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram
 from structlog.testing import capture_logs
 
 from tandem.runtime import worker as module
 from tandem.runtime.call import Admission, Call, LocalCall, Method, settle
 from tandem.runtime.errors import DeadlineExceeded, InvalidArgument, NotFound, Overloaded, Unavailable
 from tandem.runtime.worker import Handler, Worker, answer, one_by_one
+from tests.support.metrics import sample
 
 PATIENCE = 20.0
 METHOD = Method("Test", BytesValue)
@@ -318,10 +319,10 @@ def test_settling_counts_each_call_and_makes_its_room() -> None:
     )
 
     def counted(method: Method, code: str) -> float | None:
-        return REGISTRY.get_sample_value("tandem_calls_total", {"method": method.name, "code": code})
+        return sample("tandem_calls_total", method=method.name, code=code)
 
     def timed(method: Method) -> float | None:
-        return REGISTRY.get_sample_value("tandem_call_seconds_count", {"method": method.name})
+        return sample("tandem_call_seconds_count", method=method.name)
 
     assert (counted(one, "OK"), counted(one, "ABORTED"), counted(two, "ABORTED")) == (5, 1, 3)
     assert (timed(one), timed(two)) == (6, 3)
@@ -357,7 +358,7 @@ class TestLocalCall:
 
     def test_a_second_answer_is_a_bug_that_is_logged_and_counted(self) -> None:
         def twice() -> float:
-            return REGISTRY.get_sample_value("tandem_calls_answered_twice_total") or 0
+            return sample("tandem_calls_answered_twice_total") or 0
 
         before = twice()
         it = call()

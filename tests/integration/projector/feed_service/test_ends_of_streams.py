@@ -6,7 +6,6 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from prometheus_client import REGISTRY
 
 from commerce.feed.v1.feed_service_pb2 import GetHeadRequest, SubscribeRequest, SubscribeResponse
 from tandem.feed.token import Token, decode_token, encode_token
@@ -14,6 +13,7 @@ from tandem.testing.stack import until
 from tests.integration.projector.conftest import Stored, Stores
 from tests.integration.projector.feed_service.conftest import Refusal, ServeFeed, prices, refused
 from tests.support.follower import Follower, at, caught_up, feed_stub
+from tests.support.metrics import sample
 
 FEED_SERVICE = "commerce.feed.v1.FeedService"
 
@@ -203,7 +203,7 @@ async def test_a_stop_tells_each_follower_its_cursor_and_ends_the_stream(stores:
 
 
 def streams_open() -> float:
-    return REGISTRY.get_sample_value("tandem_streams_open", {"method": "Subscribe"}) or 0.0
+    return sample("tandem_streams_open", method="Subscribe") or 0.0
 
 
 async def test_nothing_is_left_of_followers_who_vanish(
@@ -261,7 +261,7 @@ async def test_one_who_does_not_read_holds_nobody_up_costs_bounded_memory_and_ge
             await asyncio.to_thread(stores.append, prices(5000, first=first))
         await reading
         assert fast.positions == list(range(1, total + 1))
-        assert REGISTRY.get_sample_value("tandem_feed_events_in_memory") == 1000
+        assert sample("tandem_feed_events_in_memory") == 1000
 
         while slow.position < total:
             slow.take(await next_of(call))
