@@ -43,15 +43,25 @@ class World:
     """Use `open_world`. orders: how many were placed here; they have the numbers below that."""
 
     def __init__(
-        self, folder: Path, say: Callable[[str], None], postgres: Postgres, node: Memcached, databases: Databases
+        self,
+        folder: Path,
+        say: Callable[[str], None],
+        postgres: Postgres,
+        node: Memcached,
+        databases: Databases,
+        *,
+        lite: bool = False,
     ) -> None:
-        """postgres, node: running, and stopped by who started them. databases: those of the stack come from there."""
+        """postgres, node: running, and stopped by who started them. databases: those of the stack come from there.
+
+        lite: CQRS lite, both sides in one database and no cache.
+        """
         self.folder = folder
         self.say = say
         self.postgres = postgres
         self.node = node
         self.databases = databases
-        self.stack = Stack(databases, folder, nodes=[node])
+        self.stack = Stack(databases, folder, nodes=[] if lite else [node], lite=lite)
         self.orders = 0
         self._numbers = itertools.count()
         self._others: list[Child] = []
@@ -140,7 +150,7 @@ class World:
 
 
 @contextmanager
-def open_world(folder: Path, orders: int, say: Callable[[str], None]) -> Iterator[World]:
+def open_world(folder: Path, orders: int, say: Callable[[str], None], *, lite: bool = False) -> Iterator[World]:
     """Everything started, a shop with customers and products, and so many orders. Stopped at the end."""
     postgres, node = (
         Postgres(folder / "data", free_port(), settings=_POSTGRES),
@@ -149,7 +159,7 @@ def open_world(folder: Path, orders: int, say: Callable[[str], None]) -> Iterato
     try:
         postgres.start()
         node.start()
-        with beside(World(folder, say, postgres, node, Databases(postgres)), orders) as world:
+        with beside(World(folder, say, postgres, node, Databases(postgres), lite=lite), orders) as world:
             yield world
     finally:
         node.stop()
