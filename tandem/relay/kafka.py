@@ -24,15 +24,15 @@ from typing import TypeVar
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    OFFSET_END,
     Consumer,
-    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from tandem.feed.table import MAX_EVENT_BYTES
 from tandem.relay.cloud_events import CloudEvent
@@ -131,8 +131,8 @@ class KafkaSink:
         self._places = places_of(settings.topic)
         self._common = settings.client() | {"client.id": relay, "error_cb": self._note, "logger": _silent()}
         self._thread = ThreadPoolExecutor(1, "relay-kafka")
-        self._admin: AdminClient | None = None
-        self._consumer: Consumer | None = None
+        # By what they read: what is committed, or all that is there.
+        self._consumers: dict[str, Consumer] = {}
         # By epoch, of what was read of the topic of places, up to an offset.
         self._filled: dict[str, _Filled] = {}
         self._read_until = OFFSET_BEGINNING
@@ -211,7 +211,7 @@ class KafkaSink:
                 f" {self._personal_data}: delete the topic, and the relay fills it anew, or set it back"
             )
         then = filled.ends
-        now = self._offsets(topic, min(partitions, len(then)), OffsetSpec.latest())
+        now = self._offsets(topic, min(partitions, len(then)), OFFSET_END)
         if len(now) == len(then) and all(map(int.__ge__, now, then)):
             if partitions > len(then):
                 raise SinkRefused(
@@ -220,7 +220,7 @@ class KafkaSink:
                 )
             return filled
         # Where the topic was deleted, it is a new one, with nothing but what nobody committed.
-        if any(self._offsets(topic, partitions, OffsetSpec.earliest())) or self._has_events(topic, partitions):
+        if any(self._offsets(topic, partitions, OFFSET_BEGINNING)) or self._has_events(topic, partitions):
             raise SinkRefused(
                 f"the topic {topic} has lost events: delete it, and the relay fills it anew, with the same ids"
             )
@@ -241,7 +241,8 @@ class KafkaSink:
         config = {**config, "max.message.bytes": str(_LARGEST_BATCH), "min.insync.replicas": str(min(2, replicas))}
         deadline = time.monotonic() + self._settings.ack_seconds
         try:
-            [made] = self._asker().create_topics([NewTopic(topic, partitions, replicas, config=config)]).values()
+            asker = AdminClient(self._common)
+            [made] = asker.create_topics([NewTopic(topic, partitions, replicas, config=config)]).values()
             made.result(self._settings.ack_seconds)
         except TimeoutError as error:
             raise SinkAway(f"Kafka does not make the topic {topic}") from error
@@ -306,37 +307,33 @@ class KafkaSink:
             reader.unassign()
         return [ends.get(it.partition, it.offset) for it in parts]
 
-    def _offsets(self, topic: str, partitions: int, which: OffsetSpec) -> list[int]:
-        """Of each partition, whatever is committed."""
-        asked = {TopicPartition(topic, it): which for it in range(partitions)}
-        answers = self._asker().list_offsets(
-            asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=self._settings.ack_seconds
-        )
-        offsets = [answers[it].result().offset for it in asked]
+    def _offsets(self, topic: str, partitions: int, which: int) -> list[int]:
+        """Of each partition, whatever is committed. which: OFFSET_BEGINNING or OFFSET_END."""
+        asked = [TopicPartition(topic, it, which) for it in range(partitions)]
+        answers = self._reader("read_uncommitted").offsets_for_times(asked, self._settings.ack_seconds)
+        for it in answers:
+            if it.error is not None:
+                raise KafkaException(it.error)
+        offsets = [it.offset for it in answers]
         if min(offsets) < 0:
             raise SinkAway(f"no broker leads every partition of {topic}")
         return offsets
 
-    def _reader(self) -> Consumer:
-        if self._consumer is None:
-            self._consumer = Consumer(
+    def _reader(self, level: str = "read_committed") -> Consumer:
+        if (consumer := self._consumers.get(level)) is None:
+            consumer = self._consumers[level] = Consumer(
                 self._common
                 | {
                     # It is asked for, and nothing is ever committed to it.
                     "group.id": self._relay,
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
-                    "isolation.level": "read_committed",
+                    "isolation.level": level,
                     "auto.offset.reset": "earliest",
                     "fetch.wait.max.ms": 20,
                 }
             )
-        return self._consumer
-
-    def _asker(self) -> AdminClient:
-        if self._admin is None:
-            self._admin = AdminClient(self._common)
-        return self._admin
+        return consumer
 
     # To publish.
 
@@ -364,7 +361,7 @@ class KafkaSink:
             producer.produce(topic, it.data, it.key.encode(), headers=headers_of(it))
         if producer.flush(seconds):
             raise SinkAway(f"Kafka has not taken events {first.position} to {last.position} within {seconds:g} s")
-        ends = self._offsets(topic, self._partitions, OffsetSpec.latest())
+        ends = self._offsets(topic, self._partitions, OFFSET_END)
         filled = _Filled(last.position, last.mark, self._relay, self._personal_data, tuple(ends))
         producer.produce(self._places, json.dumps(asdict(filled)), epoch.hex, partition=0)
         producer.commit_transaction(seconds)
@@ -402,9 +399,8 @@ class KafkaSink:
     def _drop_clients(self) -> None:
         """What they know of the cluster, which may be long over, goes with them."""
         self._drop_producer()
-        consumer, self._consumer, self._admin = self._consumer, None, None
-        if consumer is not None:
-            consumer.close()
+        while self._consumers:
+            self._consumers.popitem()[1].close()
 
 
 def _known(number: int | None) -> int:

@@ -106,6 +106,11 @@ class MockCluster:
         codes = (ctypes.c_int * len(errors))(*errors)
         self._kafka.rd_kafka_mock_push_request_errors_array(self._cluster, ctypes.c_int16(request), len(errors), codes)
 
+    def answer_well(self, *requests: int) -> None:
+        """Again, whatever was not answered otherwise yet. requests: kinds."""
+        for it in requests:
+            self._kafka.rd_kafka_mock_clear_request_errors(self._cluster, ctypes.c_int16(it))
+
     def down(self, broker: int) -> None:
         """It takes no connection, and ends those that it has. broker: from 1 on."""
         assert not self._kafka.rd_kafka_mock_broker_set_down(self._cluster, broker)

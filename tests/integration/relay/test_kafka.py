@@ -25,6 +25,7 @@ from tests.support.kafka import MockCluster, noida
 # Of Kafka's protocol.
 PRODUCE, LIST_OFFSETS, METADATA, FIND_COORDINATOR = 0, 2, 3, 10
 INIT_PRODUCER_ID, ADD_PARTITIONS, END_TRANSACTION = 22, 24, 26
+REQUESTS = (PRODUCE, LIST_OFFSETS, METADATA, FIND_COORDINATOR, INIT_PRODUCER_ID, ADD_PARTITIONS, END_TRANSACTION)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,7 @@ def mock() -> Iterator[MockCluster]:
 @pytest.fixture
 def mocked(stores: Stores, mock: MockCluster) -> Relays:
     """With topics, which the mock cluster takes no request to make."""
+    mock.answer_well(*REQUESTS)
     made = Relays(stores, KafkaBroker(mock.servers))
     mock.create(topic_of(made.prefix, made.epoch), 3)
     mock.create(places_of(made.prefix), 1)
