@@ -252,11 +252,15 @@ class KafkaSink:
                 raise
         else:
             log.info("a topic was made", topic=topic, partitions=partitions, replicas=replicas)
-        while not (found := self._partitions_of(topic)):
-            if time.monotonic() > deadline:
-                raise SinkAway(f"the topic {topic} was made, and no broker knows it")
+        while time.monotonic() < deadline:
+            try:
+                if found := self._partitions_of(topic):
+                    return found
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.LEADER_NOT_AVAILABLE:
+                    raise
             time.sleep(_SHORT_SECONDS)
-        return found
+        raise SinkAway(f"the topic {topic} was made, and no broker leads it")
 
     def _read_places(self) -> None:
         """What was committed to the topic of places since it was read last."""
@@ -294,9 +298,9 @@ class KafkaSink:
                 message = reader.poll(max(0.0, deadline - time.monotonic()))
                 if message is None:
                     raise SinkAway(f"Kafka does not send what is in {parts[0].topic}")
-                deadline = time.monotonic() + self._settings.ack_seconds
                 error = message.error()
                 if error is None:
+                    deadline = time.monotonic() + self._settings.ack_seconds
                     if not take(message):
                         break
                 elif error.code() == KafkaError._PARTITION_EOF:
@@ -397,10 +401,12 @@ class KafkaSink:
             producer.purge()
 
     def _drop_clients(self) -> None:
-        """What they know of the cluster, which may be long over, goes with them."""
+        """What they know of the cluster, which may be long over, goes with them, and what was read."""
         self._drop_producer()
         while self._consumers:
             self._consumers.popitem()[1].close()
+        self._filled.clear()
+        self._read_until = OFFSET_BEGINNING
 
 
 def _known(number: int | None) -> int:
