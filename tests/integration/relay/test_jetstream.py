@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from nats.js.api import StreamConfig
-from prometheus_client import REGISTRY
 
 from commerce.event.v1.event_pb2 import Event
 from shop.events import EVENTS
@@ -21,18 +20,19 @@ from tests.integration.projector.conftest import Stores
 from tests.integration.relay.conftest import StreamRelays
 from tests.support import events
 from tests.support.builders import identity
+from tests.support.metrics import sample
 from tests.support.nats import cluster, connected
 
 RelaysOf = Callable[..., StreamRelays]
 
 
-def sample(metric: str) -> float:
-    return REGISTRY.get_sample_value(metric) or 0
+def counted(metric: str) -> float:
+    return sample(metric) or 0
 
 
 async def becomes(metric: str, value: float) -> None:
     async def so() -> bool:
-        return sample(metric) == value
+        return counted(metric) == value
 
     await until(so, f"{metric} is {value}")
 
@@ -104,7 +104,7 @@ async def test_a_stream_that_is_not_the_feeds_or_lacks_events_is_said(stores: St
             await its.says(relay, State.REFUSED, "is not of the feed")
             await js.update_stream(config.evolve(metadata=mine))
             await its.reached(relay, head)
-            assert sample("tandem_relay_missing_events") == 0
+            assert counted("tandem_relay_missing_events") == 0
             await js.delete_msg(its.stream, 4)
             await becomes("tandem_relay_missing_events", 1)
             # Those who are behind it get what is new.
