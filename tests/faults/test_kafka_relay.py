@@ -1,8 +1,8 @@
 """A relay loses and doubles nothing for a consumer of what is committed, wherever in a transaction it dies or stands
-still, and whatever becomes of the broker.
+still, and while the broker is silent or gone.
 
-The broker is noida-db, an emulator of one: what a cluster's own failover does, and Apache Kafka, is not shown here. It is
-stopped in good order, since it has lost what it acknowledged after kill -9 (0.2.3).
+The broker is noida-db, an emulator of one: what a cluster's own failover does, and Apache Kafka, is not shown here. It
+is stopped in good order, since it has lost what it acknowledged after kill -9 (0.2.3).
 """
 
 import os
