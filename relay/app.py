@@ -8,8 +8,8 @@ from shop.events import EVENTS
 from tandem.feed.archive import Archive
 from tandem.feed.source import FeedSource
 from tandem.relay.cloud_events import CloudEvents
-from tandem.relay.jetstream import JetStreamSink
 from tandem.relay.relaying import Relay
+from tandem.relay.sinks import sink_of
 from tandem.runtime.server import Application
 
 
@@ -24,11 +24,6 @@ def build(settings: Settings) -> Application:
         archive=Archive(settings.archive.folder),
     )
     events = CloudEvents(EVENTS, settings.relay.source, opened=settings.relay.personal_data == "opened")
-    sink = JetStreamSink(
-        settings.nats,
-        relay=name,
-        first_position=settings.relay.first_position,
-        personal_data=settings.relay.personal_data,
-    )
+    sink = sink_of(settings.relay, name, nats=settings.nats, kafka=settings.kafka)
     relay = Relay(source, events, sink, settings.relay, name)
     return Application(name="relay", server=settings.server, services=(), ready=relay.is_ready, components=(relay,))

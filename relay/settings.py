@@ -1,12 +1,12 @@
 """The relay's settings."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from tandem.feed.archive import ArchiveSettings
-from tandem.relay.settings import NatsSettings, RelaySettings
+from tandem.relay.settings import KafkaSettings, NatsSettings, RelaySettings, one_of
 from tandem.runtime.settings import DatabaseSettings, ServerSettings, ServiceSettings
 
 
@@ -19,5 +19,13 @@ class Settings(ServiceSettings):
     feed_database: DatabaseSettings = Field(description="The write database, whose feed is read and nothing else")
     server: ServerSettings = Field(ServerSettings(port=50054), description="The gRPC server, which answers for health")
     relay: RelaySettings = Field(RelaySettings(), description="How the feed is relayed")
-    nats: NatsSettings = Field(NatsSettings(), description="NATS JetStream")
+    nats: NatsSettings | None = Field(None, description="Publish to NATS JetStream")
+    kafka: KafkaSettings | None = Field(
+        None, description="Publish to brokers of Kafka's protocol; tested on emulators, and not yet run on Apache Kafka"
+    )
     archive: ArchiveSettings = Field(ArchiveSettings(), description="The feed's archive")
+
+    @model_validator(mode="after")
+    def _publishes_to_one(self) -> Self:
+        one_of(nats=self.nats, kafka=self.kafka)
+        return self

@@ -18,9 +18,12 @@ no_compiler() { run "$container" -- sh -c 'for it in cc gcc g++ clang make ld pi
 has_bill() { run "$container" -- python -c 'import json; assert len(json.load(open("/opt/tandem/sbom.json"))["components"]) > 100'; }
 
 # It answers on a port that it has chosen itself, without any store: alive, and not ready.
-answers() { # answers MODULE SECTION VARIABLE…
+answers() { # answers MODULE SECTION VARIABLE…: each has a database that is not there, unless it is VARIABLE=VALUE
     local settings=()
-    for variable in "${@:3}"; do settings+=(--env "$variable=postgresql://nobody@127.0.0.1:9/none"); done
+    for variable in "${@:3}"; do
+        [[ $variable == *=* ]] || variable+==postgresql://nobody@127.0.0.1:9/none
+        settings+=(--env "$variable")
+    done
     run "${settings[@]}" --env "TANDEM_$2_SERVER__PORT=0" "$container" -- python - "$1" <<'PYTHON'
 import json, subprocess, sys
 service = subprocess.Popen([sys.executable, "-m", sys.argv[1]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -46,6 +49,6 @@ hold "no compiler, no pip" no_compiler
 hold "a bill of materials" has_bill
 hold "the command server" answers command_server COMMAND TANDEM_COMMAND_DATABASE__URL
 hold "the projector" answers projector PROJECTOR TANDEM_PROJECTOR_FEED_DATABASE__URL TANDEM_PROJECTOR_READ_DATABASE__URL
-hold "the relay" answers relay RELAY TANDEM_RELAY_FEED_DATABASE__URL
+hold "the relay" answers relay RELAY TANDEM_RELAY_FEED_DATABASE__URL 'TANDEM_RELAY_KAFKA__SERVERS=["127.0.0.1:9"]'
 hold "the query server" answers query_server QUERY TANDEM_QUERY_DATABASE__URL
 exit "$failed"

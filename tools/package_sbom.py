@@ -18,8 +18,8 @@ from packaging.utils import canonicalize_name
 from tools.dependencies import needed
 from tools.sbom import Component, bill_of_materials, licence_of, print_bill, python_component
 
-EXTRAS = ("server", "embedded", "mesh")
-"""Those that users install; each one has all of the one before."""
+EXTRAS = ("server", "kafka", "embedded", "mesh")
+"""Those that users install; each one has all of the first."""
 
 
 def package_bill(wheel: Path) -> dict[str, Any]:

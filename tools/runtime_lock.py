@@ -1,7 +1,7 @@
 """Prints the part of requirements.lock that the services need: no tests, no benchmarks, no embedded stack.
 
-pip-compile says of each package who needs it ("# via"): one is needed if pyproject.toml's dependencies or its extra
-"server" name it, or one that is needed does. For the image (tools/image.sh), so the standard library is enough.
+pip-compile says of each package who needs it ("# via"): one is needed if pyproject.toml's dependencies or its extras
+"server" and "kafka" name it, or one that is needed does. For the image (tools/image.sh), so it needs nothing installed.
 """
 
 import re
@@ -9,6 +9,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+EXTRAS = ("server", "kafka")
+"""What the services need, whatever they are told to do."""
 
 
 def runtime_lock(lock: str, dependencies: list[str]) -> str:
@@ -27,8 +29,14 @@ def runtime_lock(lock: str, dependencies: list[str]) -> str:
 def services_lock() -> str:
     """Of this project."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    dependencies = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    extras = project["optional-dependencies"]
+    dependencies = [*project["dependencies"], *(it for name in EXTRAS for it in extras[name] if not _is_own(it))]
     return runtime_lock((ROOT / "requirements.lock").read_text(), dependencies)
+
+
+def _is_own(requirement: str) -> bool:
+    """Whether it is an extra that has all of another one."""
+    return requirement.startswith("tandem-cqrs[")
 
 
 def _via(block: str) -> str:

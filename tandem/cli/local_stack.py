@@ -43,8 +43,8 @@ DEFAULT_PORTS = Ports()
 _ENVOY_PORTS = ("mesh",)
 _MESH_PORTS = ("second_command", "second_query")
 _RELAY_PORTS = ("relay", "relay_metrics")
-BROKER = "TANDEM_RELAY_NATS__SERVERS"
-"""The setting that says where the broker is: with it a stack has a relay."""
+BROKERS = ("TANDEM_RELAY_NATS__SERVERS", "TANDEM_RELAY_KAFKA__SERVERS")
+"""The settings that say where a broker is: with one of them a stack has a relay."""
 _BELOW_DEFAULTS = 30_000
 
 
@@ -99,7 +99,8 @@ class LocalStack:
         forget_other_servers()
         self.folder = folder
         self.lite = lite
-        has_relay = bool(os.environ.get(BROKER)) and "relay" in modules
+        self._broker = next((os.environ[it] for it in BROKERS if os.environ.get(it)), "")
+        has_relay = bool(self._broker) and "relay" in modules
         unused = {
             *(() if with_envoy else _ENVOY_PORTS),
             *(() if mesh else _MESH_PORTS),
@@ -178,7 +179,7 @@ class LocalStack:
         for service in self._services:
             if service is self.relay:
                 # It does not serve while the broker is away, which keeps nobody else from working.
-                say(f"{service.name:<15} {service.address}, which publishes to {os.environ[BROKER]}")
+                say(f"{service.name:<15} {service.address}, which publishes to {self._broker}")
                 continue
             service.wait_until_serving()
             say(f"{service.name:<15} {service.address}")

@@ -106,8 +106,9 @@ def application(domain: Domain) -> typer.Typer:
         Everything listens on 127.0.0.1 alone, and who has an account on this machine can call the services. The stores
         are for you: PostgreSQL asks for the password in the file postgres.password, memcached has a socket of its own,
         and nobody else can look into the data folder. Ctrl-C stops everything; the data stays. Settings of the services
-        (TANDEM_…) apply, except for the ports and stores that this command gives them. Where TANDEM_RELAY_NATS__SERVERS
-        names a broker, a relay is started too, which publishes the events there.
+        (TANDEM_…) apply, except for the ports and stores that this command gives them. Where a broker is named, by
+        TANDEM_RELAY_NATS__SERVERS or TANDEM_RELAY_KAFKA__SERVERS, a relay is started too, which publishes the events
+        there. Kafka's protocol was tried on emulators, and not yet on Apache Kafka.
         """
         named = {
             "command": command_port,

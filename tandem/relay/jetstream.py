@@ -29,7 +29,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from tandem.feed.table import MAX_EVENT_BYTES
 from tandem.relay.cloud_events import CloudEvent
-from tandem.relay.settings import NatsSettings
+from tandem.relay.settings import NatsSettings, secret_of
 from tandem.relay.sink import Origin, Place, PlaceTaken, SinkAway, SinkRefused
 from tandem.runtime.telemetry import log
 
@@ -119,8 +119,8 @@ class NatsConnection:
         self._settings = settings
         self._name = name
         self._tls: ssl.SSLContext | None = settings.tls()
-        self._password = settings.secret(settings.password_file)
-        self._token = settings.secret(settings.token_file)
+        self._password = secret_of("nats", settings.password_file)
+        self._token = secret_of("nats", settings.token_file)
         self._client: Client | None = None
         self._js: JetStreamContext | None = None
         self._acks: _Acks | None = None

@@ -142,6 +142,11 @@ class Relay:
             log.info("the relay goes on", state=state.value)
         self.state, self.problem = state, ""
 
+    def _become_active(self, epoch: uuid.UUID, after: int) -> None:
+        if self.state is not State.ACTIVE:
+            log.info("the relay publishes", epoch=str(epoch), after=after)
+        self._go_on(State.ACTIVE)
+
     async def _follow(self) -> None:
         """Until something is in the way, or it is to stop."""
         head = await self._head()
@@ -181,12 +186,9 @@ class Relay:
         """What follows a place, until it is to stop."""
         epoch = feed.epoch
         at, mark = place.position, place.mark
-        if self.state is not State.ACTIVE:
-            log.info("the relay publishes", epoch=str(epoch), after=at)
         part = await self._read(epoch, at, mark)
         check_at = time.monotonic() + self._settings.check_seconds
         while not self._stopping.is_set():
-            self._go_on(State.ACTIVE)
             if part:
                 self._behind_since = part[0].recorded_at
                 last = part[-1]
@@ -198,11 +200,13 @@ class Relay:
                     await asyncio.wait({following})
                     following.cancelled() or following.exception()
                     raise
+                self._become_active(epoch, at)
                 at, mark = last.position, last.mark
                 PUBLISHED.inc(len(part))
                 self._show(at)
                 part = await following
             else:
+                self._become_active(epoch, at)
                 self._behind_since = None
                 await self._on_thread(self._source.wait, self._stop)
                 part = await self._read(epoch, at, mark)

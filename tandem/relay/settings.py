@@ -2,7 +2,7 @@
 
 import ssl
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -68,15 +68,6 @@ class NatsSettings(Block):
                 raise ValueError(f"must begin with nats:// or tls://, and not as {it} does")
         return servers
 
-    def secret(self, file: Path | None) -> str | None:
-        """What a file of these settings holds. Raises SettingsError."""
-        if file is None:
-            return None
-        try:
-            return file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"nats: {file}: {error}") from error
-
     def tls(self) -> ssl.SSLContext | None:
         """None where nothing asks for it. Raises SettingsError."""
         if self.ca_file is None and self.certificate_file is None and not any(map(_is_tls, self.servers)):
@@ -88,6 +79,84 @@ class NatsSettings(Block):
         except (OSError, ssl.SSLError) as error:
             raise SettingsError(f"nats: a file of the certificates cannot be used: {error}") from error
         return context
+
+
+class KafkaSettings(Block):
+    """Kafka's protocol. Tested on emulators, and not yet run on Apache Kafka."""
+
+    servers: tuple[str, ...] = Field(
+        ("127.0.0.1:9092",),
+        min_length=1,
+        description='Brokers as a JSON list, ["host:port", …]. One is enough to find the others',
+    )
+    topic: str = Field(
+        "tandem",
+        pattern=r"^[A-Za-z0-9_]{1,32}$",
+        description="What the names of topics begin with; a dash and the feed's epoch follow",
+    )
+    partitions: int = Field(
+        12, ge=1, le=1000, description="Partitions of a new topic; they stay so many, for the order of an aggregate"
+    )
+    replicas: int = Field(3, ge=1, le=5, description="Brokers that keep a new topic; 3 outlive the death of one")
+    ack_seconds: float = Field(5.0, gt=0, le=60, description="How long the brokers may take for an answer")
+    transaction_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=900,
+        description="How long a transaction may be open: when the last relay dies in one, consumers wait so long",
+    )
+    protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
+        "plaintext", description="How to connect: with TLS (ssl), with a user (sasl), or both"
+    )
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="How the user is asked for, with sasl"
+    )
+    user: str | None = Field(None, description="Who connects, with sasl")
+    password_file: Path | None = Field(None, description="A file that holds the user's password")
+    ca_file: Path | None = Field(None, description="PEM file with whom to trust; else the system's, with ssl")
+    certificate_file: Path | None = Field(None, description="PEM file with a certificate to show, with mutual TLS")
+    key_file: Path | None = Field(None, description="PEM file with its private key")
+
+    def client(self) -> dict[str, Any]:
+        """What librdkafka is to know to connect. Raises SettingsError."""
+        chosen: dict[str, Any] = {"bootstrap.servers": ",".join(self.servers), "security.protocol": self.protocol}
+        for name, file in (
+            ("ssl.ca.location", self.ca_file),
+            ("ssl.certificate.location", self.certificate_file),
+            ("ssl.key.location", self.key_file),
+        ):
+            if file is not None:
+                if not file.is_file():
+                    raise SettingsError(f"kafka: {file} is no file")
+                chosen[name] = str(file)
+        if self.protocol.startswith("sasl"):
+            chosen |= {
+                "sasl.mechanism": self.mechanism,
+                "sasl.username": self.user or "",
+                "sasl.password": secret_of("kafka", self.password_file) or "",
+            }
+        return chosen
+
+
+def one_of(**brokers: Block | None) -> None:
+    """Raises ValueError unless exactly one of the blocks of settings, by name, is there."""
+    named = [name for name, block in brokers.items() if block is not None]
+    if len(named) == 1:
+        return
+    choices = ", ".join(f"{it.upper()}__…" for it in brokers)
+    if named:
+        raise ValueError(f"a relay publishes to one broker, and {' and '.join(named)} are set: keep one of {choices}")
+    raise ValueError(f"no broker is set to publish to: set one of {choices}")
+
+
+def secret_of(block: str, file: Path | None) -> str | None:
+    """What a file that a block of settings names holds. Raises SettingsError."""
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{block}: {file}: {error}") from error
 
 
 def _is_tls(server: str) -> bool:

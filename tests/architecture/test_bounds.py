@@ -21,7 +21,10 @@ STUBS = [
 ]
 SHIPPED = [
     requirement
-    for text in (*PROJECT["dependencies"], *EXTRAS["client"], *EXTRAS["server"], *EXTRAS["embedded"], *EXTRAS["mesh"])
+    for text in (
+        *PROJECT["dependencies"],
+        *(it for extra in ("client", "server", "kafka", "embedded", "mesh") for it in EXTRAS[extra]),
+    )
     if (requirement := Requirement(text)).name != PROJECT["name"]
 ]
 LOCKED = dict(re.findall(r"^([\w-]+)==([^ ;\\]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))

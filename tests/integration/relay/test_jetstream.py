@@ -17,13 +17,13 @@ from tandem.relay.jetstream import EPOCH, FIRST, PERSONAL_DATA
 from tandem.relay.relaying import State
 from tandem.testing.stack import until
 from tests.integration.projector.conftest import Stores
-from tests.integration.relay.conftest import Relays
+from tests.integration.relay.conftest import StreamRelays
 from tests.support import events
 from tests.support.builders import identity
 from tests.support.metrics import sample
 from tests.support.nats import cluster, connected
 
-RelaysOf = Callable[..., Relays]
+RelaysOf = Callable[..., StreamRelays]
 
 
 def counted(metric: str) -> float:
@@ -90,93 +90,6 @@ def _said(event: FeedEvent) -> tuple[object, ...]:
     return event.position, event.mark, event.kind, event.envelope, event.sealed()
 
 
-async def test_personal_data_is_opened_for_a_stream_that_may_have_it_and_gone_from_one_made_after_an_erasure(
-    stores: Stores, relays: RelaysOf
-) -> None:
-    stores.append(history(1, 2))
-    its = relays()
-    async with its.running(opened := its.new(personal_data="opened")):
-        await its.reached(opened, 2)
-    messages = [Event.FromString(it.data).customer_registered for it in await its.messages()]
-    assert [it.personal.name for it in messages] == ["Customer 1", "Customer 2"]
-
-    # The setting is the stream's: another one is not mixed into it.
-    async with its.running(sealed := its.new("two")):
-        await its.says(sealed, State.REFUSED, "is for personal data opened, and the setting is sealed")
-        assert not await sealed.is_ready()
-
-    # Deleted, and filled anew by a relay that runs.
-    stores.run(
-        f"UPDATE tandem_write.subject_key SET key = NULL WHERE subject_id = '{identity('customer', 1)}'", "write"
-    )
-    async with its.running(opened := its.new("three", personal_data="opened")):
-        await its.reached(opened, stores.append([events.customer_renamed(2)]))
-        before = counted("tandem_relay_published_again_events_total")
-        async with connected(its.servers) as client:
-            await client.jetstream().delete_stream(its.stream)
-        await becomes("tandem_relay_published_again_events_total", before + 3)
-        await its.reached(opened, 3)
-    registered = [Event.FromString(it.data).customer_registered for it in (await its.messages())[:2]]
-    assert [(it.HasField("personal"), it.personal.name) for it in registered] == [(False, ""), (True, "Customer 2")]
-
-
-async def test_it_goes_on_where_the_stream_is_and_one_that_stands_by_takes_over(
-    stores: Stores, relays: RelaysOf
-) -> None:
-    its = relays()
-    head = stores.append(history(1, 50))
-    async with its.running(one := its.new("one", nats={"max_in_flight": 8}, batch_size=7)):
-        await its.reached(one, head)
-    # Another one stands by, also behind a stream that is moved on.
-    async with its.running(two := its.new("two")):
-        async with its.running(one := its.new("one")):
-            head = stores.append(history(51, 60))
-            await its.reached(one, head)
-            assert (one.state, two.state) == (State.ACTIVE, State.STANDBY)
-            assert await two.is_ready()
-        head = stores.append(history(61, 70))
-        await its.reached(two, head)
-        assert two.state is State.ACTIVE
-    published = [(it.headers or {})["Tandem-Relay"] for it in await its.messages()]
-    assert published == ["one"] * 60 + ["two"] * 10
-
-
-async def test_of_many_that_begin_at_once_none_doubles_an_event_and_one_goes_on(
-    stores: Stores, relays: RelaysOf
-) -> None:
-    its = relays()
-    all_of_them = [its.new(f"relay {number}", takeover_seconds=5) for number in range(4)]
-    async with its.running(*all_of_them):
-        for number in range(20):
-            head = stores.append(history(10 * number + 1, 10 * number + 10))
-        for it in all_of_them:
-            await its.reached(it, head)
-        await its.says(next(it for it in all_of_them if it.state is State.ACTIVE), State.ACTIVE)
-        assert len(await its.messages()) == head
-
-
-async def test_a_new_epoch_has_a_stream_of_its_own_from_the_beginning_on(stores: Stores, relays: RelaysOf) -> None:
-    its = relays()
-    head = stores.append(history(1, 20))
-    async with its.running(relay := its.new()):
-        await its.reached(relay, head)
-        before, first = its.stream, [(it.headers or {})["ce-id"] for it in await its.messages()]
-        # A failover that lost the last five, and others came instead.
-        stores.run("DELETE FROM tandem_write.event WHERE position > 15", "write")
-        stores.run("UPDATE tandem_write.feed_head SET position = 15", "write")
-        stores.append(history(31, 36))
-        await its.says(relay, State.REFUSED, "is not the one that was read there")
-        assert its.stream == before
-        assert len(await its.messages()) == 20
-        stores.new_feed_epoch()
-        await its.reached(relay, 21)
-        assert its.stream != before
-        second = [(it.headers or {})["ce-id"] for it in await its.messages()]
-    # Who dedupes by id sees what both histories have once, and what replaced the lost events.
-    assert second[:15] == first[:15]
-    assert not set(second[15:]) & set(first)
-
-
 async def test_a_stream_that_is_not_the_feeds_or_lacks_events_is_said(stores: Stores, relays: RelaysOf) -> None:
     its = relays()
     head = stores.append(history(1, 10))
@@ -205,22 +118,11 @@ async def test_a_stream_that_is_not_the_feeds_or_lacks_events_is_said(stores: St
             await js.delete_msg(its.stream, 4)
 
 
-async def test_a_stream_may_begin_later(stores: Stores, relays: RelaysOf) -> None:
-    its = relays()
-    stores.append(history(1, 10))
-    async with its.running(relay := its.new(first_position=8)):
-        await its.reached(relay, 10)
-    async with connected(its.servers) as client:
-        state = (await client.jetstream().stream_info(its.stream)).state
-    assert (state.first_seq, state.last_seq) == (8, 10)
-    assert counted("tandem_relay_missing_events") == 0
-
-
 async def test_an_event_that_the_broker_would_not_take_is_said_at_the_start(
     stores: Stores, relays: RelaysOf, tmp_path: Path
 ) -> None:
     with cluster(tmp_path, 1, max_payload="512KB") as [alone]:
         its = relays([alone])
-        async with its.running(relay := its.new(nats={"replicas": 1})):
+        async with its.running(relay := its.new(broker={"replicas": 1})):
             await its.says(relay, State.REFUSED, "takes messages of 524288 bytes, and an event may have")
             assert not await relay.is_ready()

@@ -12,7 +12,7 @@ from tandem.relay.settings import NatsSettings
 from tandem.runtime.settings import DatabaseSettings, ServerSettings
 from tandem.testing.stack import until
 from tests.integration.projector.conftest import Announcements, Running, Stores
-from tests.integration.relay.conftest import Relays
+from tests.integration.relay.conftest import StreamRelays
 from tests.support import events
 from tests.support.stack import Databases
 
@@ -31,7 +31,7 @@ def a_projector(write: str, read: str, broker: NatsSettings | None) -> Running:
 
 
 async def test_views_of_a_broker_are_those_of_the_table_through_a_failover(
-    stores: Stores, databases: Databases, relays: Callable[..., Relays]
+    stores: Stores, databases: Databases, relays: Callable[..., StreamRelays]
 ) -> None:
     its = relays()
     elsewhere = databases.create("read")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from tandem.testing.stack import kill, wait_until
 from tests.integration.projector.conftest import Stores
-from tests.integration.relay.conftest import Relays
+from tests.integration.relay.conftest import StreamRelays
 from tests.integration.relay.test_feeds import NEVER, StreamFeeds, head_of, history, read_all
 from tests.support.nats import NatsServer, cluster
 
 
 def test_it_goes_on_when_a_server_dies_and_its_consumer_with_it(
-    stores: Stores, relays: Callable[..., Relays], servers: list[NatsServer]
+    stores: Stores, relays: Callable[..., StreamRelays], servers: list[NatsServer]
 ) -> None:
     feeds = StreamFeeds(stores, relays())
     stores.append(history(1, 10))
@@ -32,7 +32,7 @@ def test_it_goes_on_when_a_server_dies_and_its_consumer_with_it(
 
 
 def test_a_stream_that_lost_its_end_is_waited_for(
-    stores: Stores, relays: Callable[..., Relays], tmp_path: Path
+    stores: Stores, relays: Callable[..., StreamRelays], tmp_path: Path
 ) -> None:
     with cluster(tmp_path, 1) as [server]:
         feeds = StreamFeeds(stores, relays([server]))
