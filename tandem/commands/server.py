@@ -33,6 +33,7 @@ from tandem.feed.token_signature import SignedTokenSettings, sign_tokens
 from tandem.feed.verification import AuditService
 from tandem.reactions.reaction import Reaction
 from tandem.reactions.running import Reactions
+from tandem.reactions.service import ReactionService
 from tandem.reactions.settings import ReactionSettings, WebhookSettings
 from tandem.runtime.actions import Action, ActionRefused, Done
 from tandem.runtime.blockers import blockers, end_session
@@ -41,6 +42,7 @@ from tandem.runtime.migrations import has_revision, migrate, newest_revision
 from tandem.runtime.server import Application, Service
 from tandem.runtime.settings import DatabaseSettings, ServerSettings, ServiceSettings
 from tandem.services.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
+from tandem.services.v1.reaction_service_pb2 import DESCRIPTOR as REACTION
 from tandem.services.v1.receipt_service_pb2 import DESCRIPTOR as RECEIPTS
 
 
@@ -70,9 +72,11 @@ def build_command_server(
     *,
     receipts: ServiceDescriptor = RECEIPTS.services_by_name["ReceiptService"],
     audit: ServiceDescriptor = AUDIT.services_by_name["AuditService"],
+    reaction: ServiceDescriptor = REACTION.services_by_name["ReactionService"],
     reactions: Sequence[Reaction] = (),
 ) -> Application:
-    """migrations: the domain's folder of them. receipts, audit: the services, where the domain's contract has its own.
+    """migrations: the domain's folder of them. receipts, audit, reaction: the services, where the domain's contract has
+    its own.
 
     reactions: what is done because of events. Raises SettingsError.
     """
@@ -98,6 +102,7 @@ def build_command_server(
         archive=Archive(settings.archive.folder),
         keep=timedelta(days=settings.receipts.keep_days),
     )
+    reaction_service = ReactionService(reaction, side, reacting, Archive(settings.archive.folder))
     needed = newest_revision(migrations)
 
     async def ready() -> bool:
@@ -114,10 +119,11 @@ def build_command_server(
             ),
             receipt_service.service,
             audit_service.service,
+            reaction_service.service,
         ),
         ready=ready,
         # The last one started is stopped first: what it submits, the executor must still store.
-        components=(maintenance, receipt_service, executor, *((reacting,) if reactions else ()), resumption),
+        components=(maintenance, receipt_service, reaction_service, executor, reacting, resumption),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import psycopg
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.archive import Archive
@@ -64,7 +64,7 @@ class Reactions:
         )
         self._listener = Listener(database, CHANNEL, "tandem-reactions-listener")
         self._settings = settings
-        self._keep = keep
+        self.keep = keep
         # What is due is due by both clocks: the rule that is asked goes by this server's.
         self.follower = Follower(
             self._engine, reactions, archive, lambda connection: min(agreed_time(connection, clock), clock())
@@ -83,9 +83,10 @@ class Reactions:
         self._listens = True
 
     async def start(self) -> None:
-        note_success(JOB)
-        for it in self._threads:
-            it.start()
+        if self.reactions:
+            note_success(JOB)
+            for it in self._threads:
+                it.start()
 
     async def stop(self) -> None:
         """Waits for what is under way."""
@@ -101,7 +102,11 @@ class Reactions:
     def standings(self) -> list[Standing]:
         """How each reaction is. Raises SQLAlchemyError."""
         with self._engine.connect() as connection:
-            found = find_standings(connection, self.reactions)
+            return self.standings_in(connection)
+
+    def standings_in(self, connection: Connection) -> list[Standing]:
+        """As `standings`, on a connection of the caller's."""
+        found = find_standings(connection, self.reactions)
         return [it._replace(problem=self.problems.get(it.name, "")) for it in found]
 
     def _run(self) -> None:
@@ -147,7 +152,7 @@ class Reactions:
     def _purge(self) -> None:
         with self._engine.begin() as connection:
             now = connection.execute(_NOW).scalar_one()
-            purge_tasks(connection, now - self._keep, _PURGED_AT_ONCE)
+            purge_tasks(connection, now - self.keep, _PURGED_AT_ONCE)
 
     def _wait(self) -> None:
         """Until there may be more events, or for poll_seconds."""
