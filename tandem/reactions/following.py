@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
 from prometheus_client import Counter
 from sqlalchemy import Connection, Engine, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -52,6 +53,14 @@ class Followed(NamedTuple):
     problems: dict[str, str]
 
 
+class _Event(NamedTuple):
+    """message: the contract's, with personal data sealed. key: the aggregate that it is about."""
+
+    stored: FeedEvent
+    message: Any
+    key: str
+
+
 class _Batch:
     """What some events lead to. keys: (reaction, aggregate) whose timers are replaced."""
 
@@ -62,22 +71,23 @@ class _Batch:
         self._parked = parked
         self._now = now
 
-    def add(self, reaction: Reaction, event: FeedEvent, key: str, secret: uuid.UUID) -> None:
+    def add(self, reaction: Reaction, event: _Event, secret: uuid.UUID) -> None:
+        stored, key = event.stored, event.key
         name = (reaction.name, key)
         error = ""
         if name not in self._parked:
             try:
-                tasks = reaction.tasks(event, secret)
+                tasks = reaction.tasks(stored, event.message, secret)
             except Exception as failure:  # whatever it is, it concerns this aggregate alone
                 error = repr(failure)[:1000]
-                log.error("an event is parked", reaction=reaction.name, key=key, position=event.position, error=error)
+                log.error("an event is parked", reaction=reaction.name, key=key, position=stored.position, error=error)
                 self._parked.add(name)
             else:
                 self._replace(name)
                 # What is done at once is due by the clock that looks for it.
                 self.tasks += [it if it.kind == Kind.TIMER else it._replace(at=self._now) for it in tasks]
                 return
-        self.tasks.append(parked_event(reaction.name, event, key, self._now, error))
+        self.tasks.append(parked_event(reaction.name, stored, key, self._now, error))
 
     def _replace(self, name: tuple[str, str]) -> None:
         """An event of an aggregate has come: the timer that waits for it goes, one of this batch too."""
@@ -189,23 +199,23 @@ class Follower:
             archive=self._archive,
         )
         reached = {it.name: part.until for it in reactions}
-        taken: list[tuple[Reaction, FeedEvent, str]] = []
-        for it in reactions:
-            for event in part.events:
-                if event.kind not in it.kinds:
-                    continue
-                try:
-                    taken.append((it, event, it.key_of(event)))
-                except Exception as error:  # nobody can say what it is about, so all that follows must wait
-                    reached[it.name] = event.position - 1
-                    problems[it.name] = f"event {event.position} cannot be read: {first_line(error)}"
-                    break
+        taken: list[tuple[Reaction, _Event]] = []
+        for stored in part.events:
+            takers = [it for it in reactions if stored.kind in it.kinds and reached[it.name] >= stored.position]
+            try:
+                event = stored.sealed()
+                taken += [(it, _Event(stored, event, it.key_of(stored.kind, event))) for it in takers]
+            except (DecodeError, ValueError) as error:
+                # Nobody can say what it is about, so all that follows must wait.
+                problem = f"event {stored.position} cannot be read: {first_line(error)}"
+                reached.update(dict.fromkeys((it.name for it in takers), stored.position - 1))
+                problems.update(dict.fromkeys((it.name for it in takers), problem))
         if taken:
-            keys = sorted({(it.name, key) for it, _, key in taken})
+            keys = sorted({(it.name, event.key) for it, event in taken})
             now = connection.execute(_NOW).scalar_one()
             batch = _Batch(find_parked_keys(connection, keys), now)
-            for it, event, key in taken:
-                batch.add(it, event, key, secrets[it.name])
+            for it, event in taken:
+                batch.add(it, event, secrets[it.name])
             delete_timers(connection, sorted(batch.keys))
             insert_tasks(connection, batch.tasks)
             for task in batch.tasks:

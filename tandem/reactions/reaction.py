@@ -52,7 +52,10 @@ class Post(NamedTuple):
 Effects = Sequence[Do | At | Post]
 
 React = Callable[[Any, datetime], Effects]
-"""(event, when it was stored, UTC) -> what is to be done. Pure: no SQL, no clock, no randomness."""
+"""(event, when it was stored, UTC) -> what is to be done. Personal data in the event is sealed.
+
+Pure: no SQL, no clock, no randomness.
+"""
 
 
 class Reaction:
@@ -99,26 +102,32 @@ class Reaction:
         return self._functions.keys()
 
     def react(self, event: Message, at: datetime) -> Effects:
-        """What follows from an event of one of the kinds, as the contract's message or the kind's own."""
-        if isinstance(event, self.contract.message):
-            event = getattr(event, self.contract.kind_in(event) or "")
+        """What follows from an event of one of the kinds: the kind's own message."""
         return self._functions[self.contract.kind_of(type(event))](event, at)
 
-    def key_of(self, stored: FeedEvent) -> str:
-        """The id of the aggregate that an event is about: its first field `…_id`. Raises as FeedEvent.message does."""
-        key: str = getattr(stored.message, self._keys[stored.kind])
-        return key
+    def key_of(self, kind: str, event: Any) -> str:
+        """The id of the aggregate that an event is about: its first field `…_id`. event: the contract's message.
 
-    def tasks(self, stored: FeedEvent, secret: uuid.UUID) -> list[Task]:
+        Raises ValueError where that is no UUID.
+        """
+        key: str = getattr(getattr(event, kind), self._keys[kind])
+        if not is_uuid(key):
+            raise ValueError(f"{self._keys[kind]} is {key[:100]!r}, which is no UUID")
+        return key.lower()
+
+    def tasks(self, stored: FeedEvent, event: Any, secret: uuid.UUID) -> list[Task]:
         """What is to be done because of a stored event, as it is written down.
 
-        secret: of this reaction in this store. Raises whatever the function does, and ValueError for what cannot be
-        written down.
+        event: what is stored, sealed. secret: of this reaction in this store. Raises whatever the function does, and
+        ValueError for what cannot be written down.
         """
-        at = stored.event.recorded_at.ToDatetime(tzinfo=UTC)
-        key = self.key_of(stored)
+        kind = stored.kind
+        at = event.recorded_at.ToDatetime(tzinfo=UTC)
+        effects = self._functions[kind](getattr(event, kind), at)
+        if not effects:
+            return []
         causes = Causes(stored.position, stored.mark, stored.correlation_id or "")
-        effects = self.react(stored.message, at)
+        key = self.key_of(kind, event)
         return [self.task_of(it, key, at, causes, number, secret) for number, it in enumerate(effects)]
 
     def task_of(  # noqa: PLR0917 - what a task is made of

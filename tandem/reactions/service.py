@@ -93,11 +93,10 @@ class ReactionService:
         check.number("page_size", request.page_size, 0, _LARGEST_PAGE)
         after = FIRST
         if request.page_token and check.text("page_token", request.page_token, _LONGEST_TOKEN):
-            name, *place = request.page_token.split("/")
-            if len(place) == 2 and all(it.lstrip("-").isdecimal() for it in place):
-                after = name, int(place[0]), int(place[1])
-            else:
+            if (place := _TOKEN.fullmatch(request.page_token)) is None:
                 check.wrong("page_token", "MALFORMED", "must be what a page before ended with")
+            else:
+                after = place[1], int(place[2]), int(place[3])
         self._check_name(request.reaction, check, required=False)
         check.finish()
         names = [self._reaction(request.reaction).name] if request.reaction else list(self._reactions)

@@ -170,7 +170,7 @@ def _take_in(connection: Connection, reaction: Reaction, archive: Archive, it: A
     event = part.events[0] if part.events else None
     of_row = _row(reaction.name, it.position)
     try:
-        tasks = [] if event is None else reaction.tasks(event, secret)
+        tasks = [] if event is None else reaction.tasks(event, event.sealed(), secret)
     except Exception as error:  # whatever it is, it concerns this aggregate alone
         connection.execute(update(task).where(*of_row).values(error=repr(error)[:1000]))
         return False

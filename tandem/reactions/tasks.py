@@ -133,14 +133,18 @@ INSERT INTO {task.fullname} ({_NAMES})
 SELECT * FROM unnest({", ".join(f"CAST(%s AS {kind}[])" for _, kind in _COLUMNS)})
 ON CONFLICT (reaction, position, number) DO NOTHING"""  # noqa: S608 - only names of tables are put in, here and below
 
-_REPLACE = f"""
-DELETE FROM {task.fullname} AS t USING unnest(CAST(%s AS text[]), CAST(%s AS uuid[])) AS k (reaction, key)
-WHERE t.reaction = k.reaction AND t.key = k.key AND t.done_at IS NULL AND t.kind = '{Kind.TIMER}'"""  # noqa: S608
+# Each aggregate's are looked up by index, whatever the planner thinks of a table that was empty when it was asked.
+_OF_KEYS = f"""
+SELECT {{wanted}} FROM unnest(CAST(%s AS text[]), CAST(%s AS uuid[])) AS k (reaction, key)
+CROSS JOIN LATERAL (
+  SELECT t.ctid, t.reaction, t.key FROM {task.fullname} AS t
+  WHERE t.reaction = k.reaction AND t.key = k.key AND t.done_at IS NULL AND t.kind = '{{kind}}' OFFSET 0
+) AS found"""  # noqa: S608
 
-_PARKED_KEYS = f"""
-SELECT t.reaction, CAST(t.key AS text) FROM unnest(CAST(%s AS text[]), CAST(%s AS uuid[])) AS k (reaction, key)
-JOIN {task.fullname} AS t ON t.reaction = k.reaction AND t.key = k.key AND t.done_at IS NULL AND t.kind = '{Kind.EVENT}'
-"""  # noqa: S608
+_REPLACE = (
+    f"DELETE FROM {task.fullname} WHERE ctid = ANY(ARRAY({_OF_KEYS.format(wanted='found.ctid', kind=Kind.TIMER)}))"  # noqa: S608
+)
+_PARKED_KEYS = _OF_KEYS.format(wanted="found.reaction, CAST(found.key AS text)", kind=Kind.EVENT)
 
 
 def parked_event(reaction: str, event: FeedEvent, key: str, now: datetime, error: str) -> Task:

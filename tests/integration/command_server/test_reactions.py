@@ -546,6 +546,27 @@ async def test_an_event_that_cannot_be_taken_in_is_parked_with_its_aggregate_and
     assert cancelled(database) == [identity("order", 3)]
 
 
+async def test_an_event_of_which_nobody_can_say_what_it_is_about_is_waited_for_and_holds_up_no_other_reaction(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    """It is of a newer program's version."""
+    executor = await running_executor(commands_on)
+    it = reacting(executor)
+    await it.work()
+    placed = await submit(executor, place_order(1))
+    await submit(executor, start_subscription(1, started_at=ago(days=60)))
+    set_version = "UPDATE tandem_write.event SET version = :version WHERE position = :position"
+    execute(database, set_version, version=99, position=placed.position)
+    await it.work()
+    lapsed = "SELECT count(*) FROM tandem_write.event WHERE kind = 'subscription_lapsed'"
+    assert value(database, lapsed) == 1
+    assert it.standing("unpaid_orders").position == placed.position - 1
+    assert "cannot be read: order_placed of version 99" in it.standing("unpaid_orders").problem
+    execute(database, set_version, version=1, position=placed.position)
+    await it.work()
+    assert cancelled(database) == [identity("order", 1)]
+
+
 async def test_what_is_dropped_is_never_done(
     commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
 ) -> None:
