@@ -111,6 +111,8 @@ class Follower:
         self._reactions = {it.name: it for it in reactions}
         self._archive = archive
         self._now = now
+        self.full: set[str] = set()
+        """The names of those that have so much parked that they take in no more."""
 
     def begin(self) -> None:
         """Makes the rows of reactions that are new to this store, with what each begins with."""
@@ -161,7 +163,9 @@ class Follower:
             head = read_marked_head(connection).position
             together: defaultdict[int, list[Any]] = defaultdict(list)
             for row in rows:
-                if row.version > self._reactions[row.name].version:
+                if row.name in self.full:
+                    followed.problems[row.name] = "so much is parked already that no more events are taken in"
+                elif row.version > self._reactions[row.name].version:
                     followed.problems[row.name] = f"a newer program follows it, with version {row.version}"
                 else:
                     together[row.position].append(row)

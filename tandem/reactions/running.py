@@ -33,6 +33,8 @@ _PAUSE_SECONDS = 0.1
 # How soon a stop is noticed by who waits for events.
 _LOOK_UP_SECONDS = 0.25
 _SHOW_SECONDS = 5.0
+MOST_PARKED = 10_000
+"""Things that a reaction has parked when it takes in no more events; within some seconds."""
 _PURGE_SECONDS = 60.0
 _PURGED_AT_ONCE = 5_000
 _NOW = text("SELECT clock_timestamp()")
@@ -135,13 +137,20 @@ class Reactions:
             if not self.commands.give_due(followed.caught_up) and not followed.is_behind:
                 break
         if time.monotonic() >= self._show_at:
-            show(self.standings())
+            self.show()
             self._show_at = time.monotonic() + _SHOW_SECONDS
         if time.monotonic() >= self._purge_at:
             self._purge()
             self._purge_at = time.monotonic() + _PURGE_SECONDS
         if not self.problems:
             note_success(JOB)
+
+    def show(self) -> None:
+        """Says in the metrics how the reactions are. Raises SQLAlchemyError."""
+        standings = self.standings()
+        show(standings)
+        # A function that fails for every event would fill the table.
+        self.follower.full = {it.name for it in standings if it.parked >= MOST_PARKED}
 
     def _note(self, problems: dict[str, str]) -> None:
         for name, problem in problems.items():

@@ -567,6 +567,31 @@ async def test_an_event_of_which_nobody_can_say_what_it_is_about_is_waited_for_a
     assert cancelled(database) == [identity("order", 1)]
 
 
+async def test_a_reaction_that_has_parked_too_much_takes_in_no_more_until_it_is_mended(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tandem.reactions.running.MOST_PARKED", 1)
+    executor = await running_executor(commands_on)
+    fickle = Fickle()
+    reaction = fickle.reaction()
+    it = reacting(executor, [reaction])
+    await it.work()
+    await submit(executor, place_order(1))
+    paid = await submit(executor, commands.PayOrderRequest(order_id=identity("order", 1)))
+    await it.work()
+    await asyncio.to_thread(it.component.show)
+    await submit(executor, place_order(2))
+    await it.work()
+    assert it.standing("fickle").position == paid.position
+    assert "so much is parked" in it.standing("fickle").problem
+    fickle.broken = False
+    with database.engine.begin() as connection:
+        assert redrive(connection, reaction, ARCHIVE, None) == Redriven(1, 0)
+    await asyncio.to_thread(it.component.show)
+    await it.work()
+    assert cancelled(database) == [identity("order", 2)]
+
+
 async def test_what_is_dropped_is_never_done(
     commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
 ) -> None:

@@ -44,8 +44,8 @@ def of_shop(webhook: str = "https://example.com/hooks") -> Iterator[Reaction]:
 UNPAID, LAPSES, CANCELLATIONS, LOW_STOCK = of_shop()
 
 
-def placed(**changes: object) -> events.OrderPlaced:
-    event: events.OrderPlaced = SHOP.when(place_order(**changes)).event
+def placed(lines: dict[int, int] | None = None) -> events.OrderPlaced:
+    event: events.OrderPlaced = SHOP.when(place_order(lines=lines)).event
     return event
 
 
