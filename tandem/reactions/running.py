@@ -123,6 +123,9 @@ class Reactions:
                 if said != problem:
                     log.warning("reactions wait for the write database", error=said)
                 problem = said
+            except Exception:
+                # A bug, of ours or of what a reaction begins with. Commands are stored nevertheless; alerts say it.
+                log.exception("reactions failed, will be tried again")
             self._wait()
 
     def work(self) -> None:
@@ -159,9 +162,11 @@ class Reactions:
         self.problems = problems
 
     def _purge(self) -> None:
-        with self._engine.begin() as connection:
-            now = connection.execute(_NOW).scalar_one()
-            purge_tasks(connection, now - self.keep, _PURGED_AT_ONCE)
+        purged = _PURGED_AT_ONCE
+        while purged == _PURGED_AT_ONCE and not self._stop.is_set():
+            with self._engine.begin() as connection:
+                now = connection.execute(_NOW).scalar_one()
+                purged = purge_tasks(connection, now - self.keep, _PURGED_AT_ONCE)
 
     def _wait(self) -> None:
         """Until there may be more events, or for poll_seconds."""
@@ -188,4 +193,6 @@ class Reactions:
                     pass
             except SQLAlchemyError as error:
                 log.warning("webhooks wait for the write database", error=first_line(error))
+            except Exception:
+                log.exception("webhooks failed, will be tried again")
             self._posts.wait(self._settings.poll_seconds)

@@ -29,6 +29,7 @@ from tandem.runtime.call import Call
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.errors import Conflict, NotFound, Overloaded, PreconditionFailed, Unavailable
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.supervised import what_is_down
 from tandem.runtime.worker import refuse
 from tandem.testing.stack import until
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
@@ -654,6 +655,30 @@ async def test_it_works_again_and_again_until_it_is_stopped(
             return len(cancelled(database)) == number
 
         await until(one_more, "it has been cancelled")
+
+
+async def test_a_bug_in_what_a_reaction_begins_with_stops_no_command(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    def placed(event: events.OrderPlaced, _at: datetime) -> Effects:
+        return [Do(CancelUnpaidOrderRequest(order_id=event.order_id))]
+
+    asked: list[int] = []
+
+    def broken(_connection: object) -> Any:
+        asked.append(len(asked))
+        raise ZeroDivisionError
+
+    executor = await running_executor(commands_on)
+    it = reacting(executor, [Reaction("broken", EVENTS, on=[placed], begins_with=broken)], poll_seconds=0.01)
+    await it.component.start()
+
+    async def asked_again() -> bool:
+        return len(asked) > 1
+
+    await until(asked_again, "it is tried again")
+    assert what_is_down() == []
+    assert value(database, "SELECT count(*) FROM tandem_write.reaction") == 0
 
 
 def test_what_is_due_is_found_in_an_index(database: WriteDatabase) -> None:
