@@ -171,8 +171,8 @@ def _add(answer: Any, it: Parked) -> None:
         position=it.position,
         key=it.key,
         kind=kinds.values_by_name[f"PARKED_TASK_KIND_{_KINDS[Kind(it.kind)]}"].number,
-        type=it.type,
         attempts=it.attempts,
         error=it.error,
     )
+    added.type = it.type
     added.parked_at.FromDatetime(it.parked_at)

@@ -16,11 +16,9 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-import urllib3
 from sqlalchemy import Engine
-from urllib3.util import Timeout
-from urllib3.util.ssl_ import create_urllib3_context
 
 from tandem.reactions.doing import note_settled
 from tandem.reactions.reaction import Reaction
@@ -28,6 +26,9 @@ from tandem.reactions.settings import WebhookSettings
 from tandem.reactions.tasks import Claimed, Kind, Settled, claim, settle
 from tandem.runtime.settings import SettingsError
 from tandem.runtime.telemetry import log
+
+if TYPE_CHECKING:
+    from urllib3 import PoolManager
 
 _OK = range(200, 300)
 _GONE = 410
@@ -50,13 +51,7 @@ class Webhooks:
         self._engine = engine
         self._due: dict[tuple[str, Kind], datetime | None] = {(it.name, Kind.POST): None for it in reactions}
         self._settings = settings
-        # No redirects and no attempts of its own: each attempt is one request to the URL of the settings.
-        self._http = urllib3.PoolManager(
-            maxsize=settings.at_once,
-            retries=False,
-            timeout=Timeout(total=settings.timeout_seconds),
-            ssl_context=_tls(settings) if settings.url.startswith("https:") else None,
-        )
+        self._http, self._failures = _client(settings)
         self._threads = ThreadPoolExecutor(settings.at_once, "webhook")
 
     def post_due(self) -> bool:
@@ -101,7 +96,7 @@ class Webhooks:
             status = answer.status
             # What it says is not read, however much it is.
             answer.close()
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except self._failures as error:
             return self._later(it, f"{type(error).__name__}: {error}")
         if status in _OK:
             return Settled(it, outcome=f"done: HTTP {status}")
@@ -119,14 +114,29 @@ class Webhooks:
         return Settled(it, error=error, again_in=min(pause, settings.longest_retry_seconds))
 
 
-def _tls(settings: WebhookSettings) -> ssl.SSLContext:
-    """Raises SettingsError."""
-    context = create_urllib3_context()
-    try:
-        if settings.ca_file is not None:
-            context.load_verify_locations(settings.ca_file)
-        else:
-            context.load_default_certs()
-    except OSError as error:
-        raise SettingsError(f"webhook ca_file: {error}") from error
-    return context
+def _client(settings: WebhookSettings) -> "tuple[PoolManager, tuple[type[Exception], ...]]":
+    """And what it raises where there is no answer. Raises SettingsError."""
+    # Here: it tries a socket out when it is imported, and to import does nothing.
+    from urllib3 import PoolManager  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+    from urllib3.util import Timeout  # noqa: PLC0415
+    from urllib3.util.ssl_ import create_urllib3_context  # noqa: PLC0415
+
+    context: ssl.SSLContext | None = None
+    if settings.url.startswith("https:"):
+        context = create_urllib3_context()
+        try:
+            if settings.ca_file is not None:
+                context.load_verify_locations(settings.ca_file)
+            else:
+                context.load_default_certs()
+        except OSError as error:
+            raise SettingsError(f"webhook ca_file: {error}") from error
+    # No redirects and no attempts of its own: each attempt is one request to the URL of the settings.
+    pools = PoolManager(
+        maxsize=settings.at_once,
+        retries=False,
+        timeout=Timeout(total=settings.timeout_seconds),
+        ssl_context=context,
+    )
+    return pools, (HTTPError, OSError)
