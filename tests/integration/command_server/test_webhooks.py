@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import json
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
@@ -27,6 +28,7 @@ from tandem.runtime.settings import SettingsError
 from tandem.testing.stack import until
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
 from tests.support.builders import add_product, identity, place_order, register_customer
+from tests.support.issuer import Certificates
 
 SECRETS = [b"0123456789abcdef01234567", b"another secret, of 32 characters"]
 KEEP = timedelta(days=7)
@@ -238,6 +240,23 @@ async def test_one_that_dies_while_it_posts_is_followed_by_another_and_the_recei
     await post(other)
     [(first, one), (second, two)] = receiver.requests
     assert (first["webhook-id"], one) == (second["webhook-id"], two)
+    assert task(database).outcome == "done: HTTP 204"
+
+
+async def test_a_receiver_shows_a_certificate_that_is_its_own(
+    telling: MakeTelling, database: WriteDatabase, receiver: Receiver, tmp_path: Path
+) -> None:
+    own = Certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.settings["certificate_file"], own.settings["key_file"])
+    receiver.socket = context.wrap_socket(receiver.socket, server_side=True)
+    url = receiver.url.replace("http:", "https:")
+    # To the system it is nobody's.
+    await post(telling(url))
+    assert "certificate verify failed" in task(database).error
+    assert receiver.requests == []
+    make_due(database)
+    await post(telling(url, ca_file=own.client_ca_file))
     assert task(database).outcome == "done: HTTP 204"
 
 
