@@ -28,7 +28,7 @@ from tests.support.builders import add_product, identity, place_order, register_
 from tests.support.dying_command_server import STEPS
 from tests.support.stack import Stack
 
-COUNT = 60
+COUNT = 100
 STOCK = 1_000
 SUBSCRIPTIONS = [identity("subscription", number) for number in range(1, COUNT + 1)]
 ORDERS = [identity("order", number) for number in range(1, COUNT + 1)]
@@ -46,7 +46,7 @@ async def test_two_command_servers_of_which_one_is_killed_do_each_thing_once(new
     await _start_and_place(stack)
     assert _done(stack) == []
 
-    victim, other = (stack.new_command_server(**HASTY, REACTIONS__BATCH="3") for _ in range(2))
+    victim, other = (stack.new_command_server(**HASTY, REACTIONS__BATCH="1") for _ in range(2))
     victim.launch()
     wait_until(lambda: len(_done(stack)) >= COUNT // 10, "some are done")
     other.launch()
