@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from command_server import customers, orders, products, subscriptions
-from command_server.expiry import Expiry
+from command_server.reactions import reactions
 from command_server.settings import Settings
 from commerce.audit.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
 from commerce.command.v1.command_service_pb2 import DESCRIPTOR
+from commerce.command.v1.reaction_service_pb2 import DESCRIPTOR as REACTION
 from commerce.command.v1.receipt_service_pb2 import DESCRIPTOR as RECEIPTS
 from shop.events import EVENTS
 from tandem.commands.domain import Domain
@@ -38,5 +39,6 @@ def build(settings: Settings) -> Application:
         settings,
         receipts=RECEIPTS.services_by_name["ReceiptService"],
         audit=AUDIT.services_by_name["AuditService"],
-        also=lambda side, executor: (Expiry(side, executor, settings.subscriptions),),
+        reaction=REACTION.services_by_name["ReactionService"],
+        reactions=reactions(settings),
     )

@@ -27,12 +27,12 @@ from command_server.customers import CUSTOMER_ORDERS, CUSTOMERS, Customer, custo
 from command_server.products import PRODUCTS, Product, change_stock, product_table
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1 import event_pb2 as events
-from commerce.internal.v1.stored_pb2 import StoredTerms
+from commerce.internal.v1.stored_pb2 import CancelUnpaidOrderRequest, CancelUnpaidOrderResponse, StoredTerms
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.money_pb2 import Money
 from commerce.type.v1.order_status_pb2 import OrderStatus
 from tandem.commands.domain import Command, change, change_fields, rule
-from tandem.commands.rules import Id, datetime_of, id_of, moment, must_be_new, refusal, timestamp
+from tandem.commands.rules import Id, datetime_of, id_of, moment, must_be_new, not_found, refusal, timestamp
 from tandem.commands.write_model import Aggregate, Keys, Part, Reference, States, of_subject
 from tandem.feed.table import metadata
 from tandem.runtime.bulk import Row
@@ -242,9 +242,13 @@ def place_order(request: commands.PlaceOrderRequest, command: Command, states: S
     placed.personal.name = customer.name
     if destination is not None:
         _set_address(placed.personal.address, destination, customer.name)
+    ordered: dict[Id, int] = {}
     for (line, product), cost in zip(lines, totals, strict=True):
         if product:
             _add_line(placed, line, product, cost)
+            ordered[product.id] = ordered.get(product.id, 0) + line.quantity
+            left = product.stock if product.unlimited_stock else product.stock - ordered[product.id]
+            placed.stock_left.append(left)
     _set_money(placed.shipping_fee, request.shipping_fee.minor_units, currency)
     _set_money(placed.total, total, currency)
     placed.placed_at.CopyFrom(moment(request, "placed_at", command.now))
@@ -401,28 +405,42 @@ def cancel_order(request: commands.CancelOrderRequest, command: Command, states:
         raise refusal(
             "ORDER_NOT_CANCELLABLE", f"orders/{order.id}", f"only an unshipped order is cancelled; it is {_name(order)}"
         )
+    return [_cancelled(order, states, request.reason, _since_placed(request, "cancelled_at", command, order))]
+
+
+# No RPC takes it: the reaction to a placed order gives it when the time to pay is over.
+@rule(ORDERS, keys=of_subject(LINES, PRODUCTS_OF_ORDER), response=CancelUnpaidOrderResponse)
+def cancel_unpaid_order(request: CancelUnpaidOrderRequest, command: Command, states: States) -> list[Message]:
+    order = states[ORDERS].get(command.subject_id)
+    if order is None:
+        raise not_found("order", request.order_id)
+    if order.status != OrderStatus.ORDER_STATUS_PLACED or order.terms.payment_due_on_delivery:
+        description = f"only an order that is to be paid now is cancelled for it; it is {_name(order)}"
+        raise refusal("ORDER_NOT_CANCELLABLE", f"orders/{order.id}", description)
+    return [_cancelled(order, states, "not paid in time", timestamp(command.now))]
+
+
+def _cancelled(order: Order, states: States, reason: str, at: Timestamp) -> events.OrderCancelled:
     lines = states[LINES][order.id]
     terms = order.terms
     shipping_fee = order.total - sum(line.line_total for line in lines) + terms.discount - terms.added_tax
-    return [
-        events.OrderCancelled(
-            order_id=order.id,
-            version=order.version + 1,
-            reason=request.reason,
-            cancelled_at=_since_placed(request, "cancelled_at", command, order),
-            released=[
-                events.ReleasedStock(
-                    product_id=line.product_id,
-                    quantity=line.quantity,
-                    line_total=Money(minor_units=line.line_total, currency_code=order.currency),
-                )
-                for line in lines
-            ],
-            placed_at=timestamp(order.placed_at),
-            shipping_fee=Money(minor_units=shipping_fee, currency_code=order.currency),
-            total=Money(minor_units=order.total, currency_code=order.currency),
-        )
-    ]
+    return events.OrderCancelled(
+        order_id=order.id,
+        version=order.version + 1,
+        reason=reason,
+        cancelled_at=at,
+        released=[
+            events.ReleasedStock(
+                product_id=line.product_id,
+                quantity=line.quantity,
+                line_total=Money(minor_units=line.line_total, currency_code=order.currency),
+            )
+            for line in lines
+        ],
+        placed_at=timestamp(order.placed_at),
+        shipping_fee=Money(minor_units=shipping_fee, currency_code=order.currency),
+        total=Money(minor_units=order.total, currency_code=order.currency),
+    )
 
 
 @rule(ORDERS, check=check_refund_order)

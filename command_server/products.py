@@ -186,7 +186,10 @@ def adjust_stock(request: commands.AdjustStockRequest, command: Command, states:
         raise refusal("OUT_OF_STOCK", f"products/{product.id}", f"only {product.stock} are left")
     if product.stock + request.delta > MAX_STOCK:
         raise refusal("STOCK_LIMIT", f"products/{product.id}", f"more than {MAX_STOCK} cannot be in stock")
-    return [events.StockAdjusted(product_id=product.id, version=product.version + 1, delta=request.delta)]
+    left = product.stock + request.delta
+    return [
+        events.StockAdjusted(product_id=product.id, version=product.version + 1, delta=request.delta, stock_left=left)
+    ]
 
 
 @rule(PRODUCTS)

@@ -31,7 +31,7 @@ MORE_DESCRIPTORS = 16
 """That a server may have at the end: connections come and go."""
 BYTES_OF_AN_ORDER = {"write": 6_000, "read": 4_000}
 """Of tables and indexes of each database, for each order that is placed, with all that happens to it."""
-SMALL_TABLES = {"write": ("feed_head",), "read": ("projection",)}
+SMALL_TABLES = {"write": ("feed_head", "reaction"), "read": ("projection",)}
 """A few rows that are changed all the time."""
 SMALL_BYTES = 2**20
 

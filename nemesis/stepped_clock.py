@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
-from tandem.commands import clock
+from tandem.runtime import clock
 
 
 def step(file: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from commerce.audit.v1 import audit_service_pb2
-from commerce.command.v1 import receipt_service_pb2
+from commerce.command.v1 import reaction_service_pb2, receipt_service_pb2
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.event.v1 import event_pb2
 from commerce.projection.v1 import projection_service_pb2
@@ -19,6 +19,7 @@ SHOP = Domain(
     modules={"command": "command_server", "query": "query_server", "projector": "projector", "relay": "relay"},
     projections=projection_service_pb2.DESCRIPTOR.services_by_name["ProjectionService"],
     receipts=receipt_service_pb2.DESCRIPTOR.services_by_name["ReceiptService"],
+    reactions=reaction_service_pb2.DESCRIPTOR.services_by_name["ReactionService"],
     histories={
         "order": "order_details",
         "customer": "customer_profile",

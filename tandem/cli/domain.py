@@ -12,6 +12,7 @@ from tandem.cli.sample import Stage
 from tandem.cli.tables import Table
 from tandem.services.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
 from tandem.services.v1.projection_service_pb2 import DESCRIPTOR as PROJECTIONS
+from tandem.services.v1.reaction_service_pb2 import DESCRIPTOR as REACTIONS
 from tandem.services.v1.receipt_service_pb2 import DESCRIPTOR as RECEIPTS
 
 
@@ -24,7 +25,8 @@ class Domain:
     messages: the files of the contract with the views' messages and the events, which `history` and `why` show.
     histories: the view that shows an aggregate, by the aggregate's name; a view's own name does as well.
     projections: the service that the projector answers ListProjections with. receipts: the one that the command server
-        answers GetReceipt with. audit: the one that both answer Verify with. For a contract that has its own.
+        answers GetReceipt with, and reactions: ListReactions. audit: the one that both answer Verify with. For a
+        contract that has its own.
     mesh: the file that Envoy is started with; without it there is no `up --mesh`.
     pages: the folder of what Envoy serves to browsers, as built.
     sample: makes the sample that `up` loads. commands: the stub that takes its commands.
@@ -39,6 +41,7 @@ class Domain:
     projections: ServiceDescriptor = PROJECTIONS.services_by_name["ProjectionService"]
     audit: ServiceDescriptor = AUDIT.services_by_name["AuditService"]
     receipts: ServiceDescriptor = RECEIPTS.services_by_name["ReceiptService"]
+    reactions: ServiceDescriptor = REACTIONS.services_by_name["ReactionService"]
     mesh: Path | None = None
     pages: Path | None = None
     commands: Callable[[grpc.Channel], Any] | None = None

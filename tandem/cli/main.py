@@ -20,6 +20,7 @@ from tandem.cli import (
     live,
     operations,
     parked,
+    reactions,
     scaffold,
     verify,
     why,
@@ -200,13 +201,13 @@ def application(domain: Domain) -> typer.Typer:
             typer.Argument(min=0.2, max=3600, help="With --watch: so many seconds apart.", show_default="2"),
         ] = None,
     ) -> None:
-        """Show how the services are and how far the views have followed the feed.
+        """Show how the services are and how far the views and the reactions have followed the feed.
 
         With --watch a table that is redrawn in place; where there is no terminal, or with --json, a line each time. A
         server that is away is shown, and does not end it.
 
-        Exit code 1 when a service cannot be reached or does not serve, when a view cannot go on, or when a database
-        does not answer the projector. With --watch always 0.
+        Exit code 1 when a service cannot be reached or does not serve, when a view or a reaction cannot go on, or when
+        a database does not answer the projector. With --watch always 0.
         """
         if seconds is not None and not watch:
             raise typer.BadParameter("seconds are for --watch")
@@ -220,7 +221,12 @@ def application(domain: Domain) -> typer.Typer:
             }
 
             def report() -> service_status.Report:
-                return service_status.observe(channels, domain.modules["projector"], domain.projections)
+                return service_status.with_reactions(
+                    service_status.observe(channels, domain.modules["projector"], domain.projections),
+                    channels,
+                    domain.modules["command"],
+                    domain.reactions,
+                )
 
             if watch:
                 live.watch_until_stopped(report, Console(), seconds or _WATCH_SECONDS, as_json=as_json)
@@ -229,7 +235,7 @@ def application(domain: Domain) -> typer.Typer:
 
     health.add_to(app)
     scaffold.add_to(app)
-    for subject in (why, history, operations, findings, cache_nodes, blockers):
+    for subject in (why, history, operations, findings, cache_nodes, blockers, reactions):
         subject.add_to(app, domain)
     if domain.tables:
         importing.add_to(app, domain)

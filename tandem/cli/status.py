@@ -1,7 +1,7 @@
 """How the services and the views are: asked over gRPC, shown as tables or as JSON."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -110,7 +110,7 @@ class Report:
     """feed_head: None when the projector does not tell; `problem` then says why, unless it is unreachable.
 
     generations: those beside the ones that are served, as tandem.cli.generations has them.
-    unreachable: as Views has it.
+    unreachable: as Views has it. reactions: each as JSON has it.
     """
 
     services: tuple[ServiceHealth, ...]
@@ -119,6 +119,7 @@ class Report:
     problem: str = ""
     generations: tuple[Mapping[str, Any], ...] = ()
     unreachable: Mapping[str, str] = field(default_factory=dict)
+    reactions: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def well(self) -> bool:
@@ -129,6 +130,7 @@ class Report:
             and not self.problem
             and not self.unreachable
             and not any(it.error for it in self.views)
+            and not any(it["problem"] for it in self.reactions)
         )
 
 
@@ -183,6 +185,29 @@ def observe(
     return replace(report, generations=tuple(found.values()))
 
 
+def with_reactions(
+    report: Report,
+    channels: Mapping[str, tuple[str, grpc.Channel]],
+    command_server: str,
+    service: ServiceDescriptor,
+    timeout: float = ASK_SECONDS,
+) -> Report:
+    """The report, with the reactions as that command server tells them; none of one of a release before.
+
+    service: as tandem.services.v1.ReactionService is.
+    """
+    if any(it.name == command_server and it.health == "unreachable" for it in report.services):
+        return report
+    try:
+        answer = calls.ask(service, "ListReactions", channels[command_server][1], timeout=timeout)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return report
+        problem = report.problem or f"the command server does not tell of its reactions: {calls.in_words(error)}"
+        return replace(report, problem=problem)
+    return replace(report, reactions=tuple(calls.as_fields(it) for it in answer.reactions))
+
+
 def as_fields(report: Report) -> dict[str, Any]:
     """The report for programs."""
     return {
@@ -193,6 +218,7 @@ def as_fields(report: Report) -> dict[str, Any]:
         "problem": report.problem,
         "generations": report.generations,
         "unreachable": dict(report.unreachable),
+        "reactions": report.reactions,
     }
 
 
@@ -220,7 +246,28 @@ def as_tables(report: Report) -> RenderableType:
         for it in report.generations:
             others.add_row(it["view"], it["state"], f"{it['position']:,}")
         parts += ["", others]
+    if report.reactions:
+        parts += ["", reactions_table(report.reactions)]
     return Group(*parts)
+
+
+def reactions_table(reactions: Iterable[Mapping[str, Any]]) -> Table:
+    """reactions: each as JSON has it."""
+    table = Table("reaction", box=None, pad_edge=False)
+    for column in ("position", "seconds behind", "to do", "seconds overdue", "parked"):
+        table.add_column(column, justify="right")
+    for it in reactions:
+        parked = int(it["parked_tasks"])
+        behind, overdue = (float(it.get(name, "0s").removesuffix("s")) for name in ("behind", "overdue"))
+        table.add_row(
+            f"[red]{it['name']}[/]" if it["problem"] else it["name"],
+            f"{int(it['position']):,}",
+            f"{behind:.3f}",
+            f"{int(it['waiting_tasks']):,}",
+            f"{overdue:.3f}",
+            f"[yellow]{parked:,}[/]" if parked else "0",
+        )
+    return table
 
 
 def _ago(view: View) -> str:
@@ -243,6 +290,13 @@ def problems(report: Report) -> list[str]:
         found.append(report.problem)
     found += [f"the views are as the projector last saw them: {it}" for it in report.unreachable.values()]
     found += [f"{it.name} cannot go on: {it.error}" for it in report.views if it.error]
+    for it in report.reactions:
+        if it["problem"]:
+            found.append(f"{it['name']} cannot go on: {it['problem']}")
+        if int(it["parked_tasks"]):
+            found.append(
+                f"{it['name']} has parked {it['parked_tasks']}: `tandem reactions parked {it['name']}` says why"
+            )
     return found + [
         f"{it.name} has {it.parked_keys} rows that are parked: `tandem parked list {it.name}` says why"
         for it in report.views

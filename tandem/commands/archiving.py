@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 from pydantic import Field
 from sqlalchemy import Connection, text
 
-from tandem.commands.clock import ClocksDiffer, agreed_time, utc_now
 from tandem.commands.partitions import (
     Partition,
     drop_detached,
@@ -34,6 +33,7 @@ from tandem.feed.archive import ArchiveFile, ArchiveProblem, ArchiveSettings
 from tandem.feed.head import read_head
 from tandem.internal.v1.stored_pb2 import ArchivedEvent
 from tandem.runtime.actions import ActionRefused, Done
+from tandem.runtime.clock import ClocksDiffer, agreed_time, utc_now
 from tandem.runtime.database import create_database_engine, driver_under
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log

@@ -23,7 +23,6 @@ from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, w
 from tandem.commands.acknowledged import Acknowledged
 from tandem.commands.batch import decide_batch
 from tandem.commands.busy import BusyRows
-from tandem.commands.clock import Clock, utc_now
 from tandem.commands.domain import Command, Domain
 from tandem.commands.ledger import Kind, Ledger
 from tandem.commands.receipts import Receipt, append, append_refusals, find_receipts, keep_unfinished, stored_events
@@ -33,6 +32,7 @@ from tandem.commands.write_model import Keys
 from tandem.feed import table as feed
 from tandem.runtime import audit
 from tandem.runtime.call import Call, Stage
+from tandem.runtime.clock import Clock, utc_now
 from tandem.runtime.database import create_database_engine, driver_of, pipelined
 from tandem.runtime.errors import SomebodyElses, TandemError, Unavailable
 from tandem.runtime.settings import DatabaseSettings

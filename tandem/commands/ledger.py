@@ -20,10 +20,10 @@ from typing import NamedTuple
 from prometheus_client import Gauge
 from sqlalchemy import Connection, select, text
 
-from tandem.commands.clock import utc_now
 from tandem.feed.head import read_head
 from tandem.feed.table import subject_key
 from tandem.feed.token import epoch_order
+from tandem.runtime.clock import utc_now
 from tandem.runtime.telemetry import log
 
 BEHIND = Gauge("tandem_ledger_behind", "1 while something that belongs into the ledger is not in it")

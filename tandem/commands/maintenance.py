@@ -10,7 +10,6 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from tandem.commands.clock import Clock, ClocksDiffer, agreed_time, utc_now
 from tandem.commands.ledger import Ledger
 from tandem.commands.partitions import ensure_partitions, headroom
 from tandem.commands.receipts import begin_period, purge_receipts
@@ -18,6 +17,7 @@ from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
 from tandem.feed.table import PARTITION_EVENTS
 from tandem.feed.token import epoch_order, new_epoch
+from tandem.runtime.clock import Clock, ClocksDiffer, agreed_time, utc_now
 from tandem.runtime.database import driver_of, first_line
 from tandem.runtime.snapshots import SnapshotWatch
 from tandem.runtime.supervised import supervise

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,13 +31,18 @@ from tandem.feed.archive import Archive
 from tandem.feed.table import WRITE
 from tandem.feed.token_signature import SignedTokenSettings, sign_tokens
 from tandem.feed.verification import AuditService
+from tandem.reactions.reaction import Reaction
+from tandem.reactions.running import Reactions
+from tandem.reactions.service import ReactionService
+from tandem.reactions.settings import ReactionSettings, WebhookSettings
 from tandem.runtime.actions import Action, ActionRefused, Done
 from tandem.runtime.blockers import blockers, end_session
 from tandem.runtime.database import create_database_engine, transaction
 from tandem.runtime.migrations import has_revision, migrate, newest_revision
-from tandem.runtime.server import Application, Component, Service
+from tandem.runtime.server import Application, Service
 from tandem.runtime.settings import DatabaseSettings, ServerSettings, ServiceSettings
 from tandem.services.v1.audit_service_pb2 import DESCRIPTOR as AUDIT
+from tandem.services.v1.reaction_service_pb2 import DESCRIPTOR as REACTION
 from tandem.services.v1.receipt_service_pb2 import DESCRIPTOR as RECEIPTS
 
 
@@ -55,6 +61,8 @@ class CommandServerSettings(ServiceSettings):
     archive: ArchivingSettings = Field(ArchivingSettings(), description="The feed's archive, for `archive`")
     ledger: LedgerSettings = Field(LedgerSettings(file=None), description="The ledger")
     steps: StepSettings = Field(StepSettings(), description="Commands in steps")
+    reactions: ReactionSettings = Field(ReactionSettings(), description="Reactions")
+    webhook: WebhookSettings = Field(WebhookSettings(), description="Webhooks")
 
 
 def build_command_server(
@@ -64,11 +72,13 @@ def build_command_server(
     *,
     receipts: ServiceDescriptor = RECEIPTS.services_by_name["ReceiptService"],
     audit: ServiceDescriptor = AUDIT.services_by_name["AuditService"],
-    also: Callable[[Engine, Executor], Sequence[Component]] = lambda *_: (),
+    reaction: ServiceDescriptor = REACTION.services_by_name["ReactionService"],
+    reactions: Sequence[Reaction] = (),
 ) -> Application:
-    """migrations: the domain's folder of them. receipts, audit: the services, where the domain's contract has its own.
+    """migrations: the domain's folder of them. receipts, audit, reaction: the services, where the domain's contract has
+    its own.
 
-    also: makes what submits commands by itself, given an engine for what it looks for, and the executor.
+    reactions: what is done because of events. Raises SettingsError.
     """
     sign_tokens(settings.tokens)
     acknowledged = Acknowledged(kept_seconds=settings.receipts.keep_days * 86_400)
@@ -83,6 +93,16 @@ def build_command_server(
     receipt_service = ReceiptService(receipts, side)
     verify = WriteVerification(domain, settings.database, Archive(settings.archive.folder)).verify
     audit_service = AuditService(audit, {it.name: verify for it in domain.model.aggregates})
+    reacting = Reactions(
+        settings.database,
+        executor,
+        reactions,
+        settings.reactions,
+        webhook=settings.webhook,
+        archive=Archive(settings.archive.folder),
+        keep=timedelta(days=settings.receipts.keep_days),
+    )
+    reaction_service = ReactionService(reaction, side, reacting, Archive(settings.archive.folder))
     needed = newest_revision(migrations)
 
     async def ready() -> bool:
@@ -99,10 +119,11 @@ def build_command_server(
             ),
             receipt_service.service,
             audit_service.service,
+            reaction_service.service,
         ),
         ready=ready,
         # The last one started is stopped first: what it submits, the executor must still store.
-        components=(maintenance, receipt_service, executor, *also(side, executor), resumption),
+        components=(maintenance, receipt_service, reaction_service, executor, reacting, resumption),
     )
 
 

@@ -143,7 +143,7 @@ def one_of(**brokers: Block | None) -> None:
     named = [name for name, block in brokers.items() if block is not None]
     if len(named) == 1:
         return
-    choices = ", ".join(f"{it.upper()}__…" for it in brokers)
+    choices = ", ".join(f"{it.upper()}__SERVERS" for it in brokers)
     if named:
         raise ValueError(f"a relay publishes to one broker, and {' and '.join(named)} are set: keep one of {choices}")
     raise ValueError(f"no broker is set to publish to: set one of {choices}")

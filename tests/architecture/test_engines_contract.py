@@ -6,11 +6,12 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from commerce.audit.v1 import audit_service_pb2 as audit
+from commerce.command.v1 import reaction_service_pb2 as reactions
 from commerce.command.v1 import receipt_service_pb2 as receipts
 from commerce.projection.v1 import projection_service_pb2 as projections
 from commerce.type.v1 import consistency_pb2 as consistency
 from commerce.type.v1 import receipt_pb2 as receipt
-from tandem.services.v1 import audit_service_pb2, projection_service_pb2, receipt_service_pb2
+from tandem.services.v1 import audit_service_pb2, projection_service_pb2, reaction_service_pb2, receipt_service_pb2
 from tandem.type.v1 import consistency_pb2, receipt_pb2
 
 
@@ -37,6 +38,7 @@ def shape(module: Any) -> str:
         (audit_service_pb2, audit),
         (receipt_service_pb2, receipts),
         (projection_service_pb2, projections),
+        (reaction_service_pb2, reactions),
         (consistency_pb2, consistency),
         (receipt_pb2, receipt),
     ],

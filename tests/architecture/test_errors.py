@@ -28,7 +28,8 @@ REASON_OF_CALL = {
     "Violation": ("kind", 2),
 }
 
-NEVER_SEEN = {"PERIOD_NOT_OVER": "refuses a command that the server gives itself"}
+_OWN = "refuses a command that the server gives itself"
+NEVER_SEEN = {"PERIOD_NOT_OVER": _OWN, "SUBSCRIPTION_GOES_ON": _OWN}
 """Reasons that no caller gets, and why."""
 
 PUBLIC_COMMANDS = [it for it in DOMAIN.kinds if it.DESCRIPTOR.file.package == "commerce.command.v1"]

@@ -16,6 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from commerce.audit.v1 import audit_service_pb2 as audit
 from commerce.command.v1 import command_service_pb2 as commands
+from commerce.command.v1 import reaction_service_pb2 as reactions
 from commerce.command.v1 import receipt_service_pb2 as receipts
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from commerce.feed.v1 import feed_service_pb2 as feed
@@ -44,6 +45,7 @@ SERVICES: list[tuple[str, ServiceDescriptor]] = [
     for server, file in {
         "command_server": commands,
         "command_server ": receipts,
+        "command_server  ": reactions,
         "query_server": queries,
         "projector": projection,
         "projector ": feed,

@@ -16,6 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 from command_server.app import DOMAIN
 from commerce.audit.v1 import audit_service_pb2 as audit
 from commerce.command.v1 import command_service_pb2 as commands
+from commerce.command.v1 import reaction_service_pb2 as reactions
 from commerce.command.v1 import receipt_service_pb2 as receipts
 from commerce.feed.v1 import feed_service_pb2 as feed
 from commerce.projection.v1 import projection_service_pb2 as projection
@@ -152,6 +153,15 @@ OWN_ROWS: dict[str, Row] = {
     "FeedService/Subscribe": only("follower", feed.SubscribeRequest(from_beginning=True)),
     "FeedService/GetHead": only("follower", feed.GetHeadRequest()),
     "ReceiptService/GetReceipt": only("operator", receipts.GetReceiptRequest(request_id=identity("register", 1))),
+    "ReactionService/ListReactions": only("operator", reactions.ListReactionsRequest()),
+    "ReactionService/ListParkedTasks": only("operator", reactions.ListParkedTasksRequest()),
+    "ReactionService/RedriveParkedTasks": only(
+        "operator", reactions.RedriveParkedTasksRequest(reaction="unpaid_orders")
+    ),
+    "ReactionService/DropParkedTasks": only(
+        "operator", reactions.DropParkedTasksRequest(reaction="unpaid_orders", key=ORDER, reason="r")
+    ),
+    "ReactionService/ReplayReaction": only("operator", reactions.ReplayReactionRequest(reaction="unpaid_orders")),
     "ProjectionService/ListProjections": only("operator", projection.ListProjectionsRequest()),
     "ProjectionService/Explain": only("operator", projection.ExplainRequest(position=1)),
     "ProjectionService/GetHistory": only("operator privacy", projection.GetHistoryRequest(**VIEW_AND_KEY)),

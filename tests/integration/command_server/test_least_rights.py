@@ -1,5 +1,6 @@
 """A role with only the rights that docs/operating-roles.md grants serves commands, and makes no partition."""
 
+import asyncio
 import os
 import re
 from collections.abc import Iterator
@@ -12,17 +13,20 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from command_server.app import MIGRATIONS
-from command_server.expiry import Expiry
-from command_server.settings import Settings, SubscriptionSettings
+from command_server.reactions import reactions
+from command_server.settings import Settings
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.commands.acknowledged import Acknowledged
-from tandem.commands.clock import utc_now
 from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import Maintenance
 from tandem.commands.partitions import HEADROOM, PARTITIONS_AHEAD
 from tandem.commands.server import is_ready, migrate_write_database
 from tandem.commands.settings import ReceiptSettings
 from tandem.feed import table as feed
+from tandem.feed.archive import Archive
+from tandem.reactions.running import Reactions
+from tandem.reactions.settings import ReactionSettings, WebhookSettings
+from tandem.runtime.clock import utc_now
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.migrations import newest_revision
 from tandem.runtime.settings import DatabaseSettings
@@ -59,7 +63,12 @@ async def test_the_role_of_the_page_may_do_all_that_a_command_server_does(
     old = (utc_now() - timedelta(days=90)).isoformat().replace("+00:00", "Z")
     await submit(executor, start_subscription(1, started_at=old))
     side = create_database_engine(as_role, name="side", pool_size=2)
-    await Expiry(side, executor, SubscriptionSettings()).end_due(set())
+    reacting = Reactions(
+        as_role, executor, reactions(Settings(database=as_role)), ReactionSettings(), webhook=WebhookSettings(),
+        archive=Archive(None), keep=timedelta(days=7),
+    )  # fmt: skip
+    await asyncio.to_thread(reacting.work)
+    await reacting.stop()
     await submit(executor, commands.EraseCustomerRequest(customer_id=identity("customer", 1)))
     maintenance = Maintenance(side, ReceiptSettings(), Ledger(None))
     maintenance.look_ahead()

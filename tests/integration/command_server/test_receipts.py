@@ -18,7 +18,6 @@ from structlog.testing import capture_logs
 
 from command_server.orders import order_table
 from commerce.command.v1 import command_service_pb2 as commands
-from tandem.commands.clock import CLOCK_DIFFERENCE, ClocksDiffer
 from tandem.commands.executor import Executor
 from tandem.commands.ledger import Ledger
 from tandem.commands.maintenance import Maintenance
@@ -32,6 +31,7 @@ from tandem.commands.receipts import (
     receipt_period,
 )
 from tandem.commands.settings import ReceiptSettings
+from tandem.runtime.clock import CLOCK_DIFFERENCE, ClocksDiffer
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.errors import InvalidArgument, TandemError, Unavailable, to_status
 from tandem.runtime.settings import DatabaseSettings

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,7 @@ import pytest
 from grpc import aio
 
 from command_server.app import build
-from command_server.expiry import Expiry
-from command_server.settings import Settings, SubscriptionSettings
+from command_server.settings import Settings
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.command.v1.command_service_pb2_grpc import CommandServiceStub
 from tandem.feed.envelope import IGNORED
@@ -21,7 +19,7 @@ from tandem.runtime.errors import InvalidArgument
 from tandem.runtime.server import RunningApplication
 from tandem.runtime.settings import ServerSettings
 from tests.integration.command_server.conftest import Commands, WriteDatabase, submit, submit_all
-from tests.support.builders import add_product, identity, place_order, register_customer, start_subscription
+from tests.support.builders import add_product, identity, place_order, register_customer
 from tests.support.issuer import Issuer, bearer, settings_of
 
 if TYPE_CHECKING:
@@ -101,25 +99,6 @@ async def test_what_is_told_wrongly_fails_no_command_and_is_counted(
         ("product_added", Envelope(request_id=identity("add", 1), correlation_id="checkout/8"))
     ]
     assert [IGNORED.labels(name)._value.get() for name in names] == [it + 1 for it in before]
-
-
-async def test_what_expiry_ends_says_that_it_was_expiry_and_what_it_found(
-    commands_on: Commands, database: WriteDatabase
-) -> None:
-    executor = await commands_on.executor(clock=lambda: datetime.now(UTC))
-    await submit(executor, register_customer())
-    start = start_subscription(started_at=(datetime.now(UTC) - timedelta(days=90)).isoformat().replace("+00:00", "Z"))
-    await submit(executor, start)
-    await submit(executor, commands.ChangeSubscriptionPlanRequest(
-        subscription_id=start.subscription_id, plan="gold", price=start.price, period_months=1
-    ))  # fmt: skip
-    expiry = Expiry(database.engine, executor, SubscriptionSettings(grace_days=0))
-    assert not await expiry.end_due(set())
-    kind, envelope = envelopes(database)[-1]
-    assert kind == "subscription_lapsed"
-    assert envelope is not None
-    assert (envelope.actor, envelope.causation_id) == ("expiry", f"{start.subscription_id}/2")
-    assert envelope.correlation_id == envelope.request_id != ""
 
 
 @asynccontextmanager

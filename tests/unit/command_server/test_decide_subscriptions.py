@@ -31,6 +31,11 @@ CHANGE = commands.ChangeSubscriptionPlanRequest(
     subscription_id=SUBSCRIPTION, plan="gold", price=usd(4900), period_months=12
 )
 
+ACTIVE, CANCELING = (
+    SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE,
+    SubscriptionStatus.SUBSCRIPTION_STATUS_CANCELING,
+)
+
 RULES = Rules(DOMAIN)
 
 Dated = tuple[str, Message]
@@ -223,3 +228,17 @@ def test_a_receipt_tells_its_own_things_version_also_where_another_thing_has_the
     dated = (("2026-01-30", rename), ("2026-01-31", start), ("2026-02-01", rename))
     batch = [command(register_customer()), *[command(request, moment(day)) for day, request in dated]]
     assert [it.version for it in decide_batch(DOMAIN, batch, States(), {}).receipts] == [1, 2, 1, 3]
+
+
+def test_an_end_is_of_the_period_and_of_the_kind_of_end_that_the_reaction_was_told_of() -> None:
+    over = EndSubscriptionRequest(subscription_id=SUBSCRIPTION, status=ACTIVE, period_end=stamp("2026-02-28"))
+    _, event = after(START, ("2026-02-28", over))
+    assert event.ended_at == stamp("2026-02-28")
+    assert rule(refused(START, ("2026-02-27", over)))[0] == "PERIOD_NOT_OVER"
+    renewed, cancelled = ("2026-02-28", RENEW), ("2026-02-27", CANCEL_LATER)
+    assert rule(refused(START, renewed, ("2026-05-28", over)))[0] == "SUBSCRIPTION_GOES_ON"
+    assert rule(refused(START, cancelled, ("2026-02-28", over)))[0] == "SUBSCRIPTION_GOES_ON"
+    over.status = CANCELING
+    assert rule(refused(START, ("2026-02-28", over)))[0] == "SUBSCRIPTION_GOES_ON"
+    after(START, cancelled, ("2026-02-28", over))
+    assert rule(refused(START, cancelled, ("2026-02-28", over), ("2026-02-28", over)))[0] == "SUBSCRIPTION_ENDED"

@@ -579,24 +579,30 @@ class StockAdjusted(_message.Message):
     PRODUCT_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
+    STOCK_LEFT_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """UUID of the product."""
     version: _builtins.int
     """The product's version after this event."""
     delta: _builtins.int
     """By how many units: positive for more, negative for fewer."""
+    stock_left: _builtins.int
+    """How many units can be ordered after it; unset in the events of before."""
     def __init__(
         self,
         *,
         product_id: _builtins.str = ...,
         version: _builtins.int = ...,
         delta: _builtins.int = ...,
+        stock_left: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stock_left", b"_stock_left", "stock_left", b"stock_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "product_id", b"product_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stock_left", b"_stock_left", "delta", b"delta", "product_id", b"product_id", "stock_left", b"stock_left", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__stock_left: _TypeAlias = _typing.Literal["stock_left"]  # noqa: Y015
+    _WhichOneofArgType__stock_left: _TypeAlias = _typing.Literal["_stock_left", b"_stock_left"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stock_left) -> _WhichOneofReturnType__stock_left | None: ...
 
 Global___StockAdjusted: _TypeAlias = StockAdjusted  # noqa: Y015
 
@@ -732,6 +738,7 @@ class OrderPlaced(_message.Message):
     PLACED_AT_FIELD_NUMBER: _builtins.int
     TERMS_FIELD_NUMBER: _builtins.int
     NOTHING_TO_SHIP_FIELD_NUMBER: _builtins.int
+    STOCK_LEFT_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """UUID of the order."""
     version: _builtins.int
@@ -764,6 +771,12 @@ class OrderPlaced(_message.Message):
     def terms(self) -> _order_terms_pb2.OrderTerms:
         """What it has beside lines and fee; unset where that is nothing."""
 
+    @_builtins.property
+    def stock_left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many units of its product can still be ordered after each line, in the order of the lines: 1,000,000,000,000 where
+        nobody counts them. Empty in the events of before.
+        """
+
     def __init__(
         self,
         *,
@@ -777,10 +790,11 @@ class OrderPlaced(_message.Message):
         placed_at: _timestamp_pb2.Timestamp | None = ...,
         terms: _order_terms_pb2.OrderTerms | None = ...,
         nothing_to_ship: _builtins.bool = ...,
+        stock_left: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["personal", b"personal", "placed_at", b"placed_at", "shipping_fee", b"shipping_fee", "terms", b"terms", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "lines", b"lines", "nothing_to_ship", b"nothing_to_ship", "order_id", b"order_id", "personal", b"personal", "placed_at", b"placed_at", "shipping_fee", b"shipping_fee", "terms", b"terms", "total", b"total", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "lines", b"lines", "nothing_to_ship", b"nothing_to_ship", "order_id", b"order_id", "personal", b"personal", "placed_at", b"placed_at", "shipping_fee", b"shipping_fee", "stock_left", b"stock_left", "terms", b"terms", "total", b"total", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,32 +23,37 @@ _sym_db = _symbol_database.Default()
 
 
 from commerce.type.v1 import receipt_pb2 as commerce_dot_type_dot_v1_dot_receipt__pb2
+from commerce.type.v1 import subscription_status_pb2 as commerce_dot_type_dot_v1_dot_subscription__status__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!commerce/internal/v1/stored.proto\x12\x14\x63ommerce.internal.v1\x1a\x1e\x63ommerce/type/v1/receipt.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x01\n\x16\x45ndSubscriptionRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\'\n\x0fsubscription_id\x18\x02 \x01(\tR\x0esubscriptionId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x42\x13\n\x11_expected_version\"~\n\x17\x45ndSubscriptionResponse\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xc1\x01\n\x0bStoredTerms\x12\x1a\n\x08\x64iscount\x18\x01 \x01(\x03R\x08\x64iscount\x12\x1b\n\tadded_tax\x18\x02 \x01(\x03R\x08\x61\x64\x64\x65\x64Tax\x12\x35\n\x17payment_due_on_delivery\x18\x03 \x01(\x08R\x14paymentDueOnDelivery\x12&\n\x0fnothing_to_ship\x18\x04 \x01(\x08R\rnothingToShip\x12\x1a\n\x08refunded\x18\x05 \x01(\x03R\x08refunded\"\xb5\x02\n\x0fSalesSummaryRow\x12\x10\n\x03\x64\x61y\x18\x01 \x01(\tR\x03\x64\x61y\x12#\n\rcurrency_code\x18\x02 \x01(\tR\x0c\x63urrencyCode\x12\x1d\n\nproduct_id\x18\x03 \x01(\tR\tproductId\x12!\n\x0cproduct_name\x18\x04 \x01(\tR\x0bproductName\x12\x35\n\x08named_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07namedAt\x12\x33\n\x04sold\x18\x06 \x01(\x0b\x32\x1f.commerce.internal.v1.SalesSumsR\x04sold\x12=\n\tcancelled\x18\x07 \x01(\x0b\x32\x1f.commerce.internal.v1.SalesSumsR\tcancelled\"\xdf\x01\n\tSalesSums\x12\x1f\n\x0border_count\x18\x01 \x01(\x03R\norderCount\x12\x1d\n\nunit_count\x18\x02 \x01(\x03R\tunitCount\x12\x18\n\x07revenue\x18\x03 \x01(\x03R\x07revenue\x12#\n\rshipping_fees\x18\x04 \x01(\x03R\x0cshippingFees\x12#\n\rrevenue_carry\x18\x05 \x01(\x03R\x0crevenueCarry\x12.\n\x13shipping_fees_carry\x18\x06 \x01(\x03R\x11shippingFeesCarry\"\xa2\x01\n\x0fSearchPageToken\x12\x14\n\x05query\x18\x01 \x01(\x0cR\x05query\x12\x12\n\x04rank\x18\x02 \x01(\x12R\x04rank\x12\x1d\n\nproduct_id\x18\x03 \x01(\x0cR\tproductId\x12\x46\n\x0c\x61lternatives\x18\x04 \x03(\x0b\x32\".commerce.internal.v1.AlternativesR\x0c\x61lternatives\"$\n\x0c\x41lternatives\x12\x14\n\x05words\x18\x01 \x03(\tR\x05words\"\xbb\x01\n\x0bProductText\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08\x63\x61tegory\x18\x02 \x01(\tR\x08\x63\x61tegory\x12\x1e\n\nattributes\x18\x03 \x01(\tR\nattributes\x12 \n\x0b\x64\x65scription\x18\x04 \x01(\tR\x0b\x64\x65scription\x12\"\n\x0c\x64iscontinued\x18\x05 \x01(\x08R\x0c\x64iscontinued\x12\x16\n\x06\x66\x61\x63\x65ts\x18\x06 \x01(\tR\x06\x66\x61\x63\x65ts\" \n\nSearchWord\x12\x12\n\x04word\x18\x01 \x01(\tR\x04wordb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!commerce/internal/v1/stored.proto\x12\x14\x63ommerce.internal.v1\x1a\x1e\x63ommerce/type/v1/receipt.proto\x1a*commerce/type/v1/subscription_status.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x02\n\x16\x45ndSubscriptionRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\'\n\x0fsubscription_id\x18\x02 \x01(\tR\x0esubscriptionId\x12.\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x12<\n\x06status\x18\x04 \x01(\x0e\x32$.commerce.type.v1.SubscriptionStatusR\x06status\x12\x39\n\nperiod_end\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tperiodEndB\x13\n\x11_expected_version\"~\n\x17\x45ndSubscriptionResponse\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"T\n\x18\x43\x61ncelUnpaidOrderRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x19\n\x08order_id\x18\x02 \x01(\tR\x07orderId\"r\n\x19\x43\x61ncelUnpaidOrderResponse\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12:\n\x07receipt\x18\x02 \x01(\x0b\x32 .commerce.type.v1.CommandReceiptR\x07receipt\"\xc1\x01\n\x0bStoredTerms\x12\x1a\n\x08\x64iscount\x18\x01 \x01(\x03R\x08\x64iscount\x12\x1b\n\tadded_tax\x18\x02 \x01(\x03R\x08\x61\x64\x64\x65\x64Tax\x12\x35\n\x17payment_due_on_delivery\x18\x03 \x01(\x08R\x14paymentDueOnDelivery\x12&\n\x0fnothing_to_ship\x18\x04 \x01(\x08R\rnothingToShip\x12\x1a\n\x08refunded\x18\x05 \x01(\x03R\x08refunded\"\xb5\x02\n\x0fSalesSummaryRow\x12\x10\n\x03\x64\x61y\x18\x01 \x01(\tR\x03\x64\x61y\x12#\n\rcurrency_code\x18\x02 \x01(\tR\x0c\x63urrencyCode\x12\x1d\n\nproduct_id\x18\x03 \x01(\tR\tproductId\x12!\n\x0cproduct_name\x18\x04 \x01(\tR\x0bproductName\x12\x35\n\x08named_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07namedAt\x12\x33\n\x04sold\x18\x06 \x01(\x0b\x32\x1f.commerce.internal.v1.SalesSumsR\x04sold\x12=\n\tcancelled\x18\x07 \x01(\x0b\x32\x1f.commerce.internal.v1.SalesSumsR\tcancelled\"\xdf\x01\n\tSalesSums\x12\x1f\n\x0border_count\x18\x01 \x01(\x03R\norderCount\x12\x1d\n\nunit_count\x18\x02 \x01(\x03R\tunitCount\x12\x18\n\x07revenue\x18\x03 \x01(\x03R\x07revenue\x12#\n\rshipping_fees\x18\x04 \x01(\x03R\x0cshippingFees\x12#\n\rrevenue_carry\x18\x05 \x01(\x03R\x0crevenueCarry\x12.\n\x13shipping_fees_carry\x18\x06 \x01(\x03R\x11shippingFeesCarry\"\xa2\x01\n\x0fSearchPageToken\x12\x14\n\x05query\x18\x01 \x01(\x0cR\x05query\x12\x12\n\x04rank\x18\x02 \x01(\x12R\x04rank\x12\x1d\n\nproduct_id\x18\x03 \x01(\x0cR\tproductId\x12\x46\n\x0c\x61lternatives\x18\x04 \x03(\x0b\x32\".commerce.internal.v1.AlternativesR\x0c\x61lternatives\"$\n\x0c\x41lternatives\x12\x14\n\x05words\x18\x01 \x03(\tR\x05words\"\xbb\x01\n\x0bProductText\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08\x63\x61tegory\x18\x02 \x01(\tR\x08\x63\x61tegory\x12\x1e\n\nattributes\x18\x03 \x01(\tR\nattributes\x12 \n\x0b\x64\x65scription\x18\x04 \x01(\tR\x0b\x64\x65scription\x12\"\n\x0c\x64iscontinued\x18\x05 \x01(\x08R\x0c\x64iscontinued\x12\x16\n\x06\x66\x61\x63\x65ts\x18\x06 \x01(\tR\x06\x66\x61\x63\x65ts\" \n\nSearchWord\x12\x12\n\x04word\x18\x01 \x01(\tR\x04wordb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'commerce.internal.v1.stored_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENDSUBSCRIPTIONREQUEST']._serialized_start=125
-  _globals['_ENDSUBSCRIPTIONREQUEST']._serialized_end=290
-  _globals['_ENDSUBSCRIPTIONRESPONSE']._serialized_start=292
-  _globals['_ENDSUBSCRIPTIONRESPONSE']._serialized_end=418
-  _globals['_STOREDTERMS']._serialized_start=421
-  _globals['_STOREDTERMS']._serialized_end=614
-  _globals['_SALESSUMMARYROW']._serialized_start=617
-  _globals['_SALESSUMMARYROW']._serialized_end=926
-  _globals['_SALESSUMS']._serialized_start=929
-  _globals['_SALESSUMS']._serialized_end=1152
-  _globals['_SEARCHPAGETOKEN']._serialized_start=1155
-  _globals['_SEARCHPAGETOKEN']._serialized_end=1317
-  _globals['_ALTERNATIVES']._serialized_start=1319
-  _globals['_ALTERNATIVES']._serialized_end=1355
-  _globals['_PRODUCTTEXT']._serialized_start=1358
-  _globals['_PRODUCTTEXT']._serialized_end=1545
-  _globals['_SEARCHWORD']._serialized_start=1547
-  _globals['_SEARCHWORD']._serialized_end=1579
+  _globals['_ENDSUBSCRIPTIONREQUEST']._serialized_start=169
+  _globals['_ENDSUBSCRIPTIONREQUEST']._serialized_end=455
+  _globals['_ENDSUBSCRIPTIONRESPONSE']._serialized_start=457
+  _globals['_ENDSUBSCRIPTIONRESPONSE']._serialized_end=583
+  _globals['_CANCELUNPAIDORDERREQUEST']._serialized_start=585
+  _globals['_CANCELUNPAIDORDERREQUEST']._serialized_end=669
+  _globals['_CANCELUNPAIDORDERRESPONSE']._serialized_start=671
+  _globals['_CANCELUNPAIDORDERRESPONSE']._serialized_end=785
+  _globals['_STOREDTERMS']._serialized_start=788
+  _globals['_STOREDTERMS']._serialized_end=981
+  _globals['_SALESSUMMARYROW']._serialized_start=984
+  _globals['_SALESSUMMARYROW']._serialized_end=1293
+  _globals['_SALESSUMS']._serialized_start=1296
+  _globals['_SALESSUMS']._serialized_end=1519
+  _globals['_SEARCHPAGETOKEN']._serialized_start=1522
+  _globals['_SEARCHPAGETOKEN']._serialized_end=1684
+  _globals['_ALTERNATIVES']._serialized_start=1686
+  _globals['_ALTERNATIVES']._serialized_end=1722
+  _globals['_PRODUCTTEXT']._serialized_start=1725
+  _globals['_PRODUCTTEXT']._serialized_end=1912
+  _globals['_SEARCHWORD']._serialized_start=1914
+  _globals['_SEARCHWORD']._serialized_end=1946
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ caller may depend on them.
 
 from collections import abc as _abc
 from commerce.type.v1 import receipt_pb2 as _receipt_pb2
+from commerce.type.v1 import subscription_status_pb2 as _subscription_status_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -24,8 +25,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class EndSubscriptionRequest(_message.Message):
-    """The command that a command server gives itself when a subscription's time is over: ends the subscription, if it is still
-    as it was found. One that is canceling is cancelled then, an active one lapses.
+    """The command that reactions give when a subscription's time is over: ends the subscription, if it is still what they were
+    told of. One that is canceling is cancelled then, an active one lapses.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -33,22 +34,32 @@ class EndSubscriptionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    PERIOD_END_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Never set: the server makes an id that no caller knows. By the version it is done once, whoever gives it."""
+    """The reaction's, which no caller knows."""
     subscription_id: _builtins.str
     """UUID of the subscription."""
     expected_version: _builtins.int
-    """The version that was found to be over; what has changed since, a renewal above all, stands."""
+    """The version that was found to be over. Set by command servers of the version before alone."""
+    status: _subscription_status_pb2.SubscriptionStatus.ValueType
+    """As which it is ended: an active or a canceling one. What has become the other stands. Unspecified for either."""
+    @_builtins.property
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """The end of the period that is over: a subscription that was renewed since stands. Unset for any."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         subscription_id: _builtins.str = ...,
         expected_version: _builtins.int | None = ...,
+        status: _subscription_status_pb2.SubscriptionStatus.ValueType = ...,
+        period_end: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "period_end", b"period_end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "request_id", b"request_id", "subscription_id", b"subscription_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "period_end", b"period_end", "request_id", b"request_id", "status", b"status", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -83,6 +94,60 @@ class EndSubscriptionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EndSubscriptionResponse: _TypeAlias = EndSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class CancelUnpaidOrderRequest(_message.Message):
+    """The command that a reaction gives when an order's time to be paid is over: cancels the order, if it is still unpaid."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The reaction's, which no caller knows."""
+    order_id: _builtins.str
+    """UUID of the order."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelUnpaidOrderRequest: _TypeAlias = CancelUnpaidOrderRequest  # noqa: Y015
+
+@_typing.final
+class CancelUnpaidOrderResponse(_message.Message):
+    """The answer to CancelUnpaidOrderRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    @_builtins.property
+    def receipt(self) -> _receipt_pb2.CommandReceipt:
+        """Proof that the command is stored."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        receipt: _receipt_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelUnpaidOrderResponse: _TypeAlias = CancelUnpaidOrderResponse  # noqa: Y015
 
 @_typing.final
 class StoredTerms(_message.Message):

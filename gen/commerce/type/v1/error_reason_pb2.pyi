@@ -282,6 +282,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The view's other generation is still filled or compared.
     What to do: repeat when it is ready.
     """
+    ERROR_REASON_REPLAY_TOO_FAR: _ErrorReason.ValueType  # 110
+    """A reaction would take in events that are older than it is remembered what was done because of them.
+    What to do: begin behind a later event; receipts are kept for 7 days, unless the operator says otherwise.
+    """
+    ERROR_REASON_REPLAY_AHEAD: _ErrorReason.ValueType  # 111
+    """A reaction would go on behind an event that is not there.
+    What to do: check the position; the feed's last is in ListReactions.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name without its prefix, such as OUT_OF_STOCK, is the `reason` of an error's
@@ -548,6 +556,14 @@ What to do: drop that one first, if nobody needs it.
 ERROR_REASON_GENERATION_NOT_READY: ErrorReason.ValueType  # 71
 """The view's other generation is still filled or compared.
 What to do: repeat when it is ready.
+"""
+ERROR_REASON_REPLAY_TOO_FAR: ErrorReason.ValueType  # 110
+"""A reaction would take in events that are older than it is remembered what was done because of them.
+What to do: begin behind a later event; receipts are kept for 7 days, unless the operator says otherwise.
+"""
+ERROR_REASON_REPLAY_AHEAD: ErrorReason.ValueType  # 111
+"""A reaction would go on behind an event that is not there.
+What to do: check the position; the feed's last is in ListReactions.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

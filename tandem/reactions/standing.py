@@ -1,0 +1,232 @@
+"""How reactions are, and what an operator does about them: see, redrive and drop what is parked, replay the feed."""
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from prometheus_client import Gauge
+from sqlalchemy import Connection, select, text, update
+
+from tandem.feed import table as feed
+from tandem.feed.archive import Archive
+from tandem.feed.head import read_head
+from tandem.feed.reader import recorded_at, scan_events
+from tandem.reactions.reaction import Reaction
+from tandem.reactions.tasks import Kind, delete_timers, insert_tasks, task
+from tandem.reactions.tasks import reaction as reaction_table
+from tandem.runtime.database import driver_of
+from tandem.runtime.errors import NotFound, PreconditionFailed, Violation
+from tandem.runtime.telemetry import log
+
+BEHIND = Gauge(
+    "tandem_reaction_behind_seconds", "Age of the oldest event that a reaction has not taken in", ["reaction"]
+)
+OVERDUE = Gauge(
+    "tandem_reaction_overdue_seconds", "For how long the oldest that a reaction is to do has been due", ["reaction"]
+)
+WAITING = Gauge("tandem_reaction_waiting_tasks", "What a reaction is to do, at most 10,000", ["reaction"])
+PARKED_TASKS = Gauge(
+    "tandem_reaction_parked_tasks", "What a reaction has not done, and an operator is to see", ["reaction"]
+)
+
+_MOST_COUNTED = 10_000
+
+
+class Standing(NamedTuple):
+    """How a reaction is. position: of the last event that it has taken in; head: of the feed's last. waiting: how many
+    things are to be done, at most 10,000; parked: and how many wait for an operator. problem: empty where it goes on.
+    """
+
+    name: str
+    position: int
+    head: int
+    behind_seconds: float
+    waiting: int
+    overdue_seconds: float
+    parked: int
+    problem: str = ""
+
+
+_STANDINGS = f"""
+SELECT r.name, r.position, h.position AS head,
+  coalesce(extract(epoch FROM clock_timestamp() - (
+    SELECT recorded_at FROM {feed.event.fullname} AS e WHERE e.position > r.position ORDER BY e.position LIMIT 1
+  ))::float, 0) AS behind,
+  (SELECT count(*) FROM (
+    SELECT FROM {task.fullname} AS t
+    WHERE t.reaction = r.name AND t.done_at IS NULL AND t.parked_at IS NULL LIMIT {_MOST_COUNTED}
+  ) AS waiting) AS waiting,
+  greatest(0, extract(epoch FROM clock_timestamp() - least(
+    (SELECT min(t.at) FROM {task.fullname} AS t
+     WHERE t.reaction = r.name AND t.kind = '{Kind.DO}' AND t.done_at IS NULL AND t.parked_at IS NULL),
+    (SELECT min(t.at) FROM {task.fullname} AS t
+     WHERE t.reaction = r.name AND t.kind = '{Kind.POST}' AND t.done_at IS NULL AND t.parked_at IS NULL),
+    (SELECT min(t.at) FROM {task.fullname} AS t
+     WHERE t.reaction = r.name AND t.kind = '{Kind.TIMER}' AND t.done_at IS NULL AND t.parked_at IS NULL)
+      + make_interval(secs => d.delay)
+  ))::float) AS overdue,
+  (SELECT count(*) FROM {task.fullname} AS t
+   WHERE t.reaction = r.name AND t.done_at IS NULL AND t.parked_at IS NOT NULL) AS parked
+FROM unnest(CAST(%s AS text[]), CAST(%s AS double precision[])) AS d (name, delay)
+JOIN {reaction_table.fullname} AS r ON r.name = d.name, {feed.NEWEST_HEAD} AS h
+ORDER BY r.name"""  # noqa: S608 - only names of tables and numbers are put in, here and below
+
+
+def find_standings(connection: Connection, reactions: Sequence[Reaction]) -> list[Standing]:
+    names, delays = [it.name for it in reactions], [it.delay.total_seconds() for it in reactions]
+    with driver_of(connection) as driver:
+        return [Standing(*row) for row in driver.execute(_STANDINGS, (names, delays))]
+
+
+def show(standings: Sequence[Standing]) -> None:
+    """In the metrics."""
+    for it in standings:
+        BEHIND.labels(it.name).set(it.behind_seconds)
+        OVERDUE.labels(it.name).set(it.overdue_seconds)
+        WAITING.labels(it.name).set(it.waiting)
+        PARKED_TASKS.labels(it.name).set(it.parked)
+
+
+class Parked(NamedTuple):
+    """What an operator is to see. error: empty for an event that waits behind another one of its aggregate."""
+
+    reaction: str
+    position: int
+    number: int
+    key: str
+    kind: str
+    type: str
+    attempts: int
+    parked_at: datetime
+    error: str
+
+
+_PARKED = text(f"""
+SELECT reaction, position, number, CAST(key AS text), kind, type, attempts, parked_at, error FROM {task.fullname}
+WHERE reaction = ANY(:reactions) AND done_at IS NULL AND parked_at IS NOT NULL
+  AND (reaction, position, number) > (:reaction, :position, :number)
+ORDER BY reaction, position, number LIMIT :most""")  # noqa: S608
+
+FIRST = ("", 0, 0)
+
+
+def list_parked(
+    connection: Connection, reactions: Sequence[str], after: tuple[str, int, int], most: int
+) -> list[Parked]:
+    """Those that follow one, by (reaction, position, number); FIRST begins."""
+    reaction, position, number = after
+    found = connection.execute(
+        _PARKED,
+        {"reactions": list(reactions), "reaction": reaction, "position": position, "number": number, "most": most},
+    )
+    return [Parked(*it) for it in found]
+
+
+class Redriven(NamedTuple):
+    """How many are to be done now, and how many stay parked."""
+
+    redriven: int
+    parked: int
+
+
+_ANEW = text(f"""
+UPDATE {task.fullname} SET parked_at = NULL, attempts = 0, error = '',
+  at = clock_timestamp() - CASE WHEN kind = '{Kind.TIMER}' THEN make_interval(secs => :delay) ELSE interval '0' END
+WHERE reaction = :reaction AND done_at IS NULL AND parked_at IS NOT NULL AND kind <> '{Kind.EVENT}'
+  AND (CAST(:key AS uuid) IS NULL OR key = CAST(:key AS uuid))""")  # noqa: S608
+
+_EVENTS = text(f"""
+SELECT CAST(key AS text) AS key, position FROM {task.fullname}
+WHERE reaction = :reaction AND done_at IS NULL AND parked_at IS NOT NULL AND kind = '{Kind.EVENT}'
+  AND (CAST(:key AS uuid) IS NULL OR key = CAST(:key AS uuid))
+ORDER BY position""")  # noqa: S608
+
+
+def redrive(connection: Connection, reaction: Reaction, archive: Archive, key: str | None) -> Redriven:
+    """Has what is parked of an aggregate, or of all, done anew; events are taken in, in their order.
+
+    To be followed by COMMIT. Raises NotFound for a reaction that was not begun, and BrokenOff.
+    """
+    row = _locked(connection, reaction.name)
+    arguments = {"reaction": reaction.name, "key": key, "delay": reaction.delay.total_seconds()}
+    redriven = connection.execute(_ANEW, arguments).rowcount
+    failed: set[str] = set()
+    parked = 0
+    for it in connection.execute(_EVENTS, {"reaction": reaction.name, "key": key}).all():
+        if it.key in failed or not _take_in(connection, reaction, archive, it, row.secret):
+            failed.add(it.key)
+            parked += 1
+        else:
+            redriven += 1
+    return Redriven(redriven, parked)
+
+
+def _take_in(connection: Connection, reaction: Reaction, archive: Archive, it: Any, secret: uuid.UUID) -> bool:
+    """One event that is parked. False where it stays so."""
+    before, kinds = it.position - 1, reaction.kinds
+    part = scan_events(connection, reaction.contract, before, it.position, 1, kinds=kinds, archive=archive)
+    # A kind that it does not take any more leads to nothing.
+    event = part.events[0] if part.events else None
+    of_row = _row(reaction.name, it.position)
+    try:
+        tasks = [] if event is None else reaction.tasks(event, event.sealed(), secret)
+    except Exception as error:  # whatever it is, it concerns this aggregate alone
+        connection.execute(update(task).where(*of_row).values(error=repr(error)[:1000]))
+        return False
+    connection.execute(task.delete().where(*of_row))
+    delete_timers(connection, [(reaction.name, it.key)])
+    insert_tasks(connection, tasks)
+    return True
+
+
+def _row(name: str, position: int) -> tuple[Any, ...]:
+    return task.c.reaction == name, task.c.position == position, task.c.number == 0, task.c.kind == Kind.EVENT
+
+
+_DROP = text(f"""
+UPDATE {task.fullname} SET done_at = clock_timestamp(), outcome = :outcome
+WHERE reaction = :reaction AND key = CAST(:key AS uuid) AND done_at IS NULL AND parked_at IS NOT NULL""")  # noqa: S608
+
+
+def drop(connection: Connection, reaction: Reaction, key: str, actor: str, reason: str) -> int:
+    """What is parked of an aggregate is never done; returns how much that was. To be followed by COMMIT.
+
+    Raises NotFound for a reaction that was not begun.
+    """
+    _locked(connection, reaction.name)
+    outcome = f"dropped by {actor or 'somebody'}: {reason}"
+    dropped: int = connection.execute(_DROP, {"reaction": reaction.name, "key": key, "outcome": outcome}).rowcount
+    log.warning("dropped what was parked", reaction=reaction.name, key=key, count=dropped, actor=actor, reason=reason)
+    return dropped
+
+
+def replay(connection: Connection, reaction: Reaction, archive: Archive, after: int, keep: timedelta) -> int:
+    """Has a reaction go on behind a position, back or ahead; returns where it was. To be followed by COMMIT.
+
+    keep: for how long it is remembered what was done. Raises a refusal for events that are older, or not there yet, and
+    NotFound for a reaction that was not begun.
+    """
+    row = _locked(connection, reaction.name)
+    name = f"reactions/{reaction.name}"
+    head = read_head(connection).position
+    if after > head:
+        raise PreconditionFailed([Violation(name, f"the feed ends at event {head}", "REPLAY_AHEAD")])
+    if after < row.position:
+        at = recorded_at(connection, after + 1, archive)
+        now: datetime = connection.execute(select(text("clock_timestamp()"))).scalar_one()
+        if at is None or at < now - keep:
+            days = keep.total_seconds() / 86_400
+            description = f"what was done more than {days:g} days ago is not remembered, and might be done twice"
+            raise PreconditionFailed([Violation(name, description, "REPLAY_TOO_FAR")])
+    connection.execute(update(reaction_table).where(reaction_table.c.name == reaction.name).values(position=after))
+    log.warning("a reaction is replayed", reaction=reaction.name, after=after, was=row.position)
+    return int(row.position)
+
+
+def _locked(connection: Connection, name: str) -> Any:
+    """The reaction's row, which its follower waits for. Raises NotFound."""
+    found = connection.execute(select(reaction_table).where(reaction_table.c.name == name).with_for_update()).first()
+    if found is None:
+        raise NotFound("reaction", f"reactions/{name}")
+    return found

@@ -1,0 +1,25 @@
+"""A relay publishes to one broker, and says so before anything starts."""
+
+import pytest
+from pydantic import ValidationError
+
+from relay.settings import Settings
+from tandem.relay.settings import KafkaSettings, NatsSettings
+from tandem.runtime.settings import DatabaseSettings
+
+FEED = DatabaseSettings(url="postgresql://db/tandem")  # type: ignore[arg-type]
+
+
+def test_one_broker_must_be_named() -> None:
+    with pytest.raises(ValidationError, match="NATS__SERVERS.*KAFKA__SERVERS"):
+        Settings(feed_database=FEED)
+
+
+def test_and_no_more_than_one() -> None:
+    with pytest.raises(ValidationError, match="nats.*kafka"):
+        Settings(feed_database=FEED, nats=NatsSettings(), kafka=KafkaSettings())
+
+
+def test_either_will_do() -> None:
+    assert Settings(feed_database=FEED, nats=NatsSettings()).kafka is None
+    assert Settings(feed_database=FEED, kafka=KafkaSettings()).nats is None
