@@ -7,16 +7,16 @@ from relay.settings import Settings
 from tandem.relay.settings import KafkaSettings, NatsSettings
 from tandem.runtime.settings import DatabaseSettings
 
-FEED = DatabaseSettings(url="postgresql://db/tandem")  # type: ignore[arg-type]
+FEED = DatabaseSettings(url="postgresql://db/tandem")
 
 
 def test_one_broker_must_be_named() -> None:
-    with pytest.raises(ValidationError, match="NATS__SERVERS.*KAFKA__SERVERS"):
+    with pytest.raises(ValidationError, match="NATS__SERVERS, KAFKA__SERVERS"):
         Settings(feed_database=FEED)
 
 
 def test_and_no_more_than_one() -> None:
-    with pytest.raises(ValidationError, match="nats.*kafka"):
+    with pytest.raises(ValidationError, match="nats and kafka are set"):
         Settings(feed_database=FEED, nats=NatsSettings(), kafka=KafkaSettings())
 
 
