@@ -18,7 +18,7 @@ from tests.support.stack import AsyncStubs, Stack
 
 
 async def test_replaying_the_feed_into_empty_tables_gives_the_same_bytes(new_stack: Callable[..., Stack]) -> None:
-    settings = {"COMMAND": {"SUBSCRIPTIONS__CHECK_EVERY_SECONDS": "0.05"}}
+    settings = {"COMMAND": {"REACTIONS__POLL_SECONDS": "0.05"}}
     stack = new_stack(cache_nodes=up_to(1), settings=settings)
     load = Load(300)
     async with stack.async_stubs() as stubs:
