@@ -58,7 +58,7 @@ class _Marker:
         return next((it.start() for it in self._pieces_of(text).finditer(text) if "<em>" in self._shown(it[0])), 0)
 
     def _pieces_of(self, text: str) -> re.Pattern[str]:
-        return self._latin_pieces if text.isascii() or not _BEYOND_LATIN.search(text) else _PIECES
+        return self._latin_pieces if text.isascii() or not _MAY_BE_MARKS.search(text) else _PIECES
 
     def _show(self, piece: str) -> str:
         if piece in _ESCAPED:
@@ -89,8 +89,8 @@ _marker = lru_cache(maxsize=32)(_Marker)
 # What may be shown in another form than it has: characters that HTML escapes, and words, which may be marked. Of what
 # is longer than any word the beginning is.
 _PIECES = re.compile(rf"(?<!{_IN_WORD})\w{_IN_WORD}{{0,{MAX_WORD}}}|[{_ESCAPED}]")
-# Marks, and letters of other scripts; not punctuation.
-_BEYOND_LATIN = re.compile("[\u0300-\u1fff\u20d0-\U0010ffff]")
+# Marks, and much else that is not in Latin texts: a set of few ranges is looked through in a fraction of the time.
+_MAY_BE_MARKS = re.compile("[\u0300-\u1fff\u20d0-\u20ff\u2cef-\U0001efff]")
 
 
 @lru_cache(maxsize=1024)

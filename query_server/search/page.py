@@ -298,7 +298,8 @@ def _marks(hits: Sequence[Hit], words: tuple[str, ...], memory: SearchMemory) ->
         found.append(known.fields)
     if made:
         # Of this page and those before it, if there is room for as many. What others look at stays as it is.
-        memory.marks.put(words, {**kept, **made} if len(kept) < _MOST_MARKED else made)
+        has_room = len(kept) < _MOST_MARKED or made.keys() <= kept.keys()
+        memory.marks.put(words, {**kept, **made} if has_room else made)
     return found
 
 

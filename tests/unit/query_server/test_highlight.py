@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from query_server.search.highlight import highlight, snippet
-from shop.words import fold
+from query_server.search.highlight import _MAY_BE_MARKS, highlight, snippet
+from shop.words import MARKS, fold
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,9 @@ def test_nothing_but_the_marks_is_markup_and_nothing_is_lost(text: str, words: l
 )
 def test_a_word_of_another_script_beside_a_text_changes_no_mark_in_it(text: str, words: list[str]) -> None:
     assert highlight(f"{text} \u0436", words) == f"{highlight(text, words)} \u0436"
+
+
+def test_no_mark_is_taken_for_what_is_none() -> None:
+    marks = re.compile(f"[{MARKS}]")
+    assert not [it for it in map(chr, range(0x110000)) if marks.match(it) and not _MAY_BE_MARKS.match(it)]
+    assert not [it for it in "é™★→…—😀" if _MAY_BE_MARKS.match(it)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from commerce.query.v1.views_pb2 import ProductCard
 from query_server.search.memory import (
     Candidates,
     Correction,
@@ -17,6 +18,7 @@ from query_server.search.memory import (
     Suggestions,
     TextKey,
 )
+from query_server.search.page import _marks as marks_of
 from query_server.search.synonyms import Span
 
 CONTENT = uuid.uuid4()
@@ -103,3 +105,22 @@ def test_memory_is_bounded_by_what_is_really_taken(remember: Callable[[Any, int]
     told = memory.candidates.bytes + memory.corrections.bytes + memory.marks.bytes + memory.suggestions.bytes
     assert told < most
     assert taken < 1.2 * told
+
+
+def test_a_card_whose_stock_changes_costs_the_others_no_marks() -> None:
+    memory = SearchMemory(2**20)
+    cards = [ProductCard(product_id=str(uuid.UUID(int=number)), name=f"walnut chair {number}") for number in range(100)]
+
+    def marked() -> list[bytes]:
+        hits = [(uuid.UUID(it.product_id).bytes, it.SerializeToString()) for it in cards]
+        return marks_of(hits, ("walnut",), memory)
+
+    before = marked()
+    kept = memory.marks.get(("walnut",))
+    assert kept is not None
+    assert len(kept) == len(cards)
+    cards[7].available = 3
+    assert marked() == before
+    now = memory.marks.get(("walnut",))
+    assert now is not None
+    assert [key for key in kept if now.get(key) is not kept[key]] == [uuid.UUID(int=7).bytes]
