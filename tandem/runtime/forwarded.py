@@ -40,15 +40,17 @@ def claimant(settings: TokenSettings, value: str | bytes) -> Identity:
         raise wrong("it is for others")
     if not _SECONDS.fullmatch(expires):
         raise wrong("it does not say when it expires")
-    listed = roles if not roles.startswith("[") else _list(roles)
-    return identity_of(subject, listed, owner, float(expires) + settings.leeway_seconds)
+    # An object names no roles, and neither that nor a list an owner: as in a token.
+    listed = "" if roles.startswith("{") else _list(roles) if roles.startswith("[") else roles
+    named = "" if owner.startswith(("{", "[")) else owner
+    return identity_of(subject, listed, named, float(expires) + settings.leeway_seconds)
 
 
 def _list(text: str) -> list[Any]:
     """Raises Unauthenticated."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list):
         raise _invalid(f"{CLAIMS} has what is no list of JSON")

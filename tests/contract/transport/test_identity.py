@@ -442,6 +442,8 @@ async def test_a_sidecar_says_what_the_token_claims(serve: Serve, seen: Seen) ->
     assert vars(who) == vars(Identity("user-7", "token", frozenset({"support", "a b"}), "abc", who.expires_at))
     await server.call(metadata=claims("user-8", roles="clerk support"))
     assert (seen.last.roles, seen.last.owner) == (frozenset({"clerk", "support"}), "")
+    await server.call(metadata=claims("user-9", roles='{"shop": {"title": "a clerk here"}}', owner='{"id": "abc"}'))
+    assert (seen.last.roles, seen.last.owner) == (frozenset(), ""), "an object is neither, as in a token"
     await server.call(metadata=(("tandem-claims", "^^^^^"), *CERTIFICATE))
     assert (seen.last.subject, seen.last.proof) == ("spiffe://tandem.test/shop", "sidecar")
 
@@ -461,6 +463,7 @@ async def test_what_a_sidecar_says_of_a_token_is_read_strictly(serve: Serve, see
         "another issuer": (claims(iss="https://elsewhere.test"), INVALID),
         "no subject": (claims(subject=""), INVALID),
         "half a list": (claims(roles='["clerk"'), INVALID),
+        "lists in lists": (claims(roles="[" * 5000), INVALID),
         "a field too many": (claims(subject='x^["clerk"]'), INVALID),
         "a field too few": ((("tandem-claims", "1^2^3^4^5"),), INVALID),
         "twice": (claims() + claims(), INVALID),
