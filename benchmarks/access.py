@@ -47,12 +47,16 @@ _BAR = 1.15
 
 @dataclass(frozen=True)
 class Way:
-    """A way of being known. header: what says of a token who calls, as the server is sent it."""
+    """A way of being known. header: what says of a token who calls, as the server is sent it. transport: of the server.
+
+    One that callers of a network reach is on grpcio, or behind a sidecar.
+    """
 
     name: str
     settings: Mapping[str, str]
     header: Callable[[str], str]
     bar: float | None
+    transport: str = "native"
 
 
 def run(world: World, plan: Plan) -> list[Result]:
@@ -69,6 +73,7 @@ def run(world: World, plan: Plan) -> list[Result]:
         ),
         Way("with a sidecar's claims", {"VERIFIED_BY_SIDECAR": "true"}, claims_header, _BAR),
     ]
+    ways.append(replace(ways[0], name="with a token, on grpcio", bar=_BAR, transport="grpcio"))
     customers = [shop.customer_id(number) for number in range(_MANY)]
     clerks, owners = (
         [token_of(issuer, number, role, customer) for number, customer in enumerate(customers)]
@@ -78,14 +83,15 @@ def run(world: World, plan: Plan) -> list[Result]:
     results: list[Result] = []
     with ExitStack() as exits:
 
-        def started(settings: Mapping[str, str]) -> Iterator[Child]:
+        def started(transport: str, settings: Mapping[str, str]) -> Iterator[Child]:
+            settings = {"SERVER__TRANSPORT": transport, **settings}
             servers = [world.stack.new_query_server(**settings) for _ in range(_PROCESSES)]
             for server in servers:
                 exits.callback(server.stop)
                 server.start()
             return cycle(servers)
 
-        open_to_all = started({})
+        open_to_all = {transport: started(transport, {}) for transport in {it.transport for it in ways}}
 
         def measure(servers: Iterator[Child], bodies: Path, callers: Path | None = None) -> Sample:
             target = replace(world.target(next(servers), METHOD), callers=callers)
@@ -94,9 +100,9 @@ def run(world: World, plan: Plan) -> list[Result]:
         def between(way: Way, asking: Iterator[Child], bodies: Path, callers: Path) -> dict[str, list[Sample]]:
             return alternate(
                 {
-                    OPEN: lambda: measure(open_to_all, bodies),
+                    OPEN: lambda: measure(open_to_all[way.transport], bodies),
                     way.name: lambda: measure(asking, bodies, callers),
-                    ANOTHER: lambda: measure(open_to_all, bodies),
+                    ANOTHER: lambda: measure(open_to_all[way.transport], bodies),
                 },
                 plan.rounds * _PROCESSES,
             )
@@ -104,8 +110,9 @@ def run(world: World, plan: Plan) -> list[Result]:
         for way in ways:
             said = {"ISSUER": ISSUER, "AUDIENCE": AUDIENCE, **way.settings}
             asking = started(
+                way.transport,
                 {f"SERVER__AUTHENTICATION__TOKEN__{name}": value for name, value in said.items()}
-                | {"SERVER__POLICY_FILE": str(policy)}
+                | {"SERVER__POLICY_FILE": str(policy)},
             )
             for who, bodies, tokens, bar in (
                 ("one caller", every, clerks[:1], way.bar),

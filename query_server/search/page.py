@@ -207,7 +207,7 @@ def _is_between(price: int, wanted: SearchKey) -> bool:
 def encode_response(wanted: SearchKey, found: Found, memory: SearchMemory) -> bytes:
     """Raises Unavailable for a card that is damaged."""
     page, alternatives, as_of = found.page, found.alternatives, found.parked.shown_at(found.as_of)
-    steps = steps_of(page)
+    steps = steps_of(page) if page.steps else {}
     rest = SearchProductsResponse(
         facets=ProductFacets(
             total_count=page.total,
@@ -222,7 +222,7 @@ def encode_response(wanted: SearchKey, found: Found, memory: SearchMemory) -> by
                 )
                 for currency, low, high in page.prices
             ],
-            attributes=attributes_of(page),
+            attributes=attributes_of(page) if page.attributes else (),
         ),
         did_you_mean=found.did_you_mean,
     )

@@ -142,6 +142,8 @@ def search_key(request: SearchProductsRequest, check: QueryChecker, synonyms: Sy
 
 
 def _attributes(wanted: ProductFilter, check: QueryChecker) -> tuple[tuple[str, frozenset[str]], ...]:
+    if not wanted.attributes:
+        return ()
     found: dict[str, frozenset[str]] = {}
     for number, attribute in enumerate(wanted.attributes):
         values = frozenset(facet(attribute.name, it) for it in attribute.values)
