@@ -1,13 +1,15 @@
 """Kafka's protocol: a topic for each epoch of the feed, to which events and the relay's place go in one transaction.
 
-    topic  tandem-0190b3…   the epoch's 32 hexadecimal digits; a message's key is the id of the aggregate, so the events
-                            of one aggregate are in one partition, in the order of the feed
-    topic  tandem-places    compacted, one partition; a message for each epoch says how far its topic is filled
+    topic  tandem-0190b3…          the epoch's 32 hexadecimal digits; a message's key is the id of the aggregate, so the
+                                   events of one aggregate are in one partition, in the order of the feed
+    topic  tandem-0190b3…-places   compacted, one partition; its last message says how far the other one is filled
 
 A consumer that reads what is committed (`isolation.level=read_committed`) sees of a transaction all or nothing, and a
 relay that reads the place so knows exactly which events they see. All relays of a feed have one `transactional.id` for
 each epoch: whoever begins to publish ends what an older one left open, and the broker takes nothing more from that one.
-It reads the place again after that, so nobody publishes behind a place that is not the last one.
+It reads the place again after that, so nobody publishes behind a place that is not the last one. Who reads what is
+committed is not shown what follows the first open transaction: so an epoch has a topic of places to itself, in which
+nobody but these relays has one open.
 
 Tested on emulators, librdkafka's mock cluster and noida-db, and not yet run on Apache Kafka.
 """
@@ -89,9 +91,9 @@ def topic_of(prefix: str, epoch: uuid.UUID) -> str:
     return f"{prefix}-{epoch.hex}"
 
 
-def places_of(prefix: str) -> str:
-    """The topic with the relays' places."""
-    return f"{prefix}-places"
+def places_of(prefix: str, epoch: uuid.UUID) -> str:
+    """The topic with the places of an epoch's relays."""
+    return f"{topic_of(prefix, epoch)}-places"
 
 
 def headers_of(event: CloudEvent) -> list[tuple[str, str | bytes | None]]:
@@ -128,14 +130,13 @@ class KafkaSink:
         self._relay = relay
         self._first = first_position
         self._personal_data = personal_data
-        self._places = places_of(settings.topic)
         self._common = settings.client() | {"client.id": relay, "error_cb": self._note, "logger": _silent()}
         self._thread = ThreadPoolExecutor(1, "relay-kafka")
         # By what they read: what is committed, or all that is there.
         self._consumers: dict[str, Consumer] = {}
-        # By epoch, of what was read of the topic of places, up to an offset.
-        self._filled: dict[str, _Filled] = {}
-        self._read_until = OFFSET_BEGINNING
+        # By epoch, what was read of its topic of places, and up to which offset.
+        self._filled: dict[uuid.UUID, _Filled] = {}
+        self._read_until: dict[uuid.UUID, int] = {}
         # What publishes to an epoch's topic, how many partitions that has, and the position up to which it is filled.
         self._producer: Producer | None = None
         self._epoch: uuid.UUID | None = None
@@ -197,12 +198,7 @@ class KafkaSink:
         partitions = self._partitions_of(topic)
         if partitions == 0:
             partitions = self._create(topic, self._settings.partitions, _EVENTS)
-        if self._partitions_of(self._places) == 0:
-            self._create(self._places, 1, _PLACES)
-            self._filled.clear()
-            self._read_until = OFFSET_BEGINNING
-        self._read_places()
-        filled = self._filled.get(epoch.hex)
+        filled = self._read_place(epoch)
         if filled is None:
             return None
         if filled.personal_data != self._personal_data:
@@ -262,16 +258,25 @@ class KafkaSink:
             time.sleep(_SHORT_SECONDS)
         raise SinkAway(f"the topic {topic} was made, and no broker leads it")
 
-    def _read_places(self) -> None:
-        """What was committed to the topic of places since it was read last."""
+    def _read_place(self, epoch: uuid.UUID) -> _Filled | None:
+        """The last one that was committed. Makes the topic of places where it is not there."""
+        places = places_of(self._settings.topic, epoch)
+        if self._partitions_of(places) == 0:
+            self._create(places, 1, _PLACES)
+            self._forget_places()
 
         def note(message: Message) -> bool:
-            key, value = message.key(), message.value()
-            if key is not None and value is not None:
-                self._filled[key.decode()] = _Filled(**json.loads(value))
+            if (value := message.value()) is not None:
+                self._filled[epoch] = _Filled(**json.loads(value))
             return True
 
-        [self._read_until] = self._read([TopicPartition(self._places, 0, self._read_until)], note)
+        since = self._read_until.get(epoch, OFFSET_BEGINNING)
+        [self._read_until[epoch]] = self._read([TopicPartition(places, 0, since)], note)
+        return self._filled.get(epoch)
+
+    def _forget_places(self) -> None:
+        self._filled.clear()
+        self._read_until.clear()
 
     def _has_events(self, topic: str, partitions: int) -> bool:
         """Whether a consumer finds any committed event there."""
@@ -367,7 +372,7 @@ class KafkaSink:
             raise SinkAway(f"Kafka has not taken events {first.position} to {last.position} within {seconds:g} s")
         ends = self._offsets(topic, self._partitions, OFFSET_END)
         filled = _Filled(last.position, last.mark, self._relay, self._personal_data, tuple(ends))
-        producer.produce(self._places, json.dumps(asdict(filled)), epoch.hex, partition=0)
+        producer.produce(places_of(self._settings.topic, epoch), json.dumps(asdict(filled)), epoch.hex, partition=0)
         producer.commit_transaction(seconds)
 
     def _begin(self, epoch: uuid.UUID, topic: str) -> None:
@@ -389,8 +394,8 @@ class KafkaSink:
         self._partitions = self._partitions_of(topic)
         if filled is None and self._has_events(topic, self._partitions):
             raise SinkRefused(
-                f"the topic {topic} has events, and {self._places} does not say how far it is filled: delete the topic,"
-                " and the relay fills it anew"
+                f"the topic {topic} has events, and {places_of(self._settings.topic, epoch)} does not say how far it is"
+                " filled: delete the topic, and the relay fills it anew"
             )
         self._at = filled.position if filled is not None else self._first - 1
 
@@ -405,8 +410,7 @@ class KafkaSink:
         self._drop_producer()
         while self._consumers:
             self._consumers.popitem()[1].close()
-        self._filled.clear()
-        self._read_until = OFFSET_BEGINNING
+        self._forget_places()
 
 
 def _known(number: int | None) -> int:

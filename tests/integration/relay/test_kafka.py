@@ -4,7 +4,9 @@ On emulators, noida-db and librdkafka's mock cluster: neither is Apache Kafka.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ from confluent_kafka import KafkaError, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from shop.events import EVENTS
-from tandem.relay.cloud_events import CloudEvents
-from tandem.relay.kafka import headers_of, places_of, topic_of
+from tandem.relay.cloud_events import CloudEvent, CloudEvents
+from tandem.relay.kafka import KafkaSink, headers_of, places_of, topic_of
 from tandem.relay.relaying import State
+from tandem.relay.sink import Origin
 from tests.integration.projector.conftest import Stores
 from tests.integration.relay.conftest import Relays
 from tests.integration.relay.test_sinks import history
@@ -39,6 +42,31 @@ def its(stores: Stores, emulator: KafkaBroker) -> Relays:
     return Relays(stores, emulator)
 
 
+Sinks = Callable[[str], AbstractAsyncContextManager[KafkaSink]]
+
+
+@pytest.fixture
+def sinks(its: Relays, emulator: KafkaBroker) -> Sinks:
+    """Makes one of a relay's name."""
+
+    @asynccontextmanager
+    async def made(relay: str) -> AsyncIterator[KafkaSink]:
+        settings = emulator.settings(its.prefix)["kafka"]
+        sink = KafkaSink(settings, relay=relay, first_position=1, personal_data="sealed")
+        try:
+            yield sink
+        finally:
+            await sink.close()
+
+    return made
+
+
+def cloud_events(stores: Stores) -> list[CloudEvent]:
+    """All of the feed."""
+    of = CloudEvents(EVENTS, "/shop", opened=False).of
+    return [of(it) for it in stores.events()]
+
+
 @pytest.fixture(scope="module")
 def mock() -> Iterator[MockCluster]:
     cluster = MockCluster()
@@ -52,7 +80,7 @@ def mocked(stores: Stores, mock: MockCluster) -> Relays:
     mock.answer_well(*REQUESTS)
     made = Relays(stores, KafkaBroker(mock.servers))
     mock.create(topic_of(made.prefix, made.epoch), 3)
-    mock.create(places_of(made.prefix), 1)
+    mock.create(places_of(made.prefix, made.epoch), 1)
     return made
 
 
@@ -103,12 +131,34 @@ async def test_events_without_a_place_are_refused_since_they_would_be_doubled(
     stores.append(history(1, 3))
     async with its.running(relay := its.new()):
         await its.reached(relay, 3)
-    await _done(emulator, lambda it: it.delete_topics([places_of(its.prefix)]))
+    await _done(emulator, lambda it: it.delete_topics([places_of(its.prefix, its.epoch)]))
     async with its.running(relay := its.new("two")):
         await its.says(relay, State.REFUSED, "does not say how far it is filled")
         await its.delete()
         await its.reached(relay, 3)
     assert [it.position for it in await its.delivered()] == [1, 2, 3]
+
+
+async def test_what_another_epoch_has_open_hides_no_place(
+    stores: Stores, its: Relays, sinks: Sinks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores.append(history(1, 3))
+    first, *others = cloud_events(stores)
+    async with sinks("one") as one:
+        await one.publish(its.epoch, [first])
+        monkeypatch.setattr("tandem.relay.kafka.Producer", _Hanging)
+        async with sinks("other") as other:
+            await other.publish(uuid.uuid4(), [first])
+            await one.publish(its.epoch, others)
+            async with sinks("two") as two:
+                assert (await two.place(Origin(its.epoch, 3))).position == 3
+
+
+class _Hanging(Producer):
+    """Has written all of its transaction, and does not end it."""
+
+    def commit_transaction(self, *_: Any) -> None:
+        assert self.flush(10) == 0
 
 
 async def _done(emulator: KafkaBroker, ask: Callable[[AdminClient], dict[str, Any]]) -> None:
