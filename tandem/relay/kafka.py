@@ -137,10 +137,12 @@ class KafkaSink:
         # By epoch, what was read of its topic of places, and up to which offset.
         self._filled: dict[uuid.UUID, _Filled] = {}
         self._read_until: dict[uuid.UUID, int] = {}
-        # What publishes to an epoch's topic, how many partitions that has, and the position up to which it is filled.
+        # What publishes to an epoch's topic, how many partitions that has, where they were seen to end, and up to which
+        # position it is filled.
         self._producer: Producer | None = None
         self._epoch: uuid.UUID | None = None
         self._partitions = 0
+        self._ends: Sequence[int] = ()
         self._at = 0
         self._fenced = False
         self._problem = ""
@@ -365,15 +367,24 @@ class KafkaSink:
 
     def _transact(self, producer: Producer, epoch: uuid.UUID, topic: str, events: Sequence[CloudEvent]) -> None:
         first, last, seconds = events[0], events[-1], self._settings.ack_seconds
+        # Before anything is written, since that would fill the place of what was lost.
+        self._ends_of(topic)
         producer.begin_transaction()
         for it in events:
             producer.produce(topic, it.data, it.key.encode(), headers=headers_of(it))
         if producer.flush(seconds):
             raise SinkAway(f"Kafka has not taken events {first.position} to {last.position} within {seconds:g} s")
-        ends = self._offsets(topic, self._partitions, OFFSET_END)
-        filled = _Filled(last.position, last.mark, self._relay, self._personal_data, tuple(ends))
+        filled = _Filled(last.position, last.mark, self._relay, self._personal_data, self._ends_of(topic))
         producer.produce(places_of(self._settings.topic, epoch), json.dumps(asdict(filled)), epoch.hex, partition=0)
         producer.commit_transaction(seconds)
+
+    def _ends_of(self, topic: str) -> tuple[int, ...]:
+        """Where its partitions end. Raises PlaceTaken where one has ended later before; its place says what to do."""
+        ends = tuple(self._offsets(topic, self._partitions, OFFSET_END))
+        if any(map(int.__lt__, ends, self._ends)):
+            raise PlaceTaken(f"the topic {topic} has lost events")
+        self._ends = ends
+        return ends
 
     def _begin(self, epoch: uuid.UUID, topic: str) -> None:
         """From now on the broker takes nothing from a relay that published to the topic before."""
@@ -397,6 +408,7 @@ class KafkaSink:
                 f"the topic {topic} has events, and {places_of(self._settings.topic, epoch)} does not say how far it is"
                 " filled: delete the topic, and the relay fills it anew"
             )
+        self._ends = filled.ends if filled is not None else ()
         self._at = filled.position if filled is not None else self._first - 1
 
     def _drop_producer(self) -> None:

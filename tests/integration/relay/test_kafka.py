@@ -17,13 +17,14 @@ from shop.events import EVENTS
 from tandem.relay.cloud_events import CloudEvent, CloudEvents
 from tandem.relay.kafka import KafkaSink, headers_of, places_of, topic_of
 from tandem.relay.relaying import State
-from tandem.relay.sink import Origin
+from tandem.relay.sink import Origin, PlaceTaken
 from tests.integration.projector.conftest import Stores
 from tests.integration.relay.conftest import Relays
 from tests.integration.relay.test_sinks import history
 from tests.support import events
 from tests.support.brokers import KafkaBroker
-from tests.support.kafka import MockCluster, noida
+from tests.support.builders import identity
+from tests.support.kafka import MockCluster, messages, noida
 
 # Of Kafka's protocol.
 PRODUCE, LIST_OFFSETS, METADATA, FIND_COORDINATOR = 0, 2, 3, 10
@@ -123,6 +124,29 @@ async def test_a_topic_that_lost_its_end_is_refused_and_filled_anew_once_it_is_d
         await its.delete()
         await its.reached(relay, 30)
     assert [it.position for it in await its.delivered()] == list(range(1, 31))
+
+
+async def test_nothing_is_published_behind_events_that_are_lost(
+    stores: Stores, its: Relays, sinks: Sinks, emulator: KafkaBroker
+) -> None:
+    topic = topic_of(its.prefix, its.epoch)
+    stores.append(history(1, 12))
+    async with sinks("one") as one, sinks("two") as two:
+        await one.publish(its.epoch, cloud_events(stores))
+        found = await asyncio.to_thread(messages, emulator.servers, topic)
+        partitions = {(it.key() or b"").decode(): it.partition() for it in found}
+        here, *_ = partitions
+        elsewhere = next(it for it in partitions if partitions[it] != partitions[here])
+        # A broker takes nothing from a producer that has written there, but does not know it in another partition.
+        numbers = {identity("customer", number): number for number in range(1, 13)}
+        stores.append([events.customer_renamed(numbers[here]), events.customer_renamed(numbers[elsewhere])])
+        *_, first, second = cloud_events(stores)
+        await two.publish(its.epoch, [first])
+        await its.delete()
+        await _done(emulator, lambda it: it.create_topics([NewTopic(topic, 3, 1)]))
+        with pytest.raises(PlaceTaken, match="has lost events"):
+            await two.publish(its.epoch, [second])
+        assert (await two.place(Origin(its.epoch, 14))).position == 0
 
 
 async def test_events_without_a_place_are_refused_since_they_would_be_doubled(
