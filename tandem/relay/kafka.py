@@ -203,11 +203,6 @@ class KafkaSink:
         filled = self._read_place(epoch)
         if filled is None:
             return None
-        if filled.personal_data != self._personal_data:
-            raise SinkRefused(
-                f"the topic {topic} is for personal data {filled.personal_data}, and the setting is"
-                f" {self._personal_data}: delete the topic, and the relay fills it anew, or set it back"
-            )
         then = filled.ends
         now = self._offsets(topic, min(partitions, len(then)), OFFSET_END)
         if len(now) == len(then) and all(map(int.__ge__, now, then)):
@@ -215,6 +210,11 @@ class KafkaSink:
                 raise SinkRefused(
                     f"the topic {topic} has {partitions} partitions and was filled with {len(then)}: the events of one"
                     " aggregate would be in two of them. Delete the topic, and the relay fills it anew"
+                )
+            if filled.personal_data != self._personal_data:
+                raise SinkRefused(
+                    f"the topic {topic} is for personal data {filled.personal_data}, and the setting is"
+                    f" {self._personal_data}: delete the topic, and the relay fills it anew, or set it back"
                 )
             return filled
         # Where the topic was deleted, it is a new one, with nothing but what nobody committed.
