@@ -270,6 +270,8 @@ class KafkaSink:
         def note(message: Message) -> bool:
             if (value := message.value()) is not None:
                 self._filled[epoch] = _Filled(**json.loads(value))
+            else:
+                self._filled.pop(epoch, None)
             return True
 
         since = self._read_until.get(epoch, OFFSET_BEGINNING)
@@ -403,13 +405,22 @@ class KafkaSink:
         self._producer, self._epoch = producer, epoch
         filled = self._find_filled(epoch)
         self._partitions = self._partitions_of(topic)
-        if filled is None and self._has_events(topic, self._partitions):
-            raise SinkRefused(
-                f"the topic {topic} has events, and {places_of(self._settings.topic, epoch)} does not say how far it is"
-                " filled: delete the topic, and the relay fills it anew"
-            )
+        if filled is None:
+            if self._has_events(topic, self._partitions):
+                raise SinkRefused(
+                    f"the topic {topic} has events, and {places_of(self._settings.topic, epoch)} does not say how far"
+                    " it is filled: delete the topic, and the relay fills it anew"
+                )
+            if epoch in self._filled:
+                self._take_back_place(producer, epoch)
         self._ends = filled.ends if filled is not None else ()
         self._at = filled.position if filled is not None else self._first - 1
+
+    def _take_back_place(self, producer: Producer, epoch: uuid.UUID) -> None:
+        """Of a topic that was deleted. The new one soon has its offsets too, perhaps with events that nobody commits."""
+        producer.begin_transaction()
+        producer.produce(places_of(self._settings.topic, epoch), None, epoch.hex, partition=0)
+        producer.commit_transaction(self._settings.ack_seconds)
 
     def _drop_producer(self) -> None:
         """What it has open is ended when the next one begins, or the transaction's time is over."""

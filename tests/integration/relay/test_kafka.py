@@ -10,14 +10,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from shop.events import EVENTS
 from tandem.relay.cloud_events import CloudEvent, CloudEvents
 from tandem.relay.kafka import KafkaSink, headers_of, places_of, topic_of
 from tandem.relay.relaying import State
-from tandem.relay.sink import Origin, PlaceTaken
+from tandem.relay.sink import Origin, PlaceTaken, SinkAway
 from tests.integration.projector.conftest import Stores
 from tests.integration.relay.conftest import Relays
 from tests.integration.relay.test_sinks import history
@@ -147,6 +147,33 @@ async def test_nothing_is_published_behind_events_that_are_lost(
         with pytest.raises(PlaceTaken, match="has lost events"):
             await two.publish(its.epoch, [second])
         assert (await two.place(Origin(its.epoch, 14))).position == 0
+
+
+async def test_what_was_given_up_does_not_make_a_new_topic_look_like_the_one_before(
+    stores: Stores, its: Relays, sinks: Sinks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores.append(history(1, 3))
+    found = cloud_events(stores)
+    async with sinks("one") as one, sinks("two") as two, sinks("three") as three:
+        await one.publish(its.epoch, found)
+        await its.delete()
+        with monkeypatch.context() as patch:
+            patch.setattr("tandem.relay.kafka.Producer", _Failing)
+            assert (await two.place(Origin(its.epoch, 3))).position == 0
+            with pytest.raises(SinkAway):
+                await two.publish(its.epoch, found)
+        assert (await three.place(Origin(its.epoch, 3))).position == 0
+        await three.publish(its.epoch, found)
+    assert [it.position for it in await its.delivered()] == [1, 2, 3]
+
+
+class _Failing(Producer):
+    """Has written the events of a transaction, and does not come to their place."""
+
+    def produce(self, topic: str, value: str | bytes | None = None, *arguments: Any, **options: Any) -> None:
+        if topic.endswith("-places") and value is not None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        super().produce(topic, value, *arguments, **options)
 
 
 async def test_events_without_a_place_are_refused_since_they_would_be_doubled(
