@@ -417,7 +417,7 @@ class KafkaSink:
         self._at = filled.position if filled is not None else self._first - 1
 
     def _take_back_place(self, producer: Producer, epoch: uuid.UUID) -> None:
-        """Of a topic that was deleted. The new one soon has its offsets too, perhaps with events that nobody commits."""
+        """Of a topic that was deleted. The new one soon has its offsets, perhaps with events that nobody commits."""
         producer.begin_transaction()
         producer.produce(places_of(self._settings.topic, epoch), None, epoch.hex, partition=0)
         producer.commit_transaction(self._settings.ack_seconds)
