@@ -96,6 +96,11 @@ def places_of(prefix: str, epoch: uuid.UUID) -> str:
     return f"{topic_of(prefix, epoch)}-places"
 
 
+def group_of(prefix: str) -> str:
+    """All relays' group of consumers."""
+    return f"{prefix}-relay"
+
+
 def headers_of(event: CloudEvent) -> list[tuple[str, str | bytes | None]]:
     """As CloudEvents' binding to Kafka has them, in binary mode: texts in UTF-8, as they are."""
     attributes = dict(event.attributes)
@@ -337,8 +342,8 @@ class KafkaSink:
             consumer = self._consumers[level] = Consumer(
                 self._common
                 | {
-                    # It is asked for, and nothing is ever committed to it.
-                    "group.id": self._relay,
+                    # It is asked for. Nobody joins it, and nothing is ever committed to it.
+                    "group.id": group_of(self._settings.topic),
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
                     "isolation.level": level,
