@@ -135,7 +135,13 @@ class KafkaSink:
         self._relay = relay
         self._first = first_position
         self._personal_data = personal_data
-        self._common = settings.client() | {"client.id": relay, "error_cb": self._note, "logger": _silent()}
+        self._common = settings.client() | {
+            "client.id": relay,
+            "error_cb": self._note,
+            "logger": _silent(),
+            # Producers heed it too, though librdkafka calls it a consumer's: what was deleted is made by _create alone.
+            "allow.auto.create.topics": False,
+        }
         self._thread = ThreadPoolExecutor(1, "relay-kafka")
         # By what they read: what is committed, or all that is there.
         self._consumers: dict[str, Consumer] = {}
@@ -415,6 +421,11 @@ class KafkaSink:
                 raise SinkRefused(
                     f"the topic {topic} has events, and {places_of(self._settings.topic, epoch)} does not say how far"
                     " it is filled: delete the topic, and the relay fills it anew"
+                )
+            if self._partitions != self._settings.partitions:
+                raise SinkRefused(
+                    f"the topic {topic} is empty and has {self._partitions} partitions, and KAFKA__PARTITIONS is"
+                    f" {self._settings.partitions}: delete the topic, and the relay makes it, or set as many"
                 )
             if epoch in self._filled:
                 self._take_back_place(producer, epoch)

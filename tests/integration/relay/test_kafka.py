@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from shop.events import EVENTS
@@ -174,6 +174,45 @@ class _Failing(Producer):
         if topic.endswith("-places") and value is not None:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         super().produce(topic, value, *arguments, **options)
+
+
+async def test_no_client_of_a_relay_has_the_broker_make_a_topic_with_its_own_defaults(
+    stores: Stores, its: Relays, sinks: Sinks, emulator: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores.append(history(1, 1))
+    clients: list[Producer | Consumer] = []
+
+    def kept(kind: type[Producer | Consumer]) -> Callable[[dict[str, Any]], Producer | Consumer]:
+        def make(config: dict[str, Any]) -> Producer | Consumer:
+            clients.append(kind(config))
+            return clients[-1]
+
+        return make
+
+    for kind in (Producer, Consumer):
+        monkeypatch.setattr(f"tandem.relay.kafka.{kind.__name__}", kept(kind))
+    topic = topic_of(its.prefix, its.epoch)
+    async with sinks("one") as one:
+        await one.publish(its.epoch, cloud_events(stores))
+        assert {type(it) for it in clients} == {Producer, Consumer}
+        await its.delete()
+        for it in clients:
+            # As they do by themselves now and then.
+            await asyncio.to_thread(it.list_topics, topic, 10)
+        there = await asyncio.to_thread(AdminClient({"bootstrap.servers": emulator.servers}).list_topics, timeout=10)
+        assert topic not in there.topics
+
+
+async def test_an_empty_topic_that_somebody_else_made_with_other_partitions_is_refused(
+    stores: Stores, its: Relays, emulator: KafkaBroker
+) -> None:
+    stores.append(history(1, 3))
+    await _done(emulator, lambda it: it.create_topics([NewTopic(topic_of(its.prefix, its.epoch), 1, 1)]))
+    async with its.running(relay := its.new()):
+        await its.says(relay, State.REFUSED, "has 1 partitions, and KAFKA__PARTITIONS is 3")
+        await its.delete()
+        await its.reached(relay, 3)
+    assert [it.position for it in await its.delivered()] == [1, 2, 3]
 
 
 async def test_events_without_a_place_are_refused_since_they_would_be_doubled(
