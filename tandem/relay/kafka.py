@@ -80,6 +80,7 @@ _FOR_A_PERSON = frozenset(
         KafkaError.POLICY_VIOLATION,
         KafkaError.INVALID_CONFIG,
         KafkaError._AUTHENTICATION,
+        KafkaError._INVALID_ARG,
         KafkaError._UNSUPPORTED_FEATURE,
     )
 )
