@@ -1,13 +1,15 @@
 """Kafka's protocol: a topic for each epoch of the feed, to which events and the relay's place go in one transaction.
 
-    topic  tandem-0190b3…   the epoch's 32 hexadecimal digits; a message's key is the id of the aggregate, so the events
-                            of one aggregate are in one partition, in the order of the feed
-    topic  tandem-places    compacted, one partition; a message for each epoch says how far its topic is filled
+    topic  tandem-0190b3…          the epoch's 32 hexadecimal digits; a message's key is the id of the aggregate, so the
+                                   events of one aggregate are in one partition, in the order of the feed
+    topic  tandem-0190b3…-places   compacted, one partition; its last message says how far the other one is filled
 
 A consumer that reads what is committed (`isolation.level=read_committed`) sees of a transaction all or nothing, and a
 relay that reads the place so knows exactly which events they see. All relays of a feed have one `transactional.id` for
 each epoch: whoever begins to publish ends what an older one left open, and the broker takes nothing more from that one.
-It reads the place again after that, so nobody publishes behind a place that is not the last one.
+It reads the place again after that, so nobody publishes behind a place that is not the last one. Who reads what is
+committed is not shown what follows the first open transaction: so an epoch has a topic of places to itself, in which
+nobody but these relays has one open.
 
 Tested on emulators, librdkafka's mock cluster and noida-db, and not yet run on Apache Kafka.
 """
@@ -78,6 +80,7 @@ _FOR_A_PERSON = frozenset(
         KafkaError.POLICY_VIOLATION,
         KafkaError.INVALID_CONFIG,
         KafkaError._AUTHENTICATION,
+        KafkaError._INVALID_ARG,
         KafkaError._UNSUPPORTED_FEATURE,
     )
 )
@@ -89,9 +92,14 @@ def topic_of(prefix: str, epoch: uuid.UUID) -> str:
     return f"{prefix}-{epoch.hex}"
 
 
-def places_of(prefix: str) -> str:
-    """The topic with the relays' places."""
-    return f"{prefix}-places"
+def places_of(prefix: str, epoch: uuid.UUID) -> str:
+    """The topic with the places of an epoch's relays."""
+    return f"{topic_of(prefix, epoch)}-places"
+
+
+def group_of(prefix: str) -> str:
+    """All relays' group of consumers."""
+    return f"{prefix}-relay"
 
 
 def headers_of(event: CloudEvent) -> list[tuple[str, str | bytes | None]]:
@@ -128,18 +136,25 @@ class KafkaSink:
         self._relay = relay
         self._first = first_position
         self._personal_data = personal_data
-        self._places = places_of(settings.topic)
-        self._common = settings.client() | {"client.id": relay, "error_cb": self._note, "logger": _silent()}
+        self._common = settings.client() | {
+            "client.id": relay,
+            "error_cb": self._note,
+            "logger": _silent(),
+            # Producers heed it too, though librdkafka calls it a consumer's: what was deleted is made by _create alone.
+            "allow.auto.create.topics": False,
+        }
         self._thread = ThreadPoolExecutor(1, "relay-kafka")
         # By what they read: what is committed, or all that is there.
         self._consumers: dict[str, Consumer] = {}
-        # By epoch, of what was read of the topic of places, up to an offset.
-        self._filled: dict[str, _Filled] = {}
-        self._read_until = OFFSET_BEGINNING
-        # What publishes to an epoch's topic, how many partitions that has, and the position up to which it is filled.
+        # By epoch, what was read of its topic of places, and up to which offset.
+        self._filled: dict[uuid.UUID, _Filled] = {}
+        self._read_until: dict[uuid.UUID, int] = {}
+        # What publishes to an epoch's topic, how many partitions that has, where they were seen to end, and up to which
+        # position it is filled.
         self._producer: Producer | None = None
         self._epoch: uuid.UUID | None = None
         self._partitions = 0
+        self._ends: Sequence[int] = ()
         self._at = 0
         self._fenced = False
         self._problem = ""
@@ -197,19 +212,9 @@ class KafkaSink:
         partitions = self._partitions_of(topic)
         if partitions == 0:
             partitions = self._create(topic, self._settings.partitions, _EVENTS)
-        if self._partitions_of(self._places) == 0:
-            self._create(self._places, 1, _PLACES)
-            self._filled.clear()
-            self._read_until = OFFSET_BEGINNING
-        self._read_places()
-        filled = self._filled.get(epoch.hex)
+        filled = self._read_place(epoch)
         if filled is None:
             return None
-        if filled.personal_data != self._personal_data:
-            raise SinkRefused(
-                f"the topic {topic} is for personal data {filled.personal_data}, and the setting is"
-                f" {self._personal_data}: delete the topic, and the relay fills it anew, or set it back"
-            )
         then = filled.ends
         now = self._offsets(topic, min(partitions, len(then)), OFFSET_END)
         if len(now) == len(then) and all(map(int.__ge__, now, then)):
@@ -217,6 +222,11 @@ class KafkaSink:
                 raise SinkRefused(
                     f"the topic {topic} has {partitions} partitions and was filled with {len(then)}: the events of one"
                     " aggregate would be in two of them. Delete the topic, and the relay fills it anew"
+                )
+            if filled.personal_data != self._personal_data:
+                raise SinkRefused(
+                    f"the topic {topic} is for personal data {filled.personal_data}, and the setting is"
+                    f" {self._personal_data}: delete the topic, and the relay fills it anew, or set it back"
                 )
             return filled
         # Where the topic was deleted, it is a new one, with nothing but what nobody committed.
@@ -262,16 +272,27 @@ class KafkaSink:
             time.sleep(_SHORT_SECONDS)
         raise SinkAway(f"the topic {topic} was made, and no broker leads it")
 
-    def _read_places(self) -> None:
-        """What was committed to the topic of places since it was read last."""
+    def _read_place(self, epoch: uuid.UUID) -> _Filled | None:
+        """The last one that was committed. Makes the topic of places where it is not there."""
+        places = places_of(self._settings.topic, epoch)
+        if self._partitions_of(places) == 0:
+            self._create(places, 1, _PLACES)
+            self._forget_places()
 
         def note(message: Message) -> bool:
-            key, value = message.key(), message.value()
-            if key is not None and value is not None:
-                self._filled[key.decode()] = _Filled(**json.loads(value))
+            if (value := message.value()) is not None:
+                self._filled[epoch] = _Filled(**json.loads(value))
+            else:
+                self._filled.pop(epoch, None)
             return True
 
-        [self._read_until] = self._read([TopicPartition(self._places, 0, self._read_until)], note)
+        since = self._read_until.get(epoch, OFFSET_BEGINNING)
+        [self._read_until[epoch]] = self._read([TopicPartition(places, 0, since)], note)
+        return self._filled.get(epoch)
+
+    def _forget_places(self) -> None:
+        self._filled.clear()
+        self._read_until.clear()
 
     def _has_events(self, topic: str, partitions: int) -> bool:
         """Whether a consumer finds any committed event there."""
@@ -328,8 +349,8 @@ class KafkaSink:
             consumer = self._consumers[level] = Consumer(
                 self._common
                 | {
-                    # It is asked for, and nothing is ever committed to it.
-                    "group.id": self._relay,
+                    # It is asked for. Nobody joins it, and nothing is ever committed to it.
+                    "group.id": group_of(self._settings.topic),
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
                     "isolation.level": level,
@@ -360,15 +381,24 @@ class KafkaSink:
 
     def _transact(self, producer: Producer, epoch: uuid.UUID, topic: str, events: Sequence[CloudEvent]) -> None:
         first, last, seconds = events[0], events[-1], self._settings.ack_seconds
+        # Before anything is written, since that would fill the place of what was lost.
+        self._ends_of(topic)
         producer.begin_transaction()
         for it in events:
             producer.produce(topic, it.data, it.key.encode(), headers=headers_of(it))
         if producer.flush(seconds):
             raise SinkAway(f"Kafka has not taken events {first.position} to {last.position} within {seconds:g} s")
-        ends = self._offsets(topic, self._partitions, OFFSET_END)
-        filled = _Filled(last.position, last.mark, self._relay, self._personal_data, tuple(ends))
-        producer.produce(self._places, json.dumps(asdict(filled)), epoch.hex, partition=0)
+        filled = _Filled(last.position, last.mark, self._relay, self._personal_data, self._ends_of(topic))
+        producer.produce(places_of(self._settings.topic, epoch), json.dumps(asdict(filled)), epoch.hex, partition=0)
         producer.commit_transaction(seconds)
+
+    def _ends_of(self, topic: str) -> tuple[int, ...]:
+        """Where its partitions end. Raises PlaceTaken where one has ended later before; its place says what to do."""
+        ends = tuple(self._offsets(topic, self._partitions, OFFSET_END))
+        if any(map(int.__lt__, ends, self._ends)):
+            raise PlaceTaken(f"the topic {topic} has lost events")
+        self._ends = ends
+        return ends
 
     def _begin(self, epoch: uuid.UUID, topic: str) -> None:
         """From now on the broker takes nothing from a relay that published to the topic before."""
@@ -387,12 +417,27 @@ class KafkaSink:
         self._producer, self._epoch = producer, epoch
         filled = self._find_filled(epoch)
         self._partitions = self._partitions_of(topic)
-        if filled is None and self._has_events(topic, self._partitions):
-            raise SinkRefused(
-                f"the topic {topic} has events, and {self._places} does not say how far it is filled: delete the topic,"
-                " and the relay fills it anew"
-            )
+        if filled is None:
+            if self._has_events(topic, self._partitions):
+                raise SinkRefused(
+                    f"the topic {topic} has events, and {places_of(self._settings.topic, epoch)} does not say how far"
+                    " it is filled: delete the topic, and the relay fills it anew"
+                )
+            if self._partitions != self._settings.partitions:
+                raise SinkRefused(
+                    f"the topic {topic} is empty and has {self._partitions} partitions, and KAFKA__PARTITIONS is"
+                    f" {self._settings.partitions}: delete the topic, and the relay makes it, or set as many"
+                )
+            if epoch in self._filled:
+                self._take_back_place(producer, epoch)
+        self._ends = filled.ends if filled is not None else ()
         self._at = filled.position if filled is not None else self._first - 1
+
+    def _take_back_place(self, producer: Producer, epoch: uuid.UUID) -> None:
+        """Of a topic that was deleted. The new one soon has its offsets, perhaps with events that nobody commits."""
+        producer.begin_transaction()
+        producer.produce(places_of(self._settings.topic, epoch), None, epoch.hex, partition=0)
+        producer.commit_transaction(self._settings.ack_seconds)
 
     def _drop_producer(self) -> None:
         """What it has open is ended when the next one begins, or the transaction's time is over."""
@@ -405,8 +450,7 @@ class KafkaSink:
         self._drop_producer()
         while self._consumers:
             self._consumers.popitem()[1].close()
-        self._filled.clear()
-        self._read_until = OFFSET_BEGINNING
+        self._forget_places()
 
 
 def _known(number: int | None) -> int:

@@ -2,9 +2,9 @@
 
 import ssl
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tandem.runtime.settings import Block, SettingsError
 
@@ -98,10 +98,15 @@ class KafkaSettings(Block):
         12, ge=1, le=1000, description="Partitions of a new topic; they stay so many, for the order of an aggregate"
     )
     replicas: int = Field(3, ge=1, le=5, description="Brokers that keep a new topic; 3 outlive the death of one")
-    ack_seconds: float = Field(5.0, gt=0, le=60, description="How long the brokers may take for an answer")
+    ack_seconds: float = Field(
+        5.0,
+        ge=0.1,
+        le=60,
+        description="How long the brokers may take for an answer; not longer than a transaction may be open",
+    )
     transaction_seconds: float = Field(
         10.0,
-        gt=0,
+        ge=1,
         le=900,
         description="How long a transaction may be open: when the last relay dies in one, consumers wait so long",
     )
@@ -116,6 +121,14 @@ class KafkaSettings(Block):
     ca_file: Path | None = Field(None, description="PEM file with whom to trust; else the system's, with ssl")
     certificate_file: Path | None = Field(None, description="PEM file with a certificate to show, with mutual TLS")
     key_file: Path | None = Field(None, description="PEM file with its private key")
+
+    @model_validator(mode="after")
+    def _answers_within_a_transaction(self) -> Self:
+        # librdkafka takes no other times: nothing may be under way when its transaction has ended.
+        ack, transaction = self.ack_seconds, self.transaction_seconds
+        if ack > transaction:
+            raise ValueError(f"ACK_SECONDS, {ack:g} s, must not be more than TRANSACTION_SECONDS, {transaction:g} s")
+        return self
 
     def client(self) -> dict[str, Any]:
         """What librdkafka is to know to connect. Raises SettingsError."""

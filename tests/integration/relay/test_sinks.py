@@ -118,6 +118,14 @@ async def test_personal_data_is_opened_where_it_may_be_and_gone_from_what_is_mad
     found = [Event.FromString(it.data).customer_registered for it in (await its.delivered())[:2]]
     assert [(it.HasField("personal"), it.personal.name) for it in found] == [(False, ""), (True, "Customer 2")]
 
+    # Deleted, and filled with the other setting.
+    async with its.running(sealed := its.new("four")):
+        await its.says(sealed, State.REFUSED, "is for personal data opened, and the setting is sealed")
+        await its.delete()
+        await its.reached(sealed, 3)
+    found = [Event.FromString(it.data).customer_registered for it in (await its.delivered())[:2]]
+    assert all(it.personal.sealed and not it.personal.name for it in found)
+
 
 async def test_it_goes_on_where_the_broker_is_and_one_that_stands_by_takes_over(stores: Stores, its: Relays) -> None:
     head = stores.append(history(1, 50))
