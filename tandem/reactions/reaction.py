@@ -9,7 +9,7 @@ Reaction("unpaid_orders", EVENTS, on=[order_placed], unless=[OrderPaid, OrderCan
 import json
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -52,7 +52,8 @@ class Post(NamedTuple):
 Effects = Sequence[Do | At | Post]
 
 React = Callable[[Any, datetime], Effects]
-"""(event, when it was stored, UTC) -> what is to be done. Personal data in the event is sealed.
+"""(event, when it was stored, by the database's clock, UTC) -> what is to be done. Personal data in the event is
+sealed.
 
 Pure: no SQL, no clock, no randomness.
 """
@@ -122,7 +123,8 @@ class Reaction:
         ValueError for what cannot be written down.
         """
         kind = stored.kind
-        at = event.recorded_at.ToDatetime(tzinfo=UTC)
+        at = stored.stored_at
+        assert at is not None  # as scan_events has it
         effects = self._functions[kind](getattr(event, kind), at)
         if not effects:
             return []

@@ -181,6 +181,21 @@ async def test_a_payment_takes_away_what_waits_for_it_and_one_that_comes_too_lat
     assert value(database, "SELECT outcome FROM tandem_write.reaction_task") == "refused: ORDER_NOT_CANCELLABLE"
 
 
+async def test_the_days_to_pay_are_the_databases_whatever_clock_the_server_has_that_stored_the_order(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    executor = await commands_on.executor(clock=lambda: wall_clock() - timedelta(days=20))
+    for request in (register_customer(), add_product(1)):
+        await submit(executor, request)
+    it = reacting(await commands_on.executor(clock=wall_clock), of_shop(database.settings, unpaid_days=14))
+    await it.work()
+    await submit(executor, place_order(1))
+    await it.work()
+    await it.work()
+    assert it.standing("unpaid_orders").waiting == 1
+    assert cancelled(database) == []
+
+
 async def test_another_delay_holds_for_what_waits_already(
     commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
 ) -> None:

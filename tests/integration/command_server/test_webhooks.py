@@ -8,7 +8,7 @@ import json
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from command_server.reactions import STOCK_LOW, reactions
 from command_server.settings import Settings, StockSettings
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.feed.archive import Archive
+from tandem.feed.reader import recorded_at
 from tandem.reactions.running import Reactions
 from tandem.reactions.settings import ReactionSettings, WebhookSettings
 from tandem.reactions.standing import FIRST, Redriven, list_parked, redrive, replay
@@ -174,7 +175,9 @@ async def test_a_receiver_is_told_once_and_verifies_it_by_either_secret(
         "timestamp": message["timestamp"],
         "data": {"product_id": identity("product", 1), "product_name": "Product 1", "stock": 9},
     }
-    assert message["timestamp"].startswith(placed.event.recorded_at.ToJsonString()[:19])
+    with database.engine.connect() as connection:
+        stored_at = recorded_at(connection, placed.position, Archive(None))
+    assert datetime.fromisoformat(message["timestamp"]) == stored_at
     assert headers["webhook-id"] == f"msg_{task(database).request_id.hex}"
     assert headers["content-type"] == "application/json"
     assert task(database).outcome == "done: HTTP 204"
