@@ -96,8 +96,6 @@ class Reactions:
         self._posts.set()
         for it in self._threads:
             await asyncio.to_thread(it.join)
-        if self.webhooks is not None:
-            await asyncio.to_thread(self.webhooks.close)
         self._listener.close()
         self._engine.dispose()
 

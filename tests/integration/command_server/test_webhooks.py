@@ -8,6 +8,7 @@ import json
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,7 +37,9 @@ KEEP = timedelta(days=7)
 
 
 class Receiver(ThreadingHTTPServer):
-    """answers: the status codes of the next requests, then 204; None leaves one without an answer."""
+    """answers: the status codes of the next requests, then 204; None leaves one without an answer, and 100 goes on for
+    ever.
+    """
 
     daemon_threads = True
 
@@ -62,6 +65,9 @@ class _Request(BaseHTTPRequestHandler):
         if answer is None:
             self.server.left.wait(20)
             return
+        with suppress(OSError):
+            while answer == 100 and not self.server.left.wait(0.05):
+                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.send_response(answer)
         if answer == 302:
             self.send_header("location", self.server.url)
@@ -294,6 +300,46 @@ async def test_a_slow_receiver_holds_no_command_up(
 
     await until(followed, "the reactions have followed")
     receiver.left.set()
+
+
+async def test_a_receiver_that_never_ends_its_answer_is_given_up_and_holds_up_no_other_message(
+    telling: MakeTelling, database: WriteDatabase, receiver: Receiver, commands_on: Commands
+) -> None:
+    executor = await commands_on.executor()
+    await submit(executor, add_product(2, stock=11))
+    await submit(executor, place_order(2, lines={2: 2}))
+    it = telling(timeout_seconds=2)
+    await asyncio.to_thread(it.work)
+    receiver.answers = [100]
+    outcomes = "SELECT string_agg(outcome || error, ',' ORDER BY done_at NULLS LAST) FROM tandem_write.reaction_task"
+    ended = asyncio.create_task(post(it))
+
+    def found() -> str:
+        with database.engine.connect() as connection:
+            return str(connection.execute(text(f"{outcomes} WHERE kind = 'POST'")).scalar_one())
+
+    async def other_is_done() -> bool:
+        return found() == "done: HTTP 204,"
+
+    await until(other_is_done, "the other message is settled while the first is under way")
+    await asyncio.wait_for(ended, 20)
+    assert found() == "done: HTTP 204,there was no answer in time"
+
+    async def none_is_left() -> bool:
+        return all(thread.name != "webhook" for thread in threading.enumerate())
+
+    await until(none_is_left, "its connection was shut")
+
+
+async def test_an_error_that_nobody_expected_of_one_message_leaves_none_unsettled(
+    telling: MakeTelling, database: WriteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("tandem.reactions.webhooks.socket.create_connection", broken)
+    await post(telling())
+    assert task(database).error == "ZeroDivisionError('a bug')"
 
 
 async def test_a_secret_that_cannot_be_read_any_more_is_waited_for(
