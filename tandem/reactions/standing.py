@@ -13,7 +13,7 @@ from tandem.feed.archive import Archive
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at, scan_events
 from tandem.reactions.reaction import Reaction
-from tandem.reactions.tasks import Kind, delete_timers, insert_tasks, task
+from tandem.reactions.tasks import OF_EVENT, Kind, delete_timers, insert_tasks, task
 from tandem.reactions.tasks import reaction as reaction_table
 from tandem.runtime.database import driver_of
 from tandem.runtime.errors import NotFound, PreconditionFailed, Violation
@@ -181,7 +181,7 @@ def _take_in(connection: Connection, reaction: Reaction, archive: Archive, it: A
 
 
 def _row(name: str, position: int) -> tuple[Any, ...]:
-    return task.c.reaction == name, task.c.position == position, task.c.number == 0, task.c.kind == Kind.EVENT
+    return task.c.reaction == name, task.c.position == position, task.c.number == OF_EVENT
 
 
 _DROP = text(f"""

@@ -35,6 +35,9 @@ from tandem.feed.table import metadata
 from tandem.runtime.arrays import array
 from tandem.runtime.database import driver_of
 
+OF_EVENT = 2**31 - 1
+"""The number of an event that is parked; its tasks, once it is taken in, are counted from 0 on."""
+
 MAX_PAYLOAD_BYTES = 256 * 1024
 """Of a command or a webhook."""
 
@@ -95,9 +98,9 @@ task = Table(
     Index("reaction_task_open", "reaction", "key", postgresql_where=text("done_at IS NULL")),
     Index("reaction_task_done", "done_at", postgresql_where=text("done_at IS NOT NULL")),
 )
-"""What is to be done because of the event at `position`; `number`: of several, from 0 on; below 0 for what a reaction
-began with. at: when the next attempt is due, less the reaction's delay for a timer. payload: the command, or the
-webhook's body; empty for an event.
+"""What is to be done because of the event at `position`; `number`: of several, from 0 on; OF_EVENT for the event itself;
+below 0 for what a reaction began with. at: when the next attempt is due, less the reaction's delay for a timer.
+payload: the command, or the webhook's body; empty for an event.
 """
 
 
@@ -127,10 +130,14 @@ _COLUMNS = (
 )  # fmt: skip
 _NAMES = ", ".join(name for name, _ in _COLUMNS)
 
-# A task that is there already is done, or was dropped: a replay finds it.
+# A task that is there already is done, or was dropped, and so is each of an event that was: a replay finds it.
 _INSERT = f"""
 INSERT INTO {task.fullname} ({_NAMES})
-SELECT * FROM unnest({", ".join(f"CAST(%s AS {kind}[])" for _, kind in _COLUMNS)})
+SELECT * FROM unnest({", ".join(f"CAST(%s AS {kind}[])" for _, kind in _COLUMNS)}) AS new ({_NAMES})
+WHERE NOT EXISTS (
+  SELECT FROM {task.fullname} AS e
+  WHERE e.reaction = new.reaction AND e.position = new.position AND e.number = {OF_EVENT} AND e.done_at IS NOT NULL
+)
 ON CONFLICT (reaction, position, number) DO NOTHING"""  # noqa: S608 - only names of tables are put in, here and below
 
 # Each aggregate's are looked up by index, whatever the planner thinks of a table that was empty when it was asked.
@@ -152,7 +159,7 @@ def parked_event(reaction: str, event: FeedEvent, key: str, now: datetime, error
     causation_id = f"{event.position}-{event.mark:x}"
     nobodys = uuid.UUID(int=0)
     return Task(
-        reaction, event.position, 0, key, Kind.EVENT, event.kind, b"", nobodys, causation_id, "", now, now, error
+        reaction, event.position, OF_EVENT, key, Kind.EVENT, event.kind, b"", nobodys, causation_id, "", now, now, error
     )  # fmt: skip
 
 

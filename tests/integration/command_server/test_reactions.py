@@ -632,6 +632,60 @@ async def test_what_is_dropped_is_never_done(
     assert value(database, "SELECT outcome FROM tandem_write.reaction_task") == "dropped by ada: a test order"
 
 
+async def test_a_replay_by_a_mended_function_does_nothing_of_an_event_that_was_dropped(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    executor = await running_executor(commands_on)
+    broken = [True]
+
+    def placed(event: events.OrderPlaced, _at: datetime) -> Effects:
+        if broken[0]:
+            raise ZeroDivisionError
+        return 2 * [Do(CancelUnpaidOrderRequest(order_id=event.order_id))]
+
+    reaction = Reaction("mended", EVENTS, on=[placed])
+    it = reacting(executor, [reaction])
+    await it.work()
+    await submit(executor, place_order(1))
+    await it.work()
+    broken[0] = False
+    with database.engine.begin() as connection:
+        assert drop(connection, reaction, identity("order", 1), "ada", "a test order") == 1
+        replay(connection, reaction, ARCHIVE, 2, KEEP)
+    await it.work()
+    assert value(database, "SELECT string_agg(kind, ',') FROM tandem_write.reaction_task") == "EVENT"
+    assert cancelled(database) == []
+
+
+async def test_an_event_that_can_be_taken_in_no_more_when_it_is_replayed_is_parked(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    executor = await running_executor(commands_on)
+    broken = [False]
+
+    def placed(event: events.OrderPlaced, _at: datetime) -> Effects:
+        if broken[0]:
+            raise ZeroDivisionError
+        return [Do(CancelUnpaidOrderRequest(order_id=event.order_id))]
+
+    reaction = Reaction("broken", EVENTS, on=[placed])
+    it = reacting(executor, [reaction])
+    await it.work()
+    await submit(executor, place_order(1))
+    await it.work()
+    broken[0] = True
+    with database.engine.begin() as connection:
+        replay(connection, reaction, ARCHIVE, 2, KEEP)
+    await it.work()
+    assert it.standing("broken").parked == 1
+    broken[0] = False
+    with database.engine.begin() as connection:
+        assert redrive(connection, reaction, ARCHIVE, identity("order", 1)) == Redriven(1, 0)
+    await it.work()
+    assert (it.standing("broken").parked, it.standing("broken").waiting) == (0, 0)
+    assert cancelled(database) == [identity("order", 1)]
+
+
 async def test_a_program_of_the_version_before_lets_a_newer_ones_reaction_be(
     commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
 ) -> None:
