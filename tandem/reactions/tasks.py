@@ -10,7 +10,7 @@ and nobody has to find out who lives.
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -98,8 +98,7 @@ task = Table(
     Index("reaction_task_open", "reaction", "key", postgresql_where=text("done_at IS NULL")),
     Index("reaction_task_done", "done_at", postgresql_where=text("done_at IS NOT NULL")),
 )
-"""What is to be done because of the event at `position`; `number`: of several, from 0 on; OF_EVENT for the event itself;
-below 0 for what a reaction began with. at: when the next attempt is due, less the reaction's delay for a timer.
+"""What is to be done because of the event at `position`; `number`: of several, from 0 on; OF_EVENT for the event; below 0 for what a reaction began with. at: when the next attempt is due, less the reaction's delay for a timer.
 payload: the command, or the webhook's body; empty for an event.
 """
 
@@ -207,7 +206,9 @@ _CLAIM = f"""
 UPDATE {task.fullname} AS t SET at = due.until, attempts = t.attempts + 1
 FROM (
   SELECT d.reaction, d.position, d.number, coalesce(w.before, clock_timestamp()) + CAST(%s AS interval) AS until
-  FROM unnest(CAST(%s AS text[]), CAST(%s AS text[]), CAST(%s AS timestamptz[])) AS w (reaction, kind, before)
+  FROM unnest(CAST(%s AS text[]), CAST(%s AS text[]), CAST(%s AS timestamptz[]), CAST(%s AS integer[]))
+    AS w (reaction, kind, before, version)
+  JOIN {reaction.fullname} AS r ON r.name = w.reaction AND r.version <= w.version
   CROSS JOIN LATERAL (
     SELECT reaction, position, number FROM {task.fullname} AS o
     WHERE reaction = w.reaction AND kind = w.kind AND done_at IS NULL AND parked_at IS NULL
@@ -224,12 +225,19 @@ RETURNING t.reaction, t.position, t.number, CAST(t.key AS text), t.kind, t.type,
   t.causation_id, t.correlation_id, t.attempts"""  # noqa: S608
 
 
-def claim(
-    connection: Connection, due: Mapping[tuple[str, Kind], datetime | None], *, lease: timedelta, most: int
-) -> list[Claimed]:
-    """At most so many of each kind of each reaction whose time has come. Nobody else gets them for `lease`.
+class Due(NamedTuple):
+    """What to claim. version: of the reaction that this program knows; a newer program's is let be. before: up to which
+    moment, less the reaction's delay for timers; None for the database's now.
+    """
 
-    due: up to which moment, less the reaction's delay for timers; None for the database's now.
+    reaction: str
+    kind: Kind
+    version: int
+    before: datetime | None = None
+
+
+def claim(connection: Connection, due: Sequence[Due], *, lease: timedelta, most: int) -> list[Claimed]:
+    """At most so many of each kind of each reaction whose time has come. Nobody else gets them for `lease`.
 
     Those of an aggregate of which an event is parked wait with it.
 
@@ -238,9 +246,10 @@ def claim(
     if not due:
         return []
     arrays = [
-        array("TEXT", [name for name, _ in due]),
-        array("TEXT", [kind.value for _, kind in due]),
-        array("TIMESTAMP WITH TIME ZONE", list(due.values())),
+        array("TEXT", [it.reaction for it in due]),
+        array("TEXT", [it.kind.value for it in due]),
+        array("TIMESTAMP WITH TIME ZONE", [it.before for it in due]),
+        array("INTEGER", [it.version for it in due]),
     ]
     with driver_of(connection) as driver:
         found = driver.execute(_CLAIM, [lease, *arrays, most])

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import quote, urlsplit
@@ -28,7 +28,7 @@ from sqlalchemy import Engine
 from tandem.reactions.doing import note_settled
 from tandem.reactions.reaction import Reaction
 from tandem.reactions.settings import WebhookSettings
-from tandem.reactions.tasks import Claimed, Kind, Settled, claim, settle
+from tandem.reactions.tasks import Claimed, Due, Kind, Settled, claim, settle
 from tandem.runtime.settings import SettingsError
 from tandem.runtime.telemetry import log
 
@@ -139,7 +139,7 @@ class Webhooks:
         """Raises SettingsError where the messages cannot be signed."""
         settings.secrets()
         self._engine = engine
-        self._due: dict[tuple[str, Kind], datetime | None] = {(it.name, Kind.POST): None for it in reactions}
+        self._due = [Due(it.name, Kind.POST, it.version) for it in reactions]
         self._settings = settings
         self._receiver = _Receiver(settings)
         self._attempts: list[_Attempt] = []

@@ -702,6 +702,10 @@ async def test_a_program_of_the_version_before_lets_a_newer_ones_reaction_be(
     await before.work()
     assert before.standing("orders").position == 2
     assert "a newer program" in before.component.problems["orders"]
+    # What the newer one has written down, the older one does not do either.
+    await asyncio.to_thread(after.component.follower.look)
+    await before.work()
+    assert cancelled(database) == []
     await after.work()
     assert cancelled(database) == [identity("order", 1)]
 
