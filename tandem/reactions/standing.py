@@ -57,14 +57,14 @@ SELECT r.name, r.position, h.position AS head,
     SELECT FROM {task.fullname} AS t
     WHERE t.reaction = r.name AND t.done_at IS NULL AND t.parked_at IS NULL LIMIT {_MOST_COUNTED}
   ) AS waiting) AS waiting,
-  greatest(0, extract(epoch FROM clock_timestamp() - least(
-    (SELECT min(t.at) FROM {task.fullname} AS t
-     WHERE t.reaction = r.name AND t.kind = '{Kind.DO}' AND t.done_at IS NULL AND t.parked_at IS NULL),
-    (SELECT min(t.at) FROM {task.fullname} AS t
-     WHERE t.reaction = r.name AND t.kind = '{Kind.POST}' AND t.done_at IS NULL AND t.parked_at IS NULL),
-    (SELECT min(t.at) FROM {task.fullname} AS t
-     WHERE t.reaction = r.name AND t.kind = '{Kind.TIMER}' AND t.done_at IS NULL AND t.parked_at IS NULL)
-      + make_interval(secs => d.delay)
+  greatest(0, extract(epoch FROM clock_timestamp() - (
+    SELECT min(least(
+      (SELECT min(t.at) FROM {task.fullname} AS t
+       WHERE t.reaction = r.name AND t.kind = k.kind AND t.done_at IS NULL AND t.parked_at IS NULL),
+      (SELECT min(t.first_at) FROM {task.fullname} AS t
+       WHERE t.reaction = r.name AND t.kind = k.kind AND t.done_at IS NULL AND t.parked_at IS NULL AND t.attempts > 0)
+    ) + make_interval(secs => CASE WHEN k.kind = '{Kind.TIMER}' THEN d.delay ELSE 0 END))
+    FROM unnest(ARRAY['{Kind.DO}', '{Kind.POST}', '{Kind.TIMER}']) AS k (kind)
   ))::float) AS overdue,
   (SELECT count(*) FROM {task.fullname} AS t
    WHERE t.reaction = r.name AND t.done_at IS NULL AND t.parked_at IS NOT NULL) AS parked
@@ -130,9 +130,11 @@ class Redriven(NamedTuple):
     parked: int
 
 
+_ANEW_AT = (
+    f"clock_timestamp() - CASE WHEN kind = '{Kind.TIMER}' THEN make_interval(secs => :delay) ELSE interval '0' END"
+)
 _ANEW = text(f"""
-UPDATE {task.fullname} SET parked_at = NULL, attempts = 0, error = '',
-  at = clock_timestamp() - CASE WHEN kind = '{Kind.TIMER}' THEN make_interval(secs => :delay) ELSE interval '0' END
+UPDATE {task.fullname} SET parked_at = NULL, attempts = 0, error = '', at = {_ANEW_AT}, first_at = {_ANEW_AT}
 WHERE reaction = :reaction AND done_at IS NULL AND parked_at IS NOT NULL AND kind <> '{Kind.EVENT}'
   AND (CAST(:key AS uuid) IS NULL OR key = CAST(:key AS uuid))""")  # noqa: S608
 

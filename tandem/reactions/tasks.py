@@ -79,15 +79,24 @@ task = Table(
     Column("causation_id", Text, nullable=False),
     Column("correlation_id", Text, nullable=False),
     Column("at", DateTime(timezone=True), nullable=False),
+    Column("first_at", DateTime(timezone=True), nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("error", Text, nullable=False, server_default=""),
     Column("outcome", Text, nullable=False, server_default=""),
     Column("parked_at", DateTime(timezone=True), nullable=True),
     Column("done_at", DateTime(timezone=True), nullable=True),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    # What waits, by when it is due; what is parked; what waits or is parked of an aggregate; what may be purged.
+    # What waits, by when it is due, and what of it was tried, by when it was due first; what is parked; what waits or
+    # is parked of an aggregate; what may be purged.
     Index(
         "reaction_task_due", "reaction", "kind", "at", postgresql_where=text("done_at IS NULL AND parked_at IS NULL")
+    ),
+    Index(
+        "reaction_task_tried",
+        "reaction",
+        "kind",
+        "first_at",
+        postgresql_where=text("done_at IS NULL AND parked_at IS NULL AND attempts > 0"),
     ),
     Index(
         "reaction_task_parked",
@@ -98,8 +107,9 @@ task = Table(
     Index("reaction_task_open", "reaction", "key", postgresql_where=text("done_at IS NULL")),
     Index("reaction_task_done", "done_at", postgresql_where=text("done_at IS NOT NULL")),
 )
-"""What is to be done because of the event at `position`; `number`: of several, from 0 on; OF_EVENT for the event; below 0 for what a reaction began with. at: when the next attempt is due, less the reaction's delay for a timer.
-payload: the command, or the webhook's body; empty for an event.
+"""What is to be done because of the event at `position`; `number`: of several, from 0 on; OF_EVENT for the event; below
+0 for what a reaction began with. at: when the next attempt is due, less the reaction's delay for a timer; first_at:
+when the first was, which no attempt moves. payload: the command, or the webhook's body; empty for an event.
 """
 
 
@@ -131,8 +141,8 @@ _NAMES = ", ".join(name for name, _ in _COLUMNS)
 
 # A task that is there already is done, or was dropped, and so is each of an event that was: a replay finds it.
 _INSERT = f"""
-INSERT INTO {task.fullname} ({_NAMES})
-SELECT * FROM unnest({", ".join(f"CAST(%s AS {kind}[])" for _, kind in _COLUMNS)}) AS new ({_NAMES})
+INSERT INTO {task.fullname} ({_NAMES}, first_at)
+SELECT *, at FROM unnest({", ".join(f"CAST(%s AS {kind}[])" for _, kind in _COLUMNS)}) AS new ({_NAMES})
 WHERE NOT EXISTS (
   SELECT FROM {task.fullname} AS e
   WHERE e.reaction = new.reaction AND e.position = new.position AND e.number = {OF_EVENT} AND e.done_at IS NOT NULL

@@ -516,6 +516,28 @@ async def test_a_command_that_fails_holds_none_up_and_is_parked_in_the_end_until
     assert sorted(cancelled(database)) == sorted(identity("order", number) for number in (1, 2))
 
 
+async def test_what_fails_and_is_tried_again_and_again_is_late_since_it_was_due_first(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    executor = await running_executor(commands_on)
+    away = [Unavailable("away", reason="STORE_UNAVAILABLE") for _ in range(2)]
+
+    def placed(event: events.OrderPlaced, at: datetime) -> Effects:
+        return [At(at, CancelUnpaidOrderRequest(order_id=event.order_id))]
+
+    # It was due an hour before it was placed.
+    late = Reaction("late", EVENTS, on=[placed], delay=timedelta(hours=-1))
+    it = reacting(Stubborn(executor, identity("order", 1), away), [late])
+    await it.work()
+    await submit(executor, place_order(1))
+    await it.work()
+    assert it.standing("late").overdue_seconds > 3_500
+    for _ in range(2):
+        await again(database, it)
+    assert cancelled(database) == [identity("order", 1)]
+    assert it.standing("late").overdue_seconds == 0
+
+
 class Fickle:
     """A reaction with a bug, which a new version does not have."""
 
