@@ -64,7 +64,8 @@ class Reaction:
 
     name: in the store, in request ids and for operators; another name is another reaction. version: one more whenever
     it takes other kinds of events: a program of a lower version lets it be. delay: of what is `At`, the same for what
-    waits already.
+    waits already. is_on: whether this program follows it and does it; one that is off can still be listed, replayed and
+    dropped.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Reaction:
         version: int = 1,
         delay: timedelta = timedelta(0),
         begins_with: Callable[[Connection], Iterator[tuple[str, At]]] | None = None,
+        is_on: bool = True,
     ) -> None:
         """on: functions; the event that each takes is what its first parameter is typed as. unless: events of which
         nothing follows, but that what waits for their aggregate is not done.
@@ -91,6 +93,7 @@ class Reaction:
         self.version = version
         self.delay = delay
         self.begins_with = begins_with
+        self.is_on = is_on
         functions = [(message_typed(it, 0), it) for it in on] + [(it, _nothing) for it in unless]
         self._functions = {contract.kind_of(event): function for event, function in functions}
         if len(self._functions) < len(functions):

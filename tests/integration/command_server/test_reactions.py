@@ -71,7 +71,7 @@ class Reacting:
             database, executor, some, ReactionSettings(**settings), webhook=WebhookSettings(), archive=ARCHIVE,
             keep=KEEP, clock=clock,
         )  # fmt: skip
-        self.by_name = {it.name: it for it in some}
+        self.by_name = {it.name: it for it in some if it.is_on}
 
     async def work(self) -> None:
         await asyncio.to_thread(self.component.work)

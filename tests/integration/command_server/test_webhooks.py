@@ -107,9 +107,9 @@ async def telling(
     await submit(executor, add_product(1, stock=11))
     made: list[Reactions] = []
 
-    def make(url: str = "", **changes: Any) -> Reactions:
+    def make(url: str | None = None, **changes: Any) -> Reactions:
         webhook = WebhookSettings(
-            url=url or receiver.url,
+            url=receiver.url if url is None else url,
             secret_files=secret_files,
             **{"timeout_seconds": 0.5, "first_retry_seconds": 100, "max_attempts": 3, **changes},
         )
@@ -193,7 +193,7 @@ async def test_a_receiver_is_told_once_and_verifies_it_by_either_secret(
 async def test_what_is_not_taken_is_tried_again_later_and_later_by_whoever_is_there_and_parked_in_the_end(
     telling: MakeTelling, database: WriteDatabase, receiver: Receiver, failure: Any
 ) -> None:
-    away = "http://127.0.0.1:9/hooks" if failure == "away" else ""
+    away = "http://127.0.0.1:9/hooks" if failure == "away" else None
     receiver.answers = [] if away else [failure] * 3
     waits = []
     for attempt in (1, 2, 3):
@@ -278,6 +278,28 @@ async def test_a_replay_tells_nobody_twice(telling: MakeTelling, database: Write
     await asyncio.to_thread(it.work)
     await post(it)
     assert len(receiver.requests) == 1
+
+
+async def test_while_there_is_no_receiver_an_operator_sees_what_waits_and_passes_it_over(
+    telling: MakeTelling, database: WriteDatabase, receiver: Receiver, commands_on: Commands
+) -> None:
+    off = telling("")
+    executor = await commands_on.executor()
+    adjust = commands.AdjustStockRequest(product_id=identity("product", 1), delta=5)
+    await submit(executor, adjust)
+    adjust.delta = -6
+    await submit(executor, adjust)
+    await asyncio.to_thread(off.work)
+    head = len(database.feed())
+    [standing] = [it for it in off.standings() if it.name == "low_stock"]
+    assert (standing.position, standing.waiting, standing.behind_seconds, standing.overdue_seconds) == (3, 1, 0, 0)
+    [reaction] = [it for it in off.reactions if it.name == "low_stock"]
+    with database.engine.begin() as connection:
+        replay(connection, reaction, Archive(None), head, KEEP)
+    on = telling()
+    await asyncio.to_thread(on.work)
+    await post(on)
+    assert len(receiver.requests) == 1, "of the order alone, which was taken in before"
 
 
 async def test_a_slow_receiver_holds_no_command_up(
