@@ -206,7 +206,8 @@ def drop(connection: Connection, reaction: Reaction, key: str, actor: str, reaso
 def replay(connection: Connection, reaction: Reaction, archive: Archive, after: int, keep: timedelta) -> int:
     """Has a reaction go on behind a position, back or ahead; returns where it was. To be followed by COMMIT.
 
-    keep: for how long it is remembered what was done. Raises a refusal for events that are older, or not there yet, and
+    keep: for how long it is remembered what was done. Raises a refusal for events that are older, from before the
+    reaction began, or not there yet, and
     NotFound for a reaction that was not begun.
     """
     row = _locked(connection, reaction.name)
@@ -214,6 +215,9 @@ def replay(connection: Connection, reaction: Reaction, archive: Archive, after: 
     head = read_head(connection).position
     if after > head:
         raise PreconditionFailed([Violation(name, f"the feed ends at event {head}", "REPLAY_AHEAD")])
+    if after < row.begun_after:
+        description = f"it began behind event {row.begun_after}; what was before is not its matter"
+        raise PreconditionFailed([Violation(name, description, "REPLAY_TOO_FAR")])
     if after < row.position:
         at = recorded_at(connection, after + 1, archive)
         now: datetime = connection.execute(select(text("clock_timestamp()"))).scalar_one()

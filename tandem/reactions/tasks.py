@@ -57,10 +57,12 @@ reaction = Table(
     Column("name", Text, primary_key=True),
     Column("version", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),
+    Column("begun_after", BigInteger, nullable=False),
     Column("secret", Uuid, nullable=False, server_default=func.gen_random_uuid()),
     Column("begun_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
-"""The reactions, and up to which event each has written down what is to be done. secret: request ids are made of it.
+"""The reactions, and up to which event each has written down what is to be done. begun_after: where it began, which no
+replay goes behind. secret: request ids are made of it.
 
 It moves in the transaction that writes the tasks, and is lost with the events that it follows: it is never ahead.
 """

@@ -342,7 +342,7 @@ async def test_a_replay_from_the_first_event_does_nothing_twice(
         execute(database, "DELETE FROM tandem_write.receipt")
     with database.engine.begin() as connection:
         for reaction in it.by_name.values():
-            assert replay(connection, reaction, ARCHIVE, 0, KEEP) > 0
+            assert replay(connection, reaction, ARCHIVE, 2, KEEP) > 0
     await it.work()
     await it.work()
     assert database.events() == before
@@ -353,16 +353,35 @@ async def test_a_replay_goes_no_further_back_than_it_is_remembered_what_was_done
     commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
 ) -> None:
     executor = await running_executor(commands_on)
-    it = reacting(executor)
+    it = reacting(executor, of_shop(database.settings, unpaid_days=10))
     await it.work()
-    execute(database, "UPDATE tandem_write.event SET recorded_at = now() - interval '8 days' WHERE position = 1")
+    for number in (1, 2):
+        await submit(executor, place_order(number))
+    await it.work()
+    execute(database, "UPDATE tandem_write.event SET recorded_at = now() - interval '8 days' WHERE position = 3")
     [unpaid, *_] = it.by_name.values()
     with database.engine.begin() as connection:
-        assert replay(connection, unpaid, ARCHIVE, 1, KEEP) == 2
+        assert replay(connection, unpaid, ARCHIVE, 3, KEEP) == 4
         with pytest.raises(PreconditionFailed, match="not remembered"):
-            replay(connection, unpaid, ARCHIVE, 0, KEEP)
-        with pytest.raises(PreconditionFailed, match="ends at event 2"):
-            replay(connection, unpaid, ARCHIVE, 3, KEEP)
+            replay(connection, unpaid, ARCHIVE, 2, KEEP)
+        with pytest.raises(PreconditionFailed, match="ends at event 4"):
+            replay(connection, unpaid, ARCHIVE, 5, KEEP)
+
+
+async def test_a_replay_goes_no_further_back_than_where_the_reaction_began(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    executor = await running_executor(commands_on)
+    await submit(executor, place_order(1))
+    it = reacting(executor)
+    await it.work()
+    [unpaid, *_] = it.by_name.values()
+    with database.engine.begin() as connection:
+        with pytest.raises(PreconditionFailed, match="began behind event 3"):
+            replay(connection, unpaid, ARCHIVE, 2, KEEP)
+        assert replay(connection, unpaid, ARCHIVE, 3, KEEP) == 3
+    await it.work()
+    assert cancelled(database) == []
 
 
 async def test_what_was_done_is_forgotten_with_the_receipts(
@@ -648,7 +667,7 @@ async def test_what_is_dropped_is_never_done(
             drop(connection, Reaction("another", EVENTS, on=[placed]), identity("order", 1), "ada", "")
         assert drop(connection, reaction, identity("order", 1), "ada", "a test order") == 1
         assert drop(connection, reaction, identity("order", 1), "ada", "a test order") == 0
-        replay(connection, reaction, ARCHIVE, 0, KEEP)
+        replay(connection, reaction, ARCHIVE, 2, KEEP)
     await it.work()
     assert it.standing("broken").parked == 0
     assert value(database, "SELECT outcome FROM tandem_write.reaction_task") == "dropped by ada: a test order"

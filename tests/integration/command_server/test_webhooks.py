@@ -274,7 +274,7 @@ async def test_a_replay_tells_nobody_twice(telling: MakeTelling, database: Write
     await post(it)
     with database.engine.begin() as connection:
         for reaction in it.reactions:
-            replay(connection, reaction, Archive(None), 0, KEEP)
+            replay(connection, reaction, Archive(None), 2, KEEP)
     await asyncio.to_thread(it.work)
     await post(it)
     assert len(receiver.requests) == 1

@@ -23,6 +23,7 @@ def upgrade() -> None:
             name text PRIMARY KEY,
             version integer NOT NULL,
             position bigint NOT NULL,
+            begun_after bigint NOT NULL,
             secret uuid NOT NULL DEFAULT gen_random_uuid(),
             begun_at timestamptz NOT NULL DEFAULT now()
         )""")
