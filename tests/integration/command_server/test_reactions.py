@@ -21,12 +21,14 @@ from commerce.internal.v1.stored_pb2 import CancelUnpaidOrderRequest, EndSubscri
 from shop.events import EVENTS
 from tandem.commands.executor import Executor
 from tandem.feed.archive import Archive
+from tandem.reactions import tasks
 from tandem.reactions.reaction import At, Do, Effects, Reaction
 from tandem.reactions.running import Reactions
 from tandem.reactions.settings import ReactionSettings, WebhookSettings
 from tandem.reactions.standing import FIRST, Redriven, Standing, drop, list_parked, redrive, replay
+from tandem.runtime.arrays import array
 from tandem.runtime.call import Call
-from tandem.runtime.database import create_database_engine
+from tandem.runtime.database import create_database_engine, driver_of
 from tandem.runtime.errors import Conflict, NotFound, Overloaded, PreconditionFailed, Unavailable
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.supervised import what_is_down
@@ -796,12 +798,10 @@ async def test_a_bug_in_what_a_reaction_begins_with_stops_no_command(
 
 
 def test_what_is_due_is_found_in_an_index(database: WriteDatabase) -> None:
-    statement = """
-        SELECT reaction FROM tandem_write.reaction_task
-        WHERE reaction = 'a' AND kind = 'TIMER' AND done_at IS NULL AND parked_at IS NULL AND at <= now()
-        ORDER BY at LIMIT 10"""
-    with database.engine.connect() as connection:
-        connection.execute(text("SET enable_seqscan = off"))
-        plan = connection.execute(text(f"EXPLAIN {statement}")).scalars().all()
+    due = [array("TEXT", ["a"]), array("TEXT", ["TIMER"]), array("TIMESTAMP WITH TIME ZONE", [None])]
+    parameters = [timedelta(seconds=1), *due, array("INTEGER", [1]), 10]
+    with database.engine.connect() as connection, driver_of(connection) as driver:
+        driver.execute("SET enable_seqscan = off")
+        plan = [line for (line,) in driver.execute(f"EXPLAIN {tasks._CLAIM}", parameters)]
     assert any("using reaction_task_due" in line for line in plan), "\n".join(plan)
     assert not any("Sort" in line for line in plan), "\n".join(plan)
