@@ -546,7 +546,6 @@ async def test_what_fails_and_is_tried_again_and_again_is_late_since_it_was_due_
     def placed(event: events.OrderPlaced, at: datetime) -> Effects:
         return [At(at, CancelUnpaidOrderRequest(order_id=event.order_id))]
 
-    # It was due an hour before it was placed.
     late = Reaction("late", EVENTS, on=[placed], delay=timedelta(hours=-1))
     it = reacting(Stubborn(executor, identity("order", 1), away), [late])
     await it.work()
@@ -721,12 +720,6 @@ async def test_an_event_that_can_be_taken_in_no_more_when_it_is_replayed_is_park
         replay(connection, reaction, ARCHIVE, 2, KEEP)
     await it.work()
     assert it.standing("broken").parked == 1
-    broken[0] = False
-    with database.engine.begin() as connection:
-        assert redrive(connection, reaction, ARCHIVE, identity("order", 1)) == Redriven(1, 0)
-    await it.work()
-    assert (it.standing("broken").parked, it.standing("broken").waiting) == (0, 0)
-    assert cancelled(database) == [identity("order", 1)]
 
 
 async def test_a_program_of_the_version_before_lets_a_newer_ones_reaction_be(
