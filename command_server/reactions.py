@@ -103,10 +103,10 @@ def _stock_low(product_id: Id, name: str, left: int) -> Post:
 
 
 def reactions(settings: Settings) -> list[Reaction]:
-    """All of them. Without a webhook nobody is told of stock."""
+    """All of them. Without a webhook nobody is told of stock, and the reaction that would is off."""
     periods: list[React] = [subscription_started, subscription_renewed]
     ended = [events.SubscriptionCancelled, events.SubscriptionLapsed]
-    found = [
+    return [
         Reaction(
             "unpaid_orders",
             EVENTS,
@@ -129,7 +129,5 @@ def reactions(settings: Settings) -> list[Reaction]:
             unless=[events.SubscriptionResumed, *ended],
             begins_with=canceling_subscriptions,
         ),
+        Reaction("low_stock", EVENTS, on=low_stock(settings.stock.low), is_on=bool(settings.webhook.url)),
     ]
-    if settings.webhook.url:
-        found.append(Reaction("low_stock", EVENTS, on=low_stock(settings.stock.low)))
-    return found

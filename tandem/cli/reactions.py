@@ -122,7 +122,7 @@ def _add_replay(app: typer.Typer, service: ServiceDescriptor, default_address: s
     @app.command()
     def replay(
         reaction: _Reaction,
-        after: Annotated[int, typer.Option(help="The event behind which it goes on; 0 for the beginning.", min=0)],
+        after: Annotated[int, typer.Option(help="The event behind which it goes on.", min=0)],
         *,
         actor: _Actor = "",
         command_address: _Address = default_address,
@@ -130,7 +130,7 @@ def _add_replay(app: typer.Typer, service: ServiceDescriptor, default_address: s
     ) -> None:
         """Have a reaction take events in again, or pass some over. What was done is not done twice.
 
-        It goes no further back than receipts are kept: TANDEM_COMMAND_RECEIPTS__KEEP_DAYS.
+        It goes no further back than receipts are kept, TANDEM_COMMAND_RECEIPTS__KEEP_DAYS, nor behind where it began.
         """
         who = actor or getpass.getuser()
         with asking(service, _WHAT, command_address, timeout=_ASK_SECONDS, actor=who) as ask:

@@ -209,7 +209,7 @@ ORDER BY ordinal
 
 
 def rows_of(connection: Connection, events: Sequence[ArchivedEvent]) -> list[tuple[Any, ...]]:
-    """The events as the feed's reader has them: with the keys and supplements that the database has today."""
+    """The events as `scan_events` has them: with the keys and supplements that the database has today."""
     subjects = [str(uuid.UUID(bytes=it.subject_id)) if it.HasField("subject_id") else None for it in events]
     with driver_of(connection) as driver:
         positions = array("BIGINT", [it.position for it in events])
@@ -224,6 +224,7 @@ def rows_of(connection: Connection, events: Sequence[ArchivedEvent]) -> list[tup
             it.version,
             supplement,
             it.mark if it.HasField("mark") else None,
+            recorded_at(it),
         )
         for it, (key, supplement) in zip(events, beside, strict=True)
     ]

@@ -1,6 +1,7 @@
 """The events in the feed: what the domain's events are, and an event with its position."""
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -170,7 +171,8 @@ class FeedEvent:
     in its `version`. supplement: what that version does not say, where it is known.
     key: what its personal data is sealed with; None where there is none, and when the data subject was erased.
     envelope_payload: the envelope as it is stored; None for an event from before there were envelopes. mark: its
-    commit's, which no other history has at this position; 0 for an event from before there were marks.
+    commit's, which no other history has at this position; 0 for an event from before there were marks. stored_at: by
+    the database's clock, UTC, where whoever stored it goes by his own; None where it was not asked for.
     """
 
     __slots__ = (
@@ -183,6 +185,7 @@ class FeedEvent:
         "mark",
         "payload",
         "position",
+        "stored_at",
         "supplement",
         "version",
     )
@@ -198,10 +201,12 @@ class FeedEvent:
         version: int = 1,
         supplement: bytes | None = None,
         mark: int | None = None,
+        stored_at: datetime | None = None,
     ) -> None:
         self._contract = contract
         self.position = position
         self.mark = mark or 0
+        self.stored_at = stored_at and stored_at.astimezone(UTC)
         self.kind = kind
         self.payload = payload
         self.envelope_payload = envelope_payload

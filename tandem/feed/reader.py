@@ -260,7 +260,8 @@ def scan_events(
 
     At most `limit` of them, and no more than hold MAX_BYTES and the event with which they reach it. It is for whoever
     looks back at a part of the feed that has been read in full before: gaps are not found, but for events at its
-    beginning that are neither in the table nor in the archive: raises EventsMissing and EventsArchived.
+    beginning that are neither in the table nor in the archive: raises EventsMissing and EventsArchived. Each has its
+    `stored_at`.
 
     texts: only events whose payload has one of them, or that say some of it in a supplement. 16 of them take
     3 µs an event of the database, where to read one takes 15 µs of ours.
@@ -299,12 +300,12 @@ def _may_be_meant(
 
 
 _SCAN = f"""
-SELECT position, kind, payload, key, envelope, version, {{supplement}}, mark
+SELECT position, kind, payload, key, envelope, version, {{supplement}}, mark, recorded_at
 FROM (
   SELECT *, sum(octet_length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS bytes,
     (SELECT key FROM {table.subject_key.fullname} AS k WHERE k.subject_id = n.subject_id) AS key
   FROM (
-    SELECT position, kind, payload, subject_id, envelope, version, mark
+    SELECT position, kind, payload, subject_id, envelope, version, mark, recorded_at
     FROM {table.event.fullname}
     WHERE position > %s AND position <= %s AND kind = ANY(%s){{having}} ORDER BY position LIMIT %s
   ) AS n

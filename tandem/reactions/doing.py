@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from tandem.reactions.reaction import Reaction
 from tandem.reactions.settings import ReactionSettings
-from tandem.reactions.tasks import Claimed, Kind, Settled, claim, settle
+from tandem.reactions.tasks import Claimed, Due, Kind, Settled, claim, settle
 from tandem.runtime.call import LocalCall, Method, Stage
 from tandem.runtime.errors import (
     AlreadyExists,
@@ -51,7 +51,7 @@ class Commands:
     ) -> None:
         self._engine = engine
         self._executor = executor
-        self._delays = {it.name: it.delay for it in reactions}
+        self._reactions = {it.name: it for it in reactions}
         self._settings = settings
 
     def give_due(self, caught_up: Mapping[str, datetime]) -> bool:
@@ -60,8 +60,10 @@ class Commands:
         caught_up: by reaction, the moment whose events all have been taken: a timer that is due later may yet be
         cancelled.
         """
-        due: dict[tuple[str, Kind], datetime | None] = {(it, Kind.DO): None for it in self._delays}
-        due |= {(it, Kind.TIMER): moment - self._delays[it] for it, moment in caught_up.items()}
+        due = [Due(it.name, Kind.DO, it.version) for it in self._reactions.values()]
+        for name, moment in caught_up.items():
+            it = self._reactions[name]
+            due.append(Due(name, Kind.TIMER, it.version, moment - it.delay))
         lease = timedelta(seconds=2 * self._settings.attempt_seconds)
         with self._engine.begin() as connection:
             claimed = claim(connection, due, lease=lease, most=self._settings.batch)
@@ -69,8 +71,8 @@ class Commands:
         if settled:
             with self._engine.begin() as connection:
                 settle(connection, settled)
-            for it in settled:
-                note_settled(it)
+            for one in settled:
+                note_settled(one)
         return len(claimed) >= self._settings.batch
 
     def _give(self, claimed: Sequence[Claimed]) -> list[Settled]:
@@ -122,7 +124,7 @@ class Commands:
         return self._in(it, 4.0 ** (it.attempts - 1), said)
 
     def _in(self, it: Claimed, seconds: float, error: str) -> Settled:
-        delay = self._delays[it.reaction].total_seconds() if it.kind == Kind.TIMER else 0.0
+        delay = self._reactions[it.reaction].delay.total_seconds() if it.kind == Kind.TIMER else 0.0
         return Settled(it, error=error, again_in=seconds - delay)
 
 

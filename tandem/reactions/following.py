@@ -131,7 +131,8 @@ class Follower:
         with self._engine.begin() as connection:
             # Before what the tables say: what comes in between is in both, and the event has the last word.
             head = read_marked_head(connection)
-            made = insert(reaction_table).values(name=reaction.name, version=reaction.version, position=head.position)
+            begun = {"position": head.position, "begun_after": head.position}
+            made = insert(reaction_table).values(name=reaction.name, version=reaction.version, **begun)
             secret = connection.execute(made.on_conflict_do_nothing().returning(reaction_table.c.secret)).scalar()
             if secret is None:
                 return

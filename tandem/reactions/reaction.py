@@ -9,7 +9,7 @@ Reaction("unpaid_orders", EVENTS, on=[order_placed], unless=[OrderPaid, OrderCan
 import json
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -52,7 +52,8 @@ class Post(NamedTuple):
 Effects = Sequence[Do | At | Post]
 
 React = Callable[[Any, datetime], Effects]
-"""(event, when it was stored, UTC) -> what is to be done. Personal data in the event is sealed.
+"""(event, when it was stored, by the database's clock, UTC) -> what is to be done. Personal data in the event is
+sealed.
 
 Pure: no SQL, no clock, no randomness.
 """
@@ -63,7 +64,8 @@ class Reaction:
 
     name: in the store, in request ids and for operators; another name is another reaction. version: one more whenever
     it takes other kinds of events: a program of a lower version lets it be. delay: of what is `At`, the same for what
-    waits already.
+    waits already. is_on: whether this program follows it and does it; one that is off can still be listed, replayed and
+    dropped.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Reaction:
         version: int = 1,
         delay: timedelta = timedelta(0),
         begins_with: Callable[[Connection], Iterator[tuple[str, At]]] | None = None,
+        is_on: bool = True,
     ) -> None:
         """on: functions; the event that each takes is what its first parameter is typed as. unless: events of which
         nothing follows, but that what waits for their aggregate is not done.
@@ -90,6 +93,7 @@ class Reaction:
         self.version = version
         self.delay = delay
         self.begins_with = begins_with
+        self.is_on = is_on
         functions = [(message_typed(it, 0), it) for it in on] + [(it, _nothing) for it in unless]
         self._functions = {contract.kind_of(event): function for event, function in functions}
         if len(self._functions) < len(functions):
@@ -122,7 +126,8 @@ class Reaction:
         ValueError for what cannot be written down.
         """
         kind = stored.kind
-        at = event.recorded_at.ToDatetime(tzinfo=UTC)
+        at = stored.stored_at
+        assert at is not None  # as scan_events has it
         effects = self._functions[kind](getattr(event, kind), at)
         if not effects:
             return []

@@ -68,11 +68,12 @@ class Reactions:
         self._settings = settings
         self.keep = keep
         # What is due is due by both clocks: the rule that is asked goes by this server's.
+        on = [it for it in reactions if it.is_on]
         self.follower = Follower(
-            self._engine, reactions, archive, lambda connection: min(agreed_time(connection, clock), clock())
+            self._engine, on, archive, lambda connection: min(agreed_time(connection, clock), clock())
         )
-        self.commands = Commands(self._engine, executor, reactions, settings)
-        self.webhooks = Webhooks(self._engine, reactions, webhook) if webhook.url else None
+        self.commands = Commands(self._engine, executor, on, settings)
+        self.webhooks = Webhooks(self._engine, on, webhook) if webhook.url else None
         self.problems: dict[str, str] = {}
         """Why a reaction does not go on, by its name, as this server saw it last."""
         self._stop = threading.Event()
@@ -96,8 +97,6 @@ class Reactions:
         self._posts.set()
         for it in self._threads:
             await asyncio.to_thread(it.join)
-        if self.webhooks is not None:
-            await asyncio.to_thread(self.webhooks.close)
         self._listener.close()
         self._engine.dispose()
 
@@ -108,8 +107,15 @@ class Reactions:
 
     def standings_in(self, connection: Connection) -> list[Standing]:
         """As `standings`, on a connection of the caller's."""
+        off = {it.name for it in self.reactions if not it.is_on}
         found = find_standings(connection, self.reactions)
-        return [it._replace(problem=self.problems.get(it.name, "")) for it in found]
+        # Nobody waits for what is off: it is not late.
+        return [
+            it._replace(behind_seconds=0.0, overdue_seconds=0.0)
+            if it.name in off
+            else it._replace(problem=self.problems.get(it.name, ""))
+            for it in found
+        ]
 
     def _run(self) -> None:
         problem = ""

@@ -33,7 +33,7 @@ _LONGEST_NAME, _LONGEST_REASON, _LONGEST_TOKEN = 100, 500, 200
 _KINDS = {Kind.DO: "COMMAND", Kind.TIMER: "COMMAND", Kind.POST: "WEBHOOK", Kind.EVENT: "EVENT"}
 
 # Name, position and number of the last.
-_TOKEN = re.compile(r"([^/]*)/([0-9]{1,18})/(-?[0-9]{1,9})")
+_TOKEN = re.compile(r"([^/]*)/([0-9]{1,18})/(-?[0-9]{1,10})")
 
 T = TypeVar("T")
 

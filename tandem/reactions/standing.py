@@ -13,7 +13,7 @@ from tandem.feed.archive import Archive
 from tandem.feed.head import read_head
 from tandem.feed.reader import recorded_at, scan_events
 from tandem.reactions.reaction import Reaction
-from tandem.reactions.tasks import Kind, delete_timers, insert_tasks, task
+from tandem.reactions.tasks import OF_EVENT, Kind, delete_timers, insert_tasks, task
 from tandem.reactions.tasks import reaction as reaction_table
 from tandem.runtime.database import driver_of
 from tandem.runtime.errors import NotFound, PreconditionFailed, Violation
@@ -57,14 +57,14 @@ SELECT r.name, r.position, h.position AS head,
     SELECT FROM {task.fullname} AS t
     WHERE t.reaction = r.name AND t.done_at IS NULL AND t.parked_at IS NULL LIMIT {_MOST_COUNTED}
   ) AS waiting) AS waiting,
-  greatest(0, extract(epoch FROM clock_timestamp() - least(
-    (SELECT min(t.at) FROM {task.fullname} AS t
-     WHERE t.reaction = r.name AND t.kind = '{Kind.DO}' AND t.done_at IS NULL AND t.parked_at IS NULL),
-    (SELECT min(t.at) FROM {task.fullname} AS t
-     WHERE t.reaction = r.name AND t.kind = '{Kind.POST}' AND t.done_at IS NULL AND t.parked_at IS NULL),
-    (SELECT min(t.at) FROM {task.fullname} AS t
-     WHERE t.reaction = r.name AND t.kind = '{Kind.TIMER}' AND t.done_at IS NULL AND t.parked_at IS NULL)
-      + make_interval(secs => d.delay)
+  greatest(0, extract(epoch FROM clock_timestamp() - (
+    SELECT min(least(
+      (SELECT min(t.at) FROM {task.fullname} AS t
+       WHERE t.reaction = r.name AND t.kind = k.kind AND t.done_at IS NULL AND t.parked_at IS NULL),
+      (SELECT min(t.first_at) FROM {task.fullname} AS t
+       WHERE t.reaction = r.name AND t.kind = k.kind AND t.done_at IS NULL AND t.parked_at IS NULL AND t.attempts > 0)
+    ) + make_interval(secs => CASE WHEN k.kind = '{Kind.TIMER}' THEN d.delay ELSE 0 END))
+    FROM unnest(ARRAY['{Kind.DO}', '{Kind.POST}', '{Kind.TIMER}']) AS k (kind)
   ))::float) AS overdue,
   (SELECT count(*) FROM {task.fullname} AS t
    WHERE t.reaction = r.name AND t.done_at IS NULL AND t.parked_at IS NOT NULL) AS parked
@@ -130,9 +130,11 @@ class Redriven(NamedTuple):
     parked: int
 
 
+_ANEW_AT = (
+    f"clock_timestamp() - CASE WHEN kind = '{Kind.TIMER}' THEN make_interval(secs => :delay) ELSE interval '0' END"
+)
 _ANEW = text(f"""
-UPDATE {task.fullname} SET parked_at = NULL, attempts = 0, error = '',
-  at = clock_timestamp() - CASE WHEN kind = '{Kind.TIMER}' THEN make_interval(secs => :delay) ELSE interval '0' END
+UPDATE {task.fullname} SET parked_at = NULL, attempts = 0, error = '', at = {_ANEW_AT}, first_at = {_ANEW_AT}
 WHERE reaction = :reaction AND done_at IS NULL AND parked_at IS NOT NULL AND kind <> '{Kind.EVENT}'
   AND (CAST(:key AS uuid) IS NULL OR key = CAST(:key AS uuid))""")  # noqa: S608
 
@@ -181,7 +183,7 @@ def _take_in(connection: Connection, reaction: Reaction, archive: Archive, it: A
 
 
 def _row(name: str, position: int) -> tuple[Any, ...]:
-    return task.c.reaction == name, task.c.position == position, task.c.number == 0, task.c.kind == Kind.EVENT
+    return task.c.reaction == name, task.c.position == position, task.c.number == OF_EVENT
 
 
 _DROP = text(f"""
@@ -204,7 +206,8 @@ def drop(connection: Connection, reaction: Reaction, key: str, actor: str, reaso
 def replay(connection: Connection, reaction: Reaction, archive: Archive, after: int, keep: timedelta) -> int:
     """Has a reaction go on behind a position, back or ahead; returns where it was. To be followed by COMMIT.
 
-    keep: for how long it is remembered what was done. Raises a refusal for events that are older, or not there yet, and
+    keep: for how long it is remembered what was done. Raises a refusal for events that are older, from before the
+    reaction began, or not there yet, and
     NotFound for a reaction that was not begun.
     """
     row = _locked(connection, reaction.name)
@@ -212,6 +215,9 @@ def replay(connection: Connection, reaction: Reaction, archive: Archive, after: 
     head = read_head(connection).position
     if after > head:
         raise PreconditionFailed([Violation(name, f"the feed ends at event {head}", "REPLAY_AHEAD")])
+    if after < row.begun_after:
+        description = f"it began behind event {row.begun_after}; what was before is not its matter"
+        raise PreconditionFailed([Violation(name, description, "REPLAY_TOO_FAR")])
     if after < row.position:
         at = recorded_at(connection, after + 1, archive)
         now: datetime = connection.execute(select(text("clock_timestamp()"))).scalar_one()

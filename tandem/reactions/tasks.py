@@ -10,7 +10,7 @@ and nobody has to find out who lives.
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -35,6 +35,9 @@ from tandem.feed.table import metadata
 from tandem.runtime.arrays import array
 from tandem.runtime.database import driver_of
 
+OF_EVENT = 2**31 - 1
+"""The number of an event that is parked; its tasks, once it is taken in, are counted from 0 on."""
+
 MAX_PAYLOAD_BYTES = 256 * 1024
 """Of a command or a webhook."""
 
@@ -54,10 +57,12 @@ reaction = Table(
     Column("name", Text, primary_key=True),
     Column("version", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),
+    Column("begun_after", BigInteger, nullable=False),
     Column("secret", Uuid, nullable=False, server_default=func.gen_random_uuid()),
     Column("begun_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
-"""The reactions, and up to which event each has written down what is to be done. secret: request ids are made of it.
+"""The reactions, and up to which event each has written down what is to be done. begun_after: where it began, which no
+replay goes behind. secret: request ids are made of it.
 
 It moves in the transaction that writes the tasks, and is lost with the events that it follows: it is never ahead.
 """
@@ -76,15 +81,24 @@ task = Table(
     Column("causation_id", Text, nullable=False),
     Column("correlation_id", Text, nullable=False),
     Column("at", DateTime(timezone=True), nullable=False),
+    Column("first_at", DateTime(timezone=True), nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("error", Text, nullable=False, server_default=""),
     Column("outcome", Text, nullable=False, server_default=""),
     Column("parked_at", DateTime(timezone=True), nullable=True),
     Column("done_at", DateTime(timezone=True), nullable=True),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    # What waits, by when it is due; what is parked; what waits or is parked of an aggregate; what may be purged.
+    # What waits, by when it is due, and what of it was tried, by when it was due first; what is parked; what waits or
+    # is parked of an aggregate; what may be purged.
     Index(
         "reaction_task_due", "reaction", "kind", "at", postgresql_where=text("done_at IS NULL AND parked_at IS NULL")
+    ),
+    Index(
+        "reaction_task_tried",
+        "reaction",
+        "kind",
+        "first_at",
+        postgresql_where=text("done_at IS NULL AND parked_at IS NULL AND attempts > 0"),
     ),
     Index(
         "reaction_task_parked",
@@ -95,9 +109,9 @@ task = Table(
     Index("reaction_task_open", "reaction", "key", postgresql_where=text("done_at IS NULL")),
     Index("reaction_task_done", "done_at", postgresql_where=text("done_at IS NOT NULL")),
 )
-"""What is to be done because of the event at `position`; `number`: of several, from 0 on; below 0 for what a reaction
-began with. at: when the next attempt is due, less the reaction's delay for a timer. payload: the command, or the
-webhook's body; empty for an event.
+"""What is to be done because of the event at `position`; `number`: of several, from 0 on; OF_EVENT for the event; below
+0 for what a reaction began with. at: when the next attempt is due, less the reaction's delay for a timer; first_at:
+when the first was, which no attempt moves. payload: the command, or the webhook's body; empty for an event.
 """
 
 
@@ -127,10 +141,14 @@ _COLUMNS = (
 )  # fmt: skip
 _NAMES = ", ".join(name for name, _ in _COLUMNS)
 
-# A task that is there already is done, or was dropped: a replay finds it.
+# A task that is there already is done, or was dropped, and so is each of an event that was: a replay finds it.
 _INSERT = f"""
-INSERT INTO {task.fullname} ({_NAMES})
-SELECT * FROM unnest({", ".join(f"CAST(%s AS {kind}[])" for _, kind in _COLUMNS)})
+INSERT INTO {task.fullname} ({_NAMES}, first_at)
+SELECT *, at FROM unnest({", ".join(f"CAST(%s AS {kind}[])" for _, kind in _COLUMNS)}) AS new ({_NAMES})
+WHERE NOT EXISTS (
+  SELECT FROM {task.fullname} AS e
+  WHERE e.reaction = new.reaction AND e.position = new.position AND e.number = {OF_EVENT} AND e.done_at IS NOT NULL
+)
 ON CONFLICT (reaction, position, number) DO NOTHING"""  # noqa: S608 - only names of tables are put in, here and below
 
 # Each aggregate's are looked up by index, whatever the planner thinks of a table that was empty when it was asked.
@@ -152,7 +170,7 @@ def parked_event(reaction: str, event: FeedEvent, key: str, now: datetime, error
     causation_id = f"{event.position}-{event.mark:x}"
     nobodys = uuid.UUID(int=0)
     return Task(
-        reaction, event.position, 0, key, Kind.EVENT, event.kind, b"", nobodys, causation_id, "", now, now, error
+        reaction, event.position, OF_EVENT, key, Kind.EVENT, event.kind, b"", nobodys, causation_id, "", now, now, error
     )  # fmt: skip
 
 
@@ -200,7 +218,9 @@ _CLAIM = f"""
 UPDATE {task.fullname} AS t SET at = due.until, attempts = t.attempts + 1
 FROM (
   SELECT d.reaction, d.position, d.number, coalesce(w.before, clock_timestamp()) + CAST(%s AS interval) AS until
-  FROM unnest(CAST(%s AS text[]), CAST(%s AS text[]), CAST(%s AS timestamptz[])) AS w (reaction, kind, before)
+  FROM unnest(CAST(%s AS text[]), CAST(%s AS text[]), CAST(%s AS timestamptz[]), CAST(%s AS integer[]))
+    AS w (reaction, kind, before, version)
+  JOIN {reaction.fullname} AS r ON r.name = w.reaction AND r.version <= w.version
   CROSS JOIN LATERAL (
     SELECT reaction, position, number FROM {task.fullname} AS o
     WHERE reaction = w.reaction AND kind = w.kind AND done_at IS NULL AND parked_at IS NULL
@@ -217,12 +237,19 @@ RETURNING t.reaction, t.position, t.number, CAST(t.key AS text), t.kind, t.type,
   t.causation_id, t.correlation_id, t.attempts"""  # noqa: S608
 
 
-def claim(
-    connection: Connection, due: Mapping[tuple[str, Kind], datetime | None], *, lease: timedelta, most: int
-) -> list[Claimed]:
-    """At most so many of each kind of each reaction whose time has come. Nobody else gets them for `lease`.
+class Due(NamedTuple):
+    """What to claim. version: of the reaction that this program knows; a newer program's is let be. before: up to which
+    moment, less the reaction's delay for timers; None for the database's now.
+    """
 
-    due: up to which moment, less the reaction's delay for timers; None for the database's now.
+    reaction: str
+    kind: Kind
+    version: int
+    before: datetime | None = None
+
+
+def claim(connection: Connection, due: Sequence[Due], *, lease: timedelta, most: int) -> list[Claimed]:
+    """At most so many of each kind of each reaction whose time has come. Nobody else gets them for `lease`.
 
     Those of an aggregate of which an event is parked wait with it.
 
@@ -231,9 +258,10 @@ def claim(
     if not due:
         return []
     arrays = [
-        array("TEXT", [name for name, _ in due]),
-        array("TEXT", [kind.value for _, kind in due]),
-        array("TIMESTAMP WITH TIME ZONE", list(due.values())),
+        array("TEXT", [it.reaction for it in due]),
+        array("TEXT", [it.kind.value for it in due]),
+        array("TIMESTAMP WITH TIME ZONE", [it.before for it in due]),
+        array("INTEGER", [it.version for it in due]),
     ]
     with driver_of(connection) as driver:
         found = driver.execute(_CLAIM, [lease, *arrays, most])

@@ -21,12 +21,14 @@ from commerce.internal.v1.stored_pb2 import CancelUnpaidOrderRequest, EndSubscri
 from shop.events import EVENTS
 from tandem.commands.executor import Executor
 from tandem.feed.archive import Archive
+from tandem.reactions import tasks
 from tandem.reactions.reaction import At, Do, Effects, Reaction
 from tandem.reactions.running import Reactions
 from tandem.reactions.settings import ReactionSettings, WebhookSettings
 from tandem.reactions.standing import FIRST, Redriven, Standing, drop, list_parked, redrive, replay
+from tandem.runtime.arrays import array
 from tandem.runtime.call import Call
-from tandem.runtime.database import create_database_engine
+from tandem.runtime.database import create_database_engine, driver_of
 from tandem.runtime.errors import Conflict, NotFound, Overloaded, PreconditionFailed, Unavailable
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.supervised import what_is_down
@@ -71,7 +73,7 @@ class Reacting:
             database, executor, some, ReactionSettings(**settings), webhook=WebhookSettings(), archive=ARCHIVE,
             keep=KEEP, clock=clock,
         )  # fmt: skip
-        self.by_name = {it.name: it for it in some}
+        self.by_name = {it.name: it for it in some if it.is_on}
 
     async def work(self) -> None:
         await asyncio.to_thread(self.component.work)
@@ -179,6 +181,21 @@ async def test_a_payment_takes_away_what_waits_for_it_and_one_that_comes_too_lat
     await asyncio.to_thread(it.component.commands.give_due, {"unpaid_orders": later})
     assert cancelled(database) == []
     assert value(database, "SELECT outcome FROM tandem_write.reaction_task") == "refused: ORDER_NOT_CANCELLABLE"
+
+
+async def test_the_days_to_pay_are_the_databases_whatever_clock_the_server_has_that_stored_the_order(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    executor = await commands_on.executor(clock=lambda: wall_clock() - timedelta(days=20))
+    for request in (register_customer(), add_product(1)):
+        await submit(executor, request)
+    it = reacting(await commands_on.executor(clock=wall_clock), of_shop(database.settings, unpaid_days=14))
+    await it.work()
+    await submit(executor, place_order(1))
+    await it.work()
+    await it.work()
+    assert it.standing("unpaid_orders").waiting == 1
+    assert cancelled(database) == []
 
 
 async def test_another_delay_holds_for_what_waits_already(
@@ -327,7 +344,7 @@ async def test_a_replay_from_the_first_event_does_nothing_twice(
         execute(database, "DELETE FROM tandem_write.receipt")
     with database.engine.begin() as connection:
         for reaction in it.by_name.values():
-            assert replay(connection, reaction, ARCHIVE, 0, KEEP) > 0
+            assert replay(connection, reaction, ARCHIVE, 2, KEEP) > 0
     await it.work()
     await it.work()
     assert database.events() == before
@@ -338,16 +355,35 @@ async def test_a_replay_goes_no_further_back_than_it_is_remembered_what_was_done
     commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
 ) -> None:
     executor = await running_executor(commands_on)
-    it = reacting(executor)
+    it = reacting(executor, of_shop(database.settings, unpaid_days=10))
     await it.work()
-    execute(database, "UPDATE tandem_write.event SET recorded_at = now() - interval '8 days' WHERE position = 1")
+    for number in (1, 2):
+        await submit(executor, place_order(number))
+    await it.work()
+    execute(database, "UPDATE tandem_write.event SET recorded_at = now() - interval '8 days' WHERE position = 3")
     [unpaid, *_] = it.by_name.values()
     with database.engine.begin() as connection:
-        assert replay(connection, unpaid, ARCHIVE, 1, KEEP) == 2
+        assert replay(connection, unpaid, ARCHIVE, 3, KEEP) == 4
         with pytest.raises(PreconditionFailed, match="not remembered"):
-            replay(connection, unpaid, ARCHIVE, 0, KEEP)
-        with pytest.raises(PreconditionFailed, match="ends at event 2"):
-            replay(connection, unpaid, ARCHIVE, 3, KEEP)
+            replay(connection, unpaid, ARCHIVE, 2, KEEP)
+        with pytest.raises(PreconditionFailed, match="ends at event 4"):
+            replay(connection, unpaid, ARCHIVE, 5, KEEP)
+
+
+async def test_a_replay_goes_no_further_back_than_where_the_reaction_began(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    executor = await running_executor(commands_on)
+    await submit(executor, place_order(1))
+    it = reacting(executor)
+    await it.work()
+    [unpaid, *_] = it.by_name.values()
+    with database.engine.begin() as connection:
+        with pytest.raises(PreconditionFailed, match="began behind event 3"):
+            replay(connection, unpaid, ARCHIVE, 2, KEEP)
+        assert replay(connection, unpaid, ARCHIVE, 3, KEEP) == 3
+    await it.work()
+    assert cancelled(database) == []
 
 
 async def test_what_was_done_is_forgotten_with_the_receipts(
@@ -501,6 +537,27 @@ async def test_a_command_that_fails_holds_none_up_and_is_parked_in_the_end_until
     assert sorted(cancelled(database)) == sorted(identity("order", number) for number in (1, 2))
 
 
+async def test_what_fails_and_is_tried_again_and_again_is_late_since_it_was_due_first(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    executor = await running_executor(commands_on)
+    away = [Unavailable("away", reason="STORE_UNAVAILABLE") for _ in range(2)]
+
+    def placed(event: events.OrderPlaced, at: datetime) -> Effects:
+        return [At(at, CancelUnpaidOrderRequest(order_id=event.order_id))]
+
+    late = Reaction("late", EVENTS, on=[placed], delay=timedelta(hours=-1))
+    it = reacting(Stubborn(executor, identity("order", 1), away), [late])
+    await it.work()
+    await submit(executor, place_order(1))
+    await it.work()
+    assert it.standing("late").overdue_seconds > 3_500
+    for _ in range(2):
+        await again(database, it)
+    assert cancelled(database) == [identity("order", 1)]
+    assert it.standing("late").overdue_seconds == 0
+
+
 class Fickle:
     """A reaction with a bug, which a new version does not have."""
 
@@ -611,10 +668,58 @@ async def test_what_is_dropped_is_never_done(
             drop(connection, Reaction("another", EVENTS, on=[placed]), identity("order", 1), "ada", "")
         assert drop(connection, reaction, identity("order", 1), "ada", "a test order") == 1
         assert drop(connection, reaction, identity("order", 1), "ada", "a test order") == 0
-        replay(connection, reaction, ARCHIVE, 0, KEEP)
+        replay(connection, reaction, ARCHIVE, 2, KEEP)
     await it.work()
     assert it.standing("broken").parked == 0
     assert value(database, "SELECT outcome FROM tandem_write.reaction_task") == "dropped by ada: a test order"
+
+
+async def test_a_replay_by_a_mended_function_does_nothing_of_an_event_that_was_dropped(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    executor = await running_executor(commands_on)
+    broken = [True]
+
+    def placed(event: events.OrderPlaced, _at: datetime) -> Effects:
+        if broken[0]:
+            raise ZeroDivisionError
+        return 2 * [Do(CancelUnpaidOrderRequest(order_id=event.order_id))]
+
+    reaction = Reaction("mended", EVENTS, on=[placed])
+    it = reacting(executor, [reaction])
+    await it.work()
+    await submit(executor, place_order(1))
+    await it.work()
+    broken[0] = False
+    with database.engine.begin() as connection:
+        assert drop(connection, reaction, identity("order", 1), "ada", "a test order") == 1
+        replay(connection, reaction, ARCHIVE, 2, KEEP)
+    await it.work()
+    assert value(database, "SELECT string_agg(kind, ',') FROM tandem_write.reaction_task") == "EVENT"
+    assert cancelled(database) == []
+
+
+async def test_an_event_that_can_be_taken_in_no_more_when_it_is_replayed_is_parked(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    executor = await running_executor(commands_on)
+    broken = [False]
+
+    def placed(event: events.OrderPlaced, _at: datetime) -> Effects:
+        if broken[0]:
+            raise ZeroDivisionError
+        return [Do(CancelUnpaidOrderRequest(order_id=event.order_id))]
+
+    reaction = Reaction("broken", EVENTS, on=[placed])
+    it = reacting(executor, [reaction])
+    await it.work()
+    await submit(executor, place_order(1))
+    await it.work()
+    broken[0] = True
+    with database.engine.begin() as connection:
+        replay(connection, reaction, ARCHIVE, 2, KEEP)
+    await it.work()
+    assert it.standing("broken").parked == 1
 
 
 async def test_a_program_of_the_version_before_lets_a_newer_ones_reaction_be(
@@ -633,6 +738,10 @@ async def test_a_program_of_the_version_before_lets_a_newer_ones_reaction_be(
     await before.work()
     assert before.standing("orders").position == 2
     assert "a newer program" in before.component.problems["orders"]
+    # What the newer one has written down, the older one does not do either.
+    await asyncio.to_thread(after.component.follower.look)
+    await before.work()
+    assert cancelled(database) == []
     await after.work()
     assert cancelled(database) == [identity("order", 1)]
 
@@ -682,12 +791,10 @@ async def test_a_bug_in_what_a_reaction_begins_with_stops_no_command(
 
 
 def test_what_is_due_is_found_in_an_index(database: WriteDatabase) -> None:
-    statement = """
-        SELECT reaction FROM tandem_write.reaction_task
-        WHERE reaction = 'a' AND kind = 'TIMER' AND done_at IS NULL AND parked_at IS NULL AND at <= now()
-        ORDER BY at LIMIT 10"""
-    with database.engine.connect() as connection:
-        connection.execute(text("SET enable_seqscan = off"))
-        plan = connection.execute(text(f"EXPLAIN {statement}")).scalars().all()
+    due = [array("TEXT", ["a"]), array("TEXT", ["TIMER"]), array("TIMESTAMP WITH TIME ZONE", [None])]
+    parameters = [timedelta(seconds=1), *due, array("INTEGER", [1]), 10]
+    with database.engine.connect() as connection, driver_of(connection) as driver:
+        driver.execute("SET enable_seqscan = off")
+        plan = [line for (line,) in driver.execute(f"EXPLAIN {tasks._CLAIM}", parameters)]
     assert any("using reaction_task_due" in line for line in plan), "\n".join(plan)
     assert not any("Sort" in line for line in plan), "\n".join(plan)

@@ -8,7 +8,8 @@ import json
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from command_server.reactions import STOCK_LOW, reactions
 from command_server.settings import Settings, StockSettings
 from commerce.command.v1 import command_service_pb2 as commands
 from tandem.feed.archive import Archive
+from tandem.feed.reader import recorded_at
 from tandem.reactions.running import Reactions
 from tandem.reactions.settings import ReactionSettings, WebhookSettings
 from tandem.reactions.standing import FIRST, Redriven, list_parked, redrive, replay
@@ -35,7 +37,9 @@ KEEP = timedelta(days=7)
 
 
 class Receiver(ThreadingHTTPServer):
-    """answers: the status codes of the next requests, then 204; None leaves one without an answer."""
+    """answers: the status codes of the next requests, then 204; None leaves one without an answer, and 100 goes on for
+    ever.
+    """
 
     daemon_threads = True
 
@@ -61,6 +65,9 @@ class _Request(BaseHTTPRequestHandler):
         if answer is None:
             self.server.left.wait(20)
             return
+        with suppress(OSError):
+            while answer == 100 and not self.server.left.wait(0.05):
+                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.send_response(answer)
         if answer == 302:
             self.send_header("location", self.server.url)
@@ -100,9 +107,9 @@ async def telling(
     await submit(executor, add_product(1, stock=11))
     made: list[Reactions] = []
 
-    def make(url: str = "", **changes: Any) -> Reactions:
+    def make(url: str | None = None, **changes: Any) -> Reactions:
         webhook = WebhookSettings(
-            url=url or receiver.url,
+            url=receiver.url if url is None else url,
             secret_files=secret_files,
             **{"timeout_seconds": 0.5, "first_retry_seconds": 100, "max_attempts": 3, **changes},
         )
@@ -174,7 +181,9 @@ async def test_a_receiver_is_told_once_and_verifies_it_by_either_secret(
         "timestamp": message["timestamp"],
         "data": {"product_id": identity("product", 1), "product_name": "Product 1", "stock": 9},
     }
-    assert message["timestamp"].startswith(placed.event.recorded_at.ToJsonString()[:19])
+    with database.engine.connect() as connection:
+        stored_at = recorded_at(connection, placed.position, Archive(None))
+    assert datetime.fromisoformat(message["timestamp"]) == stored_at
     assert headers["webhook-id"] == f"msg_{task(database).request_id.hex}"
     assert headers["content-type"] == "application/json"
     assert task(database).outcome == "done: HTTP 204"
@@ -184,7 +193,7 @@ async def test_a_receiver_is_told_once_and_verifies_it_by_either_secret(
 async def test_what_is_not_taken_is_tried_again_later_and_later_by_whoever_is_there_and_parked_in_the_end(
     telling: MakeTelling, database: WriteDatabase, receiver: Receiver, failure: Any
 ) -> None:
-    away = "http://127.0.0.1:9/hooks" if failure == "away" else ""
+    away = "http://127.0.0.1:9/hooks" if failure == "away" else None
     receiver.answers = [] if away else [failure] * 3
     waits = []
     for attempt in (1, 2, 3):
@@ -265,10 +274,32 @@ async def test_a_replay_tells_nobody_twice(telling: MakeTelling, database: Write
     await post(it)
     with database.engine.begin() as connection:
         for reaction in it.reactions:
-            replay(connection, reaction, Archive(None), 0, KEEP)
+            replay(connection, reaction, Archive(None), 2, KEEP)
     await asyncio.to_thread(it.work)
     await post(it)
     assert len(receiver.requests) == 1
+
+
+async def test_while_there_is_no_receiver_an_operator_sees_what_waits_and_passes_it_over(
+    telling: MakeTelling, database: WriteDatabase, receiver: Receiver, commands_on: Commands
+) -> None:
+    off = telling("")
+    executor = await commands_on.executor()
+    adjust = commands.AdjustStockRequest(product_id=identity("product", 1), delta=5)
+    await submit(executor, adjust)
+    adjust.delta = -6
+    await submit(executor, adjust)
+    await asyncio.to_thread(off.work)
+    head = len(database.feed())
+    [standing] = [it for it in off.standings() if it.name == "low_stock"]
+    assert (standing.position, standing.waiting, standing.behind_seconds, standing.overdue_seconds) == (3, 1, 0, 0)
+    [reaction] = [it for it in off.reactions if it.name == "low_stock"]
+    with database.engine.begin() as connection:
+        replay(connection, reaction, Archive(None), head, KEEP)
+    on = telling()
+    await asyncio.to_thread(on.work)
+    await post(on)
+    assert len(receiver.requests) == 1, "of the order alone, which was taken in before"
 
 
 async def test_a_slow_receiver_holds_no_command_up(
@@ -291,6 +322,46 @@ async def test_a_slow_receiver_holds_no_command_up(
 
     await until(followed, "the reactions have followed")
     receiver.left.set()
+
+
+async def test_a_receiver_that_never_ends_its_answer_is_given_up_and_holds_up_no_other_message(
+    telling: MakeTelling, database: WriteDatabase, receiver: Receiver, commands_on: Commands
+) -> None:
+    executor = await commands_on.executor()
+    await submit(executor, add_product(2, stock=11))
+    await submit(executor, place_order(2, lines={2: 2}))
+    it = telling(timeout_seconds=2)
+    await asyncio.to_thread(it.work)
+    receiver.answers = [100]
+    outcomes = "SELECT string_agg(outcome || error, ',' ORDER BY done_at NULLS LAST) FROM tandem_write.reaction_task"
+    ended = asyncio.create_task(post(it))
+
+    def found() -> str:
+        with database.engine.connect() as connection:
+            return str(connection.execute(text(f"{outcomes} WHERE kind = 'POST'")).scalar_one())
+
+    async def other_is_done() -> bool:
+        return found() == "done: HTTP 204,"
+
+    await until(other_is_done, "the other message is settled while the first is under way")
+    await asyncio.wait_for(ended, 20)
+    assert found() == "done: HTTP 204,there was no answer in time"
+
+    async def none_is_left() -> bool:
+        return all(thread.name != "webhook" for thread in threading.enumerate())
+
+    await until(none_is_left, "its connection was shut")
+
+
+async def test_an_error_that_nobody_expected_of_one_message_leaves_none_unsettled(
+    telling: MakeTelling, database: WriteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("tandem.reactions.webhooks.socket.create_connection", broken)
+    await post(telling())
+    assert task(database).error == "ZeroDivisionError('a bug')"
 
 
 async def test_a_secret_that_cannot_be_read_any_more_is_waited_for(

@@ -132,7 +132,10 @@ def test_of_what_nobody_counts_and_of_events_that_do_not_say_what_is_left_nothin
 
 
 def test_without_a_webhook_nobody_is_told_of_stock() -> None:
-    assert [it.name for it in of_shop(webhook="")] == [UNPAID.name, LAPSES.name, CANCELLATIONS.name]
+    assert {it.name: it.is_on for it in of_shop(webhook="")} == {
+        UNPAID.name: True, LAPSES.name: True, CANCELLATIONS.name: True, LOW_STOCK.name: False,
+    }  # fmt: skip
+    assert LOW_STOCK.is_on
 
 
 def test_a_reaction_says_what_is_wrong_with_its_description() -> None:

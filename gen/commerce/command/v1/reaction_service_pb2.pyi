@@ -369,7 +369,7 @@ class ReplayReactionRequest(_message.Message):
     reaction: _builtins.str
     """The reaction. Required."""
     after_position: _builtins.int
-    """The position of the event behind which it goes on; 0 for the feed's beginning."""
+    """The position of the event behind which it goes on; not before where the reaction began."""
     def __init__(
         self,
         *,

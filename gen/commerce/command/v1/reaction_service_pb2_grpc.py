@@ -124,7 +124,7 @@ class ReactionServiceServicer:
         not done twice.
 
         Errors: NOT_FOUND when there is no such reaction; FAILED_PRECONDITION (REPLAY_TOO_FAR when an event is older than it is
-        remembered what was done, REPLAY_AHEAD when there is no such event).
+        remembered what was done, or from before the reaction began, REPLAY_AHEAD when there is no such event).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -68,7 +68,7 @@ class ReactionServiceStub:
     not done twice.
 
     Errors: NOT_FOUND when there is no such reaction; FAILED_PRECONDITION (REPLAY_TOO_FAR when an event is older than it is
-    remembered what was done, REPLAY_AHEAD when there is no such event).
+    remembered what was done, or from before the reaction began, REPLAY_AHEAD when there is no such event).
     """
 
 @_typing.type_check_only
@@ -111,7 +111,7 @@ class ReactionServiceAsyncStub(ReactionServiceStub):
     not done twice.
 
     Errors: NOT_FOUND when there is no such reaction; FAILED_PRECONDITION (REPLAY_TOO_FAR when an event is older than it is
-    remembered what was done, REPLAY_AHEAD when there is no such event).
+    remembered what was done, or from before the reaction began, REPLAY_AHEAD when there is no such event).
     """
 
 class ReactionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -181,7 +181,7 @@ class ReactionServiceServicer(metaclass=_abc_1.ABCMeta):
         not done twice.
 
         Errors: NOT_FOUND when there is no such reaction; FAILED_PRECONDITION (REPLAY_TOO_FAR when an event is older than it is
-        remembered what was done, REPLAY_AHEAD when there is no such event).
+        remembered what was done, or from before the reaction began, REPLAY_AHEAD when there is no such event).
         """
 
 def add_ReactionServiceServicer_to_server(servicer: ReactionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -23,6 +23,7 @@ def upgrade() -> None:
             name text PRIMARY KEY,
             version integer NOT NULL,
             position bigint NOT NULL,
+            begun_after bigint NOT NULL,
             secret uuid NOT NULL DEFAULT gen_random_uuid(),
             begun_at timestamptz NOT NULL DEFAULT now()
         )""")
@@ -39,6 +40,7 @@ def upgrade() -> None:
             causation_id text NOT NULL,
             correlation_id text NOT NULL,
             at timestamptz NOT NULL,
+            first_at timestamptz NOT NULL,
             attempts integer NOT NULL DEFAULT 0,
             error text NOT NULL DEFAULT '',
             outcome text NOT NULL DEFAULT '',
@@ -49,6 +51,9 @@ def upgrade() -> None:
         )""")
     waits, parked = "done_at IS NULL AND parked_at IS NULL", "done_at IS NULL AND parked_at IS NOT NULL"
     op.execute(f"CREATE INDEX reaction_task_due ON {S}.reaction_task (reaction, kind, at) WHERE {waits}")
+    op.execute(f"""
+        CREATE INDEX reaction_task_tried ON {S}.reaction_task (reaction, kind, first_at)
+        WHERE {waits} AND attempts > 0""")
     op.execute(f"CREATE INDEX reaction_task_parked ON {S}.reaction_task (reaction, position) WHERE {parked}")
     op.execute(f"CREATE INDEX reaction_task_open ON {S}.reaction_task (reaction, key) WHERE done_at IS NULL")
     op.execute(f"CREATE INDEX reaction_task_done ON {S}.reaction_task (done_at) WHERE done_at IS NOT NULL")
