@@ -22,7 +22,7 @@ class SearchSettings(Block):
     suggestion_threads: int = Field(1, ge=1, le=32, description="Batches of suggestions under way at once")
     max_waiting: int = Field(200, ge=1, description="Searches that may wait; past it calls are refused")
     remembered_mib: int = Field(
-        32,
+        48,
         ge=0,
         le=4096,
         description="MiB for what searches found by text, which holds until a product's text changes; 0: none is kept",
