@@ -283,7 +283,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     What to do: repeat when it is ready.
     """
     ERROR_REASON_REPLAY_TOO_FAR: _ErrorReason.ValueType  # 110
-    """A reaction would take in events that are older than it is remembered what was done because of them.
+    """A reaction would take in events from before it was begun, or that are older than it is remembered what was done
+    because of them.
     What to do: begin behind a later event; receipts are kept for 7 days, unless the operator says otherwise.
     """
     ERROR_REASON_REPLAY_AHEAD: _ErrorReason.ValueType  # 111
@@ -558,7 +559,8 @@ ERROR_REASON_GENERATION_NOT_READY: ErrorReason.ValueType  # 71
 What to do: repeat when it is ready.
 """
 ERROR_REASON_REPLAY_TOO_FAR: ErrorReason.ValueType  # 110
-"""A reaction would take in events that are older than it is remembered what was done because of them.
+"""A reaction would take in events from before it was begun, or that are older than it is remembered what was done
+because of them.
 What to do: begin behind a later event; receipts are kept for 7 days, unless the operator says otherwise.
 """
 ERROR_REASON_REPLAY_AHEAD: ErrorReason.ValueType  # 111
