@@ -8,12 +8,12 @@ import itertools
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from prometheus_client import Counter
-from sqlalchemy import Connection, Engine, select, text, update
+from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from tandem.feed.archive import Archive
@@ -30,7 +30,7 @@ from tandem.reactions.tasks import (
     parked_event,
 )
 from tandem.reactions.tasks import reaction as reaction_table
-from tandem.runtime.clock import ClocksDiffer
+from tandem.runtime.clock import ClocksDiffer, database_time
 from tandem.runtime.database import first_line
 from tandem.runtime.telemetry import log
 
@@ -38,7 +38,6 @@ PARKED = Counter(
     "tandem_reaction_events_parked_total", "Events that a reaction has not taken in, or that wait for one", ["reaction"]
 )
 
-_NOW = text("SELECT clock_timestamp()")
 _EVENTS_AT_ONCE = 500
 _BEGUN_AT_ONCE = 1000
 
@@ -138,7 +137,7 @@ class Follower:
                 return
             count = 0
             if reaction.begins_with is not None:
-                causes, at = Causes(head.position, head.mark, ""), datetime.now(UTC)
+                causes, at = Causes(head.position, head.mark, ""), database_time(connection)
                 found = enumerate(reaction.begins_with(connection), start=1)
                 tasks = (reaction.task_of(effect, key, at, causes, -number, secret) for number, (key, effect) in found)
                 while some := list(itertools.islice(tasks, _BEGUN_AT_ONCE)):
@@ -217,8 +216,7 @@ class Follower:
                 problems.update(dict.fromkeys((it.name for it in takers), problem))
         if taken:
             keys = sorted({(it.name, event.key) for it, event in taken})
-            now = connection.execute(_NOW).scalar_one()
-            batch = _Batch(find_parked_keys(connection, keys), now)
+            batch = _Batch(find_parked_keys(connection, keys), database_time(connection))
             for it, event in taken:
                 batch.add(it, event, secrets[it.name])
             delete_timers(connection, sorted(batch.keys))

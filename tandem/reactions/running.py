@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import psycopg
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.archive import Archive
@@ -20,7 +20,7 @@ from tandem.reactions.standing import Standing, find_standings, show
 from tandem.reactions.tasks import purge_tasks
 from tandem.reactions.webhooks import Webhooks
 from tandem.runtime.call import Stage
-from tandem.runtime.clock import Clock, agreed_time, utc_now
+from tandem.runtime.clock import Clock, agreed_time, database_time, utc_now
 from tandem.runtime.database import create_database_engine, first_line
 from tandem.runtime.listener import Listener
 from tandem.runtime.settings import DatabaseSettings, SettingsError
@@ -37,7 +37,6 @@ MOST_PARKED = 10_000
 """Things that a reaction has parked when it takes in no more events; within some seconds."""
 _PURGE_SECONDS = 60.0
 _PURGED_AT_ONCE = 5_000
-_NOW = text("SELECT clock_timestamp()")
 
 
 class Reactions:
@@ -171,8 +170,7 @@ class Reactions:
         purged = _PURGED_AT_ONCE
         while purged == _PURGED_AT_ONCE and not self._stop.is_set():
             with self._engine.begin() as connection:
-                now = connection.execute(_NOW).scalar_one()
-                purged = purge_tasks(connection, now - self.keep, _PURGED_AT_ONCE)
+                purged = purge_tasks(connection, database_time(connection) - self.keep, _PURGED_AT_ONCE)
 
     def _wait(self) -> None:
         """Until there may be more events, or for poll_seconds."""

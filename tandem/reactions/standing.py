@@ -15,6 +15,7 @@ from tandem.feed.reader import recorded_at, scan_events
 from tandem.reactions.reaction import Reaction
 from tandem.reactions.tasks import OF_EVENT, Kind, delete_timers, insert_tasks, task
 from tandem.reactions.tasks import reaction as reaction_table
+from tandem.runtime.clock import database_time
 from tandem.runtime.database import driver_of
 from tandem.runtime.errors import NotFound, PreconditionFailed, Violation
 from tandem.runtime.telemetry import log
@@ -207,8 +208,7 @@ def replay(connection: Connection, reaction: Reaction, archive: Archive, after: 
     """Has a reaction go on behind a position, back or ahead; returns where it was. To be followed by COMMIT.
 
     keep: for how long it is remembered what was done. Raises a refusal for events that are older, from before the
-    reaction began, or not there yet, and
-    NotFound for a reaction that was not begun.
+    reaction began, or not there yet, and NotFound for a reaction that was not begun.
     """
     row = _locked(connection, reaction.name)
     name = f"reactions/{reaction.name}"
@@ -220,8 +220,7 @@ def replay(connection: Connection, reaction: Reaction, archive: Archive, after: 
         raise PreconditionFailed([Violation(name, description, "REPLAY_TOO_FAR")])
     if after < row.position:
         at = recorded_at(connection, after + 1, archive)
-        now: datetime = connection.execute(select(text("clock_timestamp()"))).scalar_one()
-        if at is None or at < now - keep:
+        if at is None or at < database_time(connection) - keep:
             days = keep.total_seconds() / 86_400
             description = f"what was done more than {days:g} days ago is not remembered, and might be done twice"
             raise PreconditionFailed([Violation(name, description, "REPLAY_TOO_FAR")])

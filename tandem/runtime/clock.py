@@ -25,9 +25,15 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def database_time(connection: Connection) -> datetime:
+    """The database's, in UTC: that of now, not of the transaction's beginning."""
+    now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return now.astimezone(UTC)
+
+
 def agreed_time(connection: Connection, clock: Clock) -> datetime:
     """The database's time. clock: this server's. Raises ClocksDiffer where they are more than a minute apart."""
-    theirs: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one().astimezone(UTC)
+    theirs = database_time(connection)
     ahead = clock() - theirs
     CLOCK_DIFFERENCE.set(ahead.total_seconds())
     if abs(ahead) > _AGREE:
