@@ -1,0 +1,1 @@
+"""What happens beyond one machine, as tables: regions, many query servers, a failover. docs/scaling.md shows them."""
