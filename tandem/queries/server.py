@@ -34,6 +34,11 @@ class QueryServerSettings(ServiceSettings):
     section: ClassVar[str] = "query"
 
     database: DatabaseSettings = Field(description="The read database")
+    primary_database: DatabaseSettings | None = Field(
+        None,
+        description="The read database's primary, where `database` is a replica of it, a hot standby: what is announced"
+        " is heard there, and rows are read at the replica. A role that may read tandem_read.projection is enough",
+    )
     feed_database: DatabaseSettings | None = Field(
         None,
         description="The write database, for fully_consistent queries, which are refused without it. Not a replica. A"
@@ -76,14 +81,31 @@ def build_query_server(
     """
     sign_tokens(settings.tokens)
     owners, reading = owners or {}, settings.reader
-    # One for each thread that reads; for the positions that waiters ask for, watches, readiness, and damaged rows.
+    # One for each thread that reads; for the positions that waiters ask for, watches, readiness, and damaged rows; at a
+    # replica for what fills the cache instead of these.
     connections = (1 + len(lists)) * reading.threads + further_connections + 4
     store = Store(settings.database, connections=connections, session=ONE_PLAN)
     head = Head(settings.feed_database)
-    listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
-    freshness = Freshness(settings.freshness, listener, store.positions, views, head, with_cache=settings.cache.enabled)
+    primary: Store | None = None
+    if settings.primary_database is not None:
+        # For what fills the cache, and for damaged rows.
+        primary = Store(
+            settings.primary_database, connections=2, what="read database's primary", name="tandem-query-primary"
+        )
+    listener = Listener(settings.primary_database or settings.database, CHANNEL, "tandem-query-listen")
+    freshness = Freshness(
+        settings.freshness,
+        listener,
+        store.positions,
+        views,
+        head,
+        with_cache=settings.cache.enabled,
+        on_replica=primary is not None,
+    )
 
-    by_id = RowQueries(queries_by_id(service, cached, owners), store, freshness, reading, settings.cache)
+    by_id = RowQueries(
+        queries_by_id(service, cached, owners), store, freshness, reading, settings.cache, primary=primary
+    )
     pages: list[Worker] = [
         StatementWorker(
             ListQuery(service.methods_by_name[rpc], select, store, room_for_rows(settings.server.max_response_bytes)),
@@ -121,12 +143,13 @@ def build_query_server(
         ready=ready,
         components=(
             store,
+            *([primary] if primary is not None else []),
             *others.stores,
             head,
             by_id,
             *statements,
             freshness,
             *watched.values(),
-            DamageReports(store),
+            DamageReports(primary or store),
         ),
     )

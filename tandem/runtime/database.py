@@ -14,14 +14,14 @@ from typing import Any, Self, TypeVar
 import psycopg
 from psycopg.abc import PQGen
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from tandem.runtime.arrays import send_arrays
 from tandem.runtime.round_trips import ROUND_TRIPS, Waits
 from tandem.runtime.sampled import SampledGauge
-from tandem.runtime.settings import DatabaseSettings, SettingsError
+from tandem.runtime.settings import DatabaseSettings, SettingsError, parse_database_url
 from tandem.runtime.sqlstate import failure_of
 
 _WITH_TRANSACTION_TIMEOUT = 17_00_00
@@ -51,7 +51,7 @@ Answer = Callable[[], T]
 
 def database_url(settings: DatabaseSettings) -> URL:
     """The URL for SQLAlchemy, with the password from its file. Raises SettingsError when that cannot be read."""
-    url = make_url(settings.url.get_secret_value())
+    url = parse_database_url(settings.url.get_secret_value())
     if settings.password_file is not None:
         try:
             url = url.set(password=settings.password_file.read_text(encoding="utf-8").strip())

@@ -307,13 +307,15 @@ Serve = Callable[..., Any]
 async def serve(read_side: ReadSide, transport: str) -> AsyncIterator[Serve]:
     """Starts a query server and returns a stub; keyword arguments change its settings' blocks.
 
-    feed_database: DatabaseSettings, for fully_consistent queries.
+    feed_database: DatabaseSettings, for fully_consistent queries. database: where rows are read, instead of at the read
+    side's own; primary_database: where that is a replica.
     """
     running: list[RunningApplication] = []
     channels: list[aio.Channel] = []
 
     async def start(**blocks: Any) -> "QueryServiceAsyncStub":
-        application = RunningApplication(build(query_settings(read_side.settings, transport, **blocks)))
+        database = blocks.pop("database", read_side.settings)
+        application = RunningApplication(build(query_settings(database, transport, **blocks)))
         await application.start()
         running.append(application)
         channel = aio.insecure_channel(f"127.0.0.1:{application.port}")
@@ -366,6 +368,7 @@ def query_settings(database: DatabaseSettings, transport: str, **blocks: Any) ->
     freshness = {"blind_after": 60.0, **blocks.get("freshness", {})}
     return Settings(
         database=database,
+        primary_database=blocks.get("primary_database"),
         feed_database=blocks.get("feed_database"),
         server=ServerSettings(port=0, transport=transport, drain_seconds=5),
         reader=ReaderSettings(**blocks.get("reader", {})),
