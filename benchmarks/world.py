@@ -51,24 +51,25 @@ class World:
         databases: Databases,
         *,
         lite: bool = False,
+        nodes: Sequence[Memcached] = (),
     ) -> None:
         """postgres, node: running, and stopped by who started them. databases: those of the stack come from there.
 
-        lite: CQRS lite, both sides in one database and no cache.
+        lite: CQRS lite, both sides in one database and no cache. nodes: more of them, as `node`.
         """
         self.folder = folder
         self.say = say
         self.postgres = postgres
         self.node = node
         self.databases = databases
-        self.stack = Stack(databases, folder, nodes=[] if lite else [node], lite=lite)
+        self.stack = Stack(databases, folder, nodes=[] if lite else [node, *nodes], lite=lite)
         self.orders = 0
         self._numbers = itertools.count()
         self._others: list[Child] = []
 
     @property
     def stores(self) -> list[psutil.Process]:
-        return [psutil.Process(self.postgres.pid), psutil.Process(self.node.pid)]
+        return [psutil.Process(it.pid) for it in (self.postgres, self.node, *self.stack.nodes[1:])]
 
     def target(self, server: Child, method: str, *headers: str) -> Target:
         """method: with its service, such as QUERIES + "GetOrderDetails". headers: as in "name: value"."""

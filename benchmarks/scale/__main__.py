@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.plan import progress
 
-SCENARIOS: tuple[str, ...] = ()
+SCENARIOS: tuple[str, ...] = ("query_servers",)
 """Modules of this package, in the order in which they run."""
 
 

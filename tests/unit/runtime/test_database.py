@@ -42,7 +42,8 @@ def test_a_socket_folder_may_stand_for_a_host() -> None:
 )
 def test_a_url_may_name_several_servers_of_which_the_primary_is_taken(url: str) -> None:
     given = settings(url)
-    _, arguments = PGDialect_psycopg().create_connect_args(database_url(given))
+    dialect: Any = PGDialect_psycopg
+    _, arguments = dialect().create_connect_args(database_url(given))
     for taken in (arguments, conninfo_to_dict(listen_url(given))):
         assert {key: taken[key] for key in ("host", "port", "user", "password", "dbname", "target_session_attrs")} == {
             "host": "one,::1,two",
