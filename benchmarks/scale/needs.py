@@ -8,6 +8,7 @@ from benchmarks.scale.tables import Table
 # Of each query server's processor, and of each ten calls how many are cached reads; the tenth is a list.
 BUSY, CACHED_OF_TEN = 0.5, 9
 ORDERS_PER_SECOND = 1000.0
+_X = "\N{MULTIPLICATION SIGN}"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,6 @@ class Costs:
     cached: Mapping[str, float]
     listed: Mapping[str, float]
     order: Mapping[str, float]
-    orders_rate: float
     at_primary: float
     at_replica: float
     at_nodes: float
@@ -35,90 +35,44 @@ class Costs:
 
 
 def needs(costs: Costs, *, query_servers: int, command_servers: int) -> Table:
-    """The arithmetic is in the table: every number of its last column follows from the one before it."""
+    """Each result is the product, or the quotient, that stands before it."""
     cached, listed = CACHED_OF_TEN / 10, 1 - CACHED_OF_TEN / 10
-    mixed = cached * costs.cached["server"] + listed * costs.listed["server"]
-    reads = query_servers * BUSY / mixed
-    lists = reads * listed
+    reads = query_servers * BUSY / (cached * costs.cached["server"] + listed * costs.listed["server"])
+    mixed = f"({cached:.1f} {_X} {_us(costs.cached['server'])} + {listed:.1f} {_X} {_us(costs.listed['server'])})"
+    delivered = query_servers * costs.announcements
+    orders = f"for {ORDERS_PER_SECOND:,.0f} orders/s"
     rows = [
-        (
-            "reads/s",
-            f"{query_servers} servers × {BUSY:g} processors ÷ ({cached:.1f} × {_us(costs.cached['server'])} + {listed:.1f}"
-            f" × {_us(costs.listed['server'])})",
-            f"{reads:,.0f}",
+        ("reads/s", f"{query_servers} {_X} {BUSY:g} processors / {mixed}", f"{reads:,.0f}"),
+        _seconds("processors of PostgreSQL for the lists, at replicas", reads * listed, costs.listed["stores"]),
+        _seconds("processors of memcached", reads * cached, costs.cached["stores"]),
+        _seconds("processors of Envoy", reads, cached * costs.cached["Envoy"] + listed * costs.listed["Envoy"]),
+        _product("connections to replicas of the read database", query_servers, costs.at_replica),
+        _product("connections to its primary", query_servers, costs.at_primary),
+        _product("connections to each memcached node", query_servers, costs.at_nodes),
+        _product("announcements/s that are delivered", query_servers, costs.announcements),
+        _product("Mbit/s for them", delivered, costs.announcement_bytes * 8 / 1e6, " Mbit"),
+        _seconds("processors of the primary for them", delivered, costs.announcement_sent),
+        _seconds("processor of each query server for them", costs.announcements, costs.announcement_heard),
+        _product("connections of command servers to the write database", command_servers, costs.of_command_server),
+        _seconds(
+            f"processor of each command server {orders}", ORDERS_PER_SECOND / command_servers, costs.order["server"]
         ),
-        (
-            "processors of PostgreSQL for the lists, at replicas",
-            f"{lists:,.0f}/s × {_us(costs.listed['stores'])}",
-            f"{lists * costs.listed['stores']:,.1f}",
-        ),
-        (
-            "processors of memcached",
-            f"{reads * cached:,.0f}/s × {_us(costs.cached['stores'])}",
-            f"{reads * cached * costs.cached['stores']:,.1f}",
-        ),
-        (
-            "processors of Envoy",
-            f"{reads:,.0f}/s × {_us(costs.cached['Envoy'])}",
-            f"{reads * costs.cached['Envoy']:,.1f}",
-        ),
-        (
-            "connections to replicas of the read database, all together",
-            f"{query_servers} × {costs.at_replica:.0f}",
-            f"{query_servers * costs.at_replica:,.0f}",
-        ),
-        (
-            "connections to its primary",
-            f"{query_servers} × {costs.at_primary:.0f}",
-            f"{query_servers * costs.at_primary:,.0f}",
-        ),
-        (
-            "connections to each memcached node",
-            f"{query_servers} × {costs.at_nodes:.0f}",
-            f"{query_servers * costs.at_nodes:,.0f}",
-        ),
-        (
-            "announcements/s that are delivered",
-            f"{query_servers} × {costs.announcements:,.0f}",
-            f"{query_servers * costs.announcements:,.0f}",
-        ),
-        (
-            "network for them, Mbit/s",
-            f"{query_servers * costs.announcements:,.0f}/s × {costs.announcement_bytes:,.0f} bytes",
-            f"{query_servers * costs.announcements * costs.announcement_bytes * 8 / 1e6:,.1f}",
-        ),
-        (
-            "processors of the primary for them",
-            f"{query_servers * costs.announcements:,.0f}/s × {_us(costs.announcement_sent)}",
-            f"{query_servers * costs.announcements * costs.announcement_sent:,.2f}",
-        ),
-        (
-            "part of each query server's processor for them",
-            f"{costs.announcements:,.0f}/s × {_us(costs.announcement_heard)}",
-            f"{costs.announcements * costs.announcement_heard:.1%}",
-        ),
-        (
-            "connections to the write database, of command servers",
-            f"{command_servers} × {costs.of_command_server:.0f}",
-            f"{command_servers * costs.of_command_server:,.0f}",
-        ),
-        (
-            f"part of each command server's processor for {ORDERS_PER_SECOND:,.0f} orders/s",
-            f"{ORDERS_PER_SECOND:,.0f}/s × {_us(costs.order['server'])} ÷ {command_servers}",
-            f"{ORDERS_PER_SECOND * costs.order['server'] / command_servers:.1%}",
-        ),
-        (
-            "processors of the stores for them, views too",
-            f"{ORDERS_PER_SECOND:,.0f}/s × {_us(costs.order['stores'])}",
-            f"{ORDERS_PER_SECOND * costs.order['stores']:,.2f}",
-        ),
+        _seconds(f"processors of the stores {orders}, views too", ORDERS_PER_SECOND, costs.order["stores"]),
     ]
     return Table(
-        f"What {query_servers} query servers and {command_servers} command servers need, computed from the tables above:"
-        f" query servers with {BUSY:.0%} of a processor each busy, {CACHED_OF_TEN} cached reads for each list",
+        f"What {query_servers} query servers and {command_servers} command servers need, computed from the tables: "
+        f"query servers with {BUSY:.0%} of a processor each busy, {CACHED_OF_TEN} cached reads for each list",
         ("needed", "computed", "result"),
         rows,
     )
+
+
+def _seconds(what: str, per_second: float, seconds: float) -> tuple[str, str, str]:
+    return what, f"{per_second:,.0f}/s {_X} {_us(seconds)}", f"{per_second * seconds:,.2f}"
+
+
+def _product(what: str, count: float, each: float, unit: str = "") -> tuple[str, str, str]:
+    return what, f"{count:,.0f} {_X} {each:,.3g}{unit}", f"{count * each:,.0f}"
 
 
 def _us(seconds: float) -> str:

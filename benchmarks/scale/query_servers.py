@@ -132,8 +132,8 @@ class _Bench:
             _configure(postgres, "wal_writer_delay", delay)
             latency[f"a replica, wal_writer_delay = {delay}"] = self._token_latency(servers[0])
         yield Table(
-            f"ListRecentOrders with the token of an order that was placed just before, {TOKENS} times, one at a time: ms"
-            " from the receipt to the answer",
+            f"ListRecentOrders with the token of an order that was placed just before, {TOKENS} times, one at a time: "
+            "ms from the receipt to the answer",
             ("rows are read at", "median", "90 %", "longest"),
             [(where, *(f"{1000 * it:.1f}" for it in spread)) for where, spread in latency.items()],
         )
@@ -155,8 +155,8 @@ class _Bench:
                 )
             ],
             [
-                f"The last is of {LISTENERS} sessions that listen and {NOTIFICATIONS} notifications of 500 bytes, without"
-                " anything else."
+                f"The last is of {LISTENERS} sessions that listen and {NOTIFICATIONS} notifications of 500 bytes, "
+                "without anything else."
             ],
         )
         yield needs(costs, query_servers=100, command_servers=3)
@@ -269,7 +269,6 @@ class _Bench:
             cached=samples[CACHED].cpu,
             listed=samples[LISTED].cpu,
             order=self._placed.cpu,
-            orders_rate=self._placed.rate,
             at_primary=each("primary"),
             at_replica=each("replica"),
             at_nodes=each("memcached") / len(stack.nodes),
@@ -384,7 +383,7 @@ def _connections(connected: dict[int, dict[str, int]], databases: Sequence[str])
         ("servers", *titles),
         [(str(count), *(str(found[it]) for it in columns)) for count, found in connected.items()],
         [
-            "PostgreSQL's are those of query servers, as these calls need them; memcached's those of the projector and of"
-            " the nodes themselves too."
+            "PostgreSQL's are those of query servers, as these calls need them; memcached's those of the projector and "
+            "of the nodes themselves too."
         ],
     )

@@ -185,7 +185,8 @@ class Stack:
     """The three services on their own, migrated databases and cache nodes.
 
     lite: both sides in one database, as CQRS lite. feed_server: of the write database, if that is on another.
-    at: "host:port" where the services reach the databases, instead of at the server itself. nodes: the memcached nodes
+    at: "host:port" where the services reach the databases, instead of at the server itself; several, with commas
+    between; query: what their URLs end with, such as "?target_session_attrs=primary". nodes: the memcached nodes
     to use. transport: of all services.
     modules: what Python runs as each service, by section: command, projector and query. views: how many there are.
     service: what runs one; a Service is a process of its own.
@@ -207,6 +208,7 @@ class Stack:
         nodes: Iterable[Memcached] = (),
         lite: bool = False,
         at: str = "",
+        query: str = "",
         feed_server: Databases | None = None,
         transport: str = "auto",
         settings: dict[str, dict[str, str]] | None = None,
@@ -226,7 +228,7 @@ class Stack:
         self.write_url = (databases if lite else feed_server or databases).create(*write_sides)
         self.read_url = self.write_url if lite else databases.create(*read_sides)
         own = databases.postgres.address
-        write, read = [url.replace(own, at or own) for url in (self.write_url, self.read_url)]
+        write, read = [url.replace(own, at or own) + query for url in (self.write_url, self.read_url)]
         self._store_settings = store_settings(write, read, [node.address for node in self.nodes])
         self.services: list[Service] = []
         self.command_server = self._service("command", tree=tree)
