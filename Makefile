@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql chromium pages pictures up test check bench bench-quick bench-profile bench-streams scale suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
+.PHONY: help install memcached prometheus postgresql pgbouncer patroni chromium pages pictures up test check bench bench-quick bench-profile bench-streams scale suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ prometheus:  ## Install Debian's Prometheus where it is missing and we may, for 
 
 postgresql:  ## Install Debian's PostgreSQL 15 where it is missing and we may, for the tests of TLS to a database
 	@[ -x /usr/lib/postgresql/15/bin/postgres ] || tools/install_postgresql.sh
+
+pgbouncer:  ## Install Debian's PgBouncer where it is missing and we may, for the test of sessions behind it
+	@[ -x /usr/sbin/pgbouncer ] || tools/install_pgbouncer.sh
+
+patroni: install  ## Install etcd, and Patroni in an environment of its own, where they are missing and we may, for make scale
+	@PYTHON="$(BIN)/python" tools/install_patroni.sh
 
 chromium:  ## Install Debian's Chromium where it is missing and we may, for the tests of the pages
 	@command -v chromium >/dev/null || tools/install_chromium.sh
@@ -85,7 +91,7 @@ bench-streams: install memcached  ## Measure what watches and followers of the f
 	python -m benchmarks.feed
 
 # As root: regions are network namespaces. Each scenario alone: make scale ARGS="--only regions".
-scale: install memcached load-generator  ## Measure regions, many query servers and a failover, and print docs/scaling.md's tables
+scale: install memcached load-generator pgbouncer patroni  ## Measure regions, many query servers and a failover, and print docs/scaling.md's tables
 	@python -m benchmarks.scale $(ARGS)
 
 suggestions: install  ## Measure what a suggestion takes beside a search; fail where it is more than a quarter
