@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.plan import progress
 
-SCENARIOS: tuple[str, ...] = ("query_servers", "failover")
+SCENARIOS: tuple[str, ...] = ("query_servers", "failover", "pooler")
 """Modules of this package, in the order in which they run."""
 
 
