@@ -1,5 +1,5 @@
-"""PgBouncer between services and PostgreSQL, by session and by transaction: what of PostgreSQL goes through it, and which
-service works behind it.
+"""PgBouncer between services and PostgreSQL, by session and by transaction: what of PostgreSQL goes through it, and
+which service works behind it.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ CALLS, IN_FLIGHT = 300, 16
 ORDERS = 40
 _START_SECONDS, _CATCH_UP_SECONDS = 15.0, 15.0
 _SETTINGS = {"fsync": "off", "max_connections": "300"}
-_TOLD = re.compile(r"(prepared statement[^,;\n]*|read-only transaction|must not change[^,;\n]*|Deposed[^,;\n]*)")
+_TOLD = re.compile(r"prepared statement\W+_pg3_\d+\W+(?:already exists|does not exist)|read-only transaction")
 
 
 def missing() -> str | None:
@@ -85,7 +85,7 @@ class _Trial:
 
     def __init__(self, stack: Stack, postgres: Postgres, pooler: PgBouncer) -> None:
         self._stack = stack
-        self._first = _numbers_from(postgres, stack)
+        self._first = _numbers_from(stack)
 
         def through(url: str) -> str:
             return url.replace(postgres.address, pooler.address)
@@ -170,7 +170,7 @@ class _Trial:
         return True
 
 
-def _numbers_from(postgres: Postgres, stack: Stack) -> Iterator[int]:
+def _numbers_from(stack: Stack) -> Iterator[int]:
     """Of orders that nobody has placed yet."""
     with psycopg.connect(stack.write_url, autocommit=True) as connection:
         [(count,)] = connection.execute("SELECT count(*) FROM tandem_write.customer_order").fetchall()
@@ -204,7 +204,7 @@ def _counted(call: Any, requests: Sequence[Any], server: Service) -> str:
 def _told(log: str) -> str:
     """What PostgreSQL said first of what a pooler spoils."""
     found = _TOLD.search(log)
-    return found[1].strip() if found else ""
+    return found[0].replace("\\", "") if found else ""
 
 
 def _features(url: str) -> dict[str, str]:
@@ -269,7 +269,8 @@ def _without_being_told(postgres: Postgres, folder: Path, url: str) -> str:
     try:
         psycopg.connect(url.replace(postgres.address, pooler.address), options="-c lock_timeout=1s").close()
     except psycopg.OperationalError as error:
-        return f"Without ignore_startup_parameters = options it takes no service at all: {str(error).rpartition('FATAL:')[2].strip()}."
+        said = str(error).rpartition("FATAL:")[2].strip()
+        return f"Without ignore_startup_parameters = options it takes no service at all: {said}."
     finally:
         pooler.stop()
     return "It takes services as it is installed."
