@@ -128,6 +128,8 @@ class _Bench:
         rows, connected, _ = self._by_number(servers, {"primary": postgres, "replica": standby})
         yield _calls("a streaming replica of the read database", rows)
         yield _connections(connected, ["primary", "replica"])
+        # Of connections that listen there is one more.
+        pooled = servers[0].metric("tandem_pool_size") + 1
         latency["a replica"] = self._token_latency(servers[0])
         _configure(postgres, "wal_writer_flush_after", "0")
         latency["a replica, with wal_writer_flush_after = 0 at its primary"] = self._token_latency(servers[0])
@@ -137,7 +139,7 @@ class _Bench:
             ("rows are read at", "median", "90 %", "longest"),
             [(where, *(f"{1000 * it:.1f}" for it in spread)) for where, spread in latency.items()],
         )
-        costs = self._costs(samples, connected, announced)
+        costs = self._costs(samples, connected, announced, pooled)
         yield Table(
             f"Announcements, at {announced.orders:,.0f} orders/s, to {max(SERVERS)} query servers",
             (
@@ -253,7 +255,7 @@ class _Bench:
         return taken[len(taken) // 2], taken[len(taken) * 9 // 10], taken[-1]
 
     def _costs(
-        self, samples: dict[str, Sample], connected: dict[int, dict[str, int]], announced: "_Announced"
+        self, samples: dict[str, Sample], connected: dict[int, dict[str, int]], announced: "_Announced", pooled: float
     ) -> Costs:
         few, many = SERVERS[0], SERVERS[-1]
         stack = self._world.stack
@@ -271,6 +273,7 @@ class _Bench:
             order=self._placed.cpu,
             at_primary=each("primary"),
             at_replica=each("replica"),
+            pooled=pooled,
             at_nodes=each("memcached") / len(stack.nodes),
             nodes=len(stack.nodes),
             of_command_server=own,
