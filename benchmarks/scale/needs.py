@@ -16,9 +16,9 @@ _X = "\N{MULTIPLICATION SIGN}"
 class Costs:
     """cached, listed, order: processor seconds of a call, by who spends them: "server", "stores", "Envoy".
 
-    at_primary, at_replica: connections of a query server; pooled: that it may have; at_nodes: to each of `nodes`. of_command_server: connections
-    of a command server. announcements: a second; with their bytes, and processor seconds of a query server and of
-    PostgreSQL for each and each query server.
+    at_primary, at_replica: connections of a query server; pooled: that it may have; at_nodes: to each of `nodes`.
+    of_command_server: connections of a command server. announcements: a second; with their bytes, and processor seconds
+    of a query server and of PostgreSQL for each and each query server.
     """
 
     cached: Mapping[str, float]

@@ -234,6 +234,20 @@ async def test_a_replica_answers_while_its_primary_does_not(
     await eventually(is_cached, "what is read fills the cache again")
 
 
+async def test_a_server_that_knows_no_primary_is_blind_at_a_standby_and_right(
+    read_side: ReadSide, serve: Serve, replica: Replica
+) -> None:
+    stub = await serve(database=replica.blocks["database"])
+    read_side.put(VIEW, ORDER, order(1))
+    replica.pause()
+    token = read_side.token(read_side.put(VIEW, ORDER, order(2)))
+    waiting = asyncio.ensure_future(stub.GetOrderDetails(request(token), timeout=30))
+    await until(lambda: sample("tandem_freshness_waiters") == 1, "it waits")
+    assert sample("tandem_freshness_blind", view=VIEW) == 1
+    replica.resume()
+    assert (await waiting).order_details == order(2)
+
+
 async def test_projectors_are_told_of_a_damaged_row_at_the_primary(
     read_side: ReadSide, serve: Serve, replica: Replica
 ) -> None:
