@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails, OrderSummary
@@ -15,6 +16,8 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, Postgres
 from tandem.read_store.damage import CHANNEL
 from tandem.runtime.clock import utc_now
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.listener import Listener
 from tandem.runtime.settings import DatabaseSettings
 from tandem.testing.stack import wait_until
 from tests.integration.query_server.conftest import ReadSide, Serve, eventually, position_of, reason, until
@@ -246,6 +249,23 @@ async def test_a_server_that_knows_no_primary_is_blind_at_a_standby_and_right(
     assert sample("tandem_freshness_blind", view=VIEW) == 1
     replica.resume()
     assert (await waiting).order_details == order(2)
+
+
+def test_of_several_servers_the_primary_is_taken(
+    postgres: Postgres, standby: Standby, read_side: ReadSide, replica: Replica
+) -> None:
+    url = read_side.settings.url.get_secret_value()
+    several = url.replace(postgres.address, f"{standby.address},{postgres.address}") + "?target_session_attrs=primary"
+    settings = DatabaseSettings(url=SecretStr(several))
+    engine = create_database_engine(settings, name="test", pool_size=1, read_only=True)
+    listener = Listener(settings, CHANNEL, "test-listen")
+    try:
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one() is False
+        assert listener.wait(0.0) == []
+    finally:
+        listener.close()
+        engine.dispose()
 
 
 async def test_projectors_are_told_of_a_damaged_row_at_the_primary(
