@@ -123,9 +123,9 @@ class Node(Child):
             return False
         return True
 
-    def says(self) -> Mapping[str, Any]:
-        """What Patroni says of the node. Raises OSError while it does not answer."""
-        with urllib.request.urlopen(f"http://{HOST}:{self._api}/patroni", timeout=2) as answer:
+    def says(self, path: str = "patroni") -> Mapping[str, Any]:
+        """What Patroni says of the node, or of the "cluster". Raises OSError while it does not answer."""
+        with urllib.request.urlopen(f"http://{HOST}:{self._api}/{path}", timeout=2) as answer:
             found: Mapping[str, Any] = json.load(answer)
             return found
 
