@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql pgbouncer patroni chromium pages pictures up test check bench bench-quick bench-profile bench-streams scale cells suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
+.PHONY: help install memcached prometheus postgresql pgbouncer patroni chromium pages pictures up test check bench bench-quick bench-profile bench-streams scale cells suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci iptables
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ patroni: install  ## Install etcd, and Patroni in an environment of its own, whe
 
 chromium:  ## Install Debian's Chromium where it is missing and we may, for the tests of the pages
 	@command -v chromium >/dev/null || tools/install_chromium.sh
+
+iptables:  ## Install Debian's iproute2 and iptables where they are missing and we may, for the tests of regions
+	@command -v ip >/dev/null && command -v iptables >/dev/null || tools/install_iptables.sh
 
 # A stamp of its own: what is built is not in the repository, and is built again when what it is made of changes.
 PAGES_SOURCES := $(shell find pages proto examples/typescript/proto -path pages/node_modules -prune -o -path pages/src/gen -prune \
@@ -91,7 +94,7 @@ bench-streams: install memcached  ## Measure what watches and followers of the f
 	python -m benchmarks.feed
 
 # As root: regions are network namespaces. Each scenario alone: make scale ARGS="--only regions".
-scale: install memcached load-generator pgbouncer patroni  ## Measure regions, many query servers and a failover, and print docs/scaling.md's tables
+scale: install memcached load-generator pgbouncer patroni iptables  ## Measure regions, many query servers and a failover, and print docs/scaling.md's tables
 	@python -m benchmarks.scale $(ARGS)
 
 cells: install memcached load-generator  ## Measure what one cell takes, and simulate 1, 10 and 100 of them over it

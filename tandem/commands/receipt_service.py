@@ -14,7 +14,7 @@ from tandem.feed.token import encode_token
 from tandem.runtime.call import Call
 from tandem.runtime.checker import Checker
 from tandem.runtime.errors import NotFound, RefusedBefore, code_of
-from tandem.runtime.inquiries import Inquiries, answer_by
+from tandem.runtime.inquiries import answer_by, of_database
 from tandem.runtime.server import Service
 from tandem.runtime.worker import Worker, one_by_one
 
@@ -30,7 +30,7 @@ class ReceiptService:
         engine: of the write database; whoever made it disposes of it.
         """
         self._response: Any = GetMessageClass(descriptor.methods_by_name["GetReceipt"].output_type)
-        self._database = Inquiries(engine, "write database", at_once=1)
+        self._database = of_database(engine, "write database", at_once=1)
         self._worker = Worker("receipts", [one_by_one(self._get)], max_batch=100, max_waiting=1000)
         self.service = Service(descriptor, {"GetReceipt": self._worker}, audited=True)
 

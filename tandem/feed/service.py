@@ -483,10 +483,10 @@ class History:
         asyncio.get_running_loop().call_later(seconds, self._free_threads.release)
 
     def _read_events(self, connection: Connection, after: Token, rows: int) -> FeedPart:
-        return read_or_refuse(connection, self._contract, after, rows, self._archive)
+        return _read_or_refuse(connection, self._contract, after, rows, self._archive)
 
 
-def read_or_refuse(
+def _read_or_refuse(
     connection: Connection, contract: EventContract[Any], after: Token, rows: int, archive: Archive
 ) -> FeedPart:
     """As read_events, with its errors as callers are told. Raises Unavailable, PreconditionFailed and OutOfRange."""

@@ -42,7 +42,7 @@ class Feed(Protocol):
         ...
 
     def head(self) -> FeedHead | None:
-        """Of which epoch it is now, and its last position."""
+        """Of which epoch it is, and its last position, as it was some seconds ago at most."""
         ...
 
     def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> FeedPart | None:

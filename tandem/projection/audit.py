@@ -16,8 +16,8 @@ from prometheus_client import Counter, Gauge
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from tandem.feed import table as feed
-from tandem.feed.reader import BrokenOff, scan_events
+from tandem.feed.lookup import Lookup, NewLookups
+from tandem.feed.reader import BrokenOff
 from tandem.feed.verification import CannotVerify, Chosen, Difference, Step
 from tandem.projection.cache_writer import EntryReader
 from tandem.projection.changes import CannotApply
@@ -53,11 +53,6 @@ _LOOK_SECONDS = 0.1
 _AGAIN_SECONDS = 5.0
 _LONGEST_PAUSE = 60.0
 
-# Whether an erasure is under way: a command in steps that has steps left.
-_ERASURES = text(f"""
-SELECT EXISTS (SELECT FROM {feed.SCHEMA}.unfinished) AS under_way, h.position FROM {feed.NEWEST_HEAD} AS h
-""")  # noqa: S608 - only names of tables are put in
-
 _ROW_COUNT = text("SELECT reltuples FROM pg_class WHERE oid = CAST(:it AS regclass)")
 
 
@@ -68,13 +63,13 @@ class ViewAudit:
         self,
         following: Followed,
         *,
-        feed_database: DatabaseSettings,
+        lookups: NewLookups,
         read_database: DatabaseSettings,
         cache_nodes: tuple[str, ...],
         cache: CacheSettings,
         name: str,
     ) -> None:
-        self.examiner = Examiner(following, feed_database, read_database, name)
+        self.examiner = Examiner(following, lookups(name, 1), read_database, name)
         self._views = following.views
         self._cache = following.cache
         self._entries = EntryReader(cache_nodes, cache)
@@ -167,9 +162,8 @@ class ViewAudit:
         position: int | None = None
         while time.monotonic() < deadline and not self.examiner.stopping.is_set():
             if position is None:
-                with self.examiner.feed.connect() as connection:
-                    row = connection.execute(_ERASURES).one()
-                position = None if row.under_way else row.position
+                is_under_way, head = self.examiner.look_up(lambda feed: feed.unfinished())
+                position = None if is_under_way else head
             if position is not None and self.examiner.state(view).position >= position:
                 return True
             self.examiner.stopping.wait(_LOOK_SECONDS)
@@ -188,20 +182,16 @@ class ViewAudit:
             found = connection.execute(sampled, {"share": share, "most": count - count // 2}).scalars()
             keys = {it.bytes for it in found}
         position = self.examiner.state(view).position
-        with self.examiner.feed.connect() as connection:
+        epoch = self.examiner.epoch
+
+        def look(feed: Lookup) -> None:
             for _ in range(min(count // 2, position)):
                 after = random.randrange(position)  # noqa: S311 - any event will do
-                part = scan_events(
-                    connection,
-                    self._views.contract,
-                    after,
-                    position,
-                    1,
-                    kinds=projection.rules,
-                    archive=self.examiner.following.archive,
-                )
+                part = feed.scan(after, position, 1, epoch=epoch, kinds=projection.rules)
                 for _, parts in steps_of(projection, part.events, self._views.kinds).steps:
                     keys.add(random.choice(list(parts)))  # noqa: S311
+
+        self.examiner.look_up(look)
         return frozenset(keys)
 
 
@@ -213,14 +203,14 @@ class Auditor:
         following: Followed,
         settings: AuditSettings,
         *,
-        feed_database: DatabaseSettings,
+        lookups: NewLookups,
         read_database: DatabaseSettings,
         cache_nodes: tuple[str, ...],
         cache: CacheSettings,
     ) -> None:
         self._new_audit: Callable[[str], ViewAudit] = lambda name: ViewAudit(
             following,
-            feed_database=feed_database,
+            lookups=lookups,
             read_database=read_database,
             cache_nodes=cache_nodes,
             cache=cache,
@@ -245,7 +235,7 @@ class Auditor:
     async def stop(self) -> None:
         self._stopping.set()
         if await asyncio.to_thread(self._thread.join, STOP_SECONDS):
-            self._audit.close()
+            await asyncio.to_thread(self._audit.close)
 
     def verify(self, view: str, chosen: Chosen, repair: bool, is_over: Callable[[], bool]) -> Iterator[Step]:
         """A comparison that somebody asks for, at full speed, on connections of its own. Raises CannotVerify."""

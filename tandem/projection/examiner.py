@@ -6,14 +6,14 @@ Repairs (repair.py) and the audit (audit.py) do it, each with connections of its
 
 import threading
 import uuid
-from collections.abc import Collection
-from typing import Any, Protocol
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 from prometheus_client import Counter
 from sqlalchemy.exc import SQLAlchemyError
 
-from tandem.feed.archive import Archive
+from tandem.feed.lookup import Lookup, Lookups
 from tandem.feed.verification import Difference
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.inspection import Behind, Inspection, Inspections, NotNow
@@ -21,7 +21,10 @@ from tandem.projection.replay import Replay, Wanted
 from tandem.projection.views import Progress, Views, ViewState
 from tandem.read_store.damage import DamagedRows
 from tandem.runtime.database import create_database_engine
+from tandem.runtime.errors import Unavailable
 from tandem.runtime.settings import DatabaseSettings
+
+T = TypeVar("T")
 
 REPAIRED = Counter("tandem_rows_repaired_total", "Rows, or their cache entries, that were made again", ["view"])
 
@@ -44,7 +47,6 @@ class Followed(Protocol):
     inspections: Inspections
     damage: DamagedRows
     epoch: uuid.UUID | None
-    archive: Archive
 
 
 class Examiner:
@@ -53,21 +55,17 @@ class Examiner:
     stopping: ends every wait, with NotNow.
     """
 
-    def __init__(
-        self, following: Followed, feed_database: DatabaseSettings, read_database: DatabaseSettings, name: str
-    ) -> None:
-        """name: in pg_stat_activity."""
+    def __init__(self, following: Followed, feed: Lookups, read_database: DatabaseSettings, name: str) -> None:
+        """feed: for this one alone. name: in pg_stat_activity."""
         self.following = following
         self.stopping = threading.Event()
-        self.feed = create_database_engine(
-            feed_database, name=name, pool_size=1, by_key=True, autocommit=True, idles=True
-        )
+        self.feed = feed
         self.read = create_database_engine(
             read_database, name=name, pool_size=1, by_key=True, autocommit=True, idles=True
         )
 
     def close(self) -> None:
-        self.feed.dispose()
+        self.feed.close()
         self.read.dispose()
 
     def state(self, view: str) -> ViewState:
@@ -79,20 +77,28 @@ class Examiner:
 
     def begin(self, view: str, wanted: Wanted, **limits: Any) -> Replay:
         """A replay of rows, at position 0. limits: as Replay has them. Raises NotNow."""
-        epoch = self.following.epoch
-        if epoch is None:
-            raise NotNow("the feed is away")
         views = self.following.views
-        return Replay(
-            views.contract, views.projection(view), wanted, epoch=epoch, archive=self.following.archive, **limits
-        )
+        return Replay(views.contract, views.projection(view), wanted, epoch=self.epoch, **limits)
+
+    @property
+    def epoch(self) -> uuid.UUID:
+        """The feed's. Raises NotNow."""
+        if (epoch := self.following.epoch) is None:
+            raise NotNow("the feed is away")
+        return epoch
 
     def advance(self, replay: Replay, until: int) -> int:
         """One step of it; returns how many events it read. Raises as `Replay.advance` does, and NotNow."""
         if self.stopping.is_set():
             raise NotNow("the program stops")
-        with self.feed.connect() as connection:
-            return replay.advance(connection, until)
+        return self.look_up(lambda feed: replay.advance(feed, until))
+
+    def look_up(self, query: Callable[[Lookup], T]) -> T:
+        """What a query of the feed finds. Raises as it does, and NotNow and SQLAlchemyError while the feed is away."""
+        try:
+            return self.feed.read(query)
+        except Unavailable as error:
+            raise NotNow(error.message) from error
 
     def ask(
         self, view: str, keys: Collection[bytes], replay: Replay, generation: int, *, repair: bool, whole: bool

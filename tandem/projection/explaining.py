@@ -20,12 +20,12 @@ from pymemcache.exceptions import MemcacheError
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from tandem.feed.archive import Archive
 from tandem.feed.events import FeedEvent
-from tandem.feed.head import FeedHead, read_head
+from tandem.feed.head import FeedHead
 from tandem.feed.live import another_feed, store_away
-from tandem.feed.reader import BrokenOff, recorded_at
-from tandem.feed.service import read_or_refuse, refusal_of
+from tandem.feed.lookup import Lookup, NewLookups
+from tandem.feed.reader import BrokenOff
+from tandem.feed.service import refusal_of
 from tandem.feed.token import MalformedToken, Token, decode_token
 from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.projection.cache_writer import CacheWriter
@@ -37,9 +37,9 @@ from tandem.projection.views import Progress, Views
 from tandem.read_store.tables import ALL_NEWEST, change, parked
 from tandem.runtime.call import Call, StreamCall, stopping_error
 from tandem.runtime.checker import Checker
-from tandem.runtime.database import create_database_engine, first_line, read_pooled
+from tandem.runtime.database import create_database_engine, first_line
 from tandem.runtime.errors import NotFound, OutOfRange, Overloaded, Unavailable
-from tandem.runtime.inquiries import Inquiries, answer_by
+from tandem.runtime.inquiries import Inquiries, answer_by, of_database
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.telemetry import log
 from tandem.runtime.worker import Worker, one_by_one
@@ -61,9 +61,8 @@ class Explaining:
         progress: Progress,
         cache: CacheWriter,
         *,
-        feed_database: DatabaseSettings,
+        lookups: NewLookups,
         read_database: DatabaseSettings,
-        archive: Archive,
     ) -> None:
         """descriptor: a service with Explain and GetHistory, as commerce.projection.v1.ProjectionService has them."""
         self._explained: Any = GetMessageClass(descriptor.methods_by_name["Explain"].output_type)
@@ -72,16 +71,13 @@ class Explaining:
         states = entry.fields_by_name["cached"].enum_type.values
         self._cached = {it.name.removeprefix("CACHED_STATE_"): it.number for it in states}
         self._views, self._progress, self._cache = views, progress, cache
-        self._archive = archive
         name = "tandem-projector-explaining"
-        self._feed = create_database_engine(
-            feed_database, name=name, pool_size=1 + _HISTORIES, by_key=True, autocommit=True
-        )
+        self._feed = lookups(name, 1 + _HISTORIES)
         self._read = create_database_engine(read_database, name=name, pool_size=1, by_key=True, autocommit=True)
         self._threads = ThreadPoolExecutor(_HISTORIES, "row-history")
         self._histories = 0
-        self._ask_feed = Inquiries(self._feed, "write database", at_once=1)
-        self._ask_read = Inquiries(self._read, "read database", at_once=1)
+        self._ask_feed = Inquiries(self._feed.read, self._feed.what, at_once=1)
+        self._ask_read = of_database(self._read, "read database", at_once=1)
         self.worker = Worker("explain", [one_by_one(self.explain)], max_batch=10, max_waiting=1000)
 
     async def start(self) -> None:
@@ -92,7 +88,7 @@ class Explaining:
         await self._ask_feed.stop()
         await self._ask_read.stop()
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
-        self._feed.dispose()
+        await asyncio.to_thread(self._feed.close)
         self._read.dispose()
 
     # What became of an event.
@@ -128,8 +124,8 @@ class Explaining:
             raise NotFound("row", f"rows/{key}")
         return max(found)
 
-    def _event_at(self, connection: Connection, wanted: int | Token) -> tuple[FeedHead, FeedEvent, datetime | None]:
-        head = read_head(connection)
+    def _event_at(self, feed: Lookup, wanted: int | Token) -> tuple[FeedHead, FeedEvent, datetime | None]:
+        head = feed.head()
         token = wanted if isinstance(wanted, Token) else Token(head.epoch, wanted)
         if token.epoch != head.epoch:
             raise another_feed()
@@ -141,12 +137,13 @@ class Explaining:
             )
         if not token.position:
             raise NotFound("event", "events/0")
-        [event] = read_or_refuse(
-            connection, self._views.contract, Token(token.epoch, token.position - 1), 1, self._archive
-        ).events
+        try:
+            event = feed.event(token.position, token.epoch)
+        except BrokenOff as error:
+            raise refusal_of(error, token.epoch) from error
         if token.contradicts(Token(token.epoch, event.position, event.mark)):
             raise another_feed()
-        return head, event, recorded_at(connection, event.position, self._archive)
+        return head, event, feed.recorded_at(event.position)
 
     def _explained_views(self, connection: Connection, event: FeedEvent) -> Any:
         entries = self._explained().views
@@ -224,12 +221,12 @@ class Explaining:
             raise Overloaded(f"{_HISTORIES} histories are being sent", retry_after=1.0)
         self._histories += 1
         try:
-            head = await self._on_thread(read_head)
+            head = await self._on_thread(lambda feed: feed.head())
             until = min(request.until_position or head.position, head.position)
-            replay = Replay(self._views.contract, projection, frozenset([key]), epoch=head.epoch, archive=self._archive)
+            replay = Replay(self._views.contract, projection, frozenset([key]), epoch=head.epoch)
             last: Change | None = None
             while replay.position < until:
-                for it in await self._on_thread(lambda connection: replay.advance_by_change(connection, until)):
+                for it in await self._on_thread(lambda feed: replay.advance_by_change(feed, until)):
                     last = it
                     if it.failed is not None or not request.last_only:
                         yield self._message(it, projection, until)
@@ -264,9 +261,9 @@ class Explaining:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, query)
 
     def _ask(self, query: Any) -> Any:
-        """On a connection to the feed. Raises TandemError."""
+        """Of the feed. Raises TandemError."""
         try:
-            return read_pooled(self._feed, query)
+            return self._feed.read(query)
         except BrokenOff as error:
             raise refusal_of(error, uuid.UUID(int=0)) from error
         except CannotApply as error:

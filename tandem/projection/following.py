@@ -61,11 +61,10 @@ class Following:
         cache: CacheWriter,
         follow: FollowSettings,
         change_log: ChangeLogSettings,
-        archive: Archive,
     ) -> None:
         """feed: for this thread alone."""
         self.progress = Progress({view: ViewState() for view in views.projections})
-        self.views, self.archive = views, archive
+        self.views = views
         self.feed = WatchedFeed(feed, poll_seconds=follow.poll_seconds)
         self._read = create_database_engine(read_database, name=_NAME, pool_size=2, by_key=True, autocommit=True)
         self.read_database = read_database

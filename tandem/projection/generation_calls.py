@@ -35,7 +35,7 @@ class GenerationCalls:
     def __init__(
         self,
         descriptor: ServiceDescriptor,
-        read: Inquiries,
+        read: Inquiries[Connection],
         served: Callable[[], Collection[str]],
         head: Callable[[float], int],
     ) -> None:

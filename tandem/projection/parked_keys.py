@@ -56,7 +56,9 @@ _FIRST_KEY = str(uuid.UUID(int=0))
 class ParkedKeys:
     """rpcs: their names. handle: a worker's handler."""
 
-    def __init__(self, descriptor: ServiceDescriptor, read: Inquiries, served: Callable[[], Collection[str]]) -> None:
+    def __init__(
+        self, descriptor: ServiceDescriptor, read: Inquiries[Connection], served: Callable[[], Collection[str]]
+    ) -> None:
         """read: its engine is in autocommit mode.
 
         served: the views of this program; their other generations are known too.

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import psycopg
 from google.protobuf.message import DecodeError
 
-from tandem.feed.archive import Archive
 from tandem.feed.events import FeedEvent
 from tandem.feed.reader import EventsMissing, HistoryChanged
 from tandem.projection.changes import (
@@ -90,21 +89,19 @@ class Operation(NamedTuple):
 class Redriver:
     """Does what is asked of views. For the thread that follows."""
 
-    def __init__(  # noqa: PLR0917 - what a session has
+    def __init__(
         self,
         driver: Driver,
         feed: WatchedFeed,
         views: Views,
         projections: Mapping[str, Projection],
         write: Callable[[Move, Callable[[], None]], None],
-        archive: Archive,
     ) -> None:
-        """archive: where the feed's oldest events may be. projections: with those of the other generations.
+        """projections: with those of the other generations.
 
         write: stores a move with rows of a view that stays where it is, and calls its argument in the same transaction.
         """
         self._driver = driver
-        self._archive = archive
         self._feed = feed
         self._views = views
         self._projections = projections
@@ -227,9 +224,7 @@ class Redriver:
     def _make_again(self, projection: Projection, key: bytes, until: int, epoch: uuid.UUID) -> Replay | None:
         """Makes a damaged row again from the feed, a part of it; None until it is made."""
         if self._replay is None or self._replayed != (projection.view, key):
-            self._replay = Replay(
-                self._views.contract, projection, frozenset((key,)), epoch=epoch, archive=self._archive
-            )
+            self._replay = Replay(self._views.contract, projection, frozenset((key,)), epoch=epoch)
             self._replayed = projection.view, key
         replay = self._replay
         if replay.position < until:

@@ -14,6 +14,7 @@ import psycopg
 from google.protobuf.message import DecodeError, Message
 from sqlalchemy.exc import SQLAlchemyError
 
+from tandem.feed.lookup import NewLookups
 from tandem.feed.reader import BrokenOff
 from tandem.projection.changes import CannotApply
 from tandem.projection.examiner import PASSING, REPAIRED, STOP_SECONDS, Examiner, Followed
@@ -41,10 +42,9 @@ _LOOKED_THROUGH = 1000
 class Repairs:
     """A Component: repairs what is reported of the views that this program owns."""
 
-    def __init__(
-        self, following: Followed, *, feed_database: DatabaseSettings, read_database: DatabaseSettings
-    ) -> None:
-        self._examiner = Examiner(following, feed_database, read_database, "tandem-projector-repair")
+    def __init__(self, following: Followed, *, lookups: NewLookups, read_database: DatabaseSettings) -> None:
+        name = "tandem-projector-repair"
+        self._examiner = Examiner(following, lookups(name, 1), read_database, name)
         self._damage = following.damage
         self._listener = Listener(read_database, CHANNEL, "tandem-projector-damage")
         self._listens = True
@@ -58,7 +58,7 @@ class Repairs:
     async def stop(self) -> None:
         self._examiner.stopping.set()
         if await asyncio.to_thread(self._thread.join, STOP_SECONDS):
-            self._examiner.close()
+            await asyncio.to_thread(self._examiner.close)
 
     def _run(self) -> None:
         try:

@@ -13,11 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
-
-from tandem.feed.archive import Archive
 from tandem.feed.events import EventContract, FeedEvent
-from tandem.feed.reader import ScannedPart, scan_history
+from tandem.feed.lookup import Lookup
+from tandem.feed.reader import ScannedPart
 from tandem.feed.source import Feed
 from tandem.projection.changes import ParkedEvent, ParkedKeys, Room, ViewRow
 from tandem.projection.fold import Step, Steps, fold_steps, steps_of
@@ -79,11 +77,10 @@ class Replay:
         wanted: Wanted,
         *,
         epoch: uuid.UUID,
-        archive: Archive | None = None,
         batch_events: int = 1000,
         max_bytes: int = 64 * 2**20,
     ) -> None:
-        """epoch: of the feed. archive: where its oldest events may be.
+        """epoch: of the feed.
 
         batch_events: that are in memory at once, and 4 MiB of them. max_bytes: of all rows, for a range.
         """
@@ -95,27 +92,25 @@ class Replay:
         self._contract = contract
         self._projection = projection
         self._epoch = epoch
-        self._archive = archive
         self._batch_events = batch_events
         self._max_bytes = max_bytes
         self._bytes = 0
         self._texts = _texts_of(projection, wanted)
 
-    def advance(self, connection: Connection, until: int) -> int:
+    def advance(self, feed: Lookup, until: int) -> int:
         """Takes the next part of the events in, none behind `until`; returns how many it read. Call it until `position`
         is `until`, and stop or wait between two calls as you like.
 
-        connection: to the write database, in autocommit mode. Raises OtherEpoch, HistoryChanged and EventsMissing when
-        the feed is not the view's, or its first events are not there any more; CannotApply for an event of which it
-        cannot be said which rows it changes; and SQLAlchemyError.
+        Raises OtherEpoch, HistoryChanged and EventsMissing when the feed is not the view's, or its first events are not
+        there any more; CannotApply for an event of which it cannot be said which rows it changes; and as the Lookup.
         """
-        part = self._next_part(connection, until)
+        part = self._next_part(feed, until)
         self.take_in(part.events, part.until)
         return len(part.events)
 
-    def advance_by_change(self, connection: Connection, until: int) -> list[Change]:
+    def advance_by_change(self, feed: Lookup, until: int) -> list[Change]:
         """As `advance`: what changed a row that is wanted, one event after the other."""
-        part = self._next_part(connection, until)
+        part = self._next_part(feed, until)
         changes = []
         for event in part.events:
             self.take_in([event], event.position)
@@ -139,18 +134,9 @@ class Replay:
         if part is not None:
             self.take_in(part.events, part.until)
 
-    def _next_part(self, connection: Connection, until: int) -> ScannedPart:
-        return scan_history(
-            connection,
-            self._contract,
-            self.position,
-            until,
-            self._batch_events,
-            epoch=self._epoch,
-            kinds=self._projection.rules.keys(),
-            texts=self._texts,
-            archive=self._archive,
-        )
+    def _next_part(self, feed: Lookup, until: int) -> ScannedPart:
+        kinds = self._projection.rules.keys()
+        return feed.scan(self.position, until, self._batch_events, epoch=self._epoch, kinds=kinds, texts=self._texts)
 
     def take_in(self, events: Sequence[FeedEvent], until: int) -> None:
         """Takes in what somebody else has read: all events of the view's kinds behind `position` and up to `until`.

@@ -5,13 +5,14 @@ import uuid
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from google.protobuf.descriptor import ServiceDescriptor
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from tandem.feed.archive import Archive, ArchiveSettings
+from tandem.feed.lookup import NewLookups, TableLookups
 from tandem.feed.service import FeedService, FeedServiceSettings
 from tandem.feed.source import Feed
 from tandem.feed.token_signature import SignedTokenSettings, sign_tokens
@@ -29,6 +30,7 @@ from tandem.read_store.cache import new_epoch, parse_node
 from tandem.read_store.tables import READ
 from tandem.relay.settings import NatsSettings
 from tandem.relay.stream_feed import StreamFeed
+from tandem.relay.stream_lookup import StreamLookups
 from tandem.runtime.actions import Action, Done
 from tandem.runtime.blockers import blockers, end_session
 from tandem.runtime.migrations import migrate
@@ -51,7 +53,11 @@ class ProjectorSettings(ServiceSettings):
     views: ClassVar[Collection[str]] = ()
     """By name: an announcement tells of all of them, and has to be short enough."""
 
-    feed_database: DatabaseSettings = Field(description="The write database, whose feed is read and nothing else")
+    feed_database: DatabaseSettings | None = Field(
+        None,
+        description="The write database, whose feed is read and nothing else. With BROKER it is not needed: then"
+        " FeedService alone reads it, and is not there without it",
+    )
     read_database: DatabaseSettings = Field(description="The read database, which holds the views")
     cache_nodes: tuple[str, ...] = Field(
         (),
@@ -67,10 +73,16 @@ class ProjectorSettings(ServiceSettings):
     audit: AuditSettings = Field(AuditSettings(), description="The auditor")
     broker: NatsSettings | None = Field(
         None,
-        description="Follow the relay's stream there, instead of the feed's table; for a projector far from the write"
+        description="Read the relay's stream there, instead of the feed's table; for a projector far from the write"
         " database",
     )
     feed_service: FeedServiceSettings = Field(FeedServiceSettings(), description="FeedService")
+
+    @model_validator(mode="after")
+    def _have_a_feed(self) -> Self:
+        if self.feed_database is None and self.broker is None:
+            raise ValueError("no feed is set to follow: set FEED_DATABASE__URL, or BROKER__SERVERS")
+        return self
 
     @field_validator("cache_nodes")
     @classmethod
@@ -104,10 +116,12 @@ def build_projector(
     """revision: the domain's migration of the read database that this program needs.
 
     projections, audit: the services, where the domain's contract has its own. feed: the service for followers of the
-    domain's events; None where there is none. erased_kind: of the event with which a data subject is erased.
+    domain's events; None where there is none, and it is not served without the write database. erased_kind: of the
+    event with which a data subject is erased.
     """
     sign_tokens(settings.tokens)
     archive = Archive(settings.archive.folder)
+    lookups = _lookups(views, settings, archive)
     following = Following(
         views,
         feed=_feed(views, settings, archive),
@@ -115,22 +129,20 @@ def build_projector(
         cache=CacheWriter(settings.cache_nodes, settings.cache),
         follow=settings.follow,
         change_log=settings.change_log,
-        archive=archive,
     )
     explaining = Explaining(
         projections,
         views,
         following.progress,
         following.cache,
-        feed_database=settings.feed_database,
+        lookups=lookups,
         read_database=settings.read_database,
-        archive=archive,
     )
-    repairs = Repairs(following, feed_database=settings.feed_database, read_database=settings.read_database)
+    repairs = Repairs(following, lookups=lookups, read_database=settings.read_database)
     auditor = Auditor(
         following,
         settings.audit,
-        feed_database=settings.feed_database,
+        lookups=lookups,
         read_database=settings.read_database,
         cache_nodes=settings.cache_nodes,
         cache=settings.cache,
@@ -139,9 +151,8 @@ def build_projector(
     projection_service = ProjectionService(
         projections,
         following.progress,
-        feed_database=settings.feed_database,
+        lookups=lookups,
         read_database=settings.read_database,
-        archive=archive,
         explaining=explaining,
         cache=following.cache,
         revision=revision,
@@ -150,14 +161,14 @@ def build_projector(
         FeedService(
             it,
             views.contract,
-            settings.feed_database,
+            database,
             settings.feed_service,
             erased_kind=erased_kind,
             poll_seconds=settings.follow.poll_seconds,
             archive=archive,
         )
-        for it in (feed,)
-        if it is not None
+        for it, database in [(feed, settings.feed_database)]
+        if it is not None and database is not None
     ]
     return Application(
         name="projector",
@@ -173,9 +184,19 @@ def build_projector(
 def _feed(views: Views, settings: ProjectorSettings, archive: Archive) -> Feed:
     """What the views follow."""
     if settings.broker is None:
+        assert settings.feed_database is not None, "checked with the settings"
         return table_feed(settings.feed_database, views.contract, settings.follow, archive)
     poll_seconds = settings.follow.poll_seconds
     return StreamFeed(settings.broker, views.contract, name="tandem-projector", poll_seconds=poll_seconds)
+
+
+def _lookups(views: Views, settings: ProjectorSettings, archive: Archive) -> NewLookups:
+    """Where the feed is looked up: where the views follow it."""
+    database, broker, contract = settings.feed_database, settings.broker, views.contract
+    if broker is not None:
+        return lambda name, _: StreamLookups(broker, contract, name=name)
+    assert database is not None, "checked with the settings"
+    return lambda name, at_once: TableLookups(database, contract, archive, name=name, at_once=at_once)
 
 
 def run_projector(

@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
-from tandem.feed.archive import Archive
-from tandem.feed.head import read_head
-from tandem.feed.reader import recorded_at
+from tandem.feed.lookup import Lookup, NewLookups
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.explaining import Explaining
 from tandem.projection.generation_calls import GenerationCalls
@@ -26,7 +24,7 @@ from tandem.read_store.tables import ALL_NEWEST, READ, is_other
 from tandem.runtime.call import Call
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.errors import Unavailable
-from tandem.runtime.inquiries import Inquiries, answer_by
+from tandem.runtime.inquiries import Inquiries, answer_by, of_database
 from tandem.runtime.migrations import has_revision
 from tandem.runtime.server import Service
 from tandem.runtime.settings import DatabaseSettings
@@ -45,7 +43,7 @@ _ROWS = text(f"SELECT view, position, feed_epoch, error, parked FROM {ALL_NEWEST
 
 
 class _Feed(NamedTuple):
-    """epoch: None where the write database does not say it."""
+    """epoch: None where the feed does not say it."""
 
     position: int
     epoch: uuid.UUID | None
@@ -68,9 +66,8 @@ class ProjectionService:
         descriptor: ServiceDescriptor,
         progress: Progress,
         *,
-        feed_database: DatabaseSettings,
+        lookups: NewLookups,
         read_database: DatabaseSettings,
-        archive: Archive,
         explaining: Explaining,
         cache: CacheWriter,
         revision: str,
@@ -88,15 +85,14 @@ class ProjectionService:
         self._response: Any = GetMessageClass(response)
         self._states = {it.name.removeprefix("PROJECTION_STATE_"): it.number for it in states.values}
         self._progress = progress
-        self._archive = archive
         self._revision = revision
         name = "tandem-projector-status"
-        self._feed = create_database_engine(feed_database, name=name, pool_size=1, by_key=True, autocommit=True)
+        self._feed = lookups(name, 1)
         self._read = create_database_engine(
             read_database, name=name, pool_size=_CONNECTIONS, by_key=True, autocommit=True
         )
-        self._ask_feed = Inquiries(self._feed, "write database", at_once=1)
-        self._ask_read = Inquiries(self._read, "read database", at_once=_AT_ONCE)
+        self._ask_feed = Inquiries(self._feed.read, self._feed.what, at_once=1)
+        self._ask_read = of_database(self._read, "read database", at_once=_AT_ONCE)
         self._worker = Worker("projections", [self._answer_list], max_batch=1000, max_waiting=10_000)
         parked = ParkedKeys(descriptor, self._ask_read, self._served)
         self._operators = Worker("operators", [parked.handle], max_batch=10, max_waiting=1000)
@@ -137,7 +133,7 @@ class ProjectionService:
         await self._worker.stop()
         await self._ask_read.stop()
         await self._ask_feed.stop()
-        self._feed.dispose()
+        await asyncio.to_thread(self._feed.close)
         self._read.dispose()
 
     async def is_ready(self) -> bool:
@@ -238,9 +234,9 @@ class ProjectionService:
     def _feed_now(self, positions: set[int], until: float) -> tuple[_Feed, dict[int, datetime | None]]:
         """Where the feed is, and when the event after each of the views' positions was stored. Raises Unavailable."""
 
-        def read(connection: Connection) -> tuple[_Feed, dict[int, datetime | None]]:
-            head = read_head(connection)
-            since = {it: recorded_at(connection, it + 1, self._archive) for it in positions if it < head.position}
+        def read(it: Lookup) -> tuple[_Feed, dict[int, datetime | None]]:
+            head = it.head()
+            since = {at: it.recorded_at(at + 1) for at in positions if at < head.position}
             return _Feed(head.position, head.epoch), since
 
         return self._ask_feed.ask(read, until)

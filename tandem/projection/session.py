@@ -25,7 +25,6 @@ from typing import Protocol
 import psycopg
 from sqlalchemy import Connection
 
-from tandem.feed.archive import Archive
 from tandem.feed.reader import EventsMissing, HistoryChanged, OtherEpoch
 from tandem.feed.token import Token
 from tandem.projection import metrics
@@ -92,7 +91,6 @@ class Lasting(Protocol):
 
     views: Views
     progress: Progress
-    archive: Archive
     feed: WatchedFeed
     cache: CacheWriter
     inspections: Inspections
@@ -142,9 +140,7 @@ class Session:
             _RECENT_BYTES,
         )
         self._pipeline = Pipeline(self._find, self._rows, self._write)
-        self._redriver = Redriver(
-            self._driver, self._feed, self._views, self._projections, self._write_redriven, following.archive
-        )
+        self._redriver = Redriver(self._driver, self._feed, self._views, self._projections, self._write_redriven)
         self._is_obeying = False
         self._inspector = Inspector(
             self._driver,

@@ -45,7 +45,7 @@ class WatchedFeed:
         """Why the feed cannot be read; empty while it can."""
         if self._source.problem:
             return self._source.problem
-        return f"the write database has not answered for {it:.1f} s" if (it := self.silent_seconds) >= 1 else ""
+        return f"the feed has not been answered for {it:.1f} s" if (it := self.silent_seconds) >= 1 else ""
 
     @property
     def silent_seconds(self) -> float:

@@ -23,7 +23,7 @@ from tandem.runtime.call import Call
 from tandem.runtime.checker import Checker
 from tandem.runtime.database import first_line
 from tandem.runtime.errors import NotFound, Unavailable
-from tandem.runtime.inquiries import Inquiries, answer_by
+from tandem.runtime.inquiries import answer_by, of_database
 from tandem.runtime.server import Service
 from tandem.runtime.sqlstate import QueryAction, failure_of
 from tandem.runtime.worker import Worker, one_by_one
@@ -49,7 +49,7 @@ class ReactionService:
         self._reacting = reacting
         self._reactions = {it.name: it for it in reacting.reactions}
         self._archive = archive
-        self._database = Inquiries(engine, "write database", at_once=1)
+        self._database = of_database(engine, "write database", at_once=1)
         answers: dict[str, Callable[[Any, Any, Checker, Call], Any]] = {
             "ListReactions": self._list,
             "ListParkedTasks": self._list_parked,

@@ -12,6 +12,7 @@ anew deletes it, and the relay fills it again.
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import ssl
@@ -50,7 +51,9 @@ _NAME_IN_USE = 10058
 _NO_RESPONDERS = "503"
 _CONNECT_SECONDS = 2
 _RECONNECT_SECONDS = 0.5
-_PING_SECONDS = 5
+# A line that is cut says nothing, to neither end: whoever has not answered three of these is given up, and connected to
+# anew. TCP by itself sends again ever more rarely: after a minute's cut it would be half a minute late.
+_PING_SECONDS = 2
 
 T = TypeVar("T")
 
@@ -124,6 +127,13 @@ class NatsConnection:
         self._client: Client | None = None
         self._js: JetStreamContext | None = None
         self._acks: _Acks | None = None
+        self._number = 0
+        self._connected = asyncio.Event()
+
+    @property
+    def number(self) -> int:
+        """Another one after each connection that broke: what was sent on that one may have been lost."""
+        return self._number
 
     async def acks(self) -> _Acks:
         """As `jetstream`, to publish."""
@@ -138,7 +148,13 @@ class NatsConnection:
         assert self._client is not None
         assert self._js is not None
         if not self._client.is_connected:
-            raise SinkAway(f"NATS is away: {self._client.last_error or 'connecting'}")
+            # An event loop that runs only while something is asked would never connect it again.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CONNECT_SECONDS + _RECONNECT_SECONDS):
+                    await self._connected.wait()
+        if not self._client.is_connected:
+            error = self._client.last_error
+            raise SinkAway(f"NATS is away: {said(error) if error is not None else 'connecting'}")
         if self._client.max_payload < LARGEST_MESSAGE:
             raise SinkRefused(
                 f"the NATS server takes messages of {self._client.max_payload} bytes, and an event may have"
@@ -148,36 +164,62 @@ class NatsConnection:
 
     async def _connect(self) -> None:
         client = Client()
+        self._number += 1
         try:
-            await client.connect(
-                list(self._settings.servers),
-                name=self._name,
-                error_cb=_note,
-                # For ever: what waits is bounded, and the relay says that the broker is away.
-                max_reconnect_attempts=-1,
-                connect_timeout=_CONNECT_SECONDS,
-                reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type] # any number does
-                ping_interval=_PING_SECONDS,
-                # Of what is not written yet, and of what is kept for a server that is away; it is published again
-                # anyway.
-                pending_size=2 * LARGEST_MESSAGE,
-                tls=self._tls,
-                user=self._settings.user,
-                password=self._password,
-                token=self._token,
-            )
+            # It would try for ever.
+            async with asyncio.timeout(_CONNECT_SECONDS * len(self._settings.servers) + _RECONNECT_SECONDS):
+                await self._connect_by(client)
         except (OSError, nats.errors.Error, TimeoutError) as error:
-            await client.close()
-            raise SinkAway(f"NATS is away: {error or type(error).__name__}") from error
+            reason = client.last_error or error
+            await _end(client)
+            raise SinkAway(f"NATS is away: {said(reason)}") from error
+        self._connected.set()
         acks = _Acks(client, self._settings.max_in_flight)
         await acks.begin()
         self._client, self._acks = client, acks
         self._js = client.jetstream(timeout=self._settings.ack_seconds)
 
+    async def _connect_by(self, client: Client) -> None:
+        await client.connect(
+            list(self._settings.servers),
+            name=self._name,
+            error_cb=_note,
+            disconnected_cb=self._note_disconnected,
+            reconnected_cb=self._note_connected,
+            # For ever: what waits is bounded, and the relay says that the broker is away.
+            max_reconnect_attempts=-1,
+            connect_timeout=_CONNECT_SECONDS,
+            reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type] # any number does
+            ping_interval=_PING_SECONDS,
+            # Of what is not written yet, and of what is kept for a server that is away; it is published again
+            # anyway.
+            pending_size=2 * LARGEST_MESSAGE,
+            tls=self._tls,
+            user=self._settings.user,
+            password=self._password,
+            token=self._token,
+        )
+
+    async def _note_disconnected(self) -> None:
+        self._number += 1
+        self._connected.clear()
+
+    async def _note_connected(self) -> None:
+        self._connected.set()
+
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
+            await _end(client)
+
+
+async def _end(client: Client) -> None:
+    """Also where the other end takes nothing more of what is still to be sent."""
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
             await client.close()
+    except TimeoutError:
+        log.debug("a connection to NATS is left as it is")
 
 
 async def _note(error: Exception) -> None:

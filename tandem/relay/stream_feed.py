@@ -14,6 +14,7 @@ Personal data is in it as the relay's setting has it: sealed, it is as that of a
 """
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -21,6 +22,7 @@ import uuid
 from collections import OrderedDict, deque
 from collections.abc import Collection, Coroutine
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 
 import nats.errors
@@ -42,9 +44,13 @@ from tandem.runtime.telemetry import log
 T = TypeVar("T")
 
 _RETRY_SECONDS = 1.0
-# Of one request to a consumer: when it ends, the server says so, and a server that is gone does not.
-_EXPIRES_SECONDS = 2.0
-_GRACE_SECONDS = 1.0
+# Of one request to a consumer. Until the next one is there, which takes a round trip of the line, nothing is sent: what
+# is committed then is that much later. Meanwhile a server that is there says so, and one that is gone does not.
+_EXPIRES_SECONDS = 30.0
+_HEARTBEAT_SECONDS = 1.0
+_SILENT_SECONDS = 3.0
+# For what has come while nobody asked, and was not looked at yet.
+_LOOK_SECONDS = 0.05
 _MOST_EVENTS = 1000
 # A consumer that nobody asks for so long is gone.
 _INACTIVE_SECONDS = 60.0
@@ -52,6 +58,8 @@ _INACTIVE_SECONDS = 60.0
 # hands over, more than so many bytes).
 _STILL_THERE = "100"
 _ENDED_WELL = ("404", "408", "409")
+# How old what is known of the head may be.
+_HEAD_SECONDS = 5.0
 # Of places where somebody reads on at the same time: a view that is made anew beside those that are served.
 _MOST_CURSORS = 4
 
@@ -61,8 +69,9 @@ class _Cursor:
     """A consumer of the stream, which sends what is asked for.
 
     newest: the position behind which it sends on. pending: events that the stream had behind that. got: what is not
-    read yet. awaited: what is asked for and did not come yet; asked_until: when the server says at the latest that no
-    more comes. gone: it sends nothing any more.
+    read yet. awaited: what is asked for and did not come yet; asked_until: when the server is to have said something.
+    gone: it sends nothing any more. connection: the number of the one by which it sends; what was on its
+    way when that broke is lost, and what another one brings does not follow.
     """
 
     stream: str
@@ -70,6 +79,7 @@ class _Cursor:
     inbox: str
     newest: int
     pending: int
+    connection: int
     subscription: Any = None
     got: deque[Msg] = field(default_factory=deque)
     awaited: int = 0
@@ -79,6 +89,7 @@ class _Cursor:
     def note(self, message: Msg) -> None:
         """What the server sent."""
         headers = message.headers or {}
+        self.asked_until = time.monotonic() + _SILENT_SECONDS
         status = headers.get(Header.STATUS)
         if status is None:
             self.awaited -= 1
@@ -90,6 +101,14 @@ class _Cursor:
         elif status != _STILL_THERE:
             self.awaited = 0
             self.gone |= status not in _ENDED_WELL or "Deleted" in headers.get(Header.DESCRIPTION, "")
+
+
+@dataclass
+class _AskedHead:
+    """What was asked for by the last who wanted the head, for the next. until: when it is too old."""
+
+    answer: "asyncio.Task[FeedHead | SinkAway | SinkRefused]"
+    until: float
 
 
 class StreamFeed:
@@ -108,9 +127,12 @@ class StreamFeed:
         self._retry_at = 0.0
         self._stream: StreamInfo | None = None
         self._cursors: OrderedDict[int, _Cursor] = OrderedDict()
+        # Whose subscriptions are still to be ended.
+        self._dropped: list[_Cursor] = []
         self._arrived = asyncio.Event()
         # Of the last event that was read: whoever reads on need not be compared with the stream.
         self._last: tuple[uuid.UUID, int, int] | None = None
+        self._asked: _AskedHead | None = None
         # How far each epoch was read.
         self._read_until: dict[uuid.UUID, int] = {}
         self.problem = ""
@@ -118,7 +140,13 @@ class StreamFeed:
     # A Feed's.
 
     def head(self) -> FeedHead | None:
+        """As it was when it was asked for the time before, where that is not long ago: whoever follows is not to wait a
+        round trip of the line each time, while events come.
+        """
         return self._ask(self._head())
+
+    def head_now(self) -> FeedHead | None:
+        return self._ask(self._head_now())
 
     def events(self, after: int, limit: int, epoch: uuid.UUID, mark: int) -> FeedPart | None:
         return self._ask(self._read(after, limit, epoch, mark))
@@ -145,12 +173,19 @@ class StreamFeed:
             return None
         return frozenset(map(uuid.UUID, (stream.config.metadata or {}).get(ENDED, "").split()))
 
+    def recorded_at(self, position: int) -> datetime | None:
+        """When the event at a position of the latest epoch was stored. Raises LookupError where the stream has none."""
+        return self._ask(self._recorded_at(position))
+
     def wait(self, stop: threading.Event, seconds: float | None = None) -> None:
         longest = self._poll_seconds if seconds is None else min(seconds, self._poll_seconds)
-        if self.problem or self._loop is None or not self._cursors:
+        if self._loop is None:
             stop.wait(longest)
-            return
-        self._loop.run_until_complete(self._until_more(longest))
+        elif self.problem or not self._cursors:
+            # Not without the loop: a connection that broke comes back on it alone.
+            self._loop.run_until_complete(asyncio.sleep(longest))
+        else:
+            self._loop.run_until_complete(self._until_more(longest))
 
     def close(self) -> None:
         loop, self._loop = self._loop, None
@@ -164,6 +199,7 @@ class StreamFeed:
             loop.run_until_complete(asyncio.wait(rest))
         loop.close()
         self._forget()
+        self._dropped.clear()
 
     # What may fail, on the loop.
 
@@ -175,6 +211,10 @@ class StreamFeed:
             self._loop = asyncio.new_event_loop()
         try:
             found = self._loop.run_until_complete(answer)
+        except OtherEpoch:
+            # Of which epoch it is now is to be known at once.
+            self._forget_head()
+            raise
         except (SinkAway, SinkRefused) as error:
             self._forget()
             problem = f"the broker cannot be read: {error}"
@@ -188,11 +228,36 @@ class StreamFeed:
             self.problem = ""
         return found
 
+    def _forget_head(self) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.answer.cancel()
+
     def _forget(self) -> None:
+        self._forget_head()
+        self._dropped += self._cursors.values()
         self._cursors.clear()
         self._last = None
 
     async def _head(self) -> FeedHead:
+        asked, self._asked = self._asked, None
+        if asked is not None and time.monotonic() < asked.until:
+            found = await asked.answer
+        else:
+            found = await self._answer_later()
+        if isinstance(found, Exception):
+            raise found
+        # On the loop, which runs while somebody waits for events.
+        self._asked = _AskedHead(asyncio.create_task(self._answer_later()), time.monotonic() + _HEAD_SECONDS)
+        return found
+
+    async def _answer_later(self) -> FeedHead | SinkAway | SinkRefused:
+        try:
+            return await self._head_now()
+        except (SinkAway, SinkRefused) as error:
+            return error
+
+    async def _head_now(self) -> FeedHead:
         stream = await self._latest()
         return FeedHead(_epoch_of(stream), _last_of(stream))
 
@@ -205,6 +270,15 @@ class StreamFeed:
             raise SinkAway(f"no relay has made a stream {self._settings.stream}-… yet")
         self._stream = max(ours, key=lambda it: epoch_order(_epoch_of(it)))
         return self._stream
+
+    async def _recorded_at(self, position: int) -> datetime:
+        js = await self._connection.jetstream()
+        stream = self._stream or await self._latest()
+        try:
+            message = await asked(js.get_msg(stream.config.name or "", position))
+            return datetime.fromisoformat((message.headers or {})[f"{PREFIX}time"])
+        except NotFoundError:
+            raise LookupError(f"the stream has no event {position}") from None
 
     async def _known(self, js: JetStreamContext, epoch: uuid.UUID) -> StreamInfo:
         """The stream of an epoch, as it is now. Raises OtherEpoch where it is not the latest any more."""
@@ -222,6 +296,7 @@ class StreamFeed:
             if latest != epoch:
                 raise OtherEpoch(f"the feed is {latest} now, it was {epoch}")
         cursor = self._cursors.get(after)
+        self._look_at_connection(cursor)
         # One that is gone went with a server, and the stream may be another one now.
         goes_on = cursor is not None and bool(cursor.got or not cursor.gone)
         if not limit or not goes_on or self._last != (epoch, after, mark):
@@ -283,7 +358,7 @@ class StreamFeed:
 
     async def _new_cursor(self, js: JetStreamContext, epoch: uuid.UUID, after: int) -> _Cursor:
         """A consumer that goes on behind a position."""
-        client = js._nc
+        client, number = js._nc, self._connection.number
         inbox = client.new_inbox()
         config = ConsumerConfig(
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
@@ -297,10 +372,12 @@ class StreamFeed:
             info = await asked(js.add_consumer(stream_of(self._settings.stream, epoch), config))
         except NotFoundError as error:
             raise SinkAway(f"the stream is gone: {said(error)}") from error
-        cursor = _Cursor(info.stream_name, info.name, inbox, after, info.num_pending or 0)
+        cursor = _Cursor(info.stream_name, info.name, inbox, after, info.num_pending or 0, number)
 
         async def take(message: Msg) -> None:
-            cursor.note(message)
+            self._look_at_connection(cursor)
+            if not cursor.gone:
+                cursor.note(message)
             self._arrived.set()
 
         cursor.subscription = await client.subscribe(inbox, cb=take)
@@ -308,12 +385,18 @@ class StreamFeed:
         return cursor
 
     async def _keep(self, at: int, cursor: _Cursor) -> None:
-        dropped = [it for it in [self._cursors.pop(at, None)] if it is not None]
+        self._dropped += [it for it in [self._cursors.pop(at, None)] if it is not None]
         self._cursors[at] = cursor
         while len(self._cursors) > _MOST_CURSORS:
-            dropped.append(self._cursors.popitem(last=False)[1])
-        for it in dropped:
-            await it.subscription.unsubscribe()
+            self._dropped.append(self._cursors.popitem(last=False)[1])
+        while self._dropped:
+            with contextlib.suppress(nats.errors.Error):
+                # Of a connection that is closed, and its subscriptions with it.
+                await self._dropped.pop().subscription.unsubscribe()
+
+    def _look_at_connection(self, cursor: _Cursor | None) -> None:
+        if cursor is not None:
+            cursor.gone |= cursor.connection != self._connection.number
 
     async def _take(self, js: JetStreamContext, cursor: _Cursor, limit: int) -> list[Msg]:
         """What has come of what is behind the cursor, at most so many; waits for it where the stream has any.
@@ -332,15 +415,21 @@ class StreamFeed:
 
     async def _request(self, js: JetStreamContext, cursor: _Cursor, limit: int) -> None:
         """Asks for more, where nothing is asked for and all that came was read."""
-        now = time.monotonic()
+        self._look_at_connection(cursor)
         if cursor.awaited > 0:
-            cursor.gone |= now > cursor.asked_until
+            if time.monotonic() > cursor.asked_until and not await self._until_arrival(_LOOK_SECONDS):
+                cursor.gone = True
             return
         if cursor.got or cursor.gone:
             return
         cursor.awaited = min(limit, _MOST_EVENTS)
-        cursor.asked_until = now + _EXPIRES_SECONDS + _GRACE_SECONDS
-        request = {"batch": cursor.awaited, "max_bytes": MAX_BYTES, "expires": int(_EXPIRES_SECONDS * 1e9)}
+        cursor.asked_until = time.monotonic() + _SILENT_SECONDS
+        request = {
+            "batch": cursor.awaited,
+            "max_bytes": MAX_BYTES,
+            "expires": int(_EXPIRES_SECONDS * 1e9),
+            "idle_heartbeat": int(_HEARTBEAT_SECONDS * 1e9),
+        }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{cursor.stream}.{cursor.consumer}"
         try:
             await js._nc.publish(subject, json.dumps(request).encode(), cursor.inbox)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,9 +21,20 @@ from tandem.runtime.sqlstate import QueryAction, failure_of
 from tandem.runtime.telemetry import log
 
 T = TypeVar("T")
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
 
 # Of the time that a call has left, for the way back.
 _RESERVED_SECONDS = 0.2
+
+
+def of_database(engine: Engine, what: str, *, at_once: int) -> "Inquiries[Connection]":
+    """The engine has a connection for each of the questions at once."""
+
+    def read(query: Callable[[Connection], T], /) -> T:
+        return read_pooled(engine, query)
+
+    return Inquiries(read, what, at_once=at_once)
 
 
 def answer_by(call: Call) -> float:
@@ -31,13 +42,19 @@ def answer_by(call: Call) -> float:
     return call.deadline - _RESERVED_SECONDS
 
 
-class Inquiries:
-    """Asks one database, for any thread."""
+class Read(Protocol[S_co]):
+    """How a store is asked: raises SQLAlchemyError or Unavailable while it is away."""
 
-    def __init__(self, engine: Engine, what: str, *, at_once: int) -> None:
-        """what: the database's name in errors. at_once: questions; the engine has a connection for each."""
+    def __call__(self, query: Callable[[S_co], T], /) -> T: ...
+
+
+class Inquiries(Generic[S]):
+    """Asks one store, for any thread. S: what a query is given, such as a Connection."""
+
+    def __init__(self, read: "Read[S]", what: str, *, at_once: int) -> None:
+        """what: the store's name in errors. at_once: questions that `read` takes."""
         self.what = what
-        self._engine = engine
+        self._read = read
         self._at_once = at_once
         self._threads = ThreadPoolExecutor(at_once, f"asks-{what.replace(' ', '-')}")
         self._lock = threading.Lock()
@@ -48,14 +65,14 @@ class Inquiries:
         """Waits for what is asked: for as long as a database may be silent."""
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
-    def ask(self, query: Callable[[Connection], T], until: float) -> T:
+    def ask(self, query: Callable[[S], T], until: float) -> T:
         """What a query reads. until: on the clock of time.monotonic(). Raises Unavailable, and at once where as many as
         may be asked at once have no answer.
         """
         with self._lock:
             if self._late >= self._at_once:
                 raise self._unreachable("does not answer")
-        asked = self._threads.submit(read_pooled, self._engine, query)
+        asked = self._threads.submit(self._read, query)
         try:
             return asked.result(max(0.0, until - time.monotonic()))
         except TimeoutError:

@@ -6,6 +6,7 @@ program that forks; it may have no thread, and nothing of gRPC in use.
 """
 
 import atexit
+import ctypes
 import gc
 import json
 import os
@@ -24,6 +25,8 @@ from typing import IO, Any, cast
 from tandem.cli.child import StackError
 from tandem.cli.exec_child import end_with_parent
 from tandem.cli.services import Service
+
+_CLONE_NEWNET = 0x4000_0000
 
 
 class ForkedService(Service):
@@ -128,7 +131,7 @@ class Forked:
     """What `python -m {module} {words}` does, used as subprocess.Popen is.
 
     Its output goes to `log`, and what it says of errors to `errors`, or to `log` too. imports: a module that is to be
-    there before, besides those of the services.
+    there before, besides those of the services. namespace: the name of a network namespace that it is to be in.
     """
 
     def __init__(
@@ -139,6 +142,7 @@ class Forked:
         *words: str,
         errors: Path | None = None,
         imports: str = "",
+        namespace: str = "",
     ) -> None:
         self._forker = _forker()
         self._name = module
@@ -147,7 +151,12 @@ class Forked:
         if imports:
             self._forker.ask(imports=imports)
         self.pid: int = self._forker.ask(
-            module=module, words=words, log=str(log), errors=str(errors or log), environment=dict(environment)
+            module=module,
+            words=words,
+            log=str(log),
+            errors=str(errors or log),
+            environment=dict(environment),
+            namespace=namespace,
         )
 
     def poll(self) -> int | None:
@@ -205,8 +214,19 @@ def _serve_forks(requests: IO[bytes], answers: IO[str]) -> None:
     sys.exit()
 
 
-def _run(parent: int, *, module: str, words: list[str], log: str, errors: str, environment: dict[str, str]) -> None:
+def _run(
+    parent: int,
+    *,
+    module: str,
+    words: list[str],
+    log: str,
+    errors: str,
+    environment: dict[str, str],
+    namespace: str,
+) -> None:
     """What `python -m {module} {words}` does."""
+    if namespace:
+        enter_network(namespace)
     if not end_with_parent(signal.SIGKILL, parent):
         return
     os.setsid()
@@ -217,6 +237,13 @@ def _run(parent: int, *, module: str, words: list[str], log: str, errors: str, e
     os.environ.update(environment)
     sys.argv = [module, *words]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def enter_network(namespace: str) -> None:
+    """Puts the calling thread into a network namespace, and with it what it starts."""
+    with Path("/run/netns", namespace).open() as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "setns")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Ways in which a PostgreSQL server falls silent: its connections stay open, and nothing comes back."""
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -16,9 +15,8 @@ import pytest
 
 from tandem.cli.embedded import Postgres
 from tandem.testing.stack import wait_until
+from tests.support.forking import enter_network
 from tests.support.proxy import CuttingProxy
-
-_CLONE_NEWNET = 0x4000_0000
 
 
 class Silence(Protocol):
@@ -103,9 +101,7 @@ class Network:
 
         def make() -> None:
             # Of this thread alone.
-            with open(f"/run/netns/{self._name}") as namespace:
-                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), "setns")
+            enter_network(self._name)
             made.append(socket.create_server((self.theirs, 0)))
 
         thread = threading.Thread(target=make)

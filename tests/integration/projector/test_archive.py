@@ -18,6 +18,7 @@ from tandem.commands.archiving import ArchivingSettings
 from tandem.commands.partitions import Partition, ensure_partitions, list_detached, list_partitions
 from tandem.feed import archive
 from tandem.feed.archive import Archive, ArchiveSettings
+from tandem.feed.lookup import TableLookup
 from tandem.feed.reader import EventsArchived, read_events
 from tandem.internal.v1.stored_pb2 import ArchivedEvents
 from tandem.projection.replay import KeyRange, Replay
@@ -98,10 +99,10 @@ async def test_views_are_made_of_archive_and_table_as_of_the_table_alone(
 
     order = uuid.UUID(identity("order", 1))
     for wanted in (KeyRange(), frozenset([order.bytes])):
-        replay = Replay(EVENTS, order_details.PROJECTION, wanted, epoch=epoch_of(stores), archive=Archive(tmp_path))
+        replay = Replay(EVENTS, order_details.PROJECTION, wanted, epoch=epoch_of(stores))
         with stores.write.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             while replay.position < head:
-                replay.advance(connection, head)
+                replay.advance(TableLookup(connection, EVENTS, Archive(tmp_path)), head)
         made = {key: row.value for key, row in replay.rows.items()}
         assert made == {it.bytes: value for it, value in served_values(stores).items() if it.bytes in wanted}
 

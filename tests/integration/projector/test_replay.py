@@ -11,6 +11,7 @@ from projector.app import VIEWS
 from shop.events import EVENTS
 from tandem.feed import table as feed
 from tandem.feed.head import read_head
+from tandem.feed.lookup import TableLookup
 from tandem.feed.reader import EventsMissing, HistoryChanged, OtherEpoch
 from tandem.projection.changes import ViewRow
 from tandem.projection.replay import KeyRange, Replay, Wanted
@@ -44,7 +45,7 @@ def replay(stores: Stores, view: str, wanted: Wanted = ALL, until: int | None = 
 
 def advance(it: Replay, connection: Connection, until: int) -> None:
     while it.position < until:
-        it.advance(connection, until)
+        it.advance(TableLookup(connection, EVENTS), until)
 
 
 def rows_of(it: Replay) -> list[tuple[Any, ...]]:
@@ -131,7 +132,7 @@ async def test_a_feed_that_is_not_the_views_is_not_replayed(stores: Stores) -> N
     with stores.write.connect() as connection:
         other = Replay(EVENTS, VIEWS.projections["order_details"], ALL, epoch=uuid.uuid4())
         with pytest.raises(OtherEpoch):
-            other.advance(connection, 1)
+            other.advance(TableLookup(connection, EVENTS), 1)
     with pytest.raises(HistoryChanged):
         replay(stores, "order_details", until=4)
     stores.run(f"DELETE FROM {feed.event.fullname} WHERE position = 1", "write")

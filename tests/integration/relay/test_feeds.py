@@ -82,10 +82,10 @@ class StreamFeeds(TableFeeds):
         self._relays = relays
         self._running: Running | None = None
 
-    def new(self) -> Feed:
-        settings = NatsSettings(
-            servers=tuple(it.url for it in self._relays.servers), stream=self._relays.prefix, ack_seconds=2
-        )
+    def new(self, at: str = "") -> Feed:
+        """at: the URL where it is read, instead of at the servers themselves."""
+        servers = (at,) if at else tuple(it.url for it in self._relays.servers)
+        settings = NatsSettings(servers=servers, stream=self._relays.prefix, ack_seconds=2)
         return StreamFeed(settings, EVENTS, name="test", poll_seconds=0.2)
 
     def begin(self, first: int = 1) -> None:

@@ -15,6 +15,7 @@ from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.relay.cloud_events import CloudEvents
 from tandem.relay.jetstream import EPOCH, FIRST, PERSONAL_DATA
 from tandem.relay.relaying import State
+from tandem.testing.ports import free_port
 from tandem.testing.stack import until
 from tests.integration.projector.conftest import Stores
 from tests.integration.relay.conftest import StreamRelays
@@ -126,3 +127,11 @@ async def test_an_event_that_the_broker_would_not_take_is_said_at_the_start(
         async with its.running(relay := its.new(broker={"replicas": 1})):
             await its.says(relay, State.REFUSED, "takes messages of 524288 bytes, and an event may have")
             assert not await relay.is_ready()
+
+
+async def test_a_relay_that_finds_no_broker_when_it_starts_says_so(relays: Callable[..., StreamRelays]) -> None:
+    its = relays()
+    relay = its.new(broker={"servers": (f"nats://127.0.0.1:{free_port()}",)})
+    async with its.running(relay):
+        await its.says(relay, State.AWAY, "NATS is away")
+        assert not await relay.is_ready()

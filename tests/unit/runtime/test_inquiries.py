@@ -3,28 +3,26 @@
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 
-from tandem.runtime import inquiries
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.inquiries import Inquiries
 from tandem.testing.stack import wait_until
 
+T = TypeVar("T")
+
 
 @pytest.fixture
-async def database(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Inquiries]:
+async def database() -> AsyncIterator[Inquiries[Any]]:
     """A database whose answer is what the question returns."""
 
-    def ask(_: object, query: Callable[[Any], object]) -> object:
+    def ask(query: Callable[[Any], T], /) -> T:
         return query(None)
 
-    monkeypatch.setattr(inquiries, "read_pooled", ask)
-    # Nothing connects to it.
-    database = Inquiries(create_engine("postgresql+psycopg://"), "read database", at_once=2)
+    database: Inquiries[Any] = Inquiries(ask, "read database", at_once=2)
     yield database
     await database.stop()
 
@@ -34,7 +32,7 @@ def later() -> float:
 
 
 def test_who_asks_is_refused_at_the_deadline_and_at_once_behind_questions_without_an_answer(
-    database: Inquiries,
+    database: Inquiries[Any],
 ) -> None:
     gate = threading.Event()
     for _ in range(2):
@@ -54,7 +52,7 @@ def test_who_asks_is_refused_at_the_deadline_and_at_once_behind_questions_withou
     wait_until(answers, "it is asked again")
 
 
-def test_one_that_is_away_says_why_and_a_bug_stays_one(database: Inquiries) -> None:
+def test_one_that_is_away_says_why_and_a_bug_stays_one(database: Inquiries[Any]) -> None:
     def refuse(_: object) -> None:
         raise DBAPIError(None, None, Exception("connection refused"), connection_invalidated=True)
 

@@ -250,7 +250,7 @@ class UnreachableStore(_message.Message):
     STORE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     store: _builtins.str
-    """"read database" or "write database"."""
+    """"read database" or "write database"; "broker" instead of this where the projector follows that."""
     problem: _builtins.str
     """In words."""
     def __init__(
