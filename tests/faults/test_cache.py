@@ -15,7 +15,7 @@ from shop.views import VIEWS
 from tandem.cli.services import Service
 from tandem.testing.stack import kill, pause, resume, until
 from tests.support.builders import identity, usd
-from tests.support.caches import KEEPS_WHAT_IT_HAS
+from tests.support.caches import KEEPS_WHAT_IT_HAS, RedisNode
 from tests.support.shop import PRODUCTS, open_shop
 from tests.support.stack import AsyncStubs, Stack
 
@@ -110,6 +110,31 @@ async def test_a_cache_node_that_goes_and_comes_back_loses_no_read_and_shows_not
             await _hits_come_again(stack)
         await traffic.stop()
         await _everybody_sees_the_last_write(stubs, traffic)
+
+
+@pytest.mark.parametrize("node_kind", ["valkey"])
+async def test_a_node_that_comes_back_with_old_entries_while_nobody_writes_shows_none_of_them(
+    new_stack: Callable[..., Stack],
+) -> None:
+    stack = new_stack(cache_nodes=1, nodes_do=KEEPS_WHAT_IT_HAS)
+    [node] = stack.nodes
+    assert isinstance(node, RedisNode)
+    async with stack.async_stubs() as stubs:
+        await _see(stubs, 1, await open_shop(stubs.commands))
+        assert node.says("SAVE") == b"OK"
+        change = commands.ChangePriceRequest(product_id=identity("product", 1), price=usd(7))
+        receipt = (await stubs.commands.ChangePrice(change)).receipt
+        await _see(stubs, 1, receipt.consistency_token)
+        kill(node)
+        node.start()
+        before = await _hits(stack)
+
+        async def hit_again() -> bool:
+            answer = await stubs.queries.GetProduct(queries.GetProductRequest(product_id=change.product_id))
+            assert answer.product.version == receipt.version
+            return await _hits(stack) > before
+
+        await until(hit_again, "the cache is hit again", seconds=30)
 
 
 async def _see(stubs: AsyncStubs, number: int, token: str) -> None:
