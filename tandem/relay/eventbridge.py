@@ -252,7 +252,7 @@ class EventBridgeSink:
                 raise PlaceTaken("another relay has taken the place")
             # It is this relay's before it sends anything.
             self._write(epoch, at, known.mark if known is not None else 0)
-            self._holds = True
+        self._holds = True
         waiting = deque(self._entry(epoch, it) for it in events)
 
         def move() -> None:
