@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, PartialCredentialsError
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -141,6 +139,10 @@ class EventBridgeSink:
             raise SinkAway(f"AWS does not answer: {error}") from error
 
     def _connect(self) -> None:
+        # They open a socket when they are imported, to see whether there is IPv6.
+        import boto3  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
         seconds = self._settings.ack_seconds
         # What is tried again is ours to say: the relay asks where it is before.
         config = Config(connect_timeout=seconds, read_timeout=seconds, retries={"total_max_attempts": 1})
@@ -307,16 +309,14 @@ class EventBridgeSink:
         return entry
 
     def _entry_of(self, event: CloudEvent, detail: dict[str, Any]) -> _Entry:
-        text = json.dumps(detail, ensure_ascii=False, separators=(",", ":"))
-        request = {
-            "EventBusName": self._settings.bus,
+        texts = {
             "Source": self._source,
             "DetailType": event.attributes["type"],
-            "Time": datetime.fromtimestamp(event.recorded_at, UTC),
-            "Detail": text,
+            "Detail": json.dumps(detail, ensure_ascii=False, separators=(",", ":")),
         }
-        size = _ENTRY_BYTES + sum(len(request[it].encode()) for it in ("Source", "DetailType", "Detail"))
-        return _Entry(event, request, size)
+        time_of = datetime.fromtimestamp(event.recorded_at, UTC)
+        request = {"EventBusName": self._settings.bus, "Time": time_of, **texts}
+        return _Entry(event, request, _ENTRY_BYTES + sum(len(it.encode()) for it in texts.values()))
 
 
 def _together(waiting: Sequence[_Entry]) -> list[_Entry]:

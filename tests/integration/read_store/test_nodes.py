@@ -420,7 +420,7 @@ def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
 def test_a_login_has_one_password() -> None:
     for wrong in ({}, {"password": SecretStr("a"), "password_file": Path("a")}, {"password_file": Path("/absent")}):
         with pytest.raises(ValidationError):
-            LoginSettings(**wrong)  # type: ignore[arg-type]
+            LoginSettings(**wrong)
 
 
 def test_addresses_of_each_kind() -> None:

@@ -139,7 +139,8 @@ async def test_a_relay_that_died_before_the_place_was_moved_has_its_events_sent_
     dies = sink(bus)
     given = renamed(1, 2, 3)
     await dies.place(FEED)
-    write, claimed = dies._write, []
+    write = dies._write
+    claimed: list[Any] = []
 
     def dead(*item: Any) -> None:
         if claimed:
@@ -147,7 +148,7 @@ async def test_a_relay_that_died_before_the_place_was_moved_has_its_events_sent_
         claimed.append(item)
         write(*item)
 
-    dies._write = dead  # type: ignore[method-assign]
+    dies._write = dead  # type: ignore[method-assign, assignment]
     with pytest.raises(SinkAway, match="it is dead"):
         await dies.publish(FEED.epoch, given)
     other = sink(bus, "two")
