@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql pgbouncer patroni chromium pages pictures up test check bench bench-quick bench-profile bench-streams scale cells suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci iptables
+.PHONY: help install memcached prometheus postgresql pgbouncer patroni chromium pages pictures up test check bench bench-quick bench-profile bench-streams scale cells suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci iptables redis
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 memcached:  ## Install Debian's memcached where it is missing and we may; go on without it otherwise
 	@command -v memcached >/dev/null || tools/install_memcached.sh
+
+redis:  ## Install Debian's Redis where it is missing and we may, for the cache's tests
+	@command -v redis-server >/dev/null || tools/install_redis.sh
 
 prometheus:  ## Install Debian's Prometheus where it is missing and we may, for the tests of alerts and dashboard
 	@command -v promtool >/dev/null || tools/install_prometheus.sh

@@ -26,7 +26,9 @@ from tandem.projection.service import ProjectionService
 from tandem.projection.settings import AuditSettings, CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.projection.views import Views
 from tandem.read_store.announcement import HISTORY_CHANGED, Announcement
-from tandem.read_store.cache import new_epoch, parse_node
+from tandem.read_store.cache import CacheEpochs, new_epoch
+from tandem.read_store.node import NodeError, parse_node
+from tandem.read_store.nodes import node_client
 from tandem.read_store.tables import READ
 from tandem.relay.settings import NatsSettings
 from tandem.relay.stream_feed import StreamFeed
@@ -61,8 +63,9 @@ class ProjectorSettings(ServiceSettings):
     read_database: DatabaseSettings = Field(description="The read database, which holds the views")
     cache_nodes: tuple[str, ...] = Field(
         (),
-        description='memcached nodes as a JSON list, ["host:port", …], or ["unix:/path"] on one machine; query servers'
-        " learn them from here",
+        description='Nodes of the cache as a JSON list: memcached\'s ["host:port", …], on one machine ["unix:/path"];'
+        ' of Redis or Valkey ["redis://host:port", …], with TLS ["rediss://host:port", …]. Query servers learn them'
+        " from here",
     )
     server: ServerSettings = Field(ServerSettings(port=50053), description="The gRPC server")
     tokens: SignedTokenSettings = Field(SignedTokenSettings(), description="The signature of tokens")
@@ -88,13 +91,17 @@ class ProjectorSettings(ServiceSettings):
     @classmethod
     def _nodes_are_addresses(cls, nodes: tuple[str, ...]) -> tuple[str, ...]:
         for node in nodes:
-            parse_node(node)
+            try:
+                node_client(node, timeout=1.0)
+            except NodeError as error:
+                raise ValueError(f"{node}: {error}") from error
         if len(set(nodes)) != len(nodes):
             raise ValueError("names a node twice")
+        epochs: CacheEpochs = {it: new_epoch(parse_node(it).longest_identity) for it in nodes}
         longest = Announcement(
             feed_epoch=uuid.UUID(int=0),
             positions=dict.fromkeys(cls.views, 2**63),
-            cache_epochs=dict.fromkeys(cls.views, dict.fromkeys(nodes, new_epoch())),
+            cache_epochs=dict.fromkeys(cls.views, epochs),
             marks=dict.fromkeys(cls.views, 2**63),
             generations=dict.fromkeys(cls.views, 2**63),
             problems=dict.fromkeys(cls.views, HISTORY_CHANGED),

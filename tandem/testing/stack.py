@@ -49,7 +49,7 @@ def up_to(nodes: int) -> int:
     return nodes if memcached_path() else 0
 
 
-def end_node(node: Memcached) -> None:
+def end_node(node: Child) -> None:
     """Ends one that runs, after a test: to stop in good order takes it up to a second, and it has nothing to keep."""
     if node.exit_code() is None:
         kill(node)
@@ -186,7 +186,7 @@ class Stack:
 
     lite: both sides in one database, as CQRS lite. feed_server: of the write database, if that is on another.
     at: "host:port" where the services reach the databases, instead of at the server itself; several, with commas
-    between; query: what their URLs end with, such as "?target_session_attrs=primary". nodes: the memcached nodes
+    between; query: what their URLs end with, such as "?target_session_attrs=primary". nodes: the nodes of the cache
     to use. transport: of all services.
     modules: what Python runs as each service, by section: command, projector and query. views: how many there are.
     service: what runs one; a Service is a process of its own.
@@ -205,7 +205,7 @@ class Stack:
         modules: Mapping[str, str],
         views: int,
         service: type[Service] = Service,
-        nodes: Iterable[Memcached] = (),
+        nodes: Iterable[Child] = (),
         lite: bool = False,
         at: str = "",
         query: str = "",
