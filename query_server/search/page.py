@@ -90,7 +90,7 @@ class SearchPage(NamedTuple):
 
 class Found(NamedTuple):
     """What a search found. alternatives: for each word what it was taken for too. as_of: the views were there, or
-    later. did_you_mean: a query that was not searched for, or "".
+    later. did_you_mean: a query that was not searched for, or "". by_engine: whether a search engine gave the scores.
     """
 
     alternatives: Alternatives
@@ -98,6 +98,7 @@ class Found(NamedTuple):
     as_of: Token
     parked: Parked
     did_you_mean: str
+    by_engine: bool = False
 
 
 def page_of_row(row: Any, shape: Shape) -> SearchPage:
@@ -228,7 +229,7 @@ def encode_response(wanted: SearchKey, found: Found, memory: SearchMemory) -> by
     )
     shown = page.hits[: wanted.size]
     if len(page.hits) > wanted.size:
-        cursor = SearchCursor(page.last_rank, uuid.UUID(bytes=shown[-1][0]), alternatives)
+        cursor = SearchCursor(page.last_rank, uuid.UUID(bytes=shown[-1][0]), alternatives, found.by_engine)
         rest.next_page_token = encode_search_token(cursor, *wanted.query)
     if (meant := best(wanted.words, alternatives)) != list(wanted.words):
         rest.corrected_query = " ".join(meant)
