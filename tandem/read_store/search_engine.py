@@ -39,7 +39,8 @@ class SearchEngine:
 
     def __init__(self, settings: SearchEngineSettings) -> None:
         """Raises OSError when a file of the settings cannot be read."""
-        self._timeout = urllib3.Timeout(total=settings.timeout)
+        self._search_timeout = urllib3.Timeout(total=settings.timeout)
+        self._write_timeout = urllib3.Timeout(total=settings.write_timeout)
         password = settings.password_file.read_text(encoding="utf-8").strip() if settings.password_file else ""
         self._headers = urllib3.make_headers(
             keep_alive=True, basic_auth=f"{settings.user}:{password}" if settings.user else None
@@ -119,14 +120,20 @@ class SearchEngine:
             f"/{name}/_search?allow_partial_search_results=false"
             "&filter_path=timed_out,_shards.failed,hits.hits._id,hits.hits._score,error"
         )
-        status, answer = self._ask("POST", path, wanted)
+        status, answer = self._ask("POST", path, wanted, self._search_timeout)
         if status == _REFUSED:
             raise SearchRefused(str(answer)[:_LONGEST])
         if status != _FOUND or answer["timed_out"] or answer["_shards"]["failed"]:
             raise _failed(status, answer)
         return [(it["_id"], it["_score"]) for it in answer.get("hits", {}).get("hits", ())]
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | bytes | None = None) -> tuple[int, Any]:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | bytes | None = None,
+        timeout: urllib3.Timeout | None = None,
+    ) -> tuple[int, Any]:
         """Its status, and what it answers. Raises EngineAway."""
         kind = "application/x-ndjson" if isinstance(body, bytes) else "application/json"
         sent = _json(body) if isinstance(body, dict) else body
@@ -134,7 +141,13 @@ class SearchEngine:
 
         def ask() -> urllib3.BaseHTTPResponse:
             return self._pool.request(
-                method, path, body=sent, headers=headers, timeout=self._timeout, retries=False, redirect=False
+                method,
+                path,
+                body=sent,
+                headers=headers,
+                timeout=timeout or self._write_timeout,
+                retries=False,
+                redirect=False,
             )
 
         try:

@@ -66,7 +66,13 @@ class SearchEngineSettings(Block):
         description="What the names of the indexes begin with: another one for each read database that shares an"
         " engine, and the same for its projectors and query servers",
     )
-    timeout: float = Field(1.0, gt=0, le=60, description="Seconds for connecting to it and for each answer")
+    timeout: float = Field(1.0, gt=0, le=60, description="Seconds for connecting to it and for each answer to a search")
+    write_timeout: float = Field(
+        10.0,
+        gt=0,
+        le=300,
+        description="Seconds for each answer to the projector, which stores hundreds of rows at once",
+    )
 
     @field_validator("url")
     @classmethod

@@ -293,9 +293,7 @@ class Stack:
         with psycopg.connect(self.read_url, autocommit=True) as connection:
             # An index of one may have a row too.
             begun = "SELECT count(DISTINCT view) >= %s FROM tandem_read.projection"
-            wait_until(
-                lambda: connection.execute(begun, (self._views,)).fetchone() == (True,), "the views have begun"
-            )
+            wait_until(lambda: connection.execute(begun, (self._views,)).fetchone() == (True,), "the views have begun")
         return self
 
     def stop(self) -> None:
