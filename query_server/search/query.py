@@ -110,8 +110,8 @@ class SearchQuery(StatementQuery[SearchKey]):
 
     @property
     def views(self) -> tuple[str, ...]:  # type: ignore[override]
-        """With the index of the products as long as that is used."""
-        return (*SEARCHED, self._engine.view) if self._engine is not None and self._engine.is_usable else SEARCHED
+        """With the index of the products as long as that is used: it is behind them."""
+        return (self._engine.view, *SEARCHED) if self._engine is not None and self._engine.is_usable else SEARCHED
 
     def wanted(self, request: Any, check: QueryChecker) -> SearchKey:
         return search_key(request, check, self._synonyms())
