@@ -13,12 +13,12 @@ from tandem.runtime.telemetry import log
 
 FAILED = Counter(
     "tandem_index_searches_failed_total",
-    "Searches that the search engine did not answer, and another one did",
+    "Searches that the search engine did not answer, and the read database did",
     ["view"],
 )
 UNUSED = Counter(
     "tandem_index_searches_unused_total",
-    "Searches for which the index was not there, and another one answered",
+    "Searches that found no index of the view yet, and that the read database answered",
     ["view"],
 )
 

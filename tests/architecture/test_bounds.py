@@ -23,7 +23,7 @@ SHIPPED = [
     requirement
     for text in (
         *PROJECT["dependencies"],
-        *(it for extra in ("client", "server", "kafka", "embedded", "mesh") for it in EXTRAS[extra]),
+        *(it for extra in ("client", "server", "kafka", "search", "embedded", "mesh") for it in EXTRAS[extra]),
     )
     if (requirement := Requirement(text)).name != PROJECT["name"]
 ]

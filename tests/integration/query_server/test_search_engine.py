@@ -72,8 +72,8 @@ class Searching:
         self.asked = 0
         search = self.reader.search
 
-        def counted(*arguments: Any) -> list[tuple[str, float]]:
-            found = search(*arguments)
+        def counted(name: str, body: dict[str, Any]) -> list[tuple[str, float]]:
+            found = search(name, body)
             self.asked += 1
             return found
 
