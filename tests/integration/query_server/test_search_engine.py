@@ -15,7 +15,7 @@ from grpc import aio
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from commerce.internal.v1.stored_pb2 import SearchPageToken
+from commerce.internal.v1.stored_pb2 import ProductText, SearchPageToken
 from commerce.query.v1.query_service_pb2 import ProductSort, SearchBoost, SearchProductsRequest
 from commerce.type.v1.consistency_pb2 import Consistency
 from query_server.search.memory import SearchMemory
@@ -27,7 +27,7 @@ from tandem.queries.page_token import decode_stored
 from tandem.read_store.search_index import Document, SearchEngineSettings
 from tandem.read_store.tables import newest
 from tandem.runtime.settings import DatabaseSettings
-from tests.integration.query_server.conftest import ReadSide, Serve, detail, reason, until
+from tests.integration.query_server.conftest import ReadSide, Serve, detail, position_of, reason, until
 from tests.integration.query_server.test_search_languages import PRODUCTS
 from tests.integration.query_server.test_search_languages import events as language_events
 from tests.integration.query_server.test_search_relevance import northwind_products, project
@@ -357,6 +357,27 @@ async def test_what_the_log_does_not_say_is_found_all_the_same(indexed: Indexed,
     await indexed.caught_up()
     assert set(search.names("tea")) == {"Green Tea", "White Tea"}
     assert search.asked == 1
+
+
+async def test_what_is_parked_is_said_where_the_index_is(indexed: Indexed, shelf: Shelf) -> None:
+    shelf.add("Green Tea")
+    key = events.product_added(1).product_added.product_id
+    await indexed.index()
+    search = await indexed.search()
+    since = indexed.side.park("product_search", key)
+    indexed.side.advance()
+    await indexed.caught_up()
+    found = search("tea")
+    assert [it.product.name for it in found.hits] == ["Green Tea"]
+    assert (found.parked_rows, found.parked_since, position_of(found.as_of)) == (1, since, since - 1)
+    # The log says nothing of a row that takes in what waited for it. That the rows say something else now, does.
+    indexed.side.redrive("product_search", key, ProductText(name="Green Tea"), since)
+    with indexed.side.engine.begin() as connection:
+        connection.execute(text("UPDATE tandem_read.product_search SET name_words = 'samovar'"))
+    indexed.side.advance()
+    await indexed.caught_up()
+    assert search("samovar").parked_rows == 0
+    assert search.names("samovar") == ["Green Tea"]
 
 
 # Tokens.
