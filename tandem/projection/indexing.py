@@ -35,6 +35,7 @@ from tandem.projection import metrics
 from tandem.projection.settings import FollowSettings
 from tandem.projection.statements import Driver
 from tandem.read_store.announcement import Announcement
+from tandem.read_store.search_engine import SearchEngine
 from tandem.read_store.search_index import Document, EngineAway, IndexGone, SearchEngineSettings, SearchIndex
 from tandem.read_store.tables import CHANNEL, change, newest, parked_in, projection
 from tandem.runtime.arrays import array
@@ -100,7 +101,7 @@ class Indexer:
         """log_keeps_seconds: how long the change log keeps an entry. Raises SettingsError."""
         self._index = index
         self._prefix = engine.prefix
-        self._search_engine = engine.open()
+        self._search_engine = SearchEngine(engine)
         self._follow = follow
         self._log_keeps = log_keeps_seconds
         self._database = create_database_engine(read_database, name=_NAME, pool_size=1, by_key=True, autocommit=True)

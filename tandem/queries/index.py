@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import Counter
 
 from tandem.queries.freshness import Freshness
+from tandem.read_store.search_engine import SearchEngine
 from tandem.read_store.search_index import EngineAway, SearchEngineSettings, SearchIndex
 from tandem.runtime.telemetry import log
 
@@ -34,7 +35,7 @@ class IndexReader:
     ) -> None:
         """rest_seconds: how long the engine is not asked after it failed. Raises SettingsError."""
         self.view = index.view
-        self._engine = settings.open()
+        self._engine = SearchEngine(settings)
         self._freshness = freshness
         self._rest_seconds = rest_seconds
         self._lock = threading.Lock()

@@ -11,10 +11,7 @@ itself, of whatever comes first, in place of one that somebody deleted.
 import json
 import ssl
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-import urllib3
-from urllib3.exceptions import HTTPError, ProtocolError
+from typing import TYPE_CHECKING, Any
 
 from tandem.read_store.search_index import (
     MOST_FOUND,
@@ -26,6 +23,10 @@ from tandem.read_store.search_index import (
     SearchRefused,
     Written,
 )
+from tandem.runtime.settings import SettingsError
+
+if TYPE_CHECKING:
+    import urllib3
 
 # Of one request. An engine takes 100 MB, unless it is told otherwise.
 _MOST_BYTES = 4_000_000
@@ -38,16 +39,27 @@ class SearchEngine:
     """For any thread."""
 
     def __init__(self, settings: SearchEngineSettings) -> None:
-        """Raises OSError when a file of the settings cannot be read."""
+        """Connects at the first use. Raises SettingsError where its package is missing, or a file cannot be read."""
+        try:
+            # It is in an extra, and tries to bind a socket when it is imported.
+            import urllib3  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise SettingsError(f"search engine: {error.name} is missing: pip install 'tandem-cqrs[search]'") from error
         self._search_timeout = urllib3.Timeout(total=settings.timeout)
         self._write_timeout = urllib3.Timeout(total=settings.write_timeout)
-        password = settings.password_file.read_text(encoding="utf-8").strip() if settings.password_file else ""
+        # All that it raises, and what it raises where the other end has closed the connection.
+        self._failures = (urllib3.exceptions.HTTPError, OSError, ValueError)
+        self._was_closed = urllib3.exceptions.ProtocolError
+        secure: dict[str, Any] = {}
+        try:
+            password = settings.password_file.read_text(encoding="utf-8").strip() if settings.password_file else ""
+            if settings.url.startswith("https://"):
+                secure["ssl_context"] = ssl.create_default_context(cafile=settings.ca_file)
+        except OSError as error:
+            raise SettingsError(f"search engine: {error}") from error
         self._headers = urllib3.make_headers(
             keep_alive=True, basic_auth=f"{settings.user}:{password}" if settings.user else None
         )
-        secure: dict[str, Any] = {}
-        if settings.url.startswith("https://"):
-            secure["ssl_context"] = ssl.create_default_context(cafile=settings.ca_file)
         self._pool = urllib3.connection_from_url(settings.url, maxsize=8, **secure)
 
     def close(self) -> None:
@@ -132,14 +144,14 @@ class SearchEngine:
         method: str,
         path: str,
         body: dict[str, Any] | bytes | None = None,
-        timeout: urllib3.Timeout | None = None,
+        timeout: "urllib3.Timeout | None" = None,
     ) -> tuple[int, Any]:
         """Its status, and what it answers. Raises EngineAway."""
         kind = "application/x-ndjson" if isinstance(body, bytes) else "application/json"
         sent = _json(body) if isinstance(body, dict) else body
         headers = {**self._headers, **({"content-type": kind} if sent is not None else {})}
 
-        def ask() -> urllib3.BaseHTTPResponse:
+        def ask() -> "urllib3.BaseHTTPResponse":
             return self._pool.request(
                 method,
                 path,
@@ -153,11 +165,11 @@ class SearchEngine:
         try:
             try:
                 answer = ask()
-            except ProtocolError:
+            except self._was_closed:
                 # It may have ended a connection that was idle. Whatever is asked may be asked twice.
                 answer = ask()
             return answer.status, json.loads(answer.data) if answer.data else {}
-        except (HTTPError, OSError, ValueError) as error:
+        except self._failures as error:
             raise EngineAway(f"{type(error).__name__}: {error}"[:_LONGEST]) from error
 
 

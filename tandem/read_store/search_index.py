@@ -7,18 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from sqlalchemy import Table
 
 from tandem.feed.token import Token
-from tandem.runtime.settings import Block, SettingsError, is_this_machine
-
-if TYPE_CHECKING:
-    from tandem.read_store.search_engine import SearchEngine
-
+from tandem.runtime.settings import Block, is_this_machine
 
 MOST_FOUND = 10_000
 """Documents that one search may find: an engine's own limit, unless it is told otherwise."""
@@ -92,17 +88,6 @@ class SearchEngineSettings(Block):
         if self.user and url.scheme == "http" and not is_this_machine(url.hostname or ""):
             raise ValueError("url must begin with https://: whoever is in between would read the password")
         return self
-
-    def open(self) -> "SearchEngine":
-        """Connects at the first use. Raises SettingsError where its package is missing, or a file cannot be read."""
-        try:
-            from tandem.read_store.search_engine import SearchEngine  # noqa: PLC0415 - its package is in an extra
-        except ModuleNotFoundError as error:
-            raise SettingsError(f"search engine: {error.name} is missing: pip install 'tandem-cqrs[search]'") from error
-        try:
-            return SearchEngine(self)
-        except OSError as error:
-            raise SettingsError(f"search engine: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from shop.product_index import PRODUCT_INDEX
 from tandem.projection.indexing import Indexer
 from tandem.queries.index import IndexReader
 from tandem.queries.page_token import decode_stored
+from tandem.read_store.search_engine import SearchEngine
 from tandem.read_store.search_index import Document, SearchEngineSettings
 from tandem.read_store.tables import newest
 from tandem.runtime.settings import DatabaseSettings
@@ -286,7 +287,7 @@ async def test_what_comes_late_is_refused_by_its_version(indexed: Indexed, shelf
     shelf.happen(events.product_revised(1, name="Samovar"))
     await indexed.index()
     await indexed.caught_up()
-    engine = indexed.engine.open()
+    engine = SearchEngine(indexed.engine)
     key = uuid.UUID(events.product_added(1).product_added.product_id).hex
     try:
         # As a projector does that paused before the product was revised.
@@ -334,7 +335,7 @@ async def test_a_view_that_is_made_anew_gets_another_index_beside_the_one_that_s
     indexed.side.advance()
     await until(lambda: indexed.name != before, "another index serves")
     await indexed.caught_up()
-    engine = indexed.engine.open()
+    engine = SearchEngine(indexed.engine)
     try:
         await until(lambda: not engine.is_there(before), "the one of before is gone")
     finally:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from shop.product_index import PRODUCT_INDEX
 from tandem.feed.token import Token
+from tandem.read_store.search_engine import SearchEngine
 from tandem.read_store.search_index import SearchEngineSettings
 from tandem.runtime.settings import SettingsError
 
@@ -33,7 +34,7 @@ def test_a_password_goes_to_nobody_in_between(tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("open sesame\n")
     SearchEngineSettings(url="https://search.internal:9200", user="tandem", password_file=secret)
-    SearchEngineSettings(url="http://127.0.0.1:9200", user="tandem", password_file=secret).open().close()
+    SearchEngine(SearchEngineSettings(url="http://127.0.0.1:9200", user="tandem", password_file=secret)).close()
     for wrong in (
         {"url": "http://search.internal:9200", "user": "tandem", "password_file": secret},
         {"url": "https://search.internal:9200", "user": "tandem"},
@@ -48,6 +49,6 @@ def test_a_password_goes_to_nobody_in_between(tmp_path: Path) -> None:
 def test_files_that_are_missing_are_wrong_settings(tmp_path: Path) -> None:
     none = tmp_path / "none"
     with pytest.raises(SettingsError, match="none"):
-        SearchEngineSettings(url="https://search.internal", user="tandem", password_file=none).open()
+        SearchEngine(SearchEngineSettings(url="https://search.internal", user="tandem", password_file=none))
     with pytest.raises(SettingsError, match="search engine"):
-        SearchEngineSettings(url="https://search.internal", ca_file=none).open()
+        SearchEngine(SearchEngineSettings(url="https://search.internal", ca_file=none))
