@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import text
 
 from query_server.search.memory import Alternatives
-from query_server.search.page import best
-from query_server.search.request import SearchKey
+from query_server.search.request import SearchKey, best
 from query_server.search.statements import AS_WRITTEN, word_parts
 from shop.product_index import PRODUCT_INDEX, WEIGHTS
 from shop.words import halves_of, pairs_of

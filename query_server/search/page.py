@@ -23,7 +23,7 @@ from commerce.query.v1.views_pb2 import ProductCard
 from commerce.type.v1.money_pb2 import Money
 from query_server.search.highlight import highlight, snippet
 from query_server.search.memory import Alternatives, Candidates, Marked, Marks, SearchMemory
-from query_server.search.request import SearchCursor, SearchKey, encode_search_token
+from query_server.search.request import SearchCursor, SearchKey, best, encode_search_token
 from query_server.search.statements import MAX_FACETS, MOST_ATTRIBUTES, MOST_RANKED, STEPS, Shape
 from query_server.search.synonyms import Span
 from shop.facets import SEPARATOR, name_and_value
@@ -273,11 +273,6 @@ def attributes_of(page: SearchPage) -> list[AttributeFacet]:
 def words_of_spans(spans: Sequence[Span]) -> tuple[str, ...]:
     """What a query marks too."""
     return tuple([word for span in spans for phrase in span.synonyms for word in phrase])
-
-
-def best(words: Sequence[str], alternatives: Alternatives) -> list[str]:
-    """The query as it was probably meant."""
-    return [other[0] if other else word for word, other in zip(words, alternatives, strict=True)]
 
 
 def _marks(hits: Sequence[Hit], words: tuple[str, ...], memory: SearchMemory) -> list[bytes]:

@@ -20,13 +20,12 @@ from query_server.search.page import (
     Card,
     Found,
     SearchPage,
-    best,
     encode_response,
     likely_shown,
     page_of_cards,
     page_of_row,
 )
-from query_server.search.request import SEARCHED, SearchKey, search_key
+from query_server.search.request import SEARCHED, SearchKey, best, search_key
 from query_server.search.statements import (
     ALTERNATIVES,
     CARDS,

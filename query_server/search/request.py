@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -178,3 +179,8 @@ def _prices(request: SearchProductsRequest, check: QueryChecker) -> tuple[str, i
     low, high = bounds.get("min_price"), bounds.get("max_price")
     currency_code = next(iter(codes.values()), "")
     return currency_code, low.minor_units if low else None, high.minor_units if high else None
+
+
+def best(words: Sequence[str], alternatives: Alternatives) -> list[str]:
+    """The query as it was probably meant."""
+    return [other[0] if other else word for word, other in zip(words, alternatives, strict=True)]

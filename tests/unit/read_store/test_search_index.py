@@ -42,7 +42,7 @@ def test_a_password_goes_to_nobody_in_between(tmp_path: Path) -> None:
         {"url": "search.internal:9200"},
     ):
         with pytest.raises(ValidationError) as raised:
-            SearchEngineSettings(**wrong)  # type: ignore[arg-type]
+            SearchEngineSettings(**wrong)
         assert "secret@" not in str(raised.value)
 
 
