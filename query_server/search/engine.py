@@ -73,6 +73,9 @@ class EngineSearch:
 
     def find(self, wanted: SearchKey, alternatives: Alternatives) -> EngineFound:
         """Raises NoIndex and Unavailable."""
+        if not self.is_usable:
+            # Of searches that are answered together, the first one has found out.
+            raise NoIndex("it rests, or is not announced")
         words = sorted(_all_words(wanted, alternatives))
         found = self._store.execute(_STATE, {"words": words})
         if not found or found[0].index_name is None:
