@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("server", "kafka", "eventbridge", "redis")
+EXTRAS = ("server", "kafka", "eventbridge", "redis", "search")
 """What the services need, whatever they are told to do."""
 
 

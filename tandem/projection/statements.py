@@ -251,7 +251,7 @@ def _log(table: Table) -> str:
     casts = _casts([change.c.position, change.c.key])
     return (
         f"INSERT INTO {change.fullname} (view, position, key)"  # noqa: S608
-        f" SELECT '{table.name}', rows.* FROM held, unnest({casts}) AS rows"
+        f" SELECT '{table.name}', rows.* FROM held, unnest({casts}) AS rows ON CONFLICT DO NOTHING"
     )
 
 

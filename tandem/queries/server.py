@@ -70,6 +70,7 @@ def build_query_server(
     lists: Sequence[Select] = (),
     further: Callable[[Store, Freshness], Further] = lambda *_: Further(),
     further_connections: int = 0,
+    indexes: Collection[str] = (),
 ) -> Application:
     """service: whose RPCs are answered. Those for rows by id, and the streams, which follow a row, are read from the
     contract.
@@ -77,7 +78,8 @@ def build_query_server(
     views: all of the domain's, by name. cached: those with entries in the cache. owners: the field that names the
     owner of a row, by view. revision: the domain's migration of the read database that this program needs.
     lists: what selects the rows of each list; its first parameter is typed as the RPC's request.
-    further: the domain's other queries. further_connections: how many of the store's they use at once.
+    further: the domain's other queries. further_connections: how many of the store's they use at once. indexes: of
+    views, by name, that are followed as views are.
     """
     sign_tokens(settings.tokens)
     owners, reading = owners or {}, settings.reader
@@ -97,7 +99,7 @@ def build_query_server(
         settings.freshness,
         listener,
         store.positions,
-        views,
+        (*views, *indexes),
         head,
         with_cache=settings.cache.enabled,
         on_replica=primary is not None,

@@ -293,8 +293,9 @@ class Stack:
         for service in first:
             service.wait_until_serving()
         with psycopg.connect(self.read_url, autocommit=True) as connection:
-            begun = "SELECT count(DISTINCT view) FROM tandem_read.projection"
-            wait_until(lambda: connection.execute(begun).fetchone() == (self._views,), "the views have begun")
+            # An index of one may have a row too.
+            begun = "SELECT count(DISTINCT view) >= %s FROM tandem_read.projection"
+            wait_until(lambda: connection.execute(begun, (self._views,)).fetchone() == (True,), "the views have begun")
         return self
 
     def stop(self) -> None:

@@ -25,7 +25,7 @@ SHIPPED = [
         *PROJECT["dependencies"],
         *(
             it
-            for extra in ("client", "server", "kafka", "eventbridge", "redis", "embedded", "mesh")
+            for extra in ("client", "server", "kafka", "eventbridge", "redis", "search", "embedded", "mesh")
             for it in EXTRAS[extra]
         ),
     )

@@ -23,7 +23,7 @@ from projector.app import MIGRATIONS
 from query_server.app import build
 from query_server.search.memory import SearchMemory
 from query_server.search.synonyms import NO_SYNONYMS, Synonyms
-from query_server.settings import Settings
+from query_server.settings import SearchSettings, Settings
 from shop.views import VIEWS, order_summary
 from tandem.feed.token import Token, decode_token, encode_token
 from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
@@ -389,4 +389,5 @@ def query_settings(database: DatabaseSettings, transport: str, **blocks: Any) ->
         cache=CacheSettings(**{"timeout": 1.0, **blocks.get("cache", {})}),
         freshness=FreshnessSettings(**freshness),
         watch=WatchSettings(**blocks.get("watch", {})),
+        search=SearchSettings(**blocks.get("search", {})),
     )
