@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 import tempfile
 import time
@@ -37,6 +38,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if not installed():
         return 1
+    # Services of a shop that is served have what Python has compiled.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     say = progress()
     results, failed = measure((quick if arguments.quick else full)(say), arguments.only)
     took = report.Took.of(results, began=psutil.Process().create_time(), ended=time.time())

@@ -117,6 +117,12 @@ _READ_ONCE = (
     " SET position = CAST(%(head)s AS bigint) + CAST(%(copies)s AS bigint) * %(count)s, mark = %(mark)s",
 )
 
+# What a table with partitions takes is theirs.
+_SIZE: LiteralString = """
+    SELECT CAST(sum(pg_total_relation_size(c.oid)) AS bigint) FROM pg_class AS c
+        LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid
+    WHERE c.oid = ANY(CAST(%(tables)s AS regclass[])) OR i.inhparent = ANY(CAST(%(tables)s AS regclass[]))"""
+
 # References to these tables and from them, then keys, then indexes: name, what takes it off, what makes it again. What
 # a partition has is its table's.
 _CONSTRAINTS: LiteralString = """
@@ -145,12 +151,8 @@ def bytes_for(write_url: str, read_url: str, orders: int) -> int:
     taken, count = 0, 0
     for url, tables in ((write_url, _WRITE_TABLES), (read_url, _READ_TABLES)):
         with psycopg.connect(url) as connection:
-            [(size, rows)] = connection.execute(
-                # A table with partitions has no size of its own.
-                "SELECT (SELECT sum(pg_total_relation_size(p.relid)) FROM unnest(CAST(%s AS regclass[])) AS t,"
-                " pg_partition_tree(t) AS p)::bigint, (SELECT count(*) FROM " + tables[0] + ")",
-                [list(tables)],
-            ).fetchall()
+            [(size,)] = connection.execute(_SIZE, {"tables": list(tables)}).fetchall()
+            [(rows,)] = connection.execute(f"SELECT count(*) FROM {tables[0]}".encode()).fetchall()
         taken, count = taken + size, rows
     return round(_DISK_FACTOR * taken / count * orders) + _DISK_MORE
 

@@ -130,10 +130,10 @@ def rebuild(stack: Stack, events: int, views: Sequence[str] = tuple(VIEWS)) -> S
     assert code == 0, f"the projector ended with exit code {code}:\n{stack.projector.log_tail()}"
     with psycopg.connect(stack.read_url, autocommit=True) as connection:
         connection.execute(f"TRUNCATE {', '.join(VIEWS[it].fullname for it in views)}".encode())
-        connection.execute(f"DELETE FROM {change.fullname} WHERE view = ANY(%s)", [views])
+        connection.execute(f"DELETE FROM {change.fullname} WHERE view = ANY(%s)", [list(views)])
         connection.execute(
             f"UPDATE {projection_table.fullname} SET position = 0, mark = 0, cache_epochs = NULL WHERE view = ANY(%s)",
-            [views],
+            [list(views)],
         )
         stack.projector.launch()
         process = psutil.Process(stack.projector.pid)
@@ -164,7 +164,7 @@ def wait_for_position(connection: "psycopg.Connection[tuple[object, ...]]", view
 
 def positions(connection: "psycopg.Connection[tuple[object, ...]]", views: Sequence[str]) -> list[int]:
     table = projection_table.fullname
-    rows = connection.execute(f"SELECT position FROM {table} WHERE view = ANY(%s)", [views]).fetchall()
+    rows = connection.execute(f"SELECT position FROM {table} WHERE view = ANY(%s)", [list(views)]).fetchall()
     return [int(str(position)) for [position] in rows]
 
 

@@ -114,7 +114,7 @@ def _lines(result: Result) -> Iterator[str]:
                 f"  {_processor(samples)}"
             )
     for figure in result.figures:
-        yield f"  {figure.name:40}{_spread(figure.spread)} {figure.unit}"
+        yield f"  {figure.name:55}{_spread(figure.spread)} {figure.unit}"
     for bar in result.bars:
         yield f"  {_verdict(bar):15}{bar.text}: {_spread(bar.measured)}, asked for: {_limit(bar)}"
     for missing in result.not_measured:

@@ -8,11 +8,13 @@ All have the same PostgreSQL server and take turns on it:
   order in flight it is a transaction for each.
 - `eventsourcing`: aggregates that hold the same, from 16 threads; see contenders.eventsourced. Once more with its
   stored procedure, which its users do not get by default.
+- Protean: aggregates of the same, by commands from 16 threads, where it can be installed; see contenders.protean. No
+  bar is about it.
 - A transaction a request: grpc.aio and SQLAlchemy, under the same load; see contenders.per_request.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +22,10 @@ from pathlib import Path
 import psycopg
 
 from benchmarks import shop
-from benchmarks.contenders import eventsourced, floor
+from benchmarks.contenders import eventsourced, floor, protean
 from benchmarks.contenders.child import Contender
 from benchmarks.load import h2load
+from benchmarks.load.compiled import NotInstalled
 from benchmarks.measure import Bar, Figure, Result, Sample, Spread, alternate, at_least, at_most, p50, ratios
 from benchmarks.plan import Plan
 from benchmarks.world import COMMANDS, World
@@ -37,6 +40,7 @@ FLOOR = "the SQL alone"
 BARE = "one transaction of the SQL"
 LIBRARY = "eventsourcing, 16 threads"
 PROCEDURE = "eventsourcing, stored procedure"
+PROTEAN = "Protean, 16 threads"
 PER_REQUEST = "a transaction a request"
 THREADS = 16
 
@@ -58,6 +62,14 @@ def run(world: World, plan: Plan) -> list[Result]:
 
 def in_flight(world: World, plan: Plan, opened: "Opened") -> Result:
     tandem, followed, floor_ = Tandem(world, plan), Tandem(world, plan), Floor(opened)
+    missing = []
+    others: dict[str, Callable[[], Sample]] = {}
+    try:
+        protean.environment()
+    except NotInstalled as error:
+        missing.append(f"Protean: {error}")
+    else:
+        others[PROTEAN] = lambda: measure_protean(world, plan)
     samples = alternate(
         {
             TANDEM: tandem.place_orders_alone,
@@ -68,12 +80,13 @@ def in_flight(world: World, plan: Plan, opened: "Opened") -> Result:
             LIBRARY: lambda: measure_library(world, plan, functions=False),
             PROCEDURE: lambda: measure_library(world, plan, functions=True),
             PER_REQUEST: lambda: measure_per_request(world, plan, opened),
+            **others,
         },
         plan.rounds,
     )
     figures = [Figure("commands in a transaction, mean", Spread.of(tandem.batch_sizes), "")]
     name = f"PlaceOrder, {shop.LINES} lines, {plan.in_flight} in flight"
-    return Result(name, samples, figures, bars(samples))
+    return Result(name, samples, figures, bars(samples), missing)
 
 
 def bars(samples: Mapping[str, Sequence[Sample]]) -> list[Bar]:
@@ -186,6 +199,26 @@ def measure_library(world: World, plan: Plan, *, functions: bool) -> Sample:
         done = eventsourced.run("save", url, threads=THREADS, seconds=plan.seconds, functions=functions)
     finally:
         world.databases.drop(url)
+    return _to_sample(done)
+
+
+def measure_protean(world: World, plan: Plan) -> Sample:
+    url = world.databases.create()
+    try:
+        done = protean.place_orders(url, threads=THREADS, seconds=plan.seconds)
+        placed = done.pop("placed")
+        with psycopg.connect(url) as connection:
+            counts = [
+                connection.execute(f"SELECT count(*) FROM {it}").fetchone()
+                for it in ('"order"', "outbox", "order_line")
+            ]
+        assert counts == [(placed,), (placed,), (shop.LINES * placed,)], f"{counts} are stored of {placed} orders"
+    finally:
+        world.databases.drop(url)
+    return _to_sample(eventsourced.Done(**done))
+
+
+def _to_sample(done: eventsourced.Done) -> Sample:
     return Sample(
         rate=done.operations / done.seconds,
         p50=done.latencies[len(done.latencies) // 2],
