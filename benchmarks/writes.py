@@ -208,10 +208,8 @@ def measure_protean(world: World, plan: Plan) -> Sample:
         done = protean.place_orders(url, threads=THREADS, seconds=plan.seconds)
         placed = done.pop("placed")
         with psycopg.connect(url) as connection:
-            counts = [
-                connection.execute(f"SELECT count(*) FROM {it}").fetchone()
-                for it in ('"order"', "outbox", "order_line")
-            ]
+            tables = ('"order"', "outbox", "order_line")
+            counts = [connection.execute(f"SELECT count(*) FROM {it}".encode()).fetchone() for it in tables]
         assert counts == [(placed,), (placed,), (shop.LINES * placed,)], f"{counts} are stored of {placed} orders"
     finally:
         world.databases.drop(url)

@@ -1,4 +1,4 @@
-"""PyPI's `protean` on the same PostgreSQL, in an environment of its own: its pins are not ours. protean_shop/shop.py is run.
+"""PyPI's `protean` on the same PostgreSQL, in an environment of its own: its pins are not ours. It runs protean_shop.
 
 `python -m benchmarks.contenders.protean` makes the environment; a run does that too where it is missing.
 """
@@ -52,13 +52,8 @@ def place_orders(url: str, *, threads: int, seconds: float) -> dict[str, Any]:
     options = ["--threads", str(threads), "--seconds", str(seconds)]
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with tempfile.TemporaryFile() as errors:
-        result = subprocess.run(
-            [str(environment()), str(_PROGRAM), url, *options],
-            env=own,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            check=False,
-        )
+        command = [str(environment()), str(_PROGRAM), url, *options]
+        result = subprocess.run(command, env=own, stdout=subprocess.PIPE, stderr=errors, check=False)
         if result.returncode != 0:
             errors.seek(0)
             raise subprocess.CalledProcessError(result.returncode, _PROGRAM.name, stderr=errors.read()[-2000:])

@@ -5,9 +5,9 @@ aggregate of a root, an address and three lines, as Protean's guides model one; 
 the unit of work that `handle` opens. The event that it raises goes to the outbox in the same transaction, which is how
 Protean says that no event is lost.
 
-Its event store, to which commands and events are appended besides, keeps nothing here. The one that it has by default is
-for tests: it copies all that it holds for each message. The one for production is Message DB, which PostgreSQL would
-have to have: with it there would be two statements more for each order.
+Its event store, to which commands and events are appended besides, keeps nothing here. The one that it has by default
+is for tests: it copies all that it holds for each message. The one for production is Message DB, which PostgreSQL
+would have to have: with it there would be two statements more for each order.
 """
 
 import argparse
