@@ -54,10 +54,11 @@ class World:
         databases: Databases,
         *,
         lite: bool = False,
+        service: type[Service] = Service,
     ) -> None:
         """postgres, node: running, and stopped by who started them. databases: those of the stack come from there.
 
-        lite: CQRS lite, both sides in one database and no cache.
+        lite: CQRS lite, both sides in one database and no cache. service: what runs the services.
         """
         self.folder = folder
         self.say = say
@@ -65,7 +66,7 @@ class World:
         self.node = node
         self.databases = databases
         # Processes of their own: a fork shares its parent's memory and has nothing to import.
-        self.stack = Stack(databases, folder, service=Service, nodes=[] if lite else [node], lite=lite)
+        self.stack = Stack(databases, folder, service=service, nodes=[] if lite else [node], lite=lite)
         self.orders = 0
         self.factor = 1
         self._numbers = itertools.count()
@@ -163,6 +164,7 @@ def open_world(
     say: Callable[[str], None],
     *,
     lite: bool = False,
+    service: type[Service] = Service,
     postgres: Mapping[str, str] = POSTGRES,
 ) -> Iterator[World]:
     """Everything started, a shop with customers and products, and so many orders. Stopped at the end.
@@ -176,7 +178,7 @@ def open_world(
     try:
         server.start()
         node.start()
-        with beside(World(folder, say, server, node, Databases(server), lite=lite), orders) as world:
+        with beside(World(folder, say, server, node, Databases(server), lite=lite, service=service), orders) as world:
             yield world
     finally:
         node.stop()
