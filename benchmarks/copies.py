@@ -86,7 +86,7 @@ _WRITE_ONCE = (
     UPDATE tandem_write.product AS p SET stock = p.stock - %(copies)s * s.sold
     FROM (SELECT product_id, sum(quantity) AS sold FROM tandem_write.order_line GROUP BY product_id) AS s
     WHERE s.product_id = p.id""",
-    "UPDATE tandem_write.feed_head SET position = position + %(copies)s * %(count)s",
+    "UPDATE tandem_write.feed_head SET position = position + CAST(%(copies)s AS bigint) * %(count)s",
 )
 
 # Of the last order, and so of its last copy, which ends the feed.
@@ -146,19 +146,20 @@ def copy_id(order_id: str, number: int) -> str:
     return str(uuid.UUID(hashlib.md5(f"{order_id}:{number}".encode(), usedforsecurity=False).hexdigest()))
 
 
-def bytes_for(write_url: str, read_url: str, orders: int) -> int:
-    """The disk space that so many orders will take, by what those take that are there."""
+def bytes_of(write_url: str, read_url: str) -> tuple[int, int]:
+    """The disk space that all orders take, and their number."""
     taken, count = 0, 0
     for url, tables in ((write_url, _WRITE_TABLES), (read_url, _READ_TABLES)):
         with psycopg.connect(url) as connection:
             [(size,)] = connection.execute(_SIZE, {"tables": list(tables)}).fetchall()
-            [(rows,)] = connection.execute(f"SELECT count(*) FROM {tables[0]}".encode()).fetchall()
-        taken, count = taken + size, rows
-    return round(_DISK_FACTOR * taken / count * orders) + _DISK_MORE
+            [(count,)] = connection.execute(f"SELECT count(*) FROM {tables[0]}".encode()).fetchall()
+        taken += size
+    return taken, count
 
 
 def has_room(folder: Path, write_url: str, read_url: str, orders: int, say: Callable[[str], None]) -> bool:
-    needed, free = bytes_for(write_url, read_url, orders), shutil.disk_usage(folder).free
+    taken, count = bytes_of(write_url, read_url)
+    needed, free = round(_DISK_FACTOR * taken / count * orders) + _DISK_MORE, shutil.disk_usage(folder).free
     say(f"{orders:,} orders will take {needed / 2**30:.1f} GiB at most; {folder} has {free / 2**30:.1f} GiB")
     return needed <= free
 
@@ -198,6 +199,8 @@ def copy_orders(
         began = time.monotonic()
         list(threads.map(_tidy, both))
         say(f"tidied, {time.monotonic() - began:.0f} s")
+    taken, orders = bytes_of(write_url, read_url)
+    say(f"{orders:,} orders take {taken / 2**30:.2f} GiB, {taken / orders:,.0f} bytes each")
 
 
 class _Copying:

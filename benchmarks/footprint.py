@@ -94,7 +94,7 @@ def _starts(world: World, plan: Plan) -> Result:
     stack = world.stack
     services = {it.name: it for it in (stack.command_server, stack.projector, stack.query_server)}
     starts: dict[str, Callable[[], Sample]] = {name: partial(_start, it) for name, it in services.items()}
-    samples = alternate({IMPORTS: _import, **starts}, plan.side_rounds)
+    samples = alternate({IMPORTS: _import, **starts}, plan.rounds)
     bars = [at_most(f"start of {name}, times {IMPORTS}", ratios(samples, name, IMPORTS, p50), 2.5) for name in services]
     return Result("From the start of a process to SERVING", samples, bars=bars)
 

@@ -5,6 +5,7 @@ is that of two neighbours, and what is reported of the ratios is their median, w
 and after each turn a fixed piece of work is timed: a turn in which the machine's speed changed is measured again.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ MOST_MOVED = 0.2
 """By which part the calibration may differ before and after a turn."""
 MOST_REPEATS = 2
 """How often a turn is measured again, before it counts as noisy."""
+REPEATED_SHARE = 0.25
+"""Of a scenario's turns, how many may be measured again."""
 
 
 @dataclass(frozen=True)
@@ -149,28 +152,39 @@ S = TypeVar("S", bound=Sample)
 
 
 def alternate(
-    contenders: Mapping[str, Callable[[], S]], rounds: int, calibrate: Callable[[], float] = calibration.seconds
+    contenders: Mapping[str, Callable[[], S]],
+    rounds: int,
+    *,
+    seldom: Mapping[str, Callable[[], S]] | None = None,
+    seldom_rounds: int = 1,
+    calibrate: Callable[[], float] = calibration.seconds,
 ) -> dict[str, list[S]]:
-    """Measures all of them in turn, `rounds` times."""
-    samples: dict[str, list[S]] = {name: [] for name in contenders}
+    """Measures all of them in turn, `rounds` times; those that are to be measured seldom in the first rounds alone.
+
+    A turn is measured again, MOST_REPEATS times at most, where the machine's speed moved too much meanwhile; in all as
+    many turns as REPEATED_SHARE of them, so that a machine that is never quiet is no reason to go on for ever.
+    """
+    samples: dict[str, list[S]] = {name: [] for name in (*contenders, *(seldom or {}))}
+    turns = len(contenders) * rounds + len(seldom or {}) * min(seldom_rounds, rounds)
+    repeats = math.ceil(REPEATED_SHARE * turns)
     before = calibrate()
-    for _ in range(rounds):
-        for name, measure in contenders.items():
-            sample = _turn(measure, before, calibrate)
+    for number in range(rounds):
+        for name, measure in {**contenders, **(seldom or {} if number < seldom_rounds else {})}.items():
+            sample = _turn(measure, before, calibrate, min(MOST_REPEATS, repeats))
+            repeats -= len(sample.rejected)
             samples[name].append(sample)
             before = sample.calibration[1]
     return samples
 
 
-def _turn(measure: Callable[[], S], before: float, calibrate: Callable[[], float]) -> S:
-    """Again where the machine's speed moved too much meanwhile, MOST_REPEATS times at most."""
+def _turn(measure: Callable[[], S], before: float, calibrate: Callable[[], float], most_repeats: int) -> S:
     rejected: list[float] = []
     while True:
         began = time.time()
         sample = measure()
         after = calibrate()
         sample = replace(sample, began=began, calibration=(before, after), rejected=tuple(rejected))
-        if not sample.is_noisy or len(rejected) == MOST_REPEATS:
+        if not sample.is_noisy or len(rejected) == most_repeats:
             return sample
         rejected.append(sample.moved)
         before = after
@@ -179,8 +193,8 @@ def _turn(measure: Callable[[], S], before: float, calibrate: Callable[[], float
 def ratios(
     samples: Mapping[str, Sequence[Sample]], over: str, under: str, value: Callable[[Sample], float] = rate
 ) -> list[float]:
-    """One contender's value over another's, in each round: `ratios(samples, "Tandem", "joins")`."""
-    return [value(a) / value(b) for a, b in zip(samples[over], samples[under], strict=True)]
+    """One contender's value over another's, in each round that both have: `ratios(samples, "Tandem", "joins")`."""
+    return [value(a) / value(b) for a, b in zip(samples[over], samples[under], strict=False)]
 
 
 def at_least(text: str, values: Sequence[float], limit: float) -> Bar:

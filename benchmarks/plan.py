@@ -10,9 +10,9 @@ from dataclasses import dataclass
 class Plan:
     """How much.
 
-    orders: that the world begins with. rounds: turns that each contender takes, and side_rounds: where the row is not
-    in README.md's table of bars. seconds: of measuring in a turn, and warm_up: before it. in_flight: calls under way at
-    once. grown: orders at the larger size of the growth scenario, and factor: how many times the smaller ones.
+    orders: that the world begins with. rounds: turns that each contender takes, and side_rounds: where no bar of
+    README.md's first table is about it. seconds: of measuring in a turn, and warm_up: before it. in_flight: calls under
+    way at once. grown: orders at the larger size of the growth scenario, and factor: how many times the smaller ones.
     """
 
     orders: int
@@ -38,7 +38,7 @@ def progress() -> Callable[[str], None]:
 
 
 def full(say: Callable[[str], None]) -> Plan:
-    return Plan(orders=40_000, rounds=5, side_rounds=3, seconds=1.0, warm_up=0.4, grown=200_000, say=say)
+    return Plan(orders=30_000, rounds=4, side_rounds=2, seconds=1.0, warm_up=0.4, grown=200_000, say=say)
 
 
 def quick(say: Callable[[str], None]) -> Plan:

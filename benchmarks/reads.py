@@ -125,23 +125,28 @@ def cached(world: World, plan: Plan, servers: Servers) -> Result:
         {
             LIMIT: servers.limit,
             TANDEM: servers.tandem,
-            **{GO[it]: twin for it, twin in servers.go.items()},
+            **{GO[it]: twin for it, twin in servers.go.items() if it != go_twin.STOCK},
             JOINS: servers.joins,
+        },
+        seldom={
             TRANSPORT: servers.transport,
             GRPCIO: servers.grpcio,
-        }
+            **{GO[it]: twin for it, twin in servers.go.items() if it == go_twin.STOCK},
+        },
     )
     bars = [
         at_least("rate, times the empty handler", ratios(samples, TANDEM, LIMIT), 0.8),
         at_least("rate, times joins", ratios(samples, TANDEM, JOINS), 20),
         at_most("p99, times the empty handler", ratios(samples, TANDEM, LIMIT, p99), 1.5),
     ]
+    figures = []
     if servers.go:
-        twin = GO[go_twin.POOL]
+        twin, other = GO[go_twin.POOL], GO[go_twin.TOGETHER]
         bars.insert(0, at_least(f"rate, times {twin}", ratios(samples, TANDEM, twin), 1.2))
+        figures = [Figure(f"rate, times {other}", Spread.of(ratios(samples, TANDEM, other)), "")]
     missing = [f"rate, times Go: {servers.no_go}"] if servers.no_go else []
     name = f"GetOrderDetails, cached, {plan.in_flight} in flight"
-    return Result(name, samples, bars=bars, not_measured=missing)
+    return Result(name, samples, figures, bars, missing)
 
 
 def one_in_flight(world: World, plan: Plan, servers: Servers) -> Result:
@@ -268,10 +273,18 @@ class _Calls:
         )
         return sample
 
-    def alternate(self, servers: Mapping[str, Child], *, rounds: int | None = None) -> dict[str, list[Sample]]:
-        """rounds: as many as the plan says, unless given."""
-        contenders = {name: self._measurer(name, server) for name, server in servers.items()}
-        return alternate(contenders, rounds or self._plan.rounds)
+    def alternate(
+        self,
+        servers: Mapping[str, Child],
+        *,
+        seldom: Mapping[str, Child] | None = None,
+        rounds: int | None = None,
+    ) -> dict[str, list[Sample]]:
+        """rounds: as many as the plan says, unless given. seldom: those that take fewer turns."""
+        often, less = (
+            {name: self._measurer(name, it) for name, it in some.items()} for some in (servers, seldom or {})
+        )
+        return alternate(often, rounds or self._plan.rounds, seldom=less, seldom_rounds=self._plan.side_rounds)
 
     def _measurer(self, name: str, server: Child) -> Callable[[], Sample]:
         return lambda: self.measure(name, server)

@@ -79,10 +79,10 @@ def in_flight(world: World, plan: Plan, opened: "Opened") -> Result:
             FOLLOWED: followed.place_orders,
             LIBRARY: lambda: measure_library(world, plan, functions=False),
             PROCEDURE: lambda: measure_library(world, plan, functions=True),
-            PER_REQUEST: lambda: measure_per_request(world, plan, opened),
-            **others,
         },
         plan.rounds,
+        seldom={PER_REQUEST: lambda: measure_per_request(world, plan, opened), **others},
+        seldom_rounds=plan.side_rounds,
     )
     figures = [Figure("commands in a transaction, mean", Spread.of(tandem.batch_sizes), "")]
     name = f"PlaceOrder, {shop.LINES} lines, {plan.in_flight} in flight"
