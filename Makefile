@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql chromium pages pictures up test check bench bench-quick bench-access bench-growth bench-pythons bench-profile bench-streams scale suggestions fuzz faults faults-quick soak contenders load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
+.PHONY: help install memcached prometheus postgresql chromium pages pictures up test check bench bench-quick bench-access bench-growth bench-pythons bench-profile bench-streams scale cells suggestions fuzz faults faults-quick soak contenders load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ bench-streams: install memcached  ## Measure what watches and followers of the f
 # As root: regions are network namespaces. Each scenario alone: make scale ARGS="--only regions".
 scale: install memcached load-generator  ## Measure regions, many query servers and a failover, and print docs/scaling.md's tables
 	@python -m benchmarks.scale $(ARGS)
+
+cells: install memcached load-generator  ## Measure what one cell takes, and simulate 1, 10 and 100 of them over it
+	@python -m benchmarks.scale --only cell cells
 
 suggestions: install  ## Measure what a suggestion takes beside a search; fail where it is more than a quarter
 	python -m benchmarks.suggestions

@@ -15,12 +15,16 @@ from benchmarks.plan import progress
 
 SCENARIOS: tuple[str, ...] = ()
 """Modules of this package, in the order in which they run."""
+ON_DEMAND = ("cell", "cells")
+"""Those that run only where they are asked for."""
 
 
 def main() -> int:
     """The exit code says whether all that was asked for was measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=SCENARIOS, help="these scenarios alone")
+    parser.add_argument(
+        "--only", nargs="+", choices=(*SCENARIOS, *ON_DEMAND), default=SCENARIOS, help="these scenarios alone"
+    )
     arguments = parser.parse_args()
     say = progress()
     failed: list[str] = []

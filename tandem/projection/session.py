@@ -693,7 +693,7 @@ class Session:
                     known = {key for _, key in move.changes.log}
                     move.changes.log += [(move.after, key) for key in self._repaired.pop(view) - known]
             # Without the lock: others are announced however long it takes.
-            move_views(self._driver, self._epoch, self._session, list(batch.moves.values()))
+            move_views(self._driver, self._epoch, self._session, list(batch.moves.values()), durable=False)
             batch.trace.note("project", batch.moves)
             with self._lock:
                 if released := batch.moves.keys() - self._followed().keys():

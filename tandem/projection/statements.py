@@ -17,6 +17,13 @@ from tandem.runtime.sqlstate import ViewAction, failure_of
 
 Driver = psycopg.Connection[Any]
 
+# What a statement selects whose COMMIT is not to wait until it is on the disk (ADR 79). Of its transaction alone. Who has
+# set remote_apply wants replicas to have it first.
+WITHOUT_THE_DISK = (
+    "set_config('synchronous_commit',"
+    " CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'off' END, true)"
+)
+
 
 class Move(NamedTuple):
     """What a batch does to a view: it moves from one position to another, and its rows with it.
@@ -85,11 +92,15 @@ def count_parked(driver: Driver, view: str) -> int:
     return int(found[0]) if found else 0
 
 
-def move_views(driver: Driver, epoch: uuid.UUID, owner: uuid.UUID, moves: Sequence[Move]) -> None:
+def move_views(
+    driver: Driver, epoch: uuid.UUID, owner: uuid.UUID, moves: Sequence[Move], *, durable: bool = True
+) -> None:
     """Moves the views' positions and stores their changed rows and the change log, or does nothing at all.
 
-    driver: in autocommit mode, so that the one statement is the transaction. One round trip. Raises psycopg.Error, and
-    Deposed when a view has another owner, is not where it was read any more, or belongs to another feed than `epoch`.
+    driver: in autocommit mode, so that the one statement is the transaction. durable: whether it waits until that is on
+    the disk. What comes out of the feed need not: after a crash the positions are where the rows are (ADR 79). One
+    round trip. Raises psycopg.Error, and Deposed when a view has another owner, is not where it was read any more, or
+    belongs to another feed than `epoch`.
     """
     parts = [part for move in moves for part in _parts(move.projection.table, move.changes)]
     views = [move.projection.view for move in moves]
@@ -98,7 +109,7 @@ def move_views(driver: Driver, epoch: uuid.UUID, owner: uuid.UUID, moves: Sequen
     parameters: list[Any] = [array("TEXT", views), *(array("BIGINT", it) for it in numbers), epoch, owner, len(moves)]
     parameters += [len(moves), *(it for part in parts for it in part.arrays)]
     with psycopg.RawCursor(driver) as cursor:
-        cursor.execute(_together(tuple(part.statement for part in parts)), parameters, prepare=True)
+        cursor.execute(_together(tuple(part.statement for part in parts), durable), parameters, prepare=True)
         moved = cursor.fetchone()
     if moved is None:
         raise Deposed(f"{', '.join(views)}: moved by another projector")
@@ -135,8 +146,9 @@ def announce(driver: Driver, owner: uuid.UUID, announcement: Announcement) -> No
         raise Deposed(f"{', '.join(views)}: taken over by another projector")
 
 
+# Reading the views' rows may tidy their page, and that alone would be waited for.
 _ANNOUNCE = f"""
-SELECT pg_notify(%s, %s)
+SELECT pg_notify(%s, %s), {WITHOUT_THE_DISK}
 WHERE (
   SELECT count(*) FROM unnest(%s::text[]) AS v (view) CROSS JOIN LATERAL {newest("v.view")} AS p WHERE p.owner = %s
 ) = %s
@@ -173,7 +185,7 @@ def _arrays(columns: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> li
 
 
 @lru_cache(maxsize=100)
-def _together(statements: Sequence[str]) -> bytes:
+def _together(statements: Sequence[str], durable: bool) -> bytes:
     """Locks the views that are where they were read. If those are all, moves them and executes the statements.
 
     `held` has a row only if all views match, and everything that writes joins it. That row is the answer: how many
@@ -183,7 +195,8 @@ def _together(statements: Sequence[str]) -> bytes:
     driver would take to pieces each time.
     """
     parts = "".join(f", part{number} AS ({statement})" for number, statement in enumerate(statements))
-    together = f"WITH matched AS ({_MATCH}), held AS ({_HOLD}), moved AS ({_MOVE}){parts} SELECT views FROM held"  # noqa: S608
+    answer = "views" if durable else f"views, {WITHOUT_THE_DISK}"
+    together = f"WITH matched AS ({_MATCH}), held AS ({_HOLD}), moved AS ({_MOVE}){parts} SELECT {answer} FROM held"  # noqa: S608
     first, *others = together.split("%s")
     return "".join([first, *(f"${number}{it}" for number, it in enumerate(others, start=1))]).encode()
 

@@ -200,8 +200,9 @@ async def place(stubs: AsyncStubs, number: int) -> tuple[str, str]:
     return answer.order_id, answer.receipt.consistency_token
 
 
-async def outcome(stubs: AsyncStubs, order_id: str, token: str) -> str:
-    consistency = Consistency(at_least_as_fresh=token, max_wait={"seconds": 10}) if token else None  # type: ignore[arg-type]
+async def outcome(stubs: AsyncStubs, order_id: str, token: str, *, seconds: int = 10) -> str:
+    """ "found", or the reason of the refusal. seconds: of waiting for the token, at most."""
+    consistency = Consistency(at_least_as_fresh=token, max_wait={"seconds": seconds}) if token else None  # type: ignore[arg-type]
     request = queries.GetOrderDetailsRequest(order_id=order_id, consistency=consistency)
     try:
         await stubs.queries.GetOrderDetails(request, timeout=20)
