@@ -104,12 +104,12 @@ def _lines(result: Result) -> Iterator[str]:
     yield result.name
     if result.samples:
         yield f"  {'':26}{'rate/s':>9}{'(range)':>19}{'ratio':>8}{'p50 ms':>9}{'p99 ms':>9}  processor ms a call"
-        first = next(iter(result.samples))
+        ours = next((name for name in result.samples if name.startswith("Tandem")), next(iter(result.samples)))
         for contender, samples in result.samples.items():
             speed = result.spread(contender, rate)
             yield (
                 f"  {contender:26}{speed.median:>9,.0f}{f'({speed.low:,.0f}..{speed.high:,.0f})':>19}"
-                f"{result.spread(first, rate).median / speed.median:>7.2f}x"
+                f"{result.spread(ours, rate).median / speed.median:>7.2f}x"
                 f"{_milliseconds(result.spread(contender, p50))}{_milliseconds(result.spread(contender, p99))}"
                 f"  {_processor(samples)}"
             )
