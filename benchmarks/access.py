@@ -118,6 +118,7 @@ def _measure(world: World, plan: Plan, processes: int, ways: Sequence[Way], call
                     ANOTHER: lambda: measure(open_to_all[way.transport], bodies),
                 },
                 plan.side_rounds * processes,
+                say=plan.say,
             )
 
         for way in ways:

@@ -90,7 +90,7 @@ def cached(shops: Shops, plan: Plan) -> Result:
         name: partial(_read, it, plan, it.stack.query_server, "GetOrderDetails", bodies[name][0])
         for name, it in shops.items()
     }
-    return _result("GetOrderDetails, cached", alternate(turns, plan.rounds))
+    return _result("GetOrderDetails, cached", alternate(turns, plan.rounds, say=plan.say))
 
 
 def missed(shops: Shops, plan: Plan) -> Result:
@@ -100,7 +100,7 @@ def missed(shops: Shops, plan: Plan) -> Result:
             name: partial(_read, it, plan, servers[name], "GetOrderDetails", _read_bodies(it)[0])
             for name, it in shops.items()
         }
-        return _result("GetOrderDetails without memcached", alternate(turns, plan.rounds))
+        return _result("GetOrderDetails without memcached", alternate(turns, plan.rounds, say=plan.say))
 
 
 def listed(shops: Shops, plan: Plan) -> Result:
@@ -112,7 +112,7 @@ def listed(shops: Shops, plan: Plan) -> Result:
         name: partial(_read, it, plan, it.stack.query_server, "ListRecentOrders", it.bodies(requests))
         for name, it in shops.items()
     }
-    return _result(f"ListRecentOrders, a page of {_PAGE}", alternate(turns, plan.rounds))
+    return _result(f"ListRecentOrders, a page of {_PAGE}", alternate(turns, plan.rounds, say=plan.say))
 
 
 def placing(shops: Shops, plan: Plan) -> Result:

@@ -79,7 +79,7 @@ def run(world: World, plan: Plan) -> list[Result]:
         world.wait_for_views()
         return lags.to_sample()
 
-    samples = alternate({IDLE: idle, LOADED: loaded}, plan.rounds)
+    samples = alternate({IDLE: idle, LOADED: loaded}, plan.rounds, say=plan.say)
     figures = [*figures_of(samples), Figure("load meanwhile, of the write peak", Spread.of(loads), "")]
     return [Result("From commit to visible", samples, figures, bars(samples))]
 

@@ -158,11 +158,14 @@ def alternate(
     seldom: Mapping[str, Callable[[], S]] | None = None,
     seldom_rounds: int = 1,
     calibrate: Callable[[], float] = calibration.seconds,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, list[S]]:
     """Measures all of them in turn, `rounds` times; those that are to be measured seldom in the first rounds alone.
 
     A turn is measured again, MOST_REPEATS times at most, where the machine's speed moved too much meanwhile; in all as
     many turns as REPEATED_SHARE of them, so that a machine that is never quiet is no reason to go on for ever.
+
+    say: is told of each turn.
     """
     samples: dict[str, list[S]] = {name: [] for name in (*contenders, *(seldom or {}))}
     turns = len(contenders) * rounds + len(seldom or {}) * min(seldom_rounds, rounds)
@@ -173,6 +176,8 @@ def alternate(
             sample = _turn(measure, before, calibrate, min(MOST_REPEATS, repeats))
             repeats -= len(sample.rejected)
             samples[name].append(sample)
+            if say:
+                say(f"{name}: {sample.rate:,.4g}/s{' (noisy)' if sample.is_noisy else ''}")
             before = sample.calibration[1]
     return samples
 

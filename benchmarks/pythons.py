@@ -109,11 +109,11 @@ def measure(world: World, plan: Plan, rounds: int, pythons: dict[str, str], miss
             for name, server in servers.items()
         }
         name = f"GetOrderDetails, cached, {plan.in_flight} in flight"
-        yield Result(name, alternate(turns, rounds), not_measured=missing)
+        yield Result(name, alternate(turns, rounds, say=world.say), not_measured=missing)
     with running(world, world.stack.new_command_server, pythons) as servers:
         turns = {name: lambda server=server: place(world, plan, server) for name, server in servers.items()}  # type: ignore[misc]
         name = f"PlaceOrder, projector following, {plan.in_flight} in flight"
-        yield Result(name, alternate(turns, rounds), not_measured=missing)
+        yield Result(name, alternate(turns, rounds, say=world.say), not_measured=missing)
 
 
 def place(world: World, plan: Plan, server: Service) -> Sample:

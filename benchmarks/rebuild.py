@@ -69,6 +69,7 @@ def run(world: World, plan: Plan) -> list[Result]:
             },
             # A turn of all three takes as long as a dozen of others.
             max(1, plan.rounds - 1),
+            say=plan.say,
         )
     finally:
         world.databases.drop(url)

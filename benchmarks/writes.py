@@ -83,6 +83,7 @@ def in_flight(world: World, plan: Plan, opened: "Opened") -> Result:
         plan.rounds,
         seldom={PER_REQUEST: lambda: measure_per_request(world, plan, opened), **others},
         seldom_rounds=plan.side_rounds,
+        say=plan.say,
     )
     figures = [Figure("commands in a transaction, mean", Spread.of(tandem.batch_sizes), "")]
     name = f"PlaceOrder, {shop.LINES} lines, {plan.in_flight} in flight"
@@ -105,6 +106,7 @@ def one_in_flight(world: World, plan: Plan, opened: "Opened") -> Result:
             BARE: lambda: floor_.measure(1, round(_ONE_BY_ONE * plan.seconds)),
         },
         plan.rounds,
+        say=plan.say,
     )
     bar = at_most(f"p50, times {BARE}", ratios(samples, TANDEM, BARE, p50), 1.3)
     return Result(f"PlaceOrder, {shop.LINES} lines, one in flight", samples, bars=[bar])
