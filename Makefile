@@ -82,7 +82,7 @@ bench-access: install memcached load-generator  ## Measure every way in which ca
 
 # It says how much disk that takes, and stops where there is less: ARGS="--folder /var/tmp" is another one.
 ORDERS ?= 10000000
-bench-growth: install memcached load-generator  ## Measure ORDERS orders against ten thousand (10,000,000: an hour, 40 GiB of disk)
+bench-growth: install memcached load-generator  ## Measure ORDERS orders against ten thousand (10,000,000: half an hour, 40 GiB of disk)
 	@python -m benchmarks.growth --orders $(ORDERS) $(ARGS)
 
 bench-pythons: install memcached load-generator  ## Measure the services on each Python that is on the PATH

@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
+from sqlalchemy import create_engine
 
 from commerce.internal.v1.stored_pb2 import SalesSummaryRow
 from commerce.query.v1.views_pb2 import ProductCard
+from tandem.commands.partitions import ensure_partitions
 
 _WRITE_TABLES = (
     "tandem_write.customer_order",
@@ -35,8 +37,8 @@ _WRITE_TABLES = (
 _READ_TABLES = ("tandem_read.order_details", "tandem_read.order_summary")
 # Orders that are copied in a transaction.
 _STEP = 100_000
-# More than the originals take: pages that are split, WAL, and what an index is sorted in.
-_DISK_FACTOR, _DISK_MORE = 1.3, 10 << 30
+# More than what as many originals take, whose indexes are less well packed: WAL, and what an index is sorted in.
+_DISK_MORE = 12 << 30
 
 # Made of the order's id, so that who wants to read a copy can tell its id: see copy_id.
 _NEW_ID = "CAST(md5(CAST({old} AS text) || ':' || c.number) AS uuid)"
@@ -123,8 +125,11 @@ _SIZE: LiteralString = """
         LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid
     WHERE c.oid = ANY(CAST(%(tables)s AS regclass[])) OR i.inhparent = ANY(CAST(%(tables)s AS regclass[]))"""
 
-# References to these tables and from them, then keys, then indexes: name, what takes it off, what makes it again. What
-# a partition has is its table's.
+_PARTITIONS: LiteralString = """
+    SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = ANY(CAST(%(tables)s AS regclass[]))"""
+
+# Of references to these tables and from them, of keys and of indexes: what takes each off, and what makes it again. What
+# a partition has of its table is its table's.
 _CONSTRAINTS: LiteralString = """
     SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname),
         format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', conrelid::regclass, conname, pg_get_constraintdef(oid))
@@ -159,7 +164,7 @@ def bytes_of(write_url: str, read_url: str) -> tuple[int, int]:
 
 def has_room(folder: Path, write_url: str, read_url: str, orders: int, say: Callable[[str], None]) -> bool:
     taken, count = bytes_of(write_url, read_url)
-    needed, free = round(_DISK_FACTOR * taken / count * orders) + _DISK_MORE, shutil.disk_usage(folder).free
+    needed, free = round(taken / count * orders) + _DISK_MORE, shutil.disk_usage(folder).free
     say(f"{orders:,} orders will take {needed / 2**30:.1f} GiB at most; {folder} has {free / 2**30:.1f} GiB")
     return needed <= free
 
@@ -188,6 +193,7 @@ def copy_orders(
     with psycopg.connect(read_url) as connection:
         _multiply_sales(connection, 1 + copies)
         _take_from_cards(connection, copies)
+    _make_room_in_the_feed(write_url)
     again = {url: _take_off(url, tables) for url, tables in zip(both, (_WRITE_TABLES, _READ_TABLES), strict=True)}
     _Copying(both, arguments, say, most_seconds).run()
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -277,12 +283,24 @@ def _execute_once(url: str, statements: Sequence[str], arguments: Mapping[str, i
             connection.execute(statement.encode(), used)
 
 
+def _make_room_in_the_feed(url: str) -> None:
+    """Partitions up to the head and beyond, as a command server makes them while it goes on."""
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    try:
+        with engine.begin() as connection:
+            ensure_partitions(connection)
+    finally:
+        engine.dispose()
+
+
 def _take_off(url: str, tables: Sequence[str]) -> tuple[list[str], list[str]]:
     """Takes references, keys and indexes off. Returns what makes keys and indexes again, and references after them."""
     with psycopg.connect(url) as connection:
+        parts = connection.execute(_PARTITIONS, {"tables": list(tables)}).fetchall()
+        named = [*tables, *(name for [name] in parts)]
 
         def of(query: LiteralString, types: str = "") -> list[tuple[str, str]]:
-            return connection.execute(query, {"tables": list(tables), "types": list(types)}).fetchall()
+            return connection.execute(query, {"tables": named, "types": list(types)}).fetchall()
 
         references, indexes, keys = of(_CONSTRAINTS, "f"), of(_INDEXES), of(_CONSTRAINTS, "pux")
         for off, _ in (*references, *indexes, *keys):
