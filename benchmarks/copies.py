@@ -128,8 +128,8 @@ _SIZE: LiteralString = """
 _PARTITIONS: LiteralString = """
     SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = ANY(CAST(%(tables)s AS regclass[]))"""
 
-# Of references to these tables and from them, of keys and of indexes: what takes each off, and what makes it again. What
-# a partition has of its table is its table's.
+# Of references to these tables and from them, of keys and of indexes: what takes each off, and what makes it again.
+# What a partition has of its table is its table's.
 _CONSTRAINTS: LiteralString = """
     SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname),
         format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', conrelid::regclass, conname, pg_get_constraintdef(oid))
