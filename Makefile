@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql pgbouncer patroni chromium pages pictures up test check bench bench-quick bench-profile bench-streams scale cells suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci iptables redis
+.PHONY: help install memcached prometheus postgresql pgbouncer patroni chromium pages pictures up test check bench bench-quick bench-profile bench-streams scale cells suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci iptables redis bench-access bench-growth bench-pythons contenders
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,12 +82,23 @@ check: install  ## Name what is missing or out of date: stubs, pages, rows of ta
 	@pytest --quiet --tb=short --no-header --continue-on-collection-errors tests/architecture \
 	  || { echo "docs/adding-a-feature.md goes through all the steps"; exit 1; }
 
-# Memory for a load generator and a hundred times the orders: some 4 GiB, and 6 GiB of disk in the temporary folder.
-bench: install memcached load-generator  ## Measure everything against its contenders (benchmarks/README.md)
+# Some 4 GiB of memory, and as much of disk in the temporary folder.
+bench: install memcached load-generator contenders  ## Measure everything against its contenders (benchmarks/README.md)
 	@python -m benchmarks $(ARGS)
 
-bench-quick: install memcached load-generator  ## The same with fewer orders, turns and seconds: two minutes
+bench-quick: install memcached load-generator contenders  ## The same with fewer orders, turns and seconds: two minutes
 	@python -m benchmarks --quick $(ARGS)
+
+bench-access: install memcached load-generator  ## Measure every way in which callers are known: ten minutes
+	@python -m benchmarks --only access-all $(ARGS)
+
+# It says how much disk that takes, and stops where there is less: ARGS="--folder /var/tmp" is another one.
+ORDERS ?= 10000000
+bench-growth: install memcached load-generator  ## Measure ORDERS orders against ten thousand (10,000,000: half an hour, 40 GiB of disk)
+	@python -m benchmarks.growth --orders $(ORDERS) $(ARGS)
+
+bench-pythons: install memcached load-generator  ## Measure the services on each Python that is on the PATH
+	@python -m benchmarks.pythons $(ARGS)
 
 bench-profile: install memcached load-generator  ## Show where the time of writes, rebuilds and single orders goes, in a minute
 	@python -m benchmarks.profiles $(ARGS)
@@ -121,6 +132,11 @@ faults-quick: install memcached  ## The same with one cluster and seven faults: 
 SOAK_MINUTES ?= 20
 soak: install memcached  ## Let everything run for twenty minutes, fail where memory, descriptors or tables grow too much
 	@GRPC_VERBOSITY=NONE python -m nemesis.soak --minutes $(SOAK_MINUTES) $(ARGS)
+
+contenders: install  ## Build what the benchmarks compare with: a twin in Go, an environment with Protean; go on without them
+	@command -v go >/dev/null && [ -d /usr/share/gocode/src/google.golang.org/grpc ] || tools/install_go.sh
+	@python -m benchmarks.contenders.go_twin || true
+	@python -m benchmarks.contenders.protean || true
 
 load-generator:  ## Install Debian's h2load and a C compiler, for the benchmarks, where they are missing and we may
 	@command -v h2load >/dev/null && { command -v gcc || command -v cc; } >/dev/null || tools/install_h2load.sh
