@@ -5,13 +5,14 @@ more would take, computed from what was measured.
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import psutil
 import psycopg
+from pymemcache.client.base import Client
 
 from benchmarks import shop
 from benchmarks.load import h2load
@@ -30,7 +31,6 @@ from shop.cli import ENVOY
 from tandem.cli.embedded import Memcached, Postgres, memcached_path
 from tandem.cli.mesh import MISSING, Envoy, MeshConfig, envoy_path
 from tandem.cli.services import Service
-from tandem.read_store.cache import node_client
 from tandem.read_store.tables import CHANNEL
 from tandem.testing.ports import free_port
 from tandem.testing.stack import wait_until
@@ -78,18 +78,18 @@ def run(folder: Path, say: Callable[[str], None]) -> Iterator[Table]:
         world = exits.enter_context(beside(world, COLD))
         world.stack.query_server.stop()
         for node in nodes:
-            client = node_client(node.address, timeout=2)
-            client.flush_all(noreply=False)
-            client.close()
+            with _asking(node) as client:
+                client.flush_all(noreply=False)
         placed = world.place_orders(HOT)
-        yield from _Bench(world, say, placed).tables(exits)
+        yield from _Bench(world, say, placed, nodes).tables(exits)
 
 
 class _Bench:
     """The scenario in a world with orders, of which the later half is cached."""
 
-    def __init__(self, world: World, say: Callable[[str], None], placed: Sample) -> None:
+    def __init__(self, world: World, say: Callable[[str], None], placed: Sample, nodes: Sequence[Memcached]) -> None:
         self._world = world
+        self._nodes = nodes
         self._say = say
         self._placed = placed
         self._replicas: list[psutil.Process] = []
@@ -183,7 +183,7 @@ class _Bench:
             finally:
                 envoy.stop()
             connected[count] = {where: _sessions(it) for where, it in databases.items()}
-            connected[count]["memcached"] = sum(map(_node_connections, self._world.stack.nodes))
+            connected[count]["memcached"] = sum(map(_node_connections, self._nodes))
         # What a server costs that is as busy as it can be: on few processors many of them are not.
         alone = {name: sample for name, count, sample in rows if count == SERVERS[0]}
         return sorted(rows, key=lambda it: list(self._loads).index(it[0])), connected, alone
@@ -343,9 +343,15 @@ def _sessions(postgres: Postgres) -> int:
 
 def _node_connections(node: Memcached) -> int:
     """Without the one that asks. Of all that are there, the projector's too."""
-    client = node_client(node.address, timeout=2)
-    try:
+    with _asking(node) as client:
         return int(client.stats()[b"curr_connections"]) - 1
+
+
+@contextmanager
+def _asking(node: Memcached) -> Iterator[Client]:
+    client = Client(node.address, timeout=2)
+    try:
+        yield client
     finally:
         client.close()
 
