@@ -10,10 +10,11 @@ One indexer at a time holds the index's advisory lock, on the connection that wr
 no row, and the engine refuses what it stores late. An index's life in this program:
 
     filling ──▶ serving    all rows are in it that the view had when filling began, and what changed meanwhile
-    serving ──▶ filling    the view is made anew or exchanged, another release makes other documents, or the change log
-                           does not say what changed: another index, or the same once more. The old one is followed
-                           meanwhile, where it is of the same epoch of the feed
-            ──▶ away       the engine does not answer, or has come back without the index
+    serving ──▶ serving    the view is exchanged for its other generation, or another release makes other documents:
+                           another index is filled, and the old one is followed meanwhile
+            ──▶ filling    the view is made anew, or of another epoch of the feed; the change log does not say what
+                           changed, and the same index is filled once more; or the engine has lost it
+            ──▶ away       the engine does not answer
 
 While no index serves, its announcement says a problem, and searches are the database's.
 """
@@ -79,10 +80,9 @@ class _Source:
 
 @dataclass
 class _Filling:
-    """after: the last row that is in it. again: it serves already, and is not to be moved until it is filled."""
+    """after: the last row that is in it."""
 
     name: str
-    again: bool
     after: uuid.UUID = _FIRST
 
 
@@ -111,9 +111,9 @@ class Indexer:
         self._forget()
 
     def _forget(self) -> None:
-        # Where the index's row is, which searches see; the name there, "" for none that serves.
+        # Where the index's row is, which searches see, and the name there. The one that serves; "" for none.
         self._row: Token | None = None
-        self._serving = ""
+        self._row_name = self._serving = ""
         self._filling: _Filling | None = None
         # What has been put into all of these.
         self._seen: _Source | None = None
@@ -167,7 +167,7 @@ class Indexer:
             return
         *at, content, parked, since, name = row
         self._row = Token(*at)
-        self._serving = name or ""
+        self._row_name = self._serving = name or ""
         self._seen = _Source(self._row, content, parked, since)
 
     def _wait(self) -> None:
@@ -237,8 +237,8 @@ class Indexer:
     def _begin(self, name: str, now: _Source) -> None:
         log.info("an index is filled", index=name, view=self._index.source, position=now.at.position)
         self._search_engine.create(name, self._index)
-        self._filling = _Filling(name, again=name == self._serving)
-        if not self._serving or self._filling.again:
+        self._filling = _Filling(name)
+        if not self._serving:
             # What is read from now on includes all of it.
             self._note_seen(now)
 
@@ -249,6 +249,7 @@ class Indexer:
     def _follow_view(self, driver: Driver, now: _Source) -> None:
         keys = self._changed(driver, now)
         if keys is None:
+            self._serving = ""
             self._begin(self._index.name(self._prefix, now.at), now)
             return
         targets = list(dict.fromkeys(it for it in (self._serving, self._filling and self._filling.name) if it))
@@ -256,7 +257,7 @@ class Indexer:
             self._write(targets, self._rows_of(driver, keys, now.at.position))
             self._search_engine.refresh(targets)
         self._note_seen(now)
-        if self._serving and not (self._filling is not None and self._filling.again):
+        if self._serving:
             self._move(driver)
 
     def _changed(self, driver: Driver, now: _Source) -> Sequence[uuid.UUID] | None:
@@ -284,7 +285,7 @@ class Indexer:
             filling.after = uuid.UUID(found[-1][0])
             return
         self._search_engine.refresh([filling.name])
-        old, self._serving, self._filling = self._serving, filling.name, None
+        old, self._serving, self._filling = self._row_name, filling.name, None
         self._move(driver)
         log.info("an index serves", index=self._serving, view=self._index.source)
         if old not in {"", self._serving}:
@@ -326,7 +327,7 @@ class Indexer:
         }
         if self._row is None or not driver.execute(_MOVE, values, prepare=True).rowcount:
             driver.execute(_INSERT, values)
-        self._row = at
+        self._row, self._row_name = at, self._serving
         self._problem = ""
         metrics.position_of(self._index.view).set(at.position)
         self._announce(driver)

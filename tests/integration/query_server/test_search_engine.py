@@ -28,6 +28,7 @@ from commerce.type.v1.consistency_pb2 import Consistency
 from query_server.search.memory import SearchMemory
 from query_server.search.synonyms import parse
 from shop.product_index import PRODUCT_INDEX
+from tandem.projection import indexing
 from tandem.projection.indexing import Indexer
 from tandem.queries.index import IndexReader
 from tandem.queries.page_token import decode_stored
@@ -354,19 +355,26 @@ async def test_a_view_that_is_made_anew_gets_another_index_beside_the_one_that_s
     assert search.answered == 1
 
 
-async def test_what_the_log_does_not_say_is_found_all_the_same(indexed: Indexed, shelf: Shelf) -> None:
-    shelf.add("Green Tea")
+async def test_what_the_log_does_not_say_is_found_all_the_same(
+    indexed: Indexed, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "_ROWS", 2)
+    for number in range(5):
+        shelf.add(f"Tea {number}")
     fills = await indexed.index()
     await indexed.caught_up()
     await fills.stop()
-    # While nobody looked.
-    shelf.add("White Tea")
+    # While nobody looked, and in another generation of the view.
+    shelf.add("Tea 5")
     with indexed.side.engine.begin() as connection:
         connection.execute(text("DELETE FROM tandem_read.change"))
+        connection.execute(
+            text("UPDATE tandem_read.projection SET generation = 7 WHERE view = :view"), {"view": PRODUCT_INDEX.source}
+        )
     await indexed.index()
     search = await indexed.search()
     await indexed.caught_up()
-    assert set(search.names("tea")) == {"Green Tea", "White Tea"}
+    assert set(search.names("tea")) == {f"Tea {number}" for number in range(6)}
     assert search.answered == 1
 
 
