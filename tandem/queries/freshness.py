@@ -89,8 +89,8 @@ _LEAST_HEAD_SECONDS = 0.1
 _HEAD_AFTER_SECONDS = 0.02
 # How long those who wait for a blind view wait between looks at the database; one look serves them all.
 _POLL_SECONDS = 0.05
-# The same for a replica, which mostly has all some milliseconds after its primary: each look that finds nothing new
-# doubles the pause, up to the one above. Without anybody who waits it is looked at now and then, for the metric.
+# The same for a replica, which mostly has all some milliseconds after its primary: each look that releases nobody
+# doubles it before the next one, up to the one above. Without anybody who waits it is looked at now and then, for the metric.
 _REPLICA_SECONDS = 0.002
 _REPLICA_IDLE_SECONDS = 1.0
 # The listening thread looks up this often, to stop or to notice that a view is blind.
@@ -634,16 +634,22 @@ class Freshness:
 
     def _follow_database(self) -> None:
         """The thread that reads positions while somebody waits for a blind view, or for the replica."""
-        idle = _REPLICA_IDLE_SECONDS if self._on_replica else None
+        # When a replica is looked at though nobody waits.
+        due = time.monotonic() if self._on_replica else math.inf
         pause = _REPLICA_SECONDS
         while not self._stopping.is_set():
             with self._lock:
                 for_rows = self._on_replica and any(self._parked[_rows_of(view)] for view in self._views)
+                if not for_rows:
+                    pause = _REPLICA_SECONDS
                 if not for_rows and not self._blind_and_waited_for():
                     # A view that somebody waits for may become blind meanwhile.
-                    came = self._is_waited_for.wait(_POLL_SECONDS if self._waiters() else idle)
-                    if came or self._waiters():
+                    seconds = _POLL_SECONDS if self._waiters() else due - time.monotonic()
+                    self._is_waited_for.wait(None if seconds == math.inf else seconds)
+                    if time.monotonic() < due:
                         continue
+            if self._on_replica:
+                due = time.monotonic() + _REPLICA_IDLE_SECONDS
             # Unavailable is logged where it is raised; those who wait get the error when they read.
             released = False
             with contextlib.suppress(Unavailable):
