@@ -47,7 +47,7 @@ class QueryServerSettings(ServiceSettings):
     server: ServerSettings = Field(ServerSettings(port=50052), description="The gRPC server")
     tokens: SignedTokenSettings = Field(SignedTokenSettings(), description="The signature of tokens")
     reader: ReaderSettings = Field(ReaderSettings(), description="Reading in batches")
-    cache: CacheSettings = Field(CacheSettings(), description="memcached")
+    cache: CacheSettings = Field(CacheSettings(), description="The cache")
     freshness: FreshnessSettings = Field(FreshnessSettings(), description="Announcements and waits")
     watch: WatchSettings = Field(WatchSettings(), description="Streams that follow a row")
 

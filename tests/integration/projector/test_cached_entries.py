@@ -24,14 +24,18 @@ from tandem.testing.stack import kill, pause, resume, until, wait_until
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
-from tests.support.caches import CLOSES_IDLE_CONNECTIONS, EVICTS_NOTHING, KINDS, TAKES_SMALL_VALUES, Node, socket_of
+from tests.support.caches import CLOSES_IDLE_CONNECTIONS, EVICTS_NOTHING, TAKES_SMALL_VALUES, Node, socket_of
 from tests.support.stack import Databases
 
 Nodes = Callable[..., list[Node]]
 PRODUCT = identity("product", 1)
 
 
-@pytest.fixture(params=KINDS)
+# Redis itself is tried with readers and with the seam: tests/integration/read_store/test_nodes.py.
+TRIED = ("memcached", "valkey")
+
+
+@pytest.fixture(params=TRIED)
 def node_kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -173,7 +177,7 @@ async def test_a_value_that_is_too_large_leaves_no_old_entry_and_fences_nothing(
 
 
 @pytest.mark.parametrize(
-    ("node_kind", "limit"), [("memcached", "the size of a value"), *((it, "the memory") for it in KINDS)]
+    ("node_kind", "limit"), [("memcached", "the size of a value"), *((it, "the memory") for it in TRIED)]
 )
 async def test_a_value_that_a_node_refuses_leaves_no_old_entry_and_fences_nothing(
     stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes, limit: str
