@@ -104,11 +104,12 @@ class _Cursor:
 
 
 @dataclass
-class _AskedHead:
-    """What was asked for by the last who wanted the head, for the next. until: when it is too old."""
+class _KnownHead:
+    """The head, as it was. until: when that is too old. later: what it is now, as it was asked then."""
 
-    answer: "asyncio.Task[FeedHead | SinkAway | SinkRefused]"
+    head: FeedHead
     until: float
+    later: "asyncio.Future[FeedHead | SinkAway | SinkRefused]"
 
 
 class StreamFeed:
@@ -132,7 +133,7 @@ class StreamFeed:
         self._arrived = asyncio.Event()
         # Of the last event that was read: whoever reads on need not be compared with the stream.
         self._last: tuple[uuid.UUID, int, int] | None = None
-        self._asked: _AskedHead | None = None
+        self._known_head: _KnownHead | None = None
         # How far each epoch was read.
         self._read_until: dict[uuid.UUID, int] = {}
         self.problem = ""
@@ -229,9 +230,9 @@ class StreamFeed:
         return found
 
     def _forget_head(self) -> None:
-        asked, self._asked = self._asked, None
-        if asked is not None:
-            asked.answer.cancel()
+        known, self._known_head = self._known_head, None
+        if known is not None:
+            known.later.cancel()
 
     def _forget(self) -> None:
         self._forget_head()
@@ -240,18 +241,23 @@ class StreamFeed:
         self._last = None
 
     async def _head(self) -> FeedHead:
-        asked, self._asked = self._asked, None
-        if asked is not None and time.monotonic() < asked.until:
-            found = await asked.answer
-        else:
-            found = await self._answer_later()
-        if isinstance(found, Exception):
-            raise found
-        # On the loop, which runs while somebody waits for events.
-        self._asked = _AskedHead(asyncio.create_task(self._answer_later()), time.monotonic() + _HEAD_SECONDS)
-        return found
+        known = self._known_head
+        if known is None or time.monotonic() > known.until:
+            # Also where the answer was lost with a connection, which nobody has waited for.
+            self._forget_head()
+            known = self._known_head = self._ask_again(await self._head_now())
+        elif known.later.done():
+            self._known_head, found = None, known.later.result()
+            if isinstance(found, Exception):
+                raise found
+            known = self._known_head = self._ask_again(found)
+        return known.head
 
-    async def _answer_later(self) -> FeedHead | SinkAway | SinkRefused:
+    def _ask_again(self, head: FeedHead) -> "_KnownHead":
+        """On the loop, which runs while somebody waits for events."""
+        return _KnownHead(head, time.monotonic() + _HEAD_SECONDS, asyncio.ensure_future(self._head_later()))
+
+    async def _head_later(self) -> FeedHead | SinkAway | SinkRefused:
         try:
             return await self._head_now()
         except (SinkAway, SinkRefused) as error:
