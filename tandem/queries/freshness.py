@@ -90,7 +90,8 @@ _HEAD_AFTER_SECONDS = 0.02
 # How long those who wait for a blind view wait between looks at the database; one look serves them all.
 _POLL_SECONDS = 0.05
 # The same for a replica, which mostly has all some milliseconds after its primary: each look that releases nobody
-# doubles it before the next one, up to the one above. Without anybody who waits it is looked at now and then, for the metric.
+# doubles it before the next one, up to the one above. Without anybody who waits it is looked at now and then, for the
+# metric.
 _REPLICA_SECONDS = 0.002
 _REPLICA_IDLE_SECONDS = 1.0
 # The listening thread looks up this often, to stop or to notice that a view is blind.
