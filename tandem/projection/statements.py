@@ -17,8 +17,8 @@ from tandem.runtime.sqlstate import ViewAction, failure_of
 
 Driver = psycopg.Connection[Any]
 
-# What a statement selects whose COMMIT is not to wait until it is on the disk (ADR 79). Of its transaction alone. Who has
-# set remote_apply wants replicas to have it first.
+# What a statement selects whose COMMIT is not to wait until it is on the disk (ADR 79). Of its transaction alone. Who
+# has set remote_apply wants replicas to have it first.
 WITHOUT_THE_DISK = (
     "set_config('synchronous_commit',"
     " CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'off' END, true)"
