@@ -18,7 +18,7 @@ import json
 import ssl
 import uuid
 from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import nats.errors
@@ -51,6 +51,7 @@ _NAME_IN_USE = 10058
 _NO_RESPONDERS = "503"
 _CONNECT_SECONDS = 2
 _RECONNECT_SECONDS = 0.5
+_LOOK_SECONDS = 0.005
 # A line that is cut says nothing, to neither end: whoever has not answered three of these is given up, and connected to
 # anew. TCP by itself sends again ever more rarely: after a minute's cut it would be half a minute late.
 _PING_SECONDS = 2
@@ -84,6 +85,13 @@ class _Acks:
         """
         async with asyncio.timeout(seconds):
             await self._free.acquire()
+            try:
+                # Where too much is not written, nats-py waits until it is, for ever, and cannot be called off (2.16).
+                while self._client.pending_data_size > LARGEST_MESSAGE:  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(_LOOK_SECONDS)
+            except BaseException:
+                self._free.release()
+                raise
         number = str(next(self._numbers))
         answer = self._awaited[number] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(lambda _: self._forget(number))
@@ -129,6 +137,7 @@ class NatsConnection:
         self._acks: _Acks | None = None
         self._number = 0
         self._connected = asyncio.Event()
+        self._is_silent = False
 
     @property
     def number(self) -> int:
@@ -143,6 +152,8 @@ class NatsConnection:
 
     async def jetstream(self) -> JetStreamContext:
         """Raises SinkAway while no server answers, and SinkRefused where the server's settings do not do."""
+        if self._is_silent:
+            await self._check()
         if self._client is None or self._client.is_closed:
             await self._connect()
         assert self._client is not None
@@ -161,6 +172,25 @@ class NatsConnection:
                 f" {LARGEST_MESSAGE}: raise max_payload in its configuration (its default is 1048576)"
             )
         return self._js
+
+    def note_silence(self) -> None:
+        """Something was not answered: before the next question it is seen to whether the server is there.
+
+        nats-py's own pings wait behind what the server does not take, and never end then (2.16.0).
+        """
+        self._is_silent = True
+
+    async def _check(self) -> None:
+        """Gives the connection up where the server does not answer on it."""
+        self._is_silent = False
+        if self._client is None or not self._client.is_connected:
+            return
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await self._client.flush(_CONNECT_SECONDS)
+        except (OSError, TimeoutError, nats.errors.Error):
+            log.warning("a connection to NATS is given up, since nothing is answered on it")
+            await self.close()
 
     async def _connect(self) -> None:
         client = Client()
@@ -219,7 +249,9 @@ async def _end(client: Client) -> None:
         async with asyncio.timeout(_CONNECT_SECONDS):
             await client.close()
     except TimeoutError:
-        log.debug("a connection to NATS is left as it is")
+        # It waits until all is sent; that of a connection which is cut never is.
+        transport: Any = client._transport
+        transport._io_writer.transport.abort()
 
 
 async def _note(error: Exception) -> None:
@@ -258,6 +290,13 @@ class JetStreamSink:
         self._connection = NatsConnection(settings, relay)
 
     async def place(self, feed: Origin) -> Place:
+        try:
+            return await self._place(feed)
+        except SinkAway:
+            self._connection.note_silence()
+            raise
+
+    async def _place(self, feed: Origin) -> Place:
         js = await self._connection.jetstream()
         name = stream_of(self._settings.stream, feed.epoch)
         try:
@@ -329,6 +368,13 @@ class JetStreamSink:
         return int(metadata.get(FIRST, "1"))
 
     async def publish(self, epoch: uuid.UUID, events: Sequence[CloudEvent]) -> None:
+        try:
+            await self._publish(epoch, events)
+        except SinkAway:
+            self._connection.note_silence()
+            raise
+
+    async def _publish(self, epoch: uuid.UUID, events: Sequence[CloudEvent]) -> None:
         acks = await self._connection.acks()
         stream = stream_of(self._settings.stream, epoch)
         subjects = f"{self._settings.stream}.{epoch.hex}"

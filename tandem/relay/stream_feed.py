@@ -218,6 +218,7 @@ class StreamFeed:
             raise
         except (SinkAway, SinkRefused) as error:
             self._forget()
+            self._connection.note_silence()
             problem = f"the broker cannot be read: {error}"
             if problem != self.problem:
                 log.warning("the feed is away", error=problem)
