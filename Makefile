@@ -15,7 +15,7 @@ ARGS ?=
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install memcached prometheus postgresql chromium iptables pages pictures up test check bench bench-quick bench-profile bench-streams scale cells suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci
+.PHONY: help install memcached prometheus postgresql pgbouncer patroni chromium pages pictures up test check bench bench-quick bench-profile bench-streams scale cells suggestions fuzz faults faults-quick soak load-generator lint format gen gen-check breaking lock migration docs examples image package pythons audit hooks clean ci iptables redis bench-access bench-growth bench-pythons contenders
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +38,20 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 memcached:  ## Install Debian's memcached where it is missing and we may; go on without it otherwise
 	@command -v memcached >/dev/null || tools/install_memcached.sh
 
+redis:  ## Install Debian's Redis where it is missing and we may, for the cache's tests
+	@command -v redis-server >/dev/null || tools/install_redis.sh
+
 prometheus:  ## Install Debian's Prometheus where it is missing and we may, for the tests of alerts and dashboard
 	@command -v promtool >/dev/null || tools/install_prometheus.sh
 
 postgresql:  ## Install Debian's PostgreSQL 15 where it is missing and we may, for the tests of TLS to a database
 	@[ -x /usr/lib/postgresql/15/bin/postgres ] || tools/install_postgresql.sh
+
+pgbouncer:  ## Install Debian's PgBouncer where it is missing and we may, for the test of sessions behind it
+	@[ -x /usr/sbin/pgbouncer ] || tools/install_pgbouncer.sh
+
+patroni: install  ## Install etcd, and Patroni in an environment of its own, where they are missing and we may, for make scale
+	@PYTHON="$(BIN)/python" tools/install_patroni.sh
 
 chromium:  ## Install Debian's Chromium where it is missing and we may, for the tests of the pages
 	@command -v chromium >/dev/null || tools/install_chromium.sh
@@ -73,12 +82,23 @@ check: install  ## Name what is missing or out of date: stubs, pages, rows of ta
 	@pytest --quiet --tb=short --no-header --continue-on-collection-errors tests/architecture \
 	  || { echo "docs/adding-a-feature.md goes through all the steps"; exit 1; }
 
-# Memory for a load generator and a hundred times the orders: some 4 GiB, and 6 GiB of disk in the temporary folder.
-bench: install memcached load-generator  ## Measure everything against its contenders (benchmarks/README.md)
+# Some 4 GiB of memory, and as much of disk in the temporary folder.
+bench: install memcached load-generator contenders  ## Measure everything against its contenders (benchmarks/README.md)
 	@python -m benchmarks $(ARGS)
 
-bench-quick: install memcached load-generator  ## The same with fewer orders, turns and seconds: two minutes
+bench-quick: install memcached load-generator contenders  ## The same with fewer orders, turns and seconds: two minutes
 	@python -m benchmarks --quick $(ARGS)
+
+bench-access: install memcached load-generator  ## Measure every way in which callers are known: ten minutes
+	@python -m benchmarks --only access-all $(ARGS)
+
+# It says how much disk that takes, and stops where there is less: ARGS="--folder /var/tmp" is another one.
+ORDERS ?= 10000000
+bench-growth: install memcached load-generator  ## Measure ORDERS orders against ten thousand (10,000,000: half an hour, 40 GiB of disk)
+	@python -m benchmarks.growth --orders $(ORDERS) $(ARGS)
+
+bench-pythons: install memcached load-generator  ## Measure the services on each Python that is on the PATH
+	@python -m benchmarks.pythons $(ARGS)
 
 bench-profile: install memcached load-generator  ## Show where the time of writes, rebuilds and single orders goes, in a minute
 	@python -m benchmarks.profiles $(ARGS)
@@ -88,7 +108,7 @@ bench-streams: install memcached  ## Measure what watches and followers of the f
 	python -m benchmarks.feed
 
 # As root: regions are network namespaces. Each scenario alone: make scale ARGS="--only regions".
-scale: install memcached load-generator iptables  ## Measure regions, many query servers and a failover, and print docs/scaling.md's tables
+scale: install memcached load-generator pgbouncer patroni iptables  ## Measure regions, many query servers and a failover, and print docs/scaling.md's tables
 	@python -m benchmarks.scale $(ARGS)
 
 cells: install memcached load-generator  ## Measure what one cell takes, and simulate 1, 10 and 100 of them over it
@@ -112,6 +132,11 @@ faults-quick: install memcached  ## The same with one cluster and seven faults: 
 SOAK_MINUTES ?= 20
 soak: install memcached  ## Let everything run for twenty minutes, fail where memory, descriptors or tables grow too much
 	@GRPC_VERBOSITY=NONE python -m nemesis.soak --minutes $(SOAK_MINUTES) $(ARGS)
+
+contenders: install  ## Build what the benchmarks compare with: a twin in Go, an environment with Protean; go on without them
+	@command -v go >/dev/null && [ -d /usr/share/gocode/src/google.golang.org/grpc ] || tools/install_go.sh
+	@python -m benchmarks.contenders.go_twin || true
+	@python -m benchmarks.contenders.protean || true
 
 load-generator:  ## Install Debian's h2load and a C compiler, for the benchmarks, where they are missing and we may
 	@command -v h2load >/dev/null && { command -v gcc || command -v cc; } >/dev/null || tools/install_h2load.sh

@@ -31,11 +31,14 @@ METHOD = QUERIES + "GetOrderDetails"
 OPEN = "nobody is asked"
 ANOTHER = "nobody is asked, again"
 
-# Servers of each kind. Another round is a turn of each of them.
-_PROCESSES = 3
+# Servers of each kind: in `make bench`, and apart. Another round is a turn of each of them.
+_FEW, _PROCESSES = 2, 3
 # Longer than all turns together.
 _TOKEN_SECONDS = 3600.0
 _MANY = 64
+_OWN = 0
+_KEYS = "keys.json"
+_SIDECAR = {"VERIFIED_BY_SIDECAR": "true"}
 # In the file of them: more than one connection's table of headers has, and in no order.
 _DRAWN = 20_000
 _POLICY = f"""
@@ -60,20 +63,28 @@ class Way:
 
 
 def run(world: World, plan: Plan) -> list[Result]:
-    issuer = Issuer("RS256")
-    keys, policy = world.folder / "keys.json", world.folder / "policy.toml"
-    keys.write_text(issuer.keys(), encoding="utf-8")
-    policy.write_text(_POLICY, encoding="utf-8")
+    """One way, as a call comes from Envoy: half a minute. `run_all` has the others."""
+    return _measure(world, plan, _FEW, [Way("with a sidecar's claims", _SIDECAR, claims_header, _BAR)], [_MANY])
+
+
+def run_all(world: World, plan: Plan) -> list[Result]:
+    """Every way, by one caller, by many, and by one who sees his own orders alone: ten minutes."""
+    token = {"KEYS_FILE": str(world.folder / _KEYS), "OWNER_CLAIM": "customer_id"}
+    with_token = Way("with a token", token, "authorization: Bearer {}".format, None)
     ways = [
-        Way(
-            "with a token",
-            {"KEYS_FILE": str(keys), "OWNER_CLAIM": "customer_id"},
-            "authorization: Bearer {}".format,
-            None,
-        ),
-        Way("with a sidecar's claims", {"VERIFIED_BY_SIDECAR": "true"}, claims_header, _BAR),
+        with_token,
+        Way("with a sidecar's claims", _SIDECAR, claims_header, _BAR),
+        replace(with_token, name="with a token, on grpcio", bar=_BAR, transport="grpcio"),
     ]
-    ways.append(replace(ways[0], name="with a token, on grpcio", bar=_BAR, transport="grpcio"))
+    return _measure(world, plan, _PROCESSES, ways, [1, _MANY, _OWN])
+
+
+def _measure(world: World, plan: Plan, processes: int, ways: Sequence[Way], callers: Sequence[int]) -> list[Result]:
+    """callers: how many there are in turn; _OWN is one who sees his own orders."""
+    issuer = Issuer("RS256")
+    policy = world.folder / "policy.toml"
+    (world.folder / _KEYS).write_text(issuer.keys(), encoding="utf-8")
+    policy.write_text(_POLICY, encoding="utf-8")
     customers = [shop.customer_id(number) for number in range(_MANY)]
     clerks, owners = (
         [token_of(issuer, number, role, customer) for number, customer in enumerate(customers)]
@@ -85,10 +96,12 @@ def run(world: World, plan: Plan) -> list[Result]:
 
         def started(transport: str, settings: Mapping[str, str]) -> Iterator[Child]:
             settings = {"SERVER__TRANSPORT": transport, **settings}
-            servers = [world.stack.new_query_server(**settings) for _ in range(_PROCESSES)]
+            servers = [world.stack.new_query_server(**settings) for _ in range(processes)]
             for server in servers:
                 exits.callback(server.stop)
-                server.start()
+                server.launch()
+            for server in servers:
+                server.wait_until_serving()
             return cycle(servers)
 
         open_to_all = {transport: started(transport, {}) for transport in {it.transport for it in ways}}
@@ -104,7 +117,8 @@ def run(world: World, plan: Plan) -> list[Result]:
                     way.name: lambda: measure(asking, bodies, callers),
                     ANOTHER: lambda: measure(open_to_all[way.transport], bodies),
                 },
-                plan.rounds * _PROCESSES,
+                plan.side_rounds * processes,
+                say=plan.say,
             )
 
         for way in ways:
@@ -114,14 +128,15 @@ def run(world: World, plan: Plan) -> list[Result]:
                 {f"SERVER__AUTHENTICATION__TOKEN__{name}": value for name, value in said.items()}
                 | {"SERVER__POLICY_FILE": str(policy)},
             )
-            for who, bodies, tokens, bar in (
-                ("one caller", every, clerks[:1], way.bar),
-                (f"{_MANY} callers", every, clerks, way.bar),
-                ("one caller, of its own", own, owners[:1], None),
-            ):
-                callers = callers_file(world.folder / "callers", [way.header(it) for it in tokens])
+            kinds = {
+                1: ("one caller", every, clerks[:1], way.bar),
+                _MANY: (f"{_MANY} callers", every, clerks, way.bar),
+                _OWN: ("one caller, of its own", own, owners[:1], None),
+            }
+            for who, bodies, tokens, bar in (kinds[it] for it in callers):
+                file = callers_file(world.folder / "callers", [way.header(it) for it in tokens])
                 name = f"GetOrderDetails, cached, {way.name}, {who}, {plan.in_flight} in flight"
-                results.append(result_of(name, between(way, asking, bodies, callers), way.name, bar))
+                results.append(result_of(name, between(way, asking, bodies, file), way.name, bar))
     return results
 
 
@@ -191,5 +206,5 @@ def _figure(name: str, values: list[float]) -> Figure:
 
 def orders_of(world: World, customer_id: str) -> Path:
     """Bodies for GetOrderDetails: all orders of one customer."""
-    placed = (shop.order(number) for number in range(world.orders))
-    return world.bodies(GetOrderDetailsRequest(order_id=it.order_id) for it in placed if it.customer_id == customer_id)
+    ids = (shop.order_id(number) for number in range(world.orders) if shop.customer_of(number) == customer_id)
+    return world.bodies(GetOrderDetailsRequest(order_id=it) for it in ids)

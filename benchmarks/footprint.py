@@ -1,20 +1,29 @@
 """What each service takes: memory at rest and at its peak under the other scenarios' load, and the time to start.
 
+A start is a multiple of that of a Python which imports the two libraries that none of them does without, and does
+nothing else.
+
 Memory is what the kernel calls PSS, of a process and its children: pages that several processes share count in parts,
 so that it can be added up.
 """
 
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import psutil
 
-from benchmarks.measure import Bar, Figure, Result, Spread, at_most
+from benchmarks.measure import Figure, Result, Sample, Spread, alternate, at_most, p50, ratios
 from benchmarks.plan import Plan
 from benchmarks.world import World
 from tandem.cli.services import Service
+
+IMPORTS = 'python -c "import grpc, sqlalchemy"'
 
 _MIB = 1024 * 1024
 # Reading PSS walks the page tables of the process: seldom enough to be nothing beside the load.
@@ -83,16 +92,31 @@ def _memory(peaks: Peaks) -> Result:
 def _starts(world: World, plan: Plan) -> Result:
     """From the start of the process to SERVING, each service alone."""
     stack = world.stack
-    took: dict[str, list[float]] = {}
-    for service in (stack.command_server, stack.projector, stack.query_server):
-        for _ in range(plan.rounds):
-            service.stop()
-            began = time.monotonic()
-            service.start()
-            took.setdefault(service.name, []).append(time.monotonic() - began)
-        plan.say(f"start of {service.name}: {Spread.of(took[service.name]).median:.2f} s")
-    bars: list[Bar] = [at_most(f"{name} at most 1.5 s", values, 1.5) for name, values in took.items()]
-    return Result("From the start of a process to SERVING", figures=_figures("", took, "s"), bars=bars)
+    services = {it.name: it for it in (stack.command_server, stack.projector, stack.query_server)}
+    starts: dict[str, Callable[[], Sample]] = {name: partial(_start, it) for name, it in services.items()}
+    samples = alternate({IMPORTS: _import, **starts}, plan.rounds)
+    bars = [at_most(f"start of {name}, times {IMPORTS}", ratios(samples, name, IMPORTS, p50), 2.5) for name in services]
+    return Result("From the start of a process to SERVING", samples, bars=bars)
+
+
+def _start(service: Service) -> Sample:
+    service.stop()
+    began = time.perf_counter()
+    service.start()
+    return _sample(time.perf_counter() - began)
+
+
+def _import() -> Sample:
+    """With what Python has compiled, as a service has."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import grpc, sqlalchemy"], env=environment, check=True)
+    return _sample(time.perf_counter() - began)
+
+
+def _sample(seconds: float) -> Sample:
+    """Of one start."""
+    return Sample(rate=1 / seconds, p50=seconds, p99=seconds)
 
 
 def _figures(what: str, values: Mapping[str, Sequence[float]], unit: str) -> list[Figure]:

@@ -1,75 +1,165 @@
-"""Growth: the same reads and writes with a few orders, and with a hundred times as many.
+"""Growth: the same reads and writes with a few orders, and with many times as many.
 
 The larger shop is a copy of the smaller one's databases with copies of its orders. Both run at once, and take turns.
+
+`python -m benchmarks.growth --orders 10000000` (make bench-growth) is a run of its own, against ten thousand orders and
+with two rows more: reads without memcached and lists.
 """
 
+import argparse
 import random
-from collections.abc import Iterator, Sequence
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+import psutil
 import psycopg
 
-from benchmarks import shop
-from benchmarks.copies import copy_id, copy_orders
+from benchmarks import report, shop
+from benchmarks.copies import copy_id, copy_orders, has_room
 from benchmarks.load import h2load
+from benchmarks.load.compiled import installed
 from benchmarks.measure import Result, Sample, alternate, at_least, ratios
-from benchmarks.plan import Plan
-from benchmarks.world import QUERIES, World, beside
+from benchmarks.plan import Plan, progress
+from benchmarks.world import POSTGRES, QUERIES, World, beside, open_world
 from commerce.query.v1 import query_service_pb2 as queries
+from tandem.cli.child import Child
 from tandem.testing.stack import Side
 from tests.support.stack import Databases
 
-FACTOR = 100
+BAR = 0.85
+FEW = 10_000
 # Readers put so many missing entries into the cache at once (CACHE__MAX_FILLS): more would miss some.
 _FILLING = 32
 # Orders a second, roughly: only how long a turn takes depends on it.
 _EXPECTED_RATE = 2_000
+# Different orders that are read, at most: all of them are read once before.
+_MOST_READ = 50_000
+# Each customer has more than that in both shops, so that a page is as long.
+_PAGE = 5
+# Copies are made without them, and what made them is no part of a shop's work: it need not be in the log.
+_BULK = {"wal_level": "minimal", "max_wal_senders": "0", "autovacuum": "off"}
 
 
 def run(world: World, plan: Plan) -> list[Result]:
-    few, many = plan.grown // FACTOR, plan.grown
-    with growing(world, few) as (small, large):
-        names = {f"{few:,} orders": small, f"{many:,} orders": large}
-        reads = {
-            name: _read_bodies(it, orders, plan.orders // 2)
-            for (name, it), orders in zip(names.items(), (few, many), strict=True)
+    small = World(world.folder, world.say, world.postgres, world.node, world.databases)
+    with beside(small, plan.grown // plan.factor), growing(small, plan.factor) as shops:
+        return [cached(shops, plan), placing(shops, plan)]
+
+
+def main() -> int:
+    """The exit code says whether everything was measured."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
+    parser.add_argument("--orders", type=int, default=10_000_000, help=f"against {FEW:,} (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=90, help="for the copies, at most (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="where its databases are meanwhile; a temporary one otherwise")
+    parser.add_argument("--output", type=Path, default=report.RESULTS, help="the folder for the JSON")
+    arguments = parser.parse_args()
+    if not installed():
+        return 1
+    say = progress()
+    factor = max(2, arguments.orders // FEW)
+    plan = Plan(orders=FEW, rounds=arguments.rounds, seconds=2.0, warm_up=0.5, grown=factor * FEW, say=say)
+    with (
+        tempfile.TemporaryDirectory(prefix="tandem-growth-", dir=arguments.folder) as folder,
+        open_world(Path(folder), plan.orders, say, postgres={**POSTGRES, **_BULK}) as small,
+        growing(small, factor, most_seconds=60 * arguments.minutes) as shops,
+    ):
+        results = [cached(shops, plan), missed(shops, plan), listed(shops, plan), placing(shops, plan)]
+    took = report.Took.of(results, began=psutil.Process().create_time(), ended=time.time())
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    report.write_json(arguments.output / "growth.json", results, took, quick=False)
+    sys.stdout.write(report.table(results, took) + "\n")
+    return 0
+
+
+Shops = Mapping[str, World]
+"""The smaller one and the larger one, by their names."""
+
+
+def cached(shops: Shops, plan: Plan) -> Result:
+    bodies = {name: _read_bodies(it) for name, it in shops.items()}
+    for name, it in shops.items():
+        _fill_cache(it, bodies[name])
+    turns = {
+        name: partial(_read, it, plan, it.stack.query_server, "GetOrderDetails", bodies[name][0])
+        for name, it in shops.items()
+    }
+    return _result("GetOrderDetails, cached", alternate(turns, plan.rounds, say=plan.say))
+
+
+def missed(shops: Shops, plan: Plan) -> Result:
+    """Of the same orders as `cached`: which of them PostgreSQL has in memory is so for both."""
+    with _more_servers(shops, CACHE__ENABLED="false") as servers:
+        turns = {
+            name: partial(_read, it, plan, servers[name], "GetOrderDetails", _read_bodies(it)[0])
+            for name, it in shops.items()
         }
-        for name, it in names.items():
-            _fill_cache(it, reads[name])
-        smaller, larger = names
-        read = alternate(
-            {name: partial(_read, it, plan, reads[name][0]) for name, it in names.items()},
-            plan.rounds,
-        )
-        placed = alternate({name: partial(_place, it, plan) for name, it in names.items()}, plan.rounds)
-    text = "rate at least 0.85 of that with fewer"
-    return [
-        Result(f"{what}, growth", samples, bars=[at_least(text, ratios(samples, larger, smaller), 0.85)])
-        for what, samples in (("GetOrderDetails, cached", read), ("PlaceOrder", placed))
+        return _result("GetOrderDetails without memcached", alternate(turns, plan.rounds, say=plan.say))
+
+
+def listed(shops: Shops, plan: Plan) -> Result:
+    requests = [
+        queries.ListRecentOrdersRequest(customer_id=shop.customer_id(number * 7 % shop.CUSTOMERS), page_size=_PAGE)
+        for number in range(shop.CUSTOMERS)
     ]
+    turns = {
+        name: partial(_read, it, plan, it.stack.query_server, "ListRecentOrders", it.bodies(requests))
+        for name, it in shops.items()
+    }
+    return _result(f"ListRecentOrders, a page of {_PAGE}", alternate(turns, plan.rounds, say=plan.say))
+
+
+def placing(shops: Shops, plan: Plan) -> Result:
+    return _result(
+        "PlaceOrder", alternate({name: partial(_place, it, plan) for name, it in shops.items()}, plan.rounds)
+    )
+
+
+def _result(what: str, samples: Mapping[str, Sequence[Sample]]) -> Result:
+    smaller, larger = samples
+    bar = at_least(f"rate with {larger}, times that with {smaller}", ratios(samples, larger, smaller), BAR)
+    return Result(f"{what}, growth", samples, bars=[bar])
 
 
 @contextmanager
-def growing(world: World, orders: int) -> Iterator[tuple[World, World]]:
-    """A shop with so many orders, and a copy of it with FACTOR times as many; both are running."""
+def _more_servers(shops: Shops, **settings: str) -> Iterator[Mapping[str, Child]]:
+    """Another query server for each."""
+    servers = {name: it.stack.new_query_server(**settings) for name, it in shops.items()}
+    for name, it in shops.items():
+        it.start(servers[name])
+    yield servers
+    for name, it in shops.items():
+        it.stop(servers[name])
+
+
+@contextmanager
+def growing(small: World, factor: int, *, most_seconds: float = float("inf")) -> Iterator[Shops]:
+    """A shop, and a copy of it with `factor` times as many orders; both are running.
+
+    Raises OSError where the disk has no room for it, and TimeoutError where the copies would take longer than that.
+    """
     with ExitStack() as exits:
-        small = World(world.folder, world.say, world.postgres, world.node, world.databases)
-        exits.enter_context(beside(small, orders))
         for service in small.stack.services:
             service.stop()
-        copies = _Copies(small)
-        large = World(world.folder, world.say, world.postgres, world.node, copies)
-        exits.callback(large.stack.stop)
-        world.say(f"copying {orders:,} orders {FACTOR - 1} times")
-        copy_orders(large.stack.write_url, large.stack.read_url, FACTOR - 1)
-        large.orders = small.orders
-        world.say("copied")
-        for it in (small, large):
+        large = World(small.folder, small.say, small.postgres, small.node, _Copies(small))
+        exits.callback(large.close)
+        large.orders, large.factor = small.orders, factor
+        names = {f"{it.factor * it.orders:,} orders": it for it in (small, large)}
+        urls = large.stack.write_url, large.stack.read_url
+        if not has_room(small.folder, *urls, factor * small.orders, small.say):
+            raise OSError(f"{small.folder} has no room for so many orders")
+        small.say(f"copying {small.orders:,} orders {factor - 1} times")
+        copy_orders(*urls, factor - 1, small.say, most_seconds=most_seconds)
+        for it in names.values():
             it.stack.start()
-        _check(large, orders)
-        yield small, large
+        _check(large)
+        yield names
 
 
 class _Copies(Databases):
@@ -90,12 +180,12 @@ class _Copies(Databases):
         return url
 
 
-def _check(large: World, orders: int) -> None:
+def _check(large: World) -> None:
     """Reads some orders and their copies through the query server. AssertionError where a copy is not one."""
     stub = large.stack.queries
-    for number in range(0, orders, max(1, orders // 20)):
+    for number in range(0, large.orders, max(1, large.orders // 20)):
         original = stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=shop.order_id(number))).order_details
-        for copy in (1, FACTOR - 1):
+        for copy in (1, large.factor - 1):
             name = copy_id(original.order_id, copy)
             other = stub.GetOrderDetails(queries.GetOrderDetailsRequest(order_id=name)).order_details
             assert other.order_id == name
@@ -107,11 +197,11 @@ def _check(large: World, orders: int) -> None:
     assert len({order.order_id for order in page.orders}) == len(page.orders)
 
 
-def _read_bodies(world: World, orders: int, most: int) -> tuple[Path, int]:
-    """Requests for different orders out of so many, and their number: at most `most`, as all are read once before."""
-    dice = random.Random("growth")
-    numbers: Sequence[int] = dice.sample(range(orders), min(orders, most))
-    ids = [_id(number, world.orders) for number in numbers]
+def _read_bodies(world: World) -> tuple[Path, int]:
+    """Requests for different orders out of all, and their number."""
+    placed, orders = world.orders, world.factor * world.orders
+    numbers = random.Random("growth").sample(range(orders), min(orders, _MOST_READ))
+    ids = [_id(number, placed) for number in numbers]
     return world.bodies(queries.GetOrderDetailsRequest(order_id=it) for it in ids), len(ids)
 
 
@@ -127,11 +217,15 @@ def _fill_cache(world: World, bodies: tuple[Path, int]) -> None:
     h2load.send(target, path, count, in_flight=_FILLING)
 
 
-def _read(world: World, plan: Plan, bodies: Path) -> Sample:
-    target = world.target(world.stack.query_server, QUERIES + "GetOrderDetails")
+def _read(world: World, plan: Plan, server: Child, method: str, bodies: Path) -> Sample:
+    target = world.target(server, QUERIES + method)
     return h2load.measure(target, bodies, in_flight=plan.in_flight, seconds=plan.seconds, warm_up=plan.warm_up)
 
 
 def _place(world: World, plan: Plan) -> Sample:
     """Places as many orders as take about the plan's time, all of them new; their views are waited for."""
     return world.place_orders(round(plan.seconds * _EXPECTED_RATE), in_flight=plan.in_flight)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,18 +1,20 @@
-"""Reads: Tandem, the most that its transport can do, and joins."""
+"""Reads: Tandem, the most that its transport can do, the same in Go, and joins."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
 from benchmarks import shop
-from benchmarks.contenders import joins_tables
+from benchmarks.contenders import go_twin, joins_tables
 from benchmarks.contenders.child import Contender
 from benchmarks.load import h2load
+from benchmarks.load.compiled import NotInstalled
 from benchmarks.load.h2load import send
 from benchmarks.measure import Figure, Result, Sample, Spread, alternate, at_least, at_most, p50, p99, ratios
 from benchmarks.plan import Plan
@@ -28,6 +30,11 @@ TRANSPORT = "the transport alone"
 JOINS = "joins, grpc.aio"
 GRPCIO = "Tandem on grpcio"
 UNCACHED = "Tandem without memcached"
+GO = {
+    go_twin.POOL: "Go, pooled connections",
+    go_twin.TOGETHER: "Go, calls share connections",
+    go_twin.STOCK: "Go, gomemcache as it comes",
+}
 FORGETFUL = "Tandem, remembering no search"
 
 # Orders in a BatchGetOrderDetails.
@@ -44,6 +51,8 @@ SEARCHES = 8_000
 
 @dataclass(frozen=True)
 class Servers:
+    """go: the twins by how they ask memcached; where there are none, no_go says why."""
+
     tandem: Child
     limit: Child
     transport: Child
@@ -51,6 +60,8 @@ class Servers:
     grpcio: Child
     uncached: Child
     forgetful: Child
+    go: Mapping[str, Child]
+    no_go: str = ""
 
 
 def run(world: World, plan: Plan) -> list[Result]:
@@ -70,70 +81,86 @@ def run(world: World, plan: Plan) -> list[Result]:
 @contextmanager
 def serving(world: World) -> Iterator[Servers]:
     """Tandem's query server as it is in the world, and the others."""
-    with ExitStack() as exits:
+    world.say("joins: copying the data into its tables")
+    joins_tables.fill(world.stack.write_url)
+    order = queries.GetOrderDetailsRequest(order_id=shop.order_id(0))
+    answer = world.stack.queries.GetOrderDetails(order)
+    file = world.folder / "answer"
+    file.write_bytes(answer.SerializeToString())
+    go, no_go = _go_twins(world, answer.as_of)
+    servers = Servers(
+        tandem=world.stack.query_server,
+        limit=Contender("empty", world.folder, "--answer", str(file)),
+        transport=Contender("empty", world.folder, "--answer", str(file), "--at-once"),
+        joins=Contender("joins", world.folder, world.stack.write_url),
+        grpcio=world.stack.new_query_server(SERVER__TRANSPORT="grpcio"),
+        uncached=world.stack.new_query_server(CACHE__ENABLED="false"),
+        forgetful=world.stack.new_query_server(SEARCH__REMEMBERED_MIB="0"),
+        go=go,
+        no_go=no_go,
+    )
+    others = [servers.limit, servers.transport, servers.joins, servers.grpcio, servers.uncached, servers.forgetful]
+    others += go.values()
+    world.start(*others)
+    try:
+        yield servers
+    finally:
+        for it in others:
+            world.stop(it)
 
-        def start(child: Child) -> Child:
-            exits.callback(child.stop)
-            child.start()
-            return child
 
-        world.say("joins: copying the data into its tables")
-        joins_tables.fill(world.stack.write_url)
-        order = queries.GetOrderDetailsRequest(order_id=shop.order_id(0))
-        answer = world.folder / "answer"
-        answer.write_bytes(world.stack.queries.GetOrderDetails(order).SerializeToString())
-        yield Servers(
-            tandem=world.stack.query_server,
-            limit=start(Contender("empty", world.folder, "--answer", str(answer))),
-            transport=start(Contender("empty", world.folder, "--answer", str(answer), "--at-once")),
-            joins=start(Contender("joins", world.folder, world.stack.write_url)),
-            grpcio=start(world.stack.new_query_server(SERVER__TRANSPORT="grpcio")),
-            uncached=start(world.stack.new_query_server(CACHE__ENABLED="false")),
-            forgetful=start(world.stack.new_query_server(SEARCH__REMEMBERED_MIB="0")),
-        )
+def _go_twins(world: World, as_of: str) -> tuple[dict[str, Child], str]:
+    """None where they cannot be built, and why."""
+    node = world.node.address
+    prefix = go_twin.announced_prefix(world.stack.read_url, "order_details", node)
+    try:
+        return {it: go_twin.GoTwin(world.folder, store=it, memcached=node, prefix=prefix, as_of=as_of) for it in GO}, ""
+    except NotInstalled as error:
+        return {}, str(error)
 
 
 def cached(world: World, plan: Plan, servers: Servers) -> Result:
     calls = _Calls(world, plan, "GetOrderDetails", world.order_requests(world.orders), plan.in_flight)
     samples = calls.alternate(
         {
-            TANDEM: servers.tandem,
             LIMIT: servers.limit,
-            TRANSPORT: servers.transport,
+            TANDEM: servers.tandem,
+            **{GO[it]: twin for it, twin in servers.go.items() if it != go_twin.STOCK},
             JOINS: servers.joins,
+        },
+        seldom={
+            TRANSPORT: servers.transport,
             GRPCIO: servers.grpcio,
-        }
+            **{GO[it]: twin for it, twin in servers.go.items() if it == go_twin.STOCK},
+        },
     )
-    return Result(
-        f"GetOrderDetails, cached, {plan.in_flight} in flight",
-        samples,
-        bars=[
-            at_least("rate at least 0.8 of the empty handler's", ratios(samples, TANDEM, LIMIT), 0.8),
-            at_least("rate at least 20 times that of joins", ratios(samples, TANDEM, JOINS), 20),
-            at_most("p99 at most 1.5 times the empty handler's", ratios(samples, TANDEM, LIMIT, p99), 1.5),
-        ],
-    )
+    bars = [
+        at_least("rate, times the empty handler", ratios(samples, TANDEM, LIMIT), 0.8),
+        at_least("rate, times joins", ratios(samples, TANDEM, JOINS), 20),
+        at_most("p99, times the empty handler", ratios(samples, TANDEM, LIMIT, p99), 1.5),
+    ]
+    figures = []
+    if servers.go:
+        twin, other = GO[go_twin.POOL], GO[go_twin.TOGETHER]
+        bars.insert(0, at_least(f"rate, times {twin}", ratios(samples, TANDEM, twin), 1.2))
+        figures = [Figure(f"rate, times {other}", Spread.of(ratios(samples, TANDEM, other)), "")]
+    missing = [f"rate, times Go: {servers.no_go}"] if servers.no_go else []
+    name = f"GetOrderDetails, cached, {plan.in_flight} in flight"
+    return Result(name, samples, figures, bars, missing)
 
 
 def one_in_flight(world: World, plan: Plan, servers: Servers) -> Result:
     calls = _Calls(world, plan, "GetOrderDetails", world.order_requests(world.orders), 1)
-    samples = calls.alternate(
-        {
-            TANDEM: servers.tandem,
-            LIMIT: servers.limit,
-            TRANSPORT: servers.transport,
-            JOINS: servers.joins,
-            GRPCIO: servers.grpcio,
-        }
-    )
-    bar = at_most("median at most 1.4 times the empty handler's", ratios(samples, TANDEM, LIMIT, p50), 1.4)
+    twins = {GO[it]: twin for it, twin in servers.go.items() if it == go_twin.POOL}
+    samples = calls.alternate({TANDEM: servers.tandem, LIMIT: servers.limit, **twins})
+    bar = at_most("p50, times the empty handler", ratios(samples, TANDEM, LIMIT, p50), 1.3)
     return Result("GetOrderDetails, cached, one in flight", samples, bars=[bar])
 
 
 def uncached(world: World, plan: Plan, servers: Servers) -> Result:
     calls = _Calls(world, plan, "GetOrderDetails", world.order_requests(world.orders), plan.in_flight)
     samples = calls.alternate({UNCACHED: servers.uncached, JOINS: servers.joins})
-    bar = at_least("rate at least 5 times that of joins", ratios(samples, UNCACHED, JOINS), 5)
+    bar = at_least("rate, times joins", ratios(samples, UNCACHED, JOINS), 10)
     return Result(f"GetOrderDetails without memcached, {plan.in_flight} in flight", samples, bars=[bar])
 
 
@@ -153,10 +180,10 @@ def batches(world: World, plan: Plan, servers: Servers) -> Result:
             singles: lambda: single.measure(singles, servers.tandem),
             JOINS: lambda: batch.measure(JOINS, servers.joins),
         },
-        plan.rounds,
+        plan.side_rounds,
     )
     orders = [BATCH * ratio for ratio in ratios(samples, TANDEM, singles)]
-    bar = at_least("orders a second at least 8 times those of single gets", orders, 8)
+    bar = at_least("orders a second, times those of single gets", orders, 8)
     return Result(
         f"BatchGetOrderDetails of {BATCH}, {BATCHES} in flight (single gets: {plan.in_flight})", samples, bars=[bar]
     )
@@ -168,8 +195,8 @@ def recent(world: World, plan: Plan, servers: Servers) -> Result:
         for number in range(REQUESTS)
     )
     calls = _Calls(world, plan, "ListRecentOrders", world.bodies(requests), plan.in_flight)
-    samples = calls.alternate({TANDEM: servers.tandem, JOINS: servers.joins})
-    bar = at_least("rate at least 10 times that of joins", ratios(samples, TANDEM, JOINS), 10)
+    samples = calls.alternate({TANDEM: servers.tandem, JOINS: servers.joins}, rounds=plan.side_rounds)
+    bar = at_least("rate, times joins", ratios(samples, TANDEM, JOINS), 10)
     return Result(f"ListRecentOrders, first page, {plan.in_flight} in flight", samples, bars=[bar])
 
 
@@ -183,17 +210,17 @@ def search(world: World, plan: Plan, servers: Servers) -> Result:
     target = world.target(servers.tandem, QUERIES + "SearchProducts")
     send(target, world.bodies(before), len(before), in_flight=plan.in_flight)
     known = {it.query for it in before}
-    again = [sum(it.query in known for it in searches(SEARCHES, turn)) / SEARCHES for turn in range(plan.rounds)]
+    again = [sum(it.query in known for it in searches(SEARCHES, turn)) / SEARCHES for turn in range(plan.side_rounds)]
     turns = [
         _Calls(world, plan, "SearchProducts", world.bodies(searches(SEARCHES, turn)), plan.in_flight)
-        for turn in range(plan.rounds)
+        for turn in range(plan.side_rounds)
     ]
     rounds = [
         calls.alternate({TANDEM: servers.tandem, FORGETFUL: servers.forgetful, JOINS: servers.joins}, rounds=1)
         for calls in turns
     ]
     samples = {name: [sample for found in rounds for sample in found[name]] for name in rounds[0]}
-    bar = at_least("rate at least 3 times that of joins", ratios(samples, TANDEM, JOINS), 3)
+    bar = at_least("rate, times joins", ratios(samples, TANDEM, JOINS), 3)
     return Result(
         f"SearchProducts, first page, {plan.in_flight} in flight",
         samples,
@@ -246,10 +273,18 @@ class _Calls:
         )
         return sample
 
-    def alternate(self, servers: Mapping[str, Child], *, rounds: int | None = None) -> dict[str, list[Sample]]:
-        """rounds: as many as the plan says, unless given."""
-        contenders = {name: self._measurer(name, server) for name, server in servers.items()}
-        return alternate(contenders, rounds or self._plan.rounds)
+    def alternate(
+        self,
+        servers: Mapping[str, Child],
+        *,
+        seldom: Mapping[str, Child] | None = None,
+        rounds: int | None = None,
+    ) -> dict[str, list[Sample]]:
+        """rounds: as many as the plan says, unless given. seldom: those that take fewer turns."""
+        often, less = (
+            {name: self._measurer(name, it) for name, it in some.items()} for some in (servers, seldom or {})
+        )
+        return alternate(often, rounds or self._plan.rounds, seldom=less, seldom_rounds=self._plan.side_rounds)
 
     def _measurer(self, name: str, server: Child) -> Callable[[], Sample]:
         return lambda: self.measure(name, server)
@@ -288,6 +323,20 @@ def check_answers(servers: Servers) -> None:
                 # All are on the first page, in whichever order.
                 found = [sorted(it.product.product_id for it in each.hits) for each in (ours_found, theirs_found)]
                 assert found[0] == found[1], request
+
+    for twin in servers.go.values():
+        _check_bytes(servers.tandem, twin)
+
+
+def _check_bytes(tandem: Child, twin: Child) -> None:
+    """AssertionError when the two do not answer with the same bytes."""
+    method = QUERIES + "GetOrderDetails"
+    with grpc.insecure_channel(tandem.address) as one, grpc.insecure_channel(twin.address) as other:
+        calls: list[Any] = [it.unary_unary(method) for it in (one, other)]
+        for number in range(50):
+            request = queries.GetOrderDetailsRequest(order_id=shop.order_id(number)).SerializeToString()
+            ours, theirs = (call(request, timeout=10) for call in calls)
+            assert ours == theirs, f"Tandem answers\n{ours!r}\nand {twin.name}\n{theirs!r}"
 
 
 def _agree(ours: Message, theirs: Message) -> None:

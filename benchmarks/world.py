@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from benchmarks.measure import Sample
 from commerce.query.v1.query_service_pb2 import GetOrderDetailsRequest
 from tandem.cli.child import Child
 from tandem.cli.embedded import Memcached, Postgres
+from tandem.cli.services import Service
 from tandem.testing.ports import free_port
 from tandem.testing.stack import wait_until
 from tests.support.stack import Databases, Stack
@@ -25,7 +26,7 @@ QUERIES = "/commerce.query.v1.QueryService/"
 
 # As production has them but for what its size of memory would change: every commit is on the disk when it is
 # acknowledged. Checkpoints come as seldom as their pages' size suggests, so that none falls into one contender's turn.
-_POSTGRES = {
+POSTGRES = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
@@ -33,14 +34,16 @@ _POSTGRES = {
     "max_wal_size": "8GB",
     "checkpoint_timeout": "30min",
 }
-# A million orders' entries and the products'.
+# The entries of as many orders as are read, and the products'.
 _CACHE_MEGABYTES = 2048
 # Waiting for a view that is far behind.
 _PATIENCE = 300.0
 
 
 class World:
-    """Use `open_world`. orders: how many were placed here; they have the numbers below that."""
+    """Use `open_world`. orders: how many were placed here; they have the numbers below that. factor: how many times as
+    many there are, with copies.
+    """
 
     def __init__(
         self,
@@ -51,39 +54,46 @@ class World:
         databases: Databases,
         *,
         lite: bool = False,
+        nodes: Sequence[Memcached] = (),
+        service: type[Service] = Service,
     ) -> None:
         """postgres, node: running, and stopped by who started them. databases: those of the stack come from there.
 
-        lite: CQRS lite, both sides in one database and no cache.
+        lite: CQRS lite, both sides in one database and no cache. nodes: more of them, as `node`. service: what runs the
+        services.
         """
         self.folder = folder
         self.say = say
         self.postgres = postgres
         self.node = node
         self.databases = databases
-        self.stack = Stack(databases, folder, nodes=[] if lite else [node], lite=lite)
+        # Processes of their own: a fork shares its parent's memory and has nothing to import.
+        self.stack = Stack(databases, folder, service=service, nodes=[] if lite else [node, *nodes], lite=lite)
         self.orders = 0
+        self.factor = 1
         self._numbers = itertools.count()
         self._others: list[Child] = []
 
     @property
     def stores(self) -> list[psutil.Process]:
-        return [psutil.Process(self.postgres.pid), psutil.Process(self.node.pid)]
+        return [psutil.Process(it.pid) for it in (self.postgres, self.node, *self.stack.nodes[1:])]
 
     def target(self, server: Child, method: str, *headers: str) -> Target:
         """method: with its service, such as QUERIES + "GetOrderDetails". headers: as in "name: value"."""
         return Target(server.address, method, [psutil.Process(server.pid)], self.stores, headers)
 
-    def bodies(self, messages: Iterable[Message]) -> Path:
-        """A file of them, for the load generator."""
+    def bodies(self, messages: Iterable[Message | bytes]) -> Path:
+        """A file of them, for the load generator. Bytes are a message that is serialised already."""
         path = self.folder / f"bodies-{next(self._numbers)}"
-        return write_bodies(path, (message.SerializeToString() for message in messages))
+        return write_bodies(path, (it if isinstance(it, bytes) else it.SerializeToString() for it in messages))
 
-    def start(self, child: Child) -> Child:
-        """Starts another server, which is stopped with the world at the latest."""
-        self._others.append(child)
-        child.start()
-        return child
+    def start(self, *children: Child) -> None:
+        """Starts other servers, all at once, which are stopped with the world at the latest."""
+        for child in children:
+            self._others.append(child)
+            child.launch()
+        for child in children:
+            child.wait_until_serving()
 
     def stop(self, child: Child) -> None:
         """Stops one that `start` started."""
@@ -106,7 +116,7 @@ class World:
     def place_orders(self, count: int, *, in_flight: int = 128) -> Sample:
         """The next `count` orders, through the command server; waits until all views have them."""
         numbers = range(self.orders, self.orders + count)
-        bodies = self.bodies(map(shop.order, numbers))
+        bodies = self.bodies(shop.order_body(number) for number in numbers)
         target = self.target(self.stack.command_server, COMMANDS + "PlaceOrder")
         sample = send(target, bodies, count, in_flight=in_flight)
         self.orders += count
@@ -150,20 +160,31 @@ class World:
 
 
 @contextmanager
-def open_world(folder: Path, orders: int, say: Callable[[str], None], *, lite: bool = False) -> Iterator[World]:
-    """Everything started, a shop with customers and products, and so many orders. Stopped at the end."""
-    postgres, node = (
-        Postgres(folder / "data", free_port(), settings=_POSTGRES),
+def open_world(
+    folder: Path,
+    orders: int,
+    say: Callable[[str], None],
+    *,
+    lite: bool = False,
+    service: type[Service] = Service,
+    postgres: Mapping[str, str] = POSTGRES,
+) -> Iterator[World]:
+    """Everything started, a shop with customers and products, and so many orders. Stopped at the end.
+
+    postgres: the server's settings.
+    """
+    server, node = (
+        Postgres(folder / "data", free_port(), settings=dict(postgres)),
         Memcached(free_port(), megabytes=_CACHE_MEGABYTES),
     )
     try:
-        postgres.start()
+        server.start()
         node.start()
-        with beside(World(folder, say, postgres, node, Databases(postgres), lite=lite), orders) as world:
+        with beside(World(folder, say, server, node, Databases(server), lite=lite, service=service), orders) as world:
             yield world
     finally:
         node.stop()
-        postgres.stop()
+        server.stop()
 
 
 @contextmanager

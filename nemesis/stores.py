@@ -16,7 +16,8 @@ from shop.events import EVENTS
 from shop.views import CACHED_VIEWS
 from tandem.feed.reader import read_events
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.cache import CacheEpochs, Ring, Signer, decode_entry, key_prefix, node_client
+from tandem.read_store.cache import CacheEpochs, Ring, Signer, decode_entry, key_prefix
+from tandem.read_store.nodes import node_client
 from tandem.read_store.tables import ALL_NEWEST, CHANNEL, parked, written_columns
 from tandem.testing.stack import wait_until
 from tests.support.projecting import fold

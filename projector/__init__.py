@@ -1,1 +1,1 @@
-"""The projector: follows the feed and keeps the views, in the read database and in memcached."""
+"""The projector: follows the feed and keeps the views, in the read database and in the cache."""

@@ -8,6 +8,7 @@ from commerce.projection.v1.projection_service_pb2 import DESCRIPTOR as PROJECTI
 from projector.settings import Settings
 from shop import views
 from shop.events import EVENTS
+from shop.product_index import PRODUCT_INDEX
 from tandem.projection.server import build_projector
 from tandem.projection.views import Views, projections_of
 from tandem.runtime.server import Application
@@ -27,4 +28,5 @@ def build(settings: Settings) -> Application:
         audit=AUDIT.services_by_name["AuditService"],
         feed=FEED.services_by_name["FeedService"],
         erased_kind="customer_erased",
+        indexes=(PRODUCT_INDEX,),
     )

@@ -1,1 +1,1 @@
-"""QueryService: answers reads from memcached and the read database, and never from the write store."""
+"""QueryService: answers reads from the cache and the read database, and never from the write store."""

@@ -6,6 +6,7 @@ from commerce.query.v1.query_service_pb2 import DESCRIPTOR
 from query_server.everything import all_customers, all_orders, all_products
 from query_server.orders import recent_orders
 from query_server.sales import SalesQuery
+from query_server.search.engine import EngineSearch
 from query_server.search.explanation import ExplainQuery
 from query_server.search.memory import SearchMemory
 from query_server.search.query import SearchQuery
@@ -14,9 +15,11 @@ from query_server.search.suggestions import SuggestQuery
 from query_server.search.synonyms import SynonymsInForce
 from query_server.settings import Settings
 from query_server.subscriptions import subscriptions
+from shop.product_index import PRODUCT_INDEX
 from shop.views import CACHED_VIEWS, OWNERS, REVISION, VIEWS
 from tandem.queries.encoding import room_for_rows
 from tandem.queries.freshness import Freshness
+from tandem.queries.index import IndexReader
 from tandem.queries.pages import Select
 from tandem.queries.server import Further, build_query_server
 from tandem.queries.statements import StatementQuery, StatementWorker
@@ -43,7 +46,13 @@ def build(settings: Settings) -> Application:
         )
         synonyms = SynonymsInForce(search.synonyms_file)
         memory = SearchMemory(search.remembered_mib * 2**20)
-        searches = SearchQuery(search_store, store, memory, room, synonyms.now)
+        reader = (
+            IndexReader(PRODUCT_INDEX, search.engine, freshness, rest_seconds=search.engine_rest_seconds)
+            if search.engine is not None
+            else None
+        )
+        engine = EngineSearch(reader, search_store) if reader is not None else None
+        searches = SearchQuery(search_store, store, memory, room, synonyms.now, engine)
         suggestions = SuggestQuery(suggestion_store, memory, synonyms.now)
         # Each with how many are under way at once, and how many are taken together and may wait.
         others: list[tuple[StatementQuery[Any], int, int, int]] = [
@@ -53,7 +62,7 @@ def build(settings: Settings) -> Application:
             (SalesQuery(sales_store), reports.threads, _TOGETHER, reports.max_waiting),
         ]
         return Further(
-            stores=(sales_store, search_store, suggestion_store, synonyms),
+            stores=(sales_store, search_store, suggestion_store, synonyms, *([reader] if reader is not None else [])),
             workers=[
                 StatementWorker(it, freshness, threads=threads, max_batch=together, max_waiting=waiting)
                 for it, threads, together, waiting in others
@@ -64,6 +73,7 @@ def build(settings: Settings) -> Application:
         SERVICE,
         settings,
         views=VIEWS,
+        indexes=[PRODUCT_INDEX.view] if search.engine is not None else (),
         revision=REVISION,
         cached=CACHED_VIEWS,
         owners=OWNERS,

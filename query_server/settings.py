@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from tandem.queries.server import QueryServerSettings
+from tandem.read_store.search_index import SearchEngineSettings
 from tandem.runtime.settings import Block
 
 
@@ -30,6 +31,12 @@ class SearchSettings(Block):
     synonyms_file: Path | None = Field(
         None,
         description="Words that find what others find, one rule a line, as docs/search.md says; read when it changes",
+    )
+    engine: SearchEngineSettings | None = Field(
+        None, description="A search engine that finds products by their words; the projector's, with the same prefix"
+    )
+    engine_rest_seconds: float = Field(
+        1.0, gt=0, le=60, description="How long the engine is not asked after it failed; PostgreSQL answers meanwhile"
     )
 
 

@@ -24,6 +24,13 @@ def build(settings: Settings) -> Application:
         archive=Archive(settings.archive.folder),
     )
     events = CloudEvents(EVENTS, settings.relay.source, opened=settings.relay.personal_data == "opened")
-    sink = sink_of(settings.relay, name, nats=settings.nats, kafka=settings.kafka)
+    sink = sink_of(
+        settings.relay,
+        name,
+        EVENTS.message,
+        nats=settings.nats,
+        kafka=settings.kafka,
+        eventbridge=settings.eventbridge,
+    )
     relay = Relay(source, events, sink, settings.relay, name)
     return Application(name="relay", server=settings.server, services=(), ready=relay.is_ready, components=(relay,))

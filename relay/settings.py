@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from tandem.feed.archive import ArchiveSettings
-from tandem.relay.settings import KafkaSettings, NatsSettings, RelaySettings, one_of
+from tandem.relay.settings import EventBridgeSettings, KafkaSettings, NatsSettings, RelaySettings, one_of
 from tandem.runtime.settings import DatabaseSettings, ServerSettings, ServiceSettings
 
 
@@ -23,9 +23,12 @@ class Settings(ServiceSettings):
     kafka: KafkaSettings | None = Field(
         None, description="Publish to brokers of Kafka's protocol; tested on emulators, and not yet run on Apache Kafka"
     )
+    eventbridge: EventBridgeSettings | None = Field(
+        None, description="Publish to Amazon EventBridge; tested on an emulator, and not yet run on AWS"
+    )
     archive: ArchiveSettings = Field(ArchiveSettings(), description="The feed's archive")
 
     @model_validator(mode="after")
     def _publishes_to_one(self) -> Self:
-        one_of(nats=self.nats, kafka=self.kafka)
+        one_of(nats=self.nats, kafka=self.kafka, eventbridge=self.eventbridge)
         return self

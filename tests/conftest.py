@@ -16,6 +16,7 @@ from tandem.cli.embedded import Memcached, Postgres, memcached_path
 from tandem.testing import ports
 from tandem.testing.ports import free_port
 from tandem.testing.stack import end_node
+from tests.support.caches import Node, new_node, require
 from tests.support.stack import Databases, Stack
 
 # Nothing that is imported or collected is garbage: to look for it is a quarter of the time that this takes.
@@ -162,14 +163,44 @@ def memcached_nodes() -> Iterator[Callable[..., list[Memcached]]]:
 
 
 @pytest.fixture
+def node_kind() -> str:
+    """What the nodes of `cache_nodes` are. A file whose tests are for each kind has one of its own, with `params`."""
+    return "memcached"
+
+
+@pytest.fixture
+def cache_nodes(node_kind: str) -> Iterator[Callable[..., list[Node]]]:
+    """Starts so many nodes, new and empty, of the kind; stops them after the test.
+
+    does: what else they are to do, of tests.support.caches.
+    """
+    started: list[Node] = []
+
+    def start(count: int, does: dict[str, tuple[str, ...]] | None = None) -> list[Node]:
+        if count:
+            require(node_kind)
+        nodes = [new_node(node_kind, does) for _ in range(count)]
+        for node in nodes:
+            node.start()
+            started.append(node)
+        return nodes
+
+    yield start
+    for node in started:
+        end_node(node)
+
+
+@pytest.fixture
 def new_stack(
-    databases: Databases, memcached_nodes: Callable[[int], list[Memcached]], tmp_path: Path
+    databases: Databases, cache_nodes: Callable[..., list[Node]], tmp_path: Path
 ) -> Iterator[Callable[..., Stack]]:
-    """Starts a Stack; takes its keyword arguments, and the number of cache nodes as `cache_nodes`."""
+    """Starts a Stack; takes its keyword arguments, the number of cache nodes, and what these do else as `nodes_do`."""
     stacks: list[Stack] = []
 
-    def start(cache_nodes: int = 0, **options: Any) -> Stack:
-        stack = Stack(databases, tmp_path, nodes=memcached_nodes(cache_nodes), **options)
+    new_nodes = cache_nodes
+
+    def start(cache_nodes: int = 0, nodes_do: dict[str, tuple[str, ...]] | None = None, **options: Any) -> Stack:
+        stack = Stack(databases, tmp_path, nodes=new_nodes(cache_nodes, nodes_do), **options)
         stacks.append(stack)
         return stack.start()
 

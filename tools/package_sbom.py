@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from tools.dependencies import needed
 from tools.sbom import Component, bill_of_materials, licence_of, print_bill, python_component
 
-EXTRAS = ("server", "kafka", "embedded", "mesh")
+EXTRAS = ("server", "kafka", "eventbridge", "redis", "search", "embedded", "mesh")
 """Those that users install; each one has all of the first."""
 
 

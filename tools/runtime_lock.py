@@ -1,7 +1,7 @@
 """Prints the part of requirements.lock that the services need: no tests, no benchmarks, no embedded stack.
 
-pip-compile says of each package who needs it ("# via"): one is needed if pyproject.toml's dependencies or its extras
-"server" and "kafka" name it, or one that is needed does. For the image (tools/image.sh), so it needs nothing installed.
+pip-compile says of each package who needs it ("# via"): one is needed if pyproject.toml's dependencies or one of EXTRAS
+name it, or one that is needed does. For the image (tools/image.sh), so it needs nothing installed.
 """
 
 import re
@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("server", "kafka")
+EXTRAS = ("server", "kafka", "eventbridge", "redis", "search")
 """What the services need, whatever they are told to do."""
 
 

@@ -18,6 +18,7 @@ _SPDX = {
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache License 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
+    "Dual License": "Apache-2.0 OR BSD-3-Clause",  # python-dateutil's
     "ISC License": "ISC",
     "MIT License": "MIT",
 }

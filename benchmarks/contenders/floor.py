@@ -1,9 +1,9 @@
 """The floor under PlaceOrder: what the executor says to PostgreSQL, said again with nothing around it.
 
 The executor of this very checkout stores orders in one database while all its statements are written down, with their
-parameters as the driver got them. They are then sent to another database that began alike: the same SQL, rows, batches
-and round trips, without gRPC, validation, rules, sealing, serialising or SQLAlchemy. When the storage code changes, so
-does this, by itself.
+parameters as the driver got them. They are then sent to another copy of that database as it was: the same SQL, rows,
+batches and round trips, without gRPC, validation, rules, sealing, serialising or SQLAlchemy. When the storage code
+changes, so does this, by itself.
 """
 
 import asyncio
@@ -38,6 +38,8 @@ SELECT (SELECT count(*) FROM {SCHEMA}.customer_order), (SELECT count(*) FROM {SC
   (SELECT sum(stock) FROM {SCHEMA}.product), (SELECT position FROM {SCHEMA}.feed_head)
 """
 
+_WARM_UP = 0.1
+
 
 class Statement(NamedTuple):
     query: Any
@@ -50,60 +52,58 @@ Transaction = list[list[Statement]]
 
 @dataclass
 class Recording:
-    """opening: the transactions that opened the shop. batches: those that stored orders, each of `batch_size` of them.
+    """batches: the transactions that stored orders, each of `batch_size` of them.
 
     counts: what was in the database at the end, so that a replay can be held against it.
     """
 
-    opening: list[Transaction]
     batches: list[Transaction]
     batch_size: int
-    orders: int
     counts: tuple[Any, ...]
 
 
-def record(url: str, opening: Sequence[Message], orders: Sequence[Message], batch_size: int) -> Recording:
-    """Stores `opening` and then `orders` with Tandem's executor in the migrated, empty database at `url`."""
+def record(url: str, orders: Sequence[Message], batch_size: int) -> Recording:
+    """Stores orders with Tandem's executor in the database at `url`, of a shop that is open."""
     transactions: list[Transaction] = []
     with _engine(url) as engine:
         _write_down(engine, transactions)
-        asyncio.run(_store(engine, opening, ExecutorSettings().max_batch))
-        opened = len(transactions)
         asyncio.run(_store(engine, orders, batch_size))
         with engine.connect() as connection:
             counts = _counts(_driver(connection))
     expected = math.ceil(len(orders) / batch_size)
-    found = len(transactions) - opened
+    found = len(transactions)
     assert found == expected, f"the executor stored {len(orders)} orders in {found} transactions, not in {expected}"
-    return Recording(transactions[:opened], transactions[opened:], batch_size, len(orders), counts)
+    return Recording(transactions, batch_size, counts)
 
 
 def replay(url: str, recording: Recording) -> Sample:
-    """Sends the recorded statements to the migrated, empty database at `url`.
+    """Sends the recorded statements to another copy of the database that they were recorded in.
 
-    AssertionError if what is there then differs.
-    A rate of orders; latencies are those of a batch, and the server's processor time is the driver's in this process.
+    AssertionError if what is there then differs. The first tenth is to warm up: what a statement takes is measured when
+    the driver has prepared it. A rate of orders; latencies are those of a batch, and the server's processor time is the
+    driver's in this process.
     """
+    warm_up = math.ceil(_WARM_UP * len(recording.batches))
     with _engine(url) as engine, engine.connect() as connection, _no_collections():
         driver = _driver(connection)
-        for transaction in recording.opening:
+        for transaction in recording.batches[:warm_up]:
             _send(driver, transaction)
-        _tidy(driver)
         batch_seconds = []
         started, cpu = time.perf_counter(), time.process_time()
-        for transaction in recording.batches:
+        for transaction in recording.batches[warm_up:]:
             began = time.perf_counter()
             _send(driver, transaction)
             batch_seconds.append(time.perf_counter() - began)
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         counts = _counts(driver)
     assert counts == recording.counts, f"the replay left {counts}, the executor {recording.counts}"
+    orders = len(batch_seconds) * recording.batch_size
     batch_seconds.sort()
     return Sample(
-        rate=recording.orders / seconds,
+        rate=orders / seconds,
         p50=batch_seconds[len(batch_seconds) // 2],
         p99=batch_seconds[len(batch_seconds) * 99 // 100],
-        cpu={"server": cpu / recording.orders},
+        cpu={"server": cpu / orders},
     )
 
 

@@ -4,8 +4,8 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -28,7 +28,8 @@ class LoadFailed(Exception):
 class Target:
     """method: as in "/commerce.query.v1.QueryService/GetOrderDetails".
 
-    server, stores: the processes whose processor time is counted, their children with them. headers: of each call, as
+    server, stores: the processes whose processor time is counted, their children with them; apart: more of them, each
+    under a name of its own. headers: of each call, as
     in "name: value". callers: a file with a header in each line, of which each call gets the next one too.
     """
 
@@ -38,6 +39,7 @@ class Target:
     stores: Sequence[psutil.Process] = ()
     headers: Sequence[str] = ()
     callers: Path | None = None
+    apart: Mapping[str, Sequence[psutil.Process]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ class _Run:
             "server": cpu_seconds(self._target.server),
             "stores": cpu_seconds(self._target.stores),
             "load": self._load_spent(),
+            **{name: cpu_seconds(processes) for name, processes in self._target.apart.items()},
         }
 
     def _load_spent(self) -> float:

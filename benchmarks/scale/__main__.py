@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.plan import progress
 
-SCENARIOS: tuple[str, ...] = ("regions",)
+SCENARIOS: tuple[str, ...] = ("regions", "query_servers", "failover", "pooler")
 """Modules of this package, in the order in which they run."""
 ON_DEMAND = ("cell", "cells")
 """Those that run only where they are asked for."""

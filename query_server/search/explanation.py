@@ -17,7 +17,7 @@ from commerce.query.v1.query_service_pb2 import (
 from commerce.query.v1.views_pb2 import ProductCard
 from query_server.search.page import Found
 from query_server.search.query import SearchQuery
-from query_server.search.request import SEARCHED, SearchKey
+from query_server.search.request import SearchKey
 from shop.views import product_card
 from shop.words import halves_of
 from tandem.queries.checker import QueryChecker
@@ -40,10 +40,13 @@ _CHECK = RowCheck(product_card.name, ProductCard)
 class ExplainQuery(StatementQuery[SearchKey]):
     name = "ExplainSearch"
     kind = "explanation"
-    views = SEARCHED
 
     def __init__(self, searches: SearchQuery) -> None:
         self._searches = searches
+
+    @property
+    def views(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self._searches.views
 
     def wanted(self, request: Any, check: QueryChecker) -> SearchKey:
         search = SearchProductsRequest(

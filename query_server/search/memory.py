@@ -45,6 +45,7 @@ class TextKey(NamedTuple):
     spans: tuple[Span, ...]
     include_discontinued: bool
     with_attributes: bool
+    by_engine: bool = False
 
     @property
     def size(self) -> int:

@@ -23,7 +23,7 @@ from commerce.query.v1.views_pb2 import ProductCard
 from commerce.type.v1.money_pb2 import Money
 from query_server.search.highlight import highlight, snippet
 from query_server.search.memory import Alternatives, Candidates, Marked, Marks, SearchMemory
-from query_server.search.request import SearchCursor, SearchKey, encode_search_token
+from query_server.search.request import SearchCursor, SearchKey, best, encode_search_token
 from query_server.search.statements import MAX_FACETS, MOST_ATTRIBUTES, MOST_RANKED, STEPS, Shape
 from query_server.search.synonyms import Span
 from shop.facets import SEPARATOR, name_and_value
@@ -90,7 +90,7 @@ class SearchPage(NamedTuple):
 
 class Found(NamedTuple):
     """What a search found. alternatives: for each word what it was taken for too. as_of: the views were there, or
-    later. did_you_mean: a query that was not searched for, or "".
+    later. did_you_mean: a query that was not searched for, or "". by_engine: whether a search engine gave the scores.
     """
 
     alternatives: Alternatives
@@ -98,6 +98,7 @@ class Found(NamedTuple):
     as_of: Token
     parked: Parked
     did_you_mean: str
+    by_engine: bool = False
 
 
 def page_of_row(row: Any, shape: Shape) -> SearchPage:
@@ -228,7 +229,7 @@ def encode_response(wanted: SearchKey, found: Found, memory: SearchMemory) -> by
     )
     shown = page.hits[: wanted.size]
     if len(page.hits) > wanted.size:
-        cursor = SearchCursor(page.last_rank, uuid.UUID(bytes=shown[-1][0]), alternatives)
+        cursor = SearchCursor(page.last_rank, uuid.UUID(bytes=shown[-1][0]), alternatives, found.by_engine)
         rest.next_page_token = encode_search_token(cursor, *wanted.query)
     if (meant := best(wanted.words, alternatives)) != list(wanted.words):
         rest.corrected_query = " ".join(meant)
@@ -272,11 +273,6 @@ def attributes_of(page: SearchPage) -> list[AttributeFacet]:
 def words_of_spans(spans: Sequence[Span]) -> tuple[str, ...]:
     """What a query marks too."""
     return tuple([word for span in spans for phrase in span.synonyms for word in phrase])
-
-
-def best(words: Sequence[str], alternatives: Alternatives) -> list[str]:
-    """The query as it was probably meant."""
-    return [other[0] if other else word for word, other in zip(words, alternatives, strict=True)]
 
 
 def _marks(hits: Sequence[Hit], words: tuple[str, ...], memory: SearchMemory) -> list[bytes]:

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from commerce.query.v1.query_service_pb2 import SearchProductsResponse
+from query_server.search.engine import EngineFound, EngineSearch, NoIndex
 from query_server.search.memory import (
     Alternatives,
     Candidates,
@@ -19,16 +20,16 @@ from query_server.search.page import (
     Card,
     Found,
     SearchPage,
-    best,
     encode_response,
     likely_shown,
     page_of_cards,
     page_of_row,
 )
-from query_server.search.request import SEARCHED, SearchKey, search_key
+from query_server.search.request import SEARCHED, SearchKey, best, search_key
 from query_server.search.statements import (
     ALTERNATIVES,
     CARDS,
+    CARDS_OF_INDEX,
     MOST_REMEMBERED,
     STEPS,
     Shape,
@@ -56,8 +57,14 @@ _RARE = 4
 _FIRST_ID = uuid.UUID(int=0)
 
 
+_ENGINE_RETRY_SECONDS = 1.0
+
+
 class _Positions(NamedTuple):
-    """What the three views were at, which content the text's had, and what of all three is parked."""
+    """What the three views were at, which content the text's had, and what of all three is parked.
+
+    products: where their index was, for what a search engine found; and content is the one that is in the index.
+    """
 
     products: Token
     cards: Token
@@ -78,53 +85,75 @@ class _Known(NamedTuple):
 class SearchQuery(StatementQuery[SearchKey]):
     name = "SearchProducts"
     kind = "search"
-    views = SEARCHED
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what a search is made of
         self,
         search_store: Store,
         card_store: Store,
         memory: SearchMemory,
         room: int,
         synonyms: Callable[[], Synonyms] = lambda: NO_SYNONYMS,
+        engine: EngineSearch | None = None,
     ) -> None:
         """search_store: its connections are set up by SESSION. card_store: reads rows by their keys.
 
         memory: of all threads. room: bytes that the cards of a page may take; with more the page ends early.
-        synonyms: those of now.
+        synonyms: those of now. engine: finds products by their words, as long as it can.
         """
         self._synonyms = synonyms
+        self._engine = engine
         self._search_store = search_store
         self._card_store = card_store
         self._memory = memory
         self._room = room
 
+    @property
+    def views(self) -> tuple[str, ...]:  # type: ignore[override]
+        """With the index of the products as long as that is used: it is behind them."""
+        return (self._engine.view, *SEARCHED) if self._engine is not None and self._engine.is_usable else SEARCHED
+
     def wanted(self, request: Any, check: QueryChecker) -> SearchKey:
         return search_key(request, check, self._synonyms())
 
     def read(self, wanted: Sequence[SearchKey]) -> Iterator[Answer | TandemError]:
-        known = {key: it for key in wanted if (it := self._recall(key)) is not None}
-        read = self._read_cards(known) if known else None
+        by_engine = {key: self._is_for_engine(key) for key in wanted}
+        known = {key: it for key in wanted if (it := self._recall(key, by_engine[key])) is not None}
+        read = {
+            engine: self._read_cards(some, engine)
+            for engine in (False, True)
+            if (some := {key: it for key, it in known.items() if by_engine[key] is engine})
+        }
 
         def answer(key: SearchKey) -> Answer:
-            found = self._remembered(key, known[key], *read) if read and key in known else None
-            return found or self._in_full(key)
+            engine = by_engine[key]
+            found = self._remembered(key, known[key], *read[engine], engine) if key in known else None
+            return found or self._in_full(key, engine)
 
         return answer_each(answer, wanted)
 
-    def _recall(self, wanted: SearchKey) -> _Known | None:
-        found = self._memory.candidates.get(_text_key(wanted, wanted.alternatives))
+    def _is_for_engine(self, wanted: SearchKey) -> bool:
+        """Whether the search engine is to find the products: on later pages whoever found those of the first."""
+        if wanted.after is not None:
+            return wanted.after.by_engine
+        return bool(wanted.words) and self._engine is not None and self._engine.is_usable
+
+    def _recall(self, wanted: SearchKey, by_engine: bool) -> _Known | None:
+        found = self._memory.candidates.get(_text_key(wanted, wanted.alternatives, by_engine))
         if found is None:
             return None
         corrections = self._corrections(wanted.words) if _may_be_misspelled(wanted) else []
         alternatives = _alternatives_of(corrections)
-        corrected = self._memory.candidates.get(_text_key(wanted, alternatives)) if any(alternatives) else None
+        corrected = (
+            self._memory.candidates.get(_text_key(wanted, alternatives, by_engine)) if any(alternatives) else None
+        )
         return _Known(found, corrections, corrected)
 
     def _corrections(self, words: Sequence[str]) -> list[Correction | None]:
         return [self._memory.corrections.get(word) for word in words]
 
-    def _read_cards(self, known: Mapping[SearchKey, _Known]) -> tuple[Mapping[bytes, Card], _Positions]:
+    def _read_cards(
+        self, known: Mapping[SearchKey, _Known], by_engine: bool
+    ) -> tuple[Mapping[bytes, Card], _Positions]:
         """The cards that the searches need, as they are at one moment."""
         shown: set[bytes] = set()
         counted: set[bytes] = set()
@@ -133,13 +162,14 @@ class SearchQuery(StatementQuery[SearchKey]):
                 shown.update(likely_shown(wanted, candidates))
                 counted.update(candidates.keys())
         arguments: dict[str, object] = {"shown": array("UUID", shown), "counted": array("UUID", counted - shown)}
-        [row] = CARDS.read(partial(self._card_store.execute_on, product_search.name, arguments=arguments))
+        execute = partial(self._card_store.execute_on, product_search.name, arguments=arguments)
+        [row] = execute(CARDS_OF_INDEX) if by_engine else CARDS.read(execute)
         columns = [it or () for it in (row.prices, row.currencies, row.available, row.units_sold, row.values)]
         cards = dict(zip(split_keys(row.keys or b""), zip(*columns, strict=True), strict=True))
         return cards, _positions(row)
 
     def _remembered(
-        self, wanted: SearchKey, known: _Known, cards: Mapping[bytes, Card], at: _Positions
+        self, wanted: SearchKey, known: _Known, cards: Mapping[bytes, Card], at: _Positions, by_engine: bool
     ) -> Answer | None:
         """What a search in full would find where the cards were read, or None where that is not known."""
         if known.plain.content != at.content:
@@ -163,15 +193,30 @@ class SearchQuery(StatementQuery[SearchKey]):
                 did_you_mean = _did_you_mean(wanted.words, known.corrections)
         if page is None:
             return None
-        return self._answer(wanted, Found(alternatives, page, _oldest(consulted), at.parked, did_you_mean))
+        return self._answer(wanted, Found(alternatives, page, _oldest(consulted), at.parked, did_you_mean, by_engine))
 
-    def _in_full(self, wanted: SearchKey) -> Answer:
-        return self._answer(wanted, self.find(wanted))
+    def _in_full(self, wanted: SearchKey, by_engine: bool) -> Answer:
+        return self._answer(wanted, self.find(wanted, by_engine=by_engine))
 
-    def find(self, wanted: SearchKey, *, explained: bool = False) -> Found:
-        """Searches in full. Raises Unavailable."""
+    def find(self, wanted: SearchKey, *, by_engine: bool | None = None, explained: bool = False) -> Found:
+        """Searches in full. by_engine: None where nobody has decided it yet. Raises Unavailable."""
+        if self._is_for_engine(wanted) if by_engine is None else by_engine:
+            try:
+                return self._find(wanted, True, explained)
+            except NoIndex as error:
+                if wanted.after is not None:
+                    raise Unavailable(
+                        "the search engine that found the page before cannot be asked now; a search that begins anew"
+                        " is answered without it",
+                        reason="STORE_UNAVAILABLE",
+                        retry_after=_ENGINE_RETRY_SECONDS,
+                    ) from error
+        return self._find(wanted, False, explained)
+
+    def _find(self, wanted: SearchKey, by_engine: bool, explained: bool) -> Found:
+        """Raises NoIndex, where it is by the engine."""
         alternatives, did_you_mean = wanted.alternatives, ""
-        page, at = self._page(wanted, alternatives, explained)
+        page, at = self._page(wanted, alternatives, explained, by_engine)
         consulted = [at.products, at.cards]
         if _may_be_misspelled(wanted) and page.total < _TOO_FEW:
             corrections: Sequence[Correction | None] = self._corrections(wanted.words)
@@ -180,7 +225,7 @@ class SearchQuery(StatementQuery[SearchKey]):
                 corrections, words = self._correct(wanted.words)
             alternatives = _alternatives_of(corrections)
             if any(alternatives):
-                corrected, then = self._page(wanted, alternatives, explained)
+                corrected, then = self._page(wanted, alternatives, explained, by_engine)
                 # What finds nothing more is no correction.
                 if corrected.total == page.total:
                     alternatives = wanted.alternatives
@@ -189,29 +234,37 @@ class SearchQuery(StatementQuery[SearchKey]):
             else:
                 did_you_mean = _did_you_mean(wanted.words, corrections)
             consulted = [at.products, at.cards, words]
-        return Found(alternatives, page, _oldest(consulted), at.parked, did_you_mean)
+        return Found(alternatives, page, _oldest(consulted), at.parked, did_you_mean, by_engine)
 
     def _answer(self, wanted: SearchKey, found: Found) -> Answer:
         shown = found.page.hits[: wanted.size]
         fits = fitting([len(card) for _, card in shown], self._room)
         if fits < len(shown):
-            return self._in_full(wanted._replace(size=fits))
+            return self._in_full(wanted._replace(size=fits), found.by_engine)
         response = encode_response(wanted, found, self._memory)
         return Answer(response + parked_fields(SearchProductsResponse, found.parked), found.as_of, found.parked)
 
-    def _page(self, wanted: SearchKey, alternatives: Alternatives, explained: bool) -> tuple[SearchPage, _Positions]:
-        """Searches for the words and their alternatives, and remembers what was found."""
-        after = wanted.after
+    def _page(
+        self, wanted: SearchKey, alternatives: Alternatives, explained: bool, by_engine: bool
+    ) -> tuple[SearchPage, _Positions]:
+        """Searches for the words and their alternatives, and remembers what was found. Raises NoIndex."""
+        after, by_index = wanted.after, self._ask_engine(wanted, alternatives) if by_engine else None
         shape = Shape(
-            alternatives=tuple(map(len, alternatives)),
-            spans=tuple([(it.first, it.length) for it in wanted.spans]),
-            rare=any(len(word) >= _RARE for word in wanted.words),
+            # The engine has looked for all of them.
+            alternatives=() if by_engine else tuple(map(len, alternatives)),
+            spans=() if by_engine else tuple([(it.first, it.length) for it in wanted.spans]),
+            rare=by_engine or any(len(word) >= _RARE for word in wanted.words),
             attributes=wanted.looks_at_attributes,
             detailed=wanted.detailed,
             explained=explained,
+            by_engine=by_engine,
         )
         arguments: dict[str, object] = {
-            **word_arguments(wanted.words, alternatives, wanted.spans),
+            **(
+                {"found_keys": array("UUID", by_index.keys), "found_scores": list(by_index.scores)}
+                if by_index is not None
+                else word_arguments(wanted.words, alternatives, wanted.spans)
+            ),
             "query": " ".join(pair for word in best(wanted.words, alternatives) for pair in pairs_of(word)),
             "discontinued": wanted.include_discontinued,
             "any_category": not wanted.categories,
@@ -231,10 +284,21 @@ class SearchQuery(StatementQuery[SearchKey]):
         if shape.detailed:
             arguments["steps"] = STEPS
         [row] = self._search_store.execute_on(product_search.name, page_statement(shape), arguments)
-        found = _candidates_of_row(row, shape)
+        found, at = _candidates_of_row(row, shape), _positions(row)
+        if by_index is not None and by_index.content != row.content:
+            # The index has moved on meanwhile. What was found is of before, or in part of what is there now.
+            found = None
+            parked = [it for it in (at.parked, by_index.parked) if it.rows]
+            at = at._replace(products=by_index.at, parked=min(parked, key=attrgetter("since"), default=at.parked))
         if found is not None:
-            self._memory.candidates.put(_text_key(wanted, alternatives), found)
-        return page_of_row(row, shape), _positions(row)
+            self._memory.candidates.put(_text_key(wanted, alternatives, by_engine), found)
+        return page_of_row(row, shape), at
+
+    def _ask_engine(self, wanted: SearchKey, alternatives: Alternatives) -> EngineFound:
+        """Raises NoIndex."""
+        if self._engine is None:
+            raise NoIndex("there is none")
+        return self._engine.find(wanted, alternatives)
 
     def _correct(self, words: Sequence[str]) -> tuple[Sequence[Correction | None], Token]:
         """What each of the words is taken for too, and remembers it; with the position of the words' view."""
@@ -272,13 +336,14 @@ def _may_be_misspelled(wanted: SearchKey) -> bool:
     return bool(wanted.words) and wanted.after is None
 
 
-def _text_key(wanted: SearchKey, alternatives: Alternatives) -> TextKey:
+def _text_key(wanted: SearchKey, alternatives: Alternatives, by_engine: bool) -> TextKey:
     return TextKey(
         wanted.words,
         alternatives if any(alternatives) else (),
         wanted.spans,
         wanted.include_discontinued,
         wanted.looks_at_attributes,
+        by_engine,
     )
 
 

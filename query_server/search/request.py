@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,12 +34,14 @@ SEARCHED = (product_search.name, product_card.name, search_word.name)
 class SearchCursor:
     """Where a page of a search ended: the sort key and the id of its last product.
 
-    alternatives: for each word of the query what it was taken for too; empty where nothing was.
+    alternatives: for each word of the query what it was taken for too; empty where nothing was. by_engine: whether a
+    search engine gave the score: PostgreSQL's is another.
     """
 
     rank: int
     key: uuid.UUID
     alternatives: Alternatives
+    by_engine: bool = False
 
 
 def encode_search_token(cursor: SearchCursor, *query: str) -> str:
@@ -52,6 +55,7 @@ def _stored(cursor: SearchCursor, query: tuple[str, ...]) -> SearchPageToken:
         rank=cursor.rank,
         product_id=cursor.key.bytes,
         alternatives=[StoredAlternatives(words=words) for words in cursor.alternatives],
+        by_engine=cursor.by_engine,
     )
 
 
@@ -60,7 +64,7 @@ def decode_search_token(text: str, words: int, *query: str) -> SearchCursor:
     stored, is_made_of = decode_stored(SearchPageToken, text, _MAX_TOKEN)
     alternatives = tuple(tuple(it.words) for it in stored.alternatives)
     try:
-        cursor = SearchCursor(stored.rank, uuid.UUID(bytes=stored.product_id), alternatives)
+        cursor = SearchCursor(stored.rank, uuid.UUID(bytes=stored.product_id), alternatives, stored.by_engine)
     except ValueError:
         raise MalformedPageToken from None
     # What is put into a statement: as many as this program makes, and no control characters.
@@ -175,3 +179,8 @@ def _prices(request: SearchProductsRequest, check: QueryChecker) -> tuple[str, i
     low, high = bounds.get("min_price"), bounds.get("max_price")
     currency_code = next(iter(codes.values()), "")
     return currency_code, low.minor_units if low else None, high.minor_units if high else None
+
+
+def best(words: Sequence[str], alternatives: Alternatives) -> list[str]:
+    """The query as it was probably meant."""
+    return [other[0] if other else word for word, other in zip(words, alternatives, strict=True)]

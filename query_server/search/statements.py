@@ -9,6 +9,7 @@ from sqlalchemy import TextClause, text
 from commerce.query.v1.query_service_pb2 import ProductSort
 from query_server.search.synonyms import Span
 from shop.facets import SEPARATOR
+from shop.product_index import PRODUCT_INDEX
 from shop.views import product_card, product_search, search_word
 from shop.words import halves_of, pairs_of
 from tandem.queries.parked import PARKED, LookUp, parked_of_views
@@ -40,9 +41,21 @@ SESSION = (
 """What a connection needs that searches."""
 
 _WORDS = newest(f"'{search_word.name}'")
-_POSITIONS = f"""{newest(f"'{product_search.name}'")} AS p
+
+
+def _positions(products: str) -> str:
+    """Of the three views that answer. products: the one that finds products, or its index."""
+    return f"""{newest(f"'{products}'")} AS p
 CROSS JOIN {newest(f"'{product_card.name}'")} AS c CROSS JOIN {_WORDS} AS w"""
+
+
+_POSITIONS, _WITH_INDEX = _positions(product_search.name), _positions(PRODUCT_INDEX.view)
 _VIEWS = {"p": product_search.name, "c": product_card.name, "w": search_word.name}
+_OTHERS = {name: view for name, view in _VIEWS.items() if name != "p"}
+# Of the products, what is parked where the index is: its row says it.
+_PARKED_OF_INDEX = "k.keys + p.parked AS parked_rows, least(k.since, p.parked_since) AS parked_since"
+AS_WRITTEN = 10
+"""What is added to the score of what has the words as they are written, before what has others for them."""
 _AT = f"""{AT}, p.content, c.feed_epoch AS card_epoch, c.position AS card_position,
     w.feed_epoch AS word_epoch, w.position AS word_position, w.content AS word_content"""
 
@@ -83,11 +96,11 @@ swapped: words with two neighbours exchanged, behind their numbers.
 """
 
 
-def _cards(parked: str, looked_up: str) -> str:
+def _cards(parked: str, looked_up: str, positions: str = _POSITIONS) -> str:
     # As arrays, which are read much faster than as many rows.
     return f"""
 SELECT {_AT}, {parked}, cards.*
-FROM {_POSITIONS} {looked_up}
+FROM {positions} {looked_up}
 CROSS JOIN (
     SELECT string_agg(uuid_send(key), '') AS keys, array_agg(price) AS prices, array_agg(currency_code) AS currencies,
         array_agg(available) AS available, array_agg(units_sold) AS units_sold, array_agg(value) AS values
@@ -104,6 +117,8 @@ CROSS JOIN (
 
 CARDS = LookUp.of(_cards, _VIEWS)
 """The cards with some keys, the values of those that are shown, and what all three views are at."""
+CARDS_OF_INDEX = text(_cards(_PARKED_OF_INDEX, parked_of_views(_OTHERS), _WITH_INDEX))
+"""The same, with where the index of the products is."""
 
 
 class Shape(NamedTuple):
@@ -112,7 +127,8 @@ class Shape(NamedTuple):
     alternatives: how many each word has. spans: of words for which others stand, where each begins and how many words
     it has. rare: few products have a word that begins so; the plan for that is made once. Otherwise each search has its
     own. attributes: whether it filters by attributes, or counts them. detailed: whether it counts them, and steps of
-    price. explained: whether it says what scores are made of.
+    price. explained: whether it says what scores are made of. by_engine: whether a search engine has found the
+    products, and says what their words score.
     """
 
     alternatives: tuple[int, ...]
@@ -121,6 +137,7 @@ class Shape(NamedTuple):
     attributes: bool = False
     detailed: bool = False
     explained: bool = False
+    by_engine: bool = False
 
 
 @lru_cache(maxsize=256)
@@ -133,23 +150,32 @@ def page_statement(shape: Shape) -> TextClause:
         # one's own has them as constants, and reckons with how many rows have them.
         return f"(SELECT {expression})" if rare else f"({expression})"
 
+    if shape.by_engine:
+        found_by, order = _FOUND_BY_ENGINE, ""
+    else:
+        found_by, order = f"{product_search.fullname} AS s", f"ORDER BY s.added_position DESC LIMIT {MOST_RANKED}"
     document = once(_query(alternatives, spans))
     as_written = once(_query((0,) * len(alternatives), spans))
-    found = f"WHERE s.document @@ {document}" if alternatives else "WHERE true"
+    found = f"WHERE s.document @@ {document}" if alternatives and not shape.by_engine else "WHERE true"
+    alike = f"2 * similarity(s.plain_name, {once(f'{SCHEMA}.plain(:query)')})"
     # What has the words as they are written, before what has others for them; whole words before beginnings of words;
     # then the names that are most like the query.
     parts = (
         [
-            f"CASE WHEN s.document @@ {as_written} THEN 10 ELSE 0 END" if any(alternatives) else "0",
+            f"CASE WHEN s.document @@ {as_written} THEN {AS_WRITTEN} ELSE 0 END" if any(alternatives) else "0",
             f"ts_rank('{{0.05, 0.2, 0.4, 1.0}}', s.document, {document})",
             "2 * ts_rank('{0.05, 0.2, 0.4, 1.0}', s.document, "
             + once(f"plainto_tsquery('{SCHEMA}.search', :query)")
             + ")",
-            f"2 * similarity(s.plain_name, {once(f'{SCHEMA}.plain(:query)')})",
+            alike,
         ]
         if alternatives
         else []
     )
+    if shape.by_engine:
+        # Whole words are in it.
+        written = f"CASE WHEN f.score >= {AS_WRITTEN} THEN {AS_WRITTEN} ELSE 0 END"
+        parts = [written, f"(f.score - {written})", "0", alike]
     score = (
         f"CAST(1000000 * ({' + '.join(it for it in parts if it != '0')}) AS bigint)" if parts else "CAST(0 AS bigint)"
     )
@@ -162,9 +188,9 @@ def page_statement(shape: Shape) -> TextClause:
     fits = "AND cardinality(missing) = 0" if shape.attributes else ""
     return text(f"""
     WITH found AS MATERIALIZED (
-        SELECT s.key, s.added_position, s.category, {score} AS score{more_found} FROM {product_search.fullname} AS s
+        SELECT s.key, s.added_position, s.category, {score} AS score{more_found} FROM {found_by}
         {found} AND (:discontinued OR NOT s.discontinued)
-        ORDER BY s.added_position DESC LIMIT {MOST_RANKED}
+        {order}
     ), candidates AS MATERIALIZED (
         SELECT s.key, s.category, c.price, c.currency_code, c.available > 0 AS in_stock,
             (:any_category OR s.category = ANY(CAST(:categories AS text[]))) AS category_fits,
@@ -185,7 +211,7 @@ def page_statement(shape: Shape) -> TextClause:
             WHERE c.key = s.key LIMIT 1
         ) AS c {_MISSING if shape.attributes else ""}
     )
-    SELECT {_AT}, {PARKED}, counts.*, page.*, kept.*,
+    SELECT {_AT}, {_PARKED_OF_INDEX if shape.by_engine else PARKED}, counts.*, page.*, kept.*,
         {_DETAILS.format(fits=fits) if shape.detailed else ""}
         -- JSON and arrays are in the order of the rows that they are made of, and NULL where there are none.
         (
@@ -202,7 +228,7 @@ def page_statement(shape: Shape) -> TextClause:
             ) AS c
         ) AS prices
     -- Looked up at once: to search twice while something is parked would cost more than the 6 µs of each search.
-    FROM {_POSITIONS} {parked_of_views(_VIEWS)}
+    FROM {_WITH_INDEX if shape.by_engine else _POSITIONS} {parked_of_views(_OTHERS if shape.by_engine else _VIEWS)}
     CROSS JOIN (
         SELECT count(*) AS candidates,
             count(*) FILTER (WHERE category_fits AND price_fits AND stock_fits {fits}) AS total,
@@ -231,6 +257,10 @@ def page_statement(shape: Shape) -> TextClause:
     ) AS kept
     """).execution_options(prepare=rare)  # noqa: S608
 
+
+# Each row by its key. One that is gone is not found.
+_FOUND_BY_ENGINE = f"""unnest(CAST(:found_keys AS uuid[]), CAST(:found_scores AS float8[])) AS f (key, score)
+        CROSS JOIN LATERAL (SELECT * FROM {product_search.fullname} WHERE key = f.key LIMIT 1) AS s"""  # noqa: S608
 
 # The attributes that a product has none of the wanted values of, each as its facets begin.
 _MISSING = f"""CROSS JOIN LATERAL (
@@ -292,7 +322,7 @@ def beginnings(words: Sequence[str], spans: Sequence[Span]) -> str:
     synonyms = {span.first: f" | {_synonyms(span, _begins)}" for span in spans}
     return " & ".join(
         f"(({' & '.join(map(_begins, words[first : first + count]))}){synonyms.get(first, '')})"
-        for first, count in _parts(len(words), [(it.first, it.length) for it in spans])
+        for first, count in word_parts(len(words), [(it.first, it.length) for it in spans])
     )
 
 
@@ -305,7 +335,7 @@ def _synonyms(span: Span, of_word: Callable[[str], str]) -> str:
     return " | ".join(f"({' & '.join(map(of_word, phrase))})" for phrase in span.synonyms)
 
 
-def _parts(words: int, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def word_parts(words: int, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Spans, and the words that are in none: where each begins, and how many words it has."""
     counts = dict(spans)
     first = 0
@@ -319,7 +349,7 @@ def _query(alternatives: Sequence[int], spans: tuple[tuple[int, int], ...]) -> s
     """SQL of all that a query's words are found by."""
     numbers = {first: number for number, (first, _) in enumerate(spans)}
     parts = []
-    for first, count in _parts(len(alternatives), spans):
+    for first, count in word_parts(len(alternatives), spans):
         words = " && ".join(_word_query(number, alternatives[number]) for number in range(first, first + count))
         if first in numbers:
             name = f"s{numbers[first]}"

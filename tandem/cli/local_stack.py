@@ -43,7 +43,7 @@ DEFAULT_PORTS = Ports()
 _ENVOY_PORTS = ("mesh",)
 _MESH_PORTS = ("second_command", "second_query")
 _RELAY_PORTS = ("relay", "relay_metrics")
-BROKERS = ("TANDEM_RELAY_NATS__SERVERS", "TANDEM_RELAY_KAFKA__SERVERS")
+BROKERS = ("TANDEM_RELAY_NATS__SERVERS", "TANDEM_RELAY_KAFKA__SERVERS", "TANDEM_RELAY_EVENTBRIDGE__BUS")
 """The settings that say where a broker is: with one of them a stack has a relay."""
 _BELOW_DEFAULTS = 30_000
 

@@ -7,21 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from prometheus_client import Gauge
-from pymemcache.exceptions import MemcacheError
 
 from tandem.projection.settings import CacheSettings
 from tandem.read_store.cache import (
-    NEVER,
     CacheEpochs,
-    NodeClient,
     Ring,
     Signer,
     decode_entry,
     encode_entry,
     key_prefix,
     new_epoch,
-    node_client,
 )
+from tandem.read_store.node import NEVER, NodeClient, NodeError
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
 
@@ -34,14 +31,14 @@ _MAX_VALUE_BYTES = 1_000_000
 # Between an epoch and its mark, where they are handed over. The version before takes both for an epoch, an unused one.
 _MARKED = "."
 
-_Failure = (OSError, MemcacheError)
-_STATS = (b"curr_items", b"bytes", b"limit_maxbytes", b"evictions")
+_Failure = (OSError, NodeError)
 
 
 class NodeNow(NamedTuple):
     """A node as an operator sees it. state: "SERVING", "FENCED", or "STANDBY" while another projector writes the views.
 
-    entries, bytes, max_bytes, evictions: as the node says them; 0 where it does not, and `problem` says why.
+    entries, bytes, max_bytes, evictions: as the node says them; 0 where it does not, and `problem` says why. max_bytes
+    is 0 too where it has no limit.
     """
 
     node: str
@@ -74,12 +71,15 @@ class CacheWriter:
         self._signer = settings.signer()
         self._ring = Ring(list(nodes))
         self._clients: dict[str, NodeClient] = {}
-        # By node, of its connection: the key of what was stored there first.
+        # By node, of its connection: what the node is, and the key of what was stored there first.
+        self._identities: dict[str, str] = {}
         self._marks: dict[str, str] = {}
         self._down: set[str] = set()
+        # What the prober has found out: which of these answer, and which others are not what they were.
         self._answering: set[str] = set()
+        self._changed: set[str] = set()
         self._stop = threading.Event()
-        self._prober = SupervisedThread("cache-prober", self._probe_fenced)
+        self._prober = SupervisedThread("cache-prober", self._probe)
         self.epochs: dict[str, CacheEpochs] = {}
 
     @property
@@ -98,7 +98,7 @@ class CacheWriter:
         kept = [node for node in self.nodes if self._go_on(view, node, left.get(node))]
         for node in self.nodes:
             if node not in self._down and node not in kept:
-                epochs[node] = new_epoch()
+                epochs[node] = self._new_epoch(node)
         return bool(self.nodes) and kept == self.nodes
 
     def end(self, view: str) -> CacheEpochs:
@@ -146,7 +146,7 @@ class CacheWriter:
     def look(self, view: str, key: bytes) -> "Cached | None":
         """What readers find for a row of a view that is ours; None without a cache. For any thread, a person asks.
 
-        On a connection of its own. Raises OSError and MemcacheError.
+        On a connection of its own. Raises OSError and NodeError.
         """
         epochs = self.epochs.get(view)
         if not epochs:
@@ -157,7 +157,7 @@ class CacheWriter:
         if epoch is None:
             return Cached(fenced=True)
         name = key_prefix(view, epoch) + digits
-        client = node_client(node, timeout=self._settings.timeout, tls=self._settings.tls)
+        client = self._settings.connection(node)
         try:
             found = self._signer.unsigned(client.ask([name]).answer(), {name: digits})
         finally:
@@ -170,15 +170,14 @@ class CacheWriter:
 
     def _look_at(self, node: str) -> NodeNow:
         state = "FENCED" if node in self._down else "SERVING" if self.epochs else "STANDBY"
-        client = node_client(node, timeout=self._settings.timeout, tls=self._settings.tls)
         try:
-            stats = client.stats()
-            entries, size, room, evictions = (int(stats[it]) for it in _STATS)
+            client = self._settings.connection(node)
+            try:
+                return NodeNow(node, state, *client.stats())
+            finally:
+                client.close()
         except _Failure as error:
             return NodeNow(node, state, problem=str(error) or type(error).__name__)
-        finally:
-            client.close()
-        return NodeNow(node, state, entries, size, room, evictions)
 
     def read(self, view: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The values of the entries that are there and that readers take, by key. A node that fails is fenced."""
@@ -191,16 +190,24 @@ class CacheWriter:
         return found
 
     def revive(self) -> bool:
-        """Gives new epochs to fenced nodes that answer again; True if there were any."""
+        """Gives new epochs to fenced nodes that answer again, and fences those that are not what they were; True if
+        there were any.
+        """
+        changed = self._changed - self._down
+        self._changed -= changed
+        for node in changed:
+            self._fence(node, NodeError("it is not what it was"))
         back = self._down & self._answering
         for node in back:
             self._down.discard(node)
             self._answering.discard(node)
             for epochs in self.epochs.values():
-                epochs[node] = new_epoch()
-            log.info("cache node is back, under a new epoch", node=node)
+                if node not in self._down:
+                    epochs[node] = self._new_epoch(node)
+            if node not in self._down:
+                log.info("cache node is back, under a new epoch", node=node)
         FENCED.set(len(self._down))
-        return bool(back)
+        return bool(back or changed)
 
     def start(self) -> None:
         if self.nodes:
@@ -224,7 +231,8 @@ class CacheWriter:
         if not mark or node in self._down:
             return False
         try:
-            taken = self._connection(node).remove([key_prefix(view, epoch) + mark]) == [True]
+            client = self._connection(node)
+            taken = epoch.endswith(client.identity) and client.remove([key_prefix(view, epoch) + mark]) == [True]
         except _Failure as error:
             self._fence(node, error)
             return False
@@ -233,7 +241,7 @@ class CacheWriter:
         return taken
 
     def _connection(self, node: str) -> NodeClient:
-        """Where the node's entries go, one after the other. Raises OSError and MemcacheError.
+        """Where the node's entries go, one after the other. Raises OSError and NodeError.
 
         A node may end a connection that is idle. All that was sent on it was answered, so another one may follow, if it
         leads to the same entries: not to a node that took the address over, and whose entries may be back one day. The
@@ -244,11 +252,20 @@ class CacheWriter:
             if not client.was_closed():
                 return client
             client.close()
-        client = self._clients[node] = node_client(node, timeout=self._settings.timeout, tls=self._settings.tls)
-        if mark is not None and client.remove([mark]) == [False]:
-            raise MemcacheError("it closed the connection, and what was there is not")
+        client = self._clients[node] = self._settings.connection(node)
+        if mark is not None and (client.identity != self._identities[node] or client.remove([mark]) == [False]):
+            raise NodeError("it closed the connection, and what was there is not")
+        self._identities[node] = client.identity
         self._marks[node] = self._leave_mark(client, "tandem:")
         return client
+
+    def _new_epoch(self, node: str) -> str | None:
+        """None where the node fails: it is fenced then."""
+        try:
+            return new_epoch(self._connection(node).identity)
+        except _Failure as error:
+            self._fence(node, error)
+            return None
 
     def _leave_mark(self, client: NodeClient, prefix: str) -> str:
         """An entry that is not found in any other state of the node, and that one alone can remove. Returns its key."""
@@ -270,12 +287,43 @@ class CacheWriter:
         if client is not None:
             client.close()
 
-    def _probe_fenced(self) -> None:
+    def _probe(self) -> None:
         """On a thread of its own: a node that hangs would otherwise hold the views up for its time-out each time."""
+        watching: dict[str, NodeClient] = {}
         while not self._stop.wait(self._settings.probe_seconds):
             for node in self.nodes:
-                if node in self._down and _answers(node, self._settings):
-                    self._answering.add(node)
+                if node in self._down:
+                    if self._answers(node):
+                        self._answering.add(node)
+                elif (known := self._identities.get(node)) and self._is_another(node, known, watching):
+                    self._changed.add(node)
+        for client in watching.values():
+            client.close()
+
+    def _answers(self, node: str) -> bool:
+        try:
+            client = self._settings.connection(node)
+            try:
+                client.ping()
+            finally:
+                client.close()
+        except _Failure:
+            return False
+        return True
+
+    def _is_another(self, node: str, known: str, watching: dict[str, NodeClient]) -> bool:
+        """Whether a node that can be another one is, by a connection that is kept; one that does not answer may be."""
+        try:
+            client = watching.get(node)
+            if client is None:
+                client = watching[node] = self._settings.connection(node)
+            client.ping()
+            return client.identity != known and self._identities.get(node) == known
+        except _Failure:
+            # The next connection says what there is.
+            if (failed := watching.pop(node, None)) is not None:
+                failed.close()
+            return False
 
 
 class EntryReader:
@@ -298,10 +346,10 @@ class EntryReader:
         for node, names in names_by_node(self._ring, view, epochs, keys).items() if epochs else ():
             if time.monotonic() < self._rests_until.get(node, 0.0):
                 continue
-            if node not in self._clients:
-                self._clients[node] = node_client(node, timeout=self._settings.timeout, tls=self._settings.tls)
-            client = self._clients[node]
             try:
+                if node not in self._clients:
+                    self._clients[node] = self._settings.connection(node)
+                client = self._clients[node]
                 found |= values_of(self._signer, client.ask(names).answer(), names)
             except _Failure as error:
                 log.debug("a cache node cannot be compared", node=node, error=repr(error))
@@ -329,14 +377,3 @@ def values_of(signer: Signer, answer: Mapping[str, bytes], names: Mapping[str, b
     entries = signer.unsigned(answer, {name: key.hex() for name, key in names.items()})
     values = {bytes.fromhex(row): decode_entry(entry) for row, entry in entries.items()}
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _answers(node: str, settings: CacheSettings) -> bool:
-    client = node_client(node, timeout=settings.timeout, tls=settings.tls)
-    try:
-        client.version()
-    except _Failure:
-        return False
-    finally:
-        client.close()
-    return True

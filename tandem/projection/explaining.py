@@ -16,7 +16,6 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
-from pymemcache.exceptions import MemcacheError
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,6 +33,7 @@ from tandem.projection.parking import fill_parked_key, find_lacking
 from tandem.projection.projection import Projection, uuid_key
 from tandem.projection.replay import Change, Replay
 from tandem.projection.views import Progress, Views
+from tandem.read_store.node import NodeError
 from tandem.read_store.tables import ALL_NEWEST, change, parked
 from tandem.runtime.call import Call, StreamCall, stopping_error
 from tandem.runtime.checker import Checker
@@ -197,7 +197,7 @@ class Explaining:
             return "UNSPECIFIED"
         try:
             found = self._cache.look(projection.view, key)
-        except (OSError, MemcacheError) as error:
+        except (OSError, NodeError) as error:
             log.debug("a cache node does not answer an operator", error=str(error))
             return "UNSPECIFIED"
         if found is None:

@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 _SWITCHABLE = (State.READY, State.KEPT)
 _GENERATIONS = text(f"SELECT * FROM {generation.fullname} ORDER BY view")  # noqa: S608 - a table of ours
-_ROWS = text(f"SELECT view, position, error, parked FROM {ALL_NEWEST} AS p")  # noqa: S608 - a table of ours
+# Indexes are no generations.
+_ROWS = text(f"SELECT view, position, error, parked FROM {ALL_NEWEST} AS p WHERE index_name IS NULL")  # noqa: S608
 # PostgreSQL's names are no longer.
 _LONGEST_NAME = 63
 _MOST_EVENTS_PER_SECOND = 1_000_000

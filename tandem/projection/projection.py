@@ -72,7 +72,7 @@ class Projection:
     key_of: a row's key from its name; a name that is no UUID needs a function of its own.
     begins: the kinds of events that make a row, whatever was there: rows that they name need not be looked up.
     may_begin: the kinds of events that make a row where there is none. For all others the row must be there.
-    logged: whether its changes go into the change log: only where rows can be watched.
+    logged: whether its changes go into the change log: only where rows can be watched, or an index follows them.
     scope: the field by which lists and sums select rows, of text: the view's message has it, and so has what the rules
     of events that begin a row get. It must stay the same for a row. Of a row that is parked it says which answers lack
     something; without it all answers from several rows do.

@@ -205,6 +205,9 @@ class Redriver:
                 [it] = changes.failing
                 outcome.failed += 1
                 outcome.failing = (*outcome.failing, (key.hex(), it.position, it.error or ""))[:MOST_NAMED]
+        if projection.logged and changes.rows:
+            # For who follows the log, and asks for the entries of a position again: the view stays where it is.
+            changes.log = [(state.position, key)]
         try:
             move = Move(projection, state.position, state.position, changes, state.mark)
             self._write(move, lambda: _note(self._driver, asked))

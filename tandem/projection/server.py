@@ -2,7 +2,7 @@
 
 import sys
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,12 +21,16 @@ from tandem.projection.audit import Auditor
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.explaining import Explaining
 from tandem.projection.following import Following, table_feed
+from tandem.projection.indexing import Indexer
 from tandem.projection.repair import Repairs
 from tandem.projection.service import ProjectionService
 from tandem.projection.settings import AuditSettings, CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.projection.views import Views
 from tandem.read_store.announcement import HISTORY_CHANGED, Announcement
-from tandem.read_store.cache import new_epoch, parse_node
+from tandem.read_store.cache import CacheEpochs, new_epoch
+from tandem.read_store.node import NodeError, parse_node
+from tandem.read_store.nodes import node_client
+from tandem.read_store.search_index import SearchEngineSettings, SearchIndex
 from tandem.read_store.tables import READ
 from tandem.relay.settings import NatsSettings
 from tandem.relay.stream_feed import StreamFeed
@@ -61,8 +65,9 @@ class ProjectorSettings(ServiceSettings):
     read_database: DatabaseSettings = Field(description="The read database, which holds the views")
     cache_nodes: tuple[str, ...] = Field(
         (),
-        description='memcached nodes as a JSON list, ["host:port", …], or ["unix:/path"] on one machine; query servers'
-        " learn them from here",
+        description='Nodes of the cache as a JSON list: memcached\'s ["host:port", …], on one machine ["unix:/path"];'
+        ' of Redis or Valkey ["redis://host:port", …], with TLS ["rediss://host:port", …]. Query servers learn them'
+        " from here",
     )
     server: ServerSettings = Field(ServerSettings(port=50053), description="The gRPC server")
     tokens: SignedTokenSettings = Field(SignedTokenSettings(), description="The signature of tokens")
@@ -77,6 +82,9 @@ class ProjectorSettings(ServiceSettings):
         " database",
     )
     feed_service: FeedServiceSettings = Field(FeedServiceSettings(), description="FeedService")
+    search_engine: SearchEngineSettings | None = Field(
+        None, description="Put the views that have an index into a search engine; without one nothing is"
+    )
 
     @model_validator(mode="after")
     def _have_a_feed(self) -> Self:
@@ -88,13 +96,17 @@ class ProjectorSettings(ServiceSettings):
     @classmethod
     def _nodes_are_addresses(cls, nodes: tuple[str, ...]) -> tuple[str, ...]:
         for node in nodes:
-            parse_node(node)
+            try:
+                node_client(node, timeout=1.0)
+            except NodeError as error:
+                raise ValueError(f"{node}: {error}") from error
         if len(set(nodes)) != len(nodes):
             raise ValueError("names a node twice")
+        epochs: CacheEpochs = {it: new_epoch(parse_node(it).longest_identity) for it in nodes}
         longest = Announcement(
             feed_epoch=uuid.UUID(int=0),
             positions=dict.fromkeys(cls.views, 2**63),
-            cache_epochs=dict.fromkeys(cls.views, dict.fromkeys(nodes, new_epoch())),
+            cache_epochs=dict.fromkeys(cls.views, epochs),
             marks=dict.fromkeys(cls.views, 2**63),
             generations=dict.fromkeys(cls.views, 2**63),
             problems=dict.fromkeys(cls.views, HISTORY_CHANGED),
@@ -112,13 +124,27 @@ def build_projector(
     audit: ServiceDescriptor = AUDIT.services_by_name["AuditService"],
     feed: ServiceDescriptor | None = None,
     erased_kind: str = "",
+    indexes: Sequence[SearchIndex] = (),
 ) -> Application:
     """revision: the domain's migration of the read database that this program needs.
 
     projections, audit: the services, where the domain's contract has its own. feed: the service for followers of the
     domain's events; None where there is none, and it is not served without the write database. erased_kind: of the
-    event with which a data subject is erased.
+    event with which a data subject is erased. indexes: what a search engine has of views, where the settings name one.
     """
+    engine = settings.search_engine
+    indexers = [
+        Indexer(
+            it,
+            engine,
+            read_database=settings.read_database,
+            follow=settings.follow,
+            log_keeps_seconds=3600 * settings.change_log.keep_hours,
+        )
+        for it in indexes
+        if engine is not None
+    ]
+    views = views.logging([it.source for it in indexes]) if indexers else views
     sign_tokens(settings.tokens)
     archive = Archive(settings.archive.folder)
     lookups = _lookups(views, settings, archive)
@@ -175,7 +201,7 @@ def build_projector(
         server=settings.server,
         services=(projection_service.service, *(it.service for it in feeds), audit_service.service),
         ready=projection_service.is_ready,
-        components=(explaining, projection_service, following, repairs, auditor, *feeds),
+        components=(explaining, projection_service, following, repairs, auditor, *feeds, *indexers),
         # Those of the batches that are under way while it catches up, and no cycles among them.
         new_objects=200_000,
     )

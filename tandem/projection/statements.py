@@ -17,8 +17,8 @@ from tandem.runtime.sqlstate import ViewAction, failure_of
 
 Driver = psycopg.Connection[Any]
 
-# What a statement selects whose COMMIT is not to wait until it is on the disk (ADR 79). Of its transaction alone. Who has
-# set remote_apply wants replicas to have it first.
+# What a statement selects whose COMMIT is not to wait until it is on the disk (ADR 79). Of its transaction alone. Who
+# has set remote_apply wants replicas to have it first.
 WITHOUT_THE_DISK = (
     "set_config('synchronous_commit',"
     " CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'off' END, true)"
@@ -251,7 +251,7 @@ def _log(table: Table) -> str:
     casts = _casts([change.c.position, change.c.key])
     return (
         f"INSERT INTO {change.fullname} (view, position, key)"  # noqa: S608
-        f" SELECT '{table.name}', rows.* FROM held, unnest({casts}) AS rows"
+        f" SELECT '{table.name}', rows.* FROM held, unnest({casts}) AS rows ON CONFLICT DO NOTHING"
     )
 
 

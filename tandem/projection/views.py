@@ -29,7 +29,7 @@ When the session ends it owns nothing, and each view is on STANDBY again: Follow
 import uuid
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from importlib import import_module
 from importlib.util import find_spec
@@ -136,6 +136,11 @@ class Views:
                 raise ValueError(f"{view} has rules for what is no kind of event: {', '.join(sorted(unknown))}")
         if not self.cached <= self.projections.keys():
             raise ValueError(f"cached, and no view: {', '.join(self.cached - self.projections.keys())}")
+
+    def logging(self, views: Collection[str]) -> "Views":
+        """The same, with a change log of these views too."""
+        logged = [replace(it, logged=True) if it.view in views else it for it in self.projections.values()]
+        return Views(self.contract, logged, cached=self.cached)
 
     def projection(self, view: str) -> Projection:
         """Of a view of this program, or of its other generation."""

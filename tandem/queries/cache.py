@@ -1,4 +1,4 @@
-"""memcached as a reader sees it: read many, and fill what is missing under a lease.
+"""The cache as a reader sees it: read many, and fill what is missing under a lease.
 
 A node that fails is a miss, never an error: the connection is closed, and the node is not asked for a while.
 """
@@ -6,39 +6,32 @@ A node that fails is a miss, never an error: the connection is closed, and the n
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 
 from prometheus_client import Counter
-from pymemcache.exceptions import MemcacheError
 
 from tandem.queries.settings import CacheSettings
 from tandem.read_store.cache import (
     LEASE_SECONDS,
     PLACEHOLDER,
     CacheEpochs,
-    NodeClient,
     Ring,
     encode_entry,
     key_prefix,
-    node_client,
 )
+from tandem.read_store.node import NodeClient, NodeError
 from tandem.runtime.telemetry import log
 
-NODE_FAILURES = Counter(
-    "tandem_cache_node_failures_total", "Failures of a memcached node as readers met them", ["node"]
-)
+NODE_FAILURES = Counter("tandem_cache_node_failures_total", "Failures of a cache node as readers met them", ["node"])
 
-# KeyError and ValueError are how pymemcache meets an answer that it did not ask for; it closes the connection then.
-_FAILURES = (OSError, MemcacheError, ValueError, KeyError)
+# KeyError is how an answer is met that was not asked for.
+_FAILURES = (OSError, NodeError, KeyError)
 
 REFUSED = Counter(
     "tandem_cache_entries_refused_total",
     "Entries that were not stored for their keys, or not with our secret",
     ["node"],
 )
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Lookup(NamedTuple):
@@ -55,7 +48,7 @@ class Lookup(NamedTuple):
 class Lease(NamedTuple):
     """The right to fill an entry, as long as nobody else has written it.
 
-    It is good on the connection that took it: after a restart memcached counts its cas values anew.
+    It is good on the connection that took it: after a start a node may count its cas values anew.
     """
 
     node: str
@@ -65,7 +58,7 @@ class Lease(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """What a node was asked for, on which connection. names: memcached's keys and the rows that they are of."""
+    """What a node was asked for, on which connection. names: keys and the rows that they are of."""
 
     node: str
     client: NodeClient
@@ -107,7 +100,7 @@ class Cache:
         # The node's last failure when the connection was made: one from before a later failure is not trusted.
         self._made_after: dict[str, float | None] = {}
         self._ring = Ring([])
-        # What was announced last, and for each view what memcached's keys begin with at each node that may be read.
+        # What was announced last, and for each view what keys begin with at each node that may be read.
         self._epochs: CacheEpochs = {}
         self._prefixes: dict[str, dict[str, str]] = {}
 
@@ -142,9 +135,12 @@ class Cache:
     def _ask(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> list[_Asked]:
         asked = []
         for node, names in self._by_node(view, epochs, rows).items():
-            if names:
-                client = self._try(node, NodeClient.ask, names)
-                if client is not None:
+            if names and (client := self._connection(node)) is not None:
+                try:
+                    client.ask(names)
+                except _FAILURES as error:
+                    self._failed(node, error)
+                else:
                     asked.append(_Asked(node, client, names))
         return asked
 
@@ -176,16 +172,19 @@ class Cache:
         """
         leases: dict[str, Lease] = {}
         for node, names in self._by_node(view, epochs, islice(rows, self._settings.max_fills)).items():
-            placed = self._try(node, NodeClient.add_missing, dict.fromkeys(names, PLACEHOLDER), LEASE_SECONDS)
-            entries = self._try(node, NodeClient.ask_with_cas, names)
-            if placed is None or entries is None:
+            if not names or (client := self._connection(node)) is None:
                 continue
-            if not entries.keys() <= names.keys():
-                self._failed(node, KeyError("it answered with what it was not asked for"))
+            try:
+                placed = client.add_missing(dict.fromkeys(names, PLACEHOLDER), LEASE_SECONDS)
+                entries = client.ask_with_cas(names)
+                if not entries.keys() <= names.keys():
+                    raise KeyError("it answered with what it was not asked for")
+            except _FAILURES as error:
+                self._failed(node, error)
                 continue
             for name, (entry, cas) in entries.items():
                 if name in placed if entry == PLACEHOLDER else not self._signer.unsigned({name: entry}, names):
-                    leases[names[name]] = Lease(node, name, cas, self._clients[node])
+                    leases[names[name]] = Lease(node, name, cas, client)
         return leases
 
     def fill(self, leases: Mapping[str, Lease], values: Mapping[str, bytes]) -> None:
@@ -204,7 +203,7 @@ class Cache:
                 self._failed(node, error)
 
     def _by_node(self, view: str, epochs: CacheEpochs, rows: Iterable[str]) -> dict[str, dict[str, str]]:
-        """For each node that is not fenced off, memcached's keys and the rows that they are of."""
+        """For each node that is not fenced off, the keys there and the rows that they are of."""
         if epochs is not self._epochs:
             self._epochs = epochs
             self._prefixes = {}
@@ -223,24 +222,23 @@ class Cache:
                 by_node[node][prefixes[node] + row] = row
         return by_node
 
-    def _try(
-        self, node: str, command: Callable[Concatenate[NodeClient, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T | None:
-        """What the node answers; None when it fails or rests."""
+    def _connection(self, node: str) -> NodeClient | None:
+        """None while it rests."""
         if self._resting.is_resting(node):
             return None
         last_failure = self._resting.last(node)
-        known = self._clients.get(node)
-        if known is not None and (self._made_after[node] != last_failure or known.was_closed()):
+        client = self._clients.get(node)
+        if client is not None and (self._made_after[node] != last_failure or client.was_closed()):
             self._close(node)
-        try:
-            if node not in self._clients:
-                self._clients[node] = node_client(node, timeout=self._settings.timeout, tls=self._settings.tls)
-                self._made_after[node] = last_failure
-            return command(self._clients[node], *args, **kwargs)
-        except _FAILURES as error:
-            self._failed(node, error)
-            return None
+            client = None
+        if client is None:
+            try:
+                client = self._clients[node] = self._settings.connection(node)
+            except _FAILURES as error:
+                self._failed(node, error)
+                return None
+            self._made_after[node] = last_failure
+        return client
 
     def _failed(self, node: str, error: Exception) -> None:
         self._resting.failed(node)

@@ -24,7 +24,7 @@ _STOP_SECONDS = 2.0
 DAMAGED_ROWS = DamagedRows()
 """Of this process."""
 
-# A standby sends no notifications: its projector's auditor finds the row.
+# A standby sends no notifications. Where its primary is not known, the projector's auditor finds the row.
 _TELL = text(
     "SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload"
     " WHERE NOT pg_is_in_recovery()"

@@ -10,6 +10,7 @@ that must wait is parked here, whichever query it is of:
     judged ──▶ parked ──▶ released   its position was announced, or is in the database while the view is blind; or the
                  │                   feed's head, which it asked for, was read: back into the queue of its worker
                  │                   (`home`), which judges it again
+                 ├──────▶ replayed   the replica of which it was read has replayed its position: back to its home too
                  ├──────▶ overdue    its wait is over: it is released, and fails with PROJECTION_LAG if the database
                  │                   says so too, which has the last word. What was announced may be old: a server
                  │                   that did not run for a while ends waits before it receives what came meanwhile
@@ -17,9 +18,14 @@ that must wait is parked here, whichever query it is of:
                  ├──────▶ gone       its caller has gone: it is dropped at once
                  └──────▶ stopped    the server stops: it fails
 
-The listening thread (an announcement), the thread that reads positions while a view is blind, the one that reads the
-feed's head, the one that ends waits, and the transport (the caller has gone) cause these. Whoever takes a call out of
-`_parked` under the lock has it. All who wait for a view are looked through when it moves: 0.04 ms for 1,000.
+The listening thread (an announcement), the thread that reads positions while a view is blind or a replica behind, the
+one that reads the feed's head, the one that ends waits, and the transport (the caller has gone) cause these. Whoever
+takes a call out of `_parked` under the lock has it. All who wait for a view are looked through when it moves: 0.04 ms
+for 1,000.
+
+Rows may be read on a hot standby, a replica, while announcements are heard at its primary (`on_replica`). What was
+announced holds for the cache then, and the replica comes to it later: who reads rows there that lack what the call
+wants parks the call once more, until the replica has them. ADR 74.
 
 Together they are at most `max_waiters`, and those who wait for one view at most as many as are free then. So a view
 that does not move, or a write database that does not answer, takes half of the room, two such views two thirds: there
@@ -67,6 +73,12 @@ WAITS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
 WAITERS = Gauge("tandem_freshness_waiters", "Calls that wait for a position")
+BEHIND = Gauge(
+    "tandem_replica_behind_events",
+    "How many events the replica that rows are read on lacked of what was announced, when it was looked at last: once a"
+    " second, and more often while calls wait for it. Only where a primary database is set",
+    ["view"],
+)
 IGNORED = Counter("tandem_announcements_ignored_total", "Announcements that were malformed or older than one before")
 
 # Where those are parked who wait for the feed's head. No view has this name.
@@ -77,6 +89,11 @@ _LEAST_HEAD_SECONDS = 0.1
 _HEAD_AFTER_SECONDS = 0.02
 # How long those who wait for a blind view wait between looks at the database; one look serves them all.
 _POLL_SECONDS = 0.05
+# The same for a replica, which mostly has all some milliseconds after its primary: each look that releases nobody
+# doubles it before the next one, up to the one above. Without anybody who waits it is looked at now and then, for the
+# metric.
+_REPLICA_SECONDS = 0.002
+_REPLICA_IDLE_SECONDS = 1.0
 # The listening thread looks up this often, to stop or to notice that a view is blind.
 _LISTEN_SECONDS = 0.2
 _RECONNECT_SECONDS = 0.5
@@ -147,23 +164,29 @@ NOTHING_NEEDED = Need()
 class Asked:
     """What a query's call asks for: its `asked`, from the first handler on.
 
-    home: the stage that a call goes back to from where it was parked. view: what it waits for. wanted: what its request
-    wants, as its query has it.
+    home: the stage that a call goes back to from where it was parked. view: what it waits for; for_rows: not for what
+    is announced of it, but for the replica that has its rows. wanted: what its request wants, as its query has it.
     """
 
-    __slots__ = ("home", "need", "view", "wanted")
+    __slots__ = ("for_rows", "home", "need", "view", "wanted")
 
     def __init__(self, home: Stage, view: str, need: Need, wanted: Hashable = None) -> None:
         self.home = home
         self.need = need
         self.view = view
+        self.for_rows = False
         self.wanted = wanted
 
 
 class Fresh(enum.Enum):
     NOW = "it is fresh enough"
     WAIT = "it will be, or the wait ends first"
+    WAIT_FOR_ROWS = "as WAIT, and what was announced says nothing: the replica that was read is behind"
     DATABASE = "only the database can say: no announcement does, it is of another feed, or the wait is over"
+
+
+WAITS_ON = (Fresh.WAIT, Fresh.WAIT_FOR_ROWS)
+"""Verdicts upon which a call is parked."""
 
 
 class _Parked(NamedTuple):
@@ -190,11 +213,13 @@ class Freshness:
         head: Head,
         *,
         with_cache: bool = True,
+        on_replica: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """read_positions: the views' positions in the database; raises Unavailable. views: all that are followed.
 
-        head: reads the feed's head. with_cache: False to take no notice of the nodes that are announced.
+        head: reads the feed's head. with_cache: False to take no notice of the nodes that are announced. on_replica:
+        rows, and positions, are read where they may come later than what is announced.
         """
         self._head = head
         self.default_max_wait = settings.default_max_wait
@@ -203,13 +228,15 @@ class Freshness:
         self._read_positions = read_positions
         self._views = frozenset(views)
         self._with_cache = with_cache
+        self._on_replica = on_replica
         self._clock = clock
         self._announced: dict[str, Announced] = {}
         self._problems: dict[str, Problem] = {}
         self._subscribers: list[Callable[[str], None]] = []
         # Guards all below, and changes of what was announced.
         self._lock = threading.Lock()
-        self._parked: dict[str, dict[Call, _Parked]] = {place: {} for place in (*views, _HEAD)}
+        places = (*views, *(map(_rows_of, views) if on_replica else ()), _HEAD)
+        self._parked: dict[str, dict[Call, _Parked]] = {place: {} for place in places}
         # Tokens up to it were given out. Others are compared with it at `_compare_at`, by time.monotonic().
         self._known_head: Token | None = None
         self._compare_at = math.inf
@@ -282,11 +309,14 @@ class Freshness:
     ) -> Fresh | TandemError:
         """For a view that does not include the wanted token, and may come to it."""
         problem = self.problem(view)
-        if problem is not None and wanted.epoch == known.epoch:
+        comes_by_itself = self._on_replica and self._is_announced(view, wanted)
+        if problem is not None and wanted.epoch == known.epoch and not comes_by_itself:
             return _view_failed(view, problem, known, wanted)
         if self._clock() >= need.end_of_wait(call):
             return _projection_lag(view, known, wanted) if final else Fresh.DATABASE
         if final and self._is_decided(view, wanted):
+            if self._on_replica:
+                return Fresh.WAIT_FOR_ROWS
             # Behind what was announced: the view is made anew, or the database lost commits in a failover.
             self.distrust([view])
         return Fresh.WAIT
@@ -301,8 +331,8 @@ class Freshness:
         if isinstance(verdict, TandemError):
             call.fail(verdict)
             return None
-        if verdict is Fresh.WAIT:
-            asked.view = view
+        if verdict in WAITS_ON:
+            asked.view, asked.for_rows = view, verdict is Fresh.WAIT_FOR_ROWS
             call.next = self
             return None
         return verdict
@@ -378,7 +408,7 @@ class Freshness:
             stopping = self._stopping.is_set()
             for call in calls:
                 place = _place(call)
-                if place != _HEAD and self._is_decided(place, _wanted(call).token):
+                if place in self._views and self._is_decided(place, _wanted(call).token):
                     decided.append(call)
                 elif stopping or len(self._parked[place]) >= self._settings.max_waiters - self._waiters():
                     refused.append(call)
@@ -393,13 +423,21 @@ class Freshness:
             if call.gone:
                 self._let_go(call)
 
-    def release_in_database(self, positions: dict[str, Token]) -> None:
-        """Releases the calls that wait for blind views, where the database is as far as they want it."""
+    def release_in_database(self, positions: dict[str, Token]) -> bool:
+        """Releases the calls that wait for blind views, or for the replica, where the database is as far as they want
+        it; says whether there were any.
+        """
         released: list[Call] = []
         with self._lock:
             for view in self._blind_and_waited_for() & positions.keys():
                 released += self._release(view, positions[view])
+            for view in self._views & positions.keys() if self._on_replica else ():
+                released += self._release(_rows_of(view), positions[view])
+                last = self._announced.get(view)
+                if last is not None and last.token.epoch == positions[view].epoch:
+                    _behind(view).set(max(0, last.token.position - positions[view].position))
         _send_home(released)
+        return bool(released)
 
     def end_waits(self) -> None:
         """Ends the waits that are over: the database has the last word, and who waits for the feed's head fails."""
@@ -458,10 +496,10 @@ class Freshness:
             self._known_head = head
             found = self._take_out(_HEAD, [call for call in asking if call in self._parked[_HEAD]])
             beyond: list[Call] = []
-            for view, parked in self._parked.items():
+            for view in self._views:
                 calls = [
                     call
-                    for call, it in parked.items()
+                    for call, it in self._parked[view].items()
                     if call in unreached and it.epoch == head.epoch.int and it.position > head.position
                 ]
                 beyond += self._take_out(view, calls)
@@ -480,9 +518,9 @@ class Freshness:
         epoch, position = (head.epoch.int, head.position) if head is not None else (0, 0)
         return [
             (call, it)
-            for place, parked in self._parked.items()
-            for call, it in parked.items()
-            if place != _HEAD and (it.position > position or it.epoch != epoch)
+            for view in self._views
+            for call, it in self._parked[view].items()
+            if it.position > position or it.epoch != epoch
         ]
 
     def _compare_again(self, seconds: float) -> None:
@@ -498,6 +536,10 @@ class Freshness:
         if last.token.epoch != token.epoch:
             return epoch_order(token.epoch) <= epoch_order(last.token.epoch)
         return last.token.position >= token.position or self.problem(view) is not None
+
+    def _is_announced(self, view: str, token: Token) -> bool:
+        last = self.announced(view)
+        return last is not None and last.token.includes(token)
 
     def _comes_to_all(self, view: str, need: Need) -> bool:
         """Whether a view that has taken in what the feed lost will include what is wanted: in the feed's next epoch.
@@ -518,16 +560,18 @@ class Freshness:
         else:
             token = _wanted(call).token
             parked = _Parked(token.epoch.int, epoch_order(token.epoch), token.position, self._clock(), end)
-            if self._compare_at == math.inf and self._head.is_set_up:
+            if self._compare_at == math.inf and self._head.is_set_up and place in self._views:
                 self._compare_at = time.monotonic() + _HEAD_AFTER_SECONDS
                 self._head_is_wanted.notify()
         self._parked[place][call] = parked
         call.when_gone = self._let_go
-        WAITERS.set(self._waiters())
+        waiters = self._waiters()
+        WAITERS.set(waiters)
         if end < self._next_end:
             self._next_end = end
             self._ends_changed.notify()
-        self._is_waited_for.notify()
+        if waiters == 1 or place not in self._views:
+            self._is_waited_for.notify()
 
     def _waiters(self) -> int:
         return sum(map(len, self._parked.values()))
@@ -590,17 +634,29 @@ class Freshness:
                 _blind(view).set(self.announced(view) is None)
 
     def _follow_database(self) -> None:
-        """The thread that reads positions while somebody waits for a blind view."""
+        """The thread that reads positions while somebody waits for a blind view, or for the replica."""
+        # When a replica is looked at though nobody waits.
+        due = time.monotonic() if self._on_replica else math.inf
+        pause = _REPLICA_SECONDS
         while not self._stopping.is_set():
             with self._lock:
-                while not self._waiters() and not self._stopping.is_set():
-                    self._is_waited_for.wait()
-                blind = self._blind_and_waited_for()
-            if blind:
-                # Unavailable is logged where it is raised; those who wait get the error when they read.
-                with contextlib.suppress(Unavailable):
-                    self.release_in_database(self._read_positions())
-            self._stopping.wait(_POLL_SECONDS)
+                for_rows = self._on_replica and any(self._parked[_rows_of(view)] for view in self._views)
+                if not for_rows:
+                    pause = _REPLICA_SECONDS
+                if not for_rows and not self._blind_and_waited_for():
+                    # A view that somebody waits for may become blind meanwhile.
+                    seconds = _POLL_SECONDS if self._waiters() else due - time.monotonic()
+                    self._is_waited_for.wait(None if seconds == math.inf else seconds)
+                    if time.monotonic() < due:
+                        continue
+            if self._on_replica:
+                due = time.monotonic() + _REPLICA_IDLE_SECONDS
+            # Unavailable is logged where it is raised; those who wait get the error when they read.
+            released = False
+            with contextlib.suppress(Unavailable):
+                released = self.release_in_database(self._read_positions())
+            pause = _REPLICA_SECONDS if released else min(2 * pause, _POLL_SECONDS)
+            self._stopping.wait(pause if for_rows else _POLL_SECONDS)
 
     def _follow_ends(self) -> None:
         """The thread that ends waits."""
@@ -629,13 +685,22 @@ class Freshness:
 # With every announcement, and looked up by its label each time takes longer than to set it.
 _position = cache(POSITION.labels)
 _blind = cache(BLIND.labels)
+_behind = cache(BEHIND.labels)
 _parked_keys = cache(PARKED_KEYS.labels)
 
 
+@cache
+def _rows_of(view: str) -> str:
+    """Where those are parked who wait for a replica. No view has this name."""
+    return f"{view}, on the replica"
+
+
 def _place(call: Call) -> str:
-    """What a call waits for: the feed's head, or a view."""
+    """What a call waits for: the feed's head, a view, or the replica that has its rows."""
     asked: Asked = call.asked
-    return _HEAD if asked.need.fully_consistent else asked.view
+    if asked.need.fully_consistent:
+        return _HEAD
+    return _rows_of(asked.view) if asked.for_rows else asked.view
 
 
 def _wanted(call: Call) -> Wanted:

@@ -26,6 +26,7 @@ from tandem.queries.cache import Cache, Resting
 from tandem.queries.checker import MAX_BATCH, QueryChecker
 from tandem.queries.damage import RowCheck
 from tandem.queries.encoding import EncodedField, as_of_text, fitting, room_for_rows, view_of
+from tandem.queries.fills import Fills
 from tandem.queries.freshness import NOTHING_NEEDED, Announced, Asked, Fresh, Freshness, Need
 from tandem.queries.owners import RowOwner, owner_field
 from tandem.queries.parked import parked_among, parked_error, parked_fields, parked_refusal
@@ -219,8 +220,12 @@ class RowQueries:
         freshness: Freshness,
         reader: ReaderSettings,
         cache: CacheSettings,
+        *,
+        primary: Store | None = None,
     ) -> None:
-        """store: with a connection for each of the reader's threads."""
+        """store: with a connection for each of the reader's threads. primary: where the store is a replica, which takes
+        one more, as the primary does.
+        """
         resting = Resting(cache.rest_seconds)
         self._caches: list[Cache] = []
 
@@ -229,9 +234,12 @@ class RowQueries:
             self._caches.append(Cache(cache, resting))
             return self._caches[-1]
 
+        self._fills: Fills | None = None
+        if primary is not None:
+            self._fills = Fills(store, primary, new_cache(), freshness, together=max(1, cache.max_fills))
         stored = Worker(
             "rows",
-            [_StoredRows(store, new_cache(), freshness) for _ in range(reader.threads)],
+            [_StoredRows(store, new_cache(), freshness, self._fills) for _ in range(reader.threads)],
             max_batch=reader.max_batch,
             max_waiting=reader.max_waiting,
             # One call may ask for many rows: the bytes of their ids count them.
@@ -252,12 +260,16 @@ class RowQueries:
         self._all = [stored, *self.workers.values()]
 
     async def start(self) -> None:
+        if self._fills is not None:
+            await self._fills.start()
         for worker in self._all:
             await worker.start()
 
     async def stop(self) -> None:
         for worker in reversed(self._all):
             await worker.stop()
+        if self._fills is not None:
+            await self._fills.stop()
         for it in self._caches:
             await it.stop()
 
@@ -382,10 +394,12 @@ class _CachedBatch(_CachedRows):
 class _StoredRows:
     """A handler: reads what the cache lacks from the database, and fills the cache, on connections of its own."""
 
-    def __init__(self, store: Store, cache: Cache, freshness: Freshness) -> None:
+    def __init__(self, store: Store, cache: Cache, freshness: Freshness, fills: Fills | None) -> None:
+        """fills: fills the cache instead, where the store is a replica."""
         self._store = store
         self._cache = cache
         self._freshness = freshness
+        self._fills = fills
         self._sizes = BATCH_SIZE.labels("database")
 
     def __call__(self, calls: Sequence[Call]) -> None:
@@ -446,13 +460,16 @@ class _StoredRows:
         announced = self._freshness.announced(view)
         epochs = announced.cache_epochs if announced is not None else {}
         # The leases first: a row that is written after it was read here ends its lease.
-        leases = self._cache.lease(view, epochs, keys) if epochs else {}
+        leases = self._cache.lease(view, epochs, keys) if epochs and self._fills is None else {}
         rows, parked, as_of = self._store.rows(view, keys)
         damaged = {key: failure for key, value in rows.items() if (failure := check.failure(value, key)) is not None}
         for key in damaged:
             del rows[key]
+        if self._fills is not None:
+            if epochs:
+                self._fills.want(view, [key for key in rows if key not in parked], check)
         # A database that lost commits in a failover is behind what was announced, and must not fill.
-        if announced is not None and as_of.includes(announced.token):
+        elif announced is not None and as_of.includes(announced.token):
             # A row that is parked is never cached: who reads the cache could not tell.
             self._cache.fill(leases, {key: row for key, row in rows.items() if key not in parked} if parked else rows)
         return rows, damaged, parked, as_of

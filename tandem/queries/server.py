@@ -34,6 +34,11 @@ class QueryServerSettings(ServiceSettings):
     section: ClassVar[str] = "query"
 
     database: DatabaseSettings = Field(description="The read database")
+    primary_database: DatabaseSettings | None = Field(
+        None,
+        description="The read database's primary, where `database` is a replica of it, a hot standby: what is announced"
+        " is heard there, and rows are read at the replica. A role that may read tandem_read.projection is enough",
+    )
     feed_database: DatabaseSettings | None = Field(
         None,
         description="The write database, for fully_consistent queries, which are refused without it. Not a replica. A"
@@ -42,7 +47,7 @@ class QueryServerSettings(ServiceSettings):
     server: ServerSettings = Field(ServerSettings(port=50052), description="The gRPC server")
     tokens: SignedTokenSettings = Field(SignedTokenSettings(), description="The signature of tokens")
     reader: ReaderSettings = Field(ReaderSettings(), description="Reading in batches")
-    cache: CacheSettings = Field(CacheSettings(), description="memcached")
+    cache: CacheSettings = Field(CacheSettings(), description="The cache")
     freshness: FreshnessSettings = Field(FreshnessSettings(), description="Announcements and waits")
     watch: WatchSettings = Field(WatchSettings(), description="Streams that follow a row")
 
@@ -65,6 +70,7 @@ def build_query_server(
     lists: Sequence[Select] = (),
     further: Callable[[Store, Freshness], Further] = lambda *_: Further(),
     further_connections: int = 0,
+    indexes: Collection[str] = (),
 ) -> Application:
     """service: whose RPCs are answered. Those for rows by id, and the streams, which follow a row, are read from the
     contract.
@@ -72,18 +78,36 @@ def build_query_server(
     views: all of the domain's, by name. cached: those with entries in the cache. owners: the field that names the
     owner of a row, by view. revision: the domain's migration of the read database that this program needs.
     lists: what selects the rows of each list; its first parameter is typed as the RPC's request.
-    further: the domain's other queries. further_connections: how many of the store's they use at once.
+    further: the domain's other queries. further_connections: how many of the store's they use at once. indexes: of
+    views, by name, that are followed as views are.
     """
     sign_tokens(settings.tokens)
     owners, reading = owners or {}, settings.reader
-    # One for each thread that reads; for the positions that waiters ask for, watches, readiness, and damaged rows.
+    # One for each thread that reads; for the positions that waiters ask for, watches, readiness, and damaged rows; at a
+    # replica for what fills the cache instead of these.
     connections = (1 + len(lists)) * reading.threads + further_connections + 4
     store = Store(settings.database, connections=connections, session=ONE_PLAN)
     head = Head(settings.feed_database)
-    listener = Listener(settings.database, CHANNEL, "tandem-query-listen")
-    freshness = Freshness(settings.freshness, listener, store.positions, views, head, with_cache=settings.cache.enabled)
+    primary: Store | None = None
+    if settings.primary_database is not None:
+        # For what fills the cache, and for damaged rows.
+        primary = Store(
+            settings.primary_database, connections=2, what="read database's primary", name="tandem-query-primary"
+        )
+    listener = Listener(settings.primary_database or settings.database, CHANNEL, "tandem-query-listen")
+    freshness = Freshness(
+        settings.freshness,
+        listener,
+        store.positions,
+        (*views, *indexes),
+        head,
+        with_cache=settings.cache.enabled,
+        on_replica=primary is not None,
+    )
 
-    by_id = RowQueries(queries_by_id(service, cached, owners), store, freshness, reading, settings.cache)
+    by_id = RowQueries(
+        queries_by_id(service, cached, owners), store, freshness, reading, settings.cache, primary=primary
+    )
     pages: list[Worker] = [
         StatementWorker(
             ListQuery(service.methods_by_name[rpc], select, store, room_for_rows(settings.server.max_response_bytes)),
@@ -121,12 +145,13 @@ def build_query_server(
         ready=ready,
         components=(
             store,
+            *([primary] if primary is not None else []),
             *others.stores,
             head,
             by_id,
             *statements,
             freshness,
             *watched.values(),
-            DamageReports(store),
+            DamageReports(primary or store),
         ),
     )

@@ -19,9 +19,9 @@ class ReaderSettings(Block):
 
 
 class CacheSettings(SharedCacheSettings):
-    """memcached. Its nodes are the projector's setting; query servers learn them from the announcements."""
+    """The cache. Its nodes are the projector's setting; query servers learn them from the announcements."""
 
-    enabled: bool = Field(True, description="Read from memcached where the projector announces nodes")
+    enabled: bool = Field(True, description="Read from the cache where the projector announces nodes")
     timeout: float = Field(0.1, gt=0, le=10, description="Seconds for connecting to a node and for each answer")
     rest_seconds: float = Field(1.0, ge=0, le=60, description="How long a node is not asked after it failed")
     entry_seconds: int = Field(86_400, ge=60, le=2_592_000, description="How long an entry lives that a reader brought")

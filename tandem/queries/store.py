@@ -102,6 +102,8 @@ _CHANGES = text(
 
 _FILLED = text(f"SELECT count(*) AS filled FROM {ALL_NEWEST} AS p WHERE p.filled AND p.view = ANY(:views)")  # noqa: S608
 
+_PRIMARY_POSITION = text(f"SELECT {AT}, pg_is_in_recovery() AS is_replica FROM {newest(':view')} AS p")  # noqa: S608
+
 _POSITIONS = text(f"SELECT p.view, {AT} FROM {ALL_NEWEST} AS p")  # noqa: S608
 
 
@@ -187,6 +189,11 @@ class Store:
     def positions(self) -> dict[str, Token]:
         """Every view's position. Raises Unavailable."""
         return {row.view: position_of(row) for row in self.execute(_POSITIONS, {})}
+
+    def primary_position(self, view: str) -> Token | None:
+        """The view's position where it is written; None where this is a replica. Raises Unavailable."""
+        [row] = self.execute_on(view, _PRIMARY_POSITION, {"view": view})
+        return None if row.is_replica else position_of(row)
 
     def execute_on(self, view: str, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         """The rows of a statement that begins with the position of `view`: at least one. Raises Unavailable."""

@@ -73,6 +73,8 @@ REREADS = Counter(
 # How often to look without an announcement: none comes while the projector is away or cannot be received.
 _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
+# Twice this, and twice as long each time, until a replica is looked at once more that lacks what was announced.
+_BEHIND_SECONDS = 0.002
 
 
 class Watched(NamedTuple):
@@ -201,6 +203,7 @@ class Watches:
         # The position up to which changes are known: of subjects that are not stale, nothing changed up to it.
         self._at: Token | None = None
         self._wanted = asyncio.Event()
+        self._behind_seconds = _BEHIND_SECONDS
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._skipped = SKIPPED.labels(self._view)
@@ -314,6 +317,7 @@ class Watches:
                     return subject.parked.shown_at(covered)
             if isinstance(verdict, TandemError):
                 raise verdict
+            asked.for_rows = verdict is Fresh.WAIT_FOR_ROWS
             await _Wait(call, asked).at(self._freshness)
 
     def _must_be_own(self, subject: _Subject, call: StreamCall) -> None:
@@ -384,7 +388,7 @@ class Watches:
     async def _follow(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_SECONDS if self._subjects else None):
+                async with asyncio.timeout(self._pause() if self._subjects else None):
                     await self._wanted.wait()
             self._wanted.clear()
             try:
@@ -396,6 +400,17 @@ class Watches:
                 log.exception("watches failed", view=self._view)
                 self._give_up(Unavailable(f"the view {self._view} cannot be watched", reason="STORE_UNAVAILABLE"))
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    def _pause(self) -> float:
+        """How long to wait for an announcement: shorter while a replica lacks what was announced, or what its change
+        log named before.
+        """
+        announced, at = self._freshness.announced_token(self._view), self._at
+        if not self._unread and (announced is None or at is None or not _is_before(at, announced)):
+            self._behind_seconds = _BEHIND_SECONDS
+            return _POLL_SECONDS
+        self._behind_seconds = min(2 * self._behind_seconds, _POLL_SECONDS)
+        return self._behind_seconds
 
     def _give_up(self, error: TandemError) -> None:
         """Fails those who wait for their first state. The others go on when the subjects can be read again."""
@@ -451,6 +466,9 @@ class Watches:
 
     def _offer(self, subject: _Subject, state: State | None, parked: Parked, as_of: Token) -> None:
         """What was read of a subject."""
+        if self._at is not None and _is_before(as_of, self._at):
+            # Another replica answered than the one whose log was read, and it is behind: it has not all that was named.
+            self._unread.add(subject.key)
         # Marked again while it was being read: it is read once more.
         subject.stale = subject.key in self._unread
         before = subject.as_of
@@ -464,3 +482,8 @@ class Watches:
         for watcher in subject.watchers:
             watcher.error = None
             watcher.wake()
+
+
+def _is_before(token: Token, other: Token) -> bool:
+    """Of one feed, and one generation of the view."""
+    return token.epoch == other.epoch and token.position < other.position and not token.is_made_anew_since(other)

@@ -60,9 +60,11 @@ projection = Table(
     Column("error", Text, nullable=True),
     Column("filled", Boolean, nullable=False, server_default="true"),
     Column("parked", Integer, nullable=False, server_default="0"),
+    Column("index_name", Text, nullable=True),
+    Column("parked_since", BigInteger, nullable=True),
 )
 """One row a view, and one for its other generation: the last position that its rows include, in the same transaction
-as the rows.
+as the rows. And one for each view that a search engine has in an index: how far the index is.
 
 span: of 64 positions, by which `newest` and ALL_NEWEST find the row.
 
@@ -80,6 +82,9 @@ problem: why the view cannot go on, as a reason of errors, and error in words; N
 
 filled: whether the view has been at the feed's end once; before that nobody is to read it.
 parked: how many keys of the view are parked, see the table `parked`.
+
+index_name: what the engine calls the index; NULL for views. Of an index, `content` and `parked` are what its view had
+where the index is, and parked_since the first event that a row of it lacked there.
 
 cache_epochs: [[node, "epoch.mark"], …] as a projector that stopped cleanly left it, in the order of the nodes; NULL
 while one runs or after one died, and then nobody may trust what is in the cache. An epoch is good as long as its mark

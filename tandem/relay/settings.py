@@ -151,12 +151,30 @@ class KafkaSettings(Block):
         return chosen
 
 
+class EventBridgeSettings(Block):
+    """Amazon EventBridge. Credentials come as AWS has them: from the environment, a file, or the role of the machine.
+
+    Tested on an emulator, moto's server, and not yet run on AWS.
+    """
+
+    bus: str = Field(min_length=1, max_length=1600, description="The event bus, by its name or ARN; `default` is there")
+    region: str | None = Field(None, description="AWS' region; unless set, as AWS has it")
+    table: str = Field(
+        "tandem-relay",
+        pattern=r"^[A-Za-z0-9_.-]{3,255}$",
+        description="The DynamoDB table that the relay's place is kept in; it is made where it is not there",
+    )
+    ack_seconds: float = Field(
+        5.0, ge=0.1, le=60, description="How long AWS may take for an answer, and to take an event that it refused"
+    )
+
+
 def one_of(**brokers: Block | None) -> None:
     """Raises ValueError unless exactly one of the blocks of settings, by name, is there."""
     named = [name for name, block in brokers.items() if block is not None]
     if len(named) == 1:
         return
-    choices = ", ".join(f"{it.upper()}__SERVERS" for it in brokers)
+    choices = ", ".join(f"{it.upper()}__{'BUS' if it == 'eventbridge' else 'SERVERS'}" for it in brokers)
     if named:
         raise ValueError(f"a relay publishes to one broker, and {' and '.join(named)} are set: keep one of {choices}")
     raise ValueError(f"no broker is set to publish to: set one of {choices}")

@@ -1,4 +1,4 @@
-"""What a broker is for the relay. It keeps the relay's place itself, so that the relay has no state."""
+"""What a broker is for the relay. The relay's place is kept there too, so that the relay has no state."""
 
 import uuid
 from collections.abc import Sequence

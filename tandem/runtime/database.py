@@ -14,14 +14,14 @@ from typing import Any, Self, TypeVar
 import psycopg
 from psycopg.abc import PQGen
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from tandem.runtime.arrays import send_arrays
 from tandem.runtime.round_trips import ROUND_TRIPS, Waits
 from tandem.runtime.sampled import SampledGauge
-from tandem.runtime.settings import DatabaseSettings, SettingsError
+from tandem.runtime.settings import DatabaseSettings, SettingsError, parse_database_url
 from tandem.runtime.sqlstate import failure_of
 
 _WITH_TRANSACTION_TIMEOUT = 17_00_00
@@ -51,7 +51,7 @@ Answer = Callable[[], T]
 
 def database_url(settings: DatabaseSettings) -> URL:
     """The URL for SQLAlchemy, with the password from its file. Raises SettingsError when that cannot be read."""
-    url = make_url(settings.url.get_secret_value())
+    url = parse_database_url(settings.url.get_secret_value())
     if settings.password_file is not None:
         try:
             url = url.set(password=settings.password_file.read_text(encoding="utf-8").strip())
@@ -145,23 +145,7 @@ def connection_arguments(
     what the other has not received for as long as we wait for an answer.
     """
     received_within = int(longest_wait(settings) * 1000)
-    options = {
-        # In another zone the first day of year 1 would be in no year that Python has.
-        "timezone": "UTC",
-        "statement_timeout": f"{int(settings.statement_timeout * 1000)}ms",
-        "lock_timeout": f"{int(settings.lock_timeout * 1000)}ms",
-        "idle_in_transaction_session_timeout": f"{int(settings.statement_timeout * 1000)}ms",
-        "tcp_keepalives_idle": "5",
-        "tcp_keepalives_interval": "2",
-        "tcp_keepalives_count": "3",
-        "tcp_user_timeout": str(received_within),
-    }
-    if read_only:
-        options["default_transaction_read_only"] = "on"
-    if by_key:
-        # The rows that are asked for come as arrays, whose lengths PostgreSQL would plan for anew each time.
-        options |= {"plan_cache_mode": "force_generic_plan", "enable_hashjoin": "off", "enable_mergejoin": "off"}
-        options["enable_seqscan"] = "off"
+    options = _session_settings(settings, read_only=read_only, by_key=by_key)
     return {
         "options": " ".join(f"-c {key}={value}" for key, value in options.items()),
         "connect_timeout": settings.connect_timeout,
@@ -171,6 +155,40 @@ def connection_arguments(
         "keepalives_count": 3,
         "tcp_user_timeout": received_within,
     }
+
+
+def set_session(
+    driver: psycopg.Connection[Any], settings: DatabaseSettings, *, read_only: bool = False, by_key: bool = False
+) -> None:
+    """Sets once more what `connection_arguments` asks for at a connection's start. One round trip.
+
+    PgBouncer passes none of it on, where it has been told to take such a connection at all: nothing would be limited,
+    and queries could write.
+    """
+    options = _session_settings(settings, read_only=read_only, by_key=by_key)
+    pairs = [it for pair in options.items() for it in pair]
+    driver.execute(f"SELECT {', '.join(['set_config(%s, %s, false)'] * len(options))}".encode(), pairs)
+
+
+def _session_settings(settings: DatabaseSettings, *, read_only: bool, by_key: bool) -> dict[str, str]:
+    options = {
+        # In another zone the first day of year 1 would be in no year that Python has.
+        "timezone": "UTC",
+        "statement_timeout": f"{int(settings.statement_timeout * 1000)}ms",
+        "lock_timeout": f"{int(settings.lock_timeout * 1000)}ms",
+        "idle_in_transaction_session_timeout": f"{int(settings.statement_timeout * 1000)}ms",
+        "tcp_keepalives_idle": "5",
+        "tcp_keepalives_interval": "2",
+        "tcp_keepalives_count": "3",
+        "tcp_user_timeout": str(int(longest_wait(settings) * 1000)),
+    }
+    if read_only:
+        options["default_transaction_read_only"] = "on"
+    if by_key:
+        # The rows that are asked for come as arrays, whose lengths PostgreSQL would plan for anew each time.
+        options |= {"plan_cache_mode": "force_generic_plan", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+        options["enable_seqscan"] = "off"
+    return options
 
 
 def longest_wait(settings: DatabaseSettings) -> float:
@@ -242,6 +260,7 @@ def create_database_engine(
     def set_up(driver: Driver, _record: object) -> None:
         # What raises ends the connection: SQLAlchemy closes it.
         send_arrays(driver)
+        set_session(driver, settings, read_only=read_only, by_key=by_key)
         if longest_transaction is not None and driver.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
             driver.execute(f"SET transaction_timeout = {int(longest_transaction * 1000)}")
         if durable:
@@ -370,9 +389,9 @@ def listen_url(settings: DatabaseSettings) -> str:
 def execute_without_limits(connection: Connection, statement: str) -> None:
     """Of time: it takes as long as the table is large. Others wait for none of the locks that it takes."""
     limits = ("statement_timeout", "lock_timeout")
+    before = {limit: connection.execute(text(f"SHOW {limit}")).scalar_one() for limit in limits}
     for limit in limits:
         connection.execute(text(f"SET {limit} = 0"))
     connection.execute(text(statement))
-    # As the connection was made with.
-    for limit in limits:
-        connection.execute(text(f"RESET {limit}"))
+    for limit, value in before.items():
+        connection.execute(text("SELECT set_config(:limit, :value, false)"), {"limit": limit, "value": value})

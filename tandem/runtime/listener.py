@@ -4,7 +4,7 @@ import time
 
 from psycopg import sql
 
-from tandem.runtime.database import Driver, connection_arguments, listen_url
+from tandem.runtime.database import Driver, connection_arguments, listen_url, set_session
 from tandem.runtime.settings import DatabaseSettings
 
 # After so long without a notification the server is asked whether it is there: who only listens sends nothing, and does
@@ -51,6 +51,7 @@ class Listener:
             arguments = connection_arguments(self._settings, self._name)
             self._connection = Driver.connect(listen_url(self._settings), autocommit=True, **arguments)
             self._connection.longest_wait = self._settings.connect_timeout
+            set_session(self._connection, self._settings)
             self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
             self._answered_at = time.monotonic()
         return self._connection

@@ -22,7 +22,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ _MAX_PENDING_CALLS = 4_000
 _MOST_TIMES_THE_LARGEST = 16
 # libpq's, from the least to what alone knows the server.
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+# A URL's beginning, several servers, and the rest.
+_SERVERS = re.compile(r"([^/]*//(?:[^:/@]*(?::[^@]*)?@)?)([^/?@]*,[^/?@]*)(.*)")
 # As grpcio numbers the encodings that it takes.
 _IDENTITY, _GZIP = 1, 4
 
@@ -75,12 +77,38 @@ class Block(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+def parse_database_url(text: str) -> URL:
+    """A URL of one server, or of several, which libpq tries one after the other:
+
+        postgresql://user@one:5432,two/database?target_session_attrs=primary
+
+    These, or several times `host=one:5432` in the query, become `host` and `port` of the query, as both SQLAlchemy and
+    libpq take them. Raises ValueError and ArgumentError.
+    """
+    found = _SERVERS.fullmatch(text)
+    url = make_url(found[1] + found[3] if found else text)
+    servers = found[2].split(",") if found else url.query.get("host", "")
+    if isinstance(servers, str):
+        return url
+    pairs = [_host_and_port(it) for it in servers]
+    return url.update_query_dict({"host": ",".join(it for it, _ in pairs), "port": ",".join(it for _, it in pairs)})
+
+
+def _host_and_port(server: str) -> tuple[str, str]:
+    """Raises ValueError. An empty port is PostgreSQL's own."""
+    host, colon, port = (server, "", "") if server.endswith("]") else server.partition("]:" if "]" in server else ":")
+    if colon and not port.isdigit():
+        raise ValueError(f"{port!r} is no port")
+    return host.strip("[]"), port
+
+
 class DatabaseSettings(Block):
     """One PostgreSQL database."""
 
     url: SecretStr = Field(
         description="postgresql://user:password@host:port/database, or ?host=/socket/folder; with"
-        " ?sslmode=verify-full&sslrootcert=/path/ca.pem nobody in between reads or answers"
+        " ?sslmode=verify-full&sslrootcert=/path/ca.pem nobody in between reads or answers. Of a primary and its"
+        " standbys: postgresql://user@one:5432,two:5432/database?target_session_attrs=primary"
     )
     password_file: Path | None = Field(None, description="A file that holds the password, instead of one in the URL")
     connect_timeout: int = Field(3, ge=1, le=60, description="Seconds to wait for a connection")
@@ -91,7 +119,7 @@ class DatabaseSettings(Block):
     @classmethod
     def _is_a_postgresql_url(cls, url: SecretStr) -> SecretStr:
         try:
-            parsed = make_url(url.get_secret_value())
+            parsed = parse_database_url(url.get_secret_value())
             backend = parsed.get_backend_name()
         except (ArgumentError, ValueError):
             raise ValueError("must look like postgresql://user@host:port/database") from None

@@ -49,7 +49,7 @@ def up_to(nodes: int) -> int:
     return nodes if memcached_path() else 0
 
 
-def end_node(node: Memcached) -> None:
+def end_node(node: Child) -> None:
     """Ends one that runs, after a test: to stop in good order takes it up to a second, and it has nothing to keep."""
     if node.exit_code() is None:
         kill(node)
@@ -185,7 +185,8 @@ class Stack:
     """The three services on their own, migrated databases and cache nodes.
 
     lite: both sides in one database, as CQRS lite. feed_server: of the write database, if that is on another.
-    at: "host:port" where the services reach the databases, instead of at the server itself. nodes: the memcached nodes
+    at: "host:port" where the services reach the databases, instead of at the server itself; several, with commas
+    between; query: what their URLs end with, such as "?target_session_attrs=primary". nodes: the nodes of the cache
     to use. transport: of all services.
     modules: what Python runs as each service, by section: command, projector and query. views: how many there are.
     service: what runs one; a Service is a process of its own.
@@ -204,9 +205,10 @@ class Stack:
         modules: Mapping[str, str],
         views: int,
         service: type[Service] = Service,
-        nodes: Iterable[Memcached] = (),
+        nodes: Iterable[Child] = (),
         lite: bool = False,
         at: str = "",
+        query: str = "",
         feed_server: Databases | None = None,
         transport: str = "auto",
         settings: dict[str, dict[str, str]] | None = None,
@@ -226,7 +228,7 @@ class Stack:
         self.write_url = (databases if lite else feed_server or databases).create(*write_sides)
         self.read_url = self.write_url if lite else databases.create(*read_sides)
         own = databases.postgres.address
-        write, read = [url.replace(own, at or own) for url in (self.write_url, self.read_url)]
+        write, read = [url.replace(own, at or own) + query for url in (self.write_url, self.read_url)]
         self._store_settings = store_settings(write, read, [node.address for node in self.nodes])
         self.services: list[Service] = []
         self.command_server = self._service("command", tree=tree)
@@ -291,8 +293,9 @@ class Stack:
         for service in first:
             service.wait_until_serving()
         with psycopg.connect(self.read_url, autocommit=True) as connection:
-            begun = "SELECT count(DISTINCT view) FROM tandem_read.projection"
-            wait_until(lambda: connection.execute(begun).fetchone() == (self._views,), "the views have begun")
+            # An index of one may have a row too.
+            begun = "SELECT count(DISTINCT view) >= %s FROM tandem_read.projection"
+            wait_until(lambda: connection.execute(begun, (self._views,)).fetchone() == (True,), "the views have begun")
         return self
 
     def stop(self) -> None:

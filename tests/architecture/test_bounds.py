@@ -23,7 +23,11 @@ SHIPPED = [
     requirement
     for text in (
         *PROJECT["dependencies"],
-        *(it for extra in ("client", "server", "kafka", "embedded", "mesh") for it in EXTRAS[extra]),
+        *(
+            it
+            for extra in ("client", "server", "kafka", "eventbridge", "redis", "search", "embedded", "mesh")
+            for it in EXTRAS[extra]
+        ),
     )
     if (requirement := Requirement(text)).name != PROJECT["name"]
 ]

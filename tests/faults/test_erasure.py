@@ -15,7 +15,8 @@ from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import CustomerProfile
 from commerce.type.v1.address_pb2 import Address
 from commerce.type.v1.consistency_pb2 import Consistency
-from tandem.cli.embedded import Memcached, Postgres
+from tandem.cli.child import Child
+from tandem.cli.embedded import Postgres
 from tandem.testing.stack import kill, up_to
 from tests.support.builders import add_product, address, identity, place_order, register_customer
 from tests.support.operating import Operator
@@ -126,7 +127,7 @@ def tables(*urls: str) -> dict[str, bytes]:
     return contents
 
 
-def memory(node: Memcached) -> bytes:
+def memory(node: Child) -> bytes:
     """All that a memcached node would still hand out."""
     host, _, port = node.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection, connection.makefile("rwb") as file:

@@ -8,11 +8,13 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 from confluent_kafka.admin import AdminClient
+from google.protobuf.json_format import ParseDict
 
+from commerce.event.v1.event_pb2 import Event
 from tandem.relay.jetstream import stream_of
 from tandem.relay.kafka import topic_of
-from tandem.relay.settings import KafkaSettings, NatsSettings
-from tests.support import kafka, nats
+from tandem.relay.settings import EventBridgeSettings, KafkaSettings, NatsSettings
+from tests.support import eventbridge, kafka, nats
 
 
 @dataclass(frozen=True)
@@ -98,3 +100,35 @@ class KafkaBroker:
 def _of(prefix: str, headers: Mapping[str, str], *, decode: bool = False) -> dict[str, str]:
     found = {name.removeprefix(prefix): it for name, it in headers.items() if name.startswith(prefix)}
     return {name: unquote(it) for name, it in found.items()} if decode else found
+
+
+class EventBridge:
+    """A Broker: moto's server, an emulator of AWS."""
+
+    def settings(self, prefix: str, **options: Any) -> dict[str, Any]:
+        eventbridge.make_bus(prefix)
+        return {"eventbridge": EventBridgeSettings(bus=prefix, **options)}
+
+    async def delivered(self, prefix: str, epoch: uuid.UUID) -> list[Delivered]:
+        """As a consumer has them that dedupes by id and orders by sequence, which EventBridge leaves to it."""
+        found = {
+            it["detail"]["id"]: it["detail"]
+            for it in await asyncio.to_thread(eventbridge.handed_on, prefix)
+            if it["detail"]["tandemepoch"] == epoch.hex
+        }
+        return [
+            Delivered(
+                it["subject"],
+                {name: value for name, value in it.items() if name not in ("data", "tandemepoch")},
+                ParseDict(it["data"], Event()).SerializeToString(),
+            )
+            for it in sorted(found.values(), key=lambda it: it["sequence"])
+        ]
+
+    async def delete(self, prefix: str, epoch: uuid.UUID) -> None:
+        def delete() -> None:
+            eventbridge.empty(prefix)
+            key = {"feed": {"S": f"{prefix}/{epoch.hex}"}}
+            eventbridge.client("dynamodb").delete_item(TableName="tandem-relay", Key=key)
+
+        await asyncio.to_thread(delete)

@@ -16,6 +16,7 @@ from commerce.query.v1.query_service_pb2 import (
     SuggestProductsRequest,
     SuggestProductsResponse,
 )
+from query_server.search.engine import EngineSearch
 from query_server.search.explanation import ExplainQuery
 from query_server.search.memory import SearchMemory
 from query_server.search.query import SearchQuery
@@ -25,18 +26,23 @@ from query_server.search.synonyms import NO_SYNONYMS, Synonyms
 from shop.views import VIEWS
 from tandem.queries.checker import QueryChecker
 from tandem.queries.encoding import room_for_rows
+from tandem.queries.index import IndexReader
 from tandem.queries.statements import StatementQuery
 from tandem.queries.store import ONE_PLAN, Store
+from tandem.read_store.tables import change
 from tandem.runtime.errors import TandemError
 from tandem.runtime.settings import DatabaseSettings
 from tests.support import events
 from tests.support.builders import usd
 from tests.support.events import feed_events
-from tests.support.projecting import PROJECTIONS, fold, upsert
+from tests.support.projecting import PROJECTIONS, fold, steps, upsert
 
 if TYPE_CHECKING:
     # It imports this.
     from tests.integration.query_server.conftest import ReadSide
+
+
+_SEARCHED = PROJECTIONS["product_search"]
 
 
 class Counted(Store):
@@ -52,10 +58,19 @@ class Counted(Store):
 class Searcher:
     """Searches one database. full: how often it asked for more than cards."""
 
-    def __init__(self, settings: DatabaseSettings, memory: SearchMemory, synonyms: Synonyms = NO_SYNONYMS) -> None:
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        memory: SearchMemory,
+        synonyms: Synonyms = NO_SYNONYMS,
+        reader: IndexReader | None = None,
+    ) -> None:
+        """reader: of the products' index, where a search engine is to find them."""
         self._searched = Counted(settings, connections=1, session=SESSION)
         self._cards = Store(settings, connections=1, session=ONE_PLAN)
-        self._query = SearchQuery(self._searched, self._cards, memory, room_for_rows(4 * 2**20), lambda: synonyms)
+        engine = EngineSearch(reader, self._searched) if reader is not None else None
+        room = room_for_rows(4 * 2**20)
+        self._query = SearchQuery(self._searched, self._cards, memory, room, lambda: synonyms, engine)
 
     def together(self, *requests: SearchProductsRequest) -> list[bytes]:
         """The responses, serialised."""
@@ -120,7 +135,12 @@ class Shelf:
         """Commits the views after these events too; returns a token for them."""
         self._history += later
         history = feed_events(self._history)
+        position = self._read_side.position + 1
+        keys = {key for _, parts in steps(_SEARCHED, feed_events(later)).steps for key in parts}
         with self._read_side.engine.begin() as connection:
+            # As with an index, which follows it.
+            logged = [(position, _SEARCHED.view, uuid.UUID(bytes=key)) for key in keys]
+            upsert(connection, change, logged)
             for view in ("product_card", "product_search", "search_word"):
                 rows = fold(PROJECTIONS[view], history, {}).rows
                 present = [

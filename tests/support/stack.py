@@ -16,6 +16,7 @@ from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from shop.cli import SHOP
 from shop.views import VIEWS
 from tandem.cli.embedded import Postgres
+from tandem.cli.services import Service
 from tandem.testing import stack
 from tests.support.forking import ForkedService
 
@@ -45,10 +46,12 @@ class AsyncStubs:
 
 
 class Stack(stack.Stack):
-    """The shop's three services. Settings as of every stack."""
+    """The shop's three services, forks unless `service` says otherwise. Settings as of every stack."""
 
-    def __init__(self, databases: Databases, folder: Path, **settings: Any) -> None:
-        super().__init__(databases, folder, modules=SHOP.modules, views=len(VIEWS), service=ForkedService, **settings)
+    def __init__(
+        self, databases: Databases, folder: Path, *, service: type[Service] = ForkedService, **settings: Any
+    ) -> None:
+        super().__init__(databases, folder, modules=SHOP.modules, views=len(VIEWS), service=service, **settings)
 
     @property
     def commands(self) -> CommandServiceStub:

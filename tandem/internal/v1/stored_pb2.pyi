@@ -90,7 +90,7 @@ Global___PageToken: _TypeAlias = PageToken  # noqa: Y015
 
 @_typing.final
 class CacheEntry(_message.Message):
-    """A value in memcached. An empty entry is the placeholder of a reader that is filling it."""
+    """A value in the cache. An empty entry is the placeholder of a reader that is filling it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -9,10 +9,9 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from commerce.type.v1.consistency_pb2 import Consistency
-from tandem.cli.embedded import Memcached, memcached_path
-from tandem.testing.ports import free_port
 from tandem.testing.stack import end_node
 from tests.support.builders import add_product, register_customer
+from tests.support.caches import new_node, require
 from tests.support.stack import AsyncStubs, Databases, Stack
 
 CONFIGURATIONS = {
@@ -21,7 +20,12 @@ CONFIGURATIONS = {
     "native, three nodes, one database": {"transport": "native", "cache_nodes": 3, "lite": True},
     "grpcio, CQRS lite": {"transport": "grpcio", "cache_nodes": 0, "lite": True},
     "grpcio, one node, two databases": {"transport": "grpcio", "cache_nodes": 1, "lite": False},
-    "grpcio, three nodes, two databases": {"transport": "grpcio", "cache_nodes": 3, "lite": False},
+    "grpcio, three nodes of Valkey, two databases": {
+        "transport": "grpcio",
+        "cache_nodes": 3,
+        "kind": "valkey",
+        "lite": False,
+    },
 }
 
 
@@ -31,9 +35,10 @@ def stack(
 ) -> Iterator[Stack]:
     options = dict(request.param)
     count = options.pop("cache_nodes")
-    if count and memcached_path() is None:
-        pytest.skip("memcached is not installed (apt-get install memcached): the cache's own tests need it")
-    nodes = [Memcached(free_port()) for _ in range(count)]
+    kind = options.pop("kind", "memcached")
+    if count:
+        require(kind)
+    nodes = [new_node(kind) for _ in range(count)]
     for node in nodes:
         node.start()
     stack = Stack(databases, tmp_path_factory.mktemp("stack"), nodes=nodes, **options)

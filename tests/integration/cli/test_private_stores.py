@@ -17,7 +17,7 @@ from tandem.cli import embedded
 from tandem.cli.child import StackError
 from tandem.cli.embedded import Postgres, memcached_path
 from tandem.cli.local_stack import LocalStack, sole_user_of
-from tandem.read_store.cache import node_client
+from tandem.read_store.nodes import node_client
 from tandem.testing.ports import free_port
 from tandem.testing.stack import kill
 

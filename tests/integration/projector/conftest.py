@@ -40,7 +40,8 @@ from tandem.feed.token import new_mark
 from tandem.internal.v1.stored_pb2 import Envelope
 from tandem.projection.settings import AuditSettings, CacheSettings, ChangeLogSettings, FollowSettings
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.cache import CacheEpochs, Ring, decode_entry, key_prefix, node_client
+from tandem.read_store.cache import CacheEpochs, Ring, decode_entry, key_prefix
+from tandem.read_store.nodes import node_client
 from tandem.read_store.tables import CHANNEL, change, projection, written_columns
 from tandem.runtime.bulk import execute, inserted
 from tandem.runtime.database import create_database_engine
@@ -345,7 +346,8 @@ def cached(view: str, key: str, epochs: CacheEpochs) -> bytes | None:
         return None
     client = node_client(node, timeout=2)
     try:
-        raw = client.get(key_prefix(view, epoch) + uuid.UUID(key).hex)
+        name = key_prefix(view, epoch) + uuid.UUID(key).hex
+        raw = client.ask([name]).answer().get(name)
     finally:
         client.close()
     return None if raw is None else decode_entry(raw)

@@ -17,7 +17,8 @@ from projector.app import VIEWS
 from shop.cli import app
 from tandem.cli.embedded import Memcached
 from tandem.feed import table as feed
-from tandem.read_store.cache import Signer, encode_entry, key_prefix, node_client
+from tandem.read_store.cache import Signer, encode_entry, key_prefix
+from tandem.read_store.nodes import node_client
 from tandem.testing.stack import until, up_to
 from tests.integration.projector.conftest import Announcements, Project, Running, Stores, cached
 from tests.integration.projector.test_repair import is_right, until_right

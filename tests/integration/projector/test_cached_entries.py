@@ -17,18 +17,27 @@ from commerce.projection.v1.projection_service_pb2 import (
 )
 from shop.cli import app
 from shop.views import CACHED_VIEWS
-from tandem.cli.embedded import Memcached
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.settings import CacheSettings
-from tandem.read_store.cache import Ring, node_client
+from tandem.read_store.cache import Ring
 from tandem.testing.stack import kill, pause, resume, until, wait_until
 from tests.integration.projector.conftest import Announcements, Project, Stores, cached
 from tests.support import events
 from tests.support.builders import identity
+from tests.support.caches import CLOSES_IDLE_CONNECTIONS, EVICTS_NOTHING, TAKES_SMALL_VALUES, Node, socket_of
 from tests.support.stack import Databases
 
-Nodes = Callable[..., list[Memcached]]
+Nodes = Callable[..., list[Node]]
 PRODUCT = identity("product", 1)
+
+
+# Redis itself is tried with readers and with the seam: tests/integration/read_store/test_nodes.py.
+TRIED = ("memcached", "valkey")
+
+
+@pytest.fixture(params=TRIED)
+def node_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def all_entries_are_the_rows(stores: Stores, announcements: Announcements) -> bool:
@@ -42,9 +51,9 @@ def all_entries_are_the_rows(stores: Stores, announcements: Announcements) -> bo
 
 @pytest.mark.parametrize("count", [1, 3])
 async def test_every_changed_row_of_a_cached_view_has_its_entry(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes, count: int
+    stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes, count: int
 ) -> None:
-    await project([it.address for it in memcached_nodes(count)])
+    await project([it.address for it in cache_nodes(count)])
     await announcements.reached(stores.append(events.a_history(200)))
     assert all_entries_are_the_rows(stores, announcements)
     epochs = announcements.epochs()
@@ -54,9 +63,9 @@ async def test_every_changed_row_of_a_cached_view_has_its_entry(
 
 
 async def test_an_operator_is_shown_which_nodes_are_read_and_what_is_there(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+    stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes
 ) -> None:
-    node, gone = memcached_nodes(2)
+    node, gone = cache_nodes(2)
     projector = await project([node.address, gone.address])
     await announcements.reached(stores.append(events.a_history(100)))
 
@@ -83,9 +92,9 @@ async def test_an_operator_is_shown_which_nodes_are_read_and_what_is_there(
 
 
 async def test_a_position_is_announced_when_its_entries_are_written_and_not_before(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+    stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes
 ) -> None:
-    [node] = memcached_nodes(1)
+    [node] = cache_nodes(1)
     await project([node.address], cache={"timeout": 10})
     before = stores.append([events.product_added()])
     await announcements.reached(before)
@@ -101,9 +110,9 @@ async def test_a_position_is_announced_when_its_entries_are_written_and_not_befo
 
 @pytest.mark.parametrize("fault", ["killed", "paused"])
 async def test_a_node_that_cannot_be_written_is_fenced_and_comes_back_under_a_new_epoch(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes, fault: str
+    stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes, fault: str
 ) -> None:
-    nodes = memcached_nodes(2)
+    nodes = cache_nodes(2)
     await project([it.address for it in nodes])
     products = range(1, 20)
     await announcements.reached(stores.append([events.product_added(it) for it in products]))
@@ -142,19 +151,19 @@ async def test_a_node_that_cannot_be_written_is_fenced_and_comes_back_under_a_ne
 
 
 async def test_a_node_that_is_away_at_the_start_is_fenced_and_holds_nothing_up(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+    stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes
 ) -> None:
-    [node] = memcached_nodes(1)
+    [node] = cache_nodes(1)
     kill(node)
     await project([node.address])
     await announcements.reached(stores.append([events.product_added()]))
     assert announcements.epochs() == {node.address: None}
 
 
-async def test_a_value_that_memcached_does_not_take_leaves_no_old_entry_and_fences_nothing(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+async def test_a_value_that_is_too_large_leaves_no_old_entry_and_fences_nothing(
+    stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes
 ) -> None:
-    [node] = memcached_nodes(1)
+    [node] = cache_nodes(1)
     await project([node.address])
     await announcements.reached(stores.append([events.product_added(1), events.product_added(2)]))
     epochs = announcements.epochs()
@@ -167,18 +176,19 @@ async def test_a_value_that_memcached_does_not_take_leaves_no_old_entry_and_fenc
     )
 
 
-@pytest.mark.parametrize("limit", ["the size of a value", "the memory"])
+@pytest.mark.parametrize(
+    ("node_kind", "limit"), [("memcached", "the size of a value"), *((it, "the memory") for it in TRIED)]
+)
 async def test_a_value_that_a_node_refuses_leaves_no_old_entry_and_fences_nothing(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes, limit: str
+    stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes, limit: str
 ) -> None:
-    size, memory = ("-I", "16k", "-o", "slab_chunk_max=16384"), ("-M", "-m", "8")
-    [node] = memcached_nodes(1, *(size if limit == "the size of a value" else memory))
+    [node] = cache_nodes(1, TAKES_SMALL_VALUES if limit == "the size of a value" else EVICTS_NOTHING)
     await project([node.address], cache={"timeout": 10})
     await announcements.reached(stores.append([events.product_added(1), events.product_added(2)]))
     epochs = announcements.epochs()
     assert cached("product_card", PRODUCT, epochs) is not None
     if limit == "the memory":
-        fill(node)
+        node.fill()
     large = events.product_added(1, description="x" * 20_000)
     await announcements.reached(stores.append([large, events.customer_registered()]))
     assert announcements.epochs() == epochs
@@ -186,22 +196,10 @@ async def test_a_value_that_a_node_refuses_leaves_no_old_entry_and_fences_nothin
     assert cached("product_card", identity("product", 2), epochs) is not None
 
 
-def fill(node: Memcached) -> None:
-    """Until it takes no more of any size."""
-    client = node_client(node.address, timeout=10)
-    for size in (100_000, 20_000, 5_000):
-        for number in range(10_000):
-            if client.add_missing({f"fill:{size}:{number}": b"x" * size}, 60) == set():
-                break
-        else:
-            raise AssertionError("it has no limit")
-    client.close()
-
-
 async def test_a_connection_that_a_node_closed_while_it_was_idle_is_made_anew_within_the_epoch(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+    stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes
 ) -> None:
-    [node] = memcached_nodes(1, "-o", "idle_timeout=1")
+    [node] = cache_nodes(1, CLOSES_IDLE_CONNECTIONS)
     await project([node.address])
     await announcements.reached(stores.append([events.product_added(1), events.product_added(2)]))
     epochs = announcements.epochs()
@@ -212,24 +210,17 @@ async def test_a_connection_that_a_node_closed_while_it_was_idle_is_made_anew_wi
         assert all_entries_are_the_rows(stores, announcements)
 
 
-async def idle_connections_are_closed(node: Memcached) -> None:
-    before = idle_kicks(node)
+async def idle_connections_are_closed(node: Node) -> None:
+    before = node.kicked()
 
     async def closed() -> bool:
-        return idle_kicks(node) > before
+        return node.kicked() > before
 
     await until(closed, "the node closes idle connections")
 
 
-def idle_kicks(node: Memcached) -> int:
-    client = node_client(node.address, timeout=10)
-    kicks: int = client.stats()[b"idle_kicks"]
-    client.close()
-    return kicks
-
-
-def test_a_node_that_is_not_as_the_connection_before_left_it_is_fenced(memcached_nodes: Nodes) -> None:
-    [node] = memcached_nodes(1)
+def test_a_node_that_is_not_as_the_connection_before_left_it_is_fenced(cache_nodes: Nodes) -> None:
+    [node] = cache_nodes(1)
     writer = CacheWriter((node.address,), CacheSettings())
     writer.begin("product_card", None)
     change = {"product_card": {uuid.UUID(PRODUCT).bytes: b"value"}}
@@ -243,8 +234,8 @@ def test_a_node_that_is_not_as_the_connection_before_left_it_is_fenced(memcached
     writer.stop()
 
 
-def test_what_a_connection_or_a_stop_leaves_at_a_node_outlives_every_entry(memcached_nodes: Nodes) -> None:
-    [node] = memcached_nodes(1)
+def test_what_a_connection_or_a_stop_leaves_at_a_node_outlives_every_entry(cache_nodes: Nodes) -> None:
+    [node] = cache_nodes(1)
     settings = CacheSettings().model_copy(update={"entry_seconds": 1})
     first, second = (CacheWriter((node.address,), settings) for _ in range(2))
     first.begin("product_card", None)
@@ -256,7 +247,7 @@ def test_what_a_connection_or_a_stop_leaves_at_a_node_outlives_every_entry(memca
     kept = dict(first.epochs["order_summary"])
     wait_until(lambda: cached("product_card", PRODUCT, epochs) is None, "the entry has expired")
     connection = first._clients[node.address]
-    connection.sock.shutdown(socket.SHUT_RDWR)
+    socket_of(connection).shutdown(socket.SHUT_RDWR)
     wait_until(connection.was_closed, "the connection has ended")
     first.write({"order_summary": change["product_card"]})
     assert first.epochs["order_summary"] == kept, "it is known to be the same node"
@@ -266,8 +257,8 @@ def test_what_a_connection_or_a_stop_leaves_at_a_node_outlives_every_entry(memca
         it.stop()
 
 
-def test_an_entry_of_a_row_that_is_gone_is_deleted(memcached_nodes: Nodes) -> None:
-    [node] = memcached_nodes(1)
+def test_an_entry_of_a_row_that_is_gone_is_deleted(cache_nodes: Nodes) -> None:
+    [node] = cache_nodes(1)
     writer = CacheWriter((node.address,), CacheSettings())
     writer.begin("product_card", None)
     writer.write({"product_card": {uuid.UUID(PRODUCT).bytes: b"value"}})
@@ -278,9 +269,9 @@ def test_an_entry_of_a_row_that_is_gone_is_deleted(memcached_nodes: Nodes) -> No
 
 
 async def test_a_clean_stop_leaves_the_epochs_to_the_next_projector_once(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+    stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes
 ) -> None:
-    nodes = [it.address for it in memcached_nodes(2)]
+    nodes = [it.address for it in cache_nodes(2)]
     first = await project(nodes)
     await announcements.reached(stores.append([events.product_added()]))
     epochs = {view: announcements.epochs(view) for view in CACHED_VIEWS}
@@ -296,9 +287,9 @@ async def test_a_clean_stop_leaves_the_epochs_to_the_next_projector_once(
 
 
 async def test_a_view_whose_row_is_locked_at_the_stop_keeps_no_other_from_being_handed_over(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+    stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes
 ) -> None:
-    [node] = memcached_nodes(1)
+    [node] = cache_nodes(1)
     first = await project([node.address], follow={"lock_seconds": 0.1})
     await announcements.reached(stores.append([events.product_added()]))
     kept = announcements.epochs()
@@ -311,9 +302,9 @@ async def test_a_view_whose_row_is_locked_at_the_stop_keeps_no_other_from_being_
 
 
 async def test_a_read_database_that_was_restored_brings_no_epoch_back(
-    stores: Stores, project: Project, databases: Databases, memcached_nodes: Nodes
+    stores: Stores, project: Project, databases: Databases, cache_nodes: Nodes
 ) -> None:
-    nodes = [it.address for it in memcached_nodes(2)]
+    nodes = [it.address for it in cache_nodes(2)]
     first = await project(nodes)
     await stores.reached(stores.append([events.product_added()]))
     await first.stop()
@@ -340,8 +331,8 @@ async def test_a_read_database_that_was_restored_brings_no_epoch_back(
     databases.drop(backup)
 
 
-def test_what_a_stop_left_is_taken_once(memcached_nodes: Nodes) -> None:
-    one, two = (it.address for it in memcached_nodes(2))
+def test_what_a_stop_left_is_taken_once(cache_nodes: Nodes) -> None:
+    one, two = (it.address for it in cache_nodes(2))
     first, second, third = (CacheWriter((one, two), CacheSettings()) for _ in range(3))
     first.begin("product_card", None)
     epochs = dict(first.epochs["product_card"])
@@ -359,8 +350,8 @@ def test_what_a_stop_left_is_taken_once(memcached_nodes: Nodes) -> None:
         it.stop()
 
 
-def test_what_a_stop_left_is_not_taken_at_a_node_that_has_lost_it(memcached_nodes: Nodes) -> None:
-    one, two = memcached_nodes(2)
+def test_what_a_stop_left_is_not_taken_at_a_node_that_has_lost_it(cache_nodes: Nodes) -> None:
+    one, two = cache_nodes(2)
     first, second = (CacheWriter((one.address, two.address), CacheSettings()) for _ in range(2))
     first.begin("product_card", None)
     epochs = dict(first.epochs["product_card"])
@@ -377,9 +368,9 @@ def test_what_a_stop_left_is_not_taken_at_a_node_that_has_lost_it(memcached_node
 
 @pytest.mark.parametrize("change", ["other order", "one more"])
 async def test_epochs_are_not_taken_over_with_another_list_of_nodes(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes, change: str
+    stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes, change: str
 ) -> None:
-    one, two, three = (it.address for it in memcached_nodes(3))
+    one, two, three = (it.address for it in cache_nodes(3))
     first = await project([one, two])
     await announcements.reached(stores.append([events.product_added()]))
     before = announcements.epochs()
@@ -390,9 +381,9 @@ async def test_epochs_are_not_taken_over_with_another_list_of_nodes(
 
 
 async def test_a_projector_that_lost_its_connection_begins_new_epochs(
-    stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
+    stores: Stores, project: Project, announcements: Announcements, cache_nodes: Nodes
 ) -> None:
-    [node] = memcached_nodes(1)
+    [node] = cache_nodes(1)
     await project([node.address])
     await announcements.reached(stores.append([events.product_added()]))
     before = announcements.epochs()

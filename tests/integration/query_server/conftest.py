@@ -23,12 +23,14 @@ from projector.app import MIGRATIONS
 from query_server.app import build
 from query_server.search.memory import SearchMemory
 from query_server.search.synonyms import NO_SYNONYMS, Synonyms
-from query_server.settings import Settings
+from query_server.settings import SearchSettings, Settings
 from shop.views import VIEWS, order_summary
 from tandem.feed.token import Token, decode_token, encode_token
 from tandem.queries.settings import CacheSettings, FreshnessSettings, ReaderSettings, WatchSettings
 from tandem.read_store.announcement import Announcement
-from tandem.read_store.cache import CacheEpochs, Signer, decode_entry, encode_entry, key_prefix, node_client
+from tandem.read_store.cache import CacheEpochs, Signer, decode_entry, encode_entry, key_prefix
+from tandem.read_store.node import NEVER
+from tandem.read_store.nodes import node_client
 from tandem.read_store.tables import CHANNEL, READ, SCHEMA, change, parked, projection
 from tandem.runtime.call import LocalCall, Method
 from tandem.runtime.database import create_database_engine
@@ -57,6 +59,7 @@ class ReadSide:
         self.feed = uuid.uuid4()
         self.position = next(_POSITIONS)
         self.cache_epochs: CacheEpochs = {}
+        """Announced with the identities of the nodes."""
 
     def migrate(self) -> None:
         migrate(self.settings, MIGRATIONS, READ)
@@ -130,9 +133,8 @@ class ReadSide:
         lost: the position is not in the database, as after a failover that lost a commit.
         """
         position = self.position + 1 if lost else self.advance()
-        payload = Announcement(
-            self.feed, dict.fromkeys(VIEWS, position), dict.fromkeys(VIEWS, self.cache_epochs)
-        ).encode()
+        epochs = {node: it and it + self._identity(node) for node, it in self.cache_epochs.items()}
+        payload = Announcement(self.feed, dict.fromkeys(VIEWS, position), dict.fromkeys(VIEWS, epochs)).encode()
 
         def heard() -> bool:
             with self.engine.begin() as connection:
@@ -151,7 +153,8 @@ class ReadSide:
         """What is in the cache: the view's bytes, b"" for a placeholder, None for nothing."""
         client = node_client(node, timeout=2)
         try:
-            raw = client.get(key_prefix(view, epoch) + uuid.UUID(key).hex)
+            name = self.prefix(node, view, epoch) + uuid.UUID(key).hex
+            raw = client.ask([name]).answer().get(name)
         finally:
             client.close()
         return None if raw is None else decode_entry(raw) or b""
@@ -159,13 +162,24 @@ class ReadSide:
     def store(self, node: str, view: str, key: str, epoch: str, message: Message | None) -> None:
         """Sets an entry as a projector does; None deletes it, as an eviction does."""
         client = node_client(node, timeout=2)
-        name = key_prefix(view, epoch) + uuid.UUID(key).hex
+        name = self.prefix(node, view, epoch) + uuid.UUID(key).hex
         try:
             if message is None:
-                client.delete(name, noreply=False)
+                client.remove([name])
             else:
                 entry = encode_entry(message.SerializeToString(deterministic=True))
-                client.set(name, Signer().sign(name, entry), noreply=False)
+                client.store({name: Signer().sign(name, entry)}, NEVER)
+        finally:
+            client.close()
+
+    def prefix(self, node: str, view: str, epoch: str) -> str:
+        """What keys begin with in an epoch that is announced of a node."""
+        return key_prefix(view, epoch + self._identity(node))
+
+    def _identity(self, node: str) -> str:
+        client = node_client(node, timeout=2)
+        try:
+            return client.identity
         finally:
             client.close()
 
@@ -307,13 +321,15 @@ Serve = Callable[..., Any]
 async def serve(read_side: ReadSide, transport: str) -> AsyncIterator[Serve]:
     """Starts a query server and returns a stub; keyword arguments change its settings' blocks.
 
-    feed_database: DatabaseSettings, for fully_consistent queries.
+    feed_database: DatabaseSettings, for fully_consistent queries. database: where rows are read, instead of at the read
+    side's own; primary_database: where that is a replica.
     """
     running: list[RunningApplication] = []
     channels: list[aio.Channel] = []
 
     async def start(**blocks: Any) -> "QueryServiceAsyncStub":
-        application = RunningApplication(build(query_settings(read_side.settings, transport, **blocks)))
+        database = blocks.pop("database", read_side.settings)
+        application = RunningApplication(build(query_settings(database, transport, **blocks)))
         await application.start()
         running.append(application)
         channel = aio.insecure_channel(f"127.0.0.1:{application.port}")
@@ -366,10 +382,12 @@ def query_settings(database: DatabaseSettings, transport: str, **blocks: Any) ->
     freshness = {"blind_after": 60.0, **blocks.get("freshness", {})}
     return Settings(
         database=database,
+        primary_database=blocks.get("primary_database"),
         feed_database=blocks.get("feed_database"),
         server=ServerSettings(port=0, transport=transport, drain_seconds=5),
         reader=ReaderSettings(**blocks.get("reader", {})),
         cache=CacheSettings(**{"timeout": 1.0, **blocks.get("cache", {})}),
         freshness=FreshnessSettings(**freshness),
         watch=WatchSettings(**blocks.get("watch", {})),
+        search=SearchSettings(**blocks.get("search", {})),
     )

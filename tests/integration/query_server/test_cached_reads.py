@@ -1,4 +1,4 @@
-"""Reads by key through memcached: hits, lease-filled misses, the fence, and nodes that go away."""
+"""Reads by key through the cache: hits, lease-filled misses, the fence, and nodes that go away."""
 
 import asyncio
 import uuid
@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
-from tandem.cli.embedded import Memcached
-from tandem.read_store.cache import Signer, encode_entry, key_prefix, node_client
+from tandem.read_store.cache import Signer, encode_entry
+from tandem.read_store.nodes import node_client
 from tandem.testing.stack import kill, pause
 from tests.integration.query_server.conftest import (
     ReadSide,
@@ -27,12 +27,13 @@ from tests.integration.query_server.conftest import (
     until,
 )
 from tests.support.builders import identity
+from tests.support.caches import CLOSES_IDLE_CONNECTIONS, KINDS, TAKES_SMALL_VALUES, Node
 from tests.support.metrics import sample
 
 VIEW = "order_details"
 ORDER = identity("order", 1)
 EPOCH = "e1"
-Nodes = Callable[..., list[Memcached]]
+Nodes = Callable[..., list[Node]]
 
 
 def order(number: int = 1, *, name: str = "Ada", version: int = 1) -> OrderDetails:
@@ -43,14 +44,25 @@ def asked(*numbers: int) -> queries.BatchGetOrderDetailsRequest:
     return queries.BatchGetOrderDetailsRequest(order_ids=[identity("order", it) for it in numbers])
 
 
+@pytest.fixture(params=KINDS)
+def node_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def node(memcached_nodes: Nodes, read_side: ReadSide) -> Memcached:
-    [node] = memcached_nodes(1)
+def transport(node_kind: str) -> str:
+    """The other one answers in the same way, and other kinds of nodes have nothing to do with it."""
+    return "native" if node_kind == "memcached" else "grpcio"
+
+
+@pytest.fixture
+def node(cache_nodes: Nodes, read_side: ReadSide) -> Node:
+    [node] = cache_nodes(1)
     read_side.cache_epochs = {node.address: EPOCH}
     return node
 
 
-async def test_a_cached_read_does_not_touch_the_database(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+async def test_a_cached_read_does_not_touch_the_database(read_side: ReadSide, serve: Serve, node: Node) -> None:
     stub = await serve()
     read_side.store(node.address, VIEW, ORDER, EPOCH, order())
     announced = await read_side.announce()
@@ -64,7 +76,7 @@ async def test_a_cached_read_does_not_touch_the_database(read_side: ReadSide, se
 
 
 async def test_a_token_that_was_announced_is_answered_from_the_cache_and_a_later_one_waits(
-    read_side: ReadSide, serve: Serve, node: Memcached
+    read_side: ReadSide, serve: Serve, node: Node
 ) -> None:
     stub = await serve()
     read_side.store(node.address, VIEW, ORDER, EPOCH, order())
@@ -85,7 +97,7 @@ async def test_a_token_that_was_announced_is_answered_from_the_cache_and_a_later
 
 
 async def test_a_wrong_request_is_refused_where_others_are_answered_from_the_cache(
-    read_side: ReadSide, serve: Serve, node: Memcached
+    read_side: ReadSide, serve: Serve, node: Node
 ) -> None:
     stub = await serve()
     read_side.store(node.address, VIEW, ORDER, EPOCH, order())
@@ -107,7 +119,7 @@ async def test_a_wrong_request_is_refused_where_others_are_answered_from_the_cac
 
 
 async def test_a_miss_is_read_from_the_database_and_fills_the_cache(
-    read_side: ReadSide, serve: Serve, node: Memcached
+    read_side: ReadSide, serve: Serve, node: Node
 ) -> None:
     stub = await serve()
     read_side.put(VIEW, ORDER, order())
@@ -125,7 +137,7 @@ async def test_a_miss_is_read_from_the_database_and_fills_the_cache(
     assert (counted("miss"), counted("hit")) == (before[0] + 1, before[1] + 1)
 
 
-async def test_an_answer_from_both_says_the_lower_position(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+async def test_an_answer_from_both_says_the_lower_position(read_side: ReadSide, serve: Serve, node: Node) -> None:
     stub = await serve()
     read_side.put(VIEW, identity("order", 2), order(2))
     read_side.store(node.address, VIEW, ORDER, EPOCH, order())
@@ -141,7 +153,7 @@ async def test_an_answer_from_both_says_the_lower_position(read_side: ReadSide, 
 
 @pytest.mark.parametrize("evicted", [False, True])
 async def test_a_slow_reader_does_not_put_an_old_value_over_a_newer_one(
-    read_side: ReadSide, serve: Serve, node: Memcached, evicted: bool
+    read_side: ReadSide, serve: Serve, node: Node, evicted: bool
 ) -> None:
     stub = await serve()
     read_side.put(VIEW, ORDER, order(version=1))
@@ -163,7 +175,7 @@ async def test_a_slow_reader_does_not_put_an_old_value_over_a_newer_one(
 
 
 async def test_a_database_that_hangs_delays_nobody_whose_row_is_cached(
-    read_side: ReadSide, serve: Serve, node: Memcached
+    read_side: ReadSide, serve: Serve, node: Node
 ) -> None:
     stub = await serve()
     read_side.store(node.address, VIEW, ORDER, EPOCH, order())
@@ -180,7 +192,7 @@ async def test_a_database_that_hangs_delays_nobody_whose_row_is_cached(
 
 
 async def test_a_placeholder_of_another_reader_is_a_miss_and_is_left_to_it(
-    read_side: ReadSide, serve: Serve, node: Memcached
+    read_side: ReadSide, serve: Serve, node: Node
 ) -> None:
     stub = await serve()
     other = await serve()
@@ -198,7 +210,7 @@ async def test_a_placeholder_of_another_reader_is_a_miss_and_is_left_to_it(
 
 
 async def test_a_database_that_lost_commits_does_not_fill_the_cache(
-    read_side: ReadSide, serve: Serve, node: Memcached
+    read_side: ReadSide, serve: Serve, node: Node
 ) -> None:
     stub = await serve()
     read_side.put(VIEW, ORDER, order())
@@ -213,7 +225,7 @@ async def test_a_database_that_lost_commits_does_not_fill_the_cache(
     assert read_side.cached(node.address, VIEW, ORDER, EPOCH) == b""
 
 
-async def test_an_order_that_is_not_there_is_not_cached(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+async def test_an_order_that_is_not_there_is_not_cached(read_side: ReadSide, serve: Serve, node: Node) -> None:
     stub = await serve()
     await read_side.announce()
     assert list((await stub.BatchGetOrderDetails(asked(1), timeout=10)).missing_order_ids) == [ORDER]
@@ -224,7 +236,7 @@ async def test_an_order_that_is_not_there_is_not_cached(read_side: ReadSide, ser
     assert list(response.order_details) == [order()]
 
 
-async def test_a_node_that_is_fenced_off_is_not_read(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+async def test_a_node_that_is_fenced_off_is_not_read(read_side: ReadSide, serve: Serve, node: Node) -> None:
     stub = await serve()
     read_side.put(VIEW, ORDER, order(version=2))
     read_side.store(node.address, VIEW, ORDER, EPOCH, order(version=1))
@@ -238,7 +250,7 @@ async def test_a_node_that_is_fenced_off_is_not_read(read_side: ReadSide, serve:
     assert counted("bypass") == before + 1
 
 
-async def test_entries_of_an_ended_epoch_are_not_read(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+async def test_entries_of_an_ended_epoch_are_not_read(read_side: ReadSide, serve: Serve, node: Node) -> None:
     stub = await serve()
     read_side.put(VIEW, ORDER, order(version=2))
     read_side.store(node.address, VIEW, ORDER, EPOCH, order(version=1))
@@ -255,19 +267,20 @@ SECRET = "a secret of sixteen letters"
 
 @pytest.mark.parametrize("wrong", ["no entry", "another order's", "another view's", "a flipped bit", "a forged total"])
 async def test_an_entry_that_was_not_stored_for_its_key_is_a_miss_counted_and_replaced(
-    read_side: ReadSide, serve: Serve, node: Memcached, wrong: str
+    read_side: ReadSide, serve: Serve, node: Node, wrong: str
 ) -> None:
     stub = await serve(cache={"secret": SecretStr(SECRET)} if wrong == "a forged total" else {})
     read_side.put(VIEW, ORDER, order())
-    name = key_prefix(VIEW, EPOCH) + uuid.UUID(ORDER).hex
+    epoch = read_side.prefix(node.address, VIEW, EPOCH)
+    name = epoch + uuid.UUID(ORDER).hex
     other = encode_entry(order(2, name="Eve").SerializeToString())
     match wrong:
         case "no entry":
             entry = b"\xff\xff\xff"
         case "another order's":
-            entry = Signer().sign(key_prefix(VIEW, EPOCH) + uuid.UUID(identity("order", 2)).hex, other)
+            entry = Signer().sign(epoch + uuid.UUID(identity("order", 2)).hex, other)
         case "another view's":
-            entry = Signer().sign(key_prefix("order_summary", EPOCH) + uuid.UUID(ORDER).hex, other)
+            entry = Signer().sign(name.replace(VIEW, "order_summary"), other)
         case "a flipped bit":
             entry = Signer().sign(name, other).replace(b"Eve", b"Eva")
         case _:
@@ -289,14 +302,14 @@ async def test_an_entry_that_was_not_stored_for_its_key_is_a_miss_counted_and_re
     assert refused(node) == before[0] + 1
 
 
-def refused(node: Memcached) -> float:
+def refused(node: Node) -> float:
     return sample("tandem_cache_entries_refused_total", node=node.address) or 0
 
 
 async def test_a_node_that_is_killed_loses_no_read_and_brings_hits_back(
-    read_side: ReadSide, serve: Serve, memcached_nodes: Nodes
+    read_side: ReadSide, serve: Serve, cache_nodes: Nodes
 ) -> None:
-    nodes = memcached_nodes(3)
+    nodes = cache_nodes(3)
     read_side.cache_epochs = {node.address: EPOCH for node in nodes}
     stub = await serve(cache={"rest_seconds": 0.05})
     for number in range(30):
@@ -325,7 +338,7 @@ async def test_a_node_that_is_killed_loses_no_read_and_brings_hits_back(
     await eventually(all_hit, "all entries come from the cache again")
 
 
-async def test_a_node_that_hangs_loses_no_read(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+async def test_a_node_that_hangs_loses_no_read(read_side: ReadSide, serve: Serve, node: Node) -> None:
     stub = await serve(cache={"timeout": 0.05})
     read_side.put(VIEW, ORDER, order())
     await read_side.announce()
@@ -349,7 +362,7 @@ async def test_without_a_cache_node_every_read_is_from_the_database(read_side: R
     assert counted("bypass") == before + 1
 
 
-async def test_the_cache_can_be_switched_off(read_side: ReadSide, serve: Serve, node: Memcached) -> None:
+async def test_the_cache_can_be_switched_off(read_side: ReadSide, serve: Serve, node: Node) -> None:
     stub = await serve(cache={"enabled": False})
     read_side.put(VIEW, ORDER, order(version=2))
     read_side.store(node.address, VIEW, ORDER, EPOCH, order(version=1))
@@ -360,10 +373,11 @@ async def test_the_cache_can_be_switched_off(read_side: ReadSide, serve: Serve, 
     assert response.order_details.version == 2
 
 
+@pytest.mark.parametrize("node_kind", ["memcached"])
 async def test_a_value_that_a_node_refuses_is_no_failure_of_the_node(
-    read_side: ReadSide, serve: Serve, memcached_nodes: Nodes
+    read_side: ReadSide, serve: Serve, cache_nodes: Nodes
 ) -> None:
-    [node] = memcached_nodes(1, "-I", "16k", "-o", "slab_chunk_max=16384")
+    [node] = cache_nodes(1, TAKES_SMALL_VALUES)
     read_side.cache_epochs = {node.address: EPOCH}
     stub = await serve()
     large = order(1, name="x" * 20_000)
@@ -382,9 +396,9 @@ async def test_a_value_that_a_node_refuses_is_no_failure_of_the_node(
 
 
 async def test_a_connection_that_a_node_closed_while_it_was_idle_is_made_anew(
-    read_side: ReadSide, serve: Serve, memcached_nodes: Nodes
+    read_side: ReadSide, serve: Serve, cache_nodes: Nodes
 ) -> None:
-    [node] = memcached_nodes(1, "-o", "idle_timeout=1")
+    [node] = cache_nodes(1, CLOSES_IDLE_CONNECTIONS)
     read_side.cache_epochs = {node.address: EPOCH}
     stub = await serve()
     read_side.put(VIEW, ORDER, order())
@@ -392,17 +406,11 @@ async def test_a_connection_that_a_node_closed_while_it_was_idle_is_made_anew(
     request = queries.GetOrderDetailsRequest(order_id=ORDER)
     await stub.GetOrderDetails(request, timeout=10)
     await stub.GetOrderDetails(request, timeout=10)
+    closed = node.kicked()
     # Of the thread that looked up and of the one that filled.
-    await until(lambda: idle_kicks(node) >= 2, "the node closes idle connections")
+    await until(lambda: node.kicked() >= closed + 2, "the node closes idle connections")
     before = counted("hit")
 
     await stub.GetOrderDetails(request, timeout=10)
 
     await until(lambda: counted("hit") == before + 1, "it is a hit")
-
-
-def idle_kicks(node: Memcached) -> int:
-    client = node_client(node.address, timeout=10)
-    kicks: int = client.stats()[b"idle_kicks"]
-    client.close()
-    return kicks

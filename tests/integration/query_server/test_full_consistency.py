@@ -18,7 +18,8 @@ from commerce.query.v1.views_pb2 import OrderDetails
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached
 from tandem.feed.table import SCHEMA, feed_head, metadata
-from tandem.read_store.cache import Signer, encode_entry, key_prefix, node_client
+from tandem.read_store.cache import Signer, encode_entry, key_prefix
+from tandem.read_store.nodes import node_client
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.settings import DatabaseSettings
 from tests.integration.query_server.conftest import ReadSide, Serve, detail, eventually, position_of, reason

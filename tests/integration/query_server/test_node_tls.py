@@ -10,13 +10,13 @@ from typing import NamedTuple
 import pytest
 import trustme
 from pydantic import ValidationError
-from pymemcache.exceptions import MemcacheError
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from tandem.cli.embedded import Memcached, memcached_path
 from tandem.cli.services import Service
-from tandem.read_store.cache import NodeTlsSettings, node_client
+from tandem.read_store.node import NodeError, NodeTlsSettings
+from tandem.read_store.nodes import node_client
 from tandem.testing.ports import free_port
 from tandem.testing.stack import end_node, pause, resume, wait_until
 from tests.support.builders import add_product, identity
@@ -81,7 +81,7 @@ def nodes() -> Iterator[Nodes]:
 
 
 def keeps(node: str, tls: NodeTlsSettings | None) -> bool:
-    """Whether what is stored is there. Raises OSError, MemcacheError."""
+    """Whether what is stored is there. Raises OSError, NodeError."""
     client = node_client(node, timeout=5, tls=tls)
     entries = {f"key:{number}": bytes(number) for number in range(0, 40_000, 1_000)}
     try:
@@ -110,7 +110,7 @@ def test_who_cannot_show_that_it_is_the_node_is_refused(nodes: Nodes) -> None:
 
 def test_who_does_not_show_a_certificate_is_refused_by_a_node_that_asks(nodes: Nodes) -> None:
     for tls in (None, nodes.tls):
-        with pytest.raises((OSError, MemcacheError)):
+        with pytest.raises((OSError, NodeError)):
             keeps(nodes.for_known.address, tls)
 
 

@@ -25,6 +25,7 @@ from tandem.runtime.settings import DatabaseSettings
 from tandem.testing.stack import until
 from tests.integration.projector.conftest import Stores
 from tests.support.brokers import Broker, Delivered, JetStream
+from tests.support.eventbridge import MotoServer, moto
 from tests.support.nats import NatsServer, cluster, messages
 from tests.support.stack import Databases
 
@@ -34,6 +35,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NatsServe
     """Three, with JetStream among them. A test that ends one starts it again."""
     with cluster(tmp_path_factory.mktemp("nats")) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def aws() -> Iterator[MotoServer]:
+    """An emulator of AWS. It takes seconds to start, so it is one for all tests."""
+    with moto() as server:
+        yield server
 
 
 @pytest.fixture
@@ -67,7 +75,14 @@ class Relays:
             chosen.feed_database, EVENTS, name="tandem-relay", poll_seconds=0.05, archive=Archive(self._archive)
         )
         opened = chosen.relay.personal_data == "opened"
-        sink = sink_of(chosen.relay, name, nats=chosen.nats, kafka=chosen.kafka)
+        sink = sink_of(
+            chosen.relay,
+            name,
+            EVENTS.message,
+            nats=chosen.nats,
+            kafka=chosen.kafka,
+            eventbridge=chosen.eventbridge,
+        )
         return Relay(source, CloudEvents(EVENTS, "/shop", opened=opened), sink, chosen.relay, name)
 
     @asynccontextmanager

@@ -1,7 +1,8 @@
 """What every broker's consumers are promised: all events of the feed, in order for each aggregate, each once; and what
 a relay does where another one was before.
 
-Kafka's protocol is spoken by an emulator here, noida-db: it has not been run on Apache Kafka yet.
+Kafka's protocol is spoken by an emulator here, noida-db, and EventBridge is one too, moto's server: neither has been
+run on Apache Kafka or on AWS yet. EventBridge hands on at least once and in no order: there a consumer dedupes by id.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from tandem.testing.stack import until
 from tests.integration.projector.conftest import Stores
 from tests.integration.relay.conftest import Relays
 from tests.support import events
-from tests.support.brokers import Broker, JetStream, KafkaBroker
+from tests.support.brokers import Broker, EventBridge, JetStream, KafkaBroker
 from tests.support.builders import identity
 from tests.support.kafka import noida
 from tests.support.metrics import sample
@@ -25,10 +26,14 @@ from tests.support.metrics import sample
 _PUBLISHED_AGAIN = "tandem_relay_published_again_events_total"
 
 
-@pytest.fixture(scope="module", params=["jetstream", "kafka-emulator"])
+@pytest.fixture(scope="module", params=["jetstream", "kafka-emulator", "eventbridge-emulator"])
 def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     if request.param == "jetstream":
         yield JetStream(request.getfixturevalue("servers"))
+        return
+    if request.param == "eventbridge-emulator":
+        request.getfixturevalue("aws")
+        yield EventBridge()
         return
     with noida(tmp_path_factory.mktemp("kafka")) as server:
         yield KafkaBroker(server.address)

@@ -1,3 +1,5 @@
+from itertools import cycle
+
 from benchmarks.measure import Result, Sample, Spread, alternate, at_least, at_most, p99, rate, ratios
 
 
@@ -12,9 +14,35 @@ def test_contenders_take_turns_so_that_drift_cancels() -> None:
         order.append(name)
         return sample(len(order))
 
-    samples = alternate({"a": lambda: turn("a"), "b": lambda: turn("b")}, rounds=2)
+    samples = alternate({"a": lambda: turn("a"), "b": lambda: turn("b")}, rounds=2, calibrate=lambda: 1.0)
     assert order == ["a", "b", "a", "b"]
     assert [it.rate for it in samples["a"]] == [1, 3]
+
+
+def test_a_turn_in_which_the_machine_changed_is_measured_again() -> None:
+    # Before the first turn, after it, and after the second one.
+    speeds = iter((1.0, 1.3, 1.25))
+    rates = iter((100.0, 80.0))
+    [found] = alternate({"a": lambda: sample(next(rates))}, rounds=1, calibrate=lambda: next(speeds))["a"]
+    assert found.rate == 80
+    assert found.calibration == (1.3, 1.25)
+    assert [round(it, 2) for it in found.rejected] == [0.3]
+    assert not found.is_noisy
+
+
+def test_a_machine_that_never_settles_is_said_to_be_noisy() -> None:
+    speeds = cycle((1.0, 2.0))
+    found = alternate({"a": lambda: sample(1)}, rounds=5, calibrate=lambda: next(speeds))["a"]
+    assert all(it.is_noisy for it in found)
+    # Of five turns two are measured again, which the first one takes.
+    assert [it.rejected for it in found] == [(1.0, 1.0), (), (), (), ()]
+
+
+def test_who_is_measured_seldom_is_compared_in_the_rounds_that_it_has() -> None:
+    contenders = {"a": lambda: sample(2)}, {"b": lambda: sample(1)}
+    samples = alternate(contenders[0], rounds=3, seldom=contenders[1], seldom_rounds=1, calibrate=lambda: 1.0)
+    assert {name: len(found) for name, found in samples.items()} == {"a": 3, "b": 1}
+    assert ratios(samples, "a", "b") == [2]
 
 
 def test_a_ratio_is_one_of_neighbours() -> None:

@@ -10,7 +10,9 @@ import pytest
 from tandem.cli.embedded import Memcached
 from tandem.queries.cache import Cache, Resting
 from tandem.queries.settings import CacheSettings
-from tandem.read_store.cache import Ring, Signer, key_prefix, node_client
+from tandem.read_store.cache import Ring, Signer, key_prefix
+from tandem.read_store.memcached import MemcachedClient
+from tandem.read_store.nodes import node_client
 
 ROW = "0" * 32
 SECONDS = 5.0
@@ -78,6 +80,13 @@ def asked(cache: Cache, node: Node) -> int:
     return cache.look_up("order_details", {node.name: "epoch"}, [ROW]).asked
 
 
+def connected(node: Node) -> MemcachedClient:
+    client = node_client(node.name, timeout=0.05)
+    assert isinstance(client, MemcachedClient)
+    client._connect()
+    return client
+
+
 def signed(row: str, entry: bytes) -> dict[str, bytes]:
     key = key_prefix("order_details", "epoch") + row
     return {key: Signer().sign(key, entry)}
@@ -100,8 +109,7 @@ def test_a_connection_from_before_another_caches_failure_is_not_used_again(
 ) -> None:
     one, other = caches
     # As if it had been made when all was well.
-    client = node_client(node.name, timeout=0.05)
-    client._connect()
+    client = connected(node)
     one._clients[node.name], one._made_after[node.name] = client, None
     assert asked(other, node) == 0
 
@@ -156,8 +164,7 @@ def test_a_node_that_hangs_is_waited_for_once_by_all_that_is_looked_up_together(
 
 def test_an_entry_that_was_not_asked_for_is_a_failure_of_the_node(node: Node, caches: tuple[Cache, Cache]) -> None:
     cache, _ = caches
-    client = node_client(node.name, timeout=0.05)
-    client._connect()
+    client = connected(node)
     cache._clients[node.name], cache._made_after[node.name] = client, None
     other = key_prefix("order_details", "epoch") + "f" * 32
     node.say_to_first(b"VALUE %b 0 1\r\nx\r\nEND\r\n" % other.encode())

@@ -66,7 +66,7 @@ class FakeHead:
 class Scene:
     """A Freshness without its threads: the test is the projector, the clock and the database."""
 
-    def __init__(self, head: FakeHead | None = None, **settings: float) -> None:
+    def __init__(self, head: FakeHead | None = None, *, on_replica: bool = False, **settings: float) -> None:
         self.now = time.monotonic()
         self.in_database: dict[str, Token] = {}
         self.looks = count()
@@ -81,6 +81,7 @@ class Scene:
             self.look,
             [VIEW, OTHER_VIEW],
             read_by,
+            on_replica=on_replica,
             clock=lambda: self.now,
         )
 
@@ -670,6 +671,56 @@ def test_a_view_that_is_not_blind_is_released_by_announcements_alone() -> None:
     scene.parked(8)
     scene.freshness.release_in_database({VIEW: Token(FEED, 8)})
     assert scene.home.batches == []
+
+
+def test_who_reads_on_a_replica_that_is_behind_waits_for_it_and_what_is_announced_holds() -> None:
+    scene = Scene(on_replica=True)
+    scene.announce(9)
+    call = scene.call(Token(FEED, 9))
+    assert scene.freshness.admit(call, VIEW, Token(FEED, 7), final=True) is None
+    scene.freshness.put_all([call])
+    scene.announce(10)
+    assert (scene.home.batches, scene.position(), waiters()) == ([], 10, 1)
+    scene.freshness.release_in_database({VIEW: Token(FEED, 8)})
+    assert scene.home.batches == []
+    assert sample("tandem_replica_behind_events", view=VIEW) == 2
+    scene.freshness.release_in_database({VIEW: Token(FEED, 9)})
+    assert scene.home.calls == [call]
+    assert scene.freshness.admit(call, VIEW, Token(FEED, 9), final=True) is Fresh.NOW
+
+
+def test_a_wait_for_a_replica_ends_with_what_that_says() -> None:
+    scene = Scene(on_replica=True)
+    scene.announce(9)
+    call = scene.call(Token(FEED, 9), max_wait=1)
+    assert scene.freshness.admit(call, VIEW, Token(FEED, 7), final=True) is None
+    scene.freshness.put_all([call])
+    scene.now += 1
+    scene.freshness.end_waits()
+    assert scene.home.calls == [call], "it is read once more"
+    error = scene.judge(call, Token(FEED, 8))
+    assert isinstance(error, TandemError)
+    assert (error.reason, scene.position()) == ("PROJECTION_LAG", 9)
+
+
+def test_a_view_that_cannot_go_on_is_waited_for_where_only_the_replica_lacks_the_token() -> None:
+    scene = Scene(on_replica=True)
+    scene.announce(9, problems="VIEW_FAILED")
+    assert scene.judge(scene.call(Token(FEED, 9)), Token(FEED, 8)) is Fresh.WAIT_FOR_ROWS
+    error = scene.judge(scene.call(Token(FEED, 10)), Token(FEED, 8))
+    assert isinstance(error, TandemError)
+    assert error.reason == "VIEW_FAILED"
+
+
+def test_a_forged_token_is_found_out_at_a_replica_too() -> None:
+    scene = Scene(on_replica=True)
+    scene.head.says = Token(FEED, 9)
+    call = scene.call(Token(FEED, 99))
+    assert scene.freshness.admit(call, VIEW, Token(FEED, 7), final=True) is None, "nothing is announced"
+    scene.freshness.put_all([call])
+    scene.now += 0.1
+    scene.freshness.read_head()
+    assert failure(call).reason == "TOKEN_AHEAD"
 
 
 def test_waits_that_are_given_up_leave_nothing_behind() -> None:

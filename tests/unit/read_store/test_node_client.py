@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pymemcache.exceptions import MemcacheError
 
-from tandem.read_store.cache import NodeClient, node_client
+from tandem.read_store.memcached import MemcachedClient
+from tandem.read_store.node import NodeClient, NodeError
+from tandem.read_store.nodes import node_client
 
 KEYS = [f"view:epoch:{number:032x}" for number in range(8)]
 # What an answer's own lines look like may stand in an entry too.
@@ -32,8 +33,14 @@ class Pieces:
         self.closed = True
 
 
-def connected(*pieces: bytes) -> tuple[NodeClient, Pieces]:
-    client = node_client("127.0.0.1:1", timeout=1)
+def new_client(timeout: float) -> MemcachedClient:
+    client = node_client("127.0.0.1:1", timeout=timeout)
+    assert isinstance(client, MemcachedClient)
+    return client
+
+
+def connected(*pieces: bytes) -> tuple[MemcachedClient, Pieces]:
+    client = new_client(1)
     client.sock = connection = Pieces(*pieces)
     return client, connection
 
@@ -68,7 +75,7 @@ def test_entries_are_the_same_however_the_answer_is_cut(entries: dict[str, bytes
 def test_a_connection_that_is_out_of_step_is_closed(said: list[bytes]) -> None:
     client, connection = connected(*said)
 
-    with pytest.raises((MemcacheError, OSError, ValueError)):
+    with pytest.raises((NodeError, OSError, ValueError)):
         client.ask(KEYS).answer()
 
     assert connection.closed
@@ -84,9 +91,9 @@ class Endless(Pieces):
 
 @pytest.mark.parametrize("command", [lambda it: it.ask(KEYS).answer(), lambda it: it.store({KEYS[0]: b""}, 60)])
 def test_an_answer_that_never_ends_is_not_waited_for(command: Callable[[NodeClient], object]) -> None:
-    client = node_client("127.0.0.1:1", timeout=0.01)
+    client = new_client(0.01)
     client.sock = connection = Endless()
-    with pytest.raises((TimeoutError, MemcacheError)):
+    with pytest.raises((TimeoutError, NodeError)):
         command(client)
     assert connection.closed
 
@@ -143,7 +150,7 @@ def test_entries_are_stored_when_each_is_confirmed_however_the_answer_is_cut(cut
 def test_an_entry_that_was_missed_is_noticed_and_the_connection_closed(said: list[bytes]) -> None:
     client, connection = connected(*said)
 
-    with pytest.raises((MemcacheError, OSError)):
+    with pytest.raises((NodeError, OSError)):
         client.store(ENTRIES, 60)
 
     assert connection.closed
@@ -168,7 +175,7 @@ def test_what_a_node_does_not_take_is_deleted_there(said: bytes) -> None:
 def test_what_is_neither_stored_nor_deleted_is_noticed_and_the_connection_closed(said: bytes) -> None:
     client, connection = connected(REFUSED, said)
 
-    with pytest.raises((MemcacheError, OSError)):
+    with pytest.raises((NodeError, OSError)):
         client.store(ENTRIES, 60)
 
     assert connection.closed
@@ -201,7 +208,7 @@ def test_a_size_that_no_entry_has_ends_the_connection(size: bytes, with_cas: boo
     line = b"VALUE %b 0 %b%b\r\n" % (KEYS[0].encode(), size, b" 7" if with_cas else b"")
     client, connection = connected(line, *[b"x" * 100] * 3)
 
-    with pytest.raises(MemcacheError):
+    with pytest.raises(NodeError):
         client.ask_with_cas(KEYS) if with_cas else client.ask(KEYS).answer()
 
     assert connection.closed

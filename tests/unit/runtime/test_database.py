@@ -2,7 +2,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr, ValidationError
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from tandem.runtime.database import connection_arguments, database_url, listen_url
 from tandem.runtime.settings import DatabaseSettings, SettingsError
@@ -31,7 +33,37 @@ def test_a_socket_folder_may_stand_for_a_host() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["db.internal", "mysql://tandem:s3cret@db/write", "postgresql://tandem:s3cret@db:port/write", ""]
+    "url",
+    [
+        "postgresql://tandem:s3cret@one:5433,[::1]:5434,two/write?target_session_attrs=primary",
+        "postgresql://tandem:s3cret@/write?host=one:5433&host=[::1]:5434&host=two&target_session_attrs=primary",
+        "postgresql://tandem:s3cret@/write?host=one,::1,two&port=5433,5434,&target_session_attrs=primary",
+    ],
+)
+def test_a_url_may_name_several_servers_of_which_the_primary_is_taken(url: str) -> None:
+    given = settings(url)
+    dialect: Any = PGDialect_psycopg
+    _, arguments = dialect().create_connect_args(database_url(given))
+    for taken in (arguments, conninfo_to_dict(listen_url(given))):
+        assert {key: taken[key] for key in ("host", "port", "user", "password", "dbname", "target_session_attrs")} == {
+            "host": "one,::1,two",
+            "port": "5433,5434,",
+            "user": "tandem",
+            "password": "s3cret",
+            "dbname": "write",
+            "target_session_attrs": "primary",
+        }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://tandem:s3cret@one:5432,two:port/write",
+        "db.internal",
+        "mysql://tandem:s3cret@db/write",
+        "postgresql://tandem:s3cret@db:port/write",
+        "",
+    ],
 )
 def test_a_url_of_another_form_is_a_wrong_setting_and_shows_no_secret(url: str) -> None:
     with pytest.raises(ValidationError, match="postgresql://") as raised:

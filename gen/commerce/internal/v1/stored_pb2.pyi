@@ -293,12 +293,15 @@ class SearchPageToken(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     PRODUCT_ID_FIELD_NUMBER: _builtins.int
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    BY_ENGINE_FIELD_NUMBER: _builtins.int
     query: _builtins.bytes
     """The query that the token continues: the first 8 bytes of a hash of its name and its arguments other than page size."""
     rank: _builtins.int
     """What the products are sorted by, of the last one of the page before."""
     product_id: _builtins.bytes
     """The 16 bytes of its id."""
+    by_engine: _builtins.bool
+    """Whether a search engine said how well products fit the query: PostgreSQL's scores are others."""
     @_builtins.property
     def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alternatives]:
         """For each word of the query, what it was taken for too; nothing where all was spelled well."""
@@ -310,10 +313,11 @@ class SearchPageToken(_message.Message):
         rank: _builtins.int = ...,
         product_id: _builtins.bytes = ...,
         alternatives: _abc.Iterable[Global___Alternatives] | None = ...,
+        by_engine: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "product_id", b"product_id", "query", b"query", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "by_engine", b"by_engine", "product_id", b"product_id", "query", b"query", "rank", b"rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
