@@ -80,9 +80,7 @@ def _class_of(characters: Iterable[int]) -> str:
 # In the first two planes, and the last has variants alone.
 MARKS = _class_of(it for it in range(0x300, 0x20000) if unicodedata.category(chr(it)) in ("Mn", "Mc"))
 """What stands behind letters and is part of their word, for a regular expression."""
-_LETTERS_UNSPACED = _class_of(
-    it for first, last in _UNSPACED for it in range(first, last + 1) if unicodedata.category(chr(it))[0] == "L"
-)
+_LETTERS_UNSPACED = _class_of(it for first, last in _UNSPACED for it in range(first, last + 1) if chr(it).isalpha())
 _UNSPACED_WORD = rf"[{_LETTERS_UNSPACED}][{_LETTERS_UNSPACED}{MARKS}]*"
 _SPACED_WORD = rf"[^\W{_LETTERS_UNSPACED}](?:[^\W{_LETTERS_UNSPACED}]+|[{MARKS}]+)*"
 _ASCII_WORD = re.compile(r"\w+")

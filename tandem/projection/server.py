@@ -33,8 +33,6 @@ from tandem.read_store.nodes import node_client
 from tandem.read_store.search_index import SearchEngineSettings, SearchIndex
 from tandem.read_store.tables import READ
 from tandem.relay.settings import NatsSettings
-from tandem.relay.stream_feed import StreamFeed
-from tandem.relay.stream_lookup import StreamLookups
 from tandem.runtime.actions import Action, Done
 from tandem.runtime.blockers import blockers, end_session
 from tandem.runtime.migrations import migrate
@@ -212,6 +210,9 @@ def _feed(views: Views, settings: ProjectorSettings, archive: Archive) -> Feed:
     if settings.broker is None:
         assert settings.feed_database is not None, "checked with the settings"
         return table_feed(settings.feed_database, views.contract, settings.follow, archive)
+    # Here, because NATS's client takes a twentieth of a projector's start, and most have no broker.
+    from tandem.relay.stream_feed import StreamFeed  # noqa: PLC0415
+
     poll_seconds = settings.follow.poll_seconds
     return StreamFeed(settings.broker, views.contract, name="tandem-projector", poll_seconds=poll_seconds)
 
@@ -220,6 +221,8 @@ def _lookups(views: Views, settings: ProjectorSettings, archive: Archive) -> New
     """Where the feed is looked up: where the views follow it."""
     database, broker, contract = settings.feed_database, settings.broker, views.contract
     if broker is not None:
+        from tandem.relay.stream_lookup import StreamLookups  # noqa: PLC0415 - see `_feed`
+
         return lambda name, _: StreamLookups(broker, contract, name=name)
     assert database is not None, "checked with the settings"
     return lambda name, at_once: TableLookups(database, contract, archive, name=name, at_once=at_once)

@@ -14,9 +14,8 @@ import urllib.request
 from collections.abc import Mapping
 from functools import partial
 from http.client import HTTPException
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jwt
 from prometheus_client import Counter, Gauge
 
 from tandem.runtime.errors import Unauthenticated, Unavailable
@@ -24,6 +23,10 @@ from tandem.runtime.identity import Identities, Identity
 from tandem.runtime.settings import SettingsError, TokenSettings
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
+
+if TYPE_CHECKING:
+    # Imported where it is used: it takes a twentieth of a server's start, and not all verify tokens.
+    import jwt
 
 FETCHES = Counter("tandem_token_keys_fetches_total", "Times that the issuer's keys were read, by outcome", ["outcome"])
 AGE = Gauge("tandem_token_keys_age_seconds", "How long ago the issuer's keys were last read well")
@@ -43,7 +46,7 @@ _LOOK_SECONDS = 1.0
 class _Keys(NamedTuple):
     """The issuer's public keys by their ids, as they were read."""
 
-    by_id: Mapping[str, jwt.PyJWK]
+    by_id: "Mapping[str, jwt.PyJWK]"
     source: bytes
 
 
@@ -85,6 +88,8 @@ class Tokens:
         """Raises Unauthenticated, and Unavailable."""
         if not isinstance(authorization, str) or authorization[:7].lower() != _BEARER:
             raise _invalid("authorization must be `Bearer` and a token")
+        import jwt  # noqa: PLC0415 - see above
+
         token = authorization[7:]
         settings = self._settings
         if len(token) > _LONGEST_TOKEN:
@@ -112,7 +117,7 @@ class Tokens:
             float(claims["exp"]) + settings.leeway_seconds,
         )
 
-    def _key(self, keys: _Keys, key_id: str | None) -> jwt.PyJWK:
+    def _key(self, keys: _Keys, key_id: str | None) -> "jwt.PyJWK":
         if key_id is None and len(keys.by_id) == 1:
             return next(iter(keys.by_id.values()))
         key = keys.by_id.get(key_id or "")
@@ -186,8 +191,10 @@ def _opener() -> urllib.request.OpenerDirector:
 _OPENER = _opener()
 
 
-def _keys_of(content: bytes) -> dict[str, jwt.PyJWK]:
+def _keys_of(content: bytes) -> "dict[str, jwt.PyJWK]":
     """Raises ValueError. A secret is no key here: who verifies with it could sign."""
+    import jwt  # noqa: PLC0415 - see above
+
     try:
         listed = [it for it in json.loads(content)["keys"] if it["kty"] != "oct" and it.get("use", "sig") == "sig"]
         keys = jwt.PyJWKSet(listed).keys

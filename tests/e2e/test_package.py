@@ -184,6 +184,7 @@ def test_a_service_says_which_extra_its_broker_or_cache_needs_and_has_it_with_th
     relay = {"TANDEM_RELAY_FEED_DATABASE__URL": nobody}
     projector = {"TANDEM_PROJECTOR_FEED_DATABASE__URL": nobody, "TANDEM_PROJECTOR_READ_DATABASE__URL": nobody}
     without = Environment(folder / "without-extras", wheel, "server")
+    with_all = Environment(folder / "with-extras", wheel, "kafka,eventbridge,redis")
     for extra, module, service, settings in (
         ("kafka", "confluent_kafka", "relay", {**relay, "TANDEM_RELAY_KAFKA__SERVERS": '["127.0.0.1:1"]'}),
         ("eventbridge", "botocore", "relay", {**relay, "TANDEM_RELAY_EVENTBRIDGE__BUS": "orders"}),
@@ -196,7 +197,7 @@ def test_a_service_says_which_extra_its_broker_or_cache_needs_and_has_it_with_th
         result = without.run("python", "-c", code)
         assert result.returncode == 1
         assert f"{module} is missing: pip install 'tandem-cqrs[{extra}]'" in result.stderr
-        result = Environment(folder / extra, wheel, extra).run("python", "-c", code)
+        result = with_all.run("python", "-c", code)
         assert result.returncode == 0, result.stderr
 
 

@@ -52,29 +52,29 @@ def _packages_by_folder() -> dict[str, set[str]]:
 
 
 class Environment:
-    """A virtual environment with the wheel and what one of its extras requires, as a person's would be.
+    """A virtual environment with the wheel and what some of its extras require, as a person's would be.
 
-    also: further packages. What is required is found by the metadata, and linked from the environment that runs
+    extras: as pip takes them, with commas between. also: further packages. What is required is found by the metadata, and linked from the environment that runs
     the tests: a package that the metadata does not name is not there. pip would need a network.
     """
 
-    def __init__(self, folder: Path, wheel: Path, extra: str, also: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, wheel: Path, extras: str, also: Sequence[str] = ()) -> None:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
         self.bin = folder / "bin"
         [self._site] = folder.glob("lib/python3.*/site-packages")
         if WITH_PIP:
             pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python")]
-            subprocess.run([*pip, "install", "--quiet", f"{wheel}[{extra}]", *also], check=True)
+            subprocess.run([*pip, "install", "--quiet", f"{wheel}[{extras}]", *also], check=True)
         else:
-            self._link([*requires_of(wheel), *also], extra)
+            self._link([*requires_of(wheel), *also], extras.split(","))
             for part in _unpacked(wheel).iterdir():
                 (self._site / part.name).symlink_to(part)
             script = self.bin / "tandem"
             script.write_text(f"#!{self.bin / 'python'}\nimport sys\nfrom shop.program import main\nsys.exit(main())\n")
             script.chmod(0o755)
 
-    def _link(self, requires: Sequence[str], extra: str) -> None:
-        for it in needed(requires, [extra]).values():
+    def _link(self, requires: Sequence[str], extras: Sequence[str]) -> None:
+        for it in needed(requires, extras).values():
             files = [file for file in it.distribution.files or () if ".." not in file.parts]  # ".." leads to scripts
             for file in files:
                 # Of a folder that several packages bring files of, such as google, its own alone.
