@@ -54,8 +54,9 @@ def _packages_by_folder() -> dict[str, set[str]]:
 class Environment:
     """A virtual environment with the wheel and what some of its extras require, as a person's would be.
 
-    extras: as pip takes them, with commas between. also: further packages. What is required is found by the metadata, and linked from the environment that runs
-    the tests: a package that the metadata does not name is not there. pip would need a network.
+    extras: as pip takes them, with commas between. also: further packages. What is required is found by the metadata,
+    and linked from the environment that runs the tests: a package that the metadata does not name is not there. pip
+    would need a network.
     """
 
     def __init__(self, folder: Path, wheel: Path, extras: str, also: Sequence[str] = ()) -> None:
