@@ -68,7 +68,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def caches(clock: Clock) -> Iterator[tuple[Cache, Cache]]:
-    settings = CacheSettings(timeout=0.05)
+    settings = CacheSettings(timeout=0.25)
     resting = Resting(SECONDS, clock)
     one, other = Cache(settings, resting), Cache(settings, resting)
     yield one, other
