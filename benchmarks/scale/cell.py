@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,7 +105,7 @@ def measure(folder: Path, say: Callable[[str], None]) -> Costs:
         world.tidy()
         placed = world.orders
         for calls in CALLERS:
-            tandem = Tandem(world, Plan(ORDERS, 1, plan.seconds, plan.warm_up, 0, say, calls))
+            tandem = Tandem(world, replace(plan, in_flight=calls))
             orders[calls] = Load.of(tandem.place_orders())
             batches[calls] = tandem.batch_sizes[-1]
             say(f"{calls} in flight: {orders[calls].rate:,.0f} orders/s")

@@ -52,12 +52,20 @@ class Batches:
 
     @classmethod
     def of(cls, costs: Costs, most: int = ExecutorSettings().max_batch) -> "Batches":
-        """Through two measurements; a fixed part that came out below zero is none."""
+        """Through two measurements; a fixed part that came out below zero is none.
+
+        Raises ValueError where they do not say what a larger batch takes.
+        """
         (few, many), (size, larger) = (
             [costs.orders[it] for it in CALLERS],
             [costs.batches[it] for it in CALLERS],
         )
-        each = max(0.0, (larger / many.rate - size / few.rate) / (larger - size))
+        more, longer = larger - size, larger / many.rate - size / few.rate
+        if more < size / 2 or longer <= 0:
+            raise ValueError(
+                f"batches of {size:.1f} and {larger:.1f} orders are too much alike to tell what one more takes"
+            )
+        each = longer / more
         return cls(max(0.0, size / few.rate - size * each), each, most)
 
     def seconds(self, orders: int) -> float:

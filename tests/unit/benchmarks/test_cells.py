@@ -1,6 +1,7 @@
 """Cells by customer are simulated over what one cell took."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +32,11 @@ def test_a_batch_takes_the_time_that_was_measured_at_both_sizes() -> None:
     assert batches.seconds(20) == pytest.approx(20 / 2_000)
     assert batches.seconds(100) == pytest.approx(100 / 4_000)
     assert batches.limit > 4_000, "full batches take more orders a second than smaller ones"
+
+
+def test_two_measurements_of_the_same_size_say_nothing() -> None:
+    with pytest.raises(ValueError, match="too much alike"):
+        Batches.of(replace(COSTS, batches={64: 27.7, 256: 26.7}))
 
 
 def test_each_customer_has_one_cell_and_all_cells_together_have_all_orders() -> None:
