@@ -13,16 +13,10 @@ from tandem.projection.projection import Projection
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import CHANNEL, change, newest, parked, projection, view_of_table, written_columns
 from tandem.runtime.arrays import Array, array, sql_type
+from tandem.runtime.database import WITHOUT_THE_DISK
 from tandem.runtime.sqlstate import ViewAction, failure_of
 
 Driver = psycopg.Connection[Any]
-
-# What a statement selects whose COMMIT is not to wait until it is on the disk (ADR 79). Of its transaction alone. Who
-# has set remote_apply wants replicas to have it first.
-WITHOUT_THE_DISK = (
-    "set_config('synchronous_commit',"
-    " CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'off' END, true)"
-)
 
 
 class Move(NamedTuple):
@@ -121,11 +115,11 @@ def refused_rows(driver: Driver, projection: Projection, changes: ViewChanges) -
     Raises psycopg.Error for what is no fault of a row's.
     """
     refused: dict[bytes, str] = {}
-    columns = written_columns(projection.table)
+    types = _written_types(projection.table)
     for key, row in changes.rows.items():
         if row is None:
             continue
-        values = _arrays(columns, [(key, row.position, *row.columns, row.value)])
+        values = _arrays(types, [(key, row.position, *row.columns, row.value)])
         try:
             with driver.transaction(force_rollback=True):
                 driver.execute(f"WITH held AS (SELECT 1) {_upsert(projection.table)}", values)
@@ -166,22 +160,23 @@ def _parts(table: Table, changes: ViewChanges) -> Iterator[_Part]:
     """Inserts the rows or replaces those that are there; deletes those that are gone; logs what changed."""
     present = [(key, row.position, *row.columns, row.value) for key, row in changes.rows.items() if row is not None]
     if present:
-        yield _Part(_upsert(table), _arrays(written_columns(table), present))
+        yield _Part(_upsert(table), _arrays(_written_types(table), present))
     gone = [(key,) for key, row in changes.rows.items() if row is None]
     if gone:
-        yield _Part(_delete(table), _arrays([table.c.key], gone))
+        yield _Part(_delete(table), _arrays(_KEY_TYPES, gone))
     if changes.log:
-        yield _Part(_log(table), _arrays([change.c.position, change.c.key], changes.log))
+        yield _Part(_log(table), _arrays(_LOG_TYPES, changes.log))
     if changes.parked:
-        yield _Part(_park(table), _arrays(_PARKED, changes.parked))
+        yield _Part(_park(table), _arrays(_PARKED_TYPES, changes.parked))
     if changes.taken:
-        yield _Part(_take(table), _arrays([parked.c.key, parked.c.position], changes.taken))
+        yield _Part(_take(table), _arrays(_TAKEN_TYPES, changes.taken))
     if changes.failing:
-        yield _Part(_still_failing(table), _arrays(_PARKED, changes.failing))
+        yield _Part(_still_failing(table), _arrays(_PARKED_TYPES, changes.failing))
 
 
-def _arrays(columns: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]) -> list[Array | list[Any]]:
-    return [array(sql_type(column), values) for column, values in zip(columns, zip(*rows, strict=True), strict=True)]
+def _arrays(types: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Array | list[Any]]:
+    """types: of the rows' values, as SQL writes them."""
+    return [array(it, values) for it, values in zip(types, zip(*rows, strict=True), strict=True)]
 
 
 @lru_cache(maxsize=100)
@@ -256,6 +251,22 @@ def _log(table: Table) -> str:
 
 
 _PARKED = (parked.c.key, parked.c.position, parked.c.kind, parked.c.error, parked.c.scope)
+
+# Of the values that are written, as `_arrays` wants them: what a table's columns are is looked up once, not each batch.
+_KEY_TYPES, _LOG_TYPES, _PARKED_TYPES, _TAKEN_TYPES = (
+    tuple(map(sql_type, columns))
+    for columns in (
+        (parked.c.key,),
+        (change.c.position, change.c.key),
+        _PARKED,
+        (parked.c.key, parked.c.position),
+    )
+)
+
+
+@cache
+def _written_types(table: Table) -> tuple[str, ...]:
+    return tuple(map(sql_type, written_columns(table)))
 
 
 @cache

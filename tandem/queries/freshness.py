@@ -367,27 +367,36 @@ class Freshness:
                 was_blind = self.announced(view) is None
                 epochs = announcement.cache_epochs.get(view, {}) if self._with_cache else {}
                 self._announced[view] = Announced(token, epochs, received_at)
-                _position(view).set(position)
-                released += self._release(view, token)
+                if self._parked[view]:
+                    released += self._release(view, token)
                 if was_blind or last is None or token != last.token:
                     moved.append(view)
-            for view in self._views & announcement.positions.keys():
-                _parked_keys(view).set(announcement.parked.get(view, 0))
-            for view in self._views & (announcement.positions.keys() | announcement.problems.keys()):
-                before = self.problem(view)
-                reason = announcement.problems.get(view)
-                if reason is None:
-                    self._problems.pop(view, None)
-                    continue
-                self._problems[view] = Problem(reason, received_at)
-                if reason != before:
-                    # They are judged again, and refused.
-                    released += self._take_out(view, list(self._parked[view]))
-                    moved.append(view)
+            if announcement.problems or self._problems:
+                released += self._take_problems_in(announcement, received_at, moved)
         _send_home(released)
+        # After those who wait: nobody waits for these.
         for view in moved:
             for listener in self._subscribers:
                 listener(view)
+        for view in self._views & announcement.positions.keys():
+            _position(view).set(self._announced[view].token.position)
+            _parked_keys(view).set(announcement.parked.get(view, 0))
+
+    def _take_problems_in(self, announcement: Announcement, received_at: float, moved: list[str]) -> list[Call]:
+        """Returns the calls that are released; adds views whose problem is another one now to `moved`."""
+        released: list[Call] = []
+        for view in self._views & (announcement.positions.keys() | announcement.problems.keys()):
+            before = self.problem(view)
+            reason = announcement.problems.get(view)
+            if reason is None:
+                self._problems.pop(view, None)
+                continue
+            self._problems[view] = Problem(reason, received_at)
+            if reason != before:
+                # They are judged again, and refused.
+                released += self._take_out(view, list(self._parked[view]))
+                moved.append(view)
+        return released
 
     def distrust(self, views: Iterable[str]) -> None:
         """Makes views blind until their next announcement.

@@ -373,8 +373,8 @@ class Watches:
         self._wanted.set()
 
     def _position_changed(self, view: str) -> None:
-        """On the listening thread."""
-        if view == self._view and self._loop is not None:
+        """On the listening thread. Without subjects nobody is woken: one that comes now reads what is announced."""
+        if view == self._view and self._subjects and self._loop is not None:
             self._loop.call_soon_threadsafe(self._look)
 
     def _look(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from prometheus_client import Counter
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from tandem.feed.archive import Archive
@@ -31,7 +31,7 @@ from tandem.reactions.tasks import (
 )
 from tandem.reactions.tasks import reaction as reaction_table
 from tandem.runtime.clock import ClocksDiffer, database_time
-from tandem.runtime.database import first_line
+from tandem.runtime.database import WITHOUT_THE_DISK, first_line
 from tandem.runtime.telemetry import log
 
 PARKED = Counter(
@@ -146,7 +146,11 @@ class Follower:
         log.info("began a reaction", reaction=reaction.name, position=head.position, waiting=count)
 
     def look(self) -> Followed:
-        """Takes in what follows, for the reactions that nobody else follows at this moment. Raises SQLAlchemyError."""
+        """Takes in what follows, for the reactions that nobody else follows at this moment. Raises SQLAlchemyError.
+
+        It does not wait for the disk, and commands, whose commits do, not for it: a crash that loses a look loses
+        nothing that was done because of it, and the next one finds the same events.
+        """
         followed = Followed({}, False, {})
         with self._engine.begin() as connection:
             try:
@@ -155,7 +159,7 @@ class Follower:
                 now = None
                 followed.problems.update(dict.fromkeys(self._reactions, f"nothing is timed: {error}"))
             rows = connection.execute(
-                select(reaction_table)
+                select(reaction_table, literal_column(WITHOUT_THE_DISK))
                 .where(reaction_table.c.name.in_(list(self._reactions)))
                 .order_by(reaction_table.c.name)
                 .with_for_update(skip_locked=True)
@@ -224,7 +228,7 @@ class Follower:
             for task in batch.tasks:
                 if task.kind == Kind.EVENT:
                     PARKED.labels(task.reaction).inc()
-        table = reaction_table.c
-        for name, at in reached.items():
-            connection.execute(update(reaction_table).where(table.name == name).values(position=at))
+        for at in set(reached.values()):
+            names = [name for name, it in reached.items() if it == at]
+            connection.execute(update(reaction_table).where(reaction_table.c.name.in_(names)).values(position=at))
         return reached

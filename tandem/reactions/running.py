@@ -28,8 +28,8 @@ from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log, note_success
 
 JOB = "reactions"
-# Between two looks, however many events come: each is some statements.
-_PAUSE_SECONDS = 0.1
+# Between two looks, however many events come: each is some statements, which commands wait for meanwhile.
+_PAUSE_SECONDS = 0.25
 # How soon a stop is noticed by who waits for events.
 _LOOK_UP_SECONDS = 0.25
 _SHOW_SECONDS = 5.0

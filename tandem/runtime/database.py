@@ -33,6 +33,13 @@ _COMMIT_TO_DISK = """
 SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit')
   WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"""
 
+# What a statement selects whose COMMIT is not to wait until it is on the disk (ADR 79): of its transaction alone, which
+# must be one that is done again after a crash that loses it. Who has set remote_apply wants replicas to have it first.
+WITHOUT_THE_DISK = (
+    "set_config('synchronous_commit',"
+    " CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'off' END, true)"
+)
+
 GRACE_SECONDS = 1.0
 """How much longer than the server's own limit we wait for its answer: for the way there and back."""
 
