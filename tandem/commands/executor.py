@@ -25,7 +25,15 @@ from tandem.commands.batch import decide_batch
 from tandem.commands.busy import BusyRows
 from tandem.commands.domain import Command, Domain
 from tandem.commands.ledger import Kind, Ledger
-from tandem.commands.receipts import Receipt, append, append_refusals, find_receipts, keep_unfinished, stored_events
+from tandem.commands.receipts import (
+    Receipt,
+    append,
+    append_refusals,
+    find_receipts,
+    keep_unfinished,
+    stored_events,
+    wake_followers,
+)
 from tandem.commands.rules import Id
 from tandem.commands.settings import ExecutorSettings
 from tandem.commands.write_model import Keys
@@ -412,6 +420,7 @@ class _Storing:
                     if decisions.begun:
                         keep_unfinished(connection, decisions.begun)
                     driver.execute("COMMIT")
+                    wake_followers(connection)
                     self._prepared()
                 epoch, base, mark = head()
                 if TRACING.is_on and self._span is not None:

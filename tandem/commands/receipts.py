@@ -187,7 +187,7 @@ WITH head AS (
     {_PERIOD}
   FROM head, {_RECEIPTS}
 )%s
-SELECT epoch, base, pg_notify('{feed.CHANNEL}', '') FROM head
+SELECT epoch, base FROM head
 """  # noqa: S608 - only names from our own tables are put in
 _APPEND = _APPEND_WITH.replace("%s", "")
 # For a batch with a step of a command that has begun before: its receipt is there, and moves on to the step's position.
@@ -201,6 +201,8 @@ _APPEND_STEPS = _APPEND_WITH.replace(
   DELETE FROM {unfinished.fullname} WHERE request_id = ANY(CAST(%(finished)s AS uuid[]))
 )""",  # noqa: S608
 )
+_WAKE = f"SELECT pg_notify('{feed.CHANNEL}', '')"
+
 _BEGUN = f"""
 INSERT INTO {unfinished.fullname} (request_id, request_type, request, envelope)
 SELECT * FROM unnest(
@@ -227,7 +229,7 @@ def _of_row(row: Sequence[Any]) -> Receipt:
 def append(
     connection: Connection, events: Sequence[StoredEvent], receipts: Sequence[Receipt], stepped: Sequence[Receipt] = ()
 ) -> Answer[tuple[uuid.UUID, int, int]]:
-    """Appends events and receipts, and wakes whoever follows the feed. To be followed by COMMIT.
+    """Appends events and receipts. To be followed by COMMIT, and then by `wake_followers`.
 
     stepped: of commands that were begun before, and have done a step more in this batch.
 
@@ -258,10 +260,20 @@ def append(
         )
 
     def answer() -> tuple[uuid.UUID, int, int]:
-        epoch, base, _ = next(cursor)
+        epoch, base = next(cursor)
         return epoch, base, mark
 
     return answer
+
+
+def wake_followers(connection: Connection) -> None:
+    """Tells whoever follows the feed that there is more. In a transaction of its own, behind the COMMIT.
+
+    PostgreSQL lets one transaction at a time commit that notifies, of all databases of a server, from before its log is
+    written until it is on the disk. Who is not told, because the connection broke in between, looks by himself.
+    """
+    with driver_of(connection) as driver:
+        driver.execute(_WAKE)
 
 
 def _steps(stepped: Sequence[Receipt]) -> dict[str, Any]:

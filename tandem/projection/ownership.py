@@ -25,7 +25,7 @@ from tandem.projection.projection import Projection
 from tandem.projection.statements import Deposed, Driver
 from tandem.read_store.cache import CacheEpochs
 from tandem.read_store.tables import change, parked, projection, projector
-from tandem.runtime.database import driver_under
+from tandem.runtime.database import WITHOUT_THE_DISK, driver_under
 
 # The first half of the locks' names, ours among all advisory locks of the database; the second is the session's.
 _LOCK_SPACE = 7_246_002
@@ -78,10 +78,13 @@ def begin_session(connection: Connection, before: uuid.UUID | None) -> uuid.UUID
 
 
 def renew_session(driver: Driver, session: uuid.UUID, *, follows: bool, idle_seconds: float) -> None:
-    """idle_seconds: how long the projector has not been at work."""
+    """idle_seconds: how long the projector has not been at work.
+
+    Without the disk: batches wait for their announcement meanwhile, and a crash ends the session anyway.
+    """
     driver.execute(
         f"UPDATE {projector.fullname} SET renewed_at = now() - make_interval(secs => %s), follows = %s"  # noqa: S608
-        " WHERE session = %s",
+        f" WHERE session = %s RETURNING {WITHOUT_THE_DISK}",
         (idle_seconds, follows, session),
         prepare=True,
     )
