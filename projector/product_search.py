@@ -4,6 +4,7 @@ The text is a view apart from the product's stock, which every order changes: so
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
 
@@ -76,15 +77,30 @@ PRODUCT_SEARCH = Projection(
 )
 
 
-def occurs(_view: SearchWord | None, word: str) -> SearchWord:
+def occurs(view: SearchWord | None, word: str) -> SearchWord:
     """A word that came once stays: that a product is called otherwise now makes it no worse a guess."""
-    return SearchWord(word=word)
+    return view or SearchWord(word=word)
 
 
 def _words_of(event: Described) -> dict[str, str]:
-    texts = (event.name, event.category, *(text for it in event.attributes for text in (it.name, it.value)))
-    words = dict.fromkeys(word for text in texts for word in correctable_words(text) if _CORRECTABLE.fullmatch(word))
-    return {word: word for word in islice(words, MAX_CORRECTABLE)}
+    words = [*_correctable(event.name), *_correctable(event.category)]
+    for it in event.attributes:
+        words += _correctable(it.name)
+        words += _correctable(it.value)
+    return {word: word for word in islice(dict.fromkeys(words), MAX_CORRECTABLE)}
+
+
+def _correctable(text: str) -> Sequence[str]:
+    return _known_words(text) if len(text) <= _MAX_KNOWN else _find_words(text)
+
+
+def _find_words(text: str) -> Sequence[str]:
+    return tuple([it for it in correctable_words(text) if _CORRECTABLE.fullmatch(it)])
+
+
+# Few categories and attributes make up most of a catalogue.
+_known_words = lru_cache(maxsize=1_000)(_find_words)
+_MAX_KNOWN = 50
 
 
 def word_columns(view: SearchWord, _began: int) -> Columns:

@@ -11,9 +11,9 @@ letters of one.
 import re
 import unicodedata
 from bisect import bisect
-from collections.abc import Iterable, Iterator
-from functools import cache
-from itertools import accumulate, groupby, pairwise
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from itertools import accumulate, groupby, islice, pairwise
 from typing import Literal
 
 MAX_WORD = 100
@@ -83,7 +83,8 @@ MARKS = _class_of(it for it in range(0x300, 0x20000) if unicodedata.category(chr
 _LETTERS_UNSPACED = _class_of(it for first, last in _UNSPACED for it in range(first, last + 1) if chr(it).isalpha())
 _UNSPACED_WORD = rf"[{_LETTERS_UNSPACED}][{_LETTERS_UNSPACED}{MARKS}]*"
 _SPACED_WORD = rf"[^\W{_LETTERS_UNSPACED}](?:[^\W{_LETTERS_UNSPACED}]+|[{MARKS}]+)*"
-_ASCII_WORD = re.compile(r"\w+")
+# For str.translate: all but letters, digits and "_" as blanks. With it a sentence is cut in 2.7 µs; \w+ takes 4.
+_ASCII_BLANKED = {it: " " for it in range(128) if not re.match(r"\w", chr(it))}
 _WORD = re.compile(rf"{_UNSPACED_WORD}|{_SPACED_WORD}")
 _CLUSTER = re.compile(rf".[{MARKS}]*", re.DOTALL)
 # Up to eight words with signs alone between them. Nothing is looked at twice: no word ends before its last letter.
@@ -151,42 +152,48 @@ def words_of(text: str) -> list[str]:
 
 def _cut(folded: str) -> list[str]:
     """The words, each whole."""
-    return (_ASCII_WORD if folded.isascii() else _WORD).findall(folded)
+    return folded.translate(_ASCII_BLANKED).split() if folded.isascii() else _WORD.findall(folded)
 
 
 def query_words(text: str) -> list[str]:
     """What a query looks for: its words, or where it has none its signs. Empty for one that shows nothing."""
-    return words_of(text) or list(_signs(fold(text)[:MAX_LETTERS]))
+    return words_of(text) or _signs(_signed(fold(text)[:MAX_LETTERS]))
 
 
 def correctable_words(text: str) -> list[str]:
     """The words that a misspelled one may mean, in their order: those with blanks between them, and codes joined."""
     folded = fold(text)[:MAX_LETTERS]
-    return [word[:MAX_WORD] for word in (*_cut(folded), *_joined(folded)) if not is_unspaced(word)]
+    words = _cut(folded)
+    joined = _joined(folded, words, _signed(folded))
+    return [word[:MAX_WORD] for word in (*words, *joined) if not is_unspaced(word)]
 
 
 def indexed_words(text: str) -> list[str]:
     """All that a text is found by: its words, or pairs of their letters; codes joined; signs; and "and" for "&"."""
     folded = fold(text)[:MAX_LETTERS]
-    words: list[str] = []
-    for word in _cut(folded):
-        if not is_unspaced(word):
-            words.append(word[:MAX_WORD])
-            continue
-        clusters = _CLUSTER.findall(word)
-        words += [first + second for first, second in pairwise(clusters)]
-        words.append(clusters[-1])
-    words += _joined(folded)
-    words += _signs(folded)
-    if "&" in folded:
-        words.append("and")
+    words, signed = _cut(folded), _signed(folded)
+    indexed: list[str] = []
+    if folded.isascii():
+        indexed = [it[:MAX_WORD] for it in words]
+    else:
+        for word in words:
+            if is_unspaced(word):
+                clusters = _CLUSTER.findall(word)
+                indexed += [first + second for first, second in pairwise(clusters)]
+                indexed.append(clusters[-1])
+            else:
+                indexed.append(word[:MAX_WORD])
+    indexed += _joined(folded, words, signed)
+    indexed += _signs(signed)
+    if "&" in signed:
+        indexed.append("and")
     # Mostly there are few: they are counted where they may be too many.
     most = (
-        len(words)
+        len(indexed)
         if len(folded) < MAX_INDEXED // 16
-        else bisect(list(accumulate(len(it) + 1 for it in words)), MAX_INDEXED)
+        else bisect(list(accumulate(len(it) + 1 for it in indexed)), MAX_INDEXED)
     )
-    return words[:most]
+    return indexed[:most]
 
 
 def pairs_of(word: str) -> list[str]:
@@ -213,28 +220,43 @@ def is_unspaced(word: str) -> bool:
     return not word.isascii() and _HAS_UNSPACED.match(word) is not None
 
 
-def _joined(folded: str) -> Iterator[str]:
+def _signed(folded: str) -> str:
+    """What stands between two blanks and is not all letters and digits, with blanks between again. Mostly it is little.
+
+    Signs, and words with signs between them, are nowhere else.
+    """
+    return "" if folded.isalnum() else " ".join([it for it in folded.split() if not it.isalnum()])
+
+
+def _joined(folded: str, words: Iterable[str], signed: str) -> list[str]:
     """Words with signs alone between them as one, from each of them on: "ac/dc" is "acdc" too. And a letter that
     stands alone as one with the next word: "t shirt" is "tshirt" too.
+
+    words, signed: of the text.
     """
-    for code in (_ASCII_CODE if folded.isascii() else _CODE).finditer(folded):
-        parts = _cut(code[0])
+    joined: list[str] = []
+    for code in (_ASCII_CODE if signed.isascii() else _CODE).findall(signed) if signed else ():
+        parts = _cut(code)
         if not any(map(is_unspaced, parts)):
-            yield from ("".join(parts[first:])[:MAX_WORD] for first in range(len(parts) - 1))
-    for letter, word in (_ASCII_APART if folded.isascii() else _APART).findall(folded):
-        if not is_unspaced(letter):
-            yield (letter + word)[:MAX_WORD]
+            joined += ["".join(parts[first:])[:MAX_WORD] for first in range(len(parts) - 1)]
+    if 1 in map(len, words):
+        for letter, word in (_ASCII_APART if folded.isascii() else _APART).findall(folded):
+            if not is_unspaced(letter):
+                joined.append((letter + word)[:MAX_WORD])
+    return joined
 
 
-def _signs(folded: str) -> Iterator[str]:
-    """As words of letters and digits, which PostgreSQL's parser takes for one; "++" begins with "+"."""
-    found = dict.fromkeys(
-        it[0][:_MAX_REPEATED] for it in (_ASCII_SIGNS if folded.isascii() else _SIGNS).finditer(folded)
-    )
-    for number, it in enumerate(found):
-        if number == _MAX_SIGNS:
-            return
-        yield "".join(f"u{ord(character):06x}" for character in it)
+def _signs(signed: str) -> list[str]:
+    if not signed:
+        return []
+    signs = (_ASCII_SIGNS if signed.isascii() else _SIGNS).finditer(signed)
+    return [*map(_spelled, islice(dict.fromkeys([it[0][:_MAX_REPEATED] for it in signs]), _MAX_SIGNS))]
+
+
+@lru_cache(maxsize=100)
+def _spelled(sign: str) -> str:
+    """As a word of letters and digits, which PostgreSQL's parser takes for one; "++" begins with "+"."""
+    return "".join(f"u{ord(it):06x}" for it in sign)
 
 
 def normalized(form: Literal["NFC", "NFKC", "NFKD"], text: str) -> str:

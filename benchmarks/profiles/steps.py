@@ -43,7 +43,8 @@ OF: dict[str, tuple[Step, ...]] = {
         Step("tandem.projection.pipeline", "EventBatch.fold", "puts changes together"),
         Step("tandem.projection.session", "move_views", STORES, before=""),
         Step("tandem.projection.session", "CacheWriter.write", "fills the cache"),
-        Step("tandem.projection.session", "Session._announce", "announces"),
+        # The keeper does it too, once a second, and what it waits between is no step.
+        Step("tandem.projection.session", "Session._announce", "announces", before=""),
     ),
     "query_server": (
         Step("tandem.queries.freshness", "Freshness.apply_announcement", "the query server learns of it"),

@@ -149,18 +149,22 @@ class RecentRows:
 
     def get(self, keys: Iterable[bytes]) -> dict[bytes, StoredRow]:
         """Those of the rows that are here; the others may exist or not."""
-        newer, older = self._newer, self._older
-        return {key: newer[key] if key in newer else older[key] for key in keys if key in newer or key in older}
+        newer, older = self._newer.get, self._older.get
+        return {key: row for key in keys if (row := newer(key) or older(key))}
 
     def keep(self, changed: Mapping[bytes, ViewRow | None]) -> None:
         """What has been written; None for a row that is gone."""
+        newer, room = self._newer, self._max_half - self._bytes
         for key, row in changed.items():
-            size = len(row.value) + _ROW_BYTES if row else 0
-            if row is None or size > self._max_half:
-                self._newer.pop(key, None)
-                self._older.pop(key, None)
-                continue
-            if self._bytes + size > self._max_half:
-                self._older, self._newer, self._bytes = self._newer, {}, 0
-            self._newer[key] = row.stored
-            self._bytes += size
+            if row is not None:
+                _, began, _, value = row
+                size = len(value) + _ROW_BYTES
+                if size <= self._max_half:
+                    if size > room:
+                        self._older, newer, room = newer, {}, self._max_half
+                    newer[key] = began, value
+                    room -= size
+                    continue
+            newer.pop(key, None)
+            self._older.pop(key, None)
+        self._newer, self._bytes = newer, self._max_half - room

@@ -1,14 +1,15 @@
 """The statements that rows are read and written by: each column is one array, whatever the number of rows."""
 
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import psycopg
 from sqlalchemy import Column, Table
 
-from tandem.projection.changes import FoundRows, ParkedKeys, Room, ViewChanges, in_words
+from tandem.projection.changes import FoundRows, ParkedKeys, Room, ViewChanges, ViewRow, in_words
 from tandem.projection.projection import Projection
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import CHANNEL, change, newest, parked, projection, view_of_table, written_columns
@@ -119,7 +120,7 @@ def refused_rows(driver: Driver, projection: Projection, changes: ViewChanges) -
     for key, row in changes.rows.items():
         if row is None:
             continue
-        values = _arrays(types, [(key, row.position, *row.columns, row.value)])
+        values = _arrays(types, _columns_of({key: row}))
         try:
             with driver.transaction(force_rollback=True):
                 driver.execute(f"WITH held AS (SELECT 1) {_upsert(projection.table)}", values)
@@ -158,25 +159,31 @@ class _Part(NamedTuple):
 
 def _parts(table: Table, changes: ViewChanges) -> Iterator[_Part]:
     """Inserts the rows or replaces those that are there; deletes those that are gone; logs what changed."""
-    present = [(key, row.position, *row.columns, row.value) for key, row in changes.rows.items() if row is not None]
+    present = {key: row for key, row in changes.rows.items() if row is not None}
     if present:
-        yield _Part(_upsert(table), _arrays(_written_types(table), present))
-    gone = [(key,) for key, row in changes.rows.items() if row is None]
+        yield _Part(_upsert(table), _arrays(_written_types(table), _columns_of(present)))
+    gone = [key for key, row in changes.rows.items() if row is None]
     if gone:
-        yield _Part(_delete(table), _arrays(_KEY_TYPES, gone))
+        yield _Part(_delete(table), _arrays(_KEY_TYPES, [gone]))
     if changes.log:
-        yield _Part(_log(table), _arrays(_LOG_TYPES, changes.log))
+        yield _Part(_log(table), _arrays(_LOG_TYPES, zip(*changes.log, strict=True)))
     if changes.parked:
-        yield _Part(_park(table), _arrays(_PARKED_TYPES, changes.parked))
+        yield _Part(_park(table), _arrays(_PARKED_TYPES, zip(*changes.parked, strict=True)))
     if changes.taken:
-        yield _Part(_take(table), _arrays(_TAKEN_TYPES, changes.taken))
+        yield _Part(_take(table), _arrays(_TAKEN_TYPES, zip(*changes.taken, strict=True)))
     if changes.failing:
-        yield _Part(_still_failing(table), _arrays(_PARKED_TYPES, changes.failing))
+        yield _Part(_still_failing(table), _arrays(_PARKED_TYPES, zip(*changes.failing, strict=True)))
 
 
-def _arrays(types: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Array | list[Any]]:
-    """types: of the rows' values, as SQL writes them."""
-    return [array(it, values) for it, values in zip(types, zip(*rows, strict=True), strict=True)]
+def _columns_of(rows: Mapping[bytes, ViewRow]) -> Iterator[Collection[Any]]:
+    """What the rows have in each of the table's columns, as `written_columns` names them."""
+    positions, _, others, values = zip(*rows.values(), strict=True)
+    return chain((rows.keys(), positions), zip(*others, strict=True), (values,))
+
+
+def _arrays(types: Sequence[str], values: Iterable[Collection[Any]]) -> list[Array | list[Any]]:
+    """types: of the columns, as SQL writes them. values: of all rows, for each column."""
+    return [array(it, of_rows) for it, of_rows in zip(types, values, strict=True)]
 
 
 @lru_cache(maxsize=100)

@@ -92,13 +92,15 @@ def _uuids(values: Iterable[uuid.UUID | str | bytes]) -> Iterable[bytes]:
     ids: list[Any] = list(values)
     if ids and isinstance(ids[0], str):
         together = bytes.fromhex("".join(ids).replace("-", ""))
-    elif ids and isinstance(ids[0], bytes):
-        together = b"".join(ids)
+        ids = [together[start : start + 16] for start in range(0, 16 * len(ids), 16)]
+        is_right = len(together) == 16 * len(ids)
     else:
-        together = b"".join([it.int.to_bytes(16, "big") for it in ids])
-    if len(together) != 16 * len(ids):
+        if ids and isinstance(ids[0], uuid.UUID):
+            ids = [it.int.to_bytes(16, "big") for it in ids]
+        is_right = {16}.issuperset(map(len, ids))
+    if not is_right:
         raise ValueError("not all of them are UUIDs")
-    return [b"\0\0\0\x10" + together[start : start + 16] for start in range(0, len(together), 16)]
+    return [b"\0\0\0\x10" + it for it in ids]
 
 
 def _days(values: Iterable[date]) -> Iterable[bytes]:

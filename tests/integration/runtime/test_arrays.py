@@ -69,6 +69,7 @@ def test_what_is_no_value_of_the_type_is_left_to_the_driver(connection: Connecti
     with pipelined(connection) as driver:
         row = driver.execute("SELECT CAST(%s AS uuid[])", [array("UUID", [identity])])
     assert next(row) == ([uuid.UUID(identity)],)
+    assert not isinstance(array("UUID", [bytes(15), bytes(17)]), Array), "of the length of two ids together"
     with pytest.raises(DBAPIError), pipelined(connection) as driver:
         driver.execute("SELECT CAST(%s AS smallint[])", [array("SMALLINT", [2**15])])
 

@@ -116,6 +116,21 @@ def test_a_text_is_found_by_what_people_type(text: str, query: str) -> None:
     assert finds(query, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Oak bowl", "oak bowl"),
+        ("A t-shirt, size M wide.", "a t shirt size m wide tshirt at mwide u00002d u00002c u00002e"),
+        ("QX.0815-42 & a.b c", "qx 0815 42 a b c qx081542 081542 ab bc u00002e u00002d u000026 and"),
+        ("+++ C++ ++", "c u00002bu00002bu00002b u00002bu00002b"),
+        ("Crème-brûlée: 手机壳15Pro/x", "creme brulee 手机 机壳 壳 15pro x cremebrulee u00002d u00003a u00002f"),
+        ("snake_case x²", "snake_case x2"),
+    ],
+)
+def test_all_that_a_text_is_found_by_in_its_order(text: str, words: str) -> None:
+    assert indexed_words(text) == words.split()
+
+
 @given(text=st.lists(st.sampled_from(SYLLABLES + JOINTS), min_size=1, max_size=20).map("".join), data=st.data())
 def test_what_begins_a_word_finds_it_in_any_form_and_case(text: str, data: st.DataObject) -> None:
     words = [it for it in text.split() if words_of(it)]
