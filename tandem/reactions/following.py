@@ -224,7 +224,9 @@ class Follower:
             for task in batch.tasks:
                 if task.kind == Kind.EVENT:
                     PARKED.labels(task.reaction).inc()
-        table = reaction_table.c
+        names: defaultdict[int, list[str]] = defaultdict(list)
         for name, at in reached.items():
-            connection.execute(update(reaction_table).where(table.name == name).values(position=at))
+            names[at].append(name)
+        for at, together in names.items():
+            connection.execute(update(reaction_table).where(reaction_table.c.name.in_(together)).values(position=at))
         return reached
