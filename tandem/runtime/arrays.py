@@ -79,7 +79,8 @@ def sql_type(column: Column[Any]) -> str:
 
 def send_arrays(connection: psycopg.Connection[Any]) -> None:
     """Makes them parameters of this connection's statements."""
-    for it in (_Bigint, *(kind.array for kind in _KINDS.values())):
+    ready: list[type[Parameter]] = [_Bigint, *(kind.array for kind in _KINDS.values())]
+    for it in ready:
         connection.adapters.register_dumper(it, type(f"{it.__name__}_dumper", (_AsItIs,), {"oid": it.oid}))
 
 
@@ -153,7 +154,7 @@ def _kind(name: str, encode: Callable[[Iterable[Any]], Iterable[bytes]]) -> _Kin
 
 class _Bigint(Parameter):
     __slots__ = ()
-    oid = psycopg.adapters.types["int8"].oid
+    oid = psycopg.adapters.types.get_oid("int8")
 
 
 # By the type of a column as SQLAlchemy writes it.

@@ -20,6 +20,7 @@ from psycopg.pq.abc import PGresult
 from tandem.runtime.arrays import Parameter
 
 Parameters = Sequence[Any] | Mapping[str, Any]
+_Kinds = tuple[Any, ...]
 # As many as psycopg keeps by itself.
 _MOST = 100
 _PLACE = re.compile(r"%(?:\((\w+)\))?s")
@@ -41,8 +42,6 @@ class Rows:
         statement.is_known = True
         return iter(statement.transformer.load_rows(0, result.ntuples, tuple))
 
-    # psycopg's pipeline calls these two of a cursor, in this order.
-
     def _check_results(self, results: Sequence[PGresult]) -> None:
         _check(results)
 
@@ -56,7 +55,7 @@ class Statements:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         self._numbers = itertools.count()
-        self._prepared: dict[tuple[str, tuple[type, ...]], _Statement] = {}
+        self._prepared: dict[tuple[str, _Kinds], _Statement] = {}
 
     def send(self, query: str, parameters: Parameters) -> Rows | None:
         """Sends a statement of the connection's pipeline, with whatever is sent next.
@@ -65,17 +64,20 @@ class Statements:
         psycopg has it, with `%s` or `%(name)s`.
         """
         connection = self._connection
-        pipeline = connection._pipeline
+        # What waits for an answer is a cursor to psycopg's pipeline, of which it calls two methods.
+        pipeline: Any = connection._pipeline
         if pipeline is None or pipeline.command_queue or connection.prepare_threshold is None:
             return None
         text, names = _parsed(query)
         values = [parameters[name] for name in names] if isinstance(parameters, Mapping) else parameters
-        kinds = tuple(map(type, values))
+        kinds: _Kinds = tuple(map(type, values))
         statement = self._prepared.get((query, kinds))
         if statement is None:
             if len(self._prepared) >= _MOST or not all(issubclass(kind, Parameter) for kind in kinds):
                 return None
-            statement = _Statement(b"tandem_%d" % next(self._numbers), len(kinds), connection)
+            # The first word tells who reads the wire what it is.
+            name = b"tandem_%d_%b" % (next(self._numbers), text.split(maxsplit=1)[0])
+            statement = _Statement(name, len(kinds), connection)
             connection.pgconn.send_prepare(statement.name, text, [kind.oid for kind in kinds])
             # It is known when the server has said so: where something before it fails, it is not prepared.
             pipeline.result_queue.append((_Preparing(self._prepared, (query, kinds), statement), None))
@@ -102,8 +104,8 @@ class _Preparing:
 
     def __init__(
         self,
-        prepared: dict[tuple[str, tuple[type, ...]], _Statement],
-        key: tuple[str, tuple[type, ...]],
+        prepared: dict[tuple[str, _Kinds], _Statement],
+        key: tuple[str, _Kinds],
         statement: _Statement,
     ) -> None:
         self._prepared = prepared
