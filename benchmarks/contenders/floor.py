@@ -2,8 +2,8 @@
 
 The executor of this very checkout stores orders in one database while all its statements are written down, with their
 parameters as the driver got them. They are then sent to another copy of that database as it was: the same SQL, rows,
-batches and round trips, without gRPC, validation, rules, sealing, serialising or SQLAlchemy. When the storage code
-changes, so does this, by itself.
+batches and round trips, without gRPC, validation, rules, sealing, serialising or SQLAlchemy, and by psycopg's own
+cursors. When the storage code changes, so does this, by itself.
 """
 
 import asyncio
