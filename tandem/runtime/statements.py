@@ -13,7 +13,6 @@ from typing import Any
 
 import psycopg
 from psycopg.adapt import Transformer
-from psycopg.errors import PipelineAborted, error_from_result
 from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
@@ -122,9 +121,10 @@ class _Preparing:
 def _check(results: Sequence[PGresult]) -> None:
     for it in results:
         if it.status == ExecStatus.PIPELINE_ABORTED:
-            raise PipelineAborted("pipeline aborted")
+            # Of the errors of a pipeline the first is raised, and never this one.
+            raise psycopg.OperationalError("a statement before it failed")
         if it.status not in {ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK}:
-            raise error_from_result(it)
+            raise psycopg.errors.error_from_result(it)
 
 
 @lru_cache(maxsize=512)
