@@ -2,8 +2,8 @@
 
 The executor of this very checkout stores orders in one database while all its statements are written down, with their
 parameters as the driver got them. They are then sent to another copy of that database as it was: the same SQL, rows,
-batches and round trips, without gRPC, validation, rules, sealing, serialising or SQLAlchemy. When the storage code
-changes, so does this, by itself.
+batches and round trips, without gRPC, validation, rules, sealing, serialising or SQLAlchemy, and by psycopg's own
+cursors. When the storage code changes, so does this, by itself.
 """
 
 import asyncio
@@ -130,18 +130,21 @@ async def _store(engine: Engine, requests: Sequence[Message], batch_size: int) -
 
 
 def _write_down(engine: Engine, transactions: list[Transaction]) -> None:
-    """Has each statement of the engine's transactions written down, whoever makes its cursor."""
+    """Has each statement of the engine's transactions written down, however it is sent."""
     entered: list[list[Statement]] = []
+
+    def write_down(query: Any, params: Any) -> None:
+        if query == "BEGIN":
+            transactions.append([])
+        if entered:
+            transactions[-1].append(entered.pop())
+        transactions[-1][-1].append(Statement(query, params or None))
 
     class Recorder(psycopg.Cursor[Any]):
         def execute(self, query: Any, params: Any = None, **options: Any) -> "Recorder":
             connection = self.connection.pgconn
             if connection.pipeline_status != pq.PipelineStatus.OFF:
-                if query == "BEGIN":
-                    transactions.append([])
-                if entered:
-                    transactions[-1].append(entered.pop())
-                transactions[-1][-1].append(Statement(query, params))
+                write_down(query, params)
             elif connection.transaction_status != pq.TransactionStatus.IDLE:
                 raise NotImplementedError("the floor does not know statements apart; teach it, so that it stays true")
             super().execute(query, params, **options)
@@ -156,17 +159,25 @@ def _write_down(engine: Engine, transactions: list[Transaction]) -> None:
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _: object) -> None:
         connection.cursor_factory = Recorder
-        pipeline = connection.pipeline
+        pipeline, send = connection.pipeline, connection._statements.send
 
         def enter_pipeline() -> Any:
             entered[:] = [[]]
             return pipeline()
 
+        def send_and_write_down(query: str, params: Any) -> Any:
+            rows = send(query, params)
+            # What is left to psycopg comes to its cursor.
+            if rows is not None:
+                write_down(query, params)
+            return rows
+
         connection.pipeline = enter_pipeline
+        connection._statements.send = send_and_write_down
 
 
 def _send(connection: "psycopg.Connection[Any]", transaction: Transaction) -> None:
-    """What PostgreSQL answers is received, and not read."""
+    """By psycopg's own cursors. What PostgreSQL answers is received, and not read."""
     for statements in transaction:
         with connection.pipeline():
             for it in statements:

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import lag, rebuild, writes
@@ -62,6 +63,11 @@ def of_a_batch(world: World, plan: Plan) -> Iterator[str]:
         yield f"    {what:38}{1e3 * it.seconds / batches:>8.2f}{1e3 * it.cpu / batches:>12.2f}"
 
 
+def of_one_order(world: World, plan: Plan) -> Iterator[str]:
+    """The same, of orders that come one after the other: what a batch costs whatever is in it."""
+    return of_a_batch(world, replace(plan, in_flight=1))
+
+
 def of_an_event(world: World, _plan: Plan) -> Iterator[str]:
     """Of an event in a rebuild of all views."""
     stack = world.stack
@@ -111,7 +117,7 @@ def of_a_read(world: World, plan: Plan) -> Iterator[str]:
     yield f"  the same read once more: {1e3 * statistics.median(lags.again):.2f}"
 
 
-PROFILES = {"writes": of_a_batch, "rebuild": of_an_event, "lag": of_a_read}
+PROFILES = {"writes": of_a_batch, "order": of_one_order, "rebuild": of_an_event, "lag": of_a_read}
 
 
 @contextmanager

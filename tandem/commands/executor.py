@@ -391,7 +391,7 @@ class _Storing:
         domain = self._domain
         with self._connected() as connection:
             with pipelined(connection) as driver:
-                driver.execute("BEGIN")
+                driver.send("BEGIN")
                 rows = domain.model.load(connection, domain.keys_of(batch))
                 receipts = find_receipts(connection, [it.request_id for it in batch])
             loaded, subject_keys = rows()
@@ -406,7 +406,7 @@ class _Storing:
                 failures.committing = decisions.receipts
                 with pipelined(connection) as driver:
                     append_refusals(connection, decisions.receipts)
-                    driver.execute("COMMIT")
+                    driver.send("COMMIT")
                     self._prepared()
             elif decisions.events:
                 failures.committing = decisions.receipts + decisions.stepped
@@ -414,13 +414,14 @@ class _Storing:
                 with pipelined(connection) as driver:
                     new_keys, erased = domain.model.save(connection, loaded, decisions.states)
                     subject_keys |= new_keys
+                    driver.flush()
                     # PostgreSQL writes the rows while the events are being sealed.
                     events = stored_events(domain.events, decisions.events, decisions.envelopes, subject_keys)
                     head = append(connection, events, decisions.receipts, decisions.stepped)
                     if decisions.begun:
                         keep_unfinished(connection, decisions.begun)
-                    driver.execute("COMMIT")
-                    wake_followers(connection)
+                    driver.send("COMMIT")
+                    wake_followers(driver)
                     self._prepared()
                 epoch, base, mark = head()
                 if TRACING.is_on and self._span is not None:

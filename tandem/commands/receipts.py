@@ -29,8 +29,8 @@ from tandem.commands.rules import Id
 from tandem.feed import table as feed
 from tandem.feed.events import EventContract
 from tandem.feed.token import new_mark
-from tandem.runtime.arrays import array
-from tandem.runtime.database import Answer, driver_of
+from tandem.runtime.arrays import array, bigint
+from tandem.runtime.database import Answer, Driver, driver_of
 from tandem.runtime.errors import InvalidArgument, Violation
 
 receipt = Table(
@@ -217,7 +217,7 @@ def find_receipts(connection: Connection, request_ids: Sequence[Id]) -> Answer[d
     one of them (or makes our insert wait), so it is either seen here or conflicts.
     """
     with driver_of(connection) as driver:
-        rows = driver.execute(_FIND, [array("UUID", request_ids)], binary=True)
+        rows = driver.send(_FIND, [array("UUID", request_ids)])
     return lambda: {it.request_id: it for it in map(_of_row, rows)}
 
 
@@ -243,11 +243,11 @@ def append(
             raise InvalidArgument([Violation("", description, "TOO_LONG")])
     mark = new_mark()
     with driver_of(connection) as driver:
-        cursor = driver.execute(
+        rows = driver.send(
             _APPEND_STEPS if stepped else _APPEND,
             {
-                "count": len(events),
-                "mark": mark,
+                "count": bigint(len(events)),
+                "mark": bigint(mark),
                 "kinds": array("TEXT", [it.kind for it in events]),
                 "payloads": array("BYTEA", [it.payload for it in events]),
                 "data_subjects": array("UUID", [it.subject_id for it in events]),
@@ -256,24 +256,22 @@ def append(
                 **_arrays(receipts),
                 **(_steps(stepped) if stepped else {}),
             },
-            binary=True,
         )
 
     def answer() -> tuple[uuid.UUID, int, int]:
-        epoch, base = next(cursor)
+        [(epoch, base)] = rows
         return epoch, base, mark
 
     return answer
 
 
-def wake_followers(connection: Connection) -> None:
+def wake_followers(driver: Driver) -> None:
     """Tells whoever follows the feed that there is more. In a transaction of its own, behind the COMMIT.
 
     PostgreSQL lets one transaction at a time commit that notifies, of all databases of a server, from before its log is
     written until it is on the disk. Who is not told, because the connection broke in between, looks by himself.
     """
-    with driver_of(connection) as driver:
-        driver.execute(_WAKE)
+    driver.send(_WAKE)
 
 
 def _steps(stepped: Sequence[Receipt]) -> dict[str, Any]:
@@ -331,7 +329,7 @@ def find_stalled(connection: Connection, seconds: float, most: int, but: Sequenc
 def append_refusals(connection: Connection, receipts: Sequence[Receipt]) -> None:
     """As `append`, for a batch of refusals: the feed and its head are left alone. To be followed by COMMIT."""
     with driver_of(connection) as driver:
-        driver.execute(_REFUSE, _arrays(receipts), binary=True)
+        driver.send(_REFUSE, _arrays(receipts))
 
 
 def _arrays(receipts: Sequence[Receipt]) -> dict[str, Any]:

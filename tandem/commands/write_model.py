@@ -269,7 +269,7 @@ class WriteModel:
                 ids = [keys.get(it, ()) for it in read.ids_of]
                 if any(ids):
                     arrays = [array("UUID", list(it)) for it in ids]
-                    found.append((read.of, driver.execute(read.query, arrays, binary=True)))
+                    found.append((read.of, driver.send(read.query, arrays)))
 
         def answer() -> tuple[States, SubjectKeys]:
             states = States({read.of: {} for read in self._reads})

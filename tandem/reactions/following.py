@@ -228,7 +228,9 @@ class Follower:
             for task in batch.tasks:
                 if task.kind == Kind.EVENT:
                     PARKED.labels(task.reaction).inc()
-        for at in set(reached.values()):
-            names = [name for name, it in reached.items() if it == at]
-            connection.execute(update(reaction_table).where(reaction_table.c.name.in_(names)).values(position=at))
+        names: defaultdict[int, list[str]] = defaultdict(list)
+        for name, at in reached.items():
+            names[at].append(name)
+        for at, together in names.items():
+            connection.execute(update(reaction_table).where(reaction_table.c.name.in_(together)).values(position=at))
         return reached

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import psycopg
 from psycopg.adapt import Dumper
@@ -18,24 +18,33 @@ from sqlalchemy import Column
 from sqlalchemy.dialects import postgresql
 
 _LENGTH = struct.Struct("!i").pack
+_BIGINT = struct.Struct("!q").pack
 _NULL = _LENGTH(-1)
 # Dimensions, whether there are NULLs, the elements' type; and of one dimension its length and its first number.
-_HEADERS = ("!iiI", "!iiIii")
+_EMPTY = struct.Struct("!iiI").pack
+_HEADER = struct.Struct("!iiIii").pack
 _MIDNIGHT_2000 = datetime(2000, 1, 1, tzinfo=UTC)
 _FIRST_DAY = date(2000, 1, 1).toordinal()
 _MICROSECOND = timedelta(microseconds=1)
 
 
-class Array:
-    """An array that is ready to be sent; a parameter of any statement on a connection that `send_arrays` prepared.
+class Parameter:
+    """A value that is ready to be sent; a parameter of any statement on a connection that `send_arrays` prepared.
 
-    Each type of array is a class of its own: by that psycopg finds what writes a parameter, once a statement.
+    Each type is a class of its own: by that psycopg finds what writes a parameter, once a statement. oid: of the type.
     """
 
     __slots__ = ("value",)
+    oid: ClassVar[int]
 
     def __init__(self, value: bytes) -> None:
         self.value = value
+
+
+class Array(Parameter):
+    """As such: a column's values."""
+
+    __slots__ = ()
 
 
 def array(kind: str, values: Collection[Any]) -> Array | list[Any]:
@@ -52,8 +61,14 @@ def array(kind: str, values: Collection[Any]) -> Array | list[Any]:
         body = b"".join(_with_nulls(known.encode, values) if nulls else known.encode(values))
     except (AttributeError, OverflowError, TypeError, ValueError, struct.error):
         return list(values)
-    shape = (len(values), 1) if values else ()
-    return known.array(struct.pack(_HEADERS[bool(values)], bool(values), nulls, known.element, *shape) + body)
+    if not values:
+        return known.array(_EMPTY(0, 0, known.element))
+    return known.array(_HEADER(1, nulls, known.element, len(values), 1) + body)
+
+
+def bigint(value: int) -> Parameter:
+    """Raises struct.error for one of more than 64 bits."""
+    return _Bigint(_BIGINT(value))
 
 
 @cache
@@ -63,15 +78,16 @@ def sql_type(column: Column[Any]) -> str:
 
 
 def send_arrays(connection: psycopg.Connection[Any]) -> None:
-    """Makes arrays parameters of this connection's statements."""
-    for it in _KINDS.values():
-        connection.adapters.register_dumper(it.array, it.dumper)
+    """Makes them parameters of this connection's statements."""
+    ready: list[type[Parameter]] = [_Bigint, *(kind.array for kind in _KINDS.values())]
+    for it in ready:
+        connection.adapters.register_dumper(it, type(f"{it.__name__}_dumper", (_AsItIs,), {"oid": it.oid}))
 
 
-class _ArrayDumper(Dumper):
+class _AsItIs(Dumper):
     format = Format.BINARY
 
-    def dump(self, obj: Array) -> bytes:
+    def dump(self, obj: Parameter) -> bytes:
         return obj.value
 
 
@@ -129,18 +145,18 @@ class _Kind(NamedTuple):
     encode: Callable[[Iterable[Any]], Iterable[bytes]]
     element: int
     array: type[Array]
-    dumper: type[Dumper]
 
 
 def _kind(name: str, encode: Callable[[Iterable[Any]], Iterable[bytes]]) -> _Kind:
     element = psycopg.adapters.types[name]
     assert element is not None
-    return _Kind(
-        encode,
-        element.oid,
-        type(f"{element.name}_array", (Array,), {"__slots__": ()}),
-        type(f"{element.name}_array_dumper", (_ArrayDumper,), {"oid": element.array_oid}),
-    )
+    made = type(f"{element.name}_array", (Array,), {"__slots__": (), "oid": element.array_oid})
+    return _Kind(encode, element.oid, made)
+
+
+class _Bigint(Parameter):
+    __slots__ = ()
+    oid = psycopg.adapters.types.get_oid("int8")
 
 
 # By the type of a column as SQLAlchemy writes it.

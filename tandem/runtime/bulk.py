@@ -39,7 +39,7 @@ def execute(connection: Connection, writes: Sequence[Write]) -> None:
     """All of them in one statement, so none sees what another does: each row is in one of them."""
     if writes:
         with driver_of(connection) as driver:
-            driver.execute(_together(tuple(it.statement for it in writes)), [it for w in writes for it in w.arrays])
+            driver.send(_together(tuple(it.statement for it in writes)), [it for w in writes for it in w.arrays])
 
 
 def _write(build: Callable[[Table, Names], str], table: Table, rows: Iterable[Row], names: Names = ()) -> list[Write]:

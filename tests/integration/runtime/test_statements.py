@@ -1,0 +1,66 @@
+"""Statements of a pipeline that go past psycopg's cursors, through its pipeline, which its next release may change."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from tandem.runtime.arrays import array, bigint
+from tandem.runtime.database import create_database_engine, driver_under, pipelined
+from tandem.runtime.settings import DatabaseSettings
+
+SUM = "SELECT CAST(%(more)s AS bigint) + n, CAST(%(more)s AS bigint) FROM unnest(CAST(%(numbers)s AS bigint[])) AS n"
+
+
+@pytest.fixture
+def connection(fresh_database: Callable[[], str]) -> Iterator[Connection]:
+    engine = create_database_engine(DatabaseSettings(url=SecretStr(fresh_database())), name="test", pool_size=1)
+    with engine.connect() as opened:
+        yield opened
+    engine.dispose()
+
+
+def prepared(connection: Connection) -> int:
+    found = driver_under(connection).execute("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'tandem_%%'")
+    [(count,)] = found
+    return int(count)
+
+
+def test_a_statement_is_prepared_once_whatever_its_values(connection: Connection) -> None:
+    for number in range(3):
+        with pipelined(connection) as driver:
+            first = driver.send(SUM, {"numbers": array("BIGINT", [1, 2]), "more": bigint(number)})
+            driver.flush()
+            second = driver.send("SELECT CAST(%s AS text[])", [array("TEXT", ["é", None])])
+            last = driver.send(SUM, {"more": bigint(9), "numbers": array("BIGINT", [])})
+        assert list(first) == [(1 + number, number), (2 + number, number)]
+        assert list(second) == [(["é", None],)]
+        assert list(last) == []
+    # The one that was sent twice in the first pipeline was not known to be there yet.
+    assert prepared(connection) == 3
+
+
+def test_what_is_not_ready_goes_by_a_cursor_in_the_same_order(connection: Connection) -> None:
+    with pipelined(connection) as driver:
+        driver.send("CREATE TEMPORARY TABLE number (n bigint)")
+        driver.send("INSERT INTO number SELECT unnest(CAST(%s AS bigint[]))", [array("BIGINT", [1])])
+        driver.send("INSERT INTO number SELECT unnest(CAST(%s AS bigint[]))", [[2]])
+        rows = driver.send("SELECT n FROM number ORDER BY n")
+    assert list(rows) == [(1,), (2,)]
+    assert list(driver.send("SELECT n + CAST(%s AS bigint) FROM number ORDER BY n", [bigint(1)])) == [(2,), (3,)]
+
+
+def test_what_came_behind_a_failure_is_prepared_when_it_is_sent_again(connection: Connection) -> None:
+    def ask() -> list[tuple[int, int]]:
+        with pipelined(connection) as driver:
+            rows = driver.send(SUM, {"numbers": array("BIGINT", [1]), "more": bigint(1)})
+        return list(rows)
+
+    with pytest.raises(DBAPIError), pipelined(connection) as driver:  # noqa: PT012 - a batch is what fails
+        driver.send("SELECT 1 / 0")
+        driver.send(SUM, {"numbers": array("BIGINT", [1]), "more": bigint(1)})
+    connection.rollback()
+    assert prepared(connection) == 1, "the one that failed when it was executed"
+    assert ask() == ask() == [(2, 1)]
