@@ -38,7 +38,7 @@ def import_all(names):
         done[before:] = [f"{name}: {what}" for what in done[before:]]
 
 
-import_all(f"{service}.__main__" for service in ("command_server", "projector", "query_server"))
+import_all(f"{service}.program" for service in ("command_server", "projector", "query_server"))
 if "alembic" in sys.modules:
     done.append("a service imports alembic, a sixth of its start, to serve")
 import_all(json.load(sys.stdin))
