@@ -1,8 +1,9 @@
 """Makes a shop larger without placing every order: copies all orders as often as wanted, by SQL.
 
 Each copy is an order of its own: in the write model, with its receipt, with its event at a position of its own at the
-feed's end, in the views order_details and order_summary, and in every sum and stock. What is left out is the change
-log, which is that of a shop that took longer to grow than the log is kept. To be called while no service runs.
+feed's end, with what reactions wait for, in the views order_details and order_summary, and in every sum and stock. What
+is left out is the change log, which is that of a shop that took longer to grow than the log is kept. To be called while
+no service runs, and when views and reactions had all of the feed: those of the copies have all of theirs.
 
 Indexes and references are taken off before and made again after: to put ten million random keys into an index one by
 one takes as long as a disk has to find each page. Ranges of copies are made side by side, each in its own transaction,
@@ -33,6 +34,7 @@ _WRITE_TABLES = (
     "tandem_write.order_line",
     "tandem_write.event",
     "tandem_write.receipt",
+    "tandem_write.reaction_task",
 )
 _READ_TABLES = ("tandem_read.order_details", "tandem_read.order_summary")
 # Orders that are copied in a transaction.
@@ -60,6 +62,11 @@ _WRITTEN: tuple[LiteralString, ...] = (
     FROM tandem_write.event AS e JOIN tandem_write.receipt AS r USING (position) WHERE e.kind = 'order_placed'""",
     "CREATE TEMP TABLE ordered AS SELECT * FROM tandem_write.customer_order",
     "CREATE TEMP TABLE line AS SELECT * FROM tandem_write.order_line",
+    """
+    CREATE TEMP TABLE task AS
+    SELECT p.number, t.number AS task_number, t.reaction, t.key, t.kind, t.type, t.payload, t.request_id,
+        t.causation_id, t.correlation_id, t.at, t.first_at, t.created_at
+    FROM tandem_write.reaction_task AS t JOIN placed AS p ON p.position = t.position AND p.order_id = t.key""",
 )
 _WRITE = (
     f"""
@@ -82,12 +89,21 @@ _WRITE = (
     SELECT {_NEW_ID.format(old="p.request_id")}, p.fingerprint, {_NEW_ID.format(old="p.order_id")},
         {_POSITION}, p.order_version, p.created_at
     FROM {_COPIES}, placed AS p""",
+    f"""
+    INSERT INTO tandem_write.reaction_task (reaction, position, number, key, kind, type, payload, request_id,
+        causation_id, correlation_id, at, first_at, created_at)
+    SELECT p.reaction, {_POSITION}, p.task_number, {_NEW_ID.format(old="p.key")}, p.kind, p.type,
+        {_RENAMED.format(value="p.payload", old="p.key", new=_NEW_ID.format(old="p.key"))},
+        {_NEW_ID.format(old="p.request_id")}, p.causation_id, p.correlation_id, p.at, p.first_at, p.created_at
+    FROM {_COPIES}, task AS p""",
 )
 _WRITE_ONCE = (
     """
     UPDATE tandem_write.product AS p SET stock = p.stock - %(copies)s * s.sold
     FROM (SELECT product_id, sum(quantity) AS sold FROM tandem_write.order_line GROUP BY product_id) AS s
     WHERE s.product_id = p.id""",
+    # Reactions that are behind would follow the copies while somebody measures something else.
+    "UPDATE tandem_write.reaction SET position = position + CAST(%(copies)s AS bigint) * %(count)s",
     "UPDATE tandem_write.feed_head SET position = position + CAST(%(copies)s AS bigint) * %(count)s",
 )
 

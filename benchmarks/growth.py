@@ -145,6 +145,7 @@ def growing(small: World, factor: int, *, most_seconds: float = float("inf")) ->
     Raises OSError where the disk has no room for it, and TimeoutError where the copies would take longer than that.
     """
     with ExitStack() as exits:
+        small.wait_for_reactions()
         for service in small.stack.services:
             service.stop()
         large = World(small.folder, small.say, small.postgres, small.node, _Copies(small))

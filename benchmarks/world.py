@@ -143,6 +143,19 @@ class World:
 
             wait_until(caught_up, "all views have all events", _PATIENCE)
 
+    def wait_for_reactions(self) -> None:
+        """Until every reaction has all of the feed. The command server is running."""
+        with psycopg.connect(self.stack.write_url, autocommit=True) as write:
+
+            def caught_up() -> bool:
+                [(behind,)] = write.execute(
+                    "SELECT count(*) FROM tandem_write.reaction AS r, tandem_write.feed_head AS h"
+                    " WHERE r.position < h.position"
+                ).fetchall()
+                return bool(behind == 0)
+
+            wait_until(caught_up, "all reactions have all events", _PATIENCE)
+
     def tidy(self) -> None:
         """What a database does by itself after a while: statistics, and pages known to be visible to all."""
         for url in {self.stack.write_url, self.stack.read_url}:

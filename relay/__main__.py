@@ -1,10 +1,6 @@
 """`python -m relay [serve]`"""
 
-import sys
-
-from relay.app import build
-from relay.settings import Settings
-from tandem.runtime.program import main
+from tandem.runtime.start import start
 
 if __name__ == "__main__":
-    sys.exit(main("relay", Settings, build, {}, "publish the feed's events until SIGTERM"))
+    start("relay.program")

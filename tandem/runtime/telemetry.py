@@ -9,8 +9,14 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-import structlog
 from prometheus_client import Counter, Gauge, Histogram, Info
+
+from tandem.runtime.start import import_without
+
+# rich is there for the command line. structlog would import it to draw tracebacks in terminals, and here it writes
+# JSON: a tenth of a start, and 5 MiB.
+with import_without("rich"):
+    import structlog
 
 log = structlog.get_logger()
 

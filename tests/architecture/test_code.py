@@ -38,9 +38,15 @@ def import_all(names):
         done[before:] = [f"{name}: {what}" for what in done[before:]]
 
 
-import_all(f"{service}.__main__" for service in ("command_server", "projector", "query_server"))
-if "alembic" in sys.modules:
-    done.append("a service imports alembic, a sixth of its start, to serve")
+SERVICES = ("command_server", "projector", "query_server")
+import_all(f"{service}.__main__" for service in (*SERVICES, "relay"))
+if "sqlalchemy" in sys.modules:
+    done.append("the garbage collector runs while a service is imported (tandem.runtime.start)")
+import_all(f"{service}.program" for service in SERVICES)
+# What migrates, draws on terminals, verifies tokens, traces, or speaks to a broker: each is a tenth of a start.
+for name in ("alembic", "rich", "pygments", "attr", "jwt", "opentelemetry", "nats", "confluent_kafka", "boto3"):
+    if name in sys.modules:
+        done.append(f"services import {name} to serve, whatever they are set to do")
 import_all(json.load(sys.stdin))
 others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
 print(json.dumps(done + [f"started the thread {name}" for name in others]))

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from command_server.__main__ import ACTIONS
 from command_server.app import build
+from command_server.program import ACTIONS
 from command_server.settings import Settings
 from tandem.reactions import doing, following
 from tandem.runtime.program import main

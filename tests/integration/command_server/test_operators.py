@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from command_server.__main__ import ACTIONS
+from command_server.program import ACTIONS
 from command_server.reactions import reactions
 from command_server.settings import Settings
 from commerce.command.v1 import reaction_service_pb2 as reaction_calls

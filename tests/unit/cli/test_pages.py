@@ -41,7 +41,7 @@ def problem(command: str, *, whole: bool) -> str:
 def _problem_of_module(module: str, words: list[str]) -> str:
     if module not in SERVICES:
         return ""
-    actions = {"serve", *getattr(import_module(f"{module}.__main__"), "ACTIONS", {})}
+    actions = {"serve", *getattr(import_module(f"{module}.program"), "ACTIONS", {})}
     unknown = [it for it in words[:1] if it not in actions and not it.startswith("-")]
     return f"no action {unknown[0]}" if unknown else ""
 
