@@ -37,6 +37,7 @@ def followed() -> Iterator[Tree]:
 
 
 def test_the_page_leads_to_a_feature_that_is_served_projected_and_queried(followed: Tree) -> None:
+    followed.take_what_mypy_knows(ROOT)
     said, code = followed.run("make", "lint")
     assert code == 0, said
     page = (followed.folder / "docs" / "examples.md").read_text()
