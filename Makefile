@@ -33,7 +33,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "'$(PYTHON)' cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
 	@"$(PYTHON)" -m venv $(VENV)
-	@echo "Installing the pinned packages into $(VENV) (a minute or two, once) ..."
+	@echo "Installing the pinned packages into $(VENV) (a minute, once) ..."
 	@tools/install.sh $(VENV)
 	@$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM)' $(VENV)/lib || true  # some packages hold files for other Pythons
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
