@@ -92,10 +92,11 @@ class Tree:
     def take_what_mypy_knows(self, root: Path) -> None:
         """Of the files as they are there: without it, mypy takes half a minute to read them all again.
 
-        It may be writing there: of a module that it has not written yet it knows nothing here.
+        Nothing while mypy runs there: a copy of its databases would not be whole.
         """
-        if (root / _MYPY).exists():
-            shutil.copytree(root / _MYPY, self.folder / _MYPY, dirs_exist_ok=True)
+        known = root / _MYPY
+        if known.exists() and not any(known.rglob("*-wal")):
+            shutil.copytree(known, self.folder / _MYPY)
 
     def do(self, step: Step) -> str:
         """Does a step and returns what it printed. AssertionError with that, and the step's line, when it fails."""
