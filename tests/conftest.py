@@ -59,12 +59,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     with its share of the long ones, and those that share what takes long to make are neighbours.
     """
     items.sort(key=lambda item: item.path)
-    long, short = [], []
+    long: list[pytest.Item] = []
+    short: list[pytest.Item] = []
     for item in items:
         (long if item.path.relative_to(_TESTS).parts[0] in _LONG else short).append(item)
     hands = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     files = [list(its) for _, its in groupby(long, key=_shared)]
-    dealt = []
+    dealt: list[pytest.Item] = []
     for hand in range(hands):
         first = list(chain.from_iterable(files[hand::hands]))
         # As xdist does it: what is left, by whom it is left for.
