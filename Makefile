@@ -20,6 +20,10 @@ WORKERS ?= 4
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Not compiled ahead, which takes half a minute of a processor: what benchmarks draw with, what has a compiled library
+# beside it, and what is used by a tenth. Python compiles what it imports of it.
+SELDOM := /(tests|matplotlib|mpl_toolkits|numpy|fontTools|PIL|mypy|mypyc|moto|pip|setuptools)/
+
 # The stamp changes when the lock file or the project file does, so a second `make` installs nothing.
 install: $(VENV)/.installed  ## Install everything pinned in requirements.lock into .venv
 
@@ -29,9 +33,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "'$(PYTHON)' cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
 	@"$(PYTHON)" -m venv $(VENV)
-	@echo "Installing the pinned packages into $(VENV) (a minute or two, once) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores; some packages hold files for other Pythons
+	@echo "Installing the pinned packages into $(VENV) (a minute, once) ..."
+	@tools/install.sh $(VENV)
+	@$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM)' $(VENV)/lib || true  # some packages hold files for other Pythons
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from tests.support.stack import Databases, Stack
 gc.disable()
 
 _TESTS = Path(__file__).parent
+# Folders whose tests take seconds and minutes.
+_LONG = ("e2e", "faults", "fuzz", "pages")
 
 # A busy machine is slow, and that is no failure: no test says how long something may take.
 settings.register_profile("tandem", deadline=None)
@@ -50,8 +53,31 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first: one that begins last is what all other test processes wait for."""
-    items.sort(key=lambda item: (item.path.relative_to(_TESTS).parts[0] not in ("e2e", "faults", "fuzz"), item.path))
+    """The longest first: one that begins last is what all other test processes wait for.
+
+    xdist deals each process a row of neighbours, and who has none left takes the end of another's. So each row begins
+    with its share of the long ones, and those that share what takes long to make are neighbours.
+    """
+    items.sort(key=lambda item: item.path)
+    long: list[pytest.Item] = []
+    short: list[pytest.Item] = []
+    for item in items:
+        (long if item.path.relative_to(_TESTS).parts[0] in _LONG else short).append(item)
+    hands = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    files = [list(its) for _, its in groupby(long, key=_shared)]
+    dealt: list[pytest.Item] = []
+    for hand in range(hands):
+        first = list(chain.from_iterable(files[hand::hands]))
+        # As xdist does it: what is left, by whom it is left for.
+        rest = max(0, (len(items) - len(dealt)) // (hands - hand) - len(first))
+        dealt += [*first, *short[:rest]]
+        del short[:rest]
+    items[:] = [*dealt, *short]
+
+
+def _shared(item: pytest.Item) -> Path:
+    """What its long fixtures are shared in: the pages' tests have one browser and one stack."""
+    return item.path.parent if item.path.parent.name == "pages" else item.path
 
 
 @pytest.hookimpl(wrapper=True)

@@ -117,6 +117,8 @@ WHERE c.oid = CAST(:table AS regclass) AND acl.grantee <> c.relowner AND privile
 def _upgrade(connection: Connection, schema: str, versions: str, scripts: Path, revision: str) -> None:
     """Each migration is a transaction of its own."""
     current = current_revision(connection, schema, versions)
+    # Before what follows, which takes seconds on a busy machine: an idle transaction may not be open for so long.
+    connection.rollback()
     if current is not None and current > newest_revision(scripts):
         # Of a later release, made so that this one goes on: this is the way back.
         log.info("the database is of a later release, and stays as it is", schema=schema, revision=current)
@@ -131,7 +133,6 @@ def _upgrade(connection: Connection, schema: str, versions: str, scripts: Path, 
     config.set_main_option("version_locations", str(scripts / "versions").replace("%", "%%"))
     config.set_main_option("path_separator", "newline")
     config.attributes |= {"connection": connection, "schema": schema, "versions": versions}
-    connection.rollback()
     alembic.command.upgrade(config, revision)
 
 

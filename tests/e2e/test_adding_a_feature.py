@@ -37,8 +37,6 @@ def followed() -> Iterator[Tree]:
 
 
 def test_the_page_leads_to_a_feature_that_is_served_projected_and_queried(followed: Tree) -> None:
-    said, code = followed.run("make", "lint")
-    assert code == 0, said
     page = (followed.folder / "docs" / "examples.md").read_text()
     assert '"ratingCount": "1"' in page, "make examples wrote what the new query answered"
 
@@ -81,6 +79,13 @@ def test_make_check_names_each_step_that_was_forgotten(followed: Tree) -> None:
     with checking(followed) as run:
         silent = [found for step in needed if (found := complaint(followed, step, run))]
     assert not silent, "\n\n".join(silent)
+
+
+def test_what_the_page_leads_to_passes_make_lint(followed: Tree) -> None:
+    # The last of them: beside the tests, CI's own lint is under way, and has found out by now what is taken here.
+    followed.take_what_mypy_knows(ROOT)
+    said, code = followed.run("make", "lint")
+    assert code == 0, said
 
 
 def complaint(followed: Tree, step: Step, run: Callable[..., tuple[str, int]]) -> str:

@@ -85,7 +85,7 @@ def run(examples: Sequence[Example], addresses: Mapping[str, str], folder: Path)
         (folder / f"{number}.sh").write_text(commands)
         script.append(f". ./{number}.sh >{number}.out 2>&1; echo $? >{number}.code")
     path = f"{GRPCURL.parent}:{Path(sys.executable).parent}:/usr/bin:/bin"
-    subprocess.run(["sh", "-c", "\n".join(script)], cwd=folder, env={"PATH": path}, check=True, timeout=120)
+    subprocess.run(["sh", "-c", "\n".join(script)], cwd=folder, env={"PATH": path}, check=True, timeout=600)
     return [
         Outcome((folder / f"{number}.out").read_text(), int((folder / f"{number}.code").read_text()))
         for number in range(len(examples))

@@ -1,8 +1,9 @@
 """Services as processes that start without importing anything: forks of one that has imported all of it.
 
 What `python -m` takes a second of processor time for, a fork has in some milliseconds: the suite starts hundreds of
-services. From its first line on, a fork runs as the command does, and it ends as that does. This file is also the
-program that forks; it may have no thread, and nothing of gRPC in use.
+services. From its first line on, a fork runs as the command does. It ends as that does, but for what Python does last:
+to take all modules apart, which would copy the memory that it shares. This file is also the program that forks; it may
+have no thread, and nothing of gRPC in use.
 """
 
 import atexit
@@ -13,14 +14,16 @@ import os
 import runpy
 import select
 import signal
+import socketserver
 import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, cast
 
 from tandem.cli.child import StackError
 from tandem.cli.exec_child import end_with_parent
@@ -236,7 +239,35 @@ def _run(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *words]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    # What serves the metrics looks so often whether it is to end; with Python's half second each stop waits for that.
+    socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
+    code = 1
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as ended:
+        code = _code(ended)
+    except BaseException:
+        traceback.print_exc()
+    _end(code)
+
+
+def _code(ended: SystemExit) -> int:
+    """The exit code that Python makes of it; what is no number is printed."""
+    if isinstance(ended.code, int):
+        return ended.code & 0xFF
+    if ended.code is not None:
+        print(ended.code, file=sys.stderr)
+    return 0 if ended.code is None else 1
+
+
+def _end(code: int) -> NoReturn:
+    """Ends as Python does, but for taking all modules apart, which would copy the memory that a fork shares."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def enter_network(namespace: str) -> None:
@@ -247,5 +278,6 @@ def enter_network(namespace: str) -> None:
 
 
 if __name__ == "__main__":
-    _import(f"{it}.app" for it in ("command_server", "projector", "query_server", "relay"))
+    # The last is what looking up a host's name imports.
+    _import([*(f"{it}.app" for it in ("command_server", "projector", "query_server", "relay")), "encodings.idna"])
     _serve_forks(sys.stdin.buffer, sys.stdout)

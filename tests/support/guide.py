@@ -22,7 +22,8 @@ _BLOCK = re.compile(
 
 _COMPILED = "__pycache__"
 _NPM_CACHE = ".npm"
-_CACHES = (".pytest_cache", ".ruff_cache", ".hypothesis", ".mypy_cache", _NPM_CACHE)
+_MYPY = ".mypy_cache"
+_CACHES = (".pytest_cache", ".ruff_cache", ".hypothesis", _MYPY, _NPM_CACHE)
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,8 @@ class Tree:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, target)
             folders.add(target.parent.relative_to(folder))
-        # What mypy knows of the files as they are: without it, it takes half a minute to read them all again. And what
-        # Python has compiled of them.
-        for known in (Path(".mypy_cache"), *(it / _COMPILED for it in folders)):
+        # What Python has compiled of them.
+        for known in (it / _COMPILED for it in folders):
             if (root / known).exists():
                 shutil.copytree(root / known, folder / known)
         environment = folder / ".venv"
@@ -88,6 +88,15 @@ class Tree:
         # Newer than all it depends on: nothing is installed.
         (environment / ".installed").touch()
         return cls(folder)
+
+    def take_what_mypy_knows(self, root: Path) -> None:
+        """Of the files as they are there: without it, mypy takes half a minute to read them all again.
+
+        Nothing while mypy runs there: a copy of its databases would not be whole.
+        """
+        known = root / _MYPY
+        if known.exists() and not any(known.rglob("*-wal")):
+            shutil.copytree(known, self.folder / _MYPY)
 
     def do(self, step: Step) -> str:
         """Does a step and returns what it printed. AssertionError with that, and the step's line, when it fails."""

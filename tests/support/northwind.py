@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,8 @@ class Northwind:
         """Sends everything in order of date, each order as its own unit; returns the last receipt's token."""
         await asyncio.gather(*(stub.RegisterCustomer(_register(it)) for it in self.customers))
         await asyncio.gather(*(stub.AddProduct(_add(it)) for it in self.products))
+        # At once what is sold in two years: the files do not tell what came in when.
+        await asyncio.gather(*(stub.AdjustStock(_restock(*it)) for it in self._sold().items()))
         prices = {it["product_id"]: it["unit_price_cents"] for it in self.products}
         token = ""
         for kind, order in self._by_date():
@@ -79,8 +82,7 @@ class Northwind:
             lines = self.lines[order["order_id"]]
             changed = [it for it in lines if prices[it["product_id"]] != it["unit_price_cents"]]
             await asyncio.gather(
-                *(stub.ChangePrice(_reprice(it["product_id"], it["unit_price_cents"])) for it in changed),
-                *(stub.AdjustStock(_restock(it)) for it in lines),
+                *(stub.ChangePrice(_reprice(it["product_id"], it["unit_price_cents"])) for it in changed)
             )
             prices.update((it["product_id"], it["unit_price_cents"]) for it in changed)
             token = (await stub.PlaceOrder(_place(order, lines))).receipt.consistency_token
@@ -92,6 +94,13 @@ class Northwind:
                 request = commands.DiscontinueProductRequest(product_id=_id("product", product["product_id"]))
                 token = (await stub.DiscontinueProduct(request)).receipt.consistency_token
         return token
+
+    def _sold(self) -> Counter[str]:
+        """How many of each product, by its number in the files."""
+        sold = Counter[str]()
+        for line in chain.from_iterable(self.lines.values()):
+            sold[line["product_id"]] += int(line["quantity"])
+        return sold
 
     def _by_date(self) -> Iterator[tuple[str, Row]]:
         """Orders and shipments by day; on a day, orders before shipments; orders of a day by number."""
@@ -234,9 +243,9 @@ def _reprice(product: str, cents: str) -> commands.ChangePriceRequest:
     return commands.ChangePriceRequest(product_id=_id("product", product), price=usd(int(cents)))
 
 
-def _restock(line: Row) -> commands.AdjustStockRequest:
+def _restock(product: str, quantity: int) -> commands.AdjustStockRequest:
     """What is ordered was delivered before, so that the stock at the end is the one in the file."""
-    return commands.AdjustStockRequest(product_id=_id("product", line["product_id"]), delta=int(line["quantity"]))
+    return commands.AdjustStockRequest(product_id=_id("product", product), delta=quantity)
 
 
 def _place(order: Row, lines: list[Row]) -> commands.PlaceOrderRequest:
