@@ -329,7 +329,8 @@ def test_a_first_replica_that_attaches_ends_the_epoch_once(new_redis: Callable[.
 
 
 def test_a_part_of_a_cluster_is_refused_in_words(new_redis: Callable[..., RedisNode]) -> None:
-    node = new_redis("--cluster-enabled", "yes")
+    # Its own choice for what nodes say to each other is its port and 10,000, which somebody may have.
+    node = new_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     client = node_client(node.address, timeout=5)
     with pytest.raises(NodeError, match="runs as cluster, which is not supported"):
         client.ping()
