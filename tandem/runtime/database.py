@@ -96,6 +96,12 @@ class Driver(psycopg.Connection[Any]):
         """Has the server begin with what was sent in a pipeline."""
         self.pgconn.flush()
 
+    def _deallocate(self, name: bytes | None) -> PQGen[None]:
+        """Of psycopg's own statements, or of all that the connection has: after a rollback it wants none of before."""
+        if name is None:
+            self._statements.forget()
+        yield from super()._deallocate(name)
+
     def _is_answered(self, step: Any) -> bool:
         """Whether a step of psycopg's waits for an answer. It goes by their names."""
         name = step.__name__

@@ -25,13 +25,18 @@ _MOST = 100
 _PLACE = re.compile(r"%(?:\((\w+)\))?s")
 
 
+# PostgreSQL's: the plan does not fit the tables any more; the statement is not there.
+_TO_BE_PREPARED_ANEW = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
+
+
 class Rows:
     """The answer to a statement, in binary form: there when the pipeline is over."""
 
-    __slots__ = ("_result", "_statement")
+    __slots__ = ("_result", "_statement", "_statements")
 
-    def __init__(self, statement: "_Statement") -> None:
+    def __init__(self, statement: "_Statement", statements: "Statements") -> None:
         self._statement = statement
+        self._statements = statements
         self._result: PGresult | None = None
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
@@ -42,7 +47,11 @@ class Rows:
         return iter(statement.transformer.load_rows(0, result.ntuples, tuple))
 
     def _check_results(self, results: Sequence[PGresult]) -> None:
-        _check(results)
+        try:
+            _check(results)
+        except _TO_BE_PREPARED_ANEW:
+            self._statements.forget()
+            raise
 
     def _set_results(self, results: Sequence[PGresult]) -> None:
         self._result = results[0]
@@ -55,6 +64,10 @@ class Statements:
         self._connection = connection
         self._numbers = itertools.count()
         self._prepared: dict[tuple[str, _Kinds], _Statement] = {}
+
+    def forget(self) -> None:
+        """Each is prepared anew when it is sent again: the server has none any more, or none that it can use."""
+        self._prepared.clear()
 
     def send(self, query: str, parameters: Parameters) -> Rows | None:
         """Sends a statement of the connection's pipeline, with whatever is sent next.
@@ -83,7 +96,7 @@ class Statements:
         connection.pgconn.send_query_prepared(
             statement.name, [it.value for it in values], statement.formats, result_format=Format.BINARY
         )
-        rows = Rows(statement)
+        rows = Rows(statement, self)
         pipeline.result_queue.append((rows, None))
         return rows
 

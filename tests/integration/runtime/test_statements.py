@@ -64,3 +64,33 @@ def test_what_came_behind_a_failure_is_prepared_when_it_is_sent_again(connection
     connection.rollback()
     assert prepared(connection) == 1, "the one that failed when it was executed"
     assert ask() == ask() == [(2, 1)]
+
+
+def test_a_rollback_with_which_psycopg_takes_all_back_leaves_none_that_is_not_there(connection: Connection) -> None:
+    driver_under(connection).execute("SELECT 1", prepare=True)
+    with pipelined(connection) as driver:
+        driver.send("SELECT 1")
+    with pytest.raises(DBAPIError), pipelined(connection) as driver:
+        driver.send("SELECT 1 / 0")
+    connection.rollback()
+    assert prepared(connection) == 0
+    with pipelined(connection) as driver:
+        rows = driver.send("SELECT 1")
+    assert list(rows) == [(1,)]
+
+
+def test_a_plan_that_does_not_fit_its_table_any_more_is_made_anew(connection: Connection) -> None:
+    with pipelined(connection) as driver:
+        driver.send("CREATE TABLE thing (n integer)")
+        driver.send("INSERT INTO thing VALUES (1)")
+    read = "SELECT n FROM thing"
+    with pipelined(connection) as driver:
+        driver.send(read)
+        driver.send("ALTER TABLE thing ALTER n TYPE bigint")
+    connection.commit()
+    with pytest.raises(DBAPIError, match="cached plan"), pipelined(connection) as driver:
+        driver.send(read)
+    connection.rollback()
+    with pipelined(connection) as driver:
+        rows = driver.send(read)
+    assert list(rows) == [(1,)]
