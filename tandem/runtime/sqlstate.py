@@ -73,6 +73,11 @@ REFUSED = Failure(
     "a value is no such value, does not fit, or is too large for an index",
     ("22", "54000"), False, False, _SPLIT, _PARK, _BUG,
 )
+# 0A000 is all that is not supported, of which a program that runs meets this alone.
+NOT_PREPARED = Failure(
+    "a prepared statement is not there, or its plan does not fit its table any more",
+    ("26000", "0A000"), False, False, _AGAIN, _WAIT, _AWAY,
+)
 TABLE = (
     # what, states, drop, unknown, batch, view, query
     Failure("the connection",                               ("08",),            True,  True,  _AGAIN,    _END,  _AWAY),
@@ -86,6 +91,7 @@ TABLE = (
     Failure("no such table: it is not migrated yet",        ("42P01", "3F000"), False, False, _AGAIN,    _FAIL, _AWAY),
     Failure("another transaction stored the same",          ("23505",),         False, False, _COLLIDED, _FAIL, _BUG),
     Failure("a row breaks a rule of its table",             ("23",),            False, False, _SPLIT,    _PARK, _BUG),
+    NOT_PREPARED,
     REFUSED,
 )
 # fmt: on

@@ -17,16 +17,13 @@ from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
 from tandem.runtime.arrays import Parameter
+from tandem.runtime.sqlstate import NOT_PREPARED, failure_of
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 _Kinds = tuple[Any, ...]
 # As many as psycopg keeps by itself.
 _MOST = 100
 _PLACE = re.compile(r"%(?:\((\w+)\))?s")
-
-
-# PostgreSQL's: the plan does not fit the tables any more; the statement is not there.
-_TO_BE_PREPARED_ANEW = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
 
 
 class Rows:
@@ -49,8 +46,9 @@ class Rows:
     def _check_results(self, results: Sequence[PGresult]) -> None:
         try:
             _check(results)
-        except _TO_BE_PREPARED_ANEW:
-            self._statements.forget()
+        except psycopg.Error as error:
+            if failure_of(error) is NOT_PREPARED:
+                self._statements.forget()
             raise
 
     def _set_results(self, results: Sequence[PGresult]) -> None:

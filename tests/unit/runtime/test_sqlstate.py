@@ -31,6 +31,7 @@ BY_STATE: list[type[psycopg.Error]] = [
     errors.UndefinedTable,
     errors.UniqueViolation,
     errors.CheckViolation,
+    errors.InvalidSqlStatementName,
     errors.NumericValueOutOfRange,
 ]
 
