@@ -20,6 +20,7 @@ from tandem.feed import table
 from tandem.feed.archive import Archive, ArchiveProblem, NoFolder
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import read_head
+from tandem.runtime.arrays import bigint
 from tandem.runtime.database import driver_of
 from tandem.runtime.telemetry import log
 
@@ -103,10 +104,9 @@ def read_events(
     archive = archive or Archive(None)
     # What the table has is behind the archive's end: it is not read for each batch of what is archived.
     most = 0 if after < archive.through else limit
-    with driver_of(connection) as driver, driver.cursor(binary=True) as cursor:
-        read = _READ.format(supplement=supplement)
-        cursor.execute(read, (after, after, after, most, MAX_BYTES), prepare=True)
-        first, *rows = cursor.fetchall()
+    at = bigint(after)
+    with driver_of(connection) as driver:
+        first, *rows = driver.send(_READ.format(supplement=supplement), (at, at, at, bigint(most), bigint(MAX_BYTES)))
     *_, marked, epoch_now, head, lost = first
     is_behind = limit > 0 and head > after and (not rows or rows[0][0] != after + 1)
     if mark and after and marked is None:
@@ -281,9 +281,8 @@ def scan_events(
         having = f" AND ({having} OR (kind, version) IN ({older}))" if older else f" AND ({having})"
     statement = _SCAN.format(supplement=_supplement(contract), having=having)
     parameters = [after, end, list(kinds), *(it.encode() for it in contained), limit, MAX_BYTES]
-    with driver_of(connection) as driver, driver.cursor(binary=True) as cursor:
-        cursor.execute(statement, parameters, prepare=not contained)
-        rows = cursor.fetchall()
+    with driver_of(connection) as driver:
+        rows = list(driver.send(statement, parameters, prepare=not contained))
     # Fewer than there are: those behind are for the next statement.
     cut = len(rows) == limit or sum(len(row[2]) for row in rows) >= MAX_BYTES
     return ScannedPart([FeedEvent(contract, *row) for row in rows], rows[-1][0] if cut else end)

@@ -15,9 +15,8 @@ from typing import Any
 
 from sqlalchemy import Table
 
-from tandem.projection.statements import Driver
 from tandem.read_store.tables import newest, other_of, other_table
-from tandem.runtime.database import create_database_engine, driver_under
+from tandem.runtime.database import Driver, create_database_engine, driver_under
 from tandem.runtime.settings import DatabaseSettings
 
 # Of a range. A million orders take 100 statements of some 40 ms.

@@ -10,11 +10,10 @@ from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import Connection, text
 
 from tandem.projection.generations import Asked, State, ask, drop_version, request_rebuild
-from tandem.projection.statements import Driver
 from tandem.read_store.tables import ALL_NEWEST, generation, is_other, other_of
 from tandem.runtime.call import Call
 from tandem.runtime.checker import Checker
-from tandem.runtime.database import driver_of
+from tandem.runtime.database import Driver, driver_of
 from tandem.runtime.errors import NotFound, PreconditionFailed, Violation
 from tandem.runtime.inquiries import Inquiries, answer_by
 from tandem.runtime.worker import one_by_one

@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 from psycopg import sql
 
 from tandem.feed.token import new_mark
-from tandem.projection.statements import Deposed, Driver
+from tandem.projection.statements import Deposed
 from tandem.read_store.tables import OTHER_SCHEMA, SCHEMA, generation, operation, other_of, parked, projection
+from tandem.runtime.database import Driver
 
 # Where a table is for a moment, while two are exchanged.
 _PASSAGE = "tandem_read_passage"

@@ -34,13 +34,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from tandem.feed.token import Token
 from tandem.projection import metrics
 from tandem.projection.settings import FollowSettings
-from tandem.projection.statements import Driver
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.search_engine import SearchEngine
 from tandem.read_store.search_index import Document, EngineAway, IndexGone, SearchEngineSettings, SearchIndex
 from tandem.read_store.tables import CHANNEL, change, newest, parked_in, projection
 from tandem.runtime.arrays import array
-from tandem.runtime.database import create_database_engine, driver_under, first_line
+from tandem.runtime.database import Driver, create_database_engine, driver_under, first_line
 from tandem.runtime.listener import Listener
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.supervised import SupervisedThread

@@ -23,10 +23,11 @@ from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.changes import ViewChanges, ViewRow
 from tandem.projection.projection import Projection
 from tandem.projection.replay import KeyRange, Replay
-from tandem.projection.statements import Driver, Move, count_parked, move_views, select_waiting
+from tandem.projection.statements import Move, count_parked, move_views, select_waiting
 from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.tables import newest, view_of_table, written_columns
 from tandem.runtime.arrays import array
+from tandem.runtime.database import Driver
 
 # At most so many inspections wait for a session.
 _MOST_WAITING = 64
@@ -198,9 +199,7 @@ def read_range(driver: Driver, projection: Projection, wanted: KeyRange, most: i
 
 # `written_columns` begin with the key and the position, and end with the value.
 def _read(driver: Driver, projection: Projection, rows: str, parameters: Sequence[Any]) -> StoredRows:
-    with driver.cursor(binary=True) as cursor:
-        cursor.execute(_statement(projection.table, rows), parameters, prepare=True)
-        answer = cursor.fetchall()
+    answer = list(driver.send(_statement(projection.table, rows), parameters))
     if not answer:
         return StoredRows(None, {})
     at = Token(*answer[0][:4])

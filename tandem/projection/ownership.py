@@ -22,10 +22,10 @@ from sqlalchemy import Connection
 
 from tandem.feed.token import Token, new_mark
 from tandem.projection.projection import Projection
-from tandem.projection.statements import Deposed, Driver
+from tandem.projection.statements import Deposed
 from tandem.read_store.cache import CacheEpochs
 from tandem.read_store.tables import change, parked, projection, projector
-from tandem.runtime.database import WITHOUT_THE_DISK, driver_under
+from tandem.runtime.database import WITHOUT_THE_DISK, Driver, driver_under
 
 # The first half of the locks' names, ours among all advisory locks of the database; the second is the session's.
 _LOCK_SPACE = 7_246_002

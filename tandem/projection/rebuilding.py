@@ -31,10 +31,9 @@ from tandem.projection.pipeline import Pipeline
 from tandem.projection.projection import Projection
 from tandem.projection.rows import RowSource
 from tandem.projection.settings import FollowSettings
-from tandem.projection.statements import Driver
 from tandem.projection.views import Phase, ViewState
 from tandem.read_store.tables import other_of, served_of
-from tandem.runtime.database import first_line
+from tandem.runtime.database import Driver, first_line
 from tandem.runtime.sqlstate import ViewAction, failure_of
 from tandem.runtime.telemetry import log
 

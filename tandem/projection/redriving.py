@@ -35,11 +35,12 @@ from tandem.projection.changes import (
 from tandem.projection.fold import Step, Steps, fold_steps, steps_of
 from tandem.projection.projection import Projection
 from tandem.projection.replay import Replay
-from tandem.projection.statements import Driver, Move, select_rows
+from tandem.projection.statements import Move, select_rows
 from tandem.projection.traced import note_redriven
 from tandem.projection.views import Views, ViewState
 from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.tables import operation, parked
+from tandem.runtime.database import Driver
 from tandem.runtime.sqlstate import ViewAction, failure_of
 from tandem.runtime.telemetry import log
 

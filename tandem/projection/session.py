@@ -54,7 +54,6 @@ from tandem.projection.rows import RowSource
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import (
     Deposed,
-    Driver,
     Move,
     announce,
     count_parked,
@@ -70,7 +69,7 @@ from tandem.read_store.announcement import EVENTS_MISSING, HISTORY_CHANGED, VIEW
 from tandem.read_store.cache import CacheEpochs
 from tandem.read_store.damage import DamagedRows
 from tandem.read_store.tables import is_other, served_of
-from tandem.runtime.database import driver_under, first_line
+from tandem.runtime.database import Driver, driver_under, first_line
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.snapshots import LOOK_EVERY_SECONDS, SnapshotWatch
 from tandem.runtime.sqlstate import ViewAction, failure_of

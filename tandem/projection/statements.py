@@ -13,11 +13,9 @@ from tandem.projection.changes import FoundRows, ParkedKeys, Room, ViewChanges, 
 from tandem.projection.projection import Projection
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import CHANNEL, change, newest, parked, projection, view_of_table, written_columns
-from tandem.runtime.arrays import Array, array, sql_type
-from tandem.runtime.database import WITHOUT_THE_DISK
+from tandem.runtime.arrays import Array, array, bigint, sql_type, text, uuid_of
+from tandem.runtime.database import WITHOUT_THE_DISK, Driver
 from tandem.runtime.sqlstate import ViewAction, failure_of
-
-Driver = psycopg.Connection[Any]
 
 
 class Move(NamedTuple):
@@ -52,10 +50,8 @@ def select_rows(
     found: FoundRows = {view: {} for view in wanted}
     of_view = list(found.values())
     statement = _select_all(tuple((projections[view].table, projections[view].began) for view in wanted))
-    with driver.cursor(binary=True) as cursor:
-        cursor.execute(statement, [array("UUID", keys) for keys in wanted.values()], prepare=True)
-        for number, key, began, value in cursor.fetchall():
-            of_view[number][key] = began, value
+    for number, key, began, value in driver.send(statement, [array("UUID", keys) for keys in wanted.values()]):
+        of_view[number][key] = began, value
     return found
 
 
@@ -101,12 +97,10 @@ def move_views(
     views = [move.projection.view for move in moves]
     numbers = [[it.before for it in moves], [it.after for it in moves], [it.mark for it in moves]]
     numbers.append([it.changes.parked_keys for it in moves])
-    parameters: list[Any] = [array("TEXT", views), *(array("BIGINT", it) for it in numbers), epoch, owner, len(moves)]
-    parameters += [len(moves), *(it for part in parts for it in part.arrays)]
-    with psycopg.RawCursor(driver) as cursor:
-        cursor.execute(_together(tuple(part.statement for part in parts), durable), parameters, prepare=True)
-        moved = cursor.fetchone()
-    if moved is None:
+    count = bigint(len(moves))
+    parameters: list[Any] = [array("TEXT", views), *(array("BIGINT", it) for it in numbers)]
+    parameters += [uuid_of(epoch), uuid_of(owner), count, count, *(it for part in parts for it in part.arrays)]
+    if not list(driver.send(_together(tuple(part.statement for part in parts), durable), parameters)):
         raise Deposed(f"{', '.join(views)}: moved by another projector")
 
 
@@ -134,10 +128,8 @@ def refused_rows(driver: Driver, projection: Projection, changes: ViewChanges) -
 def announce(driver: Driver, owner: uuid.UUID, announcement: Announcement) -> None:
     """Announces views, or raises Deposed when one of them has another owner. Raises psycopg.Error."""
     views = list(announcement.positions.keys() | announcement.problems.keys())
-    cursor = driver.execute(
-        _ANNOUNCE, (CHANNEL, announcement.encode(), array("TEXT", views), owner, len(views)), prepare=True
-    )
-    if cursor.fetchone() is None:
+    said = (text(CHANNEL), text(announcement.encode()), array("TEXT", views), uuid_of(owner), bigint(len(views)))
+    if not list(driver.send(_ANNOUNCE, said)):
         raise Deposed(f"{', '.join(views)}: taken over by another projector")
 
 
@@ -187,20 +179,15 @@ def _arrays(types: Sequence[str], values: Iterable[Collection[Any]]) -> list[Arr
 
 
 @lru_cache(maxsize=100)
-def _together(statements: Sequence[str], durable: bool) -> bytes:
+def _together(statements: Sequence[str], durable: bool) -> str:
     """Locks the views that are where they were read. If those are all, moves them and executes the statements.
 
     `held` has a row only if all views match, and everything that writes joins it. That row is the answer: how many
     views were moved, which is all of them. No row means none.
-
-    With numbers for its values, as PostgreSQL takes it: one with %s, of more than 50 values or 4,096 characters, the
-    driver would take to pieces each time.
     """
     parts = "".join(f", part{number} AS ({statement})" for number, statement in enumerate(statements))
     answer = "views" if durable else f"views, {WITHOUT_THE_DISK}"
-    together = f"WITH matched AS ({_MATCH}), held AS ({_HOLD}), moved AS ({_MOVE}){parts} SELECT {answer} FROM held"  # noqa: S608
-    first, *others = together.split("%s")
-    return "".join([first, *(f"${number}{it}" for number, it in enumerate(others, start=1))]).encode()
+    return f"WITH matched AS ({_MATCH}), held AS ({_HOLD}), moved AS ({_MOVE}){parts} SELECT {answer} FROM held"  # noqa: S608
 
 
 # Each view's row is looked up by its view and span. As a plain join, PostgreSQL may read the rows of all views once

@@ -16,7 +16,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import psycopg
 from prometheus_client import Histogram
-from psycopg.rows import namedtuple_row
 from sqlalchemy import Engine, PoolProxiedConnection, TextClause, text
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.exc import DBAPIError
@@ -239,9 +238,8 @@ class Store:
             connection = self._engine.raw_connection()
         driver: Any = connection.driver_connection
         try:
-            with psycopg.RawCursor(driver, row_factory=namedtuple_row) as cursor:
-                values = [arguments[name] for name in names]
-                rows: Sequence[Any] = cursor.execute(sql, values, prepare=prepare, binary=True).fetchall()
+            values = [arguments[name] for name in names]
+            rows: Sequence[Any] = list(driver.send(sql, values, named=True, prepare=prepare))
         except psycopg.Error as error:
             if driver.closed or failure_of(error).drop:
                 connection.invalidate(error)
@@ -297,7 +295,7 @@ class _ConnectionBroke(psycopg.OperationalError):
 class _Written(NamedTuple):
     """A statement as PostgreSQL takes it: $1 stands for the value of the first of names, and so on."""
 
-    sql: bytes
+    sql: str
     names: Sequence[str]
 
 
@@ -309,4 +307,4 @@ _NUMBERED = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-ca
 def _written(statement: TextClause) -> _Written:
     """Statements are made once, and kept."""
     compiled = statement.compile(dialect=_NUMBERED)
-    return _Written(compiled.string.encode(), compiled.positiontup or ())
+    return _Written(compiled.string, compiled.positiontup or ())

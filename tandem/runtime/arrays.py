@@ -71,6 +71,14 @@ def bigint(value: int) -> Parameter:
     return _Bigint(_BIGINT(value))
 
 
+def text(value: str) -> Parameter:
+    return _Text(value.encode())
+
+
+def uuid_of(value: uuid.UUID) -> Parameter:
+    return _Uuid(value.bytes)
+
+
 @cache
 def sql_type(column: Column[Any]) -> str:
     """The column's type as SQL writes it."""
@@ -79,7 +87,7 @@ def sql_type(column: Column[Any]) -> str:
 
 def send_arrays(connection: psycopg.Connection[Any]) -> None:
     """Makes them parameters of this connection's statements."""
-    ready: list[type[Parameter]] = [_Bigint, *(kind.array for kind in _KINDS.values())]
+    ready: list[type[Parameter]] = [_Bigint, _Text, _Uuid, *(kind.array for kind in _KINDS.values())]
     for it in ready:
         connection.adapters.register_dumper(it, type(f"{it.__name__}_dumper", (_AsItIs,), {"oid": it.oid}))
 
@@ -157,6 +165,16 @@ def _kind(name: str, encode: Callable[[Iterable[Any]], Iterable[bytes]]) -> _Kin
 class _Bigint(Parameter):
     __slots__ = ()
     oid = psycopg.adapters.types.get_oid("int8")
+
+
+class _Text(Parameter):
+    __slots__ = ()
+    oid = psycopg.adapters.types.get_oid("text")
+
+
+class _Uuid(Parameter):
+    __slots__ = ()
+    oid = psycopg.adapters.types.get_oid("uuid")
 
 
 # By the type of a column as SQLAlchemy writes it.

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.rows import namedtuple_row, tuple_row
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
@@ -23,7 +24,7 @@ from tandem.runtime.round_trips import ROUND_TRIPS, Waits
 from tandem.runtime.sampled import SampledGauge
 from tandem.runtime.settings import DatabaseSettings, SettingsError, parse_database_url
 from tandem.runtime.sqlstate import failure_of
-from tandem.runtime.statements import Parameters, Rows, Statements
+from tandem.runtime.statements import Parameters, Rows, Statements, parsed
 
 _WITH_TRANSACTION_TIMEOUT = 17_00_00
 # How often a wait looks up for Ctrl-C, as psycopg's own waits do.
@@ -85,12 +86,21 @@ class Driver(psycopg.Connection[Any]):
         self.waits = Waits()
         self._statements = Statements(self)
 
-    def send(self, query: str, parameters: Parameters = ()) -> "Rows | psycopg.Cursor[Any]":
-        """As `execute(query, parameters, binary=True)`; in a pipeline much faster, where the parameters are arrays.
+    def send(
+        self, query: str, parameters: Parameters = (), *, named: bool = False, prepare: bool = True
+    ) -> "Rows | psycopg.Cursor[Any]":
+        """A statement's rows, in binary form: outside of a pipeline at once, in one after it.
 
-        It is sent with the pipeline's end, or by `flush`. Its rows are read after the pipeline.
+        In a pipeline it is sent with the pipeline's end, or by `flush`. Where its parameters are arrays and what else
+        `arrays` makes ready, it is much faster than a cursor. query: as psycopg has it, or with PostgreSQL's own
+        numbers. named: rows are named tuples. prepare: False for one that is hardly ever sent again.
         """
-        return self._statements.send(query, parameters) or self.execute(query, parameters, binary=True)
+        rows = self._statements.send(query, parameters, named=named) if prepare else None
+        if rows is not None:
+            return rows
+        it = parsed(query)
+        cursor = psycopg.RawCursor(self, row_factory=namedtuple_row if named else tuple_row)
+        return cursor.execute(it.text, it.values(parameters), prepare=prepare, binary=True)
 
     def flush(self) -> None:
         """Has the server begin with what was sent in a pipeline."""
@@ -368,10 +378,10 @@ def driver_of(connection: Connection) -> Iterator[Driver]:
         ) from error
 
 
-def driver_under(connection: Connection) -> psycopg.Connection[Any]:
+def driver_under(connection: Connection) -> Driver:
     """The driver's own connection, with its own errors: for an engine in autocommit mode."""
     driver = connection.connection.dbapi_connection
-    assert isinstance(driver, psycopg.Connection)
+    assert isinstance(driver, Driver)
     return driver
 
 

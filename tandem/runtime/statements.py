@@ -1,20 +1,24 @@
-"""Statements of a pipeline whose parameters are ready to be sent: they go past psycopg's cursors.
+"""Statements whose parameters are ready to be sent: they go past psycopg's cursors.
 
 A cursor finds out, each time, how its statement is written, how each parameter is, and whether it is prepared: of the
 1.0 ms that the eight statements of a single order took of the processor, this was 0.8. Here a statement is prepared
-when it is first sent, and a parameter is bytes. psycopg's pipeline has all the rest: sending, receiving, failing.
+when it is first sent, and a parameter is bytes. psycopg's connection and its pipeline have all the rest: beginning a
+transaction, sending, receiving, failing.
 """
 
 import itertools
 import re
+from collections import namedtuple
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
-from psycopg.pq import ExecStatus, Format
-from psycopg.pq.abc import PGresult
+from psycopg.generators import execute
+from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq.abc import PGconn, PGresult
 
 from tandem.runtime.arrays import Parameter
 from tandem.runtime.sqlstate import NOT_PREPARED, failure_of
@@ -26,22 +30,43 @@ _MOST = 100
 _PLACE = re.compile(r"%(?:\((\w+)\))?s")
 
 
+class Parsed(NamedTuple):
+    """A statement as PostgreSQL takes it. names: of the values of $1 and so on; none where they come in that order."""
+
+    text: bytes
+    names: tuple[str, ...]
+
+    def values(self, parameters: Parameters) -> Sequence[Any]:
+        return [parameters[name] for name in self.names] if isinstance(parameters, Mapping) else parameters
+
+
+@lru_cache(maxsize=512)
+def parsed(query: str) -> Parsed:
+    """query: as psycopg has it, with `%s` or `%(name)s`, or with PostgreSQL's own numbers."""
+    names: dict[str, int] = {}
+    numbers = itertools.count(1)
+
+    def place(found: re.Match[str]) -> str:
+        number = next(numbers) if found[1] is None else names.setdefault(found[1], len(names) + 1)
+        return f"${number}"
+
+    return Parsed(_PLACE.sub(place, query).encode(), tuple(names))
+
+
 class Rows:
-    """The answer to a statement, in binary form: there when the pipeline is over."""
+    """The answer to a statement, in binary form: in a pipeline it is there when that is over."""
 
-    __slots__ = ("_result", "_statement", "_statements")
+    __slots__ = ("_named", "_rows", "_statement", "_statements")
 
-    def __init__(self, statement: "_Statement", statements: "Statements") -> None:
-        self._statement = statement
+    def __init__(self, statements: "Statements", statement: "_Statement", *, named: bool) -> None:
         self._statements = statements
-        self._result: PGresult | None = None
+        self._statement = statement
+        self._named = named
+        self._rows: list[Any] | None = None
 
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        result, statement = self._result, self._statement
-        assert result is not None, "the pipeline is over"
-        statement.transformer.set_pgresult(result, set_loaders=not statement.is_known)
-        statement.is_known = True
-        return iter(statement.transformer.load_rows(0, result.ntuples, tuple))
+    def __iter__(self) -> Iterator[Any]:
+        assert self._rows is not None, "the pipeline is over"
+        return iter(self._rows)
 
     def _check_results(self, results: Sequence[PGresult]) -> None:
         try:
@@ -52,11 +77,11 @@ class Rows:
             raise
 
     def _set_results(self, results: Sequence[PGresult]) -> None:
-        self._result = results[0]
+        self._rows = self._statement.rows(results[0], named=self._named)
 
 
 class Statements:
-    """Of one connection: what it has prepared. For whoever has the connection."""
+    """Of one connection: what it has prepared."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
@@ -67,50 +92,98 @@ class Statements:
         """Each is prepared anew when it is sent again: the server has none any more, or none that it can use."""
         self._prepared.clear()
 
-    def send(self, query: str, parameters: Parameters) -> Rows | None:
-        """Sends a statement of the connection's pipeline, with whatever is sent next.
+    def send(self, query: str, parameters: Parameters, *, named: bool) -> Rows | None:
+        """Sends a statement: in a pipeline with whatever is sent next, elsewhere to be answered at once.
 
-        None for one that is psycopg's to send: outside of a pipeline, or with parameters that are not ready. query: as
-        psycopg has it, with `%s` or `%(name)s`.
+        None for one that is psycopg's to send. named: whether its rows are to be named tuples.
         """
         connection = self._connection
-        # What waits for an answer is a cursor to psycopg's pipeline, of which it calls two methods.
         pipeline: Any = connection._pipeline
-        if pipeline is None or pipeline.command_queue or connection.prepare_threshold is None:
+        if connection.prepare_threshold is None or (pipeline is not None and self._is_psycopgs(pipeline)):
             return None
-        text, names = _parsed(query)
-        values = [parameters[name] for name in names] if isinstance(parameters, Mapping) else parameters
+        text, _ = it = parsed(query)
+        values = it.values(parameters)
         kinds: _Kinds = tuple(map(type, values))
         statement = self._prepared.get((query, kinds))
+        preparing = None
         if statement is None:
             if len(self._prepared) >= _MOST or not all(issubclass(kind, Parameter) for kind in kinds):
                 return None
             # The first word tells who reads the wire what it is.
             name = b"tandem_%d_%b" % (next(self._numbers), text.split(maxsplit=1)[0])
-            statement = _Statement(name, len(kinds), connection)
-            connection.pgconn.send_prepare(statement.name, text, [kind.oid for kind in kinds])
+            statement = _Statement(name, text, kinds, connection)
             # It is known when the server has said so: where something before it fails, it is not prepared.
-            pipeline.result_queue.append((_Preparing(self._prepared, (query, kinds), statement), None))
-        connection.pgconn.send_query_prepared(
-            statement.name, [it.value for it in values], statement.formats, result_format=Format.BINARY
-        )
-        rows = Rows(statement, self)
+            preparing = _Preparing(self._prepared, (query, kinds), statement)
+        ready = [value.value for value in values]
+        rows = Rows(self, statement, named=named)
+        if pipeline is None:
+            with connection.lock:
+                connection.wait(self._answered(preparing, statement, ready, rows))
+            return rows
+        # What waits for an answer is a cursor to psycopg's pipeline, of which it calls two methods.
+        if preparing is not None:
+            statement.prepare(connection.pgconn)
+            pipeline.result_queue.append((preparing, None))
+        statement.execute(connection.pgconn, ready)
         pipeline.result_queue.append((rows, None))
         return rows
 
+    def _is_psycopgs(self, pipeline: Any) -> bool:
+        """Whether something of psycopg's is to be sent first: what it has collected, or a BEGIN."""
+        connection = self._connection
+        begins = not connection.autocommit and connection.pgconn.transaction_status == TransactionStatus.IDLE
+        return begins or bool(pipeline.command_queue)
+
+    def _answered(
+        self, preparing: "_Preparing | None", statement: "_Statement", ready: Sequence[bytes], rows: Rows
+    ) -> PQGen[None]:
+        """A step of psycopg's, outside of a pipeline."""
+        connection = self._connection
+        yield from connection._start_query()
+        if preparing is not None:
+            statement.prepare(connection.pgconn)
+            results = yield from execute(connection.pgconn)
+            preparing._check_results(results)
+            preparing._set_results(results)
+        statement.execute(connection.pgconn, ready)
+        results = yield from execute(connection.pgconn)
+        rows._check_results(results)
+        rows._set_results(results)
+
 
 class _Statement:
-    """transformer: reads rows of this statement. is_known: whether it knows how."""
+    def __init__(self, name: bytes, text: bytes, kinds: _Kinds, connection: psycopg.Connection[Any]) -> None:
+        self._name = name
+        self._text = text
+        self._oids = [kind.oid for kind in kinds]
+        self._formats = [Format.BINARY] * len(kinds)
+        # It reads rows of this statement, once it knows how.
+        self._transformer = Transformer(connection)
+        self._is_known = False
+        self._make: Any = None
 
-    def __init__(self, name: bytes, parameters: int, connection: psycopg.Connection[Any]) -> None:
-        self.name = name
-        self.formats = [Format.BINARY] * parameters
-        self.transformer = Transformer(connection)
-        self.is_known = False
+    def prepare(self, pgconn: PGconn) -> None:
+        pgconn.send_prepare(self._name, self._text, self._oids)
+
+    def execute(self, pgconn: PGconn, ready: Sequence[bytes]) -> None:
+        pgconn.send_query_prepared(self._name, ready, self._formats, result_format=Format.BINARY)
+
+    def rows(self, result: PGresult, *, named: bool) -> list[Any]:
+        self._transformer.set_pgresult(result, set_loaders=not self._is_known)
+        self._is_known = True
+        if named and self._make is None:
+            names = [(result.fname(number) or b"").decode() for number in range(result.nfields)]
+            self._make = _row_of(tuple(names))._make
+        return self._transformer.load_rows(0, result.ntuples, self._make if named else tuple)
+
+
+@lru_cache(maxsize=512)
+def _row_of(names: tuple[str, ...]) -> Any:
+    return namedtuple("Row", names, rename=True)
 
 
 class _Preparing:
-    """Stands where psycopg's pipeline expects a cursor, for the answer to a Parse."""
+    """For the answer to a Parse."""
 
     def __init__(
         self,
@@ -136,16 +209,3 @@ def _check(results: Sequence[PGresult]) -> None:
             raise psycopg.OperationalError("a statement before it failed")
         if it.status not in {ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK}:
             raise psycopg.errors.error_from_result(it)
-
-
-@lru_cache(maxsize=512)
-def _parsed(query: str) -> tuple[bytes, tuple[str, ...]]:
-    """The query with PostgreSQL's own $1, and the names of its parameters, in that order; no names for `%s`."""
-    names: dict[str, int] = {}
-    numbers = itertools.count(1)
-
-    def place(found: re.Match[str]) -> str:
-        number = next(numbers) if found[1] is None else names.setdefault(found[1], len(names) + 1)
-        return f"${number}"
-
-    return _PLACE.sub(place, query).encode(), tuple(names)

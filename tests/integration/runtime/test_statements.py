@@ -1,13 +1,15 @@
-"""Statements of a pipeline that go past psycopg's cursors, through its pipeline, which its next release may change."""
+"""Statements that go past psycopg's cursors, through what its next release may change."""
 
+import uuid
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from tandem.runtime.arrays import array, bigint
+from tandem.runtime.arrays import array, bigint, text, uuid_of
 from tandem.runtime.database import create_database_engine, driver_under, pipelined
 from tandem.runtime.settings import DatabaseSettings
 
@@ -16,7 +18,8 @@ SUM = "SELECT CAST(%(more)s AS bigint) + n, CAST(%(more)s AS bigint) FROM unnest
 
 @pytest.fixture
 def connection(fresh_database: Callable[[], str]) -> Iterator[Connection]:
-    engine = create_database_engine(DatabaseSettings(url=SecretStr(fresh_database())), name="test", pool_size=1)
+    settings = DatabaseSettings(url=SecretStr(fresh_database()))
+    engine = create_database_engine(settings, name="test", pool_size=1, autocommit=True)
     with engine.connect() as opened:
         yield opened
     engine.dispose()
@@ -70,7 +73,8 @@ def test_a_rollback_with_which_psycopg_takes_all_back_leaves_none_that_is_not_th
     driver_under(connection).execute("SELECT 1", prepare=True)
     with pipelined(connection) as driver:
         driver.send("SELECT 1")
-    with pytest.raises(DBAPIError), pipelined(connection) as driver:
+    with pytest.raises(DBAPIError), pipelined(connection) as driver:  # noqa: PT012 - a batch is what fails
+        driver.send("BEGIN")
         driver.send("SELECT 1 / 0")
     connection.rollback()
     assert prepared(connection) == 0
@@ -87,10 +91,49 @@ def test_a_plan_that_does_not_fit_its_table_any_more_is_made_anew(connection: Co
     with pipelined(connection) as driver:
         driver.send(read)
         driver.send("ALTER TABLE thing ALTER n TYPE bigint")
-    connection.commit()
     with pytest.raises(DBAPIError, match="cached plan"), pipelined(connection) as driver:
         driver.send(read)
-    connection.rollback()
     with pipelined(connection) as driver:
         rows = driver.send(read)
     assert list(rows) == [(1,)]
+
+
+def test_outside_of_a_pipeline_it_is_answered_at_once(connection: Connection) -> None:
+    driver = driver_under(connection)
+    for number in range(3):
+        numbers = array("BIGINT", [1, 2])
+        assert list(driver.send(SUM, {"numbers": numbers, "more": bigint(number)})) == [
+            (1 + number, number),
+            (2 + number, number),
+        ]
+    assert prepared(connection) == 1
+    key = uuid.uuid4()
+    [row] = driver.send("SELECT $1 AS key, $2 AS name, 1", [uuid_of(key), text("é")], named=True)
+    assert (row.key, row.name, row[2]) == (key, "é", 1)
+    [row] = driver.send("SELECT $1::uuid AS key, $2 AS name", [key, "é"], named=True)
+    assert (row.key, row.name) == (key, "é")
+    assert prepared(connection) == 2, "psycopg writes what is not ready"
+
+
+def test_outside_of_a_pipeline_an_error_is_raised_and_the_plan_made_anew(connection: Connection) -> None:
+    driver = driver_under(connection)
+    driver.send("CREATE TABLE thing (n integer)")
+    read = "SELECT n FROM thing"
+    assert list(driver.send(read)) == []
+    driver.send("ALTER TABLE thing ALTER n TYPE bigint")
+    with pytest.raises(psycopg.errors.FeatureNotSupported):
+        driver.send(read)
+    assert list(driver.send(read)) == []
+
+
+def test_a_transaction_is_begun_where_psycopg_begins_one(connection: Connection) -> None:
+    driver = driver_under(connection)
+    driver.autocommit = False
+    driver.send("CREATE TABLE thing (n integer)")
+    with pipelined(connection):
+        driver.send("INSERT INTO thing VALUES (1)")
+    driver.rollback()
+    with pipelined(connection):
+        driver.send("CREATE TABLE thing (n integer)")
+    driver.rollback()
+    assert list(driver.send("SELECT to_regclass('thing')")) == [(None,)]
