@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import psycopg
 from prometheus_client import Counter, Histogram
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -41,10 +42,12 @@ from tandem.feed import table as feed
 from tandem.runtime import audit
 from tandem.runtime.call import Call, Stage
 from tandem.runtime.clock import Clock, utc_now
-from tandem.runtime.database import create_database_engine, driver_of, pipelined
+from tandem.runtime.database import Driver, create_database_engine, driver_of, pipelined
 from tandem.runtime.errors import SomebodyElses, TandemError, Unavailable
+from tandem.runtime.notifications import Notified
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.sqlstate import WAITED_TOO_LONG, BatchAction, failure_of
+from tandem.runtime.statements import Rows, is_answered
 from tandem.runtime.telemetry import log
 from tandem.runtime.tracing import TRACING, metadata_of
 from tandem.runtime.worker import Worker
@@ -126,6 +129,7 @@ class Executor(Worker):
             ledger=ledger,
             clock=clock,
             busy=BusyRows(settings.retry_seconds),
+            followers=Notified("the followers of the feed"),
         )
         last = new_storing()
         self._aside = Worker(
@@ -196,10 +200,11 @@ class _Storing:
         ledger: Ledger,
         clock: Clock,
         busy: BusyRows,
+        followers: Notified,
         prepared: Callable[[], None] = lambda: None,
         given_up: Callable[[], None] = lambda: None,
     ) -> None:
-        """acknowledged, ledger, busy: shared by all threads.
+        """acknowledged, ledger, busy, followers: shared by all threads.
 
         prepared: called when the work that is left is PostgreSQL's, so that another thread prepares its batch.
         given_up: called when a batch was given up because the database does not answer.
@@ -211,9 +216,12 @@ class _Storing:
         self._ledger = ledger
         self._clock = clock
         self._busy = busy
+        self._followers = followers
         self._prepared = prepared
         self._given_up = given_up
         self._connection: Connection | None = None
+        self._committed: Rows | psycopg.Cursor[Any] | None = None
+        """Of a batch that is being appended, the answer to its COMMIT."""
         self._span: SpanContext | None = None
         """Of the batch that is under way, where it is traced."""
         self._rounds = itertools.count()
@@ -411,7 +419,7 @@ class _Storing:
             elif decisions.events:
                 failures.committing = decisions.receipts + decisions.stepped
                 began = time.monotonic()
-                with pipelined(connection) as driver:
+                with self._appending(connection) as driver:
                     new_keys, erased = domain.model.save(connection, loaded, decisions.states)
                     subject_keys |= new_keys
                     driver.flush()
@@ -420,8 +428,8 @@ class _Storing:
                     head = append(connection, events, decisions.receipts, decisions.stepped)
                     if decisions.begun:
                         keep_unfinished(connection, decisions.begun)
-                    driver.send("COMMIT")
-                    wake_followers(driver)
+                    self._committed = driver.send("COMMIT")
+                    wake_followers(driver, again=self._followers.fails)
                     self._prepared()
                 epoch, base, mark = head()
                 if TRACING.is_on and self._span is not None:
@@ -431,10 +439,28 @@ class _Storing:
                     # Before anybody is told.
                     self._ledger.add(Kind.ERASED, erased)
                 outcomes = [it.appended(epoch, base, mark) if isinstance(it, Receipt) else it for it in outcomes]
-            # Ends the transaction where nothing was to be stored.
-            connection.commit()
+            if connection.invalidated:
+                # It broke behind COMMIT's answer.
+                self.disconnect()
+            else:
+                # Ends the transaction where nothing was to be stored.
+                connection.commit()
         BATCH_SIZE.observe(len(batch))
         return outcomes
+
+    @contextmanager
+    def _appending(self, connection: Connection) -> Iterator[Driver]:
+        """A pipeline with a COMMIT. When that is answered the batch is stored, whatever fails behind it."""
+        self._committed = None
+        try:
+            with pipelined(connection) as driver:
+                yield driver
+        except DBAPIError as error:
+            if self._committed is None or not is_answered(self._committed):
+                raise
+            self._followers.note(error)
+        else:
+            self._followers.note(None)
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:

@@ -32,6 +32,7 @@ from tandem.feed.token import new_mark
 from tandem.runtime.arrays import array, bigint
 from tandem.runtime.database import Answer, Driver, driver_of
 from tandem.runtime.errors import InvalidArgument, Violation
+from tandem.runtime.notifications import MAKE_ROOM
 
 receipt = Table(
     "receipt",
@@ -202,6 +203,7 @@ _APPEND_STEPS = _APPEND_WITH.replace(
 )""",  # noqa: S608
 )
 _WAKE = f"SELECT pg_notify('{feed.CHANNEL}', '')"
+_WAKE_AGAIN = f"{_WAKE}, {MAKE_ROOM}"
 
 _BEGUN = f"""
 INSERT INTO {unfinished.fullname} (request_id, request_type, request, envelope)
@@ -265,13 +267,14 @@ def append(
     return answer
 
 
-def wake_followers(driver: Driver) -> None:
+def wake_followers(driver: Driver, *, again: bool = False) -> None:
     """Tells whoever follows the feed that there is more. In a transaction of its own, behind the COMMIT.
 
     PostgreSQL lets one transaction at a time commit that notifies, of all databases of a server, from before its log is
-    written until it is on the disk. Who is not told, because the connection broke in between, looks by himself.
+    written until it is on the disk. Who is not told, because that fails or the connection broke in between, looks by
+    himself. again: PostgreSQL could not do it the last time.
     """
-    driver.send(_WAKE)
+    driver.send(_WAKE_AGAIN if again else _WAKE)
 
 
 def _steps(stepped: Sequence[Receipt]) -> dict[str, Any]:

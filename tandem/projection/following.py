@@ -26,6 +26,7 @@ from tandem.projection.watched_feed import WatchedFeed
 from tandem.read_store.damage import DamagedRows
 from tandem.read_store.tables import is_other
 from tandem.runtime.database import create_database_engine, first_line
+from tandem.runtime.notifications import Notified
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
@@ -81,6 +82,8 @@ class Following:
         # Of the last session, for the next one: that it is over, and of which feed the write database is.
         self.session: uuid.UUID | None = None
         self.epoch: uuid.UUID | None = None
+        # Whether announcements come to those who read the views.
+        self.readers = Notified("the readers of the views")
         self._thread = SupervisedThread("projector", self._run)
 
     async def start(self) -> None:

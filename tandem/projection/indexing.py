@@ -41,6 +41,7 @@ from tandem.read_store.tables import CHANNEL, change, newest, parked_in, project
 from tandem.runtime.arrays import array
 from tandem.runtime.database import Driver, create_database_engine, driver_under, first_line
 from tandem.runtime.listener import Listener
+from tandem.runtime.notifications import Notified
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.supervised import SupervisedThread
 from tandem.runtime.telemetry import log
@@ -106,6 +107,7 @@ class Indexer:
         self._database = create_database_engine(read_database, name=_NAME, pool_size=1, by_key=True, autocommit=True)
         self._listener = Listener(read_database, CHANNEL, _NAME)
         self._stopping = threading.Event()
+        self._readers = Notified("the readers of the index")
         self._thread = SupervisedThread("indexer", self._run)
         self._forget()
 
@@ -343,7 +345,8 @@ class Indexer:
             marks={view: at.mark} if at is not None else {},
             problems={} if serves else {view: INDEX_AWAY},
         )
-        driver.execute("SELECT pg_notify(%s, %s)", (CHANNEL, said.encode()), prepare=True)
+        with self._readers.trying(driver):
+            driver.execute("SELECT pg_notify(%s, %s)", (CHANNEL, said.encode()), prepare=True)
 
 
 _AT = "p.feed_epoch, p.position, p.mark, p.generation, p.content, p.parked"

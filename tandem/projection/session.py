@@ -70,6 +70,7 @@ from tandem.read_store.cache import CacheEpochs
 from tandem.read_store.damage import DamagedRows
 from tandem.read_store.tables import is_other, served_of
 from tandem.runtime.database import Driver, driver_under, first_line
+from tandem.runtime.notifications import Notified
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.snapshots import LOOK_EVERY_SECONDS, SnapshotWatch
 from tandem.runtime.sqlstate import ViewAction, failure_of
@@ -102,6 +103,7 @@ class Lasting(Protocol):
     released: threading.Event
     session: uuid.UUID | None
     epoch: uuid.UUID | None
+    readers: Notified
 
 
 class Session:
@@ -735,7 +737,8 @@ class Session:
         return another_follows(self._keeping, self._session, self._follow.hung_seconds)
 
     def _announce(self) -> None:
-        self._announce_over(self._keeping)
+        with self._following.readers.trying(self._keeping):
+            self._announce_over(self._keeping)
 
     def _announce_over(self, driver: Driver) -> None:
         """Says where the views are that are followed, and which views of ours cannot go on.

@@ -24,7 +24,7 @@ from tandem.runtime.round_trips import ROUND_TRIPS, Waits
 from tandem.runtime.sampled import SampledGauge
 from tandem.runtime.settings import DatabaseSettings, SettingsError, parse_database_url
 from tandem.runtime.sqlstate import failure_of
-from tandem.runtime.statements import Parameters, Rows, Statements, parsed
+from tandem.runtime.statements import Parameters, Pipeline, Rows, Statements, parsed
 
 _WITH_TRANSACTION_TIMEOUT = 17_00_00
 # How often a wait looks up for Ctrl-C, as psycopg's own waits do.
@@ -105,6 +105,14 @@ class Driver(psycopg.Connection[Any]):
     def flush(self) -> None:
         """Has the server begin with what was sent in a pipeline."""
         self.pgconn.flush()
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        with self.lock:
+            # psycopg takes the one that is there; its end takes it away.
+            self._pipeline = self._pipeline or Pipeline(self)
+        with super().pipeline() as pipeline:
+            yield pipeline
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
         """Of psycopg's own statements, or of all that the connection has: after a rollback it wants none of before."""

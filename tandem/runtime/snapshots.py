@@ -1,4 +1,5 @@
-"""How long somebody has held a snapshot of a database: a dump, a report, a transaction that was forgotten. And locks.
+"""How long somebody has held a snapshot of a database: a dump, a report, a transaction that was forgotten. And locks,
+and how full the queue of notifications is.
 
 Meanwhile PostgreSQL takes no version of any row away. What Tandem looks up all the time does not pass through them
 (ADR 35); the tables grow nevertheless, and so do the indexes of all that is changed often.
@@ -10,6 +11,7 @@ from typing import Any
 import psycopg
 from prometheus_client import Gauge
 
+from tandem.runtime.notifications import MAKE_ROOM, QUEUE_USAGE
 from tandem.runtime.telemetry import log
 
 OLDEST_SNAPSHOT = Gauge(
@@ -41,6 +43,8 @@ SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(l.waitstart
 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted AND a.datname = current_database()
 """
 
+_USAGE = f"SELECT {MAKE_ROOM}".encode()
+
 
 class SnapshotWatch:
     """Looks now and then, for one thread, and knows since when it has seen the one that is the oldest."""
@@ -59,6 +63,9 @@ class SnapshotWatch:
         LOCK_WAITS.labels(self._database).set(waits[0])
         LONGEST_LOCK_WAIT.labels(self._database).set(float(waits[1]))
         found = driver.execute(_OLDEST).fetchone()
+        usage = driver.execute(_USAGE).fetchone()
+        assert usage is not None, "a function"
+        QUEUE_USAGE.labels(self._database).set(usage[0])
         now = time.monotonic()
         oldest = (found[0], found[2]) if found is not None else None
         if oldest != self._oldest:

@@ -63,6 +63,9 @@ _AGAIN, _LOCKED, _LATE, _COLLIDED, _SPLIT = BatchAction
 _END, _HALVE, _PARK, _WAIT, _FAIL = ViewAction
 _AWAY, _SLOW, _BUG = QueryAction
 
+# PostgreSQL has one SQLSTATE, 54000, for all its limits; where in its source an error comes from tells them apart.
+_OF_NOTIFICATIONS = "async.c"
+
 # fmt: off
 NO_ANSWER = Failure(
     "the server did not answer: the connection was not made, or broke, or none was free",
@@ -77,6 +80,10 @@ REFUSED = Failure(
 NOT_PREPARED = Failure(
     "a prepared statement is not there, or its plan does not fit its table any more",
     ("26000", "0A000"), False, False, _AGAIN, _WAIT, _AWAY,
+)
+NOT_NOTIFIED = Failure(
+    "the queue of notifications is full: somebody listens in a transaction that does not end",
+    (), False, False, _AGAIN, _WAIT, _AWAY,
 )
 TABLE = (
     # what, states, drop, unknown, batch, view, query
@@ -105,6 +112,8 @@ def failure_of(error: BaseException) -> Failure:
         return row
     if isinstance(error, PoolTimeout) or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return NO_ANSWER
+    if row is REFUSED and isinstance(cause, psycopg.Error) and cause.diag.source_file == _OF_NOTIFICATIONS:
+        return NOT_NOTIFIED
     if row is not None:
         return row
     if isinstance(cause, psycopg.DataError):

@@ -68,6 +68,10 @@ class Rows:
         assert self._rows is not None, "the pipeline is over"
         return iter(self._rows)
 
+    @property
+    def is_there(self) -> bool:
+        return self._rows is not None
+
     def _check_results(self, results: Sequence[PGresult]) -> None:
         try:
             _check(results)
@@ -78,6 +82,22 @@ class Rows:
 
     def _set_results(self, results: Sequence[PGresult]) -> None:
         self._rows = self._statement.rows(results[0], named=self._named)
+
+
+def is_answered(rows: "Rows | psycopg.Cursor[Any]") -> bool:
+    """Whether the server has done a statement of a pipeline, also where what came behind it has failed."""
+    return rows.is_there if isinstance(rows, Rows) else rows.pgresult is not None
+
+
+class Pipeline(psycopg.Pipeline):
+    """psycopg's, which can go on after a transaction that ends with the pipeline, and fails in that."""
+
+    def _process_results(self, queued: Any, results: list[PGresult]) -> None:
+        if queued is None and results[0].status == ExecStatus.FATAL_ERROR:
+            # The Sync itself has failed, and its own answer is still to come. psycopg leaves it there, and then the
+            # connection is of no use any more.
+            self.result_queue.appendleft(queued)
+        super()._process_results(queued, results)
 
 
 class Statements:
