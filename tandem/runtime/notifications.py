@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from prometheus_client import Counter, Gauge
 
+from tandem.runtime.database import first_line
 from tandem.runtime.sqlstate import NOT_NOTIFIED, failure_of
 from tandem.runtime.telemetry import log
 
@@ -49,7 +50,7 @@ class Notified:
         if self.fails != (error is not None):
             self.fails = error is not None
             if error is not None:
-                log.warning(f"{self._to} cannot be notified, and look by themselves", error=repr(error)[:500])
+                log.warning(f"{self._to} cannot be notified, and look by themselves", error=first_line(error))
             else:
                 log.info(f"{self._to} are notified again")
 

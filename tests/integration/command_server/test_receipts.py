@@ -209,6 +209,23 @@ async def test_a_connection_that_breaks_during_commit_is_found_out_by_the_receip
     assert not [it for it in caplog.records if it.levelno >= logging.ERROR or it.exc_info], "it was dealt with"
 
 
+@pytest.mark.parametrize("behind", ["SELECT 1 / 0", "SELECT pg_terminate_backend(pg_backend_pid())"])
+async def test_what_fails_behind_commit_is_no_failure_of_what_it_has_stored(
+    commands_on: Commands, database: WriteDatabase, monkeypatch: pytest.MonkeyPatch, behind: str
+) -> None:
+    executor = await commands_on.executor()
+    await submit_all(executor, SHOP)
+    with monkeypatch.context() as patch:
+        patch.setattr("tandem.commands.receipts._WAKE", behind)
+        with capture_logs() as logs:
+            placed = await submit(executor, place_order(1))
+    assert (placed.replayed, placed.position) == (False, 3)
+    assert not [it for it in logs if it["log_level"] == "error" or "splitting" in it["event"]]
+    assert (await submit(executor, place_order(1))).replayed
+    assert not (await submit(executor, PAY)).replayed
+    assert len(database.events()) == 4
+
+
 async def test_an_outcome_that_cannot_be_learnt_is_said_to_be_unknown_and_the_request_id_tells_later(
     commands_on: Commands, database: WriteDatabase, proxy: CuttingProxy, through_proxy: DatabaseSettings
 ) -> None:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -12,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from tandem.runtime.arrays import array, bigint, text, uuid_of
 from tandem.runtime.database import create_database_engine, driver_under, pipelined
 from tandem.runtime.settings import DatabaseSettings
+from tandem.runtime.statements import is_answered
 
 SUM = "SELECT CAST(%(more)s AS bigint) + n, CAST(%(more)s AS bigint) FROM unnest(CAST(%(numbers)s AS bigint[])) AS n"
 
@@ -96,6 +98,31 @@ def test_a_plan_that_does_not_fit_its_table_any_more_is_made_anew(connection: Co
     with pipelined(connection) as driver:
         rows = driver.send(read)
     assert list(rows) == [(1,)]
+
+
+def test_what_fails_at_a_pipelines_end_leaves_the_connection_whole_and_what_was_done_before_is_known(
+    connection: Connection,
+) -> None:
+    with pipelined(connection) as driver:
+        driver.send("CREATE TABLE once (n integer UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+
+    def is_stored(*statements: str, prepare: bool) -> bool:
+        committed: list[Any] = []
+        with pytest.raises(DBAPIError) as failed, pipelined(connection) as driver:  # noqa: PT012 - a batch is what fails
+            for it in ("BEGIN", "INSERT INTO once VALUES ((SELECT count(*) FROM once))", *statements):
+                sent = driver.send(it, prepare=prepare)
+                if it == "COMMIT":
+                    committed.append(sent)
+        assert not failed.value.connection_invalidated
+        connection.rollback()
+        return any(map(is_answered, committed))
+
+    for prepare in (True, False):
+        assert is_stored("COMMIT", "INSERT INTO once VALUES (0)", prepare=prepare), "that fails with the Sync"
+        assert not is_stored("SELECT 1 / 0", "COMMIT", prepare=prepare)
+    with pipelined(connection) as driver:
+        rows = driver.send("SELECT n FROM once ORDER BY n")
+    assert list(rows) == [(0,), (1,)]
 
 
 def test_outside_of_a_pipeline_it_is_answered_at_once(connection: Connection) -> None:

@@ -1,8 +1,11 @@
 """One table says what is done when PostgreSQL fails: each row is met by an error of the driver's."""
 
+from typing import Any
+
 import psycopg
 import pytest
 from psycopg import errors
+from psycopg.pq import DiagnosticField
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -10,6 +13,7 @@ from tandem.runtime.database import ServerSilent
 from tandem.runtime.sqlstate import (
     FAULT,
     NO_ANSWER,
+    NOT_NOTIFIED,
     REFUSED,
     TABLE,
     BatchAction,
@@ -70,6 +74,14 @@ def test_whatever_else_it_is_is_a_fault_of_what_was_asked(error: Exception) -> N
 @pytest.mark.parametrize("kind", [psycopg.ProgrammingError, errors.UniqueViolation, errors.TooManyConnections])
 def test_a_connection_that_broke_gave_no_answer_whatever_the_driver_said(kind: type[psycopg.Error]) -> None:
     assert failure_of(wrapped(kind("…"), invalidated=True)) is NO_ANSWER
+
+
+def test_a_full_queue_of_notifications_is_no_value_that_does_not_fit() -> None:
+    """Both are of one SQLSTATE."""
+    said: Any = dict.fromkeys(DiagnosticField) | {DiagnosticField.SOURCE_FILE: b"async.c"}
+    full, large = errors.ProgramLimitExceeded("…", info=said), errors.ProgramLimitExceeded("…")
+    assert failure_of(full) is failure_of(wrapped(full)) is NOT_NOTIFIED
+    assert failure_of(large) is REFUSED
 
 
 def test_what_the_driver_itself_cannot_write_is_refused_as_by_the_server() -> None:
