@@ -109,8 +109,9 @@ class Driver(psycopg.Connection[Any]):
     @contextmanager
     def pipeline(self) -> Iterator[psycopg.Pipeline]:
         with self.lock:
-            # psycopg takes the one that is there; its end takes it away.
-            self._pipeline = self._pipeline or Pipeline(self)
+            if self._pipeline is None and not self.closed:
+                # psycopg takes the one that is there; its end takes it away.
+                self._pipeline = Pipeline(self)
         with super().pipeline() as pipeline:
             yield pipeline
 
