@@ -106,14 +106,12 @@ class Driver(psycopg.Connection[Any]):
         """Has the server begin with what was sent in a pipeline."""
         self.pgconn.flush()
 
-    @contextmanager
-    def pipeline(self) -> Iterator[psycopg.Pipeline]:
-        with self.lock:
-            if self._pipeline is None and not self.closed:
-                # psycopg takes the one that is there; its end takes it away.
-                self._pipeline = Pipeline(self)
-        with super().pipeline() as pipeline:
-            yield pipeline
+    def pipeline(self) -> Any:
+        """As psycopg's, for `with` at once."""
+        if self._pipeline is None and not self.closed:
+            # psycopg takes the one that is there; its end takes it away.
+            self._pipeline = Pipeline(self)
+        return super().pipeline()
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
         """Of psycopg's own statements, or of all that the connection has: after a rollback it wants none of before."""

@@ -5,6 +5,7 @@ one that is in a transaction reads nothing. When the queue is full, 8 GB by defa
 commit. Whom a notification is for looks by himself too, later: so nothing else may depend on it.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,13 +42,18 @@ class Notified:
     def __init__(self, to: str) -> None:
         """to: who they are, in the metric and the log."""
         self._to = to
+        self._lock = threading.Lock()
         self.fails = False
 
     def note(self, error: Exception | None) -> None:
         """error: why it could not be done; None where it was. Logged once for each change, not once for each batch."""
         if error is not None:
             REFUSED.labels(self._to).inc()
-        if self.fails != (error is not None):
+        if self.fails == (error is not None):
+            return
+        with self._lock:
+            if self.fails == (error is not None):
+                return
             self.fails = error is not None
             if error is not None:
                 log.warning(f"{self._to} cannot be notified, and look by themselves", error=first_line(error))

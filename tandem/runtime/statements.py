@@ -8,7 +8,7 @@ transaction, sending, receiving, failing.
 
 import itertools
 import re
-from collections import namedtuple
+from collections import deque, namedtuple
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -92,12 +92,27 @@ def is_answered(rows: "Rows | psycopg.Cursor[Any]") -> bool:
 class Pipeline(psycopg.Pipeline):
     """psycopg's, which can go on after a transaction that ends with the pipeline, and fails in that."""
 
-    def _process_results(self, queued: Any, results: list[PGresult]) -> None:
-        if queued is None and results[0].status == ExecStatus.FATAL_ERROR:
-            # The Sync itself has failed, and its own answer is still to come. psycopg leaves it there, and then the
-            # connection is of no use any more.
-            self.result_queue.appendleft(queued)
-        super()._process_results(queued, results)
+    def _enqueue_sync(self) -> None:
+        self.command_queue.append(self.pgconn.pipeline_sync)
+        waiting: Any = _Sync(self.result_queue)
+        self.result_queue.append((waiting, None))
+
+
+class _Sync:
+    """For the answer to a Sync. One that fails has two, of which psycopg takes one: the connection is of no use then."""
+
+    def __init__(self, queue: "deque[Any]") -> None:
+        self._queue = queue
+
+    def _check_results(self, results: Sequence[PGresult]) -> None:
+        [result] = results
+        if result.status == ExecStatus.FATAL_ERROR:
+            self._queue.appendleft((self, None))
+        if result.status != ExecStatus.PIPELINE_SYNC:
+            raise psycopg.errors.error_from_result(result)
+
+    def _set_results(self, _results: Sequence[PGresult]) -> None:
+        pass
 
 
 class Statements:
