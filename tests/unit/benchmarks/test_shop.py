@@ -32,7 +32,8 @@ def test_ids_in_the_order_of_time_are_uuids_of_version_7_in_the_order_of_their_n
 
 def test_ids_at_random_are_before_all_in_the_order_of_time() -> None:
     orders = [shop.order(number) for number in range(100)]
-    random = [it.request_id for it in (*orders, *shop.registrations())] + [it.order_id for it in orders]
+    random = [it.request_id for it in orders] + [it.order_id for it in orders]
     random += [copy_id(it.order_id, number) for it in orders for number in (1, 999)]
+    random += [it.request_id for it in shop.registrations()] + [it.request_id for it in shop.additions()]
     assert len(set(random)) == len(random)
     assert max(random) < PlaceOrderRequest.FromString(shop.timed_order_body(0)).request_id
