@@ -42,8 +42,9 @@ _STEP = 100_000
 # More than what as many originals take, whose indexes are less well packed: WAL, and what an index is sorted in.
 _DISK_MORE = 12 << 30
 
-# Made of the order's id, so that who wants to read a copy can tell its id: see copy_id.
-_NEW_ID = "CAST(md5(CAST({old} AS text) || ':' || c.number) AS uuid)"
+# Made of the order's id, so that who wants to read a copy can tell its id: see copy_id. At random as that is, with a
+# first byte of 0: see shop.py.
+_NEW_ID = "CAST('00' || substr(md5(CAST({old} AS text) || ':' || c.number), 3) AS uuid)"
 # The id of an order, as it stands in a message, has the same length in each.
 _RENAMED = (
     "overlay({value} PLACING convert_to(CAST({new} AS text), 'UTF8')"
@@ -164,7 +165,8 @@ _INDEXES: LiteralString = """
 
 def copy_id(order_id: str, number: int) -> str:
     """The id of copy `number` of an order, from 1."""
-    return str(uuid.UUID(hashlib.md5(f"{order_id}:{number}".encode(), usedforsecurity=False).hexdigest()))
+    digest = hashlib.md5(f"{order_id}:{number}".encode(), usedforsecurity=False).digest()
+    return str(uuid.UUID(bytes=b"\0" + digest[1:]))
 
 
 def bytes_of(write_url: str, read_url: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,10 @@ from benchmarks import report, shop
 from benchmarks.copies import copy_id, copy_orders, has_room
 from benchmarks.load import h2load
 from benchmarks.load.compiled import installed
-from benchmarks.measure import Result, Sample, alternate, at_least, ratios
+from benchmarks.measure import Figure, Result, Sample, Spread, alternate, at_least, ratios
 from benchmarks.plan import Plan, progress
 from benchmarks.world import POSTGRES, QUERIES, World, beside, open_world
+from benchmarks.writes import new_bodies
 from commerce.query.v1 import query_service_pb2 as queries
 from tandem.cli.child import Child
 from tandem.testing.stack import Side
@@ -48,7 +49,7 @@ _BULK = {"wal_level": "minimal", "max_wal_senders": "0", "autovacuum": "off"}
 def run(world: World, plan: Plan) -> list[Result]:
     small = World(world.folder, world.say, world.postgres, world.node, world.databases)
     with beside(small, plan.grown // plan.factor), growing(small, plan.factor) as shops:
-        return [cached(shops, plan), placing(shops, plan)]
+        return [cached(shops, plan), *placing(shops, plan)]
 
 
 def main() -> int:
@@ -64,13 +65,14 @@ def main() -> int:
         return 1
     say = progress()
     factor = max(2, arguments.orders // FEW)
-    plan = Plan(orders=FEW, rounds=arguments.rounds, seconds=2.0, warm_up=0.5, grown=factor * FEW, say=say)
+    rounds = arguments.rounds
+    plan = Plan(orders=FEW, rounds=rounds, side_rounds=rounds, seconds=2.0, warm_up=0.5, grown=factor * FEW, say=say)
     with (
         tempfile.TemporaryDirectory(prefix="tandem-growth-", dir=arguments.folder) as folder,
         open_world(Path(folder), plan.orders, say, postgres={**POSTGRES, **_BULK}) as small,
         growing(small, factor, most_seconds=60 * arguments.minutes) as shops,
     ):
-        results = [cached(shops, plan), missed(shops, plan), listed(shops, plan), placing(shops, plan)]
+        results = [cached(shops, plan), missed(shops, plan), listed(shops, plan), *placing(shops, plan)]
     took = report.Took.of(results, began=psutil.Process().create_time(), ended=time.time())
     arguments.output.mkdir(parents=True, exist_ok=True)
     report.write_json(arguments.output / "growth.json", results, took, quick=False)
@@ -115,16 +117,37 @@ def listed(shops: Shops, plan: Plan) -> Result:
     return _result(f"ListRecentOrders, a page of {_PAGE}", alternate(turns, plan.rounds, say=plan.say))
 
 
-def placing(shops: Shops, plan: Plan) -> Result:
-    return _result(
-        "PlaceOrder", alternate({name: partial(_place, it, plan) for name, it in shops.items()}, plan.rounds)
-    )
+def placing(shops: Shops, plan: Plan) -> list[Result]:
+    """Of callers that follow docs/clients.md, with the bar, and of callers that choose ids at random, without one.
+
+    The first make their request_id a UUIDv7 and leave order_id out, as the table there has it, so that the server
+    chooses another. The second choose both.
+
+    One data set serves both, since to make it takes most of the time. All of its orders and receipts have random ids,
+    which are before any UUIDv7 (shop.py). What an order costs depends on the pages of an index that it is put into. At
+    random it is any page of those for so many random ids, as in a shop in which all callers do so. In the order of time
+    it is the last page, of an index as large and as high as if all did that; nobody looks at the pages before it. (In
+    the index of each customer's orders it is the last page of that customer.) Those come first, before the others have
+    filled PostgreSQL's memory with pages that are still to be written.
+    """
+
+    def measured(body: Callable[[int], bytes], rounds: int) -> dict[str, list[Sample]]:
+        return alternate({name: partial(_place, it, plan, body) for name, it in shops.items()}, rounds, say=plan.say)
+
+    timed, random_ = measured(shop.timed_order_body, plan.rounds), measured(shop.order_body, plan.side_rounds)
+    return [
+        _result("PlaceOrder, ids in the order of time", timed),
+        _result("PlaceOrder, ids at random", random_, limit=None),
+    ]
 
 
-def _result(what: str, samples: Mapping[str, Sequence[Sample]]) -> Result:
+def _result(what: str, samples: Mapping[str, Sequence[Sample]], *, limit: float | None = BAR) -> Result:
+    """limit: of the ratio, which is shown without a bar where there is none."""
     smaller, larger = samples
-    bar = at_least(f"rate with {larger}, times that with {smaller}", ratios(samples, larger, smaller), BAR)
-    return Result(f"{what}, growth", samples, bars=[bar])
+    text, values = f"rate with {larger}, times that with {smaller}", ratios(samples, larger, smaller)
+    if limit is None:
+        return Result(f"{what}, growth", samples, [Figure(text, Spread.of(values), "")])
+    return Result(f"{what}, growth", samples, bars=[at_least(text, values, limit)])
 
 
 @contextmanager
@@ -223,9 +246,12 @@ def _read(world: World, plan: Plan, server: Child, method: str, bodies: Path) ->
     return h2load.measure(target, bodies, in_flight=plan.in_flight, seconds=plan.seconds, warm_up=plan.warm_up)
 
 
-def _place(world: World, plan: Plan) -> Sample:
-    """Places as many orders as take about the plan's time, all of them new; their views are waited for."""
-    return world.place_orders(round(plan.seconds * _EXPECTED_RATE), in_flight=plan.in_flight)
+def _place(world: World, plan: Plan, body: Callable[[int], bytes]) -> Sample:
+    """Places as many orders as take about the plan's time, all of them new; views and reactions are waited for."""
+    count = round(plan.seconds * _EXPECTED_RATE)
+    sample = world.place_others(new_bodies(count, body), count, in_flight=plan.in_flight)
+    world.wait_for_reactions()
+    return sample
 
 
 if __name__ == "__main__":

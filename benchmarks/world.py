@@ -115,11 +115,16 @@ class World:
 
     def place_orders(self, count: int, *, in_flight: int = 128) -> Sample:
         """The next `count` orders, through the command server; waits until all views have them."""
-        numbers = range(self.orders, self.orders + count)
-        bodies = self.bodies(shop.order_body(number) for number in numbers)
+        bodies = map(shop.order_body, range(self.orders, self.orders + count))
+        sample = self.place_others(bodies, count, in_flight=in_flight)
+        self.orders += count
+        return sample
+
+    def place_others(self, orders: Iterable[bytes], count: int, *, in_flight: int) -> Sample:
+        """As `place_orders`, orders that are none of its own: `count` requests, serialised."""
+        bodies = self.bodies(orders)
         target = self.target(self.stack.command_server, COMMANDS + "PlaceOrder")
         sample = send(target, bodies, count, in_flight=in_flight)
-        self.orders += count
         bodies.unlink()
         self.wait_for_views()
         return sample

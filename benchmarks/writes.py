@@ -117,9 +117,9 @@ def new_orders(count: int) -> list[PlaceOrderRequest]:
     return [shop.order(number) for number in itertools.islice(_numbers, count)]
 
 
-def new_bodies(count: int) -> Iterator[bytes]:
-    """The same, serialised."""
-    return map(shop.order_body, itertools.islice(_numbers, count))
+def new_bodies(count: int, body: Callable[[int], bytes] = shop.order_body) -> Iterator[bytes]:
+    """The same, serialised. body: makes one of its number, with ids at random or in the order of time."""
+    return map(body, itertools.islice(_numbers, count))
 
 
 class Tandem:

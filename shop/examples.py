@@ -3,10 +3,10 @@
 import json
 import shlex
 import sys
-import uuid
 from pathlib import Path
 
 from shop import sample
+from tandem.client.command import new_id
 
 _QUERY = "commerce.query.v1.QueryService/GetOrderDetails"
 _SALES = "commerce.query.v1.QueryService/GetSalesSummary"
@@ -21,7 +21,7 @@ def lines(command_address: str, query_address: str, with_sample: bool) -> list[s
         return found
     order = {"order_id": sample.identity("order", 1)}
     placed = {
-        "order_id": str(uuid.uuid4()),
+        "order_id": new_id(),
         "customer_id": sample.identity("customer", 1),
         "lines": [{"product_id": sample.identity("product", 1), "quantity": 2}],
     }

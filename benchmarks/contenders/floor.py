@@ -159,21 +159,19 @@ def _write_down(engine: Engine, transactions: list[Transaction]) -> None:
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _: object) -> None:
         connection.cursor_factory = Recorder
-        pipeline, send = connection.pipeline, connection._statements.send
+        pipeline, send = connection.pipeline, connection.send
 
         def enter_pipeline() -> Any:
             entered[:] = [[]]
             return pipeline()
 
-        def send_and_write_down(query: str, params: Any) -> Any:
-            rows = send(query, params)
-            # What is left to psycopg comes to its cursor.
-            if rows is not None:
+        def send_and_write_down(query: str, params: Any = (), **options: Any) -> Any:
+            if connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
                 write_down(query, params)
-            return rows
+            return send(query, params, **options)
 
         connection.pipeline = enter_pipeline
-        connection._statements.send = send_and_write_down
+        connection.send = send_and_write_down
 
 
 def _send(connection: "psycopg.Connection[Any]", transaction: Transaction) -> None:

@@ -37,6 +37,12 @@ export const transport = createGrpcWebTransport({
   defaultTimeoutMs: CALL_MILLISECONDS,
 });
 
+/** A UUIDv7 (RFC 9562), for a command or for what it creates: the milliseconds, and then 74 random bits of a UUIDv4. */
+export function newId(): string {
+  const milliseconds = Date.now().toString(16).padStart(12, "0");
+  return `${milliseconds.slice(0, 8)}-${milliseconds.slice(8)}-7${crypto.randomUUID().slice(15)}`;
+}
+
 // ---- Errors
 
 export interface Violation {

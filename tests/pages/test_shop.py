@@ -105,6 +105,7 @@ def test_an_order_is_there_at_once_and_a_second_browser_sees_what_becomes_of_it(
     pages.proxy.speak()
     expect_progress(first, "confirmed")
     order_id = first.url.rsplit("/", 1)[1]
+    assert uuid.UUID(order_id).version == 7
 
     second = pages.buyer(window=1)
     second.goto(f"{pages.address}/#/order/{order_id}")

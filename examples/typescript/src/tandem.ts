@@ -102,7 +102,13 @@ function unary<Q, R>(client: object, method: Unary<Q, R>, request: Q, millisecon
 
 /** A copy of the request that is one command, however often it is sent: with a requestId, unless it has one. */
 export function oneCommand<Q extends { requestId: string }>(request: Q): Q {
-  return { ...request, requestId: request.requestId || randomUUID() };
+  return { ...request, requestId: request.requestId || newId() };
+}
+
+/** A UUIDv7 (RFC 9562), for a command or for what it creates: the milliseconds, and then 74 random bits of a UUIDv4. */
+export function newId(): string {
+  const milliseconds = Date.now().toString(16).padStart(12, "0");
+  return `${milliseconds.slice(0, 8)}-${milliseconds.slice(8)}-7${randomUUID().slice(15)}`;
 }
 
 /** The contract's limit for one query. */

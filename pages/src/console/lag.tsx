@@ -7,7 +7,7 @@
 import { createClient } from "@connectrpc/connect";
 import { signal } from "@preact/signals";
 
-import { problemOf, transport } from "../calls";
+import { newId, problemOf, transport } from "../calls";
 import { CommandService } from "../gen/commerce/command/v1/command_service_pb";
 import type { ExplainResponse } from "../gen/commerce/projection/v1/projection_service_pb";
 import { ProductSort, QueryService } from "../gen/commerce/query/v1/query_service_pb";
@@ -50,9 +50,9 @@ const failure = signal("");
 async function customer(): Promise<string> {
   const known = localStorage.getItem(CUSTOMER);
   if (known) return known;
-  const customerId = crypto.randomUUID();
+  const customerId = newId();
   const address = { recipient: "A picture of the lag", street: "1 Measure Lane", city: "Bern", postalCode: "3000", countryCode: "CH" };
-  await commands.registerCustomer({ requestId: crypto.randomUUID(), customerId, name: "A picture of the lag", address });
+  await commands.registerCustomer({ requestId: newId(), customerId, name: "A picture of the lag", address });
   localStorage.setItem(CUSTOMER, customerId);
   return customerId;
 }
@@ -67,9 +67,9 @@ async function run(): Promise<void> {
     const product = hits[0]?.product;
     if (!product) throw new Error("nothing in the shop is in stock");
     doing.value = "Placing the order …";
-    const orderId = crypto.randomUUID();
+    const orderId = newId();
     const clicked = performance.now();
-    const order = { requestId: crypto.randomUUID(), orderId, customerId, lines: [{ productId: product.productId, quantity: 1 }] };
+    const order = { requestId: newId(), orderId, customerId, lines: [{ productId: product.productId, quantity: 1 }] };
     const { receipt } = await commands.placeOrder(order);
     const acknowledged = performance.now() - clicked;
     const token = receipt?.consistencyToken ?? "";
@@ -125,7 +125,7 @@ function drawn({ acknowledged, readBack, clickedAt }: Times, explained: ExplainR
 async function cancel(orderId: string): Promise<void> {
   failure.value = "";
   try {
-    await commands.cancelOrder({ requestId: crypto.randomUUID(), orderId, reason: "It was placed for a picture" });
+    await commands.cancelOrder({ requestId: newId(), orderId, reason: "It was placed for a picture" });
     runs.value = runs.value.map((it) => (it.orderId === orderId ? { ...it, isCancelled: true } : it));
   } catch (error) {
     failure.value = problemText(problemOf(error));

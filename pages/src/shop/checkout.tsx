@@ -4,7 +4,7 @@ import { create } from "@bufbuild/protobuf";
 import { timestampNow } from "@bufbuild/protobuf/wkt";
 import { useState } from "preact/hooks";
 
-import { type Violation, problemOf, remember, send } from "../calls";
+import { type Violation, newId, problemOf, remember, send } from "../calls";
 import { OrderDetailsSchema } from "../gen/commerce/query/v1/views_pb";
 import { OrderStatus } from "../gen/commerce/type/v1/order_status_pb";
 import { Heading } from "../heading";
@@ -78,7 +78,7 @@ export function Basket() {
 function order(buyer: Customer, lines: BasketLine[]): void {
   const currency = lines[0]?.currencyCode ?? "";
   const expected = create(OrderDetailsSchema, {
-    orderId: crypto.randomUUID(),
+    orderId: newId(),
     customerId: buyer.id,
     customerName: buyer.name,
     status: OrderStatus.PLACED,
@@ -145,9 +145,9 @@ function Buyer({ done }: { done: () => void }) {
     const given = Object.fromEntries([...new FormData(form)].map(([key, value]) => [key, String(value).trim()]));
     const countryCode = (given.country_code ?? "").toUpperCase();
     const address = { street: given.street ?? "", city: given.city ?? "", postalCode: given.postal_code ?? "", countryCode };
-    const id = crypto.randomUUID();
+    const id = newId();
     const request = {
-      requestId: crypto.randomUUID(),
+      requestId: newId(),
       customerId: id,
       name: given.name ?? "",
       email: given.email ?? "",

@@ -17,6 +17,7 @@ import {
   conditionOf,
   forgetIfOutdated,
   freshness,
+  newId,
   passes,
   pause,
   problemOf,
@@ -96,7 +97,7 @@ export function change(orderId: string, action: Exclude<Action, "place">): void 
 }
 
 function begin(asked: Omit<Change, "requestId" | "state" | "version">): void {
-  const started: Change = { ...asked, requestId: crypto.randomUUID(), state: "sending", version: "" };
+  const started: Change = { ...asked, requestId: newId(), state: "sending", version: "" };
   refusal.value = null;
   changes.value = [...changes.value, started];
   void carryOut(started);
@@ -134,7 +135,7 @@ async function call({ action, orderId, requestId, customerId, lines }: Change): 
       return (await commands.placeOrder(create(PlaceOrderRequestSchema, { ...request, customerId, lines: wanted }))).receipt;
     }
     case "pay":
-      return (await commands.payOrder({ ...request, paymentReference: `card-${requestId.slice(0, 8)}` })).receipt;
+      return (await commands.payOrder({ ...request, paymentReference: `card-${requestId.slice(-8)}` })).receipt;
     case "ship":
       return (await commands.shipOrder({ ...request, carrier: "DHL" })).receipt;
     case "deliver":

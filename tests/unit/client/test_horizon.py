@@ -59,7 +59,7 @@ def held(horizon: Horizon) -> set[str]:
 def test_a_message_that_is_sent_twice_is_two_commands_unless_it_was_made_one() -> None:
     request = PlaceOrderRequest(customer_id="1")
     first, second = (Horizon().prepare(request).request.request_id for _ in range(2))
-    assert uuid.UUID(first).version == uuid.UUID(second).version == 4
+    assert uuid.UUID(first).version == uuid.UUID(second).version == 7
     assert first != second
     assert request == PlaceOrderRequest(customer_id="1")
     one = command(request)
