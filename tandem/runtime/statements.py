@@ -99,7 +99,7 @@ class Pipeline(psycopg.Pipeline):
 
 
 class _Sync:
-    """For the answer to a Sync. One that fails has two, of which psycopg takes one: the connection is of no use then."""
+    """For the answer to a Sync. One that fails has two; psycopg takes one, and could not use the connection again."""
 
     def __init__(self, queue: "deque[Any]") -> None:
         self._queue = queue
