@@ -52,7 +52,6 @@ class RowSource:
     def remove(self, view: str) -> None:
         del self._recent[view]
         self.forget_parked(view)
-        self.forget_parked(view)
 
     def find(self, needed: NeededKeys) -> FoundRows:
         """Those of the rows that exist. Raises psycopg.Error."""
