@@ -20,7 +20,7 @@ from tandem.feed import table
 from tandem.feed.archive import Archive, ArchiveProblem, NoFolder
 from tandem.feed.events import EventContract, FeedEvent
 from tandem.feed.head import read_head
-from tandem.runtime.arrays import bigint
+from tandem.runtime.arrays import array, bigint
 from tandem.runtime.database import driver_of
 from tandem.runtime.telemetry import log
 
@@ -280,7 +280,8 @@ def scan_events(
         having = " OR ".join(["position(%s::bytea IN payload) > 0"] * len(contained))
         having = f" AND ({having} OR (kind, version) IN ({older}))" if older else f" AND ({having})"
     statement = _SCAN.format(supplement=_supplement(contract), having=having)
-    parameters = [after, end, list(kinds), *(it.encode() for it in contained), limit, MAX_BYTES]
+    texts_in = [it.encode() for it in contained]
+    parameters = [bigint(after), bigint(end), array("TEXT", kinds), *texts_in, bigint(limit), bigint(MAX_BYTES)]
     with driver_of(connection) as driver:
         rows = list(driver.send(statement, parameters, prepare=not contained))
     # Fewer than there are: those behind are for the next statement.

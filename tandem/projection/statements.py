@@ -13,7 +13,7 @@ from tandem.projection.changes import FoundRows, ParkedKeys, Room, ViewChanges, 
 from tandem.projection.projection import Projection
 from tandem.read_store.announcement import Announcement
 from tandem.read_store.tables import CHANNEL, change, newest, parked, projection, view_of_table, written_columns
-from tandem.runtime.arrays import Array, array, bigint, sql_type, text, uuid_of
+from tandem.runtime.arrays import Array, array, bigint, sql_type, text_of, uuid_of
 from tandem.runtime.database import WITHOUT_THE_DISK, Driver
 from tandem.runtime.sqlstate import ViewAction, failure_of
 
@@ -128,7 +128,7 @@ def refused_rows(driver: Driver, projection: Projection, changes: ViewChanges) -
 def announce(driver: Driver, owner: uuid.UUID, announcement: Announcement) -> None:
     """Announces views, or raises Deposed when one of them has another owner. Raises psycopg.Error."""
     views = list(announcement.positions.keys() | announcement.problems.keys())
-    said = (text(CHANNEL), text(announcement.encode()), array("TEXT", views), uuid_of(owner), bigint(len(views)))
+    said = (text_of(CHANNEL), text_of(announcement.encode()), array("TEXT", views), uuid_of(owner), bigint(len(views)))
     if not list(driver.send(_ANNOUNCE, said)):
         raise Deposed(f"{', '.join(views)}: taken over by another projector")
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tandem.feed.token import Token
 from tandem.read_store.tables import ALL_NEWEST, READ, SCHEMA, change, newest, parked_of_keys
-from tandem.runtime.arrays import array
+from tandem.runtime.arrays import array, bigint, text_of
 from tandem.runtime.database import ServerSilent, create_database_engine
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.migrations import has_revision
@@ -178,11 +178,12 @@ class Store:
 
         Raises Unavailable.
         """
-        arguments = {"view": view, "after": _NO_POSITION if after is None else after, "most": most}
+        position = _NO_POSITION if after is None else after
+        arguments: dict[str, object] = {"view": text_of(view), "after": bigint(position), "most": bigint(most)}
         found = self.execute_on(view, _CHANGES, arguments)
         as_of = position_of(found[0])
         keys = [row.key for row in found if row.key is not None]
-        reaches_back = found[0].reaches_back or as_of.position == arguments["after"]
+        reaches_back = found[0].reaches_back or as_of.position == position
         return ChangedKeys(set(keys), as_of, complete=reaches_back and len(keys) < most)
 
     def positions(self) -> dict[str, Token]:

@@ -71,7 +71,7 @@ def bigint(value: int) -> Parameter:
     return _Bigint(_BIGINT(value))
 
 
-def text(value: str) -> Parameter:
+def text_of(value: str) -> Parameter:
     return _Text(value.encode())
 
 

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row, tuple_row
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext
@@ -23,7 +24,7 @@ from tandem.runtime.arrays import send_arrays
 from tandem.runtime.round_trips import ROUND_TRIPS, Waits
 from tandem.runtime.sampled import SampledGauge
 from tandem.runtime.settings import DatabaseSettings, SettingsError, parse_database_url
-from tandem.runtime.sqlstate import failure_of
+from tandem.runtime.sqlstate import NOT_PREPARED, failure_of
 from tandem.runtime.statements import Parameters, Pipeline, Rows, Statements, parsed
 
 _WITH_TRANSACTION_TIMEOUT = 17_00_00
@@ -95,6 +96,15 @@ class Driver(psycopg.Connection[Any]):
         `arrays` makes ready, it is much faster than a cursor. query: as psycopg has it, or with PostgreSQL's own
         numbers. named: rows are named tuples. prepare: False for one that is hardly ever sent again.
         """
+        try:
+            return self._send(query, parameters, named=named, prepare=prepare)
+        except psycopg.Error as error:
+            if failure_of(error) is not NOT_PREPARED or self.pgconn.transaction_status != TransactionStatus.IDLE:
+                raise
+        # Nothing of it was done, and it is prepared anew.
+        return self._send(query, parameters, named=named, prepare=prepare)
+
+    def _send(self, query: str, parameters: Parameters, *, named: bool, prepare: bool) -> "Rows | psycopg.Cursor[Any]":
         rows = self._statements.send(query, parameters, named=named) if prepare else None
         if rows is not None:
             return rows
@@ -108,9 +118,10 @@ class Driver(psycopg.Connection[Any]):
 
     def pipeline(self) -> Any:
         """As psycopg's, for `with` at once."""
-        if self._pipeline is None and not self.closed:
-            # psycopg takes the one that is there; its end takes it away.
-            self._pipeline = Pipeline(self)
+        with self.lock:
+            if self._pipeline is None and not self.closed:
+                # psycopg takes the one that is there; its end takes it away.
+                self._pipeline = Pipeline(self)
         return super().pipeline()
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
@@ -127,7 +138,7 @@ class Driver(psycopg.Connection[Any]):
             return not self.pgconn.pipeline_status
         if name in {"_commit_gen", "_rollback_gen"}:
             # What was said by a statement already is not said again.
-            return self.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE
+            return self.pgconn.transaction_status != TransactionStatus.IDLE
         return bool(name != "_enter_gen")
 
     @classmethod
@@ -144,6 +155,14 @@ class Driver(psycopg.Connection[Any]):
     def wait(self, gen: PQGen[T], interval: float = _LOOK_SECONDS, timeout: float | None = None) -> T:
         """Raises ServerSilent. timeout: of who waits for what need not come, a notification."""
         self.waits.number += self._is_answered(gen)
+        try:
+            return self._wait(gen, interval, timeout)
+        except psycopg.Error as error:
+            if failure_of(error) is NOT_PREPARED:
+                self._prepare_anew()
+            raise
+
+    def _wait(self, gen: PQGen[T], interval: float, timeout: float | None = None) -> T:
         if timeout is not None or self.longest_wait is None:
             return super().wait(gen, interval, timeout)
         try:
@@ -151,6 +170,14 @@ class Driver(psycopg.Connection[Any]):
         except psycopg.errors._WaitTimeout:
             self.close()
             raise ServerSilent(f"the server has not answered for {self.longest_wait:g} s") from None
+
+    def _prepare_anew(self) -> None:
+        """Whatever is prepared, ours and psycopg's, when it is sent again. In a transaction a rollback sees to it."""
+        self._statements.forget()
+        if self._pipeline is None and self.pgconn.transaction_status == TransactionStatus.IDLE:
+            self._prepared.clear()
+            self._prepared._to_flush.clear()
+            self._wait(self._deallocate(None), _LOOK_SECONDS)
 
 
 class Pool(QueuePool):

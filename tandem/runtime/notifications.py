@@ -46,9 +46,14 @@ class Notified:
         self.fails = False
 
     def note(self, error: Exception | None) -> None:
-        """error: why it could not be done; None where it was. Logged once for each change, not once for each batch."""
+        """error: why it could not be done; None where it was. Logged once for each change, not once for each batch.
+
+        A connection that broke, or a lock that was not to be had, says nothing about the next time.
+        """
         if error is not None:
             REFUSED.labels(self._to).inc()
+            if failure_of(error) is not NOT_NOTIFIED:
+                return
         if self.fails == (error is not None):
             return
         with self._lock:

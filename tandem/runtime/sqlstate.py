@@ -63,9 +63,6 @@ _AGAIN, _LOCKED, _LATE, _COLLIDED, _SPLIT = BatchAction
 _END, _HALVE, _PARK, _WAIT, _FAIL = ViewAction
 _AWAY, _SLOW, _BUG = QueryAction
 
-# PostgreSQL has one SQLSTATE, 54000, for all its limits; where in its source an error comes from tells them apart.
-_OF_NOTIFICATIONS = "async.c"
-
 # fmt: off
 NO_ANSWER = Failure(
     "the server did not answer: the connection was not made, or broke, or none was free",
@@ -76,10 +73,9 @@ REFUSED = Failure(
     "a value is no such value, does not fit, or is too large for an index",
     ("22", "54000"), False, False, _SPLIT, _PARK, _BUG,
 )
-# 0A000 is all that is not supported, of which a program that runs meets this alone.
 NOT_PREPARED = Failure(
     "a prepared statement is not there, or its plan does not fit its table any more",
-    ("26000", "0A000"), False, False, _AGAIN, _WAIT, _AWAY,
+    ("26000",), False, False, _AGAIN, _WAIT, _AWAY,
 )
 NOT_NOTIFIED = Failure(
     "the queue of notifications is full: somebody listens in a transaction that does not end",
@@ -103,17 +99,23 @@ TABLE = (
 )
 # fmt: on
 
+# "Not supported" and "a limit" say nothing of what failed; which function of PostgreSQL's said so tells it apart.
+BY_FUNCTION = {
+    ("0A000", "RevalidateCachedQuery"): NOT_PREPARED,
+    ("54000", "PreCommit_Notify"): NOT_NOTIFIED,
+}
+
 
 def failure_of(error: BaseException) -> Failure:
     """What an error is, of the driver's or SQLAlchemy's; FAULT for one that is neither's."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    row = _row_of(cause.sqlstate) if isinstance(cause, psycopg.Error) and cause.sqlstate else None
-    if row is not None and row.drop:
-        return row
+    row = None
+    if isinstance(cause, psycopg.Error) and cause.sqlstate:
+        row = BY_FUNCTION.get((cause.sqlstate, cause.diag.source_function or "")) or _row_of(cause.sqlstate)
+        if row.drop:
+            return row
     if isinstance(error, PoolTimeout) or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return NO_ANSWER
-    if row is REFUSED and isinstance(cause, psycopg.Error) and cause.diag.source_file == _OF_NOTIFICATIONS:
-        return NOT_NOTIFIED
     if row is not None:
         return row
     if isinstance(cause, psycopg.DataError):

@@ -21,7 +21,6 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from tandem.runtime.arrays import Parameter
-from tandem.runtime.sqlstate import NOT_PREPARED, failure_of
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 _Kinds = tuple[Any, ...]
@@ -56,10 +55,9 @@ def parsed(query: str) -> Parsed:
 class Rows:
     """The answer to a statement, in binary form: in a pipeline it is there when that is over."""
 
-    __slots__ = ("_named", "_rows", "_statement", "_statements")
+    __slots__ = ("_named", "_rows", "_statement")
 
-    def __init__(self, statements: "Statements", statement: "_Statement", *, named: bool) -> None:
-        self._statements = statements
+    def __init__(self, statement: "_Statement", *, named: bool) -> None:
         self._statement = statement
         self._named = named
         self._rows: list[Any] | None = None
@@ -73,12 +71,7 @@ class Rows:
         return self._rows is not None
 
     def _check_results(self, results: Sequence[PGresult]) -> None:
-        try:
-            _check(results)
-        except psycopg.Error as error:
-            if failure_of(error) is NOT_PREPARED:
-                self._statements.forget()
-            raise
+        _check(results)
 
     def _set_results(self, results: Sequence[PGresult]) -> None:
         self._rows = self._statement.rows(results[0], named=self._named)
@@ -150,7 +143,7 @@ class Statements:
             # It is known when the server has said so: where something before it fails, it is not prepared.
             preparing = _Preparing(self._prepared, (query, kinds), statement)
         ready = [value.value for value in values]
-        rows = Rows(self, statement, named=named)
+        rows = Rows(statement, named=named)
         if pipeline is None:
             with connection.lock:
                 connection.wait(self._answered(preparing, statement, ready, rows))
@@ -209,7 +202,10 @@ class _Statement:
         if named and self._make is None:
             names = [(result.fname(number) or b"").decode() for number in range(result.nfields)]
             self._make = _row_of(tuple(names))._make
-        return self._transformer.load_rows(0, result.ntuples, self._make if named else tuple)
+        rows = self._transformer.load_rows(0, result.ntuples, self._make if named else tuple)
+        # It would keep the answer until the next one.
+        self._transformer.set_pgresult(None, set_loaders=False)
+        return rows
 
 
 @lru_cache(maxsize=512)

@@ -103,16 +103,19 @@ async def test_a_thread_keeps_its_connection_and_no_locks(commands_on: Commands,
         assert connection.execute(rows).scalar_one() == 1
 
 
+@pytest.mark.parametrize("state", ["raise_exception", "feature_not_supported"])
 async def test_a_failure_that_will_not_pass_is_left_with_the_guilty_command_alone(
-    commands_on: Commands, database: WriteDatabase
+    commands_on: Commands, database: WriteDatabase, state: str
 ) -> None:
+    """feature_not_supported: what a plan says that does not fit its table any more, which does pass."""
     executor = await commands_on.executor()
     await submit_all(executor, SHOP)
     with database.engine.begin() as connection:
         connection.execute(
             text(
                 "CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-                f" IF NEW.id = '{identity('order', 5)}' THEN RAISE EXCEPTION 'poison'; END IF; RETURN NEW; END $$"
+                f" IF NEW.id = '{identity('order', 5)}' THEN RAISE {state} USING MESSAGE = 'poison'; END IF;"
+                " RETURN NEW; END $$"
             )
         )
         connection.execute(
@@ -126,6 +129,17 @@ async def test_a_failure_that_will_not_pass_is_left_with_the_guilty_command_alon
     assert "poison" in str(outcomes[4])
     stored = [it.position for it in outcomes if isinstance(it, Receipt)]
     assert sorted(stored) == list(range(4, 14)), "no gap where the guilty command was"
+
+
+async def test_a_command_is_stored_whose_statement_was_planned_for_another_table(
+    commands_on: Commands, database: WriteDatabase
+) -> None:
+    executor = await commands_on.executor()
+    await submit_all(executor, [*SHOP, place_order(1), place_order(2)])
+    with database.engine.begin() as connection:
+        connection.execute(text(f"ALTER TABLE {product_table.fullname} ALTER name TYPE varchar(500)"))
+    outcomes = await submit_all(executor, [place_order(3), place_order(4)])
+    assert all(isinstance(it, Receipt) for it in outcomes), outcomes
 
 
 async def test_competing_servers_sell_exactly_what_there_is(commands_on: Commands, database: WriteDatabase) -> None:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from tandem.runtime.arrays import array, bigint, text, uuid_of
+from tandem.runtime.arrays import array, bigint, text_of, uuid_of
 from tandem.runtime.database import create_database_engine, driver_under, pipelined
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.statements import is_answered
@@ -135,22 +135,45 @@ def test_outside_of_a_pipeline_it_is_answered_at_once(connection: Connection) ->
         ]
     assert prepared(connection) == 1
     key = uuid.uuid4()
-    [row] = driver.send("SELECT $1 AS key, $2 AS name, 1", [uuid_of(key), text("é")], named=True)
+    [row] = driver.send("SELECT $1 AS key, $2 AS name, 1", [uuid_of(key), text_of("é")], named=True)
     assert (row.key, row.name, row[2]) == (key, "é", 1)
     [row] = driver.send("SELECT $1::uuid AS key, $2 AS name", [key, "é"], named=True)
     assert (row.key, row.name) == (key, "é")
     assert prepared(connection) == 2, "psycopg writes what is not ready"
 
 
-def test_outside_of_a_pipeline_an_error_is_raised_and_the_plan_made_anew(connection: Connection) -> None:
+def test_outside_of_a_pipeline_a_plan_that_does_not_fit_its_table_is_made_anew_at_once(connection: Connection) -> None:
+    """Both ways: with what is ready, and by psycopg's cursors."""
     driver = driver_under(connection)
     driver.send("CREATE TABLE thing (n integer)")
-    read = "SELECT n FROM thing"
-    assert list(driver.send(read)) == []
+    read = "SELECT * FROM thing WHERE n > %s"
+    for kind in ("bigint", "numeric", "integer"):
+        assert list(driver.send(read, [bigint(1)])) == list(driver.send(read, [1])) == []
+        driver.send(f"ALTER TABLE thing ALTER n TYPE {kind}")
+        assert list(driver.send(read, [bigint(1)])) == list(driver.send(read, [1])) == []
+    found = driver.execute("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'SELECT *%'")
+    assert list(found) == [(2,)], "of each way, the one that fits"
+
+
+@pytest.mark.parametrize("value", [1, bigint(1)], ids=["by a cursor", "ready"])
+def test_within_a_transaction_that_is_for_who_has_begun_it(connection: Connection, value: Any) -> None:
+    driver = driver_under(connection)
+    driver.send("CREATE TABLE thing (n integer)")
+    read = ("SELECT * FROM thing WHERE n > %s", [value])
+    driver.send(*read)
     driver.send("ALTER TABLE thing ALTER n TYPE bigint")
+    driver.autocommit = False
     with pytest.raises(psycopg.errors.FeatureNotSupported):
-        driver.send(read)
-    assert list(driver.send(read)) == []
+        driver.send(*read)
+    driver.rollback()
+    assert list(driver.send(*read)) == []
+
+
+def test_what_was_answered_is_not_kept(connection: Connection) -> None:
+    driver = driver_under(connection)
+    assert len(list(driver.send("SELECT generate_series(1, $1)", [bigint(1000)]))) == 1000
+    [statement] = driver._statements._prepared.values()
+    assert statement._transformer.pgresult is None
 
 
 def test_a_transaction_is_begun_where_psycopg_begins_one(connection: Connection) -> None:

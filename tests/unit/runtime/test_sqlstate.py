@@ -14,6 +14,7 @@ from tandem.runtime.sqlstate import (
     FAULT,
     NO_ANSWER,
     NOT_NOTIFIED,
+    NOT_PREPARED,
     REFUSED,
     TABLE,
     BatchAction,
@@ -76,12 +77,20 @@ def test_a_connection_that_broke_gave_no_answer_whatever_the_driver_said(kind: t
     assert failure_of(wrapped(kind("…"), invalidated=True)) is NO_ANSWER
 
 
-def test_a_full_queue_of_notifications_is_no_value_that_does_not_fit() -> None:
-    """Both are of one SQLSTATE."""
-    said: Any = dict.fromkeys(DiagnosticField) | {DiagnosticField.SOURCE_FILE: b"async.c"}
-    full, large = errors.ProgramLimitExceeded("…", info=said), errors.ProgramLimitExceeded("…")
-    assert failure_of(full) is failure_of(wrapped(full)) is NOT_NOTIFIED
-    assert failure_of(large) is REFUSED
+@pytest.mark.parametrize(
+    ("kind", "function", "row", "otherwise"),
+    [
+        (errors.ProgramLimitExceeded, "PreCommit_Notify", NOT_NOTIFIED, REFUSED),
+        (errors.FeatureNotSupported, "RevalidateCachedQuery", NOT_PREPARED, FAULT),
+    ],
+)
+def test_what_has_the_sqlstate_of_much_else_is_told_apart_by_what_said_it(
+    kind: type[psycopg.Error], function: str, row: Failure, otherwise: Failure
+) -> None:
+    said: Any = dict.fromkeys(DiagnosticField) | {DiagnosticField.SOURCE_FUNCTION: function.encode()}
+    told = kind("…", info=said)
+    assert failure_of(told) is failure_of(wrapped(told)) is row
+    assert failure_of(kind("…")) is otherwise
 
 
 def test_what_the_driver_itself_cannot_write_is_refused_as_by_the_server() -> None:
