@@ -30,7 +30,7 @@ from tandem.queries.checker import MAX_BATCH, MAX_PAGE_SIZE
 from tandem.queries.encoding import room_for_rows
 from tandem.queries.rows import ManyRows, queries_by_id
 from tandem.runtime.settings import ServerSettings
-from tests.support.longest import rows_of, rule
+from tests.support.longest import long_views, rule
 
 RECEIVED_BYTES = 4 * 2**20
 """What gRPC's clients take, unless they are told otherwise."""
@@ -75,7 +75,8 @@ def rows() -> dict[str, int]:
     """By the name of the message that is a view's row."""
     views = {"ProductCard": "product_card", "OrderDetails": "order_details", "CustomerProfile": "customer_profile",
              "SubscriptionDetails": "subscription_details", "OrderSummary": "order_summary"}  # fmt: skip
-    return {name: max(len(row.value) for row in rows_of(view).values()) for name, view in views.items()}
+    found = long_views(views.values())
+    return {name: max(len(row.value) for row in found[view].values()) for name, view in views.items()}
 
 
 def most_bytes(message: Descriptor, rows: dict[str, int]) -> int:

@@ -111,12 +111,12 @@ def test_each_repeated_field_has_a_limit(method: Any, path: tuple[str, ...]) -> 
         if hasattr(holder, "add"):
             holder = holder.add()
             subject = f"{subject.removesuffix('.')}[0]."
-    elements = getattr(holder, last)
-    for _ in range(MANY):
-        if hasattr(elements, "add"):
-            elements.add()
-        else:
-            elements.append("" if holder.DESCRIPTOR.fields_by_name[last].enum_type is None else 1)
+    field = holder.DESCRIPTOR.fields_by_name[last]
+    if field.message_type is not None:
+        element = GetMessageClass(field.message_type)()
+    else:
+        element = "" if field.enum_type is None else 1
+    getattr(holder, last).extend([element] * MANY)
     with pytest.raises(InvalidArgument) as refused:
         check(method.containing_service.name, method.name, request)
     found = refused.value.violations
@@ -146,8 +146,7 @@ def violation_of(method: Any, path: tuple[FieldDescriptor, ...], values: Any) ->
     if not last.is_repeated:
         setattr(holder, last.name, values[0])
     elif last.message_type is not None:
-        for _ in values:
-            getattr(holder, last.name).add()
+        getattr(holder, last.name).extend([GetMessageClass(last.message_type)()] * len(values))
     else:
         getattr(holder, last.name).extend(values)
     subjects = {subject + last.name, f"{subject}{last.name}[0]"}

@@ -1,6 +1,7 @@
 """Commands as large as the contract lets them be, and what they make of the views."""
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -100,8 +101,12 @@ def events_of(requests: list[Message]) -> list[Event]:
     return [event for _, event in decisions.events]
 
 
-def rows_of(view: str) -> dict[bytes, ViewRow]:
-    """The view after `long_history`, by key; without the erasure: its orders are in no view."""
-    changes = fold(PROJECTIONS[view], feed_events(events_of(long_history()[:-1])), {})
-    assert changes.stopped_by is None
-    return {key: row for key, row in changes.rows.items() if row}
+def long_views(names: Iterable[str]) -> dict[str, dict[bytes, ViewRow]]:
+    """The rows of views after `long_history`, by key; without the erasure: its orders are in no view."""
+    history = feed_events(events_of(long_history()[:-1]))
+    found = {}
+    for name in names:
+        changes = fold(PROJECTIONS[name], history, {})
+        assert changes.stopped_by is None
+        found[name] = {key: row for key, row in changes.rows.items() if row}
+    return found

@@ -9,7 +9,7 @@ from shop.views import VIEWS
 from tandem.client.paging import async_rows
 from tests.integration.query_server.conftest import ReadSide, Serve
 from tests.support.builders import identity
-from tests.support.longest import rows_of
+from tests.support.longest import long_views
 from tests.support.projecting import upsert
 
 PRODUCTS = [identity("product", number) for number in range(1, 101)]
@@ -18,11 +18,10 @@ ORDERS = [identity("order", number) for number in range(1, 31)]
 
 def fill(read_side: ReadSide) -> None:
     """A hundred products, and thirty orders of two hundred lines."""
-    rows: dict[str, list[tuple[Any, ...]]] = {}
-    for view in ("product_card", "product_search", "order_details"):
-        rows[view] = [
-            (uuid.UUID(bytes=key), row.position, *row.columns, row.value) for key, row in rows_of(view).items()
-        ]
+    rows: dict[str, list[tuple[Any, ...]]] = {
+        view: [(uuid.UUID(bytes=key), row.position, *row.columns, row.value) for key, row in of_view.items()]
+        for view, of_view in long_views(("product_card", "product_search", "order_details")).items()
+    }
     [(_, position, *columns, value)] = rows["order_details"]
     rows["order_details"] = [
         (uuid.UUID(it), position, *columns, value + OrderDetails(order_id=it).SerializeToString()) for it in ORDERS

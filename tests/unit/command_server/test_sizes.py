@@ -17,7 +17,7 @@ from tests.support.builders import (
     register_customer,
     start_subscription,
 )
-from tests.support.longest import events_of, long_history, rows_of
+from tests.support.longest import events_of, long_history, long_views
 
 # What memcached takes and gRPC's clients take, unless they are told otherwise.
 CACHED_BYTES, RECEIVED_BYTES = 2**20, 4 * 2**20
@@ -66,5 +66,5 @@ def test_the_largest_event_of_the_contract_is_far_below_what_is_stored() -> None
 def test_every_reader_takes_the_largest_event_and_what_is_made_of_it() -> None:
     assert MAX_MESSAGE_BYTES + MAX_EVENT_BYTES < RECEIVED_BYTES // 2
     assert ServerSettings(port=0).max_response_bytes // 2 > MAX_MESSAGE_BYTES + MAX_EVENT_BYTES
-    for view in CACHED_VIEWS:
-        assert 2 * max(len(row.value) for row in rows_of(view).values()) < CACHED_BYTES
+    for rows in long_views(CACHED_VIEWS).values():
+        assert 2 * max(len(row.value) for row in rows.values()) < CACHED_BYTES
