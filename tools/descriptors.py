@@ -174,6 +174,7 @@ def parse_errors(where: str, text: str) -> tuple[Failure, ...]:
     return tuple(found)
 
 
+@cache
 def descriptors() -> FileDescriptorSet:
     """With comments, which the descriptors in gen/ lack."""
     beside = Path(sys.executable).with_name("buf")

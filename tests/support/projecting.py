@@ -50,9 +50,13 @@ def store(
 
 
 def upsert(connection: Connection, table: Table, rows: Iterable[Sequence[Any]]) -> None:
-    """Inserts the rows or replaces those with the same primary key; values in the order of the table's columns."""
-    for row in rows:
-        values = {column.name: value for column, value in zip(table.columns, row, strict=False)}
-        keys = [column.name for column in table.primary_key]
-        statement = insert(table).values(values)
-        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=values))
+    """Inserts the rows or replaces those with the same primary key; values in the order of the table's columns.
+
+    All with one statement: each row has as many values.
+    """
+    values = [dict(zip(table.columns.keys(), row, strict=False)) for row in rows]
+    if not values:
+        return
+    statement = insert(table)
+    new = {name: statement.excluded[name] for name in values[0]}
+    connection.execute(statement.on_conflict_do_update(index_elements=[*table.primary_key], set_=new), values)
