@@ -3,6 +3,8 @@
 import uuid
 from typing import Any
 
+import pytest
+
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.views_pb2 import OrderDetails
 from shop.views import VIEWS
@@ -16,25 +18,29 @@ PRODUCTS = [identity("product", number) for number in range(1, 101)]
 ORDERS = [identity("order", number) for number in range(1, 31)]
 
 
-def fill(read_side: ReadSide) -> None:
-    """A hundred products, and thirty orders of two hundred lines."""
-    rows: dict[str, list[tuple[Any, ...]]] = {
+@pytest.fixture(scope="module")
+def rows() -> dict[str, list[tuple[Any, ...]]]:
+    """By view: a hundred products, and thirty orders of two hundred lines."""
+    rows = {
         view: [(uuid.UUID(bytes=key), row.position, *row.columns, row.value) for key, row in of_view.items()]
         for view, of_view in long_views(("product_card", "product_search", "order_details")).items()
     }
     [(_, position, *columns, value)] = rows["order_details"]
-    rows["order_details"] = [
-        (uuid.UUID(it), position, *columns, value + OrderDetails(order_id=it).SerializeToString()) for it in ORDERS
-    ]
     wanted = {uuid.UUID(it) for it in PRODUCTS}
+    return {view: [it for it in of_view if it[0] in wanted] for view, of_view in rows.items()} | {
+        "order_details": [
+            (uuid.UUID(it), position, *columns, value + OrderDetails(order_id=it).SerializeToString()) for it in ORDERS
+        ]
+    }
+
+
+async def test_what_the_contract_allows_arrives(
+    read_side: ReadSide, serve: Serve, rows: dict[str, list[tuple[Any, ...]]]
+) -> None:
     with read_side.engine.begin() as connection:
         for view, of_view in rows.items():
-            upsert(connection, VIEWS[view], [it for it in of_view if view == "order_details" or it[0] in wanted])
+            upsert(connection, VIEWS[view], of_view)
     read_side.advance()
-
-
-async def test_what_the_contract_allows_arrives(read_side: ReadSide, serve: Serve) -> None:
-    fill(read_side)
     stub = await serve()
     answers: list[int] = []
 
