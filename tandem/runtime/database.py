@@ -99,7 +99,7 @@ class Driver(psycopg.Connection[Any]):
         try:
             return self._send(query, parameters, named=named, prepare=prepare)
         except psycopg.Error as error:
-            if failure_of(error) is not NOT_PREPARED or self.pgconn.transaction_status != TransactionStatus.IDLE:
+            if failure_of(error) is not NOT_PREPARED or not self._is_between_statements():
                 raise
         # Nothing of it was done, and it is prepared anew.
         return self._send(query, parameters, named=named, prepare=prepare)
@@ -174,10 +174,14 @@ class Driver(psycopg.Connection[Any]):
     def _prepare_anew(self) -> None:
         """Whatever is prepared, ours and psycopg's, when it is sent again. In a transaction a rollback sees to it."""
         self._statements.forget()
-        if self._pipeline is None and self.pgconn.transaction_status == TransactionStatus.IDLE:
+        if self._is_between_statements():
             self._prepared.clear()
             self._prepared._to_flush.clear()
             self._wait(self._deallocate(None), _LOOK_SECONDS)
+
+    def _is_between_statements(self) -> bool:
+        """In no transaction, and in no pipeline, where an error may be that of a statement before."""
+        return self._pipeline is None and self.pgconn.transaction_status == TransactionStatus.IDLE
 
 
 class Pool(QueuePool):
