@@ -396,7 +396,7 @@ def driver_of(connection: Connection) -> Iterator[Driver]:
 
     For statements that run all the time: SQLAlchemy's work on one costs as much as a small one takes.
     """
-    driver: Any = connection.connection.dbapi_connection
+    driver = driver_under(connection)
     if driver.pgconn.pipeline_status:
         # `pipelined` around us does all the rest.
         yield driver
@@ -419,7 +419,7 @@ def driver_of(connection: Connection) -> Iterator[Driver]:
 def driver_under(connection: Connection) -> Driver:
     """The driver's own connection, with its own errors: for an engine in autocommit mode."""
     driver = connection.connection.dbapi_connection
-    assert isinstance(driver, Driver)
+    assert isinstance(driver, Driver), "an engine of create_database_engine"
     return driver
 
 
