@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import psutil
 from grpc import aio
-from sqlalchemy import create_engine
+from pydantic import SecretStr
 
 from benchmarks.processor import cpu_seconds
 from commerce.feed.v1.feed_service_pb2 import GetHeadRequest, SubscribeRequest, SubscribeResponse
@@ -22,6 +22,8 @@ from commerce.projection.v1.projection_service_pb2 import ListProjectionsRequest
 from shop.events import EVENTS
 from tandem.cli.embedded import Postgres
 from tandem.feed.reader import read_events
+from tandem.runtime.database import create_database_engine
+from tandem.runtime.settings import DatabaseSettings
 from tandem.testing.ports import free_port
 from tandem.testing.stack import wait_until
 from tests.support.shop import Load, an_order, open_shop
@@ -210,7 +212,7 @@ def cpu_seconds_of(process: psutil.Process) -> float:
 
 def read_table(url: str) -> int:
     """As the projector's own loop reads it, in batches of the same size."""
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), isolation_level="AUTOCOMMIT")
+    engine = create_database_engine(DatabaseSettings(url=SecretStr(url)), name="bench", pool_size=1, autocommit=True)
     count = position = 0
     with engine.connect() as connection:
         while events := read_events(connection, EVENTS, position, BATCH).events:

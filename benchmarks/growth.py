@@ -168,7 +168,7 @@ def growing(small: World, factor: int, *, most_seconds: float = float("inf")) ->
     Raises OSError where the disk has no room for it, and TimeoutError where the copies would take longer than that.
     """
     with ExitStack() as exits:
-        small.wait_for_reactions()
+        small.wait_for_followers()
         for service in small.stack.services:
             service.stop()
         large = World(small.folder, small.say, small.postgres, small.node, _Copies(small))
@@ -247,11 +247,9 @@ def _read(world: World, plan: Plan, server: Child, method: str, bodies: Path) ->
 
 
 def _place(world: World, plan: Plan, body: Callable[[int], bytes]) -> Sample:
-    """Places as many orders as take about the plan's time, all of them new; views and reactions are waited for."""
+    """Places as many orders as take about the plan's time, all of them new."""
     count = round(plan.seconds * _EXPECTED_RATE)
-    sample = world.place_others(new_bodies(count, body), count, in_flight=plan.in_flight)
-    world.wait_for_reactions()
-    return sample
+    return world.place_others(new_bodies(count, body), count, in_flight=plan.in_flight)
 
 
 if __name__ == "__main__":

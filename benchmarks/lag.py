@@ -76,7 +76,7 @@ def run(world: World, plan: Plan) -> list[Result]:
         return turn(lags)
 
     def turn(lags: Lags) -> Lag:
-        world.wait_for_views()
+        world.wait_for_followers()
         return lags.to_sample()
 
     samples = alternate({IDLE: idle, LOADED: loaded}, plan.rounds, say=plan.say)

@@ -127,7 +127,7 @@ def place(world: World, plan: Plan, server: Service) -> Sample:
         once=True,
     )
     bodies.unlink()
-    world.wait_for_views()
+    world.wait_for_followers()
     return sample
 
 

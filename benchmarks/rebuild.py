@@ -111,7 +111,7 @@ def while_made_anew(world: World, orders: Tandem, views: Sequence[str]) -> Sampl
     for view in views:
         operator.DropGeneration(DropGenerationRequest(view=view), timeout=30)
     wait_until(lambda: generations() == 0, "no view has another generation")
-    world.wait_for_views()
+    world.wait_for_followers()
     return sample
 
 

@@ -111,7 +111,7 @@ class World:
         for method, requests in (("RegisterCustomer", shop.registrations()), ("AddProduct", shop.additions())):
             messages = list(requests)
             send(self.target(commands, COMMANDS + method), self.bodies(messages), len(messages), in_flight=128)
-        self.wait_for_views()
+        self.wait_for_followers()
 
     def place_orders(self, count: int, *, in_flight: int = 128) -> Sample:
         """The next `count` orders, through the command server; waits until all views have them."""
@@ -126,11 +126,11 @@ class World:
         target = self.target(self.stack.command_server, COMMANDS + "PlaceOrder")
         sample = send(target, bodies, count, in_flight=in_flight)
         bodies.unlink()
-        self.wait_for_views()
+        self.wait_for_followers()
         return sample
 
-    def wait_for_views(self) -> None:
-        """Until every view has all of the feed."""
+    def wait_for_followers(self) -> None:
+        """Until all views and reactions have all of the feed: what follows from a turn is in no other one."""
         with (
             psycopg.connect(self.stack.write_url, autocommit=True) as write,
             psycopg.connect(self.stack.read_url, autocommit=True) as read,
@@ -141,25 +141,13 @@ class World:
                 stopped = read.execute("SELECT error FROM tandem_read.projection WHERE error IS NOT NULL").fetchall()
                 if stopped:
                     raise RuntimeError(f"views that cannot go on: {stopped}")
-                [behind] = read.execute(
-                    "SELECT count(*) FROM tandem_read.projection WHERE position < %s", head
-                ).fetchall()
-                return bool(behind == (0,))
+                behind = [
+                    database.execute(f"SELECT count(*) FROM {table} WHERE position < %s", head).fetchall()
+                    for database, table in ((read, "tandem_read.projection"), (write, "tandem_write.reaction"))
+                ]
+                return behind == [[(0,)], [(0,)]]
 
-            wait_until(caught_up, "all views have all events", _PATIENCE)
-
-    def wait_for_reactions(self) -> None:
-        """Until every reaction has all of the feed. The command server is running."""
-        with psycopg.connect(self.stack.write_url, autocommit=True) as write:
-
-            def caught_up() -> bool:
-                [(behind,)] = write.execute(
-                    "SELECT count(*) FROM tandem_write.reaction AS r, tandem_write.feed_head AS h"
-                    " WHERE r.position < h.position"
-                ).fetchall()
-                return bool(behind == 0)
-
-            wait_until(caught_up, "all reactions have all events", _PATIENCE)
+            wait_until(caught_up, "all views and reactions have all events", _PATIENCE)
 
     def tidy(self) -> None:
         """What a database does by itself after a while: statistics, and pages known to be visible to all."""

@@ -140,12 +140,12 @@ class Tandem:
             return self.place_orders_beside()
         finally:
             projector.start()
-            self._world.wait_for_views()
+            self._world.wait_for_followers()
 
     def place_orders(self) -> Sample:
         """One turn; the views have all of its orders at the end. AssertionError when some were not stored."""
         sample = self.place_orders_beside()
-        self._world.wait_for_views()
+        self._world.wait_for_followers()
         return sample
 
     def place_orders_beside(self) -> Sample:

@@ -3,11 +3,12 @@
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, create_engine, select, text
-from sqlalchemy.pool import NullPool
+from pydantic import SecretStr
+from sqlalchemy import Connection, select, text
 
 from nemesis.checker import Feed, Violation
 from nemesis.shop import receipts, written_states
@@ -19,6 +20,8 @@ from tandem.read_store.announcement import Announcement
 from tandem.read_store.cache import CacheEpochs, Ring, Signer, decode_entry, key_prefix
 from tandem.read_store.nodes import node_client
 from tandem.read_store.tables import ALL_NEWEST, CHANNEL, parked, written_columns
+from tandem.runtime.database import transaction
+from tandem.runtime.settings import DatabaseSettings
 from tandem.testing.stack import wait_until
 from tests.support.projecting import fold
 
@@ -27,9 +30,8 @@ _KEYS_TOGETHER = 100
 Rows = dict[bytes, tuple[Any, ...]]
 
 
-def _connect(url: str) -> Connection:
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"), poolclass=NullPool)
-    return engine.connect()
+def _transaction(url: str) -> AbstractContextManager[Connection]:
+    return transaction(DatabaseSettings(url=SecretStr(url)), "nemesis")
 
 
 def wait_until_followed(write_url: str, read_url: str, seconds: float = 60.0) -> None:
@@ -57,7 +59,7 @@ def compare(write_url: str, read_url: str, feed: Feed, nodes: Mapping[str, str])
     """
     with psycopg.connect(write_url) as write:
         found = [*_tables_hold_the_feed(write, feed), *_receipts_match(write, feed)]
-    with _connect(read_url) as read:
+    with _transaction(read_url) as read:
         views = {view: _rows(read, view) for view in VIEWS.projections}
         found += _nothing_is_parked(read)
     found += _views_match(write_url, views)
@@ -106,7 +108,7 @@ def _nothing_is_parked(read: Connection) -> Iterator[Violation]:
 
 def _views_match(write_url: str, views: dict[str, Rows]) -> Iterator[Violation]:
     """Each view is what one replay of all events makes, byte for byte."""
-    with _connect(write_url) as write:
+    with _transaction(write_url) as write:
         events, part = [], read_events(write, EVENTS, 0, 10_000).events
         while part:
             events += part

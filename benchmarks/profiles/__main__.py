@@ -134,7 +134,7 @@ def _marked(world: World, service: Service) -> Iterator[Path]:
         service.stop()
         service.command = plain
         service.start()
-        world.wait_for_views()
+        world.wait_for_followers()
 
 
 def _in_order(service: Service, taken: Mapping[str, Taken]) -> Iterator[tuple[str, Taken]]:

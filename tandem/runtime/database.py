@@ -99,7 +99,7 @@ class Driver(psycopg.Connection[Any]):
         try:
             return self._send(query, parameters, named=named, prepare=prepare)
         except psycopg.Error as error:
-            if failure_of(error) is not NOT_PREPARED or self.pgconn.transaction_status != TransactionStatus.IDLE:
+            if failure_of(error) is not NOT_PREPARED or not self._is_between_statements():
                 raise
         # Nothing of it was done, and it is prepared anew.
         return self._send(query, parameters, named=named, prepare=prepare)
@@ -174,10 +174,14 @@ class Driver(psycopg.Connection[Any]):
     def _prepare_anew(self) -> None:
         """Whatever is prepared, ours and psycopg's, when it is sent again. In a transaction a rollback sees to it."""
         self._statements.forget()
-        if self._pipeline is None and self.pgconn.transaction_status == TransactionStatus.IDLE:
+        if self._is_between_statements():
             self._prepared.clear()
             self._prepared._to_flush.clear()
             self._wait(self._deallocate(None), _LOOK_SECONDS)
+
+    def _is_between_statements(self) -> bool:
+        """In no transaction, and in no pipeline, where an error may be that of a statement before."""
+        return self._pipeline is None and self.pgconn.transaction_status == TransactionStatus.IDLE
 
 
 class Pool(QueuePool):
@@ -392,7 +396,7 @@ def driver_of(connection: Connection) -> Iterator[Driver]:
 
     For statements that run all the time: SQLAlchemy's work on one costs as much as a small one takes.
     """
-    driver: Any = connection.connection.dbapi_connection
+    driver = driver_under(connection)
     if driver.pgconn.pipeline_status:
         # `pipelined` around us does all the rest.
         yield driver
@@ -415,7 +419,7 @@ def driver_of(connection: Connection) -> Iterator[Driver]:
 def driver_under(connection: Connection) -> Driver:
     """The driver's own connection, with its own errors: for an engine in autocommit mode."""
     driver = connection.connection.dbapi_connection
-    assert isinstance(driver, Driver)
+    assert isinstance(driver, Driver), "an engine of create_database_engine"
     return driver
 
 

@@ -169,6 +169,20 @@ def test_within_a_transaction_that_is_for_who_has_begun_it(connection: Connectio
     assert list(driver.send(*read)) == []
 
 
+def test_within_a_pipeline_nothing_is_sent_again_for_what_failed_before_it(connection: Connection) -> None:
+    driver = driver_under(connection)
+    driver.send("CREATE TABLE thing (n integer)")
+    driver.send("SELECT * FROM thing")
+    driver.send("ALTER TABLE thing ALTER n TYPE bigint")
+    with pytest.raises(DBAPIError, match="cached plan"), pipelined(connection) as driver:  # noqa: PT012 - a batch is what fails
+        driver.send("SELECT * FROM thing")
+        # Psycopg's, which may receive what came before.
+        driver.send("INSERT INTO thing VALUES (1)", prepare=False)
+        driver.send("SELECT pg_sleep(0.1)", prepare=False)
+        driver.send("INSERT INTO thing VALUES (2)", prepare=False)
+    assert list(driver.send("SELECT * FROM thing")) == []
+
+
 def test_what_was_answered_is_not_kept(connection: Connection) -> None:
     driver = driver_under(connection)
     assert len(list(driver.send("SELECT generate_series(1, $1)", [bigint(1000)]))) == 1000
