@@ -112,10 +112,9 @@ def test_each_repeated_field_has_a_limit(method: Any, path: tuple[str, ...]) -> 
             holder = holder.add()
             subject = f"{subject.removesuffix('.')}[0]."
     field = holder.DESCRIPTOR.fields_by_name[last]
+    element: Any = "" if field.enum_type is None else 1
     if field.message_type is not None:
         element = GetMessageClass(field.message_type)()
-    else:
-        element = "" if field.enum_type is None else 1
     getattr(holder, last).extend([element] * MANY)
     with pytest.raises(InvalidArgument) as refused:
         check(method.containing_service.name, method.name, request)

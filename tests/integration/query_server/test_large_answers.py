@@ -21,17 +21,16 @@ ORDERS = [identity("order", number) for number in range(1, 31)]
 @pytest.fixture(scope="module")
 def rows() -> dict[str, list[tuple[Any, ...]]]:
     """By view: a hundred products, and thirty orders of two hundred lines."""
-    rows = {
+    rows: dict[str, list[tuple[Any, ...]]] = {
         view: [(uuid.UUID(bytes=key), row.position, *row.columns, row.value) for key, row in of_view.items()]
         for view, of_view in long_views(("product_card", "product_search", "order_details")).items()
     }
     [(_, position, *columns, value)] = rows["order_details"]
-    wanted = {uuid.UUID(it) for it in PRODUCTS}
-    return {view: [it for it in of_view if it[0] in wanted] for view, of_view in rows.items()} | {
-        "order_details": [
-            (uuid.UUID(it), position, *columns, value + OrderDetails(order_id=it).SerializeToString()) for it in ORDERS
-        ]
-    }
+    rows["order_details"] = [
+        (uuid.UUID(it), position, *columns, value + OrderDetails(order_id=it).SerializeToString()) for it in ORDERS
+    ]
+    wanted = {uuid.UUID(it) for it in (*PRODUCTS, *ORDERS)}
+    return {view: [it for it in of_view if it[0] in wanted] for view, of_view in rows.items()}
 
 
 async def test_what_the_contract_allows_arrives(
