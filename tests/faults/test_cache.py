@@ -121,7 +121,7 @@ async def test_a_node_that_comes_back_with_old_entries_while_nobody_writes_shows
     assert isinstance(node, RedisNode)
     async with stack.async_stubs() as stubs:
         await _see(stubs, 1, await open_shop(stubs.commands))
-        assert node.says("SAVE") == b"OK"
+        node.save()
         change = commands.ChangePriceRequest(product_id=identity("product", 1), price=usd(7))
         receipt = (await stubs.commands.ChangePrice(change)).receipt
         await _see(stubs, 1, receipt.consistency_token)

@@ -19,6 +19,7 @@ from tandem.cli.embedded import Memcached, memcached_path
 from tandem.read_store.node import NodeClient
 from tandem.read_store.redis import packed
 from tandem.testing.ports import free_port
+from tandem.testing.stack import wait_until
 
 KINDS = ("memcached", "redis", "valkey")
 
@@ -112,6 +113,10 @@ class RedisNode(Child):
         with socket.create_connection((HOST, self.port), 10) as connection:
             connection.sendall(packed(command))
             return reply(connection)
+
+    def save(self) -> None:
+        """Has it write down what it has. One that does so by itself, as its options say, may be about it."""
+        wait_until(lambda: self.says("SAVE") == b"OK", "it has written down what it has")
 
     def kicked(self) -> int:
         """How many connections it has closed since they were idle, or their callers have: but for those of this."""
