@@ -131,6 +131,7 @@ class Store:
         # Of the pool's, those that were used once and are free: to hand one back and take it anew costs 15 µs, a tenth
         # of what a page of a list costs this process.
         self._free: deque[PoolProxiedConnection] = deque()
+        self._is_closed = False
 
     async def start(self) -> None:
         """Nothing connects before the first use."""
@@ -139,6 +140,8 @@ class Store:
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
+        """A statement that is under way, in a thread that nobody waits for, closes its connection when it is over."""
+        self._is_closed = True
         self._give_up_connections()
         self._engine.dispose()
 
@@ -254,6 +257,9 @@ class Store:
                 connection.close()
             else:
                 self._free.append(connection)
+                # Looked at afterwards: of two threads, one of which closes all, one or the other finds the connection.
+                if self._is_closed:
+                    self._give_up_connections()
         return rows
 
     def _give_up_connections(self) -> None:

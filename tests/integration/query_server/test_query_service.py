@@ -15,6 +15,7 @@ from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
 from commerce.query.v1.views_pb2 import CustomerProfile, OrderDetails, ProductCard
 from query_server.app import build
 from tandem.cli.embedded import Postgres
+from tandem.queries.store import Store
 from tandem.runtime.server import RunningApplication
 from tandem.testing.ports import free_port
 from tandem.testing.stack import kill
@@ -27,6 +28,7 @@ from tests.integration.query_server.conftest import (
     position_of,
     query_settings,
     reason,
+    until,
 )
 from tests.support.builders import identity
 
@@ -182,3 +184,14 @@ async def test_a_database_that_is_killed_is_said_to_be_away_and_read_again_when_
     finally:
         await running.stop()
         read_side.engine.dispose()
+
+
+async def test_a_statement_that_is_under_way_when_a_server_stops_leaves_no_connection(read_side: ReadSide) -> None:
+    """A readiness check runs in a thread that nobody waits for."""
+    store = Store(read_side.settings, connections=1)
+    with TablesLocked(read_side):
+        asked = asyncio.create_task(asyncio.to_thread(store.rows, "order_details", [ORDER.replace("-", "")]))
+        await read_side.until_blocked()
+        store.close()
+    assert not (await asked).rows
+    await until(lambda: read_side.query_sessions("true") == 0, "its connection is closed")
