@@ -234,8 +234,7 @@ class Auditor:
 
     async def stop(self) -> None:
         self._stopping.set()
-        if await asyncio.to_thread(self._thread.join, STOP_SECONDS):
-            await asyncio.to_thread(self._audit.close)
+        await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
     def verify(self, view: str, chosen: Chosen, repair: bool, is_over: Callable[[], bool]) -> Iterator[Step]:
         """A comparison that somebody asks for, at full speed, on connections of its own. Raises CannotVerify."""
@@ -258,6 +257,8 @@ class Auditor:
                     self._began_at[view] = time.monotonic()
                     self._compare(view)
             self._stopping.wait(_LOOK_SECONDS)
+        # By this thread: who stops it may not have waited for its end.
+        self._audit.close()
 
     def _age(self, view: str, started_at: float) -> float:
         return time.time() - self._progress.compared_at.get(view, started_at)

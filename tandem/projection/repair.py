@@ -57,8 +57,7 @@ class Repairs:
 
     async def stop(self) -> None:
         self._examiner.stopping.set()
-        if await asyncio.to_thread(self._thread.join, STOP_SECONDS):
-            await asyncio.to_thread(self._examiner.close)
+        await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -67,6 +66,8 @@ class Repairs:
                 self._repair_reported()
         finally:
             self._listener.close()
+        # By this thread: who stops it may not have waited for its end.
+        self._examiner.close()
 
     def _listen(self) -> None:
         try:

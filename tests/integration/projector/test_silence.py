@@ -8,12 +8,14 @@ from contextlib import contextmanager
 
 import pytest
 from grpc import StatusCode, aio
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from commerce.projection.v1 import projection_service_pb2 as projections
 from commerce.projection.v1.projection_service_pb2 import ProjectionState
 from shop.views import VIEWS
 from tandem.cli.embedded import Memcached
+from tandem.feed import table as feed
 from tandem.testing.stack import kill, until
 from tests.integration.projector.conftest import Announcements, Project, Stores
 from tests.integration.projector.test_batches import slow_feed_down
@@ -123,6 +125,31 @@ async def test_two_projectors_get_on_with_a_feed_that_is_too_slow_for_a_whole_ba
     for _ in range(2):
         await project(follow=follow)
     await stores.reached(head)
+
+
+async def test_a_stop_waits_for_no_silent_database_and_what_waits_for_it_leaves_no_session(
+    stores: Stores, project: Project
+) -> None:
+    projector = await project(audit={"share": 1.0, "round_seconds": 0.0})
+    await stores.reached(stores.append([events.product_added()]))
+
+    def sessions(side: str, condition: str = "true") -> int:
+        its = "datname = current_database() AND application_name = 'tandem-projector-audit'"
+        return int(stores.run(f"SELECT count(*) FROM pg_stat_activity WHERE {its} AND {condition}", side))
+
+    async def waits_for_feed() -> bool:
+        return sessions("write", "wait_event_type = 'Lock'") > 0
+
+    async def has_ended() -> bool:
+        return sessions("write") + sessions("read") == 0
+
+    with stores.write.begin() as connection:
+        connection.execute(text(f"LOCK TABLE {feed.event.fullname} IN ACCESS EXCLUSIVE MODE"))
+        await until(waits_for_feed, "the auditor reads the feed")
+        with silent(stores, "write", "tandem-projector-audit"):
+            await projector.stop()
+            assert sessions("read"), "it still waits"
+    await until(has_ended, "the auditor has ended its sessions")
 
 
 @pytest.fixture
