@@ -129,7 +129,7 @@ class Statements:
         pipeline: Any = connection._pipeline
         if connection.prepare_threshold is None or (pipeline is not None and self._is_psycopgs(pipeline)):
             return None
-        text, _ = it = parsed(query)
+        it = parsed(query)
         values = it.values(parameters)
         kinds: _Kinds = tuple(map(type, values))
         statement = self._prepared.get((query, kinds))
@@ -138,8 +138,8 @@ class Statements:
             if len(self._prepared) >= _MOST or not all(issubclass(kind, Parameter) for kind in kinds):
                 return None
             # The first word tells who reads the wire what it is.
-            name = b"tandem_%d_%b" % (next(self._numbers), text.split(maxsplit=1)[0])
-            statement = _Statement(name, text, kinds, connection)
+            name = b"tandem_%d_%b" % (next(self._numbers), it.text.split(maxsplit=1)[0])
+            statement = _Statement(name, it.text, kinds, connection)
             # It is known when the server has said so: where something before it fails, it is not prepared.
             preparing = _Preparing(self._prepared, (query, kinds), statement)
         ready = [value.value for value in values]
