@@ -12,7 +12,7 @@ from rich.text import Text
 from tandem.cli.calls import as_fields, asking, pages
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
-from tandem.cli.output import FAILED, Json, print_json
+from tandem.cli.output import FAILED, Json, print_json, report
 from tandem.cli.status import reactions_table
 
 _ASK_SECONDS = 10.0
@@ -85,12 +85,18 @@ def _add_parked(app: typer.Typer, service: ServiceDescriptor, default_address: s
             raise typer.BadParameter("give a key, or --all")
         who = actor or getpass.getuser()
         with asking(service, _WHAT, command_address, timeout=_ASK_SECONDS, actor=who) as ask:
-            answer = ask("RedriveParkedTasks", reaction=reaction, key=key)
+            redriven = parked = 0
+            for part in pages(ask, "RedriveParkedTasks", reaction=reaction, key=key):
+                redriven += part.redriven_tasks
+                parked += part.parked_tasks
+                said = f"{redriven} are done from now on, {parked} events stay parked"
+                if part.next_page_token:
+                    report(f"{said}, so far")
         if as_json:
-            print_json(as_fields(answer))
+            print_json({"redriven_tasks": str(redriven), "parked_tasks": str(parked)})
         else:
-            typer.echo(f"{answer.redriven_tasks} are done from now on, {answer.parked_tasks} events stay parked")
-        if answer.parked_tasks:
+            typer.echo(said)
+        if parked:
             raise typer.Exit(FAILED)
 
     @app.command()

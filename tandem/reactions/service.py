@@ -1,6 +1,7 @@
 """ReactionService: how reactions are, and what is parked of them, for operators."""
 
 import re
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from tandem.feed.head import read_head
 from tandem.feed.reader import BrokenOff
 from tandem.reactions.reaction import Reaction
 from tandem.reactions.running import Reactions
-from tandem.reactions.standing import FIRST, Parked, drop, list_parked, redrive, replay
+from tandem.reactions.standing import BEGINNING, Parked, Place, drop, list_parked, redrive, replay
 from tandem.reactions.tasks import Kind
 from tandem.runtime.call import Call
 from tandem.runtime.checker import Checker
@@ -91,17 +92,12 @@ class ReactionService:
 
     def _list_parked(self, answer: Any, request: Any, check: Checker, call: Call) -> Any:
         check.number("page_size", request.page_size, 0, _LARGEST_PAGE)
-        after = FIRST
-        if request.page_token and check.text("page_token", request.page_token, _LONGEST_TOKEN):
-            if (place := _TOKEN.fullmatch(request.page_token)) is None:
-                check.wrong("page_token", "MALFORMED", "must be what a page before ended with")
-            else:
-                after = place[1], int(place[2]), int(place[3])
+        reaction, after = self._after(request.page_token, check)
         self._check_name(request.reaction, check, required=False)
         check.finish()
         names = [self._reaction(request.reaction).name] if request.reaction else list(self._reactions)
         size = request.page_size or _DEFAULT_PAGE
-        found = self._database.ask(lambda connection: list_parked(connection, names, after, size + 1), answer_by(call))
+        found = self._database.ask(lambda it: list_parked(it, names, size + 1, reaction, after), answer_by(call))
         for it in found[:size]:
             _add(answer, it)
         if len(found) > size:
@@ -109,16 +105,35 @@ class ReactionService:
             answer.next_page_token = f"{last.reaction}/{last.position}/{last.number}"
         return answer
 
-    def _redrive(self, answer: Any, request: Any, check: Checker, _call: Call) -> Any:
+    @staticmethod
+    def _after(token: str, check: Checker) -> tuple[str, Place]:
+        """A reaction's name, and where the page before ended."""
+        if token and check.text("page_token", token, _LONGEST_TOKEN):
+            if found := _TOKEN.fullmatch(token):
+                return found[1], Place(int(found[2]), int(found[3]))
+            check.wrong("page_token", "MALFORMED", "must be what a page before ended with")
+        return "", BEGINNING
+
+    def _redrive(self, answer: Any, request: Any, check: Checker, call: Call) -> Any:
+        """In parts, each of which is committed, until all had their turn or the call's time is up."""
         self._check_name(request.reaction, check)
         if request.key:
             check.uuid("key", request.key)
+        _, last = self._after(request.page_token, check)
         check.finish()
         reaction = self._reaction(request.reaction)
         key = request.key.lower() or None
-        done = self._change(partial(redrive, reaction=reaction, archive=self._archive, key=key))
-        answer.redriven_tasks, answer.parked_tasks = done
-        return answer
+        until = answer_by(call)
+        while True:
+            part = self._change(partial(redrive, reaction=reaction, archive=self._archive, key=key, after=last))
+            answer.redriven_tasks += part.redriven
+            answer.parked_tasks += part.parked
+            if part.last is None:
+                return answer
+            last = part.last
+            if time.monotonic() >= until:
+                answer.next_page_token = f"{reaction.name}/{last.position}/{last.number}"
+                return answer
 
     def _drop(self, answer: Any, request: Any, check: Checker, call: Call) -> Any:
         self._check_name(request.reaction, check)

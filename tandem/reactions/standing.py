@@ -109,60 +109,86 @@ WHERE reaction = ANY(:reactions) AND done_at IS NULL AND parked_at IS NOT NULL
   AND (reaction, position, number) > (:reaction, :position, :number)
 ORDER BY reaction, position, number LIMIT :most""")  # noqa: S608
 
-FIRST = ("", 0, 0)
+
+class Place(NamedTuple):
+    """Of something parked, among all of its reaction."""
+
+    position: int
+    number: int
+
+
+BEGINNING = Place(-1, 0)
 
 
 def list_parked(
-    connection: Connection, reactions: Sequence[str], after: tuple[str, int, int], most: int
+    connection: Connection, reactions: Sequence[str], most: int, reaction: str = "", after: Place = BEGINNING
 ) -> list[Parked]:
-    """Those that follow one, by (reaction, position, number); FIRST begins."""
-    reaction, position, number = after
-    found = connection.execute(
-        _PARKED,
-        {"reactions": list(reactions), "reaction": reaction, "position": position, "number": number, "most": most},
-    )
-    return [Parked(*it) for it in found]
+    """At most so many, in order, which follow a place in one of the reactions."""
+    arguments = {"reactions": list(reactions), "reaction": reaction, **after._asdict(), "most": most}
+    return [Parked(*it) for it in connection.execute(_PARKED, arguments)]
 
 
 class Redriven(NamedTuple):
-    """How many are to be done now, and how many stay parked."""
+    """How many are to be done now, and how many events stay parked. last: where it came to; None for the end."""
 
     redriven: int
     parked: int
+    last: Place | None
 
+
+# In one transaction, which its reaction waits for.
+_MOST_REDRIVEN = 100
+
+# waits: behind an event that another part has tried, and that stays parked.
+_PART = text(f"""
+SELECT t.position, t.number, CAST(t.key AS text) AS key, t.kind, EXISTS (
+    SELECT FROM {task.fullname} AS e
+    WHERE e.reaction = t.reaction AND e.key = t.key AND e.done_at IS NULL AND e.parked_at IS NOT NULL
+      AND e.kind = '{Kind.EVENT}' AND (e.position, e.number) <= (:position, :number)
+  ) AS waits
+FROM {task.fullname} AS t
+WHERE t.reaction = :reaction AND t.done_at IS NULL AND t.parked_at IS NOT NULL
+  AND (CAST(:key AS uuid) IS NULL OR t.key = CAST(:key AS uuid)) AND (t.position, t.number) > (:position, :number)
+ORDER BY t.position, t.number LIMIT :most""")  # noqa: S608
 
 _ANEW_AT = (
     f"clock_timestamp() - CASE WHEN kind = '{Kind.TIMER}' THEN make_interval(secs => :delay) ELSE interval '0' END"
 )
 _ANEW = text(f"""
 UPDATE {task.fullname} SET parked_at = NULL, attempts = 0, error = '', at = {_ANEW_AT}, first_at = {_ANEW_AT}
-WHERE reaction = :reaction AND done_at IS NULL AND parked_at IS NOT NULL AND kind <> '{Kind.EVENT}'
-  AND (CAST(:key AS uuid) IS NULL OR key = CAST(:key AS uuid))""")  # noqa: S608
-
-_EVENTS = text(f"""
-SELECT CAST(key AS text) AS key, position FROM {task.fullname}
-WHERE reaction = :reaction AND done_at IS NULL AND parked_at IS NOT NULL AND kind = '{Kind.EVENT}'
-  AND (CAST(:key AS uuid) IS NULL OR key = CAST(:key AS uuid))
-ORDER BY position""")  # noqa: S608
+WHERE reaction = :reaction
+  AND (position, number) IN (SELECT * FROM unnest(CAST(:positions AS bigint[]), CAST(:numbers AS integer[])))
+""")  # noqa: S608
 
 
-def redrive(connection: Connection, reaction: Reaction, archive: Archive, key: str | None) -> Redriven:
-    """Has what is parked of an aggregate, or of all, done anew; events are taken in, in their order.
+def redrive(
+    connection: Connection,
+    reaction: Reaction,
+    archive: Archive,
+    key: str | None,
+    *,
+    after: Place = BEGINNING,
+    most: int = _MOST_REDRIVEN,
+) -> Redriven:
+    """Has what is parked of an aggregate, or of all, done anew; events are taken in, in their order. At most so many.
 
-    To be followed by COMMIT. Raises NotFound for a reaction that was not begun, and BrokenOff.
+    To be followed by COMMIT: the reaction, which is locked meanwhile, goes on between two parts. Raises NotFound for a
+    reaction that was not begun, and BrokenOff.
     """
     row = _locked(connection, reaction.name)
-    arguments = {"reaction": reaction.name, "key": key, "delay": reaction.delay.total_seconds()}
-    redriven = connection.execute(_ANEW, arguments).rowcount
-    failed: set[str] = set()
+    named = {"reaction": reaction.name, "key": key}
+    part = connection.execute(_PART, {**named, **after._asdict(), "most": most}).all()
+    tasks = [it for it in part if it.kind != Kind.EVENT]
+    places = {"positions": [it.position for it in tasks], "numbers": [it.number for it in tasks]}
+    connection.execute(_ANEW, {**named, **places, "delay": reaction.delay.total_seconds()})
+    failed = {it.key for it in part if it.waits}
     parked = 0
-    for it in connection.execute(_EVENTS, {"reaction": reaction.name, "key": key}).all():
-        if it.key in failed or not _take_in(connection, reaction, archive, it, row.secret):
+    for it in part:
+        if it.kind == Kind.EVENT and (it.key in failed or not _take_in(connection, reaction, archive, it, row.secret)):
             failed.add(it.key)
             parked += 1
-        else:
-            redriven += 1
-    return Redriven(redriven, parked)
+    last = Place(part[-1].position, part[-1].number) if len(part) == most else None
+    return Redriven(len(part) - parked, parked, last)
 
 
 def _take_in(connection: Connection, reaction: Reaction, archive: Archive, it: Any, secret: uuid.UUID) -> bool:

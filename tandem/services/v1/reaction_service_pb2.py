@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tandem/services/v1/reaction_service.proto\x12\x12tandem.services.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14ListReactionsRequest\"u\n\x15ListReactionsResponse\x12\x1b\n\tfeed_head\x18\x01 \x01(\x04R\x08\x66\x65\x65\x64Head\x12?\n\treactions\x18\x02 \x03(\x0b\x32!.tandem.services.v1.ReactionStateR\treactions\"\x89\x02\n\rReactionState\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\x12\x31\n\x06\x62\x65hind\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06\x62\x65hind\x12#\n\rwaiting_tasks\x18\x04 \x01(\x04R\x0cwaitingTasks\x12\x33\n\x07overdue\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07overdue\x12!\n\x0cparked_tasks\x18\x06 \x01(\x04R\x0bparkedTasks\x12\x18\n\x07problem\x18\x07 \x01(\tR\x07problem\"p\n\x16ListParkedTasksRequest\x12\x1a\n\x08reaction\x18\x01 \x01(\tR\x08reaction\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"\x84\x01\n\x17ListParkedTasksResponse\x12\x41\n\x0cparked_tasks\x18\x01 \x03(\x0b\x32\x1e.tandem.services.v1.ParkedTaskR\x0bparkedTasks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8d\x02\n\nParkedTask\x12\x1a\n\x08reaction\x18\x01 \x01(\tR\x08reaction\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\x12\x10\n\x03key\x18\x03 \x01(\tR\x03key\x12\x36\n\x04kind\x18\x04 \x01(\x0e\x32\".tandem.services.v1.ParkedTaskKindR\x04kind\x12\x12\n\x04type\x18\x05 \x01(\tR\x04type\x12\x1a\n\x08\x61ttempts\x18\x06 \x01(\rR\x08\x61ttempts\x12\x37\n\tparked_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08parkedAt\x12\x14\n\x05\x65rror\x18\x08 \x01(\tR\x05\x65rror\"I\n\x19RedriveParkedTasksRequest\x12\x1a\n\x08reaction\x18\x01 \x01(\tR\x08reaction\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\"f\n\x1aRedriveParkedTasksResponse\x12%\n\x0eredriven_tasks\x18\x01 \x01(\x04R\rredrivenTasks\x12!\n\x0cparked_tasks\x18\x02 \x01(\x04R\x0bparkedTasks\"^\n\x16\x44ropParkedTasksRequest\x12\x1a\n\x08reaction\x18\x01 \x01(\tR\x08reaction\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\">\n\x17\x44ropParkedTasksResponse\x12#\n\rdropped_tasks\x18\x01 \x01(\x04R\x0c\x64roppedTasks\"Z\n\x15ReplayReactionRequest\x12\x1a\n\x08reaction\x18\x01 \x01(\tR\x08reaction\x12%\n\x0e\x61\x66ter_position\x18\x02 \x01(\x04R\rafterPosition\"4\n\x16ReplayReactionResponse\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position*\x8a\x01\n\x0eParkedTaskKind\x12 \n\x1cPARKED_TASK_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18PARKED_TASK_KIND_COMMAND\x10\x01\x12\x1c\n\x18PARKED_TASK_KIND_WEBHOOK\x10\x02\x12\x1a\n\x16PARKED_TASK_KIND_EVENT\x10\x03\x32\xb7\x04\n\x0fReactionService\x12i\n\rListReactions\x12(.tandem.services.v1.ListReactionsRequest\x1a).tandem.services.v1.ListReactionsResponse\"\x03\x90\x02\x01\x12o\n\x0fListParkedTasks\x12*.tandem.services.v1.ListParkedTasksRequest\x1a+.tandem.services.v1.ListParkedTasksResponse\"\x03\x90\x02\x01\x12s\n\x12RedriveParkedTasks\x12-.tandem.services.v1.RedriveParkedTasksRequest\x1a..tandem.services.v1.RedriveParkedTasksResponse\x12j\n\x0f\x44ropParkedTasks\x12*.tandem.services.v1.DropParkedTasksRequest\x1a+.tandem.services.v1.DropParkedTasksResponse\x12g\n\x0eReplayReaction\x12).tandem.services.v1.ReplayReactionRequest\x1a*.tandem.services.v1.ReplayReactionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tandem/services/v1/reaction_service.proto\x12\x12tandem.services.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14ListReactionsRequest\"u\n\x15ListReactionsResponse\x12\x1b\n\tfeed_head\x18\x01 \x01(\x04R\x08\x66\x65\x65\x64Head\x12?\n\treactions\x18\x02 \x03(\x0b\x32!.tandem.services.v1.ReactionStateR\treactions\"\x89\x02\n\rReactionState\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\x12\x31\n\x06\x62\x65hind\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06\x62\x65hind\x12#\n\rwaiting_tasks\x18\x04 \x01(\x04R\x0cwaitingTasks\x12\x33\n\x07overdue\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07overdue\x12!\n\x0cparked_tasks\x18\x06 \x01(\x04R\x0bparkedTasks\x12\x18\n\x07problem\x18\x07 \x01(\tR\x07problem\"p\n\x16ListParkedTasksRequest\x12\x1a\n\x08reaction\x18\x01 \x01(\tR\x08reaction\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"\x84\x01\n\x17ListParkedTasksResponse\x12\x41\n\x0cparked_tasks\x18\x01 \x03(\x0b\x32\x1e.tandem.services.v1.ParkedTaskR\x0bparkedTasks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8d\x02\n\nParkedTask\x12\x1a\n\x08reaction\x18\x01 \x01(\tR\x08reaction\x12\x1a\n\x08position\x18\x02 \x01(\x04R\x08position\x12\x10\n\x03key\x18\x03 \x01(\tR\x03key\x12\x36\n\x04kind\x18\x04 \x01(\x0e\x32\".tandem.services.v1.ParkedTaskKindR\x04kind\x12\x12\n\x04type\x18\x05 \x01(\tR\x04type\x12\x1a\n\x08\x61ttempts\x18\x06 \x01(\rR\x08\x61ttempts\x12\x37\n\tparked_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08parkedAt\x12\x14\n\x05\x65rror\x18\x08 \x01(\tR\x05\x65rror\"h\n\x19RedriveParkedTasksRequest\x12\x1a\n\x08reaction\x18\x01 \x01(\tR\x08reaction\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"\x8e\x01\n\x1aRedriveParkedTasksResponse\x12%\n\x0eredriven_tasks\x18\x01 \x01(\x04R\rredrivenTasks\x12!\n\x0cparked_tasks\x18\x02 \x01(\x04R\x0bparkedTasks\x12&\n\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"^\n\x16\x44ropParkedTasksRequest\x12\x1a\n\x08reaction\x18\x01 \x01(\tR\x08reaction\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\">\n\x17\x44ropParkedTasksResponse\x12#\n\rdropped_tasks\x18\x01 \x01(\x04R\x0c\x64roppedTasks\"Z\n\x15ReplayReactionRequest\x12\x1a\n\x08reaction\x18\x01 \x01(\tR\x08reaction\x12%\n\x0e\x61\x66ter_position\x18\x02 \x01(\x04R\rafterPosition\"4\n\x16ReplayReactionResponse\x12\x1a\n\x08position\x18\x01 \x01(\x04R\x08position*\x8a\x01\n\x0eParkedTaskKind\x12 \n\x1cPARKED_TASK_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18PARKED_TASK_KIND_COMMAND\x10\x01\x12\x1c\n\x18PARKED_TASK_KIND_WEBHOOK\x10\x02\x12\x1a\n\x16PARKED_TASK_KIND_EVENT\x10\x03\x32\xb7\x04\n\x0fReactionService\x12i\n\rListReactions\x12(.tandem.services.v1.ListReactionsRequest\x1a).tandem.services.v1.ListReactionsResponse\"\x03\x90\x02\x01\x12o\n\x0fListParkedTasks\x12*.tandem.services.v1.ListParkedTasksRequest\x1a+.tandem.services.v1.ListParkedTasksResponse\"\x03\x90\x02\x01\x12s\n\x12RedriveParkedTasks\x12-.tandem.services.v1.RedriveParkedTasksRequest\x1a..tandem.services.v1.RedriveParkedTasksResponse\x12j\n\x0f\x44ropParkedTasks\x12*.tandem.services.v1.DropParkedTasksRequest\x1a+.tandem.services.v1.DropParkedTasksResponse\x12g\n\x0eReplayReaction\x12).tandem.services.v1.ReplayReactionRequest\x1a*.tandem.services.v1.ReplayReactionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REACTIONSERVICE'].methods_by_name['ListReactions']._serialized_options = b'\220\002\001'
   _globals['_REACTIONSERVICE'].methods_by_name['ListParkedTasks']._loaded_options = None
   _globals['_REACTIONSERVICE'].methods_by_name['ListParkedTasks']._serialized_options = b'\220\002\001'
-  _globals['_PARKEDTASKKIND']._serialized_start=1548
-  _globals['_PARKEDTASKKIND']._serialized_end=1686
+  _globals['_PARKEDTASKKIND']._serialized_start=1620
+  _globals['_PARKEDTASKKIND']._serialized_end=1758
   _globals['_LISTREACTIONSREQUEST']._serialized_start=130
   _globals['_LISTREACTIONSREQUEST']._serialized_end=152
   _globals['_LISTREACTIONSRESPONSE']._serialized_start=154
@@ -52,17 +52,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARKEDTASK']._serialized_start=791
   _globals['_PARKEDTASK']._serialized_end=1060
   _globals['_REDRIVEPARKEDTASKSREQUEST']._serialized_start=1062
-  _globals['_REDRIVEPARKEDTASKSREQUEST']._serialized_end=1135
-  _globals['_REDRIVEPARKEDTASKSRESPONSE']._serialized_start=1137
-  _globals['_REDRIVEPARKEDTASKSRESPONSE']._serialized_end=1239
-  _globals['_DROPPARKEDTASKSREQUEST']._serialized_start=1241
-  _globals['_DROPPARKEDTASKSREQUEST']._serialized_end=1335
-  _globals['_DROPPARKEDTASKSRESPONSE']._serialized_start=1337
-  _globals['_DROPPARKEDTASKSRESPONSE']._serialized_end=1399
-  _globals['_REPLAYREACTIONREQUEST']._serialized_start=1401
-  _globals['_REPLAYREACTIONREQUEST']._serialized_end=1491
-  _globals['_REPLAYREACTIONRESPONSE']._serialized_start=1493
-  _globals['_REPLAYREACTIONRESPONSE']._serialized_end=1545
-  _globals['_REACTIONSERVICE']._serialized_start=1689
-  _globals['_REACTIONSERVICE']._serialized_end=2256
+  _globals['_REDRIVEPARKEDTASKSREQUEST']._serialized_end=1166
+  _globals['_REDRIVEPARKEDTASKSRESPONSE']._serialized_start=1169
+  _globals['_REDRIVEPARKEDTASKSRESPONSE']._serialized_end=1311
+  _globals['_DROPPARKEDTASKSREQUEST']._serialized_start=1313
+  _globals['_DROPPARKEDTASKSREQUEST']._serialized_end=1407
+  _globals['_DROPPARKEDTASKSRESPONSE']._serialized_start=1409
+  _globals['_DROPPARKEDTASKSRESPONSE']._serialized_end=1471
+  _globals['_REPLAYREACTIONREQUEST']._serialized_start=1473
+  _globals['_REPLAYREACTIONREQUEST']._serialized_end=1563
+  _globals['_REPLAYREACTIONRESPONSE']._serialized_start=1565
+  _globals['_REPLAYREACTIONRESPONSE']._serialized_end=1617
+  _globals['_REACTIONSERVICE']._serialized_start=1761
+  _globals['_REACTIONSERVICE']._serialized_end=2328
 # @@protoc_insertion_point(module_scope)

@@ -22,10 +22,12 @@ from tandem.commands.ledger import Ledger
 from tandem.commands.settings import ExecutorSettings
 from tandem.feed.events import FeedEvent
 from tandem.feed.token import decode_token
+from tandem.reactions.reaction import Reaction
 from tandem.runtime.call import LocalCall, Metadata, Method
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.settings import DatabaseSettings
-from tests.support.builders import NOW
+from tests.integration.command_server.reacting import MakeReacting, Reacting, of_shop, wall_clock
+from tests.support.builders import NOW, add_product, register_customer
 from tests.support.stack import Databases
 
 
@@ -158,3 +160,24 @@ async def until_blocked(database: WriteDatabase, *, sessions: int = 1) -> None:
                 return
         await asyncio.sleep(0.01)
     raise AssertionError("nothing waits for the lock")
+
+
+@pytest.fixture
+async def reacting(database: WriteDatabase) -> AsyncIterator[MakeReacting]:
+    made: list[Reacting] = []
+
+    def make(executor: Any, some: Sequence[Reaction] | None = None, **settings: Any) -> Reacting:
+        chosen = of_shop(database.settings) if some is None else some
+        made.append(Reacting(settings.pop("database", database.settings), executor, chosen, **settings))
+        return made[-1]
+
+    yield make
+    for it in made:
+        await it.component.stop()
+
+
+async def running_executor(commands_on: Commands) -> Executor:
+    executor = await commands_on.executor(clock=wall_clock)
+    await submit(executor, register_customer())
+    await submit(executor, add_product(1, stock=100))
+    return executor

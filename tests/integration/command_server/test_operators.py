@@ -69,7 +69,9 @@ async def test_a_receipt_says_whether_its_command_has_steps_left(database: Write
     await service.stop()
 
 
-async def test_what_reactions_have_parked_is_listed_page_by_page(database: WriteDatabase) -> None:
+async def test_what_reactions_have_parked_is_listed_and_redriven_page_by_page(
+    database: WriteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nobody = Worker("nobody", [], max_batch=1, max_waiting=1)
     of_shop = reactions(Settings(database=database.settings))
     reacting = Reactions(
@@ -77,12 +79,19 @@ async def test_what_reactions_have_parked_is_listed_page_by_page(database: Write
         keep=timedelta(days=7),
     )  # fmt: skip
     reacting.follower.begin()
-    with database.engine.begin() as connection:
-        now = connection.execute(text("SELECT now()")).scalar_one()
-        for number in range(5):
-            event = FeedEvent(EVENTS, number + 1, "order_placed", b"", mark=7)
-            key = identity("order", number)
-            insert_tasks(connection, [parked_event("unpaid_orders", event, key, now, f"bug {number}")])
+
+    def park(first: int, end: int) -> None:
+        with database.engine.begin() as connection:
+            now = connection.execute(text("SELECT now()")).scalar_one()
+            events = [FeedEvent(EVENTS, number + 1, "order_placed", b"", mark=7) for number in range(first, end)]
+            keys = [identity("order", number) for number in range(first, end)]
+            parked = [
+                parked_event("unpaid_orders", event, key, now, f"bug {event.position - 1}")
+                for event, key in zip(events, keys, strict=True)
+            ]
+            insert_tasks(connection, parked)
+
+    park(0, 5)
     descriptor = reaction_calls.DESCRIPTOR.services_by_name["ReactionService"]
     service = ReactionService(descriptor, database.engine, reacting, Archive(None))
     await service.start()
@@ -102,6 +111,18 @@ async def test_what_reactions_have_parked_is_listed_page_by_page(database: Write
     assert found == [(number + 1, identity("order", number), f"bug {number}") for number in range(5)]
     listed = await ask("ListReactions", reaction_calls.ListReactionsRequest())
     assert {it.name: it.parked_tasks for it in listed.reactions}["unpaid_orders"] == 5
+    park(5, 205)
+    # The time of each call is up after its first part.
+    monkeypatch.setattr("tandem.reactions.service.answer_by", lambda _: 0.0)
+    parts = []
+    while True:
+        request = reaction_calls.RedriveParkedTasksRequest(reaction="unpaid_orders", page_token=token)
+        done = await ask("RedriveParkedTasks", request)
+        parts.append(done.redriven_tasks)
+        token = done.next_page_token
+        if not token:
+            break
+    assert parts == [100, 100, 5]
     for wrong in ({"page_token": "x"}, {"page_token": f"a/{10**19}/0"}, {"page_size": 1001}, {"page_size": -1}):
         with pytest.raises(InvalidArgument):
             await ask("ListParkedTasks", reaction_calls.ListParkedTasksRequest(**wrong))

@@ -2,137 +2,43 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from command_server.reactions import reactions
-from command_server.settings import OrderSettings, Settings, SubscriptionSettings
 from commerce.command.v1 import command_service_pb2 as commands
 from commerce.event.v1 import event_pb2 as events
-from commerce.event.v1.event_pb2 import Event
 from commerce.internal.v1.stored_pb2 import CancelUnpaidOrderRequest, EndSubscriptionRequest
 from shop.events import EVENTS
-from tandem.commands.executor import Executor
-from tandem.feed.archive import Archive
 from tandem.reactions import tasks
-from tandem.reactions.reaction import At, Do, Effects, Reaction
-from tandem.reactions.running import Reactions
-from tandem.reactions.settings import ReactionSettings, WebhookSettings
-from tandem.reactions.standing import FIRST, Redriven, Standing, drop, list_parked, redrive, replay
+from tandem.reactions.reaction import Do, Effects, Reaction
+from tandem.reactions.standing import replay
 from tandem.runtime.arrays import array
-from tandem.runtime.call import Call
 from tandem.runtime.database import create_database_engine, driver_of
-from tandem.runtime.errors import Conflict, NotFound, Overloaded, PreconditionFailed, Unavailable
+from tandem.runtime.errors import Conflict, PreconditionFailed
 from tandem.runtime.settings import DatabaseSettings
 from tandem.runtime.supervised import what_is_down
-from tandem.runtime.worker import refuse
 from tandem.testing.stack import until
-from tests.integration.command_server.conftest import Commands, WriteDatabase, submit
+from tests.integration.command_server.conftest import Commands, WriteDatabase, running_executor, submit
+from tests.integration.command_server.reacting import (
+    ARCHIVE,
+    AT_PERIOD_END,
+    KEEP,
+    MakeReacting,
+    Reacting,
+    ago,
+    cancelled,
+    ended,
+    execute,
+    of_shop,
+    value,
+    wall_clock,
+)
 from tests.support.builders import add_product, identity, place_order, register_customer, start_subscription
-
-ARCHIVE = Archive(None)
-KEEP = timedelta(days=7)
-AT_PERIOD_END = commands.CANCELLATION_TIME_AT_PERIOD_END
-
-
-def wall_clock() -> datetime:
-    """The one that tells what is due."""
-    return datetime.now(UTC)
-
-
-def ago(**age: float) -> str:
-    stamp = Timestamp()
-    stamp.FromDatetime(wall_clock() - timedelta(**age))
-    return stamp.ToJsonString()
-
-
-def of_shop(settings: DatabaseSettings, *, unpaid_days: float = 1e-9, grace_days: float = 0) -> list[Reaction]:
-    """With settings by which orders are to be paid at once, and subscriptions renewed in time."""
-    return reactions(
-        Settings(
-            database=settings,
-            orders=OrderSettings(unpaid_days=unpaid_days),
-            subscriptions=SubscriptionSettings(grace_days=grace_days),
-        )
-    )
-
-
-class Reacting:
-    """A server's reactions, on a database and an executor, that the test has work when it wants."""
-
-    def __init__(self, database: DatabaseSettings, executor: Any, some: Sequence[Reaction], **settings: Any) -> None:
-        clock = settings.pop("clock", wall_clock)
-        self.component = Reactions(
-            database, executor, some, ReactionSettings(**settings), webhook=WebhookSettings(), archive=ARCHIVE,
-            keep=KEEP, clock=clock,
-        )  # fmt: skip
-        self.by_name = {it.name: it for it in some if it.is_on}
-
-    async def work(self) -> None:
-        await asyncio.to_thread(self.component.work)
-
-    def standing(self, name: str) -> Standing:
-        return next(it for it in self.component.standings() if it.name == name)
-
-
-MakeReacting = Callable[..., Reacting]
-
-
-@pytest.fixture
-async def reacting(database: WriteDatabase) -> AsyncIterator[MakeReacting]:
-    made: list[Reacting] = []
-
-    def make(executor: Any, some: Sequence[Reaction] | None = None, **settings: Any) -> Reacting:
-        chosen = of_shop(database.settings) if some is None else some
-        made.append(Reacting(settings.pop("database", database.settings), executor, chosen, **settings))
-        return made[-1]
-
-    yield make
-    for it in made:
-        await it.component.stop()
-
-
-def what_happened(database: WriteDatabase, *kinds: str) -> list[tuple[str, str]]:
-    """(kind, aggregate) of the events of these kinds, in the feed's order."""
-    found = []
-    for _, kind, payload in database.events():
-        if kind in kinds:
-            event = getattr(Event.FromString(payload), kind)
-            found.append((kind, getattr(event, next(it.name for it in event.DESCRIPTOR.fields if "_id" in it.name))))
-    return found
-
-
-def ended(database: WriteDatabase) -> list[tuple[str, str]]:
-    return what_happened(database, "subscription_cancelled", "subscription_lapsed")
-
-
-def cancelled(database: WriteDatabase) -> list[str]:
-    return [it for _, it in what_happened(database, "order_cancelled")]
-
-
-def value(database: WriteDatabase, statement: str, **parameters: object) -> Any:
-    with database.engine.connect() as connection:
-        return connection.execute(text(statement), parameters).scalar_one()
-
-
-def execute(database: WriteDatabase, statement: str, **parameters: object) -> None:
-    with database.engine.begin() as connection:
-        connection.execute(text(statement), parameters)
-
-
-async def running_executor(commands_on: Commands) -> Executor:
-    executor = await commands_on.executor(clock=wall_clock)
-    await submit(executor, register_customer())
-    await submit(executor, add_product(1, stock=100))
-    return executor
-
 
 # Orders
 
@@ -484,242 +390,6 @@ async def test_a_server_whose_clock_is_not_the_databases_times_nothing_and_takes
 
 
 # Failures
-
-
-class Stubborn:
-    """The executor, but for what fails of one order. failures: by attempt; then it is stored."""
-
-    def __init__(self, executor: Executor, order: str, failures: Sequence[Exception]) -> None:
-        self._executor = executor
-        self._order = order
-        self.failures = list(failures)
-
-    def put_all(self, calls: Sequence[Call]) -> None:
-        for call in calls:
-            if self.failures and getattr(call.request, "order_id", "") == self._order:
-                refuse([call], self.failures.pop(0))
-            else:
-                self._executor.put_all([call])
-
-
-async def again(database: WriteDatabase, it: Reacting) -> None:
-    """As if the time until the next attempt had passed."""
-    execute(database, "UPDATE tandem_write.reaction_task SET at = now() - interval '100 days' WHERE done_at IS NULL")
-    await it.work()
-
-
-async def test_a_command_that_fails_holds_none_up_and_is_parked_in_the_end_until_it_is_redriven(
-    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
-) -> None:
-    executor = await running_executor(commands_on)
-    bug = RuntimeError("a bug")
-    passing = [Overloaded("2048 commands are waiting already"), Unavailable("away", reason="STORE_UNAVAILABLE")]
-    stubborn = Stubborn(executor, identity("order", 1), [*passing, bug, bug, bug, bug])
-    it = reacting(stubborn)
-    await it.work()
-    for number in (1, 2):
-        await submit(executor, place_order(number))
-    await it.work()
-    assert cancelled(database) == [identity("order", 2)]
-    for _ in range(4):
-        await again(database, it)
-        assert it.standing("unpaid_orders").parked == 0 or len(stubborn.failures) < 2
-    assert it.standing("unpaid_orders").parked == 1
-    await again(database, it)
-    assert cancelled(database) == [identity("order", 2)]
-    [unpaid, *_] = it.by_name.values()
-    with database.engine.begin() as connection:
-        [parked] = list_parked(connection, [unpaid.name], FIRST, 10)
-        assert (parked.key, parked.kind, parked.error) == (identity("order", 1), "TIMER", "RuntimeError('a bug')")
-        assert redrive(connection, unpaid, ARCHIVE, parked.key) == Redriven(1, 0)
-    stubborn.failures.clear()
-    await it.work()
-    assert sorted(cancelled(database)) == sorted(identity("order", number) for number in (1, 2))
-
-
-async def test_what_fails_and_is_tried_again_and_again_is_late_since_it_was_due_first(
-    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
-) -> None:
-    executor = await running_executor(commands_on)
-    away = [Unavailable("away", reason="STORE_UNAVAILABLE") for _ in range(2)]
-
-    def placed(event: events.OrderPlaced, at: datetime) -> Effects:
-        return [At(at, CancelUnpaidOrderRequest(order_id=event.order_id))]
-
-    late = Reaction("late", EVENTS, on=[placed], delay=timedelta(hours=-1))
-    it = reacting(Stubborn(executor, identity("order", 1), away), [late])
-    await it.work()
-    await submit(executor, place_order(1))
-    await it.work()
-    assert it.standing("late").overdue_seconds > 3_500
-    for _ in range(2):
-        await again(database, it)
-    assert cancelled(database) == [identity("order", 1)]
-    assert it.standing("late").overdue_seconds == 0
-
-
-class Fickle:
-    """A reaction with a bug, which a new version does not have."""
-
-    def __init__(self) -> None:
-        self.broken = True
-
-    def reaction(self) -> Reaction:
-        def placed(event: events.OrderPlaced, at: datetime) -> Effects:
-            return [At(at + timedelta(days=-1), CancelUnpaidOrderRequest(order_id=event.order_id))]
-
-        def paid(event: events.OrderPaid, _at: datetime) -> Effects:
-            if self.broken and event.order_id == identity("order", 1):
-                raise ZeroDivisionError("a bug")
-            return []
-
-        return Reaction("fickle", EVENTS, on=[placed, paid], delay=timedelta(days=-1))
-
-
-async def test_an_event_that_cannot_be_taken_in_is_parked_with_its_aggregate_and_the_others_go_on(
-    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
-) -> None:
-    executor = await running_executor(commands_on)
-    fickle = Fickle()
-    reaction = fickle.reaction()
-    it = reacting(executor, [reaction])
-    await it.work()
-    for number in (1, 2, 3):
-        await submit(executor, place_order(number))
-        if number < 3:
-            await submit(executor, commands.PayOrderRequest(order_id=identity("order", number)))
-    await it.work()
-    # The order with the bug is not cancelled either, though it was due: nobody knows what its event should have led to.
-    assert cancelled(database) == [identity("order", 3)]
-    with database.engine.begin() as connection:
-        [parked] = list_parked(connection, ["fickle"], FIRST, 10)
-        assert (parked.key, parked.kind, parked.type) == (identity("order", 1), "EVENT", "order_paid")
-        assert "a bug" in parked.error
-        assert redrive(connection, reaction, ARCHIVE, None) == Redriven(0, 1)
-    fickle.broken = False
-    with database.engine.begin() as connection:
-        assert redrive(connection, reaction, ARCHIVE, identity("order", 1)) == Redriven(1, 0)
-    await it.work()
-    assert (it.standing("fickle").parked, it.standing("fickle").waiting) == (0, 0)
-    assert cancelled(database) == [identity("order", 3)]
-
-
-async def test_an_event_of_which_nobody_can_say_what_it_is_about_is_waited_for_and_holds_up_no_other_reaction(
-    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
-) -> None:
-    """It is of a newer program's version."""
-    executor = await running_executor(commands_on)
-    it = reacting(executor)
-    await it.work()
-    placed = await submit(executor, place_order(1))
-    await submit(executor, start_subscription(1, started_at=ago(days=60)))
-    set_version = "UPDATE tandem_write.event SET version = :version WHERE position = :position"
-    execute(database, set_version, version=99, position=placed.position)
-    await it.work()
-    lapsed = "SELECT count(*) FROM tandem_write.event WHERE kind = 'subscription_lapsed'"
-    assert value(database, lapsed) == 1
-    assert it.standing("unpaid_orders").position == placed.position - 1
-    assert "cannot be read: order_placed of version 99" in it.standing("unpaid_orders").problem
-    execute(database, set_version, version=1, position=placed.position)
-    await it.work()
-    assert cancelled(database) == [identity("order", 1)]
-
-
-async def test_a_reaction_that_has_parked_too_much_takes_in_no_more_until_it_is_mended(
-    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tandem.reactions.running.MOST_PARKED", 1)
-    executor = await running_executor(commands_on)
-    fickle = Fickle()
-    reaction = fickle.reaction()
-    it = reacting(executor, [reaction])
-    await it.work()
-    await submit(executor, place_order(1))
-    paid = await submit(executor, commands.PayOrderRequest(order_id=identity("order", 1)))
-    await it.work()
-    await asyncio.to_thread(it.component.show)
-    await submit(executor, place_order(2))
-    await it.work()
-    assert it.standing("fickle").position == paid.position
-    assert "so much is parked" in it.standing("fickle").problem
-    fickle.broken = False
-    with database.engine.begin() as connection:
-        assert redrive(connection, reaction, ARCHIVE, None) == Redriven(1, 0)
-    await asyncio.to_thread(it.component.show)
-    await it.work()
-    assert cancelled(database) == [identity("order", 2)]
-
-
-async def test_what_is_dropped_is_never_done(
-    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
-) -> None:
-    executor = await running_executor(commands_on)
-
-    def placed(event: events.OrderPlaced, _at: datetime) -> Effects:
-        raise ZeroDivisionError(event.order_id)
-
-    reaction = Reaction("broken", EVENTS, on=[placed])
-    it = reacting(executor, [reaction])
-    await it.work()
-    await submit(executor, place_order(1))
-    await it.work()
-    with database.engine.begin() as connection:
-        with pytest.raises(NotFound):
-            drop(connection, Reaction("another", EVENTS, on=[placed]), identity("order", 1), "ada", "")
-        assert drop(connection, reaction, identity("order", 1), "ada", "a test order") == 1
-        assert drop(connection, reaction, identity("order", 1), "ada", "a test order") == 0
-        replay(connection, reaction, ARCHIVE, 2, KEEP)
-    await it.work()
-    assert it.standing("broken").parked == 0
-    assert value(database, "SELECT outcome FROM tandem_write.reaction_task") == "dropped by ada: a test order"
-
-
-async def test_a_replay_by_a_mended_function_does_nothing_of_an_event_that_was_dropped(
-    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
-) -> None:
-    executor = await running_executor(commands_on)
-    broken = [True]
-
-    def placed(event: events.OrderPlaced, _at: datetime) -> Effects:
-        if broken[0]:
-            raise ZeroDivisionError
-        return 2 * [Do(CancelUnpaidOrderRequest(order_id=event.order_id))]
-
-    reaction = Reaction("mended", EVENTS, on=[placed])
-    it = reacting(executor, [reaction])
-    await it.work()
-    await submit(executor, place_order(1))
-    await it.work()
-    broken[0] = False
-    with database.engine.begin() as connection:
-        assert drop(connection, reaction, identity("order", 1), "ada", "a test order") == 1
-        replay(connection, reaction, ARCHIVE, 2, KEEP)
-    await it.work()
-    assert value(database, "SELECT string_agg(kind, ',') FROM tandem_write.reaction_task") == "EVENT"
-    assert cancelled(database) == []
-
-
-async def test_an_event_that_can_be_taken_in_no_more_when_it_is_replayed_is_parked(
-    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
-) -> None:
-    executor = await running_executor(commands_on)
-    broken = [False]
-
-    def placed(event: events.OrderPlaced, _at: datetime) -> Effects:
-        if broken[0]:
-            raise ZeroDivisionError
-        return [Do(CancelUnpaidOrderRequest(order_id=event.order_id))]
-
-    reaction = Reaction("broken", EVENTS, on=[placed])
-    it = reacting(executor, [reaction])
-    await it.work()
-    await submit(executor, place_order(1))
-    await it.work()
-    broken[0] = True
-    with database.engine.begin() as connection:
-        replay(connection, reaction, ARCHIVE, 2, KEEP)
-    await it.work()
-    assert it.standing("broken").parked == 1
 
 
 async def test_a_program_of_the_version_before_lets_a_newer_ones_reaction_be(

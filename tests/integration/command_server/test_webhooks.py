@@ -24,7 +24,7 @@ from tandem.feed.archive import Archive
 from tandem.feed.reader import recorded_at
 from tandem.reactions.running import Reactions
 from tandem.reactions.settings import ReactionSettings, WebhookSettings
-from tandem.reactions.standing import FIRST, Redriven, list_parked, redrive, replay
+from tandem.reactions.standing import Redriven, list_parked, redrive, replay
 from tandem.reactions.webhooks import sign
 from tandem.runtime.settings import SettingsError
 from tandem.testing.stack import until
@@ -210,9 +210,9 @@ async def test_what_is_not_taken_is_tried_again_later_and_later_by_whoever_is_th
     await post(it)
     reaction = next(it for it in it.reactions if it.name == "low_stock")
     with database.engine.begin() as connection:
-        [parked] = list_parked(connection, ["low_stock"], FIRST, 10)
+        [parked] = list_parked(connection, ["low_stock"], 10)
         assert (parked.kind, parked.type, parked.key) == ("POST", STOCK_LOW, identity("product", 1))
-        assert redrive(connection, reaction, Archive(None), None) == Redriven(1, 0)
+        assert redrive(connection, reaction, Archive(None), None) == Redriven(1, 0, None)
     await post(it)
     assert task(database).outcome == "done: HTTP 204"
 

@@ -262,19 +262,23 @@ class RedriveParkedTasksRequest(_message.Message):
 
     REACTION_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     reaction: _builtins.str
     """The reaction. Required."""
     key: _builtins.str
     """UUID of the aggregate; empty for all that is parked."""
+    page_token: _builtins.str
+    """Where to go on: the next_page_token of the answer before. Empty begins with the first."""
     def __init__(
         self,
         *,
         reaction: _builtins.str = ...,
         key: _builtins.str = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "reaction", b"reaction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "page_token", b"page_token", "reaction", b"reaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -288,19 +292,23 @@ class RedriveParkedTasksResponse(_message.Message):
 
     REDRIVEN_TASKS_FIELD_NUMBER: _builtins.int
     PARKED_TASKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     redriven_tasks: _builtins.int
     """So many are done from now on."""
     parked_tasks: _builtins.int
     """So many events could not be taken in again, or wait behind such a one."""
+    next_page_token: _builtins.str
+    """Set where the call's time was up before all had their turn: ask again with it."""
     def __init__(
         self,
         *,
         redriven_tasks: _builtins.int = ...,
         parked_tasks: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parked_tasks", b"parked_tasks", "redriven_tasks", b"redriven_tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "parked_tasks", b"parked_tasks", "redriven_tasks", b"redriven_tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -102,7 +102,7 @@ class ReactionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RedriveParkedTasks(self, request, context):
-        """Has what is parked done anew.
+        """Has what is parked done anew, in parts: what an answer counts stays done, whatever becomes of the rest.
 
         Errors: NOT_FOUND when there is no such reaction.
         """

@@ -54,7 +54,7 @@ class ReactionServiceStub:
     Errors: NOT_FOUND when there is no such reaction.
     """
     RedriveParkedTasks: _grpc.UnaryUnaryMultiCallable[_reaction_service_pb2.RedriveParkedTasksRequest, _reaction_service_pb2.RedriveParkedTasksResponse]
-    """Has what is parked done anew.
+    """Has what is parked done anew, in parts: what an answer counts stays done, whatever becomes of the rest.
 
     Errors: NOT_FOUND when there is no such reaction.
     """
@@ -97,7 +97,7 @@ class ReactionServiceAsyncStub(ReactionServiceStub):
     Errors: NOT_FOUND when there is no such reaction.
     """
     RedriveParkedTasks: _aio.UnaryUnaryMultiCallable[_reaction_service_pb2.RedriveParkedTasksRequest, _reaction_service_pb2.RedriveParkedTasksResponse]  # type: ignore[assignment]
-    """Has what is parked done anew.
+    """Has what is parked done anew, in parts: what an answer counts stays done, whatever becomes of the rest.
 
     Errors: NOT_FOUND when there is no such reaction.
     """
@@ -155,7 +155,7 @@ class ReactionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reaction_service_pb2.RedriveParkedTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reaction_service_pb2.RedriveParkedTasksResponse, _abc.Awaitable[_reaction_service_pb2.RedriveParkedTasksResponse]]:
-        """Has what is parked done anew.
+        """Has what is parked done anew, in parts: what an answer counts stays done, whatever becomes of the rest.
 
         Errors: NOT_FOUND when there is no such reaction.
         """
