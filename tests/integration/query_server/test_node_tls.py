@@ -115,7 +115,7 @@ def test_who_does_not_show_a_certificate_is_refused_by_a_node_that_asks(nodes: N
 
 
 def test_a_node_that_is_silent_is_given_up(nodes: Nodes) -> None:
-    client = node_client(nodes.for_all.address, timeout=0.3, tls=nodes.tls)
+    client = node_client(nodes.for_all.address, timeout=1.0, tls=nodes.tls)
     client.store({"key": b"entry"}, 60)
     assert not client.was_closed()
     pause(nodes.for_all)

@@ -186,7 +186,7 @@ def test_a_node_says_what_it_holds(client: NodeClient) -> None:
     "use", [lambda it: it.ask(keys_of(it, 1)).answer(), lambda it: it.store({"key": b""}, 60), lambda it: it.ping()]
 )
 def test_a_node_that_stands_still_is_given_up(node: Node, use: Callable[[NodeClient], object]) -> None:
-    client = node_client(node.address, timeout=0.2)
+    client = node_client(node.address, timeout=1.0)
     client.ping()
     pause(node)
     try:
