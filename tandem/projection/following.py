@@ -18,6 +18,7 @@ from tandem.projection import metrics
 from tandem.projection.cache_writer import CacheWriter
 from tandem.projection.comparison import Comparisons
 from tandem.projection.inspection import Inspections
+from tandem.projection.ownership import UnsoundPositions
 from tandem.projection.session import Session
 from tandem.projection.settings import ChangeLogSettings, FollowSettings
 from tandem.projection.statements import Deposed
@@ -119,6 +120,11 @@ class Following:
                     session.run()
             except (Deposed, OtherEpoch) as error:
                 log.warning("starting over", error=str(error))
+            except UnsoundPositions as error:
+                if str(error) != problem:
+                    problem = str(error)
+                    log.error("nothing is projected", error=problem)
+                self.stopping.wait(_RECONNECT_SECONDS)
             except (SQLAlchemyError, psycopg.Error) as error:
                 # Logged once for each reason, not once for each attempt.
                 if first_line(error) != problem:

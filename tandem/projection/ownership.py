@@ -64,10 +64,18 @@ class TakenView(NamedTuple):
     error: str
 
 
+class UnsoundPositions(Exception):
+    """The table of the views' positions is not as migrations make it: nobody may write by it. Says what to do."""
+
+
 def begin_session(connection: Connection, before: uuid.UUID | None) -> uuid.UUID:
-    """A session of this connection; connection: in autocommit mode. before: this program's last one, which is over."""
+    """A session of this connection; connection: in autocommit mode. before: this program's last one, which is over.
+
+    Raises UnsoundPositions.
+    """
     session, lock = uuid.uuid4(), secrets.randbits(31)
     driver = driver_under(connection)
+    refuse_unsound_positions(driver)
     driver.execute("SELECT pg_advisory_lock(%s, %s)", (_LOCK_SPACE, lock))
     driver.execute(
         f"DELETE FROM {projector.fullname} WHERE session = %s OR renewed_at < now() - interval '1 day'",  # noqa: S608
@@ -75,6 +83,26 @@ def begin_session(connection: Connection, before: uuid.UUID | None) -> uuid.UUID
     )
     driver.execute(f"INSERT INTO {projector.fullname} VALUES (%s, %s, now(), false)", (session, lock))  # noqa: S608
     return session
+
+
+def refuse_unsound_positions(driver: Driver) -> None:
+    """A restore makes the table, fills it and gives it its key, in this order. A view that is begun before its row is
+    filled in has two rows then, and no batch can move it. Raises UnsoundPositions.
+    """
+    found = driver.execute(
+        "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = %s::regclass AND indisprimary),"  # noqa: S608
+        f" ARRAY (SELECT view FROM {projection.fullname} GROUP BY view HAVING count(*) > 1 ORDER BY view)",
+        (projection.fullname,),
+    ).fetchone()
+    assert found is not None
+    has_key, doubled = found
+    if has_key and not doubled:
+        return
+    wrong = f"has two rows of {', '.join(doubled)}" if doubled else "has no primary key"
+    raise UnsoundPositions(
+        f"{projection.fullname} {wrong}: a restore is under way, or projectors ran during one. If none is, make the"
+        " views anew: docs/runbook.md, Backup and restore"
+    )
 
 
 def renew_session(driver: Driver, session: uuid.UUID, *, follows: bool, idle_seconds: float) -> None:

@@ -15,6 +15,7 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
 from tandem.cli.embedded import Postgres
 from tandem.testing.ports import free_port
+from tandem.testing.stack import wait_until
 from tests.faults.test_history import made_of_the_feed_alone, outcome, place
 from tests.support.builders import identity, register_customer
 from tests.support.replicas import FAST, base_backup, new_folder, run_program
@@ -43,26 +44,29 @@ class Shop:
         self.postgres.stop()
 
     def tandem_restore(self) -> str:
-        """What a person types, with the services' settings in the environment."""
-        stack = self.stack
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("TANDEM_")} | {
-            "TANDEM_COMMAND_DATABASE__URL": stack.write_url,
-            "TANDEM_PROJECTOR_FEED_DATABASE__URL": stack.write_url,
-            "TANDEM_PROJECTOR_READ_DATABASE__URL": stack.read_url,
-        }
-        command = [sys.executable, "-c", "from shop.cli import app; app()", "restore", str(self.ledger)]
-        done = subprocess.run(
-            [*command, "--projector-address", stack.projector.address],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return tandem_restore(self.stack, self.ledger)
 
     @contextmanager
     def command_server_stopped(self) -> Iterator[None]:
         self.stack.command_server.stop()
         yield
         self.stack.command_server.start()
+
+
+def tandem_restore(stack: Stack, ledger: Path) -> str:
+    """What a person types, with the services' settings in the environment."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TANDEM_")} | {
+        "TANDEM_COMMAND_DATABASE__URL": stack.write_url,
+        "TANDEM_PROJECTOR_FEED_DATABASE__URL": stack.write_url,
+        "TANDEM_PROJECTOR_READ_DATABASE__URL": stack.read_url,
+    }
+    command = [sys.executable, "-c", "from shop.cli import app; app()", "restore", str(ledger)]
+    done = subprocess.run(
+        [*command, "--projector-address", stack.projector.address],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.fixture
@@ -153,3 +157,60 @@ async def all_is_as_in_the_backup(
     customer = (await stubs.queries.GetCustomer(request)).customer
     assert customer.HasField("erased_at")
     assert not customer.name
+
+
+@pytest.fixture
+async def lite(databases: Databases, tmp_path: Path) -> AsyncIterator[Stack]:
+    stack = Stack(
+        databases,
+        tmp_path,
+        lite=True,
+        settings={"PROJECTOR": QUICK, "COMMAND": {"LEDGER__FILE": str(tmp_path / "ledger")}},
+    )
+    yield stack.start()
+    stack.stop()
+
+
+async def test_one_database_for_both_sides_is_restored_with_all_services_stopped_and_its_views_can_be_made_anew(
+    lite: Stack, servers_folder: Path, databases: Databases, tmp_path: Path
+) -> None:
+    async with lite.async_stubs() as stubs:
+        await open_shop(stubs.commands)
+        kept = [await place(stubs, number) for number in range(1, 4)]
+        assert {await outcome(stubs, *it) for it in kept} == {"found"}
+        dump = str(new_folder(servers_folder / "dumps") / "dump")
+        run_program("pg_dump", "-Fc", "-d", lite.write_url, "-f", dump)
+        lost = [await place(stubs, number) for number in range(11, 14)]
+        for service in lite.services:
+            service.stop()
+        databases.drop(lite.write_url)
+        databases.copy("template1", lite.write_url.rsplit("/", 1)[1])
+        run_program("pg_restore", "-d", lite.write_url, "--exit-on-error", dump)
+        lite.projector.start()
+        said = await asyncio.to_thread(tandem_restore, lite, tmp_path / "ledger")
+        assert said.rstrip().endswith("events")
+        lite.command_server.start()
+        lite.query_server.start()
+        order, token = await place(stubs, 21)
+        assert await outcome(stubs, order, token) == "found"
+        assert {await outcome(stubs, it, token) for it, _ in kept} == {"found"}
+        assert {await outcome(stubs, it, token) for it, _ in lost} == {"NOT_FOUND"}
+
+        # As when projectors ran during the restore.
+        lite.projector.stop()
+        columns = "view, feed_epoch, position, generation"
+        with psycopg.connect(lite.read_url, autocommit=True) as connection:
+            connection.execute("ALTER TABLE tandem_read.projection DROP CONSTRAINT projection_pkey")
+            connection.execute(
+                f"INSERT INTO tandem_read.projection ({columns}) SELECT {columns} FROM tandem_read.projection"
+            )
+            lite.projector.launch()
+            wait_until(lambda: "nothing is projected" in lite.projector.log_tail(), "the projector says so")
+            assert "tandem_read.projection has two rows of " in lite.projector.log_tail()
+            lite.projector.stop()
+            connection.execute("DROP SCHEMA tandem_read, tandem_read_other, tandem_read_passage CASCADE")
+        lite.projector.run("migrate")
+        lite.projector.start()
+        order, token = await place(stubs, 22)
+        assert await outcome(stubs, order, token) == "found"
+        assert {await outcome(stubs, it, token) for it, _ in kept} == {"found"}
