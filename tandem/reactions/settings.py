@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from tandem.runtime.settings import Block, SettingsError
 
+# As errors name it that come after the settings were read.
+_SETTING = "command.webhook.secret_files (TANDEM_COMMAND_WEBHOOK__SECRET_FILES)"
 # As Standard Webhooks has it.
 _SECRET_PREFIX = "whsec_"  # noqa: S105 - of every secret
 _LEAST_SECRET_BYTES, _MOST_SECRET_BYTES = 24, 64
@@ -63,7 +65,7 @@ class WebhookSettings(Block):
     def secrets(self) -> list[bytes]:
         """Raises SettingsError where a file cannot be read, or holds no secret, or there is none."""
         if not self.secret_files:
-            raise SettingsError("webhook secret_files: a message must be signed; name a file with a secret")
+            raise SettingsError(f"{_SETTING}: a message must be signed; name a file with a secret")
         return [_secret(file) for file in self.secret_files]
 
 
@@ -71,14 +73,14 @@ def _secret(file: Path) -> bytes:
     try:
         text = file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"webhook secret_files: {file}: {error}") from error
+        raise SettingsError(f"{_SETTING}: {file}: {error}") from error
     try:
         secret = base64.b64decode(text.removeprefix(_SECRET_PREFIX), validate=True)
     except binascii.Error:
         secret = b""
     if not text.startswith(_SECRET_PREFIX) or not _LEAST_SECRET_BYTES <= len(secret) <= _MOST_SECRET_BYTES:
         raise SettingsError(
-            f"webhook secret_files: {file} must hold {_SECRET_PREFIX} and base64 of {_LEAST_SECRET_BYTES} to"
+            f"{_SETTING}: {file} must hold {_SECRET_PREFIX} and base64 of {_LEAST_SECRET_BYTES} to"
             f" {_MOST_SECRET_BYTES} bytes"
         )
     return secret

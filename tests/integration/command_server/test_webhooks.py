@@ -377,7 +377,7 @@ async def test_a_secret_that_cannot_be_read_any_more_is_waited_for(
     await post(it)
     assert task(database).outcome == "done: HTTP 204"
     secret_files[0].unlink()
-    with pytest.raises(SettingsError, match="secret_files"):
+    with pytest.raises(SettingsError, match="TANDEM_COMMAND_WEBHOOK__SECRET_FILES"):
         telling()
 
 
