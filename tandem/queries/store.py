@@ -24,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tandem.feed.token import Token
 from tandem.read_store.tables import ALL_NEWEST, READ, SCHEMA, change, newest, parked_of_keys
 from tandem.runtime.arrays import array, bigint, text_of
-from tandem.runtime.database import ServerSilent, create_database_engine
+from tandem.runtime.database import ServerSilent, create_database_engine, give_up
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.migrations import has_revision
 from tandem.runtime.settings import DatabaseSettings
@@ -246,7 +246,7 @@ class Store:
             rows: Sequence[Any] = list(driver.send(sql, values, named=True, prepare=prepare))
         except psycopg.Error as error:
             if driver.closed or failure_of(error).drop:
-                connection.invalidate(error)
+                give_up(self._engine, connection, error)
                 self._give_up_connections()
                 if not isinstance(error, ServerSilent):
                     # Who was silent on one connection is not asked again on the next: the caller has waited enough.
