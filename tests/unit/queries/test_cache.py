@@ -73,7 +73,7 @@ def caches(clock: Clock) -> Iterator[tuple[Cache, Cache]]:
     one, other = Cache(settings, resting), Cache(settings, resting)
     yield one, other
     for it in (one, other):
-        asyncio.run(it.stop())
+        it.close()
 
 
 def asked(cache: Cache, node: Node) -> int:
