@@ -1,4 +1,4 @@
-"""Threads that a stop does not wait for to their ends leave nothing behind."""
+"""A stop is noticed whenever it comes, and threads that it does not wait for leave nothing behind."""
 
 import asyncio
 import threading
@@ -9,9 +9,13 @@ import pytest
 
 from tandem.queries.damage import DamageReports
 from tandem.queries.fills import Fills
+from tandem.queries.freshness import Freshness
+from tandem.queries.head import Head
+from tandem.queries.settings import FreshnessSettings
 from tandem.read_store.damage import DamagedRows
 from tandem.testing.stack import PATIENCE, until
 from tests.support.builders import identity
+from tests.support.watching import Silence
 
 ROW = identity("order", 1).replace("-", "")
 
@@ -83,3 +87,33 @@ async def test_a_cache_is_closed_by_the_thread_that_fills_it_also_where_that_out
         return cache.closed_by == ["cache-fills"]
 
     await until(is_closed, "the cache is closed")
+
+
+class Before(threading.Event):
+    """A stop that comes between the look of the thread of a name and what that does then."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+        self._name = name
+
+    def is_set(self) -> bool:
+        known = super().is_set()
+        if not known and threading.current_thread().name == self._name:
+            self.asked.set()
+            assert self.wait(PATIENCE)
+        return known
+
+
+async def test_a_stop_is_noticed_by_who_is_about_to_wait_for_somebody_that_waits_for_a_view() -> None:
+    listener: Any = Silence()
+    freshness = Freshness(FreshnessSettings(), listener, dict, ["order_details"], Head(None))
+    freshness._stopping = stop = Before("positions")
+    await freshness.start()
+    assert await asyncio.to_thread(stop.asked.wait, PATIENCE)
+    stopping = asyncio.ensure_future(freshness.stop())
+    ended, _ = await asyncio.wait([stopping], timeout=20)
+    with freshness._lock:
+        freshness._is_waited_for.notify_all()
+    await stopping
+    assert ended
