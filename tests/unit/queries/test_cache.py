@@ -1,6 +1,5 @@
 """A node that fails is not asked for a while, by all caches of a server."""
 
-import asyncio
 import math
 import socket
 from collections.abc import Callable, Generator, Iterator
