@@ -173,7 +173,7 @@ async def test_an_operator_is_answered_before_the_deadline_with_what_is_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A busy machine has so long for the way back, and as long for what answers.
-    monkeypatch.setattr("tandem.runtime.inquiries._RESERVED_SECONDS", 1.5)
+    monkeypatch.setattr("tandem.runtime.inquiries._RESERVED_SECONDS", 1.0)
     through, proxies = proxied
     projector = await project(on=through)
     head = stores.append([events.product_added()])
@@ -182,11 +182,11 @@ async def test_an_operator_is_answered_before_the_deadline_with_what_is_known(
     async with projector.stub() as stub:
         explain = projections.ExplainRequest(position=head)
         proxies["read"].be_silent()
-        explained = await stub.Explain(explain, timeout=3)
+        explained = await stub.Explain(explain, timeout=2)
         assert explained.event.type == "product_added"
         assert [it.store for it in explained.unreachable] == ["read database"]
         proxies["write"].be_silent()
-        listed = await stub.ListProjections(projections.ListProjectionsRequest(), timeout=3)
+        listed = await stub.ListProjections(projections.ListProjectionsRequest(), timeout=2)
         assert [it.store for it in listed.unreachable] == ["read database", "write database"]
         assert {it.view: it.position for it in listed.projections} == dict.fromkeys(VIEWS, head)
         assert listed.feed_head == head
@@ -197,7 +197,7 @@ async def test_an_operator_is_answered_before_the_deadline_with_what_is_known(
         }
         for ask, request in others.items():
             with pytest.raises(aio.AioRpcError) as refused:
-                await ask(request, timeout=3)
+                await ask(request, timeout=2)
             assert refused.value.code() is StatusCode.UNAVAILABLE, refused.value.details()
         for it in proxies.values():
             it.speak()
