@@ -214,3 +214,18 @@ async def test_a_database_that_was_started_anew_is_read_at_once_whoever_of_a_ser
         assert await asyncio.to_thread(store.positions)
     finally:
         store.close()
+
+
+async def test_who_finds_all_connections_in_use_gets_the_first_that_is_free_and_so_does_readiness(
+    read_side: ReadSide,
+) -> None:
+    store = Store(read_side.settings, connections=2)
+    wanted = "order_details", [ORDER.replace("-", "")]
+    try:
+        with TablesLocked(read_side):
+            asked = [asyncio.create_task(asyncio.to_thread(store.rows, *wanted)) for _ in range(3)]
+            await until(lambda: read_side.query_sessions("wait_event_type = 'Lock'") == 2, "both are in use")
+        assert [it.rows for it in await asyncio.gather(*asked)] == [{}] * 3
+        assert await asyncio.to_thread(store.has_revision, "0001")
+    finally:
+        store.close()
