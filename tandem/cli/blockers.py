@@ -69,11 +69,13 @@ def _as_text(side: str, fields: Mapping[str, Any]) -> RenderableType:
 def _session(it: Mapping[str, Any]) -> Text:
     """It may hold brackets, which a text has no markup for."""
     since = "since an unknown time" if it["seconds"] is None else f"for {it['seconds']:,.0f} s"
-    what = f"holds {it['holds_up']} sessions up" if it["holds_up"] else "holds a snapshot"
+    what = [f"holds {it['holds_up']} sessions up"] if it["holds_up"] else ["holds a snapshot"] * it["holds_snapshot"]
+    if it["may_keep_notifications"]:
+        what.append(f"may listen in the database {it['database']} and take no notifications")
     waits = f", waits for {', '.join(map(str, it['waits_for']))}" if it["waits_for"] else ""
     where = it["address"] or "this machine"
     return Text(
-        f"  {it['pid']} {it['role']} {it['program'] or 'no name'} at {where}: {what} {since}{waits},"
+        f"  {it['pid']} {it['role']} {it['program'] or 'no name'} at {where}: {', '.join(what)} {since}{waits},"
         f" {it['state'] or 'state unknown'}\n    {' '.join((it['query'] or '').split())[:150]}"
     )
 

@@ -79,6 +79,9 @@ class Service(Child):
     such as {"SERVER__TRANSPORT": "native"}, over those in `environment`. metrics_port: 0 for none.
     """
 
+    ask_seconds = _ASK_SECONDS
+    """How long `metric` waits for an answer: not long, for who shows it to a person."""
+
     def __init__(
         self,
         section: str,
@@ -94,8 +97,6 @@ class Service(Child):
         self.settings = settings
         self._host = settings.get("SERVER__HOST", HOST)
         self.metrics_port = metrics_port
-        self.ask_seconds = _ASK_SECONDS
-        """How long `metric` waits for an answer: not long, for who shows it to a person."""
         self.command = ["-m", self.name, "serve"]
         """What Python is to run."""
         own = {"SERVER__HOST": HOST, "SERVER__PORT": str(port), "SERVER__METRICS_PORT": str(metrics_port), **settings}

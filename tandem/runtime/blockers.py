@@ -1,4 +1,5 @@
-"""Who holds others up in a database: by locks that sessions wait for, or by a snapshot that keeps old versions of rows.
+"""Who holds others up in a database: by locks that sessions wait for, by a snapshot that keeps old versions of rows, or
+by taking no notifications, whose queue all databases of a server have together.
 
 The database itself is asked, as its owner, and no service: on the days on which it is asked, that may be what is held
 up.
@@ -18,17 +19,26 @@ _NAME = "tandem-blockers"
 _OURS = "tandem-"
 
 # A vacuum has no user; it holds nothing up. Who waits is looked for first: pg_blocking_pids stops all lock requests
-# for a moment, each time. What a session of another role does is null without the role pg_read_all_stats.
+# for a moment, each time. What a session of another role does is null without the role pg_read_all_stats. Who listens
+# is not to be seen: where much waits to be notified, it may be any that is in a transaction and does nothing.
 _SESSIONS = """
 WITH waiting AS MATERIALIZED (SELECT DISTINCT pid FROM pg_locks WHERE NOT granted),
-blocked AS MATERIALIZED (SELECT pid, pg_blocking_pids(pid) AS blockers FROM waiting)
-SELECT a.pid, a.usename AS role, coalesce(a.application_name, '') AS program, a.client_addr::text AS address, a.state,
+blocked AS MATERIALIZED (SELECT pid, pg_blocking_pids(pid) AS blockers FROM waiting),
+queue AS MATERIALIZED (SELECT pg_notification_queue_usage() > 0.1 AS is_long),
+sessions AS (
+  SELECT a.*, datname = current_database() AS is_here,
+    is_long AND state LIKE 'idle in transaction%'
+      AND state_change < clock_timestamp() - interval '1 s' AS may_keep_notifications
+  FROM pg_stat_activity AS a, queue WHERE pid <> pg_backend_pid() AND usesysid IS NOT NULL
+)
+SELECT a.pid, a.datname AS database, a.usename AS role, coalesce(a.application_name, '') AS program,
+  a.client_addr::text AS address, a.state,
   extract(epoch FROM clock_timestamp() - a.xact_start)::float AS seconds, left(a.query, 200) AS query,
   (SELECT count(*) FROM blocked WHERE a.pid = ANY (blockers)) AS holds_up,
   (SELECT blockers FROM blocked WHERE blocked.pid = a.pid) AS waits_for,
-  a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL AS holds_snapshot
-FROM pg_stat_activity a
-WHERE a.pid <> pg_backend_pid() AND a.usesysid IS NOT NULL AND a.datname = current_database()
+  a.is_here AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL) AS holds_snapshot, a.may_keep_notifications
+FROM sessions a
+WHERE a.is_here OR a.may_keep_notifications
 ORDER BY holds_up DESC, a.xact_start NULLS LAST, a.pid
 """
 _PREPARED = """
@@ -55,7 +65,8 @@ def blockers(settings: DatabaseSettings) -> Done:
 
 
 def _is_blocker(session: Mapping[str, Any]) -> bool:
-    return bool(session["holds_up"] or (session["holds_snapshot"] and not session["program"].startswith(_OURS)))
+    keeps = session["holds_snapshot"] or session["may_keep_notifications"]
+    return bool(session["holds_up"] or (keeps and not session["program"].startswith(_OURS)))
 
 
 def end_session(settings: DatabaseSettings, pid: int) -> Done:

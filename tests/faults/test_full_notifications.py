@@ -8,10 +8,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.type.v1.consistency_pb2 import Consistency
 from tandem.cli.embedded import Memcached, Postgres
+from tandem.runtime.blockers import blockers
+from tandem.runtime.settings import DatabaseSettings
 from tandem.testing.ports import free_port
 from tandem.testing.stack import up_to, wait_until
 from tests.support.shop import an_order, open_shop
@@ -54,6 +57,10 @@ async def test_commands_are_answered_and_views_move_while_nobody_can_be_notified
                 assert [it.count("cannot be notified") for it in logs] == [1, 1], "once, not for each batch"
                 assert "starting over" not in logs[1]
                 assert "is away" not in logs[1]
+                settings = DatabaseSettings(url=SecretStr(stack.write_url))
+                [found] = blockers(settings).fields["sessions"]
+                assert (found["pid"], found["database"]) == (listener.info.backend_pid, "postgres")
+                assert (found["may_keep_notifications"], found["holds_snapshot"]) == (True, False)
             # PostgreSQL itself makes room when somebody asks how full it is, and not before.
             await place_and_read(stubs, 6)
             assert stack.command_server.metric("tandem_notifications_refused_total", to=TOLD[0]) == 5

@@ -28,12 +28,15 @@ from typing import IO, Any, NoReturn, cast
 from tandem.cli.child import StackError
 from tandem.cli.exec_child import end_with_parent
 from tandem.cli.services import Service
+from tandem.testing.stack import PATIENCE
 
 _CLONE_NEWNET = 0x4000_0000
 
 
 class ForkedService(Service):
     """A service that is forked; its process is to be used as that of any Service."""
+
+    ask_seconds = PATIENCE
 
     def launch(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -143,7 +143,6 @@ class RegionService(ForkedService):
             metrics_port=free_port(),
         )
         self._region = region
-        self.ask_seconds = PATIENCE
 
     def launch(self) -> None:
         process: Any = Forked(self.name, self.log, self._environment, namespace=self._region.namespace)

@@ -191,12 +191,19 @@ def test_the_compose_file_starts_what_the_services_take(monkeypatch: pytest.Monk
             assert service["cap_drop"] == ["ALL"], name
 
 
-def test_an_overlay_takes_the_relay_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def overlay_of(folder: Path, **more: Any) -> list[dict[str, Any]]:
+    """What an overlay makes that has the production one and the relay, and this."""
     # Beside the others: a kustomization names what it is made of by a relative path.
-    kubernetes = tmp_path / "kubernetes"
+    kubernetes = folder / "kubernetes"
     shutil.copytree(DEPLOY / "kubernetes", kubernetes)
-    overlay = kubernetes / "overlays" / "relayed"
+    overlay = kubernetes / "overlays" / "theirs"
     overlay.mkdir()
+    made = {"namespace": "tandem", "resources": ["../production", "../../relay"], **more}
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(made))
+    return built(overlay)
+
+
+def test_an_overlay_takes_the_relay_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     literals = (
         "SERVER__AUTHENTICATION__TOKEN__ISSUER=https://issuer.example",
         "SERVER__AUTHENTICATION__TOKEN__AUDIENCE=tandem",
@@ -204,16 +211,7 @@ def test_an_overlay_takes_the_relay_too(tmp_path: Path, monkeypatch: pytest.Monk
         'NATS__SERVERS=["nats://nats:4222"]',
     )
     made = {"name": "relay", "behavior": "merge", "literals": [f"TANDEM_RELAY_{it}" for it in literals]}
-    (overlay / "kustomization.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "namespace": "tandem",
-                "resources": ["../production", "../../relay"],
-                "configMapGenerator": [made],
-            }
-        )
-    )
-    found = built(overlay)
+    found = overlay_of(tmp_path, configMapGenerator=[made])
     for manifest in found:
         kubernetes_validate.validate(manifest, "1.37", strict=True)
     its = {it["kind"]: it for it in found if it["metadata"].get("labels", {}).get("app.kubernetes.io/name") == "relay"}
@@ -224,6 +222,39 @@ def test_an_overlay_takes_the_relay_too(tmp_path: Path, monkeypatch: pytest.Monk
     assert {it["containerPort"] for it in container["ports"]} == {read.server.port, read.server.metrics_port}
     assert container["readinessProbe"]["grpc"] == {"port": read.server.port}
     assert container["envFrom"] == [{"configMapRef": {"name": its["ConfigMap"]["metadata"]["name"]}}]
+
+
+def let_out(manifests: list[dict[str, Any]]) -> dict[str, set[int]]:
+    """The ports of others that each is let out to, by who."""
+    found: dict[str, set[int]] = {}
+    for policy in (it for it in manifests if it["kind"] == "NetworkPolicy"):
+        kubernetes_validate.validate(policy, "1.37", strict=True)
+        rules = policy["spec"].get("egress", ())
+        found[policy["metadata"]["name"]] = {port["port"] for rule in rules for port in rule["ports"]}
+    return found
+
+
+def test_each_component_lets_out_whom_it_names_to_one_more_kind_of_server_and_the_page_lists_it(tmp_path: Path) -> None:
+    """What is let out without them all: the stores' ports, and the relay's to NATS."""
+    more = {
+        "broker": {"projector": {4222}},
+        "redis": {"projector": {6379}, "query-server": {6379}},
+        "relay-to-eventbridge": {"relay": {443}},
+        "relay-to-kafka": {"relay": {9092}},
+        "search-engine": {"projector": {9200}, "query-server": {9200}},
+        "traces": {who: {4317, 4318} for who in (*SERVERS, "relay")},
+        "webhooks": {"command-server": {443}},
+    }
+    folder = DEPLOY / "kubernetes" / "components"
+    assert sorted(more) == sorted(it.name for it in folder.iterdir())
+    before = let_out(overlay_of(tmp_path / "without"))
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    for name, ports in more.items():
+        after = let_out(overlay_of(tmp_path / name, components=[f"../../components/{name}"]))
+        assert after == before | {who: before[who] | its for who, its in ports.items()}
+        assert f"`{name}`" in page
+    assert before["command-server"] == {5432}
+    assert before["relay"] == {5432, 4222}
 
 
 def test_nothing_names_a_host_that_images_come_from() -> None:

@@ -137,12 +137,16 @@ async def test_a_stop_waits_for_no_silent_database_and_what_waits_for_it_leaves_
         its = "datname = current_database() AND application_name = 'tandem-projector-audit'"
         return int(stores.run(f"SELECT count(*) FROM pg_stat_activity WHERE {its} AND {condition}", side))
 
+    async def has_begun() -> bool:
+        return sessions("read") > 0
+
     async def waits_for_feed() -> bool:
         return sessions("write", "wait_event_type = 'Lock'") > 0
 
     async def has_ended() -> bool:
         return sessions("write") + sessions("read") == 0
 
+    await until(has_begun, "the auditor reads rows")
     with stores.write.begin() as connection:
         connection.execute(text(f"LOCK TABLE {feed.event.fullname} IN ACCESS EXCLUSIVE MODE"))
         await until(waits_for_feed, "the auditor reads the feed")
