@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from command_server.reactions import STOCK_LOW, reactions
 from command_server.settings import Settings, StockSettings
@@ -352,6 +353,29 @@ async def test_a_receiver_that_never_ends_its_answer_is_given_up_and_holds_up_no
         return all(thread.name != "webhook" for thread in threading.enumerate())
 
     await until(none_is_left, "its connection was shut")
+
+
+async def test_messages_that_are_under_way_when_the_database_breaks_are_given_up_with_the_one_that_is_settled(
+    telling: MakeTelling, receiver: Receiver, commands_on: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = await commands_on.executor()
+    await submit(executor, add_product(2, stock=11))
+    await submit(executor, place_order(2, lines={2: 2}))
+    it = telling(timeout_seconds=30)
+    await asyncio.to_thread(it.work)
+    receiver.answers = [204, 100]
+
+    def fail(*_: object) -> None:
+        raise OperationalError("settle", None, ConnectionError("the database is gone"))
+
+    monkeypatch.setattr("tandem.reactions.webhooks.settle", fail)
+    with pytest.raises(OperationalError):
+        await post(it)
+
+    async def none_is_left() -> bool:
+        return all(thread.name != "webhook" for thread in threading.enumerate())
+
+    await until(none_is_left, "the other one's connection is shut", 20)
 
 
 async def test_an_error_that_nobody_expected_of_one_message_leaves_none_unsettled(
