@@ -100,7 +100,7 @@ async def test_a_projector_that_cannot_read_the_feed_releases_its_views_to_one_t
     stores: Stores, project: Project, announcements: Announcements, memcached_nodes: Nodes
 ) -> None:
     [node] = memcached_nodes(1)
-    follow = {"heartbeat_seconds": 0.05, "release_seconds": 0.2}
+    follow = {"heartbeat_seconds": 0.05, "release_seconds": 1.0}
     first = await project([node.address], follow=follow)
     await announcements.reached(stores.append([events.product_added()]))
     before = announcements.epochs()
