@@ -15,7 +15,7 @@ from commerce.command.v1 import command_service_pb2 as commands
 from commerce.query.v1 import query_service_pb2 as queries
 from tandem.cli.embedded import Postgres
 from tandem.testing.ports import free_port
-from tandem.testing.stack import wait_until
+from tandem.testing.stack import until, wait_until
 from tests.faults.test_history import made_of_the_feed_alone, outcome, place
 from tests.support.builders import identity, register_customer
 from tests.support.replicas import FAST, base_backup, new_folder, run_program
@@ -212,5 +212,10 @@ async def test_one_database_for_both_sides_is_restored_with_all_services_stopped
         lite.projector.run("migrate")
         lite.projector.start()
         order, token = await place(stubs, 22)
-        assert await outcome(stubs, order, token) == "found"
+
+        async def is_found() -> bool:
+            return await outcome(stubs, order, token) == "found"
+
+        # The query server says until then that no projector has begun the view.
+        await until(is_found, "the views are made anew")
         assert {await outcome(stubs, it, token) for it, _ in kept} == {"found"}
