@@ -1,6 +1,7 @@
 """`tandem cache`: the nodes of the cache, over ProjectionService."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +15,22 @@ from tandem.cli.output import FAILED, Json, print_json
 
 _ASK_SECONDS = 5.0
 _MEBIBYTE = 2**20
+_FENCED = "fenced"
+_NO_ANSWER = "no answer"
+
+
+def state_of(node: Mapping[str, Any]) -> str:
+    """In a word or two. node: as JSON has it.
+
+    The projector finds out at the next write that a node is gone; one that does not answer now is none that serves.
+    """
+    state: str = node["state"].removeprefix("CACHE_NODE_STATE_").lower()
+    return _NO_ANSWER if node["problem"] and state != _FENCED else state
+
+
+def is_well(node: Mapping[str, Any]) -> bool:
+    """Whether it answers, and readers read there or may. node: as JSON has it."""
+    return state_of(node) not in {_FENCED, _NO_ANSWER}
 
 
 def add_to(app: typer.Typer, domain: Domain) -> None:
@@ -27,11 +44,10 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
     ) -> None:
         """List the nodes of the cache: whether readers may read there, and what is there.
 
-        Exit code 1 when one is fenced: readers go to the database until it answers again.
+        Exit code 1 when one does not answer, or is fenced: readers go to the database until it answers again.
         """
         with asking(domain.projections, "the projector", projector_address, timeout=_ASK_SECONDS) as ask:
             found = [as_fields(it) for it in ask("ListCacheNodes").nodes]
-        states = [it["state"].removeprefix("CACHE_NODE_STATE_").lower() for it in found]
         if as_json:
             print_json(found)
         elif not found:
@@ -41,11 +57,11 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
             for column in ("entries", "MiB", "room for", "given up"):
                 table.add_column(column, justify="right")
             table.add_column("why it says nothing")
-            for it, state in zip(found, states, strict=True):
+            for it in found:
                 room = (f"{int(it[name]) / _MEBIBYTE:,.0f}" for name in ("bytes", "max_bytes"))
                 counts = (f"{int(it[name]):,}" for name in ("entries", "evictions"))
                 entries, evictions = counts
-                table.add_row(Text(it["node"]), state, entries, *room, evictions, Text(it["problem"]))
+                table.add_row(Text(it["node"]), state_of(it), entries, *room, evictions, Text(it["problem"]))
             Console().print(table)
-        if "fenced" in states:
+        if not all(map(is_well, found)):
             raise typer.Exit(FAILED)

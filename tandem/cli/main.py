@@ -206,8 +206,9 @@ def application(domain: Domain) -> typer.Typer:
         With --watch a table that is redrawn in place; where there is no terminal, or with --json, a line each time. A
         server that is away is shown, and does not end it.
 
-        Exit code 1 when a service cannot be reached or does not serve, when a view or a reaction cannot go on, or when
-        a database does not answer the projector. With --watch always 0.
+        Exit code 1 when a service cannot be reached or does not serve, when a view or a reaction cannot go on, when a
+        node of the cache does not answer or is fenced, or when a database does not answer the projector. With --watch
+        always 0.
         """
         if seconds is not None and not watch:
             raise typer.BadParameter("seconds are for --watch")
@@ -222,7 +223,12 @@ def application(domain: Domain) -> typer.Typer:
 
             def report() -> service_status.Report:
                 return service_status.with_reactions(
-                    service_status.observe(channels, domain.modules["projector"], domain.projections),
+                    service_status.with_cache(
+                        service_status.observe(channels, domain.modules["projector"], domain.projections),
+                        channels,
+                        domain.modules["projector"],
+                        domain.projections,
+                    ),
                     channels,
                     domain.modules["command"],
                     domain.reactions,

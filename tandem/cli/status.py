@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from tandem.cli import calls
+from tandem.cli import cache_nodes, calls
 from tandem.cli.services import begin_to_ask
 
 ASK_SECONDS = 3.0
@@ -110,7 +110,7 @@ class Report:
     """feed_head: None when the projector does not tell; `problem` then says why, unless it is unreachable.
 
     generations: those beside the ones that are served, as tandem.cli.generations has them.
-    unreachable: as Views has it. reactions: each as JSON has it.
+    unreachable: as Views has it. reactions, cache: each reaction and each node of the cache as JSON has it.
     """
 
     services: tuple[ServiceHealth, ...]
@@ -120,10 +120,13 @@ class Report:
     generations: tuple[Mapping[str, Any], ...] = ()
     unreachable: Mapping[str, str] = field(default_factory=dict)
     reactions: tuple[Mapping[str, Any], ...] = ()
+    cache: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def well(self) -> bool:
-        """All services serve, and every view goes on, in the projector that was asked or in another one."""
+        """All services serve, every view goes on, in the projector that was asked or in another one, and the cache's
+        nodes answer.
+        """
         return (
             all(it.health == "serving" for it in self.services)
             and self.feed_head is not None
@@ -131,6 +134,7 @@ class Report:
             and not self.unreachable
             and not any(it.error for it in self.views)
             and not any(it["problem"] for it in self.reactions)
+            and all(map(cache_nodes.is_well, self.cache))
         )
 
 
@@ -208,6 +212,29 @@ def with_reactions(
     return replace(report, reactions=tuple(calls.as_fields(it) for it in answer.reactions))
 
 
+def with_cache(
+    report: Report,
+    channels: Mapping[str, tuple[str, grpc.Channel]],
+    projector: str,
+    service: ServiceDescriptor,
+    timeout: float = ASK_SECONDS,
+) -> Report:
+    """The report, with the nodes of the cache as that projector tells them; none of one of a release before.
+
+    service: as tandem.services.v1.ProjectionService is.
+    """
+    if report.feed_head is None or "ListCacheNodes" not in service.methods_by_name:
+        return report
+    try:
+        answer = calls.ask(service, "ListCacheNodes", channels[projector][1], timeout=timeout)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return report
+        problem = report.problem or f"the projector does not tell how the cache is: {calls.in_words(error)}"
+        return replace(report, problem=problem)
+    return replace(report, cache=tuple(calls.as_fields(it) for it in answer.nodes))
+
+
 def as_fields(report: Report) -> dict[str, Any]:
     """The report for programs."""
     return {
@@ -219,6 +246,7 @@ def as_fields(report: Report) -> dict[str, Any]:
         "generations": report.generations,
         "unreachable": dict(report.unreachable),
         "reactions": report.reactions,
+        "cache": report.cache,
     }
 
 
@@ -297,6 +325,10 @@ def problems(report: Report) -> list[str]:
             found.append(
                 f"{it['name']} has parked {it['parked_tasks']}: `tandem reactions parked {it['name']}` says why"
             )
+    for node in report.cache:
+        if not cache_nodes.is_well(node):
+            why = f": {node['problem']}" if node["problem"] else ""
+            found.append(f"the cache's node {node['node']} ({cache_nodes.state_of(node)}){why}")
     return found + [
         f"{it.name} has {it.parked_keys} rows that are parked: `tandem parked list {it.name}` says why"
         for it in report.views

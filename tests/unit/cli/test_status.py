@@ -49,6 +49,12 @@ def ask(health: dict[str, Answer], views: Answer | None = VIEWS) -> status.Repor
 ALL_SERVE: dict[str, Answer] = {"command_server": SERVING, "query_server": SERVING, "projector": SERVING}
 
 
+def ask_with_cache(answer: Answer) -> status.Report:
+    channel = fake_channel([PROJECTION])
+    FakeService(channel, PROJECTION.methods_by_name["ListCacheNodes"], always(answer))
+    return status.with_cache(ask(ALL_SERVE), {"projector": ("127.0.0.1:2", channel)}, "projector", PROJECTION)
+
+
 def shown(report: status.Report) -> str:
     console = Console(width=120, no_color=True)
     with console.capture() as capture:
@@ -169,3 +175,31 @@ def test_a_standby_says_what_stops_a_view_of_another_projector() -> None:
     report = ask(ALL_SERVE, views=failed)
     assert not report.well
     assert status.problems(report) == ["product_card cannot go on: HISTORY_CHANGED: …"]
+
+
+def test_nodes_of_the_cache_that_do_not_answer_or_are_fenced_are_named() -> None:
+    nodes = projections.ListCacheNodesResponse(
+        nodes=[
+            projections.CacheNode(node="a:1", state=projections.CACHE_NODE_STATE_SERVING, entries=1),
+            projections.CacheNode(node="b:1", state=projections.CACHE_NODE_STATE_SERVING, problem="refused"),
+            projections.CacheNode(node="c:1", state=projections.CACHE_NODE_STATE_FENCED),
+            projections.CacheNode(node="d:1", state=projections.CACHE_NODE_STATE_STANDBY),
+        ]
+    )
+    report = ask_with_cache(nodes)
+    assert not report.well
+    assert status.problems(report) == ["the cache's node b:1 (no answer): refused", "the cache's node c:1 (fenced)"]
+    assert [it["problem"] for it in json.loads(json.dumps(status.as_fields(report)))["cache"]] == [
+        "",
+        "refused",
+        "",
+        "",
+    ]
+    del nodes.nodes[1:3]
+    assert ask_with_cache(nodes).well
+
+
+def test_a_projector_of_a_release_before_tells_nothing_of_the_cache() -> None:
+    assert ask_with_cache((grpc.StatusCode.UNIMPLEMENTED, "this server has no …")).well
+    refused = ask_with_cache((grpc.StatusCode.PERMISSION_DENIED, "no"))
+    assert status.problems(refused) == ["the projector does not tell how the cache is: PERMISSION_DENIED: no"]
