@@ -207,8 +207,8 @@ def application(domain: Domain) -> typer.Typer:
         server that is away is shown, and does not end it.
 
         Exit code 1 when a service cannot be reached or does not serve, when a view or a reaction cannot go on, when a
-        node of the cache does not answer or is fenced, or when a database does not answer the projector. With --watch
-        always 0.
+        view is more than a minute behind, when a node of the cache does not answer or is fenced, or when a database
+        does not answer the projector. With --watch always 0.
         """
         if seconds is not None and not watch:
             raise typer.BadParameter("seconds are for --watch")

@@ -16,6 +16,8 @@ from tandem.cli.services import begin_to_ask
 
 ASK_SECONDS = 3.0
 """A person waits for the answer; a service that takes longer is not well either."""
+LATE_SECONDS = 60.0
+"""A view that is further behind is not well. The alert TandemViewBehind has the same limit."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class View:
     error: str = ""
     differences: int = 0
     audited_seconds: float | None = None
+
+    @property
+    def is_late(self) -> bool:
+        return self.lag_seconds > LATE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -124,15 +130,15 @@ class Report:
 
     @property
     def well(self) -> bool:
-        """All services serve, every view goes on, in the projector that was asked or in another one, and the cache's
-        nodes answer.
+        """All services serve, every view goes on, in the projector that was asked or in another one, and in time, and
+        the cache's nodes answer.
         """
         return (
             all(it.health == "serving" for it in self.services)
             and self.feed_head is not None
             and not self.problem
             and not self.unreachable
-            and not any(it.error for it in self.views)
+            and not any(it.error or it.is_late for it in self.views)
             and not any(it["problem"] for it in self.reactions)
             and all(map(cache_nodes.is_well, self.cache))
         )
@@ -263,7 +269,7 @@ def as_tables(report: Report) -> RenderableType:
             views.add_column(column, justify="right")
         for view in report.views:
             style = "red" if view.error else "green"
-            lag = f"{view.lag_seconds:.3f}"
+            lag = f"[yellow]{view.lag_seconds:.3f}[/]" if view.is_late else f"{view.lag_seconds:.3f}"
             parked = f"[yellow]{view.parked_keys:,}[/]" if view.parked_keys else "0"
             progress = (f"{view.position:,}", f"{view.lag_events:,}", lag, parked, f"{view.differences:,}", _ago(view))
             views.add_row(view.name, f"[{style}]{view.state}[/]", *progress)
@@ -318,6 +324,7 @@ def problems(report: Report) -> list[str]:
         found.append(report.problem)
     found += [f"the views are as the projector last saw them: {it}" for it in report.unreachable.values()]
     found += [f"{it.name} cannot go on: {it.error}" for it in report.views if it.error]
+    found += [_late(it) for it in report.views if it.is_late and not it.error]
     for it in report.reactions:
         if it["problem"]:
             found.append(f"{it['name']} cannot go on: {it['problem']}")
@@ -334,3 +341,10 @@ def problems(report: Report) -> list[str]:
         for it in report.views
         if it.parked_keys
     ]
+
+
+def _late(view: View) -> str:
+    said = f"{view.name} is {view.lag_seconds:.0f} s behind, by {view.lag_events:,} events"
+    if view.state != "standby":
+        return said
+    return f"{said}, and the projector that was asked is on standby for it: does another one follow it?"

@@ -1,9 +1,11 @@
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 import grpc_testing
 import pytest
+import yaml
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2
 from rich.console import Console
@@ -12,6 +14,7 @@ from commerce.projection.v1 import projection_service_pb2 as projections
 from tandem.cli import status
 from tests.support.fake_channel import Answer, FakeService, fake_channel
 
+ROOT = Path(__file__).parents[3]
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 PROJECTION = projections.DESCRIPTOR.services_by_name["ProjectionService"]
 SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
@@ -47,6 +50,12 @@ def ask(health: dict[str, Answer], views: Answer | None = VIEWS) -> status.Repor
 
 
 ALL_SERVE: dict[str, Answer] = {"command_server": SERVING, "query_server": SERVING, "projector": SERVING}
+
+
+def behind(seconds: int, state: projections.ProjectionState) -> status.Report:
+    [view] = VIEWS.projections
+    late = projections.Projection(view=view.view, state=state, lag_events=1, lag=Duration(seconds=seconds))
+    return ask(ALL_SERVE, views=projections.ListProjectionsResponse(feed_head=1, projections=[late]))
 
 
 def ask_with_cache(answer: Answer) -> status.Report:
@@ -203,3 +212,24 @@ def test_a_projector_of_a_release_before_tells_nothing_of_the_cache() -> None:
     assert ask_with_cache((grpc.StatusCode.UNIMPLEMENTED, "this server has no …")).well
     refused = ask_with_cache((grpc.StatusCode.PERMISSION_DENIED, "no"))
     assert status.problems(refused) == ["the projector does not tell how the cache is: PERMISSION_DENIED: no"]
+
+
+def test_a_view_that_is_more_than_a_minute_behind_is_not_well() -> None:
+    report = behind(61, projections.PROJECTION_STATE_RUNNING)
+    assert not report.well
+    assert status.problems(report) == ["order_details is 61 s behind, by 1 events"]
+    assert behind(60, projections.PROJECTION_STATE_RUNNING).well
+
+
+def test_a_view_that_nobody_follows_is_not_well() -> None:
+    report = behind(92, projections.PROJECTION_STATE_STANDBY)
+    assert not report.well
+    [problem] = status.problems(report)
+    assert problem.endswith("the projector that was asked is on standby for it: does another one follow it?")
+    assert behind(0, projections.PROJECTION_STATE_STANDBY).well, "another projector follows it"
+
+
+def test_a_view_is_late_when_the_alert_says_so() -> None:
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/tandem.rules.yml").read_text())["groups"][0]["rules"]
+    [alert] = [it for it in rules if it.get("alert") == "TandemViewBehind"]
+    assert alert["expr"].endswith(f"> {status.LATE_SECONDS:.0f}")
