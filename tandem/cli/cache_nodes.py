@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tandem.cli.calls import as_fields, asking
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
-from tandem.cli.output import FAILED, Json, print_json
+from tandem.cli.output import FAILED, Json, new_console, print_json
 
 _ASK_SECONDS = 5.0
 _MEBIBYTE = 2**20
@@ -62,6 +61,6 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
                 counts = (f"{int(it[name]):,}" for name in ("entries", "evictions"))
                 entries, evictions = counts
                 table.add_row(Text(it["node"]), state_of(it), entries, *room, evictions, Text(it["problem"]))
-            Console().print(table)
+            new_console().print(table)
         if not all(map(is_well, found)):
             raise typer.Exit(FAILED)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from tandem.cli import (
     access,
@@ -31,7 +30,7 @@ from tandem.cli.child import StackError
 from tandem.cli.domain import Domain
 from tandem.cli.generations import add_commands
 from tandem.cli.local_stack import DEFAULT_PORTS, LocalStack
-from tandem.cli.output import EXIT_CODES, FAILED, Commands, Json, complain, fail, print_json
+from tandem.cli.output import EXIT_CODES, FAILED, Commands, Json, complain, fail, new_console, print_json
 from tandem.cli.services import run_action
 from tandem.cli.up import up as run_up
 
@@ -56,7 +55,7 @@ def _show(report: service_status.Report, *, as_json: bool) -> None:
     if as_json:
         print_json(service_status.as_fields(report))
     else:
-        Console().print(service_status.as_tables(report))
+        new_console().print(service_status.as_tables(report))
         for problem in service_status.problems(report):
             complain(problem)
     if not report.well:
@@ -140,7 +139,7 @@ def application(domain: Domain) -> typer.Typer:
                 pages=domain.pages if pages else None,
                 operators={"projections": domain.projections.full_name, "receipts": domain.receipts.full_name},
             )
-            run_up(domain, stack, Console(), with_sample=sample)
+            run_up(domain, stack, new_console(), with_sample=sample)
         except StackError as error:
             fail(str(error))
 
@@ -235,7 +234,7 @@ def application(domain: Domain) -> typer.Typer:
                 )
 
             if watch:
-                live.watch_until_stopped(report, Console(), seconds or _WATCH_SECONDS, as_json=as_json)
+                live.watch_until_stopped(report, new_console(), seconds or _WATCH_SECONDS, as_json=as_json)
             else:
                 _show(report(), as_json=as_json)
 

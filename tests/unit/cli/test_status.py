@@ -52,7 +52,7 @@ def ask(health: dict[str, Answer], views: Answer | None = VIEWS) -> status.Repor
 ALL_SERVE: dict[str, Answer] = {"command_server": SERVING, "query_server": SERVING, "projector": SERVING}
 
 
-def behind(seconds: int, state: projections.ProjectionState) -> status.Report:
+def behind(seconds: int, state: projections.ProjectionState.ValueType) -> status.Report:
     [view] = VIEWS.projections
     late = projections.Projection(view=view.view, state=state, lag_events=1, lag=Duration(seconds=seconds))
     return ask(ALL_SERVE, views=projections.ListProjectionsResponse(feed_head=1, projections=[late]))
