@@ -144,6 +144,13 @@ def test_a_projector_that_cannot_tell_is_a_problem() -> None:
     ]
 
 
+def test_a_projector_of_another_domain_is_taken_for_a_server_of_another_program() -> None:
+    report = ask(ALL_SERVE, views=(grpc.StatusCode.UNIMPLEMENTED, "this server has no …/ListProjections"))
+    assert not report.well
+    [problem] = status.problems(report)
+    assert problem.endswith("(is a server of another program, or of another release, at this address?)")
+
+
 def test_a_store_that_does_not_answer_the_projector_is_named() -> None:
     silent = projections.UnreachableStore(store="read database", problem="the read database has not answered in time")
     views = projections.ListProjectionsResponse()
