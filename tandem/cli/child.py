@@ -78,7 +78,7 @@ class Child(ABC):
                 time.sleep(0.02)
                 continue
             self.stop()
-            raise StackError(f"{problem}; its log ends:\n{self.log_tail()}")
+            raise StackError(f"{problem}; {self.last_words()}")
 
     def exit_code(self) -> int | None:
         """None while it runs, negative when a signal ended it; 0 when it is not started."""
@@ -109,6 +109,11 @@ class Child(ABC):
             return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
         except FileNotFoundError:
             return ""
+
+    def last_words(self) -> str:
+        """How its log ends, for a sentence that says that it ended."""
+        log = self.log_tail()
+        return f"its log ends:\n{log}" if log.strip() else f"its log is empty: {self.log}"
 
     def _spawn(
         self,

@@ -62,6 +62,6 @@ class Supervisor:
 
 
 def _obituary(child: Child) -> str:
-    log = child.log_tail()
+    said = child.last_words()
     code = child.stop()
-    return f"{child.name} died ({ending(code)}); its log ends:\n{log}"
+    return f"{child.name} died ({ending(code)}); {said}"

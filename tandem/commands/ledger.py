@@ -159,13 +159,11 @@ class Ledger:
                 file.write(b"".join(b"%s %s\n" % (_check(rest), rest) for rest in rests))
                 file.flush()
                 os.fsync(file.fileno())
-                if self._state is None or not self._state[1]:
-                    _sync_folder(path.parent)
             self._known.update(new)
             self._state = _state_of(file.fileno())
 
     def _read_again(self, path: Path, file: int) -> None:
-        """If somebody else has written to it, or it is another file."""
+        """If somebody else has written to it, or it is another file, or a new one."""
         state = _state_of(file)
         if state == self._state:
             return
@@ -175,6 +173,9 @@ class Ledger:
             log.error("lines of the ledger are damaged", path=str(path), lines=damaged)
         # The rest of a line that was cut off would damage the next one.
         os.ftruncate(file, content.rfind(b"\n") + 1)
+        # Whoever wrote it, this process too, may have failed or ended before it was on the disk.
+        os.fsync(file)
+        _sync_folder(path.parent)
         self._state = _state_of(file)
 
 

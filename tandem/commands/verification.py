@@ -22,7 +22,7 @@ from tandem.feed.archive import Archive
 from tandem.feed.events import FeedEvent
 from tandem.feed.head import read_head
 from tandem.feed.reader import SCAN_POSITIONS, EventsMissing, scan_events
-from tandem.feed.verification import EVENT, EXTRA, MISSING, ROW, CannotVerify, Chosen, Difference, Step
+from tandem.feed.verification import EVENT, EXTRA, MISSING, ROW, CannotVerify, Chosen, Difference, Step, Steps
 from tandem.runtime.bulk import Row
 from tandem.runtime.database import create_database_engine, driver_of, first_line
 from tandem.runtime.settings import DatabaseSettings
@@ -196,7 +196,7 @@ class WriteVerification:
         self._database = database
         self._aggregates = {it.name: it for it in domain.model.aggregates}
 
-    def verify(self, subject: str, chosen: Chosen, _repair: bool, is_over: Callable[[], bool]) -> Iterator[Step]:
+    def verify(self, subject: str, chosen: Chosen, _repair: bool, is_over: Callable[[], bool]) -> Steps:
         """As tandem.feed.verification.Verify has it. Rows are never repaired: nobody knows which of both is right."""
         engine = create_database_engine(self._database, name="tandem-command-verify", pool_size=1, by_key=True)
         try:

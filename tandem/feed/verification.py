@@ -7,8 +7,11 @@ tables. Each comparison is a generator of steps, so that whoever runs it can wai
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -75,8 +78,12 @@ class CannotVerify(Exception):
     """A subject cannot be compared now; the message says why."""
 
 
-Verify = Callable[[str, Chosen, bool, Callable[[], bool]], Iterator[Step]]
-"""(subject, what of it, whether to repair, whether to stop) -> its steps. On a thread. Raises CannotVerify."""
+Steps = Generator[Step, None, None]
+
+Verify = Callable[[str, Chosen, bool, Callable[[], bool]], Steps]
+"""(subject, what of it, whether to repair, whether to stop) -> its steps. On a thread, where it is closed too when its
+caller leaves early. Raises CannotVerify.
+"""
 
 
 class AuditService:
@@ -102,19 +109,23 @@ class AuditService:
                 if request.subjects and subject not in request.subjects:
                     continue
                 steps = verify(subject, chosen, request.repair, stopping.is_set)
-                async for message in self._messages(subject, steps):
-                    yield message
-                    if call.stopping:
-                        raise stopping_error()
+                async with aclosing(self._messages(subject, steps)) as messages:
+                    async for message in messages:
+                        yield message
+                        if call.stopping:
+                            raise stopping_error()
         finally:
             stopping.set()
             self._running -= 1
 
-    async def _messages(self, subject: str, steps: Iterator[Step]) -> AsyncGenerator[Any, None]:
+    async def _messages(self, subject: str, steps: Steps) -> AsyncGenerator[Any, None]:
         message = self._response(subject=subject)
         said_at = time.monotonic()
+        # One, so that what the steps hold, connections and all, is given back behind the step that is under way.
+        thread = ThreadPoolExecutor(1, "verification")
+        step_of = partial(asyncio.get_running_loop().run_in_executor, thread, next, steps, None)
         try:
-            while (step := await asyncio.to_thread(next, steps, None)) is not None:
+            while (step := await step_of()) is not None:
                 message.keys += step.keys
                 message.events += step.events
                 message.position, message.until = step.position, step.until
@@ -127,6 +138,10 @@ class AuditService:
                     del message.differences[:]
         except CannotVerify as error:
             message.problem = str(error)
+        finally:
+            # Nobody waits for it here: a database may be silent for as long as it may.
+            thread.submit(steps.close)
+            thread.shutdown(wait=False)
         message.done = True
         yield message
 

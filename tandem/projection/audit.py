@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.feed.lookup import Lookup, NewLookups
 from tandem.feed.reader import BrokenOff
-from tandem.feed.verification import CannotVerify, Chosen, Difference, Step
+from tandem.feed.verification import CannotVerify, Chosen, Difference, Step, Steps
 from tandem.projection.cache_writer import EntryReader
 from tandem.projection.changes import CannotApply
 from tandem.projection.examiner import REPAIRED, STOP_SECONDS, Examiner, Followed
@@ -236,7 +236,7 @@ class Auditor:
         self._stopping.set()
         await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
-    def verify(self, view: str, chosen: Chosen, repair: bool, is_over: Callable[[], bool]) -> Iterator[Step]:
+    def verify(self, view: str, chosen: Chosen, repair: bool, is_over: Callable[[], bool]) -> Steps:
         """A comparison that somebody asks for, at full speed, on connections of its own. Raises CannotVerify."""
         audit = self._new_audit("tandem-projector-verify")
         audit.examiner.stopping = self._stopping

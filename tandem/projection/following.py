@@ -5,6 +5,7 @@ that ends. `session.py` says what a session does.
 import asyncio
 import threading
 import uuid
+from collections import defaultdict
 from typing import Any
 
 import psycopg
@@ -76,6 +77,8 @@ class Following:
         # Rows that others want to have compared with the feed, and keys of rows that nobody can read.
         self.inspections = Inspections()
         self.damage = DamagedRows()
+        # Of watched views: rows that were repaired, which the change log is to have with the next batch that is stored.
+        self.repaired: defaultdict[str, set[bytes]] = defaultdict(set)
         self.stopping = threading.Event()
         # The session owns nothing any more.
         self.released = threading.Event()

@@ -8,7 +8,7 @@ entry are compared at one position, and what is written is written at that posit
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -73,12 +73,12 @@ class Inspections:
                 raise NotNow(f"{_MOST_WAITING} inspections wait already")
             self._waiting.append(inspection)
 
-    def take(self) -> list[Inspection]:
-        if not self._waiting:
-            return []
-        with self._lock:
-            taken, self._waiting = list(self._waiting), deque()
-        return taken
+    def take(self) -> Iterator[Inspection]:
+        """Those that wait now, one by one. For one thread; where it ends in between, the others still wait."""
+        for _ in range(len(self._waiting)):
+            with self._lock:
+                it = self._waiting.popleft()
+            yield it
 
     def give_back(self, reason: str) -> None:
         """Nobody takes them now: the session is over."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import uuid_utils
 from google.protobuf.message import Message
-from sqlalchemy import DateTime, Table
+from sqlalchemy import DateTime, Table, Uuid
 
 from tandem.read_store.tables import other_table, view_of_table
 
@@ -40,10 +40,15 @@ def no_columns(_message: Any, _began: int) -> Columns:
 
 
 def plain_columns(table: Table) -> Callable[[Any, int], Columns]:
-    """The columns that the contract says: fields of the message, and the position where the row began."""
+    """The columns that the contract says: fields of the message, and the position where the row began.
+
+    What comes of them raises ValueError for an empty UUID where the field is not `optional`.
+    """
     names: tuple[str, ...] = table.info["plain"]
     with_position = bool(table.info["began"])
     moments = [number for number, it in enumerate(names) if isinstance(table.c[it].type, DateTime)]
+    ids = [number for number, it in enumerate(names) if isinstance(table.c[it].type, Uuid)]
+    optional = [number for number, it in enumerate(names) if table.c[it].nullable]
 
     def columns(message: Any, began: int) -> Columns:
         values = [getattr(message, it) for it in names]
@@ -51,6 +56,14 @@ def plain_columns(table: Table) -> Callable[[Any, int], Columns]:
             moment = values[number]
             # In 0.4 µs; ToDatetime takes 0.9.
             values[number] = _EPOCH + timedelta(0, moment.seconds, moment.nanos // 1000)
+        for number in optional:
+            if not message.HasField(names[number]):
+                values[number] = None
+        for number in ids:
+            if values[number] == "":
+                raise ValueError(
+                    f"{names[number]} is empty, and is a UUID: the contract has to say that it is optional"
+                )
         if with_position:
             values.append(began)
         return tuple(values)

@@ -48,6 +48,7 @@ from tandem.projection.ownership import (
 )
 from tandem.projection.parking import report_parked
 from tandem.projection.pipeline import EventBatch, Pipeline
+from tandem.projection.projection import Projection
 from tandem.projection.rebuilding import Rebuilding
 from tandem.projection.redriving import Redriver
 from tandem.projection.rows import RowSource
@@ -95,6 +96,7 @@ class Lasting(Protocol):
     cache: CacheWriter
     inspections: Inspections
     damage: DamagedRows
+    repaired: defaultdict[str, set[bytes]]
     read_database: DatabaseSettings
     comparisons: Comparisons
     follow: FollowSettings
@@ -152,8 +154,7 @@ class Session:
             forget=self._pipeline.forget,
             most_events=self._follow.batch_size,
         )
-        # Of watched views: rows that were repaired, which the change log is to have with the next batch.
-        self._repaired: defaultdict[str, set[bytes]] = defaultdict(set)
+        self._repaired = following.repaired
         # The keeper's: whether the feed has been silent for too long.
         self._is_cut_off = False
         # Of views whose batches took too long: how many events the next one may have.
@@ -652,15 +653,22 @@ class Session:
             if isinstance(error, Deposed) or self._action_after(error) is ViewAction.END_SESSION:
                 raise
             return
-        repaired = [one.key for one in differences if one.repaired]
-        if projection.logged:
-            self._repaired[it.view].update(repaired)
-        with self._lock:
-            if repaired and self._progress.states.get(it.view) is state:
-                # It may be what a view that FAILED could not go on without, and it is tried at once.
-                parked = count_parked(self._driver, it.view)
-                self._set(it.view, replace(state, parked=parked, retry_at=0.0))
+        try:
+            self._note_repaired(projection, state, [one.key for one in differences if one.repaired])
+        except Exception as error:  # how the view is now, the next session finds
+            it.answer.set_exception(error)
+            raise
         it.answer.set_result(differences)
+
+    def _note_repaired(self, projection: Projection, state: ViewState, repaired: Sequence[bytes]) -> None:
+        view = projection.view
+        if repaired and projection.logged:
+            self._repaired[view].update(repaired)
+        with self._lock:
+            if repaired and self._progress.states.get(view) is state:
+                # It may be what a view that FAILED could not go on without, and it is tried at once.
+                parked = count_parked(self._driver, view)
+                self._set(view, replace(state, parked=parked, retry_at=0.0))
 
     def _find(self, views: Sequence[str], after: int, mark: int) -> EventBatch | None:
         limit = self._batch_size(views[0])
@@ -683,14 +691,11 @@ class Session:
         """One transaction for all views, then the cache, then the announcement."""
         if batch.moved:
             self._in_hand = {view: move.after - move.before for view, move in batch.moves.items()}
-            for view in self._repaired.keys() & batch.moves.keys() if self._repaired else ():
-                move = batch.moves[view]
-                if move.after > move.before:
-                    # Watches look for what changed behind where they are.
-                    known = {key for _, key in move.changes.log}
-                    move.changes.log += [(move.after, key) for key in self._repaired.pop(view) - known]
+            told = self._log_repaired(batch) if self._repaired else ()
             # Without the lock: others are announced however long it takes.
             move_views(self._driver, self._epoch, self._session, list(batch.moves.values()), durable=False)
+            for view in told:
+                del self._repaired[view]
             batch.trace.note("project", batch.moves)
             with self._lock:
                 if released := batch.moves.keys() - self._followed().keys():
@@ -715,6 +720,18 @@ class Session:
                 self._following.damage.report(view, key.hex())
             metrics.position_of(view).set(move.after)
             metrics.projected_of(view).inc(move.after - move.before)
+
+    def _log_repaired(self, batch: EventBatch) -> list[str]:
+        """Returns the views whose repaired rows are in the change log with this batch."""
+        told = []
+        for view in self._repaired.keys() & batch.moves.keys():
+            move = batch.moves[view]
+            if move.after > move.before:
+                # Watches look for what changed behind where they are.
+                known = {key for _, key in move.changes.log}
+                move.changes.log += [(move.after, key) for key in self._repaired[view] - known]
+                told.append(view)
+        return told
 
     # In every phase.
 

@@ -104,7 +104,7 @@ class Cache:
         self._epochs: CacheEpochs = {}
         self._prefixes: dict[str, dict[str, str]] = {}
 
-    async def stop(self) -> None:
+    def close(self) -> None:
         for client in self._clients.values():
             client.close()
         self._clients.clear()

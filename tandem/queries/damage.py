@@ -88,7 +88,8 @@ class DamageReports:
         await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
 
     def _run(self) -> None:
-        while DAMAGED_ROWS.came.wait() and not self._stopping:
+        # Looked at on both sides of the wait: to take what came may clear what a stop has set.
+        while not self._stopping and DAMAGED_ROWS.came.wait() and not self._stopping:
             now = time.monotonic()
             self._told = {row: at for row, at in self._told.items() if now < at + _TELL_EVERY_SECONDS}
             rows = [it for it in DAMAGED_ROWS.take() if it not in self._told]

@@ -39,7 +39,9 @@ class Fills:
     """`start` and `stop` make it a Component. `want` is for any thread."""
 
     def __init__(self, replica: Store, primary: Store, cache: Cache, freshness: Freshness, *, together: int) -> None:
-        """replica, primary: each with a connection for this. cache: for this alone. together: keys at once at most."""
+        """replica, primary: each with a connection for this. cache: this one's, which closes it. together: keys at once
+        at most.
+        """
         self._replica = replica
         self._primary = primary
         self._cache = cache
@@ -80,6 +82,8 @@ class Fills:
                 rows = list(keys)
                 for start in range(0, len(rows), self._together):
                     self._bring(view, rows[start : start + self._together])
+        # By this thread: who stops it may not have waited for its end.
+        self._cache.close()
 
     def _bring(self, view: str, keys: list[str]) -> None:
         announced = self._freshness.announced(view)

@@ -655,7 +655,9 @@ class Freshness:
                 if not for_rows and not self._blind_and_waited_for():
                     # A view that somebody waits for may become blind meanwhile.
                     seconds = _POLL_SECONDS if self._waiters() else due - time.monotonic()
-                    self._is_waited_for.wait(None if seconds == math.inf else seconds)
+                    # Looked at again with the lock: a stop may have come, and nobody else wakes this thread then.
+                    if not self._stopping.is_set():
+                        self._is_waited_for.wait(None if seconds == math.inf else seconds)
                     if time.monotonic() < due:
                         continue
             if self._on_replica:

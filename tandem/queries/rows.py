@@ -236,7 +236,8 @@ class RowQueries:
 
         self._fills: Fills | None = None
         if primary is not None:
-            self._fills = Fills(store, primary, new_cache(), freshness, together=max(1, cache.max_fills))
+            together = max(1, cache.max_fills)
+            self._fills = Fills(store, primary, Cache(cache, resting), freshness, together=together)
         stored = Worker(
             "rows",
             [_StoredRows(store, new_cache(), freshness, self._fills) for _ in range(reader.threads)],
@@ -271,7 +272,7 @@ class RowQueries:
         if self._fills is not None:
             await self._fills.stop()
         for it in self._caches:
-            await it.stop()
+            it.close()
 
 
 class _CachedRows(ABC):

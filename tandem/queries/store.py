@@ -8,6 +8,7 @@ also on a replica, and also when there are no rows.
 """
 
 import asyncio
+import threading
 import uuid
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
@@ -24,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tandem.feed.token import Token
 from tandem.read_store.tables import ALL_NEWEST, READ, SCHEMA, change, newest, parked_of_keys
 from tandem.runtime.arrays import array, bigint, text_of
-from tandem.runtime.database import ServerSilent, create_database_engine
+from tandem.runtime.database import ServerSilent, create_database_engine, give_up
 from tandem.runtime.errors import Unavailable
 from tandem.runtime.migrations import has_revision
 from tandem.runtime.settings import DatabaseSettings
@@ -123,9 +124,13 @@ class Store:
         what: the database's name in errors and logs; name: in pg_stat_activity.
         """
         self._what = what
+        # One more than statements use: what asks for the schema's revision takes it from the pool itself.
         self._engine: Engine = create_database_engine(
-            settings, name=name, pool_size=connections, read_only=True, autocommit=True, session=session
+            settings, name=name, pool_size=connections + 1, read_only=True, autocommit=True, session=session
         )
+        # Who finds all in use waits for one of these, and not for the pool, which gets none back.
+        self._unused = threading.Semaphore(connections)
+        self._patience = settings.connect_timeout
         self._away = False
         self._are_filled = False
         # Of the pool's, those that were used once and are free: to hand one back and take it anew costs 15 µs, a tenth
@@ -238,6 +243,14 @@ class Store:
             return self._execute_once(statement, arguments)
 
     def _execute_once(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
+        if not self._unused.acquire(timeout=self._patience):
+            raise PoolTimeout(f"all connections have been in use for {self._patience} s")
+        try:
+            return self._execute_on_unused(statement, arguments)
+        finally:
+            self._unused.release()
+
+    def _execute_on_unused(self, statement: TextClause, arguments: dict[str, object]) -> Sequence[Any]:
         prepare = statement.get_execution_options().get("prepare", True)
         sql, names = _written(statement)
         try:
@@ -250,7 +263,7 @@ class Store:
             rows: Sequence[Any] = list(driver.send(sql, values, named=True, prepare=prepare))
         except psycopg.Error as error:
             if driver.closed or failure_of(error).drop:
-                connection.invalidate(error)
+                give_up(self._engine, connection, error)
                 self._give_up_connections()
                 if not isinstance(error, ServerSilent):
                     # Who was silent on one connection is not asked again on the next: the caller has waited enough.

@@ -200,4 +200,6 @@ class Reactions:
                 log.warning("webhooks wait for the write database", error=first_line(error))
             except Exception:
                 log.exception("webhooks failed, will be tried again")
-            self._posts.wait(self._settings.poll_seconds)
+            # Otherwise what a stop has set may have been cleared above.
+            if not self._stop.is_set():
+                self._posts.wait(self._settings.poll_seconds)

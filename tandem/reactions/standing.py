@@ -17,7 +17,7 @@ from tandem.reactions.tasks import OF_EVENT, Kind, delete_timers, insert_tasks, 
 from tandem.reactions.tasks import reaction as reaction_table
 from tandem.runtime.clock import database_time
 from tandem.runtime.database import driver_of
-from tandem.runtime.errors import NotFound, PreconditionFailed, Violation
+from tandem.runtime.errors import NotFound, PreconditionFailed, Unavailable, Violation
 from tandem.runtime.telemetry import log
 
 BEHIND = Gauge(
@@ -32,6 +32,8 @@ PARKED_TASKS = Gauge(
 )
 
 _MOST_COUNTED = 10_000
+# While a deployment is under way, another server may be of the newer program: that is soon over.
+_NEWER_RETRY_SECONDS = 5.0
 
 
 class Standing(NamedTuple):
@@ -173,12 +175,15 @@ def redrive(
     """Has what is parked of an aggregate, or of all, done anew; events are taken in, in their order. At most so many.
 
     To be followed by COMMIT: the reaction, which is locked meanwhile, goes on between two parts. Raises NotFound for a
-    reaction that was not begun, and BrokenOff.
+    reaction that was not begun, Unavailable for events that a newer program has parked, and BrokenOff.
     """
     row = _locked(connection, reaction.name)
     named = {"reaction": reaction.name, "key": key}
     part = connection.execute(_PART, {**named, **after._asdict(), "most": most}).all()
     tasks = [it for it in part if it.kind != Kind.EVENT]
+    if row.version > reaction.version and len(tasks) < len(part):
+        first = next(it for it in part if it.kind == Kind.EVENT)
+        raise _newer_program(reaction.name, row.version, first.position)
     places = {"positions": [it.position for it in tasks], "numbers": [it.number for it in tasks]}
     connection.execute(_ANEW, {**named, **places, "delay": reaction.delay.total_seconds()})
     failed = {it.key for it in part if it.waits}
@@ -189,6 +194,17 @@ def redrive(
             parked += 1
     last = Place(part[-1].position, part[-1].number) if len(part) == most else None
     return Redriven(len(part) - parked, parked, last)
+
+
+def _newer_program(name: str, version: int, position: int) -> Unavailable:
+    """To this one an event of a kind that the newer one takes would be none that leads to anything, and be gone."""
+    return Unavailable(
+        f"a newer program follows {name}, with version {version}, and has parked event {position}: a command server of"
+        " that program is to be asked",
+        reason="EVENT_UNREADABLE",
+        retry_after=_NEWER_RETRY_SECONDS,
+        metadata={"position": str(position)},
+    )
 
 
 def _take_in(connection: Connection, reaction: Reaction, archive: Archive, it: Any, secret: uuid.UUID) -> bool:

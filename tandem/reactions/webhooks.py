@@ -16,8 +16,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from datetime import timedelta
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -169,27 +169,32 @@ class Webhooks:
                 self._settle(self._later(it, str(error)))
             return True
         for first in range(0, len(claimed), at_once):
-            for settled in self._post_all(claimed[first : first + at_once], secrets):
-                self._settle(settled)
+            with closing(self._post_all(claimed[first : first + at_once], secrets)) as ended:
+                for settled in ended:
+                    self._settle(settled)
         return True
 
-    def _post_all(self, claimed: Sequence[Claimed], secrets: Sequence[bytes]) -> Iterator[Settled]:
+    def _post_all(self, claimed: Sequence[Claimed], secrets: Sequence[bytes]) -> Generator[Settled, None, None]:
         """What becomes of each, as soon as it is known; after `timeout_seconds` it is no answer."""
         ended: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
         under_way = {_Attempt(it, partial(self._post, secrets=secrets), ended) for it in claimed}
         self._attempts += under_way
         until = time.monotonic() + self._settings.timeout_seconds
+        try:
+            for it in under_way:
+                it.start()
+            while under_way:
+                try:
+                    attempt, settled = ended.get(timeout=max(0.0, until - time.monotonic()))
+                except queue.Empty:
+                    break
+                under_way.remove(attempt)
+                yield settled
+        finally:
+            # Also where nobody waits for the others, since what became of one cannot be written down.
+            for it in under_way:
+                it.give_up()
         for it in under_way:
-            it.start()
-        while under_way:
-            try:
-                attempt, settled = ended.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                break
-            under_way.remove(attempt)
-            yield settled
-        for it in under_way:
-            it.give_up()
             yield self._later(it.claimed, _NO_ANSWER)
 
     def _settle(self, settled: Settled) -> None:

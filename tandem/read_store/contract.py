@@ -73,7 +73,7 @@ def name_of(message: Descriptor) -> str:
 
 
 def _column(field: FieldDescriptor) -> Column[Any]:
-    """The column of a field. The row's message has what is unset as its default, and so has the column."""
+    """The column of a field: NULL where a field that is `optional` is unset, and the default where another one is."""
     options = field.GetOptions()
     if field.message_type is not None and field.message_type.full_name == "google.protobuf.Timestamp":
         kind: TypeEngine[Any] = DateTime(timezone=True)
@@ -83,4 +83,4 @@ def _column(field: FieldDescriptor) -> Column[Any]:
         kind = _TYPES[field.cpp_type]()
     else:
         raise ValueError(f"{field.full_name} has no column by itself: write it, and what it holds, by hand")
-    return Column(field.name, kind, nullable=False)
+    return Column(field.name, kind, nullable=field.message_type is None and field.has_presence)

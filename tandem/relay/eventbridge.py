@@ -118,6 +118,7 @@ class EventBridgeSink:
         await self._on_thread(lambda: self._publish(epoch, events))
 
     async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
@@ -147,8 +148,14 @@ class EventBridgeSink:
         # What is tried again is ours to say: the relay asks where it is before.
         config = Config(connect_timeout=seconds, read_timeout=seconds, retries={"total_max_attempts": 1})
         session = boto3.Session(region_name=self._settings.region)
-        self._bus = session.client("events", config=config)
-        self._table = session.client("dynamodb", config=config)
+        self._bus, self._table = (session.client(it, config=config) for it in ("events", "dynamodb"))
+
+    def _disconnect(self) -> None:
+        """Their connections are kept open for the next question."""
+        for it in (self._bus, self._table):
+            if it is not None:
+                it.close()
+        self._bus = self._table = None
 
     # The place.
 

@@ -199,13 +199,13 @@ class NatsConnection:
             # It would try for ever.
             async with asyncio.timeout(_CONNECT_SECONDS * len(self._settings.servers) + _RECONNECT_SECONDS):
                 await self._connect_by(client)
+                acks = _Acks(client, self._settings.max_in_flight)
+                await acks.begin()
         except (OSError, nats.errors.Error, TimeoutError) as error:
             reason = client.last_error or error
             await _end(client)
             raise SinkAway(f"NATS is away: {said(reason)}") from error
         self._connected.set()
-        acks = _Acks(client, self._settings.max_in_flight)
-        await acks.begin()
         self._client, self._acks = client, acks
         self._js = client.jetstream(timeout=self._settings.ack_seconds)
 
@@ -244,14 +244,18 @@ class NatsConnection:
 
 
 async def _end(client: Client) -> None:
-    """Also where the other end takes nothing more of what is still to be sent."""
+    """Also where the other end takes nothing more of what is still to be sent, or is gone."""
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             await client.close()
-    except TimeoutError:
-        # It waits until all is sent; that of a connection which is cut never is.
+    except (OSError, TimeoutError):
+        # It waits until all is sent, or fails with that; what it had to end behind that is not ended then.
         transport: Any = client._transport
-        transport._io_writer.transport.abort()
+        if transport is not None:
+            transport._io_writer.transport.abort()
+        for it in client._subs.values():
+            if it._wait_for_msgs_task is not None:
+                it._wait_for_msgs_task.cancel()
 
 
 async def _note(error: Exception) -> None:

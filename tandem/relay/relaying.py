@@ -98,9 +98,11 @@ class Relay:
         self._stopping.set()
         if self._task is not None:
             await self._task
-        await self._sink.close()
-        await self._on_thread(self._source.close)
-        await asyncio.to_thread(self._thread.shutdown)
+        try:
+            await self._sink.close()
+        finally:
+            await self._on_thread(self._source.close)
+            await asyncio.to_thread(self._thread.shutdown)
 
     async def is_ready(self) -> bool:
         return self.state in {State.ACTIVE, State.STANDBY}

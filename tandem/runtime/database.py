@@ -15,7 +15,7 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row, tuple_row
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
@@ -410,10 +410,18 @@ def driver_of(connection: Connection) -> Iterator[Driver]:
         # A fatal error ends the session, also when the driver has not read the end of it yet.
         broken = bool(driver.closed) or error.diag.severity_nonlocalized == "FATAL" or failure_of(error).drop
         if broken:
+            give_up(connection.engine, connection.connection, error)
             connection.invalidate(error)
         raise DBAPIError.instance(
             None, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=broken
         ) from error
+
+
+def give_up(engine: Engine, connection: PoolProxiedConnection, error: BaseException) -> None:
+    """Closes a connection that broke, and those of its pool that were made before as soon as each is to be used: what
+    ended one may have ended all. So SQLAlchemy does where a statement of its own fails.
+    """
+    engine.pool._invalidate(connection, error)
 
 
 def driver_under(connection: Connection) -> Driver:

@@ -87,16 +87,21 @@ def write_migration(scripts: Path, schema: Schema, metadata: MetaData, name: str
         return None
     revision = f"{int(before) + 1:04}"
     path = scripts / "versions" / f"{revision}_{name}.py"
-    path.write_text(_migration(found, schema.name, revision, before))
+    path.write_text(migration_of(found, metadata, schema.name, revision, before))
     assert newest_revision(scripts) == revision
     return path
 
 
-def _migration(found: Sequence[Any], schema: str, revision: str, before: str) -> str:
-    """found: `differences`. Raises NotPlain."""
-    tables: list[Table] = [it[1] for it in found if it[0] == "add_table"]
+def migration_of(found: Sequence[Any], metadata: MetaData, schema: str, revision: str, before: str) -> str:
+    """The text of a migration. found: `differences` from what is described in metadata. Raises NotPlain."""
+    # Alembic's own tables are copies, without indexes.
+    tables = [metadata.tables[it[1].fullname] for it in found if it[0] == "add_table"]
     # The index of a new table comes with it.
-    others = [it for it in found if it[0] != "add_table" and not (it[0] == "add_index" and it[1].table in tables)]
+    others = [
+        it
+        for it in found
+        if it[0] != "add_table" and not (it[0] == "add_index" and metadata.tables[it[1].table.fullname] in tables)
+    ]
     if others:
         raise NotPlain("\n".join(map(_in_words, others)))
     return _FILE.format(

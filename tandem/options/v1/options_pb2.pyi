@@ -161,7 +161,9 @@ REQUIRED_FIELD_NUMBER: _builtins.int
 field: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___FieldRule]
 """What a request may hold in the field."""
 column: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
-"""In a view's message: reads select or sort by the field, so the view's table has a column of its name."""
+"""In a view's message: reads select or sort by the field, so the view's table has a column of its name. It is NULL where a
+field that is `optional` is unset; lists sort by others.
+"""
 view: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___View]
 """The message is what a view's rows hold. The view, its table and its module in the projector have the message's name, in
 snake case.

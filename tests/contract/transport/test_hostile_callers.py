@@ -77,7 +77,7 @@ async def test_calls_that_end_without_a_message_are_answered(serve: Serve) -> No
 
 @pytest.mark.parametrize("transport", ["grpcio"])
 async def test_a_request_that_does_not_end_is_given_up(serve: Serve, transport: Transport) -> None:
-    served = await serve(request_seconds=0.2)
+    served = await serve(request_seconds=1.0)
     caller = RawConnection(served.running.port, reads=True)
     stream = caller.open(METHOD)
     caller.send(stream, message(b"x" * 100)[:50])

@@ -27,6 +27,7 @@ from tests.integration.command_server.reacting import (
     cancelled,
     execute,
     value,
+    what_happened,
 )
 from tests.support.builders import identity, place_order, start_subscription
 
@@ -178,6 +179,39 @@ async def test_what_is_parked_is_redriven_in_parts_and_what_waits_goes_behind_wh
     assert [part(), part(at_paid)] == [Redriven(1, 0, at_paid), Redriven(1, 0, at_shipped)]
     await it.work()
     assert it.standing("fickle").parked == 0
+
+
+async def test_what_a_newer_program_has_parked_is_left_to_it_by_the_program_before(
+    commands_on: Commands, database: WriteDatabase, reacting: MakeReacting
+) -> None:
+    """The one before takes no such event: it would lead to nothing."""
+    executor = await running_executor(commands_on)
+    broken = [True]
+
+    def placed(_event: events.OrderPlaced, _at: datetime) -> Effects:
+        return []
+
+    def paid(event: events.OrderPaid, _at: datetime) -> Effects:
+        if broken[0]:
+            raise ZeroDivisionError
+        return [Do(commands.ShipOrderRequest(order_id=event.order_id))]
+
+    before = Reaction("changed", EVENTS, on=[placed])
+    newer = Reaction("changed", EVENTS, on=[placed, paid], version=2)
+    it = reacting(executor, [newer])
+    await it.work()
+    await submit(executor, place_order(1))
+    position = (await submit(executor, commands.PayOrderRequest(order_id=identity("order", 1)))).position
+    await it.work()
+    broken[0] = False
+    said = "a newer program follows changed, with version 2"
+    with pytest.raises(Unavailable, match=said) as refused, database.engine.begin() as connection:
+        redrive(connection, before, ARCHIVE, None)
+    assert (refused.value.reason, refused.value.metadata) == ("EVENT_UNREADABLE", {"position": str(position)})
+    with database.engine.begin() as connection:
+        assert redrive(connection, newer, ARCHIVE, None) == Redriven(1, 0, None)
+    await it.work()
+    assert what_happened(database, "order_shipped") == [("order_shipped", identity("order", 1))]
 
 
 async def test_an_event_of_which_nobody_can_say_what_it_is_about_is_waited_for_and_holds_up_no_other_reaction(

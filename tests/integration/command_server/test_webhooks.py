@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from command_server.reactions import STOCK_LOW, reactions
 from command_server.settings import Settings, StockSettings
@@ -111,7 +112,7 @@ async def telling(
         webhook = WebhookSettings(
             url=receiver.url if url is None else url,
             secret_files=secret_files,
-            **{"timeout_seconds": 0.5, "first_retry_seconds": 100, "max_attempts": 3, **changes},
+            **{"timeout_seconds": 10, "first_retry_seconds": 100, "max_attempts": 3, **changes},
         )
         settings = Settings(database=database.settings, stock=StockSettings(low=10), webhook=webhook)
         made.append(
@@ -194,10 +195,11 @@ async def test_what_is_not_taken_is_tried_again_later_and_later_by_whoever_is_th
     telling: MakeTelling, database: WriteDatabase, receiver: Receiver, failure: Any
 ) -> None:
     away = "http://127.0.0.1:9/hooks" if failure == "away" else None
+    seconds = 0.5 if failure is None else 10
     receiver.answers = [] if away else [failure] * 3
     waits = []
     for attempt in (1, 2, 3):
-        await post(telling(away))
+        await post(telling(away, timeout_seconds=seconds))
         found = task(database)
         assert (found.attempts, found.parked) == (attempt, attempt == 3)
         assert found.error
@@ -351,6 +353,29 @@ async def test_a_receiver_that_never_ends_its_answer_is_given_up_and_holds_up_no
         return all(thread.name != "webhook" for thread in threading.enumerate())
 
     await until(none_is_left, "its connection was shut")
+
+
+async def test_messages_that_are_under_way_when_the_database_breaks_are_given_up_with_the_one_that_is_settled(
+    telling: MakeTelling, receiver: Receiver, commands_on: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = await commands_on.executor()
+    await submit(executor, add_product(2, stock=11))
+    await submit(executor, place_order(2, lines={2: 2}))
+    it = telling(timeout_seconds=30)
+    await asyncio.to_thread(it.work)
+    receiver.answers = [204, 100]
+
+    def fail(*_: object) -> None:
+        raise OperationalError("settle", None, ConnectionError("the database is gone"))
+
+    monkeypatch.setattr("tandem.reactions.webhooks.settle", fail)
+    with pytest.raises(OperationalError):
+        await post(it)
+
+    async def none_is_left() -> bool:
+        return all(thread.name != "webhook" for thread in threading.enumerate())
+
+    await until(none_is_left, "the other one's connection is shut", 20)
 
 
 async def test_an_error_that_nobody_expected_of_one_message_leaves_none_unsettled(

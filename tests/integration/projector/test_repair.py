@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from commerce.projection.v1.projection_service_pb2 import PROJECTION_STATE_RUNNING
+from commerce.projection.v1.projection_service_pb2 import PROJECTION_STATE_FAILED, PROJECTION_STATE_RUNNING
 from projector.app import VIEWS
 from tandem.cli.embedded import Memcached
 from tandem.read_store.damage import CHANNEL
@@ -168,6 +169,38 @@ async def test_a_row_that_is_gone_is_parked_and_takes_what_waits_when_it_is_made
         return not (await projector.list())["product_card"].parked_keys
 
     await until(goes_on, "nothing is parked")
+
+
+async def test_watches_are_told_of_a_row_that_was_made_again_whatever_becomes_of_the_batch_that_is_to_tell_it(
+    stores: Stores, project: Project
+) -> None:
+    projector = await project(audit=ALONE)
+    await stores.reached(stores.append([events.order_placed(1), events.order_placed(2)]))
+    order, view = identity("order", 1), "order_details"
+
+    async def repair() -> None:
+        before = repaired(view)
+        damage(stores, order, view)
+        report(stores, view, order)
+
+        async def is_repaired() -> bool:
+            return repaired(view) == before + 1
+
+        await until(is_repaired, "the row is made again")
+
+    async def told(head: int) -> None:
+        await stores.reached(head)
+        assert (view, head, uuid.UUID(order)) in stores.change_log()
+
+    await repair()
+    with stores.read.connect() as other:
+        other.execute(text(f"LOCK TABLE tandem_read.{view} IN SHARE MODE"))
+        head = stores.append([events.order_paid(2)])
+        await projector.until_state(PROJECTION_STATE_FAILED, view)
+    await told(head)
+    await repair()
+    stores.end_sessions()
+    await told(stores.append([events.order_shipped(2)]))
 
 
 async def test_rows_of_views_that_another_projector_owns_are_repaired_by_that_one(

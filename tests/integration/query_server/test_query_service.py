@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
+from sqlalchemy import text
 
 from commerce.query.v1 import query_service_pb2 as queries
 from commerce.query.v1.query_service_pb2_grpc import QueryServiceStub
@@ -195,3 +196,36 @@ async def test_a_statement_that_is_under_way_when_a_server_stops_leaves_no_conne
         store.close()
     assert not (await asked).rows
     await until(lambda: read_side.query_sessions("true") == 0, "its connection is closed")
+
+
+async def test_a_database_that_was_started_anew_is_read_at_once_whoever_of_a_server_looks_first(
+    read_side: ReadSide,
+) -> None:
+    """Readiness has a connection of the pool too, and that has ended as well."""
+    store = Store(read_side.settings, connections=2)
+    try:
+        await asyncio.to_thread(store.positions)
+        assert await asyncio.to_thread(store.has_revision, "0001")
+        with read_side.engine.connect() as connection:
+            sessions = "pg_stat_activity WHERE datname = current_database() AND application_name = 'tandem-query'"
+            ended = connection.execute(text(f"SELECT count(pg_terminate_backend(pid)) FROM {sessions}"))
+            assert ended.scalar_one() == 2
+        await until(lambda: read_side.query_sessions("true") == 0, "they have ended")
+        assert await asyncio.to_thread(store.positions)
+    finally:
+        store.close()
+
+
+async def test_who_finds_all_connections_in_use_gets_the_first_that_is_free_and_so_does_readiness(
+    read_side: ReadSide,
+) -> None:
+    store = Store(read_side.settings, connections=2)
+    wanted = "order_details", [ORDER.replace("-", "")]
+    try:
+        with TablesLocked(read_side):
+            asked = [asyncio.create_task(asyncio.to_thread(store.rows, *wanted)) for _ in range(3)]
+            await until(lambda: read_side.query_sessions("wait_event_type = 'Lock'") == 2, "both are in use")
+        assert [it.rows for it in await asyncio.gather(*asked)] == [{}] * 3
+        assert await asyncio.to_thread(store.has_revision, "0001")
+    finally:
+        store.close()

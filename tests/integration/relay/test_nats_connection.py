@@ -1,5 +1,6 @@
-"""A connection to NATS does not wait for a server that takes nothing more."""
+"""A connection to NATS does not wait for a server that takes nothing more, and ends also where that is gone."""
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,3 +58,28 @@ async def test_a_server_that_takes_nothing_more_is_left_for_another(servers: dic
         await connection.close()
     finally:
         resume(servers[first])
+
+
+async def test_a_connection_ends_whatever_a_server_that_is_gone_was_still_to_be_told(
+    servers: dict[int, NatsServer],
+) -> None:
+    before = asyncio.all_tasks()
+    [server, _] = servers.values()
+    connection = NatsConnection(NatsSettings(servers=(server.url,)), "test")
+    acks = await connection.acks()
+    client = (await connection.jetstream())._nc
+    server.end()
+
+    async def is_gone() -> bool:
+        return not client.is_connected
+
+    await until(is_gone, "the connection is known to be broken")
+    # It is kept for when the server is back.
+    (await acks.publish("subject", b"", {}, 1)).cancel()
+    await connection.close()
+    assert client.is_closed
+
+    async def are_over() -> bool:
+        return asyncio.all_tasks() == before
+
+    await until(are_over, "nothing of it runs on")

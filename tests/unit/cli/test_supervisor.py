@@ -61,6 +61,15 @@ def test_a_death_is_told_with_name_cause_and_last_log_lines() -> None:
     assert told.endswith("query_server is started again in 0.5 s")
 
 
+def test_of_one_that_wrote_nothing_the_log_is_named() -> None:
+    child = FakeChild()
+    child.log_tail = lambda: ""  # type: ignore[method-assign, assignment, misc]
+    scene = Scene(child)
+    child.code = 0
+    scene.after(1)
+    assert scene.said[0].startswith(f"query_server died (exit code 0); its log is empty: {child.log}")
+
+
 def test_a_child_that_died_is_started_again_after_a_pause() -> None:
     child = FakeChild()
     scene = Scene(child)

@@ -64,6 +64,25 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert BEHIND._value.get() == 1
 
 
+def test_what_was_written_and_did_not_come_to_the_disk_is_not_taken_for_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    assert ledger.add(Kind.ERASED, [FIRST])
+    synced = os.fsync
+
+    def fail(_file: int) -> None:
+        raise OSError("the disk is broken")
+
+    for it in (ledger, Ledger(tmp_path / "ledger")):
+        monkeypatch.setattr(os, "fsync", fail)
+        assert not it.add(Kind.ERASED, [SECOND])
+        # Its line is in the file, and perhaps in no more than the kernel's memory.
+        assert not it.add(Kind.ERASED, [SECOND])
+        monkeypatch.setattr(os, "fsync", synced)
+        assert it.add(Kind.ERASED, [SECOND])
+
+
 def test_a_disk_that_hangs_holds_nobody_up_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     goes_on, waits = threading.Event(), threading.Event()
 

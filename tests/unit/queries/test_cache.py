@@ -1,6 +1,5 @@
 """A node that fails is not asked for a while, by all caches of a server."""
 
-import asyncio
 import math
 import socket
 from collections.abc import Callable, Generator, Iterator
@@ -67,13 +66,21 @@ def clock() -> Clock:
 
 
 @pytest.fixture
+def cache() -> Iterator[Cache]:
+    """Of nodes that answer, also on a busy machine."""
+    cache = Cache(CacheSettings(timeout=10), Resting(SECONDS))
+    yield cache
+    cache.close()
+
+
+@pytest.fixture
 def caches(clock: Clock) -> Iterator[tuple[Cache, Cache]]:
     settings = CacheSettings(timeout=0.25)
     resting = Resting(SECONDS, clock)
     one, other = Cache(settings, resting), Cache(settings, resting)
     yield one, other
     for it in (one, other):
-        asyncio.run(it.stop())
+        it.close()
 
 
 def asked(cache: Cache, node: Node) -> int:
@@ -121,15 +128,14 @@ def test_a_connection_from_before_another_caches_failure_is_not_used_again(
 
 
 def test_what_is_looked_up_together_is_answered_one_after_the_other(
-    memcached_nodes: Callable[[int], list[Memcached]], caches: tuple[Cache, Cache]
+    memcached_nodes: Callable[[int], list[Memcached]], cache: Cache
 ) -> None:
-    cache, _ = caches
     nodes = [it.address for it in memcached_nodes(2)]
     epochs: dict[str, str | None] = dict.fromkeys(nodes, "epoch")
     rows = [f"{number:032x}" for number in range(12)]
     ring = Ring(nodes)
     for row in rows:
-        client = node_client(ring.node_of(row), timeout=1)
+        client = node_client(ring.node_of(row), timeout=10)
         client.store(signed(row, row.encode()), 60)
         client.close()
     wanted = [rows[:5], [], [ROW, "f" * 32], rows[5:], rows]
@@ -139,11 +145,10 @@ def test_what_is_looked_up_together_is_answered_one_after_the_other(
 
 
 def test_answers_that_nobody_reads_are_not_taken_for_others(
-    memcached_nodes: Callable[[int], list[Memcached]], caches: tuple[Cache, Cache]
+    memcached_nodes: Callable[[int], list[Memcached]], cache: Cache
 ) -> None:
-    cache, _ = caches
     [node] = memcached_nodes(1)
-    client = node_client(node.address, timeout=1)
+    client = node_client(node.address, timeout=10)
     client.store(signed(ROW, b"before"), 60)
     left = cache.look_up_each("order_details", {node.address: "epoch"}, [[ROW], [ROW]])
     assert isinstance(left, Generator)

@@ -184,7 +184,7 @@ class FakeCache:
     def fill(self, leases: dict[str, object], values: dict[str, bytes]) -> None:
         self.entries.update({row: encode_entry(values[row]) for row in leases if row in values})
 
-    async def stop(self) -> None:
+    def close(self) -> None:
         pass
 
 

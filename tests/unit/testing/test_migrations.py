@@ -5,11 +5,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, Index, MetaData, Table, Text, Uuid
 
-from tandem.testing.migrations import NotPlain, _migration
+from tandem.testing.migrations import NotPlain, migration_of
 
-TABLE = Table(
-    "rating", MetaData(schema="reads"), Column("key", Uuid, primary_key=True), Column("word", Text, nullable=False)
-)
+DESCRIBED = MetaData(schema="reads")
+TABLE = Table("rating", DESCRIBED, Column("key", Uuid, primary_key=True), Column("word", Text, nullable=False))
 INDEX = Index("rating_word", TABLE.c.word.desc())
 
 WRITTEN = '''"""The table rating."""
@@ -40,7 +39,10 @@ def downgrade() -> None:
 
 
 def test_a_table_comes_with_its_indexes() -> None:
-    assert _migration([("add_table", TABLE), ("add_index", INDEX)], "reads", "0014", "0013") == WRITTEN
+    # As alembic has them: tests/integration/runtime/test_new_migrations.py.
+    bare = Table("rating", MetaData(schema="reads"), Column("key", Uuid), Column("word", Text))
+    found = [("add_table", bare), ("add_index", Index("rating_word", bare.c.word))]
+    assert migration_of(found, DESCRIBED, "reads", "0014", "0013") == WRITTEN
 
 
 def test_what_changes_a_table_that_is_there_is_named_and_not_written() -> None:
@@ -51,7 +53,7 @@ def test_what_changes_a_table_that_is_there_is_named_and_not_written() -> None:
         [("modify_type", "reads", "order_details", "key", {}, Text(), Uuid())],
     ]
     with pytest.raises(NotPlain) as refused:
-        _migration(found, "reads", "0014", "0013")
+        migration_of(found, DESCRIBED, "reads", "0014", "0013")
     assert str(refused.value).splitlines() == [
         "add column: reads order_details status",
         "remove index: other.old",

@@ -104,7 +104,8 @@ class ReactionServiceServicer:
     def RedriveParkedTasks(self, request, context):
         """Has what is parked done anew, in parts: what an answer counts stays done, whatever becomes of the rest.
 
-        Errors: NOT_FOUND when there is no such reaction.
+        Errors: NOT_FOUND when there is no such reaction; UNAVAILABLE (EVENT_UNREADABLE when a newer program has parked an event,
+        and this server is not of that).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,8 @@ class ReactionServiceStub:
     RedriveParkedTasks: _grpc.UnaryUnaryMultiCallable[_reaction_service_pb2.RedriveParkedTasksRequest, _reaction_service_pb2.RedriveParkedTasksResponse]
     """Has what is parked done anew, in parts: what an answer counts stays done, whatever becomes of the rest.
 
-    Errors: NOT_FOUND when there is no such reaction.
+    Errors: NOT_FOUND when there is no such reaction; UNAVAILABLE (EVENT_UNREADABLE when a newer program has parked an event,
+    and this server is not of that).
     """
     DropParkedTasks: _grpc.UnaryUnaryMultiCallable[_reaction_service_pb2.DropParkedTasksRequest, _reaction_service_pb2.DropParkedTasksResponse]
     """Has what is parked of an aggregate never done.
@@ -99,7 +100,8 @@ class ReactionServiceAsyncStub(ReactionServiceStub):
     RedriveParkedTasks: _aio.UnaryUnaryMultiCallable[_reaction_service_pb2.RedriveParkedTasksRequest, _reaction_service_pb2.RedriveParkedTasksResponse]  # type: ignore[assignment]
     """Has what is parked done anew, in parts: what an answer counts stays done, whatever becomes of the rest.
 
-    Errors: NOT_FOUND when there is no such reaction.
+    Errors: NOT_FOUND when there is no such reaction; UNAVAILABLE (EVENT_UNREADABLE when a newer program has parked an event,
+    and this server is not of that).
     """
     DropParkedTasks: _aio.UnaryUnaryMultiCallable[_reaction_service_pb2.DropParkedTasksRequest, _reaction_service_pb2.DropParkedTasksResponse]  # type: ignore[assignment]
     """Has what is parked of an aggregate never done.
@@ -157,7 +159,8 @@ class ReactionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_reaction_service_pb2.RedriveParkedTasksResponse, _abc.Awaitable[_reaction_service_pb2.RedriveParkedTasksResponse]]:
         """Has what is parked done anew, in parts: what an answer counts stays done, whatever becomes of the rest.
 
-        Errors: NOT_FOUND when there is no such reaction.
+        Errors: NOT_FOUND when there is no such reaction; UNAVAILABLE (EVENT_UNREADABLE when a newer program has parked an event,
+        and this server is not of that).
         """
 
     @_abc_1.abstractmethod
