@@ -1,7 +1,6 @@
 """`tandem cache`: the nodes of the cache, over ProjectionService."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -11,25 +10,10 @@ from tandem.cli.calls import as_fields, asking
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
 from tandem.cli.output import FAILED, Json, new_console, print_json
+from tandem.cli.status import is_node_well, state_of_node
 
 _ASK_SECONDS = 5.0
 _MEBIBYTE = 2**20
-_FENCED = "fenced"
-_NO_ANSWER = "no answer"
-
-
-def state_of(node: Mapping[str, Any]) -> str:
-    """In a word or two. node: as JSON has it.
-
-    The projector finds out at the next write that a node is gone; one that does not answer now is none that serves.
-    """
-    state: str = node["state"].removeprefix("CACHE_NODE_STATE_").lower()
-    return _NO_ANSWER if node["problem"] and state != _FENCED else state
-
-
-def is_well(node: Mapping[str, Any]) -> bool:
-    """Whether it answers, and readers read there or may. node: as JSON has it."""
-    return state_of(node) not in {_FENCED, _NO_ANSWER}
 
 
 def add_to(app: typer.Typer, domain: Domain) -> None:
@@ -60,7 +44,7 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
                 room = (f"{int(it[name]) / _MEBIBYTE:,.0f}" for name in ("bytes", "max_bytes"))
                 counts = (f"{int(it[name]):,}" for name in ("entries", "evictions"))
                 entries, evictions = counts
-                table.add_row(Text(it["node"]), state_of(it), entries, *room, evictions, Text(it["problem"]))
+                table.add_row(Text(it["node"]), state_of_node(it), entries, *room, evictions, Text(it["problem"]))
             new_console().print(table)
-        if not all(map(is_well, found)):
+        if not all(map(is_node_well, found)):
             raise typer.Exit(FAILED)

@@ -11,13 +11,15 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from tandem.cli import cache_nodes, calls
+from tandem.cli import calls
 from tandem.cli.services import begin_to_ask
 
 ASK_SECONDS = 3.0
 """A person waits for the answer; a service that takes longer is not well either."""
 LATE_SECONDS = 60.0
 """A view that is further behind is not well. The alert TandemViewBehind has the same limit."""
+_FENCED = "fenced"
+_NO_ANSWER = "no answer"
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Report:
             and not self.unreachable
             and not any(it.error or it.is_late for it in self.views)
             and not any(it["problem"] for it in self.reactions)
-            and all(map(cache_nodes.is_well, self.cache))
+            and all(map(is_node_well, self.cache))
         )
 
 
@@ -241,6 +243,20 @@ def with_cache(
     return replace(report, cache=tuple(calls.as_fields(it) for it in answer.nodes))
 
 
+def state_of_node(node: Mapping[str, Any]) -> str:
+    """In a word or two. node: as JSON has it.
+
+    The projector finds out at the next write that a node is gone; one that does not answer now is none that serves.
+    """
+    state: str = node["state"].removeprefix("CACHE_NODE_STATE_").lower()
+    return _NO_ANSWER if node["problem"] and state != _FENCED else state
+
+
+def is_node_well(node: Mapping[str, Any]) -> bool:
+    """Whether it answers, and readers read there or may. node: as JSON has it."""
+    return state_of_node(node) not in {_FENCED, _NO_ANSWER}
+
+
 def as_fields(report: Report) -> dict[str, Any]:
     """The report for programs."""
     return {
@@ -333,9 +349,9 @@ def problems(report: Report) -> list[str]:
                 f"{it['name']} has parked {it['parked_tasks']}: `tandem reactions parked {it['name']}` says why"
             )
     for node in report.cache:
-        if not cache_nodes.is_well(node):
+        if not is_node_well(node):
             why = f": {node['problem']}" if node["problem"] else ""
-            found.append(f"the cache's node {node['node']} ({cache_nodes.state_of(node)}){why}")
+            found.append(f"the cache's node {node['node']} ({state_of_node(node)}){why}")
     return found + [
         f"{it.name} has {it.parked_keys} rows that are parked: `tandem parked list {it.name}` says why"
         for it in report.views
