@@ -7,11 +7,11 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from tandem.cli.domain import Domain
-from tandem.cli.output import FAILED, Json, print_json
+from tandem.cli.output import FAILED, Json, new_console, print_json
 from tandem.cli.services import run_action
 
 
@@ -52,7 +52,7 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         if as_json:
             print_json(found)
         else:
-            Console().print(*(_as_text(it, fields) for it, fields in found.items()), sep="\n")
+            new_console().print(*(_as_text(it, fields) for it, fields in found.items()), sep="\n")
         if len(found) < (1 if side is not None else len(Side)):
             raise typer.Exit(FAILED)
 

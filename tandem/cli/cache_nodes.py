@@ -3,14 +3,14 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tandem.cli.calls import as_fields, asking
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
-from tandem.cli.output import FAILED, Json, print_json
+from tandem.cli.output import FAILED, Json, new_console, print_json
+from tandem.cli.status import is_node_well, state_of_node
 
 _ASK_SECONDS = 5.0
 _MEBIBYTE = 2**20
@@ -27,11 +27,10 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
     ) -> None:
         """List the nodes of the cache: whether readers may read there, and what is there.
 
-        Exit code 1 when one is fenced: readers go to the database until it answers again.
+        Exit code 1 when one does not answer, or is fenced: readers go to the database until it answers again.
         """
         with asking(domain.projections, "the projector", projector_address, timeout=_ASK_SECONDS) as ask:
             found = [as_fields(it) for it in ask("ListCacheNodes").nodes]
-        states = [it["state"].removeprefix("CACHE_NODE_STATE_").lower() for it in found]
         if as_json:
             print_json(found)
         elif not found:
@@ -41,11 +40,11 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
             for column in ("entries", "MiB", "room for", "given up"):
                 table.add_column(column, justify="right")
             table.add_column("why it says nothing")
-            for it, state in zip(found, states, strict=True):
+            for it in found:
                 room = (f"{int(it[name]) / _MEBIBYTE:,.0f}" for name in ("bytes", "max_bytes"))
                 counts = (f"{int(it[name]):,}" for name in ("entries", "evictions"))
                 entries, evictions = counts
-                table.add_row(Text(it["node"]), state, entries, *room, evictions, Text(it["problem"]))
-            Console().print(table)
-        if "fenced" in states:
+                table.add_row(Text(it["node"]), state_of_node(it), entries, *room, evictions, Text(it["problem"]))
+            new_console().print(table)
+        if not all(map(is_node_well, found)):
             raise typer.Exit(FAILED)

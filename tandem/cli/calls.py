@@ -83,4 +83,7 @@ def as_fields(message: Message) -> Fields:
 
 
 def in_words(error: grpc.RpcError) -> str:
-    return f"{error.code().name}: {error.details()}"
+    said = f"{error.code().name}: {error.details()}"
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return f"{said} (is a server of another program, or of another release, at this address?)"
+    return said

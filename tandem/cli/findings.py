@@ -3,14 +3,13 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tandem.cli.calls import as_fields, asking
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
-from tandem.cli.output import Json, print_json
+from tandem.cli.output import Json, new_console, print_json
 
 _ASK_SECONDS = 5.0
 
@@ -43,4 +42,4 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
                 repaired = "yes" if it["repaired"] else "no"
                 table.add_row(it["found_at"], it["view"], it["key"], kind, it["position"], about, repaired)
             # A key is to be copied whole.
-            Console(width=max(Console().width, 160)).print(table)
+            new_console(least_width=160).print(table)

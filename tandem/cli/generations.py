@@ -8,13 +8,12 @@ from typing import Annotated, Any
 import grpc
 import typer
 from google.protobuf.descriptor import ServiceDescriptor
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from tandem.cli import calls
 from tandem.cli.access import connect
-from tandem.cli.output import Json, fail, print_json, report
+from tandem.cli.output import Json, fail, new_console, print_json, report
 from tandem.cli.status import list_generations, list_projections
 
 _ASK_SECONDS = 10.0
@@ -185,7 +184,7 @@ def _watch(
     """Until it is over; shows the progress meanwhile, or, if it is to print JSON, why views wait. Returns what is there
     then.
     """
-    console, looks = Console(stderr=as_json), [_look(operator)]
+    console, looks = new_console(stderr=as_json), [_look(operator)]
     shown_at, said = 0.0, dict.fromkeys(views, "")
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while not is_over(looks[-1][2]):
@@ -246,7 +245,7 @@ def _show(found: Mapping[str, Mapping[str, Any]], *, as_json: bool) -> None:
         asked = "switch" if it["switch_asked"] else "drop" if it["drop_asked"] else ""
         positions = f"{it['position']:,}", f"{it['served_position']:,}"
         table.add_row(it["view"], it["state"], *positions, f"{it['parked_keys']:,}", asked)
-    Console().print(table)
+    new_console().print(table)
     for it in found.values():
         if "comparison" in it:
             typer.echo(f"{it['view']}: {in_words(it['comparison'])}")

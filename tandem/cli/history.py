@@ -7,13 +7,12 @@ from typing import Annotated, Any
 import grpc
 import typer
 from google.protobuf.descriptor import ServiceDescriptor
-from rich.console import Console
 
 from tandem.cli.access import connect
 from tandem.cli.calls import Fields, as_fields, in_words, stream
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
-from tandem.cli.output import Json, fail
+from tandem.cli.output import Json, fail, new_console
 
 Tell = Callable[[int, int], None]
 """(position up to which the feed was looked through, up to which it will be) -> nothing."""
@@ -40,7 +39,7 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         """
         request = {"view": domain.histories.get(aggregate, aggregate), "key": key, "until_position": at or 0}
         request |= {"last_only": at is not None}
-        errors = Console(stderr=True)
+        errors = new_console(stderr=True)
         row: Fields | None = None
         count = 0
         try:

@@ -15,14 +15,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import grpc
 import typer
 from google.protobuf.message import Message
-from rich.console import Console
 from rich.table import Table as Grid
 
 from tandem.cli.access import connect
 from tandem.cli.calls import in_words
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
-from tandem.cli.output import FAILED, WRONG_USAGE, Json, complain, fail, print_json, report
+from tandem.cli.output import FAILED, WRONG_USAGE, Json, complain, fail, new_console, print_json, report
 from tandem.cli.sample import send
 from tandem.cli.tables import MAX_PROBLEMS, Problems, Record, Source, Table, records_of
 
@@ -317,7 +316,7 @@ def _show(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
     if as_json:
         print_json({"well": well, "tables": [{**asdict(it), "well": it.well} for it in outcomes]})
     else:
-        Console().print(as_table(outcomes))
+        new_console().print(as_table(outcomes))
     for it in outcomes:
         for problem in it.refused[:MAX_PROBLEMS]:
             complain(problem)

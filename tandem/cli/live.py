@@ -211,7 +211,7 @@ def _views(views: Sequence[View], report: Report) -> Table:
             _line(it.state, "red" if it.error else "green"),
             f"{it.position:,}",
             f"{it.lag_events:,}",
-            _line(_age(it.lag_seconds), "yellow" if it.lag_seconds >= 60 else ""),
+            _line(_age(it.lag_seconds), "yellow" if it.is_late else ""),
             _line(f"{it.parked_keys:,}", "yellow" if it.parked_keys else ""),
             _line(_generation(others.get(it.name), report.feed_head)),
         )

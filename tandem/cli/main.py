@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from tandem.cli import (
     access,
@@ -31,7 +30,7 @@ from tandem.cli.child import StackError
 from tandem.cli.domain import Domain
 from tandem.cli.generations import add_commands
 from tandem.cli.local_stack import DEFAULT_PORTS, LocalStack
-from tandem.cli.output import EXIT_CODES, FAILED, Commands, Json, complain, fail, print_json
+from tandem.cli.output import EXIT_CODES, FAILED, Commands, Json, complain, fail, new_console, print_json
 from tandem.cli.services import run_action
 from tandem.cli.up import up as run_up
 
@@ -56,7 +55,7 @@ def _show(report: service_status.Report, *, as_json: bool) -> None:
     if as_json:
         print_json(service_status.as_fields(report))
     else:
-        Console().print(service_status.as_tables(report))
+        new_console().print(service_status.as_tables(report))
         for problem in service_status.problems(report):
             complain(problem)
     if not report.well:
@@ -140,7 +139,7 @@ def application(domain: Domain) -> typer.Typer:
                 pages=domain.pages if pages else None,
                 operators={"projections": domain.projections.full_name, "receipts": domain.receipts.full_name},
             )
-            run_up(domain, stack, Console(), with_sample=sample)
+            run_up(domain, stack, new_console(), with_sample=sample)
         except StackError as error:
             fail(str(error))
 
@@ -206,8 +205,9 @@ def application(domain: Domain) -> typer.Typer:
         With --watch a table that is redrawn in place; where there is no terminal, or with --json, a line each time. A
         server that is away is shown, and does not end it.
 
-        Exit code 1 when a service cannot be reached or does not serve, when a view or a reaction cannot go on, or when
-        a database does not answer the projector. With --watch always 0.
+        Exit code 1 when a service cannot be reached or does not serve, when a view or a reaction cannot go on, when a
+        view is more than a minute behind, when a node of the cache does not answer or is fenced, or when a database
+        does not answer the projector. With --watch always 0.
         """
         if seconds is not None and not watch:
             raise typer.BadParameter("seconds are for --watch")
@@ -222,14 +222,19 @@ def application(domain: Domain) -> typer.Typer:
 
             def report() -> service_status.Report:
                 return service_status.with_reactions(
-                    service_status.observe(channels, domain.modules["projector"], domain.projections),
+                    service_status.with_cache(
+                        service_status.observe(channels, domain.modules["projector"], domain.projections),
+                        channels,
+                        domain.modules["projector"],
+                        domain.projections,
+                    ),
                     channels,
                     domain.modules["command"],
                     domain.reactions,
                 )
 
             if watch:
-                live.watch_until_stopped(report, Console(), seconds or _WATCH_SECONDS, as_json=as_json)
+                live.watch_until_stopped(report, new_console(), seconds or _WATCH_SECONDS, as_json=as_json)
             else:
                 _show(report(), as_json=as_json)
 

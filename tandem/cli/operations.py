@@ -4,14 +4,13 @@ from itertools import islice
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tandem.cli.calls import as_fields, asking, pages
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
-from tandem.cli.output import Json, print_json
+from tandem.cli.output import Json, new_console, print_json
 
 _ASK_SECONDS = 5.0
 _PAGE = 1000
@@ -42,7 +41,7 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
             typer.echo("nothing was asked")
         else:
             # A key is to be copied whole.
-            Console(width=max(Console().width, 160)).print(_table(found))
+            new_console(least_width=160).print(_table(found))
 
 
 def _table(found: list[Any]) -> Table:

@@ -1,12 +1,14 @@
 """How `tandem` speaks: `--json`, what it says on standard error, and its exit codes."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.console import Console
 from typer.core import TyperGroup
 
 FAILED = 1
@@ -25,6 +27,9 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, for programs; errors too, as a line each on standard error.")
 ]
 
+# More than any table takes; none of them fills it.
+_UNLIMITED = 100_000
+
 _AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
 
 
@@ -42,6 +47,20 @@ def fail(problem: str, code: int = FAILED) -> NoReturn:
     """Says what is wrong, and ends the command with an exit code."""
     complain(problem)
     raise typer.Exit(code)
+
+
+def new_console(*, stderr: bool = False, least_width: int = 0) -> Console:
+    """For tables. Nothing is cut where a file or a program takes them, unless COLUMNS says how much room there is.
+
+    least_width: in characters, also on a narrower terminal, which breaks the lines.
+    """
+    console = Console(stderr=stderr)
+    if not console.file.isatty() and "COLUMNS" not in os.environ:
+        console.width = _UNLIMITED
+    elif console.width < least_width:
+        # Not set otherwise: a width that is set does not follow the terminal's any more.
+        console.width = least_width
+    return console
 
 
 def print_json(value: object) -> None:

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 
 import typer
 from google.protobuf.descriptor import ServiceDescriptor
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tandem.cli.calls import Ask, as_fields, asking, pages
-from tandem.cli.output import FAILED, NOT_IN_TIME, Json, fail, print_json
+from tandem.cli.output import FAILED, NOT_IN_TIME, Json, fail, new_console, print_json
 
 _ASK_SECONDS = 5.0
 _POLL_SECONDS = 0.1
@@ -155,7 +154,7 @@ def _print_keys(keys: Any) -> None:
         waiting = str(it.waiting_events or "")
         table.add_row(it.view, it.key, str(it.since), waiting, _moment(it.parked_at), Text(it.error))
     # A key is to be copied whole.
-    Console(width=max(Console().width, 160)).print(table)
+    new_console(least_width=160).print(table)
 
 
 def _moment(value: Any) -> str:

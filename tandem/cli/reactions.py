@@ -5,14 +5,13 @@ from typing import Annotated, Any
 
 import typer
 from google.protobuf.descriptor import ServiceDescriptor
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tandem.cli.calls import as_fields, asking, pages
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
-from tandem.cli.output import FAILED, Json, print_json, report
+from tandem.cli.output import FAILED, Json, new_console, print_json, report
 from tandem.cli.status import reactions_table
 
 _ASK_SECONDS = 10.0
@@ -44,7 +43,7 @@ def _add_lists(app: typer.Typer, service: ServiceDescriptor, default_address: st
         if as_json:
             print_json([as_fields(it) for it in answer.reactions])
         else:
-            Console().print(reactions_table([as_fields(it) for it in answer.reactions]))
+            new_console().print(reactions_table([as_fields(it) for it in answer.reactions]))
             typer.echo(f"feed head: {answer.feed_head:,}")
 
     @app.command()
@@ -160,4 +159,4 @@ def _print_parked(tasks: list[Any]) -> None:
         fields = (it["reaction"], it["key"], it["position"], kind, it["type"], str(it["attempts"]), it["parked_at"])
         table.add_row(*fields, Text(it["error"]))
     # A key is to be copied whole.
-    Console(width=max(Console().width, 200)).print(table)
+    new_console(least_width=200).print(table)

@@ -16,6 +16,10 @@ from tandem.cli.services import begin_to_ask
 
 ASK_SECONDS = 3.0
 """A person waits for the answer; a service that takes longer is not well either."""
+LATE_SECONDS = 60.0
+"""A view that is further behind is not well. The alert TandemViewBehind has the same limit."""
+_FENCED = "fenced"
+_NO_ANSWER = "no answer"
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ class View:
     error: str = ""
     differences: int = 0
     audited_seconds: float | None = None
+
+    @property
+    def is_late(self) -> bool:
+        return self.lag_seconds > LATE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ class Report:
     """feed_head: None when the projector does not tell; `problem` then says why, unless it is unreachable.
 
     generations: those beside the ones that are served, as tandem.cli.generations has them.
-    unreachable: as Views has it. reactions: each as JSON has it.
+    unreachable: as Views has it. reactions, cache: each reaction and each node of the cache as JSON has it.
     """
 
     services: tuple[ServiceHealth, ...]
@@ -120,17 +128,21 @@ class Report:
     generations: tuple[Mapping[str, Any], ...] = ()
     unreachable: Mapping[str, str] = field(default_factory=dict)
     reactions: tuple[Mapping[str, Any], ...] = ()
+    cache: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def well(self) -> bool:
-        """All services serve, and every view goes on, in the projector that was asked or in another one."""
+        """All services serve, every view goes on, in the projector that was asked or in another one, and in time, and
+        the cache's nodes answer.
+        """
         return (
             all(it.health == "serving" for it in self.services)
             and self.feed_head is not None
             and not self.problem
             and not self.unreachable
-            and not any(it.error for it in self.views)
+            and not any(it.error or it.is_late for it in self.views)
             and not any(it["problem"] for it in self.reactions)
+            and all(map(is_node_well, self.cache))
         )
 
 
@@ -208,6 +220,43 @@ def with_reactions(
     return replace(report, reactions=tuple(calls.as_fields(it) for it in answer.reactions))
 
 
+def with_cache(
+    report: Report,
+    channels: Mapping[str, tuple[str, grpc.Channel]],
+    projector: str,
+    service: ServiceDescriptor,
+    timeout: float = ASK_SECONDS,
+) -> Report:
+    """The report, with the nodes of the cache as that projector tells them; none of one of a release before.
+
+    service: as tandem.services.v1.ProjectionService is.
+    """
+    if report.feed_head is None or "ListCacheNodes" not in service.methods_by_name:
+        return report
+    try:
+        answer = calls.ask(service, "ListCacheNodes", channels[projector][1], timeout=timeout)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return report
+        problem = report.problem or f"the projector does not tell how the cache is: {calls.in_words(error)}"
+        return replace(report, problem=problem)
+    return replace(report, cache=tuple(calls.as_fields(it) for it in answer.nodes))
+
+
+def state_of_node(node: Mapping[str, Any]) -> str:
+    """In a word or two. node: as JSON has it.
+
+    The projector finds out at the next write that a node is gone; one that does not answer now is none that serves.
+    """
+    state: str = node["state"].removeprefix("CACHE_NODE_STATE_").lower()
+    return _NO_ANSWER if node["problem"] and state != _FENCED else state
+
+
+def is_node_well(node: Mapping[str, Any]) -> bool:
+    """Whether it answers, and readers read there or may. node: as JSON has it."""
+    return state_of_node(node) not in {_FENCED, _NO_ANSWER}
+
+
 def as_fields(report: Report) -> dict[str, Any]:
     """The report for programs."""
     return {
@@ -219,6 +268,7 @@ def as_fields(report: Report) -> dict[str, Any]:
         "generations": report.generations,
         "unreachable": dict(report.unreachable),
         "reactions": report.reactions,
+        "cache": report.cache,
     }
 
 
@@ -235,7 +285,7 @@ def as_tables(report: Report) -> RenderableType:
             views.add_column(column, justify="right")
         for view in report.views:
             style = "red" if view.error else "green"
-            lag = f"{view.lag_seconds:.3f}"
+            lag = f"[yellow]{view.lag_seconds:.3f}[/]" if view.is_late else f"{view.lag_seconds:.3f}"
             parked = f"[yellow]{view.parked_keys:,}[/]" if view.parked_keys else "0"
             progress = (f"{view.position:,}", f"{view.lag_events:,}", lag, parked, f"{view.differences:,}", _ago(view))
             views.add_row(view.name, f"[{style}]{view.state}[/]", *progress)
@@ -290,6 +340,7 @@ def problems(report: Report) -> list[str]:
         found.append(report.problem)
     found += [f"the views are as the projector last saw them: {it}" for it in report.unreachable.values()]
     found += [f"{it.name} cannot go on: {it.error}" for it in report.views if it.error]
+    found += [_late(it) for it in report.views if it.is_late and not it.error]
     for it in report.reactions:
         if it["problem"]:
             found.append(f"{it['name']} cannot go on: {it['problem']}")
@@ -297,8 +348,19 @@ def problems(report: Report) -> list[str]:
             found.append(
                 f"{it['name']} has parked {it['parked_tasks']}: `tandem reactions parked {it['name']}` says why"
             )
+    for node in report.cache:
+        if not is_node_well(node):
+            why = f": {node['problem']}" if node["problem"] else ""
+            found.append(f"the cache's node {node['node']} ({state_of_node(node)}){why}")
     return found + [
         f"{it.name} has {it.parked_keys} rows that are parked: `tandem parked list {it.name}` says why"
         for it in report.views
         if it.parked_keys
     ]
+
+
+def _late(view: View) -> str:
+    said = f"{view.name} is {view.lag_seconds:.0f} s behind, by {view.lag_events:,} events"
+    if view.state != "standby":
+        return said
+    return f"{said}, and the projector that was asked is on standby for it: does another one follow it?"

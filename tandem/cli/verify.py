@@ -8,11 +8,11 @@ import grpc
 import typer
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from tandem.cli.access import connect
-from tandem.cli.output import FAILED, Json, complain, print_json
+from tandem.cli.output import FAILED, Json, complain, new_console, print_json
 
 # Differences that are shown as a table; `--json` has all.
 _SHOWN = 50
@@ -91,7 +91,7 @@ def add_command(app: typer.Typer, audit: ServiceDescriptor, addresses: Mapping[s
         """
         request = {"subjects": subjects or [], "sample": sample, "keys": key or [], "repair": repair}
         report = Report()
-        console = Console(stderr=True)
+        console = new_console(stderr=True)
         with console.status("") as status:
             for address in (command_address, projector_address):
                 _ask(audit, address, request, report, status.update)
@@ -101,7 +101,7 @@ def add_command(app: typer.Typer, audit: ServiceDescriptor, addresses: Mapping[s
         if as_json:
             print_json({"well": report.well, **asdict(report)})
         else:
-            Console().print(as_tables(report))
+            new_console().print(as_tables(report))
             for problem in problems(report):
                 complain(problem)
         if not report.well:

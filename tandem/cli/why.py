@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import grpc
 import typer
 from google.protobuf.descriptor import ServiceDescriptor
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +15,7 @@ from tandem.cli.access import connect
 from tandem.cli.calls import Fields, as_fields, ask, in_words
 from tandem.cli.domain import Domain
 from tandem.cli.local_stack import DEFAULT_PORTS
-from tandem.cli.output import Json, fail, print_json
+from tandem.cli.output import Json, fail, new_console, print_json
 from tandem.feed.token import MalformedToken, decode_token
 from tandem.runtime.checker import is_uuid
 
@@ -62,7 +62,7 @@ def add_to(app: typer.Typer, domain: Domain) -> None:
         if as_json:
             print_json(vars(found))
         else:
-            Console().print(as_text(found))
+            new_console().print(as_text(found))
         if found.problem:
             fail(found.problem)
 

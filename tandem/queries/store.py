@@ -152,7 +152,11 @@ class Store:
 
     def has_revision(self, revision: str) -> bool:
         """Whether the database answers and its schema is at this revision of the domain's or a later one."""
-        return has_revision(self._engine, READ, revision)
+        answers = has_revision(self._engine, READ, revision)
+        if answers:
+            # The next query may come much later.
+            self._log_change(away=False)
+        return answers
 
     def are_filled(self, views: Collection[str]) -> bool:
         """Whether each of the views has been at the feed's end once. That is so for ever."""

@@ -12,6 +12,7 @@ one table alone, for both: the engine's line has the same numbers, and begins wh
 import time
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakSet
 
 from prometheus_client import Histogram
 from sqlalchemy import Connection, Engine, text
@@ -165,12 +166,16 @@ SELECT array_agg(to_regclass(name) IS NOT NULL ORDER BY number)
 FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS names (name, number)""")
 
 
+# Those of which the log says so, once until they are migrated.
+_NOT_MIGRATED: WeakSet[Engine] = WeakSet()
+
+
 def has_revision(engine: Engine, schema: Schema, revision: str, *, writing: bool = False) -> bool:
     """Whether the database answers and its schema is at this revision of the domain's or a later one, and at one of the
     engine's that this engine goes on with: a service is ready then.
 
     Later ones are for the version after, and made so that this one goes on. Revisions are numbers, 0001 and so on.
-    writing: and whether it takes writes.
+    writing: and whether it takes writes. The log says once where it is not migrated.
     """
     needed = {_DOMAIN_VERSIONS: revision}
     if schema.engine is not None:
@@ -183,7 +188,15 @@ def has_revision(engine: Engine, schema: Schema, revision: str, *, writing: bool
                 connection.invalidate()
                 return False
             current = _current_revisions(connection, schema.name, list(needed))
-            return all((it or "") >= least for it, least in zip(current, needed.values(), strict=True))
+            found = all((it or "") >= least for it, least in zip(current, needed.values(), strict=True))
+            if found:
+                _NOT_MIGRATED.discard(engine)
+            elif engine not in _NOT_MIGRATED:
+                _NOT_MIGRATED.add(engine)
+                log.warning(
+                    "not migrated: run `migrate`", schema=schema.name, revisions=current, needed=[*needed.values()]
+                )
+            return found
 
         with CHECK_SECONDS.labels(schema.name).time():
             return read_pooled(engine, ready)

@@ -7,6 +7,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from structlog.testing import capture_logs
 
 from tandem.runtime.database import create_database_engine
 from tandem.runtime.migrations import Schema, current_revision, has_revision, migrate, newest_revision
@@ -115,9 +116,15 @@ def test_a_schema_is_current_at_the_needed_revision_and_at_later_ones(
     settings: DatabaseSettings, scripts: Path
 ) -> None:
     engine = create_database_engine(settings, name="test", pool_size=1)
-    assert not has_revision(engine, ALONE, "0001")
+    with capture_logs() as logs:
+        assert not has_revision(engine, ALONE, "0001")
+        assert not has_revision(engine, ALONE, "0001")
+    warning = {"event": "not migrated: run `migrate`", "log_level": "warning"}
+    assert logs == [warning | {"schema": SCHEMA, "revisions": [None], "needed": ["0001"]}], "once"
     migrate(settings, scripts, ALONE)
-    assert has_revision(engine, ALONE, "0001")
+    with capture_logs() as logs:
+        assert has_revision(engine, ALONE, "0001")
+    assert logs == []
     assert has_revision(engine, ALONE, "0000"), "the version before goes on"
     assert not has_revision(engine, ALONE, "0002")
     engine.dispose()

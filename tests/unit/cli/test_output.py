@@ -1,14 +1,19 @@
 """What holds for all commands of `tandem`."""
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from commerce.projection.v1.projection_service_pb2 import CACHE_NODE_STATE_SERVING, CacheNode, ListCacheNodesResponse
 from shop.cli import app
+from tandem.cli import cache_nodes
 from tandem.testing.ports import free_port
 
 runner = CliRunner()
@@ -123,3 +128,38 @@ def test_a_program_is_not_asked_to_confirm() -> None:
     result = runner.invoke(app, ["parked", "drop", "order_details", "key", "--reason", "why", "--json"])
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--yes" in json.loads(result.stderr)["error"]
+
+
+LONG = "a-node-of-the-cache-with-a-name-that-is-long." * 3 + "example:11211"
+
+
+@contextmanager
+def asking(*_: object, **__: object) -> Iterator[Any]:
+    node = CacheNode(node=LONG, state=CACHE_NODE_STATE_SERVING, problem="why " * 50 + "at last")
+    yield lambda _name: ListCacheNodesResponse(nodes=[node])
+
+
+@pytest.mark.parametrize("columns", [None, "80"])
+def test_tables_are_cut_only_where_somebody_says_how_wide_it_is(
+    monkeypatch: pytest.MonkeyPatch, columns: str | None
+) -> None:
+    monkeypatch.setattr(cache_nodes, "asking", asking)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    said = runner.invoke(app, ["cache"], env={"COLUMNS": columns} if columns else {}).stdout
+    [_, *lines] = said.splitlines()
+    if columns is None:
+        [line] = lines
+        assert line.startswith(LONG)
+        assert line.rstrip().endswith("at last")
+    else:
+        assert max(map(len, lines)) <= 80
+
+
+def test_every_command_takes_its_console_from_where_the_width_is_known() -> None:
+    """But for the one of a table that is redrawn: it has the terminal's width."""
+    folder = Path(cache_nodes.__file__).parent
+    made = {it.name: re.findall(r"\bConsole\((.*)\)", it.read_text()) for it in folder.glob("*.py")}
+    assert {name: found for name, found in made.items() if found} == {
+        "output.py": ["stderr=stderr"],
+        "live.py": ["width=width"],
+    }

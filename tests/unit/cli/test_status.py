@@ -1,9 +1,11 @@
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 import grpc_testing
 import pytest
+import yaml
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2
 from rich.console import Console
@@ -12,6 +14,7 @@ from commerce.projection.v1 import projection_service_pb2 as projections
 from tandem.cli import status
 from tests.support.fake_channel import Answer, FakeService, fake_channel
 
+ROOT = Path(__file__).parents[3]
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 PROJECTION = projections.DESCRIPTOR.services_by_name["ProjectionService"]
 SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
@@ -47,6 +50,18 @@ def ask(health: dict[str, Answer], views: Answer | None = VIEWS) -> status.Repor
 
 
 ALL_SERVE: dict[str, Answer] = {"command_server": SERVING, "query_server": SERVING, "projector": SERVING}
+
+
+def behind(seconds: int, state: projections.ProjectionState.ValueType) -> status.Report:
+    [view] = VIEWS.projections
+    late = projections.Projection(view=view.view, state=state, lag_events=1, lag=Duration(seconds=seconds))
+    return ask(ALL_SERVE, views=projections.ListProjectionsResponse(feed_head=1, projections=[late]))
+
+
+def ask_with_cache(answer: Answer) -> status.Report:
+    channel = fake_channel([PROJECTION])
+    FakeService(channel, PROJECTION.methods_by_name["ListCacheNodes"], always(answer))
+    return status.with_cache(ask(ALL_SERVE), {"projector": ("127.0.0.1:2", channel)}, "projector", PROJECTION)
 
 
 def shown(report: status.Report) -> str:
@@ -129,6 +144,13 @@ def test_a_projector_that_cannot_tell_is_a_problem() -> None:
     ]
 
 
+def test_a_projector_of_another_domain_is_taken_for_a_server_of_another_program() -> None:
+    report = ask(ALL_SERVE, views=(grpc.StatusCode.UNIMPLEMENTED, "this server has no …/ListProjections"))
+    assert not report.well
+    [problem] = status.problems(report)
+    assert problem.endswith("(is a server of another program, or of another release, at this address?)")
+
+
 def test_a_store_that_does_not_answer_the_projector_is_named() -> None:
     silent = projections.UnreachableStore(store="read database", problem="the read database has not answered in time")
     views = projections.ListProjectionsResponse()
@@ -169,3 +191,52 @@ def test_a_standby_says_what_stops_a_view_of_another_projector() -> None:
     report = ask(ALL_SERVE, views=failed)
     assert not report.well
     assert status.problems(report) == ["product_card cannot go on: HISTORY_CHANGED: …"]
+
+
+def test_nodes_of_the_cache_that_do_not_answer_or_are_fenced_are_named() -> None:
+    nodes = projections.ListCacheNodesResponse(
+        nodes=[
+            projections.CacheNode(node="a:1", state=projections.CACHE_NODE_STATE_SERVING, entries=1),
+            projections.CacheNode(node="b:1", state=projections.CACHE_NODE_STATE_SERVING, problem="refused"),
+            projections.CacheNode(node="c:1", state=projections.CACHE_NODE_STATE_FENCED),
+            projections.CacheNode(node="d:1", state=projections.CACHE_NODE_STATE_STANDBY),
+        ]
+    )
+    report = ask_with_cache(nodes)
+    assert not report.well
+    assert status.problems(report) == ["the cache's node b:1 (no answer): refused", "the cache's node c:1 (fenced)"]
+    assert [it["problem"] for it in json.loads(json.dumps(status.as_fields(report)))["cache"]] == [
+        "",
+        "refused",
+        "",
+        "",
+    ]
+    del nodes.nodes[1:3]
+    assert ask_with_cache(nodes).well
+
+
+def test_a_projector_of_a_release_before_tells_nothing_of_the_cache() -> None:
+    assert ask_with_cache((grpc.StatusCode.UNIMPLEMENTED, "this server has no …")).well
+    refused = ask_with_cache((grpc.StatusCode.PERMISSION_DENIED, "no"))
+    assert status.problems(refused) == ["the projector does not tell how the cache is: PERMISSION_DENIED: no"]
+
+
+def test_a_view_that_is_more_than_a_minute_behind_is_not_well() -> None:
+    report = behind(61, projections.PROJECTION_STATE_RUNNING)
+    assert not report.well
+    assert status.problems(report) == ["order_details is 61 s behind, by 1 events"]
+    assert behind(60, projections.PROJECTION_STATE_RUNNING).well
+
+
+def test_a_view_that_nobody_follows_is_not_well() -> None:
+    report = behind(92, projections.PROJECTION_STATE_STANDBY)
+    assert not report.well
+    [problem] = status.problems(report)
+    assert problem.endswith("the projector that was asked is on standby for it: does another one follow it?")
+    assert behind(0, projections.PROJECTION_STATE_STANDBY).well, "another projector follows it"
+
+
+def test_a_view_is_late_when_the_alert_says_so() -> None:
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/tandem.rules.yml").read_text())["groups"][0]["rules"]
+    [alert] = [it for it in rules if it.get("alert") == "TandemViewBehind"]
+    assert alert["expr"].endswith(f"> {status.LATE_SECONDS:.0f}")
