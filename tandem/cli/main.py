@@ -221,15 +221,11 @@ def application(domain: Domain) -> typer.Typer:
             }
 
             def report() -> service_status.Report:
-                return service_status.with_reactions(
-                    service_status.with_cache(
-                        service_status.observe(channels, domain.modules["projector"], domain.projections),
-                        channels,
-                        domain.modules["projector"],
-                        domain.projections,
-                    ),
+                return service_status.observe_all(
                     channels,
+                    domain.modules["projector"],
                     domain.modules["command"],
+                    domain.projections,
                     domain.reactions,
                 )
 

@@ -210,14 +210,9 @@ def with_reactions(
     """
     if any(it.name == command_server and it.health == "unreachable" for it in report.services):
         return report
-    try:
-        answer = calls.ask(service, "ListReactions", channels[command_server][1], timeout=timeout)
-    except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return report
-        problem = report.problem or f"the command server does not tell of its reactions: {calls.in_words(error)}"
-        return replace(report, problem=problem)
-    return replace(report, reactions=tuple(calls.as_fields(it) for it in answer.reactions))
+    failing = "the command server does not tell of its reactions"
+    report, answer = _asked(report, service, "ListReactions", channels[command_server][1], failing, timeout)
+    return report if answer is None else replace(report, reactions=tuple(map(calls.as_fields, answer.reactions)))
 
 
 def with_cache(
@@ -233,14 +228,33 @@ def with_cache(
     """
     if report.feed_head is None or "ListCacheNodes" not in service.methods_by_name:
         return report
+    failing = "the projector does not tell how the cache is"
+    report, answer = _asked(report, service, "ListCacheNodes", channels[projector][1], failing, timeout)
+    return report if answer is None else replace(report, cache=tuple(map(calls.as_fields, answer.nodes)))
+
+
+def _asked(  # noqa: PLR0917 - a call and its report
+    report: Report, service: ServiceDescriptor, name: str, channel: grpc.Channel, failing: str, timeout: float
+) -> tuple[Report, Any]:
+    """What a call answers: None of a server of a release before, and where it fails, which the report says then."""
     try:
-        answer = calls.ask(service, "ListCacheNodes", channels[projector][1], timeout=timeout)
+        return report, calls.ask(service, name, channel, timeout=timeout)
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return report
-        problem = report.problem or f"the projector does not tell how the cache is: {calls.in_words(error)}"
-        return replace(report, problem=problem)
-    return replace(report, cache=tuple(calls.as_fields(it) for it in answer.nodes))
+            return report, None
+        return replace(report, problem=report.problem or f"{failing}: {calls.in_words(error)}"), None
+
+
+def observe_all(
+    channels: Mapping[str, tuple[str, grpc.Channel]],
+    projector: str,
+    command_server: str,
+    projections: ServiceDescriptor,
+    reactions: ServiceDescriptor,
+) -> Report:
+    """As `observe`, with the cache's nodes and the reactions."""
+    report = with_cache(observe(channels, projector, projections), channels, projector, projections)
+    return with_reactions(report, channels, command_server, reactions)
 
 
 def state_of_node(node: Mapping[str, Any]) -> str:
